@@ -1,0 +1,84 @@
+package rpcx
+
+// JSONRPCAutoDetect settles on one of the other three by the first message
+// that a session receives. Until then it writes JSON-RPC 2.0. A message that
+// says its version decides for it; one that has both "result" and "error" is
+// 1.0; anything else that is JSON makes the session [JSONRPCLoose]. In a batch
+// one member that shows a strict version decides, 2.0 before 1.0.
+var JSONRPCAutoDetect Protocol = autoDetect{jsonrpc{v2{}}}
+
+type autoDetect struct{ jsonrpc }
+
+// Decode interprets a message under the protocol that it shows.
+func (a autoDetect) Decode(m *Message, msg []byte, maxBatch int) {
+	if p := a.Detect(msg, maxBatch); p != nil {
+		p.Decode(m, msg, maxBatch)
+		return
+	}
+	a.jsonrpc.Decode(m, msg, maxBatch)
+}
+
+// Detect implements [Detector]. A message that does not parse, one that gives
+// a member twice, and a batch that is too long decide nothing.
+func (autoDetect) Detect(msg []byte, maxBatch int) Protocol {
+	s := scanner{data: msg}
+	var found Protocol
+	if s.ws() == '[' {
+		if found = detectBatch(&s, maxBatch); found == nil {
+			return nil
+		}
+	} else {
+		var e envelope
+		if !s.envelope(&e) || e.dup != 0 {
+			return nil
+		}
+		found = e.protocol()
+	}
+	if !s.end() || !s.utf8() {
+		return nil
+	}
+	return found
+}
+
+// detectBatch scans a batch; s is in it as in decodeBatch.
+func detectBatch(s *scanner, maxBatch int) Protocol {
+	found := JSONRPCLoose
+	s.pos++
+	s.depth = 1
+	if s.ws() == ']' {
+		s.pos++
+		return found
+	}
+	for n := 1; maxBatch <= 0 || n <= maxBatch; n++ {
+		var e envelope
+		if !s.envelope(&e) {
+			return nil
+		}
+		if p := e.protocol(); p == JSONRPCv2 || p == JSONRPCv1 && found == JSONRPCLoose {
+			found = p
+		}
+		switch s.ws() {
+		case ',':
+			s.pos++
+		case ']':
+			s.pos++
+			return found
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// protocol returns the protocol that a message or member shows.
+func (e *envelope) protocol() Protocol {
+	switch version := e.vals[memberVersion]; {
+	case version != nil && equalString(version, "2.0"):
+		return JSONRPCv2
+	case version != nil && equalString(version, "1.0"):
+		return JSONRPCv1
+	case e.has(memberResult) && e.has(memberError):
+		return JSONRPCv1
+	}
+	return JSONRPCLoose
+}

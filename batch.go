@@ -1,0 +1,174 @@
+package rpcx
+
+import (
+	"context"
+	"slices"
+	"strconv"
+)
+
+// Batch collects requests and notifications that are sent in one message. The
+// zero value is ready to use. It is sent once, by [Session.SendBatch] or
+// [Session.GoBatch], and is for one goroutine until then.
+type Batch struct {
+	entries   []batchEntry
+	sent      bool
+	own       *Future // the outcome of the whole
+	unsettled int     // members without an outcome
+	answered  bool    // a member of an array was the reply to one of ours
+}
+
+type batchEntry struct {
+	method string
+	params any
+	future *Future // nil for a notification
+}
+
+// Call adds a call. Its result goes to dest, a pointer or nil, when
+// [Session.SendBatch] returns or when the future or the batch's is waited for.
+func (b *Batch) Call(method string, params, dest any) *Future {
+	f := newFuture(nil, method)
+	f.batch, f.dest = b, dest
+	b.entries = append(b.entries, batchEntry{method, params, f})
+	return f
+}
+
+// Notify adds a notification.
+func (b *Batch) Notify(method string, params any) {
+	b.entries = append(b.entries, batchEntry{method, params, nil})
+}
+
+// Len returns the number of calls and notifications.
+func (b *Batch) Len() int { return len(b.entries) }
+
+// Append appends the batch as one message under p, without framing, to dst; id
+// gives the calls their ids. It is for use without a session.
+func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
+	var buf []byte
+	ends := make([]int, len(b.entries))
+	for i, e := range b.entries {
+		var err error
+		if e.future != nil {
+			buf, err = p.AppendRequest(buf, id(), e.method, e.params, c)
+		} else {
+			buf, err = p.AppendNotification(buf, e.method, e.params, c)
+		}
+		if err != nil {
+			return dst, err
+		}
+		ends[i] = len(buf)
+	}
+	return p.AppendBatch(dst, slices.Collect(split(buf, ends)))
+}
+
+// split ranges over the parts of buf that end at ends.
+func split(buf []byte, ends []int) func(yield func([]byte) bool) {
+	return func(yield func([]byte) bool) {
+		start := 0
+		for _, end := range ends {
+			if !yield(buf[start:end:end]) {
+				return
+			}
+			start = end
+		}
+	}
+}
+
+// batchError returns a *BatchError of the members' errors, nil if none has one.
+func batchError(members []*Future, errOf func(*Future) error) error {
+	var errs []error
+	for i, f := range members {
+		if err := errOf(f); err != nil {
+			if errs == nil {
+				errs = make([]error, len(members))
+			}
+			errs[i] = err
+		}
+	}
+	if errs == nil {
+		return nil
+	}
+	return &BatchError{errs}
+}
+
+// SendBatch sends b and waits for the replies to all of its calls. ctx bounds
+// the whole, as for [Session.Call]. If a call fails the error is a
+// [*BatchError]; then the results of the others are there all the same. A batch
+// of notifications only is over when it has been queued.
+func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
+	own, err := s.sendBatch(ctx, b)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-own.done:
+	case <-ctx.Done():
+		s.giveUp(own, context.Cause(ctx))
+		<-own.done
+	}
+	return own.fill()
+}
+
+// GoBatch sends b and returns a future for the whole of it. ctx bounds the
+// calls, as for [Session.Go].
+func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
+	own, err := s.sendBatch(ctx, b)
+	if err != nil {
+		return failed(s, "", err)
+	}
+	own.watch(ctx)
+	return own
+}
+
+// sendBatch queues b and returns the future of the whole.
+func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
+	if b.sent {
+		return nil, ErrBatchSent
+	}
+	b.sent = true
+	own := newFuture(s, "")
+	own.members = []*Future{}
+	b.own = own
+	for _, e := range b.entries {
+		if e.future != nil {
+			e.future.session = s
+			e.future.id = s.table.newID()
+			own.members = append(own.members, e.future)
+		}
+	}
+	err := s.queueBatch(ctx, b)
+	if err != nil {
+		for _, f := range own.members {
+			f.err = err
+			f.finish()
+		}
+		return nil, err
+	}
+	if len(own.members) == 0 {
+		own.finish()
+	}
+	return own, nil
+}
+
+func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
+	sc := getScratch()
+	defer sc.put()
+	next := 0
+	var err error
+	sc.msg, err = b.Append(sc.msg[:0], s.protocol(), s.codec, func() ID {
+		sc.id = strconv.AppendUint(sc.id[:0], b.own.members[next].id, 10)
+		next++
+		return sc.id
+	})
+	if err != nil {
+		return err
+	}
+	if err = s.post(ctx, sc, fromCaller, b.own); err != nil {
+		return err
+	}
+	if s.trace.RequestSent != nil {
+		for _, e := range b.entries {
+			s.traceSent(e.method, e.future)
+		}
+	}
+	return nil
+}

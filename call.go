@@ -1,0 +1,135 @@
+package rpcx
+
+import (
+	"context"
+	"strconv"
+)
+
+// Call calls method at the peer, waits for the reply, and decodes its result
+// into result, a pointer, unless that is nil.
+//
+// params is what encodes to an array or an object: [Args] for positional
+// arguments, a map or a struct for named ones, nil for none.
+//
+// ctx bounds the whole call, waiting for room in the outbox included: when it
+// ends the call is given up and fails with ctx's cause. If ctx has no deadline,
+// Limits.RequestTimeout applies, and the error is [ErrTimeout]. If the peer
+// answers with an error it is an [*Error]; if its answer is ill-formed a
+// [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
+// session is over already it matches [ErrClosed].
+func (s *Session) Call(ctx context.Context, method string, params, result any) error {
+	f := newFuture(s, method)
+	if err := s.send(ctx, f, params); err != nil {
+		return err
+	}
+	select {
+	case <-f.done:
+	default:
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			s.giveUp(f, context.Cause(ctx))
+			<-f.done // by whoever removed it from the table, if not by us (I3)
+		}
+	}
+	return f.Decode(result)
+}
+
+// Go calls method at the peer and returns at once, with a future for the
+// result. ctx bounds the whole call, as for [Session.Call], not only Go. Messages
+// leave in the order in which Go, Notify and GoBatch returned.
+func (s *Session) Go(ctx context.Context, method string, params any) *Future {
+	f := newFuture(s, method)
+	if err := s.send(ctx, f, params); err != nil {
+		f.err = err
+		f.finish()
+		return f
+	}
+	f.watch(ctx)
+	return f
+}
+
+// Notify sends a notification: a request that is not answered. It returns when
+// the message is queued; ctx bounds the wait for room in the outbox.
+func (s *Session) Notify(ctx context.Context, method string, params any) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	sc := getScratch()
+	defer sc.put()
+	var err error
+	if sc.msg, err = s.protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
+		return err
+	}
+	if err = s.post(ctx, sc, fromCaller, nil); err == nil {
+		s.traceSent(method, nil)
+	}
+	return err
+}
+
+// send encodes and queues a request.
+func (s *Session) send(ctx context.Context, f *Future, params any) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	sc := getScratch()
+	defer sc.put()
+	f.id = s.table.newID()
+	_, f.untimed = ctx.Deadline()
+	sc.id = strconv.AppendUint(sc.id[:0], f.id, 10)
+	var err error
+	if sc.msg, err = s.protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
+		return err
+	}
+	if err = s.post(ctx, sc, fromCaller, f); err == nil {
+		s.traceSent(f.method, f)
+	}
+	return err
+}
+
+// watch gives the call up when ctx ends. It needs no goroutine until then.
+func (f *Future) watch(ctx context.Context) {
+	if ctx.Done() == nil {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { f.session.giveUp(f, context.Cause(ctx)) })
+	f.mu.Lock()
+	f.stop = stop
+	finished := f.finished
+	f.mu.Unlock()
+	if finished {
+		stop()
+	}
+}
+
+// giveUp ends a call without its reply, if it is not over.
+func (s *Session) giveUp(f *Future, err error) {
+	s.mu.Lock()
+	finish := s.forget(f, err)
+	s.mu.Unlock()
+	finish()
+}
+
+// forget removes a call, or all that is pending of a batch, from the table and
+// settles it. It is called under the lock; what it returns without.
+func (s *Session) forget(f *Future, err error) (finish func()) {
+	var whole *Future
+	if f.members == nil {
+		if !s.table.giveUp(f) {
+			return func() {}
+		}
+		whole = f.settle(nil, err)
+	}
+	for _, member := range f.members {
+		if s.table.giveUp(member) {
+			whole = member.settle(nil, err)
+		}
+	}
+	s.checkDrained()
+	return func() {
+		if f.members == nil {
+			f.finish() // a member that is given up by itself does not wait for its batch
+		}
+		whole.finish()
+	}
+}

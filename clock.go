@@ -1,0 +1,111 @@
+package rpcx
+
+import "time"
+
+// Time. A session reads one clock, the time since its start, and has one timer,
+// for all of its deadlines. The timer is set for the earliest deadline it was
+// told of, and is left alone when that one is met in time: while messages flow
+// it fires about once in the shortest timeout.
+
+// deadline is an entry in a list of them. Equal timeouts expire in the order in
+// which they began, so a list needs no sorting.
+type deadline struct {
+	at         time.Duration
+	owner      expirer // nil when it is in no list
+	prev, next *deadline
+}
+
+// expirer is what a deadline is for.
+type expirer interface {
+	// expire is called under the session's lock when the deadline has passed
+	// and is no longer in its list. What it returns is called without the lock.
+	expire(s *Session) func()
+}
+
+type deadlines struct{ first, last *deadline }
+
+// add appends d, and makes sure that the timer will fire for it.
+func (l *deadlines) add(s *Session, d *deadline, at time.Duration, owner expirer) {
+	d.at, d.owner, d.prev, d.next = at, owner, l.last, nil
+	if l.last != nil {
+		l.last.next = d
+	} else {
+		l.first = d
+	}
+	l.last = d
+	s.arm(at)
+}
+
+// remove takes d out if it is in.
+func (l *deadlines) remove(d *deadline) {
+	if d.owner == nil {
+		return
+	}
+	if d.prev != nil {
+		d.prev.next = d.next
+	} else {
+		l.first = d.next
+	}
+	if d.next != nil {
+		d.next.prev = d.prev
+	} else {
+		l.last = d.prev
+	}
+	*d = deadline{}
+}
+
+// now is the time on the session's clock.
+func (s *Session) now() time.Duration { return time.Since(s.epoch) }
+
+// arm makes sure that the timer fires at the given time or before.
+func (s *Session) arm(at time.Duration) {
+	if at >= s.armed {
+		return
+	}
+	s.armed = at
+	if s.timer == nil {
+		s.timer = time.AfterFunc(at-s.now(), s.tick)
+	} else {
+		s.timer.Reset(at - s.now())
+	}
+}
+
+// tick does what is due, and arms the timer for what is next.
+func (s *Session) tick() {
+	var due []func()
+	s.mu.Lock()
+	s.armed = never
+	if s.state == stateDone {
+		s.mu.Unlock()
+		return
+	}
+	now := s.now()
+	for _, list := range []*deadlines{&s.outgoing, &s.incoming} {
+		for list.first != nil && list.first.at <= now {
+			d := list.first
+			owner := d.owner
+			list.remove(d)
+			due = append(due, owner.expire(s))
+		}
+		if list.first != nil {
+			s.arm(list.first.at)
+		}
+	}
+	switch {
+	case s.out.writing && s.out.writeBy <= now:
+		due = append(due, func() { s.end(ErrSlowPeer, 0) })
+	case s.out.writing:
+		s.arm(s.out.writeBy)
+	}
+	if s.state == stateClosing {
+		if s.closeBy <= now {
+			due = append(due, s.closeConn)
+		} else {
+			s.arm(s.closeBy)
+		}
+	}
+	s.mu.Unlock()
+	for _, f := range due {
+		f()
+	}
+}

@@ -1,0 +1,432 @@
+package rpcx
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"math"
+	"math/bits"
+	"slices"
+	"strconv"
+	"sync"
+	"unicode/utf8"
+)
+
+// JSON is the built-in codec of the JSON protocols: encoding/json without HTML
+// escaping. It encodes and decodes the most common types by itself, with the
+// same results byte for byte, only faster.
+//
+// It is stricter than encoding/json in one thing: a [json.RawMessage], or the
+// output of a MarshalJSON method, that is no valid UTF-8 is an error.
+var JSON Codec = jsonCodec{}
+
+type jsonCodec struct{}
+
+func codecOr(c Codec) Codec {
+	if c == nil {
+		return JSON
+	}
+	return c
+}
+
+// appendCodec appends the encoding of v for use within a message. The output
+// of the built-in codec is trusted; that of any other has to be one JSON value
+// in UTF-8 and loses its white space, so that no newline or broken JSON gets
+// into the stream. Every error is a *ProtocolError.
+func appendCodec(dst []byte, c Codec, v any) ([]byte, error) {
+	c = codecOr(c)
+	out, err := c.Append(dst, v)
+	if _, trusted := c.(jsonCodec); err == nil && !trusted {
+		out, err = checkAppended(out, len(dst))
+	}
+	if err != nil {
+		return dst, protocolErrorf(CodeInternalError, "JSON payload encoding error: %v", err)
+	}
+	return out, nil
+}
+
+// checkAppended checks what a foreign codec appended to n bytes.
+func checkAppended(out []byte, n int) ([]byte, error) {
+	if len(out) < n {
+		return nil, errors.New("the codec shortened the message")
+	}
+	ok, space := validJSON(out[n:])
+	if !ok {
+		return nil, errors.New("the codec's output is not one JSON value in UTF-8")
+	}
+	if space {
+		out = out[:n+compact(out[n:])]
+	}
+	return out, nil
+}
+
+func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
+	out, err := appendJSON(dst, v, 0)
+	if err != nil {
+		return dst, err
+	}
+	return out, nil
+}
+
+// maxDirect is how deeply appendJSON follows arrays and maps by itself. Deeper
+// ones it leaves to encoding/json, which notices when a value contains itself.
+const maxDirect = 100
+
+// appendJSON encodes v, which lies in depth arrays and maps. What it does not
+// know, and all that cannot be encoded, goes to encoding/json; so the errors
+// are encoding/json's.
+func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
+	if depth > maxDirect {
+		return appendOther(dst, v)
+	}
+	element := func(dst []byte, v any) ([]byte, error) { return appendJSON(dst, v, depth+1) }
+	// Only exact types match here: a type that is defined by others, and may
+	// have a MarshalJSON or MarshalText method, does not.
+	switch v := v.(type) {
+	case nil:
+		return append(dst, "null"...), nil
+	case string:
+		return appendString(dst, v), nil
+	case bool:
+		return strconv.AppendBool(dst, v), nil
+	case int:
+		return strconv.AppendInt(dst, int64(v), 10), nil
+	case int8:
+		return strconv.AppendInt(dst, int64(v), 10), nil
+	case int16:
+		return strconv.AppendInt(dst, int64(v), 10), nil
+	case int32:
+		return strconv.AppendInt(dst, int64(v), 10), nil
+	case int64:
+		return strconv.AppendInt(dst, v, 10), nil
+	case uint:
+		return strconv.AppendUint(dst, uint64(v), 10), nil
+	case uint8:
+		return strconv.AppendUint(dst, uint64(v), 10), nil
+	case uint16:
+		return strconv.AppendUint(dst, uint64(v), 10), nil
+	case uint32:
+		return strconv.AppendUint(dst, uint64(v), 10), nil
+	case uint64:
+		return strconv.AppendUint(dst, v, 10), nil
+	case uintptr:
+		return strconv.AppendUint(dst, uint64(v), 10), nil
+	case float32:
+		return appendFloat(dst, float64(v), 32)
+	case float64:
+		return appendFloat(dst, v, 64)
+	case json.Number:
+		if isNumber([]byte(v)) {
+			return append(dst, v...), nil
+		}
+	case json.RawMessage:
+		if v == nil {
+			return append(dst, "null"...), nil
+		}
+		if ok, space := validJSON(v); ok {
+			n := len(dst)
+			if dst = append(dst, v...); space {
+				dst = dst[:n+compact(dst[n:])]
+			}
+			return dst, nil
+		}
+	case Args:
+		return appendArray(dst, v, element)
+	case []any:
+		return appendArray(dst, v, element)
+	case []string:
+		return appendArray(dst, v, func(dst []byte, v string) ([]byte, error) { return appendString(dst, v), nil })
+	case []int:
+		return appendArray(dst, v, func(dst []byte, v int) ([]byte, error) { return strconv.AppendInt(dst, int64(v), 10), nil })
+	case []float64:
+		return appendArray(dst, v, func(dst []byte, v float64) ([]byte, error) { return appendFloat(dst, v, 64) })
+	case map[string]any:
+		return appendMap(dst, v, element)
+	}
+	return appendOther(dst, v)
+}
+
+func appendArray[T any](dst []byte, list []T, element func([]byte, T) ([]byte, error)) ([]byte, error) {
+	if list == nil {
+		return append(dst, "null"...), nil
+	}
+	dst = append(dst, '[')
+	for i, v := range list {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		var err error
+		if dst, err = element(dst, v); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, ']'), nil
+}
+
+// appendMap encodes m with its keys in order, as encoding/json does.
+func appendMap(dst []byte, m map[string]any, element func([]byte, any) ([]byte, error)) ([]byte, error) {
+	if m == nil {
+		return append(dst, "null"...), nil
+	}
+	keys := make([]string, 0, 16) // on the stack
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	dst = append(dst, '{')
+	for i, key := range keys {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(dst, key), ':')
+		var err error
+		if dst, err = element(dst, m[key]); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, '}'), nil
+}
+
+// appendFloat writes numbers as ECMAScript does: with an exponent, of one digit
+// if that is enough, only where they are very small or very large.
+func appendFloat(dst []byte, f float64, size int) ([]byte, error) {
+	abs := math.Abs(f)
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return appendOther(dst, f)
+	}
+	small, large := abs < 1e-6, abs >= 1e21
+	if size == 32 {
+		small, large = float32(abs) < 1e-6, float32(abs) >= 1e21
+	}
+	if abs == 0 || !small && !large {
+		return strconv.AppendFloat(dst, f, 'f', -1, size), nil
+	}
+	dst = strconv.AppendFloat(dst, f, 'e', -1, size)
+	if n := len(dst); string(dst[n-3:n-1]) == "-0" { // e-09 becomes e-9
+		dst = append(dst[:n-2], dst[n-1])
+	}
+	return dst, nil
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s in quotes. Besides what must be escaped, U+2028 and
+// U+2029 are, for the sake of JavaScript; what is no UTF-8 becomes U+FFFD.
+func appendString(dst []byte, s string) []byte {
+	dst = append(slices.Grow(dst, len(s)+2), '"')
+	src := []byte(s) // does not copy, since src is only read
+	start, i := 0, 0 // src[start:i] can be copied as it is
+	for i < len(src) {
+		if i+8 <= len(src) {
+			// Skip what needs no attention, eight bytes at a time.
+			w := binary.LittleEndian.Uint64(src[i:])
+			mark := special(w) | w&highs
+			if mark == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(mark) / 8
+		}
+		switch c := src[i]; {
+		case c >= utf8.RuneSelf:
+			r, size := utf8.DecodeRune(src[i:])
+			if r == utf8.RuneError && size == 1 {
+				dst = append(append(dst, src[start:i]...), `\ufffd`...)
+				start = i + size
+			} else if r == '\u2028' || r == '\u2029' {
+				dst = append(append(dst, src[start:i]...), '\\', 'u', '2', '0', '2', hexDigits[r&0xf])
+				start = i + size
+			}
+			i += size
+		case c < 0x20 || c == '"' || c == '\\':
+			dst = appendEscape(append(dst, src[start:i]...), c)
+			i++
+			start = i
+		default:
+			i++
+		}
+	}
+	return append(append(dst, src[start:]...), '"')
+}
+
+func appendEscape(dst []byte, c byte) []byte {
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\b':
+		return append(dst, '\\', 'b')
+	case '\f':
+		return append(dst, '\\', 'f')
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	}
+	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+}
+
+// otherEncoder is encoding/json's Encoder, made to append.
+type otherEncoder struct {
+	dst []byte
+	enc *json.Encoder
+}
+
+func (o *otherEncoder) Write(p []byte) (int, error) {
+	o.dst = append(o.dst, p...)
+	return len(p), nil
+}
+
+var otherEncoders = sync.Pool{New: func() any {
+	o := new(otherEncoder)
+	o.enc = json.NewEncoder(o)
+	o.enc.SetEscapeHTML(false)
+	return o
+}}
+
+// appendOther encodes v with encoding/json.
+func appendOther(dst []byte, v any) ([]byte, error) {
+	o := otherEncoders.Get().(*otherEncoder)
+	o.dst = dst
+	err := o.enc.Encode(v)
+	out := o.dst
+	o.dst = nil
+	otherEncoders.Put(o)
+	if err != nil {
+		return nil, err
+	}
+	// What a MarshalJSON method returned has been checked to be JSON, but not
+	// to be UTF-8.
+	if !utf8.Valid(out[len(dst):]) {
+		return nil, errors.New("invalid UTF-8 in the output of a MarshalJSON method")
+	}
+	return out[:len(out)-1], nil // without the newline that Encode adds
+}
+
+// compact takes the white space out of valid JSON, in place, and returns the
+// length that remains.
+func compact(data []byte) int {
+	n := 0
+	s := scanner{data: data}
+	for s.ws() != 0 {
+		start := s.pos
+		if data[start] == '"' {
+			s.str()
+		} else {
+			for s.pos < len(data) && data[s.pos] > ' ' && data[s.pos] != '"' {
+				s.pos++
+			}
+		}
+		n += copy(data[n:], data[start:s.pos])
+	}
+	return n
+}
+
+// Unmarshal goes the direct way where data is just what v expects. All else,
+// errors and null included, is left to encoding/json.
+func (jsonCodec) Unmarshal(data []byte, v any) error {
+	if !unmarshalDirect(data, v) {
+		return json.Unmarshal(data, v)
+	}
+	return nil
+}
+
+func unmarshalDirect(data []byte, v any) (ok bool) {
+	switch v := v.(type) {
+	case *string:
+		if ok = v != nil && isString(data); ok {
+			*v = unquote(data)
+		}
+	case *bool:
+		if ok = v != nil && (string(data) == "true" || string(data) == "false"); ok {
+			*v = data[0] == 't'
+		}
+	case *int:
+		ok = unmarshalInt(data, v, strconv.IntSize)
+	case *int32:
+		ok = unmarshalInt(data, v, 32)
+	case *int64:
+		ok = unmarshalInt(data, v, 64)
+	case *uint:
+		ok = unmarshalUint(data, v, strconv.IntSize)
+	case *uint32:
+		ok = unmarshalUint(data, v, 32)
+	case *uint64:
+		ok = unmarshalUint(data, v, 64)
+	case *float64:
+		if v != nil && isNumber(data) {
+			if f, err := strconv.ParseFloat(string(data), 64); err == nil {
+				*v, ok = f, true
+			}
+		}
+	case *json.Number:
+		if ok = v != nil && isNumber(data); ok {
+			*v = json.Number(data)
+		}
+	case *json.RawMessage:
+		if v != nil {
+			if ok, _ = validJSON(data); ok {
+				*v = append((*v)[:0], bytes.Trim(data, " \t\r\n")...)
+			}
+		}
+	case *any:
+		// If *v holds a pointer already, encoding/json decodes into what that
+		// points to.
+		if v != nil && *v == nil {
+			*v, ok = scalar(data)
+		}
+	}
+	return ok
+}
+
+// scalar decodes what is neither an array nor an object.
+func scalar(data []byte) (v any, ok bool) {
+	switch {
+	case isString(data):
+		return unquote(data), true
+	case isNumber(data):
+		f, err := strconv.ParseFloat(string(data), 64)
+		return f, err == nil
+	case string(data) == "true":
+		return true, true
+	case string(data) == "false":
+		return false, true
+	}
+	return nil, string(data) == "null"
+}
+
+func unmarshalInt[T int | int32 | int64](data []byte, v *T, size int) bool {
+	if v == nil || !isNumber(data) {
+		return false
+	}
+	n, err := strconv.ParseInt(string(data), 10, size)
+	if err == nil {
+		*v = T(n)
+	}
+	return err == nil
+}
+
+func unmarshalUint[T uint | uint32 | uint64](data []byte, v *T, size int) bool {
+	if v == nil || !isNumber(data) {
+		return false
+	}
+	n, err := strconv.ParseUint(string(data), 10, size)
+	if err == nil {
+		*v = T(n)
+	}
+	return err == nil
+}
+
+// isString reports whether data is one JSON string in UTF-8, and no more.
+func isString(data []byte) bool {
+	s := scanner{data: data}
+	return len(data) > 0 && data[0] == '"' && s.str() && s.pos == len(data) && s.utf8()
+}
+
+// isNumber reports whether data is one JSON number, and no more.
+func isNumber(data []byte) bool {
+	s := scanner{data: data}
+	return len(data) > 0 && s.number() && s.pos == len(data)
+}

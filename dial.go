@@ -1,0 +1,74 @@
+package rpcx
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"time"
+)
+
+// Dialer connects to servers. The zero value is ready to use.
+type Dialer struct {
+	// Timeout bounds dialling, the TLS handshake included; 0 means 30 s, a
+	// negative value no bound but the context's.
+	Timeout time.Duration
+	// TLS is used for tls:// addresses. If nil, or if it has no ServerName, the
+	// certificate must be valid for the address's host.
+	TLS *tls.Config
+	// DialContext, if set, makes the connection in place of a [net.Dialer].
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Dial connects to addr and starts a session on the connection. Addresses are
+// tcp://host:port, tls://host:port (or ssl://) and unix:///path. ctx bounds only
+// the dialling; a nil opts is the zero [Options].
+func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
+	conn, err := d.connect(ctx, addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	return NewSession(conn, opts), nil
+}
+
+func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
+	network, address, secure, err := splitAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	timeout := d.Timeout
+	if timeout == 0 {
+		timeout = 30 * time.Second
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	dial := d.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, network, address)
+	if err != nil || !secure {
+		return conn, err
+	}
+	config := d.TLS.Clone() // nil stays nil
+	if config == nil {
+		config = &tls.Config{}
+	}
+	if config.ServerName == "" && !config.InsecureSkipVerify {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		config.ServerName = host
+	}
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secured, nil
+}

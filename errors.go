@@ -1,0 +1,228 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+)
+
+// Error codes. The first five are JSON-RPC's own; the rest are this library's
+// (taken over from aiorpcX, so that its peers understand them).
+const (
+	CodeParseError     = -32700 // the message is no valid JSON or no UTF-8
+	CodeInvalidRequest = -32600 // the message is no valid request
+	CodeMethodNotFound = -32601 // there is no such method
+	CodeInvalidParams  = -32602 // the arguments do not fit the method
+	CodeInternalError  = -32603 // the handler failed
+
+	CodeUnavailable            = -100 // the peer sent an error without a code
+	CodeExcessiveResourceUsage = -101 // the session used more than it may
+	CodeServerBusy             = -102 // too much work, too slow, or shutting down
+)
+
+// Error is a JSON-RPC error: what a handler returns to have it sent to the
+// peer, and what a call returns that the peer answered with an error.
+//
+// Match errors by their code with [errors.Is]: errors.Is(err,
+// rpcx.ErrMethodNotFound) is true for every *Error whose Code is
+// [CodeMethodNotFound].
+type Error struct {
+	Code    int
+	Message string
+	// Data is sent as the error's "data" member if it is not nil. In an error
+	// that was received it is a json.RawMessage, or nil if there was none.
+	Data any
+	// Cost is what this error costs the session that caused it, beyond the
+	// base cost of any error. It is for the side that answers and is never sent.
+	Cost float64
+}
+
+// Errorf returns an [*Error] with the given code and a formatted message.
+func Errorf(code int, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// InvalidParams returns an [*Error] with [CodeInvalidParams] and a formatted message.
+func InvalidParams(format string, args ...any) *Error {
+	return Errorf(CodeInvalidParams, format, args...)
+}
+
+// MethodNotFound returns the [*Error] that answers a request for a method
+// that does not exist.
+func MethodNotFound(method string) *Error {
+	return &Error{Code: CodeMethodNotFound, Message: `unknown method "` + method + `"`}
+}
+
+// InternalError returns the [*Error] that answers a request whose handler failed.
+func InternalError() *Error {
+	return &Error{Code: CodeInternalError, Message: "internal server error"}
+}
+
+// ServerBusy returns an [*Error] with [CodeServerBusy] and the message
+// "server busy - " followed by why.
+func ServerBusy(why string) *Error {
+	return &Error{Code: CodeServerBusy, Message: "server busy - " + why}
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s (code %d)", e.Message, e.Code) }
+
+// Is reports whether target is an *Error with the same code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// Sentinels for the codes, to be matched with [errors.Is]. They are not meant
+// to be returned by handlers: build an [*Error] with a message for that.
+var (
+	ErrParseError             error = &Error{Code: CodeParseError, Message: "parse error"}
+	ErrInvalidRequest         error = &Error{Code: CodeInvalidRequest, Message: "invalid request"}
+	ErrMethodNotFound         error = &Error{Code: CodeMethodNotFound, Message: "method not found"}
+	ErrInvalidParams          error = &Error{Code: CodeInvalidParams, Message: "invalid params"}
+	ErrInternalError          error = &Error{Code: CodeInternalError, Message: "internal error"}
+	ErrUnavailable            error = &Error{Code: CodeUnavailable, Message: "no error code given"}
+	ErrExcessiveResourceUsage error = &Error{Code: CodeExcessiveResourceUsage, Message: "excessive resource usage"}
+	ErrServerBusy             error = &Error{Code: CodeServerBusy, Message: "server busy"}
+)
+
+// Sentinels for what happens to sessions and calls. Errors that this package
+// returns wrap them; match with [errors.Is].
+var (
+	// ErrClosed says that the session is over (or ending) and takes no more work.
+	ErrClosed error = &closedError{"rpcx: session closed"}
+	// ErrServerClosed is returned by a Server's Serve and ListenAndServe after
+	// StopListening, Shutdown or Close.
+	ErrServerClosed error = &closedError{"rpcx: server closed"}
+	// ErrConnectionLost says that the connection ended before the reply came;
+	// the error is a [*ConnectionError].
+	ErrConnectionLost = errors.New("rpcx: connection lost")
+	// ErrSlowPeer says that the session was ended because its peer did not read.
+	ErrSlowPeer = errors.New("rpcx: peer does not read")
+	// ErrTimeout says that Limits.RequestTimeout passed without a reply. It
+	// matches context.DeadlineExceeded too.
+	ErrTimeout error = &timeoutError{"rpcx: request timed out"}
+	// ErrNoResponse says that a batch was answered without this member of it.
+	ErrNoResponse = errors.New("rpcx: no response to this member of the batch")
+	// ErrNotDone says that a Future has no outcome yet.
+	ErrNotDone = errors.New("rpcx: future is not done")
+	// ErrCancelled says that a call was given up by Future.Cancel. It matches
+	// context.Canceled too.
+	ErrCancelled error = cancelledError{}
+	// ErrBatchSent says that a Batch was sent a second time.
+	ErrBatchSent = errors.New("rpcx: batch was sent already")
+)
+
+// closedError is a sentinel that wraps net.ErrClosed.
+type closedError struct{ text string }
+
+func (e *closedError) Error() string { return e.text }
+func (e *closedError) Unwrap() error { return net.ErrClosed }
+
+// timeoutError is a timeout of ours.
+type timeoutError struct{ text string }
+
+func (e *timeoutError) Error() string      { return e.text }
+func (*timeoutError) Timeout() bool        { return true }
+func (*timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// errProcessing is the cause with which a handler's context ends at
+// Limits.ProcessingTimeout.
+var errProcessing error = &timeoutError{"rpcx: Limits.ProcessingTimeout passed"}
+
+type cancelledError struct{}
+
+func (cancelledError) Error() string { return "rpcx: call cancelled" }
+func (cancelledError) Is(target error) bool {
+	return target == context.Canceled
+}
+
+// ConnectionError is the error of a call that was pending when its connection
+// ended. It matches [ErrConnectionLost], and wraps the reason for the end.
+type ConnectionError struct {
+	// Written says whether the whole request had been handed to the connection:
+	// if so, the peer may have carried it out; if not, it has not.
+	Written bool
+	// Err is why the session ended: io.EOF if the peer closed the connection,
+	// ErrClosed if this side did.
+	Err error
+}
+
+func (e *ConnectionError) Error() string {
+	how := "request not written"
+	if e.Written {
+		how = "request written, reply not received"
+	}
+	return fmt.Sprintf("connection lost (%s): %v", how, e.Err)
+}
+
+func (e *ConnectionError) Is(target error) bool { return target == ErrConnectionLost }
+func (e *ConnectionError) Unwrap() error        { return e.Err }
+
+// ProtocolError is a violation of the protocol: by a message that was
+// received, or by one that cannot be expressed and so was not sent.
+type ProtocolError struct {
+	Code    int // the code with which it is answered, if it is
+	Message string
+}
+
+func protocolErrorf(code int, format string, args ...any) *ProtocolError {
+	return &ProtocolError{code, fmt.Sprintf(format, args...)}
+}
+
+func (e *ProtocolError) Error() string {
+	return fmt.Sprintf("protocol error: %s (code %d)", e.Message, e.Code)
+}
+
+// Is reports whether target is an *Error with the same code.
+func (e *ProtocolError) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// FrameError is a violation of the framing of a byte stream.
+type FrameError struct {
+	// Message says what was wrong, and names the limit if one was exceeded.
+	Message string
+	// Recoverable says that the offending message was dropped and the stream is
+	// in step again (or will be, without further errors): the session goes on.
+	// Otherwise the session ends with this error.
+	Recoverable bool
+}
+
+func (e *FrameError) Error() string { return "framing error: " + e.Message }
+
+// BatchError is the error of a batch of which at least one item failed.
+type BatchError struct {
+	// Errs has an entry for each request of the batch, in order, nil where it
+	// succeeded. (Notifications have none.)
+	Errs []error
+}
+
+func (e *BatchError) Error() string {
+	var failed int
+	var first error
+	for _, err := range e.Errs {
+		if err != nil {
+			if failed++; first == nil {
+				first = err
+			}
+		}
+	}
+	return fmt.Sprintf("%d of %d batch requests failed, the first: %v", failed, len(e.Errs), first)
+}
+
+// Unwrap returns the errors of the items that failed.
+func (e *BatchError) Unwrap() []error {
+	var errs []error
+	for _, err := range e.Errs {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// trimPrefix takes the sentinels' prefix off, for a text that has one already.
+func trimPrefix(err error) string { return strings.TrimPrefix(err.Error(), "rpcx: ") }

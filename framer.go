@@ -1,0 +1,37 @@
+package rpcx
+
+import "bufio"
+
+// A Framer finds messages in a byte stream, and frames outgoing ones. It is
+// immutable and may be shared by any number of sessions; what is particular to
+// one connection (how far it has been read, whether it is out of step) lives
+// in the splitter.
+type Framer interface {
+	// NewSplitter returns a function that splits the stream of one connection
+	// into messages, with the contract of [bufio.SplitFunc] and these additions:
+	// it is called with the bytes that were not yet consumed, so it starts with
+	// the same bytes again if it asked for more; its work is linear in the bytes,
+	// however they arrive; a nil token is no message, an empty one is; and it may
+	// return an error together with what to advance by. If that is a recoverable
+	// [*FrameError] the session counts it and goes on, any other error ends it.
+	// The token may share data's memory: it is used up before the next call.
+	NewSplitter() bufio.SplitFunc
+
+	// AppendFrame appends msg with its framing to dst and returns the extended
+	// slice. It fails if msg cannot be framed, with dst as it was.
+	AppendFrame(dst, msg []byte) ([]byte, error)
+}
+
+// A MessageConn is a connection that keeps messages apart by itself, as a
+// WebSocket does. See [NewMessageSession].
+type MessageConn interface {
+	// ReadMessage returns the next message. The slice belongs to the
+	// connection, and is valid until the next call. A recoverable [*FrameError]
+	// reports a message that was dropped; any other error ends the session,
+	// io.EOF if the peer closed the connection in order.
+	ReadMessage() ([]byte, error)
+	// WriteMessages writes the messages in order; it does not keep them.
+	WriteMessages(msgs [][]byte) error
+	// Close closes the connection, and unblocks the other two methods.
+	Close() error
+}

@@ -1,0 +1,244 @@
+package rpcx
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"sync"
+)
+
+// Func turns a Go function into a [Handler], which decodes the arguments of a
+// request and passes them to it:
+//
+//	rpcx.Func(func(ctx context.Context, message string) (string, error) { … }, "message")
+//	rpcx.Func(func(ctx context.Context, values ...float64) (float64, error) { … })
+//	rpcx.Func(func(s *rpcx.Session, from string, limit int) []Entry { … }, "from", "limit?")
+//	rpcx.Func(func(ctx context.Context, q Query) error { … })
+//
+// fn may begin with a [context.Context], then a *[Session]: those of the
+// request. Its other parameters are for the arguments. It returns (T, error),
+// T, error or nothing; the error goes out as that of any Handler would.
+//
+// Positional arguments bind by place, and a variadic parameter takes the rest
+// of them. Named ones bind by names, which has a name for every parameter but a
+// variadic one (that cannot be given by name). A name that ends in "?" makes its
+// parameter optional: if absent, it is the zero value. Only optional parameters
+// may follow. Without names, fn can be called with positional arguments alone.
+// An argument null leaves the zero value in what cannot be nil.
+//
+// If a struct is fn's only parameter, and there are no names, then its fields
+// are the parameters, by name only. They are called what encoding/json calls
+// them, but in exact case, and each is required unless it is a pointer or has
+// the option omitempty or omitzero. (A struct that decodes itself, like
+// [time.Time], is an ordinary parameter; a pointer to a struct is one, too.)
+//
+// A raw payload binds to a function whose only parameter is a []byte.
+//
+// Arguments that are missing, too many, unknown, given twice or of the wrong
+// type are answered [CodeInvalidParams], with a message that names them.
+//
+// Func panics if it cannot make a handler of fn.
+func Func(fn any, names ...string) Handler {
+	sig, err := newSignature(reflect.TypeOf(fn), names)
+	if err == nil && reflect.ValueOf(fn).IsNil() {
+		err = fmt.Errorf("the function is nil")
+	}
+	if err != nil {
+		panic(fmt.Sprintf("rpcx.Func(%T): %v", fn, err))
+	}
+	if h := direct(sig, fn); h != nil {
+		return h
+	}
+	return sig.reflected(reflect.ValueOf(fn))
+}
+
+// reflected returns the handler for any function, which it calls by reflection.
+func (sig *signature) reflected(fn reflect.Value) HandlerFunc {
+	return func(ctx context.Context, req *Request) (any, error) {
+		args := make([]json.RawMessage, len(sig.params))
+		rest, err := sig.bind(req, args)
+		if err != nil {
+			return nil, err
+		}
+		in := make([]reflect.Value, 0, len(args)+3)
+		if sig.context {
+			in = append(in, reflect.ValueOf(ctx))
+		}
+		if sig.session {
+			in = append(in, reflect.ValueOf(req.session))
+		}
+		var object reflect.Value // the struct, if that is what the arguments are for
+		if sig.object != nil {
+			object = reflect.New(sig.object).Elem()
+			in = append(in, object)
+		}
+		for i, p := range sig.params {
+			var v reflect.Value
+			if sig.object != nil {
+				v = object.FieldByIndex(p.field)
+			} else {
+				v = reflect.New(p.typ).Elem()
+				in = append(in, v)
+			}
+			if err := sig.decode(req, i, args[i], v.Addr().Interface()); err != nil {
+				return nil, err
+			}
+		}
+		if sig.variadic == nil {
+			return sig.results(fn.Call(in))
+		}
+		tail := reflect.MakeSlice(sig.variadic, rest.n, rest.n)
+		for i := range rest.n {
+			if err := sig.decode(req, len(args)+i, rest.next(), tail.Index(i).Addr().Interface()); err != nil {
+				return nil, err
+			}
+		}
+		return sig.results(fn.CallSlice(append(in, tail)))
+	}
+}
+
+// results makes a handler's result of what the function returned.
+func (sig *signature) results(out []reflect.Value) (any, error) {
+	if sig.fails {
+		if err, _ := out[len(out)-1].Interface().(error); err != nil {
+			return nil, err
+		}
+	}
+	if sig.returns {
+		return out[0].Interface(), nil
+	}
+	return nil, nil
+}
+
+// direct returns a handler for a function of a common type, which it calls
+// without reflection, or nil. The types are those with a context, up to two
+// parameters or a variadic one of a type listed in taking, and an error or a
+// result of a type listed here and an error.
+func direct(sig *signature, fn any) Handler {
+	if f, ok := fn.(func(context.Context) error); ok {
+		return call0(sig, func(ctx context.Context) (any, error) { return nil, f(ctx) })
+	}
+	for _, try := range []func(*signature, any) HandlerFunc{
+		returning[any], returning[json.RawMessage], returning[string], returning[bool],
+		returning[int], returning[int64], returning[float64],
+	} {
+		if h := try(sig, fn); h != nil {
+			return h
+		}
+	}
+	return nil
+}
+
+// returning is direct for the functions that return an R.
+func returning[R any](sig *signature, fn any) HandlerFunc {
+	if f, ok := fn.(func(context.Context) (R, error)); ok {
+		return call0(sig, f)
+	}
+	for _, try := range []func(*signature, any) HandlerFunc{
+		taking[json.RawMessage, R], taking[string, R], taking[int, R], taking[int64, R], taking[float64, R],
+	} {
+		if h := try(sig, fn); h != nil {
+			return h
+		}
+	}
+	return nil
+}
+
+// taking is direct for the functions that take an A, and return an R or only an error.
+func taking[A, R any](sig *signature, fn any) HandlerFunc {
+	switch f := fn.(type) {
+	case func(context.Context, A) error:
+		return call1(sig, func(ctx context.Context, a A) (any, error) { return nil, f(ctx, a) })
+	case func(context.Context, A) (R, error):
+		return call1(sig, f)
+	case func(context.Context, A, A) (R, error):
+		return call2(sig, f)
+	case func(context.Context, ...A) (R, error):
+		return callAll(sig, f)
+	}
+	return nil
+}
+
+func call0[R any](sig *signature, fn func(context.Context) (R, error)) HandlerFunc {
+	return func(ctx context.Context, req *Request) (any, error) {
+		if _, err := sig.bind(req, nil); err != nil {
+			return nil, err
+		}
+		return boxed(fn(ctx))
+	}
+}
+
+func call1[A, R any](sig *signature, fn func(context.Context, A) (R, error)) HandlerFunc {
+	var args arguments[A]
+	return func(ctx context.Context, req *Request) (any, error) {
+		var raw [1]json.RawMessage
+		if _, err := sig.bind(req, raw[:]); err != nil {
+			return nil, err
+		}
+		a, err := args.decode(sig, req, 0, raw[0])
+		if err != nil {
+			return nil, err
+		}
+		return boxed(fn(ctx, a))
+	}
+}
+
+func call2[A, R any](sig *signature, fn func(context.Context, A, A) (R, error)) HandlerFunc {
+	var args arguments[A]
+	return func(ctx context.Context, req *Request) (any, error) {
+		var raw [2]json.RawMessage
+		if _, err := sig.bind(req, raw[:]); err != nil {
+			return nil, err
+		}
+		a, err := args.decode(sig, req, 0, raw[0])
+		if err != nil {
+			return nil, err
+		}
+		b, err := args.decode(sig, req, 1, raw[1])
+		if err != nil {
+			return nil, err
+		}
+		return boxed(fn(ctx, a, b))
+	}
+}
+
+func callAll[A, R any](sig *signature, fn func(context.Context, ...A) (R, error)) HandlerFunc {
+	return func(ctx context.Context, req *Request) (any, error) {
+		rest, err := sig.bind(req, nil)
+		if err != nil {
+			return nil, err
+		}
+		args := make([]A, rest.n)
+		for i := range args {
+			if err := sig.decode(req, i, rest.next(), &args[i]); err != nil {
+				return nil, err
+			}
+		}
+		return boxed(fn(ctx, args...))
+	}
+}
+
+func boxed[R any](r R, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// arguments decodes arguments of type A. What a codec decodes into has to be on
+// the heap; so that this costs no allocation for each argument, it is reused.
+type arguments[A any] struct{ free sync.Pool }
+
+func (args *arguments[A]) decode(sig *signature, req *Request, i int, raw json.RawMessage) (A, error) {
+	v, _ := args.free.Get().(*A)
+	if v == nil {
+		v = new(A)
+	}
+	err := sig.decode(req, i, raw, v)
+	var a, zero A
+	// Emptied, it neither keeps this argument nor lends its memory to the next.
+	a, *v = *v, zero
+	args.free.Put(v)
+	return a, err
+}

@@ -1,0 +1,378 @@
+package rpcx
+
+import (
+	"bytes"
+	"context"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// signature is what a function takes and returns, found out once by [Func].
+type signature struct {
+	context, session bool         // the function begins with these
+	params           []param      // what arguments bind to: the parameters that are not variadic, or object's fields
+	required         int          // how many positional arguments there have to be
+	byName           bool         // the params have names (or there are none)
+	variadic         reflect.Type // the slice that is a variadic function's last parameter, or nil
+	object           reflect.Type // the struct whose fields the params are, or nil
+	raw              bool         // its one parameter is a []byte
+	returns, fails   bool         // it returns a result, an error
+}
+
+// param is a parameter, or a field that stands for one.
+type param struct {
+	name     string // "" if it cannot be given by name
+	optional bool
+	typ      reflect.Type
+	field    []int // the index of the field
+}
+
+var (
+	contextType = reflect.TypeFor[context.Context]()
+	sessionType = reflect.TypeFor[*Session]()
+	requestType = reflect.TypeFor[*Request]()
+	errorType   = reflect.TypeFor[error]()
+)
+
+// newSignature returns the signature of a function of type t. Its errors say
+// what is wrong with the function or with names.
+func newSignature(t reflect.Type, names []string) (*signature, error) {
+	if t == nil || t.Kind() != reflect.Func {
+		return nil, errors.New("not a function")
+	}
+	sig := new(signature)
+	if err := sig.setResults(t); err != nil {
+		return nil, err
+	}
+	in := slices.Collect(t.Ins())
+	if len(in) > 0 && in[0] == contextType {
+		sig.context, in = true, in[1:]
+	}
+	if len(in) > 0 && in[0] == sessionType {
+		sig.session, in = true, in[1:]
+	}
+	for i, t := range in {
+		switch {
+		case t == contextType || t == sessionType:
+			return nil, fmt.Errorf("%v has to come first", t)
+		case t == requestType:
+			return nil, errors.New("a function that takes a *Request is a HandlerFunc")
+		case !decodable(t):
+			return nil, fmt.Errorf("parameter %d: %v cannot be decoded", i+1, t)
+		}
+	}
+	if t.IsVariadic() {
+		sig.variadic, in = in[len(in)-1], in[:len(in)-1]
+	}
+	if len(in) == 1 && len(names) == 0 && sig.variadic == nil && isObject(in[0]) {
+		sig.object, sig.byName = in[0], true
+		return sig, sig.addFields(in[0], nil)
+	}
+	sig.raw = len(in) == 1 && sig.variadic == nil && in[0] == reflect.TypeFor[[]byte]()
+	return sig, sig.setParams(in, names)
+}
+
+func (sig *signature) setResults(t reflect.Type) error {
+	out := slices.Collect(t.Outs())
+	if n := len(out); n > 0 && out[n-1] == errorType {
+		sig.fails, out = true, out[:n-1]
+	}
+	if len(out) > 1 {
+		return errors.New("the results have to be (T, error), T, error or none")
+	}
+	if len(out) == 1 {
+		sig.returns = true
+		if !hasJSON(out[0]) {
+			return fmt.Errorf("result %v cannot be encoded", out[0])
+		}
+	}
+	return nil
+}
+
+func (sig *signature) setParams(in []reflect.Type, names []string) error {
+	sig.byName = len(names) == len(in)
+	if len(names) > 0 && !sig.byName {
+		return fmt.Errorf("wrong number of names: %d, want %d (a variadic parameter has none)", len(names), len(in))
+	}
+	for i, t := range in {
+		p := param{typ: t}
+		if sig.byName {
+			p.name, p.optional = strings.CutSuffix(names[i], "?")
+			if p.name == "" {
+				return fmt.Errorf("the name of parameter %d is empty", i+1)
+			}
+			if sig.named(p.name) >= 0 {
+				return fmt.Errorf("two parameters are named %q", p.name)
+			}
+		}
+		if !p.optional {
+			if sig.required < i {
+				return fmt.Errorf("parameter %q follows an optional one, but is not optional", p.name)
+			}
+			sig.required++
+		}
+		sig.params = append(sig.params, p)
+	}
+	return nil
+}
+
+// addFields makes params of the fields of struct t, which is at index in
+// sig.object. They are the fields that encoding/json sees; what would be hard
+// to do as it does, or easy to get wrong, is refused.
+func (sig *signature) addFields(t reflect.Type, index []int) error {
+	for f := range t.Fields() {
+		tag := f.Tag.Get("json")
+		name, options, _ := strings.Cut(tag, ",")
+		option := strings.Split(options, ",")
+		f.Index = append(slices.Clone(index), f.Index...)
+		switch {
+		case tag == "-":
+			continue
+		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct:
+			if err := sig.addFields(f.Type, f.Index); err != nil {
+				return err
+			}
+			continue
+		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct:
+			return fmt.Errorf("field %s is an embedded pointer", f.Name)
+		case !f.IsExported():
+			continue
+		case slices.Contains(option, "string"):
+			return fmt.Errorf("field %s has the option string", f.Name)
+		case !decodable(f.Type):
+			return fmt.Errorf("field %s: %v cannot be decoded", f.Name, f.Type)
+		}
+		if name == "" {
+			name = f.Name
+		}
+		if sig.named(name) >= 0 {
+			return fmt.Errorf("two fields are named %q", name)
+		}
+		optional := f.Type.Kind() == reflect.Pointer ||
+			slices.Contains(option, "omitempty") || slices.Contains(option, "omitzero")
+		sig.params = append(sig.params, param{name, optional, f.Type, f.Index})
+	}
+	return nil
+}
+
+func (sig *signature) named(name string) int {
+	return slices.IndexFunc(sig.params, func(p param) bool { return p.name == name })
+}
+
+// isObject reports whether t is a struct that encoding/json takes for an object.
+func isObject(t reflect.Type) bool { return t.Kind() == reflect.Struct && !decodesItself(t) }
+
+func decodesItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// decodable reports whether values of type t can be decoded. It does not look
+// into structs: their fields matter only to who names them.
+func decodable(t reflect.Type) bool {
+	for range 100 { // types may contain themselves, as in type T []T
+		if decodesItself(t) {
+			return true
+		}
+		switch t.Kind() {
+		case reflect.Map:
+			key := t.Key()
+			isInt := key.Kind() >= reflect.Int && key.Kind() <= reflect.Uintptr
+			if !isInt && key.Kind() != reflect.String && !decodesItself(key) {
+				return false
+			}
+			t = t.Elem()
+		case reflect.Pointer, reflect.Slice, reflect.Array:
+			t = t.Elem()
+		case reflect.Interface:
+			return t.NumMethod() == 0
+		default:
+			return hasJSON(t)
+		}
+	}
+	return true
+}
+
+// hasJSON reports whether t is not of a kind that nothing in JSON corresponds to.
+func hasJSON(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+		return false
+	}
+	return true
+}
+
+// surplus are the positional arguments behind the last parameter.
+type surplus struct {
+	n    int
+	scan scanner // behind the argument before them
+}
+
+func (rest *surplus) next() json.RawMessage {
+	raw, _ := nextElement(&rest.scan)
+	return raw
+}
+
+// bind sorts the arguments of req into args, which has a place for each of
+// sig.params. It leaves nil for an optional one that is absent.
+func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, err error) {
+	p := &req.Params
+	if p.Raw != nil {
+		if !sig.raw {
+			return rest, InvalidParams(`method "%s" does not take a raw payload`, req.Method)
+		}
+		args[0] = p.Raw
+		return rest, nil
+	}
+
+	n := 0
+	rest.scan.data = p.Positional
+	for ok := true; n < len(args); n++ {
+		if args[n], ok = nextElement(&rest.scan); !ok {
+			break
+		}
+	}
+	for s := rest.scan; ; rest.n++ {
+		if _, ok := nextElement(&s); !ok {
+			break
+		}
+	}
+	n += rest.n
+
+	// An empty object beside an array, which some protocols always send, says
+	// nothing; by itself it says that the arguments are given by name.
+	first := scanner{data: p.Named}
+	_, _, some := nextMember(&first)
+	byName := some || p.Named != nil && p.Positional == nil
+	switch {
+	case sig.object != nil && n > 0:
+		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, req.Method)
+	case rest.n > 0 && sig.variadic == nil:
+		return rest, InvalidParams(`%s passed to method %s taking at most %d`, countArguments(n), req.Method, len(args))
+	case byName && !sig.byName:
+		return rest, InvalidParams(`method "%s" cannot be called with named arguments`, req.Method)
+	case byName || sig.object != nil:
+		return rest, sig.bindNamed(req, args)
+	case n < sig.required:
+		return rest, InvalidParams(`%s passed to method "%s" but it requires %d`, countArguments(n), req.Method, sig.required)
+	}
+	return rest, nil
+}
+
+// bindNamed sorts the named arguments of req into args, where the positional
+// ones are already.
+func (sig *signature) bindNamed(req *Request, args []json.RawMessage) error {
+	var unknown, missing []string
+	s := scanner{data: req.Params.Named}
+	for {
+		key, value, ok := nextMember(&s)
+		if !ok {
+			break
+		}
+		i := slices.IndexFunc(sig.params, func(p param) bool { return equalString(key, p.name) })
+		switch {
+		case i < 0:
+			unknown = append(unknown, unquote(key))
+		case args[i] != nil:
+			return InvalidParams(`method "%s" was given parameter "%s" twice`, req.Method, sig.params[i].name)
+		default:
+			args[i] = value
+		}
+	}
+	for i, p := range sig.params {
+		if args[i] == nil && !p.optional {
+			missing = append(missing, p.name)
+		}
+	}
+	if missing != nil {
+		return InvalidParams(`method "%s" requires %s`, req.Method, listParameters(missing))
+	}
+	if unknown != nil {
+		return InvalidParams(`method "%s" does not take %s`, req.Method, listParameters(unknown))
+	}
+	return nil
+}
+
+// decode decodes raw, the argument at place i, into v. It leaves v as it is if
+// raw is nil.
+func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) error {
+	if req.Params.Raw != nil {
+		*v.(*[]byte) = raw
+		return nil
+	}
+	if raw == nil {
+		return nil
+	}
+	err := codecOr(req.Params.codec).Unmarshal(raw, v)
+	if err == nil {
+		return nil
+	}
+	if i < len(sig.params) && sig.params[i].name != "" {
+		return InvalidParams(`invalid argument "%s" of method "%s": %v`, sig.params[i].name, req.Method, err)
+	}
+	return InvalidParams(`invalid argument %d of method "%s": %v`, i+1, req.Method, err)
+}
+
+// nextElement returns the next element of the array that s is within or at the
+// start of. ok is false behind the last one.
+func nextElement(s *scanner) (value json.RawMessage, ok bool) {
+	if c := s.ws(); c != '[' && c != ',' {
+		return nil, false
+	}
+	s.pos++
+	return nextValue(s)
+}
+
+// nextMember returns the next member of the object that s is within or at the
+// start of, its key in quotes. ok is false behind the last one.
+func nextMember(s *scanner) (key, value json.RawMessage, ok bool) {
+	if c := s.ws(); c != '{' && c != ',' {
+		return nil, nil, false
+	}
+	s.pos++
+	s.ws()
+	start := s.pos
+	if !s.key() {
+		return nil, nil, false // the object is empty
+	}
+	key = bytes.TrimRight(s.data[start:s.pos-1], " \t\r\n") // -1 is the colon
+	value, ok = nextValue(s)
+	return key, value, ok
+}
+
+// nextValue returns the value that comes next, or false at a closing bracket.
+func nextValue(s *scanner) (json.RawMessage, bool) {
+	s.ws()
+	start := s.pos
+	if !s.value() {
+		return nil, false
+	}
+	return s.data[start:s.pos:s.pos], true
+}
+
+func countArguments(n int) string {
+	if n == 1 {
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
+}
+
+// listParameters names parameters, each once and in order.
+func listParameters(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = `"` + name + `"`
+	}
+	slices.Sort(quoted)
+	quoted = slices.Compact(quoted)
+	what := "parameters "
+	if len(quoted) == 1 {
+		what = "parameter "
+	}
+	return what + strings.Join(quoted, ", ")
+}

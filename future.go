@@ -1,0 +1,196 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Future is a call that was sent, or is to be sent in a [Batch]. Its methods
+// may be called from any goroutine.
+type Future struct {
+	session  *Session // set when it is sent
+	method   string
+	id       uint64
+	queued   uint64 // its message's number in the outbox
+	started  time.Duration
+	deadline deadline
+	untimed  bool        // its context has a deadline, which counts instead of ours
+	stop     func() bool // ends the watch over its context
+
+	batch   *Batch    // that it is a member of
+	members []*Future // of the batch that it is the outcome of
+	dest    any       // what a member's result goes to
+	filled  sync.Once
+	fillErr error
+
+	done   chan struct{}
+	result []byte // owned
+	err    error
+
+	mu        sync.Mutex
+	finished  bool // done is closed
+	callbacks []func(*Future)
+}
+
+func newFuture(s *Session, method string) *Future {
+	return &Future{session: s, method: method, done: make(chan struct{})}
+}
+
+// failed returns a future that is done, with err.
+func failed(s *Session, method string, err error) *Future {
+	f := newFuture(s, method)
+	f.err = err
+	f.finish()
+	return f
+}
+
+// Done returns a channel that is closed when the call is over.
+func (f *Future) Done() <-chan struct{} { return f.done }
+
+// Err returns the error that the call ended with, nil if it succeeded or is
+// not done. A batch's is a [*BatchError].
+func (f *Future) Err() error {
+	select {
+	case <-f.done:
+		return f.err
+	default:
+		return nil
+	}
+}
+
+// Wait waits for the call to be over, or for ctx to end, which ends the waiting
+// only, not the call. It decodes the result into v unless that is nil, and
+// returns the call's error, the decoding's, or the cause of ctx's end. Waiting
+// for a member of a batch, or for the batch, also fills the destinations that
+// were given to [Batch.Call].
+func (f *Future) Wait(ctx context.Context, v any) error {
+	select {
+	case <-f.done:
+	default:
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if err := f.fill(); err != nil {
+		return err
+	}
+	return f.Decode(v)
+}
+
+// Decode decodes the result into v, a pointer, or does nothing if v is nil. It
+// returns the call's error if it failed, [ErrNotDone] if it is not over.
+func (f *Future) Decode(v any) error {
+	select {
+	case <-f.done:
+	default:
+		return ErrNotDone
+	}
+	if f.err != nil || v == nil {
+		return f.err
+	}
+	if f.members != nil {
+		return errors.New("rpcx: a batch has no result of its own")
+	}
+	return f.session.codec.Unmarshal(f.result, v)
+}
+
+// fill decodes results into the destinations that were given for them, once,
+// and returns the call's error.
+func (f *Future) fill() error {
+	if f.members == nil && f.dest == nil {
+		return f.err
+	}
+	f.filled.Do(func() {
+		if f.members == nil {
+			f.fillErr = f.Decode(f.dest)
+			return
+		}
+		f.fillErr = batchError(f.members, (*Future).fill)
+	})
+	return f.fillErr
+}
+
+// Cancel gives the call up: it ends with [ErrCancelled] if it is not done yet.
+// The peer is not told, and a reply that comes later is dropped. Cancelling a
+// batch's future cancels all of its calls.
+func (f *Future) Cancel() {
+	if f.session != nil {
+		f.session.giveUp(f, ErrCancelled)
+	}
+}
+
+// OnDone has callback called when the call is over, or now if it is. It runs
+// on a goroutine of its own.
+func (f *Future) OnDone(callback func(*Future)) {
+	f.mu.Lock()
+	if !f.finished {
+		f.callbacks = append(f.callbacks, callback)
+		f.mu.Unlock()
+		return
+	}
+	f.mu.Unlock()
+	f.run(func() { callback(f) })
+}
+
+func (f *Future) run(task func()) { f.session.pool.run(task) }
+
+// settle stores the outcome of a call that was removed from the table (I3), and
+// returns the future that is now to be finished, without the session's lock:
+// a batch finishes as a whole, when its last member is settled.
+func (f *Future) settle(result []byte, err error) *Future {
+	f.result, f.err = result, err
+	f.session.outgoing.remove(&f.deadline)
+	if f.batch != nil {
+		if f.batch.unsettled--; f.batch.unsettled > 0 {
+			return nil
+		}
+		f.session.outgoing.remove(&f.batch.own.deadline)
+		return f.batch.own
+	}
+	return f
+}
+
+// finish tells everybody that the call is over. A nil f is none.
+func (f *Future) finish() {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	if f.finished {
+		f.mu.Unlock()
+		return
+	}
+	if f.members != nil {
+		f.mu.Unlock()
+		for _, member := range f.members {
+			member.finish()
+		}
+		f.mu.Lock()
+		f.err = batchError(f.members, func(m *Future) error { return m.err })
+	}
+	f.finished = true
+	callbacks := f.callbacks
+	f.callbacks = nil
+	close(f.done)
+	f.mu.Unlock()
+
+	if f.stop != nil {
+		f.stop()
+	}
+	for _, callback := range callbacks {
+		f.run(func() { callback(f) })
+	}
+	if trace := f.session.trace.ReplyReceived; trace != nil && f.members == nil {
+		d := f.session.now() - f.started
+		f.run(func() { trace(f.session, f.method, f.err, d) })
+	}
+}
+
+// expire implements [expirer]: Limits.RequestTimeout has passed.
+func (f *Future) expire(s *Session) func() {
+	return s.forget(f, ErrTimeout)
+}

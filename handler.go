@@ -1,0 +1,55 @@
+package rpcx
+
+import (
+	"context"
+)
+
+// A Handler answers requests and takes notifications. What it returns as
+// result is encoded by the session's codec and sent as the reply; a
+// [json.RawMessage] is sent as it is. If it returns an [*Error] (or an error
+// that wraps one), that is sent instead. Any other error is logged and answered
+// [CodeInternalError] "internal server error": its text stays here. So is a
+// panic, which is recovered, and a result that cannot be encoded.
+//
+// Handlers of one session run concurrently, up to Limits.Concurrency of them.
+// ctx ends when the handler returns, when Limits.ProcessingTimeout has passed,
+// and when the session ends, with a cause; see [context.Cause]. A handler may
+// call back to its peer, through req.Session().
+type Handler interface {
+	ServeRPC(ctx context.Context, req *Request) (any, error)
+}
+
+// HandlerFunc adapts a function to a [Handler].
+type HandlerFunc func(ctx context.Context, req *Request) (any, error)
+
+func (f HandlerFunc) ServeRPC(ctx context.Context, req *Request) (any, error) { return f(ctx, req) }
+
+// Request is a request or notification to be handled. It belongs to its
+// handler, which may keep it.
+type Request struct {
+	Method string
+	ID     ID // nil for a notification
+	Params Params
+
+	session *Session
+}
+
+// Session returns the session that the request came in by.
+func (r *Request) Session() *Session { return r.session }
+
+// IsNotification reports whether nobody waits for the result.
+func (r *Request) IsNotification() bool { return r.ID == nil }
+
+// Bind decodes the params into v; see [Params.Bind].
+func (r *Request) Bind(v any) error { return r.Params.Bind(v) }
+
+// ReplyAndDisconnect makes the session reply with v and then close. A handler
+// returns it as its result or as its error; if v is an [*Error], the reply is
+// that error. What is queued for the peer is sent first, for at most
+// Limits.CloseTimeout.
+func ReplyAndDisconnect(v any) *Disconnect { return &Disconnect{v} }
+
+// Disconnect is what [ReplyAndDisconnect] returns: a result that is an error too.
+type Disconnect struct{ reply any }
+
+func (d *Disconnect) Error() string { return "reply and disconnect" }

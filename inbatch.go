@@ -1,0 +1,140 @@
+package rpcx
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"time"
+)
+
+// inBatch is a batch of requests that the peer sent: one entry of the inbox,
+// whose members workers take in turn. Its replies go out in one message, in the
+// order of the requests, when the last is there. It is guarded by the session's
+// lock; what it shares with its message was copied.
+type inBatch struct {
+	items      []Item
+	taken      int // items that were begun or refused
+	calls      []*call
+	parts      [][]byte // the replies, in the items' places
+	waiting    int      // replies that are not there yet
+	unfinished int      // requests and notifications that are not over
+	replySize  int      // of the replies of handlers, 2 more for each
+	size       int      // of the message
+	arrived    time.Duration
+	deadline   deadline
+}
+
+func (b *inBatch) arrive(now time.Duration) { b.arrived = now }
+func (b *inBatch) bytes() int               { return b.size }
+
+func (b *inBatch) next(s *Session) (c *call, last bool) {
+	for b.taken < len(b.items) {
+		i := b.taken
+		b.taken++
+		if item := &b.items[i]; item.Kind != KindInvalid {
+			c = newCall(s, item)
+			c.batch, c.index, c.arrived = b, i, b.arrived
+			c.begin(s)
+			b.calls[i] = c
+			return c, b.taken == len(b.items)
+		}
+	}
+	return nil, true
+}
+
+func (b *inBatch) running(calls []*call) []*call {
+	for _, c := range b.calls {
+		if c != nil {
+			calls = c.running(calls)
+		}
+	}
+	return calls
+}
+
+// put stores a reply, and reports whether it was the last one.
+func (b *inBatch) put(s *Session, i int, part []byte) bool {
+	b.parts[i] = part
+	b.waiting--
+	b.finish(s, 1)
+	return b.waiting == 0
+}
+
+// finish counts members that are over.
+func (b *inBatch) finish(s *Session, n int) {
+	if b.unfinished -= n; b.unfinished == 0 {
+		s.incoming.remove(&b.deadline)
+	}
+}
+
+func (b *inBatch) refuse(s *Session, e *Error) {
+	s.mu.Lock()
+	members := b.remaining(s)
+	s.mu.Unlock()
+	b.fail(s, members, e)
+}
+
+// remaining takes what was not begun: it drops the notifications and returns
+// the places of the requests.
+func (b *inBatch) remaining(s *Session) (members []int) {
+	for ; b.taken < len(b.items); b.taken++ {
+		switch b.items[b.taken].Kind {
+		case KindRequest:
+			members = append(members, b.taken)
+		case KindNotification:
+			s.stats.NotificationsDropped++
+			b.finish(s, 1)
+		}
+	}
+	return members
+}
+
+// fail answers members with e.
+func (b *inBatch) fail(s *Session, members []int, e *Error) {
+	sc := getScratch()
+	defer sc.put()
+	p := s.protocol()
+	complete := false
+	for _, i := range members {
+		s.encodeError(sc, p, b.items[i].ID, e)
+		part := bytes.Clone(sc.msg)
+		s.mu.Lock()
+		complete = b.put(s, i, part)
+		s.mu.Unlock()
+	}
+	if complete {
+		b.send(s, fromReader)
+	}
+}
+
+// expire implements [expirer]: Limits.ProcessingTimeout has passed.
+func (b *inBatch) expire(s *Session) func() {
+	e := ServerBusy("request timed out")
+	s.fault(e)
+	members := b.remaining(s)
+	calls := b.running(nil)
+	for _, c := range calls {
+		c.answered = true
+		if c.IsNotification() {
+			b.finish(s, 1)
+		} else {
+			members = append(members, c.index)
+		}
+	}
+	return func() {
+		b.fail(s, members, e)
+		for _, c := range calls {
+			c.ctx.end(errProcessing)
+		}
+	}
+}
+
+// send sends the replies. Nobody else has the batch any more.
+func (b *inBatch) send(s *Session, from sender) {
+	sc := getScratch()
+	defer sc.put()
+	parts := slices.DeleteFunc(b.parts, func(part []byte) bool { return part == nil })
+	var err error
+	if sc.msg, err = s.protocol().AppendBatch(sc.msg[:0], parts); err == nil {
+		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
+	}
+}

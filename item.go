@@ -1,0 +1,156 @@
+package rpcx
+
+import (
+	"encoding/json"
+	"iter"
+)
+
+// ID is the id of a request as it stands in its message, byte for byte: for
+// JSON protocols the raw JSON text (a number, a string with its quotes; in
+// JSON-RPC 1.0 also an array or an object). It is opaque to the session and is
+// echoed as it came. A nil ID is none: that of a notification.
+//
+// For the calls that this side makes, and so for the responses that it gets,
+// an ID is the decimal text of a number.
+type ID []byte
+
+// String returns the ID's text.
+func (id ID) String() string { return string(id) }
+
+// Params are the arguments of a request, not yet decoded. JSON-RPC has either
+// Positional or Named or neither, aiomas has both, plain-message protocols
+// have Raw.
+//
+// The bytes belong to the request: whoever handles it may keep and change them.
+type Params struct {
+	Positional json.RawMessage // an array, or nil
+	Named      json.RawMessage // an object, or nil
+	Raw        []byte          // a payload that is no array or object, or nil
+
+	codec Codec // nil is the built-in one
+}
+
+// Bind decodes the params into v: positional ones into what takes an array (a
+// slice, an array, *[]any), named ones into what takes an object (a struct, a
+// map). If there are none it leaves v as it is. Raw params need a *[]byte. An
+// error is an [*Error] with [CodeInvalidParams], fit to be returned by a handler.
+func (p Params) Bind(v any) error {
+	data := p.Positional
+	if data == nil {
+		data = p.Named
+	}
+	if data == nil {
+		if raw, ok := v.(*[]byte); ok {
+			*raw = p.Raw
+			return nil
+		}
+		if p.Raw != nil {
+			return InvalidParams("invalid request arguments: %d raw bytes", len(p.Raw))
+		}
+		return nil
+	}
+	if err := codecOr(p.codec).Unmarshal(data, v); err != nil {
+		return InvalidParams("invalid request arguments: %v", err)
+	}
+	return nil
+}
+
+// Kind says what an [Item] is.
+type Kind uint8
+
+const (
+	// KindInvalid is a message or member that violates the protocol and is no
+	// response: it is answered with Item.Err, under Item.ID.
+	KindInvalid Kind = iota
+	KindRequest
+	KindNotification
+	// KindResponse is a response, to be matched by its ID to a call of ours.
+	KindResponse
+)
+
+func (k Kind) String() string {
+	return [...]string{"invalid", "request", "notification", "response"}[k]
+}
+
+// Item is one decoded request, notification or response: a whole message, or a
+// member of a batch. Its byte slices are parts of the message that it was
+// decoded from; whoever keeps them longer than the message copies them.
+type Item struct {
+	Kind   Kind
+	ID     ID     // of a request, a response, or to answer an invalid item under; nil for none or null
+	Method string // of a request or notification
+	Params Params // of a request or notification
+	Result json.RawMessage
+	// Err is nil for requests, notifications and successful responses; an
+	// [*Error] in a response that is one; a [*ProtocolError] in an invalid item
+	// and in a response that is ill-formed.
+	Err error
+}
+
+// Message is a decoded message: one item, or a batch of them. The zero value
+// is ready to be decoded into, any number of times.
+type Message struct {
+	Items   []Item // one item unless Batch is set; never empty
+	Batch   bool
+	scratch [1]Item // keeps the decoding of single messages free of allocation
+}
+
+// single makes m a message of one item and returns the item.
+func (m *Message) single() *Item {
+	m.Batch = false
+	m.scratch[0] = Item{}
+	m.Items = m.scratch[:]
+	return &m.Items[0]
+}
+
+// invalid makes m a single invalid item.
+func (m *Message) invalid(id ID, code int, text string) {
+	*m.single() = Item{ID: id, Err: &ProtocolError{code, text}}
+}
+
+// Len returns the number of items.
+func (m *Message) Len() int { return len(m.Items) }
+
+// All ranges over the items with their places.
+func (m *Message) All() iter.Seq2[int, *Item] {
+	return func(yield func(int, *Item) bool) {
+		for i := range m.Items {
+			if !yield(i, &m.Items[i]) {
+				return
+			}
+		}
+	}
+}
+
+// Requests ranges over the items that are requests or notifications.
+func (m *Message) Requests() iter.Seq[*Item] {
+	return func(yield func(*Item) bool) {
+		for _, item := range m.All() {
+			if (item.Kind == KindRequest || item.Kind == KindNotification) && !yield(item) {
+				return
+			}
+		}
+	}
+}
+
+// IDs returns the items' IDs in order, nil where an item has none.
+func (m *Message) IDs() []ID {
+	ids := make([]ID, len(m.Items))
+	for i := range m.Items {
+		ids[i] = m.Items[i].ID
+	}
+	return ids
+}
+
+// Kind returns the kind of a message's one item. A batch is [KindResponse] if
+// its members are responses, [KindRequest] if they are not; a batch that mixes
+// them is taken for requests, as aiorpcX does, and its responses are invalid.
+func (m *Message) Kind() Kind {
+	if !m.Batch {
+		return m.Items[0].Kind
+	}
+	if m.Items[0].Kind == KindResponse {
+		return KindResponse
+	}
+	return KindRequest
+}

@@ -1,0 +1,394 @@
+package rpcx
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"unicode/utf8"
+)
+
+// jsonrpc is a version of JSON-RPC as a [Protocol]. What the versions share
+// stands here; what each decides for itself is its dialect.
+type jsonrpc struct{ dialect }
+
+// dialect is what a version of JSON-RPC decides.
+type dialect interface {
+	// batches reports whether an array is a batch.
+	batches() bool
+	// id returns the id of a request or response, nil if it is null or absent.
+	id(e *envelope, response bool) (ID, *ProtocolError)
+	// version checks the "jsonrpc" member.
+	version(e *envelope) *ProtocolError
+	// params checks the params of a request.
+	params(e *envelope) (Params, *ProtocolError)
+	// outcome returns the result of a response, or its error: an *Error, or a
+	// *ProtocolError if the response is ill-formed.
+	outcome(e *envelope) (json.RawMessage, error)
+
+	// The messages; a nil id in a request makes it a notification.
+	appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
+	appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
+	appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
+}
+
+// envelope holds the raw members of a message, nil where absent.
+type envelope struct {
+	object bool // it is an object at all
+	dup    uint // bit i: member i came twice
+	vals   [len(envelopeKeys)][]byte
+}
+
+var envelopeKeys = [...]string{"jsonrpc", "method", "params", "id", "result", "error"}
+
+const (
+	memberVersion = iota
+	memberMethod
+	memberParams
+	memberID
+	memberResult
+	memberError
+)
+
+func (e *envelope) has(member int) bool { return e.vals[member] != nil }
+
+// likeResponse reports whether it can be a response.
+func (e *envelope) likeResponse() bool { return e.has(memberResult) || e.has(memberError) }
+
+// envelope scans one value at pos, and the members of interest if it is an object.
+func (s *scanner) envelope(e *envelope) bool {
+	*e = envelope{object: s.ws() == '{'}
+	if !e.object {
+		return s.value()
+	}
+	dup, ok := s.members(envelopeKeys[:], e.vals[:])
+	e.dup = dup
+	return ok
+}
+
+const (
+	textNotUTF8   = "messages must be encoded in UTF-8"
+	textNotJSON   = "invalid JSON"
+	textNotObject = "request object must be a dictionary"
+	textEmpty     = "batch is empty"
+)
+
+// Decode interprets a message; see [Protocol].
+func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
+	s := scanner{data: msg}
+	var ok bool
+	switch c := s.ws(); {
+	case c == '[' && p.batches():
+		ok = p.decodeBatch(m, &s, maxBatch, true)
+	case c == '{':
+		var e envelope
+		if ok = s.envelope(&e); ok {
+			p.interpret(m.single(), &e, !e.has(memberMethod) && e.likeResponse())
+		}
+	default:
+		if ok = s.value(); ok {
+			m.invalid(nil, CodeInvalidRequest, textNotObject)
+		}
+	}
+	switch {
+	case ok && s.stopped: // a batch that is too long: the rest does not matter
+	case s.high && !utf8.Valid(msg), !ok && !utf8.Valid(msg):
+		m.invalid(nil, CodeParseError, textNotUTF8)
+	case !ok || !s.end():
+		m.invalid(nil, CodeParseError, textNotJSON)
+	}
+}
+
+// decodeBatch scans a batch from its opening bracket to its closing one. A
+// batch is one of responses if every member looks like one; that is assumed of
+// a batch whose first member does, and taken back, once, when another does not.
+func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses bool) bool {
+	start := s.pos
+	s.pos++
+	if s.ws() == ']' {
+		s.pos++
+		m.invalid(nil, CodeInvalidRequest, textEmpty)
+		return true
+	}
+	if cap(m.Items) <= len(m.scratch) {
+		m.Items = make([]Item, 0, 16)
+	}
+	m.Batch, m.Items = true, m.Items[:0]
+	s.depth = 1
+	for {
+		if maxBatch > 0 && len(m.Items) == maxBatch {
+			m.invalid(nil, CodeInvalidRequest, "batch too long (over "+strconv.Itoa(maxBatch)+" members)")
+			s.stopped = true
+			return true
+		}
+		var e envelope
+		if !s.envelope(&e) {
+			return false
+		}
+		if responses && !e.likeResponse() {
+			if responses = false; len(m.Items) > 0 {
+				s.pos = start
+				return p.decodeBatch(m, s, maxBatch, false)
+			}
+		}
+		m.Items = append(m.Items, Item{})
+		p.interpret(&m.Items[len(m.Items)-1], &e, responses)
+		switch s.ws() {
+		case ',':
+			s.pos++
+		case ']':
+			s.pos++
+			s.depth = 0
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// interpret makes item of an envelope.
+func (p jsonrpc) interpret(item *Item, e *envelope, response bool) {
+	perr := p.check(item, e, response)
+	switch {
+	case response:
+		item.Kind = KindResponse
+		item.ID = callID(item.ID)
+		if perr != nil {
+			item.Err = perr
+		} else {
+			item.Result, item.Err = p.outcome(e)
+		}
+	case perr != nil:
+		item.Err = perr
+	case !e.has(memberMethod) || e.vals[memberMethod][0] != '"':
+		item.Err = &ProtocolError{CodeInvalidRequest, "method must be a string"}
+	default:
+		if item.Params, perr = p.params(e); perr != nil {
+			item.Err = perr
+			return
+		}
+		item.Method = unquote(e.vals[memberMethod])
+		item.Kind = KindRequest
+		if item.ID == nil {
+			item.Kind = KindNotification
+		}
+	}
+}
+
+// check sets the item's ID and checks what requests and responses share.
+func (p jsonrpc) check(item *Item, e *envelope, response bool) *ProtocolError {
+	if !e.object {
+		return &ProtocolError{CodeInvalidRequest, textNotObject}
+	}
+	if e.dup != 0 {
+		// The last would win in one program and the first in another.
+		if e.dup&(1<<memberID) == 0 {
+			item.ID, _ = p.id(e, response)
+		}
+		return &ProtocolError{CodeInvalidRequest, "a member of the message is given twice"}
+	}
+	var perr *ProtocolError
+	if item.ID, perr = p.id(e, response); perr != nil {
+		return perr
+	}
+	return p.version(e)
+}
+
+func (p jsonrpc) AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
+	if id == nil {
+		return dst, &ProtocolError{CodeInvalidRequest, "a request needs an ID"}
+	}
+	return p.appendRequest(dst, id, method, params, codecOr(c))
+}
+
+func (p jsonrpc) AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error) {
+	return p.appendRequest(dst, nil, method, params, codecOr(c))
+}
+
+func (p jsonrpc) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+	return p.appendResult(dst, id, result, codecOr(c))
+}
+
+func (p jsonrpc) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+	return p.appendError(dst, id, e, codecOr(c))
+}
+
+func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
+	if !p.batches() {
+		return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
+	}
+	if len(parts) == 0 || len(parts) == 1 && len(parts[0]) == 0 {
+		return dst, &ProtocolError{CodeInvalidRequest, textEmpty}
+	}
+	dst = append(dst, '[')
+	for i, part := range parts {
+		if i > 0 {
+			dst = append(dst, ", "...)
+		}
+		dst = append(dst, part...)
+	}
+	return append(dst, ']'), nil
+}
+
+// Codec returns [JSON].
+func (jsonrpc) Codec() Codec { return JSON }
+
+// appendParams appends the encoding of params, an array or an object. It
+// appends nothing for nil and for an empty array.
+func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
+	switch p := params.(type) {
+	case nil:
+		return dst, nil
+	case Mixed:
+		if params = p.Args; p.Named != nil {
+			if len(p.Args) > 0 {
+				return dst, &ProtocolError{CodeInvalidParams, "JSON-RPC cannot carry positional and named arguments together"}
+			}
+			params = p.Named
+		}
+	case Params: // those of a request that is passed on
+		if params = p.Positional; p.Named != nil {
+			params = p.Named
+		}
+	}
+	out, err = appendCodec(dst, c, params)
+	if err != nil {
+		return dst, err
+	}
+	switch added := out[len(dst):]; {
+	case added[0] == '{', added[0] == '[' && len(added) > 2:
+		return out, nil
+	case added[0] == '[', isNull(added):
+		return dst, nil
+	}
+	return dst, &ProtocolError{CodeInvalidParams, "request arguments must be a list or a dictionary"}
+}
+
+// appendErrorObject appends the object that describes e.
+func appendErrorObject(dst []byte, e *Error, c Codec) ([]byte, error) {
+	out := append(dst, `{"code":`...)
+	out = strconv.AppendInt(out, int64(e.Code), 10)
+	out = append(out, `,"message":`...)
+	out = appendString(out, e.Message)
+	if e.Data != nil {
+		var err error
+		if out, err = appendCodec(append(out, `,"data":`...), c, e.Data); err != nil {
+			return dst, err
+		}
+	}
+	return append(out, '}'), nil
+}
+
+func appendID(dst []byte, id ID) []byte {
+	if id == nil {
+		return append(dst, "null"...)
+	}
+	return append(dst, id...)
+}
+
+var errorKeys = [...]string{"code", "message", "data"}
+
+// errorObject reads an error object. A code or message that is missing or ill
+// typed is reported as not ok, with the other one kept.
+func errorObject(raw []byte) (e *Error, codeOK, messageOK bool) {
+	e = &Error{}
+	if raw[0] != '{' {
+		return e, false, false
+	}
+	var vals [len(errorKeys)][]byte
+	s := scanner{data: raw}
+	if dup, ok := s.members(errorKeys[:], vals[:]); dup != 0 || !ok {
+		return e, false, false
+	}
+	if vals[0] != nil {
+		e.Code, codeOK = integer(vals[0])
+	}
+	if vals[1] != nil && vals[1][0] == '"' {
+		e.Message, messageOK = unquote(vals[1]), true
+	}
+	if vals[2] != nil {
+		e.Data = json.RawMessage(bytes.Clone(vals[2]))
+	}
+	return e, codeOK, messageOK
+}
+
+// bestEffortError makes the most of an error of any form.
+func bestEffortError(raw []byte) *Error {
+	e, codeOK, messageOK := errorObject(raw)
+	if raw[0] == '"' {
+		e.Message, messageOK = unquote(raw), true
+	} else if raw[0] != '{' {
+		e.Code, codeOK = integer(raw)
+	}
+	if !codeOK {
+		e.Code = CodeUnavailable
+	}
+	if !messageOK {
+		e.Message = "no error message provided"
+	}
+	return e
+}
+
+// integer reads a JSON number that is written as an integer.
+func integer(raw []byte) (int, bool) {
+	n, err := strconv.Atoi(string(raw))
+	return n, err == nil && raw[0] != '+'
+}
+
+// callID brings the id of a response into the form of this side's own ids: the
+// decimal text of an integer. Ids that are equal to one as numbers (-0, 1.0,
+// 1e0) become it; anything else stays what it is.
+func callID(id ID) ID {
+	for _, c := range id {
+		if c-'0' > 9 {
+			if n, ok := integralValue(id); ok {
+				return strconv.AppendUint(nil, n, 10)
+			}
+			break
+		}
+	}
+	return id
+}
+
+// integralValue returns the value of a valid JSON number if it is an integer
+// from 0 to 2^64-1, exactly: never by way of a float.
+func integralValue(raw []byte) (uint64, bool) {
+	if raw[0] != '-' && raw[0]-'0' > 9 {
+		return 0, false
+	}
+	mantissa, exponent := raw, 0
+	if i := bytes.IndexAny(raw, "eE"); i >= 0 {
+		// An exponent that does not fit is cut off by Atoi at one that is far
+		// beyond any mantissa's length.
+		mantissa = raw[:i]
+		exponent, _ = strconv.Atoi(string(raw[i+1:]))
+	}
+	negative := mantissa[0] == '-'
+	mantissa = bytes.TrimPrefix(mantissa, []byte("-"))
+	whole, fraction, _ := bytes.Cut(mantissa, []byte("."))
+	digits := append(bytes.Clone(whole), fraction...)
+	significant := bytes.TrimRight(digits, "0")
+	exponent += len(digits) - len(significant) - len(fraction)
+	significant = bytes.TrimLeft(significant, "0")
+	if len(significant) == 0 {
+		return 0, true // zero, of either sign
+	}
+	if negative || exponent < 0 || exponent > 20 {
+		return 0, false
+	}
+	text := append(significant, bytes.Repeat([]byte("0"), exponent)...)
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	return n, err == nil
+}
+
+// excerpt shortens a value that is quoted in an error message.
+func excerpt(raw []byte) string {
+	const limit = 64
+	if len(raw) <= limit {
+		return string(raw)
+	}
+	n := limit
+	for n > 0 && !utf8.RuneStart(raw[n]) {
+		n--
+	}
+	return string(raw[:n]) + "..."
+}

@@ -1,0 +1,25 @@
+package rpcx
+
+import "encoding/json"
+
+// JSONRPCLoose reads both versions of JSON-RPC and what lies between them: no
+// version is asked for, and a response may have a null beside what counts. It
+// writes JSON-RPC 2.0, so that a peer can tell what to answer in.
+var JSONRPCLoose Protocol = jsonrpc{loose{}}
+
+type loose struct{ v2 }
+
+func (loose) version(*envelope) *ProtocolError { return nil }
+
+func (loose) outcome(e *envelope) (json.RawMessage, error) {
+	result, err := e.vals[memberResult], e.vals[memberError]
+	switch {
+	case err != nil && !isNull(err) && result != nil && !isNull(result):
+		return nil, &ProtocolError{CodeInvalidRequest, `response contains both "result" and "error"`}
+	case err != nil && !isNull(err):
+		return nil, bestEffortError(err)
+	case result == nil:
+		return nil, &ProtocolError{CodeInvalidRequest, `response contains neither "result" nor "error"`}
+	}
+	return result, nil
+}

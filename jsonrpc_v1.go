@@ -1,0 +1,93 @@
+package rpcx
+
+import "encoding/json"
+
+// JSONRPCv1 is JSON-RPC 1.0: positional params only, always an id (null for
+// notifications), both "result" and "error" in every response, no batches. An
+// error may be of any type, and is understood as well as may be.
+var JSONRPCv1 Protocol = jsonrpc{v1{}}
+
+type v1 struct{}
+
+func (v1) batches() bool { return false }
+
+// id accepts an id of any type but Boolean.
+func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
+	raw := e.vals[memberID]
+	switch {
+	case raw == nil:
+		return nil, &ProtocolError{CodeInvalidRequest, `request has no "id"`}
+	case raw[0] == 't' || raw[0] == 'f':
+		return nil, &ProtocolError{CodeInvalidRequest, `invalid "id": ` + string(raw)}
+	case isNull(raw):
+		return nil, nil
+	}
+	return ID(raw), nil
+}
+
+func (v1) version(*envelope) *ProtocolError { return nil }
+
+func (v1) params(e *envelope) (Params, *ProtocolError) {
+	raw := e.vals[memberParams]
+	if raw == nil || raw[0] != '[' {
+		return Params{}, invalidParams(raw)
+	}
+	return Params{Positional: raw}, nil
+}
+
+func (v1) outcome(e *envelope) (json.RawMessage, error) {
+	result, err := e.vals[memberResult], e.vals[memberError]
+	switch {
+	case result == nil || err == nil:
+		return nil, &ProtocolError{CodeInvalidRequest, `response must contain both "result" and "error"`}
+	case isNull(err):
+		return result, nil
+	case !isNull(result):
+		return nil, &ProtocolError{CodeInvalidRequest, `response has a "result" and an "error"`}
+	}
+	return nil, bestEffortError(err)
+}
+
+func (v1) appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
+	out := append(dst, `{"method":`...)
+	out = appendString(out, method)
+	out = append(out, `,"params":`...)
+	start := len(out)
+	out, err := appendParams(out, params, c)
+	switch {
+	case err != nil:
+		return dst, err
+	case len(out) == start:
+		out = append(out, "[]"...)
+	case out[start] == '{':
+		return dst, &ProtocolError{CodeInvalidParams, "JSONRPCv1 does not support named arguments"}
+	}
+	out = appendID(append(out, `,"id":`...), id)
+	return append(out, '}'), nil
+}
+
+func (v1) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+	out, err := appendCodec(append(dst, `{"result":`...), c, result)
+	if err != nil {
+		return dst, err
+	}
+	out = appendID(append(out, `,"error":null,"id":`...), id)
+	return append(out, '}'), nil
+}
+
+func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+	out, err := appendErrorObject(append(dst, `{"result":null,"error":`...), e, c)
+	if err != nil {
+		return dst, err
+	}
+	out = appendID(append(out, `,"id":`...), id)
+	return append(out, '}'), nil
+}
+
+// invalidParams is the error for params of the wrong type; raw is nil if there are none.
+func invalidParams(raw []byte) *ProtocolError {
+	if raw == nil {
+		raw = []byte("none")
+	}
+	return &ProtocolError{CodeInvalidParams, "invalid request arguments: " + excerpt(raw)}
+}

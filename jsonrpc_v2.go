@@ -1,0 +1,106 @@
+package rpcx
+
+import "encoding/json"
+
+// JSONRPCv2 is JSON-RPC 2.0, strictly: every message says that it is.
+var JSONRPCv2 Protocol = jsonrpc{v2{}}
+
+type v2 struct{}
+
+func (v2) batches() bool { return true }
+
+// id: "An identifier established by the Client that MUST contain a String,
+// Number, or NULL value if included. If it is not included it is assumed to be
+// a notification." A request whose id is null is taken for a notification too.
+func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
+	raw := e.vals[memberID]
+	switch {
+	case raw == nil && response:
+		return nil, &ProtocolError{CodeInvalidRequest, `request has no "id"`}
+	case raw == nil || isNull(raw):
+		return nil, nil
+	case raw[0] == '"' || raw[0] == '-' || raw[0]-'0' <= 9:
+		return ID(raw), nil
+	}
+	return nil, &ProtocolError{CodeInvalidRequest, `invalid "id": ` + excerpt(raw)}
+}
+
+// version: "A String specifying the version of the JSON-RPC protocol. MUST be
+// exactly "2.0"."
+func (v2) version(e *envelope) *ProtocolError {
+	if !e.has(memberVersion) || !equalString(e.vals[memberVersion], "2.0") {
+		return &ProtocolError{CodeInvalidRequest, `"jsonrpc" is not "2.0"`}
+	}
+	return nil
+}
+
+// params: "A Structured value that holds the parameter values to be used during
+// the invocation of the method. This member MAY be omitted."
+func (v2) params(e *envelope) (Params, *ProtocolError) {
+	switch raw := e.vals[memberParams]; {
+	case raw == nil:
+		return Params{}, nil
+	case raw[0] == '[':
+		return Params{Positional: raw}, nil
+	case raw[0] == '{':
+		return Params{Named: raw}, nil
+	default:
+		return Params{}, invalidParams(raw)
+	}
+}
+
+// outcome: "Either the result member or error member MUST be included, but both
+// members MUST NOT be included."
+func (v2) outcome(e *envelope) (json.RawMessage, error) {
+	result, err := e.vals[memberResult], e.vals[memberError]
+	switch {
+	case result != nil && err != nil:
+		return nil, &ProtocolError{CodeInvalidRequest, `response contains both "result" and "error"`}
+	case result != nil:
+		return result, nil
+	case err == nil:
+		return nil, &ProtocolError{CodeInvalidRequest, `response contains neither "result" nor "error"`}
+	}
+	object, codeOK, messageOK := errorObject(err)
+	if !codeOK || !messageOK {
+		return nil, &ProtocolError{CodeInvalidRequest, "ill-formed response error object: " + excerpt(err)}
+	}
+	return nil, object
+}
+
+func (v2) appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
+	out := append(dst, `{"jsonrpc":"2.0","method":`...)
+	out = appendString(out, method)
+	if id != nil {
+		out = append(append(out, `,"id":`...), id...)
+	}
+	bare := len(out)
+	out = append(out, `,"params":`...)
+	start := len(out)
+	out, err := appendParams(out, params, c)
+	if err != nil {
+		return dst, err
+	}
+	if len(out) == start {
+		out = out[:bare]
+	}
+	return append(out, '}'), nil
+}
+
+func (v2) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+	out, err := appendCodec(append(dst, `{"jsonrpc":"2.0","result":`...), c, result)
+	if err != nil {
+		return dst, err
+	}
+	out = appendID(append(out, `,"id":`...), id)
+	return append(out, '}'), nil
+}
+
+func (v2) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+	out, err := appendErrorObject(append(dst, `{"jsonrpc":"2.0","error":`...), e, c)
+	if err != nil {
+		return dst, err
+	}
+	out = appendID(append(out, `,"id":`...), id)
+	return append(out, '}'), nil
+}

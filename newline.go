@@ -1,0 +1,78 @@
+package rpcx
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// DefaultMaxSize is the largest message that the framers of this package take
+// by default: 1,000,000 bytes, as aiorpcX.
+const DefaultMaxSize = 1_000_000
+
+// NewlineFramer ends each message with a newline, which JSON as it is written
+// here never has in it. It is the default.
+type NewlineFramer struct {
+	// MaxSize is the largest message to be received, in bytes without the
+	// newline; 0 means [DefaultMaxSize], a negative value no limit. A message
+	// that is larger is dropped, with one recoverable [*FrameError]; the stream
+	// is in step again after the next newline.
+	MaxSize int
+}
+
+// NewSplitter implements [Framer].
+func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
+	limit := maxSize(f.MaxSize)
+	scanned := 0      // how much of data has no newline
+	dropping := false // until the next newline
+	return func(data []byte, _ bool) (int, []byte, error) {
+		i := bytes.IndexByte(data[scanned:], '\n')
+		if i >= 0 {
+			i += scanned
+			scanned = 0
+		}
+		switch {
+		case dropping && i >= 0:
+			dropping = false
+			return i + 1, nil, nil
+		case dropping:
+			return len(data), nil, nil
+		case i > limit:
+			return i + 1, nil, f.tooLong(limit)
+		case i >= 0:
+			return i + 1, data[:i:i], nil
+		case len(data) > limit:
+			scanned, dropping = 0, true
+			return len(data), nil, f.tooLong(limit)
+		}
+		scanned = len(data)
+		return 0, nil, nil
+	}
+}
+
+func (NewlineFramer) tooLong(limit int) error {
+	return &FrameError{
+		Message:     fmt.Sprintf("dropping message over %d bytes and re-synchronizing", limit),
+		Recoverable: true,
+	}
+}
+
+// AppendFrame implements [Framer]. It fails for a message with a newline in it.
+func (NewlineFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
+	if bytes.IndexByte(msg, '\n') >= 0 {
+		return dst, errors.New("rpcx: a message with a newline in it cannot be framed by newlines")
+	}
+	return append(append(dst, msg...), '\n'), nil
+}
+
+// maxSize resolves a framer's MaxSize to a number of bytes.
+func maxSize(n int) int {
+	switch {
+	case n == 0:
+		return DefaultMaxSize
+	case n < 0:
+		return int(^uint(0) >> 1)
+	}
+	return n
+}

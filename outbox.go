@@ -1,0 +1,318 @@
+package rpcx
+
+import (
+	"context"
+	"math"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// outbox holds framed messages until the writer takes them. It is guarded by
+// the session's lock. Its two buffers take turns: one is filled while the other
+// is written.
+type outbox struct {
+	buf      []byte
+	ends     []int // where each message ends in buf
+	spare    []byte
+	spareEnd []int
+
+	inFlight int           // bytes that the writer has
+	writing  bool          // the writer is in a write
+	writeBy  time.Duration // when that has to have made progress
+	idle     bool          // the writer waits for wake
+	wake     chan struct{} // one slot
+
+	queued, written uint64 // messages, ever
+
+	waiters []chan struct{} // for room, in order; each has one slot
+}
+
+func (o *outbox) size() int { return len(o.buf) + o.inFlight }
+
+// room reports whether n bytes fit within limit. What is too large for it fits
+// when nothing else is there.
+func (o *outbox) room(n, limit int) bool {
+	size := o.size()
+	return size == 0 || n <= limit-size
+}
+
+// push adds a framed message, and returns its number.
+func (o *outbox) push(frame []byte) uint64 {
+	o.buf = append(o.buf, frame...)
+	o.ends = append(o.ends, len(o.buf))
+	o.queued++
+	o.wakeWriter()
+	return o.queued
+}
+
+func (o *outbox) wakeWriter() {
+	if o.idle {
+		o.idle = false
+		o.wake <- struct{}{} // has room: the writer took the last one before it was idle
+	}
+}
+
+// take hands all that is queued to the writer.
+func (o *outbox) take() (buf []byte, ends []int) {
+	buf, ends = o.buf, o.ends
+	o.buf, o.ends = o.spare[:0], o.spareEnd[:0]
+	o.inFlight = len(buf)
+	return buf, ends
+}
+
+// giveBack takes the buffers back from the writer after a write.
+func (o *outbox) giveBack(buf []byte, ends []int) {
+	o.inFlight = 0
+	o.written += uint64(len(ends))
+	if cap(buf) > largeBuffer {
+		buf, ends = nil, nil
+	}
+	o.spare, o.spareEnd = buf, ends
+	o.admit()
+}
+
+// admit wakes the first of those who wait for room, who wakes the next.
+func (o *outbox) admit() {
+	if len(o.waiters) > 0 {
+		select {
+		case o.waiters[0] <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// release wakes all who wait for room, to see that the session ends.
+func (o *outbox) release() {
+	for _, w := range o.waiters {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// scratch is where a message is put together.
+type scratch struct{ msg, frame, id []byte }
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func getScratch() *scratch { return scratches.Get().(*scratch) }
+
+func (sc *scratch) put() {
+	if cap(sc.msg) <= largeBuffer && cap(sc.frame) <= largeBuffer {
+		scratches.Put(sc)
+	}
+}
+
+// sender is who queues a message, which decides when it may and whether it waits.
+type sender uint8
+
+const (
+	fromCaller  sender = iota // waits for room; not while draining, unless a handler calls
+	fromHandler               // a reply: waits for room
+	fromReader                // a reply by the reader or the timer: never waits (I2)
+)
+
+// post frames sc.msg and queues it, with register (a call, or a batch's future)
+// entered into the table before (I4). It waits for room, and fails if ctx ends
+// or the session does.
+func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *Future) error {
+	var err error
+	if sc.frame, err = s.conn.frame(sc.frame[:0], sc.msg); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if from == fromReader {
+		limit := s.limits.Outbox
+		if limit < math.MaxInt-reserve {
+			limit += reserve
+		}
+		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
+			s.mu.Unlock()
+			s.end(ErrSlowPeer, 0)
+			return ErrSlowPeer
+		}
+	} else if err := s.waitForRoom(ctx, len(sc.frame), from); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	if s.state >= stateClosing {
+		err = s.closedError()
+		s.mu.Unlock()
+		return err
+	}
+	if register != nil {
+		s.register(register)
+	}
+	n := s.out.push(sc.frame)
+	if register != nil {
+		register.queued = n
+		for _, member := range register.members {
+			member.queued = n
+		}
+	}
+	s.stats.MessagesSent++
+	s.mu.Unlock()
+	return nil
+}
+
+// waitForRoom returns with the lock held, as it is called, and no error when n
+// bytes fit into the outbox and nobody waited longer.
+func (s *Session) waitForRoom(ctx context.Context, n int, from sender) error {
+	var ready chan struct{}
+	for {
+		if s.state == stateDraining && from == fromCaller {
+			// Only what a running handler calls goes out now.
+			s.mu.Unlock()
+			handler := ctx.Value(sessionKey{}) == s
+			s.mu.Lock()
+			if !handler {
+				s.stopWaiting(ready)
+				return ErrClosed
+			}
+			from = fromHandler
+		}
+		if s.state >= stateClosing {
+			s.stopWaiting(ready)
+			return s.closedError()
+		}
+		first := len(s.out.waiters) == 0 || s.out.waiters[0] == ready
+		if first && s.out.room(n, s.limits.Outbox) {
+			// The next may have room as well: it looks when this message is in,
+			// for the lock is held until then.
+			s.stopWaiting(ready)
+			return nil
+		}
+		if ready == nil {
+			ready = make(chan struct{}, 1)
+			s.out.waiters = append(s.out.waiters, ready)
+		}
+		s.mu.Unlock()
+		var err error
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		s.mu.Lock()
+		if err != nil {
+			s.stopWaiting(ready)
+			return err
+		}
+	}
+}
+
+// stopWaiting takes a waiter out and passes its turn on.
+func (s *Session) stopWaiting(ready chan struct{}) {
+	if i := slices.Index(s.out.waiters, ready); i >= 0 {
+		s.out.waiters = slices.Delete(s.out.waiters, i, i+1)
+		s.out.admit()
+	}
+}
+
+// closedError is ErrClosed, with the reason for the end if it is another.
+func (s *Session) closedError() error {
+	if s.cause == nil || s.cause == ErrClosed {
+		return ErrClosed
+	}
+	return &endedError{s.cause}
+}
+
+// endedError is the error of what is asked of a session that has ended.
+type endedError struct{ cause error }
+
+func (e *endedError) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
+func (e *endedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
+
+// register enters a call, or the calls of a batch, into the table.
+func (s *Session) register(f *Future) {
+	f.started = s.now()
+	if f.members == nil {
+		s.table.add(f)
+	} else if len(f.members) > 0 {
+		f.members[0].batch.unsettled = len(f.members)
+		for _, member := range f.members {
+			member.started = f.started
+			s.table.add(member)
+		}
+	}
+	if !f.untimed && s.limits.RequestTimeout != never && (f.members == nil || len(f.members) > 0) {
+		s.outgoing.add(s, &f.deadline, after(f.started, s.limits.RequestTimeout), f)
+	}
+}
+
+// writeLoop writes what is queued, all of it in one write, until the session
+// ends; then the rest, and closes the connection.
+func (s *Session) writeLoop() {
+	s.mu.Lock()
+	for {
+		if len(s.out.buf) == 0 {
+			if s.state >= stateClosing {
+				break
+			}
+			s.out.idle = true
+			s.mu.Unlock()
+			<-s.out.wake
+			// Whoever is ready to run may have something to write as well: a
+			// write costs far more than this.
+			runtime.Gosched()
+			s.mu.Lock()
+			continue
+		}
+		if s.state >= stateClosing && s.closeBy <= s.now() {
+			break
+		}
+		buf, ends := s.out.take()
+		s.out.writing = true
+		s.progress()
+		s.mu.Unlock()
+		err := s.conn.write(buf, ends, func() {
+			s.mu.Lock()
+			s.progress()
+			s.mu.Unlock()
+		})
+		if err != nil {
+			s.end(err, 0) // (I10)
+			s.mu.Lock()
+			break
+		}
+		s.mu.Lock()
+		s.out.writing = false
+		s.stats.BytesSent += uint64(len(buf))
+		s.out.giveBack(buf, ends)
+		s.checkDrained()
+	}
+	s.out.writing = false
+	s.out.buf, s.out.spare = nil, nil
+	s.mu.Unlock()
+	s.closeConn()
+	s.mu.Lock()
+	s.loops--
+	s.leave()
+	s.mu.Unlock()
+}
+
+// progress restarts the time that a write may take.
+func (s *Session) progress() {
+	if s.limits.SendTimeout != never {
+		s.out.writeBy = s.now() + s.limits.SendTimeout
+		s.arm(s.out.writeBy)
+	} else {
+		s.out.writeBy = never
+	}
+}
+
+// traceSent tells Trace.RequestSent of a request, or of a notification if f is nil.
+func (s *Session) traceSent(method string, f *Future) {
+	if s.trace.RequestSent == nil {
+		return
+	}
+	var id ID
+	if f != nil {
+		id = strconv.AppendUint(nil, f.id, 10)
+	}
+	s.trace.RequestSent(s, method, id)
+}

@@ -1,0 +1,65 @@
+package rpcx
+
+// A Protocol turns messages into items and items into messages. The values of
+// this package are [JSONRPCv1], [JSONRPCv2], [JSONRPCLoose] and
+// [JSONRPCAutoDetect]; other packages may bring their own.
+//
+// A Protocol is immutable, and may be used by many sessions at once. Its
+// methods need no session: a message can be built with
+//
+//	msg, err := rpcx.JSONRPCv2.AppendRequest(nil, rpcx.ID("7"), "echo", rpcx.Args{"hi"}, nil)
+//
+// The Append methods append one message without framing to dst and return the
+// extended slice; on an error they return dst as it was. A nil Codec is the
+// protocol's own. IDs are opaque to the session: it gives AppendResult and
+// AppendError an ID as Decode found it. Its own calls it numbers from 0, and
+// passes their numbers as decimal text; Decode gives the IDs of responses in
+// the same form if they are numbers.
+type Protocol interface {
+	// Decode interprets msg and stores what it holds in m, replacing what was
+	// there. The items share msg's memory. A message that is invalid as a whole
+	// is one [KindInvalid] item; so is a batch of more than maxBatch members (if
+	// maxBatch is positive), which is not read further.
+	Decode(m *Message, msg []byte, maxBatch int)
+
+	AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
+	AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error)
+	AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
+	// AppendError builds the response that carries e; a nil id is null.
+	AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
+	// AppendBatch joins messages that were built with the other methods. It
+	// fails if there are none, or if the protocol has no batches.
+	AppendBatch(dst []byte, parts [][]byte) ([]byte, error)
+
+	// Codec is what encodes params and results where Options.Codec is nil.
+	Codec() Codec
+}
+
+// A Detector is a Protocol that settles on another one when the first message
+// has been received. Until then it encodes for itself.
+type Detector interface {
+	Protocol
+	// Detect returns the protocol that msg shows its sender to speak, or nil if
+	// it shows none. It reads no batch beyond maxBatch members.
+	Detect(msg []byte, maxBatch int) Protocol
+}
+
+// A Codec encodes and decodes what the messages of a [Protocol] carry: params,
+// results, the data of errors. It must be safe for concurrent use.
+type Codec interface {
+	// Append appends the encoding of v to dst and returns the extended slice;
+	// on an error it returns dst as it was.
+	Append(dst []byte, v any) ([]byte, error)
+	// Unmarshal decodes data into v, a pointer. It does not keep data.
+	Unmarshal(data []byte, v any) error
+}
+
+// Args are positional arguments: Args{1, "two"} encodes to [1,"two"].
+type Args []any
+
+// Mixed are positional and named arguments together, for protocols that can
+// carry both. JSON-RPC cannot: there one of the two has to be empty.
+type Mixed struct {
+	Args  Args
+	Named any // a map or a struct, or nil
+}

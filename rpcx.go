@@ -1,0 +1,99 @@
+package rpcx
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Options are how a session works. The zero value, and a nil *Options, are the
+// defaults. A session copies them, so they may be used for any number of
+// sessions, at once or one after the other.
+type Options struct {
+	// Handler answers the peer's requests. If nil, each is answered
+	// CodeMethodNotFound.
+	Handler Handler
+	// Middleware is wrapped around Handler, the first outermost.
+	Middleware []func(Handler) Handler
+
+	// Protocol is what the messages mean. Default JSONRPCv2.
+	Protocol Protocol
+	// Framer keeps messages apart in the byte stream. Default NewlineFramer{}.
+	Framer Framer
+	// Codec encodes and decodes params and results. Default: the protocol's own,
+	// which is JSON for JSON-RPC. The output of any other codec is checked to be
+	// valid before it is sent.
+	Codec Codec
+
+	// Role is which end of the connection the session is. By default a session
+	// that a Server accepted is a server, any other a client.
+	Role   Role
+	Limits Limits
+
+	// Logger is told of what is wrong but has no caller to return an error to:
+	// handlers that fail or panic, messages that are dropped. Default: silent.
+	// What a peer sent is only ever in attributes, never in the message.
+	Logger *slog.Logger
+	// Trace is told of what happens. Default: nobody.
+	Trace *Trace
+}
+
+// Role is which end of a connection a session is.
+type Role uint8
+
+const (
+	RoleDefault Role = iota
+	RoleClient
+	RoleServer
+)
+
+// Trace has functions that are called when something happens; any may be nil.
+// They run on the goroutine that does it, or on one of their own, never on the
+// one that reads the connection, and may call the session.
+type Trace struct {
+	// Connected: the session has started.
+	Connected func(s *Session)
+	// RequestSent: a request or (if id is nil) a notification was queued. It is
+	// called for each member of a batch.
+	RequestSent func(s *Session, method string, id ID)
+	// ReplyReceived: a call ended, after d; err is its error.
+	ReplyReceived func(s *Session, method string, err error, d time.Duration)
+	// RequestReceived: a request or notification is about to be handled.
+	RequestReceived func(req *Request)
+	// ReplySent: the handler returned, d after the request had arrived; err is
+	// what it failed with. It is called for notifications too.
+	ReplySent func(req *Request, err error, d time.Duration)
+	// Closed: the session is over, for the reason err.
+	Closed func(s *Session, err error)
+}
+
+// Stats count what a session did and hold.
+type Stats struct {
+	BytesSent, BytesReceived       uint64 // framing included (not for a MessageConn)
+	MessagesSent, MessagesReceived uint64 // a batch is one message
+
+	RequestsReceived     uint64 // requests and notifications, members of batches too
+	NotificationsDropped uint64 // because the queue was full or the session ending
+	Errors               uint64 // protocol and framing errors, error replies sent
+	LateReplies          uint64 // to calls that had been given up
+	UnexpectedReplies    uint64 // to nothing that was asked
+	LateResults          uint64 // of handlers that took longer than ProcessingTimeout
+	Pending              int    // our calls that wait for a reply
+	Queued, QueuedBytes  int    // requests that wait for a handler
+	Running              int    // handlers that run
+	OutboxBytes          int    // waiting to be written
+}
+
+// Call calls method on s and returns its result, as a T. See [Session.Call].
+func Call[T any](ctx context.Context, s *Session, method string, params any) (T, error) {
+	var result T
+	err := s.Call(ctx, method, params, &result)
+	return result, err
+}
+
+// Dial connects to addr and starts a session on the connection: [Dialer.Dial]
+// with a zero Dialer. ctx bounds only the dialling.
+func Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
+	var d Dialer
+	return d.Dial(ctx, addr, opts)
+}

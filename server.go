@@ -1,0 +1,319 @@
+package rpcx
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// Server accepts connections and runs a session on each. Its fields must not be
+// changed once it serves. The zero value serves any number of connections, with
+// sessions that know no method.
+type Server struct {
+	// Options are those of every session.
+	Options Options
+	// TLS is used for tls:// addresses; [Server.Serve] takes a listener as it is.
+	TLS *tls.Config
+	// MaxSessions is how many sessions may be live; 0 means no limit. A
+	// connection beyond is closed at once, and that is logged.
+	MaxSessions int
+	// OnSession is called for each new session, on a goroutine of its own. No
+	// request is handled before it returns, but it may call the peer.
+	OnSession func(*Session)
+
+	pool     pool
+	mu       sync.Mutex
+	options  *Options // resolved
+	sessions map[*Session]struct{}
+	serving  map[net.Listener]struct{}
+	stopped  bool
+	busy     int           // sessions and Serve calls
+	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits
+}
+
+// ListenAndServe listens on addr and serves until ctx ends, which is a
+// [Server.Shutdown], or until the server is stopped. Addresses are
+// tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
+// which needs Server.TLS, and unix:///path. It returns [ErrServerClosed] once it
+// has been stopped; at the end of ctx only after all sessions have ended.
+func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
+	network, address, secure, err := splitAddr(addr)
+	if err != nil {
+		return err
+	}
+	if secure && srv.TLS == nil {
+		return fmt.Errorf("listen on %s: no Server.TLS", addr)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	if secure {
+		l = tls.NewListener(l, srv.TLS)
+	}
+	shut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		// Requests in progress are bounded by their own timeouts.
+		_ = srv.Shutdown(context.WithoutCancel(ctx))
+		close(shut)
+	})
+	err = srv.Serve(l)
+	if !stop() {
+		<-shut
+	}
+	return err
+}
+
+// Serve runs a session on each connection that l accepts, and closes l when it
+// returns: with [ErrServerClosed] after [Server.StopListening],
+// [Server.Shutdown] or [Server.Close], or with the error of l. Sessions go on.
+func (srv *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if !srv.track(l) {
+		return ErrServerClosed
+	}
+	defer srv.untrack(l)
+	var delay time.Duration
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			delay = 0
+			srv.accept(conn)
+			continue
+		}
+		srv.mu.Lock()
+		stopped := srv.stopped
+		srv.mu.Unlock()
+		if stopped {
+			return ErrServerClosed
+		}
+		// Too many open files, or a connection that was gone before it was
+		// accepted: such errors pass, and must not end a server.
+		if temporary, ok := err.(interface{ Temporary() bool }); !ok || !temporary.Temporary() {
+			return err
+		}
+		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "accept failed",
+			slog.Any("error", err), slog.Duration("retry", delay))
+		time.Sleep(delay)
+	}
+}
+
+// track counts a listener in, unless the server was stopped.
+func (srv *Server) track(l net.Listener) bool {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if srv.stopped {
+		return false
+	}
+	srv.init()
+	if srv.serving == nil {
+		srv.serving = make(map[net.Listener]struct{})
+	}
+	srv.serving[l] = struct{}{}
+	srv.enter()
+	return true
+}
+
+func (srv *Server) untrack(l net.Listener) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	delete(srv.serving, l)
+	srv.leave()
+}
+
+// init resolves the options, once.
+func (srv *Server) init() {
+	if srv.options == nil {
+		srv.options = options(&srv.Options)
+	}
+}
+
+// enter and leave count what Wait waits for, and keep the pool alive with it.
+func (srv *Server) enter() {
+	srv.busy++
+	srv.pool.join()
+}
+
+func (srv *Server) leave() {
+	srv.pool.leave()
+	if srv.busy--; srv.busy == 0 && srv.idle != nil {
+		close(srv.idle)
+		srv.idle = nil
+	}
+}
+
+// accept runs a session on conn.
+func (srv *Server) accept(conn net.Conn) {
+	s := srv.add(newStream(conn, srv.options.Framer))
+	if s == nil {
+		conn.Close()
+	}
+}
+
+// ServeConn runs a session on a connection that was accepted elsewhere, as
+// [Server.Serve] does on its own. It returns nil, and closes conn, if the
+// server was stopped or has as many sessions as it may.
+func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
+	srv.mu.Lock()
+	srv.init()
+	srv.mu.Unlock()
+	s := srv.add(newStream(conn, srv.options.Framer))
+	if s == nil {
+		conn.Close()
+	}
+	return s
+}
+
+// add starts a session that the server keeps track of.
+func (srv *Server) add(conn transport) *Session {
+	srv.mu.Lock()
+	if srv.stopped {
+		srv.mu.Unlock()
+		return nil
+	}
+	if srv.MaxSessions > 0 && len(srv.sessions) >= srv.MaxSessions {
+		srv.mu.Unlock()
+		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "connection refused: too many sessions",
+			limitAttr("Server.MaxSessions", srv.MaxSessions))
+		return nil
+	}
+	s := newSession(conn, srv.options, RoleServer, &srv.pool)
+	if srv.sessions == nil {
+		srv.sessions = make(map[*Session]struct{})
+	}
+	srv.sessions[s] = struct{}{}
+	srv.enter()
+	srv.mu.Unlock()
+
+	s.ended = func() {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		delete(srv.sessions, s)
+		srv.leave()
+	}
+	if srv.OnSession != nil {
+		s.in.held = true
+		s.start()
+		// Owner: the server. End: OnSession returns.
+		go func() {
+			defer s.release()
+			srv.OnSession(s)
+		}()
+	} else {
+		s.start()
+	}
+	return s
+}
+
+// release lets workers handle what a held session has received.
+func (s *Session) release() {
+	s.mu.Lock()
+	s.in.held = false
+	wake := s.state < stateClosing && s.in.wants(s.limits.Concurrency)
+	s.mu.Unlock()
+	if wake {
+		s.pool.run(s.workFn)
+	}
+}
+
+// Sessions ranges over the sessions that are live when the loop begins.
+func (srv *Server) Sessions() iter.Seq[*Session] {
+	return func(yield func(*Session) bool) {
+		for _, s := range srv.live() {
+			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+func (srv *Server) live() []*Session {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	live := make([]*Session, 0, len(srv.sessions))
+	for s := range srv.sessions {
+		live = append(live, s)
+	}
+	return live
+}
+
+// StopListening closes the listeners and leaves the sessions as they are.
+// Afterwards the server accepts nothing any more.
+func (srv *Server) StopListening() {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.stopped = true
+	for l := range srv.serving {
+		l.Close()
+	}
+}
+
+// Shutdown stops listening and shuts all sessions down; see [Session.Shutdown].
+// If ctx ends first it closes those that are left and returns ctx's error.
+func (srv *Server) Shutdown(ctx context.Context) error {
+	srv.StopListening()
+	live := srv.live()
+	errs := make([]error, len(live))
+	var wg sync.WaitGroup
+	for i, s := range live {
+		// Owner: this call. End: the session's Shutdown returns.
+		wg.Go(func() { errs[i] = s.Shutdown(ctx) })
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil && errors.Join(errs...) != nil {
+		return err
+	}
+	return srv.wait(ctx)
+}
+
+// Close stops listening and closes all sessions; see [Session.Close].
+func (srv *Server) Close() error {
+	srv.StopListening()
+	for _, s := range srv.live() {
+		s.Close()
+	}
+	return nil
+}
+
+// Wait returns when nothing of the server is left: no listener and no session.
+func (srv *Server) Wait() { _ = srv.wait(context.Background()) }
+
+func (srv *Server) wait(ctx context.Context) error {
+	srv.mu.Lock()
+	if srv.busy == 0 {
+		srv.mu.Unlock()
+		return nil
+	}
+	if srv.idle == nil {
+		srv.idle = make(chan struct{})
+	}
+	idle := srv.idle
+	srv.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ServerStats count a server's sessions.
+type ServerStats struct {
+	Sessions int // live
+}
+
+// Stats returns what the server has now.
+func (srv *Server) Stats() ServerStats {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	return ServerStats{Sessions: len(srv.sessions)}
+}

@@ -1,0 +1,447 @@
+package rpcx
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How a message travels, by the functions that it passes:
+//
+//	our call       Call → send → post → outbox.push ─▶ writeLoop → transport.write
+//	its reply      readLoop → transport.next → Protocol.Decode → table.receive → Future.finish
+//	their request  readLoop → transport.next → Protocol.Decode → accept ─▶ work → serve → Handler
+//	our reply      reply → post → outbox.push ─▶ writeLoop → transport.write
+//
+// (─▶ passes to another goroutine.)
+//
+// A session is in one of these states, and goes through them in this order:
+//
+//	state     entered by                         from then on
+//	open      NewSession
+//	draining  Shutdown                           requests are refused (-102); only running handlers may call
+//	closing   Close, a drained Shutdown, an      nothing more is queued or handled, no call is pending;
+//	          error, ReplyAndDisconnect          the writer writes what was queued, until closeBy
+//	done      reader, writer, handlers returned  nothing happens any more
+//
+// What always holds:
+//
+//	I1   Only the reader reads the connection, and only the writer writes it.
+//	I2   The reader never waits for anything but the connection and s.mu, and runs
+//	     no user code but the Protocol's Decode and the Framer's splitter.
+//	I3   A call is completed once, by whoever removes it from the table.
+//	I4   A call is registered before its message is queued, under one lock.
+//	I5   No user code runs under s.mu.
+//	I6   The first cause of a close wins.
+//	I7   Each go statement names its owner and its end on the line above.
+//	I8   An id is never used twice in a session.
+//	I9   A peer's id is echoed byte for byte.
+//	I10  A partial write ends the session.
+//	I11  The protocol changes at most once, before any reply.
+//	I12  A limit is checked before memory is taken.
+
+// Session is one end of a connection over which both ends may call each other.
+// All of its methods may be called from any goroutine, handlers included.
+//
+// It has two goroutines of its own, a reader and a writer; handlers run on
+// goroutines that are reused. It ends when the connection does, or by
+// [Session.Close] or [Session.Shutdown], and must be ended by one of these.
+type Session struct {
+	conn    transport
+	handler Handler
+	codec   Codec
+	limits  Limits
+	role    Role
+	log     *slog.Logger
+	trace   Trace
+	pool    *pool
+	epoch   time.Time // of the session's clock
+	workFn  func()    // s.work, made once
+	ended   func()    // tells the server; may be nil
+	proto   atomic.Pointer[Protocol]
+	done    chan struct{}
+
+	finishing []*Future // the reader's, kept for reuse
+
+	mu       sync.Mutex
+	state    state
+	cause    error         // of the end (I6)
+	closeBy  time.Duration // when the connection is closed whatever is unwritten
+	drained  chan struct{} // closed when Shutdown has nothing to wait for
+	loops    int           // of reader and writer, how many run
+	table    table
+	outgoing deadlines // of our calls
+	out      outbox
+	in       inbox
+	incoming deadlines // of the requests that are not answered
+	timer    *time.Timer
+	armed    time.Duration // what the timer is set for, never if it is not
+	stats    Stats
+	notes    []note // to be logged
+	onClose  []func(error)
+}
+
+type state uint8
+
+const (
+	stateOpen state = iota
+	stateDraining
+	stateClosing
+	stateDone
+)
+
+// NewSession starts a session on a byte stream. A nil opts is the zero Options.
+// Closing conn must unblock its Read and Write, as it does for a [net.Conn].
+func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
+	o := options(opts)
+	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{})
+	s.start()
+	return s
+}
+
+// NewMessageSession starts a session on a connection that keeps messages apart
+// by itself; Options.Framer is ignored.
+func NewMessageSession(conn MessageConn, opts *Options) *Session {
+	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{})
+	s.start()
+	return s
+}
+
+// Pipe returns two sessions that are joined in memory. They work in a bubble of
+// testing/synctest.
+func Pipe(a, b *Options) (*Session, *Session) {
+	p := &pool{}
+	ca, cb := net.Pipe()
+	oa, ob := options(a), options(b)
+	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p)
+	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p)
+	sa.start()
+	sb.start()
+	return sa, sb
+}
+
+// options returns a copy of opts with defaults filled in.
+func options(opts *Options) *Options {
+	var o Options
+	if opts != nil {
+		o = *opts
+	}
+	if o.Protocol == nil {
+		o.Protocol = JSONRPCv2
+	}
+	if o.Framer == nil {
+		o.Framer = NewlineFramer{}
+	}
+	if o.Codec == nil {
+		o.Codec = o.Protocol.Codec()
+	}
+	if o.Handler == nil {
+		o.Handler = NewRouter()
+	}
+	for i := len(o.Middleware) - 1; i >= 0; i-- {
+		o.Handler = o.Middleware[i](o.Handler)
+	}
+	o.Middleware = nil
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Trace == nil {
+		o.Trace = &Trace{}
+	}
+	return &o
+}
+
+// newSession makes a session of resolved options. It does nothing until start.
+func newSession(conn transport, o *Options, role Role, p *pool) *Session {
+	s := &Session{
+		conn:    conn,
+		handler: o.Handler,
+		codec:   o.Codec,
+		limits:  o.Limits.resolved(),
+		role:    role,
+		log:     o.Logger,
+		trace:   *o.Trace,
+		pool:    p,
+		epoch:   time.Now(),
+		done:    make(chan struct{}),
+		armed:   never,
+		loops:   2,
+	}
+	if o.Role != RoleDefault {
+		s.role = o.Role
+	}
+	s.workFn = s.work
+	s.proto.Store(&o.Protocol)
+	s.out.wake = make(chan struct{}, 1)
+	p.join()
+	return s
+}
+
+func (s *Session) start() {
+	// Owner: the session. End: the connection fails or is closed by the writer.
+	go s.readLoop()
+	// Owner: the session. End: the session is closing and the rest is written.
+	go s.writeLoop()
+	if s.trace.Connected != nil {
+		s.trace.Connected(s)
+	}
+}
+
+// protocol returns the protocol in force.
+func (s *Session) protocol() Protocol { return *s.proto.Load() }
+
+// Protocol returns the protocol that the session speaks: what auto-detection
+// has found, once it has.
+func (s *Session) Protocol() Protocol { return s.protocol() }
+
+// Role returns which end of the connection the session is.
+func (s *Session) Role() Role { return s.role }
+
+// RemoteAddr returns the peer's address, nil if the connection is no [net.Conn].
+func (s *Session) RemoteAddr() net.Addr {
+	if conn := s.conn.netConn(); conn != nil {
+		return conn.RemoteAddr()
+	}
+	return nil
+}
+
+// LocalAddr returns this end's address, nil if the connection is no [net.Conn].
+func (s *Session) LocalAddr() net.Addr {
+	if conn := s.conn.netConn(); conn != nil {
+		return conn.LocalAddr()
+	}
+	return nil
+}
+
+// NetConn returns the connection under the session if it is a [net.Conn], to
+// look at (the state of TLS, say) and not to read, write or close.
+func (s *Session) NetConn() net.Conn { return s.conn.netConn() }
+
+// Done returns a channel that is closed when the session is over: its reader
+// and writer have returned and no handler runs. A handler must not wait for it.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err says why the session ended, nil before Done is closed: [ErrClosed] if by
+// Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer], a
+// [*FrameError], or the connection's error.
+func (s *Session) Err() error {
+	select {
+	case <-s.done:
+		return s.cause
+	default:
+		return nil
+	}
+}
+
+// OnClose has callback called with Err's error when the session is over, just
+// before Done is closed; at once if it is closed. It runs on a goroutine of its own.
+func (s *Session) OnClose(callback func(err error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != stateDone {
+		s.onClose = append(s.onClose, callback)
+		return
+	}
+	cause := s.cause
+	// Owner: the caller. End: callback returns.
+	go callback(cause)
+}
+
+// Stats returns what the session did so far and holds now.
+func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := s.stats
+	stats.Pending = len(s.table.pending)
+	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
+	stats.OutboxBytes = s.out.size()
+	return stats
+}
+
+// Close ends the session, and returns at once. Calls that are pending fail, and
+// the contexts of running handlers end. What had been queued for the peer is
+// still written, in the background and for at most a second.
+func (s *Session) Close() error {
+	s.end(ErrClosed, closeGrace)
+	return nil
+}
+
+// Shutdown ends the session in order. From now on requests are answered
+// [CodeServerBusy] "server busy - shutting down", those that wait for a handler
+// included, notifications are dropped, and calls fail with [ErrClosed] unless a
+// running handler makes them with its context. Shutdown waits for the handlers
+// that run, for the calls that are pending, and until all is written; then it
+// closes the session and waits for its end. If ctx ends first it calls Close,
+// and returns ctx's error. It must not be called by a handler.
+func (s *Session) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	var refused []entry
+	if s.state == stateOpen {
+		s.state = stateDraining
+		s.drained = make(chan struct{})
+		refused = s.in.clear()
+		s.checkDrained()
+	}
+	drained := s.drained
+	s.mu.Unlock()
+	for _, e := range refused {
+		e.refuse(s, ServerBusy("shutting down"))
+	}
+	if drained != nil { // nil if the session was closed without one
+		select {
+		case <-drained:
+		case <-s.done:
+		case <-ctx.Done():
+			s.Close()
+			return ctx.Err()
+		}
+	}
+	s.Close()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// checkDrained is called after each change that Shutdown may be waiting for.
+func (s *Session) checkDrained() {
+	if s.state == stateDraining && s.in.running == 0 && len(s.table.pending) == 0 && s.out.size() == 0 {
+		select {
+		case <-s.drained:
+		default:
+			close(s.drained)
+		}
+	}
+}
+
+// end begins the end: it fails what is pending and leaves the writer grace to
+// write what is queued; none for 0. A second end may only shorten the grace.
+func (s *Session) end(cause error, grace time.Duration) {
+	s.mu.Lock()
+	closeBy := after(s.now(), grace)
+	if s.state >= stateClosing {
+		if s.state == stateClosing && closeBy < s.closeBy {
+			s.closeBy = closeBy
+			s.arm(closeBy)
+		}
+		s.mu.Unlock()
+		return
+	}
+	s.state, s.cause, s.closeBy = stateClosing, cause, closeBy
+	if grace > 0 {
+		s.arm(closeBy)
+	}
+	var finish []*Future
+	for _, f := range s.table.calls() {
+		s.table.remove(f)
+		written := f.queued <= s.out.written
+		finish = append(finish, f, f.settle(nil, &ConnectionError{written, cause}))
+	}
+	s.in.clear()
+	var running []*call
+	for d := s.incoming.first; d != nil; d = d.next {
+		running = d.owner.(entry).running(running)
+	}
+	s.out.release()
+	s.out.wakeWriter()
+	s.mu.Unlock()
+
+	if grace == 0 {
+		s.closeConn()
+	}
+	for _, f := range finish {
+		f.finish()
+	}
+	for _, c := range running {
+		c.ctx.end(cause)
+	}
+}
+
+// closeConn closes the connection, which ends the reader and a blocked writer.
+func (s *Session) closeConn() { _ = s.conn.close() }
+
+// leave is called, under the lock, when the reader or the writer returns and
+// when a worker does. The last of them ends the session.
+func (s *Session) leave() {
+	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 {
+		return
+	}
+	s.state = stateDone
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.drained != nil {
+		select {
+		case <-s.drained:
+		default:
+			close(s.drained)
+		}
+	}
+	// Owner: the session. End: the callbacks return.
+	go s.finish(s.onClose)
+}
+
+// finish runs the callbacks and closes Done.
+func (s *Session) finish(callbacks []func(error)) {
+	if s.trace.Closed != nil {
+		s.trace.Closed(s, s.cause)
+	}
+	for _, callback := range callbacks {
+		callback(s.cause)
+	}
+	s.pool.leave()
+	close(s.done)
+	if s.ended != nil {
+		s.ended()
+	}
+}
+
+// note is something to be logged that the reader saw, which cannot do it.
+type note struct {
+	level slog.Level
+	msg   string
+	attrs []slog.Attr
+}
+
+// maxNotes is how many notes may wait; more are not logged.
+const maxNotes = 64
+
+// note has something logged, on another goroutine. It is called under the lock.
+func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
+	if s.log.Handler() == slog.DiscardHandler || len(s.notes) >= maxNotes {
+		return
+	}
+	if s.notes = append(s.notes, note{level, msg, attrs}); len(s.notes) == 1 {
+		s.pool.run(s.logNotes)
+	}
+}
+
+// logNotes logs until there is nothing left.
+func (s *Session) logNotes() {
+	for i := 0; ; i++ {
+		s.mu.Lock()
+		if i == len(s.notes) {
+			s.notes = nil
+			s.mu.Unlock()
+			return
+		}
+		n := s.notes[i]
+		s.mu.Unlock()
+		s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
+	}
+}
+
+// limitAttr names a limit in a log record.
+func limitAttr(name string, value int) slog.Attr {
+	if value == math.MaxInt {
+		value = -1
+	}
+	return slog.Group("limit", slog.String("name", name), slog.Int("value", value))
+}

@@ -1,0 +1,108 @@
+package rpcx
+
+import (
+	"slices"
+	"strconv"
+	"sync/atomic"
+)
+
+// table is what a session knows of its own calls: which wait for a reply, and
+// which were given up. It does no I/O and has no clock; its user serialises all
+// but newID.
+type table struct {
+	lastID  atomic.Uint64 // one more than the last id given out
+	pending map[uint64]*Future
+
+	late     []uint64 // ids of calls given up, the oldest at lateNext once it is full
+	lateNext int
+}
+
+// newID returns the next id: they count from 0. (I8)
+func (t *table) newID() uint64 { return t.lastID.Add(1) - 1 }
+
+// add registers a call under its id.
+func (t *table) add(f *Future) {
+	if t.pending == nil {
+		t.pending = make(map[uint64]*Future)
+	}
+	t.pending[f.id] = f
+}
+
+// remove takes a call off, and reports whether it was there: whoever removes
+// it completes it. (I3)
+func (t *table) remove(f *Future) bool {
+	if t.pending[f.id] != f {
+		return false
+	}
+	delete(t.pending, f.id)
+	return true
+}
+
+// giveUp removes a call whose reply may still come, and remembers its id.
+func (t *table) giveUp(f *Future) bool {
+	if !t.remove(f) {
+		return false
+	}
+	if len(t.late) < lateIDs {
+		t.late = append(t.late, f.id)
+	} else {
+		t.late[t.lateNext] = f.id
+		t.lateNext = (t.lateNext + 1) % lateIDs
+	}
+	return true
+}
+
+// match is what became of a response.
+type match uint8
+
+const (
+	matched    match = iota // it was the reply to a call
+	late                    // its call had been given up
+	unexpected              // nothing waited for it
+)
+
+// receive removes the call that item is the response to, and returns it to be
+// settled and finished.
+func (t *table) receive(item *Item) (*Future, match) {
+	id, err := strconv.ParseUint(string(item.ID), 10, 64)
+	if err != nil {
+		return nil, unexpected
+	}
+	f := t.pending[id]
+	if f == nil {
+		if i := slices.Index(t.late, id); i >= 0 {
+			t.late[i] = ^uint64(0) // never given out: another reply is one too many
+			return nil, late
+		}
+		return nil, unexpected
+	}
+	delete(t.pending, id)
+	return f, matched
+}
+
+// unexpectedReply is the error for a response that nothing waited for.
+func unexpectedReply(item *Item) *ProtocolError {
+	if e, ok := item.Err.(*Error); ok && item.ID == nil {
+		return &ProtocolError{CodeInvalidRequest, "diagnostic error received: " + excerpt([]byte(e.Error()))}
+	}
+	id := "null"
+	if item.ID != nil {
+		id = excerpt(item.ID)
+	}
+	return &ProtocolError{CodeInvalidRequest, "response to unsent request (ID: " + id + ")"}
+}
+
+// calls returns the pending calls in the order of their ids.
+func (t *table) calls() []*Future {
+	calls := make([]*Future, 0, len(t.pending))
+	for _, f := range t.pending {
+		calls = append(calls, f)
+	}
+	slices.SortFunc(calls, func(a, b *Future) int {
+		if a.id < b.id {
+			return -1
+		}
+		return 1
+	})
+	return calls
+}

@@ -1,0 +1,179 @@
+package rpcx
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"sync"
+)
+
+// transport is a connection as the session's reader and writer see it: a
+// [MessageConn], or a byte stream with a [Framer].
+type transport interface {
+	// next returns the next message, valid until the next call. With wait unset
+	// it returns nil when it would have to read from the connection.
+	next(wait bool) ([]byte, error)
+	// frame appends msg to dst as it goes into the outbox.
+	frame(dst, msg []byte) ([]byte, error)
+	// write writes frames, ends being where each ends in buf. progress is called
+	// after each part that was written and has more behind it.
+	write(buf []byte, ends []int, progress func()) error
+	close() error
+	received() uint64  // bytes, for the reader
+	netConn() net.Conn // nil if it is none
+}
+
+const (
+	firstBuffer = 1 << 10  // what an idle stream holds to read into
+	largeBuffer = 64 << 10 // what one holds that is busy; beyond is given back
+	writeChunk  = 256 << 10
+)
+
+// stream is a byte stream with a Framer.
+type stream struct {
+	conn   io.ReadWriteCloser
+	framer Framer
+	split  bufio.SplitFunc
+	buf    []byte // what was read and not consumed is buf[r:w]
+	r, w   int
+	total  uint64
+	err    error // of the last Read
+	once   sync.Once
+}
+
+func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
+	return &stream{conn: conn, framer: framer, split: framer.NewSplitter()}
+}
+
+func (s *stream) next(wait bool) ([]byte, error) {
+	for {
+		if s.w > s.r || s.err != nil {
+			advance, token, err := s.split(s.buf[s.r:s.w], s.err != nil)
+			if advance < 0 || advance > s.w-s.r {
+				return nil, &FrameError{Message: "the framer advanced beyond its data"}
+			}
+			s.r += advance
+			if err != nil || token != nil {
+				return token, err
+			}
+			if advance > 0 && s.r < s.w {
+				continue
+			}
+		}
+		if s.err != nil {
+			if s.err == io.EOF && s.w > s.r {
+				return nil, io.ErrUnexpectedEOF
+			}
+			return nil, s.err
+		}
+		if !wait {
+			return nil, nil
+		}
+		s.fill()
+	}
+}
+
+// fill reads once, into a buffer that grows when it is full. Only bytes that
+// have arrived make it grow: how much is to come is never taken on trust.
+func (s *stream) fill() {
+	if s.r == s.w {
+		s.r, s.w = 0, 0
+		if len(s.buf) > largeBuffer {
+			s.buf = nil
+		}
+	}
+	switch {
+	case s.buf == nil:
+		s.buf = make([]byte, firstBuffer)
+	case s.w == len(s.buf) && s.r > len(s.buf)/2:
+		s.w = copy(s.buf, s.buf[s.r:s.w])
+		s.r = 0
+	case s.w == len(s.buf):
+		grown := make([]byte, 2*len(s.buf))
+		s.w = copy(grown, s.buf[s.r:s.w])
+		s.buf, s.r = grown, 0
+	}
+	n, err := s.conn.Read(s.buf[s.w:])
+	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < largeBuffer {
+		// More than fits comes at once: read more at a time from now on.
+		grown := make([]byte, 4*len(s.buf))
+		copy(grown, s.buf)
+		s.buf = grown
+	}
+	s.w += n
+	s.total += uint64(n)
+	s.err = err
+}
+
+func (s *stream) frame(dst, msg []byte) ([]byte, error) { return s.framer.AppendFrame(dst, msg) }
+
+func (s *stream) write(buf []byte, _ []int, progress func()) error {
+	for len(buf) > 0 {
+		n, err := s.conn.Write(buf[:min(len(buf), writeChunk)])
+		if err != nil {
+			return err
+		}
+		if buf = buf[n:]; len(buf) > 0 {
+			progress()
+		}
+	}
+	return nil
+}
+
+func (s *stream) close() (err error) {
+	s.once.Do(func() { err = s.conn.Close() })
+	return err
+}
+
+func (s *stream) received() uint64 { return s.total }
+
+func (s *stream) netConn() net.Conn {
+	conn, _ := s.conn.(net.Conn)
+	return conn
+}
+
+// messages is a MessageConn.
+type messages struct {
+	conn  MessageConn
+	msgs  [][]byte
+	total uint64
+	once  sync.Once
+}
+
+func (m *messages) next(wait bool) ([]byte, error) {
+	if !wait {
+		return nil, nil
+	}
+	msg, err := m.conn.ReadMessage()
+	m.total += uint64(len(msg))
+	if msg == nil && err == nil {
+		msg = []byte{}
+	}
+	return msg, err
+}
+
+func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
+
+func (m *messages) write(buf []byte, ends []int, _ func()) error {
+	m.msgs = m.msgs[:0]
+	start := 0
+	for _, end := range ends {
+		m.msgs = append(m.msgs, buf[start:end:end])
+		start = end
+	}
+	err := m.conn.WriteMessages(m.msgs)
+	clear(m.msgs)
+	return err
+}
+
+func (m *messages) close() (err error) {
+	m.once.Do(func() { err = m.conn.Close() })
+	return err
+}
+
+func (m *messages) received() uint64 { return m.total }
+
+func (m *messages) netConn() net.Conn {
+	conn, _ := m.conn.(net.Conn)
+	return conn
+}
