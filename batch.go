@@ -100,10 +100,10 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 		return err
 	}
 	select {
-	case <-own.done:
+	case <-own.Done():
 	case <-ctx.Done():
 		s.giveUp(own, context.Cause(ctx))
-		<-own.done
+		<-own.Done()
 	}
 	return own.fill()
 }

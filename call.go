@@ -18,21 +18,19 @@ import (
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
 // session is over already it matches [ErrClosed].
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
-	f := newFuture(s, method)
+	done := doneSlots.Get().(chan struct{})
+	defer doneSlots.Put(done)
+	f := &Future{session: s, method: method, done: done}
 	if err := s.send(ctx, f, params); err != nil {
 		return err
 	}
 	select {
-	case <-f.done:
-	default:
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			s.giveUp(f, context.Cause(ctx))
-			<-f.done // by whoever removed it from the table, if not by us (I3)
-		}
+	case <-done:
+	case <-ctx.Done():
+		s.giveUp(f, context.Cause(ctx))
+		<-done // by whoever removed it from the table, if not by us (I3)
 	}
-	return f.Decode(result)
+	return f.decode(result)
 }
 
 // Go calls method at the peer and returns at once, with a future for the

@@ -218,16 +218,6 @@ func appendString(dst []byte, s string) []byte {
 	src := []byte(s) // does not copy, since src is only read
 	start, i := 0, 0 // src[start:i] can be copied as it is
 	for i < len(src) {
-		if i+8 <= len(src) {
-			// Skip what needs no attention, eight bytes at a time.
-			w := binary.LittleEndian.Uint64(src[i:])
-			mark := special(w) | w&highs
-			if mark == 0 {
-				i += 8
-				continue
-			}
-			i += bits.TrailingZeros64(mark) / 8
-		}
 		switch c := src[i]; {
 		case c >= utf8.RuneSelf:
 			r, size := utf8.DecodeRune(src[i:])
@@ -245,6 +235,15 @@ func appendString(dst []byte, s string) []byte {
 			start = i
 		default:
 			i++
+			// On to what needs attention, eight bytes at a time.
+			for i <= len(src)-8 {
+				w := binary.LittleEndian.Uint64(src[i : i+8])
+				if mark := special(w) | w&highs; mark != 0 {
+					i += bits.TrailingZeros64(mark) / 8
+					break
+				}
+				i += 8
+			}
 		}
 	}
 	return append(append(dst, src[start:]...), '"')
@@ -375,7 +374,10 @@ func unmarshalDirect(data []byte, v any) (ok bool) {
 		// If *v holds a pointer already, encoding/json decodes into what that
 		// points to.
 		if v != nil && *v == nil {
-			*v, ok = scalar(data)
+			var x any
+			if x, ok = scalar(data); ok {
+				*v = x
+			}
 		}
 	}
 	return ok

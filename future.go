@@ -25,18 +25,23 @@ type Future struct {
 	filled  sync.Once
 	fillErr error
 
-	done   chan struct{}
 	result []byte // owned
 	err    error
 
 	mu        sync.Mutex
-	finished  bool // done is closed
+	finished  bool          // result and err stand
+	done      chan struct{} // closed at the end, made when asked for; or a one-slot channel of doneSlots
 	callbacks []func(*Future)
 }
 
 func newFuture(s *Session, method string) *Future {
-	return &Future{session: s, method: method, done: make(chan struct{})}
+	return &Future{session: s, method: method}
 }
+
+// doneSlots are the channels that Session.Call waits on. Nobody else sees such
+// a call's future, so one value sent says that it is done, and the channel can
+// be used again.
+var doneSlots = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
 
 // failed returns a future that is done, with err.
 func failed(s *Session, method string, err error) *Future {
@@ -47,17 +52,32 @@ func failed(s *Session, method string, err error) *Future {
 }
 
 // Done returns a channel that is closed when the call is over.
-func (f *Future) Done() <-chan struct{} { return f.done }
+func (f *Future) Done() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done == nil {
+		f.done = make(chan struct{})
+		if f.finished {
+			close(f.done)
+		}
+	}
+	return f.done
+}
+
+// over reports whether the call is over, and so result and err may be read.
+func (f *Future) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.finished
+}
 
 // Err returns the error that the call ended with, nil if it succeeded or is
 // not done. A batch's is a [*BatchError].
 func (f *Future) Err() error {
-	select {
-	case <-f.done:
-		return f.err
-	default:
+	if !f.over() {
 		return nil
 	}
+	return f.err
 }
 
 // Wait waits for the call to be over, or for ctx to end, which ends the waiting
@@ -66,11 +86,9 @@ func (f *Future) Err() error {
 // for a member of a batch, or for the batch, also fills the destinations that
 // were given to [Batch.Call].
 func (f *Future) Wait(ctx context.Context, v any) error {
-	select {
-	case <-f.done:
-	default:
+	if !f.over() {
 		select {
-		case <-f.done:
+		case <-f.Done():
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -84,16 +102,18 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 // Decode decodes the result into v, a pointer, or does nothing if v is nil. It
 // returns the call's error if it failed, [ErrNotDone] if it is not over.
 func (f *Future) Decode(v any) error {
-	select {
-	case <-f.done:
-	default:
+	if !f.over() {
 		return ErrNotDone
 	}
+	if f.members != nil && f.err == nil && v != nil {
+		return errors.New("rpcx: a batch has no result of its own")
+	}
+	return f.decode(v)
+}
+
+func (f *Future) decode(v any) error {
 	if f.err != nil || v == nil {
 		return f.err
-	}
-	if f.members != nil {
-		return errors.New("rpcx: a batch has no result of its own")
 	}
 	return f.session.codec.Unmarshal(f.result, v)
 }
@@ -175,7 +195,13 @@ func (f *Future) finish() {
 	f.finished = true
 	callbacks := f.callbacks
 	f.callbacks = nil
-	close(f.done)
+	switch {
+	case f.done == nil:
+	case cap(f.done) > 0:
+		f.done <- struct{}{}
+	default:
+		close(f.done)
+	}
 	f.mu.Unlock()
 
 	if f.stop != nil {

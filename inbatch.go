@@ -1,9 +1,7 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
-	"slices"
 	"time"
 )
 
@@ -15,11 +13,12 @@ type inBatch struct {
 	items      []Item
 	taken      int // items that were begun or refused
 	calls      []*call
-	parts      [][]byte // the replies, in the items' places
-	waiting    int      // replies that are not there yet
-	unfinished int      // requests and notifications that are not over
-	replySize  int      // of the replies of handlers, 2 more for each
-	size       int      // of the message
+	replies    []byte // in the order in which they came
+	spans      []span // where in replies those of the items are
+	waiting    int    // replies that are not there yet
+	unfinished int    // requests and notifications that are not over
+	replySize  int    // of the replies of handlers, 2 more for each
+	size       int    // of the message
 	arrived    time.Duration
 	deadline   deadline
 }
@@ -51,9 +50,19 @@ func (b *inBatch) running(calls []*call) []*call {
 	return calls
 }
 
-// put stores a reply, and reports whether it was the last one.
-func (b *inBatch) put(s *Session, i int, part []byte) bool {
-	b.parts[i] = part
+// span is a part of a buffer; an empty one is none.
+type span struct{ start, end int }
+
+// append stores the reply to item i.
+func (b *inBatch) append(i int, reply []byte) {
+	b.spans[i].start = len(b.replies)
+	b.replies = append(b.replies, reply...)
+	b.spans[i].end = len(b.replies)
+}
+
+// put stores a reply that was waited for, and reports whether it was the last.
+func (b *inBatch) put(s *Session, i int, reply []byte) bool {
+	b.append(i, reply)
 	b.waiting--
 	b.finish(s, 1)
 	return b.waiting == 0
@@ -96,9 +105,8 @@ func (b *inBatch) fail(s *Session, members []int, e *Error) {
 	complete := false
 	for _, i := range members {
 		s.encodeError(sc, p, b.items[i].ID, e)
-		part := bytes.Clone(sc.msg)
 		s.mu.Lock()
-		complete = b.put(s, i, part)
+		complete = b.put(s, i, sc.msg)
 		s.mu.Unlock()
 	}
 	if complete {
@@ -132,7 +140,12 @@ func (b *inBatch) expire(s *Session) func() {
 func (b *inBatch) send(s *Session, from sender) {
 	sc := getScratch()
 	defer sc.put()
-	parts := slices.DeleteFunc(b.parts, func(part []byte) bool { return part == nil })
+	parts := make([][]byte, 0, len(b.spans))
+	for _, sp := range b.spans {
+		if sp.end > sp.start {
+			parts = append(parts, b.replies[sp.start:sp.end])
+		}
+	}
 	var err error
 	if sc.msg, err = s.protocol().AppendBatch(sc.msg[:0], parts); err == nil {
 		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends

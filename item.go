@@ -93,6 +93,7 @@ type Message struct {
 	Items   []Item // one item unless Batch is set; never empty
 	Batch   bool
 	scratch [1]Item // keeps the decoding of single messages free of allocation
+	env     envelope
 }
 
 // single makes m a message of one item and returns the item.

@@ -80,9 +80,9 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	case c == '[' && p.batches():
 		ok = p.decodeBatch(m, &s, maxBatch, true)
 	case c == '{':
-		var e envelope
-		if ok = s.envelope(&e); ok {
-			p.interpret(m.single(), &e, !e.has(memberMethod) && e.likeResponse())
+		e := &m.env
+		if ok = s.envelope(e); ok {
+			p.interpret(m.single(), e, !e.has(memberMethod) && e.likeResponse())
 		}
 	default:
 		if ok = s.value(); ok {
@@ -120,8 +120,8 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 			s.stopped = true
 			return true
 		}
-		var e envelope
-		if !s.envelope(&e) {
+		e := &m.env
+		if !s.envelope(e) {
 			return false
 		}
 		if responses && !e.likeResponse() {
@@ -131,7 +131,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 			}
 		}
 		m.Items = append(m.Items, Item{})
-		p.interpret(&m.Items[len(m.Items)-1], &e, responses)
+		p.interpret(&m.Items[len(m.Items)-1], e, responses)
 		switch s.ws() {
 		case ',':
 			s.pos++

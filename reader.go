@@ -1,17 +1,21 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 )
 
 // readLoop reads messages until the connection fails or is closed.
 func (s *Session) readLoop() {
 	var m Message
 	for {
-		msg, err := s.conn.next(true)
+		msg, err := s.conn.next(false)
+		if msg == nil && err == nil {
+			runtime.Gosched()
+			msg, err = s.conn.next(true)
+		}
 		if err == nil {
 			s.receive(&m, msg)
 			continue
@@ -87,15 +91,21 @@ func (s *Session) receiveInvalid(p Protocol, item *Item) {
 
 // receiveRequest queues a request for a worker.
 func (s *Session) receiveRequest(item *Item, size int) {
-	item.own(make([]byte, 0, item.bytes()))
 	c := newCall(s, item)
+	arena := c.arena[:0]
+	if n := item.bytes(); n > len(c.arena) {
+		arena = make([]byte, 0, n)
+	}
+	item.own(arena)
+	c.ID, c.Params = item.ID, item.Params
+	c.Params.codec = s.codec
 	c.size = size
 	s.accept(c, &c.deadline)
 }
 
 // receiveBatch answers the invalid members of a batch and queues the rest.
 func (s *Session) receiveBatch(p Protocol, m *Message, size int) {
-	b := &inBatch{items: m.Items, parts: make([][]byte, len(m.Items)), calls: make([]*call, len(m.Items)), size: size}
+	b := &inBatch{items: m.Items, spans: make([]span, len(m.Items)), calls: make([]*call, len(m.Items)), size: size}
 	m.Items = nil // they are the batch's now
 	need := 0
 	for i := range b.items {
@@ -114,7 +124,7 @@ func (s *Session) receiveBatch(p Protocol, m *Message, size int) {
 			s.fault(item.Err)
 			s.mu.Unlock()
 			if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
-				b.parts[i] = bytes.Clone(sc.msg)
+				b.append(i, sc.msg)
 			}
 			continue
 		case KindRequest:
@@ -138,6 +148,11 @@ func (s *Session) receiveResponses(items []Item, batch bool) {
 	s.mu.Lock()
 	s.received()
 	var touched []*Batch // of which the message has a member
+	need := 0
+	for i := range items {
+		need += len(items[i].Result)
+	}
+	arena := make([]byte, 0, need)
 	for i := range items {
 		item := &items[i]
 		f, what := s.table.receive(item)
@@ -146,7 +161,8 @@ func (s *Session) receiveResponses(items []Item, batch bool) {
 			if err, bad := item.Err.(*ProtocolError); bad {
 				s.fault(err)
 			}
-			finish = append(finish, f.settle(bytes.Clone(item.Result), item.Err))
+			arena = append(arena, item.Result...)
+			finish = append(finish, f.settle(arena[len(arena)-len(item.Result):len(arena):len(arena)], item.Err))
 			if f.batch != nil && batch && !f.batch.answered {
 				f.batch.answered = true
 				touched = append(touched, f.batch)

@@ -168,8 +168,10 @@ const (
 // quotes or backslashes. Only the lowest bit set is sure: the bytes above may
 // be marked in error.
 func special(w uint64) uint64 {
-	quote, slash := w^(ones*'"'), w^(ones*'\\')
-	return ((w-ones*0x20)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & highs
+	// A byte from which something larger is subtracted gets its high bit set.
+	// Flipping bit 1 puts the quote (0x22) next to the control characters, and
+	// the space behind it.
+	return ((w ^ ones*0x02 - ones*0x21) | (w ^ ones*'\\' - ones)) &^ w & highs
 }
 
 // str scans a string from its opening quote to its closing one.
@@ -177,17 +179,6 @@ func (s *scanner) str() bool {
 	data, i := s.data, s.pos+1
 	seen := uint64(0) // all bytes, or-ed together
 	for i < len(data) {
-		// Eight bytes at a time while there is nothing special among them.
-		if i+8 <= len(data) {
-			w := binary.LittleEndian.Uint64(data[i:])
-			seen |= w
-			mark := special(w)
-			if mark == 0 {
-				i += 8
-				continue
-			}
-			i += bits.TrailingZeros64(mark) / 8
-		}
 		switch c := data[i]; {
 		case c == '"':
 			s.pos = i + 1
@@ -203,6 +194,16 @@ func (s *scanner) str() bool {
 		default:
 			seen |= uint64(c)
 			i++
+			// On to what is special, eight bytes at a time.
+			for i <= len(data)-8 {
+				w := binary.LittleEndian.Uint64(data[i : i+8])
+				seen |= w
+				if mark := special(w); mark != 0 {
+					i += bits.TrailingZeros64(mark) / 8
+					break
+				}
+				i += 8
+			}
 		}
 	}
 	s.pos = i

@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -169,9 +168,10 @@ type call struct {
 	arrived  time.Duration
 	size     int
 	batch    *inBatch
-	index    int  // in the batch
-	begun    bool // its handler was called
-	answered bool // it was replied to, or nobody waits for its end any more
+	index    int      // in the batch
+	begun    bool     // its handler was called
+	answered bool     // it was replied to, or nobody waits for its end any more
+	arena    [64]byte // what the request has of its message, if that is little
 }
 
 func newCall(s *Session, item *Item) *call {
@@ -279,11 +279,8 @@ func wireError(err error) *Error {
 // or was answered at its deadline.
 func (s *Session) reply(c *call, result any, err error) {
 	c.ctx.end(context.Canceled)
-	d, disconnect := result.(*Disconnect)
-	if !disconnect {
-		disconnect = err != nil && errors.As(err, &d)
-	}
-	if disconnect {
+	d := disconnection(result, err)
+	if d != nil {
 		result, err = d.reply, nil
 		if e, ok := d.reply.(error); ok {
 			result, err = nil, e
@@ -309,9 +306,20 @@ func (s *Session) reply(c *call, result any, err error) {
 		}
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
-	if disconnect {
+	if d != nil {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
+}
+
+// disconnection returns what [ReplyAndDisconnect] made, nil if the handler did
+// not return it.
+func disconnection(result any, err error) *Disconnect {
+	if d, ok := result.(*Disconnect); ok || err == nil {
+		return d
+	}
+	var d *Disconnect
+	errors.As(err, &d)
+	return d
 }
 
 // encodeReply encodes the reply to c: e if it is not nil, or result. It returns
@@ -383,7 +391,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) {
 	if c.IsNotification() {
 		b.finish(s, 1)
 	} else {
-		complete = b.put(s, c.index, bytes.Clone(sc.msg))
+		complete = b.put(s, c.index, sc.msg)
 	}
 	s.mu.Unlock()
 	if complete {

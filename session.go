@@ -178,6 +178,7 @@ func newSession(conn transport, o *Options, role Role, p *pool) *Session {
 	s.workFn = s.work
 	s.proto.Store(&o.Protocol)
 	s.out.wake = make(chan struct{}, 1)
+	s.out.direct = conn.direct()
 	p.join()
 	return s
 }

@@ -18,6 +18,8 @@ type transport interface {
 	// write writes frames, ends being where each ends in buf. progress is called
 	// after each part that was written and has more behind it.
 	write(buf []byte, ends []int, progress func()) error
+	// direct returns what writes without waiting, nil if nothing can.
+	direct() *directWriter
 	close() error
 	received() uint64  // bytes, for the reader
 	netConn() net.Conn // nil if it is none
@@ -44,6 +46,8 @@ type stream struct {
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
 	return &stream{conn: conn, framer: framer, split: framer.NewSplitter()}
 }
+
+func (s *stream) direct() *directWriter { return newDirectWriter(s.conn) }
 
 func (s *stream) next(wait bool) ([]byte, error) {
 	for {
@@ -151,6 +155,8 @@ func (m *messages) next(wait bool) ([]byte, error) {
 	}
 	return msg, err
 }
+
+func (m *messages) direct() *directWriter { return nil }
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 

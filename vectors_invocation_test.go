@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -157,7 +156,7 @@ func exact(t *testing.T, raw json.RawMessage) any {
 // calls record for each of its parameters.
 func (c invocationCase) handler(lead, out []reflect.Type, record func(p invocationParam, v any)) Handler {
 	if c.Signature == nil {
-		return HandlerFunc(func(_ context.Context, req *Request) (any, error) { return nil, MethodNotFound(req.Method) })
+		return NewRouter()
 	}
 	in := slices.Clone(lead)
 	var names []string

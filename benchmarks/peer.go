@@ -1,0 +1,130 @@
+// Package benchmarks measures rpcx beside its peers: other Go RPC libraries,
+// and a line echo without any RPC as the floor.
+//
+// Client and server live in one process and talk over loopback TCP. What is
+// measured is an echo: the client sends a string as the one positional
+// parameter, the server sends it back, and every reply is compared with what
+// was sent.
+//
+// Each [Peer] is one file, used in the way that its documentation recommends
+// for speed. Handlers that are given undecoded parameters reply with the
+// undecoded element, so that no library is charged for decoding that it does
+// not ask for.
+//
+// The benchmarks (go test -bench .) and the command cmd/table run the same
+// code: [Open] a [Row] for a peer, then [Bench.Run].
+package benchmarks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Kind tells what a peer is compared as.
+type Kind int
+
+const (
+	// Floor is what a round trip costs without RPC.
+	Floor Kind = iota
+	// Ours is rpcx itself.
+	Ours
+	// JSON is a peer that speaks JSON-RPC and calls in both directions on one
+	// connection: the best of these is what rpcx is compared with.
+	JSON
+	// OneWay is a peer that speaks JSON-RPC, but whose clients cannot be called.
+	OneWay
+	// Binary is a peer that does not speak JSON.
+	Binary
+)
+
+// A Peer is one way to do the same work.
+type Peer struct {
+	Name  string // in benchmark names and flags
+	Title string // in tables
+	Kind  Kind
+	// Start starts a server on a loopback port.
+	Start func(Load) (Server, error)
+}
+
+// Load is what a peer will have to do: where a library offers a choice, the
+// peer makes the one that suits it.
+type Load struct {
+	Callers int // goroutines that call at once on each connection
+	Size    int // of the echoed strings in bytes, 0 for short ones
+	// Notified is to be called for each notification that the server's handler
+	// has got, on any goroutine.
+	Notified func()
+}
+
+// A Server echoes to any number of clients.
+type Server interface {
+	// Dial connects a client.
+	Dial(ctx context.Context) (Client, error)
+	// Close stops the server and ends its connections.
+	Close() error
+}
+
+// A Client is one connection to a Server. Its methods may be called by as many
+// goroutines as Start was told of, and their calls share the connection.
+type Client interface {
+	Echo(ctx context.Context, text string) (string, error)
+	Close() error
+}
+
+// A Batcher is a Client of a library that has batches.
+type Batcher interface {
+	// Batch has each string of in echoed, all in one batch, and stores the
+	// replies at the same places in out.
+	Batch(ctx context.Context, in, out []string) error
+}
+
+// A Notifier is a Client of a library that has notifications.
+type Notifier interface {
+	Notify(ctx context.Context) error
+}
+
+// Peers lists all peers in the order of the tables.
+var Peers = []Peer{
+	floorPeer,
+	rpcxPeer,
+	rpcxFuncPeer,
+	lspPeer,
+	lspAsyncPeer,
+	lspClientPeer,
+	netrpcPeer,
+	jrpc2Peer,
+	gethPeer,
+	sourcegraphPeer,
+	xexpPeer,
+	grpcPeer,
+}
+
+// FindPeers returns the peers with the given names, separated by commas, or
+// all of them if names is empty.
+func FindPeers(names string) ([]Peer, error) {
+	return find(Peers, names, func(p Peer) string { return p.Name })
+}
+
+// find returns the elements of all that names asks for, in the order of all.
+func find[T any](all []T, names string, name func(T) string) ([]T, error) {
+	if names == "" {
+		return all, nil
+	}
+	wanted := strings.Split(names, ",")
+	var found []T
+	var known []string
+	for _, v := range all {
+		known = append(known, name(v))
+		if slices.Contains(wanted, name(v)) {
+			found = append(found, v)
+		}
+	}
+	for _, w := range wanted {
+		if !slices.Contains(known, w) {
+			return nil, fmt.Errorf("no %q among %s", w, strings.Join(known, ", "))
+		}
+	}
+	return found, nil
+}

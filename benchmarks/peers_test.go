@@ -1,0 +1,72 @@
+package benchmarks
+
+import (
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every peer does every row that it can, with the right replies, and leaves
+// nothing running.
+func TestPeers(t *testing.T) {
+	for _, peer := range Peers {
+		t.Run(peer.Name, func(t *testing.T) {
+			before := runtime.NumGoroutine()
+			for _, row := range Rows {
+				if testing.Short() {
+					row.Conns = min(row.Conns, 8)
+					row.Callers = min(row.Callers, 32*row.Conns)
+				}
+				b, err := Open(t.Context(), peer, row)
+				if errors.Is(err, errors.ErrUnsupported) {
+					continue
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", row.Name, err)
+				}
+				if err := b.Run(t.Context(), 2*row.Callers); err != nil {
+					t.Errorf("%s: %v", row.Name, err)
+				}
+				if err := b.Close(); err != nil {
+					t.Errorf("%s: closing: %v", row.Name, err)
+				}
+				checkGoroutines(t, row.Name, before)
+			}
+		})
+	}
+}
+
+func TestIdle(t *testing.T) {
+	for _, peer := range Peers {
+		s, err := MeasureIdle(t.Context(), peer, 20)
+		if err != nil {
+			t.Errorf("%s: %v", peer.Name, err)
+		} else if s.Bytes <= 0 {
+			t.Errorf("%s: %.0f bytes for a connected client and its server", peer.Name, s.Bytes)
+		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	if rows, err := FindRows("Conns200,One"); err != nil || len(rows) != 2 || rows[0].Name != "One" {
+		t.Errorf("found %v, %v", rows, err)
+	}
+	if _, err := FindPeers("floor,nobody"); err == nil || !strings.Contains(err.Error(), "nobody") {
+		t.Errorf("want an error about nobody, got %v", err)
+	}
+}
+
+// checkGoroutines fails t if there are still more goroutines than before after
+// a grace in which those that were told to end may do so.
+func checkGoroutines(t *testing.T, row string, before int) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			stacks := make([]byte, 1<<20)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			t.Fatalf("%s: %d goroutines before, %d after:\n%s", row, before, runtime.NumGoroutine(), stacks)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package benchmarks
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Results are what a number of runs found. In each run all peers were measured
+// one after the other, so that run i of one peer compares with run i of another.
+type Results struct {
+	Date    string  `json:"date"`
+	Go      string  `json:"go"`
+	System  string  `json:"system"`
+	CPU     string  `json:"cpu"`
+	CPUs    int     `json:"cpus"`
+	Seconds float64 `json:"secondsPerMeasure"`
+	// Rows has the samples of each run by the names of the row and the peer.
+	Rows map[string]map[string][]Sample `json:"rows"`
+	// Sessions is how many connections there were for Idle.
+	Sessions int                     `json:"sessions"`
+	Idle     map[string][]IdleSample `json:"idle"`
+}
+
+// NewResults returns results without samples, described by this machine.
+func NewResults(perMeasure time.Duration, sessions int) *Results {
+	return &Results{
+		Date:     time.Now().UTC().Format(time.DateOnly),
+		Go:       runtime.Version(),
+		System:   runtime.GOOS + "/" + runtime.GOARCH,
+		CPU:      cpuModel(),
+		CPUs:     runtime.GOMAXPROCS(0),
+		Seconds:  perMeasure.Seconds(),
+		Rows:     map[string]map[string][]Sample{},
+		Sessions: sessions,
+		Idle:     map[string][]IdleSample{},
+	}
+}
+
+// Add stores the sample that the next run found.
+func (r *Results) Add(row Row, peer Peer, s Sample) {
+	if r.Rows[row.Name] == nil {
+		r.Rows[row.Name] = map[string][]Sample{}
+	}
+	r.Rows[row.Name][peer.Name] = append(r.Rows[row.Name][peer.Name], s)
+}
+
+// Median returns the medians of all runs, and false if there are none.
+func (r *Results) Median(row, peer string) (Sample, bool) {
+	samples := r.Rows[row][peer]
+	return Sample{
+		Nanoseconds: median(samples, func(s Sample) float64 { return s.Nanoseconds }),
+		Allocs:      median(samples, func(s Sample) float64 { return s.Allocs }),
+		Bytes:       median(samples, func(s Sample) float64 { return s.Bytes }),
+	}, len(samples) > 0
+}
+
+// MedianIdle is Median for the idle sessions.
+func (r *Results) MedianIdle(peer string) (IdleSample, bool) {
+	samples := r.Idle[peer]
+	return IdleSample{
+		Bytes:      median(samples, func(s IdleSample) float64 { return s.Bytes }),
+		Goroutines: median(samples, func(s IdleSample) float64 { return s.Goroutines }),
+	}, len(samples) > 0
+}
+
+// Ratio returns how many times as long peer takes as base: the median of the
+// ratios within each run, which a machine that is slower in some runs than in
+// others does not disturb. It is false if one of both is missing.
+func (r *Results) Ratio(row, peer, base string) (float64, bool) {
+	a, b := r.Rows[row][peer], r.Rows[row][base]
+	ratios := make([]float64, min(len(a), len(b)))
+	for i := range ratios {
+		ratios[i] = a[i].Nanoseconds / b[i].Nanoseconds
+	}
+	return median(ratios, func(f float64) float64 { return f }), len(ratios) > 0
+}
+
+// Best returns the fastest peer of a kind, and false if none did the row.
+func (r *Results) Best(row string, kind Kind) (best Peer, ok bool) {
+	var least float64
+	for _, p := range Peers {
+		if s, did := r.Median(row, p.Name); did && p.Kind == kind && (!ok || s.Nanoseconds < least) {
+			best, least, ok = p, s.Nanoseconds, true
+		}
+	}
+	return best, ok
+}
+
+// Save writes the results to a file as JSON.
+func (r *Results) Save(name string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(data, '\n'), 0o666)
+}
+
+// LoadResults reads what Save wrote.
+func LoadResults(name string) (*Results, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Results)
+	return r, json.Unmarshal(data, r)
+}
+
+// median returns the median of what value takes from samples, 0 if there are none.
+func median[T any](samples []T, value func(T) float64) float64 {
+	if len(samples) == 0 {
+		return 0
+	}
+	values := make([]float64, len(samples))
+	for i, s := range samples {
+		values[i] = value(s)
+	}
+	slices.Sort(values)
+	return (values[len(values)/2] + values[(len(values)-1)/2]) / 2
+}
+
+// cpuModel returns the processor's name where the system tells it in a file.
+func cpuModel() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if key, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
