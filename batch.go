@@ -53,6 +53,10 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 			buf, err = p.AppendNotification(buf, e.method, e.params, c)
 		}
 		if err != nil {
+			// A protocol that has no batches says so, whatever their members are.
+			if _, none := p.AppendBatch(nil, [][]byte{[]byte("0")}); none != nil {
+				err = none
+			}
 			return dst, err
 		}
 		ends[i] = len(buf)
@@ -127,6 +131,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	b.sent = true
 	own := newFuture(s, "")
 	own.members = []*Future{}
+	_, own.untimed = ctx.Deadline()
 	b.own = own
 	for _, e := range b.entries {
 		if e.future != nil {
@@ -135,7 +140,10 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 			own.members = append(own.members, e.future)
 		}
 	}
-	err := s.queueBatch(ctx, b)
+	err := context.Cause(ctx)
+	if err == nil {
+		err = s.queueBatch(ctx, b)
+	}
 	if err != nil {
 		for _, f := range own.members {
 			f.err = err

@@ -18,18 +18,23 @@ import (
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
 // session is over already it matches [ErrClosed].
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
-	done := doneSlots.Get().(chan struct{})
-	defer doneSlots.Put(done)
+	done := s.pool.slot()
 	f := &Future{session: s, method: method, done: done}
 	if err := s.send(ctx, f, params); err != nil {
+		s.pool.slots.Put(done)
 		return err
 	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-		s.giveUp(f, context.Cause(ctx))
-		<-done // by whoever removed it from the table, if not by us (I3)
+	if end := ctx.Done(); end == nil {
+		<-done
+	} else {
+		select {
+		case <-done:
+		case <-end:
+			s.giveUp(f, context.Cause(ctx))
+			<-done // by whoever removed it from the table, if not by us (I3)
+		}
 	}
+	s.pool.slots.Put(done)
 	return f.decode(result)
 }
 

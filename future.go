@@ -30,18 +30,13 @@ type Future struct {
 
 	mu        sync.Mutex
 	finished  bool          // result and err stand
-	done      chan struct{} // closed at the end, made when asked for; or a one-slot channel of doneSlots
+	done      chan struct{} // closed at the end, made when asked for; or a one-slot channel of the pool's
 	callbacks []func(*Future)
 }
 
 func newFuture(s *Session, method string) *Future {
 	return &Future{session: s, method: method}
 }
-
-// doneSlots are the channels that Session.Call waits on. Nobody else sees such
-// a call's future, so one value sent says that it is done, and the channel can
-// be used again.
-var doneSlots = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
 
 // failed returns a future that is done, with err.
 func failed(s *Session, method string, err error) *Future {
@@ -193,7 +188,7 @@ func (f *Future) finish() {
 		f.err = batchError(f.members, func(m *Future) error { return m.err })
 	}
 	f.finished = true
-	callbacks := f.callbacks
+	stop, callbacks := f.stop, f.callbacks
 	f.callbacks = nil
 	switch {
 	case f.done == nil:
@@ -204,8 +199,8 @@ func (f *Future) finish() {
 	}
 	f.mu.Unlock()
 
-	if f.stop != nil {
-		f.stop()
+	if stop != nil {
+		stop()
 	}
 	for _, callback := range callbacks {
 		f.run(func() { callback(f) })

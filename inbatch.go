@@ -25,6 +25,7 @@ type inBatch struct {
 
 func (b *inBatch) arrive(now time.Duration) { b.arrived = now }
 func (b *inBatch) bytes() int               { return b.size }
+func (b *inBatch) due() *deadline           { return &b.deadline }
 
 func (b *inBatch) next(s *Session) (c *call, last bool) {
 	for b.taken < len(b.items) {

@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"bytes"
 	"encoding/json"
 	"iter"
 )
@@ -94,6 +95,20 @@ type Message struct {
 	Batch   bool
 	scratch [1]Item // keeps the decoding of single messages free of allocation
 	env     envelope
+	method  string // the last one, which is often the next as well
+}
+
+// methodName returns the method that raw, a JSON string, names.
+func (m *Message) methodName(raw []byte) string {
+	inner := raw[1 : len(raw)-1]
+	if string(inner) == m.method && bytes.IndexByte(inner, '\\') < 0 {
+		return m.method
+	}
+	name := unquote(raw)
+	if len(name) <= 64 {
+		m.method = name
+	}
+	return name
 }
 
 // single makes m a message of one item and returns the item.

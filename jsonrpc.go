@@ -82,18 +82,19 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	case c == '{':
 		e := &m.env
 		if ok = s.envelope(e); ok {
-			p.interpret(m.single(), e, !e.has(memberMethod) && e.likeResponse())
+			p.interpret(m, m.single(), e, !e.has(memberMethod) && e.likeResponse())
 		}
 	default:
 		if ok = s.value(); ok {
 			m.invalid(nil, CodeInvalidRequest, textNotObject)
 		}
 	}
+	ok = ok && (s.stopped || s.end())
 	switch {
 	case ok && s.stopped: // a batch that is too long: the rest does not matter
-	case s.high && !utf8.Valid(msg), !ok && !utf8.Valid(msg):
+	case (s.high || !ok) && !utf8.Valid(msg):
 		m.invalid(nil, CodeParseError, textNotUTF8)
-	case !ok || !s.end():
+	case !ok:
 		m.invalid(nil, CodeParseError, textNotJSON)
 	}
 }
@@ -131,7 +132,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 			}
 		}
 		m.Items = append(m.Items, Item{})
-		p.interpret(&m.Items[len(m.Items)-1], e, responses)
+		p.interpret(m, &m.Items[len(m.Items)-1], e, responses)
 		switch s.ws() {
 		case ',':
 			s.pos++
@@ -146,7 +147,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 }
 
 // interpret makes item of an envelope.
-func (p jsonrpc) interpret(item *Item, e *envelope, response bool) {
+func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 	perr := p.check(item, e, response)
 	switch {
 	case response:
@@ -166,7 +167,7 @@ func (p jsonrpc) interpret(item *Item, e *envelope, response bool) {
 			item.Err = perr
 			return
 		}
-		item.Method = unquote(e.vals[memberMethod])
+		item.Method = m.methodName(e.vals[memberMethod])
 		item.Kind = KindRequest
 		if item.ID == nil {
 			item.Kind = KindNotification
@@ -213,11 +214,11 @@ func (p jsonrpc) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, erro
 }
 
 func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
-	if !p.batches() {
-		return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
-	}
 	if len(parts) == 0 || len(parts) == 1 && len(parts[0]) == 0 {
 		return dst, &ProtocolError{CodeInvalidRequest, textEmpty}
+	}
+	if !p.batches() {
+		return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
 	}
 	dst = append(dst, '[')
 	for i, part := range parts {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 )
 
 // DefaultMaxSize is the largest message that the framers of this package take
@@ -53,7 +52,7 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 
 func (NewlineFramer) tooLong(limit int) error {
 	return &FrameError{
-		Message:     fmt.Sprintf("dropping message over %d bytes and re-synchronizing", limit),
+		Message:     "dropping message over " + thousands(limit) + " bytes and re-synchronizing",
 		Recoverable: true,
 	}
 }

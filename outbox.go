@@ -24,7 +24,7 @@ type outbox struct {
 	writeBy  time.Duration // when that has to have made progress
 	idle     bool          // the writer waits for wake
 	wake     chan struct{} // one slot
-	direct   *directWriter // nil if there is none
+	sock     *socket       // nil if there is none
 	lent     bool          // a sender has the write side, while the writer is idle
 
 	queued, written uint64 // messages, ever
@@ -55,7 +55,7 @@ func (o *outbox) push(frame []byte) uint64 {
 // call costs where there is one at a time; where there are many the writer does
 // better, for it sends them together.
 func (o *outbox) lend(alone bool) bool {
-	if !alone || o.direct == nil || !o.idle || o.lent || o.size() > 0 {
+	if !alone || o.sock == nil || !o.idle || o.lent || o.size() > 0 {
 		return false
 	}
 	o.lent = true
@@ -152,11 +152,21 @@ const (
 // entered into the table before (I4). It waits for room, and fails if ctx ends
 // or the session does.
 func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *Future) error {
-	var err error
-	if sc.frame, err = s.conn.frame(sc.frame[:0], sc.msg); err != nil {
+	if err := s.framed(sc); err != nil {
 		return err
 	}
 	s.mu.Lock()
+	return s.queue(ctx, sc, from, register)
+}
+
+// framed frames sc.msg.
+func (s *Session) framed(sc *scratch) (err error) {
+	sc.frame, err = s.conn.frame(sc.frame[:0], sc.msg)
+	return err
+}
+
+// queue is the rest of post. It is called with the lock held and releases it.
+func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register *Future) error {
 	if from == fromReader {
 		limit := s.limits.Outbox
 		if limit < math.MaxInt-reserve {
@@ -172,9 +182,8 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 		return err
 	}
 	if s.state >= stateClosing {
-		err = s.closedError()
-		s.mu.Unlock()
-		return err
+		defer s.mu.Unlock()
+		return s.closedError()
 	}
 	if register != nil {
 		s.register(register)
@@ -197,7 +206,7 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 	s.stats.MessagesSent++
 	s.mu.Unlock()
 	if lent {
-		n := s.out.direct.write(sc.frame)
+		n := s.out.sock.tryWrite(sc.frame)
 		s.mu.Lock()
 		s.stats.BytesSent += uint64(n)
 		s.out.inFlight = 0

@@ -13,6 +13,18 @@ type pool struct {
 	mu    sync.Mutex
 	idle  []chan func()
 	users int
+	slots sync.Pool // of what slot returns
+}
+
+// slot returns a channel with one slot for Session.Call to wait on. Nobody else
+// sees such a call's future, so one value sent says that it is done, and then the
+// channel can be used again: with this pool only, for a channel must not leave
+// the bubble of testing/synctest that it was made in.
+func (p *pool) slot() chan struct{} {
+	if done, ok := p.slots.Get().(chan struct{}); ok {
+		return done
+	}
+	return make(chan struct{}, 1)
 }
 
 // join adds a session to the pool's users.

@@ -1,25 +1,63 @@
 package rpcx
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"runtime"
+	"sync"
 )
+
+// decoded are Messages for the readers.
+var decoded = sync.Pool{New: func() any { return new(Message) }}
+
+// release gives m up for reuse, without what it was decoded to.
+func (m *Message) release() {
+	*m = Message{method: m.method}
+	decoded.Put(m)
+}
+
+// intake is what the reader has decoded and not handed over yet. It hands over
+// what came in at once under one lock.
+type intake struct {
+	messages uint64
+	replies  []reply
+	entries  []entry
+	finish   []*Future // kept for reuse
+}
+
+// reply is a response that came as a message of its own.
+type reply struct {
+	id     ID
+	result []byte
+	err    error
+}
+
+// maxIntake is how much is decoded before it is handed over, though there is more.
+const maxIntake = 32
 
 // readLoop reads messages until the connection fails or is closed.
 func (s *Session) readLoop() {
-	var m Message
+	m := new(Message)
+	var in intake
 	for {
 		msg, err := s.conn.next(false)
 		if msg == nil && err == nil {
+			s.deliver(&in)
+			// What was woken by the last messages runs first: what it sends goes
+			// out sooner, and more comes in at once. Meanwhile, and that may be
+			// long, nothing is held that can be had again.
+			m.release()
 			runtime.Gosched()
 			msg, err = s.conn.next(true)
+			m = decoded.Get().(*Message)
 		}
 		if err == nil {
-			s.receive(&m, msg)
+			s.receive(&in, m, msg)
 			continue
 		}
+		s.deliver(&in)
 		var frame *FrameError
 		if !errors.As(err, &frame) || !frame.Recoverable {
 			s.end(err, 0) // does nothing if the session was ending already (I6)
@@ -36,7 +74,7 @@ func (s *Session) readLoop() {
 }
 
 // receive deals with one message, which is valid only until it returns.
-func (s *Session) receive(m *Message, msg []byte) {
+func (s *Session) receive(in *intake, m *Message, msg []byte) {
 	p := s.protocol()
 	if d, ok := p.(Detector); ok {
 		if found := d.Detect(msg, s.limits.Batch); found != nil {
@@ -45,21 +83,123 @@ func (s *Session) receive(m *Message, msg []byte) {
 		}
 	}
 	p.Decode(m, msg, s.limits.Batch)
-	switch {
+	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
-		s.receiveResponses(m.Items, true)
+		s.deliver(in) // what came before
+		s.receiveBatchResponse(m.Items)
 	case m.Batch:
-		s.receiveBatch(p, m, len(msg))
+		s.deliver(in)
+		s.receiveBatch(in, p, m, len(msg))
+	case item.Kind == KindInvalid:
+		s.receiveInvalid(p, item)
+	case item.Kind == KindResponse:
+		in.replies = append(in.replies, reply{bytes.Clone(item.ID), bytes.Clone(item.Result), item.Err})
 	default:
-		item := &m.Items[0]
-		switch item.Kind {
-		case KindResponse:
-			s.receiveResponses(m.Items, false)
-		case KindInvalid:
-			s.receiveInvalid(p, item)
-		default:
-			s.receiveRequest(item, len(msg))
+		in.entries = append(in.entries, s.request(item, len(msg)))
+	}
+	in.messages++
+	if len(in.replies)+len(in.entries) >= maxIntake {
+		s.deliver(in)
+	}
+}
+
+// deliver hands over what was received: it settles calls and queues requests.
+func (s *Session) deliver(in *intake) {
+	if in.messages == 0 && len(in.entries) == 0 {
+		return
+	}
+	type refusal struct {
+		entry
+		err *Error
+	}
+	var refused []refusal
+	finish := in.finish[:0]
+	s.mu.Lock()
+	s.stats.MessagesReceived += in.messages
+	s.stats.BytesReceived = s.conn.received()
+	for _, r := range in.replies {
+		if f := s.match(r.id, r.err); f != nil {
+			finish = append(finish, f.settle(r.result, r.err))
 		}
+	}
+	for _, e := range in.entries {
+		if err := s.admit(e); err != nil {
+			refused = append(refused, refusal{e, err})
+		}
+	}
+	wake := s.in.wants(s.limits.Concurrency)
+	s.checkDrained()
+	s.mu.Unlock()
+
+	for _, f := range finish {
+		f.finish()
+	}
+	for _, r := range refused {
+		r.refuse(s, r.err)
+	}
+	if wake {
+		s.pool.run(s.workFn)
+	}
+	clear(in.replies)
+	clear(in.entries)
+	clear(finish)
+	in.messages, in.replies, in.entries, in.finish = 0, in.replies[:0], in.entries[:0], finish[:0]
+}
+
+// match removes the call that a response is for from the table, and returns it
+// to be settled and finished; nil if there is none. It is called under the lock.
+func (s *Session) match(id ID, err error) *Future {
+	f, what := s.table.receive(id)
+	switch what {
+	case matched:
+		if bad, ok := err.(*ProtocolError); ok {
+			s.fault(bad)
+		}
+	case late:
+		s.stats.LateReplies++
+	case unexpected:
+		s.stats.UnexpectedReplies++
+		s.fault(unexpectedReply(id, err))
+	}
+	return f
+}
+
+// receiveBatchResponse settles the calls that a batch of responses answers. The
+// members of our batches that it answers in part fail where it does not.
+func (s *Session) receiveBatchResponse(items []Item) {
+	need := 0
+	for i := range items {
+		need += len(items[i].Result)
+	}
+	arena := make([]byte, 0, need) // of the results, which share it
+	finish := make([]*Future, 0, len(items))
+	var touched []*Batch
+	s.mu.Lock()
+	for i := range items {
+		item := &items[i]
+		f := s.match(item.ID, item.Err)
+		if f == nil {
+			continue
+		}
+		start := len(arena)
+		arena = append(arena, item.Result...)
+		finish = append(finish, f.settle(arena[start:len(arena):len(arena)], item.Err))
+		if f.batch != nil && !f.batch.answered {
+			f.batch.answered = true
+			touched = append(touched, f.batch)
+		}
+	}
+	for _, b := range touched {
+		for _, f := range b.own.members {
+			if s.table.giveUp(f) {
+				finish = append(finish, f.settle(nil, ErrNoResponse))
+			}
+		}
+	}
+	s.checkDrained()
+	s.mu.Unlock()
+	for _, f := range finish {
+		f.finish()
 	}
 }
 
@@ -70,16 +210,9 @@ func (s *Session) fault(err error) {
 	s.note(slog.LevelWarn, "bad message", slog.Any("error", err))
 }
 
-// received counts a message. It is called under the lock.
-func (s *Session) received() {
-	s.stats.MessagesReceived++
-	s.stats.BytesReceived = s.conn.received()
-}
-
 // receiveInvalid answers what is no valid request.
 func (s *Session) receiveInvalid(p Protocol, item *Item) {
 	s.mu.Lock()
-	s.received()
 	s.fault(item.Err)
 	s.mu.Unlock()
 	sc := getScratch()
@@ -89,8 +222,8 @@ func (s *Session) receiveInvalid(p Protocol, item *Item) {
 	}
 }
 
-// receiveRequest queues a request for a worker.
-func (s *Session) receiveRequest(item *Item, size int) {
+// request makes a call of a request or notification.
+func (s *Session) request(item *Item, size int) *call {
 	c := newCall(s, item)
 	arena := c.arena[:0]
 	if n := item.bytes(); n > len(c.arena) {
@@ -100,11 +233,11 @@ func (s *Session) receiveRequest(item *Item, size int) {
 	c.ID, c.Params = item.ID, item.Params
 	c.Params.codec = s.codec
 	c.size = size
-	s.accept(c, &c.deadline)
+	return c
 }
 
-// receiveBatch answers the invalid members of a batch and queues the rest.
-func (s *Session) receiveBatch(p Protocol, m *Message, size int) {
+// receiveBatch answers the invalid members of a batch and takes in the rest.
+func (s *Session) receiveBatch(in *intake, p Protocol, m *Message, size int) {
 	b := &inBatch{items: m.Items, spans: make([]span, len(m.Items)), calls: make([]*call, len(m.Items)), size: size}
 	m.Items = nil // they are the batch's now
 	need := 0
@@ -137,57 +270,8 @@ func (s *Session) receiveBatch(p Protocol, m *Message, size int) {
 		b.send(s, fromReader)
 	}
 	if b.unfinished > 0 {
-		s.accept(b, &b.deadline)
+		in.entries = append(in.entries, b)
 	}
-}
-
-// receiveResponses settles the calls that one message answers: one response,
-// or a batch of them.
-func (s *Session) receiveResponses(items []Item, batch bool) {
-	finish := s.finishing[:0]
-	s.mu.Lock()
-	s.received()
-	var touched []*Batch // of which the message has a member
-	need := 0
-	for i := range items {
-		need += len(items[i].Result)
-	}
-	arena := make([]byte, 0, need)
-	for i := range items {
-		item := &items[i]
-		f, what := s.table.receive(item)
-		switch what {
-		case matched:
-			if err, bad := item.Err.(*ProtocolError); bad {
-				s.fault(err)
-			}
-			arena = append(arena, item.Result...)
-			finish = append(finish, f.settle(arena[len(arena)-len(item.Result):len(arena):len(arena)], item.Err))
-			if f.batch != nil && batch && !f.batch.answered {
-				f.batch.answered = true
-				touched = append(touched, f.batch)
-			}
-		case late:
-			s.stats.LateReplies++
-		case unexpected:
-			s.stats.UnexpectedReplies++
-			s.fault(unexpectedReply(item))
-		}
-	}
-	for _, b := range touched {
-		for _, f := range b.own.members {
-			if s.table.giveUp(f) {
-				finish = append(finish, f.settle(nil, ErrNoResponse))
-			}
-		}
-	}
-	s.checkDrained()
-	s.mu.Unlock()
-	for i, f := range finish {
-		f.finish()
-		finish[i] = nil
-	}
-	s.finishing = finish
 }
 
 // bytes is how many bytes of the message the item needs.

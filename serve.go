@@ -34,6 +34,7 @@ type entry interface {
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
 	arrive(now time.Duration)
+	due() *deadline
 	bytes() int
 }
 
@@ -85,40 +86,29 @@ func (in *inbox) wants(limit int) bool {
 	return true
 }
 
-// accept queues what has arrived, or refuses it.
-func (s *Session) accept(e entry, d *deadline) {
-	s.mu.Lock()
-	s.received()
-	if s.state >= stateClosing {
-		s.mu.Unlock()
-		return
-	}
+// admit queues what has arrived, or returns why it is refused. It is called
+// under the lock.
+func (s *Session) admit(e entry) *Error {
 	var refusal *Error
 	switch size := e.bytes(); {
+	case s.state >= stateClosing:
+		return nil // nobody waits for an answer any more
 	case s.state == stateDraining:
-		refusal = ServerBusy("shutting down")
+		return ServerBusy("shutting down")
 	case s.in.count >= s.limits.Queue:
 		refusal = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
 		refusal = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
 	}
 	if refusal != nil {
-		if s.state == stateOpen {
-			s.fault(refusal)
-		}
-		s.mu.Unlock()
-		e.refuse(s, refusal)
-		return
+		s.fault(refusal)
+		return refusal
 	}
 	now := s.now()
 	e.arrive(now)
-	s.incoming.add(s, d, after(now, s.limits.ProcessingTimeout), e)
+	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
 	s.in.push(e)
-	wake := s.in.wants(s.limits.Concurrency)
-	s.mu.Unlock()
-	if wake {
-		s.pool.run(s.workFn)
-	}
+	return nil
 }
 
 // work handles requests until there are none.
@@ -183,6 +173,7 @@ func newCall(s *Session, item *Item) *call {
 
 func (c *call) arrive(now time.Duration) { c.arrived = now }
 func (c *call) bytes() int               { return c.size }
+func (c *call) due() *deadline           { return &c.deadline }
 
 func (c *call) begin(s *Session) {
 	c.begun = true
@@ -368,29 +359,38 @@ func (s *Session) encodeError(sc *scratch, p Protocol, id ID, e *Error) bool {
 
 // answer sends the reply to c that sc has, unless c was answered already.
 func (s *Session) answer(c *call, sc *scratch, e *Error) {
+	b := c.batch
+	lone := b == nil && !c.IsNotification()
+	if lone {
+		if err := s.framed(sc); err != nil {
+			s.log.LogAttrs(context.Background(), slog.LevelError, "reply cannot be framed",
+				slog.String("method", c.Method), slog.Any("error", err))
+			e = InternalError()
+			s.encodeError(sc, s.protocol(), c.ID, e)
+			lone = s.framed(sc) == nil // if not, there is nothing to be done
+		}
+	}
 	s.mu.Lock()
 	if e != nil {
 		s.stats.Errors++ // (What an error costs is to be charged here.)
 	}
-	b := c.batch
 	if c.answered {
 		s.stats.LateResults++
 		s.mu.Unlock()
 		return
 	}
 	c.answered = true
-	if b == nil {
-		s.incoming.remove(&c.deadline)
-		s.mu.Unlock()
-		if !c.IsNotification() {
-			_ = s.post(context.Background(), sc, fromHandler, nil) // fails only if the session ends
-		}
-		return
-	}
 	complete := false
-	if c.IsNotification() {
+	switch {
+	case lone:
+		s.incoming.remove(&c.deadline)
+		_ = s.queue(context.Background(), sc, fromHandler, nil) // fails only if the session ends
+		return
+	case b == nil:
+		s.incoming.remove(&c.deadline)
+	case c.IsNotification():
 		b.finish(s, 1)
-	} else {
+	default:
 		complete = b.put(s, c.index, sc.msg)
 	}
 	s.mu.Unlock()

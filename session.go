@@ -13,10 +13,10 @@ import (
 
 // How a message travels, by the functions that it passes:
 //
-//	our call       Call → send → post → outbox.push ─▶ writeLoop → transport.write
-//	its reply      readLoop → transport.next → Protocol.Decode → table.receive → Future.finish
-//	their request  readLoop → transport.next → Protocol.Decode → accept ─▶ work → serve → Handler
-//	our reply      reply → post → outbox.push ─▶ writeLoop → transport.write
+//	our call       Call → send → post → queue → outbox.push ─▶ writeLoop → transport.write
+//	its reply      readLoop → transport.next → Protocol.Decode → deliver → Future.finish
+//	their request  readLoop → transport.next → Protocol.Decode → deliver ─▶ work → serve → Handler
+//	our reply      reply → answer → queue → outbox.push ─▶ writeLoop → transport.write
 //
 // (─▶ passes to another goroutine.)
 //
@@ -65,8 +65,6 @@ type Session struct {
 	ended   func()    // tells the server; may be nil
 	proto   atomic.Pointer[Protocol]
 	done    chan struct{}
-
-	finishing []*Future // the reader's, kept for reuse
 
 	mu       sync.Mutex
 	state    state
@@ -125,6 +123,9 @@ func Pipe(a, b *Options) (*Session, *Session) {
 	return sa, sb
 }
 
+// noMethods is the handler where there is none.
+var noMethods = NewRouter()
+
 // options returns a copy of opts with defaults filled in.
 func options(opts *Options) *Options {
 	var o Options
@@ -141,7 +142,7 @@ func options(opts *Options) *Options {
 		o.Codec = o.Protocol.Codec()
 	}
 	if o.Handler == nil {
-		o.Handler = NewRouter()
+		o.Handler = noMethods
 	}
 	for i := len(o.Middleware) - 1; i >= 0; i-- {
 		o.Handler = o.Middleware[i](o.Handler)
@@ -176,9 +177,10 @@ func newSession(conn transport, o *Options, role Role, p *pool) *Session {
 		s.role = o.Role
 	}
 	s.workFn = s.work
-	s.proto.Store(&o.Protocol)
+	protocol := o.Protocol // a copy, not to keep all of the options alive
+	s.proto.Store(&protocol)
 	s.out.wake = make(chan struct{}, 1)
-	s.out.direct = conn.direct()
+	s.out.sock = conn.socket()
 	p.join()
 	return s
 }

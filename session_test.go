@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"example.com/rpcx"
 	"github.com/google/go-cmp/cmp"
@@ -151,7 +150,7 @@ func TestNotificationIsHandledAndNotAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		record := func(_ context.Context, req *rpcx.Request) (any, error) {
-			got = append(got, fmt.Sprint(req.Method, string(req.Params.Positional), req.IsNotification(), req.ID == nil))
+			got = append(got, fmt.Sprintf("%s%s %v", req.Method, req.Params.Positional, req.IsNotification() && req.ID == nil))
 			return "unread", errors.New("unread")
 		}
 		a, b := newPipe(t, nil, handling(methods{"note": record}))
@@ -159,7 +158,7 @@ func TestNotificationIsHandledAndNotAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if want := []string{"note[1]truetrue"}; !slices.Equal(got, want) {
+		if want := []string{"note[1] true"}; !slices.Equal(got, want) {
 			t.Errorf("handled %q, want %q", got, want)
 		}
 		if n := b.Stats().MessagesSent; n != 0 {
@@ -375,6 +374,3 @@ func TestAutoDetectionSettlesOnce(t *testing.T) {
 		w.expect(`{"result":1,"error":null,"id":1}`)
 	})
 }
-
-// within is how long the tests that are not about time let anything take.
-const within = 10 * time.Second

@@ -61,35 +61,36 @@ const (
 	unexpected              // nothing waited for it
 )
 
-// receive removes the call that item is the response to, and returns it to be
-// settled and finished.
-func (t *table) receive(item *Item) (*Future, match) {
-	id, err := strconv.ParseUint(string(item.ID), 10, 64)
+// receive removes the call that a response with the given id is for, and
+// returns it to be settled and finished.
+func (t *table) receive(id ID) (*Future, match) {
+	n, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
 		return nil, unexpected
 	}
-	f := t.pending[id]
+	f := t.pending[n]
 	if f == nil {
-		if i := slices.Index(t.late, id); i >= 0 {
+		if i := slices.Index(t.late, n); i >= 0 {
 			t.late[i] = ^uint64(0) // never given out: another reply is one too many
 			return nil, late
 		}
 		return nil, unexpected
 	}
-	delete(t.pending, id)
+	delete(t.pending, n)
 	return f, matched
 }
 
-// unexpectedReply is the error for a response that nothing waited for.
-func unexpectedReply(item *Item) *ProtocolError {
-	if e, ok := item.Err.(*Error); ok && item.ID == nil {
+// unexpectedReply is the error for a response that nothing waited for; err is
+// what it carried.
+func unexpectedReply(id ID, err error) *ProtocolError {
+	if e, ok := err.(*Error); ok && id == nil {
 		return &ProtocolError{CodeInvalidRequest, "diagnostic error received: " + excerpt([]byte(e.Error()))}
 	}
-	id := "null"
-	if item.ID != nil {
-		id = excerpt(item.ID)
+	text := "null"
+	if id != nil {
+		text = excerpt(id)
 	}
-	return &ProtocolError{CodeInvalidRequest, "response to unsent request (ID: " + id + ")"}
+	return &ProtocolError{CodeInvalidRequest, "response to unsent request (ID: " + text + ")"}
 }
 
 // calls returns the pending calls in the order of their ids.

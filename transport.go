@@ -18,15 +18,15 @@ type transport interface {
 	// write writes frames, ends being where each ends in buf. progress is called
 	// after each part that was written and has more behind it.
 	write(buf []byte, ends []int, progress func()) error
-	// direct returns what writes without waiting, nil if nothing can.
-	direct() *directWriter
+	// socket returns what writes without waiting, nil if nothing can.
+	socket() *socket
 	close() error
 	received() uint64  // bytes, for the reader
 	netConn() net.Conn // nil if it is none
 }
 
 const (
-	firstBuffer = 1 << 10  // what an idle stream holds to read into
+	firstBuffer = 512      // what an idle stream that is no socket holds to read into
 	largeBuffer = 64 << 10 // what one holds that is busy; beyond is given back
 	writeChunk  = 256 << 10
 )
@@ -36,7 +36,8 @@ type stream struct {
 	conn   io.ReadWriteCloser
 	framer Framer
 	split  bufio.SplitFunc
-	buf    []byte // what was read and not consumed is buf[r:w]
+	sock   *socket // nil if conn is another kind of connection
+	buf    []byte  // what was read and not consumed is buf[r:w]
 	r, w   int
 	total  uint64
 	err    error // of the last Read
@@ -44,10 +45,10 @@ type stream struct {
 }
 
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
-	return &stream{conn: conn, framer: framer, split: framer.NewSplitter()}
+	return &stream{conn: conn, framer: framer, split: framer.NewSplitter(), sock: newSocket(conn)}
 }
 
-func (s *stream) direct() *directWriter { return newDirectWriter(s.conn) }
+func (s *stream) socket() *socket { return s.sock }
 
 func (s *stream) next(wait bool) ([]byte, error) {
 	for {
@@ -82,6 +83,12 @@ func (s *stream) next(wait bool) ([]byte, error) {
 func (s *stream) fill() {
 	if s.r == s.w {
 		s.r, s.w = 0, 0
+		if s.sock != nil {
+			giveReadBuffer(s.buf)
+			s.buf, s.w, s.err = s.sock.readSome()
+			s.total += uint64(s.w)
+			return
+		}
 		if len(s.buf) > largeBuffer {
 			s.buf = nil
 		}
@@ -156,7 +163,7 @@ func (m *messages) next(wait bool) ([]byte, error) {
 	return msg, err
 }
 
-func (m *messages) direct() *directWriter { return nil }
+func (m *messages) socket() *socket { return nil }
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 

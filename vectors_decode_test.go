@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"encoding/json"
+	"maps"
 	"strconv"
 	"testing"
 	"unicode/utf8"
@@ -214,7 +215,11 @@ func (want *decodeExpect) checkItem(t *testing.T, protocol string, raw []byte, i
 		} else if item.Kind != KindInvalid {
 			t.Errorf("got %v, want an invalid item", item.Kind)
 		} else {
-			want.checkReply(t, protocol, item)
+			reply, err := vectorProtocols[protocol].AppendError(nil, item.ID, wireError(item.Err), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkJSON(t, "reply", reply, want.reply(protocol, item.Err.(*ProtocolError).Message))
 		}
 	default:
 		t.Fatalf("unknown kind %q", want.Kind)
@@ -232,25 +237,22 @@ func paramsJSON(p Params) []byte {
 	return []byte("[]")
 }
 
-// checkReply compares the reply to an invalid message.
-func (want *decodeExpect) checkReply(t *testing.T, protocol string, item *Item) {
-	t.Helper()
-	reply, err := vectorProtocols[protocol].AppendError(nil, item.ID, wireError(item.Err), nil)
-	if err != nil {
-		t.Fatal(err)
+// reply is the reply to an invalid message, with the text that it is known to
+// have; nil if there is none.
+func (want *decodeExpect) reply(protocol, text string) any {
+	if want.decidedID != nil {
+		var id any
+		if *want.decidedID != nil {
+			id = mustDecode(*want.decidedID)
+		}
+		return errorReply(protocol, want.Code, text, id)
 	}
-	text := item.Err.(*ProtocolError).Message // was compared
-	if want.decidedID == nil {
-		expected := want.Reply.JSON.(map[string]any)
-		expected["error"].(map[string]any)["message"] = text
-		checkJSON(t, "reply", reply, expected)
-		return
+	if want.Reply == nil {
+		return nil
 	}
-	var id any
-	if *want.decidedID != nil {
-		id = mustDecode(*want.decidedID)
-	}
-	checkJSON(t, "reply", reply, errorReply(protocol, want.Code, text, id))
+	reply := maps.Clone(want.Reply.JSON.(map[string]any))
+	reply["error"] = map[string]any{"code": want.Code, "message": text}
+	return reply
 }
 
 // errorReply is the form of an error response.

@@ -55,7 +55,9 @@ class Session(RPCSession):
 
     async def greet(self):
         '''Calls first, so that the answer shows what the client speaks.'''
-        await self.send_request('hello')
+        # 2.0, which this is in, leaves params out if there are none; 1.0 does not
+        # allow that.
+        await self.send_request('hello', ['client'])
         await self.send_notification('ready')
 
     async def handle_request(self, request):
