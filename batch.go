@@ -141,6 +141,10 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		}
 	}
 	err := context.Cause(ctx)
+	if err == nil && len(own.members) > s.limits.Batch {
+		// The reply would be refused.
+		err = protocolErrorf(CodeInvalidRequest, "batch too long (over %d calls, Limits.Batch)", s.limits.Batch)
+	}
 	if err == nil {
 		err = s.queueBatch(ctx, b)
 	}

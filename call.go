@@ -18,29 +18,30 @@ import (
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
 // session is over already it matches [ErrClosed].
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
-	done := s.pool.slot()
-	f := &Future{session: s, method: method, done: done}
+	f := s.pool.call(s, method)
 	if err := s.send(ctx, f, params); err != nil {
-		s.pool.slots.Put(done)
+		s.pool.putCall(f)
 		return err
 	}
 	if end := ctx.Done(); end == nil {
-		<-done
+		<-f.done
 	} else {
 		select {
-		case <-done:
+		case <-f.done:
 		case <-end:
 			s.giveUp(f, context.Cause(ctx))
-			<-done // by whoever removed it from the table, if not by us (I3)
+			<-f.done // by whoever removed it from the table, if not by us (I3)
 		}
 	}
-	s.pool.slots.Put(done)
-	return f.decode(result)
+	err := f.decode(result)
+	s.pool.putCall(f) // not after a panic (of a hook, say), when the table may have it still
+	return err
 }
 
-// Go calls method at the peer and returns at once, with a future for the
-// result. ctx bounds the whole call, as for [Session.Call], not only Go. Messages
-// leave in the order in which Go, Notify and GoBatch returned.
+// Go calls method at the peer and returns a future for the result, as soon as
+// the request is queued; it waits only while the outbox is full. ctx bounds the
+// whole call, as for [Session.Call], not only Go. If Go, Notify or GoBatch has
+// returned before another of them is called, its message leaves first.
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	f := newFuture(s, method)
 	if err := s.send(ctx, f, params); err != nil {
@@ -130,7 +131,7 @@ func (s *Session) forget(f *Future, err error) (finish func()) {
 	}
 	s.checkDrained()
 	return func() {
-		if f.members == nil {
+		if f.batch != nil {
 			f.finish() // a member that is given up by itself does not wait for its batch
 		}
 		whole.finish()

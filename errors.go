@@ -142,7 +142,8 @@ func (cancelledError) Is(target error) bool {
 // ended. It matches [ErrConnectionLost], and wraps the reason for the end.
 type ConnectionError struct {
 	// Written says whether the whole request had been handed to the connection:
-	// if so, the peer may have carried it out; if not, it has not.
+	// if so, the peer may have carried it out. If not, it has not, unless this
+	// side closed the session, for then what was queued is still written.
 	Written bool
 	// Err is why the session ended: io.EOF if the peer closed the connection,
 	// ErrClosed if this side did.

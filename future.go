@@ -30,7 +30,7 @@ type Future struct {
 
 	mu        sync.Mutex
 	finished  bool          // result and err stand
-	done      chan struct{} // closed at the end, made when asked for; or a one-slot channel of the pool's
+	done      chan struct{} // closed at the end, made when asked for; of one slot in a Future of the pool's
 	callbacks []func(*Future)
 }
 
@@ -187,16 +187,13 @@ func (f *Future) finish() {
 		f.mu.Lock()
 		f.err = batchError(f.members, func(m *Future) error { return m.err })
 	}
-	f.finished = true
-	stop, callbacks := f.stop, f.callbacks
-	f.callbacks = nil
-	switch {
-	case f.done == nil:
-	case cap(f.done) > 0:
-		f.done <- struct{}{}
-	default:
-		close(f.done)
+	if trace := f.session.trace.ReplyReceived; trace != nil && f.members == nil && f.queued > 0 {
+		s, method, err, d := f.session, f.method, f.err, f.session.now()-f.started
+		f.run(func() { trace(s, method, err, d) })
 	}
+	f.finished = true
+	stop, callbacks, done := f.stop, f.callbacks, f.done
+	f.callbacks = nil
 	f.mu.Unlock()
 
 	if stop != nil {
@@ -205,9 +202,12 @@ func (f *Future) finish() {
 	for _, callback := range callbacks {
 		f.run(func() { callback(f) })
 	}
-	if trace := f.session.trace.ReplyReceived; trace != nil && f.members == nil {
-		d := f.session.now() - f.started
-		f.run(func() { trace(f.session, f.method, f.err, d) })
+	switch {
+	case done == nil:
+	case cap(done) > 0:
+		done <- struct{}{} // the last that is done with f: its caller uses it again
+	default:
+		close(done)
 	}
 }
 

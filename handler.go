@@ -6,15 +6,17 @@ import (
 
 // A Handler answers requests and takes notifications. What it returns as
 // result is encoded by the session's codec and sent as the reply; a
-// [json.RawMessage] is sent as it is. If it returns an [*Error] (or an error
+// [json.RawMessage] is sent as it is, without white space. If it returns an [*Error] (or an error
 // that wraps one), that is sent instead. Any other error is logged and answered
 // [CodeInternalError] "internal server error": its text stays here. So is a
 // panic, which is recovered, and a result that cannot be encoded.
 //
 // Handlers of one session run concurrently, up to Limits.Concurrency of them.
 // ctx ends when the handler returns, when Limits.ProcessingTimeout has passed,
-// and when the session ends, with a cause; see [context.Cause]. A handler may
-// call back to its peer, through req.Session().
+// and when the session ends, with a cause; see [context.Cause]. It has ended
+// already for a notification that the peer sent just before it closed the
+// connection, which is handled all the same. A handler may call back to its peer,
+// through req.Session().
 type Handler interface {
 	ServeRPC(ctx context.Context, req *Request) (any, error)
 }
@@ -45,8 +47,8 @@ func (r *Request) Bind(v any) error { return r.Params.Bind(v) }
 
 // ReplyAndDisconnect makes the session reply with v and then close. A handler
 // returns it as its result or as its error; if v is an [*Error], the reply is
-// that error. What is queued for the peer is sent first, for at most
-// Limits.CloseTimeout.
+// that error. In a batch this waits for the other replies. What is queued for
+// the peer is sent first, for at most Limits.CloseTimeout.
 func ReplyAndDisconnect(v any) *Disconnect { return &Disconnect{v} }
 
 // Disconnect is what [ReplyAndDisconnect] returns: a result that is an error too.

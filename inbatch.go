@@ -21,6 +21,7 @@ type inBatch struct {
 	size       int    // of the message
 	arrived    time.Duration
 	deadline   deadline
+	disconnect bool // a member's handler wants it when the replies are sent
 }
 
 func (b *inBatch) arrive(now time.Duration) { b.arrived = now }
@@ -31,7 +32,7 @@ func (b *inBatch) next(s *Session) (c *call, last bool) {
 	for b.taken < len(b.items) {
 		i := b.taken
 		b.taken++
-		if item := &b.items[i]; item.Kind != KindInvalid {
+		if item := &b.items[i]; item.Kind == KindNotification || item.Kind == KindRequest && s.state < stateClosing {
 			c = newCall(s, item)
 			c.batch, c.index, c.arrived = b, i, b.arrived
 			c.begin(s)
@@ -150,5 +151,8 @@ func (b *inBatch) send(s *Session, from sender) {
 	var err error
 	if sc.msg, err = s.protocol().AppendBatch(sc.msg[:0], parts); err == nil {
 		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
+	}
+	if b.disconnect {
+		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
 }

@@ -297,7 +297,7 @@ func errorObject(raw []byte) (e *Error, codeOK, messageOK bool) {
 	}
 	var vals [len(errorKeys)][]byte
 	s := scanner{data: raw}
-	if dup, ok := s.members(errorKeys[:], vals[:]); dup != 0 || !ok {
+	if _, ok := s.members(errorKeys[:], vals[:]); !ok {
 		return e, false, false
 	}
 	if vals[0] != nil {

@@ -23,8 +23,8 @@ type Limits struct {
 	// callers and handlers wait.
 	Outbox int
 
-	// Batch is how many members a batch may have that the peer sends. Default
-	// 10,000. A longer one is refused as a whole, with one error.
+	// Batch is how many members a batch may have. Default 10,000. A longer one
+	// from the peer is refused as a whole, with one error; one of our own is not sent.
 	Batch int
 
 	// Response is how many bytes a reply may have; in a batch, all its replies
@@ -41,8 +41,9 @@ type Limits struct {
 	// handler's context ends; what the handler returns later is dropped.
 	ProcessingTimeout time.Duration
 
-	// SendTimeout is how long a write may make no progress. Default 20 s. Then
-	// the session ends with ErrSlowPeer.
+	// SendTimeout is how long a write may make no progress, that is, how long the
+	// peer may take for 256 KiB (for a MessageConn, for all that is written at
+	// once). Default 20 s. Then the session ends with ErrSlowPeer.
 	SendTimeout time.Duration
 
 	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect

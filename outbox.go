@@ -87,6 +87,11 @@ func (o *outbox) wakeWriter() {
 	}
 }
 
+// isWriting reports whether message n is in a write that has not returned.
+func (o *outbox) isWriting(n uint64) bool {
+	return (o.writing || o.lent) && o.written < n && n <= o.queued-uint64(len(o.ends))
+}
+
 // take hands all that is queued to the writer.
 func (o *outbox) take() (buf []byte, ends []int) {
 	buf, ends = o.buf, o.ends
@@ -126,6 +131,10 @@ func (o *outbox) release() {
 	}
 }
 
+// maxScratch is the largest buffer that is kept for the next message. The
+// garbage collector empties the pool, so that even large ones do not stay.
+const maxScratch = 4 << 20
+
 // scratch is where a message is put together.
 type scratch struct{ msg, frame, id []byte }
 
@@ -134,7 +143,7 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 func getScratch() *scratch { return scratches.Get().(*scratch) }
 
 func (sc *scratch) put() {
-	if cap(sc.msg) <= largeBuffer && cap(sc.frame) <= largeBuffer {
+	if cap(sc.msg) <= maxScratch && cap(sc.frame) <= maxScratch {
 		scratches.Put(sc)
 	}
 }
@@ -297,7 +306,7 @@ func (s *Session) closedError() error {
 type endedError struct{ cause error }
 
 func (e *endedError) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
-func (e *endedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
+func (e *endedError) Unwrap() []error { return []error{ErrClosed, ErrConnectionLost, e.cause} }
 
 // register enters a call, or the calls of a batch, into the table.
 func (s *Session) register(f *Future) {
@@ -341,25 +350,32 @@ func (s *Session) writeLoop() {
 		s.out.writing = true
 		s.progress()
 		s.mu.Unlock()
-		err := s.conn.write(buf, ends, func() {
+		n, err := s.conn.write(buf, ends, func() {
 			s.mu.Lock()
 			s.progress()
 			s.mu.Unlock()
 		})
+		s.mu.Lock()
+		s.out.writing = false
+		s.stats.BytesSent += uint64(n)
 		if err != nil {
+			for i := 0; i < len(ends) && ends[i] <= n; i++ {
+				s.out.written++
+			}
+			s.mu.Unlock()
 			s.end(err, 0) // (I10)
 			s.mu.Lock()
 			break
 		}
-		s.mu.Lock()
-		s.out.writing = false
-		s.stats.BytesSent += uint64(len(buf))
 		s.out.giveBack(buf, ends)
 		s.checkDrained()
 	}
-	s.out.writing = false
 	s.out.buf, s.out.spare = nil, nil
+	finish := s.lose(true)
 	s.mu.Unlock()
+	for _, f := range finish {
+		f.finish()
+	}
 	s.closeConn()
 	s.mu.Lock()
 	s.loops--

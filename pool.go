@@ -13,18 +13,25 @@ type pool struct {
 	mu    sync.Mutex
 	idle  []chan func()
 	users int
-	slots sync.Pool // of what slot returns
+	calls sync.Pool // Futures for Session.Call
 }
 
-// slot returns a channel with one slot for Session.Call to wait on. Nobody else
-// sees such a call's future, so one value sent says that it is done, and then the
-// channel can be used again: with this pool only, for a channel must not leave
-// the bubble of testing/synctest that it was made in.
-func (p *pool) slot() chan struct{} {
-	if done, ok := p.slots.Get().(chan struct{}); ok {
-		return done
+// call returns a Future for Session.Call. Nobody else sees it, so one value sent
+// says that it is done, and then it can be used again: with this pool only, for
+// a channel must not leave the bubble of testing/synctest that it was made in.
+func (p *pool) call(s *Session, method string) *Future {
+	f, ok := p.calls.Get().(*Future)
+	if !ok {
+		f = &Future{done: make(chan struct{}, 1)}
 	}
-	return make(chan struct{}, 1)
+	f.session, f.method = s, method
+	return f
+}
+
+// putCall takes a Future back whose value was received, or that was never sent.
+func (p *pool) putCall(f *Future) {
+	*f = Future{done: f.done}
+	p.calls.Put(f)
 }
 
 // join adds a session to the pool's users.

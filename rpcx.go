@@ -26,7 +26,8 @@ type Options struct {
 	Codec Codec
 
 	// Role is which end of the connection the session is. By default a session
-	// that a Server accepted is a server, any other a client.
+	// that a Server accepted is a server, and so is the second of a Pipe; any other
+	// is a client.
 	Role   Role
 	Limits Limits
 
@@ -72,9 +73,9 @@ type Stats struct {
 	BytesSent, BytesReceived       uint64 // framing included (not for a MessageConn)
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
-	RequestsReceived     uint64 // requests and notifications, members of batches too
+	RequestsReceived     uint64 // requests and notifications that were handled, members of batches too
 	NotificationsDropped uint64 // because the queue was full or the session ending
-	Errors               uint64 // protocol and framing errors, error replies sent
+	Errors               uint64 // protocol and framing errors, requests refused or failed
 	LateReplies          uint64 // to calls that had been given up
 	UnexpectedReplies    uint64 // to nothing that was asked
 	LateResults          uint64 // of handlers that took longer than ProcessingTimeout

@@ -130,13 +130,16 @@ func (s *Session) work() {
 			s.pool.run(s.workFn)
 		}
 	}()
-	for s.state < stateClosing && s.in.workers <= s.limits.Concurrency {
+	for s.in.workers <= s.limits.Concurrency {
 		c := s.in.take(s)
 		if c == nil {
 			break
 		}
 		s.in.running++
 		s.stats.RequestsReceived++
+		if s.state >= stateClosing {
+			c.ctx.end(s.cause)
+		}
 		wake := s.in.wants(s.limits.Concurrency)
 		s.mu.Unlock()
 		if wake {
@@ -181,7 +184,7 @@ func (c *call) begin(s *Session) {
 }
 
 func (c *call) next(s *Session) (*call, bool) {
-	if c.answered {
+	if c.answered || s.state >= stateClosing && !c.IsNotification() {
 		return nil, true
 	}
 	c.begin(s)
@@ -199,7 +202,7 @@ func (c *call) refuse(s *Session, e *Error) {
 	s.mu.Lock()
 	c.answered = true
 	s.incoming.remove(&c.deadline)
-	if c.IsNotification() {
+	if c.IsNotification() && !c.begun {
 		s.stats.NotificationsDropped++
 	}
 	s.mu.Unlock()
@@ -297,9 +300,21 @@ func (s *Session) reply(c *call, result any, err error) {
 		}
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
-	if d != nil {
+	if d != nil && !c.deferEnd(s) {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
+}
+
+// deferEnd leaves it to the batch that c is a member of to end the session,
+// when its replies are sent, and reports whether it does.
+func (c *call) deferEnd(s *Session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.batch == nil || c.batch.waiting == 0 {
+		return false
+	}
+	c.batch.disconnect = true
+	return true
 }
 
 // disconnection returns what [ReplyAndDisconnect] made, nil if the handler did

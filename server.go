@@ -25,7 +25,8 @@ type Server struct {
 	// connection beyond is closed at once, and that is logged.
 	MaxSessions int
 	// OnSession is called for each new session, on a goroutine of its own. No
-	// request is handled before it returns, but it may call the peer.
+	// request is handled before it returns, but it may call the peer. Shutdown
+	// and Wait wait for it.
 	OnSession func(*Session)
 
 	pool     pool
@@ -38,30 +39,39 @@ type Server struct {
 	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits
 }
 
+// Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
+// any that is free (see the listener's Addr), tls://host:port (or ssl://), which
+// needs config, or unix:///path. ctx bounds the looking up of a host name.
+func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener, error) {
+	network, address, secure, err := splitAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	if secure && config == nil {
+		return nil, fmt.Errorf("listen on %s: no TLS configuration", addr)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, network, address)
+	if err != nil || !secure {
+		return l, err
+	}
+	return tls.NewListener(l, config), nil
+}
+
 // ListenAndServe listens on addr and serves until ctx ends, which is a
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
 // which needs Server.TLS, and unix:///path. It returns [ErrServerClosed] once it
 // has been stopped; at the end of ctx only after all sessions have ended.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
-	network, address, secure, err := splitAddr(addr)
+	l, err := Listen(ctx, addr, srv.TLS)
 	if err != nil {
 		return err
-	}
-	if secure && srv.TLS == nil {
-		return fmt.Errorf("listen on %s: no Server.TLS", addr)
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, network, address)
-	if err != nil {
-		return err
-	}
-	if secure {
-		l = tls.NewListener(l, srv.TLS)
 	}
 	shut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		// Requests in progress are bounded by their own timeouts.
+		// What this waits for is bounded by the sessions' timeouts, but for a
+		// handler that does not heed its context; Close ends the wait for that.
 		_ = srv.Shutdown(context.WithoutCancel(ctx))
 		close(shut)
 	})
@@ -192,6 +202,10 @@ func (srv *Server) add(conn transport) *Session {
 	}
 	srv.sessions[s] = struct{}{}
 	srv.enter()
+	held := srv.OnSession != nil || s.trace.Connected != nil
+	if held {
+		srv.enter() // for the goroutine below
+	}
 	srv.mu.Unlock()
 
 	s.ended = func() {
@@ -200,13 +214,21 @@ func (srv *Server) add(conn transport) *Session {
 		delete(srv.sessions, s)
 		srv.leave()
 	}
-	if srv.OnSession != nil {
+	if held {
 		s.in.held = true
 		s.start()
-		// Owner: the server. End: OnSession returns.
+		// Owner: the server. End: Trace.Connected and OnSession return.
 		go func() {
-			defer s.release()
-			srv.OnSession(s)
+			defer func() {
+				s.release()
+				srv.mu.Lock()
+				defer srv.mu.Unlock()
+				srv.leave()
+			}()
+			s.connected()
+			if srv.OnSession != nil {
+				srv.OnSession(s)
+			}
 		}()
 	} else {
 		s.start()

@@ -14,6 +14,7 @@ import (
 // How a message travels, by the functions that it passes:
 //
 //	our call       Call → send → post → queue → outbox.push ─▶ writeLoop → transport.write
+//	                                          → outbox.lend → socket.tryWrite, when it is alone
 //	its reply      readLoop → transport.next → Protocol.Decode → deliver → Future.finish
 //	their request  readLoop → transport.next → Protocol.Decode → deliver ─▶ work → serve → Handler
 //	our reply      reply → answer → queue → outbox.push ─▶ writeLoop → transport.write
@@ -25,15 +26,17 @@ import (
 //	state     entered by                         from then on
 //	open      NewSession
 //	draining  Shutdown                           requests are refused (-102); only running handlers may call
-//	closing   Close, a drained Shutdown, an      nothing more is queued or handled, no call is pending;
-//	          error, ReplyAndDisconnect          the writer writes what was queued, until closeBy
+//	closing   Close, a drained Shutdown, an      nothing more is queued or handled, but for notifications
+//	          error, ReplyAndDisconnect          that came before an EOF; no call is pending; the writer
+//	                                             writes what was queued, until closeBy
 //	done      reader, writer, handlers returned  nothing happens any more
 //
 // What always holds:
 //
-//	I1   Only the reader reads the connection, and only the writer writes it.
+//	I1   Only the reader reads the connection. Only the writer writes it, or while it
+//	     is idle the sender that the outbox lent it to, who does not wait.
 //	I2   The reader never waits for anything but the connection and s.mu, and runs
-//	     no user code but the Protocol's Decode and the Framer's splitter.
+//	     no user code but the Protocol's and the Framer's.
 //	I3   A call is completed once, by whoever removes it from the table.
 //	I4   A call is registered before its message is queued, under one lock.
 //	I5   No user code runs under s.mu.
@@ -71,6 +74,7 @@ type Session struct {
 	cause    error         // of the end (I6)
 	closeBy  time.Duration // when the connection is closed whatever is unwritten
 	drained  chan struct{} // closed when Shutdown has nothing to wait for
+	refusing bool          // Shutdown has not queued its refusals yet
 	loops    int           // of reader and writer, how many run
 	table    table
 	outgoing deadlines // of our calls
@@ -99,6 +103,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	o := options(opts)
 	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{})
 	s.start()
+	s.connected()
 	return s
 }
 
@@ -107,6 +112,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
 	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{})
 	s.start()
+	s.connected()
 	return s
 }
 
@@ -120,6 +126,8 @@ func Pipe(a, b *Options) (*Session, *Session) {
 	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p)
 	sa.start()
 	sb.start()
+	sa.connected()
+	sb.connected()
 	return sa, sb
 }
 
@@ -190,6 +198,10 @@ func (s *Session) start() {
 	go s.readLoop()
 	// Owner: the session. End: the session is closing and the rest is written.
 	go s.writeLoop()
+}
+
+// connected tells Trace that the session, and whoever it may call, has started.
+func (s *Session) connected() {
 	if s.trace.Connected != nil {
 		s.trace.Connected(s)
 	}
@@ -242,7 +254,8 @@ func (s *Session) Err() error {
 }
 
 // OnClose has callback called with Err's error when the session is over, just
-// before Done is closed; at once if it is closed. It runs on a goroutine of its own.
+// before Done is closed; at once if it is closed. Callbacks run one after the
+// other, on a goroutine of their own, and must not wait for Done.
 func (s *Session) OnClose(callback func(err error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -284,16 +297,23 @@ func (s *Session) Close() error {
 func (s *Session) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	var refused []entry
-	if s.state == stateOpen {
+	began := s.state == stateOpen
+	if began {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
+		s.refusing = true
 		refused = s.in.clear()
-		s.checkDrained()
 	}
 	drained := s.drained
 	s.mu.Unlock()
-	for _, e := range refused {
-		e.refuse(s, ServerBusy("shutting down"))
+	if began {
+		for _, e := range refused {
+			e.refuse(s, ServerBusy("shutting down"))
+		}
+		s.mu.Lock()
+		s.refusing = false
+		s.checkDrained()
+		s.mu.Unlock()
 	}
 	if drained != nil { // nil if the session was closed without one
 		select {
@@ -315,7 +335,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 
 // checkDrained is called after each change that Shutdown may be waiting for.
 func (s *Session) checkDrained() {
-	if s.state == stateDraining && s.in.running == 0 && len(s.table.pending) == 0 && s.out.size() == 0 {
+	if s.state == stateDraining && !s.refusing && s.in.running == 0 && len(s.table.pending) == 0 && s.out.size() == 0 {
 		select {
 		case <-s.drained:
 		default:
@@ -341,13 +361,12 @@ func (s *Session) end(cause error, grace time.Duration) {
 	if grace > 0 {
 		s.arm(closeBy)
 	}
-	var finish []*Future
-	for _, f := range s.table.calls() {
-		s.table.remove(f)
-		written := f.queued <= s.out.written
-		finish = append(finish, f, f.settle(nil, &ConnectionError{written, cause}))
+	// With the connection closed, a write that is under way returns now, and
+	// only then is known what of it went out.
+	finish := s.lose(grace > 0)
+	if cause != io.EOF || s.in.held {
+		s.in.clear() // otherwise the notifications in it are handled yet
 	}
-	s.in.clear()
 	var running []*call
 	for d := s.incoming.first; d != nil; d = d.next {
 		running = d.owner.(entry).running(running)
@@ -367,13 +386,31 @@ func (s *Session) end(cause error, grace time.Duration) {
 	}
 }
 
+// lose settles the calls that are pending as lost, and returns what is to be
+// finished. Those that are being written only if inDoubt is set.
+func (s *Session) lose(inDoubt bool) (finish []*Future) {
+	for _, f := range s.table.calls() {
+		if !inDoubt && s.out.isWriting(f.queued) {
+			continue
+		}
+		s.table.remove(f)
+		written := f.queued <= s.out.written
+		whole := f.settle(nil, &ConnectionError{written, s.cause})
+		if f.batch != nil {
+			finish = append(finish, f)
+		}
+		finish = append(finish, whole)
+	}
+	return finish
+}
+
 // closeConn closes the connection, which ends the reader and a blocked writer.
 func (s *Session) closeConn() { _ = s.conn.close() }
 
 // leave is called, under the lock, when the reader or the writer returns and
 // when a worker does. The last of them ends the session.
 func (s *Session) leave() {
-	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 {
+	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 || s.in.count > 0 {
 		return
 	}
 	s.state = stateDone

@@ -16,8 +16,9 @@ type transport interface {
 	// frame appends msg to dst as it goes into the outbox.
 	frame(dst, msg []byte) ([]byte, error)
 	// write writes frames, ends being where each ends in buf. progress is called
-	// after each part that was written and has more behind it.
-	write(buf []byte, ends []int, progress func()) error
+	// after each part that was written and has more behind it. It returns how much
+	// was written, or may have been.
+	write(buf []byte, ends []int, progress func()) (int, error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
 	close() error
@@ -118,17 +119,20 @@ func (s *stream) fill() {
 
 func (s *stream) frame(dst, msg []byte) ([]byte, error) { return s.framer.AppendFrame(dst, msg) }
 
-func (s *stream) write(buf []byte, _ []int, progress func()) error {
-	for len(buf) > 0 {
-		n, err := s.conn.Write(buf[:min(len(buf), writeChunk)])
-		if err != nil {
-			return err
+func (s *stream) write(buf []byte, _ []int, progress func()) (int, error) {
+	written := 0
+	for {
+		chunk := buf[written:min(len(buf), written+writeChunk)]
+		n, err := s.conn.Write(chunk)
+		written += n
+		if err == nil && n < len(chunk) {
+			err = io.ErrShortWrite
 		}
-		if buf = buf[n:]; len(buf) > 0 {
-			progress()
+		if err != nil || written == len(buf) {
+			return written, err
 		}
+		progress()
 	}
-	return nil
 }
 
 func (s *stream) close() (err error) {
@@ -167,7 +171,7 @@ func (m *messages) socket() *socket { return nil }
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 
-func (m *messages) write(buf []byte, ends []int, _ func()) error {
+func (m *messages) write(buf []byte, ends []int, _ func()) (int, error) {
 	m.msgs = m.msgs[:0]
 	start := 0
 	for _, end := range ends {
@@ -176,7 +180,7 @@ func (m *messages) write(buf []byte, ends []int, _ func()) error {
 	}
 	err := m.conn.WriteMessages(m.msgs)
 	clear(m.msgs)
-	return err
+	return len(buf), err
 }
 
 func (m *messages) close() (err error) {

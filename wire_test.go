@@ -110,6 +110,16 @@ func (w *wire) hungUp() bool {
 	return w.over
 }
 
+// idOf returns the id of the request in line.
+func idOf(t *testing.T, line string) string {
+	t.Helper()
+	var request struct{ ID json.RawMessage }
+	if err := json.Unmarshal([]byte(line), &request); err != nil || request.ID == nil {
+		t.Fatalf("%s is no request: %v", line, err)
+	}
+	return string(request.ID)
+}
+
 // newPipe joins two sessions, which are closed at the end of the test.
 func newPipe(t *testing.T, a, b *rpcx.Options) (*rpcx.Session, *rpcx.Session) {
 	t.Helper()

@@ -56,17 +56,19 @@ const checks = {
     assert.equal((await errorOf('echo', [])).code, -32602);
     assert.deepEqual(await errorOf('refuse', []), { code: 42, message: 'refused: naïve', data: { why: ['tired'] } });
     assert.deepEqual(await errorOf('fail', []), { code: -32603, message: 'internal server error' });
-    // The rest is no request that jayson would make.
+  },
+
+  async invalid_requests() { // which jayson would not make
     assert.equal((await send({ jsonrpc: '3.0', id: 1, method: 'echo' })).error.code, -32600);
     assert.equal((await send([])).error.code, -32600);
   },
 
   async notification() {
-    await send(request('note', [`alone ${version}`], null));
-    assert.equal(await call('await_note', [`alone ${version}`]), `alone ${version}`);
+    await send(request('note', ['alone'], null));
+    assert.equal(await call('await_note', ['alone']), 'alone');
   },
 
-  async pipelined() {
+  async concurrent() {
     const numbers = Array.from({ length: 200 }, (_, n) => n);
     assert.deepEqual(await Promise.all(numbers.map((n) => call('echo', [n]))), numbers);
   },
@@ -95,17 +97,23 @@ const checks = {
   },
 };
 
-// What version 1.0 does not have.
+// What is not so in version 1.0, or not there.
 if (version === 1) {
-  delete checks.named_arguments;
-  delete checks.ids;
-  delete checks.errors;
-  delete checks.batch;
+  for (const check of ['named_arguments', 'ids', 'invalid_requests', 'batch']) {
+    delete checks[check];
+  }
+}
+
+function timeout() {
+  return new Promise((_, reject) => {
+    setTimeout(() => reject(new Error('no answer for 30 s')), 30_000).unref();
+  });
 }
 
 (async () => {
   for (const [check, run] of Object.entries(checks)) {
-    const err = await run().then(() => null, (err) => err);
+    const err = await Promise.race([run(), timeout()]).then(() => null, (err) => err);
     console.log(JSON.stringify({ check, ok: !err, detail: err ? String(err.stack) : '' }));
   }
+  process.exit(); // jayson leaves the connections of unanswered requests open
 })();

@@ -1,0 +1,139 @@
+package rpcx_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+func TestMembersOfABatchAreHandledAtOnceAndAnsweredInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, handling(methods{"after": func(_ context.Context, req *rpcx.Request) (any, error) {
+			var seconds [1]int
+			err := req.Bind(&seconds)
+			time.Sleep(time.Duration(seconds[0]) * time.Second)
+			return seconds[0], err
+		}, "reply": reply}))
+		takes(t, 5*time.Second, func() {
+			w.say(`[{"jsonrpc":"2.0","method":"after","params":[5],"id":"a"},{"jsonrpc":"2.0","method":"after","params":[1],"id":"b"},` +
+				`{"jsonrpc":"2.0","method":"after","params":[4]},{"jsonrpc":"2.0","method":"after","params":[3],"id":"c"}]`)
+			w.say(`{"jsonrpc":"2.0","method":"reply","id":"meanwhile"}`)
+			w.expect(`{"jsonrpc":"2.0","result":null,"id":"meanwhile"}`)
+			time.Sleep(5*time.Second - 1)
+			w.expectNothing()
+			time.Sleep(1)
+			w.expect(`[{"jsonrpc":"2.0","result":5,"id":"a"}, {"jsonrpc":"2.0","result":1,"id":"b"}, {"jsonrpc":"2.0","result":3,"id":"c"}]`)
+		})
+		if stats := s.Stats(); stats.MessagesReceived != 2 || stats.RequestsReceived != 5 || stats.MessagesSent != 2 {
+			t.Errorf("stats are %+v", stats)
+		}
+	})
+}
+
+func TestBatchIsAnsweredWithoutWaitingForItsNotifications(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, w := newWire(t, handling(methods{"hang": hang, "reply": reply}))
+		w.say(`[{"jsonrpc":"2.0","method":"hang"},{"jsonrpc":"2.0","method":"reply","id":1}]`)
+		w.expect(`[{"jsonrpc":"2.0","result":null,"id":1}]`)
+	})
+}
+
+func TestBatchLimit(t *testing.T) {
+	member := func(i int) string { return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","id":%d}`, i) }
+	batch := func(n int, rest string) string {
+		var members []string
+		for i := range n {
+			members = append(members, member(i))
+		}
+		return `[` + strings.Join(members, ",") + rest
+	}
+	for _, c := range []struct {
+		name  string
+		limit int
+		say   string
+		want  string // nothing for a batch that is answered
+	}{
+		{"as many as are allowed", 3, batch(3, "]"), ``},
+		{"one more", 3, batch(4, "]"), `batch too long (over 3 members)`},
+		{"one more, which is not even looked at", 3, batch(3, ",\x00\xff}}}"), `batch too long (over 3 members)`},
+		{"many more", 3, batch(10000, "]"), `batch too long (over 3 members)`},
+		{"10,000 by default", 0, batch(10000, "]"), ``},
+		{"10,001 by default", 0, batch(10001, "]"), `batch too long (over 10000 members)`},
+		{"any number if it is off", -1, batch(12000, "]"), ``},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handled := make(chan struct{}, 20000)
+				opts := handling(methods{"m": func(context.Context, *rpcx.Request) (any, error) { handled <- struct{}{}; return nil, nil }})
+				opts.Limits.Batch = c.limit
+				s, w := newWire(t, opts)
+				w.say(c.say)
+				if c.want != "" {
+					w.expect(`{"jsonrpc":"2.0","error":{"code":-32600,"message":"` + c.want + `"},"id":null}`)
+					if len(handled) != 0 || s.Stats().Errors != 1 {
+						t.Errorf("%d members were handled, %d errors counted", len(handled), s.Stats().Errors)
+					}
+					return
+				}
+				want := strings.Count(c.say, "{")
+				lines := w.heard()
+				if len(lines) != 1 || strings.Count(lines[0], "result") != want || len(handled) != want {
+					t.Errorf("%d of %d members were handled, and %d answers sent", len(handled), want, len(lines))
+				}
+			})
+		})
+	}
+}
+
+func TestResponseLimit(t *testing.T) {
+	size := func(n int) string { // of a reply, with the id 1
+		return strings.Repeat("x", n-len(`{"jsonrpc":"2.0","result":"","id":1}`))
+	}
+	const tooLarge = `{"jsonrpc":"2.0","error":{"code":-32600,"message":"response too large (over 1,000 bytes)"},"id":1}`
+	fits := func(n int) string { return `{"jsonrpc":"2.0","result":"` + size(n) + `","id":1}` }
+	ask := func(n int) string {
+		return fmt.Sprintf(`{"jsonrpc":"2.0","method":"reply","params":["%s"],"id":1}`, size(n))
+	}
+	for _, c := range []struct{ name, say, want string }{
+		{"just as large as allowed", ask(1000), fits(1000)},
+		{"one byte more", ask(1001), tooLarge},
+		{"in a batch, with two bytes each", `[` + ask(600) + `,` + ask(396) + `]`, `[` + fits(600) + `, ` + fits(396) + `]`},
+		{"in a batch, one byte more", `[` + ask(600) + `,` + ask(397) + `]`, `[` + fits(600) + `, ` + tooLarge + `]`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := handling(methods{"reply": reply})
+				opts.Limits.Response = 1000
+				opts.Limits.Concurrency = 1 // so the first comes first
+				s, w := newWire(t, opts)
+				w.say(c.say)
+				w.expect(c.want)
+				if want := uint64(strings.Count(c.want, "too large")); s.Stats().Errors != want {
+					t.Errorf("%d errors are counted, want %d", s.Stats().Errors, want)
+				}
+			})
+		})
+	}
+}
+
+func TestBatchOfRequestsAndResponses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, handling(methods{"reply": reply}))
+		f := s.Go(t.Context(), "m", nil)
+		w.heard()
+		w.say(`[{"jsonrpc":"2.0","result":1,"id":0},{"jsonrpc":"2.0","method":"reply","id":7}]`)
+		lines := w.heard()
+		if len(lines) != 1 || !strings.Contains(lines[0], `{"jsonrpc":"2.0","result":null,"id":7}`) || !strings.Contains(lines[0], `"code":-32600`) {
+			t.Errorf("a batch that mixes them is one of requests: %q", lines)
+		}
+		if isDone(f) {
+			t.Error("and yet its response was taken")
+		}
+		live(t, s)
+	})
+}

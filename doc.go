@@ -1,0 +1,358 @@
+// Package rpcx is bidirectional JSON-RPC over framed connections: TCP, TLS, unix
+// sockets, pipes, or anything else that carries bytes or messages.
+//
+// Both ends of a connection are alike. Each is a [Session], which can call the
+// other, be called by it, and do both at once. JSON-RPC 2.0, 1.0, a loose mix of
+// the two and auto-detection are built in; framing, protocol and codec can be
+// replaced. What a peer can make a session hold is bounded by default (see Limits
+// below), so that one can be exposed.
+//
+// This page is the manual, in the order in which a newcomer needs it. A server
+// and a client in full are in the folder examples of the source.
+//
+// # Sessions
+//
+// A session is made by [Dial], by a [Server] for each connection that it accepts,
+// by [NewSession] on a stream of bytes, by [NewMessageSession] on a connection
+// that keeps messages apart, or by [Pipe], two at once, for tests. What it is to
+// do is in [Options]; a nil *Options is the zero value, and that is the defaults:
+// JSON-RPC 2.0, a message on each line, no methods.
+//
+// It works from then on, until its connection ends, or [Session.Close] or
+// [Session.Shutdown] is called. One of these must be: a session that is merely
+// forgotten lives as long as its connection. [Session.Done] tells that it is
+// over, and [Session.Err] why.
+//
+// # Dialling and serving
+//
+//	s, err := rpcx.Dial(ctx, "tcp://localhost:8888", nil)
+//	if err != nil {
+//		return err
+//	}
+//	defer s.Close()
+//
+// An address is tcp://host:port, tls://host:port (ssl:// is the same) or
+// unix:///path. [Dialer] has what Dial leaves to defaults: a time limit, a TLS
+// configuration, and a function to make the connection, for a proxy, say.
+//
+//	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+//	err := srv.ListenAndServe(ctx, "tcp://:8888")
+//
+// ListenAndServe serves until ctx ends, lets what is under way be finished, and
+// returns [ErrServerClosed]. [Server.Serve] takes a listener, your own or that of
+// [Listen], and [Server.ServeConn] a connection. [Server.OnSession] is called for each session
+// before its first request is handled: to log it, to keep it for calls to the
+// client, to set a callback for its end with [Session.OnClose].
+//
+// # Calls and futures
+//
+//	var reply string
+//	err := s.Call(ctx, "echo", rpcx.Args{"Howdy"}, &reply)               // by position
+//	err := s.Call(ctx, "echo", map[string]any{"message": "hi"}, &reply)  // by name
+//	sum, err := rpcx.Call[float64](ctx, s, "sum", rpcx.Args{1, 2})       // typed
+//	err := s.Notify(ctx, "log", rpcx.Args{"it rains"})                   // not answered
+//
+// Params are whatever encodes to a JSON array or object: [Args], a slice, a map,
+// a struct, a [json.RawMessage], the [Params] of a request that is passed on. Nil
+// and an empty array are left out (in JSON-RPC 1.0 they are []). Anything else
+// fails before it is sent. They have been encoded when Call, Go or Notify
+// returns, and may be changed then.
+//
+// [Session.Go] does not wait for the reply. It returns a [Future], so that any
+// number of calls can be under way:
+//
+//	f := s.Go(ctx, "echo", rpcx.Args{"later"})
+//	// …
+//	err := f.Wait(ctx, &reply)
+//
+// A future can also be waited for in a select ([Future.Done], then
+// [Future.Decode]), call back ([Future.OnDone]), or be given up
+// ([Future.Cancel]). There is no goroutine for a call that is under way.
+//
+// The context given to a call bounds all of it, from the wait for room to the
+// reply. When it ends, the call fails with its cause ([context.Cause]), the peer
+// is not told, and a reply that comes later is dropped. Where a call's context
+// has no deadline, Limits.RequestTimeout takes its place. The context given to
+// Wait bounds only the waiting; that of Notify only the wait for room.
+//
+// # Handlers
+//
+// A [Handler] answers requests. Most are made by [Func] of an ordinary function,
+// and put into a [Router] under their method:
+//
+//	router := rpcx.NewRouter()
+//	router.Handle("divide", rpcx.Func(func(ctx context.Context, a, b float64) (float64, error) {
+//		if b == 0 {
+//			return 0, rpcx.InvalidParams("division by zero")
+//		}
+//		return a / b, nil
+//	}, "a", "b"))
+//
+// The names at the end allow calls with named arguments; "b?" would make b
+// optional. A variadic parameter takes the rest of the positional arguments. A
+// function whose only parameter is a struct takes the struct's fields by name.
+// Arguments that are missing, too many, unknown, given twice or of the wrong type
+// are answered with [CodeInvalidParams] and a message that names them. What
+// cannot be a handler panics when it is built, and not when it is called.
+//
+// A [HandlerFunc] sees the [Request] as it came, and decodes with [Request.Bind].
+// Options.Middleware is wrapped around Options.Handler, the first outermost: once
+// for a session, or once for all sessions of a [Server].
+//
+// A handler's context ends when the handler returns, when
+// Limits.ProcessingTimeout has passed since the request arrived, and when the
+// session ends; [context.Cause] tells which. It carries no values from outside. A
+// handler that goes on after its context has ended keeps its place among the
+// Limits.Concurrency that may run, and what it returns is dropped.
+//
+// A handler that panics is answered [CodeInternalError], logged with its stack,
+// and does no harm to the session. The result of [ReplyAndDisconnect] is sent,
+// in a batch when its other replies are there, and then the session is closed.
+//
+// # Batches
+//
+// A [Batch] is sent in one message, and answered in one:
+//
+//	var b rpcx.Batch
+//	b.Call("echo", rpcx.Args{"one"}, &first)
+//	b.Call("sum", rpcx.Args{1, 2}, &sum)
+//	b.Notify("log", rpcx.Args{"it rains"})
+//	err := s.SendBatch(ctx, &b)
+//
+// The error is a [*BatchError] if any of the calls failed; the results of the
+// others are in their places all the same. Batch.Call returns the future of the
+// one call, and [Session.GoBatch] that of the whole, instead of waiting. Results
+// are decoded into their destinations by SendBatch, or by Wait on one of the
+// futures, on the goroutine that calls it.
+//
+// A member of a reply is matched by its id, to whatever call has that. A member
+// that is left out of a reply fails with [ErrNoResponse]. A peer that answers
+// members one by one is understood, too: the batch is over when the last is
+// answered. The members of a batch that comes in are handled concurrently, like
+// requests that come one by one. A batch of more calls than Limits.Batch is
+// refused when it comes in, and is not sent. JSON-RPC 1.0 has no batches.
+//
+// # Calling back
+//
+// The handlers of a method may call the peer that called it. [Func] passes the
+// session to a function that asks for it, and a Request has it too:
+//
+//	rpcx.Func(func(ctx context.Context, s *rpcx.Session) (string, error) {
+//		name, err := rpcx.Call[string](ctx, s, "name", nil)
+//		return "hello, " + name, err
+//	})
+//
+// This cannot deadlock by itself, for replies are never held up by handlers. But
+// handlers that call each other back and forth, each waiting for the next, hold
+// one place of Limits.Concurrency at each step; where those run out, the timeouts
+// end it.
+//
+// A server calls its clients in the same way at any time: [Server.Sessions]
+// ranges over them.
+//
+// # Errors
+//
+// A handler that returns an [*Error], or an error that wraps one, has its code,
+// message and data sent. Of any other error nothing is sent: it is logged, and
+// answered [CodeInternalError], "internal server error".
+//
+// A call returns:
+//
+//	*Error             the peer answered with an error; match its code with errors.Is:
+//	                   errors.Is(err, rpcx.ErrMethodNotFound)
+//	*ProtocolError     the peer's answer was ill-formed, or the call could not be
+//	                   expressed and was not sent; its code matches in the same way
+//	*ConnectionError   the connection ended first; it matches ErrConnectionLost and the
+//	                   reason, such as io.EOF or ErrClosed
+//	ErrClosed          the session was over before; it matches net.ErrClosed, and the
+//	                   reason and ErrConnectionLost if there was another than Close
+//	ErrTimeout         Limits.RequestTimeout passed; it matches context.DeadlineExceeded
+//	ErrCancelled       Future.Cancel was called; it matches context.Canceled
+//	ErrNoResponse      a batch was answered without this member
+//	*BatchError        calls of a batch failed; it matches what any of their errors matches
+//	the context's cause, if that ended first
+//	an error of the codec, if the result cannot be decoded
+//
+// ConnectionError.Written tells whether the request had been handed to the
+// connection when the session ended: if so, the peer may have carried it out.
+//
+// # Protocols
+//
+// A [Protocol] is what messages mean. [JSONRPCv2] is the default, strict about
+// the version. [JSONRPCv1] has no named arguments and no batches.
+// [JSONRPCLoose] reads both and writes 2.0. [JSONRPCAutoDetect] settles on one of
+// the three by the first message that arrives: a request without a "jsonrpc"
+// member, which may be 1.0 or not, makes it JSONRPCLoose. So serve clients that
+// are known to speak 1.0 with JSONRPCv1.
+//
+// All are stricter than encoding/json about the members that they know: their
+// names match in exact case, and one that is given twice makes the message
+// invalid, since two programs would read it differently. An id may be any number
+// or string (in 1.0 an array or an object as well) and is echoed byte for byte. A
+// boolean is no id. A message is nested 10,000 levels deep at most, and is UTF-8.
+//
+// # Framers and message connections
+//
+// A [Framer] keeps messages apart in a stream of bytes. [NewlineFramer], the
+// default, ends each with a newline. It drops a message of more than MaxSize bytes
+// and is in step again at the next newline. Both ends need the same framer, and a
+// framer of your own is two methods: see the example.
+//
+// A transport that keeps messages apart by itself is a [MessageConn].
+//
+// # Codecs
+//
+// A [Codec] encodes and decodes params, results and the data of errors. The
+// built-in [JSON] is encoding/json without HTML escaping, and faster for common
+// types. What any other codec puts out is checked to be one JSON value in UTF-8,
+// and loses its white space, so that it cannot break out of its message.
+//
+// # Concurrency and ordering
+//
+// The methods of [Session], [Server], [Router] and [Future] may be called from any
+// goroutine, handlers and callbacks included. But a handler, and a callback given
+// to OnClose, must not wait for the end of their own session, by Done or by a
+// Shutdown, for the session waits for them. A [Batch] is for one goroutine until
+// it is sent. Handlers, protocols, framers and codecs are shared by all the
+// sessions that were given them, and must be safe for concurrent use. Options are
+// copied when a session is made, or when a Server begins to serve, and may be used
+// for many.
+//
+// Sending. If Go, Notify or GoBatch has returned before another of them, or Call
+// or SendBatch, is called, its message leaves first. Of those that are called at
+// the same time, any may be first. A reply leaves when its handler has returned: what
+// the handler sent before leaves before, and replies to different requests leave
+// in the order in which the handlers return, which need not be that of the
+// requests.
+//
+// Receiving. Requests and notifications are taken up in the order in which they
+// arrive, the members of a batch in their order. Then up to Limits.Concurrency of
+// them are handled at the same time, so the effect of a later one can come first:
+// a peer that depends on the order must wait for a reply before it goes on. If
+// Limits.Concurrency is 1 a request is taken up when the one before has been
+// handled, and effects are in order; but then a handler that calls back cannot be
+// called while it waits.
+//
+// Replies to this side's calls are never held up by handlers. So a reply can
+// overtake a notification: that the call has returned does not mean that what the
+// peer sent before has been handled. The replies to a batch are one message, in
+// the order of its requests, sent when the last of them has been handled. The
+// futures of a batch are done together, save those that are cancelled by
+// themselves. Callbacks of futures are called in no particular order.
+//
+// Bytes. What a request carries belongs to its handler, which may keep and change
+// it. A json.RawMessage that was decoded into is a copy. Only the items of a
+// [Message] share the bytes that they were decoded from.
+//
+// # Limits
+//
+// [Limits] bound what one session may use. Zero is the default; a negative value
+// switches a limit off.
+//
+//	Limits              default  unit       when it is met
+//	Concurrency              20  handlers   requests wait
+//	Queue                 4,096  messages   requests that would wait are answered
+//	                                        CodeServerBusy, notifications dropped; a batch
+//	                                        counts as one
+//	QueueBytes            8 MiB  bytes      the same; one message always has room
+//	Outbox                4 MiB  bytes      callers and handlers wait; one message always has
+//	                                        room. The session's own replies may go 256 KiB
+//	                                        beyond, then it ends with ErrSlowPeer
+//	Batch                10,000  members    the batch is answered with one CodeInvalidRequest
+//	Response             16 MiB  bytes      the reply is replaced by a CodeInvalidRequest; in a
+//	                                        batch it bounds the sum
+//	RequestTimeout         30 s  a call     it fails with ErrTimeout; if its context has a
+//	                                        deadline that counts instead
+//	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
+//	                                        its handler's context ends
+//	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
+//	                                        the time for each 256 KiB
+//	CloseTimeout           30 s  a close    what ReplyAndDisconnect has left unsent is dropped
+//
+// Limits that have their place elsewhere:
+//
+//	NewlineFramer.MaxSize  1,000,000  bytes     a message received is dropped, and counted;
+//	                                            negative is off
+//	Dialer.Timeout              30 s  dialling  Dial fails, TLS handshake included;
+//	                                            negative is off
+//	Server.MaxSessions          none  sessions  a connection is closed at once, and logged
+//
+// And some are fixed: Close goes on writing for a second; a message is nested
+// 10,000 levels deep; the last 1,024 calls that were given up are remembered, to
+// tell late replies from wrong ones.
+//
+// Not limited are: how long a session may be idle (or, over TLS, how long a client
+// may take for the handshake), how many calls this side may have under way, and
+// how often a peer may make mistakes, which [Session.Stats] counts.
+//
+// # How it ends
+//
+// [Session.Close] returns at once, any number of times, from anywhere, handlers
+// included. Calls that are pending fail, the contexts of handlers end, and
+// nothing more is queued. What had been queued is still written, in the
+// background and for at most a second, so that a Notify before a Close arrives.
+// So may a call that had been queued, though it has failed.
+//
+// [Session.Shutdown] ends in order. From then on, requests that come and those
+// that wait are answered [CodeServerBusy], "server busy - shutting down", and
+// notifications dropped. New calls fail with [ErrClosed], save those that a
+// running handler makes with its own context. Shutdown waits for the handlers that
+// run, for the calls that are pending, and until all is written; then it closes.
+// If its context ends first it closes at once, and returns the context's
+// error.
+//
+// When the connection fails, or the peer closes it, the session ends without
+// writing more. Notifications that the peer had sent before it closed the
+// connection are still handled, with a context that has ended. The first cause of
+// the end is the one that Err reports. When no handler runs any more, and reader
+// and writer have returned, the callbacks given to OnClose are called, and Done is
+// closed. Not before: a handler that does not heed its context holds this up, and
+// so does a callback.
+//
+// [Server.Shutdown] stops listening and shuts all sessions down;
+// [Server.Close] closes them; [Server.StopListening] leaves them to themselves,
+// and [Server.Wait] returns when all is over.
+//
+// # Seeing inside
+//
+// Options.Logger is told of what goes wrong and has no caller to return an error
+// to: handlers that fail or panic, bad messages. It is silent by default. What a
+// peer sent is only in attributes, and never in the message. [Trace] has functions
+// that are called when something happens, none of them on the goroutine that
+// reads. [Session.Stats] and [Server.Stats] count.
+//
+// # Testing
+//
+// [Pipe] joins two sessions in memory. Within a bubble of [testing/synctest],
+// timeouts take no time:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		client, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+//		defer server.Close()
+//		defer client.Close()
+//		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+//		defer cancel()
+//		err := client.Call(ctx, "sleep", rpcx.Args{10}, nil)
+//		if !errors.Is(err, context.DeadlineExceeded) {
+//			t.Error(err)
+//		}
+//	})
+//
+// # Without a session
+//
+// A protocol is a plain value, for use over HTTP, a message queue or a file:
+//
+//	msg, err := rpcx.JSONRPCv2.AppendRequest(nil, rpcx.ID("7"), "echo", rpcx.Args{"hi"}, nil)
+//
+//	var m rpcx.Message
+//	rpcx.JSONRPCv2.Decode(&m, msg, 1000)
+//	for _, item := range m.All() {
+//		switch item.Kind {
+//		case rpcx.KindRequest: // item.Method, item.Params, item.ID
+//		case rpcx.KindInvalid: // to be answered with item.Err, under item.ID
+//		}
+//	}
+//
+// AppendResult, AppendError and AppendBatch build the answers. [Batch.Append]
+// builds a batch.
+package rpcx

@@ -1,0 +1,127 @@
+// Client calls the server of examples/server: rightly, wrongly, and in a batch,
+// to show what comes of it.
+//
+//	go run ./examples/client -connect tcp://127.0.0.1:8888
+//	go run ./examples/client -connect tls://localhost:8889 -ca cert.pem
+//	go run ./examples/client -connect unix:///tmp/rpcx.sock -protocol v1
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"example.com/rpcx"
+)
+
+var protocols = map[string]rpcx.Protocol{
+	"v2":    rpcx.JSONRPCv2,
+	"v1":    rpcx.JSONRPCv1,
+	"loose": rpcx.JSONRPCLoose,
+}
+
+func main() {
+	addr := flag.String("connect", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port or unix:///path")
+	protocol := flag.String("protocol", "v2", "version of JSON-RPC: v2, v1 or loose")
+	ca := flag.String("ca", "", "file of the certificates to trust, for tls")
+	insecure := flag.Bool("insecure", false, "trust any certificate, for tls")
+	flag.Parse()
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := run(ctx, *addr, *protocol, *ca, *insecure); err != nil {
+		fmt.Fprintln(os.Stderr, "client:", err)
+		os.Exit(1)
+	}
+}
+
+// run connects, and makes all the calls.
+func run(ctx context.Context, addr, protocol, ca string, insecure bool) error {
+	p := protocols[protocol]
+	if p == nil {
+		return fmt.Errorf("unknown protocol %q: want v2, v1 or loose", protocol)
+	}
+	config := &tls.Config{InsecureSkipVerify: insecure}
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
+		if err != nil {
+			return err
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("no certificate in %s", ca)
+		}
+	}
+	dialer := rpcx.Dialer{TLS: config}
+	s, err := dialer.Dial(ctx, addr, &rpcx.Options{Protocol: p})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+
+	fmt.Println("Calls:")
+	call(ctx, s, "echo", rpcx.Args{"Howdy"})
+	call(ctx, s, "echo", map[string]any{"message": "by name"}) // not in JSON-RPC 1.0
+	call(ctx, s, "sum", rpcx.Args{1, 2, 3.5})
+	call(ctx, s, "sum", nil)
+
+	fmt.Println("Bad calls:")
+	call(ctx, s, "nope", nil)
+	call(ctx, s, "echo", nil)
+	call(ctx, s, "echo", rpcx.Args{"too", "many"})
+	call(ctx, s, "echo", rpcx.Args{5})
+	call(ctx, s, "echo", map[string]any{"text": "a wrong name"})
+	call(ctx, s, "sum", rpcx.Args{1, "two"})
+	call(ctx, s, "echo", "neither an array nor an object")
+
+	fmt.Println("A batch:")
+	batch(ctx, s)
+
+	return s.Shutdown(ctx)
+}
+
+// call makes a call and prints what came of it.
+func call(ctx context.Context, s *rpcx.Session, method string, params any) {
+	var result json.RawMessage // whatever it is
+	err := s.Call(ctx, method, params, &result)
+	args, _ := json.Marshal(params)
+	show(fmt.Sprintf("%s %s", method, args), result, err)
+}
+
+// batch sends good and bad calls together. (JSON-RPC 1.0 has no batches.)
+func batch(ctx context.Context, s *rpcx.Session) {
+	var b rpcx.Batch
+	var echoed, sum json.RawMessage
+	first := b.Call("echo", rpcx.Args{"in a batch"}, &echoed)
+	b.Notify("echo", rpcx.Args{"not answered"})
+	second := b.Call("nope", nil, nil)
+	third := b.Call("sum", rpcx.Args{4, 5}, &sum)
+
+	err := s.SendBatch(ctx, &b)
+	if _, sent := errors.AsType[*rpcx.BatchError](err); err != nil && !sent {
+		show("the batch", nil, err)
+		return
+	}
+	show("echo", echoed, first.Err())
+	show("nope", nil, second.Err())
+	show("sum", sum, third.Err())
+	show("the batch", nil, err)
+}
+
+// show prints a result or an error; of an error, whose it is.
+func show(what string, result json.RawMessage, err error) {
+	switch e := err.(type) {
+	case nil:
+		fmt.Printf("  %s -> %s\n", what, result)
+	case *rpcx.Error:
+		fmt.Printf("  %s -> the peer's error %d: %s\n", what, e.Code, e.Message)
+	default:
+		fmt.Printf("  %s -> %v\n", what, err)
+	}
+}

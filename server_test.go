@@ -1,0 +1,398 @@
+package rpcx_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// memory is a listener for connections in memory, for use in a synctest bubble.
+type memory struct {
+	conns  chan net.Conn
+	errs   chan error // that Accept returns next
+	closed chan struct{}
+}
+
+func newMemory() *memory {
+	return &memory{make(chan net.Conn), make(chan error), make(chan struct{})}
+}
+
+func (m *memory) Accept() (net.Conn, error) {
+	select {
+	case conn := <-m.conns:
+		return conn, nil
+	case err := <-m.errs:
+		return nil, err
+	case <-m.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (m *memory) Close() error {
+	select {
+	case <-m.closed:
+	default:
+		close(m.closed)
+	}
+	return nil
+}
+
+func (m *memory) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "memory"} }
+
+// connect returns a wire to a session of the server that accepts from m.
+func (m *memory) connect(t *testing.T) *wire {
+	t.Helper()
+	near, far := net.Pipe()
+	w := &wire{Conn: far, t: t}
+	select {
+	case m.conns <- near:
+	case <-time.After(time.Minute):
+		t.Fatal("nobody accepts the connection")
+	}
+	t.Cleanup(func() { far.Close() })
+	w.listen()
+	return w
+}
+
+// newServer has srv serve a listener in memory. It is closed at the end.
+func newServer(t *testing.T, srv *rpcx.Server) (m *memory, served <-chan error) {
+	t.Helper()
+	m = newMemory()
+	errs := make(chan error, 1)
+	go func() { errs <- srv.Serve(m) }()
+	t.Cleanup(func() {
+		srv.Close()
+		srv.Wait()
+	})
+	synctest.Wait()
+	return m, errs
+}
+
+func TestServerServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{Options: *handling(methods{"role": func(_ context.Context, req *rpcx.Request) (any, error) {
+			return req.Session().Role() == rpcx.RoleServer, nil
+		}})}
+		m, served := newServer(t, srv)
+		for range 3 {
+			w := m.connect(t)
+			w.say(`{"jsonrpc":"2.0","method":"role","id":1}`)
+			w.expect(`{"jsonrpc":"2.0","result":true,"id":1}`)
+		}
+		live := slices.Collect(srv.Sessions())
+		if len(live) != 3 || srv.Stats().Sessions != 3 {
+			t.Errorf("%d sessions are live, %d counted", len(live), srv.Stats().Sessions)
+		}
+		for range srv.Sessions() {
+			break // a loop may end early
+		}
+		live[0].Close()
+		ended(t, live[0])
+		if n := len(slices.Collect(srv.Sessions())); n != 2 || srv.Stats().Sessions != 2 {
+			t.Errorf("after one was closed %d are live, %d counted", n, srv.Stats().Sessions)
+		}
+		srv.Close()
+		srv.Wait()
+		if err := <-served; err != rpcx.ErrServerClosed || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Serve returns %v", err)
+		}
+		for _, s := range live {
+			if err := ended(t, s); err != rpcx.ErrClosed {
+				t.Errorf("a session ended with %v", err)
+			}
+		}
+		if n := srv.Stats().Sessions; n != 0 {
+			t.Errorf("at the end %d sessions are live", n)
+		}
+	})
+}
+
+func TestZeroServerKnowsNoMethod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var srv rpcx.Server
+		takes(t, 0, srv.Wait) // for nothing
+		m, _ := newServer(t, &srv)
+		w := m.connect(t)
+		w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+		w.expect(`{"jsonrpc":"2.0","error":{"code":-32601,"message":"unknown method \"m\""},"id":1}`)
+	})
+}
+
+func TestStopListeningLeavesTheSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{Options: *handling(methods{"reply": reply})}
+		m, served := newServer(t, srv)
+		other, alsoServed := newServer(t, srv) // one server may have several listeners
+		w, v := m.connect(t), other.connect(t)
+		synctest.Wait()
+		takes(t, 0, srv.StopListening)
+		if err := <-served; err != rpcx.ErrServerClosed {
+			t.Errorf("Serve returns %v", err)
+		}
+		if err := <-alsoServed; err != rpcx.ErrServerClosed {
+			t.Errorf("Serve of the other listener returns %v", err)
+		}
+		<-m.closed
+		<-other.closed
+		for _, w := range []*wire{w, v} {
+			w.say(`{"jsonrpc":"2.0","method":"reply","params":[1],"id":1}`)
+			w.expect(`{"jsonrpc":"2.0","result":1,"id":1}`)
+		}
+
+		third := newMemory()
+		if err := srv.Serve(third); err != rpcx.ErrServerClosed {
+			t.Errorf("a listener that comes late: Serve returns %v", err)
+		}
+		<-third.closed
+		near, far := net.Pipe()
+		if srv.ServeConn(near) != nil {
+			t.Error("a connection that comes late has a session")
+		}
+		if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("a connection that comes late: %v", err)
+		}
+
+		waited := make(chan struct{})
+		go func() { srv.Wait(); close(waited) }()
+		w.Close()
+		synctest.Wait()
+		select {
+		case <-waited:
+			t.Error("Wait returns while a session is live")
+		default:
+		}
+		v.Close()
+		<-waited
+	})
+}
+
+func TestServerShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{Options: *handling(methods{"slow": func(context.Context, *rpcx.Request) (any, error) {
+			time.Sleep(5 * time.Second)
+			return "done", nil
+		}})}
+		m, served := newServer(t, srv)
+		idle, busy := m.connect(t), m.connect(t)
+		busy.say(`{"jsonrpc":"2.0","method":"slow","id":1}`)
+		synctest.Wait()
+		shut := make(chan error, 1)
+		takes(t, 5*time.Second, func() {
+			go func() { shut <- srv.Shutdown(t.Context()) }()
+			<-served
+			if !idle.hungUp() {
+				t.Error("an idle session goes on")
+			}
+			busy.say(`{"jsonrpc":"2.0","method":"slow","id":2}`)
+			busy.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":2}`)
+			if err := <-shut; err != nil {
+				t.Errorf("Shutdown returns %v", err)
+			}
+		})
+		busy.expect(`{"jsonrpc":"2.0","result":"done","id":1}`)
+		takes(t, 0, srv.Wait)
+		if err := srv.Shutdown(t.Context()); err != nil {
+			t.Errorf("again it returns %v", err)
+		}
+	})
+}
+
+func TestServerShutdownThatTakesTooLongIsAClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{Options: *handling(open)}
+		m, _ := newServer(t, srv)
+		idle, busy := m.connect(t), m.connect(t)
+		busy.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		takes(t, 3*time.Second, func() {
+			if err := srv.Shutdown(ctx); err != context.DeadlineExceeded {
+				t.Errorf("Shutdown returns %v", err)
+			}
+		})
+		if !idle.hungUp() || !busy.hungUp() {
+			t.Error("a connection is open")
+		}
+		time.AfterFunc(time.Minute, func() { close(open) })
+		takes(t, time.Minute, srv.Wait) // for the handler
+	})
+}
+
+func TestServerCloseDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{Options: *handling(methods{"hang": hang})}
+		m, _ := newServer(t, srv)
+		w := m.connect(t)
+		w.say(`{"jsonrpc":"2.0","method":"hang","id":1}`)
+		synctest.Wait()
+		takes(t, 0, func() {
+			srv.Close()
+			srv.Close()
+			srv.Wait()
+		})
+		if !w.hungUp() {
+			t.Error("the connection is open")
+		}
+	})
+}
+
+func TestOnSessionComesBeforeTheFirstRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var order events
+		srv := &rpcx.Server{Options: *handling(methods{"m": func(_ context.Context, req *rpcx.Request) (any, error) {
+			order.add("handling %s", req.ID)
+			return nil, nil
+		}})}
+		srv.OnSession = func(s *rpcx.Session) {
+			order.add("begun")
+			time.Sleep(5 * time.Second)
+			name, err := rpcx.Call[string](t.Context(), s, "name", nil) // it may call the peer
+			order.add("the peer is %s, %v", name, err)
+		}
+		m, _ := newServer(t, srv)
+		w := m.connect(t)
+		w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+		time.Sleep(5 * time.Second)
+		w.expect(`{"jsonrpc":"2.0","method":"name","id":0}`)
+		other := m.connect(t) // others are not held up
+		other.say(`{"jsonrpc":"2.0","method":"m","id":2}`)
+		w.say(`{"jsonrpc":"2.0","result":"Kim","id":0}`)
+		w.expect(`{"jsonrpc":"2.0","result":null,"id":1}`)
+		want := []string{"begun", "begun", "the peer is Kim, <nil>", "handling 1"}
+		if got := order.take(); !slices.Equal(got, want) {
+			t.Errorf("the order is %q, want %q", got, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // it need not want the session
+		srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { s.Close() }}
+		m, _ := newServer(t, srv)
+		if w := m.connect(t); !w.hungUp() {
+			t.Error("the session goes on")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // it may stay until the session ends
+		srv := &rpcx.Server{Options: *handling(methods{"reply": reply}), OnSession: func(s *rpcx.Session) { <-s.Done() }}
+		m, _ := newServer(t, srv)
+		w := m.connect(t)
+		w.say(`{"jsonrpc":"2.0","method":"reply","id":1}`, `{"jsonrpc":"2.0","method":"reply"}`)
+		w.expectNothing()
+		takes(t, 0, func() {
+			if err := srv.Shutdown(t.Context()); err != nil {
+				t.Errorf("Shutdown returns %v", err)
+			}
+		})
+		w.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":1}`)
+	})
+}
+
+func TestRefusalsAtShutdownAreFlushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		started := make(chan *rpcx.Session)
+		srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { started <- s; <-s.Done() }}
+		m, _ := newServer(t, srv)
+		near, far := net.Pipe()
+		m.conns <- near
+		s := <-started
+		w := &wire{Conn: far, t: t}
+		w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+		synctest.Wait()
+		go s.Shutdown(t.Context())
+		time.Sleep(10 * time.Second) // the peer reads late, but it does
+		w.listen()
+		w.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":1}`)
+	})
+}
+
+func TestMaxSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		srv := &rpcx.Server{MaxSessions: 2}
+		srv.Options.Logger = slog.New(log)
+		m, _ := newServer(t, srv)
+		first, second := m.connect(t), m.connect(t)
+		if third := m.connect(t); !third.hungUp() {
+			t.Error("there is a third session")
+		}
+		if got := log.take(); len(got) != 1 {
+			t.Errorf("logged: %q", got)
+		}
+		if first.hungUp() || second.hungUp() || srv.Stats().Sessions != 2 {
+			t.Errorf("%d sessions are left", srv.Stats().Sessions)
+		}
+		first.Close()
+		synctest.Wait()
+		if fourth := m.connect(t); fourth.hungUp() {
+			t.Error("there is room, and yet the connection was refused")
+		}
+		near, far := net.Pipe()
+		defer far.Close()
+		if srv.ServeConn(near) != nil {
+			t.Error("ServeConn goes beyond the limit")
+		}
+	})
+}
+
+func TestServeConn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{Options: *handling(methods{"reply": reply})}
+		near, far := net.Pipe()
+		s := srv.ServeConn(near)
+		if s == nil || s.Role() != rpcx.RoleServer || srv.Stats().Sessions != 1 {
+			t.Fatalf("the session is %v", s)
+		}
+		client := rpcx.NewSession(far, nil)
+		if got, err := rpcx.Call[int](t.Context(), client, "reply", rpcx.Args{1}); err != nil || got != 1 {
+			t.Errorf("got %d, %v", got, err)
+		}
+		srv.Close()
+		srv.Wait()
+		if err := ended(t, client); err != io.EOF {
+			t.Errorf("the client's session ended with %v", err)
+		}
+	})
+}
+
+// passing is an error of Accept that passes.
+type passing struct{}
+
+func (passing) Error() string   { return "too many open files" }
+func (passing) Temporary() bool { return true }
+
+func TestServeOutlivesErrorsThatPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		srv := &rpcx.Server{Options: *handling(methods{"reply": reply})}
+		srv.Options.Logger = slog.New(log)
+		m, served := newServer(t, srv)
+		takes(t, (5+10+20)*time.Millisecond, func() {
+			for range 3 {
+				m.errs <- passing{}
+			}
+			w := m.connect(t)
+			w.say(`{"jsonrpc":"2.0","method":"reply","id":1}`)
+			w.expect(`{"jsonrpc":"2.0","result":null,"id":1}`)
+		})
+		if got := log.take(); len(got) != 3 {
+			t.Errorf("logged: %q", got)
+		}
+		broken := errors.New("the network is down")
+		m.errs <- broken
+		if err := <-served; err != broken {
+			t.Errorf("Serve returns %v", err)
+		}
+		<-m.closed
+		if n := srv.Stats().Sessions; n != 1 {
+			t.Errorf("%d sessions, want the one to go on", n)
+		}
+	})
+}

@@ -1,0 +1,410 @@
+package rpcx
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type connectionCase struct {
+	Name     string
+	Protocol string
+	Limit    int `json:"max_response_size"` // 0 or less: none
+	Steps    []connectionStep
+}
+
+type connectionStep struct {
+	Op      string
+	Ref     string
+	Message vectorBytes // received
+	vectorRequest
+	Items  []vectorRequest // of a batch
+	Item   string          // that is answered
+	Result any
+	Error  *vectorError
+	Value  int
+	Expect struct {
+		Message  *vectorMessage // sent
+		Items    []vectorRequest
+		Futures  map[string]vectorOutcome // done in this step
+		Pending  []vectorPending
+		Raises   *vectorError
+		Protocol string
+	}
+}
+
+// vectorRequest is a request or notification, one that came with its reference.
+type vectorRequest struct {
+	Ref, Kind, Method string
+	Args              any
+}
+
+// vectorPending is a call, or a batch of them.
+type vectorPending struct {
+	Method string
+	Args   any
+	Batch  []vectorRequest
+}
+
+type vectorOutcome struct {
+	Result    any
+	Error     *vectorError
+	Cancelled bool
+	Results   []vectorOutcome // of a batch
+}
+
+func TestVectorsConnection(t *testing.T) {
+	for _, c := range loadVectors[connectionCase](t, "connection.json") {
+		t.Run(c.Name, func(t *testing.T) {
+			r := scriptRunner{
+				offline: newOffline(vectorProtocols[c.Protocol]),
+				futures: map[string]*Future{}, sentAs: map[string]vectorPending{}, in: map[string]*inItem{},
+			}
+			r.limit(c.Limit)
+			for i := range c.Steps {
+				t.Logf("step %d: %s %.200s", i, c.Steps[i].Op, c.Steps[i].Message)
+				r.step(t, &c.Steps[i])
+			}
+		})
+	}
+}
+
+// scriptRunner runs a script, and keeps a ledger to which the session is always
+// held. The vectors are compared as long as they follow the same rules.
+type scriptRunner struct {
+	*offline
+	ledger  ledger
+	futures map[string]*Future
+	sentAs  map[string]vectorPending
+	in      map[string]*inItem
+	ended   bool
+
+	differs   bool // by now, calls of the original are in another state
+	undecided bool // the original has detected a protocol by what rpcx refuses
+}
+
+func (r *scriptRunner) limit(n int) {
+	if r.limits.Response = n; n <= 0 {
+		r.limits.Response = math.MaxInt
+	}
+}
+
+// step takes one step, and compares all that can be seen of it.
+func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
+	t.Helper()
+	doneBefore := r.done()
+	var faults []error
+	switch step.Op {
+	case "send_request", "send_batch", "send_notification":
+		r.send(t, step)
+	case "receive":
+		faults = r.receiveStep(t, step)
+	case "send_result":
+		r.answer(t, step)
+	case "set_max_response_size":
+		r.limit(step.Value)
+	case "cancel_future":
+		r.futures[step.Ref].Cancel()
+		r.ledger.giveUp(step.Ref, ledgerGivenUp, ErrCancelled)
+	case "cancel_pending_requests":
+		// A session's calls all end together only with the session.
+		r.end(ErrClosed, 0)
+		r.ledger.giveUp("", ledgerOver, &ConnectionError{Written: true, Err: ErrClosed})
+		r.ended = true
+	default:
+		t.Fatalf("unknown op %q", step.Op)
+	}
+	if left := r.sent(); len(left) > 0 {
+		t.Errorf("sent without need: %s", left)
+	}
+	sameErrors(t, "faults", r.faults(), faults)
+	if got := r.stats; got.LateReplies != r.ledger.late || got.UnexpectedReplies != r.ledger.unexpected {
+		t.Errorf("got %d late and %d unexpected replies, want %d and %d", got.LateReplies, got.UnexpectedReplies, r.ledger.late, r.ledger.unexpected)
+	}
+	r.checkCalls(t)
+	if want := step.Expect.Protocol; want != "" && !r.undecided && r.Protocol() != vectorProtocols[want] {
+		t.Errorf("got protocol %v, want %s", r.Protocol(), want)
+	}
+	if !r.differs {
+		done := slices.DeleteFunc(r.done(), func(ref string) bool { return slices.Contains(doneBefore, ref) })
+		r.checkFutures(t, step, done)
+		r.checkPending(t, step)
+	}
+}
+
+// done returns the references of the calls that are over.
+func (r *scriptRunner) done() (refs []string) {
+	for ref, f := range r.futures {
+		select {
+		case <-f.Done():
+			refs = append(refs, ref)
+		default:
+		}
+	}
+	slices.Sort(refs)
+	return refs
+}
+
+// send sends a request, a notification or a batch.
+func (r *scriptRunner) send(t *testing.T, step *connectionStep) {
+	t.Helper()
+	ctx := context.Background()
+	var f *Future
+	var err error
+	state := ledgerPending
+	switch step.Op {
+	case "send_request":
+		f = r.Go(ctx, step.Method, goValue(step.Args))
+		err = f.Err()
+	case "send_notification":
+		err = r.Notify(ctx, step.Method, goValue(step.Args))
+	case "send_batch":
+		f = r.GoBatch(ctx, encodeCase{Items: batchItems(step.Items)}.batch(t))
+		err = f.Err()
+	}
+	if err != nil {
+		state = ledgerUnsent
+	}
+	switch step.Op {
+	case "send_request":
+		r.ledger.calls = append(r.ledger.calls, &ledgerCall{ref: step.Ref, state: state})
+		r.sentAs[step.Ref] = vectorPending{Method: step.Method, Args: step.Args}
+	case "send_batch":
+		for _, item := range step.Items {
+			if item.Kind == "request" {
+				r.ledger.calls = append(r.ledger.calls, &ledgerCall{ref: step.Ref, state: state, member: true})
+			}
+		}
+		r.sentAs[step.Ref] = vectorPending{Batch: step.Items}
+	}
+	switch want := step.Expect.Raises; {
+	case r.ended:
+		r.differs = true
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
+		}
+		return
+	case want != nil:
+		if err == nil {
+			t.Fatalf("got no error, want %v", want.Message)
+		}
+		want.checkError(t, err)
+		return
+	case err != nil:
+		t.Fatal(err)
+	}
+	if len(r.ledger.of(step.Ref)) > 0 {
+		r.futures[step.Ref] = f
+	} else if f != nil && f.Wait(ctx, nil) != nil {
+		t.Error("a batch that waits for nothing is not done")
+	}
+	r.checkSent(t, step.Expect.Message.JSON)
+}
+
+// batchItems gives requests the form in which a batch takes them.
+func batchItems(items []vectorRequest) (list []any) {
+	for _, item := range items {
+		list = append(list, map[string]any{"kind": item.Kind, "method": item.Method, "args": item.Args})
+	}
+	return list
+}
+
+// checkSent compares the only message that was sent; nil is none.
+func (r *scriptRunner) checkSent(t *testing.T, want any) {
+	t.Helper()
+	msgs := r.sent()
+	switch {
+	case want == nil && len(msgs) > 0:
+		t.Errorf("sent %s, want nothing", msgs)
+	case want != nil && len(msgs) != 1:
+		t.Errorf("sent %s, want %v", msgs, want)
+	case want != nil:
+		checkJSON(t, "sent", msgs[0], want)
+	}
+}
+
+// receiveStep receives a message, and returns the faults in it.
+func (r *scriptRunner) receiveStep(t *testing.T, step *connectionStep) []error {
+	t.Helper()
+	r.receive(step.Message)
+	var m Message
+	r.Protocol().Decode(&m, step.Message, 0)
+	r.undecided = r.undecided || readEnvelope(step.Message).twice()
+	switch {
+	case m.Kind() == KindResponse:
+		return r.checkResponses(t, step, &m)
+	case r.ended:
+		r.offline.faults() // nobody is told of them any more
+		return nil
+	case refuses(step):
+		r.differs = true
+		r.undecided = r.undecided || !json.Valid(step.Message)
+		step.Expect.Raises, step.Expect.Items = &vectorError{}, nil
+	}
+	r.checkItems(t, step, &m)
+	return r.checkInvalid(t, step, &m)
+}
+
+// refuses reports whether rpcx refuses a message that the original took for
+// JSON, for a response or for a request.
+func refuses(step *connectionStep) bool {
+	if !json.Valid(step.Message) {
+		return step.Expect.Raises == nil || !sameValue(step.Expect.Raises.Code, json.Number("-32700"))
+	}
+	e := readEnvelope(step.Message)
+	return e.neither() || e.twice() || e.booleanID()
+}
+
+// checkResponses enters responses into the ledger, and compares the faults in
+// them, which it returns.
+func (r *scriptRunner) checkResponses(t *testing.T, step *connectionStep, m *Message) []error {
+	t.Helper()
+	r.differs = r.differs || r.decides(step, m)
+	faults := r.ledger.receive(m.Items, m.Batch)
+	if raises := step.Expect.Raises; !r.differs && raises != nil {
+		if len(faults) != 1 {
+			t.Fatalf("got faults %v, want %v", faults, raises.Message)
+		}
+		raises.checkError(t, faults[0])
+	}
+	return faults
+}
+
+// decides reports whether rpcx decides differently about responses.
+func (r *scriptRunner) decides(step *connectionStep, m *Message) bool {
+	raises := step.Expect.Raises
+	if raises != nil && (m.Batch || raises.Type != "ProtocolError") {
+		// A batch answered nobody, or was ill-formed as a whole; or Python could
+		// not compare an id.
+		return true
+	}
+	for i, raw := range membersOf(step.Message) {
+		e := readEnvelope(raw)
+		c := r.ledger.find(&m.Items[i])
+		switch {
+		case e.booleanID() || e.twice():
+			return true
+		case c != nil && c.member && !m.Batch: // it completes one member
+			return true
+		case c != nil && c.state == ledgerGivenUp && r.ended: // it is late all the same
+			return true
+		}
+	}
+	return false
+}
+
+// membersOf returns the members of a batch, or the message itself.
+func membersOf(msg []byte) (members []json.RawMessage) {
+	if json.Unmarshal(msg, &members) != nil {
+		return []json.RawMessage{json.RawMessage(msg)}
+	}
+	return members
+}
+
+// checkCalls holds the session's calls to the ledger.
+func (r *scriptRunner) checkCalls(t *testing.T) {
+	t.Helper()
+	var pending []string
+	for _, f := range r.table.calls() {
+		if f.batch != nil {
+			f = f.batch.own
+		}
+		for ref := range r.futures {
+			if r.futures[ref] == f && !slices.Contains(pending, ref) {
+				pending = append(pending, ref)
+			}
+		}
+	}
+	if want := r.ledger.in(ledgerPending); !slices.Equal(pending, want) {
+		t.Errorf("pending are %v, want %v", pending, want)
+	}
+	done := r.done()
+	for ref, f := range r.futures {
+		calls := r.ledger.of(ref)
+		over := !slices.ContainsFunc(calls, func(c *ledgerCall) bool { return c.state == ledgerPending })
+		if slices.Contains(done, ref) != over {
+			t.Errorf("%s is over: got %v, want %v", ref, !over, over)
+		}
+		if !over {
+			continue
+		}
+		members := f.members
+		if !calls[0].member {
+			members = []*Future{f}
+		}
+		failed := false
+		for i, c := range calls {
+			failed = failed || c.err != nil
+			sameErrors(t, ref, []error{members[i].Err()}, []error{c.err})
+			if c.err == nil && !bytes.Equal(members[i].result, c.result) {
+				t.Errorf("%s: got result %s, want %s", ref, members[i].result, c.result)
+			}
+		}
+		if (f.Err() != nil) != failed {
+			t.Errorf("%s: got error %v", ref, f.Err())
+		}
+	}
+}
+
+// checkFutures compares the calls that became done in a step.
+func (r *scriptRunner) checkFutures(t *testing.T, step *connectionStep, done []string) {
+	t.Helper()
+	if want := slices.Sorted(maps.Keys(step.Expect.Futures)); !slices.Equal(done, want) {
+		t.Fatalf("done are %v, want %v", done, want)
+	}
+	for ref, want := range step.Expect.Futures {
+		f := r.futures[ref]
+		members := []*Future{f}
+		if f.members != nil {
+			members = f.members
+		}
+		wants := want.Results
+		if wants == nil {
+			wants = slices.Repeat([]vectorOutcome{want}, len(members))
+		}
+		if len(wants) != len(members) {
+			t.Fatalf("%s: got %d results, want %d", ref, len(members), len(wants))
+		}
+		for i, want := range wants {
+			var result json.RawMessage
+			err := members[i].Decode(&result)
+			switch {
+			case want.Cancelled:
+				if !errors.Is(err, ErrCancelled) && !errors.Is(err, ErrConnectionLost) {
+					t.Errorf("%s: got %v, want it cancelled", ref, err)
+				}
+			case want.Error != nil:
+				want.Error.checkError(t, err)
+			case err != nil:
+				t.Errorf("%s: got %v, want a result", ref, err)
+			default:
+				checkJSON(t, fmt.Sprintf("%s, result %d", ref, i), result, want.Result)
+			}
+		}
+	}
+}
+
+// checkPending compares the calls that wait for their replies. The original
+// lists those that were cancelled, too, until it gives up all.
+func (r *scriptRunner) checkPending(t *testing.T, step *connectionStep) {
+	t.Helper()
+	got := []vectorPending{}
+	states := []ledgerState{ledgerPending, ledgerGivenUp}
+	if r.ended {
+		states = nil
+	}
+	for _, ref := range r.ledger.in(states...) {
+		got = append(got, r.sentAs[ref])
+	}
+	if diff := cmp.Diff(step.Expect.Pending, got); diff != "" {
+		t.Errorf("pending: %s", diff)
+	}
+}
