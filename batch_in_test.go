@@ -26,7 +26,7 @@ func TestMembersOfABatchAreHandledAtOnceAndAnsweredInOrder(t *testing.T) {
 			w.expect(`{"jsonrpc":"2.0","result":null,"id":"meanwhile"}`)
 			time.Sleep(5*time.Second - 1)
 			w.expectNothing()
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			w.expect(`[{"jsonrpc":"2.0","result":5,"id":"a"}, {"jsonrpc":"2.0","result":1,"id":"b"}, {"jsonrpc":"2.0","result":3,"id":"c"}]`)
 		})
 		if stats := s.Stats(); stats.MessagesReceived != 2 || stats.RequestsReceived != 5 || stats.MessagesSent != 2 {

@@ -344,9 +344,9 @@ func TestBatchThatCannotBeSent(t *testing.T) {
 		opts *rpcx.Options
 		fill func(b *rpcx.Batch)
 	}{
-		"JSON-RPC 1.0 has none":        {&rpcx.Options{Protocol: rpcx.JSONRPCv1}, func(b *rpcx.Batch) {}},
-		"one of its calls is no good":  {nil, func(b *rpcx.Batch) { b.Call("m", 1, nil) }},
-		"one of its notifications is ": {nil, func(b *rpcx.Batch) { b.Notify("m", make(chan int)) }},
+		"JSON-RPC 1.0 has none":       {&rpcx.Options{Protocol: rpcx.JSONRPCv1}, func(b *rpcx.Batch) {}},
+		"one of its calls is no good": {nil, func(b *rpcx.Batch) { b.Call("m", 1, nil) }},
+		"one of its notifications":    {nil, func(b *rpcx.Batch) { b.Notify("m", make(chan int)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

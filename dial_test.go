@@ -154,14 +154,14 @@ func TestListenAndServeEndsAfterItsSessions(t *testing.T) {
 func TestAddressesThatAreNone(t *testing.T) {
 	srv := &rpcx.Server{}
 	for name, addr := range map[string]string{
-		"no scheme":         "127.0.0.1:80",
-		"only a scheme":     "tcp://",
-		"another scheme":    "udp://127.0.0.1:80",
-		"no port":           "tcp://127.0.0.1",
-		"a port too high":   "tcp://127.0.0.1:65536",
-		"no name":           "unix://",
-		"nothing":           "",
-		"a folder that is ": "unix:///there/is/no/such/folder/socket",
+		"no scheme":       "127.0.0.1:80",
+		"only a scheme":   "tcp://",
+		"another scheme":  "udp://127.0.0.1:80",
+		"no port":         "tcp://127.0.0.1",
+		"a port too high": "tcp://127.0.0.1:65536",
+		"no name":         "unix://",
+		"nothing":         "",
+		"no such folder":  "unix:///there/is/no/such/folder/socket",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if s, err := rpcx.Dial(t.Context(), addr, nil); err == nil || s != nil || !strings.Contains(err.Error(), addr) {

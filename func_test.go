@@ -21,6 +21,7 @@ type query struct {
 	Tags   []string  `json:",omitempty"`
 	Limit  *int      `json:"limit"`
 	Secret string    `json:"-"`
+	//lint:ignore U1000 it shows that unexported fields are no arguments
 	hidden int
 }
 

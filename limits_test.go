@@ -44,7 +44,7 @@ func TestProcessingTimeout(t *testing.T) {
 		time.Sleep(10*time.Second - 1)
 		w.expectNothing()
 
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.expect(timedOut + `1}`)
 		cause := <-causes
 		matches(t, cause, context.DeadlineExceeded)
@@ -54,7 +54,7 @@ func TestProcessingTimeout(t *testing.T) {
 
 		time.Sleep(10*time.Second - 1)
 		w.expectNothing()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.expect(timedOut + `2}`)
 		time.Sleep(5 * time.Second) // now the handler returns
 		w.expect(`{"jsonrpc":"2.0","result":"next","id":3}`)
@@ -83,7 +83,7 @@ func TestProcessingTimeoutOfABatch(t *testing.T) {
 		}, ",") + `]`)
 		time.Sleep(30*time.Second - 1)
 		w.expectNothing()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		w.expect(`[` + timedOut + `1}, {"jsonrpc":"2.0","result":2,"id":2}, ` + timedOut + `4}, ` +
 			`{"jsonrpc":"2.0","error":{"code":-32600,"message":"request object must be a dictionary"},"id":null}]`)
 		close(open)

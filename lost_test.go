@@ -113,6 +113,9 @@ func TestPartOfAWriteIsKnown(t *testing.T) {
 	})
 }
 
+// ctxKey is the key of a value that derived contexts carry.
+type ctxKey struct{}
+
 // brokenConn is a connection whose Read or Write fails from some time on.
 type brokenConn struct {
 	net.Conn
@@ -193,7 +196,7 @@ func TestHandlerContextEndsWithTheSession(t *testing.T) {
 					if ctx.Err() != nil || context.Cause(ctx) != nil {
 						t.Errorf("it begins with a context that has ended: %v", context.Cause(ctx))
 					}
-					derived, cancel := context.WithCancel(context.WithValue(ctx, "key", "value"))
+					derived, cancel := context.WithCancel(context.WithValue(ctx, ctxKey{}, "value"))
 					defer cancel()
 					stop := context.AfterFunc(ctx, func() { causes <- context.Cause(ctx) })
 					defer stop()

@@ -61,6 +61,7 @@ func TestStatsCountWhatGoesOverTheWire(t *testing.T) {
 			t.Errorf("after a call and a notification: %+v", stats)
 		}
 		w.say(`{"jsonrpc":"2.0","error":{"code":1,"message":"no"},"id":0}`)
+		w.expectNothing()
 		if stats := s.Stats(); !isDone(f) || stats.Pending != 0 || stats.Errors != want.Errors {
 			t.Errorf("after a reply: %+v", stats)
 		}

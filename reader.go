@@ -158,6 +158,9 @@ func (s *Session) match(id ID, err error) *Future {
 	case late:
 		s.stats.LateReplies++
 	case unexpected:
+		if s.state >= stateClosing {
+			break // the end has failed the calls that were pending
+		}
 		s.stats.UnexpectedReplies++
 		s.fault(unexpectedReply(id, err))
 	}

@@ -265,7 +265,7 @@ func TestShutdownLetsHandlersCallBack(t *testing.T) {
 		s, w := newWire(t, handling(methods{"m": func(ctx context.Context, req *rpcx.Request) (any, error) {
 			<-begin
 			s := req.Session()
-			derived, cancel := context.WithTimeout(context.WithValue(ctx, "key", "value"), time.Minute)
+			derived, cancel := context.WithTimeout(context.WithValue(ctx, ctxKey{}, "value"), time.Minute)
 			defer cancel()
 			if err := s.Notify(ctx, "progress", nil); err != nil {
 				t.Errorf("Notify with the handler's context: %v", err)

@@ -108,7 +108,7 @@ func (s *stream) fill() {
 	n, err := s.conn.Read(s.buf[s.w:])
 	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < largeBuffer {
 		// More than fits comes at once: read more at a time from now on.
-		grown := make([]byte, 4*len(s.buf))
+		grown := make([]byte, min(4*len(s.buf), largeBuffer))
 		copy(grown, s.buf)
 		s.buf = grown
 	}

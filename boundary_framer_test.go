@@ -1,0 +1,183 @@
+package rpcx_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+
+	"example.com/rpcx"
+)
+
+// Framers and a message connection as a user might write them. Nothing in
+// these files is more than what this package exports.
+
+// lengthFramer puts the length of each message before it, as 4 bytes.
+type lengthFramer struct{ max uint32 }
+
+func (f lengthFramer) NewSplitter() bufio.SplitFunc {
+	return func(data []byte, _ bool) (int, []byte, error) {
+		if len(data) < 4 {
+			return 0, nil, nil
+		}
+		size := binary.BigEndian.Uint32(data)
+		if size > f.max {
+			return 0, nil, &rpcx.FrameError{Message: fmt.Sprintf("a message of %d bytes, over %d", size, f.max)}
+		}
+		if uint64(len(data)) < 4+uint64(size) {
+			return 0, nil, nil
+		}
+		return 4 + int(size), data[4 : 4+size], nil
+	}
+}
+
+func (lengthFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(msg))), msg...), nil
+}
+
+// headerFramer puts headers before each message, as the Language Server Protocol does.
+type headerFramer struct{}
+
+func (headerFramer) NewSplitter() bufio.SplitFunc {
+	return func(data []byte, _ bool) (int, []byte, error) {
+		head, body, ok := bytes.Cut(data, []byte("\r\n\r\n"))
+		if !ok {
+			return 0, nil, nil
+		}
+		size := -1
+		for header := range bytes.SplitSeq(head, []byte("\r\n")) {
+			name, value, _ := bytes.Cut(header, []byte(":"))
+			if bytes.EqualFold(name, []byte("Content-Length")) {
+				size, _ = strconv.Atoi(string(bytes.TrimSpace(value)))
+			}
+		}
+		if size < 0 {
+			return 0, nil, &rpcx.FrameError{Message: "no Content-Length"}
+		}
+		if len(body) < size {
+			return 0, nil, nil
+		}
+		return len(head) + 4 + size, body[:size], nil
+	}
+}
+
+func (headerFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
+	return append(fmt.Appendf(dst, "Content-Length: %d\r\n\r\n", len(msg)), msg...), nil
+}
+
+// coinFramer frames messages as the network of a currency does: magic bytes, a
+// command of 12 bytes, the payload's length, its checksum, the payload. A
+// message is the command and the payload.
+type coinFramer struct{}
+
+const coinMagic = "\xf9\xbe\xb4\xd9"
+
+func checksum(payload []byte) []byte {
+	first := sha256.Sum256(payload)
+	second := sha256.Sum256(first[:])
+	return second[:4]
+}
+
+func (coinFramer) NewSplitter() bufio.SplitFunc {
+	return func(data []byte, _ bool) (int, []byte, error) {
+		const header = 4 + 12 + 4 + 4
+		if len(data) < header {
+			return 0, nil, nil
+		}
+		if string(data[:4]) != coinMagic {
+			return 0, nil, &rpcx.FrameError{Message: fmt.Sprintf("bad magic %x", data[:4])}
+		}
+		size := int(binary.LittleEndian.Uint32(data[16:]))
+		if size > 1_000_000 {
+			return 0, nil, &rpcx.FrameError{Message: "a payload over 1,000,000 bytes"}
+		}
+		if len(data) < header+size {
+			return 0, nil, nil
+		}
+		payload := data[header : header+size]
+		if !bytes.Equal(checksum(payload), data[20:24]) {
+			return header + size, nil, &rpcx.FrameError{Message: "bad checksum", Recoverable: true}
+		}
+		return header + size, append(data[4:16:16], payload...), nil
+	}
+}
+
+func (coinFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
+	if len(msg) < 12 {
+		return dst, fmt.Errorf("a message of %d bytes has no command", len(msg))
+	}
+	command, payload := msg[:12], msg[12:]
+	dst = append(append(dst, coinMagic...), command...)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(payload)))
+	return append(append(dst, checksum(payload)...), payload...), nil
+}
+
+// socket is one end of a connection that keeps messages apart, like a WebSocket.
+// What it has returned is overwritten as soon as it may be.
+type socket struct {
+	in  <-chan []byte
+	out chan<- []byte
+	buf []byte
+
+	bad           chan struct{} // a message was lost
+	closed, other chan struct{}
+	once          *sync.Once
+}
+
+// newSockets returns the two ends.
+func newSockets() (a, b *socket) {
+	up, down := make(chan []byte), make(chan []byte)
+	aClosed, bClosed := make(chan struct{}), make(chan struct{})
+	bad := make(chan struct{})
+	return &socket{down, up, nil, bad, aClosed, bClosed, new(sync.Once)}, &socket{up, down, nil, bad, bClosed, aClosed, new(sync.Once)}
+}
+
+func (s *socket) ReadMessage() ([]byte, error) {
+	for i := range s.buf {
+		s.buf[i] = '!'
+	}
+	select {
+	case msg := <-s.in:
+		s.buf = append(s.buf[:0], msg...)
+		return s.buf, nil
+	case <-s.bad:
+		return nil, &rpcx.FrameError{Message: "a binary message", Recoverable: true}
+	case <-s.other:
+		return nil, io.EOF
+	case <-s.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (s *socket) WriteMessages(msgs [][]byte) error {
+	for _, msg := range msgs {
+		select {
+		case s.out <- bytes.Clone(msg):
+		case <-s.other:
+			return io.ErrClosedPipe
+		case <-s.closed:
+			return net.ErrClosed
+		}
+	}
+	return nil
+}
+
+func (s *socket) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+// dribble is a connection that gives what is read byte by byte.
+type dribble struct{ net.Conn }
+
+func (d dribble) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	return d.Conn.Read(p[:1])
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package rpcx_test
+
+const raceEnabled = true
