@@ -23,7 +23,7 @@ type outbox struct {
 	writing  bool          // the writer is in a write
 	writeBy  time.Duration // when that has to have made progress
 	idle     bool          // the writer waits for wake
-	wake     chan struct{} // one slot
+	wake     sync.Cond     // the writer's, on the session's lock
 	sock     *socket       // nil if there is none
 	lent     bool          // a sender has the write side, while the writer is idle
 
@@ -83,7 +83,7 @@ func (o *outbox) unlend(frame []byte, n int) {
 func (o *outbox) wakeWriter() {
 	if o.idle && !o.lent {
 		o.idle = false
-		o.wake <- struct{}{} // has room: the writer took the last one before it was idle
+		o.wake.Signal()
 	}
 }
 
@@ -335,10 +335,10 @@ func (s *Session) writeLoop() {
 				break
 			}
 			s.out.idle = true
-			s.mu.Unlock()
-			<-s.out.wake
+			s.out.wake.Wait()
 			// Whoever is ready to run may have something to write as well: a
 			// write costs far more than this.
+			s.mu.Unlock()
 			runtime.Gosched()
 			s.mu.Lock()
 			continue

@@ -67,7 +67,6 @@ type Session struct {
 	workFn  func()    // s.work, made once
 	ended   func()    // tells the server; may be nil
 	proto   atomic.Pointer[Protocol]
-	done    chan struct{}
 
 	mu       sync.Mutex
 	state    state
@@ -86,6 +85,8 @@ type Session struct {
 	stats    Stats
 	notes    []note // to be logged
 	onClose  []func(error)
+	over     bool          // it is done and the callbacks have returned
+	done     chan struct{} // closed then; made when asked for
 }
 
 type state uint8
@@ -177,7 +178,6 @@ func newSession(conn transport, o *Options, role Role, p *pool) *Session {
 		trace:   *o.Trace,
 		pool:    p,
 		epoch:   time.Now(),
-		done:    make(chan struct{}),
 		armed:   never,
 		loops:   2,
 	}
@@ -187,7 +187,7 @@ func newSession(conn transport, o *Options, role Role, p *pool) *Session {
 	s.workFn = s.work
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
-	s.out.wake = make(chan struct{}, 1)
+	s.out.wake.L = &s.mu
 	s.out.sock = conn.socket()
 	p.join()
 	return s
@@ -239,18 +239,28 @@ func (s *Session) NetConn() net.Conn { return s.conn.netConn() }
 
 // Done returns a channel that is closed when the session is over: its reader
 // and writer have returned and no handler runs. A handler must not wait for it.
-func (s *Session) Done() <-chan struct{} { return s.done }
+func (s *Session) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		if s.over {
+			close(s.done)
+		}
+	}
+	return s.done
+}
 
 // Err says why the session ended, nil before Done is closed: [ErrClosed] if by
 // Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer], a
 // [*FrameError], or the connection's error.
 func (s *Session) Err() error {
-	select {
-	case <-s.done:
-		return s.cause
-	default:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
 		return nil
 	}
+	return s.cause
 }
 
 // OnClose has callback called with Err's error when the session is over, just
@@ -318,7 +328,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	if drained != nil { // nil if the session was closed without one
 		select {
 		case <-drained:
-		case <-s.done:
+		case <-s.Done():
 		case <-ctx.Done():
 			s.Close()
 			return ctx.Err()
@@ -326,7 +336,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	}
 	s.Close()
 	select {
-	case <-s.done:
+	case <-s.Done():
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -437,7 +447,12 @@ func (s *Session) finish(callbacks []func(error)) {
 		callback(s.cause)
 	}
 	s.pool.leave()
-	close(s.done)
+	s.mu.Lock()
+	s.over = true
+	if s.done != nil {
+		close(s.done)
+	}
+	s.mu.Unlock()
 	if s.ended != nil {
 		s.ended()
 	}
