@@ -1,6 +1,7 @@
 package rpcx_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -257,6 +258,25 @@ func TestBadFrames(t *testing.T) {
 		}
 		far.Close()
 		if err := ended(t, s); err != io.EOF {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+// greedy is a framer that says that it has used more than there is.
+type greedy struct{ lengthFramer }
+
+func (greedy) NewSplitter() bufio.SplitFunc {
+	return func(data []byte, _ bool) (int, []byte, error) { return len(data) + 1, data, nil }
+}
+
+func TestFramerThatBreaksItsContractEndsTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		s := rpcx.NewSession(near, &rpcx.Options{Framer: greedy{}})
+		far.Write([]byte("x"))
+		var bad *rpcx.FrameError
+		if err := ended(t, s); !errors.As(err, &bad) {
 			t.Errorf("it ended with %v", err)
 		}
 	})

@@ -63,6 +63,24 @@ func TestReplyAndDisconnect(t *testing.T) {
 	}
 }
 
+func TestDisconnectFromABatchComesAfterItsReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		s, w := newWire(t, handling(methods{
+			"quit": func(context.Context, *rpcx.Request) (any, error) { return rpcx.ReplyAndDisconnect("bye"), nil },
+			"slow": open.ServeRPC,
+		}))
+		w.say(`[{"jsonrpc":"2.0","method":"slow","id":1},{"jsonrpc":"2.0","method":"quit","id":2},{"jsonrpc":"2.0","method":"quit"}]`)
+		w.expectNothing()
+		live(t, s)
+		close(open)
+		w.expect(`[{"jsonrpc":"2.0","result":"through","id":1}, {"jsonrpc":"2.0","result":"bye","id":2}]`)
+		if err := ended(t, s); err != rpcx.ErrClosed {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
 func TestDisconnectIsPoliteForCloseTimeout(t *testing.T) {
 	quit := methods{"quit": func(context.Context, *rpcx.Request) (any, error) { return rpcx.ReplyAndDisconnect("bye"), nil }}
 	for _, c := range []struct {

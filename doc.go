@@ -266,7 +266,7 @@
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
-//	                                        the time for each 256 KiB
+//	                                        the time for each 16 KiB
 //	CloseTimeout           30 s  a close    what ReplyAndDisconnect has left unsent is dropped
 //
 // Limits that have their place elsewhere:

@@ -42,8 +42,8 @@ type Limits struct {
 	ProcessingTimeout time.Duration
 
 	// SendTimeout is how long a write may make no progress, that is, how long the
-	// peer may take for 256 KiB (for a MessageConn, for all that is written at
-	// once). Default 20 s. Then the session ends with ErrSlowPeer.
+	// peer may take for 16 KiB (for a MessageConn, for that many and one message
+	// more). Default 20 s. Then the session ends with ErrSlowPeer.
 	SendTimeout time.Duration
 
 	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect

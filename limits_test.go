@@ -160,17 +160,38 @@ func TestPeerThatDoesNotReadIsEvicted(t *testing.T) {
 	t.Run("not while it reads", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, w := newDeafWire(t, nil)
-			const size = 1 << 20
-			s.Notify(t.Context(), "m", rpcx.Args{strings.Repeat("x", size)})
-			for range 4 {
-				time.Sleep(19 * time.Second)
-				if _, err := io.CopyN(io.Discard, w, size/4); err != nil {
+			s.Notify(t.Context(), "m", rpcx.Args{strings.Repeat("x", 200<<10)})
+			for range 200 {
+				time.Sleep(time.Second)
+				if _, err := io.CopyN(io.Discard, w, 1<<10); err != nil {
 					t.Fatal(err)
 				}
 			}
 			live(t, s)
-			takes(t, 20*time.Second, func() { <-s.Done() }) // a few bytes are left
+			<-s.Done() // a few bytes are left
+			if s.Err() != rpcx.ErrSlowPeer {
+				t.Errorf("it ended with %v", s.Err())
+			}
 		})
+	})
+}
+
+// TestSlowSocketIsNotEvicted: a connection that keeps messages apart is given a
+// few of them at a time.
+func TestSlowSocketIsNotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := newSockets()
+		s := rpcx.NewMessageSession(near, nil)
+		for range 100 {
+			s.Notify(t.Context(), "m", note(1000))
+		}
+		for range 100 {
+			time.Sleep(time.Second)
+			<-far.in
+		}
+		live(t, s)
+		s.Close()
+		<-s.Done()
 	})
 }
 

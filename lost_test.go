@@ -116,10 +116,10 @@ func TestPartOfAWriteIsKnown(t *testing.T) {
 // ctxKey is the key of a value that derived contexts carry.
 type ctxKey struct{}
 
-// brokenConn is a connection whose Read or Write fails from some time on.
+// brokenConn is a connection whose Write fails from some time on.
 type brokenConn struct {
 	net.Conn
-	read, write chan error
+	write chan error
 }
 
 func (c *brokenConn) Write(p []byte) (int, error) {
@@ -177,6 +177,23 @@ func TestTheFirstCauseOfAnEndWins(t *testing.T) {
 		w.Close()
 		if err := ended(t, s); err != io.ErrUnexpectedEOF {
 			t.Errorf("in the middle of a message, it ended with %v", err)
+		}
+	})
+}
+
+// shortConn is a connection that breaks the contract of io.Writer.
+type shortConn struct{ net.Conn }
+
+func (c shortConn) Write(p []byte) (int, error) { return c.Conn.Write(p[:len(p)/2]) }
+
+func TestShortWriteEndsTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		go io.Copy(io.Discard, far)
+		s := rpcx.NewSession(shortConn{near}, nil)
+		lost(t, s.Call(t.Context(), "m", nil, nil), false, io.ErrShortWrite)
+		if err := ended(t, s); err != io.ErrShortWrite {
+			t.Errorf("it ended with %v", err)
 		}
 	})
 }

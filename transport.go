@@ -29,7 +29,7 @@ type transport interface {
 const (
 	firstBuffer = 512      // what an idle stream that is no socket holds to read into
 	largeBuffer = 64 << 10 // what one holds that is busy; beyond is given back
-	writeChunk  = 256 << 10
+	writeChunk  = 16 << 10 // what is written at a time where that may wait
 )
 
 // stream is a byte stream with a Framer.
@@ -119,16 +119,20 @@ func (s *stream) fill() {
 
 func (s *stream) frame(dst, msg []byte) ([]byte, error) { return s.framer.AppendFrame(dst, msg) }
 
-func (s *stream) write(buf []byte, _ []int, progress func()) (int, error) {
-	written := 0
+func (s *stream) write(buf []byte, _ []int, progress func()) (written int, err error) {
 	for {
-		chunk := buf[written:min(len(buf), written+writeChunk)]
-		n, err := s.conn.Write(chunk)
-		written += n
-		if err == nil && n < len(chunk) {
-			err = io.ErrShortWrite
+		n := 0
+		if s.sock != nil {
+			n = s.sock.tryWrite(buf[written:]) // all that fits in one go
 		}
-		if err != nil || written == len(buf) {
+		if n == 0 {
+			chunk := buf[written:min(len(buf), written+writeChunk)]
+			n, err = s.conn.Write(chunk)
+			if err == nil && n < len(chunk) {
+				err = io.ErrShortWrite
+			}
+		}
+		if written += n; err != nil || written == len(buf) {
 			return written, err
 		}
 		progress()
@@ -171,16 +175,27 @@ func (m *messages) socket() *socket { return nil }
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 
-func (m *messages) write(buf []byte, ends []int, _ func()) (int, error) {
-	m.msgs = m.msgs[:0]
-	start := 0
+func (m *messages) write(buf []byte, ends []int, progress func()) (int, error) {
+	var err error
+	written, start := 0, 0
 	for _, end := range ends {
 		m.msgs = append(m.msgs, buf[start:end:end])
 		start = end
+		if end-written < writeChunk && end < len(buf) {
+			continue
+		}
+		err = m.conn.WriteMessages(m.msgs)
+		clear(m.msgs)
+		m.msgs = m.msgs[:0]
+		written = end // or a part of it, which is not known
+		if err != nil {
+			break
+		}
+		if end < len(buf) {
+			progress()
+		}
 	}
-	err := m.conn.WriteMessages(m.msgs)
-	clear(m.msgs)
-	return len(buf), err
+	return written, err
 }
 
 func (m *messages) close() (err error) {
