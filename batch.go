@@ -26,6 +26,9 @@ type batchEntry struct {
 // Call adds a call. Its result goes to dest, a pointer or nil, when
 // [Session.SendBatch] returns or when the future or the batch's is waited for.
 func (b *Batch) Call(method string, params, dest any) *Future {
+	if b.sent {
+		return failed(nil, method, ErrBatchSent)
+	}
 	f := newFuture(nil, method)
 	f.batch, f.dest = b, dest
 	b.entries = append(b.entries, batchEntry{method, params, f})
@@ -133,15 +136,19 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	own.members = []*Future{}
 	_, own.untimed = ctx.Deadline()
 	b.own = own
-	for _, e := range b.entries {
-		if e.future != nil {
-			e.future.session = s
-			e.future.id = s.table.newID()
-			own.members = append(own.members, e.future)
+	b.entries = slices.DeleteFunc(b.entries, func(e batchEntry) bool {
+		if e.future == nil {
+			return false
 		}
+		own.members = append(own.members, e.future)
+		return !e.future.send(s) // it was cancelled
+	})
+	if len(b.entries) == 0 && len(own.members) > 0 {
+		own.finish()
+		return own, nil
 	}
 	err := context.Cause(ctx)
-	if err == nil && len(own.members) > s.limits.Batch {
+	if err == nil && b.calls() > s.limits.Batch {
 		// The reply would be refused.
 		err = protocolErrorf(CodeInvalidRequest, "batch too long (over %d calls, Limits.Batch)", s.limits.Batch)
 	}
@@ -150,15 +157,24 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	}
 	if err != nil {
 		for _, f := range own.members {
-			f.err = err
-			f.finish()
+			f.fail(err)
 		}
 		return nil, err
 	}
-	if len(own.members) == 0 {
+	if b.calls() == 0 {
 		own.finish()
 	}
 	return own, nil
+}
+
+// calls counts the calls.
+func (b *Batch) calls() (n int) {
+	for _, e := range b.entries {
+		if e.future != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
@@ -167,7 +183,10 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 	next := 0
 	var err error
 	sc.msg, err = b.Append(sc.msg[:0], s.protocol(), s.codec, func() ID {
-		sc.id = strconv.AppendUint(sc.id[:0], b.own.members[next].id, 10)
+		for b.entries[next].future == nil {
+			next++
+		}
+		sc.id = strconv.AppendUint(sc.id[:0], b.entries[next].future.id, 10)
 		next++
 		return sc.id
 	})

@@ -356,7 +356,6 @@ func TestBatchThatCannotBeSent(t *testing.T) {
 				if err := f.Decode(nil); err != rpcx.ErrNotDone || f.Err() != nil {
 					t.Errorf("before it is sent its call has %v and %v", err, f.Err())
 				}
-				f.Cancel() // of what was not sent there is nothing to cancel
 				told := make(chan error, 1)
 				f.OnDone(func(f *rpcx.Future) { told <- f.Err() })
 				c.fill(&b)

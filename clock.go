@@ -1,6 +1,9 @@
 package rpcx
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // Time. A session reads one clock, the time since its start, and has one timer,
 // for all of its deadlines. The timer is set for the earliest deadline it was
@@ -93,6 +96,7 @@ func (s *Session) tick() {
 	}
 	switch {
 	case s.out.writing && s.out.writeBy <= now:
+		s.note(slog.LevelWarn, "peer does not read", slog.Duration("Limits.SendTimeout", s.limits.SendTimeout))
 		due = append(due, func() { s.end(ErrSlowPeer, 0) })
 	case s.out.writing:
 		s.arm(s.out.writeBy)

@@ -24,17 +24,19 @@ type handlerContext struct {
 // sessionKey is the context key for the session whose handler it is.
 type sessionKey struct{}
 
-// end ends the context.
-func (c *handlerContext) end(cause error) {
+// end ends the context, and reports whether it had ended by itself, at its
+// deadline, before.
+func (c *handlerContext) end(cause error) (overdue bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cause != nil {
-		return
+	overdue = c.cause == nil && c.real != nil && c.real.Err() != nil
+	if c.cause == nil {
+		c.cause = cause
 	}
-	c.cause = cause
-	if c.cancel != nil {
+	if c.cancel != nil && cause != errProcessing {
 		c.cancel(cause)
 	}
+	return overdue
 }
 
 // materialise returns the real context.
@@ -42,8 +44,15 @@ func (c *handlerContext) materialise() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
-		c.real, c.cancel = context.WithCancelCause(context.Background())
-		if c.cause != nil {
+		// At the deadline it has to end by itself, for only so is what its Err
+		// says, and that of the contexts made from it, DeadlineExceeded.
+		base, stop := context.Background(), context.CancelFunc(func() {})
+		if at, ok := c.Deadline(); ok {
+			base, stop = context.WithDeadlineCause(base, at, errProcessing)
+		}
+		real, cancel := context.WithCancelCause(base)
+		c.real, c.cancel = real, func(cause error) { cancel(cause); stop() }
+		if c.cause != nil && c.cause != errProcessing {
 			c.cancel(c.cause)
 		}
 	}
@@ -62,8 +71,13 @@ func (c *handlerContext) Done() <-chan struct{} { return c.materialise().Done() 
 func (c *handlerContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cause == nil {
+	switch {
+	case c.real != nil:
+		return c.real.Err()
+	case c.cause == nil:
 		return nil
+	case c.cause == errProcessing:
+		return context.DeadlineExceeded
 	}
 	return context.Canceled
 }

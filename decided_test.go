@@ -462,7 +462,7 @@ func TestNewlineFramerLimits(t *testing.T) {
 				"at once":      strings.NewReader(c.input),
 				"byte by byte": iotest.OneByteReader(strings.NewReader(c.input)),
 			} {
-				if got := frames(t, NewlineFramer{MaxSize: c.maxSize}, r); !slices.Equal(got, c.want) {
+				if got := testFrames(t, NewlineFramer{MaxSize: c.maxSize}, r); !slices.Equal(got, c.want) {
 					t.Errorf("%s: got %.200q, want %.200q", how, got, c.want)
 				}
 			}
@@ -471,7 +471,7 @@ func TestNewlineFramerLimits(t *testing.T) {
 }
 
 // frames returns the messages in a stream, and the texts of the errors.
-func frames(t *testing.T, framer Framer, r io.Reader) (got []string) {
+func testFrames(t *testing.T, framer Framer, r io.Reader) (got []string) {
 	t.Helper()
 	s := newStream(struct {
 		io.Reader

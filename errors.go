@@ -49,6 +49,19 @@ func InvalidParams(format string, args ...any) *Error {
 	return Errorf(CodeInvalidParams, format, args...)
 }
 
+// ParseError returns the [*Error] that answers what is no valid JSON.
+func ParseError() *Error { return &Error{Code: CodeParseError, Message: textNotJSON} }
+
+// InvalidRequest returns an [*Error] with [CodeInvalidRequest] and a formatted message.
+func InvalidRequest(format string, args ...any) *Error {
+	return Errorf(CodeInvalidRequest, format, args...)
+}
+
+// ExcessiveResourceUsage returns the [*Error] for a session that used too much.
+func ExcessiveResourceUsage() *Error {
+	return &Error{Code: CodeExcessiveResourceUsage, Message: "excessive resource usage"}
+}
+
 // MethodNotFound returns the [*Error] that answers a request for a method
 // that does not exist.
 func MethodNotFound(method string) *Error {
@@ -102,7 +115,7 @@ var (
 	ErrSlowPeer = errors.New("rpcx: peer does not read")
 	// ErrTimeout says that Limits.RequestTimeout passed without a reply. It
 	// matches context.DeadlineExceeded too.
-	ErrTimeout error = &timeoutError{"rpcx: request timed out"}
+	ErrTimeout error = &timeoutError{"rpcx: request timed out (Limits.RequestTimeout)"}
 	// ErrNoResponse says that a batch was answered without this member of it.
 	ErrNoResponse = errors.New("rpcx: no response to this member of the batch")
 	// ErrNotDone says that a Future has no outcome yet.

@@ -71,7 +71,7 @@ func ExampleSession_Call_timeout() {
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, rpcx.ErrTimeout), errors.Is(err, context.DeadlineExceeded))
 	// Output:
-	// rpcx: request timed out
+	// rpcx: request timed out (Limits.RequestTimeout)
 	// true true
 }
 

@@ -88,8 +88,10 @@ func (sig *signature) reflected(fn reflect.Value) HandlerFunc {
 		if sig.variadic == nil {
 			return sig.results(fn.Call(in))
 		}
-		tail := reflect.MakeSlice(sig.variadic, rest.n, rest.n)
+		few := min(rest.n, fewArguments) // more only as they turn out to be good
+		tail := reflect.MakeSlice(sig.variadic, 0, few)
 		for i := range rest.n {
+			tail = reflect.Append(tail, reflect.Zero(sig.variadic.Elem()))
 			if err := sig.decode(req, len(args)+i, rest.next(), tail.Index(i).Addr().Interface()); err != nil {
 				return nil, err
 			}
@@ -209,8 +211,10 @@ func callAll[A, R any](sig *signature, fn func(context.Context, ...A) (R, error)
 		if err != nil {
 			return nil, err
 		}
-		args := make([]A, rest.n)
-		for i := range args {
+		args := make([]A, 0, min(rest.n, fewArguments)) // more only as they turn out to be good
+		for i := range rest.n {
+			var zero A
+			args = append(args, zero)
 			if err := sig.decode(req, i, rest.next(), &args[i]); err != nil {
 				return nil, err
 			}
@@ -218,6 +222,9 @@ func callAll[A, R any](sig *signature, fn func(context.Context, ...A) (R, error)
 		return boxed(fn(ctx, args...))
 	}
 }
+
+// fewArguments is how many there is room for before any is decoded.
+const fewArguments = 16
 
 func boxed[R any](r R, err error) (any, error) {
 	if err != nil {

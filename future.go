@@ -133,9 +133,36 @@ func (f *Future) fill() error {
 // The peer is not told, and a reply that comes later is dropped. Cancelling a
 // batch's future cancels all of its calls.
 func (f *Future) Cancel() {
-	if f.session != nil {
-		f.session.giveUp(f, ErrCancelled)
+	f.mu.Lock()
+	s := f.session
+	f.mu.Unlock()
+	if s == nil {
+		f.fail(ErrCancelled) // it is not sent, and will not be
+	} else {
+		s.giveUp(f, ErrCancelled)
 	}
+}
+
+// fail ends a call that is not in the table.
+func (f *Future) fail(err error) {
+	f.mu.Lock()
+	if !f.finished {
+		f.err = err
+	}
+	f.mu.Unlock()
+	f.finish()
+}
+
+// send gives a member of a batch its session, and reports whether it is to be
+// sent: not if it was cancelled before.
+func (f *Future) send(s *Session) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.finished {
+		return false
+	}
+	f.session, f.id = s, s.table.newID()
+	return true
 }
 
 // OnDone has callback called when the call is over, or now if it is. It runs
@@ -151,7 +178,14 @@ func (f *Future) OnDone(callback func(*Future)) {
 	f.run(func() { callback(f) })
 }
 
-func (f *Future) run(task func()) { f.session.pool.run(task) }
+func (f *Future) run(task func()) {
+	if f.session != nil {
+		f.session.pool.run(task)
+		return
+	}
+	// Owner: whoever called OnDone. End: the callback returns.
+	go task()
+}
 
 // settle stores the outcome of a call that was removed from the table (I3), and
 // returns the future that is now to be finished, without the session's lock:
@@ -187,7 +221,8 @@ func (f *Future) finish() {
 		f.mu.Lock()
 		f.err = batchError(f.members, func(m *Future) error { return m.err })
 	}
-	if trace := f.session.trace.ReplyReceived; trace != nil && f.members == nil && f.queued > 0 {
+	if f.queued > 0 && f.members == nil && f.session.trace.ReplyReceived != nil {
+		trace := f.session.trace.ReplyReceived
 		s, method, err, d := f.session, f.method, f.err, f.session.now()-f.started
 		f.run(func() { trace(s, method, err, d) })
 	}

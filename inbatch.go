@@ -18,7 +18,7 @@ type inBatch struct {
 	waiting    int    // replies that are not there yet
 	unfinished int    // requests and notifications that are not over
 	replySize  int    // of the replies of handlers, 2 more for each
-	size       int    // of the message
+	size       int    // what it counts in Limits.QueueBytes
 	arrived    time.Duration
 	deadline   deadline
 	disconnect bool // a member's handler wants it when the replies are sent
@@ -51,6 +51,9 @@ func (b *inBatch) running(calls []*call) []*call {
 	}
 	return calls
 }
+
+// memberSize is about what a member takes up while it waits, beside its bytes.
+const memberSize = 256
 
 // span is a part of a buffer; an empty one is none.
 type span struct{ start, end int }

@@ -12,8 +12,8 @@ type Limits struct {
 	Concurrency int
 
 	// Queue and QueueBytes are how many requests, and of how many bytes
-	// together, may wait for a handler; a batch is one request here. Defaults
-	// 4,096 and 8 MiB. A request beyond is answered CodeServerBusy, a
+	// together, may wait for a handler. A batch is one request here, and each of
+	// its members counts 256 bytes more. Defaults 4,096 and 8 MiB. A request beyond is answered CodeServerBusy, a
 	// notification dropped and counted.
 	Queue      int
 	QueueBytes int

@@ -57,11 +57,14 @@ func (o *offline) take() (calls []*call) {
 
 // sent returns the messages that wait to be written.
 func (o *offline) sent() (msgs [][]byte) {
-	buf, ends := o.out.take()
-	for msg := range split(buf, ends) {
+	if o.out.empty() {
+		return nil
+	}
+	f := o.out.take()
+	for msg := range split(f.buf, f.ends) {
 		msgs = append(msgs, bytes.Clone(msg))
 	}
-	o.out.giveBack(buf, ends)
+	o.out.giveBack(f)
 	return msgs
 }
 

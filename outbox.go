@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"log/slog"
 	"math"
 	"runtime"
 	"slices"
@@ -10,16 +11,21 @@ import (
 	"time"
 )
 
-// outbox holds framed messages until the writer takes them. It is guarded by
-// the session's lock. Its two buffers take turns: one is filled while the other
-// is written.
-type outbox struct {
-	buf      []byte
-	ends     []int // where each message ends in buf
-	spare    []byte
-	spareEnd []int
+// frames are framed messages in a row.
+type frames struct {
+	buf  []byte
+	ends []int // where each ends in buf
+}
 
-	inFlight int           // bytes that the writer has
+// framesPool has the buffers of outboxes: one that is empty holds none.
+var framesPool = sync.Pool{New: func() any { return new(frames) }}
+
+// outbox holds framed messages until the writer takes them. It is guarded by
+// the session's lock. One buffer is filled while another is written.
+type outbox struct {
+	*frames // that wait; nil if none do
+
+	inFlight int           // bytes that are being written
 	writing  bool          // the writer is in a write
 	writeBy  time.Duration // when that has to have made progress
 	idle     bool          // the writer waits for wake
@@ -32,7 +38,14 @@ type outbox struct {
 	waiters []chan struct{} // for room, in order; each has one slot
 }
 
-func (o *outbox) size() int { return len(o.buf) + o.inFlight }
+func (o *outbox) empty() bool { return o.frames == nil }
+
+func (o *outbox) size() int {
+	if o.empty() {
+		return o.inFlight
+	}
+	return len(o.buf) + o.inFlight
+}
 
 // room reports whether n bytes fit within limit. What is too large for it fits
 // when nothing else is there.
@@ -41,33 +54,42 @@ func (o *outbox) room(n, limit int) bool {
 	return size == 0 || n <= limit-size
 }
 
-// push adds a framed message, and returns its number.
-func (o *outbox) push(frame []byte) uint64 {
+// push adds a framed message.
+func (o *outbox) push(frame []byte) {
+	if o.empty() {
+		o.frames = framesPool.Get().(*frames)
+	}
 	o.buf = append(o.buf, frame...)
 	o.ends = append(o.ends, len(o.buf))
 	o.queued++
 	o.wakeWriter()
-	return o.queued
 }
 
 // lend gives the write side to a sender who has the only message, if the writer
 // is idle and nothing else waits. It saves waking the writer, half of what a
 // call costs where there is one at a time; where there are many the writer does
 // better, for it sends them together.
-func (o *outbox) lend(alone bool) bool {
+func (o *outbox) lend(n int, alone bool) bool {
 	if !alone || o.sock == nil || !o.idle || o.lent || o.size() > 0 {
 		return false
 	}
 	o.lent = true
+	o.queued++
+	o.inFlight = n
 	return true
 }
 
-// unlend takes the write side back after n bytes of frame were written. The writer gets what is left.
+// unlend takes the write side back after n bytes of frame were written. The
+// writer gets what is left.
 func (o *outbox) unlend(frame []byte, n int) {
-	o.lent = false
+	o.lent, o.inFlight = false, 0
 	if n == len(frame) {
 		o.written++
+		o.admit()
 	} else {
+		if o.empty() {
+			o.frames = framesPool.Get().(*frames)
+		}
 		rest := len(frame) - n
 		o.buf = slices.Insert(o.buf, 0, frame[n:]...)
 		o.ends = slices.Insert(o.ends, 0, 0)
@@ -75,7 +97,7 @@ func (o *outbox) unlend(frame []byte, n int) {
 			o.ends[i] += rest
 		}
 	}
-	if len(o.buf) > 0 {
+	if !o.empty() {
 		o.wakeWriter()
 	}
 }
@@ -89,25 +111,29 @@ func (o *outbox) wakeWriter() {
 
 // isWriting reports whether message n is in a write that has not returned.
 func (o *outbox) isWriting(n uint64) bool {
-	return (o.writing || o.lent) && o.written < n && n <= o.queued-uint64(len(o.ends))
+	waiting := uint64(0)
+	if !o.empty() {
+		waiting = uint64(len(o.ends))
+	}
+	return (o.writing || o.lent) && o.written < n && n <= o.queued-waiting
 }
 
 // take hands all that is queued to the writer.
-func (o *outbox) take() (buf []byte, ends []int) {
-	buf, ends = o.buf, o.ends
-	o.buf, o.ends = o.spare[:0], o.spareEnd[:0]
-	o.inFlight = len(buf)
-	return buf, ends
+func (o *outbox) take() *frames {
+	f := o.frames
+	o.frames = nil
+	o.inFlight = len(f.buf)
+	return f
 }
 
-// giveBack takes the buffers back from the writer after a write.
-func (o *outbox) giveBack(buf []byte, ends []int) {
+// giveBack takes the frames back from the writer, who has written them.
+func (o *outbox) giveBack(f *frames) {
 	o.inFlight = 0
-	o.written += uint64(len(ends))
-	if cap(buf) > largeBuffer {
-		buf, ends = nil, nil
+	o.written += uint64(len(f.ends))
+	if cap(f.buf) <= maxScratch {
+		f.buf, f.ends = f.buf[:0], f.ends[:0]
+		framesPool.Put(f)
 	}
-	o.spare, o.spareEnd = buf, ends
 	o.admit()
 }
 
@@ -182,6 +208,7 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 			limit += reserve
 		}
 		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
+			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Limits.Outbox", s.limits.Outbox))
 			s.mu.Unlock()
 			s.end(ErrSlowPeer, 0)
 			return ErrSlowPeer
@@ -197,19 +224,14 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 	if register != nil {
 		s.register(register)
 	}
-	lent := s.out.lend(s.alone(from, register))
-	var n uint64
-	if lent {
-		s.out.queued++
-		n = s.out.queued
-		s.out.inFlight = len(sc.frame)
-	} else {
-		n = s.out.push(sc.frame)
+	lent := s.out.lend(len(sc.frame), s.alone(from, register))
+	if !lent {
+		s.out.push(sc.frame)
 	}
 	if register != nil {
-		register.queued = n
+		register.queued = s.out.queued
 		for _, member := range register.members {
-			member.queued = n
+			member.queued = s.out.queued
 		}
 	}
 	s.stats.MessagesSent++
@@ -218,7 +240,6 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 		n := s.out.sock.tryWrite(sc.frame)
 		s.mu.Lock()
 		s.stats.BytesSent += uint64(n)
-		s.out.inFlight = 0
 		s.out.unlend(sc.frame, n)
 		if s.state >= stateClosing {
 			s.out.wakeWriter()
@@ -314,8 +335,11 @@ func (s *Session) register(f *Future) {
 	if f.members == nil {
 		s.table.add(f)
 	} else if len(f.members) > 0 {
-		f.members[0].batch.unsettled = len(f.members)
 		for _, member := range f.members {
+			if member.session == nil { // it was cancelled before
+				continue
+			}
+			member.batch.unsettled++
 			member.started = f.started
 			s.table.add(member)
 		}
@@ -330,7 +354,7 @@ func (s *Session) register(f *Future) {
 func (s *Session) writeLoop() {
 	s.mu.Lock()
 	for {
-		if len(s.out.buf) == 0 {
+		if s.out.empty() {
 			if s.state >= stateClosing && !s.out.lent {
 				break
 			}
@@ -346,11 +370,11 @@ func (s *Session) writeLoop() {
 		if s.state >= stateClosing && s.closeBy <= s.now() {
 			break
 		}
-		buf, ends := s.out.take()
+		f := s.out.take()
 		s.out.writing = true
 		s.progress()
 		s.mu.Unlock()
-		n, err := s.conn.write(buf, ends, func() {
+		n, err := s.conn.write(f.buf, f.ends, func() {
 			s.mu.Lock()
 			s.progress()
 			s.mu.Unlock()
@@ -359,7 +383,7 @@ func (s *Session) writeLoop() {
 		s.out.writing = false
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
-			for i := 0; i < len(ends) && ends[i] <= n; i++ {
+			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
 				s.out.written++
 			}
 			s.mu.Unlock()
@@ -367,10 +391,10 @@ func (s *Session) writeLoop() {
 			s.mu.Lock()
 			break
 		}
-		s.out.giveBack(buf, ends)
+		s.out.giveBack(f)
 		s.checkDrained()
 	}
-	s.out.buf, s.out.spare = nil, nil
+	s.out.frames = nil
 	finish := s.lose(true)
 	s.mu.Unlock()
 	for _, f := range finish {

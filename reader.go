@@ -65,7 +65,11 @@ func (s *Session) readLoop() {
 		}
 		s.mu.Lock()
 		s.fault(frame)
+		ending := s.state >= stateClosing
 		s.mu.Unlock()
+		if ending {
+			break
+		}
 	}
 	s.mu.Lock()
 	s.loops--
@@ -269,6 +273,7 @@ func (s *Session) receiveBatch(in *intake, p Protocol, m *Message, size int) {
 		b.unfinished++
 		arena = item.own(arena)
 	}
+	b.size += len(b.replies) + memberSize*len(b.items)
 	if b.waiting == 0 && invalid > 0 {
 		b.send(s, fromReader)
 	}

@@ -200,12 +200,28 @@ func (c *call) running(calls []*call) []*call {
 
 func (c *call) refuse(s *Session, e *Error) {
 	s.mu.Lock()
+	claimed := !c.answered // it may have expired meanwhile
+	if claimed {
+		s.incoming.remove(&c.deadline)
+		c.drop(s)
+	}
+	s.mu.Unlock()
+	if claimed {
+		c.fail(s, e)
+	}
+}
+
+// drop gives up the answering of c, or of c's handler to it. Who calls it has to
+// call fail, without the lock.
+func (c *call) drop(s *Session) {
 	c.answered = true
-	s.incoming.remove(&c.deadline)
 	if c.IsNotification() && !c.begun {
 		s.stats.NotificationsDropped++
 	}
-	s.mu.Unlock()
+}
+
+// fail answers c with e.
+func (c *call) fail(s *Session, e *Error) {
 	if c.IsNotification() {
 		return
 	}
@@ -218,11 +234,11 @@ func (c *call) refuse(s *Session, e *Error) {
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
 func (c *call) expire(s *Session) func() {
-	c.answered = true
+	c.drop(s)
 	e := ServerBusy("request timed out")
 	s.fault(e)
 	return func() {
-		c.refuse(s, e)
+		c.fail(s, e)
 		c.ctx.end(errProcessing)
 	}
 }
@@ -252,18 +268,15 @@ func (s *Session) serve(c *call) {
 
 // wireError returns the error as it can be sent, nil if its text is not for the peer.
 func wireError(err error) *Error {
-	switch e := err.(type) {
-	case *Error:
+	if e, ok := err.(*Error); ok {
 		return e
-	case *ProtocolError:
-		return &Error{Code: e.Code, Message: e.Message}
 	}
 	var e *Error
 	if errors.As(err, &e) {
 		return e
 	}
 	var p *ProtocolError
-	if errors.As(err, &p) {
+	if errors.As(err, &p) && p.Code != CodeInternalError { // that would be one of this side
 		return &Error{Code: p.Code, Message: p.Message}
 	}
 	return nil
@@ -272,7 +285,9 @@ func wireError(err error) *Error {
 // reply ends the handling of c: it sends the reply, unless c is a notification
 // or was answered at its deadline.
 func (s *Session) reply(c *call, result any, err error) {
-	c.ctx.end(context.Canceled)
+	if c.ctx.end(context.Canceled) {
+		s.overdue(c)
+	}
 	d := disconnection(result, err)
 	if d != nil {
 		result, err = d.reply, nil
@@ -303,6 +318,24 @@ func (s *Session) reply(c *call, result any, err error) {
 	if d != nil && !c.deferEnd(s) {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
+}
+
+// overdue has c expire now. Its handler has seen that its time is over before the
+// session's timer did.
+func (s *Session) overdue(c *call) {
+	var e entry = c
+	if c.batch != nil {
+		e = c.batch
+	}
+	s.mu.Lock()
+	if c.answered {
+		s.mu.Unlock()
+		return
+	}
+	s.incoming.remove(e.due())
+	finish := e.expire(s)
+	s.mu.Unlock()
+	finish()
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,

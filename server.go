@@ -62,7 +62,8 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
 // which needs Server.TLS, and unix:///path. It returns [ErrServerClosed] once it
-// has been stopped; at the end of ctx only after all sessions have ended.
+// has been stopped; at the end of ctx only after all sessions have ended. Once it
+// has returned, after [Server.StopListening], the end of ctx does nothing.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	l, err := Listen(ctx, addr, srv.TLS)
 	if err != nil {

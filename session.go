@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math"
@@ -73,6 +74,7 @@ type Session struct {
 	cause    error         // of the end (I6)
 	closeBy  time.Duration // when the connection is closed whatever is unwritten
 	drained  chan struct{} // closed when Shutdown has nothing to wait for
+	flushTo  uint64        // the message that it waits for to be written, at last
 	refusing bool          // Shutdown has not queued its refusals yet
 	loops    int           // of reader and writer, how many run
 	table    table
@@ -345,7 +347,15 @@ func (s *Session) Shutdown(ctx context.Context) error {
 
 // checkDrained is called after each change that Shutdown may be waiting for.
 func (s *Session) checkDrained() {
-	if s.state == stateDraining && !s.refusing && s.in.running == 0 && len(s.table.pending) == 0 && s.out.size() == 0 {
+	if s.state != stateDraining || s.refusing || s.in.running > 0 || len(s.table.pending) > 0 {
+		return
+	}
+	if s.flushTo == 0 {
+		// What is refused from now on is not waited for, or a peer that goes on
+		// asking could hold the session open.
+		s.flushTo = s.out.queued
+	}
+	if s.out.written >= s.flushTo {
 		select {
 		case <-s.drained:
 		default:
@@ -374,7 +384,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// With the connection closed, a write that is under way returns now, and
 	// only then is known what of it went out.
 	finish := s.lose(grace > 0)
-	if cause != io.EOF || s.in.held {
+	if !errors.Is(cause, io.EOF) && cause != io.ErrUnexpectedEOF || s.in.held {
 		s.in.clear() // otherwise the notifications in it are handled yet
 	}
 	var running []*call

@@ -12,6 +12,7 @@ import (
 type table struct {
 	lastID  atomic.Uint64 // one more than the last id given out
 	pending map[uint64]*Future
+	most    int // that pending has had
 
 	late     []uint64 // ids of calls given up, the oldest at lateNext once it is full
 	lateNext int
@@ -26,6 +27,7 @@ func (t *table) add(f *Future) {
 		t.pending = make(map[uint64]*Future)
 	}
 	t.pending[f.id] = f
+	t.most = max(t.most, len(t.pending))
 }
 
 // remove takes a call off, and reports whether it was there: whoever removes
@@ -34,8 +36,17 @@ func (t *table) remove(f *Future) bool {
 	if t.pending[f.id] != f {
 		return false
 	}
-	delete(t.pending, f.id)
+	t.delete(f.id)
 	return true
+}
+
+// delete takes an id out. A map never shrinks, so one that was large and is
+// empty is given up.
+func (t *table) delete(id uint64) {
+	delete(t.pending, id)
+	if len(t.pending) == 0 && t.most > 256 {
+		t.pending, t.most = nil, 0
+	}
 }
 
 // giveUp removes a call whose reply may still come, and remembers its id.
@@ -76,7 +87,7 @@ func (t *table) receive(id ID) (*Future, match) {
 		}
 		return nil, unexpected
 	}
-	delete(t.pending, n)
+	t.delete(n)
 	return f, matched
 }
 

@@ -41,7 +41,8 @@ type stream struct {
 	buf    []byte  // what was read and not consumed is buf[r:w]
 	r, w   int
 	total  uint64
-	err    error // of the last Read
+	last   int   // what the last Read returned
+	err    error // of it
 	once   sync.Once
 }
 
@@ -59,6 +60,15 @@ func (s *stream) next(wait bool) ([]byte, error) {
 				return nil, &FrameError{Message: "the framer advanced beyond its data"}
 			}
 			s.r += advance
+			if advance == 0 && (err != nil || token != nil) {
+				// It would do so again and again.
+				if frame, ok := err.(*FrameError); ok && frame.Recoverable {
+					err = &FrameError{Message: frame.Message}
+				} else if err == nil {
+					err = &FrameError{Message: "the framer found a message in no bytes"}
+				}
+				return nil, err
+			}
 			if err != nil || token != nil {
 				return token, err
 			}
@@ -90,7 +100,7 @@ func (s *stream) fill() {
 			s.total += uint64(s.w)
 			return
 		}
-		if len(s.buf) > largeBuffer {
+		if len(s.buf) > largeBuffer || len(s.buf) > firstBuffer && s.last < len(s.buf)/8 {
 			s.buf = nil
 		}
 	}
@@ -113,6 +123,7 @@ func (s *stream) fill() {
 		s.buf = grown
 	}
 	s.w += n
+	s.last = n
 	s.total += uint64(n)
 	s.err = err
 }
