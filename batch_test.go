@@ -375,6 +375,40 @@ func TestBatchThatCannotBeSent(t *testing.T) {
 	}
 }
 
+func TestCallThatIsCancelledBeforeItsBatchIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, nil)
+		var b rpcx.Batch
+		var got int
+		cancelled := b.Call("never", nil, nil)
+		told := make(chan error, 1)
+		cancelled.OnDone(func(f *rpcx.Future) { told <- f.Err() })
+		f := b.Call("m", nil, &got)
+		cancelled.Cancel()
+		matches(t, <-told, rpcx.ErrCancelled)
+		own := s.GoBatch(t.Context(), &b)
+		lines := w.heard()
+		if len(lines) != 1 || strings.Contains(lines[0], "never") {
+			t.Fatalf("heard %q", lines)
+		}
+		w.say(`[{"jsonrpc":"2.0","result":10,"id":` + idOf(t, strings.Trim(lines[0], "[]")) + `}]`)
+		matches(t, own.Wait(t.Context(), nil), rpcx.ErrCancelled)
+		if f.Err() != nil || got != 10 || !errors.Is(cancelled.Err(), rpcx.ErrCancelled) {
+			t.Errorf("the other got %d, %v, the first has %v", got, f.Err(), cancelled.Err())
+		}
+		if n := s.Stats().Pending; n != 0 {
+			t.Errorf("%d calls are pending", n)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // the only one
+		s, w := newWire(t, nil)
+		var b rpcx.Batch
+		b.Call("never", nil, nil).Cancel()
+		takes(t, 0, func() { matches(t, s.SendBatch(t.Context(), &b), rpcx.ErrCancelled) })
+		w.expectNothing()
+	})
+}
+
 func TestWaitingForABatchThatIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newWire(t, nil)

@@ -225,10 +225,12 @@ func TestBadFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got events
 		near, far := net.Pipe()
-		s := rpcx.NewSession(near, &rpcx.Options{Framer: coinFramer{}, Protocol: coin{}, Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+		opts := &rpcx.Options{Framer: coinFramer{}, Protocol: coin{}, Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
 			got.add("%s", req.Method)
 			return nil, nil
-		})})
+		})}
+		opts.Limits.Concurrency = 1 // one after the other
+		s := rpcx.NewSession(near, opts)
 		spoilt := frame("bad", "payload")
 		spoilt[len(spoilt)-1]++
 		far.Write(slices.Concat(frame("first", "payload"), spoilt, spoilt, frame("second", "")))

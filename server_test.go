@@ -266,6 +266,7 @@ func TestOnSessionComesBeforeTheFirstRequest(t *testing.T) {
 		w.expect(`{"jsonrpc":"2.0","method":"name","id":0}`)
 		other := m.connect(t) // others are not held up
 		other.say(`{"jsonrpc":"2.0","method":"m","id":2}`)
+		synctest.Wait()
 		w.say(`{"jsonrpc":"2.0","result":"Kim","id":0}`)
 		w.expect(`{"jsonrpc":"2.0","result":null,"id":1}`)
 		want := []string{"begun", "begun", "the peer is Kim, <nil>", "handling 1"}
