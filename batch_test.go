@@ -194,6 +194,7 @@ func TestBatchIsCancelled(t *testing.T) {
 		b := newBatch(t, s, 2)
 		w.heard()
 		w.say(result(0, 10))
+		synctest.Wait()
 		b.own.Cancel()
 		b.own.Cancel()
 		if got := b.outcome(t); got != "10, rpcx: call cancelled" {

@@ -301,9 +301,10 @@
 // If its context ends first it closes at once, and returns the context's
 // error.
 //
-// When the connection fails, or the peer closes it, the session ends without
-// writing more. Notifications that the peer had sent before it closed the
-// connection are still handled, with a context that has ended. The first cause of
+// When the connection fails, the session ends without writing more. When the peer
+// closes it, or its own half of it, what had been queued is still written, as by
+// Close, and notifications that the peer had sent before are still handled, with
+// a context that has ended; its requests are not, since nobody may wait for them. The first cause of
 // the end is the one that Err reports. When no handler runs any more, and reader
 // and writer have returned, the callbacks given to OnClose are called, and Done is
 // closed. Not before: a handler that does not heed its context holds this up, and

@@ -235,3 +235,57 @@ func TestHandlerContextAtItsDeadline(t *testing.T) {
 		}
 	})
 }
+
+// halfClosed is a connection whose peer has closed its half when closed is
+// closed, and reads on: it takes each write from written.
+type halfClosed struct {
+	closed  chan struct{}
+	written chan string
+	end     chan struct{}
+}
+
+func (c *halfClosed) ReadMessage() ([]byte, error) {
+	<-c.closed
+	return nil, io.EOF
+}
+
+func (c *halfClosed) WriteMessages(msgs [][]byte) error {
+	for _, msg := range msgs {
+		select {
+		case c.written <- string(msg):
+		case <-c.end:
+			return net.ErrClosed
+		}
+	}
+	return nil
+}
+
+func (c *halfClosed) Close() error {
+	close(c.end)
+	return nil
+}
+
+// A peer that has nothing more to say may still listen.
+func TestPeerThatClosesItsHalfGetsWhatWasQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &halfClosed{make(chan struct{}), make(chan string), make(chan struct{})}
+		s := NewMessageSession(conn, nil)
+		for _, method := range []string{"first", "second"} {
+			if err := s.Notify(t.Context(), method, nil); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // the first is being written, the second waits
+		}
+		close(conn.closed)
+		synctest.Wait()
+		for _, method := range []string{"first", "second"} {
+			if got, want := <-conn.written, `{"jsonrpc":"2.0","method":"`+method+`"}`; got != want {
+				t.Errorf("the peer reads %s, want %s", got, want)
+			}
+		}
+		<-s.Done()
+		if s.Err() != io.EOF {
+			t.Errorf("it ended with %v", s.Err())
+		}
+	})
+}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"runtime"
 	"sync"
+	"time"
 )
 
 // decoded are Messages for the readers.
@@ -60,7 +62,11 @@ func (s *Session) readLoop() {
 		s.deliver(&in)
 		var frame *FrameError
 		if !errors.As(err, &frame) || !frame.Recoverable {
-			s.end(err, 0) // does nothing if the session was ending already (I6)
+			grace := time.Duration(0)
+			if err == io.EOF {
+				grace = closeGrace // the peer may read on: it gets what is queued
+			}
+			s.end(err, grace) // does nothing if the session was ending already (I6)
 			break
 		}
 		s.mu.Lock()

@@ -383,7 +383,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	}
 	// With the connection closed, a write that is under way returns now, and
 	// only then is known what of it went out.
-	finish := s.lose(grace > 0)
+	finish := s.lose(grace > 0 && cause != io.EOF)
 	if !errors.Is(cause, io.EOF) && cause != io.ErrUnexpectedEOF || s.in.held {
 		s.in.clear() // otherwise the notifications in it are handled yet
 	}
