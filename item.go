@@ -95,6 +95,7 @@ type Message struct {
 	Batch   bool
 	scratch [1]Item // keeps the decoding of single messages free of allocation
 	env     envelope
+	spare   []Item // for a batch
 	method  string // the last one, which is often the next as well
 }
 

@@ -116,6 +116,43 @@ func TestPartOfAWriteIsKnown(t *testing.T) {
 // ctxKey is the key of a value that derived contexts carry.
 type ctxKey struct{}
 
+// deafConn is a connection whose peer says nothing more, but may listen.
+type deafConn struct {
+	net.Conn
+	eof chan struct{}
+}
+
+func (c deafConn) Read([]byte) (int, error) {
+	<-c.eof
+	return 0, io.EOF
+}
+
+// TestPeerThatListensOnMayCarryOutWhatIsWrittenYet: the peer has closed its half
+// of the connection, and is still given what was queued.
+func TestPeerThatListensOnMayCarryOutWhatIsWrittenYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		conn := deafConn{near, make(chan struct{})}
+		s := rpcx.NewSession(conn, nil)
+		first := s.Go(t.Context(), "first", nil)
+		synctest.Wait() // it is being written
+		second, third := s.Go(t.Context(), "second", nil), s.Go(t.Context(), "third", nil)
+		close(conn.eof)
+		time.Sleep(time.Second / 2)
+		toRead := len(`{"jsonrpc":"2.0","method":"first","id":0}` + "\n" + `{"jsonrpc":"2.0","method":"second","id":1}` + "\n")
+		if _, err := io.ReadFull(far, make([]byte, toRead)); err != nil {
+			t.Fatal(err)
+		}
+		takes(t, time.Second/2, func() { <-s.Done() })
+		lost(t, first.Err(), true, io.EOF)
+		lost(t, second.Err(), true, io.EOF)
+		lost(t, third.Err(), false, io.EOF)
+		if s.Err() != io.EOF {
+			t.Errorf("it ended with %v", s.Err())
+		}
+	})
+}
+
 // brokenConn is a connection whose Write fails from some time on.
 type brokenConn struct {
 	net.Conn

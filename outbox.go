@@ -109,15 +109,6 @@ func (o *outbox) wakeWriter() {
 	}
 }
 
-// isWriting reports whether message n is in a write that has not returned.
-func (o *outbox) isWriting(n uint64) bool {
-	waiting := uint64(0)
-	if !o.empty() {
-		waiting = uint64(len(o.ends))
-	}
-	return (o.writing || o.lent) && o.written < n && n <= o.queued-waiting
-}
-
 // take hands all that is queued to the writer.
 func (o *outbox) take() *frames {
 	f := o.frames

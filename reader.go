@@ -16,7 +16,12 @@ var decoded = sync.Pool{New: func() any { return new(Message) }}
 
 // release gives m up for reuse, without what it was decoded to.
 func (m *Message) release() {
-	*m = Message{method: m.method}
+	spare := m.spare
+	if n := cap(m.Items); n > len(m.scratch) && n <= 128 {
+		clear(m.Items)
+		spare = m.Items[:0]
+	}
+	*m = Message{method: m.method, spare: spare}
 	decoded.Put(m)
 }
 

@@ -381,9 +381,9 @@ func (s *Session) end(cause error, grace time.Duration) {
 	if grace > 0 {
 		s.arm(closeBy)
 	}
-	// With the connection closed, a write that is under way returns now, and
-	// only then is known what of it went out.
-	finish := s.lose(grace > 0 && cause != io.EOF)
+	// What of the rest goes out is known when the writer returns: now, if the
+	// connection is closed.
+	finish := s.lose(grace > 0 && !errors.Is(cause, io.EOF))
 	if !errors.Is(cause, io.EOF) && cause != io.ErrUnexpectedEOF || s.in.held {
 		s.in.clear() // otherwise the notifications in it are handled yet
 	}
@@ -407,14 +407,14 @@ func (s *Session) end(cause error, grace time.Duration) {
 }
 
 // lose settles the calls that are pending as lost, and returns what is to be
-// finished. Those that are being written only if inDoubt is set.
-func (s *Session) lose(inDoubt bool) (finish []*Future) {
+// finished. Those that are not written only if unwritten is set.
+func (s *Session) lose(unwritten bool) (finish []*Future) {
 	for _, f := range s.table.calls() {
-		if !inDoubt && s.out.isWriting(f.queued) {
+		written := f.queued <= s.out.written
+		if !written && !unwritten {
 			continue
 		}
 		s.table.remove(f)
-		written := f.queued <= s.out.written
 		whole := f.settle(nil, &ConnectionError{written, s.cause})
 		if f.batch != nil {
 			finish = append(finish, f)
