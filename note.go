@@ -1,0 +1,50 @@
+package rpcx
+
+import (
+	"context"
+	"log/slog"
+	"math"
+)
+
+// note is something to be logged that the reader saw, which cannot do it.
+type note struct {
+	level slog.Level
+	msg   string
+	attrs []slog.Attr
+}
+
+// maxNotes is how many notes may wait; more are not logged.
+const maxNotes = 64
+
+// note has something logged, on another goroutine. It is called under the lock.
+func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
+	if s.log.Handler() == slog.DiscardHandler || len(s.notes) >= maxNotes {
+		return
+	}
+	if s.notes = append(s.notes, note{level, msg, attrs}); len(s.notes) == 1 {
+		s.pool.run(s.logNotes)
+	}
+}
+
+// logNotes logs until there is nothing left.
+func (s *Session) logNotes() {
+	for i := 0; ; i++ {
+		s.mu.Lock()
+		if i == len(s.notes) {
+			s.notes = nil
+			s.mu.Unlock()
+			return
+		}
+		n := s.notes[i]
+		s.mu.Unlock()
+		s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
+	}
+}
+
+// limitAttr names a limit in a log record.
+func limitAttr(name string, value int) slog.Attr {
+	if value == math.MaxInt {
+		value = -1
+	}
+	return slog.Group("limit", slog.String("name", name), slog.Int("value", value))
+}
