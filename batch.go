@@ -11,6 +11,7 @@ import (
 // [Session.GoBatch], and is for one goroutine until then.
 type Batch struct {
 	entries   []batchEntry
+	futures   []Future // to be given to the next calls
 	sent      bool
 	own       *Future // the outcome of the whole
 	unsettled int     // members without an outcome
@@ -29,8 +30,12 @@ func (b *Batch) Call(method string, params, dest any) *Future {
 	if b.sent {
 		return failed(nil, method, ErrBatchSent)
 	}
-	f := newFuture(nil, method)
-	f.batch, f.dest = b, dest
+	if len(b.futures) == 0 {
+		b.futures = make([]Future, min(max(1, len(b.entries)), 64))
+	}
+	f := &b.futures[0]
+	b.futures = b.futures[1:]
+	f.method, f.batch, f.dest = method, b, dest
 	b.entries = append(b.entries, batchEntry{method, params, f})
 	return f
 }
@@ -46,14 +51,14 @@ func (b *Batch) Len() int { return len(b.entries) }
 // Append appends the batch as one message under p, without framing, to dst; id
 // gives the calls their ids. It is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
-	var buf []byte
-	ends := make([]int, len(b.entries))
-	for i, e := range b.entries {
+	f := getFrames()
+	defer f.put()
+	for _, e := range b.entries {
 		var err error
 		if e.future != nil {
-			buf, err = p.AppendRequest(buf, id(), e.method, e.params, c)
+			f.buf, err = p.AppendRequest(f.buf, id(), e.method, e.params, c)
 		} else {
-			buf, err = p.AppendNotification(buf, e.method, e.params, c)
+			f.buf, err = p.AppendNotification(f.buf, e.method, e.params, c)
 		}
 		if err != nil {
 			// A protocol that has no batches says so, whatever their members are.
@@ -62,9 +67,12 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 			}
 			return dst, err
 		}
-		ends[i] = len(buf)
+		f.ends = append(f.ends, len(f.buf))
 	}
-	return p.AppendBatch(dst, slices.Collect(split(buf, ends)))
+	sc := getScratch()
+	defer sc.put()
+	sc.parts = slices.AppendSeq(sc.parts, split(f.buf, f.ends))
+	return p.AppendBatch(dst, sc.parts)
 }
 
 // split ranges over the parts of buf that end at ends.
@@ -133,7 +141,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	}
 	b.sent = true
 	own := newFuture(s, "")
-	own.members = []*Future{}
+	own.members = make([]*Future, 0, len(b.entries))
 	_, own.untimed = ctx.Deadline()
 	b.own = own
 	b.entries = slices.DeleteFunc(b.entries, func(e batchEntry) bool {

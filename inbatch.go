@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,15 +11,14 @@ import (
 // order of the requests, when the last is there. It is guarded by the session's
 // lock; what it shares with its message was copied.
 type inBatch struct {
-	items      []Item
-	taken      int // items that were begun or refused
-	calls      []*call
-	replies    []byte // in the order in which they came
-	spans      []span // where in replies those of the items are
-	waiting    int    // replies that are not there yet
-	unfinished int    // requests and notifications that are not over
-	replySize  int    // of the replies of handlers, 2 more for each
-	size       int    // what it counts in Limits.QueueBytes
+	members    []call       // all of its items; invalid ones are answered
+	taken      int          // of the members, how many were begun or refused
+	replies    []byte       // in the order in which they came
+	spans      []span       // where in replies those of the members are
+	waiting    int          // replies that are not there yet
+	unfinished int          // requests and notifications that are not over
+	replySize  atomic.Int64 // of the replies of handlers, 2 more for each
+	size       int          // what it counts in Limits.QueueBytes
 	arrived    time.Duration
 	deadline   deadline
 	disconnect bool // a member's handler wants it when the replies are sent
@@ -29,24 +29,22 @@ func (b *inBatch) bytes() int               { return b.size }
 func (b *inBatch) due() *deadline           { return &b.deadline }
 
 func (b *inBatch) next(s *Session) (c *call, last bool) {
-	for b.taken < len(b.items) {
-		i := b.taken
+	for b.taken < len(b.members) {
+		c := &b.members[b.taken]
 		b.taken++
-		if item := &b.items[i]; item.Kind == KindNotification || item.Kind == KindRequest && s.state < stateClosing {
-			c = newCall(s, item)
-			c.batch, c.index, c.arrived = b, i, b.arrived
+		if !c.answered && (c.IsNotification() || s.state < stateClosing) {
+			c.arrived = b.arrived
 			c.begin(s)
-			b.calls[i] = c
-			return c, b.taken == len(b.items)
+			return c, b.taken == len(b.members)
 		}
 	}
 	return nil, true
 }
 
 func (b *inBatch) running(calls []*call) []*call {
-	for _, c := range b.calls {
-		if c != nil {
-			calls = c.running(calls)
+	for i := range b.members {
+		if c := &b.members[i]; c.begun && !c.answered {
+			calls = append(calls, c)
 		}
 	}
 	return calls
@@ -55,11 +53,17 @@ func (b *inBatch) running(calls []*call) []*call {
 // memberSize is about what a member takes up while it waits, beside its bytes.
 const memberSize = 256
 
+// maxGuess is how much is allocated at most on a guess at what will be needed.
+const maxGuess = 64 << 10
+
 // span is a part of a buffer; an empty one is none.
 type span struct{ start, end int }
 
 // append stores the reply to item i.
 func (b *inBatch) append(i int, reply []byte) {
+	if b.replies == nil { // the others will be about as long
+		b.replies = make([]byte, 0, min((len(reply)+8)*len(b.members), maxGuess))
+	}
 	b.spans[i].start = len(b.replies)
 	b.replies = append(b.replies, reply...)
 	b.spans[i].end = len(b.replies)
@@ -82,36 +86,37 @@ func (b *inBatch) finish(s *Session, n int) {
 
 func (b *inBatch) refuse(s *Session, e *Error) {
 	s.mu.Lock()
-	members := b.remaining(s)
+	rest := b.remaining(s)
 	s.mu.Unlock()
-	b.fail(s, members, e)
+	b.fail(s, rest, e)
 }
 
 // remaining takes what was not begun: it drops the notifications and returns
-// the places of the requests.
-func (b *inBatch) remaining(s *Session) (members []int) {
-	for ; b.taken < len(b.items); b.taken++ {
-		switch b.items[b.taken].Kind {
-		case KindRequest:
-			members = append(members, b.taken)
-		case KindNotification:
+// the requests.
+func (b *inBatch) remaining(s *Session) (rest []*call) {
+	for ; b.taken < len(b.members); b.taken++ {
+		switch c := &b.members[b.taken]; {
+		case c.answered:
+		case c.IsNotification():
 			s.stats.NotificationsDropped++
 			b.finish(s, 1)
+		default:
+			rest = append(rest, c)
 		}
 	}
-	return members
+	return rest
 }
 
 // fail answers members with e.
-func (b *inBatch) fail(s *Session, members []int, e *Error) {
+func (b *inBatch) fail(s *Session, members []*call, e *Error) {
 	sc := getScratch()
 	defer sc.put()
 	p := s.protocol()
 	complete := false
-	for _, i := range members {
-		s.encodeError(sc, p, b.items[i].ID, e)
+	for _, c := range members {
+		s.encodeError(sc, p, c.ID, e)
 		s.mu.Lock()
-		complete = b.put(s, i, sc.msg)
+		complete = b.put(s, c.index, sc.msg)
 		s.mu.Unlock()
 	}
 	if complete {
@@ -130,7 +135,7 @@ func (b *inBatch) expire(s *Session) func() {
 		if c.IsNotification() {
 			b.finish(s, 1)
 		} else {
-			members = append(members, c.index)
+			members = append(members, c)
 		}
 	}
 	return func() {
@@ -145,14 +150,13 @@ func (b *inBatch) expire(s *Session) func() {
 func (b *inBatch) send(s *Session, from sender) {
 	sc := getScratch()
 	defer sc.put()
-	parts := make([][]byte, 0, len(b.spans))
 	for _, sp := range b.spans {
 		if sp.end > sp.start {
-			parts = append(parts, b.replies[sp.start:sp.end])
+			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
 		}
 	}
 	var err error
-	if sc.msg, err = s.protocol().AppendBatch(sc.msg[:0], parts); err == nil {
+	if sc.msg, err = s.protocol().AppendBatch(sc.msg[:0], sc.parts); err == nil {
 		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
 	}
 	if b.disconnect {

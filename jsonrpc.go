@@ -112,7 +112,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 	}
 	if cap(m.Items) <= len(m.scratch) {
 		if m.Items, m.spare = m.spare, nil; m.Items == nil {
-			m.Items = make([]Item, 0, min(len(s.data)/64+1, 128)) // about as many as there are, if few
+			m.Items = make([]Item, 0, min(len(s.data)/40+1, 128)) // about as many as there are, if few
 		}
 	}
 	m.Batch, m.Items = true, m.Items[:0]

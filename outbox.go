@@ -20,6 +20,15 @@ type frames struct {
 // framesPool has the buffers of outboxes: one that is empty holds none.
 var framesPool = sync.Pool{New: func() any { return new(frames) }}
 
+func getFrames() *frames { return framesPool.Get().(*frames) }
+
+func (f *frames) put() {
+	if cap(f.buf) <= maxScratch {
+		f.buf, f.ends = f.buf[:0], f.ends[:0]
+		framesPool.Put(f)
+	}
+}
+
 // outbox holds framed messages until the writer takes them. It is guarded by
 // the session's lock. One buffer is filled while another is written.
 type outbox struct {
@@ -57,7 +66,7 @@ func (o *outbox) room(n, limit int) bool {
 // push adds a framed message.
 func (o *outbox) push(frame []byte) {
 	if o.empty() {
-		o.frames = framesPool.Get().(*frames)
+		o.frames = getFrames()
 	}
 	o.buf = append(o.buf, frame...)
 	o.ends = append(o.ends, len(o.buf))
@@ -88,7 +97,7 @@ func (o *outbox) unlend(frame []byte, n int) {
 		o.admit()
 	} else {
 		if o.empty() {
-			o.frames = framesPool.Get().(*frames)
+			o.frames = getFrames()
 		}
 		rest := len(frame) - n
 		o.buf = slices.Insert(o.buf, 0, frame[n:]...)
@@ -121,10 +130,7 @@ func (o *outbox) take() *frames {
 func (o *outbox) giveBack(f *frames) {
 	o.inFlight = 0
 	o.written += uint64(len(f.ends))
-	if cap(f.buf) <= maxScratch {
-		f.buf, f.ends = f.buf[:0], f.ends[:0]
-		framesPool.Put(f)
-	}
+	f.put()
 	o.admit()
 }
 
@@ -153,7 +159,10 @@ func (o *outbox) release() {
 const maxScratch = 4 << 20
 
 // scratch is where a message is put together.
-type scratch struct{ msg, frame, id []byte }
+type scratch struct {
+	msg, frame, id []byte
+	parts          [][]byte // of a batch
+}
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
@@ -161,6 +170,8 @@ func getScratch() *scratch { return scratches.Get().(*scratch) }
 
 func (sc *scratch) put() {
 	if cap(sc.msg) <= maxScratch && cap(sc.frame) <= maxScratch {
+		clear(sc.parts)
+		sc.parts = sc.parts[:0]
 		scratches.Put(sc)
 	}
 }

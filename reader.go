@@ -104,7 +104,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.receiveBatchResponse(m.Items)
 	case m.Batch:
 		s.deliver(in)
-		s.receiveBatch(in, p, m, len(msg))
+		s.receiveBatch(in, p, m.Items, len(msg))
 	case item.Kind == KindInvalid:
 		s.receiveInvalid(p, item)
 	case item.Kind == KindResponse:
@@ -241,36 +241,35 @@ func (s *Session) receiveInvalid(p Protocol, item *Item) {
 }
 
 // request makes a call of a request or notification.
-func (s *Session) request(item *Item, size int) *call {
-	c := newCall(s, item)
+func (s *Session) request(item *Item, size int) *single {
+	c := &single{size: size}
 	arena := c.arena[:0]
 	if n := item.bytes(); n > len(c.arena) {
 		arena = make([]byte, 0, n)
 	}
 	item.own(arena)
-	c.ID, c.Params = item.ID, item.Params
-	c.Params.codec = s.codec
-	c.size = size
+	c.init(s, item, c)
 	return c
 }
 
 // receiveBatch answers the invalid members of a batch and takes in the rest.
-func (s *Session) receiveBatch(in *intake, p Protocol, m *Message, size int) {
-	b := &inBatch{items: m.Items, spans: make([]span, len(m.Items)), calls: make([]*call, len(m.Items)), size: size}
-	m.Items = nil // they are the batch's now
+func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
+	b := &inBatch{members: make([]call, len(items)), spans: make([]span, len(items)), size: size}
 	need := 0
-	for i := range b.items {
-		need += b.items[i].bytes()
+	for i := range items {
+		need += items[i].bytes()
 	}
-	arena := make([]byte, 0, need)
+	arena := make([]byte, 0, need) // of the members, which share it
 	sc := getScratch()
 	defer sc.put()
 	invalid := 0
-	for i := range b.items {
-		item := &b.items[i]
+	for i := range items {
+		item, c := &items[i], &b.members[i]
+		c.index = i
 		switch item.Kind {
 		case KindInvalid:
 			invalid++
+			c.answered = true
 			s.mu.Lock()
 			s.fault(item.Err)
 			s.mu.Unlock()
@@ -283,8 +282,9 @@ func (s *Session) receiveBatch(in *intake, p Protocol, m *Message, size int) {
 		}
 		b.unfinished++
 		arena = item.own(arena)
+		c.init(s, item, b)
 	}
-	b.size += len(b.replies) + memberSize*len(b.items)
+	b.size += len(b.replies) + memberSize*len(b.members)
 	if b.waiting == 0 && invalid > 0 {
 		b.send(s, fromReader)
 	}

@@ -1,0 +1,223 @@
+package rpcx
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// inbox holds what waits for a worker, and knows how many workers there are.
+// It is guarded by the session's lock.
+type inbox struct {
+	queue []entry
+	head  int // of queue; before it all is nil
+	count int
+	bytes int
+
+	workers int  // that have the session
+	waking  bool // one was called and has not looked yet
+	running int  // handlers
+	held    bool // no worker is called for now
+}
+
+// entry is what waits in an inbox as one: a call, or a batch of them.
+type entry interface {
+	expirer
+	// next returns the next call to be run, nil if none is left; last means
+	// that nothing is left behind it.
+	next(s *Session) (c *call, last bool)
+	// refuse answers what was not begun with e.
+	refuse(s *Session, e *Error)
+	// running appends the calls that were begun and not answered.
+	running(calls []*call) []*call
+	arrive(now time.Duration)
+	due() *deadline
+	bytes() int
+}
+
+func (in *inbox) push(e entry) {
+	in.queue = append(in.queue, e)
+	in.count++
+	in.bytes += e.bytes()
+}
+
+// take returns the next call to be run, nil if there is none.
+func (in *inbox) take(s *Session) *call {
+	for in.head < len(in.queue) {
+		e := in.queue[in.head]
+		c, last := e.next(s)
+		if c == nil || last {
+			in.queue[in.head] = nil
+			if in.head++; in.head == len(in.queue) {
+				in.queue, in.head = in.queue[:0], 0
+			} else if in.head >= 1024 && in.head > len(in.queue)/2 {
+				n := copy(in.queue, in.queue[in.head:])
+				clear(in.queue[n:])
+				in.queue, in.head = in.queue[:n], 0
+			}
+			in.count--
+			in.bytes -= e.bytes()
+		}
+		if c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// clear empties the inbox and returns what was in it.
+func (in *inbox) clear() []entry {
+	entries := in.queue[in.head:]
+	in.queue, in.head, in.count, in.bytes = nil, 0, 0, 0
+	return entries
+}
+
+// wants reports whether another worker is to be called, and counts it in if so:
+// one at a time, and only while work waits that nobody is coming for.
+func (in *inbox) wants(limit int) bool {
+	if in.waking || in.held || in.workers >= limit || in.head == len(in.queue) {
+		return false
+	}
+	in.waking = true
+	in.workers++
+	return true
+}
+
+// admit queues what has arrived, or returns why it is refused. It is called
+// under the lock.
+func (s *Session) admit(e entry) *Error {
+	var refusal *Error
+	switch size := e.bytes(); {
+	case s.state >= stateClosing:
+		return nil // nobody waits for an answer any more
+	case s.state == stateDraining:
+		return ServerBusy("shutting down")
+	case s.in.count >= s.limits.Queue:
+		refusal = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
+	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
+		refusal = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
+	}
+	if refusal != nil {
+		s.fault(refusal)
+		return refusal
+	}
+	now := s.now()
+	e.arrive(now)
+	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
+	s.in.push(e)
+	return nil
+}
+
+// work handles requests until there are none.
+func (s *Session) work() {
+	s.mu.Lock()
+	s.in.waking = false
+	clean := false
+	defer func() {
+		if !clean { // a handler ended the goroutine: runtime.Goexit
+			s.mu.Lock()
+			s.in.running--
+		}
+		s.in.workers--
+		wake := !clean && s.in.wants(s.limits.Concurrency)
+		s.checkDrained()
+		s.leave()
+		s.mu.Unlock()
+		if wake {
+			s.pool.run(s.workFn)
+		}
+	}()
+	for s.in.workers <= s.limits.Concurrency {
+		c := s.in.take(s)
+		if c == nil {
+			break
+		}
+		s.in.running++
+		s.stats.RequestsReceived++
+		if s.state >= stateClosing {
+			c.ctx.end(s.cause)
+		}
+		wake := s.in.wants(s.limits.Concurrency)
+		s.mu.Unlock()
+		if wake {
+			s.pool.run(s.workFn)
+		}
+		s.serve(c)
+		s.mu.Lock()
+		s.in.running--
+		s.checkDrained()
+	}
+	clean = true
+}
+
+// single is a request or notification that came as a message of its own.
+type single struct {
+	call
+	deadline deadline
+	size     int
+	arena    [64]byte // what the request has of its message, if that is little
+}
+
+func (c *single) arrive(now time.Duration) { c.arrived = now }
+func (c *single) bytes() int               { return c.size }
+func (c *single) due() *deadline           { return &c.deadline }
+
+func (c *single) next(s *Session) (*call, bool) {
+	if c.answered || s.state >= stateClosing && !c.IsNotification() {
+		return nil, true
+	}
+	c.begin(s)
+	return &c.call, true
+}
+
+func (c *single) running(calls []*call) []*call {
+	if c.begun && !c.answered {
+		calls = append(calls, &c.call)
+	}
+	return calls
+}
+
+func (c *single) refuse(s *Session, e *Error) {
+	s.mu.Lock()
+	claimed := !c.answered // it may have expired meanwhile
+	if claimed {
+		s.incoming.remove(&c.deadline)
+		c.drop(s)
+	}
+	s.mu.Unlock()
+	if claimed {
+		c.fail(s, e)
+	}
+}
+
+// drop gives up the answering of c, or of c's handler to it. Who calls it has to
+// call fail, without the lock.
+func (c *single) drop(s *Session) {
+	c.answered = true
+	if c.IsNotification() && !c.begun {
+		s.stats.NotificationsDropped++
+	}
+}
+
+// fail answers c with e.
+func (c *single) fail(s *Session, e *Error) {
+	if c.IsNotification() {
+		return
+	}
+	sc := getScratch()
+	defer sc.put()
+	if s.encodeError(sc, s.protocol(), c.ID, e) {
+		_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
+	}
+}
+
+// expire implements [expirer]: Limits.ProcessingTimeout has passed.
+func (c *single) expire(s *Session) func() {
+	c.drop(s)
+	e := ServerBusy("request timed out")
+	s.fault(e)
+	return func() {
+		c.fail(s, e)
+		c.ctx.end(errProcessing)
+	}
+}
