@@ -118,19 +118,25 @@ func (s *Session) giveUp(f *Future, err error) {
 // settles it. It is called under the lock; what it returns without.
 func (s *Session) forget(f *Future, err error) (finish func()) {
 	var whole *Future
+	var told []uint64
 	if f.members == nil {
 		if !s.table.giveUp(f) {
 			return func() {}
 		}
+		told = append(told, f.id)
 		whole = f.settle(nil, err)
 	}
 	for _, member := range f.members {
 		if s.table.giveUp(member) {
+			told = append(told, member.id)
 			whole = member.settle(nil, err)
 		}
 	}
 	s.checkDrained()
 	return func() {
+		if s.cancel != nil {
+			defer s.tell(told)
+		}
 		if f.batch != nil {
 			f.finish() // a member that is given up by itself does not wait for its batch
 		}

@@ -101,6 +101,9 @@ func (s *Session) tick() {
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
+	if f := s.keepVigil(now); f != nil {
+		due = append(due, f)
+	}
 	if s.state == stateClosing {
 		if s.closeBy <= now {
 			due = append(due, s.closeConn)

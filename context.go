@@ -39,6 +39,13 @@ func (c *handlerContext) end(cause error) (overdue bool) {
 	return overdue
 }
 
+// ended returns why the context ended, nil if it has not (or by itself only).
+func (c *handlerContext) ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
 // materialise returns the real context.
 func (c *handlerContext) materialise() context.Context {
 	c.mu.Lock()

@@ -113,6 +113,14 @@ var (
 	ErrConnectionLost = errors.New("rpcx: connection lost")
 	// ErrSlowPeer says that the session was ended because its peer did not read.
 	ErrSlowPeer = errors.New("rpcx: peer does not read")
+	// ErrIdle says that the session was ended after Limits.IdleTimeout.
+	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
+	// ErrExcessiveCost, returned by a handler, has the session end as one whose
+	// cost is too high.
+	ErrExcessiveCost = errors.New("rpcx: excessive cost")
+	// ErrPeerCancelled is the cause with which a handler's context ends when the
+	// peer cancels the request; see [Cancellation].
+	ErrPeerCancelled error = peerCancelledError{}
 	// ErrTimeout says that Limits.RequestTimeout passed without a reply. It
 	// matches context.DeadlineExceeded too.
 	ErrTimeout error = &timeoutError{"rpcx: request timed out (Limits.RequestTimeout)"}
@@ -143,6 +151,11 @@ func (*timeoutError) Is(target error) bool { return target == context.DeadlineEx
 // errProcessing is the cause with which a handler's context ends at
 // Limits.ProcessingTimeout.
 var errProcessing error = &timeoutError{"rpcx: Limits.ProcessingTimeout passed"}
+
+type peerCancelledError struct{}
+
+func (peerCancelledError) Error() string        { return "rpcx: request cancelled by the peer" }
+func (peerCancelledError) Is(target error) bool { return target == context.Canceled }
 
 type cancelledError struct{}
 
@@ -203,6 +216,8 @@ type FrameError struct {
 	// in step again (or will be, without further errors): the session goes on.
 	// Otherwise the session ends with this error.
 	Recoverable bool
+	// Cost is what it costs the session, beyond the base cost of any error.
+	Cost float64
 }
 
 func (e *FrameError) Error() string { return "framing error: " + e.Message }

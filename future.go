@@ -187,6 +187,10 @@ func (f *Future) run(task func()) {
 	go task()
 }
 
+// waits reports whether anything is to be waited for: not by a batch of
+// notifications only.
+func (f *Future) waits() bool { return f.members == nil || len(f.members) > 0 }
+
 // settle stores the outcome of a call that was removed from the table (I3), and
 // returns the future that is now to be finished, without the session's lock:
 // a batch finishes as a whole, when its last member is settled.
@@ -198,8 +202,10 @@ func (f *Future) settle(result []byte, err error) *Future {
 			return nil
 		}
 		f.session.outgoing.remove(&f.batch.own.deadline)
+		f.session.free(f)
 		return f.batch.own
 	}
+	f.session.free(f)
 	return f
 }
 

@@ -31,7 +31,7 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 				t.Error("there is room beside a message that is being written")
 			}
 			waiter := make(chan struct{}, 1)
-			o.waiters = append(o.waiters, waiter)
+			o.line.turns = append(o.line.turns, waiter)
 			o.unlend(frame, written)
 			if written < len(frame) { // the writer has the rest, and wakes who waits
 				f := o.take()

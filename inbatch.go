@@ -24,9 +24,15 @@ type inBatch struct {
 	disconnect bool // a member's handler wants it when the replies are sent
 }
 
-func (b *inBatch) arrive(now time.Duration) { b.arrived = now }
-func (b *inBatch) bytes() int               { return b.size }
-func (b *inBatch) due() *deadline           { return &b.deadline }
+func (b *inBatch) arrive(s *Session, now time.Duration) {
+	b.arrived = now
+	for i := range b.members {
+		s.know(&b.members[i])
+	}
+}
+
+func (b *inBatch) bytes() int     { return b.size }
+func (b *inBatch) due() *deadline { return &b.deadline }
 
 func (b *inBatch) next(s *Session) (c *call, last bool) {
 	for b.taken < len(b.members) {
@@ -101,6 +107,7 @@ func (b *inBatch) remaining(s *Session) (rest []*call) {
 			s.stats.NotificationsDropped++
 			b.finish(s, 1)
 		default:
+			c.settle(s)
 			rest = append(rest, c)
 		}
 	}
@@ -114,7 +121,10 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error) {
 	p := s.protocol()
 	complete := false
 	for _, c := range members {
-		s.encodeError(sc, p, c.ID, e)
+		sc.msg = sc.msg[:0]
+		if e != nil { // otherwise the request is not answered
+			s.encodeError(sc, p, c.ID, e)
+		}
 		s.mu.Lock()
 		complete = b.put(s, c.index, sc.msg)
 		s.mu.Unlock()
@@ -131,7 +141,7 @@ func (b *inBatch) expire(s *Session) func() {
 	members := b.remaining(s)
 	calls := b.running(nil)
 	for _, c := range calls {
-		c.answered = true
+		c.settle(s)
 		if c.IsNotification() {
 			b.finish(s, 1)
 		} else {

@@ -17,7 +17,10 @@ type inbox struct {
 	workers int  // that have the session
 	waking  bool // one was called and has not looked yet
 	running int  // handlers
+	limit   int  // of workers
 	held    bool // no worker is called for now
+	order   Order
+	waits   bool // for the handler of a notification, by its order
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.
@@ -30,7 +33,10 @@ type entry interface {
 	refuse(s *Session, e *Error)
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
-	arrive(now time.Duration)
+	// cancel answers the request c as cancelled. It is called under the lock;
+	// what it returns without.
+	cancel(s *Session, c *call) func()
+	arrive(s *Session, now time.Duration)
 	due() *deadline
 	bytes() int
 }
@@ -43,7 +49,7 @@ func (in *inbox) push(e entry) {
 
 // take returns the next call to be run, nil if there is none.
 func (in *inbox) take(s *Session) *call {
-	for in.head < len(in.queue) {
+	for in.head < len(in.queue) && !in.waits {
 		e := in.queue[in.head]
 		c, last := e.next(s)
 		if c == nil || last {
@@ -59,10 +65,20 @@ func (in *inbox) take(s *Session) *call {
 			in.bytes -= e.bytes()
 		}
 		if c != nil {
+			in.running++
+			in.waits = in.order == NotificationsFirst && c.IsNotification()
 			return c
 		}
 	}
 	return nil
+}
+
+// done is called when the handler of c has returned.
+func (in *inbox) done(c *call) {
+	in.running--
+	if c.IsNotification() {
+		in.waits = false
+	}
 }
 
 // clear empties the inbox and returns what was in it.
@@ -74,8 +90,8 @@ func (in *inbox) clear() []entry {
 
 // wants reports whether another worker is to be called, and counts it in if so:
 // one at a time, and only while work waits that nobody is coming for.
-func (in *inbox) wants(limit int) bool {
-	if in.waking || in.held || in.workers >= limit || in.head == len(in.queue) {
+func (in *inbox) wants() bool {
+	if in.waking || in.held || in.waits || in.workers >= in.limit || in.head == len(in.queue) {
 		return false
 	}
 	in.waking = true
@@ -92,19 +108,24 @@ func (s *Session) admit(e entry) *Error {
 		return nil // nobody waits for an answer any more
 	case s.state == stateDraining:
 		return ServerBusy("shutting down")
+	case s.cost.over:
+		refusal = s.excessive()
 	case s.in.count >= s.limits.Queue:
 		refusal = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
 		refusal = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
+	case s.load.full():
+		refusal = ServerBusy(fmt.Sprintf("over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit))
 	}
 	if refusal != nil {
 		s.fault(refusal)
 		return refusal
 	}
 	now := s.now()
-	e.arrive(now)
+	e.arrive(s, now)
 	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
 	s.in.push(e)
+	s.weigh()
 	return nil
 }
 
@@ -112,14 +133,14 @@ func (s *Session) admit(e entry) *Error {
 func (s *Session) work() {
 	s.mu.Lock()
 	s.in.waking = false
-	clean := false
+	var c *call
 	defer func() {
-		if !clean { // a handler ended the goroutine: runtime.Goexit
+		if c != nil { // its handler ended the goroutine: runtime.Goexit
 			s.mu.Lock()
-			s.in.running--
+			s.in.done(c)
 		}
 		s.in.workers--
-		wake := !clean && s.in.wants(s.limits.Concurrency)
+		wake := c != nil && s.in.wants()
 		s.checkDrained()
 		s.leave()
 		s.mu.Unlock()
@@ -127,27 +148,50 @@ func (s *Session) work() {
 			s.pool.run(s.workFn)
 		}
 	}()
-	for s.in.workers <= s.limits.Concurrency {
-		c := s.in.take(s)
-		if c == nil {
+	for !s.cost.over && s.in.workers <= s.in.limit {
+		if c = s.in.take(s); c == nil {
 			break
 		}
-		s.in.running++
 		s.stats.RequestsReceived++
 		if s.state >= stateClosing {
 			c.ctx.end(s.cause)
 		}
-		wake := s.in.wants(s.limits.Concurrency)
+		delay := s.delay()
+		wake := s.in.wants()
 		s.mu.Unlock()
 		if wake {
 			s.pool.run(s.workFn)
 		}
-		s.serve(c)
+		if c.wait(delay) {
+			s.serve(c)
+		} else if c.ctx.ended() == ErrPeerCancelled {
+			s.reply(c, nil, ErrPeerCancelled)
+		}
 		s.mu.Lock()
-		s.in.running--
+		s.in.done(c)
+		c = nil
+		s.weigh()
 		s.checkDrained()
+		if s.overdrawn() {
+			s.pool.run(s.dismiss)
+		}
 	}
-	clean = true
+}
+
+// wait delays c because of the session's cost, and reports whether it is still
+// to be handled then.
+func (c *call) wait(delay time.Duration) bool {
+	if delay <= 0 {
+		return true
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-c.ctx.Done():
+		return false
+	}
 }
 
 // single is a request or notification that came as a message of its own.
@@ -158,9 +202,13 @@ type single struct {
 	arena    [64]byte // what the request has of its message, if that is little
 }
 
-func (c *single) arrive(now time.Duration) { c.arrived = now }
-func (c *single) bytes() int               { return c.size }
-func (c *single) due() *deadline           { return &c.deadline }
+func (c *single) arrive(s *Session, now time.Duration) {
+	c.arrived = now
+	s.know(&c.call)
+}
+
+func (c *single) bytes() int     { return c.size }
+func (c *single) due() *deadline { return &c.deadline }
 
 func (c *single) next(s *Session) (*call, bool) {
 	if c.answered || s.state >= stateClosing && !c.IsNotification() {
@@ -193,7 +241,7 @@ func (c *single) refuse(s *Session, e *Error) {
 // drop gives up the answering of c, or of c's handler to it. Who calls it has to
 // call fail, without the lock.
 func (c *single) drop(s *Session) {
-	c.answered = true
+	c.settle(s)
 	if c.IsNotification() && !c.begun {
 		s.stats.NotificationsDropped++
 	}

@@ -8,13 +8,13 @@ import (
 // Limits bound what one session may use. The zero value of a field is its
 // default, a negative value switches it off.
 type Limits struct {
-	// Concurrency is how many handlers run at once. Default 20.
+	// Concurrency is how many handlers run at once. Default 20. Cost lowers it.
 	Concurrency int
 
 	// Queue and QueueBytes are how many requests, and of how many bytes
 	// together, may wait for a handler. A batch is one request here, and each of
-	// its members counts 256 bytes more. Defaults 4,096 and 8 MiB. A request beyond is answered CodeServerBusy, a
-	// notification dropped and counted.
+	// its members counts 256 bytes more. Defaults 4,096 and 8 MiB. A request
+	// beyond is answered CodeServerBusy, a notification dropped and counted.
 	Queue      int
 	QueueBytes int
 
@@ -46,9 +46,62 @@ type Limits struct {
 	// more). Default 20 s. Then the session ends with ErrSlowPeer.
 	SendTimeout time.Duration
 
-	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect
-	// may take to send what is queued. Default 30 s.
+	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect,
+	// or for its cost, may take to send what is queued. Default 30 s.
 	CloseTimeout time.Duration
+
+	// Outgoing is how many of our calls wait for a reply at once, in the
+	// beginning. Default 50. A batch is one. Others wait for their turn, in order;
+	// those of a running handler do not. After every 30 replies the number is
+	// changed so that they take ResponseTime (default 3 s), up to OutgoingMax
+	// (default 250), as in aiorpcX.
+	Outgoing     int
+	OutgoingMax  int
+	ResponseTime time.Duration
+
+	// IdleTimeout is how long nothing may pass in either direction while no
+	// handler runs and no call is pending. Default: for ever. Then the session
+	// ends with ErrIdle.
+	IdleTimeout time.Duration
+	// KeepAlive is after how long without anything passing the connection is
+	// probed: by a notification if KeepAliveMethod names one (default 60 s; what
+	// is sent so is no life for this side's IdleTimeout), otherwise by TCP
+	// (default what package net does: 15 s).
+	KeepAlive       time.Duration
+	KeepAliveMethod string
+
+	// What a session uses has a cost, which decays with time. Sessions of role
+	// server are held to it; those of role client only if CostHard is set. The
+	// formulas and numbers are aiorpcX's. CostOff switches all of it off.
+	CostOff bool
+	// CostSoft is the cost above which requests are delayed, and fewer of them
+	// handled at once: the more, the nearer the cost is to CostHard. Default 2,000.
+	// A negative value: neither, up to CostHard.
+	CostSoft float64
+	// CostHard is the cost at which the session's requests are answered
+	// CodeExcessiveResourceUsage and it ends with a [*CostError]. Default 10,000.
+	// If it is not above CostSoft, nothing is limited.
+	CostHard float64
+	// CostDecay is by how much a cost falls each second. Default CostHard / 3,600.
+	CostDecay float64
+	// CostPerByte is the cost of a byte, sent or received. Default 1/100,000.
+	CostPerByte float64
+	// CostError is the cost of an error, to which an Error's own Cost is added;
+	// that of a message that is no JSON is ten times as much. Default 100.
+	CostError float64
+	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
+	CostDelay time.Duration
+	// CostData has the peer told what a CostError says, in the data of the error
+	// that it is answered.
+	CostData bool
+
+	// Group names the group whose members share one budget and
+	// Server.MaxGroup; "" is none. It is called when a Server starts a session
+	// (for others there is nobody to share with). Default: none. See [GroupBySubnet].
+	Group func(*Session) string
+	// Exempt reports whether a session's cost is not counted. It is called when
+	// the session starts. Default: none is exempt.
+	Exempt func(*Session) bool
 }
 
 const (
@@ -63,9 +116,9 @@ const (
 	never = time.Duration(math.MaxInt64)
 )
 
-// resolved returns the limits with defaults filled in and with what is
-// switched off out of reach.
-func (l Limits) resolved() Limits {
+// resolved returns the limits of a session of the given role, with defaults
+// filled in and with what is switched off out of reach.
+func (l Limits) resolved(role Role) Limits {
 	number := func(n *int, byDefault int) {
 		switch {
 		case *n == 0:
@@ -82,6 +135,14 @@ func (l Limits) resolved() Limits {
 			*d = never
 		}
 	}
+	rate := func(x *float64, byDefault float64) {
+		switch {
+		case *x == 0:
+			*x = byDefault
+		case *x < 0:
+			*x = 0
+		}
+	}
 	number(&l.Concurrency, 20)
 	number(&l.Queue, 4096)
 	number(&l.QueueBytes, 8<<20)
@@ -92,7 +153,99 @@ func (l Limits) resolved() Limits {
 	duration(&l.ProcessingTimeout, 30*time.Second)
 	duration(&l.SendTimeout, 20*time.Second)
 	duration(&l.CloseTimeout, 30*time.Second)
+
+	number(&l.Outgoing, 50)
+	number(&l.OutgoingMax, 250)
+	duration(&l.ResponseTime, 3*time.Second)
+	duration(&l.IdleTimeout, never)
+	if l.KeepAliveMethod != "" {
+		duration(&l.KeepAlive, 60*time.Second)
+	}
+
+	if l.CostHard < 0 || l.CostHard == 0 && role != RoleServer {
+		l.CostOff = true
+	}
+	rate(&l.CostHard, 10000)
+	if l.CostSoft == 0 {
+		l.CostSoft = 2000
+	}
+	rate(&l.CostDecay, l.CostHard/3600)
+	rate(&l.CostPerByte, 1./100000)
+	rate(&l.CostError, 100)
+	if l.CostDelay == 0 {
+		l.CostDelay = 2 * time.Second
+	}
+	l.CostDelay = max(l.CostDelay, 0)
 	return l
+}
+
+// costStep is by how much a cost has to change before what follows from it is
+// calculated anew.
+const costStep = 100
+
+// budget is a cost that decays.
+type budget struct {
+	cost float64
+	at   time.Duration // until when it has decayed
+}
+
+// charge adds what may be negative.
+func (b *budget) charge(delta float64) { b.cost = max(0, b.cost+delta) }
+
+// decay takes off what the time since the last decay is worth.
+func (b *budget) decay(now time.Duration, perSecond float64) {
+	b.charge(-(now - b.at).Seconds() * perSecond)
+	b.at = now
+}
+
+// throttle is what follows from a session's cost.
+type throttle struct {
+	last     float64 // the cost that it was calculated from
+	fraction float64 // of the way from the soft limit to the hard one: 0 below, 1 or more beyond
+	target   int     // how many handlers may run at once; 0 means that it is over
+}
+
+// due reports whether a cost is far enough from the one that was calculated with.
+func (t *throttle) due(cost float64) bool { return math.Abs(cost-t.last) > costStep }
+
+// update calculates what follows from a cost. extra counts as well, but is no
+// cost that decays.
+func (t *throttle) update(l *Limits, cost, extra float64) {
+	t.last = cost
+	t.fraction = 0
+	switch cost += extra; {
+	case l.CostHard <= l.CostSoft:
+	case l.CostSoft < 0 && cost >= l.CostHard:
+		t.fraction = 1
+	case l.CostSoft >= 0:
+		t.fraction = max(0, (cost-l.CostSoft)/(l.CostHard-l.CostSoft))
+	}
+	switch {
+	case t.fraction >= 1:
+		t.target = 0
+	case t.fraction > 0 && l.Concurrency < math.MaxInt32:
+		t.target = int(math.Ceil((1 - t.fraction) * float64(l.Concurrency)))
+	default:
+		t.target = l.Concurrency
+	}
+}
+
+// delay is how long a request waits before it is handled.
+func (t *throttle) delay(l *Limits) time.Duration {
+	return time.Duration(t.fraction * float64(l.CostDelay))
+}
+
+// recalibrate returns how many calls may wait for a reply from now on, if that
+// is current and replies took average.
+func recalibrate(current int, average, target time.Duration, most int) int {
+	now := float64(current)
+	highest := min(now+max(3, now*0.1), float64(most))
+	lowest := max(1, min(now*0.8, now-1))
+	next := highest
+	if average > 0 {
+		next = max(lowest, min(highest, now*float64(target)/float64(average)))
+	}
+	return int(0.5 + next)
 }
 
 // after returns the time d after now, never if d is never.

@@ -44,7 +44,7 @@ type outbox struct {
 
 	queued, written uint64 // messages, ever
 
-	waiters []chan struct{} // for room, in order; each has one slot
+	line line // for room
 }
 
 func (o *outbox) empty() bool { return o.frames == nil }
@@ -94,7 +94,7 @@ func (o *outbox) unlend(frame []byte, n int) {
 	o.lent, o.inFlight = false, 0
 	if n == len(frame) {
 		o.written++
-		o.admit()
+		o.line.next()
 	} else {
 		if o.empty() {
 			o.frames = getFrames()
@@ -131,27 +131,7 @@ func (o *outbox) giveBack(f *frames) {
 	o.inFlight = 0
 	o.written += uint64(len(f.ends))
 	f.put()
-	o.admit()
-}
-
-// admit wakes the first of those who wait for room, who wakes the next.
-func (o *outbox) admit() {
-	if len(o.waiters) > 0 {
-		select {
-		case o.waiters[0] <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// release wakes all who wait for room, to see that the session ends.
-func (o *outbox) release() {
-	for _, w := range o.waiters {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	o.line.next()
 }
 
 // maxScratch is the largest buffer that is kept for the next message. The
@@ -183,6 +163,7 @@ const (
 	fromCaller  sender = iota // waits for room; not while draining, unless a handler calls
 	fromHandler               // a reply: waits for room
 	fromReader                // a reply by the reader or the timer: never waits (I2)
+	fromNobody                // never waits, and is dropped if there is no room
 )
 
 // post frames sc.msg and queues it, with register (a call, or a batch's future)
@@ -204,7 +185,8 @@ func (s *Session) framed(sc *scratch) (err error) {
 
 // queue is the rest of post. It is called with the lock held and releases it.
 func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register *Future) error {
-	if from == fromReader {
+	switch from {
+	case fromReader:
 		limit := s.limits.Outbox
 		if limit < math.MaxInt-reserve {
 			limit += reserve
@@ -215,9 +197,26 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 			s.end(ErrSlowPeer, 0)
 			return ErrSlowPeer
 		}
-	} else if err := s.waitForRoom(ctx, len(sc.frame), from); err != nil {
-		s.mu.Unlock()
-		return err
+	case fromNobody:
+		if !s.out.room(len(sc.frame), s.limits.Outbox) {
+			s.mu.Unlock()
+			return nil
+		}
+	default:
+		slot := register != nil && register.waits()
+		if slot {
+			if err := s.waitForSlot(ctx, &from); err != nil {
+				s.mu.Unlock()
+				return err
+			}
+		}
+		if err := s.waitForRoom(ctx, len(sc.frame), &from); err != nil {
+			if slot {
+				s.slots.free()
+			}
+			s.mu.Unlock()
+			return err
+		}
 	}
 	if s.state >= stateClosing {
 		defer s.mu.Unlock()
@@ -225,6 +224,10 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 	}
 	if register != nil {
 		s.register(register)
+	}
+	s.spend(len(sc.msg))
+	if from != fromNobody {
+		s.lived()
 	}
 	lent := s.out.lend(len(sc.frame), s.alone(from, register))
 	if !lent {
@@ -237,6 +240,7 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 		}
 	}
 	s.stats.MessagesSent++
+	s.weigh()
 	s.mu.Unlock()
 	if lent {
 		n := s.out.sock.tryWrite(sc.frame)
@@ -263,58 +267,13 @@ func (s *Session) alone(from sender, call *Future) bool {
 	return false
 }
 
-// waitForRoom returns with the lock held, as it is called, and no error when n
-// bytes fit into the outbox and nobody waited longer.
-func (s *Session) waitForRoom(ctx context.Context, n int, from sender) error {
-	var ready chan struct{}
-	for {
-		if s.state == stateDraining && from == fromCaller {
-			// Only what a running handler calls goes out now.
-			s.mu.Unlock()
-			handler := ctx.Value(sessionKey{}) == s
-			s.mu.Lock()
-			if !handler {
-				s.stopWaiting(ready)
-				return ErrClosed
-			}
-			from = fromHandler
-		}
-		if s.state >= stateClosing {
-			s.stopWaiting(ready)
-			return s.closedError()
-		}
-		first := len(s.out.waiters) == 0 || s.out.waiters[0] == ready
-		if first && s.out.room(n, s.limits.Outbox) {
-			// The next may have room as well: it looks when this message is in,
-			// for the lock is held until then.
-			s.stopWaiting(ready)
-			return nil
-		}
-		if ready == nil {
-			ready = make(chan struct{}, 1)
-			s.out.waiters = append(s.out.waiters, ready)
-		}
-		s.mu.Unlock()
-		var err error
-		select {
-		case <-ready:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-		s.mu.Lock()
-		if err != nil {
-			s.stopWaiting(ready)
-			return err
-		}
-	}
-}
-
-// stopWaiting takes a waiter out and passes its turn on.
-func (s *Session) stopWaiting(ready chan struct{}) {
-	if i := slices.Index(s.out.waiters, ready); i >= 0 {
-		s.out.waiters = slices.Delete(s.out.waiters, i, i+1)
-		s.out.admit()
-	}
+// waitForRoom returns, with the lock held as it is called, when n bytes fit into
+// the outbox and nobody waited longer.
+func (s *Session) waitForRoom(ctx context.Context, n int, from *sender) error {
+	return s.out.line.wait(ctx, &s.mu, func() (bool, error) {
+		err := s.mayCall(ctx, from)
+		return s.out.room(n, s.limits.Outbox), err
+	})
 }
 
 // closedError is ErrClosed, with the reason for the end if it is another.
@@ -336,7 +295,7 @@ func (s *Session) register(f *Future) {
 	f.started = s.now()
 	if f.members == nil {
 		s.table.add(f)
-	} else if len(f.members) > 0 {
+	} else {
 		for _, member := range f.members {
 			if member.session == nil { // it was cancelled before
 				continue
@@ -346,7 +305,7 @@ func (s *Session) register(f *Future) {
 			s.table.add(member)
 		}
 	}
-	if !f.untimed && s.limits.RequestTimeout != never && (f.members == nil || len(f.members) > 0) {
+	if !f.untimed && s.limits.RequestTimeout != never && f.waits() {
 		s.outgoing.add(s, &f.deadline, after(f.started, s.limits.RequestTimeout), f)
 	}
 }
@@ -394,6 +353,7 @@ func (s *Session) writeLoop() {
 			break
 		}
 		s.out.giveBack(f)
+		s.weigh()
 		s.checkDrained()
 	}
 	s.out.frames = nil

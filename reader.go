@@ -66,7 +66,12 @@ func (s *Session) readLoop() {
 		}
 		s.deliver(&in)
 		var frame *FrameError
-		if !errors.As(err, &frame) || !frame.Recoverable {
+		if errors.As(err, &frame) {
+			s.mu.Lock()
+			s.fault(frame)
+			s.mu.Unlock()
+		}
+		if frame == nil || !frame.Recoverable {
 			grace := time.Duration(0)
 			if err == io.EOF {
 				grace = closeGrace // the peer may read on: it gets what is queued
@@ -75,9 +80,12 @@ func (s *Session) readLoop() {
 			break
 		}
 		s.mu.Lock()
-		s.fault(frame)
 		ending := s.state >= stateClosing
+		over := s.overdrawn()
 		s.mu.Unlock()
+		if over {
+			s.pool.run(s.dismiss)
+		}
 		if ending {
 			break
 		}
@@ -109,6 +117,9 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.receiveInvalid(p, item)
 	case item.Kind == KindResponse:
 		in.replies = append(in.replies, reply{bytes.Clone(item.ID), bytes.Clone(item.Result), item.Err})
+	case s.cancel != nil && item.Kind == KindNotification && item.Method == s.cancel.Method:
+		s.deliver(in) // what is cancelled may be in it
+		s.cancelled(s.cancel.id(item.Params))
 	default:
 		in.entries = append(in.entries, s.request(item, len(msg)))
 	}
@@ -131,18 +142,22 @@ func (s *Session) deliver(in *intake) {
 	finish := in.finish[:0]
 	s.mu.Lock()
 	s.stats.MessagesReceived += in.messages
-	s.stats.BytesReceived = s.conn.received()
+	received := s.conn.received()
+	s.spend(int(received - s.stats.BytesReceived))
+	s.stats.BytesReceived = received
+	s.lived()
 	for _, r := range in.replies {
 		if f := s.match(r.id, r.err); f != nil {
 			finish = append(finish, f.settle(r.result, r.err))
 		}
 	}
+	over := s.overdrawn()
 	for _, e := range in.entries {
 		if err := s.admit(e); err != nil {
 			refused = append(refused, refusal{e, err})
 		}
 	}
-	wake := s.in.wants(s.limits.Concurrency)
+	wake := s.in.wants()
 	s.checkDrained()
 	s.mu.Unlock()
 
@@ -154,6 +169,9 @@ func (s *Session) deliver(in *intake) {
 	}
 	if wake {
 		s.pool.run(s.workFn)
+	}
+	if over {
+		s.pool.run(s.dismiss)
 	}
 	clear(in.replies)
 	clear(in.entries)
@@ -221,10 +239,26 @@ func (s *Session) receiveBatchResponse(items []Item) {
 	}
 }
 
-// fault counts a message that was not as it should be. It is called under the
-// lock. (What such messages cost is to be charged here.)
+// fault counts a message that was not as it should be, and charges for it. It is
+// called under the lock.
 func (s *Session) fault(err error) {
 	s.stats.Errors++
+	cost := s.limits.CostError
+	switch e := err.(type) {
+	case *Error:
+		cost += e.Cost
+	case *FrameError:
+		cost += e.Cost
+	case *ProtocolError:
+		if e.Code == CodeParseError {
+			cost += 10 * s.limits.CostError
+		}
+	}
+	s.charge(cost)
+	s.noteFault(err)
+}
+
+func (s *Session) noteFault(err error) {
 	s.note(slog.LevelWarn, "bad message", slog.Any("error", err))
 }
 
@@ -268,11 +302,14 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 		c.index = i
 		switch item.Kind {
 		case KindInvalid:
-			invalid++
-			c.answered = true
 			s.mu.Lock()
-			s.fault(item.Err)
+			if invalid++; invalid == 1 {
+				s.fault(item.Err)
+			} else { // a message is one error
+				s.noteFault(item.Err)
+			}
 			s.mu.Unlock()
+			c.answered = true
 			if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
 				b.append(i, sc.msg)
 			}

@@ -25,11 +25,21 @@ type Options struct {
 	// valid before it is sent.
 	Codec Codec
 
+	// Order is in what order requests are handled. Default Concurrent.
+	Order Order
+	// Cancellation is how the two sides cancel requests. Default: not at all.
+	Cancellation *Cancellation
+
 	// Role is which end of the connection the session is. By default a session
 	// that a Server accepted is a server, and so is the second of a Pipe; any other
 	// is a client.
 	Role   Role
 	Limits Limits
+	// ExtraCost returns what is added to a session's cost when what follows from
+	// it is calculated; it may be negative. See [Session.UpdateCost].
+	ExtraCost func(s *Session) float64
+	// OnExcessiveCost is called just before a session is ended for its cost.
+	OnExcessiveCost func(s *Session)
 
 	// Logger is told of what is wrong but has no caller to return an error to:
 	// handlers that fail or panic, messages that are dropped. Default: silent.
@@ -38,6 +48,55 @@ type Options struct {
 	// Trace is told of what happens. Default: nobody.
 	Trace *Trace
 }
+
+// noMethods is the handler where there is none.
+var noMethods = NewRouter()
+
+// options returns a copy of opts with defaults filled in.
+func options(opts *Options) *Options {
+	var o Options
+	if opts != nil {
+		o = *opts
+	}
+	if o.Protocol == nil {
+		o.Protocol = JSONRPCv2
+	}
+	if o.Framer == nil {
+		o.Framer = NewlineFramer{}
+	}
+	if o.Codec == nil {
+		o.Codec = o.Protocol.Codec()
+	}
+	if o.Handler == nil {
+		o.Handler = noMethods
+	}
+	for i := len(o.Middleware) - 1; i >= 0; i-- {
+		o.Handler = o.Middleware[i](o.Handler)
+	}
+	o.Middleware = nil
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Trace == nil {
+		o.Trace = &Trace{}
+	}
+	return &o
+}
+
+// Order is in what order a session handles what its peer asks. Requests are
+// always taken in the order of their arrival, and replies to the session's own
+// calls are never held up.
+type Order uint8
+
+const (
+	// Concurrent: up to Limits.Concurrency handlers run at once.
+	Concurrent Order = iota
+	// NotificationsFirst: what follows a notification waits until it has been
+	// handled.
+	NotificationsFirst
+	// Sequential: one at a time.
+	Sequential
+)
 
 // Role is which end of a connection a session is.
 type Role uint8
@@ -64,6 +123,9 @@ type Trace struct {
 	// ReplySent: the handler returned, d after the request had arrived; err is
 	// what it failed with. It is called for notifications too.
 	ReplySent func(req *Request, err error, d time.Duration)
+	// CostChanged: the session's cost has changed by more than 100, or while it
+	// is being held to it; concurrency is how many handlers may run at once now.
+	CostChanged func(s *Session, cost float64, concurrency int)
 	// Closed: the session is over, for the reason err.
 	Closed func(s *Session, err error)
 }
@@ -73,16 +135,19 @@ type Stats struct {
 	BytesSent, BytesReceived       uint64 // framing included (not for a MessageConn)
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
-	RequestsReceived     uint64 // requests and notifications that were handled, members of batches too
-	NotificationsDropped uint64 // because the queue was full or the session ending
-	Errors               uint64 // protocol and framing errors, requests refused or failed
-	LateReplies          uint64 // to calls that had been given up
-	UnexpectedReplies    uint64 // to nothing that was asked
-	LateResults          uint64 // of handlers that took longer than ProcessingTimeout
-	Pending              int    // our calls that wait for a reply
-	Queued, QueuedBytes  int    // requests that wait for a handler
-	Running              int    // handlers that run
-	OutboxBytes          int    // waiting to be written
+	RequestsReceived     uint64  // requests and notifications that were handled, members of batches too
+	NotificationsDropped uint64  // because the queue was full or the session ending
+	Errors               uint64  // protocol and framing errors, requests refused or failed
+	LateReplies          uint64  // to calls that had been given up
+	UnexpectedReplies    uint64  // to nothing that was asked
+	LateResults          uint64  // of handlers that took longer than ProcessingTimeout
+	Pending              int     // our calls that wait for a reply
+	Queued, QueuedBytes  int     // requests that wait for a handler
+	Running              int     // handlers that run
+	Concurrency          int     // handlers that may run at once
+	Outgoing             int     // calls of ours that may wait for a reply at once
+	Cost                 float64 // see Limits.CostHard; 0 if it is not counted
+	OutboxBytes          int     // waiting to be written
 }
 
 // Call calls method on s and returns its result, as a T. See [Session.Call].

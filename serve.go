@@ -93,7 +93,14 @@ func (s *Session) reply(c *call, result any, err error) {
 		}
 	}
 	var e *Error
-	if err != nil {
+	excessive := errors.Is(err, ErrExcessiveCost)
+	switch {
+	case err == nil:
+	case excessive:
+		e = s.excessive()
+	case s.cancel != nil && c.gaveUp(err):
+		e = s.cancellationError()
+	default:
 		if e = wireError(err); e == nil {
 			e = InternalError()
 			s.log.LogAttrs(context.Background(), slog.LevelError, "handler failed",
@@ -112,7 +119,15 @@ func (s *Session) reply(c *call, result any, err error) {
 		}
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
-	if d != nil && !c.deferEnd(s) {
+	if excessive {
+		s.mu.Lock()
+		first := !s.cost.over
+		s.cost.over = true
+		s.mu.Unlock()
+		if first {
+			s.dismiss()
+		}
+	} else if d != nil && !c.deferEnd(s) {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
 }
@@ -210,15 +225,16 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) {
 		}
 	}
 	s.mu.Lock()
-	if e != nil {
-		s.stats.Errors++ // (What an error costs is to be charged here.)
+	if e != nil && c.ctx.ended() != ErrPeerCancelled {
+		s.stats.Errors++
+		s.charge(s.limits.CostError + e.Cost)
 	}
 	if c.answered {
 		s.stats.LateResults++
 		s.mu.Unlock()
 		return
 	}
-	c.answered = true
+	c.settle(s)
 	complete := false
 	switch {
 	case lone:

@@ -5,9 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -21,17 +21,35 @@ type Server struct {
 	Options Options
 	// TLS is used for tls:// addresses; [Server.Serve] takes a listener as it is.
 	TLS *tls.Config
-	// MaxSessions is how many sessions may be live; 0 means no limit. A
-	// connection beyond is closed at once, and that is logged.
+	// MaxSessions is how many sessions may be live. Default 10,000. A connection
+	// beyond is closed at once. For this limit and the next ones, 0 is the
+	// default and a negative value no limit; the first refusal for each is logged,
+	// and all are counted in ServerStats.
 	MaxSessions int
+	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
+	// limit of their own.
+	MaxGroup int
+	// MaxHandshakes is how many TLS handshakes may be in progress. Default 256.
+	// A connection beyond is closed at once.
+	MaxHandshakes int
+	// HandshakeTimeout is how long a TLS handshake may take. Default 10 s.
+	HandshakeTimeout time.Duration
+	// MaxQueuedBytes is how many bytes, of requests and of replies, may wait in
+	// all sessions together. Default 256 MiB. Beyond, requests are answered
+	// CodeServerBusy.
+	MaxQueuedBytes int
 	// OnSession is called for each new session, on a goroutine of its own. No
 	// request is handled before it returns, but it may call the peer. Shutdown
 	// and Wait wait for it.
 	OnSession func(*Session)
 
 	pool     pool
+	load     load
 	mu       sync.Mutex
-	options  *Options // resolved
+	groups   groups
+	shaking  map[net.Conn]struct{} // TLS handshakes in progress
+	refused  map[string]uint64     // connections, by the limits' names
+	options  *Options              // resolved
 	sessions map[*Session]struct{}
 	serving  map[net.Listener]struct{}
 	stopped  bool
@@ -143,9 +161,11 @@ func (srv *Server) untrack(l net.Listener) {
 
 // init resolves the options, once.
 func (srv *Server) init() {
-	if srv.options == nil {
-		srv.options = options(&srv.Options)
+	if srv.options != nil {
+		return
 	}
+	srv.options = options(&srv.Options)
+	srv.load.limit = bound(srv.MaxQueuedBytes, 256<<20)
 }
 
 // enter and leave count what Wait waits for, and keep the pool alive with it.
@@ -159,92 +179,6 @@ func (srv *Server) leave() {
 	if srv.busy--; srv.busy == 0 && srv.idle != nil {
 		close(srv.idle)
 		srv.idle = nil
-	}
-}
-
-// accept runs a session on conn.
-func (srv *Server) accept(conn net.Conn) {
-	s := srv.add(newStream(conn, srv.options.Framer))
-	if s == nil {
-		conn.Close()
-	}
-}
-
-// ServeConn runs a session on a connection that was accepted elsewhere, as
-// [Server.Serve] does on its own. It returns nil, and closes conn, if the
-// server was stopped or has as many sessions as it may.
-func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
-	srv.mu.Lock()
-	srv.init()
-	srv.mu.Unlock()
-	s := srv.add(newStream(conn, srv.options.Framer))
-	if s == nil {
-		conn.Close()
-	}
-	return s
-}
-
-// add starts a session that the server keeps track of.
-func (srv *Server) add(conn transport) *Session {
-	srv.mu.Lock()
-	if srv.stopped {
-		srv.mu.Unlock()
-		return nil
-	}
-	if srv.MaxSessions > 0 && len(srv.sessions) >= srv.MaxSessions {
-		srv.mu.Unlock()
-		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "connection refused: too many sessions",
-			limitAttr("Server.MaxSessions", srv.MaxSessions))
-		return nil
-	}
-	s := newSession(conn, srv.options, RoleServer, &srv.pool)
-	if srv.sessions == nil {
-		srv.sessions = make(map[*Session]struct{})
-	}
-	srv.sessions[s] = struct{}{}
-	srv.enter()
-	held := srv.OnSession != nil || s.trace.Connected != nil
-	if held {
-		srv.enter() // for the goroutine below
-	}
-	srv.mu.Unlock()
-
-	s.ended = func() {
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		delete(srv.sessions, s)
-		srv.leave()
-	}
-	if held {
-		s.in.held = true
-		s.start()
-		// Owner: the server. End: Trace.Connected and OnSession return.
-		go func() {
-			defer func() {
-				s.release()
-				srv.mu.Lock()
-				defer srv.mu.Unlock()
-				srv.leave()
-			}()
-			s.connected()
-			if srv.OnSession != nil {
-				srv.OnSession(s)
-			}
-		}()
-	} else {
-		s.start()
-	}
-	return s
-}
-
-// release lets workers handle what a held session has received.
-func (s *Session) release() {
-	s.mu.Lock()
-	s.in.held = false
-	wake := s.state < stateClosing && s.in.wants(s.limits.Concurrency)
-	s.mu.Unlock()
-	if wake {
-		s.pool.run(s.workFn)
 	}
 }
 
@@ -277,6 +211,9 @@ func (srv *Server) StopListening() {
 	srv.stopped = true
 	for l := range srv.serving {
 		l.Close()
+	}
+	for conn := range srv.shaking {
+		conn.Close()
 	}
 }
 
@@ -331,12 +268,22 @@ func (srv *Server) wait(ctx context.Context) error {
 
 // ServerStats count a server's sessions.
 type ServerStats struct {
-	Sessions int // live
+	Sessions   int // live
+	Handshakes int // in progress
+	// Refused is how many connections were closed at once, by the names of the
+	// limits: "Server.MaxSessions".
+	Refused     map[string]uint64
+	QueuedBytes int // what counts for Server.MaxQueuedBytes, to about 4 KiB a session
 }
 
 // Stats returns what the server has now.
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	return ServerStats{Sessions: len(srv.sessions)}
+	return ServerStats{
+		Sessions:    len(srv.sessions),
+		Handshakes:  len(srv.shaking),
+		Refused:     maps.Clone(srv.refused),
+		QueuedBytes: int(srv.load.bytes.Load()),
+	}
 }

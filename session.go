@@ -55,18 +55,22 @@ import (
 // goroutines that are reused. It ends when the connection does, or by
 // [Session.Close] or [Session.Shutdown], and must be ended by one of these.
 type Session struct {
-	conn    transport
-	handler Handler
-	codec   Codec
-	limits  Limits
-	role    Role
-	log     *slog.Logger
-	trace   Trace
-	pool    *pool
-	epoch   time.Time // of the session's clock
-	workFn  func()    // s.work, made once
-	ended   func()    // tells the server; may be nil
-	proto   atomic.Pointer[Protocol]
+	conn            transport
+	handler         Handler
+	cancel          *Cancellation // nil if there is none
+	extraCost       func(*Session) float64
+	onExcessiveCost func(*Session)
+	codec           Codec
+	limits          Limits
+	role            Role
+	log             *slog.Logger
+	trace           Trace
+	pool            *pool
+	load            *load     // what the server's sessions hold together
+	epoch           time.Time // of the session's clock
+	workFn          func()    // s.work, made once
+	ended           func()    // tells the server; may be nil
+	proto           atomic.Pointer[Protocol]
 
 	mu       sync.Mutex
 	state    state
@@ -78,12 +82,17 @@ type Session struct {
 	loops    int           // of reader and writer, how many run
 	table    table
 	outgoing deadlines // of our calls
+	slots    slots
 	out      outbox
 	in       inbox
-	incoming deadlines // of the requests that are not answered
+	requests map[string]*call // that are not answered, by their ids, if they can be cancelled
+	incoming deadlines        // of the requests that are not answered
 	timer    *time.Timer
 	armed    time.Duration // what the timer is set for, never if it is not
 	stats    Stats
+	cost     expense
+	weight   int // what load counts of this session
+	vigil    vigil
 	notes    []note // to be logged
 	onClose  []func(error)
 	over     bool          // it is done and the callbacks have returned
@@ -103,7 +112,7 @@ const (
 // Closing conn must unblock its Read and Write, as it does for a [net.Conn].
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	o := options(opts)
-	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{})
+	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{}, &load{})
 	s.start()
 	s.connected()
 	return s
@@ -112,7 +121,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 // NewMessageSession starts a session on a connection that keeps messages apart
 // by itself; Options.Framer is ignored.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
-	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{})
+	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{}, &load{})
 	s.start()
 	s.connected()
 	return s
@@ -124,8 +133,8 @@ func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()
 	oa, ob := options(a), options(b)
-	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p)
-	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p)
+	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p, &load{})
+	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p, &load{})
 	sa.start()
 	sb.start()
 	sa.connected()
@@ -133,68 +142,51 @@ func Pipe(a, b *Options) (*Session, *Session) {
 	return sa, sb
 }
 
-// noMethods is the handler where there is none.
-var noMethods = NewRouter()
-
-// options returns a copy of opts with defaults filled in.
-func options(opts *Options) *Options {
-	var o Options
-	if opts != nil {
-		o = *opts
-	}
-	if o.Protocol == nil {
-		o.Protocol = JSONRPCv2
-	}
-	if o.Framer == nil {
-		o.Framer = NewlineFramer{}
-	}
-	if o.Codec == nil {
-		o.Codec = o.Protocol.Codec()
-	}
-	if o.Handler == nil {
-		o.Handler = noMethods
-	}
-	for i := len(o.Middleware) - 1; i >= 0; i-- {
-		o.Handler = o.Middleware[i](o.Handler)
-	}
-	o.Middleware = nil
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Trace == nil {
-		o.Trace = &Trace{}
-	}
-	return &o
-}
-
 // newSession makes a session of resolved options. It does nothing until start.
-func newSession(conn transport, o *Options, role Role, p *pool) *Session {
+func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Session {
 	s := &Session{
-		conn:    conn,
-		handler: o.Handler,
-		codec:   o.Codec,
-		limits:  o.Limits.resolved(),
-		role:    role,
-		log:     o.Logger,
-		trace:   *o.Trace,
-		pool:    p,
-		epoch:   time.Now(),
-		armed:   never,
-		loops:   2,
+		conn:            conn,
+		handler:         o.Handler,
+		codec:           o.Codec,
+		cancel:          o.Cancellation,
+		extraCost:       o.ExtraCost,
+		onExcessiveCost: o.OnExcessiveCost,
+		role:            role,
+		log:             o.Logger,
+		trace:           *o.Trace,
+		pool:            p,
+		load:            l,
+		epoch:           time.Now(),
+		armed:           never,
+		loops:           2,
 	}
 	if o.Role != RoleDefault {
 		s.role = o.Role
+	}
+	s.limits = o.Limits.resolved(s.role)
+	s.slots = newSlots(&s.limits)
+	s.in.order = o.Order
+	if s.in.limit = s.limits.Concurrency; o.Order == Sequential {
+		s.in.limit = 1
+	}
+	if s.cancel != nil {
+		s.requests = make(map[string]*call)
+	}
+	if !s.limits.CostOff && (s.limits.Exempt == nil || !s.limits.Exempt(s)) {
+		s.cost.account = newAccount()
+		s.cost.target = s.limits.Concurrency
 	}
 	s.workFn = s.work
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
 	s.out.wake.L = &s.mu
 	s.out.sock = conn.socket()
-	p.join()
 	return s
 }
 
 func (s *Session) start() {
+	s.pool.join()
+	s.watchConn()
 	// Owner: the session. End: the connection fails or is closed by the writer.
 	go s.readLoop()
 	// Owner: the session. End: the session is closing and the rest is written.
@@ -287,6 +279,11 @@ func (s *Session) Stats() Stats {
 	stats.Pending = len(s.table.pending)
 	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
 	stats.OutboxBytes = s.out.size()
+	stats.Concurrency, stats.Outgoing = s.in.limit, s.slots.limit
+	if s.cost.account != nil {
+		s.pay()
+		stats.Cost = s.cost.account.settle(s.limits.CostDecay)
+	}
 	return stats
 }
 
@@ -314,6 +311,8 @@ func (s *Session) Shutdown(ctx context.Context) error {
 		s.drained = make(chan struct{})
 		s.refusing = true
 		refused = s.in.clear()
+		s.out.line.release()
+		s.slots.line.release()
 	}
 	drained := s.drained
 	s.mu.Unlock()
@@ -390,7 +389,8 @@ func (s *Session) end(cause error, grace time.Duration) {
 	for d := s.incoming.first; d != nil; d = d.next {
 		running = d.owner.(entry).running(running)
 	}
-	s.out.release()
+	s.out.line.release()
+	s.slots.line.release()
 	s.out.wakeWriter()
 	s.mu.Unlock()
 
@@ -433,6 +433,7 @@ func (s *Session) leave() {
 		return
 	}
 	s.state = stateDone
+	s.load.add(-s.weight)
 	if s.timer != nil {
 		s.timer.Stop()
 	}

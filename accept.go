@@ -1,0 +1,189 @@
+package rpcx
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"time"
+)
+
+// bound returns a limit with its default filled in, and out of reach if it is
+// switched off.
+func bound(n, byDefault int) int {
+	switch {
+	case n == 0:
+		return byDefault
+	case n < 0:
+		return math.MaxInt
+	}
+	return n
+}
+
+// accept runs a session on conn, after its handshake if it has one.
+func (srv *Server) accept(conn net.Conn) {
+	shaker, ok := conn.(interface{ HandshakeContext(context.Context) error })
+	if !ok {
+		srv.ServeConn(conn)
+		return
+	}
+	srv.mu.Lock()
+	limit := bound(srv.MaxHandshakes, 256)
+	full := len(srv.shaking) >= limit
+	if full || srv.stopped {
+		if full {
+			srv.refuse("Server.MaxHandshakes", limit)
+		}
+		srv.mu.Unlock()
+		conn.Close()
+		return
+	}
+	if srv.shaking == nil {
+		srv.shaking = make(map[net.Conn]struct{})
+	}
+	srv.shaking[conn] = struct{}{}
+	srv.enter()
+	srv.mu.Unlock()
+	srv.pool.run(func() {
+		ctx, cancel := context.Background(), context.CancelFunc(func() {})
+		if srv.HandshakeTimeout >= 0 {
+			timeout := srv.HandshakeTimeout
+			if timeout == 0 {
+				timeout = 10 * time.Second
+			}
+			ctx, cancel = context.WithTimeoutCause(ctx, timeout, errHandshake)
+		}
+		err := shaker.HandshakeContext(ctx)
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		cancel()
+		srv.mu.Lock()
+		delete(srv.shaking, conn)
+		srv.mu.Unlock()
+		if err != nil {
+			srv.options.Logger.LogAttrs(context.Background(), slog.LevelInfo, "TLS handshake failed",
+				slog.Any("peer", conn.RemoteAddr()), slog.Any("error", err))
+			conn.Close()
+		} else {
+			srv.ServeConn(conn)
+		}
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		srv.leave()
+	})
+}
+
+// errHandshake is why a handshake was given up.
+var errHandshake error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
+
+// refuse counts a connection that is closed for a limit. It is called under the
+// lock.
+func (srv *Server) refuse(name string, limit int) {
+	if srv.refused == nil {
+		srv.refused = make(map[string]uint64)
+	}
+	if srv.refused[name]++; srv.refused[name] == 1 {
+		// (The next ones are not logged: there may be very many.)
+		log := srv.options.Logger
+		srv.pool.run(func() {
+			log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused, as will be others", limitAttr(name, limit))
+		})
+	}
+}
+
+// ServeConn runs a session on a connection that was accepted elsewhere, as
+// [Server.Serve] does on its own. It returns nil, and closes conn, if the
+// server was stopped or has as many sessions as it may.
+func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
+	srv.mu.Lock()
+	srv.init()
+	srv.mu.Unlock()
+	s := srv.add(newStream(conn, srv.options.Framer))
+	if s == nil {
+		conn.Close()
+	}
+	return s
+}
+
+// add starts a session that the server keeps track of, unless it may not have it.
+func (srv *Server) add(conn transport) *Session {
+	s := newSession(conn, srv.options, RoleServer, &srv.pool, &srv.load)
+	group := ""
+	if s.limits.Group != nil {
+		group = s.limits.Group(s)
+	}
+	srv.mu.Lock()
+	most, mostOfGroup := bound(srv.MaxSessions, 10000), bound(srv.MaxGroup, math.MaxInt)
+	switch {
+	case srv.stopped:
+		srv.mu.Unlock()
+		return nil
+	case len(srv.sessions) >= most:
+		srv.refuse("Server.MaxSessions", most)
+		srv.mu.Unlock()
+		return nil
+	case group != "" && srv.groups.size(group) >= mostOfGroup:
+		srv.refuse("Server.MaxGroup", mostOfGroup)
+		srv.mu.Unlock()
+		return nil
+	}
+	var account *account
+	if group != "" {
+		account = srv.groups.join(group, s.limits.CostDecay)
+		if s.cost.account != nil {
+			s.cost.account = account
+			s.retarget() // the others may have used much
+		}
+	}
+	if srv.sessions == nil {
+		srv.sessions = make(map[*Session]struct{})
+	}
+	srv.sessions[s] = struct{}{}
+	srv.enter()
+	held := srv.OnSession != nil || s.trace.Connected != nil
+	if held {
+		srv.enter() // for the goroutine below
+	}
+	srv.mu.Unlock()
+
+	s.ended = func() {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		if account != nil {
+			account.sessions--
+		}
+		delete(srv.sessions, s)
+		srv.leave()
+	}
+	s.in.held = held
+	s.start()
+	if held {
+		// Owner: the server. End: Trace.Connected and OnSession return.
+		go func() {
+			defer func() {
+				s.release()
+				srv.mu.Lock()
+				defer srv.mu.Unlock()
+				srv.leave()
+			}()
+			s.connected()
+			if srv.OnSession != nil {
+				srv.OnSession(s)
+			}
+		}()
+	}
+	return s
+}
+
+// release lets workers handle what a held session has received.
+func (s *Session) release() {
+	s.mu.Lock()
+	s.in.held = false
+	wake := s.state < stateClosing && s.in.wants()
+	s.mu.Unlock()
+	if wake {
+		s.pool.run(s.workFn)
+	}
+}

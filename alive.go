@@ -1,0 +1,87 @@
+package rpcx
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// vigil is what a session knows of life on its connection, if anybody wants to
+// know. It is guarded by the session's lock.
+type vigil struct {
+	on     bool
+	life   time.Duration // when something passed
+	probed time.Duration // when the last probe was sent
+}
+
+// watchConn begins to watch over the connection, as the limits say.
+func (s *Session) watchConn() {
+	l := &s.limits
+	if l.KeepAliveMethod == "" && l.KeepAlive != 0 {
+		conn := s.conn.netConn()
+		if t, ok := conn.(*tls.Conn); ok {
+			conn = t.NetConn()
+		}
+		if t, ok := conn.(interface {
+			SetKeepAliveConfig(net.KeepAliveConfig) error
+		}); ok {
+			// If it fails the connection is broken, which the reader sees.
+			_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: l.KeepAlive > 0, Idle: l.KeepAlive, Interval: l.KeepAlive})
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.vigil.on = l.IdleTimeout != never || l.KeepAliveMethod != ""; s.vigil.on {
+		s.vigil.life = s.now()
+		s.keepVigil(s.vigil.life)
+	}
+}
+
+// lived is called, under the lock, when something has passed.
+func (s *Session) lived() {
+	if s.vigil.on {
+		s.vigil.life = s.now()
+	}
+}
+
+// keepVigil returns what is to be done now, without the lock with which it is
+// called; nil if nothing.
+func (s *Session) keepVigil(now time.Duration) (due func()) {
+	v, l := &s.vigil, &s.limits
+	if !v.on || s.state >= stateClosing {
+		return nil
+	}
+	if s.in.running > 0 || s.in.count > 0 || len(s.table.pending) > 0 {
+		v.life = now // or at least not idle
+	}
+	if l.KeepAliveMethod != "" {
+		if after(max(v.life, v.probed), l.KeepAlive) <= now {
+			v.probed = now
+			due = s.probe
+		}
+		s.arm(after(max(v.life, v.probed), l.KeepAlive))
+	}
+	if after(v.life, l.IdleTimeout) <= now {
+		s.note(slog.LevelInfo, "session is idle", slog.Duration("Limits.IdleTimeout", l.IdleTimeout))
+		return func() { s.end(ErrIdle, closeGrace) }
+	}
+	s.arm(after(v.life, l.IdleTimeout))
+	return due
+}
+
+// probe sends a notification whose arrival is all that it is for.
+func (s *Session) probe() {
+	sc := getScratch()
+	defer sc.put()
+	var err error
+	if sc.msg, err = s.protocol().AppendNotification(sc.msg[:0], s.limits.KeepAliveMethod, nil, s.codec); err == nil {
+		err = s.post(context.Background(), sc, fromNobody, nil)
+	}
+	if err != nil {
+		s.mu.Lock()
+		s.note(slog.LevelWarn, "keep-alive cannot be sent", slog.Any("error", err))
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,154 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+)
+
+// Cancellation is how one side tells the other, by a notification, that it does
+// not want the reply to a request any more. JSON-RPC itself has none.
+//
+// With Options.Cancellation set, a call that is given up (its context ended, its
+// time was over, [Future.Cancel]) is reported to the peer, which never delays the
+// caller. A request that the peer reports is answered at once if it waits for a
+// handler; if one runs, its context ends with [ErrPeerCancelled], and what it
+// returns is sent, unless that is the context's error.
+type Cancellation struct {
+	// Method is the notification's.
+	Method string
+	// Param is the name of the param that holds the request's id; "" if the id
+	// is the first of positional ones.
+	Param string
+	// Code is that of the error which a cancelled request is answered; 0 if it
+	// is not answered at all.
+	Code int
+}
+
+// LSPCancellation is the cancellation of the language server protocol.
+var LSPCancellation = &Cancellation{Method: "$/cancelRequest", Param: "id", Code: -32800}
+
+// append appends the notification that cancels our call id.
+func (c *Cancellation) append(dst []byte, p Protocol, id uint64, codec Codec) ([]byte, error) {
+	var params any = Args{id}
+	if c.Param != "" {
+		params = map[string]uint64{c.Param: id}
+	}
+	return p.AppendNotification(dst, c.Method, params, codec)
+}
+
+// id finds the id in the params of such a notification, nil if there is none.
+func (c *Cancellation) id(p Params) ID {
+	if c.Param == "" {
+		s := scanner{data: p.Positional}
+		if len(p.Positional) < 3 { // [] at most
+			return nil
+		}
+		s.pos = 1
+		s.ws()
+		start := s.pos
+		if !s.value() {
+			return nil
+		}
+		return ID(p.Positional[start:s.pos])
+	}
+	var vals [1][]byte
+	s := scanner{data: p.Named}
+	if len(p.Named) == 0 {
+		return nil
+	}
+	if dup, ok := s.members([]string{c.Param}, vals[:]); !ok || dup != 0 {
+		return nil
+	}
+	return vals[0]
+}
+
+// tell reports to the peer that calls were given up.
+func (s *Session) tell(ids []uint64) {
+	sc := getScratch()
+	defer sc.put()
+	for _, id := range ids {
+		var err error
+		if sc.msg, err = s.cancel.append(sc.msg[:0], s.protocol(), id, s.codec); err == nil {
+			err = s.post(context.Background(), sc, fromNobody, nil)
+		}
+		if err != nil {
+			if !errors.Is(err, ErrClosed) {
+				s.mu.Lock()
+				s.note(slog.LevelWarn, "cancellation cannot be sent", slog.Any("error", err))
+				s.mu.Unlock()
+			}
+			return
+		}
+	}
+}
+
+// know keeps a request that arrived, to be found if it is cancelled. It is
+// called under the lock.
+func (s *Session) know(c *call) {
+	if s.cancel != nil && !c.IsNotification() && !c.answered {
+		s.requests[string(c.ID)] = c
+	}
+}
+
+// settle says that nobody has to answer c any more. It is called under the lock.
+func (c *call) settle(s *Session) {
+	c.answered = true
+	if s.cancel != nil && s.requests[string(c.ID)] == c {
+		delete(s.requests, string(c.ID))
+	}
+}
+
+// cancelled deals with the peer's report that it does not want the reply to a
+// request any more. It is called by the reader.
+func (s *Session) cancelled(id ID) {
+	s.mu.Lock()
+	c := s.requests[string(id)]
+	if c == nil {
+		s.mu.Unlock() // it has been answered meanwhile
+		return
+	}
+	begun := c.begun
+	silent := s.cancel.Code == 0
+	var send func()
+	if !begun || silent {
+		send = c.entry.cancel(s, c)
+	}
+	s.mu.Unlock()
+	if send != nil {
+		send()
+	}
+	if begun {
+		c.ctx.end(ErrPeerCancelled)
+	}
+}
+
+// cancellationError is what a cancelled request is answered, nil if it is not.
+func (s *Session) cancellationError() *Error {
+	if s.cancel.Code == 0 {
+		return nil
+	}
+	return &Error{Code: s.cancel.Code, Message: "request cancelled"}
+}
+
+// cancel implements [entry].
+func (c *single) cancel(s *Session, _ *call) func() {
+	s.incoming.remove(&c.deadline)
+	c.settle(s)
+	return func() {
+		if e := s.cancellationError(); e != nil {
+			c.fail(s, e)
+		}
+	}
+}
+
+// cancel implements [entry].
+func (b *inBatch) cancel(s *Session, c *call) func() {
+	c.settle(s)
+	return func() { b.fail(s, []*call{c}, s.cancellationError()) }
+}
+
+// gaveUp reports whether what the handler of c failed with is that it was cancelled.
+func (c *call) gaveUp(err error) bool {
+	return errors.Is(err, context.Canceled) && c.ctx.ended() == ErrPeerCancelled || errors.Is(err, ErrPeerCancelled)
+}

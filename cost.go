@@ -1,0 +1,239 @@
+package rpcx
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+)
+
+// account is the budget of a session, or of the sessions of a group.
+type account struct {
+	mu    sync.Mutex
+	epoch time.Time
+	budget
+	sessions int // of a group, how many are live; guarded by the server's lock
+}
+
+func newAccount() *account { return &account{epoch: time.Now()} }
+
+// charge adds delta and returns the cost.
+func (a *account) charge(delta float64) float64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.budget.charge(delta)
+	return a.cost
+}
+
+// settle takes the decay off and returns the cost.
+func (a *account) settle(perSecond float64) float64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.decay(time.Since(a.epoch), perSecond)
+	return a.cost
+}
+
+// expense is a session's part in cost accounting. All of it but the bytes is
+// nothing if there is no account.
+type expense struct {
+	account *account
+	throttle
+	extra    float64 // what Options.ExtraCost returned last
+	bytes    int     // not charged yet
+	updating bool    // ExtraCost is being asked
+	over     bool    // the session ends, or is about to, because of its cost
+}
+
+// bytesStep is how many bytes are charged at once.
+const bytesStep = 16 << 10
+
+// CostError is why a session ended that used more than Limits.CostHard. It
+// matches [ErrExcessiveResourceUsage].
+type CostError struct {
+	Cost  float64 `json:"cost"`
+	Limit float64 `json:"limit"` // Limits.CostHard
+	// RetryAfter is in how many seconds the cost will have decayed to
+	// Limits.CostSoft. A new connection begins at no cost, unless it belongs to
+	// the same group.
+	RetryAfter float64 `json:"retry_after"`
+}
+
+func (e *CostError) Error() string {
+	return fmt.Sprintf("excessive resource usage: cost %.0f, over %.0f (Limits.CostHard)", e.Cost, e.Limit)
+}
+
+// Is reports whether target is an *Error with [CodeExcessiveResourceUsage].
+func (e *CostError) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == CodeExcessiveResourceUsage
+}
+
+// Cost returns what the session, or its group, has used up; 0 if that is not
+// counted.
+func (s *Session) Cost() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cost.account == nil {
+		return 0
+	}
+	s.pay()
+	return s.cost.account.settle(s.limits.CostDecay)
+}
+
+// BumpCost adds delta, which may be negative, to the session's cost: for
+// requests that take more than others. It does nothing if cost is not counted.
+func (s *Session) BumpCost(delta float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.charge(delta)
+}
+
+// UpdateCost calculates anew what follows from the session's cost, Options.ExtraCost
+// included. That is done whenever the cost has changed by more than 100, and
+// while requests are being delayed; call it when ExtraCost has changed.
+func (s *Session) UpdateCost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cost.account != nil {
+		s.update()
+	}
+}
+
+// charge adds to the session's cost. It is called under the lock, as are the
+// next ones.
+func (s *Session) charge(delta float64) {
+	if s.cost.account != nil && s.cost.throttle.due(s.cost.account.charge(delta)) {
+		s.update()
+	}
+}
+
+// spend charges for bytes that were sent or received.
+func (s *Session) spend(bytes int) {
+	if s.cost.account == nil {
+		return
+	}
+	if s.cost.bytes += bytes; s.cost.bytes >= bytesStep {
+		s.pay()
+	}
+}
+
+// pay charges for the bytes that have not been.
+func (s *Session) pay() {
+	n := s.cost.bytes
+	s.cost.bytes = 0
+	s.charge(float64(n) * s.limits.CostPerByte)
+}
+
+// update calculates the throttle, after ExtraCost was asked if there is one:
+// that is the user's code, so it runs on another goroutine.
+func (s *Session) update() {
+	if s.extraCost == nil {
+		s.retarget()
+		return
+	}
+	s.cost.last = s.cost.account.settle(s.limits.CostDecay)
+	if s.cost.updating {
+		return
+	}
+	s.cost.updating = true
+	s.pool.run(func() {
+		extra := s.extraCost(s)
+		s.mu.Lock()
+		s.cost.updating = false
+		s.cost.extra = extra
+		s.retarget()
+		wake := s.in.wants()
+		s.mu.Unlock()
+		if wake {
+			s.pool.run(s.workFn)
+		}
+	})
+}
+
+func (s *Session) retarget() {
+	before := s.in.limit
+	s.cost.throttle.update(&s.limits, s.cost.account.settle(s.limits.CostDecay), s.cost.extra)
+	s.in.limit = s.cost.target
+	if s.in.order == Sequential {
+		s.in.limit = min(s.in.limit, 1)
+	}
+	if math.Abs(float64(s.in.limit-before)) > 1 {
+		s.note(slog.LevelInfo, "concurrency changed", slog.Int("from", before), slog.Int("to", s.in.limit),
+			slog.Float64("cost", s.cost.throttle.last))
+	}
+	if s.trace.CostChanged != nil {
+		cost, target := s.cost.throttle.last, s.in.limit
+		s.pool.run(func() { s.trace.CostChanged(s, cost, target) })
+	}
+}
+
+// delay is how long the next request is delayed because of the cost, as it is now.
+func (s *Session) delay() time.Duration {
+	if s.cost.fraction == 0 {
+		return 0
+	}
+	s.update()
+	return s.cost.delay(&s.limits)
+}
+
+// overdrawn reports whether the session is to be ended because of its cost. The
+// first time, dismiss is to be called then, without the lock.
+func (s *Session) overdrawn() (first bool) {
+	if s.cost.account == nil || s.cost.over || s.cost.target > 0 || s.state >= stateClosing {
+		return false
+	}
+	s.cost.over = true
+	return true
+}
+
+// costError describes the session's cost.
+func (s *Session) costError() *CostError {
+	e := &CostError{Limit: s.limits.CostHard}
+	if s.cost.account != nil {
+		e.Cost = s.cost.account.settle(s.limits.CostDecay) + s.cost.extra
+		if s.limits.CostDecay > 0 {
+			e.RetryAfter = math.Ceil(max(0, e.Cost-max(0, s.limits.CostSoft)) / s.limits.CostDecay)
+		}
+	}
+	return e
+}
+
+// excessive returns the error that requests are answered when the cost is too high.
+func (s *Session) excessive() *Error {
+	e := ExcessiveResourceUsage()
+	if s.limits.CostData {
+		e.Data = s.costError()
+	}
+	return e
+}
+
+// dismiss ends the session because of its cost.
+func (s *Session) dismiss() {
+	s.mu.Lock()
+	why := s.costError()
+	s.mu.Unlock()
+	level := slog.LevelInfo
+	if s.load.warned.CompareAndSwap(false, true) {
+		level = slog.LevelWarn // once: on a busy server there may be many
+	}
+	s.mu.Lock()
+	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost),
+		slog.Group("limit", slog.String("name", "Limits.CostHard"), slog.Float64("value", why.Limit)),
+		slog.Float64("retry after", why.RetryAfter))
+	s.mu.Unlock()
+	if s.onExcessiveCost != nil {
+		s.onExcessiveCost(s)
+	}
+	s.mu.Lock()
+	refused := s.in.clear()
+	e := s.excessive()
+	for range refused {
+		s.fault(e)
+	}
+	s.mu.Unlock()
+	for _, entry := range refused {
+		entry.refuse(s, e)
+	}
+	s.end(why, s.limits.CloseTimeout)
+}

@@ -1,0 +1,102 @@
+package rpcx
+
+import (
+	"net/netip"
+	"sync/atomic"
+)
+
+// GroupBySubnet returns a function for Limits.Group that puts sessions together
+// whose peers have the first bits of their IP addresses in common: bits4 of
+// IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). Peers without an
+// IP address are in no group.
+func GroupBySubnet(bits4, bits6 int) func(*Session) string {
+	return func(s *Session) string {
+		addr := s.RemoteAddr()
+		if addr == nil {
+			return ""
+		}
+		peer, err := netip.ParseAddrPort(addr.String())
+		if err != nil {
+			return ""
+		}
+		ip := peer.Addr().Unmap().WithZone("")
+		bits := bits6
+		if ip.Is4() {
+			bits = bits4
+		}
+		subnet, err := ip.Prefix(bits)
+		if err != nil {
+			return ip.String()
+		}
+		return subnet.String()
+	}
+}
+
+// groups are the accounts of groups of sessions, by their names. An account is
+// kept as long as the group has a session or a cost: it does no good to
+// disconnect. They are guarded by the server's lock.
+type groups struct {
+	accounts map[string]*account
+	most     int // there may be before those that are not needed are dropped
+}
+
+// join returns the account of a group, with one more session.
+func (g *groups) join(name string, perSecond float64) *account {
+	if g.accounts == nil {
+		g.accounts = make(map[string]*account)
+	}
+	a := g.accounts[name]
+	if a == nil {
+		if len(g.accounts) >= max(g.most, 1024) {
+			for name, a := range g.accounts {
+				if a.sessions == 0 && a.settle(perSecond) == 0 {
+					delete(g.accounts, name)
+				}
+			}
+			g.most = 2 * len(g.accounts)
+		}
+		a = newAccount()
+		g.accounts[name] = a
+	}
+	a.sessions++
+	return a
+}
+
+// size returns how many live sessions a group has.
+func (g *groups) size(name string) int {
+	if a := g.accounts[name]; a != nil {
+		return a.sessions
+	}
+	return 0
+}
+
+// load is what the sessions of a server hold together.
+type load struct {
+	limit  int          // of the bytes; 0 is none
+	bytes  atomic.Int64 // that wait to be handled or written
+	warned atomic.Bool  // of a session that was ended for its cost
+}
+
+func (l *load) add(bytes int) {
+	if bytes != 0 {
+		l.bytes.Add(int64(bytes))
+	}
+}
+
+func (l *load) full() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit) }
+
+// weightStep is by how much what a session holds has to change before it is
+// counted anew: an atomic addition for each message would be felt.
+const weightStep = 4 << 10
+
+// weigh counts what the session holds. It is called under the lock, when that
+// has changed.
+func (s *Session) weigh() {
+	if s.load.limit == 0 {
+		return
+	}
+	if d := s.in.bytes + s.out.size() - s.weight; d >= weightStep || d <= -weightStep {
+		s.weight += d
+		s.load.add(d)
+	}
+}
