@@ -71,7 +71,8 @@
 //
 // The context given to a call bounds all of it, from the wait for room to the
 // reply. When it ends, the call fails with its cause ([context.Cause]), the peer
-// is not told, and a reply that comes later is dropped. Where a call's context
+// is not told (unless Options.Cancellation says how), and a reply that comes later
+// is dropped. Where a call's context
 // has no deadline, Limits.RequestTimeout takes its place. The context given to
 // Wait bounds only the waiting; that of Notify only the wait for room.
 //
@@ -101,7 +102,8 @@
 //
 // A handler's context ends when the handler returns, when
 // Limits.ProcessingTimeout has passed since the request arrived, and when the
-// session ends; [context.Cause] tells which. It carries no values from outside. A
+// session ends, or the peer cancels the request where there is a [Cancellation];
+// [context.Cause] tells which. It carries no values from outside. A
 // handler that goes on after its context has ended keeps its place among the
 // Limits.Concurrency that may run, and what it returns is dropped.
 //
@@ -228,10 +230,11 @@
 // Receiving. Requests and notifications are taken up in the order in which they
 // arrive, the members of a batch in their order. Then up to Limits.Concurrency of
 // them are handled at the same time, so the effect of a later one can come first:
-// a peer that depends on the order must wait for a reply before it goes on. If
-// Limits.Concurrency is 1 a request is taken up when the one before has been
-// handled, and effects are in order; but then a handler that calls back cannot be
-// called while it waits.
+// a peer that depends on the order must wait for a reply before it goes on, or
+// Options.Order says otherwise. With [NotificationsFirst], what follows a
+// notification waits until that has been handled. With [Sequential] a request is
+// taken up when the one before has been handled, and effects are in order; but
+// then a handler that calls back cannot be called while it waits.
 //
 // Replies to this side's calls are never held up by handlers. So a reply can
 // overtake a notification: that the call has returned does not mean that what the
@@ -246,8 +249,8 @@
 //
 // # Limits
 //
-// [Limits] bound what one session may use. Zero is the default; a negative value
-// switches a limit off.
+// [Limits] bound what one session may use, and what is not worth a table is said
+// at their fields. Zero is the default; a negative value switches a limit off.
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait
@@ -268,22 +271,50 @@
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
 //	                                        the time for each 16 KiB
 //	CloseTimeout           30 s  a close    what ReplyAndDisconnect has left unsent is dropped
+//	Outgoing                 50  calls      calls wait for a slot; between 1 and OutgoingMax,
+//	                                        as ResponseTime has it
+//	OutgoingMax             250  calls      Outgoing is raised no further
+//	ResponseTime            3 s  a reply    Outgoing is lowered, or raised
+//	IdleTimeout            none  a silence  the session ends with ErrIdle
+//	KeepAlive              60 s  a silence  a notification KeepAliveMethod is sent; without one,
+//	                                        TCP's probes, after 15 s
+//	CostSoft              2,000  cost       requests are delayed, and fewer handled at once
+//	CostHard             10,000  cost       requests are answered CodeExcessiveResourceUsage, and
+//	                                        the session ends with a *CostError (CostOff: not)
 //
 // Limits that have their place elsewhere:
 //
-//	NewlineFramer.MaxSize  1,000,000  bytes     a message received is dropped, and counted;
-//	                                            negative is off
-//	Dialer.Timeout              30 s  dialling  Dial fails, TLS handshake included;
-//	                                            negative is off
-//	Server.MaxSessions          none  sessions  a connection is closed at once, and logged
+//	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
+//	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
+//	Server.MaxSessions          10,000  sessions    a connection is closed at once
+//	Server.MaxGroup               none  sessions    the same; of one Limits.Group
+//	Server.MaxHandshakes           256  handshakes  the same; TLS only
+//	Server.HandshakeTimeout       10 s  a TLS       the connection is closed
+//	                                    handshake
+//	Server.MaxQueuedBytes      256 MiB  bytes       requests are answered CodeServerBusy, on all
+//	                                                sessions
 //
 // And some are fixed: Close goes on writing for a second; a message is nested
 // 10,000 levels deep; the last 1,024 calls that were given up are remembered, to
 // tell late replies from wrong ones.
 //
-// Not limited are: how long a session may be idle (or, over TLS, how long a client
-// may take for the handshake), how many calls this side may have under way, and
-// how often a peer may make mistakes, which [Session.Stats] counts.
+// # Cost
+//
+// What a server's sessions use has a cost: 1 for 100,000 bytes sent or received,
+// 100 for an error (1,100 for a message that is no JSON, and what an [Error]'s
+// Cost adds), and what [Session.BumpCost] and Options.ExtraCost say. It decays by
+// 10,000 in an hour. Above CostSoft each request is delayed, by up to 2 seconds,
+// and fewer handlers run at once; at CostHard the session ends, after
+// Options.OnExcessiveCost was called. So a peer that errs now and then never
+// notices, and one that does nothing else is gone after some ninety errors. The
+// numbers are aiorpcX's.
+//
+// Clients are not held to anything, unless their Limits set CostHard. Limits.CostOff
+// switches all of it off, and Limits.Exempt for some sessions. With Limits.Group,
+// made by [GroupBySubnet] for example, sessions of a [Server] share one budget,
+// which outlives them. [Session.Stats], Trace.CostChanged and the log show what
+// goes on; the first session that a server ends for its cost is logged with level
+// Warn.
 //
 // # How it ends
 //

@@ -90,6 +90,8 @@ var Peers = []Peer{
 	floorPeer,
 	rpcxPeer,
 	rpcxFuncPeer,
+	rpcxDefaultPeer,
+	rpcxCostOffPeer,
 	lspPeer,
 	lspAsyncPeer,
 	lspClientPeer,

@@ -2,44 +2,63 @@ package benchmarks
 
 import (
 	"context"
+	"errors"
 
 	"example.com/rpcx"
 )
 
-// rpcx with its defaults: handlers run concurrently, every call and every
-// request has a deadline. Only the largest message is raised, for the row that
-// needs it.
+// rpcx as its speed is quoted: handlers run concurrently, every call and every
+// request has a deadline, cost is counted with limits out of reach, and the
+// caller's side does not limit its calls. Beside it: a handler of a typed
+// function, all defaults as they are, and no accounting.
 var (
-	rpcxPeer = Peer{
-		Name:  "rpcx",
-		Title: "rpcx",
-		Kind:  Ours,
-		Start: startRPCX(rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
-			return echoElement(req.Params.Positional)
-		})),
-	}
-	rpcxFuncPeer = Peer{
-		Name:  "rpcx-func",
-		Title: "rpcx (Func handler)",
-		Kind:  Ours,
-		Start: startRPCX(rpcx.Func(func(_ context.Context, message string) (string, error) {
-			return message, nil
-		}, "message")),
-	}
+	rpcxPeer        = ours("rpcx", "rpcx", rawEcho, outOfReach)
+	rpcxFuncPeer    = ours("rpcx-func", "rpcx (Func handler)", typedEcho, outOfReach)
+	rpcxDefaultPeer = ours("rpcx-defaults", "rpcx (plain defaults)", rawEcho, rpcxLimits{plain: true})
+	rpcxCostOffPeer = ours("rpcx-cost-off", "rpcx (no cost accounting)", rawEcho, rpcxLimits{
+		server: rpcx.Limits{CostOff: true},
+		client: rpcx.Limits{Outgoing: -1},
+	})
 )
+
+type rpcxLimits struct {
+	server, client rpcx.Limits
+	plain          bool // they are the defaults
+}
+
+var outOfReach = rpcxLimits{
+	server: rpcx.Limits{CostSoft: 1e15, CostHard: 2e15},
+	client: rpcx.Limits{Outgoing: -1},
+}
+
+var rawEcho = rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+	return echoElement(req.Params.Positional)
+})
+
+var typedEcho = rpcx.Func(func(_ context.Context, message string) (string, error) {
+	return message, nil
+}, "message")
+
+func ours(name, title string, echo rpcx.Handler, limits rpcxLimits) Peer {
+	return Peer{Name: name, Title: title, Kind: Ours, Start: startRPCX(echo, limits)}
+}
 
 // rpcxFramer takes messages of up to 2 MiB.
 var rpcxFramer = rpcx.NewlineFramer{MaxSize: 2 << 20}
 
 // startRPCX returns a Peer's Start whose server answers echoMethod by echo.
-func startRPCX(echo rpcx.Handler) func(Load) (Server, error) {
+func startRPCX(echo rpcx.Handler, limits rpcxLimits) func(Load) (Server, error) {
 	return func(load Load) (Server, error) {
+		if load.Size > 0 && limits.plain {
+			return nil, errors.ErrUnsupported // it would show how such a load is slowed down
+		}
 		l, err := listen()
 		if err != nil {
 			return nil, err
 		}
 		server := &rpcx.Server{Options: rpcx.Options{
 			Framer: rpcxFramer,
+			Limits: limits.server,
 			Handler: rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 				switch req.Method {
 				case echoMethod:
@@ -52,13 +71,14 @@ func startRPCX(echo rpcx.Handler) func(Load) (Server, error) {
 			}),
 		}}
 		go server.Serve(l) // until rpcxServer.Close
-		return rpcxServer{l, server}, nil
+		return rpcxServer{l, server, limits.client}, nil
 	}
 }
 
 type rpcxServer struct {
 	*acceptor
 	server *rpcx.Server
+	client rpcx.Limits
 }
 
 func (s rpcxServer) Close() error {
@@ -67,7 +87,7 @@ func (s rpcxServer) Close() error {
 }
 
 func (s rpcxServer) Dial(ctx context.Context) (Client, error) {
-	session, err := rpcx.Dial(ctx, "tcp://"+s.Addr().String(), &rpcx.Options{Framer: rpcxFramer})
+	session, err := rpcx.Dial(ctx, "tcp://"+s.Addr().String(), &rpcx.Options{Framer: rpcxFramer, Limits: s.client})
 	if err != nil {
 		return nil, err
 	}
