@@ -110,7 +110,7 @@ func (s *Session) admit(e entry) *Error {
 		return ServerBusy("shutting down")
 	case s.cost.over:
 		refusal = s.excessive()
-	case s.in.count >= s.limits.Queue:
+	case s.in.count-max(0, s.in.limit-s.in.running) >= s.limits.Queue: // those whose turn it is do not wait
 		refusal = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
 		refusal = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))

@@ -158,14 +158,23 @@ func (s *Session) deliver(in *intake) {
 		}
 	}
 	wake := s.in.wants()
+	if len(refused) > 0 {
+		s.refusing++
+	}
 	s.checkDrained()
 	s.mu.Unlock()
 
 	for _, f := range finish {
 		f.finish()
 	}
-	for _, r := range refused {
-		r.refuse(s, r.err)
+	if len(refused) > 0 {
+		for _, r := range refused {
+			r.refuse(s, r.err)
+		}
+		s.mu.Lock()
+		s.refusing--
+		s.checkDrained()
+		s.mu.Unlock()
 	}
 	if wake {
 		s.pool.run(s.workFn)

@@ -78,7 +78,7 @@ type Session struct {
 	closeBy  time.Duration // when the connection is closed whatever is unwritten
 	drained  chan struct{} // closed when Shutdown has nothing to wait for
 	flushTo  uint64        // the message that it waits for to be written, at last
-	refusing bool          // Shutdown has not queued its refusals yet
+	refusing int           // how many have refusals to queue yet, which Shutdown waits for
 	loops    int           // of reader and writer, how many run
 	table    table
 	outgoing deadlines // of our calls
@@ -309,7 +309,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	if began {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
-		s.refusing = true
+		s.refusing++
 		refused = s.in.clear()
 		s.out.line.release()
 		s.slots.line.release()
@@ -321,7 +321,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 			e.refuse(s, ServerBusy("shutting down"))
 		}
 		s.mu.Lock()
-		s.refusing = false
+		s.refusing--
 		s.checkDrained()
 		s.mu.Unlock()
 	}
@@ -345,7 +345,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 
 // checkDrained is called after each change that Shutdown may be waiting for.
 func (s *Session) checkDrained() {
-	if s.state != stateDraining || s.refusing || s.in.running > 0 || len(s.table.pending) > 0 {
+	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || len(s.table.pending) > 0 {
 		return
 	}
 	if s.flushTo == 0 {
