@@ -16,19 +16,25 @@ import (
 // numbers are json.Numbers.
 func loadVectors[T any](t *testing.T, file string) []T {
 	t.Helper()
-	dir := cmp.Or(os.Getenv("RPCX_VECTORS"), filepath.Join("testdata", "vectors"))
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var content struct{ Cases []T }
-	if err := decodeExact(data, &content); err != nil {
+	if err := decodeExact(readVectors(t, file), &content); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
 	if len(content.Cases) == 0 {
 		t.Fatalf("%s has no cases", file)
 	}
 	return content.Cases
+}
+
+// readVectors returns a file of vectors.
+func readVectors(t *testing.T, file string) []byte {
+	t.Helper()
+	dir := cmp.Or(os.Getenv("RPCX_VECTORS"), filepath.Join("testdata", "vectors"))
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // decodeExact decodes JSON without rounding its numbers.
