@@ -18,6 +18,10 @@ type Dialer struct {
 	TLS *tls.Config
 	// DialContext, if set, makes the connection in place of a [net.Dialer].
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// SOCKS, if set, is the proxy that everything is dialled through; unix:///path
+	// cannot be. The connection to the proxy is made by its own Dial, or else by
+	// DialContext. See [ParseSOCKSProxy] for one from a URL.
+	SOCKS *SOCKSProxy
 }
 
 // Dial connects to addr and starts a session on the connection. Addresses are
@@ -45,11 +49,7 @@ func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	dial := d.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	conn, err := dial(ctx, network, address)
+	conn, err := d.dial(ctx, network, address)
 	if err != nil || !secure {
 		return conn, err
 	}
@@ -58,12 +58,7 @@ func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 		config = &tls.Config{}
 	}
 	if config.ServerName == "" && !config.InsecureSkipVerify {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			conn.Close()
-			return nil, err
-		}
-		config.ServerName = host
+		config.ServerName, _ = splitHostPort(address)
 	}
 	secured := tls.Client(conn, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
@@ -71,4 +66,15 @@ func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	return secured, nil
+}
+
+// dial makes the connection, without TLS.
+func (d *Dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	switch {
+	case d.SOCKS != nil:
+		return d.SOCKS.dial(ctx, network, address, d.DialContext)
+	case d.DialContext != nil:
+		return d.DialContext(ctx, network, address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
 }

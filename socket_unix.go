@@ -30,6 +30,9 @@ type socket struct {
 
 // newSocket returns nil if conn is no such socket.
 func newSocket(conn any) *socket {
+	if tunnel, ok := conn.(*SOCKSConn); ok {
+		conn = tunnel.Conn // which carries the same bytes
+	}
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn: // not what has one inside: TLS must not be bypassed
 	default:

@@ -1,0 +1,304 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// SOCKSProxy dials through a SOCKS proxy: see [SOCKSProxy.DialContext]. Its fields
+// must not be changed while it is in use; it may be used from any goroutine.
+//
+// What it dials is reached through the proxy or not at all.
+type SOCKSProxy struct {
+	// Addr is the proxy's host:port. If the host is a name of several addresses,
+	// these are tried in turn.
+	Addr string
+	// Version is SOCKS5 by default.
+	Version SOCKSVersion
+	// Auth has the credentials: a SOCKSUserAuth, a SOCKSRandomAuth, a
+	// SOCKSDestinationAuth or your own. If nil none are offered.
+	Auth SOCKSAuth
+	// ResolveLocally has host names looked up here. The addresses that the version
+	// can express are tried in turn. Whoever sees this machine's DNS queries then
+	// sees what it connects to. By default the proxy is given the name, which SOCKS4
+	// cannot express; so it always is for onion services, of which DNS knows nothing.
+	ResolveLocally bool
+	// Dial, if set, makes the connection to Addr in place of a [net.Dialer]: over a
+	// unix socket, say, or through another proxy, by its DialContext.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// ParseSOCKSProxy returns the proxy of a URL such as
+// socks5://user:password@host:port. The scheme is socks5, socks5h, socks4a or
+// socks4; the user, in which special characters are written as in any URL (%40 for
+// @), and the port, 1080, may be left out. The proxy looks up names whatever the
+// scheme, unlike with curl, for which socks5 is not socks5h.
+func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
+	// The errors of package url have parts of the URL in them, the password too.
+	u, err := url.Parse(proxyURL)
+	if err != nil || u.Host == "" || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" {
+		return nil, errors.New("parse proxy URL: want socks5://user:password@host:port, or with another scheme (socks5h, socks4a, socks4)")
+	}
+	p := new(SOCKSProxy)
+	switch u.Scheme {
+	case "socks5", "socks5h":
+	case "socks4a":
+		p.Version = SOCKS4a
+	case "socks4":
+		p.Version = SOCKS4
+	default:
+		return nil, fmt.Errorf("parse proxy URL: unknown scheme %q: want socks5, socks5h, socks4a or socks4", u.Scheme)
+	}
+	addr, err := ParseNetAddress(u.Host, AddressDefaults{Port: 1080})
+	if err != nil {
+		return nil, fmt.Errorf("parse proxy URL: %w", err)
+	}
+	p.Addr = addr.String()
+	if u.User != nil {
+		password, _ := u.User.Password()
+		p.Auth = SOCKSUserAuth{u.User.Username(), password}
+	}
+	if _, err := NewSOCKSHandshake(p.Version, anyDestination, p.Auth); err != nil {
+		return nil, fmt.Errorf("parse proxy URL: %w", err)
+	}
+	return p, nil
+}
+
+// anyDestination is one that every version can express.
+var anyDestination, _ = ParseNetAddress("127.0.0.1:1")
+
+// String returns what it is without the credentials, such as "SOCKS5 proxy at
+// 127.0.0.1:9050, auth: none".
+func (p SOCKSProxy) String() string {
+	auth := "none"
+	if p.Auth != nil {
+		auth = "username"
+	}
+	return fmt.Sprintf("%v proxy at %s, auth: %s", p.Version, p.Addr, auth)
+}
+
+// DialContext connects to addr, a host:port, through the proxy. The network must
+// be "tcp". The connection is a [*SOCKSConn]. ctx bounds all of it, and only the
+// dialling: when it ends, the connection to the proxy is closed. Where several
+// addresses are tried, each gets an even share of the time that is left.
+//
+// It fits [Dialer.DialContext] (but see [Dialer.SOCKS]), http.Transport's, and under
+// tls.Client. The error is a [*net.OpError] from the proxy to the destination. It
+// wraps a [*SOCKSError] if the proxy answered; otherwise ctx's error, or that of
+// the connection to the proxy.
+func (p *SOCKSProxy) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return p.dial(ctx, network, addr, nil)
+}
+
+// dialFunc makes a connection; nil is a net.Dialer's.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dial is DialContext, but that direct connects to the proxy if p.Dial is nil.
+func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dialFunc) (net.Conn, error) {
+	if p.Dial != nil {
+		direct = p.Dial
+	}
+	if network != "tcp" {
+		return nil, fmt.Errorf("connect to %s through a SOCKS proxy: %w", addr, net.UnknownNetworkError(network))
+	}
+	dest, err := ParseNetAddress(addr)
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := ParseNetAddress(p.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("address of the SOCKS proxy: %w", err)
+	}
+	conn, err := p.dialDestination(ctx, proxy, dest, direct)
+	if err != nil {
+		return nil, &net.OpError{Op: "socks", Net: network, Source: proxy, Addr: dest, Err: err}
+	}
+	return conn, nil
+}
+
+func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy, dest NetAddress, dial dialFunc) (net.Conn, error) {
+	connect := func(ctx context.Context, dest NetAddress) (net.Conn, error) {
+		h, err := NewSOCKSHandshake(p.Version, dest, p.Auth)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := connectProxy(ctx, proxy, dial, *h)
+		if err != nil {
+			return nil, err
+		}
+		return &SOCKSConn{Conn: conn, proxy: p, dest: dest}, nil
+	}
+	onion := strings.HasSuffix(strings.ToLower(strings.TrimSuffix(dest.Host(), ".")), ".onion")
+	if !p.ResolveLocally || onion {
+		return connect(ctx, dest)
+	}
+	network := "ip"
+	if p.Version != SOCKS5 {
+		network = "ip4"
+	}
+	dests, err := lookup(ctx, network, dest)
+	if err != nil {
+		return nil, err
+	}
+	return inTurn(ctx, dests, connect)
+}
+
+// connectProxy connects to the proxy and does the handshake, from its beginning with
+// each of the proxy's addresses.
+func connectProxy(ctx context.Context, proxy NetAddress, dial dialFunc, begun SOCKSHandshake) (net.Conn, error) {
+	connect := func(ctx context.Context, proxy NetAddress) (net.Conn, error) {
+		conn, err := dial(ctx, "tcp", proxy.String())
+		if err != nil {
+			return nil, err
+		}
+		h := begun
+		if err := h.do(ctx, conn); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
+	if dial != nil { // it knows what the name means
+		return connect(ctx, proxy)
+	}
+	dial = new(net.Dialer).DialContext
+	proxies, err := lookup(ctx, "ip", proxy)
+	if err != nil {
+		return nil, err
+	}
+	return inTurn(ctx, proxies, connect)
+}
+
+// do does the handshake over conn, reading not a byte more than is the proxy's.
+// The end of ctx closes conn.
+func (h *SOCKSHandshake) do(ctx context.Context, conn net.Conn) error {
+	closed := make(chan struct{})
+	// Owner: this call. End: conn is closed, which is waited for.
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		conn.Close()
+	})
+	err := h.exchange(conn)
+	if !stop() {
+		<-closed
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (h *SOCKSHandshake) exchange(conn io.ReadWriter) error {
+	var buf [257]byte // the longest rest of a reply: a name and a port
+	n := 0
+	for {
+		send, need, err := h.Next(buf[:n])
+		if err != nil {
+			return err
+		}
+		if len(send) > 0 {
+			if _, err := conn.Write(send); err != nil {
+				return err
+			}
+		}
+		if need == 0 {
+			return nil
+		}
+		n, err = conn.Read(buf[:need])
+		if n == 0 && err == io.EOF {
+			return h.protocolError("EOF received")
+		}
+		if n == 0 && err != nil {
+			return err
+		}
+	}
+}
+
+// lookup returns the addresses of a's host, of network "ip" or "ip4", in the order in
+// which they should be tried.
+func lookup(ctx context.Context, network string, a NetAddress) ([]NetAddress, error) {
+	if a.IP().IsValid() {
+		return []NetAddress{a}, nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, network, a.Host())
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]NetAddress, len(ips))
+	for i, ip := range ips {
+		addrs[i] = NetAddress{ip: ip.Unmap(), port: a.port}
+	}
+	return addrs, nil
+}
+
+// inTurn calls try with one address after the other until one succeeds. Each has
+// an even share of the time that is left.
+func inTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.Context, NetAddress) (R, error)) (R, error) {
+	var none R
+	var errs []error
+	for i, addr := range addrs {
+		part, cancel := share(ctx, len(addrs)-i)
+		result, err := try(part, addr)
+		cancel()
+		if err == nil {
+			return result, nil
+		}
+		if ctx.Err() != nil {
+			return none, context.Cause(ctx)
+		}
+		if len(errs) == 0 || errs[len(errs)-1].Error() != err.Error() {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 1 {
+		return none, errs[0]
+	}
+	return none, errors.Join(errs...)
+}
+
+// share returns a context that ends after one of so many parts of the time that
+// ctx has left.
+func share(ctx context.Context, parts int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok || parts == 1 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(parts))
+}
+
+// SOCKSConn is a connection through a SOCKS proxy. The Conn in it is the one to
+// the proxy.
+type SOCKSConn struct {
+	net.Conn
+	proxy *SOCKSProxy
+	dest  NetAddress
+}
+
+// Proxy returns the proxy.
+func (c *SOCKSConn) Proxy() *SOCKSProxy { return c.proxy }
+
+// ProxyAddr returns the address at which the proxy was reached.
+func (c *SOCKSConn) ProxyAddr() net.Addr { return c.Conn.RemoteAddr() }
+
+// RemoteAddr returns the [NetAddress] that the proxy was asked to connect to.
+func (c *SOCKSConn) RemoteAddr() net.Addr { return c.dest }
+
+// SOCKS returns the proxy that the session's connection goes through, nil if none
+// is known of. RemoteAddr is what the proxy was asked for.
+func (s *Session) SOCKS() *SOCKSProxy {
+	conn := s.NetConn()
+	for {
+		switch c := conn.(type) {
+		case *SOCKSConn:
+			return c.proxy
+		case interface{ NetConn() net.Conn }: // *tls.Conn
+			conn = c.NetConn()
+		default:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,277 @@
+package rpcx
+
+import (
+	"fmt"
+	"strings"
+)
+
+// SOCKSVersion is a version of the SOCKS protocol.
+type SOCKSVersion uint8
+
+const (
+	// SOCKS5 carries host names, IPv4 and IPv6 addresses, a user name and a
+	// password (RFC 1928, RFC 1929). It is the default.
+	SOCKS5 SOCKSVersion = iota
+	// SOCKS4a carries host names, IPv4 addresses and a user name.
+	SOCKS4a
+	// SOCKS4 carries IPv4 addresses and a user name.
+	SOCKS4
+)
+
+func (v SOCKSVersion) String() string {
+	switch v {
+	case SOCKS5:
+		return "SOCKS5"
+	case SOCKS4a:
+		return "SOCKS4a"
+	case SOCKS4:
+		return "SOCKS4"
+	}
+	return fmt.Sprintf("SOCKSVersion(%d)", uint8(v))
+}
+
+// SOCKSHandshake is the client's side of one SOCKS handshake, without the I/O:
+// [SOCKSHandshake.Next] says what to send and how much to read. [SOCKSProxy] does
+// this over connections; it is for those who have something else to carry it.
+//
+//	send, need, err := h.Next(nil)
+//	for err == nil {
+//		// send send, if it is not empty
+//		if need == 0 {
+//			break // it is done, and the tunnel begins
+//		}
+//		// read 1 to need bytes into p
+//		send, need, err = h.Next(p)
+//	}
+type SOCKSHandshake struct {
+	version  SOCKSVersion
+	greeting []byte // SOCKS5's
+	login    []byte // the message of RFC 1929, nil without credentials
+	request  []byte
+	probe    bool // it ends with the proxy's first reply
+
+	reply []byte // what has come of the reply that is awaited
+	want  int    // how long that is, as far as it is known
+	take  step   // to be taken when it is whole; nil when the handshake is done
+}
+
+// step takes a whole reply and returns what to send next. It is given the
+// handshake so that one that has not begun can be copied.
+type step func(h *SOCKSHandshake, reply []byte) (send []byte, err error)
+
+// NewSOCKSHandshake begins a handshake that asks for a connection to dest. A nil
+// auth is none. The error is a [*SOCKSError] that matches [ErrSOCKSProtocol] if
+// the version cannot express what is asked for.
+func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*SOCKSHandshake, error) {
+	h := &SOCKSHandshake{version: version}
+	if dest == (NetAddress{}) {
+		return nil, h.protocolError("no address to connect to")
+	}
+	if dest.IP().Zone() != "" {
+		// It means something on this machine only.
+		return nil, h.protocolError("an address with a zone is not for a proxy: %s", dest.Host())
+	}
+	var user *SOCKSUserAuth
+	if auth != nil {
+		credentials := auth.Credentials(dest)
+		user = &credentials
+	}
+	var err error
+	switch version {
+	case SOCKS5:
+		err = h.begin5(dest, user)
+	case SOCKS4, SOCKS4a:
+		err = h.begin4(dest, user)
+	default:
+		err = h.protocolError("unknown version of SOCKS: %d", uint8(version))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Next takes the bytes that were received: as many as the last call said were
+// needed, or fewer, and none at first. It returns what to send now, and how many
+// bytes are needed before there is more to say. These are bytes of the proxy's and
+// none that come after; at need 0 the handshake is done. Any error but one about
+// too many bytes ends it.
+func (h *SOCKSHandshake) Next(received []byte) (send []byte, need int, err error) {
+	if len(received) > h.want-len(h.reply) {
+		return nil, 0, fmt.Errorf("SOCKS handshake was given %d bytes, %d more than it needs", len(received), len(received)+len(h.reply)-h.want)
+	}
+	h.reply = append(h.reply, received...)
+	if len(h.reply) == h.want && h.take != nil {
+		take := h.take
+		h.take = nil
+		if send, err = take(h, h.reply); err != nil {
+			h.await(0, func(*SOCKSHandshake, []byte) ([]byte, error) { return nil, err })
+			return nil, 0, err
+		}
+	}
+	return send, h.want - len(h.reply), nil
+}
+
+// await has take called with the next size bytes.
+func (h *SOCKSHandshake) await(size int, take step) {
+	h.reply, h.want, h.take = h.reply[:0], size, take
+}
+
+func (h *SOCKSHandshake) done([]byte) ([]byte, error) {
+	h.await(0, nil)
+	return nil, nil
+}
+
+// SOCKS4, and its extension 4a: one request, one reply of eight bytes.
+//
+//	request  4, 1 (connect), port, IPv4 address, user id, 0
+//	         4a: address 0.0.0.1, and at the end the name, 0
+//	reply    0, code, and six bytes that mean nothing here
+
+func (h *SOCKSHandshake) begin4(dest NetAddress, user *SOCKSUserAuth) error {
+	switch {
+	case dest.IP().Is4(), h.version == SOCKS4a && !dest.IP().IsValid():
+	case h.version == SOCKS4a:
+		return h.protocolError("SOCKS4a requires an IPv4 address or host name: %s", dest.Host())
+	default:
+		return h.protocolError("SOCKS4 requires an IPv4 address: %s", dest.Host())
+	}
+	id := ""
+	if user != nil {
+		id = user.Username
+	}
+	if strings.ContainsRune(id, 0) {
+		// It would end there, and the rest be taken for the name of a host.
+		return h.protocolError("username %q has a zero byte in it", id)
+	}
+	h.request = append(h.request, 4, 1, byte(dest.port>>8), byte(dest.port))
+	if dest.IP().Is4() {
+		h.request = append(h.request, dest.IP().AsSlice()...)
+		h.request = append(append(h.request, id...), 0)
+	} else {
+		h.request = append(h.request, 0, 0, 0, 1)
+		h.request = append(append(h.request, id...), 0)
+		h.request = append(append(h.request, dest.name...), 0)
+	}
+	h.take = (*SOCKSHandshake).connect4
+	return nil
+}
+
+func (h *SOCKSHandshake) connect4([]byte) ([]byte, error) {
+	h.await(8, (*SOCKSHandshake).connected4)
+	return h.request, nil
+}
+
+func (h *SOCKSHandshake) connected4(reply []byte) ([]byte, error) {
+	const granted = 90
+	switch code := reply[1]; {
+	case reply[0] != 0:
+		return nil, h.protocolError("invalid %v proxy response: %q", h.version, reply)
+	case code != granted:
+		text, ok := socks4Replies[code]
+		if !ok {
+			text = fmt.Sprintf("unknown %v reply code %d", h.version, code)
+		}
+		return nil, h.failure(int(code), "%v proxy request failed: %s", h.version, text)
+	}
+	return h.done(nil)
+}
+
+// SOCKS5: a greeting with the methods of authentication, which the proxy answers
+// with the one that it chooses; the credentials, if it chose these; the request.
+//
+//	request  5, 1 (connect), 0, address, port
+//	reply    5, code, 0, address, port, which is the proxy's side of the connection
+//	address  1, 4 bytes; 4, 16 bytes; or 3, length, name
+
+func (h *SOCKSHandshake) begin5(dest NetAddress, user *SOCKSUserAuth) error {
+	h.request = append(h.request, 5, 1, 0)
+	switch ip := dest.IP(); {
+	case ip.Is4():
+		h.request = append(append(h.request, 1), ip.AsSlice()...)
+	case ip.Is6():
+		h.request = append(append(h.request, 4), ip.AsSlice()...)
+	default: // of 254 bytes at most, as it has been checked
+		h.request = append(append(h.request, 3, byte(len(dest.name))), dest.name...)
+	}
+	h.request = append(h.request, byte(dest.port>>8), byte(dest.port))
+	h.greeting = []byte{5, 1, methodNone}
+	if user != nil {
+		if n := len(user.Username); n < 1 || n > 255 {
+			return h.protocolError("username %s has invalid length %d", user.Username, n)
+		}
+		if n := len(user.Password); n < 1 || n > 255 {
+			return h.protocolError("password has invalid length %d", n)
+		}
+		h.login = append(append(h.login, 1, byte(len(user.Username))), user.Username...)
+		h.login = append(append(h.login, byte(len(user.Password))), user.Password...)
+		h.greeting = []byte{5, 2, methodNone, methodPassword}
+	}
+	h.take = (*SOCKSHandshake).greet5
+	return nil
+}
+
+func (h *SOCKSHandshake) greet5([]byte) ([]byte, error) {
+	h.await(2, (*SOCKSHandshake).greeted5)
+	return h.greeting, nil
+}
+
+const (
+	methodNone     = 0
+	methodPassword = 2
+)
+
+func (h *SOCKSHandshake) greeted5(reply []byte) ([]byte, error) {
+	method := reply[1]
+	switch {
+	case reply[0] != 5:
+		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
+	case method != methodNone && (method != methodPassword || h.login == nil):
+		return nil, h.failure(0, "SOCKS5 proxy rejected authentication methods")
+	case h.probe:
+		return h.done(nil)
+	case method == methodPassword:
+		h.await(2, (*SOCKSHandshake).loggedIn5)
+		return h.login, nil
+	}
+	return h.connect5()
+}
+
+func (h *SOCKSHandshake) loggedIn5(reply []byte) ([]byte, error) {
+	switch {
+	case reply[0] != 1:
+		return nil, h.protocolError("invalid SOCKS5 proxy auth response: %q", reply)
+	case reply[1] != 0:
+		return nil, h.failure(0, "SOCKS5 proxy auth failure code: %d", reply[1])
+	}
+	return h.connect5()
+}
+
+func (h *SOCKSHandshake) connect5() ([]byte, error) {
+	h.await(5, (*SOCKSHandshake).connected5) // as far as the length of a name
+	return h.request, nil
+}
+
+func (h *SOCKSHandshake) connected5(reply []byte) ([]byte, error) {
+	size := 0 // of the address, without its first byte, which is here
+	switch reply[3] {
+	case 1:
+		size = 3
+	case 3:
+		size = int(reply[4])
+	case 4:
+		size = 15
+	}
+	if reply[0] != 5 || reply[2] != 0 || reply[3] != 1 && reply[3] != 3 && reply[3] != 4 {
+		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
+	}
+	if code := reply[1]; code != 0 {
+		text, ok := socks5Replies[code]
+		if !ok {
+			text = fmt.Sprintf("unknown SOCKS5 error code: %d", code)
+		}
+		return nil, h.failure(int(code), "%s", text)
+	}
+	h.await(size+2, (*SOCKSHandshake).done)
+	return nil, nil
+}
