@@ -25,7 +25,7 @@ func DetectSOCKS(ctx context.Context, addr string, auth SOCKSAuth) *SOCKSProxy {
 	if err != nil {
 		return nil
 	}
-	found, _ := detect(ctx, proxy, auth)
+	found, _ := detect(ctx, proxy, auth, nil)
 	return found
 }
 
@@ -40,17 +40,17 @@ func DetectSOCKSHost(ctx context.Context, host string, ports []int, auth SOCKSAu
 		}
 	}
 	found, _ := inTurn(ctx, addrs, func(ctx context.Context, addr NetAddress) (*SOCKSProxy, error) {
-		return detect(ctx, addr, auth)
+		return detect(ctx, addr, auth, nil)
 	})
 	return found
 }
 
 var errNoProxy = errors.New("no SOCKS proxy")
 
-func detect(ctx context.Context, proxy NetAddress, auth SOCKSAuth) (*SOCKSProxy, error) {
+func detect(ctx context.Context, proxy NetAddress, auth SOCKSAuth, dial dialFunc) (*SOCKSProxy, error) {
 	for _, version := range detectOrder {
 		part, cancel := share(ctx, 3)
-		err := probe(part, proxy, version, auth)
+		err := probe(part, proxy, version, auth, dial)
 		cancel()
 		if err == nil || errors.Is(err, ErrSOCKSFailure) { // a refusal is an answer
 			return &SOCKSProxy{Addr: proxy.String(), Version: version, Auth: auth}, nil
@@ -60,7 +60,7 @@ func detect(ctx context.Context, proxy NetAddress, auth SOCKSAuth) (*SOCKSProxy,
 }
 
 // probe does as much of a handshake as shows a proxy of that version.
-func probe(ctx context.Context, proxy NetAddress, version SOCKSVersion, auth SOCKSAuth) error {
+func probe(ctx context.Context, proxy NetAddress, version SOCKSVersion, auth SOCKSAuth, dial dialFunc) error {
 	ctx, cancel := context.WithTimeout(ctx, detectTimeout)
 	defer cancel()
 	dest := anyDestination
@@ -72,7 +72,7 @@ func probe(ctx context.Context, proxy NetAddress, version SOCKSVersion, auth SOC
 		return err
 	}
 	h.probe = true
-	conn, err := connectProxy(ctx, proxy, nil, *h)
+	conn, err := connectProxy(ctx, proxy, dial, *h)
 	if err != nil {
 		return err
 	}
