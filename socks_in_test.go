@@ -1,0 +1,172 @@
+package rpcx
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// nothingSaid connects to what accepts, reads and says nothing.
+func nothingSaid(context.Context, string, string) (net.Conn, error) {
+	near, far := net.Pipe()
+	// Owner: the test. End: the client hangs up.
+	go io.Copy(io.Discard, far)
+	return near, nil
+}
+
+func TestDetectionIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		ctx  time.Duration // 0 for none
+		want time.Duration
+	}{
+		{"by 5 s for each version", 0, 15 * time.Second},
+		{"by 5 s for each version, though there is more", time.Hour, 15 * time.Second},
+		{"by a third of what is left for each", 9 * time.Second, 3*time.Second + 2*time.Second + 4*time.Second/3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				if c.ctx > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, c.ctx)
+					defer cancel()
+				}
+				begin := time.Now()
+				p, err := detect(ctx, anyDestination, nil, nothingSaid)
+				if took := time.Since(begin); p != nil || err == nil || took.Round(time.Millisecond) != c.want.Round(time.Millisecond) {
+					t.Errorf("got %v, %v after %v, want none after %v", p, err, took, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestAddressesInTurnShareTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+		defer cancel()
+		failed := errors.New("failed")
+		begin := time.Now()
+		var began []time.Duration
+		try := func(ctx context.Context, a NetAddress) (int, error) {
+			began = append(began, time.Since(begin))
+			switch a.Port() {
+			case 2:
+				return 0, failed // at once, and leaves its time to the others
+			case 4:
+				return 4, nil
+			}
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		addrs := []NetAddress{{name: "a", port: 1}, {name: "a", port: 2}, {name: "a", port: 3}}
+		_, err := inTurn(ctx, addrs, try)
+		if want := []time.Duration{0, 4 * time.Second, 4 * time.Second}; !slices.Equal(began, want) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("they began after %v, want %v; %v", began, want, err)
+		}
+		if got, err := inTurn(t.Context(), []NetAddress{{port: 2}, {port: 4}}, try); got != 4 || err != nil {
+			t.Errorf("got %v, %v", got, err)
+		}
+		if _, err := inTurn(t.Context(), []NetAddress{{port: 2}, {port: 2}}, try); err != failed {
+			t.Errorf("two alike: got %v", err)
+		}
+	})
+}
+
+// A handshake is given what it asks for and no more, and stays failed.
+func TestHandshakeOutOfStep(t *testing.T) {
+	h, err := NewSOCKSHandshake(SOCKS5, anyDestination, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.Next([]byte{5}); err == nil {
+		t.Error("bytes before the first call")
+	}
+	if send, need, err := h.Next(nil); string(send) != "\x05\x01\x00" || need != 2 || err != nil {
+		t.Errorf("got %q, %d, %v", send, need, err)
+	}
+	if _, _, err := h.Next([]byte{5, 0, 5}); err == nil {
+		t.Error("more bytes than it needs")
+	}
+	if send, need, err := h.Next([]byte{5}); len(send) != 0 || need != 1 || err != nil {
+		t.Errorf("with half of the reply: %q, %d, %v", send, need, err)
+	}
+	_, _, refused := h.Next([]byte{0xFF})
+	if _, _, err := h.Next(nil); !errors.Is(refused, ErrSOCKSFailure) || err != refused {
+		t.Errorf("it failed with %v, and then %v", refused, err)
+	}
+	if _, err := NewSOCKSHandshake(SOCKS5, NetAddress{}, nil); !errors.Is(err, ErrSOCKSProtocol) {
+		t.Errorf("no destination: %v", err)
+	}
+}
+
+// A tunnel over TCP is read and written as TCP is.
+func TestTunnelOfASocketIsASocket(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	near, _ := net.Pipe()
+	defer near.Close()
+	if plain, tunnel := newSocket(conn), newSocket(&SOCKSConn{Conn: conn}); (plain == nil) != (tunnel == nil) {
+		t.Errorf("TCP: socket %v, through a tunnel %v", plain, tunnel)
+	}
+	if newSocket(&SOCKSConn{Conn: near}) != nil {
+		t.Error("a tunnel of no socket is taken for one")
+	}
+}
+
+// FuzzSOCKSReplies: whatever a proxy sends, and in whatever pieces, a handshake ends
+// in the same way after the same bytes, and they are not many.
+func FuzzSOCKSReplies(f *testing.F) {
+	for _, seed := range []string{
+		"\x00\x5a\x00\x00\x00\x00\x00\x00tunnel", "\x00\x5b\x00\x00\x00\x00\x00\x00",
+		"\x05\x00\x05\x00\x00\x01\x01\x02\x03\x04\x00\x50tunnel", "\x05\x02\x01\x00\x05\x00\x00\x03\x05hello\x00\x50",
+		"\x05\x02\x01\x00\x05\xf6\x00\x04", "HTTP/1.1 400 Bad Request\r\n", "\x05\xff", "",
+	} {
+		f.Add([]byte(seed), uint8(SOCKS5), true)
+		f.Add([]byte(seed), uint8(SOCKS4a), false)
+	}
+	f.Fuzz(func(t *testing.T, replies []byte, version uint8, login bool) {
+		var auth SOCKSAuth
+		if login {
+			auth = SOCKSUserAuth{"user", "password"}
+		}
+		run := func(byteByByte bool) (*socksScript, error) {
+			h, err := NewSOCKSHandshake(SOCKSVersion(version%3), anyDestination, auth)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := &socksScript{bytes: bytes.Clone(replies), byteByByte: byteByByte}
+			return proxy, h.exchange(proxy)
+		}
+		whole, err1 := run(false)
+		bytewise, err2 := run(true)
+		if (err1 == nil) != (err2 == nil) || err1 != nil && err1.Error() != err2.Error() {
+			t.Errorf("in one piece: %v, byte by byte: %v", err1, err2)
+		}
+		if !bytes.Equal(whole.bytes, bytewise.bytes) {
+			t.Errorf("in one piece it leaves %q, byte by byte %q", whole.bytes, bytewise.bytes)
+		}
+		if read := len(replies) - len(whole.bytes); read > 2+2+5+257 {
+			t.Errorf("it reads %d bytes", read)
+		}
+		refused, violated := errors.Is(err1, ErrSOCKSFailure), errors.Is(err1, ErrSOCKSProtocol)
+		if err1 != nil && refused == violated {
+			t.Errorf("%v is a refusal: %v, a violation: %v", err1, refused, violated)
+		}
+	})
+}
