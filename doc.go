@@ -33,7 +33,7 @@
 //
 // An address is tcp://host:port, tls://host:port (ssl:// is the same) or
 // unix:///path. [Dialer] has what Dial leaves to defaults: a time limit, a TLS
-// configuration, and a function to make the connection, for a proxy, say.
+// configuration, a proxy, and a function to make the connection.
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	err := srv.ListenAndServe(ctx, "tcp://:8888")
@@ -43,6 +43,35 @@
 // [Listen], and [Server.ServeConn] a connection. [Server.OnSession] is called for each session
 // before its first request is handled: to log it, to keep it for calls to the
 // client, to set a callback for its end with [Session.OnClose].
+//
+// [ServiceAddr] and [NetAddress] are addresses that have been checked, for lists of
+// peers and configurations: comparable, and texts in JSON. [ParseServiceAddr] and
+// [ParseNetAddress] fill in defaults.
+//
+// # Proxies and Tor
+//
+//	proxy, err := rpcx.ParseSOCKSProxy("socks5://127.0.0.1:9050")
+//	proxy.Auth = rpcx.SOCKSRandomAuth{}
+//	d := rpcx.Dialer{SOCKS: proxy}
+//	s, err := d.Dial(ctx, "tcp://name-of-a-service.onion:50001", nil)
+//
+// A [SOCKSProxy] dials through a SOCKS proxy of version 4, 4a or 5. What is dialled
+// through it is reached through it or not at all: there is no way round it, and
+// the host's name is looked up by the proxy, not here, unless
+// SOCKSProxy.ResolveLocally says so. Its DialContext also fits http.Transport.
+// [Session.SOCKS] tells the proxy, and [Session.RemoteAddr] what it was asked for.
+//
+// With Tor that is what keeps names out of DNS and makes onion addresses work, so
+// use SOCKS5 or SOCKS4a and leave ResolveLocally alone. By default Tor sends streams
+// with different credentials over different circuits, so that they cannot be
+// linked to each other: [SOCKSRandomAuth] keeps every connection apart from all
+// others, [SOCKSDestinationAuth] those to different places, and a [SOCKSUserAuth]
+// for each account or purpose whatever you like. Tor takes any.
+//
+// A refusal is a [*SOCKSError], whose Reply is the proxy's code. If Tor's SocksPort
+// has the flag ExtendedErrors, the codes 0xF0 to 0xF7 tell what is wrong with an
+// onion service. [DetectSOCKS] and [DetectSOCKSHost] find proxies: Tor's is on port
+// 9050, or 9150 with the browser. [SOCKSHandshake] is the protocol alone.
 //
 // # Calls and futures
 //
@@ -294,8 +323,8 @@
 //	Server.MaxQueuedBytes      256 MiB  bytes       requests are answered CodeServerBusy, on all
 //	                                                sessions
 //
-// And some are fixed: Close goes on writing for a second; a message is nested
-// 10,000 levels deep; the last 1,024 calls that were given up are remembered, to
+// And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s for
+// each version; a message is nested 10,000 levels deep; the last 1,024 calls that were given up are remembered, to
 // tell late replies from wrong ones.
 //
 // # Cost

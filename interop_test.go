@@ -252,13 +252,18 @@ func needPeer(t *testing.T, install, command string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), command, args...)
 	cmd.Dir = interopDir
-	if err := cmd.Run(); err == nil {
-		return
-	} else if os.Getenv("RPCX_INTEROP") == "require" {
-		t.Fatalf("a peer is missing (%v): %s", err, install)
-	} else {
-		t.Skipf("a peer is missing (%v): %s", err, install)
+	if err := cmd.Run(); err != nil {
+		missingPeer(t, err, install)
 	}
+}
+
+// missingPeer skips the test, or fails it where peers are required.
+func missingPeer(t *testing.T, err error, install string) {
+	t.Helper()
+	if os.Getenv("RPCX_INTEROP") == "require" {
+		t.Fatalf("a peer is missing (%v): %s", err, install)
+	}
+	t.Skipf("a peer is missing (%v): %s", err, install)
 }
 
 // interopCert is the certificate of a server on this machine.

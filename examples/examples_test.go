@@ -197,6 +197,55 @@ func TestClientDoesNotTrustAnyCertificate(t *testing.T) {
 	}
 }
 
+// socks4Proxy forwards connections to IPv4 addresses for a client that speaks
+// SOCKS4, until the test ends. (One request, one reply, then the tunnel.)
+func socks4Proxy(t *testing.T) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				var request [9]byte // without a user
+				if _, err := io.ReadFull(conn, request[:]); err != nil {
+					return
+				}
+				port := int(request[2])<<8 | int(request[3])
+				far, err := net.Dial("tcp", net.JoinHostPort(net.IP(request[4:8]).String(), fmt.Sprint(port)))
+				if err != nil {
+					return
+				}
+				defer far.Close()
+				conn.Write([]byte{0, 90, 0, 0, 0, 0, 0, 0})
+				go io.Copy(far, conn)
+				io.Copy(conn, far)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestClientGoesThroughAProxy(t *testing.T) {
+	addr, stop := startServer(t, "-listen", "tcp://127.0.0.1:0")
+	proxy := socks4Proxy(t)
+	if got := output(t, "client", "-connect", addr, "-proxy", "socks4://"+proxy); got != clientV2 {
+		t.Errorf("client printed\n%s\nwant\n%s", got, clientV2)
+	}
+	checkLog(t, stop())
+	out, err := command(t, "client", "-connect", addr, "-proxy", "http://"+proxy).CombinedOutput()
+	if _, failed := errors.AsType[*exec.ExitError](err); !failed || !strings.Contains(string(out), "unknown scheme") {
+		t.Errorf("with a proxy of another kind: %v, %s", err, out)
+	}
+}
+
 func TestServerRefusesWhatItDoesNotKnow(t *testing.T) {
 	for _, args := range [][]string{
 		{"-protocol", "v3"},

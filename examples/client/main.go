@@ -4,6 +4,7 @@
 //	go run ./examples/client -connect tcp://127.0.0.1:8888
 //	go run ./examples/client -connect tls://localhost:8889 -ca cert.pem
 //	go run ./examples/client -connect unix:///tmp/rpcx.sock -protocol v1
+//	go run ./examples/client -connect tcp://localhost:8888 -proxy socks5://127.0.0.1:9050
 package main
 
 import (
@@ -31,18 +32,19 @@ func main() {
 	protocol := flag.String("protocol", "v2", "version of JSON-RPC: v2, v1 or loose")
 	ca := flag.String("ca", "", "file of the certificates to trust, for tls")
 	insecure := flag.Bool("insecure", false, "trust any certificate, for tls")
+	proxy := flag.String("proxy", "", "SOCKS proxy to connect through: socks5://user:password@host:port, socks4a:// or socks4://")
 	flag.Parse()
 
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := run(ctx, *addr, *protocol, *ca, *insecure); err != nil {
+	if err := run(ctx, *addr, *protocol, *ca, *insecure, *proxy); err != nil {
 		fmt.Fprintln(os.Stderr, "client:", err)
 		os.Exit(1)
 	}
 }
 
 // run connects, and makes all the calls.
-func run(ctx context.Context, addr, protocol, ca string, insecure bool) error {
+func run(ctx context.Context, addr, protocol, ca string, insecure bool, proxy string) error {
 	p := protocols[protocol]
 	if p == nil {
 		return fmt.Errorf("unknown protocol %q: want v2, v1 or loose", protocol)
@@ -59,6 +61,12 @@ func run(ctx context.Context, addr, protocol, ca string, insecure bool) error {
 		}
 	}
 	dialer := rpcx.Dialer{TLS: config}
+	if proxy != "" {
+		var err error
+		if dialer.SOCKS, err = rpcx.ParseSOCKSProxy(proxy); err != nil {
+			return err
+		}
+	}
 	s, err := dialer.Dial(ctx, addr, &rpcx.Options{Protocol: p})
 	if err != nil {
 		return err
