@@ -10,13 +10,13 @@ import (
 // follow the protocol, or if the protocol cannot express what was asked for.
 type SOCKSError struct {
 	Version SOCKSVersion
-	// Reply is the code with which the proxy refused to connect, 0 if that is not
-	// what happened. In SOCKS4 and 4a it is 91 to 93; in SOCKS5 it is 1 to 8, or
+	// Reply is the code with which the proxy refused to connect; 0 if what it refused
+	// were the credentials, or if it broke the protocol. In SOCKS4 and 4a it is 91 to 93; in SOCKS5 it is 1 to 8, or
 	// one of Tor's for onion services, 0xF0 to 0xF7, which a SocksPort with the
 	// flag ExtendedErrors sends. Others occur.
 	Reply   int
-	Message string
-	Err     error // ErrSOCKSFailure or ErrSOCKSProtocol
+	Message string // what was wrong, or the meaning of Reply
+	Err     error  // ErrSOCKSFailure or ErrSOCKSProtocol
 }
 
 // Sentinels that a [*SOCKSError] matches.
