@@ -11,9 +11,9 @@ import (
 type SOCKSError struct {
 	Version SOCKSVersion
 	// Reply is the code with which the proxy refused to connect; 0 if what it refused
-	// were the credentials, or if it broke the protocol. In SOCKS4 and 4a it is 91 to 93; in SOCKS5 it is 1 to 8, or
-	// one of Tor's for onion services, 0xF0 to 0xF7, which a SocksPort with the
-	// flag ExtendedErrors sends. Others occur.
+	// were the credentials, or if it did not refuse. In SOCKS4 and 4a it is 91 to 93;
+	// in SOCKS5 it is 1 to 8, or one of Tor's for onion services, 0xF0 to 0xF7, which
+	// a SocksPort with the flag ExtendedErrors sends. Others occur.
 	Reply   int
 	Message string // what was wrong, or the meaning of Reply
 	Err     error  // ErrSOCKSFailure or ErrSOCKSProtocol
@@ -21,7 +21,7 @@ type SOCKSError struct {
 
 // Sentinels that a [*SOCKSError] matches.
 var (
-	ErrSOCKSProtocol = errors.New("rpcx: SOCKS protocol violated")
+	ErrSOCKSProtocol = errors.New("rpcx: SOCKS protocol error")
 	ErrSOCKSFailure  = errors.New("rpcx: SOCKS proxy refused")
 )
 
