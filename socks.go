@@ -134,6 +134,7 @@ func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy, dest NetAddress
 		}
 		return &SOCKSConn{Conn: conn, proxy: p, dest: dest}, nil
 	}
+	// RFC 7686: the names of onion services are not for DNS.
 	onion := strings.HasSuffix(strings.ToLower(strings.TrimSuffix(dest.Host(), ".")), ".onion")
 	if !p.ResolveLocally || onion {
 		return connect(ctx, dest)
