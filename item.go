@@ -33,10 +33,11 @@ type Params struct {
 
 // Bind decodes the params into v: positional ones into what takes an array (a
 // slice, an array, *[]any), named ones into what takes an object (a struct, a
-// map). If there are none it leaves v as it is. Raw params need a *[]byte. An
-// error is an [*Error] with [CodeInvalidParams], fit to be returned by a handler.
+// map). If there are none it leaves v as it is. Raw params go into a *[]byte, or
+// into what Options.Codec makes of them. An error is an [*Error] with
+// [CodeInvalidParams], fit to be returned by a handler.
 func (p Params) Bind(v any) error {
-	data := p.Positional
+	data := []byte(p.Positional)
 	if data == nil {
 		data = p.Named
 	}
@@ -45,10 +46,10 @@ func (p Params) Bind(v any) error {
 			*raw = p.Raw
 			return nil
 		}
-		if p.Raw != nil {
-			return InvalidParams("invalid request arguments: %d raw bytes", len(p.Raw))
+		if p.Raw == nil {
+			return nil
 		}
-		return nil
+		data = p.Raw
 	}
 	if err := codecOr(p.codec).Unmarshal(data, v); err != nil {
 		return InvalidParams("invalid request arguments: %v", err)

@@ -63,7 +63,7 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			if advance == 0 && (err != nil || token != nil) {
 				// It would do so again and again.
 				if frame, ok := err.(*FrameError); ok && frame.Recoverable {
-					err = &FrameError{Message: frame.Message}
+					err = &FrameError{Message: frame.Message, Cost: frame.Cost}
 				} else if err == nil {
 					err = &FrameError{Message: "the framer found a message in no bytes"}
 				}

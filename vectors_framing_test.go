@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -18,7 +17,14 @@ type framingCase struct {
 	MaxSize int `json:"max_size"` // 0: unlimited
 	Steps   []framingStep
 	Message vectorBytes     // of newline_frame
-	Expect  json.RawMessage // {"framed": …}
+	Expect  json.RawMessage // {"framed": …}, or a list of bitcoinEvents
+
+	// Of bitcoin_frame and bitcoin_parse:
+	Magic            string
+	Command, Payload vectorBytes
+	MaxPayload       int `json:"max_payload_size"`
+	MaxBlock         int `json:"max_block_size"`
+	Chunks           []vectorBytes
 }
 
 type framingStep struct {
@@ -34,14 +40,9 @@ type framingEvent struct {
 	Failed  string
 }
 
-var framingSkips = []skipRule[framingCase]{
-	{"BitcoinFramer does not exist yet", func(c framingCase) bool { return strings.HasPrefix(c.Op, "bitcoin") }},
-}
-
 func TestVectorsFraming(t *testing.T) {
 	for _, c := range loadVectors[framingCase](t, "framing.json") {
 		t.Run(c.Name, func(t *testing.T) {
-			skipVector(t, framingSkips, c)
 			switch c.Op {
 			case "newline":
 				synctest.Test(t, c.testNewline)
@@ -54,6 +55,10 @@ func TestVectorsFraming(t *testing.T) {
 				if want := "before" + string(expect.Framed); err != nil || string(got) != want {
 					t.Errorf("got %q %v, want %q", got, err, want)
 				}
+			case "bitcoin_frame":
+				c.testBitcoinFrame(t)
+			case "bitcoin_parse":
+				c.testBitcoinParse(t)
 			default:
 				t.Fatalf("unknown op %q", c.Op)
 			}

@@ -1,0 +1,221 @@
+package rpcx
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// Plain messages as the nodes of Bitcoin and its relatives exchange them. On the
+// wire one is, with all numbers little-endian:
+//
+//	magic      4 bytes, which say what network it is of
+//	command   12 bytes, filled up with NULs
+//	length     4 bytes, of the payload
+//	checksum   4 bytes, the first of SHA-256(SHA-256(payload))
+//	payload
+//
+// Between framer and protocol it goes without the magic, but with places for
+// length and checksum: so what has come in is passed on without a copy. Only the
+// framer looks at these two, and fills them in.
+const (
+	bitcoinMagic   = 4
+	bitcoinCommand = 12
+	bitcoinHead    = bitcoinCommand + 4 + 4 // what is before the payload of a message
+	bitcoinHeader  = bitcoinMagic + bitcoinHead
+
+	defaultMaxPayload = 2_000_000
+	defaultMaxBlock   = 128_000_000
+)
+
+// The magics of some networks, for [BitcoinFramer]. The original's default is
+// that of Bitcoin Cash.
+var (
+	BitcoinMainnet = [4]byte{0xf9, 0xbe, 0xb4, 0xd9}
+	BitcoinTestnet = [4]byte{0x0b, 0x11, 0x09, 0x07} // the third
+	BitcoinCash    = [4]byte{0xe3, 0xe1, 0xf3, 0xe8}
+)
+
+// BitcoinFramer frames messages as the nodes of Bitcoin do. It goes with
+// [BitcoinProtocol], and with no other protocol of this package. Sizes, costs,
+// and what ends a session, are as in aiorpcX.
+//
+// Its errors are [*FrameError]s. A magic of another network and a payload over
+// the limit end the session, at a cost of 1000 and 500; a message with a wrong
+// checksum is dropped, at a cost of 100.
+type BitcoinFramer struct {
+	// Magic is what every message begins with. It has no default: four zeros are
+	// a magic too.
+	Magic [4]byte
+	// MaxPayload is the largest payload to be received, in bytes; 0 means
+	// 2,000,000, a negative value no limit but that of the length's 32 bits.
+	MaxPayload int
+	// MaxBlock is the same for the command "block", where it allows more than
+	// MaxPayload does; 0 means 128,000,000.
+	MaxBlock int
+}
+
+// NewSplitter implements [Framer]. Called again after an error, the splitter
+// goes on: after a wrong checksum behind the message, else behind its header,
+// and then hardly in step.
+func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
+	maxPayload, maxBlock := limitOr(f.MaxPayload, defaultMaxPayload), limitOr(f.MaxBlock, defaultMaxBlock)
+	return func(data []byte, _ bool) (int, []byte, error) {
+		if len(data) < bitcoinHeader {
+			return 0, nil, nil
+		}
+		if [bitcoinMagic]byte(data) != f.Magic {
+			return bitcoinHeader, nil, &FrameError{
+				Message: fmt.Sprintf("bad magic %x, want %x", data[:bitcoinMagic], f.Magic),
+				Cost:    1000,
+			}
+		}
+		command := commandOf(data[bitcoinMagic:])
+		length := binary.LittleEndian.Uint32(data[bitcoinMagic+bitcoinCommand:])
+		limit, name := maxPayload, "MaxPayload"
+		if string(command) == "block" && maxBlock > maxPayload {
+			limit, name = maxBlock, "MaxBlock"
+		}
+		if uint64(length) > uint64(limit) {
+			return bitcoinHeader, nil, &FrameError{
+				Message: fmt.Sprintf("a payload of %d bytes for %q, over %s bytes (BitcoinFramer.%s)", length, command, thousands(limit), name),
+				Cost:    500,
+			}
+		}
+		size := int(length)
+		if len(data)-bitcoinHeader < size {
+			return 0, nil, nil // what is there of the payload is not looked at yet
+		}
+		end := bitcoinHeader + size
+		actual, claimed := bitcoinChecksum(data[bitcoinHeader:end]), data[bitcoinHeader-4:bitcoinHeader]
+		if !bytes.Equal(actual[:], claimed) {
+			return end, nil, &FrameError{
+				Message:     fmt.Sprintf("checksum mismatch in %q: %x, claimed %x", command, actual, claimed),
+				Recoverable: true,
+				Cost:        100,
+			}
+		}
+		return end, data[bitcoinMagic:end:end], nil
+	}
+}
+
+// AppendFrame implements [Framer]. It fails for what cannot be a message of
+// [BitcoinProtocol]; the limits are only for what is received.
+func (f BitcoinFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
+	if len(msg) < bitcoinHead {
+		return dst, errors.New("rpcx: a message without a command cannot be framed by BitcoinFramer")
+	}
+	payload := msg[bitcoinHead:]
+	if uint64(len(payload)) > math.MaxUint32 {
+		return dst, errors.New("rpcx: a payload of 4 GiB or more cannot be framed by BitcoinFramer")
+	}
+	checksum := bitcoinChecksum(payload)
+	dst = append(append(dst, f.Magic[:]...), msg[:bitcoinCommand]...)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(payload)))
+	return append(append(dst, checksum[:]...), payload...), nil
+}
+
+func bitcoinChecksum(payload []byte) [4]byte {
+	first := sha256.Sum256(payload)
+	second := sha256.Sum256(first[:])
+	return [4]byte(second[:])
+}
+
+// commandOf returns the command that msg begins with.
+func commandOf(msg []byte) []byte { return bytes.TrimRight(msg[:bitcoinCommand], "\x00") }
+
+// BitcoinProtocol makes a notification of each plain message, to be framed by a
+// [BitcoinFramer]: Method is the command, without the NULs that fill it up, and
+// Params.Raw the payload, empty and not nil if there is none.
+//
+// To send one is [Session.Notify]. The params are the payload, a []byte that
+// may be nil; or the [Params] of a message that is passed on; or, if
+// Options.Codec is set, what that encodes. A command has at most 12 bytes.
+// There are no answers, so all else is a [*ProtocolError]: calls, results,
+// errors, batches.
+var BitcoinProtocol Protocol = bitcoin{}
+
+type bitcoin struct{}
+
+// Decode interprets a message; see [Protocol].
+func (bitcoin) Decode(m *Message, msg []byte, _ int) {
+	if len(msg) < bitcoinHead {
+		m.invalid(nil, CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
+		return
+	}
+	*m.single() = Item{
+		Kind:   KindNotification,
+		Method: string(commandOf(msg)),
+		Params: Params{Raw: msg[bitcoinHead:len(msg):len(msg)], codec: payloadCodec{}},
+	}
+}
+
+func (bitcoin) AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error) {
+	if len(method) > bitcoinCommand {
+		return dst, protocolErrorf(CodeInvalidRequest, "a command of %d bytes, over %d, is too long", len(method), bitcoinCommand)
+	}
+	if p, ok := params.(Params); ok && p.Positional == nil && p.Named == nil {
+		params = p.Raw
+	}
+	if c == nil {
+		c = payloadCodec{}
+	}
+	var head [bitcoinHead]byte
+	copy(head[:], method)
+	out := append(dst, head[:]...)
+	if params == nil {
+		return out, nil
+	}
+	out, err := c.Append(out, params)
+	if err != nil {
+		return dst, protocolErrorf(CodeInvalidParams, "payload encoding error: %v", err)
+	}
+	return out, nil
+}
+
+func (bitcoin) AppendRequest(dst []byte, _ ID, _ string, _ any, _ Codec) ([]byte, error) {
+	return dst, notPlain("calls")
+}
+
+func (bitcoin) AppendResult(dst []byte, _ ID, _ any, _ Codec) ([]byte, error) {
+	return dst, notPlain("results")
+}
+
+func (bitcoin) AppendError(dst []byte, _ ID, _ *Error, _ Codec) ([]byte, error) {
+	return dst, notPlain("errors")
+}
+
+func (bitcoin) AppendBatch(dst []byte, _ [][]byte) ([]byte, error) {
+	return dst, notPlain("batches")
+}
+
+func notPlain(what string) error {
+	return protocolErrorf(CodeInvalidRequest, "BitcoinProtocol has no %s, only notifications", what)
+}
+
+// Codec returns a codec that takes a []byte as it is, and decodes into one.
+func (bitcoin) Codec() Codec { return payloadCodec{} }
+
+// payloadCodec is the codec of payloads that are bytes, and mean nothing here.
+type payloadCodec struct{}
+
+func (payloadCodec) Append(dst []byte, v any) ([]byte, error) {
+	payload, ok := v.([]byte)
+	if !ok {
+		return dst, fmt.Errorf("a payload is a []byte, not %T", v)
+	}
+	return append(dst, payload...), nil
+}
+
+func (payloadCodec) Unmarshal(data []byte, v any) error {
+	payload, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("a payload is decoded into a *[]byte, not %T", v)
+	}
+	*payload = bytes.Clone(data)
+	return nil
+}
