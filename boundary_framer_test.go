@@ -3,7 +3,6 @@ package rpcx_test
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -68,53 +67,6 @@ func (headerFramer) NewSplitter() bufio.SplitFunc {
 
 func (headerFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	return append(fmt.Appendf(dst, "Content-Length: %d\r\n\r\n", len(msg)), msg...), nil
-}
-
-// coinFramer frames messages as the network of a currency does: magic bytes, a
-// command of 12 bytes, the payload's length, its checksum, the payload. A
-// message is the command and the payload.
-type coinFramer struct{}
-
-const coinMagic = "\xf9\xbe\xb4\xd9"
-
-func checksum(payload []byte) []byte {
-	first := sha256.Sum256(payload)
-	second := sha256.Sum256(first[:])
-	return second[:4]
-}
-
-func (coinFramer) NewSplitter() bufio.SplitFunc {
-	return func(data []byte, _ bool) (int, []byte, error) {
-		const header = 4 + 12 + 4 + 4
-		if len(data) < header {
-			return 0, nil, nil
-		}
-		if string(data[:4]) != coinMagic {
-			return 0, nil, &rpcx.FrameError{Message: fmt.Sprintf("bad magic %x", data[:4])}
-		}
-		size := int(binary.LittleEndian.Uint32(data[16:]))
-		if size > 1_000_000 {
-			return 0, nil, &rpcx.FrameError{Message: "a payload over 1,000,000 bytes"}
-		}
-		if len(data) < header+size {
-			return 0, nil, nil
-		}
-		payload := data[header : header+size]
-		if !bytes.Equal(checksum(payload), data[20:24]) {
-			return header + size, nil, &rpcx.FrameError{Message: "bad checksum", Recoverable: true}
-		}
-		return header + size, append(data[4:16:16], payload...), nil
-	}
-}
-
-func (coinFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
-	if len(msg) < 12 {
-		return dst, fmt.Errorf("a message of %d bytes has no command", len(msg))
-	}
-	command, payload := msg[:12], msg[12:]
-	dst = append(append(dst, coinMagic...), command...)
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(payload)))
-	return append(append(dst, checksum(payload)...), payload...), nil
 }
 
 // socket is one end of a connection that keeps messages apart, like a WebSocket.

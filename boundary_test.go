@@ -2,7 +2,6 @@ package rpcx_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -177,76 +176,7 @@ func (spaced) Append(dst []byte, v any) ([]byte, error) {
 
 func (spaced) Unmarshal(data []byte, v any) error { return rpcx.JSON.Unmarshal(data, v) }
 
-func TestPlainMessages(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var got events
-		opts := &rpcx.Options{Framer: coinFramer{}, Protocol: coin{}, Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
-			var payload []byte
-			err := req.Bind(&payload)
-			got.add("%s %q", req.Method, payload)
-			return nil, err
-		})}
-		near, far := net.Pipe()
-		a, b := rpcx.NewSession(near, opts), rpcx.NewSession(dribble{far}, opts)
-		for _, payload := range []string{"", "hello", strings.Repeat("x", 10)} {
-			if err := a.Notify(t.Context(), "ping", []byte(payload)); err != nil {
-				t.Error(err)
-			}
-		}
-		if err := b.Notify(t.Context(), "a command 12", []byte("\n")); err != nil {
-			t.Error(err)
-		}
-		want := []string{`a command 12 "\n"`, `ping ""`, `ping "hello"`, `ping "xxxxxxxxxx"`}
-		list := got.take()
-		slices.Sort(list)
-		if !slices.Equal(list, want) {
-			t.Errorf("the messages are %q, want %q", list, want)
-		}
-		if err := a.Notify(t.Context(), "far too long a command", []byte{}); err == nil {
-			t.Error("a message was sent that there cannot be")
-		}
-		if err := a.Call(t.Context(), "ping", []byte{}, nil); !errors.Is(err, errCoin) {
-			t.Errorf("a call returns %v", err)
-		}
-		a.Close()
-		<-a.Done()
-		<-b.Done()
-	})
-}
-
-func TestBadFrames(t *testing.T) {
-	frame := func(command, payload string) []byte {
-		framed, err := coinFramer{}.AppendFrame(nil, append([]byte(command+strings.Repeat("\x00", 12-len(command))), payload...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return framed
-	}
-	synctest.Test(t, func(t *testing.T) {
-		var got events
-		near, far := net.Pipe()
-		opts := &rpcx.Options{Framer: coinFramer{}, Protocol: coin{}, Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
-			got.add("%s", req.Method)
-			return nil, nil
-		})}
-		opts.Limits.Concurrency = 1 // one after the other
-		s := rpcx.NewSession(near, opts)
-		spoilt := frame("bad", "payload")
-		spoilt[len(spoilt)-1]++
-		far.Write(slices.Concat(frame("first", "payload"), spoilt, spoilt, frame("second", "")))
-		if list := got.take(); !slices.Equal(list, []string{"first", "second"}) {
-			t.Errorf("with bad checksums between them, the messages are %q", list)
-		}
-		if stats := s.Stats(); stats.Errors != 2 || stats.MessagesReceived != 2 {
-			t.Errorf("stats are %+v", stats)
-		}
-		go far.Write(bytes.Repeat([]byte("?"), 100))
-		var bad *rpcx.FrameError
-		if err := ended(t, s); !errors.As(err, &bad) || bad.Recoverable || !strings.Contains(err.Error(), "magic") {
-			t.Errorf("without the magic it ended with %v", err)
-		}
-		far.Close()
-	})
+func TestMessageThatTheConnectionDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := newSockets()
 		s := rpcx.NewMessageSession(near, handling(methods{"reply": reply}))

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"example.com/rpcx"
 )
@@ -190,40 +189,3 @@ func (c packedCodec) Unmarshal(data []byte, v any) error {
 	}
 	return fmt.Errorf("nothing unpacks into a %T", v)
 }
-
-// coin is the protocol of plain messages that goes with coinFramer: each
-// message is a notification, a command with a payload.
-type coin struct{}
-
-func (coin) Decode(m *rpcx.Message, msg []byte, _ int) {
-	m.Batch = false
-	m.Items = append(m.Items[:0], rpcx.Item{
-		Kind:   rpcx.KindNotification,
-		Method: strings.TrimRight(string(msg[:12]), "\x00"),
-		Params: rpcx.Params{Raw: msg[12:]},
-	})
-}
-
-func (coin) AppendNotification(dst []byte, method string, params any, _ rpcx.Codec) ([]byte, error) {
-	payload, ok := params.([]byte)
-	if !ok || len(method) > 12 {
-		return dst, errors.New("a command has at most 12 bytes, and a payload of bytes")
-	}
-	var command [12]byte
-	copy(command[:], method)
-	return append(append(dst, command[:]...), payload...), nil
-}
-
-var errCoin = errors.New("there are only plain messages")
-
-func (coin) AppendRequest(dst []byte, _ rpcx.ID, _ string, _ any, _ rpcx.Codec) ([]byte, error) {
-	return dst, errCoin
-}
-func (coin) AppendResult(dst []byte, _ rpcx.ID, _ any, _ rpcx.Codec) ([]byte, error) {
-	return dst, errCoin
-}
-func (coin) AppendError(dst []byte, _ rpcx.ID, _ *rpcx.Error, _ rpcx.Codec) ([]byte, error) {
-	return dst, errCoin
-}
-func (coin) AppendBatch(dst []byte, _ [][]byte) ([]byte, error) { return dst, errCoin }
-func (coin) Codec() rpcx.Codec                                  { return rpcx.JSON }
