@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 
@@ -24,22 +23,7 @@ type server struct {
 func newServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{notes: make(chan string, 10), news: make(chan string, 10), hanging: make(chan struct{}, 10)}
-	srv := &rpcx.Server{Options: rpcx.Options{Handler: s.router()}}
-	l := listen(t)
-	served := make(chan error, 1)
-	// Owner: the test. End: the server is closed.
-	go func() { served <- srv.Serve(l) }()
-	t.Cleanup(func() {
-		srv.Close()
-		srv.Wait()
-		if err := <-served; !errors.Is(err, rpcx.ErrServerClosed) {
-			t.Errorf("Serve: %v", err)
-		}
-	})
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := serve(t, rpcx.Options{Handler: s.router()})
 	s.client = jrpc2.NewClient(lines(conn), &jrpc2.ClientOptions{
 		OnNotify: func(req *jrpc2.Request) {
 			var params []string

@@ -1,6 +1,7 @@
-// Package interop tests rpcx with github.com/creachadair/jrpc2 at the other end
-// of a TCP connection. It is a module of its own, so that rpcx does not depend
-// on jrpc2. (The tests with peers that are not in Go are beside rpcx's own.)
+// Package interop tests rpcx with other people's packages at the other end of a
+// TCP connection: github.com/creachadair/jrpc2, and for plain messages
+// github.com/btcsuite/btcd/wire. It is a module of its own, so that rpcx does not
+// depend on them. (The tests with peers that are not in Go are beside rpcx's own.)
 package interop
 
 import (
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/rpcx"
 	"github.com/creachadair/jrpc2/channel"
 )
 
@@ -49,6 +51,49 @@ func listen(t *testing.T) net.Listener {
 	}
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+// serve returns a connection to a server.
+func serve(t *testing.T, opts rpcx.Options) net.Conn {
+	t.Helper()
+	srv := &rpcx.Server{Options: opts}
+	l := listen(t)
+	served := make(chan error, 1)
+	// Owner: the test. End: the server is closed.
+	go func() { served <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Close()
+		srv.Wait()
+		if err := <-served; !errors.Is(err, rpcx.ErrServerClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// dial returns a session, and the connection that was accepted from it.
+func dial(t *testing.T, opts rpcx.Options) (*rpcx.Session, net.Conn) {
+	t.Helper()
+	l := listen(t)
+	s, err := rpcx.Dial(testContext(t), "tcp://"+l.Addr().String(), &opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.Close()
+		<-s.Done()
+	})
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return s, conn
 }
 
 // lines is the framing of both libraries: a message a line.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"testing"
 
@@ -30,20 +31,8 @@ func newClient(t *testing.T) *client {
 	router.Handle("double", rpcx.Func(func(number float64) float64 { return 2 * number }))
 	router.Handle("refuse", rpcx.Func(func(float64) error { return rpcx.Errorf(7, "no") }))
 
-	l := listen(t)
-	var err error
-	c.Session, err = rpcx.Dial(testContext(t), "tcp://"+l.Addr().String(), &rpcx.Options{Handler: router})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.Close()
-		<-c.Done()
-	})
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	var conn net.Conn
+	c.Session, conn = dial(t, rpcx.Options{Handler: router})
 	c.server = jrpc2.NewServer(c.methods(), &jrpc2.ServerOptions{AllowPush: true, Concurrency: 20}).Start(lines(conn))
 	t.Cleanup(func() {
 		c.server.Stop()
