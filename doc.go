@@ -231,6 +231,29 @@
 //
 // A transport that keeps messages apart by itself is a [MessageConn].
 //
+// # Plain messages
+//
+// The nodes of Bitcoin and of networks like it send each other messages that are
+// a command with a payload of bytes, and have no answers. With
+//
+//	rpcx.Options{
+//		Protocol: rpcx.BitcoinProtocol,
+//		Framer:   rpcx.BitcoinFramer{Magic: rpcx.BitcoinMainnet},
+//		Handler:  router,
+//	}
+//
+// each is a notification, whose method is the command. Func(func(payload []byte))
+// handles it, and s.Notify(ctx, "ping", payload) sends one. Calls and batches fail.
+// All else is as in any other session. So messages are handled concurrently,
+// unless Limits.Concurrency is 1; and a [Router] counts a command that it does not
+// know as an error of the peer's.
+//
+// A message with a wrong checksum is dropped and counted. The magic of another
+// network, and a payload over the limit, end the session with a [*FrameError]. A
+// block may be larger than Limits.QueueBytes: then it is dropped if other
+// messages wait for a handler, so where large ones are expected that has to be
+// raised as well.
+//
 // # Codecs
 //
 // A [Codec] encodes and decodes params, results and the data of errors. The
@@ -314,6 +337,8 @@
 // Limits that have their place elsewhere:
 //
 //	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
+//	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
+//	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
