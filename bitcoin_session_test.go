@@ -132,11 +132,14 @@ func TestPlainMessagesAreAllThereIs(t *testing.T) {
 	})
 }
 
-func TestPlainMessageWithABadChecksum(t *testing.T) {
+// One message is dropped, and the stream goes on, up to a point.
+func TestPlainMessagesWithABadChecksum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got events
 		near, far := net.Pipe()
-		s := rpcx.NewSession(near, plain(plainRouter(&got, "first", "bad", "second")))
+		opts := plain(plainRouter(&got, "first", "bad", "second"))
+		opts.Role = rpcx.RoleServer // which is charged
+		s := rpcx.NewSession(near, opts)
 		spoilt := plainFrame(t, "bad", "payload")
 		spoilt[len(spoilt)-1]++
 		far.Write(slices.Concat(plainFrame(t, "first", "payload"), spoilt, plainFrame(t, "second", "")))
@@ -144,11 +147,17 @@ func TestPlainMessageWithABadChecksum(t *testing.T) {
 		if stats := s.Stats(); stats.Errors != 1 || stats.MessagesReceived != 2 {
 			t.Errorf("stats are %+v", stats)
 		}
-		live(t, s)
-		far.Close()
-		if err := ended(t, s); err != io.EOF {
-			t.Errorf("it ended with %v", err)
+		if cost := s.Cost(); int(cost) != 200 { // and less than 1 for the bytes
+			t.Errorf("a bad checksum costs %v, want 100 more than any error", cost)
 		}
+		live(t, s)
+		go far.Write(bytes.Repeat(spoilt, 50))
+		var excess *rpcx.CostError
+		if err := ended(t, s); !errors.As(err, &excess) {
+			t.Errorf("after 50 more it ended with %v", err)
+		}
+		got.expect(t)
+		far.Close()
 	})
 }
 
@@ -171,13 +180,18 @@ func TestPlainMessagesThatEndTheSession(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var got events
 				near, far := net.Pipe()
-				s := rpcx.NewSession(near, plain(plainRouter(&got, "first", "second", "block", "third")))
+				opts := plain(plainRouter(&got, "first", "second", "block", "third"))
+				opts.Role = rpcx.RoleServer // which is charged
+				s := rpcx.NewSession(near, opts)
 				far.Write(plainFrame(t, "first", "payload"))
 				got.expect(t, `first "payload"`)
 				far.Write(append(c.frame, plainFrame(t, "third", "")...))
 				var bad *rpcx.FrameError
 				if err := ended(t, s); !errors.As(err, &bad) || *bad != c.want {
 					t.Errorf("it ended with %#v, want %+v", err, c.want)
+				}
+				if stats := s.Stats(); stats.Errors != 1 || int(stats.Cost) != int(100+c.want.Cost) { // and less than 1 for the bytes
+					t.Errorf("stats are %+v", stats)
 				}
 				got.expect(t)
 				far.Close()

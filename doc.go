@@ -244,8 +244,8 @@
 //
 // each is a notification, whose method is the command. Func(func(payload []byte))
 // handles it, and s.Notify(ctx, "ping", payload) sends one. Calls and batches fail.
-// All else is as in any other session. So messages are handled concurrently,
-// unless Limits.Concurrency is 1; and a [Router] counts a command that it does not
+// All else is as in any other session. So messages are handled concurrently, unless
+// Options.Order is [Sequential]; and a [Router] counts a command that it does not
 // know as an error of the peer's.
 //
 // A message with a wrong checksum is dropped and counted. The magic of another
