@@ -9,18 +9,6 @@ import (
 	"time"
 )
 
-// bound returns a limit with its default filled in, and out of reach if it is
-// switched off.
-func bound(n, byDefault int) int {
-	switch {
-	case n == 0:
-		return byDefault
-	case n < 0:
-		return math.MaxInt
-	}
-	return n
-}
-
 // accept runs a session on conn, after its handshake if it has one.
 func (srv *Server) accept(conn net.Conn) {
 	shaker, ok := conn.(interface{ HandshakeContext(context.Context) error })
@@ -29,7 +17,7 @@ func (srv *Server) accept(conn net.Conn) {
 		return
 	}
 	srv.mu.Lock()
-	limit := bound(srv.MaxHandshakes, 256)
+	limit := limitOr(srv.MaxHandshakes, 256)
 	full := len(srv.shaking) >= limit
 	if full || srv.stopped {
 		if full {
@@ -115,7 +103,7 @@ func (srv *Server) add(conn transport) *Session {
 		group = s.limits.Group(s)
 	}
 	srv.mu.Lock()
-	most, mostOfGroup := bound(srv.MaxSessions, 10000), bound(srv.MaxGroup, math.MaxInt)
+	most, mostOfGroup := limitOr(srv.MaxSessions, 10000), limitOr(srv.MaxGroup, math.MaxInt)
 	switch {
 	case srv.stopped:
 		srv.mu.Unlock()

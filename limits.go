@@ -119,14 +119,7 @@ const (
 // resolved returns the limits of a session of the given role, with defaults
 // filled in and with what is switched off out of reach.
 func (l Limits) resolved(role Role) Limits {
-	number := func(n *int, byDefault int) {
-		switch {
-		case *n == 0:
-			*n = byDefault
-		case *n < 0:
-			*n = math.MaxInt
-		}
-	}
+	number := func(n *int, byDefault int) { *n = limitOr(*n, byDefault) }
 	duration := func(d *time.Duration, byDefault time.Duration) {
 		switch {
 		case *d == 0:
@@ -246,6 +239,17 @@ func recalibrate(current int, average, target time.Duration, most int) int {
 		next = max(lowest, min(highest, now*float64(target)/float64(average)))
 	}
 	return int(0.5 + next)
+}
+
+// limitOr resolves a limit: 0 is its default, a negative one is none.
+func limitOr(n, byDefault int) int {
+	switch {
+	case n == 0:
+		return byDefault
+	case n < 0:
+		return math.MaxInt
+	}
+	return n
 }
 
 // after returns the time d after now, never if d is never.

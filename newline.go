@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"math"
 )
 
 // DefaultMaxSize is the largest message that the framers of this package take
@@ -68,15 +67,3 @@ func (NewlineFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 
 // maxSize resolves a framer's MaxSize to a number of bytes.
 func maxSize(n int) int { return limitOr(n, DefaultMaxSize) }
-
-// limitOr resolves a framer's limit to a number of bytes: 0 is the default, a
-// negative one none.
-func limitOr(n, byDefault int) int {
-	switch {
-	case n == 0:
-		return byDefault
-	case n < 0:
-		return math.MaxInt
-	}
-	return n
-}

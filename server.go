@@ -165,7 +165,7 @@ func (srv *Server) init() {
 		return
 	}
 	srv.options = options(&srv.Options)
-	srv.load.limit = bound(srv.MaxQueuedBytes, 256<<20)
+	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 }
 
 // enter and leave count what Wait waits for, and keep the pool alive with it.
