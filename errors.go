@@ -120,19 +120,36 @@ var (
 	ErrExcessiveCost = errors.New("rpcx: excessive cost")
 	// ErrPeerCancelled is the cause with which a handler's context ends when the
 	// peer cancels the request; see [Cancellation].
-	ErrPeerCancelled error = peerCancelledError{}
+	ErrPeerCancelled error = &cancelledError{"rpcx: request cancelled by the peer"}
 	// ErrTimeout says that Limits.RequestTimeout passed without a reply. It
 	// matches context.DeadlineExceeded too.
 	ErrTimeout error = &timeoutError{"rpcx: request timed out (Limits.RequestTimeout)"}
 	// ErrNoResponse says that a batch was answered without this member of it.
 	ErrNoResponse = errors.New("rpcx: no response to this member of the batch")
-	// ErrNotDone says that a Future has no outcome yet.
-	ErrNotDone = errors.New("rpcx: future is not done")
+	// ErrNotDone says that a Future or a Task has no outcome yet.
+	ErrNotDone = errors.New("rpcx: not done")
 	// ErrCancelled says that a call was given up by Future.Cancel. It matches
 	// context.Canceled too.
-	ErrCancelled error = cancelledError{}
+	ErrCancelled error = &cancelledError{"rpcx: call cancelled"}
 	// ErrBatchSent says that a Batch was sent a second time.
 	ErrBatchSent = errors.New("rpcx: batch was sent already")
+)
+
+// Sentinels of task groups.
+var (
+	// ErrTaskCancelled says that a task was cancelled: by Task.Cancel, or because
+	// its group was joined and did not need it. It matches context.Canceled too.
+	ErrTaskCancelled error = &cancelledError{"rpcx: task cancelled"}
+	// ErrTaskGroupJoined says that a group takes no tasks any more.
+	ErrTaskGroupJoined = errors.New("rpcx: task group was joined")
+	// ErrTaskInGroup says that a task is, or was, in a group.
+	ErrTaskInGroup = errors.New("rpcx: task is in a group already")
+	// ErrNoRemainingTasks says that all tasks of a group have been taken.
+	ErrNoRemainingTasks = errors.New("rpcx: no tasks remain")
+	// ErrNotJoined says that a group has no outcome before it is joined.
+	ErrNotJoined = errors.New("rpcx: task group is not joined yet")
+	// ErrNoTaskCompleted says that a group was joined and no task decided that.
+	ErrNoTaskCompleted = errors.New("rpcx: no task completed")
 )
 
 // closedError is a sentinel that wraps net.ErrClosed.
@@ -152,17 +169,11 @@ func (*timeoutError) Is(target error) bool { return target == context.DeadlineEx
 // Limits.ProcessingTimeout.
 var errProcessing error = &timeoutError{"rpcx: Limits.ProcessingTimeout passed"}
 
-type peerCancelledError struct{}
+// cancelledError is a sentinel that matches context.Canceled.
+type cancelledError struct{ text string }
 
-func (peerCancelledError) Error() string        { return "rpcx: request cancelled by the peer" }
-func (peerCancelledError) Is(target error) bool { return target == context.Canceled }
-
-type cancelledError struct{}
-
-func (cancelledError) Error() string { return "rpcx: call cancelled" }
-func (cancelledError) Is(target error) bool {
-	return target == context.Canceled
-}
+func (e *cancelledError) Error() string      { return e.text }
+func (*cancelledError) Is(target error) bool { return target == context.Canceled }
 
 // ConnectionError is the error of a call that was pending when its connection
 // ended. It matches [ErrConnectionLost], and wraps the reason for the end.

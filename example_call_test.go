@@ -141,7 +141,7 @@ func ExampleFuture_Cancel() {
 	fmt.Println(f.Wait(context.Background(), nil))
 	fmt.Println(errors.Is(f.Err(), rpcx.ErrCancelled), errors.Is(f.Err(), context.Canceled))
 	// Output:
-	// <nil> rpcx: future is not done
+	// <nil> rpcx: not done
 	// rpcx: call cancelled
 	// true true
 }

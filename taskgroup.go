@@ -1,0 +1,455 @@
+package rpcx
+
+import (
+	"context"
+	"iter"
+	"reflect"
+	"sync"
+)
+
+// WaitPolicy says which tasks [TaskGroup.Join] waits for before it cancels the
+// others. Daemons are never waited for, and whatever the policy, an error of a
+// task, or the end of Join's context, ends the waiting.
+//
+//	           Join waits until               then it cancels   Completed is
+//	WaitAll    all tasks have finished        daemons           the first to finish
+//	WaitAny    one task has finished          all others        that task
+//	WaitFirst  one has a result that is       all others        that task
+//	           not nil, or all have finished
+//	WaitNone   –                              all tasks         –
+//
+// If a task fails before, Join waits no longer and cancels all others, and
+// Completed is the task that failed unless there was one already.
+type WaitPolicy uint8
+
+const (
+	// WaitAll waits for all tasks: they are the parts of one piece of work. It is
+	// the default.
+	WaitAll WaitPolicy = iota
+	// WaitAny waits for any one task: one outcome is enough, be it nil.
+	WaitAny
+	// WaitFirst waits for the first result: one answer is enough, and a task whose
+	// result is nil had none. For a T that cannot be nil it is the same as WaitAny.
+	// (It is curio's wait=object.)
+	WaitFirst
+	// WaitNone waits for no task: what is left when Join is called is not needed.
+	WaitNone
+)
+
+// TaskGroupOptions are what a [TaskGroup] can be told. The zero value is the
+// default.
+type TaskGroupOptions struct {
+	Wait WaitPolicy // what Join waits for; WaitAll by default
+	// Retain keeps tasks that have finished, for Results and Errs. Otherwise a
+	// task is released when NextDone or Join has taken it, so that a group can
+	// live for days.
+	Retain bool
+	// Limit is how many tasks may run at once, daemons not counted; there is none
+	// if it is 0 or negative. Tasks beyond it wait for others to finish, in the
+	// order in which they were added.
+	Limit int
+}
+
+// TaskGroup runs tasks that end together: whoever joins it goes on when none of
+// them runs any more. Unlike an errgroup it need not wait for all of them, and
+// has their results; it behaves as a TaskGroup of aiorpcX and curio. It is made
+// by [NewTaskGroup], and its methods may be called from any goroutine.
+//
+// Tasks are started by [TaskGroup.Go], taken in the order in which they finish by
+// [TaskGroup.NextDone] or [TaskGroup.All], and the rest is left to
+// [TaskGroup.Join], which must be called: [TaskGroup.Do] does it. A task that
+// fails does nothing to the others until Join is called or while NextDone takes
+// the tasks, and its error stays with it. A task must not wait for its own group,
+// by Join or CancelRemaining, for these wait for the task.
+type TaskGroup[T any] struct {
+	ctx  context.Context
+	opts TaskGroupOptions
+
+	mu        sync.Mutex
+	changed   sync.Cond   // of what settle says
+	pending   taskList[T] // that run
+	waiting   taskList[T] // for Limit
+	daemons   taskList[T] // that run
+	done      taskList[T] // finished and not taken, in that order
+	retained  []*Task[T]  // all, daemons excepted, if Retain
+	completed *Task[T]
+	nexting   int  // calls of NextDone that wait
+	joining   bool // Join waits
+	closed    bool // Join has waited enough
+	joined    bool
+}
+
+// NewTaskGroup returns an empty group. Its tasks' contexts are made from ctx,
+// whose end cancels them, but it does not end the group. A nil opts is the zero
+// TaskGroupOptions.
+func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup[T] {
+	g := &TaskGroup[T]{ctx: ctx}
+	if opts != nil {
+		g.opts = *opts
+	}
+	g.changed.L = &g.mu
+	return g
+}
+
+// Go starts f as a task of the group, at once or when Limit lets it, and returns
+// without waiting. The context given to f ends when the task is cancelled, when
+// the group's context ends, and when f returns. A task whose context has ended
+// before it was its turn finishes without f being called.
+//
+// Tasks can be added by other tasks, and while Join waits. Once Join cancels what
+// is left, f is not called, and the error of the task is [ErrTaskGroupJoined].
+//
+// If f panics the program ends: to hand the panic over to Join would delay or
+// hide it.
+func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
+	return g.start(&Task[T]{f: f})
+}
+
+// GoDaemon starts f as a daemon: a task in the background that serves the others.
+// Join does not wait for it, but cancels it when it has done waiting for the
+// others. NextDone, Results, Len and Limit pass it over, and if it fails nothing
+// happens.
+func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
+	return g.start(&Task[T]{f: f, daemon: true})
+}
+
+func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
+	t.ctx.parent, t.group = g.ctx, g
+	g.mu.Lock()
+	switch {
+	case g.closed:
+		g.mu.Unlock()
+		t.group, t.err = nil, ErrTaskGroupJoined
+		t.finish()
+		return t
+	case !t.daemon && g.opts.Limit > 0 && g.pending.len >= g.opts.Limit:
+		g.waiting.push(t)
+		g.retain(t)
+		g.mu.Unlock()
+		return t
+	}
+	g.enter(t)
+	g.mu.Unlock()
+	// Owner: the group. End: the task's function returns.
+	go t.run()
+	return t
+}
+
+// enter counts in a task that runs.
+func (g *TaskGroup[T]) enter(t *Task[T]) {
+	if t.daemon {
+		g.daemons.push(t)
+		return
+	}
+	g.pending.push(t)
+	g.retain(t)
+}
+
+func (g *TaskGroup[T]) retain(t *Task[T]) {
+	if g.opts.Retain {
+		g.retained = append(g.retained, t)
+	}
+}
+
+// Add puts a task into the group that [StartTask] has started, finished or not.
+// It fails with [ErrTaskInGroup] if the task is or was in a group, and with
+// [ErrTaskGroupJoined] if this group takes no more, as in Go; the task then goes
+// on alone. Limit does not hold it up, but it counts.
+func (g *TaskGroup[T]) Add(t *Task[T]) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return g.add(t, false)
+}
+
+// AddDaemon is Add for a task that is to be a daemon, as in GoDaemon.
+func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return g.add(t, true)
+}
+
+// add is called under the task's lock, so the task does not finish meanwhile.
+func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t.group != nil {
+		return ErrTaskInGroup
+	}
+	if g.closed {
+		return ErrTaskGroupJoined
+	}
+	t.group, t.daemon = g, daemon
+	g.enter(t)
+	if t.finished {
+		g.leave(t)
+	}
+	return nil
+}
+
+// leave counts out a task that has finished, and starts one that has waited.
+func (g *TaskGroup[T]) leave(t *Task[T]) {
+	if t.daemon {
+		g.daemons.remove(t)
+	} else {
+		g.pending.remove(t)
+		g.done.push(t)
+	}
+	if g.waiting.len > 0 && g.pending.len < g.opts.Limit {
+		next := g.waiting.pop()
+		g.pending.push(next)
+		// Owner: the group. End: the task's function returns.
+		go next.run()
+	}
+	g.settle()
+}
+
+// settle follows each change. It does what Join does with tasks that have
+// finished, so that Join is woken once, and not by each task; and it wakes those
+// who wait for what is the case now.
+func (g *TaskGroup[T]) settle() {
+	closed := g.closed
+	for g.joining && !g.closed && g.nexting == 0 {
+		t := g.done.pop()
+		if t == nil {
+			g.closed = g.unfinished() == 0
+			break
+		}
+		if g.completed == nil && (t.err != nil || g.opts.Wait != WaitFirst || !isNil(t.value)) {
+			g.completed = t
+		}
+		g.closed = t.err != nil || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
+	}
+	if g.nexting > 0 || g.closed != closed || g.closed && g.unfinished()+g.daemons.len == 0 {
+		g.changed.Broadcast()
+	}
+}
+
+// unfinished is how many tasks have not finished, daemons not counted.
+func (g *TaskGroup[T]) unfinished() int { return g.pending.len + g.waiting.len }
+
+// isNil reports whether v is nil, which only a value of some types can be.
+func isNil[T any](v T) bool {
+	switch r := reflect.ValueOf(&v).Elem(); r.Kind() {
+	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan, reflect.UnsafePointer:
+		return r.IsNil()
+	}
+	return false
+}
+
+// await waits, under the lock, until ready, or until ctx ends, and then returns
+// its cause.
+func (g *TaskGroup[T]) await(ctx context.Context, ready func() bool) error {
+	if ready() {
+		return nil
+	}
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.changed.Broadcast()
+		})
+		defer stop()
+	}
+	for !ready() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		g.changed.Wait()
+	}
+	return nil
+}
+
+// NextDone waits for a task to finish, takes it from the group and returns it:
+// each task once, in the order in which they finish. When no tasks remain it
+// fails with [ErrNoRemainingTasks], and when ctx ends before one has finished,
+// with its cause. While somebody waits in NextDone, tasks go there and not to Join.
+func (g *TaskGroup[T]) NextDone(ctx context.Context) (*Task[T], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.nexting++
+	err := g.await(ctx, func() bool { return g.done.len > 0 || g.unfinished() == 0 })
+	g.nexting--
+	t := g.done.pop()
+	g.settle()
+	switch {
+	case t != nil:
+		return t, nil
+	case err != nil:
+		return nil, err
+	}
+	return nil, ErrNoRemainingTasks
+}
+
+// NextResult is NextDone for the task's Result: its error may be that of the
+// task, [ErrNoRemainingTasks] or ctx's cause.
+func (g *TaskGroup[T]) NextResult(ctx context.Context) (T, error) {
+	t, err := g.NextDone(ctx)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return t.Result()
+}
+
+// All ranges over the tasks as NextDone returns them, until none remain or ctx
+// ends. A task that fails does not end it, nor does the policy. What is left when
+// the loop is broken off stays in the group.
+func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
+	return func(yield func(*Task[T]) bool) {
+		for {
+			t, err := g.NextDone(ctx)
+			if err != nil || !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// CancelRemaining cancels all tasks that have not finished, daemons excepted, and
+// returns when they have. It stops nobody from adding others.
+func (g *TaskGroup[T]) CancelRemaining() {
+	g.mu.Lock()
+	tasks := g.waiting.appendTo(g.pending.appendTo(nil))
+	g.mu.Unlock()
+	for _, t := range tasks {
+		t.Cancel()
+	}
+	for _, t := range tasks {
+		<-t.Done()
+	}
+}
+
+// Join waits for tasks as the group's [WaitPolicy] says, cancels what is left,
+// daemons included, and returns when all have finished, however long they take:
+// of the group nothing runs any more. If ctx ends during the first it goes on to
+// the second, and returns ctx's cause; otherwise it returns nil, for the errors of
+// tasks are with them (see Err). To join a group again does nothing.
+func (g *TaskGroup[T]) Join(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.joining = true
+	g.closed = g.closed || g.opts.Wait == WaitNone
+	g.settle()
+	err := g.await(ctx, func() bool { return g.closed })
+	g.closed = true
+	tasks := g.daemons.appendTo(g.waiting.appendTo(g.pending.appendTo(nil)))
+	g.mu.Unlock()
+	for _, t := range tasks {
+		t.Cancel()
+	}
+	g.mu.Lock()
+	for g.unfinished()+g.daemons.len > 0 {
+		g.changed.Wait()
+	}
+	g.joined = true
+	return err
+}
+
+// Do runs body and joins the group. If body fails, what remains of the tasks is
+// cancelled first, and Do returns body's error; otherwise it returns Join's. A
+// panic in body counts as a failure, and goes on when the group is joined. (It is
+// the original's with-block.)
+func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error) (err error) {
+	failed := true // if body does not return
+	defer func() {
+		if failed {
+			g.CancelRemaining()
+		}
+		if joinErr := g.Join(ctx); err == nil {
+			err = joinErr
+		}
+	}()
+	err = body(ctx)
+	failed = err != nil
+	return err
+}
+
+// Joined reports whether Join has returned, or is just about to.
+func (g *TaskGroup[T]) Joined() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.joined
+}
+
+// Len returns how many tasks the group holds: those that have not finished, and
+// with Retain also those that have. Daemons are not counted.
+func (g *TaskGroup[T]) Len() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opts.Retain {
+		return len(g.retained)
+	}
+	return g.unfinished()
+}
+
+// Completed returns the task that decided Join, as [WaitPolicy] says; nil if there
+// is none (yet). Tasks taken by NextDone do not count, nor do those that Join
+// has cancelled, nor, under WaitFirst, those that returned nil.
+func (g *TaskGroup[T]) Completed() *Task[T] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.completed
+}
+
+// Result returns the Result of the task that Completed returns. It fails with
+// [ErrNoTaskCompleted] if there is none, and before the group has been joined
+// with [ErrNotJoined].
+func (g *TaskGroup[T]) Result() (T, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var zero T
+	switch {
+	case !g.joined:
+		return zero, ErrNotJoined
+	case g.completed == nil:
+		return zero, ErrNoTaskCompleted
+	}
+	return g.completed.value, g.completed.err
+}
+
+// Err returns the error of the task that Completed returns, nil if there is no
+// such task, and [ErrNotJoined] before the group has been joined. So under WaitAll
+// it is not the error of a task that failed after another has finished: that is
+// in Errs.
+func (g *TaskGroup[T]) Err() error {
+	_, err := g.Result()
+	if err == ErrNoTaskCompleted {
+		return nil
+	}
+	return err
+}
+
+// Results returns the results of all tasks, daemons excepted, in the order in
+// which they were added, or the first error among them: that of a task that was
+// cancelled counts too. It has those of retained tasks only, so without Retain it
+// is empty. Before the group has been joined it fails with [ErrNotJoined].
+func (g *TaskGroup[T]) Results() ([]T, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.joined {
+		return nil, ErrNotJoined
+	}
+	results := make([]T, len(g.retained))
+	for i, t := range g.retained {
+		if t.err != nil {
+			return nil, t.err
+		}
+		results[i] = t.value
+	}
+	return results, nil
+}
+
+// Errs returns the errors of the tasks that Results is about, nil for those that
+// succeeded. It is nil before the group has been joined.
+func (g *TaskGroup[T]) Errs() []error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.joined {
+		return nil
+	}
+	errs := make([]error, len(g.retained))
+	for i, t := range g.retained {
+		errs[i] = t.err
+	}
+	return errs
+}
