@@ -74,8 +74,9 @@ type TaskGroup[T any] struct {
 	retained  []*Task[T]  // all, daemons excepted, if Retain
 	completed *Task[T]
 	nexting   int  // calls of NextDone that wait
-	joining   bool // Join waits
-	closed    bool // Join has waited enough
+	joining   int  // calls of Join
+	decided   bool // they have waited enough
+	closed    bool // it takes no more tasks
 	joined    bool
 }
 
@@ -207,19 +208,19 @@ func (g *TaskGroup[T]) leave(t *Task[T]) {
 // finished, so that Join is woken once, and not by each task; and it wakes those
 // who wait for what is the case now.
 func (g *TaskGroup[T]) settle() {
-	closed := g.closed
-	for g.joining && !g.closed && g.nexting == 0 {
+	decided := g.decided
+	for g.joining > 0 && !g.decided && g.nexting == 0 {
 		t := g.done.pop()
 		if t == nil {
-			g.closed = g.unfinished() == 0
+			g.decided = g.unfinished() == 0
 			break
 		}
 		if g.completed == nil && (t.err != nil || g.opts.Wait != WaitFirst || !isNil(t.value)) {
 			g.completed = t
 		}
-		g.closed = t.err != nil || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
+		g.decided = t.err != nil || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
 	}
-	if g.nexting > 0 || g.closed != closed || g.closed && g.unfinished()+g.daemons.len == 0 {
+	if g.nexting > 0 || g.decided != decided || g.closed && g.unfinished()+g.daemons.len == 0 {
 		g.changed.Broadcast()
 	}
 }
@@ -323,15 +324,19 @@ func (g *TaskGroup[T]) CancelRemaining() {
 // daemons included, and returns when all have finished, however long they take:
 // of the group nothing runs any more. If ctx ends during the first it goes on to
 // the second, and returns ctx's cause; otherwise it returns nil, for the errors of
-// tasks are with them (see Err). To join a group again does nothing.
+// tasks are with them (see Err). To join again goes on with what the policy has
+// left untaken.
 func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.joining = true
-	g.closed = g.closed || g.opts.Wait == WaitNone
+	if g.joining == 0 {
+		g.decided = g.opts.Wait == WaitNone
+	}
+	g.joining++
 	g.settle()
-	err := g.await(ctx, func() bool { return g.closed })
-	g.closed = true
+	err := g.await(ctx, func() bool { return g.decided })
+	g.decided, g.closed = true, true
+	g.changed.Broadcast() // to others that join
 	tasks := g.daemons.appendTo(g.waiting.appendTo(g.pending.appendTo(nil)))
 	g.mu.Unlock()
 	for _, t := range tasks {
@@ -342,6 +347,7 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 		g.changed.Wait()
 	}
 	g.joined = true
+	g.joining--
 	return err
 }
 
