@@ -97,7 +97,7 @@ func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) erro
 	_ = errors.As(context.Cause(ctx), &passed)
 	_ = errors.As(err, &inner)
 	switch {
-	case passed.is(own.at), inner.is(own.at):
+	case passed.notBefore(own.at), inner.notBefore(own.at):
 		return own
 	case passed.ours():
 		return TimeoutCancellationError{passed}
@@ -110,5 +110,6 @@ func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) erro
 // ours reports whether a function of this file has set the timeout.
 func (e *TaskTimeout) ours() bool { return e != nil && !e.at.IsZero() }
 
-// is reports whether it is ours, and its deadline is at.
-func (e *TaskTimeout) is(at time.Time) bool { return e.ours() && e.at.Equal(at) }
+// notBefore reports whether it is ours, and so has passed, and at has passed no
+// later.
+func (e *TaskTimeout) notBefore(at time.Time) bool { return e.ours() && !e.at.Before(at) }
