@@ -7,22 +7,20 @@ import (
 	"time"
 )
 
-// Task is a function that runs on a goroutine of its own, and what comes of it.
-// It is started by [TaskGroup.Go], or without a group by [StartTask]. Its
-// methods may be called from any goroutine.
+// Task is a function that runs concurrently, and what comes of it. It is started
+// by [TaskGroup.Go], or without a group by [StartTask]. Its methods may be called
+// from any goroutine.
 type Task[T any] struct {
-	ctx   taskContext
-	f     func(context.Context) (T, error) // nil once it has returned
-	value T                                // value and err are written before the task is finished, and not after
+	ctx   taskContext                      // its lock is the task's, and taken before the group's
+	f     func(context.Context) (T, error) // nil once it has been called
+	value T                                // value and err are not changed once it has finished
 	err   error
 
-	mu       sync.Mutex // taken before the group's
-	group    *TaskGroup[T]
-	daemon   bool
-	finished bool
-	done     chan struct{} // closed when finished; made when asked for
-
-	prev, next *Task[T] // in a list of the group's
+	group      *TaskGroup[T]
+	daemon     bool
+	finished   bool
+	done       chan struct{} // closed when finished; made when asked for
+	prev, next *Task[T]      // in a list of the group's
 }
 
 // StartTask starts f as a task that is in no group; [TaskGroup.Add] puts it into
@@ -30,7 +28,7 @@ type Task[T any] struct {
 func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *Task[T] {
 	t := &Task[T]{f: f}
 	t.ctx.parent = ctx
-	// Owner: the caller. End: f returns.
+	// Owner: the caller. End: f returns, and no task of its group waits.
 	go t.run()
 	return t
 }
@@ -39,50 +37,69 @@ func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *
 // runtime.Goexit, as testing.T.FailNow does.
 var errExited = errors.New("rpcx: task called runtime.Goexit")
 
-// run runs the task's function, unless the task was cancelled before.
+// run runs the task, and then others of its group that wait for a goroutine.
 //
 // A panic is not recovered, and so ends the program, as in errgroup. To hand it
 // to whoever joins the group would delay it until then, or for ever if that is
 // stuck because of it; and its stack, which tells what was wrong, would be lost.
 func (t *Task[T]) run() {
-	t.err = errExited
-	defer t.finish()
+	defer func() {
+		if t == nil {
+			return
+		}
+		if next := t.finish(); next != nil {
+			// Owner: the group. End: its function returns, and no other task waits.
+			go next.run()
+		}
+	}()
+	for t != nil {
+		t.call()
+		t = t.finish()
+	}
+}
+
+// call calls the task's function, unless the task was cancelled before.
+func (t *Task[T]) call() {
 	if t.ctx.Err() != nil {
 		t.err = context.Cause(&t.ctx)
 		return
 	}
+	t.err = errExited
 	t.value, t.err = t.f(&t.ctx)
 }
 
-// finish publishes the outcome: to the group first, so that who has waited for
-// the task finds it there.
-func (t *Task[T]) finish() {
+// finish publishes the outcome, and returns a task of the group that waits to be
+// run. The group comes first, so that who has waited for the task finds it there.
+func (t *Task[T]) finish() (next *Task[T]) {
 	t.f = nil
+	t.ctx.mu.Lock()
+	defer t.ctx.mu.Unlock()
 	t.ctx.end(context.Canceled)
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.finished = true
-	if g := t.group; g != nil {
-		g.mu.Lock()
-		g.leave(t)
-		g.mu.Unlock()
+	if t.group != nil {
+		next = t.group.leave(t)
 	}
 	if t.done != nil {
 		close(t.done)
 	}
+	return next
 }
 
 // Cancel ends the context of the task's function, with the cause
 // [ErrTaskCancelled], and does not wait. A function that does not heed its context
 // runs on; one that was not called yet will not be. To cancel a task that has
 // finished does nothing.
-func (t *Task[T]) Cancel() { t.ctx.end(ErrTaskCancelled) }
+func (t *Task[T]) Cancel() {
+	t.ctx.mu.Lock()
+	defer t.ctx.mu.Unlock()
+	t.ctx.end(ErrTaskCancelled)
+}
 
 // Done returns a channel that is closed when the task has finished: its function
 // has returned, or was not called because the task was cancelled before.
 func (t *Task[T]) Done() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.ctx.mu.Lock()
+	defer t.ctx.mu.Unlock()
 	if t.done == nil {
 		t.done = make(chan struct{})
 		if t.finished {
@@ -126,8 +143,8 @@ func (t *Task[T]) Err() error {
 }
 
 func (t *Task[T]) over() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.ctx.mu.Lock()
+	defer t.ctx.mu.Unlock()
 	return t.finished
 }
 
@@ -138,19 +155,21 @@ func (t *Task[T]) over() bool {
 type taskContext struct {
 	parent context.Context
 
-	mu     sync.Mutex
-	real   context.Context
-	cancel context.CancelCauseFunc
-	cause  error // why it ended, nil if it has not or if parent ended first
+	mu    sync.Mutex
+	real  *realContext
+	cause error // why it ended, nil if it has not or if parent ended first
 }
 
-// end ends the context, unless it has ended.
+type realContext struct {
+	context.Context
+	cancel context.CancelCauseFunc
+}
+
+// end ends the context, under the lock, unless it has ended.
 func (c *taskContext) end(cause error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch {
 	case c.real != nil:
-		c.cancel(cause)
+		c.real.cancel(cause)
 	case c.cause == nil && c.parent.Err() == nil:
 		c.cause = cause
 	}
@@ -165,12 +184,13 @@ func (c *taskContext) materialise() context.Context {
 		if c.cause != nil { // that is why it ended, whatever parent does since
 			parent = context.WithoutCancel(parent)
 		}
-		c.real, c.cancel = context.WithCancelCause(parent)
+		ctx, cancel := context.WithCancelCause(parent)
+		c.real = &realContext{ctx, cancel}
 		if c.cause != nil {
-			c.cancel(c.cause)
+			cancel(c.cause)
 		}
 	}
-	return c.real
+	return c.real.Context
 }
 
 func (c *taskContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }

@@ -67,12 +67,13 @@ type TaskGroup[T any] struct {
 
 	mu        sync.Mutex
 	changed   sync.Cond   // of what settle says
+	waiting   taskList[T] // for a goroutine, or for Limit
 	pending   taskList[T] // that run
-	waiting   taskList[T] // for Limit
 	daemons   taskList[T] // that run
 	done      taskList[T] // finished and not taken, in that order
 	retained  []*Task[T]  // all, daemons excepted, if Retain
 	completed *Task[T]
+	coming    bool // a goroutine is on its way to a task that waits
 	nexting   int  // calls of NextDone that wait
 	joining   int  // calls of Join
 	decided   bool // they have waited enough
@@ -117,33 +118,23 @@ func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
 func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
 	t.ctx.parent, t.group = g.ctx, g
 	g.mu.Lock()
-	switch {
-	case g.closed:
+	if g.closed {
 		g.mu.Unlock()
 		t.group, t.err = nil, ErrTaskGroupJoined
 		t.finish()
 		return t
-	case !t.daemon && g.opts.Limit > 0 && g.pending.len >= g.opts.Limit:
-		g.waiting.push(t)
-		g.retain(t)
-		g.mu.Unlock()
-		return t
 	}
-	g.enter(t)
-	g.mu.Unlock()
-	// Owner: the group. End: the task's function returns.
-	go t.run()
-	return t
-}
-
-// enter counts in a task that runs.
-func (g *TaskGroup[T]) enter(t *Task[T]) {
+	defer g.mu.Unlock()
 	if t.daemon {
 		g.daemons.push(t)
-		return
+		// Owner: the group. End: the task's function returns, and no other task waits.
+		go t.run()
+		return t
 	}
-	g.pending.push(t)
+	g.waiting.push(t)
 	g.retain(t)
+	g.fetch()
+	return t
 }
 
 func (g *TaskGroup[T]) retain(t *Task[T]) {
@@ -152,20 +143,56 @@ func (g *TaskGroup[T]) retain(t *Task[T]) {
 	}
 }
 
+// fetch sends for a goroutine if a task waits that may run and none is coming for
+// it. A goroutine whose task has finished takes another by itself, so many short
+// tasks need few goroutines; but it never leaves one behind that nobody comes for.
+func (g *TaskGroup[T]) fetch() {
+	if g.coming || !g.ready() {
+		return
+	}
+	g.coming = true
+	// Owner: the group. End: no task waits that may run.
+	go func() {
+		g.mu.Lock()
+		g.coming = false
+		t := g.take()
+		g.mu.Unlock()
+		if t != nil {
+			t.run()
+		}
+	}()
+}
+
+// ready reports whether a task waits that may run.
+func (g *TaskGroup[T]) ready() bool {
+	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.pending.len < g.opts.Limit)
+}
+
+// take returns a task that is to be run now, nil if there is none.
+func (g *TaskGroup[T]) take() *Task[T] {
+	if !g.ready() {
+		return nil
+	}
+	t := g.waiting.pop()
+	g.pending.push(t)
+	g.fetch()
+	return t
+}
+
 // Add puts a task into the group that [StartTask] has started, finished or not.
 // It fails with [ErrTaskInGroup] if the task is or was in a group, and with
 // [ErrTaskGroupJoined] if this group takes no more, as in Go; the task then goes
 // on alone. Limit does not hold it up, but it counts.
 func (g *TaskGroup[T]) Add(t *Task[T]) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.ctx.mu.Lock()
+	defer t.ctx.mu.Unlock()
 	return g.add(t, false)
 }
 
 // AddDaemon is Add for a task that is to be a daemon, as in GoDaemon.
 func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.ctx.mu.Lock()
+	defer t.ctx.mu.Unlock()
 	return g.add(t, true)
 }
 
@@ -180,28 +207,34 @@ func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
 		return ErrTaskGroupJoined
 	}
 	t.group, t.daemon = g, daemon
-	g.enter(t)
-	if t.finished {
-		g.leave(t)
+	switch {
+	case !daemon:
+		g.retain(t)
+		if t.finished {
+			g.done.push(t)
+			g.settle()
+		} else {
+			g.pending.push(t)
+		}
+	case !t.finished:
+		g.daemons.push(t)
 	}
 	return nil
 }
 
-// leave counts out a task that has finished, and starts one that has waited.
-func (g *TaskGroup[T]) leave(t *Task[T]) {
+// leave counts out a task that has finished, and returns one to be run next.
+func (g *TaskGroup[T]) leave(t *Task[T]) (next *Task[T]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if t.daemon {
 		g.daemons.remove(t)
 	} else {
 		g.pending.remove(t)
 		g.done.push(t)
 	}
-	if g.waiting.len > 0 && g.pending.len < g.opts.Limit {
-		next := g.waiting.pop()
-		g.pending.push(next)
-		// Owner: the group. End: the task's function returns.
-		go next.run()
-	}
+	next = g.take()
 	g.settle()
+	return next
 }
 
 // settle follows each change. It does what Join does with tasks that have
