@@ -343,13 +343,19 @@ func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 // returns when they have. It stops nobody from adding others.
 func (g *TaskGroup[T]) CancelRemaining() {
 	g.mu.Lock()
-	tasks := g.waiting.appendTo(g.pending.appendTo(nil))
+	tasks := g.pending.appendTo(g.waiting.appendTo(nil))
 	g.mu.Unlock()
-	for _, t := range tasks {
-		t.Cancel()
-	}
+	cancelAll(tasks)
 	for _, t := range tasks {
 		<-t.Done()
+	}
+}
+
+// cancelAll cancels tasks. Those that wait come first in the list, lest they are
+// begun when those that run have been cancelled.
+func cancelAll[T any](tasks []*Task[T]) {
+	for _, t := range tasks {
+		t.Cancel()
 	}
 }
 
@@ -370,11 +376,9 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	err := g.await(ctx, func() bool { return g.decided })
 	g.decided, g.closed = true, true
 	g.changed.Broadcast() // to others that join
-	tasks := g.daemons.appendTo(g.waiting.appendTo(g.pending.appendTo(nil)))
+	tasks := g.daemons.appendTo(g.pending.appendTo(g.waiting.appendTo(nil)))
 	g.mu.Unlock()
-	for _, t := range tasks {
-		t.Cancel()
-	}
+	cancelAll(tasks)
 	g.mu.Lock()
 	for g.unfinished()+g.daemons.len > 0 {
 		g.changed.Wait()

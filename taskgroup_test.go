@@ -1,0 +1,570 @@
+package rpcx_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// after returns a function that returns v when d has passed, or its context's
+// cause if that ends before.
+func after[T any](d time.Duration, v T) func(context.Context) (T, error) {
+	return func(ctx context.Context) (T, error) {
+		select {
+		case <-time.After(d):
+			return v, nil
+		case <-ctx.Done():
+			var zero T
+			return zero, context.Cause(ctx)
+		}
+	}
+}
+
+func TestJoinReturnsTheContextsCauseAndEndsTheTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		task := g.Go(after(time.Hour, 1))
+		daemon := g.GoDaemon(after(time.Hour, 2))
+		time.AfterFunc(time.Second, func() { cancel(why) })
+		if err := g.Join(ctx); err != why {
+			t.Errorf("Join returned %v", err)
+		}
+		for _, task := range []*rpcx.Task[int]{task, daemon} {
+			if err := task.Err(); !errors.Is(err, rpcx.ErrTaskCancelled) || !errors.Is(err, context.Canceled) {
+				t.Errorf("the task ended with %v", err)
+			}
+		}
+		if !g.Joined() || g.Completed() != nil {
+			t.Errorf("joined %v, completed %v", g.Joined(), g.Completed())
+		}
+	})
+}
+
+func TestAJoinThatIsOverEndsTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		g.Go(after(time.Hour, 1))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		other := rpcx.StartTask(t.Context(), func(context.Context) (int, error) { return 0, g.Join(context.Background()) })
+		start := time.Now()
+		if err := g.Join(ctx); err != context.DeadlineExceeded {
+			t.Errorf("Join returned %v", err)
+		}
+		if _, err := other.Wait(t.Context()); err != nil || time.Since(start) != time.Second {
+			t.Errorf("the other Join returned %v after %v", err, time.Since(start))
+		}
+	})
+}
+
+func TestTheGroupsContextEndsTheTasksAndNotTheGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		g := rpcx.NewTaskGroup[int](ctx, nil)
+		running := g.Go(after(time.Hour, 1))
+		synctest.Wait()
+		cancel(why)
+		late := g.Go(func(context.Context) (int, error) {
+			t.Error("called, though its context had ended")
+			return 0, nil
+		})
+		if err := g.Join(t.Context()); err != nil {
+			t.Errorf("Join returned %v", err)
+		}
+		if running.Err() != why || late.Err() != why {
+			t.Errorf("the tasks ended with %v and %v", running.Err(), late.Err())
+		}
+	})
+}
+
+func TestATasksContext(t *testing.T) {
+	type key struct{}
+	synctest.Test(t, func(t *testing.T) {
+		parent, cancel := context.WithTimeout(context.WithValue(t.Context(), key{}, "value"), time.Hour)
+		defer cancel()
+		g := rpcx.NewTaskGroup[context.Context](parent, nil)
+		task := g.Go(func(ctx context.Context) (context.Context, error) {
+			if ctx.Err() != nil || ctx.Value(key{}) != "value" {
+				t.Errorf("error %v, value %v", ctx.Err(), ctx.Value(key{}))
+			}
+			if got, _ := ctx.Deadline(); got.Sub(time.Now()) != time.Hour {
+				t.Errorf("deadline in %v", time.Until(got))
+			}
+			child, cancel := context.WithCancel(ctx)
+			defer cancel()
+			before := runtime.NumGoroutine()
+			stop := context.AfterFunc(child, func() {})
+			stop()
+			if after := runtime.NumGoroutine(); after > before {
+				t.Error("a context made from it needs a goroutine")
+			}
+			return ctx, nil
+		})
+		ctx, err := task.Wait(t.Context())
+		if err != nil || ctx.Err() != context.Canceled {
+			t.Errorf("error %v; when the function has returned the context's is %v", err, ctx.Err())
+		}
+		unasked := g.Go(func(ctx context.Context) (context.Context, error) { return ctx, nil })
+		ctx, _ = unasked.Wait(t.Context())
+		cancel()
+		select {
+		case <-ctx.Done():
+		default:
+			t.Error("a context that is asked for after the function has returned has not ended")
+		}
+		if ctx.Err() != context.Canceled {
+			t.Errorf("its error became %v", ctx.Err())
+		}
+		_ = g.Join(t.Context())
+	})
+}
+
+func TestLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Limit: 3, Retain: true})
+		g.GoDaemon(after(time.Hour, 0)) // does not count
+		var running, most, order atomic.Int32
+		start := time.Now()
+		for i := range 10 {
+			g.Go(func(ctx context.Context) (int, error) {
+				most.Store(max(most.Load(), running.Add(1)))
+				defer running.Add(-1)
+				if place := int(order.Add(1)) - 1; place/3 != i/3 {
+					t.Errorf("task %d was the %d. to run", i, place)
+				}
+				return after(time.Second, i)(ctx)
+			})
+		}
+		cancelled := g.Go(after(time.Second, 10))
+		if g.Len() != 11 {
+			t.Errorf("Len is %d", g.Len())
+		}
+		synctest.Wait()
+		cancelled.Cancel()
+		for task := range g.All(t.Context()) {
+			switch err := task.Err(); {
+			case task == cancelled && !errors.Is(err, rpcx.ErrTaskCancelled), task != cancelled && err != nil:
+				t.Errorf("a task ended with %v", err)
+			}
+		}
+		if took := time.Since(start); most.Load() != 3 || took != 4*time.Second || order.Load() != 10 {
+			t.Errorf("%d tasks, %d at once, %v in all", order.Load(), most.Load(), took)
+		}
+		_ = g.Join(t.Context())
+	})
+}
+
+func TestATaskThatWaitsForLimitIsNotRunOnceTheGroupIsDecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitAny, Limit: 2})
+		var calls atomic.Int32
+		for range 100 {
+			g.Go(func(ctx context.Context) (int, error) {
+				calls.Add(1)
+				return after(time.Second, 1)(ctx)
+			})
+		}
+		if err := g.Join(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// Those that finish first take others before Join is woken.
+		if n := calls.Load(); n < 2 || n > 10 {
+			t.Errorf("%d tasks were run", n)
+		}
+	})
+}
+
+// A task that blocks must never keep another from being run.
+func TestTasksThatWaitForEachOther(t *testing.T) {
+	noLeak(t)
+	for range 200 {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		const n = 20
+		var all sync.WaitGroup
+		all.Add(n)
+		for range n {
+			g.Go(func(context.Context) (int, error) {
+				all.Done()
+				all.Wait()
+				return 0, nil
+			})
+		}
+		if err := g.Join(t.Context()); err != nil || g.Err() != nil {
+			t.Fatal(err, g.Err())
+		}
+	}
+}
+
+func TestTasksMayAddTasks(t *testing.T) {
+	g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Retain: true, Limit: 2})
+	var tree func(depth int) func(context.Context) (int, error)
+	tree = func(depth int) func(context.Context) (int, error) {
+		return func(context.Context) (int, error) {
+			if depth > 0 {
+				g.Go(tree(depth - 1))
+				g.Go(tree(depth - 1))
+			}
+			return depth, nil
+		}
+	}
+	g.Go(tree(6))
+	if err := g.Join(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	results, err := g.Results()
+	if err != nil || len(results) != 127 || g.Len() != 127 {
+		t.Errorf("%d results, error %v", len(results), err)
+	}
+}
+
+func TestNothingIsAddedAfterJoin(t *testing.T) {
+	g := rpcx.NewTaskGroup[int](t.Context(), nil)
+	if err := g.Join(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, add := range []func(func(context.Context) (int, error)) *rpcx.Task[int]{g.Go, g.GoDaemon} {
+		task := add(func(context.Context) (int, error) {
+			t.Error("was called")
+			return 0, nil
+		})
+		if _, err := task.Wait(t.Context()); err != rpcx.ErrTaskGroupJoined {
+			t.Errorf("got %v", err)
+		}
+	}
+	task := rpcx.StartTask(t.Context(), after(0, 1))
+	if err := g.Add(task); err != rpcx.ErrTaskGroupJoined {
+		t.Errorf("Add returned %v", err)
+	}
+	other := rpcx.NewTaskGroup[int](t.Context(), nil)
+	if err := other.AddDaemon(task); err != nil {
+		t.Errorf("a task that one group has refused was refused by another: %v", err)
+	}
+	if err := g.Add(task); err != rpcx.ErrTaskInGroup {
+		t.Errorf("Add returned %v", err)
+	}
+	_ = other.Join(t.Context())
+}
+
+// While Join waits for tasks that it has cancelled, nothing can be added: nobody
+// would wait for it.
+func TestNothingIsAddedWhileJoinWaitsForCancelledTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitNone})
+		g.Go(func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			if err := g.Go(after(0, 1)).Err(); err != rpcx.ErrTaskGroupJoined {
+				t.Errorf("got %v", err)
+			}
+			return 0, nil
+		})
+		synctest.Wait()
+		if err := g.Join(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWaitFirstWithTypesThatCannotBeNil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
+		g.Go(after(time.Second, 0))
+		g.Go(after(2*time.Second, 1))
+		_ = g.Join(t.Context())
+		if v, err := g.Result(); v != 0 || err != nil {
+			t.Errorf("got %v, %v", v, err)
+		}
+		p := rpcx.NewTaskGroup[*int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
+		p.Go(after[*int](time.Second, nil))
+		p.Go(after(2*time.Second, new(int)))
+		_ = p.Join(t.Context())
+		if v, err := p.Result(); v == nil || err != nil {
+			t.Errorf("got %v, %v", v, err)
+		}
+	})
+}
+
+func TestATaskThatExitsIsAFailure(t *testing.T) {
+	g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Limit: 1})
+	exits := g.Go(func(context.Context) (int, error) {
+		runtime.Goexit()
+		return 0, nil
+	})
+	next := g.Go(after(0, 1)) // needs another goroutine
+	if _, err := exits.Wait(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	if v, err := next.Wait(t.Context()); v != 1 || err != nil {
+		t.Errorf("the next task: %v, %v", v, err)
+	}
+	if err := g.Join(t.Context()); err != nil || g.Completed() != exits {
+		t.Errorf("Join returned %v", err)
+	}
+}
+
+func TestTaskOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		task := rpcx.StartTask(t.Context(), after(time.Second, 1))
+		if _, err := task.Result(); err != rpcx.ErrNotDone || task.Err() != nil {
+			t.Errorf("before it has finished: %v, %v", err, task.Err())
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := task.Wait(ctx); err != context.DeadlineExceeded {
+			t.Errorf("Wait returned %v", err)
+		}
+		<-task.Done()
+		task.Cancel()
+		if v, err := task.Result(); v != 1 || err != nil {
+			t.Errorf("got %v, %v", v, err)
+		}
+	})
+}
+
+func TestDo(t *testing.T) {
+	failure := errors.New("failure")
+	for _, test := range []struct {
+		name string
+		body func(context.Context) error
+		want error
+		took time.Duration
+	}{
+		{"a body that succeeds is followed by Join", func(context.Context) error { return nil }, nil, time.Minute},
+		{"a body that fails cancels the tasks", func(context.Context) error { return failure }, failure, 0},
+		{"a body whose context ends cancels the tasks", func(ctx context.Context) error {
+			_, err := after(time.Hour, 0)(ctx)
+			return err
+		}, context.DeadlineExceeded, time.Hour / 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour/2)
+				defer cancel()
+				start := time.Now()
+				g := rpcx.NewTaskGroup[int](ctx, nil)
+				g.Go(after(time.Minute, 1))
+				if err := g.Do(ctx, test.body); err != test.want {
+					t.Errorf("Do returned %v", err)
+				}
+				if took := time.Since(start); took != test.took || !g.Joined() {
+					t.Errorf("joined %v after %v", g.Joined(), took)
+				}
+			})
+		})
+	}
+}
+
+func TestDoJoinsWhenItsBodyPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		task := g.Go(after(time.Hour, 1))
+		func() {
+			defer func() {
+				if r := recover(); r != "ouch" {
+					t.Errorf("recovered %v", r)
+				}
+			}()
+			_ = g.Do(t.Context(), func(context.Context) error { panic("ouch") })
+		}()
+		if !g.Joined() || !errors.Is(task.Err(), context.Canceled) {
+			t.Errorf("joined %v, task %v", g.Joined(), task.Err())
+		}
+	})
+}
+
+func TestWhoWaitsInNextDoneComesBeforeJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		first, second := g.Go(after(time.Second, 1)), g.Go(after(2*time.Second, 2))
+		taker := rpcx.StartTask(t.Context(), g.NextDone)
+		synctest.Wait()
+		if err := g.Join(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if task, err := taker.Wait(t.Context()); task != first || err != nil {
+			t.Errorf("took %v, %v", task, err)
+		}
+		if g.Completed() != second {
+			t.Error("Join has not seen the second")
+		}
+	})
+}
+
+func TestAnAbandonedWaitTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		g.Go(after(time.Minute, 1))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := g.NextDone(ctx); err != context.DeadlineExceeded {
+			t.Errorf("NextDone returned %v", err)
+		}
+		for range g.All(ctx) {
+			t.Error("All went on")
+		}
+		if v, err := g.NextResult(t.Context()); v != 1 || err != nil {
+			t.Errorf("got %v, %v", v, err)
+		}
+		_ = g.Join(t.Context())
+	})
+}
+
+func TestAllCanBeBrokenOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		for i := range 4 {
+			g.Go(after(time.Duration(4-i)*time.Second, i))
+		}
+		var got []int
+		for range 2 {
+			for task := range g.All(t.Context()) {
+				v, _ := task.Result()
+				if got = append(got, v); len(got)%2 == 0 {
+					break
+				}
+			}
+		}
+		if !slices.Equal(got, []int{3, 2, 1, 0}) {
+			t.Errorf("got %v", got)
+		}
+		_ = g.Join(t.Context())
+	})
+}
+
+// A group that lives for long holds no more than what runs.
+func TestFinishedTasksAreReleased(t *testing.T) {
+	noLeak(t)
+	heap := func() uint64 {
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	tasks := 1_000_000
+	if raceEnabled {
+		tasks = 50_000
+	}
+	for _, test := range []struct {
+		name string
+		run  func(t *testing.T, g *rpcx.TaskGroup[[]byte], spawn func())
+	}{
+		{"when they are taken one by one", func(t *testing.T, g *rpcx.TaskGroup[[]byte], spawn func()) {
+			for range tasks {
+				spawn()
+				if _, err := g.NextResult(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		{"when Join takes them", func(t *testing.T, g *rpcx.TaskGroup[[]byte], spawn func()) {
+			g.Go(func(context.Context) ([]byte, error) { // Join waits as long as this runs
+				for range tasks {
+					for g.Len() > 100 {
+						runtime.Gosched()
+					}
+					spawn()
+				}
+				return nil, nil
+			})
+			if err := g.Join(t.Context()); err != nil || g.Err() != nil {
+				t.Fatal(err, g.Err())
+			}
+		}},
+		{"when they are daemons", func(t *testing.T, g *rpcx.TaskGroup[[]byte], _ func()) {
+			for range tasks / 10 {
+				if _, err := g.GoDaemon(func(context.Context) ([]byte, error) { return make([]byte, 100), nil }).Wait(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := rpcx.NewTaskGroup[[]byte](t.Context(), nil)
+			before := heap()
+			test.run(t, g, func() {
+				g.Go(func(context.Context) ([]byte, error) { return make([]byte, 100), nil })
+			})
+			if grown := int64(heap()) - int64(before); grown > 1<<20 {
+				t.Errorf("the heap has grown by %d bytes", grown)
+			}
+			if err := g.Join(t.Context()); err != nil || g.Len() != 0 {
+				t.Errorf("Join returned %v, Len %d", err, g.Len())
+			}
+		})
+	}
+}
+
+// TestTaskAllocs bounds the allocations of a task that does nothing, those of the
+// function that is passed and of the group, a hundredth each, included.
+func TestTaskAllocs(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	const tasks = 100
+	ctx := context.Background()
+	allocs := testing.AllocsPerRun(100, func() {
+		g := rpcx.NewTaskGroup[int](ctx, nil)
+		for i := range tasks {
+			g.Go(func(context.Context) (int, error) { return i, nil })
+		}
+		if err := g.Join(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}) / tasks
+	t.Logf("%.2f allocations a task", allocs)
+	if allocs > 3 {
+		t.Errorf("%.2f allocations a task, want at most 3", allocs)
+	}
+}
+
+// TestTaskGroupRaces has everything happen to one group at the same time.
+func TestTaskGroupRaces(t *testing.T) {
+	noLeak(t)
+	for range 200 {
+		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Limit: 4, Retain: true})
+		work := func(ctx context.Context) (int, error) {
+			runtime.Gosched()
+			return 1, ctx.Err()
+		}
+		others := rpcx.NewTaskGroup[int](t.Context(), nil)
+		for _, do := range []func(){
+			func() { g.Go(work) },
+			func() { g.GoDaemon(work) },
+			func() { _ = g.Add(rpcx.StartTask(t.Context(), work)) },
+			func() { g.Go(work).Cancel() },
+			func() { _, _ = g.Go(work).Wait(t.Context()) },
+			func() { _, _ = g.NextDone(t.Context()) },
+			func() { g.CancelRemaining() },
+			func() { g.Len(); g.Completed(); _, _ = g.Results(); g.Errs() },
+		} {
+			others.Go(func(context.Context) (int, error) {
+				for range 10 {
+					do()
+				}
+				return 0, nil
+			})
+		}
+		others.Go(func(context.Context) (int, error) { return 0, g.Join(t.Context()) })
+		if err := others.Join(t.Context()); err != nil || others.Err() != nil {
+			t.Fatal(err, others.Err())
+		}
+		if err := g.Join(t.Context()); err != nil || !g.Joined() {
+			t.Fatal(err)
+		}
+		for i, err := range g.Errs() {
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatalf("task %d: %v", i, err)
+			}
+		}
+	}
+}
