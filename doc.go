@@ -424,6 +424,32 @@
 //		}
 //	})
 //
+// # Task groups and deadlines
+//
+// They need no session. A [TaskGroup] runs functions concurrently, has their
+// results, and lets nothing of it run on when it is joined:
+//
+//	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
+//	err := g.Do(ctx, func(ctx context.Context) error {
+//		for _, addr := range addrs {
+//			g.Go(func(ctx context.Context) (string, error) { return fetch(ctx, addr) })
+//		}
+//		return nil
+//	})
+//	answer, err := g.Result()
+//
+// The [WaitPolicy] says whether Join waits for all tasks, for one, for the first
+// result, or for none, before it cancels the others. Whatever it is, a task that fails
+// ends the waiting. Errors stay with the tasks: [TaskGroup.Err] and
+// [TaskGroup.Errs] have them, and Do and Join return only the error of the body or
+// the cause of ctx's end. [TaskGroup.All] has the tasks as they finish,
+// [TaskGroup.GoDaemon] starts one that nobody waits for, and Limit bounds how many run.
+//
+// [TimeoutAfter] and its like run a function under a deadline. They can be
+// nested, and the error tells whose deadline it was: one's own is a
+// [*TaskTimeout], an outer one's a [TimeoutCancellationError], and an inner one's
+// that was not handled an [UncaughtTimeoutError].
+//
 // # Without a session
 //
 // A protocol is a plain value, for use over HTTP, a message queue or a file:

@@ -28,7 +28,9 @@ type TimeoutCancellationError struct {
 	Outer *TaskTimeout // what that one returns
 }
 
-func (e TimeoutCancellationError) Error() string      { return "cancelled by an outer timeout" }
+func (e TimeoutCancellationError) Error() string {
+	return fmt.Sprintf("cancelled by an outer timeout: %v", e.Outer)
+}
 func (TimeoutCancellationError) Timeout() bool        { return true }
 func (TimeoutCancellationError) Is(target error) bool { return target == context.DeadlineExceeded }
 
@@ -39,7 +41,9 @@ type UncaughtTimeoutError struct {
 	Inner *TaskTimeout // that nobody handled
 }
 
-func (e UncaughtTimeoutError) Error() string { return "uncaught timeout received" }
+func (e UncaughtTimeoutError) Error() string {
+	return fmt.Sprintf("uncaught timeout received: %v", e.Inner)
+}
 
 // TimeoutAfter calls f, with a context that ends d from now, and waits for it to
 // return, even if it does not heed that. If d passed first, and f returns an
