@@ -16,10 +16,11 @@ import (
 //	WaitAny    one task has finished          all others        that task
 //	WaitFirst  one has a result that is       all others        that task
 //	           not nil, or all have finished
-//	WaitNone   –                              all tasks         –
+//	WaitNone   –                              all tasks         nil
 //
 // If a task fails before, Join waits no longer and cancels all others, and
-// Completed is the task that failed unless there was one already.
+// Completed is the task that failed, unless under WaitAll another has finished
+// first.
 type WaitPolicy uint8
 
 const (
@@ -57,10 +58,10 @@ type TaskGroupOptions struct {
 //
 // Tasks are started by [TaskGroup.Go], taken in the order in which they finish by
 // [TaskGroup.NextDone] or [TaskGroup.All], and the rest is left to
-// [TaskGroup.Join], which must be called: [TaskGroup.Do] does it. A task that
-// fails does nothing to the others until Join is called or while NextDone takes
-// the tasks, and its error stays with it. A task must not wait for its own group,
-// by Join or CancelRemaining, for these wait for the task.
+// [TaskGroup.Join], which must be called: [TaskGroup.Do] does it. The error of a
+// task stays with it, and does nothing to the others until Join comes upon it. A
+// task must not wait for its own group, by Join or CancelRemaining, for these wait
+// for the task.
 type TaskGroup[T any] struct {
 	ctx  context.Context
 	opts TaskGroupOptions
