@@ -68,19 +68,23 @@ func ExampleTaskGroup_happyEyeballs() {
 func ExampleTaskGroup_fanOut() {
 	ctx := context.Background()
 	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Limit: 2})
+	last := make(chan struct{})
 	err := g.Do(ctx, func(ctx context.Context) error {
-		for i, name := range []string{"slow", "quick", "broken"} {
+		for _, name := range []string{"slow", "quick", "broken"} {
 			g.Go(func(context.Context) (string, error) {
-				if name == "broken" {
+				switch name {
+				case "slow":
+					<-last
+				case "broken":
 					return "", errors.New("out of order")
 				}
-				time.Sleep(time.Duration(30-20*i) * time.Millisecond)
 				return strings.ToUpper(name), nil
 			})
 		}
 		for task := range g.All(ctx) {
 			if result, err := task.Result(); err != nil {
 				fmt.Println("error:", err)
+				close(last)
 			} else {
 				fmt.Println(result)
 			}
@@ -130,9 +134,9 @@ func ExampleTaskGroup_GoDaemon() {
 
 // A deadline around a group: its tasks have that long, all together.
 func ExampleTimeoutAfter() {
-	err := rpcx.TimeoutAfter(context.Background(), 20*time.Millisecond, func(ctx context.Context) error {
+	err := rpcx.TimeoutAfter(context.Background(), 100*time.Millisecond, func(ctx context.Context) error {
 		g := rpcx.NewTaskGroup[string](ctx, nil)
-		for _, takes := range []time.Duration{time.Millisecond, time.Hour} {
+		for _, takes := range []time.Duration{0, time.Hour} {
 			g.Go(func(ctx context.Context) (string, error) {
 				select {
 				case <-time.After(takes):
@@ -150,13 +154,13 @@ func ExampleTimeoutAfter() {
 	fmt.Println(errors.As(err, &timeout), err)
 	// Output:
 	// done <nil>
-	// true task timed out after 20ms
+	// true task timed out after 100ms
 }
 
 // A deadline that is no error: what there is by then is enough.
 func ExampleIgnoreAfter() {
 	var found []int
-	expired, err := rpcx.IgnoreAfter(context.Background(), 20*time.Millisecond, func(ctx context.Context) error {
+	expired, err := rpcx.IgnoreAfter(context.Background(), 100*time.Millisecond, func(ctx context.Context) error {
 		for i := 0; ; i++ {
 			select {
 			case <-time.After(time.Duration(i*i) * time.Second):

@@ -3,6 +3,7 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -255,4 +256,13 @@ func (l *taskList[T]) appendTo(tasks []*Task[T]) []*Task[T] {
 		tasks = append(tasks, t)
 	}
 	return tasks
+}
+
+// isNil reports whether v is nil, which only a value of some types can be.
+func isNil[T any](v T) bool {
+	switch r := reflect.ValueOf(&v).Elem(); r.Kind() {
+	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan, reflect.UnsafePointer:
+		return r.IsNil()
+	}
+	return false
 }

@@ -3,7 +3,6 @@ package rpcx
 import (
 	"context"
 	"iter"
-	"reflect"
 	"sync"
 )
 
@@ -78,6 +77,7 @@ type TaskGroup[T any] struct {
 	nexting   int  // calls of NextDone that wait
 	joining   int  // calls of Join
 	decided   bool // they have waited enough
+	failed    bool // because of an error of a task
 	closed    bool // it takes no more tasks
 	joined    bool
 }
@@ -252,7 +252,8 @@ func (g *TaskGroup[T]) settle() {
 		if g.completed == nil && (t.err != nil || g.opts.Wait != WaitFirst || !isNil(t.value)) {
 			g.completed = t
 		}
-		g.decided = t.err != nil || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
+		g.failed = t.err != nil
+		g.decided = g.failed || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
 	}
 	if g.nexting > 0 || g.decided != decided || g.closed && g.unfinished()+g.daemons.len == 0 {
 		g.changed.Broadcast()
@@ -261,15 +262,6 @@ func (g *TaskGroup[T]) settle() {
 
 // unfinished is how many tasks have not finished, daemons not counted.
 func (g *TaskGroup[T]) unfinished() int { return g.pending.len + g.waiting.len }
-
-// isNil reports whether v is nil, which only a value of some types can be.
-func isNil[T any](v T) bool {
-	switch r := reflect.ValueOf(&v).Elem(); r.Kind() {
-	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan, reflect.UnsafePointer:
-		return r.IsNil()
-	}
-	return false
-}
 
 // await waits, under the lock, until ready, or until ctx ends, and then returns
 // its cause.
@@ -362,19 +354,22 @@ func cancelAll[T any](tasks []*Task[T]) {
 
 // Join waits for tasks as the group's [WaitPolicy] says, cancels what is left,
 // daemons included, and returns when all have finished, however long they take:
-// of the group nothing runs any more. If ctx ends during the first it goes on to
-// the second, and returns ctx's cause; otherwise it returns nil, for the errors of
-// tasks are with them (see Err). To join again goes on with what the policy has
-// left untaken.
+// of the group nothing runs any more. If ctx ends during the first, or a task
+// fails with it, Join goes on to the second and returns ctx's cause; otherwise it
+// returns nil, for the errors of tasks are with them (see Err). To join again goes
+// on with what the policy has left untaken.
 func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.joining == 0 {
-		g.decided = g.opts.Wait == WaitNone
+		g.decided, g.failed = g.opts.Wait == WaitNone, false
 	}
 	g.joining++
 	g.settle()
 	err := g.await(ctx, func() bool { return g.decided })
+	if err == nil && g.failed && ctx.Err() != nil {
+		err = context.Cause(ctx) // a task that ends with ctx may be seen first
+	}
 	g.decided, g.closed = true, true
 	g.changed.Broadcast() // to others that join
 	tasks := g.daemons.appendTo(g.pending.appendTo(g.waiting.appendTo(nil)))

@@ -67,6 +67,22 @@ func TestAJoinThatIsOverEndsTheOthers(t *testing.T) {
 	})
 }
 
+// Which of them Join comes upon first must make no difference.
+func TestATaskThatEndsWithJoinsContext(t *testing.T) {
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		g := rpcx.NewTaskGroup[int](ctx, nil)
+		g.Go(after(time.Hour, 1))
+		rpcx.StartTask(t.Context(), func(context.Context) (int, error) {
+			cancel()
+			return 0, nil
+		})
+		if err := g.Join(ctx); err != context.Canceled {
+			t.Fatalf("Join returned %v", err)
+		}
+	}
+}
+
 func TestTheGroupsContextEndsTheTasksAndNotTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("enough")
