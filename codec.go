@@ -37,13 +37,22 @@ func codecOr(c Codec) Codec {
 func appendCodec(dst []byte, c Codec, v any) ([]byte, error) {
 	c = codecOr(c)
 	out, err := c.Append(dst, v)
-	if _, trusted := c.(jsonCodec); err == nil && !trusted {
+	if err == nil && !trusted(c) {
 		out, err = checkAppended(out, len(dst))
 	}
 	if err != nil {
 		return dst, protocolErrorf(CodeInternalError, "JSON payload encoding error: %v", err)
 	}
 	return out, nil
+}
+
+// trusted reports whether c is the built-in codec, with or without objects.
+func trusted(c Codec) bool {
+	if o, ok := c.(*objects); ok {
+		c = o.Codec
+	}
+	_, ok := c.(jsonCodec)
+	return ok
 }
 
 // checkAppended checks what a foreign codec appended to n bytes.

@@ -32,7 +32,8 @@ type Error struct {
 	Code    int
 	Message string
 	// Data is sent as the error's "data" member if it is not nil. In an error
-	// that was received it is a json.RawMessage, or nil if there was none.
+	// that was received it is a json.RawMessage, or nil if there was none; by [Aiomas],
+	// the traceback, a string.
 	Data any
 	// Cost is what this error costs the session that caused it, beyond the
 	// base cost of any error. It is for the side that answers and is never sent.

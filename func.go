@@ -3,6 +3,7 @@ package rpcx
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -40,17 +41,26 @@ import (
 //
 // Func panics if it cannot make a handler of fn.
 func Func(fn any, names ...string) Handler {
-	sig, err := newSignature(reflect.TypeOf(fn), names)
-	if err == nil && reflect.ValueOf(fn).IsNil() {
-		err = fmt.Errorf("the function is nil")
-	}
+	h, err := newFunc(fn, names)
 	if err != nil {
 		panic(fmt.Sprintf("rpcx.Func(%T): %v", fn, err))
 	}
-	if h := direct(sig, fn); h != nil {
-		return h
+	return h
+}
+
+// newFunc is Func with an error.
+func newFunc(fn any, names []string) (Handler, error) {
+	sig, err := newSignature(reflect.TypeOf(fn), names)
+	if err == nil && reflect.ValueOf(fn).IsNil() {
+		err = errors.New("the function is nil")
 	}
-	return sig.reflected(reflect.ValueOf(fn))
+	if err != nil {
+		return nil, err
+	}
+	if h := direct(sig, fn); h != nil {
+		return h, nil
+	}
+	return sig.reflected(reflect.ValueOf(fn)), nil
 }
 
 // reflected returns the handler for any function, which it calls by reflection.

@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
 	"encoding"
 	"encoding/json"
@@ -209,12 +208,12 @@ func hasJSON(t reflect.Type) bool {
 
 // surplus are the positional arguments behind the last parameter.
 type surplus struct {
-	n    int
-	scan scanner // behind the argument before them
+	n int
+	elements
 }
 
 func (rest *surplus) next() json.RawMessage {
-	raw, _ := nextElement(&rest.scan)
+	raw, _ := rest.elements.next()
 	return raw
 }
 
@@ -230,15 +229,18 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 		return rest, nil
 	}
 
+	var named members
+	if rest.elements, named, err = p.split(); err != nil {
+		return rest, err
+	}
 	n := 0
-	rest.scan.data = p.Positional
 	for ok := true; n < len(args); n++ {
-		if args[n], ok = nextElement(&rest.scan); !ok {
+		if args[n], ok = rest.elements.next(); !ok {
 			break
 		}
 	}
-	for s := rest.scan; ; rest.n++ {
-		if _, ok := nextElement(&s); !ok {
+	for more := rest.elements; ; rest.n++ {
+		if _, ok := more.next(); !ok {
 			break
 		}
 	}
@@ -246,8 +248,8 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 
 	// An empty object beside an array, which some protocols always send, says
 	// nothing; by itself it says that the arguments are given by name.
-	first := scanner{data: p.Named}
-	_, _, some := nextMember(&first)
+	first := named
+	_, _, some := first.next()
 	byName := some || p.Named != nil && p.Positional == nil
 	switch {
 	case sig.object != nil && n > 0:
@@ -257,7 +259,7 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 	case byName && !sig.byName:
 		return rest, InvalidParams(`method "%s" cannot be called with named arguments`, req.Method)
 	case byName || sig.object != nil:
-		return rest, sig.bindNamed(req, args)
+		return rest, sig.bindNamed(req, named, args)
 	case n < sig.required:
 		return rest, InvalidParams(`%s passed to method "%s" but it requires %d`, countArguments(n), req.Method, sig.required)
 	}
@@ -266,11 +268,10 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 
 // bindNamed sorts the named arguments of req into args, where the positional
 // ones are already.
-func (sig *signature) bindNamed(req *Request, args []json.RawMessage) error {
+func (sig *signature) bindNamed(req *Request, named members, args []json.RawMessage) error {
 	var unknown, missing []string
-	s := scanner{data: req.Params.Named}
 	for {
-		key, value, ok := nextMember(&s)
+		key, value, ok := named.next()
 		if !ok {
 			break
 		}
@@ -316,43 +317,6 @@ func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) er
 		return InvalidParams(`invalid argument "%s" of method "%s": %v`, sig.params[i].name, req.Method, err)
 	}
 	return InvalidParams(`invalid argument %d of method "%s": %v`, i+1, req.Method, err)
-}
-
-// nextElement returns the next element of the array that s is within or at the
-// start of. ok is false behind the last one.
-func nextElement(s *scanner) (value json.RawMessage, ok bool) {
-	if c := s.ws(); c != '[' && c != ',' {
-		return nil, false
-	}
-	s.pos++
-	return nextValue(s)
-}
-
-// nextMember returns the next member of the object that s is within or at the
-// start of, its key in quotes. ok is false behind the last one.
-func nextMember(s *scanner) (key, value json.RawMessage, ok bool) {
-	if c := s.ws(); c != '{' && c != ',' {
-		return nil, nil, false
-	}
-	s.pos++
-	s.ws()
-	start := s.pos
-	if !s.key() {
-		return nil, nil, false // the object is empty
-	}
-	key = bytes.TrimRight(s.data[start:s.pos-1], " \t\r\n") // -1 is the colon
-	value, ok = nextValue(s)
-	return key, value, ok
-}
-
-// nextValue returns the value that comes next, or false at a closing bracket.
-func nextValue(s *scanner) (json.RawMessage, bool) {
-	s.ws()
-	start := s.pos
-	if !s.value() {
-		return nil, false
-	}
-	return s.data[start:s.pos:s.pos], true
 }
 
 func countArguments(n int) string {

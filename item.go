@@ -18,7 +18,8 @@ type ID []byte
 // String returns the ID's text.
 func (id ID) String() string { return string(id) }
 
-// Params are the arguments of a request, not yet decoded. JSON-RPC has either
+// Params are the arguments of a request, not yet decoded, in the encoding of the
+// session's codec (JSON, unless that is a [RawCodec]). JSON-RPC has either
 // Positional or Named or neither, aiomas has both, plain-message protocols
 // have Raw.
 //
@@ -68,10 +69,12 @@ const (
 	KindNotification
 	// KindResponse is a response, to be matched by its ID to a call of ours.
 	KindResponse
+	// KindFatal is a message that ends the session, with Item.Err, and is not answered.
+	KindFatal
 )
 
 func (k Kind) String() string {
-	return [...]string{"invalid", "request", "notification", "response"}[k]
+	return [...]string{"invalid", "request", "notification", "response", "fatal"}[k]
 }
 
 // Item is one decoded request, notification or response: a whole message, or a

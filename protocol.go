@@ -1,8 +1,10 @@
 package rpcx
 
+import "reflect"
+
 // A Protocol turns messages into items and items into messages. The values of
-// this package are [JSONRPCv1], [JSONRPCv2], [JSONRPCLoose] and
-// [JSONRPCAutoDetect]; other packages may bring their own.
+// this package are [JSONRPCv1], [JSONRPCv2], [JSONRPCLoose],
+// [JSONRPCAutoDetect] and [Aiomas]; other packages may bring their own.
 //
 // A Protocol is immutable, and may be used by many sessions at once. Its
 // methods need no session: a message can be built with
@@ -44,6 +46,16 @@ type Detector interface {
 	Detect(msg []byte, maxBatch int) Protocol
 }
 
+// A ServiceProtocol is a Protocol that was made for services, as [Aiomas] was. On
+// its sessions services and other objects are sent and received without
+// Options.Objects, the names in a path have only "/" between them, and the texts
+// of errors are sent.
+type ServiceProtocol interface {
+	Protocol
+	// Exception returns as what a handler's err is sent that is no [*Error].
+	Exception(err error) *Error
+}
+
 // A Codec encodes and decodes what the messages of a [Protocol] carry: params,
 // results, the data of errors. It must be safe for concurrent use.
 type Codec interface {
@@ -52,6 +64,16 @@ type Codec interface {
 	Append(dst []byte, v any) ([]byte, error)
 	// Unmarshal decodes data into v, a pointer. It does not keep data.
 	Unmarshal(data []byte, v any) error
+}
+
+// A RawCodec is a Codec whose encoding is not JSON.
+type RawCodec interface {
+	Codec
+	// RawType returns the type that is to this codec what [json.RawMessage] is to
+	// JSON: a slice of bytes that is encoded as it is, and decoded to the encoding
+	// of a value; null may become nil. It has to work as an element of slices, maps
+	// and structs. With it, arguments are told apart and objects taken to pieces.
+	RawType() reflect.Type
 }
 
 // Args are positional arguments: Args{1, "two"} encodes to [1,"two"].

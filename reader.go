@@ -115,6 +115,12 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.receiveBatch(in, p, m.Items, len(msg))
 	case item.Kind == KindInvalid:
 		s.receiveInvalid(p, item)
+	case item.Kind == KindFatal:
+		s.deliver(in) // what came before
+		s.mu.Lock()
+		s.fault(item.Err)
+		s.mu.Unlock()
+		s.end(item.Err, 0)
 	case item.Kind == KindResponse:
 		in.replies = append(in.replies, reply{bytes.Clone(item.ID), bytes.Clone(item.Result), item.Err})
 	case s.cancel != nil && item.Kind == KindNotification && item.Method == s.cancel.Method:

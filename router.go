@@ -2,41 +2,316 @@ package rpcx
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
 	"sync"
 )
 
-// Router is a [Handler] that passes each request to the handler of its method,
-// and answers [CodeMethodNotFound] where there is none. Handlers may be added
-// while it serves.
+// Router is a [Handler] that passes each request to the handler of its method.
+// Routers may be mounted in one another; together they are a tree, in which a
+// method is found by its path: the names on the way to it, with "/" between
+// them, as in aiomas. A "." will do as well, save on sessions that speak a
+// [ServiceProtocol]. In each router the whole of the path is looked for first, so
+// a name may itself have these characters in it.
+//
+// Only what was put into a router can be reached. Anything else is answered
+// [CodeMethodNotFound], with a message that says which name was not found where.
+//
+// A tree may be changed while it serves.
 type Router struct {
-	mu       sync.RWMutex
-	handlers map[string]Handler
+	mu      sync.RWMutex
+	entries map[string]Handler // a *Router is one that is mounted
+	longest int                // the length of the longest name that there was
+
+	owner  string              // the type of the service, as it is named to peers
+	hidden map[string]struct{} // names that it has and that are not exposed
+
+	// Guarded by trees.
+	parent   *Router
+	name     string
+	services map[any][]*Router // the exposed services of the whole subtree
 }
 
-// NewRouter returns an empty router.
-func NewRouter() *Router { return &Router{handlers: make(map[string]Handler)} }
+// trees guards how routers hang together. Mounting is rare, and must see two
+// trees as they are at one time.
+var trees sync.RWMutex
 
-// Handle has h handle the requests for method. It panics if h is nil, or if
-// method has a handler.
+// NewRouter returns an empty router.
+func NewRouter() *Router { return &Router{entries: make(map[string]Handler)} }
+
+// Handle has h handle the requests for method. It panics if h is nil or a
+// *Router (which is mounted instead), or if method has a handler.
 func (r *Router) Handle(method string, h Handler) {
 	if h == nil {
 		panic("rpcx: nil handler for method " + method)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.handlers[method] != nil {
+	if _, ok := h.(*Router); ok {
+		panic("rpcx: a router is not a handler for one method, but mounted: " + method)
+	}
+	if !r.add(method, h) {
 		panic("rpcx: a second handler for method " + method)
 	}
-	r.handlers[method] = h
+}
+
+// add enters h unless the name is taken.
+func (r *Router) add(name string, h Handler) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.entries[name] != nil {
+		return false
+	}
+	r.entries[name] = h
+	r.longest = max(r.longest, len(name))
+	return true
+}
+
+// Mount hangs sub into r, so that its methods are found under name. It fails if
+// name is empty or taken, if sub is mounted already (a router has one parent), or
+// if r is within sub.
+func (r *Router) Mount(name string, sub *Router) error {
+	if sub == nil || name == "" {
+		return fmt.Errorf("mount %q: a router and a name are needed", name)
+	}
+	trees.Lock()
+	defer trees.Unlock()
+	if sub.parent != nil {
+		return fmt.Errorf("mount %q: the router is mounted already, as %q", name, sub.path())
+	}
+	for above := r; above != nil; above = above.parent {
+		if above == sub {
+			return fmt.Errorf("mount %q: the router would be within itself", name)
+		}
+	}
+	if !r.add(name, sub) {
+		return fmt.Errorf("mount %q: the name is taken", name)
+	}
+	sub.parent, sub.name = r, name
+	for above := r; above != nil; above = above.parent {
+		for service, routers := range sub.services {
+			above.expose(service, routers...)
+		}
+	}
+	return nil
+}
+
+// expose notes which routers expose a service.
+func (r *Router) expose(service any, routers ...*Router) {
+	if r.services == nil {
+		r.services = make(map[any][]*Router)
+	}
+	r.services[service] = append(r.services[service], routers...)
+}
+
+// Remove takes the handler or router of the given name out of r, and reports
+// whether there was one. A router may be mounted elsewhere then. Requests that
+// are being handled are not disturbed.
+func (r *Router) Remove(name string) bool {
+	trees.Lock()
+	defer trees.Unlock()
+	r.mu.Lock()
+	h := r.entries[name]
+	delete(r.entries, name)
+	r.mu.Unlock()
+	if sub, ok := h.(*Router); ok {
+		sub.parent, sub.name = nil, ""
+		for above := r; above != nil; above = above.parent {
+			for service, gone := range sub.services {
+				left := slices.DeleteFunc(above.services[service], func(r *Router) bool { return slices.Contains(gone, r) })
+				if above.services[service] = left; len(left) == 0 {
+					delete(above.services, service)
+				}
+			}
+		}
+	}
+	return h != nil
+}
+
+// Parent returns the router that r is mounted in, nil if there is none.
+func (r *Router) Parent() *Router {
+	trees.RLock()
+	defer trees.RUnlock()
+	return r.parent
+}
+
+// Path returns the path of r in its tree, "" if it is mounted nowhere.
+func (r *Router) Path() string {
+	trees.RLock()
+	defer trees.RUnlock()
+	return r.path()
+}
+
+func (r *Router) path() string {
+	var names []string
+	for ; r.parent != nil; r = r.parent {
+		names = append(names, r.name)
+	}
+	slices.Reverse(names)
+	return strings.Join(names, "/")
+}
+
+// PathOf returns the path from r to a service that hangs in its tree: a *Router,
+// or what [Expose] was given, if that is a pointer. That of r itself is "".
+func (r *Router) PathOf(service any) (path string, ok bool) {
+	trees.RLock()
+	defer trees.RUnlock()
+	sub, ok := service.(*Router)
+	if !ok {
+		if reflect.ValueOf(service).Kind() != reflect.Pointer || len(r.services[service]) == 0 {
+			return "", false
+		}
+		sub = r.services[service][0]
+	}
+	for above := sub; above != r; above = above.parent {
+		if above == nil {
+			return "", false
+		}
+	}
+	// Two routers of one tree: the path of the one begins with that of the other.
+	return strings.TrimPrefix(strings.TrimPrefix(sub.path(), r.path()), "/"), true
+}
+
+// Resolve returns what is at path: the handler of a method, or a *Router. The
+// error is an [*Error] with [CodeMethodNotFound], which says what name was not
+// found in what, or that it is not exposed.
+func (r *Router) Resolve(path string) (Handler, error) {
+	h, miss := r.find(path, "/")
+	if h == nil {
+		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String()}
+	}
+	return h, nil
+}
+
+// Methods ranges over the paths of all the methods in the tree below r, in
+// order. They are those that there were when the range began.
+func (r *Router) Methods() iter.Seq[string] {
+	return func(yield func(string) bool) { r.methods("", yield) }
+}
+
+func (r *Router) methods(prefix string, yield func(string) bool) bool {
+	r.mu.RLock()
+	entries := maps.Clone(r.entries)
+	r.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		if sub, ok := entries[name].(*Router); ok {
+			if !sub.methods(prefix+name+"/", yield) {
+				return false
+			}
+		} else if !yield(prefix + name) {
+			return false
+		}
+	}
+	return true
 }
 
 // ServeRPC implements [Handler].
 func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
-	r.mu.RLock()
-	h := r.handlers[req.Method]
-	r.mu.RUnlock()
-	if h == nil {
-		return nil, MethodNotFound(req.Method)
+	service := false
+	if req.session != nil {
+		_, service = req.session.protocol().(ServiceProtocol)
 	}
-	return h.ServeRPC(ctx, req)
+	separators := "/."
+	if service {
+		separators = "/"
+	}
+	h, miss := r.find(req.Method, separators)
+	if _, ok := h.(*Router); ok {
+		h, miss.why = nil, fmt.Sprintf("%q is a service and not a method", req.Method)
+	}
+	switch {
+	case h != nil:
+		return h.ServeRPC(ctx, req)
+	case service:
+		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String()}
+	}
+	e := MethodNotFound(req.Method)
+	if miss.why != "" || miss.in != "" {
+		e.Message += ": " + miss.String()
+	}
+	return nil, e
+}
+
+// missing says why nothing was found.
+type missing struct {
+	name, in string // this was not found in that
+	why      string // unless there is another reason
+}
+
+// String returns the reason, in the words of aiomas.
+func (m missing) String() string {
+	if m.why != "" {
+		return m.why
+	}
+	return `Name "` + m.name + `" not found in "` + m.in + `"`
+}
+
+// find returns what is at path, or why there is nothing.
+func (r *Router) find(path, separators string) (Handler, missing) {
+	start := 0 // path[start:] is looked for in r
+	for {
+		h, n, why := r.step(path[start:], separators)
+		end := start + n
+		if h != nil && end == len(path) {
+			return h, missing{}
+		}
+		if sub, ok := h.(*Router); ok {
+			r, start = sub, end+1
+			continue
+		}
+		if h != nil { // a method, which has nothing in it
+			start = end + 1
+		}
+		name := path[start:]
+		if i := strings.IndexAny(name, separators); i >= 0 {
+			name = name[:i]
+		}
+		return nil, missing{name, path[:max(start-1, 0)], why}
+	}
+}
+
+// step returns the entry whose name rest is, or else the first router whose name
+// rest begins with, or a handler; n is the length of the name.
+func (r *Router) step(rest, separators string) (h Handler, n int, why string) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if h = r.entries[rest]; h != nil {
+		return h, len(rest), ""
+	}
+	first := -1
+	for i := 0; i < len(rest) && i <= r.longest; i++ { // a hostile path may be long
+		if strings.IndexByte(separators, rest[i]) < 0 {
+			continue
+		}
+		if first < 0 {
+			first = i
+		}
+		if found := r.entries[rest[:i]]; found != nil {
+			if _, ok := found.(*Router); ok {
+				return found, i, ""
+			}
+			if h == nil {
+				h, n = found, i
+			}
+		}
+	}
+	if h != nil {
+		return h, n, ""
+	}
+	name := rest
+	if first >= 0 {
+		name = rest[:first]
+	}
+	if _, ok := r.hidden[name]; ok {
+		why = `"` + r.owner + "." + name + `" is not exposed`
+	}
+	return nil, 0, why
+}
+
+// MarshalJSON fails: only a session can send a router, as a reference to it.
+func (*Router) MarshalJSON() ([]byte, error) {
+	return nil, errors.New("a service can be sent only on a session with Options.Objects")
 }

@@ -29,6 +29,15 @@ type Options struct {
 	Order Order
 	// Cancellation is how the two sides cancel requests. Default: not at all.
 	Cancellation *Cancellation
+	// Objects has services sent and received as references, by which the peer can
+	// call them back: a *Router, or what [Expose] was given (if it is a pointer), is
+	// an argument or a result like any other, at any depth. It has to hang in the tree
+	// of Handler, which then is a *Router. The peer receives a *Proxy, also where it
+	// takes an any. On a session whose protocol is a [ServiceProtocol] it is always so.
+	Objects bool
+	// Types are further types whose values are sent as objects, where services are.
+	// Both sides need the same, in the same order. None may be given twice.
+	Types []Type
 
 	// Role is which end of the connection the session is. By default a session
 	// that a Server accepted is a server, and so is the second of a Pipe; any other
@@ -47,6 +56,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Trace is told of what happens. Default: nobody.
 	Trace *Trace
+
+	objects *objectTypes // nil if there are none; set when the options are resolved
 }
 
 // noMethods is the handler where there is none.
@@ -69,6 +80,10 @@ func options(opts *Options) *Options {
 	}
 	if o.Handler == nil {
 		o.Handler = noMethods
+	}
+	o.objects = nil
+	if _, service := o.Protocol.(ServiceProtocol); service || o.Objects {
+		o.objects = newObjectTypes(o.Handler, o.Types, o.Codec)
 	}
 	for i := len(o.Middleware) - 1; i >= 0; i-- {
 		o.Handler = o.Middleware[i](o.Handler)

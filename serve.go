@@ -79,6 +79,14 @@ func wireError(err error) *Error {
 	return nil
 }
 
+// exception returns as what an error is sent that has no form of its own.
+func (s *Session) exception(err error) *Error {
+	if p, ok := s.protocol().(ServiceProtocol); ok {
+		return p.Exception(err)
+	}
+	return InternalError() // its text stays here
+}
+
 // reply ends the handling of c: it sends the reply, unless c is a notification
 // or was answered at its deadline.
 func (s *Session) reply(c *call, result any, err error) {
@@ -102,7 +110,7 @@ func (s *Session) reply(c *call, result any, err error) {
 		e = s.cancellationError()
 	default:
 		if e = wireError(err); e == nil {
-			e = InternalError()
+			e = s.exception(err)
 			s.log.LogAttrs(context.Background(), slog.LevelError, "handler failed",
 				slog.String("method", c.Method), slog.Any("error", err))
 		}

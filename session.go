@@ -176,6 +176,9 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 		s.cost.account = newAccount()
 		s.cost.target = s.limits.Concurrency
 	}
+	if o.objects != nil {
+		s.codec = &objects{o.Codec, o.objects, s}
+	}
 	s.workFn = s.work
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)

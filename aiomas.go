@@ -1,0 +1,210 @@
+package rpcx
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// Aiomas is the protocol of aiomas.rpc with its JSON codec; it goes together with
+// a [LengthFramer]. A message is [type, id, content]: a request has type 0 and the
+// content [path, args, kwargs], a result type 1, an exception type 2 and a traceback.
+//
+// An error is sent as a traceback without stack: its text, whatever the error
+// is, behind "LookupError: " or "TypeError: " if its code is [CodeMethodNotFound]
+// or [CodeInvalidParams]. An exception that is received is an [*Error] with
+// [CodeUnavailable], the last lines as its message, and the whole traceback, a
+// string, as its Data.
+//
+// There are neither notifications nor batches. As in aiomas, a message that is not
+// of this form ends the session. Other than there, a request whose content is not
+// is answered with an exception.
+var Aiomas ServiceProtocol = aiomas{}
+
+type aiomas struct{}
+
+// The types of messages.
+const (
+	aiomasRequest = iota
+	aiomasResult
+	aiomasException
+)
+
+// Decode implements [Protocol].
+func (aiomas) Decode(m *Message, msg []byte, _ int) {
+	item := m.single()
+	item.Kind = KindFatal
+	s := scanner{data: msg}
+	var parts [3]json.RawMessage
+	if !s.array(parts[:]) || !s.end() || !s.utf8() {
+		item.Err = &ProtocolError{CodeParseError, "the message is not [type, id, content]"}
+		return
+	}
+	kind, ok := integralValue(parts[0])
+	content := parts[2]
+	switch {
+	case ok && kind == aiomasRequest:
+		item.ID = ID(parts[1])
+		m.request(item, content)
+	case ok && kind == aiomasResult:
+		item.Kind, item.ID, item.Result = KindResponse, callID(ID(parts[1])), content
+	case ok && kind == aiomasException:
+		item.Kind, item.ID = KindResponse, callID(ID(parts[1]))
+		traceback := string(content)
+		if content[0] == '"' {
+			traceback = unquote(content)
+		}
+		item.Err = TracebackError(traceback)
+	default:
+		item.Err = &ProtocolError{CodeInvalidRequest, "invalid message type " + excerpt(parts[0])}
+	}
+}
+
+// request makes item of the content of a request.
+func (m *Message) request(item *Item, content []byte) {
+	item.Kind = KindInvalid
+	s := scanner{data: content}
+	var parts [3]json.RawMessage
+	switch {
+	case !s.array(parts[:]):
+		item.Err = &ProtocolError{CodeInvalidRequest, "the content of a request has to be [path, args, kwargs]"}
+	case parts[0][0] != '"':
+		item.Err = &ProtocolError{CodeInvalidRequest, "the path of a request has to be a string"}
+	case parts[1][0] != '[':
+		item.Err = &ProtocolError{CodeInvalidParams, "the args of a request have to be a list"}
+	case parts[2][0] != '{':
+		item.Err = &ProtocolError{CodeInvalidParams, "the kwargs of a request have to be a dictionary"}
+	default:
+		item.Kind, item.Method = KindRequest, m.methodName(parts[0])
+		item.Params = Params{Positional: parts[1], Named: parts[2]}
+	}
+}
+
+// array scans an array of just as many elements as there is room for.
+func (s *scanner) array(parts []json.RawMessage) bool {
+	if s.ws() != '[' {
+		return false
+	}
+	s.depth++
+	defer func() { s.depth-- }()
+	for i := range parts {
+		s.pos++ // the bracket or comma
+		s.ws()
+		start := s.pos
+		if !s.value() {
+			return false
+		}
+		parts[i] = s.data[start:s.pos:s.pos]
+		if c := s.ws(); c != ',' && i < len(parts)-1 || c != ']' && i == len(parts)-1 {
+			return false
+		}
+	}
+	s.pos++
+	return true
+}
+
+// AppendRequest implements [Protocol].
+func (aiomas) AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
+	if id == nil {
+		return dst, &ProtocolError{CodeInvalidRequest, "a request needs an ID"}
+	}
+	positional, named := params, any(nil)
+	switch p := params.(type) {
+	case Mixed:
+		positional, named = p.Args, p.Named
+	case Params: // those of a request that is passed on
+		positional, named = p.Positional, p.Named
+	}
+	out := append(append(append(dst, "[0,"...), id...), ",["...)
+	out = append(appendString(out, method), ',')
+	start := len(out)
+	out, err := appendCodec(out, c, positional)
+	if err != nil {
+		return dst, err
+	}
+	switch {
+	case out[start] == 'n':
+		out = append(out[:start], "[],"...)
+	case out[start] == '[':
+		out = append(out, ',')
+	case out[start] == '{' && named == nil:
+		out = append(slices.Insert(out, start, '[', ']', ','), "]]"...)
+		return out, nil
+	default:
+		return dst, &ProtocolError{CodeInvalidParams, "request arguments must be a list or a dictionary"}
+	}
+	start = len(out)
+	if out, err = appendCodec(out, c, named); err != nil {
+		return dst, err
+	}
+	switch out[start] {
+	case 'n':
+		out = append(out[:start], "{}"...)
+	case '{':
+	default:
+		return dst, &ProtocolError{CodeInvalidParams, "named arguments must be a dictionary"}
+	}
+	return append(out, "]]"...), nil
+}
+
+// AppendNotification implements [Protocol].
+func (aiomas) AppendNotification(dst []byte, _ string, _ any, _ Codec) ([]byte, error) {
+	return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit notifications"}
+}
+
+// AppendResult implements [Protocol].
+func (aiomas) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+	out := append(appendID(append(dst, "[1,"...), id), ',')
+	out, err := appendCodec(out, c, result)
+	if err != nil {
+		return dst, err
+	}
+	return append(out, ']'), nil
+}
+
+// AppendError implements [Protocol].
+func (aiomas) AppendError(dst []byte, id ID, e *Error, _ Codec) ([]byte, error) {
+	out := append(appendID(append(dst, "[2,"...), id), ',')
+	return append(appendString(out, Traceback(e)), ']'), nil
+}
+
+// AppendBatch implements [Protocol].
+func (aiomas) AppendBatch(dst []byte, _ [][]byte) ([]byte, error) {
+	return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
+}
+
+// Codec returns [JSON].
+func (aiomas) Codec() Codec { return JSON }
+
+// Exception implements [ServiceProtocol]: the text of err is sent.
+func (aiomas) Exception(err error) *Error {
+	return &Error{Code: CodeInternalError, Message: err.Error()}
+}
+
+// tracebackStart is the first line of every traceback.
+const tracebackStart = "Traceback (most recent call last):\n"
+
+// Traceback returns the text as which [Aiomas] sends e.
+func Traceback(e *Error) string {
+	class := ""
+	switch e.Code {
+	case CodeMethodNotFound:
+		class = "LookupError: "
+	case CodeInvalidParams:
+		class = "TypeError: "
+	}
+	return tracebackStart + class + e.Message + "\n"
+}
+
+// TracebackError returns the error that [Aiomas] makes of a traceback: the message
+// is what stands behind the stack, whose lines are indented.
+func TracebackError(traceback string) *Error {
+	lines := strings.Split(strings.TrimRight(strings.TrimPrefix(traceback, tracebackStart), "\n"), "\n")
+	for i, line := range slices.Backward(lines) {
+		if strings.HasPrefix(line, " ") && i+1 < len(lines) {
+			lines = lines[i+1:]
+			break
+		}
+	}
+	return &Error{Code: CodeUnavailable, Message: strings.Join(lines, "\n"), Data: traceback}
+}

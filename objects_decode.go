@@ -1,0 +1,239 @@
+package rpcx
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+)
+
+// maxObjectDepth bounds how deeply what may have objects in it is taken to pieces,
+// since what is within n levels is looked at n times.
+const maxObjectDepth = 100
+
+// Unmarshal implements [Codec].
+func (o *objects) Unmarshal(data []byte, v any) error { return o.unmarshal(data, v, 0) }
+
+func (o *objects) unmarshal(data []byte, v any, depth int) error {
+	switch v.(type) {
+	case *string, *bool, *int, *int64, *float64:
+		return o.Codec.Unmarshal(data, v)
+	}
+	rv := reflect.ValueOf(v)
+	if rv.Kind() != reflect.Pointer || rv.IsNil() {
+		return o.Codec.Unmarshal(data, v) // which knows what to say
+	}
+	p := o.plan(rv.Type().Elem())
+	if p.kind == planNone {
+		return o.Codec.Unmarshal(data, v)
+	}
+	if depth > maxObjectDepth {
+		return fmt.Errorf("objects are nested over %d levels deep", maxObjectDepth)
+	}
+	return o.raise(data, rv.Elem(), p, depth)
+}
+
+// raise decodes data into v, whose type may have objects in it.
+func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error {
+	switch p.kind {
+	case planProxy, planObject:
+		return o.raiseObject(data, v, depth)
+	case planRaw:
+		v.SetBytes(bytes.Clone(data))
+		return nil
+	case planInterface:
+		if v.NumMethod() > 0 {
+			break
+		}
+		var x any
+		err := o.Codec.Unmarshal(data, &x)
+		if err == nil {
+			x, err = o.revive(x, depth)
+		}
+		v.SetZero()
+		if x != nil && err == nil {
+			v.Set(reflect.ValueOf(x))
+		}
+		return err
+	case planPointer:
+		null, err := o.isNull(data)
+		if null || err != nil {
+			v.SetZero()
+			return err
+		}
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		return o.unmarshal(data, v.Interface(), depth+1)
+	case planList:
+		return o.raiseList(data, v, depth)
+	case planMap:
+		return o.raiseMap(data, v, depth)
+	case planStruct:
+		return o.raiseStruct(data, v, p, depth)
+	}
+	return o.Codec.Unmarshal(data, v.Addr().Interface())
+}
+
+func (o *objects) raiseList(data []byte, v reflect.Value, depth int) error {
+	pieces := reflect.New(reflect.SliceOf(o.raw)).Elem()
+	if err := o.Codec.Unmarshal(data, pieces.Addr().Interface()); err != nil {
+		return err
+	}
+	v.SetZero()
+	if v.Kind() == reflect.Slice && !pieces.IsNil() {
+		v.Set(reflect.MakeSlice(v.Type(), 0, min(pieces.Len(), fewArguments)))
+	}
+	for i := range pieces.Len() {
+		if v.Kind() == reflect.Slice {
+			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+		} else if i == v.Len() {
+			break // as encoding/json: what is too much for an array is dropped
+		}
+		if err := o.unmarshal(piece(o.Codec, pieces.Index(i)), v.Index(i).Addr().Interface(), depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *objects) raiseMap(data []byte, v reflect.Value, depth int) error {
+	pieces := reflect.New(reflect.MapOf(v.Type().Key(), o.raw)).Elem()
+	if err := o.Codec.Unmarshal(data, pieces.Addr().Interface()); err != nil {
+		return err
+	}
+	if v.IsNil() && !pieces.IsNil() {
+		v.Set(reflect.MakeMap(v.Type()))
+	}
+	for each := pieces.MapRange(); each.Next(); {
+		x := reflect.New(v.Type().Elem())
+		if err := o.unmarshal(piece(o.Codec, each.Value()), x.Interface(), depth+1); err != nil {
+			return err
+		}
+		v.SetMapIndex(each.Key(), x.Elem())
+	}
+	return nil
+}
+
+func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) error {
+	twin := reflect.New(p.twin).Elem()
+	for i := range p.fields {
+		if from, ok := p.fields[i].in(v, false); ok && !p.fields[i].objects {
+			twin.Field(i).Set(from) // it stays what it is if it is absent
+		}
+	}
+	if err := o.Codec.Unmarshal(data, twin.Addr().Interface()); err != nil {
+		return err
+	}
+	for i := range p.fields {
+		f, from := &p.fields[i], twin.Field(i)
+		to, ok := f.in(v, !from.IsZero())
+		switch {
+		case !ok:
+		case !f.objects:
+			to.Set(from)
+		case from.Len() > 0:
+			if err := o.unmarshal(from.Bytes(), to.Addr().Interface(), depth+1); err != nil {
+				return fmt.Errorf("field %s: %w", p.twin.Field(i).Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// isNull reports whether data is the codec's null.
+func (o *objects) isNull(data []byte) (bool, error) {
+	raw := reflect.New(reflect.PointerTo(o.raw))
+	err := o.Codec.Unmarshal(data, raw.Interface())
+	return raw.Elem().IsNil(), err
+}
+
+// revive puts the objects into what the codec has made of any value.
+func (o *objects) revive(x any, depth int) (any, error) {
+	var err error
+	switch x := x.(type) {
+	case map[string]any:
+		if _, object := x[typeKey]; object {
+			// What its data is to be decoded into is known only by its id.
+			var data []byte
+			if data, err = o.Codec.Append(nil, x); err != nil {
+				return nil, err
+			}
+			return o.object(data, depth)
+		}
+		for key, value := range x {
+			if x[key], err = o.revive(value, depth); err != nil {
+				return nil, err
+			}
+		}
+	case map[any]any:
+		for key, value := range x {
+			if x[key], err = o.revive(value, depth); err != nil {
+				return nil, err
+			}
+		}
+	case []any:
+		for i, value := range x {
+			if x[i], err = o.revive(value, depth); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return x, nil
+}
+
+// raiseObject decodes an object into v, which expects its type. A pointer and a
+// Proxy are zero for null.
+func (o *objects) raiseObject(data []byte, v reflect.Value, depth int) error {
+	if t := v.Type(); t == proxyType || t.Kind() == reflect.Pointer {
+		null, err := o.isNull(data)
+		if null || err != nil {
+			v.SetZero()
+			return err
+		}
+	}
+	x, err := o.object(data, depth)
+	if err != nil {
+		return err
+	}
+	switch got := reflect.ValueOf(x); {
+	case got.Type() == v.Type():
+		v.Set(got)
+	case got.Kind() == reflect.Pointer && got.Type().Elem() == v.Type(): // a Proxy as a value
+		v.Set(got.Elem())
+	default:
+		return fmt.Errorf("the object is a %T and not a %v", x, v.Type())
+	}
+	return nil
+}
+
+// object decodes an object of any type.
+func (o *objects) object(data []byte, depth int) (any, error) {
+	if depth > maxObjectDepth {
+		return nil, fmt.Errorf("objects are nested over %d levels deep", maxObjectDepth)
+	}
+	members := reflect.New(reflect.MapOf(reflect.TypeFor[string](), o.raw)).Elem()
+	if err := o.Codec.Unmarshal(data, members.Addr().Interface()); err != nil {
+		return nil, err
+	}
+	pair := members.MapIndex(reflect.ValueOf(typeKey))
+	if !pair.IsValid() {
+		return nil, fmt.Errorf("not an object: it has no %q", typeKey)
+	}
+	parts := reflect.New(reflect.SliceOf(o.raw)).Elem()
+	err := o.Codec.Unmarshal(piece(o.Codec, pair), parts.Addr().Interface())
+	if err != nil || parts.Len() != 2 {
+		return nil, fmt.Errorf("the %q of an object has to be [id, data]", typeKey)
+	}
+	id, content := -1, piece(o.Codec, parts.Index(1))
+	if err := o.Codec.Unmarshal(piece(o.Codec, parts.Index(0)), &id); err != nil || id < 0 || id > len(o.types) {
+		return nil, fmt.Errorf("there is no type with the id of an object: %s", excerpt(piece(o.Codec, parts.Index(0))))
+	}
+	if id < len(o.types) {
+		return o.types[id].decode(func(v any) error { return o.unmarshal(content, v, depth+1) })
+	}
+	proxy := &Proxy{session: o.session}
+	if err := o.Codec.Unmarshal(content, &proxy.path); err != nil {
+		return nil, fmt.Errorf("the path of a service has to be a string: %w", err)
+	}
+	return proxy, nil
+}

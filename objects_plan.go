@@ -1,0 +1,230 @@
+package rpcx
+
+import (
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// objectTypes is what sessions with the same Options share about objects.
+type objectTypes struct {
+	root  *Router // what the handler is, under its middleware; nil if that is no Router
+	types []Type
+	raw   reflect.Type // the codec's raw values
+	plans atomic.Pointer[planTable]
+}
+
+// planTable has the plans that were made when as many types had been exposed.
+type planTable struct {
+	exposures uint64
+	byType    sync.Map
+}
+
+// newObjectTypes panics if a type is given twice.
+func newObjectTypes(handler Handler, types []Type, c Codec) *objectTypes {
+	o := &objectTypes{types: types, raw: rawType(c)}
+	o.root, _ = handler.(*Router)
+	if o.raw == nil {
+		o.raw = reflect.TypeFor[json.RawMessage]()
+	}
+	for i, t := range types {
+		for _, before := range types[:i] {
+			if before.typ == t.typ {
+				panic(fmt.Sprintf("rpcx: Options.Types has %v twice", t.typ))
+			}
+		}
+	}
+	return o
+}
+
+// plan is what is to be done with the values of a type.
+type plan struct {
+	kind   planKind
+	id     int          // of planObject: its place among the types
+	twin   reflect.Type // of planStruct: the same struct with raw values for the fields with objects
+	fields []planField  // and its fields
+}
+
+type planField struct {
+	index   []int // in the struct
+	objects bool  // it is a raw value in the twin
+	omitted bool  // if it is empty
+}
+
+type planKind uint8
+
+const (
+	planNone      planKind = iota // there are no objects in it
+	planService                   // *Router, or what Expose was given
+	planProxy                     // Proxy or *Proxy
+	planObject                    // one of Options.Types
+	planRaw                       // json.RawMessage, where the codec's raw values are others
+	planInterface                 // these may have objects in them
+	planPointer
+	planList
+	planMap
+	planStruct
+)
+
+var (
+	proxyType  = reflect.TypeFor[Proxy]()
+	routerType = reflect.TypeFor[*Router]()
+	noPlan     = &plan{}
+)
+
+// plan returns the plan for a type. It is made once.
+func (o *objectTypes) plan(t reflect.Type) *plan {
+	table := o.plans.Load()
+	if now := exposures.Load(); table == nil || table.exposures != now {
+		table = &planTable{exposures: now}
+		o.plans.Store(table)
+	}
+	if p, ok := table.byType.Load(t); ok {
+		return p.(*plan)
+	}
+	p := o.newPlan(t)
+	table.byType.Store(t, p)
+	return p
+}
+
+func (o *objectTypes) newPlan(t reflect.Type) *plan {
+	if !o.holds(t, make(map[reflect.Type]bool)) {
+		return noPlan
+	}
+	if p := o.leaf(t); p != nil {
+		return p
+	}
+	switch t.Kind() {
+	case reflect.Interface:
+		return &plan{kind: planInterface}
+	case reflect.Pointer:
+		return &plan{kind: planPointer}
+	case reflect.Map:
+		return &plan{kind: planMap}
+	case reflect.Struct:
+		return o.structPlan(t)
+	}
+	return &plan{kind: planList}
+}
+
+// leaf returns the plan for a type that is looked into no further, nil if it is
+// another.
+func (o *objectTypes) leaf(t reflect.Type) *plan {
+	for id := range o.types {
+		if o.types[id].typ == t {
+			return &plan{kind: planObject, id: id}
+		}
+	}
+	switch _, service := exposed.Load(t); {
+	case t == routerType || service:
+		return &plan{kind: planService}
+	case t == proxyType || t == reflect.PointerTo(proxyType):
+		return &plan{kind: planProxy}
+	case t == reflect.TypeFor[json.RawMessage]() && t != o.raw:
+		return &plan{kind: planRaw}
+	case t.Kind() == reflect.Interface:
+		return nil
+	case decodesItself(t), encodesItself(t):
+		return noPlan
+	}
+	return nil
+}
+
+func encodesItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[json.Marshaler]()) || p.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+}
+
+// holds reports whether there may be objects in the values of t. seen has the
+// types that are looked into already: types may contain themselves.
+func (o *objectTypes) holds(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if p := o.leaf(t); p != nil {
+		return p.kind != planNone
+	}
+	if seen[t] {
+		return false
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Interface:
+		return true
+	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+		return o.holds(t.Elem(), seen)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if travels(f) && o.holds(f.Type, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// travels reports whether a codec sees the field.
+func travels(f reflect.StructField) bool {
+	return f.Tag.Get("json") != "-" && (f.IsExported() || f.Anonymous)
+}
+
+// structPlan makes the twin of a struct, with the fields of what is embedded in it
+// among its own, as encoding/json sees them.
+func (o *objectTypes) structPlan(t reflect.Type) *plan {
+	p := &plan{kind: planStruct}
+	var twin []reflect.StructField
+	var whole []int // the index of an embedded field that is not taken apart
+	for _, f := range reflect.VisibleFields(t) {
+		if !travels(f) || whole != nil && len(f.Index) > len(whole) && slices.Equal(f.Index[:len(whole)], whole) {
+			continue
+		}
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && name == "" {
+			embedded := f.Type
+			if embedded.Kind() == reflect.Pointer {
+				embedded = embedded.Elem()
+			}
+			if embedded.Kind() == reflect.Struct && o.leaf(f.Type) == nil && o.leaf(embedded) == nil {
+				continue
+			}
+		}
+		if !f.IsExported() {
+			continue
+		}
+		if f.Anonymous {
+			whole = f.Index
+		}
+		field := planField{
+			index:   f.Index,
+			objects: o.plan(f.Type).kind != planNone,
+			omitted: strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero"),
+		}
+		if field.objects {
+			f.Type = o.raw
+		}
+		twin = append(twin, reflect.StructField{Name: f.Name, Type: f.Type, Tag: f.Tag})
+		p.fields = append(p.fields, field)
+	}
+	p.twin = reflect.StructOf(twin)
+	return p
+}
+
+// in returns the field of v, and none if that is within an embedded pointer that
+// is nil and is not to be made.
+func (f *planField) in(v reflect.Value, made bool) (field reflect.Value, ok bool) {
+	for i, x := range f.index {
+		if i > 0 && v.Kind() == reflect.Pointer {
+			if v.IsNil() {
+				if !made || !v.CanSet() {
+					return reflect.Value{}, false
+				}
+				v.Set(reflect.New(v.Type().Elem()))
+			}
+			v = v.Elem()
+		}
+		v = v.Field(x)
+	}
+	return v, true
+}

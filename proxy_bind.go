@@ -1,0 +1,162 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+)
+
+// BindProxy fills the function fields of the struct that client points to, so
+// that calling them calls methods of the service:
+//
+//	var calc struct {
+//		Add   func(ctx context.Context, a, b int) (int, error)
+//		Count func(ctx context.Context) (int, error) `rpcx:"how_many"`
+//		Log   struct {
+//			Clear func(ctx context.Context) error // this is log/clear
+//		}
+//	}
+//	err := rpcx.BindProxy(s.Remote().At("calculator"), &calc)
+//	sum, err := calc.Add(ctx, 3, 4)
+//
+// A method is called what the tag says, or else as the field in lower snake case
+// (so a service of [Expose] has it). A field that is a struct has the methods of a
+// service below, named likewise; an embedded struct those of the same service.
+// With the tag "-" a field is left alone, and so is one of any other kind.
+//
+// A function takes a context and arguments, which are positional, the elements of
+// a variadic parameter among them; but if its only argument is a struct, then the
+// fields are given by name, as [Func] takes them. It returns (T, error) or an error.
+// If there is a function that is no such one, BindProxy fails and sets none.
+func BindProxy(p *Proxy, client any) error {
+	if p == nil || p.session == nil {
+		return errors.New("bind: the proxy stands for no service")
+	}
+	v := reflect.ValueOf(client)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+		return fmt.Errorf("bind %v: %T is not a pointer to a struct", p, client)
+	}
+	stubs, err := p.stubs(nil, v.Elem())
+	if err != nil {
+		return fmt.Errorf("bind %v: %w", p, err)
+	}
+	for _, s := range stubs {
+		s.field.Set(s.fn)
+	}
+	return nil
+}
+
+// stub is a function to be set.
+type stub struct{ field, fn reflect.Value }
+
+func (p *Proxy) stubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name := f.Tag.Get("rpcx")
+		switch {
+		case name == "-":
+			continue
+		case name == "":
+			name = snakeCase(f.Name)
+		}
+		switch f.Type.Kind() {
+		case reflect.Struct:
+			below := p.At(name)
+			if f.Anonymous && f.Tag.Get("rpcx") == "" {
+				below = p
+			}
+			if stubs, err = below.stubs(stubs, v.Field(i)); err != nil {
+				return nil, err
+			}
+		case reflect.Func:
+			if !f.IsExported() || !v.Field(i).CanSet() {
+				return nil, fmt.Errorf("field %s cannot be set", f.Name)
+			}
+			fn, err := p.stub(f.Type, p.to(name))
+			if err != nil {
+				return nil, fmt.Errorf("field %s: %w", f.Name, err)
+			}
+			stubs = append(stubs, stub{v.Field(i), fn})
+		}
+	}
+	return stubs, nil
+}
+
+// outgoing are the arguments of a call. They are encoded when it returns, so they
+// are used again.
+type outgoing struct {
+	args   Args
+	params any // args, boxed once
+}
+
+// stub makes a function of type t that calls method.
+func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
+	if t.NumIn() == 0 || t.In(0) != contextType {
+		return reflect.Value{}, errors.New("the first parameter has to be a context.Context")
+	}
+	if n := t.NumOut(); n == 0 || n > 2 || t.Out(n-1) != errorType {
+		return reflect.Value{}, errors.New("the results have to be (T, error) or error")
+	}
+	for in := range t.Ins() {
+		if in != contextType && !hasJSON(in) {
+			return reflect.Value{}, fmt.Errorf("%v cannot be encoded", in)
+		}
+	}
+	if t.NumOut() == 2 && !decodable(t.Out(0)) {
+		return reflect.Value{}, fmt.Errorf("%v cannot be decoded", t.Out(0))
+	}
+	fixed := t.NumIn() - 1
+	if t.IsVariadic() {
+		fixed--
+	}
+	byName := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1))
+	free := sync.Pool{New: func() any {
+		args := make(Args, fixed)
+		return &outgoing{args, args}
+	}}
+	session := p.session
+	return reflect.MakeFunc(t, func(in []reflect.Value) []reflect.Value {
+		ctx, _ := in[0].Interface().(context.Context)
+		var result reflect.Value
+		var dest any
+		if t.NumOut() == 2 {
+			result = reflect.New(t.Out(0))
+			dest = result.Interface()
+		}
+		var err error
+		if byName {
+			err = session.Call(ctx, method, in[1].Interface(), dest)
+		} else {
+			o := free.Get().(*outgoing)
+			for i := range o.args {
+				o.args[i] = in[i+1].Interface()
+			}
+			params := o.params
+			if t.IsVariadic() {
+				rest, args := in[len(in)-1], o.args[:fixed:fixed]
+				for i := range rest.Len() {
+					args = append(args, rest.Index(i).Interface())
+				}
+				params = args
+			}
+			err = session.Call(ctx, method, params, dest)
+			clear(o.args)
+			free.Put(o)
+		}
+		if dest == nil {
+			return []reflect.Value{errorValue(err)}
+		}
+		return []reflect.Value{result.Elem(), errorValue(err)}
+	}), nil
+}
+
+// errorValue returns err as an interface value, which reflect.ValueOf does not.
+func errorValue(err error) reflect.Value {
+	if err == nil {
+		return reflect.Zero(errorType) // allocates nothing
+	}
+	failure := err
+	return reflect.ValueOf(&failure).Elem()
+}
