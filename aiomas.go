@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -15,6 +16,8 @@ import (
 // or [CodeInvalidParams]. An exception that is received is an [*Error] with
 // [CodeUnavailable], the last lines as its message, and the whole traceback, a
 // string, as its Data.
+//
+// Where any value is expected, whole numbers are decoded to int64.
 //
 // There are neither notifications nor batches. As in aiomas, a message that is not
 // of this form ends the session. Other than there, a request whose content is not
@@ -173,8 +176,47 @@ func (aiomas) AppendBatch(dst []byte, _ [][]byte) ([]byte, error) {
 	return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
 }
 
-// Codec returns [JSON].
-func (aiomas) Codec() Codec { return JSON }
+// Codec returns [JSON], save that where any value is expected whole numbers become
+// int64 (json.Number beyond that), so that they are not rounded.
+func (aiomas) Codec() Codec { return wholeNumbers{} }
+
+type wholeNumbers struct{ jsonCodec }
+
+// Unmarshal implements [Codec].
+func (wholeNumbers) Unmarshal(data []byte, v any) error {
+	dest, ok := v.(*any)
+	if !ok || dest == nil || *dest != nil {
+		return JSON.Unmarshal(data, v)
+	}
+	var x any
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	err := dec.Decode(&x)
+	*dest = wholeNumber(x)
+	return err
+}
+
+// wholeNumber puts numbers in the place of the json.Numbers in x.
+func wholeNumber(x any) any {
+	switch x := x.(type) {
+	case json.Number:
+		if n, err := x.Int64(); err == nil {
+			return n
+		}
+		if f, err := x.Float64(); err == nil && strings.ContainsAny(string(x), ".eE") {
+			return f
+		}
+	case []any:
+		for i, v := range x {
+			x[i] = wholeNumber(v)
+		}
+	case map[string]any:
+		for key, v := range x {
+			x[key] = wholeNumber(v)
+		}
+	}
+	return x
+}
 
 // Exception implements [ServiceProtocol]: the text of err is sent.
 func (aiomas) Exception(err error) *Error {

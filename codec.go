@@ -51,8 +51,11 @@ func trusted(c Codec) bool {
 	if o, ok := c.(*objects); ok {
 		c = o.Codec
 	}
-	_, ok := c.(jsonCodec)
-	return ok
+	switch c.(type) {
+	case jsonCodec, wholeNumbers:
+		return true
+	}
+	return false
 }
 
 // checkAppended checks what a foreign codec appended to n bytes.

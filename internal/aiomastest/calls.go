@@ -1,0 +1,258 @@
+package aiomastest
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"example.com/rpcx"
+)
+
+// call plays a server that the session calls.
+func (w Wire) call(t *testing.T, c *vector) {
+	opts := &rpcx.Options{}
+	root, inner := newClientRoot()
+	if c.ClientService != "" {
+		opts.Handler = root
+	}
+	arguments := map[any]any{
+		"$service": root, "$sub": inner, "$in-dict": map[string]any{"k": root}, "$set": make(chan int),
+	}
+	s, far := w.connect(t, opts)
+	var resets []error
+	s.OnClose(func(err error) { resets = append(resets, err) })
+
+	start := func(calls []call) (futures []*rpcx.Future) {
+		for _, call := range calls {
+			var args []any
+			for _, arg := range call.Args {
+				if name, ok := arg.(string); ok && arguments[name] != nil {
+					arg = arguments[name]
+				}
+				args = append(args, native(arg))
+			}
+			if len(call.Kwargs) > 0 {
+				args = append(args, rpcx.Named(native(call.Kwargs).(map[string]any)))
+			}
+			p, method := s.Remote(), ""
+			if n := len(call.Path); n > 0 {
+				p, method = p.At(call.Path[:n-1]...), call.Path[n-1]
+			}
+			futures = append(futures, p.Go(t.Context(), method, args...))
+		}
+		return futures
+	}
+	futures := start(c.Calls)
+	far.compare("calls", far.heard(), c.Sent, c)
+	requests := 0
+	for _, chunk := range c.PeerSends {
+		for _, message := range w.sent(t, []string{chunk}) {
+			if kind, _, _, _ := parts(message); kind == num("0") {
+				requests++
+			}
+		}
+		far.say(chunk)
+	}
+	expect := c.SentAfter
+	if c.ClientService == "" && requests > 0 {
+		// A side without a service answers here, so that nobody waits for ever.
+		expect = append(expect, frame{Type: "exception", ID: 0})
+	}
+	far.compare("afterwards", far.heard(), expect, c)
+	switch c.PeerCloses {
+	case "reset":
+		far.near.reset = true
+		fallthrough
+	case true:
+		far.Close()
+	}
+	far.heard() // gives the session the time to notice
+	for i, f := range futures {
+		outcome(t, s, f, c.Outcomes[i])
+	}
+	for i, f := range start(c.CallsAfter) {
+		outcome(t, s, f, c.OutcomesAfter[i])
+	}
+	if len(c.ResetCallback) != 0 && (!isOver(s) || len(resets) != len(c.ResetCallback)) {
+		t.Errorf("the callback for the end was called with %v, want %v", resets, c.ResetCallback)
+	}
+}
+
+// outcome compares the outcome of a call.
+func outcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[string]any) {
+	t.Helper()
+	done := false
+	select {
+	case <-f.Done():
+		done = true
+	default:
+	}
+	err := f.Err()
+	var result any
+	if done && err == nil {
+		err = f.Decode(&result)
+	}
+	wrong := func() { t.Errorf("done %v with %v, error %v; want %v", done, result, err, want) }
+	if path, ok := want["result_proxy_path"]; ok {
+		if p, ok := result.(*rpcx.Proxy); !ok || p.Path() != path || p.Session() != s {
+			wrong()
+		}
+		return
+	}
+	if value, ok := want["result"]; ok {
+		if !done || err != nil || !reflect.DeepEqual(normal(result), normal(value)) {
+			wrong()
+		}
+		return
+	}
+	if want["pending"] == true || want["raises"] == "KeyError" { // a reply to nothing does no harm here
+		if done || isOver(s) {
+			wrong()
+		}
+		if want["raises"] == "KeyError" && s.Stats().UnexpectedReplies+s.Stats().LateReplies == 0 {
+			t.Error("the reply to nothing was not counted")
+		}
+		return
+	}
+	if kind, ok := want["raises_at_call"]; ok {
+		if !done || err == nil || kind == "ConnectionResetError" && !errors.Is(err, rpcx.ErrClosed) {
+			wrong()
+		}
+		return
+	}
+	switch want["raises"] {
+	case "RemoteException":
+		var e *rpcx.Error
+		if !errors.As(err, &e) || e.Code != rpcx.CodeUnavailable || e.Data != want["remote_traceback"] {
+			wrong()
+		}
+	case "ConnectionResetError":
+		if !errors.Is(err, rpcx.ErrConnectionLost) {
+			wrong()
+		}
+	default: // the message could not be read
+		var bad *rpcx.ProtocolError
+		if !errors.Is(err, rpcx.ErrConnectionLost) || !errors.As(err, &bad) || !isOver(s) {
+			wrong()
+		}
+		if text := fmt.Sprint(want["message"]); strings.HasPrefix(text, "Invalid message type") && !strings.EqualFold(bad.Message, text) {
+			wrong()
+		}
+	}
+}
+
+// typeA and typeB are the types of the vectors' objects.
+type (
+	typeA struct{ Name string }
+	typeB struct{ Name string }
+	plain map[string]string
+)
+
+// codec has a session encode a value as an argument, and decode it as a result.
+func (w Wire) codec(t *testing.T, c *vector) {
+	types := map[string]rpcx.Type{
+		"A": rpcx.NewType(func(a typeA) (plain, error) { return plain{"n": a.Name}, nil },
+			func(p plain) (typeA, error) { return typeA{p["n"]}, nil }),
+		"B": rpcx.NewType(func(b typeB) (plain, error) { return plain{"n": b.Name}, nil },
+			func(p plain) (typeB, error) { return typeB{p["n"]}, nil }),
+	}
+	if reason, ok := c.Expect["raises"]; ok {
+		switch reason {
+		case "SerializationError":
+			s, far := w.connect(t, &rpcx.Options{})
+			if err := s.Remote().Go(t.Context(), "f", make(chan int)).Err(); err == nil || len(far.heard()) > 0 {
+				t.Errorf("a channel was sent, error %v", err)
+			}
+		case "ValueError":
+			panics(t, "twice", func() {
+				w.connect(t, &rpcx.Options{Types: []rpcx.Type{types["A"], types["A"]}})
+			})
+		default:
+			t.Fatalf("an unknown error: %v", reason)
+		}
+		return
+	}
+	opts := &rpcx.Options{}
+	for _, name := range c.Serializers {
+		opts.Types = append(opts.Types, types[name])
+	}
+	value := native(c.Value)
+	var back any = normal(value)
+	if len(c.Serializers) > 0 {
+		// Instead of the objects the vectors have texts that say what they are.
+		var objects, decoded []any
+		for _, text := range value.([]any) {
+			if strings.HasSuffix(text.(string), "A") {
+				objects, decoded = append(objects, typeA{"A"}), append(decoded, normal(typeA{"A"}))
+			} else {
+				objects, decoded = append(objects, typeB{"B"}), append(decoded, normal(typeB{"B"}))
+			}
+		}
+		value, back = objects, decoded
+	}
+	raw, err := hex.DecodeString(c.Expect["hex"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := w.decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	s, far := w.connect(t, opts)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	f := s.Remote().Go(ctx, "f", value)
+	got := far.heard()
+	if len(got) != 1 {
+		t.Fatalf("sent %v, error %v", got, f.Err())
+	}
+	_, _, content, _ := parts(got[0].message)
+	if args := content.([]any)[1].([]any); !reflect.DeepEqual(args[0], want) {
+		t.Errorf("encoded to %v, want %v", args[0], want)
+	}
+	frame, err := rpcx.LengthFramer{}.AppendFrame(nil, w.Result(0, raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	far.say(hex.EncodeToString(frame))
+	far.heard()
+	var result any
+	if err := f.Decode(&result); err != nil || !reflect.DeepEqual(normal(result), back) {
+		t.Errorf("decoded to %v, error %v; want %v", normal(result), err, back)
+	}
+}
+
+// clientError sends what cannot be sent.
+func (w Wire) clientError(t *testing.T, c *vector) {
+	mine, other := newRoot(), newRoot()
+	opts := &rpcx.Options{Handler: mine.router}
+	var arg any = other // another tree's
+	switch message := fmt.Sprint(c.Expect["message"]); {
+	case strings.Contains(message, "No RPC service running"):
+		opts.Handler = nil
+	case strings.Contains(message, "No serializer found"):
+		arg = make(chan int)
+	}
+	s, far := w.connect(t, opts)
+	err := s.Remote().Call(t.Context(), nil, "f", arg)
+	if err == nil || len(far.heard()) > 0 {
+		t.Errorf("it was sent, error %v", err)
+	}
+}
+
+// panics says that f panics with a text that contains part.
+func panics(t *testing.T, part string, f func()) {
+	t.Helper()
+	defer func() {
+		t.Helper()
+		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), part) {
+			t.Errorf("panicked with %v, want %q", r, part)
+		}
+	}()
+	f()
+}

@@ -1,0 +1,181 @@
+package aiomastest
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"reflect"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// peer is the far end of a session's connection, held by the test.
+type peer struct {
+	net.Conn
+	t    *testing.T
+	wire Wire
+	near *resettable
+
+	mu   sync.Mutex
+	heap []heard // not asked for yet
+}
+
+// heard is a message and when it came.
+type heard struct {
+	message any
+	at      time.Time
+}
+
+// resettable is a connection that can fail as if the peer had reset it.
+type resettable struct {
+	net.Conn
+	reset bool
+}
+
+func (c *resettable) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF && c.reset {
+		err = syscall.ECONNRESET
+	}
+	return n, err
+}
+
+// connect returns a session that speaks the wire, and its peer.
+func (w Wire) connect(t *testing.T, opts *rpcx.Options) (*rpcx.Session, *peer) {
+	near, far := net.Pipe()
+	conn := &resettable{Conn: near}
+	opts.Protocol, opts.Framer = w.Protocol, rpcx.LengthFramer{}
+	s := rpcx.NewSession(conn, opts)
+	p := &peer{Conn: far, t: t, wire: w, near: conn}
+	go p.listen() // until the connection is closed
+	t.Cleanup(func() {
+		s.Close()
+		far.Close()
+		<-s.Done()
+	})
+	return s, p
+}
+
+func (p *peer) listen() {
+	split := rpcx.LengthFramer{MaxSize: -1}.NewSplitter()
+	var data []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := p.Read(buf)
+		data = append(data, buf[:n]...)
+		p.mu.Lock()
+		for {
+			n, body, _ := split(data, false)
+			if n == 0 {
+				break
+			}
+			message, err := p.wire.decode(body)
+			if err != nil {
+				p.t.Errorf("the session sends %x: %v", body, err)
+			}
+			p.heap = append(p.heap, heard{message, time.Now()})
+			data = data[n:]
+		}
+		p.mu.Unlock()
+		if err != nil {
+			if len(data) > 0 {
+				p.t.Errorf("the session ends within a frame: %x", data)
+			}
+			return
+		}
+	}
+}
+
+// say writes bytes that are given in hex. The session may have hung up.
+func (p *peer) say(chunk string) {
+	data, err := hex.DecodeString(chunk)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, _ = p.Write(data)
+}
+
+// heard returns what has come since it was last asked, in a second.
+func (p *peer) heard() []heard {
+	time.Sleep(time.Second)
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	got := p.heap
+	p.heap = nil
+	return got
+}
+
+// compare compares what was heard with what is expected. What came at the same
+// time may have come in any order.
+func (p *peer) compare(when string, got []heard, want []frame, c *vector) {
+	p.t.Helper()
+	if len(got) != len(want) {
+		p.t.Errorf("%s: heard %v, want %d messages", when, got, len(want))
+		return
+	}
+	for len(got) > 0 {
+		n := 1
+		for n < len(got) && got[n].at.Equal(got[0].at) {
+			n++
+		}
+		left := slices.Clone(want[:n])
+		for _, g := range got[:n] {
+			var err error
+			found := slices.IndexFunc(left, func(f frame) bool {
+				same := p.same(g.message, &f, c)
+				if same != nil {
+					err = same
+				}
+				return same == nil
+			})
+			if found < 0 {
+				p.t.Errorf("%s: heard %v: %v", when, g.message, err)
+				return
+			}
+			left = slices.Delete(left, found, found+1)
+		}
+		got, want = got[n:], want[n:]
+	}
+}
+
+// same compares a message with a frame.
+func (p *peer) same(got any, want *frame, c *vector) error {
+	if want.Type == "exception" {
+		kind, id, content, _ := parts(got)
+		traceback, ok := content.(string)
+		if kind != num("2") || !reflect.DeepEqual(id, normal(want.ID)) || !ok {
+			return fmt.Errorf("want an exception for %v", want.ID)
+		}
+		if c.Python || want.Traceback == nil {
+			return nil // the text is Python's
+		}
+		return sameTraceback(traceback, want, c.Request.Path)
+	}
+	value, err := want.value(p.wire)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(got, value) {
+		return fmt.Errorf("want %v", value)
+	}
+	return nil
+}
+
+// isOver reports whether the session has ended.
+func isOver(s *rpcx.Session) bool {
+	synctest.Wait()
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,128 @@
+package aiomastest
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"testing"
+
+	"example.com/rpcx"
+)
+
+// trees are what the cases about routers work on, one after the other.
+type trees struct {
+	root    *Root
+	letters map[string]*rpcx.Router // A, B and so on
+	dict    *rpcx.Router
+	last    string // the name that was added last
+}
+
+func newTrees() *trees {
+	return &trees{root: newRoot(), letters: make(map[string]*rpcx.Router), dict: rpcx.NewRouter()}
+}
+
+func (tr *trees) letter(name string) *rpcx.Router {
+	if tr.letters[name] == nil {
+		tr.letters[name] = rpcx.NewRouter()
+	}
+	return tr.letters[name]
+}
+
+var (
+	mountAction   = regexp.MustCompile(`(\w)\.set_sub_router\((\w)\.router, "(.*)"\)`)
+	emptyAction   = regexp.MustCompile(`^resolve "(.*)" in an empty dictionary`)
+	addAction     = regexp.MustCompile(`^add key "(.*)" to the dictionary`)
+	removeAction  = regexp.MustCompile(`^remove the key`)
+	looseAction   = regexp.MustCompile(`not attached: resolve "(.*)"`)
+	invalidAction = regexp.MustCompile(`^(not-a-router|expose-not-callable)`)
+	expectedPath  = regexp.MustCompile(`^path_of_(\w)$`)
+)
+
+// run runs a case about routers.
+func (tr *trees) run(t *testing.T, c *vector) {
+	if c.Object != "" {
+		tr.place(t, c)
+		return
+	}
+	var err error
+	switch action := c.Action; {
+	case mountAction.MatchString(action):
+		m := mountAction.FindStringSubmatch(action)
+		err = tr.letter(m[1]).Mount(m[3], tr.letter(m[2]))
+	case emptyAction.MatchString(action):
+		_, err = rpcx.ExposeMap(nil).Resolve(emptyAction.FindStringSubmatch(action)[1])
+	case addAction.MatchString(action):
+		tr.last = addAction.FindStringSubmatch(action)[1]
+		tr.dict.Handle(tr.last, rpcx.Func(div))
+		_, err = tr.dict.Resolve(tr.last)
+	case removeAction.MatchString(action):
+		// What was resolved once is found for ever in the original, but not here.
+		tr.dict.Remove(tr.last)
+		if _, err := tr.dict.Resolve(tr.last); err == nil {
+			t.Errorf("%q was removed and is found", tr.last)
+		}
+		return
+	case looseAction.MatchString(action):
+		// Only what was mounted can be reached here.
+		if h, err := tr.root.router.Resolve("loose/mul"); err == nil {
+			t.Errorf("found %v, which was not mounted", h)
+		}
+		return
+	case invalidAction.MatchString(action):
+		// What is typed in Go cannot be wrong; what is not is refused when it is built.
+		panics(t, "neither a function", func() { rpcx.ExposeMap(map[string]any{"x": 5}) })
+		err = tr.dict.Mount("x", nil)
+		if err == nil {
+			t.Error("mounted nothing")
+		}
+		return
+	default:
+		t.Fatalf("an unknown action: %s", action)
+	}
+	if want, ok := c.Expect["message"]; ok {
+		if e, ok := err.(*rpcx.Error); ok && e.Message != want {
+			t.Errorf("got %q, want %q", e.Message, want)
+		} else if err == nil {
+			t.Errorf("no error, want %q", want)
+		}
+		return
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	for key, want := range c.Expect {
+		if m := expectedPath.FindStringSubmatch(key); m != nil && tr.letter(m[1]).Path() != want {
+			t.Errorf("the path of %s is %q, want %q", m[1], tr.letter(m[1]).Path(), want)
+		}
+	}
+}
+
+// place looks where a service of the tree hangs.
+func (tr *trees) place(t *testing.T, c *vector) {
+	r := map[string]*rpcx.Router{
+		"root": tr.root.router, "sub": tr.root.subRouter, "deep": tr.root.deep,
+		"funcs": tr.root.funcs, "inner": tr.root.inner, "loose": tr.root.loose,
+	}[c.Object]
+	if r == nil {
+		t.Fatalf("an unknown service: %s", c.Object)
+	}
+	name := path.Base(r.Path())
+	if r.Path() == "" {
+		name = ""
+	}
+	if r.Path() != c.Expect["path"] || name != c.Expect["name"] || (r.Parent() != nil) != c.Expect["has_parent"] {
+		t.Errorf("path %q, name %q, parent %v; want %v", r.Path(), name, r.Parent(), c.Expect)
+	}
+}
+
+// invalidService builds a service of what is none.
+func invalidService(t *testing.T, c *vector) {
+	if c.Expect["raises"] != "ValueError" {
+		t.Fatalf("an unknown error: %v", c.Expect)
+	}
+	for _, service := range []any{"x", 5, struct{}{}, nil} {
+		panics(t, fmt.Sprintf("%T is neither", service), func() {
+			rpcx.ExposeMap(map[string]any{"service": service})
+		})
+	}
+}

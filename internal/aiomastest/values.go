@@ -1,0 +1,183 @@
+package aiomastest
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"reflect"
+	"strings"
+)
+
+// A frame is a message as the vectors write it.
+type frame struct {
+	Hex       string
+	Type      string
+	ID        any
+	Content   any
+	Traceback *struct {
+		First string `json:"first_line"`
+		Last  string `json:"last_line"`
+	}
+}
+
+// numbers are the types of messages on the wire.
+var numbers = map[string]int64{"request": 0, "result": 1, "exception": 2}
+
+// value returns what the frame is, decoded; of an exception only type and id.
+func (f *frame) value(w Wire) (any, error) {
+	if f.Hex != "" {
+		raw, err := hex.DecodeString(f.Hex)
+		if err != nil {
+			return nil, err
+		}
+		return w.decode(raw[4:])
+	}
+	return normal([]any{numbers[f.Type], f.ID, f.Content}), nil
+}
+
+// decode decodes one body.
+func (w Wire) decode(body []byte) (any, error) {
+	v, err := w.Decode(body)
+	return normal(v), err
+}
+
+// num is a number, exactly.
+type num string
+
+// normal brings a decoded value into a form in which equal values are equal,
+// whatever types a codec has for them.
+func normal(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if r, ok := new(big.Rat).SetString(string(v)); ok {
+			return num(r.RatString())
+		}
+	case []byte:
+		return fmt.Sprintf("bytes %x", v)
+	case []any:
+		list := make([]any, len(v))
+		for i, x := range v {
+			list[i] = normal(x)
+		}
+		return list
+	case map[string]any:
+		m := make(map[string]any)
+		for key, x := range v {
+			m[key] = normal(x)
+		}
+		return m
+	case map[any]any:
+		m := make(map[string]any)
+		for key, x := range v {
+			m[fmt.Sprint(key)] = normal(x)
+		}
+		return m
+	case nil, bool, string, num:
+		return v
+	}
+	switch rv := reflect.ValueOf(v); {
+	case rv.CanInt():
+		return normal(json.Number(fmt.Sprint(rv.Int())))
+	case rv.CanUint():
+		return normal(json.Number(fmt.Sprint(rv.Uint())))
+	case rv.CanFloat():
+		return num(new(big.Rat).SetFloat64(rv.Float()).RatString())
+	}
+	return fmt.Sprintf("%T %v", v, v)
+}
+
+// native returns a value of the vectors as a Go program would have it.
+func native(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, _ := v.Float64()
+		return f
+	case []any:
+		list := make([]any, len(v))
+		for i, x := range v {
+			list[i] = native(x)
+		}
+		return list
+	case map[string]any:
+		m := make(map[string]any)
+		for key, x := range v {
+			m[key] = native(x)
+		}
+		return m
+	}
+	return v
+}
+
+// parts returns the elements of a message that is [type, id, content].
+func parts(message any) (kind, id, content any, ok bool) {
+	list, ok := message.([]any)
+	if !ok || len(list) != 3 {
+		return nil, nil, nil, false
+	}
+	return list[0], list[1], list[2], true
+}
+
+// illFormed reports whether the content of a request is not [path, args, kwargs].
+func illFormed(content any) bool {
+	list, ok := content.([]any)
+	if !ok || len(list) != 3 {
+		return true
+	}
+	_, pathOK := list[0].(string)
+	_, argsOK := list[1].([]any)
+	_, kwargsOK := list[2].(map[string]any)
+	return !pathOK || !argsOK || !kwargsOK
+}
+
+// badObject reports whether there is an object in v that refers to no service.
+func badObject(v any) bool {
+	switch v := v.(type) {
+	case []any:
+		for _, x := range v {
+			if badObject(x) {
+				return true
+			}
+		}
+	case map[string]any:
+		if object, ok := v["__type__"]; ok {
+			pair, ok := object.([]any)
+			return !ok || len(pair) != 2 || pair[0] != num("0")
+		}
+		for _, x := range v {
+			if badObject(x) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sameTraceback compares a traceback with what the vectors have of it. Types of the
+// original are named by their Go types here.
+func sameTraceback(got string, want *frame, path string) error {
+	last := strings.Replace(want.Traceback.Last, `"svc.`, `"aiomastest.`, 1)
+	if name, ok := strings.CutPrefix(last, `LookupError: "aiomas.rpc.ServiceDict.`); ok {
+		// A map has nothing in it but what it exposes.
+		name, _, _ = strings.Cut(name, `"`)
+		service, _, _ := strings.Cut(path, "/"+name)
+		last = fmt.Sprintf(`LookupError: Name %q not found in %q`, name, service)
+	}
+	lines := strings.Split(got, "\n")
+	n := len(lines)
+	if n < 3 || lines[0] != want.Traceback.First || lines[n-2] != last || lines[n-1] != "" {
+		return fmt.Errorf("traceback %q, want one from %q to %q", got, want.Traceback.First, last)
+	}
+	return nil
+}
+
+// exact decodes JSON without rounding its numbers.
+func exact(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	return dec.Decode(v)
+}
