@@ -35,7 +35,7 @@ const (
 
 // Decode implements [Protocol].
 func (aiomas) Decode(m *Message, msg []byte, _ int) {
-	item := m.single()
+	item := m.Single()
 	item.Kind = KindFatal
 	s := scanner{data: msg}
 	var parts [3]json.RawMessage

@@ -147,7 +147,7 @@ func (bitcoin) Decode(m *Message, msg []byte, _ int) {
 		m.invalid(nil, CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
 		return
 	}
-	*m.single() = Item{
+	*m.Single() = Item{
 		Kind:   KindNotification,
 		Method: string(commandOf(msg)),
 		Params: Params{Raw: msg[bitcoinHead:len(msg):len(msg)], codec: payloadCodec{}},

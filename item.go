@@ -116,8 +116,9 @@ func (m *Message) methodName(raw []byte) string {
 	return name
 }
 
-// single makes m a message of one item and returns the item.
-func (m *Message) single() *Item {
+// Single makes m one item, which is empty, and returns it: for a Protocol to decode
+// a message to that is no batch.
+func (m *Message) Single() *Item {
 	m.Batch = false
 	m.scratch[0] = Item{}
 	m.Items = m.scratch[:]
@@ -126,7 +127,7 @@ func (m *Message) single() *Item {
 
 // invalid makes m a single invalid item.
 func (m *Message) invalid(id ID, code int, text string) {
-	*m.single() = Item{ID: id, Err: &ProtocolError{code, text}}
+	*m.Single() = Item{ID: id, Err: &ProtocolError{code, text}}
 }
 
 // Len returns the number of items.

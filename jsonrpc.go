@@ -82,7 +82,7 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	case c == '{':
 		e := &m.env
 		if ok = s.envelope(e); ok {
-			p.interpret(m, m.single(), e, !e.has(memberMethod) && e.likeResponse())
+			p.interpret(m, m.Single(), e, !e.has(memberMethod) && e.likeResponse())
 		}
 	default:
 		if ok = s.value(); ok {

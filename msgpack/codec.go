@@ -1,0 +1,161 @@
+package msgpack
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"sync"
+
+	"example.com/rpcx"
+	mp "github.com/vmihailenco/msgpack/v5"
+)
+
+// Codec encodes params and results in MessagePack.
+var Codec rpcx.RawCodec = codec{}
+
+type codec struct{}
+
+// RawType implements [rpcx.RawCodec].
+func (codec) RawType() reflect.Type { return reflect.TypeFor[mp.RawMessage]() }
+
+// encoder is an Encoder, made to append.
+type encoder struct {
+	dst []byte
+	enc *mp.Encoder
+}
+
+func (e *encoder) Write(p []byte) (int, error) {
+	e.dst = append(e.dst, p...)
+	return len(p), nil
+}
+
+// WriteByte is what Encoder asks a writer for, so as not to wrap it.
+func (e *encoder) WriteByte(c byte) error {
+	e.dst = append(e.dst, c)
+	return nil
+}
+
+var encoders = sync.Pool{New: func() any {
+	e := new(encoder)
+	e.enc = mp.NewEncoder(e)
+	e.enc.SetCustomStructTag("json")
+	e.enc.SetSortMapKeys(true)
+	e.enc.UseCompactInts(true)
+	return e
+}}
+
+// Append implements [rpcx.Codec].
+func (codec) Append(dst []byte, v any) ([]byte, error) {
+	e := encoders.Get().(*encoder)
+	e.dst = dst
+	err := e.enc.Encode(v)
+	out := e.dst
+	e.dst = nil
+	encoders.Put(e)
+	if err != nil {
+		return dst, err
+	}
+	return out, nil
+}
+
+type decoder struct {
+	bytes.Reader
+	dec *mp.Decoder
+}
+
+var decoders = sync.Pool{New: func() any {
+	d := new(decoder)
+	d.dec = mp.NewDecoder(&d.Reader)
+	d.dec.SetCustomStructTag("json")
+	d.dec.SetMapDecoder(func(dec *mp.Decoder) (any, error) { return decodeMap(dec) })
+	return d
+}}
+
+// Unmarshal implements [rpcx.Codec].
+func (codec) Unmarshal(data []byte, v any) error {
+	if skip(data, 0) != len(data) {
+		return errors.New("not one value in MessagePack")
+	}
+	d := decoders.Get().(*decoder)
+	defer decoders.Put(d)
+	d.Reader.Reset(data)
+	defer d.Reader.Reset(nil)
+	err := d.dec.Decode(v)
+	if dest, ok := v.(*any); ok && err == nil {
+		*dest = widest(*dest)
+	}
+	return err
+}
+
+// widest gives the numbers in x the types that do not depend on how short they
+// were written.
+func widest(x any) any {
+	switch x := x.(type) {
+	case []any:
+		for i, v := range x {
+			x[i] = widest(v)
+		}
+		return x
+	case map[string]any:
+		for key, v := range x {
+			x[key] = widest(v)
+		}
+		return x
+	case map[any]any:
+		for key, v := range x {
+			x[key] = widest(v)
+		}
+		return x
+	}
+	switch v := reflect.ValueOf(x); {
+	case !v.IsValid():
+	case v.CanInt():
+		return v.Int()
+	case v.CanUint() && v.Uint() <= math.MaxInt64:
+		return int64(v.Uint())
+	case v.CanUint():
+		return v.Uint()
+	case v.CanFloat():
+		return v.Float()
+	}
+	return x
+}
+
+// decodeMap decodes a map where any value is expected.
+func decodeMap(dec *mp.Decoder) (any, error) {
+	n, err := dec.DecodeMapLen()
+	if err != nil || n < 0 {
+		return nil, err
+	}
+	texts, others := make(map[string]any), map[any]any(nil)
+	for range n {
+		key, err := dec.DecodeInterface()
+		if err != nil {
+			return nil, err
+		}
+		value, err := dec.DecodeInterface()
+		if err != nil {
+			return nil, err
+		}
+		switch key := widest(key).(type) {
+		case string:
+			texts[key] = value
+		case nil, bool, int64, uint64, float64:
+			if others == nil {
+				others = make(map[any]any)
+			}
+			others[key] = value
+		default:
+			return nil, fmt.Errorf("a map with a key that is a %T", key)
+		}
+	}
+	if others == nil {
+		return texts, nil
+	}
+	for key, value := range texts {
+		others[key] = value
+	}
+	return others, nil
+}

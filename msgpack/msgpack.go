@@ -1,0 +1,199 @@
+// Package msgpack is the MessagePack wire of aiomas.rpc, aiomas's second codec:
+//
+//	opts := &rpcx.Options{Protocol: msgpack.Aiomas, Framer: rpcx.LengthFramer{}}
+//
+// All that is said of [rpcx.Aiomas] holds for it as well. Besides, it carries
+// binary data: a []byte is one. Fields of structs are called what their json tags
+// say, so that types need not be tagged twice. Where any value is expected, integers
+// are decoded to int64 (uint64 beyond that), and a map whose keys are not all strings to a
+// map[any]any.
+package msgpack
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"example.com/rpcx"
+)
+
+// Aiomas is the protocol, for use with [rpcx.LengthFramer].
+var Aiomas rpcx.ServiceProtocol = wire{}
+
+// wire is aiomas in MessagePack. Errors are sent as by [rpcx.Aiomas].
+type wire struct{}
+
+// The types of messages.
+const (
+	typeRequest = iota
+	typeResult
+	typeException
+)
+
+// Decode implements [rpcx.Protocol].
+func (wire) Decode(m *rpcx.Message, msg []byte, _ int) {
+	item := m.Single()
+	item.Kind = rpcx.KindFatal
+	var parts [3][]byte
+	if rest, ok := split(msg, parts[:]); !ok || len(rest) > 0 {
+		item.Err = &rpcx.ProtocolError{Code: rpcx.CodeParseError, Message: "the message is not [type, id, content]"}
+		return
+	}
+	number, ok := integer(parts[0])
+	switch {
+	case ok && number == typeRequest:
+		item.ID = parts[1]
+		request(item, parts[2])
+	case ok && number == typeResult:
+		item.Kind, item.ID, item.Result = rpcx.KindResponse, callID(parts[1]), parts[2]
+	case ok && number == typeException:
+		item.Kind, item.ID = rpcx.KindResponse, callID(parts[1])
+		traceback, ok := text(parts[2])
+		if !ok {
+			traceback = "an exception without a traceback"
+		}
+		item.Err = rpcx.TracebackError(traceback)
+	default:
+		item.Err = &rpcx.ProtocolError{Code: rpcx.CodeInvalidRequest, Message: fmt.Sprint("invalid message type ", number)}
+	}
+}
+
+// request makes item of the content of a request.
+func request(item *rpcx.Item, content []byte) {
+	item.Kind = rpcx.KindInvalid
+	var parts [3][]byte
+	if _, ok := split(content, parts[:]); !ok {
+		item.Err = &rpcx.ProtocolError{Code: rpcx.CodeInvalidRequest, Message: "the content of a request has to be [path, args, kwargs]"}
+		return
+	}
+	path, ok := text(parts[0])
+	switch {
+	case !ok:
+		item.Err = &rpcx.ProtocolError{Code: rpcx.CodeInvalidRequest, Message: "the path of a request has to be a string"}
+	case kindOf(parts[1][0]) != kindArray:
+		item.Err = &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "the args of a request have to be a list"}
+	case kindOf(parts[2][0]) != kindMap:
+		item.Err = &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "the kwargs of a request have to be a dictionary"}
+	default:
+		item.Kind, item.Method = rpcx.KindRequest, path
+		item.Params = rpcx.Params{Positional: parts[1], Named: parts[2]}
+	}
+}
+
+// callID returns the id of a response in the form of the session's own: decimal
+// text. What is no such number stays what it is, and matches nothing.
+func callID(raw []byte) rpcx.ID {
+	if n, ok := integer(raw); ok {
+		return strconv.AppendUint(nil, n, 10)
+	}
+	return raw
+}
+
+const (
+	array2 = 0x92 // the header of an array of two elements
+	array3 = 0x93
+	null   = 0xc0
+)
+
+// AppendRequest implements [rpcx.Protocol].
+func (wire) AppendRequest(dst []byte, id rpcx.ID, method string, params any, c rpcx.Codec) ([]byte, error) {
+	number, err := strconv.ParseUint(string(id), 10, 64)
+	if err != nil {
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidRequest, Message: "a request needs a number as its ID"}
+	}
+	positional, named := params, any(nil)
+	switch p := params.(type) {
+	case rpcx.Mixed:
+		positional, named = p.Args, p.Named
+	case rpcx.Params: // those of a request that is passed on
+		positional, named = p.Positional, p.Named
+	}
+	out := appendUint(append(dst, array3, typeRequest), number)
+	if out, err = encode(append(out, array3), nil, method); err != nil {
+		return dst, err
+	}
+	start := len(out)
+	if out, err = encode(out, c, positional); err != nil {
+		return dst, err
+	}
+	switch kind := kindOf(out[start]); {
+	case kind == kindArray:
+	case kind == kindNull:
+		out[start] = emptyArray
+	case kind == kindMap && named == nil: // they are given by name alone
+		return slices.Insert(out, start, emptyArray), nil
+	default:
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "request arguments must be a list or a dictionary"}
+	}
+	start = len(out)
+	if out, err = encode(out, c, named); err != nil {
+		return dst, err
+	}
+	switch kindOf(out[start]) {
+	case kindMap:
+	case kindNull:
+		out[start] = emptyMap
+	default:
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "named arguments must be a dictionary"}
+	}
+	return out, nil
+}
+
+const (
+	emptyArray = 0x90
+	emptyMap   = 0x80
+)
+
+// encode appends the encoding of v, which has to be one value. A nil codec is the
+// package's own, which is trusted.
+func encode(dst []byte, c rpcx.Codec, v any) ([]byte, error) {
+	if c == nil {
+		c = Codec
+	}
+	out, err := c.Append(dst, v)
+	if err == nil && (len(out) < len(dst) || skip(out[len(dst):], 0) != len(out)-len(dst)) {
+		err = errors.New("the codec's output is not one value in MessagePack")
+	}
+	if err != nil {
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInternalError, Message: "payload encoding error: " + err.Error()}
+	}
+	return out, nil
+}
+
+// AppendNotification implements [rpcx.Protocol]: there are none.
+func (wire) AppendNotification(dst []byte, method string, params any, c rpcx.Codec) ([]byte, error) {
+	return rpcx.Aiomas.AppendNotification(dst, method, params, c)
+}
+
+// AppendResult implements [rpcx.Protocol].
+func (wire) AppendResult(dst []byte, id rpcx.ID, result any, c rpcx.Codec) ([]byte, error) {
+	out, err := encode(appendID(append(dst, array3, typeResult), id), c, result)
+	if err != nil {
+		return dst, err
+	}
+	return out, nil
+}
+
+// AppendError implements [rpcx.Protocol].
+func (wire) AppendError(dst []byte, id rpcx.ID, e *rpcx.Error, _ rpcx.Codec) ([]byte, error) {
+	return encode(appendID(append(dst, array3, typeException), id), nil, rpcx.Traceback(e))
+}
+
+func appendID(dst []byte, id rpcx.ID) []byte {
+	if id == nil {
+		return append(dst, null)
+	}
+	return append(dst, id...)
+}
+
+// AppendBatch implements [rpcx.Protocol]: there are none.
+func (wire) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
+	return rpcx.Aiomas.AppendBatch(dst, parts)
+}
+
+// Codec returns [Codec].
+func (wire) Codec() rpcx.Codec { return Codec }
+
+// Exception implements [rpcx.ServiceProtocol].
+func (wire) Exception(err error) *rpcx.Error { return rpcx.Aiomas.Exception(err) }
