@@ -178,6 +178,9 @@ func decodable(t reflect.Type) bool {
 		if decodesItself(t) {
 			return true
 		}
+		if t == routerType {
+			return false // a *Proxy is what arrives
+		}
 		switch t.Kind() {
 		case reflect.Map:
 			key := t.Key()

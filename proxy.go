@@ -77,12 +77,15 @@ func (p *Proxy) check(method string) error {
 
 // arranged returns the params for the arguments.
 func arranged(args []any) any {
+	if last := len(args) - 1; last >= 0 {
+		if named, ok := args[last].(Named); ok {
+			if args = args[:last]; len(named) > 0 {
+				return Mixed{Args: args, Named: named}
+			}
+		}
+	}
 	if len(args) == 0 {
 		return nil
-	}
-	last := len(args) - 1
-	if named, ok := args[last].(Named); ok {
-		return Mixed{Args: args[:last], Named: named}
 	}
 	return Args(args)
 }
