@@ -76,15 +76,15 @@ func (o *objects) lower(v any, depth int) (_ any, changed bool, err error) {
 	if depth > maxDepth {
 		return nil, false, fmt.Errorf("a value is nested over %d levels deep", maxDepth)
 	}
-	switch v := v.(type) {
+	switch x := v.(type) {
 	case nil, bool, string, int, int64, float64:
 		return v, false, nil
 	case Args:
-		return o.lowerList(v, depth)
+		return o.lowerList(v, x, depth)
 	case []any:
-		return o.lowerList(v, depth)
+		return o.lowerList(v, x, depth)
 	case map[string]any:
-		return o.lowerMap(v, depth)
+		return o.lowerMap(v, x, depth)
 	}
 	rv := reflect.ValueOf(v)
 	p := o.plan(rv.Type())
@@ -95,7 +95,8 @@ func (o *objects) lower(v any, depth int) (_ any, changed bool, err error) {
 	return low, true, err
 }
 
-func (o *objects) lowerList(list []any, depth int) (any, bool, error) {
+// lowerList lowers a list that v is.
+func (o *objects) lowerList(v any, list []any, depth int) (any, bool, error) {
 	var out []any // a copy, once it is needed
 	for i, x := range list {
 		low, changed, err := o.lower(x, depth+1)
@@ -110,12 +111,12 @@ func (o *objects) lowerList(list []any, depth int) (any, bool, error) {
 		}
 	}
 	if out == nil {
-		return list, false, nil
+		return v, false, nil
 	}
 	return out, true, nil
 }
 
-func (o *objects) lowerMap(m map[string]any, depth int) (any, bool, error) {
+func (o *objects) lowerMap(v any, m map[string]any, depth int) (any, bool, error) {
 	var out map[string]any
 	for key, x := range m {
 		low, changed, err := o.lower(x, depth+1)
@@ -130,7 +131,7 @@ func (o *objects) lowerMap(m map[string]any, depth int) (any, bool, error) {
 		}
 	}
 	if out == nil {
-		return m, false, nil
+		return v, false, nil
 	}
 	return out, true, nil
 }
@@ -204,24 +205,16 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 		case !ok:
 		case !f.objects:
 			to.Set(from)
-		case f.omitted && (from.IsZero() || hasLen(from) && from.Len() == 0):
+		case f.omits(from):
 		default:
 			raw, err := o.append(nil, from.Interface(), depth+1)
 			if err != nil {
-				return nil, fmt.Errorf("field %s: %w", p.twin.Field(i).Name, err)
+				return nil, fmt.Errorf("field %s: %w", f.name, err)
 			}
 			to.SetBytes(raw)
 		}
 	}
 	return twin.Interface(), nil
-}
-
-func hasLen(v reflect.Value) bool {
-	switch v.Kind() {
-	case reflect.Slice, reflect.Map, reflect.Array:
-		return true
-	}
-	return false
 }
 
 // reference returns the object that stands for a service of this side.

@@ -133,7 +133,7 @@ func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) 
 			to.Set(from)
 		case from.Len() > 0:
 			if err := o.unmarshal(from.Bytes(), to.Addr().Interface(), depth+1); err != nil {
-				return fmt.Errorf("field %s: %w", p.twin.Field(i).Name, err)
+				return fmt.Errorf("field %s: %w", f.name, err)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"cmp"
 	"encoding"
 	"encoding/json"
 	"fmt"
@@ -51,9 +52,11 @@ type plan struct {
 }
 
 type planField struct {
-	index   []int // in the struct
-	objects bool  // it is a raw value in the twin
-	omitted bool  // if it is empty
+	name      string // in JSON
+	index     []int  // in the struct
+	objects   bool   // it is a raw value in the twin
+	omitEmpty bool
+	omitZero  bool
 }
 
 type planKind uint8
@@ -170,45 +173,92 @@ func travels(f reflect.StructField) bool {
 	return f.Tag.Get("json") != "-" && (f.IsExported() || f.Anonymous)
 }
 
-// structPlan makes the twin of a struct, with the fields of what is embedded in it
-// among its own, as encoding/json sees them.
+// structPlan makes the twin of a struct. What is embedded in the struct has its
+// fields among the twin's own, with the names that encoding/json gives them.
 func (o *objectTypes) structPlan(t reflect.Type) *plan {
 	p := &plan{kind: planStruct}
 	var twin []reflect.StructField
-	var whole []int // the index of an embedded field that is not taken apart
-	for _, f := range reflect.VisibleFields(t) {
-		if !travels(f) || whole != nil && len(f.Index) > len(whole) && slices.Equal(f.Index[:len(whole)], whole) {
+	all := o.fields(t, nil)
+	for i, f := range all {
+		if slices.ContainsFunc(all, func(other structField) bool { return other.name == f.name && other.hides(f) }) {
 			continue
-		}
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous && name == "" {
-			embedded := f.Type
-			if embedded.Kind() == reflect.Pointer {
-				embedded = embedded.Elem()
-			}
-			if embedded.Kind() == reflect.Struct && o.leaf(f.Type) == nil && o.leaf(embedded) == nil {
-				continue
-			}
-		}
-		if !f.IsExported() {
-			continue
-		}
-		if f.Anonymous {
-			whole = f.Index
 		}
 		field := planField{
-			index:   f.Index,
-			objects: o.plan(f.Type).kind != planNone,
-			omitted: strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero"),
+			name:      f.name,
+			index:     f.Index,
+			objects:   o.plan(f.Type).kind != planNone,
+			omitEmpty: slices.Contains(f.options, "omitempty"),
+			omitZero:  slices.Contains(f.options, "omitzero"),
 		}
 		if field.objects {
 			f.Type = o.raw
 		}
-		twin = append(twin, reflect.StructField{Name: f.Name, Type: f.Type, Tag: f.Tag})
+		tag := fmt.Sprintf("json:%q %s", strings.Join(append([]string{f.name}, f.options...), ","), f.Tag)
+		twin = append(twin, reflect.StructField{Name: fmt.Sprint("F", i), Type: f.Type, Tag: reflect.StructTag(tag)})
 		p.fields = append(p.fields, field)
 	}
 	p.twin = reflect.StructOf(twin)
 	return p
+}
+
+// structField is a field that a codec sees.
+type structField struct {
+	reflect.StructField
+	name    string
+	options []string
+	tagged  bool
+}
+
+// hides reports whether f is seen in the place of another field of the same name:
+// it is less deeply embedded, or, as deeply, has its name from a tag.
+func (f structField) hides(other structField) bool {
+	if len(f.Index) != len(other.Index) {
+		return len(f.Index) < len(other.Index)
+	}
+	return f.tagged && !other.tagged
+}
+
+// fields returns the fields of t, which is embedded at index.
+func (o *objectTypes) fields(t reflect.Type, index []int) (all []structField) {
+	for f := range t.Fields() {
+		f.Index = append(slices.Clone(index), f.Index...)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		embedded := f.Type
+		if embedded.Kind() == reflect.Pointer {
+			embedded = embedded.Elem()
+		}
+		switch {
+		case !travels(f):
+		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct && o.leaf(f.Type) == nil && o.leaf(embedded) == nil:
+			if len(index) < maxEmbedded {
+				all = append(all, o.fields(embedded, f.Index)...)
+			}
+		case f.IsExported():
+			field := structField{f, cmp.Or(name, f.Name), nil, name != ""}
+			if options != "" {
+				field.options = strings.Split(options, ",")
+			}
+			all = append(all, field)
+		}
+	}
+	return all
+}
+
+// maxEmbedded is an end to structs that embed a pointer to themselves.
+const maxEmbedded = 10
+
+// omits reports whether the field is left out with the value v.
+func (f *planField) omits(v reflect.Value) bool {
+	if f.omitZero && v.IsZero() {
+		return true
+	}
+	switch v.Kind() {
+	case reflect.Slice, reflect.Map, reflect.Array, reflect.String:
+		return f.omitEmpty && v.Len() == 0
+	case reflect.Struct:
+		return false
+	}
+	return f.omitEmpty && v.IsZero()
 }
 
 // in returns the field of v, and none if that is within an embedded pointer that

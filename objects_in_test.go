@@ -1,0 +1,147 @@
+package rpcx
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// plainObjects is the codec of a session with objects.
+func plainObjects() *objects {
+	return &objects{JSON, newObjectTypes(nil, nil, JSON), nil}
+}
+
+// mixture has what may have objects in it beside what has none, in the forms that
+// encoding/json knows.
+type mixture struct {
+	Int     int64             `json:"int"`
+	Any     any               `json:"any"`
+	Omitted any               `json:"omitted,omitempty"`
+	Zero    []any             `json:"zero,omitzero"`
+	List    []any             `json:"list"`
+	Map     map[string]any    `json:"map,omitempty"`
+	Keys    map[int]any       `json:"keys"`
+	Array   [2]any            `json:"array"`
+	Pointer *mixture          `json:"pointer,omitempty"`
+	Structs []struct{ X any } `json:"structs"`
+	Skipped any               `json:"-"`
+	Raw     json.RawMessage   `json:"raw,omitempty"`
+	hidden  any
+	mixedIn
+	*MixedPointer
+}
+
+type mixedIn struct {
+	Promoted any `json:"promoted"`
+	Int      int // shadowed
+}
+
+// MixedPointer is embedded by pointer.
+type MixedPointer struct {
+	Far any `json:"far,omitempty"`
+}
+
+// Without objects in it a value is encoded and decoded as if there were none.
+func checkPlain(t *testing.T, data []byte) {
+	t.Helper()
+	if bytes.Contains(data, []byte("__")) || bytes.Contains(data, []byte(`\u`)) || !json.Valid(data) {
+		return // it may have an object in it
+	}
+	o := plainObjects()
+	for _, dest := range []func() any{
+		func() any { return new(any) }, func() any { return new(mixture) },
+		func() any { return new([]any) }, func() any { return new(map[string][]any) },
+	} {
+		want, got := dest(), dest()
+		wantErr, err := json.Unmarshal(data, want), o.Unmarshal(data, got)
+		if (wantErr == nil) != (err == nil) {
+			t.Errorf("%s into %T: error %v, want %v", data, want, err, wantErr)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v", data, got, want)
+		}
+		wantOut, wantErr := JSON.Append(nil, want)
+		out, err := o.Append(nil, want)
+		if (wantErr == nil) != (err == nil) || !bytes.Equal(sortedJSON(t, out), sortedJSON(t, wantOut)) {
+			t.Errorf("%+v: got %s, %v; want %s, %v", want, out, err, wantOut, wantErr)
+		}
+	}
+}
+
+// sortedJSON brings the members of objects into order.
+func sortedJSON(t *testing.T, data []byte) []byte {
+	t.Helper()
+	if len(data) == 0 {
+		return nil
+	}
+	var v any
+	if err := decodeExact(data, &v); err != nil {
+		t.Fatalf("%s: %v", data, err)
+	}
+	sorted, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sorted
+}
+
+var plainValues = []string{
+	`null`, `1`, `"x"`, `[]`, `{}`, `[null,[1,"x"],{"a":[]}]`, `{"a":[1],"b":null}`,
+	`{"int":4611686018427387905,"any":[1,{"x":null}],"list":null,"keys":{"1":[2]},"array":[1]}`,
+	`{"promoted":{"x":1},"far":[2],"pointer":{"any":1,"pointer":null},"structs":[{"X":1},{"x":[]}]}`,
+	`{"ANY":5,"map":{"m":{}},"zero":[],"omitted":0,"raw":[1, 2]}`,
+	`{"array":[1,2,3],"structs":[null]}`, `{"int":"x"}`, `{"list":{}}`, `{"structs":[1]}`, `[1]`, `{"keys":{"x":1}}`,
+}
+
+func TestObjectsLeaveTheRestAlone(t *testing.T) {
+	for _, data := range plainValues {
+		checkPlain(t, []byte(data))
+	}
+	m := mixture{Any: 1, Skipped: 2, hidden: 3, MixedPointer: &MixedPointer{Far: []any{4}}}
+	m.Promoted = 5
+	got, err := plainObjects().Append(nil, m)
+	want, _ := json.Marshal(m)
+	if err != nil || !bytes.Equal(sortedJSON(t, got), sortedJSON(t, want)) {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+	if m.hidden == nil {
+		t.Error("a field that no codec sees has changed")
+	}
+}
+
+func FuzzObjects(f *testing.F) {
+	for _, data := range plainValues {
+		f.Add([]byte(data))
+	}
+	f.Fuzz(checkPlain)
+}
+
+// Types that have no objects in them cost nothing.
+func TestObjectsCostNothingWhereThereAreNone(t *testing.T) {
+	o := plainObjects()
+	type flat struct {
+		A int
+		B []string
+		C map[string]*flat
+	}
+	for _, v := range []any{1, "x", []string{"y"}, flat{}, &flat{}, []flat{}, Args{1, "two", []any{3.5}}} {
+		if low, changed, err := o.lower(v, 0); changed || err != nil {
+			t.Errorf("%T: changed to %v, %v", v, low, err)
+		}
+		if allocs := testing.AllocsPerRun(100, func() { _, _, _ = o.lower(v, 0) }); allocs > 0 {
+			t.Errorf("%T: %v allocations", v, allocs)
+		}
+	}
+	if p := o.plan(reflect.TypeFor[*flat]()); p.kind != planNone {
+		t.Error("there is a plan for a type without objects")
+	}
+	if p := o.plan(reflect.TypeFor[struct{ F []map[int]*any }]()); p.kind != planStruct || strings.Contains(p.twin.String(), "interface") {
+		t.Error("there is no plan for a type with objects")
+	}
+}

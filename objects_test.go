@@ -1,0 +1,378 @@
+package rpcx_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+	"github.com/google/go-cmp/cmp"
+)
+
+// withObjects returns options for a session with objects.
+func withObjects(h rpcx.Handler) *rpcx.Options { return &rpcx.Options{Handler: h, Objects: true} }
+
+// parcel has services at any depth.
+type parcel struct {
+	ID      int64                  `json:"id"`
+	One     *rpcx.Proxy            `json:"one"`
+	Maybe   *rpcx.Proxy            `json:"maybe,omitempty"`
+	Many    []*rpcx.Proxy          `json:"many"`
+	Named   map[string]*rpcx.Proxy `json:"named"`
+	Pair    [2]rpcx.Proxy          `json:"pair"`
+	Any     any                    `json:"any"`
+	Inner   []parcel               `json:"inner,omitempty"`
+	Plain   []string               `json:"plain"`
+	Skipped any                    `json:"-"`
+	Embedded
+}
+
+// Embedded is embedded in a parcel.
+type Embedded struct {
+	Deep struct{ P *rpcx.Proxy } `json:"deep"`
+}
+
+// sent is a parcel as its sender has it.
+type sent struct {
+	ID    int64                   `json:"id"`
+	One   *counter                `json:"one"`
+	Many  []*rpcx.Router          `json:"many"`
+	Named map[string]*rpcx.Router `json:"named"`
+	Pair  [2]any                  `json:"pair"`
+	Any   any                     `json:"any"`
+	Inner []sent                  `json:"inner,omitempty"`
+	Plain []string                `json:"plain"`
+	EmbeddedRouter
+}
+
+// EmbeddedRouter is embedded in what is sent.
+type EmbeddedRouter struct {
+	Deep struct{ P *rpcx.Router } `json:"deep"`
+}
+
+// A service is found at any depth, and can be called at the other end.
+func TestObjectsAtAnyDepth(t *testing.T) {
+	root, a, b, c := tree(t)
+	svc := &counter{Limit: 10}
+	mount(t, a, "count", rpcx.Expose[counting](svc))
+	const large = 1<<62 + 1 // is not rounded
+	out := sent{
+		ID: large, One: svc, Many: []*rpcx.Router{a, nil, b}, Named: map[string]*rpcx.Router{"c": c},
+		Pair: [2]any{root, svc}, Any: []any{map[string]any{"deep": c}, 1.5, "x"},
+		Inner: []sent{{ID: large, One: svc, Plain: []string{"in"}}}, Plain: []string{"out"},
+	}
+	out.Deep.P = b
+	var in parcel
+	var dynamic any
+	server := rpcx.NewRouter()
+	server.Handle("take", rpcx.Func(func(ctx context.Context, p parcel) (int, error) {
+		in = p
+		var total int
+		return total, p.One.Call(ctx, &total, "add", 4) // from inside the handler
+	}, "parcel"))
+	server.Handle("any", rpcx.Func(func(v any) { dynamic = v }))
+	client, _ := newPipe(t, withObjects(root), withObjects(server))
+
+	total := 0
+	if err := client.Remote().Call(t.Context(), &total, "take", out); err != nil || svc.GetTotal() != 4 {
+		t.Fatalf("total %d, error %v", svc.GetTotal(), err)
+	}
+	paths := func(proxies ...*rpcx.Proxy) string {
+		var list []string
+		for _, p := range proxies {
+			if p == nil {
+				list = append(list, "nil")
+			} else {
+				list = append(list, p.Path())
+			}
+		}
+		return strings.Join(list, " ")
+	}
+	listed, _ := in.Any.([]any)
+	if len(listed) != 3 || len(in.Many) != 3 || len(in.Inner) != 1 {
+		t.Fatalf("got %+v", in)
+	}
+	deep, _ := listed[0].(map[string]any)["deep"].(*rpcx.Proxy)
+	got := paths(in.One, in.Many[0], in.Many[1], in.Many[2], in.Named["c"], &in.Pair[0], &in.Pair[1], deep, in.Inner[0].One, in.Deep.P, in.Maybe)
+	if want := "a/count a nil a/b a/b/c  a/count a/b/c a/count a/b nil"; got != want {
+		t.Errorf("paths %q, want %q", got, want)
+	}
+	if in.ID != large || in.Inner[0].ID != large || in.Plain[0] != "out" || in.Inner[0].Plain[0] != "in" || listed[1] != 1.5 {
+		t.Errorf("the rest has changed: %+v", in)
+	}
+	if err := client.Remote().Call(t.Context(), nil, "any", map[string]any{"x": []any{svc}}); err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := dynamic.(map[string]any)["x"].([]any)[0].(*rpcx.Proxy); !ok || p.Path() != "a/count" {
+		t.Errorf("any value is %v", dynamic)
+	}
+}
+
+// A result may be a service as well, in a batch and from a handler of any kind.
+func TestObjectsAsResults(t *testing.T) {
+	root, a, b, _ := tree(t)
+	root.Handle("a_router", rpcx.Func(func() *rpcx.Router { return a }))
+	root.Handle("in a map", rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+		return map[string]any{"b": b}, nil
+	}))
+	client, _ := newPipe(t, withObjects(nil), withObjects(root))
+	p, err := rpcx.Call[*rpcx.Proxy](t.Context(), client, "a_router", nil)
+	if err != nil || !p.Equal(client.Remote().At("a")) {
+		t.Fatalf("got %v, %v", p, err)
+	}
+	var level string
+	if err := p.At("b", "c").Call(t.Context(), &level, "get"); err != nil || level != "level 3" {
+		t.Errorf("got %q, %v", level, err)
+	}
+	var batch rpcx.Batch
+	var proxy rpcx.Proxy
+	var m map[string]*rpcx.Proxy
+	batch.Call("a_router", nil, &proxy)
+	batch.Call("in a map", nil, &m)
+	if err := client.SendBatch(t.Context(), &batch); err != nil || proxy.Path() != "a" || m["b"].Path() != "a/b" {
+		t.Errorf("got %v and %v, %v", &proxy, m, err)
+	}
+}
+
+// What cannot be called back is refused before anything is sent.
+func TestObjectsThatCannotBeSent(t *testing.T) {
+	root, a, _, _ := tree(t)
+	svc := new(counter)
+	rpcx.Expose[counting](svc)
+	removed := rpcx.NewRouter()
+	mount(t, root, "x", removed)
+	root.Remove("x")
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, withObjects(root))
+		inside, _ := newWire(t, withObjects(a)) // its root is not the tree's
+		none, _ := newWire(t, withObjects(rpcx.HandlerFunc(hang)))
+		off, _ := newWire(t, handling(root))
+		for _, test := range []struct {
+			sentence string
+			s        *rpcx.Session
+			arg      any
+			want     string
+		}{
+			{"a router that hangs nowhere", s, rpcx.NewRouter(), "does not hang in the tree"},
+			{"one that was removed", s, removed, "does not hang in the tree"},
+			{"a service that hangs nowhere", s, svc, "(*rpcx_test.counter) cannot be sent: it does not hang"},
+			{"within a list in a struct", s, struct{ L []any }{[]any{svc}}, "field L: a service"},
+			{"within a map", s, map[string]*counter{"x": svc}, "does not hang in the tree"},
+			{"above the session's handler", inside, root, "does not hang in the tree"},
+			{"by a side without services", none, root, "handler is no *Router"},
+			{"a proxy", s, s.Remote().At("x"), "of the peer cannot be sent"},
+			{"a proxy within a struct", s, parcel{One: s.Remote()}, "of the peer cannot be sent"},
+			{"a value within itself", s, cyclic(), "nested over 10000 levels"},
+			{"without Options.Objects", off, root, "only on a session with Options.Objects"},
+			{"a proxy without Options.Objects", off, off.Remote(), "a proxy cannot be sent"},
+		} {
+			err := test.s.Remote().Call(t.Context(), nil, "m", test.arg)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: error %v, want %q", test.sentence, err, test.want)
+			}
+		}
+		w.expectNothing()
+		f := inside.Remote().Go(t.Context(), "m", a) // it is the root there
+		synctest.Wait()
+		if f.Err() != nil {
+			t.Error(f.Err())
+		}
+	})
+}
+
+func cyclic() any {
+	m := map[string]any{}
+	m["m"] = []any{m}
+	return m
+}
+
+// What comes in ill-formed is answered, and named.
+func TestObjectsIllFormed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := rpcx.NewRouter()
+		root.Handle("proxy", rpcx.Func(func(p *rpcx.Proxy) any { return p == nil }))
+		root.Handle("value", rpcx.Func(func(p rpcx.Proxy) string { return p.String() }))
+		root.Handle("list", rpcx.Func(func(p []*rpcx.Proxy) any { return len(p) }))
+		root.Handle("any", rpcx.Func(func(v any) string { return fmt.Sprintf("%T", v) }))
+		_, w := newWire(t, withObjects(root))
+		for _, test := range []struct{ method, arg, want string }{
+			{"proxy", `null`, `"result":true`},
+			{"value", `null`, `"result":"Proxy(none)"`},
+			{"value", `{"__type__":[0,"x/y"],"more":1}`, `"result":"Proxy(pipe, \"x/y\")"`},
+			{"list", `null`, `"result":0`},
+			{"any", `{"__type__":[0,"x"]}`, `"result":"*rpcx.Proxy"`},
+			{"any", `{"__Type__":[0,"x"]}`, `"result":"map[string]interface {}"`},
+			{"proxy", `{"__Type__":[0,"x"]}`, `not an object: it has no \"__type__\"`},
+			{"proxy", `{}`, `not an object`},
+			{"proxy", `"x"`, `cannot unmarshal string`},
+			{"proxy", `{"__type__":[0]}`, `has to be [id, data]`},
+			{"proxy", `{"__type__":[0,"x",1]}`, `has to be [id, data]`},
+			{"proxy", `{"__type__":5}`, `has to be [id, data]`},
+			{"proxy", `{"__type__":[1,"x"]}`, `no type with the id of an object: 1`},
+			{"proxy", `{"__type__":[-1,"x"]}`, `no type with the id of an object: -1`},
+			{"proxy", `{"__type__":["0","x"]}`, `no type with the id of an object`},
+			{"proxy", `{"__type__":[0,7]}`, `the path of a service has to be a string`},
+			{"any", `[[{"__type__":[0,{}]}]]`, `the path of a service has to be a string`},
+			{"list", `[null,{"__type__":[0,""]},5]`, `invalid argument 1`},
+		} {
+			w.say(`{"jsonrpc":"2.0","method":"` + test.method + `","params":[` + test.arg + `],"id":1}`)
+			if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], test.want) {
+				t.Errorf("%s %s: %s, want %q", test.method, test.arg, got, test.want)
+			}
+		}
+	})
+}
+
+// Without Options.Objects a reference is an ordinary value, and no service.
+func TestObjectsAreOffByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := rpcx.NewRouter()
+		root.Handle("any", rpcx.Func(func(v any) any { return v }))
+		root.Handle("proxy", rpcx.Func(func(p *rpcx.Proxy) any { return p }))
+		_, w := newWire(t, handling(root))
+		w.say(`{"jsonrpc":"2.0","method":"any","params":[{"__type__":[0,""]}],"id":1}`)
+		w.expect(`{"jsonrpc":"2.0","result":{"__type__":[0,""]},"id":1}`)
+		w.say(`{"jsonrpc":"2.0","method":"proxy","params":[{"__type__":[0,""]}],"id":1}`)
+		if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], "Options.Objects") {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// celsius and moment travel as objects.
+type celsius float64
+
+type moment struct{ at time.Time }
+
+var (
+	celsiusType = rpcx.NewType(
+		func(c celsius) (float64, error) { return float64(c), nil },
+		func(f float64) (celsius, error) {
+			if f < -273.15 {
+				return 0, errors.New("below absolute zero")
+			}
+			return celsius(f), nil
+		})
+	momentType = rpcx.NewType(
+		func(m moment) (momentData, error) { return momentData{m.at.Unix(), celsius(20)}, nil },
+		func(m momentData) (moment, error) {
+			if m.T != celsius(20) {
+				return moment{}, fmt.Errorf("got %v", m.T)
+			}
+			return moment{time.Unix(m.S, 0).UTC()}, nil
+		})
+)
+
+// momentData is what is sent for a moment. There is an object in it.
+type momentData struct {
+	S int64 `json:"s"`
+	T any   `json:"t"`
+}
+
+func TestObjectsOfOtherTypes(t *testing.T) {
+	types := []rpcx.Type{celsiusType, momentType}
+	root := rpcx.NewRouter()
+	root.Handle("echo", rpcx.Func(func(v any) any { return v }))
+	root.Handle("typed", rpcx.Func(func(c celsius, m *moment, all []celsius) any {
+		return map[string]any{"c": c, "m": *m, "n": len(all)}
+	}))
+	opts := &rpcx.Options{Handler: root, Objects: true, Types: types}
+	client, _ := newPipe(t, opts, opts)
+	now := moment{time.Unix(1e9, 0).UTC()}
+	for _, v := range []any{celsius(1.5), now, []any{now, celsius(2)}, map[string]any{"x": now}} {
+		got, err := rpcx.Call[any](t.Context(), client, "echo", rpcx.Args{v})
+		if diff := cmp.Diff(v, got, cmp.AllowUnexported(moment{})); diff != "" || err != nil {
+			t.Errorf("error %v, or another value:\n%s", err, diff)
+		}
+	}
+	var got struct {
+		C celsius `json:"c"`
+		M moment  `json:"m"`
+		N int     `json:"n"`
+	}
+	err := client.Remote().Call(t.Context(), &got, "typed", celsius(3), &now, []celsius{4, 5})
+	if err != nil || got.C != 3 || got.M != now || got.N != 2 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	p, err := rpcx.Call[*rpcx.Proxy](t.Context(), client, "echo", rpcx.Args{root})
+	if err == nil {
+		t.Errorf("a proxy was sent back: %v", p)
+	}
+	for arg, want := range map[string]string{
+		`{"__type__":[0,-300]}`: "below absolute zero",
+		`{"__type__":[1,{}]}`:   "got <nil>",
+		`{"__type__":[2,""]}`:   "is a *rpcx.Proxy and not a rpcx_test.celsius",
+		`5`:                     "cannot unmarshal number",
+	} {
+		err := client.Call(t.Context(), "typed", rpcx.Args{json.RawMessage(arg), nil, nil}, nil)
+		matches(t, err, rpcx.ErrInvalidParams)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", arg, err, want)
+		}
+	}
+	panicsWith(t, "has rpcx_test.celsius twice", func() {
+		rpcx.Pipe(&rpcx.Options{Objects: true, Types: []rpcx.Type{celsiusType, celsiusType}}, nil)
+	})
+	panicsWith(t, "*int is an interface or a pointer", func() {
+		rpcx.NewType(func(*int) (int, error) { return 0, nil }, func(int) (*int, error) { return nil, nil })
+	})
+}
+
+// nest is a type that contains itself.
+type nest struct {
+	P    *rpcx.Proxy `json:"p,omitempty"`
+	Nest []nest      `json:"nest,omitempty"`
+}
+
+// What a peer nests costs it more than us: there is an end to it.
+func TestObjectsNestedTooDeeply(t *testing.T) {
+	root := rpcx.NewRouter()
+	root.Handle("nest", rpcx.Func(func(nest) {}, "nest"))
+	types := []rpcx.Type{rpcx.NewType(
+		func(w wrapped) (any, error) { return w.v, nil }, func(v any) (wrapped, error) { return wrapped{v}, nil })}
+	root.Handle("wrapped", rpcx.Func(func(any) {}))
+	opts := &rpcx.Options{Handler: root, Objects: true, Types: types}
+	client, _ := newPipe(t, opts, opts)
+	for method, levels := range map[string][2]string{
+		"nest":    {`{"nest":[`, `]}`},
+		"wrapped": {`{"__type__":[0,`, `]}`},
+	} {
+		for n, fine := range map[int]bool{40: true, 200: false, 3000: false} {
+			inner := "{}"
+			if method == "wrapped" {
+				inner = "1"
+			}
+			arg := strings.Repeat(levels[0], n) + inner + strings.Repeat(levels[1], n)
+			err := client.Call(t.Context(), method, rpcx.Args{json.RawMessage(arg)}, nil)
+			if fine && err != nil || !fine && (err == nil || !strings.Contains(err.Error(), "over 100 levels")) {
+				t.Errorf("%s, %d levels: error %v", method, n, err)
+			}
+		}
+	}
+}
+
+type wrapped struct{ v any }
+
+// A type that is exposed when a session has seen it already is a service from then on.
+func TestObjectsExposedLater(t *testing.T) {
+	type late struct{ *counter }
+	root := rpcx.NewRouter()
+	client, _ := newPipe(t, withObjects(root), withObjects(rpcx.ExposeMap(map[string]any{
+		"what": func(v any) string { return fmt.Sprintf("%T", v) },
+	})))
+	svc := &late{&counter{}}
+	for _, want := range []string{"map[string]interface {}", "*rpcx.Proxy"} {
+		got, err := rpcx.Call[string](t.Context(), client, "what", rpcx.Args{[]*late{svc}[0]})
+		if got != want || err != nil {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+		if _, ok := root.PathOf(svc); !ok {
+			mount(t, root, "late", rpcx.Expose[counting](svc))
+		}
+	}
+}
