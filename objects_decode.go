@@ -8,7 +8,7 @@ import (
 
 // maxObjectDepth bounds how deeply what may have objects in it is taken to pieces,
 // since what is within n levels is looked at n times.
-const maxObjectDepth = 100
+const maxObjectDepth = 32
 
 // Unmarshal implements [Codec].
 func (o *objects) Unmarshal(data []byte, v any) error { return o.unmarshal(data, v, 0) }

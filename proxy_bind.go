@@ -111,7 +111,9 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 	if t.IsVariadic() {
 		fixed--
 	}
-	byName := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1))
+	// The one parameter is params as it is: a struct by name, a variadic's slice.
+	whole := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1)) ||
+		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
 	free := sync.Pool{New: func() any {
 		args := make(Args, fixed)
 		return &outgoing{args, args}
@@ -126,7 +128,7 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 			dest = result.Interface()
 		}
 		var err error
-		if byName {
+		if whole {
 			err = session.Call(ctx, method, in[1].Interface(), dest)
 		} else {
 			o := free.Get().(*outgoing)
@@ -135,9 +137,11 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 			}
 			params := o.params
 			if t.IsVariadic() {
-				rest, args := in[len(in)-1], o.args[:fixed:fixed]
+				rest := in[len(in)-1]
+				args := make(Args, fixed+rest.Len())
+				copy(args, o.args)
 				for i := range rest.Len() {
-					args = append(args, rest.Index(i).Interface())
+					args[fixed+i] = rest.Index(i).Interface()
 				}
 				params = args
 			}
