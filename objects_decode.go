@@ -212,15 +212,13 @@ func (o *objects) object(data []byte, depth int) (any, error) {
 		return nil, fmt.Errorf("objects are nested over %d levels deep", maxObjectDepth)
 	}
 	members := reflect.New(reflect.MapOf(reflect.TypeFor[string](), o.raw)).Elem()
-	if err := o.Codec.Unmarshal(data, members.Addr().Interface()); err != nil {
-		return nil, err
-	}
+	err := o.Codec.Unmarshal(data, members.Addr().Interface())
 	pair := members.MapIndex(reflect.ValueOf(typeKey))
-	if !pair.IsValid() {
-		return nil, fmt.Errorf("not an object: it has no %q", typeKey)
+	if err != nil || !pair.IsValid() {
+		return nil, fmt.Errorf("not an object with %q", typeKey)
 	}
 	parts := reflect.New(reflect.SliceOf(o.raw)).Elem()
-	err := o.Codec.Unmarshal(piece(o.Codec, pair), parts.Addr().Interface())
+	err = o.Codec.Unmarshal(piece(o.Codec, pair), parts.Addr().Interface())
 	if err != nil || parts.Len() != 2 {
 		return nil, fmt.Errorf("the %q of an object has to be [id, data]", typeKey)
 	}

@@ -207,9 +207,9 @@ func TestObjectsIllFormed(t *testing.T) {
 			{"list", `null`, `"result":0`},
 			{"any", `{"__type__":[0,"x"]}`, `"result":"*rpcx.Proxy"`},
 			{"any", `{"__Type__":[0,"x"]}`, `"result":"map[string]interface {}"`},
-			{"proxy", `{"__Type__":[0,"x"]}`, `not an object: it has no \"__type__\"`},
+			{"proxy", `{"__Type__":[0,"x"]}`, `not an object with \"__type__\"`},
 			{"proxy", `{}`, `not an object`},
-			{"proxy", `"x"`, `cannot unmarshal string`},
+			{"proxy", `"x"`, `not an object`},
 			{"proxy", `{"__type__":[0]}`, `has to be [id, data]`},
 			{"proxy", `{"__type__":[0,"x",1]}`, `has to be [id, data]`},
 			{"proxy", `{"__type__":5}`, `has to be [id, data]`},
@@ -307,7 +307,7 @@ func TestObjectsOfOtherTypes(t *testing.T) {
 		`{"__type__":[0,-300]}`: "below absolute zero",
 		`{"__type__":[1,{}]}`:   "got <nil>",
 		`{"__type__":[2,""]}`:   "is a *rpcx.Proxy and not a rpcx_test.celsius",
-		`5`:                     "cannot unmarshal number",
+		`5`:                     "not an object",
 	} {
 		err := client.Call(t.Context(), "typed", rpcx.Args{json.RawMessage(arg), nil, nil}, nil)
 		matches(t, err, rpcx.ErrInvalidParams)

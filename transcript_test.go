@@ -27,13 +27,17 @@ func TestTranscripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			synctest.Test(t, func(t *testing.T) { play(t, string(text)) })
+			opts := handling(transcriptMethods)
+			if strings.Contains(file, "services") {
+				opts = transcriptServices()
+			}
+			synctest.Test(t, func(t *testing.T) { play(t, opts, string(text)) })
 		})
 	}
 }
 
-func play(t *testing.T, transcript string) {
-	_, w := newWire(t, handling(transcriptMethods))
+func play(t *testing.T, opts *rpcx.Options, transcript string) {
+	_, w := newWire(t, opts)
 	var unasked []string // heard and not expected yet
 	said, answered := 0, 0
 	for i, line := range strings.Split(transcript, "\n") {
@@ -119,4 +123,34 @@ var transcriptMethods = methods{
 		}
 		return rpcx.Args{name, age}, nil
 	},
+}
+
+// transcriptServices is a session with services, for the transcript of those.
+func transcriptServices() *rpcx.Options {
+	room := rpcx.NewRouter()
+	var members []*rpcx.Proxy
+	room.Handle("join", rpcx.Func(func(ctx context.Context, member *rpcx.Proxy) (string, error) {
+		var name string
+		if err := member.Call(ctx, &name, "get_name"); err != nil {
+			return "", err
+		}
+		members = append(members, member)
+		return "welcome, " + name, nil
+	}))
+	room.Handle("say", rpcx.Func(func(ctx context.Context, text string) (int, error) {
+		for _, member := range members {
+			if err := member.At("screen").Call(ctx, nil, "show", text); err != nil {
+				return 0, err
+			}
+		}
+		return len(members), nil
+	}))
+	root := rpcx.ExposeMap(map[string]any{"rooms": map[string]any{"lounge": room}})
+	root.Handle("open", rpcx.Func(func(name string) (*rpcx.Router, error) {
+		h, err := root.Resolve("rooms/" + name)
+		room, _ := h.(*rpcx.Router)
+		return room, err
+	}))
+	root.Handle("secret", rpcx.Func(rpcx.NewRouter)) // which hangs nowhere
+	return &rpcx.Options{Handler: root, Objects: true}
 }
