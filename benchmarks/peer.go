@@ -92,6 +92,8 @@ var Peers = []Peer{
 	rpcxFuncPeer,
 	rpcxDefaultPeer,
 	rpcxCostOffPeer,
+	rpcxRouterPeer,
+	rpcxPathPeer,
 	lspPeer,
 	lspAsyncPeer,
 	lspClientPeer,

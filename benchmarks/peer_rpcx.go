@@ -52,33 +52,35 @@ func startRPCX(echo rpcx.Handler, limits rpcxLimits) func(Load) (Server, error) 
 		if load.Size > 0 && limits.plain {
 			return nil, errors.ErrUnsupported // it would show how such a load is slowed down
 		}
-		l, err := listen()
-		if err != nil {
-			return nil, err
-		}
-		server := &rpcx.Server{Options: rpcx.Options{
-			Framer: rpcxFramer,
-			Limits: limits.server,
-			Handler: rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
-				switch req.Method {
-				case echoMethod:
-					return echo.ServeRPC(ctx, req)
-				case notifyMethod:
-					load.Notified()
-					return nil, nil
-				}
-				return nil, rpcx.MethodNotFound(req.Method)
-			}),
-		}}
-		go server.Serve(l) // until rpcxServer.Close
-		return rpcxServer{l, server, limits.client}, nil
+		return serveRPCX(limits, echoMethod, rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			switch req.Method {
+			case echoMethod:
+				return echo.ServeRPC(ctx, req)
+			case notifyMethod:
+				load.Notified()
+				return nil, nil
+			}
+			return nil, rpcx.MethodNotFound(req.Method)
+		}))
 	}
+}
+
+// serveRPCX starts a server whose clients call method for an echo.
+func serveRPCX(limits rpcxLimits, method string, h rpcx.Handler) (Server, error) {
+	l, err := listen()
+	if err != nil {
+		return nil, err
+	}
+	server := &rpcx.Server{Options: rpcx.Options{Framer: rpcxFramer, Limits: limits.server, Handler: h}}
+	go server.Serve(l) // until rpcxServer.Close
+	return rpcxServer{l, server, limits.client, method}, nil
 }
 
 type rpcxServer struct {
 	*acceptor
 	server *rpcx.Server
 	client rpcx.Limits
+	method string // that echoes
 }
 
 func (s rpcxServer) Close() error {
@@ -91,20 +93,23 @@ func (s rpcxServer) Dial(ctx context.Context) (Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rpcxClient{session}, nil
+	return rpcxClient{session, s.method}, nil
 }
 
-type rpcxClient struct{ *rpcx.Session }
+type rpcxClient struct {
+	*rpcx.Session
+	method string
+}
 
 func (c rpcxClient) Echo(ctx context.Context, text string) (reply string, err error) {
-	err = c.Call(ctx, echoMethod, rpcx.Args{text}, &reply)
+	err = c.Call(ctx, c.method, rpcx.Args{text}, &reply)
 	return reply, err
 }
 
 func (c rpcxClient) Batch(ctx context.Context, in, out []string) error {
 	var b rpcx.Batch
 	for i, text := range in {
-		b.Call(echoMethod, rpcx.Args{text}, &out[i])
+		b.Call(c.method, rpcx.Args{text}, &out[i])
 	}
 	return c.SendBatch(ctx, &b)
 }
