@@ -181,11 +181,54 @@
 // A server calls its clients in the same way at any time: [Server.Sessions]
 // ranges over them.
 //
+// # Services and proxies
+//
+// Routers make a tree. [Router.Mount] hangs one into another, and a method is called
+// by its path, "kitchen/oven/temperature" (or with dots). [Expose] makes a router of
+// exactly the methods of an interface, and [ExposeMap] one of a map, nested freely:
+//
+//	house := rpcx.ExposeMap(map[string]any{
+//		"rooms":   func() []string { … },
+//		"kitchen": rpcx.Expose[Kitchen](kitchen),
+//	})
+//
+// What was not put into the tree cannot be reached, and asking for it says so. The
+// tree may be changed while it serves.
+//
+// A [Proxy] stands for a service at the other end. [Session.Remote] is its root:
+//
+//	oven := s.Remote().At("kitchen", "oven")
+//	err := oven.Call(ctx, &celsius, "temperature")
+//	err := oven.Call(ctx, nil, "heat", 180, rpcx.Named{"minutes": 20})
+//
+// [BindProxy] fills the functions of a struct, so that calls are typed:
+//
+//	var oven struct {
+//		Temperature func(ctx context.Context) (float64, error)
+//	}
+//	err := rpcx.BindProxy(s.Remote().At("kitchen", "oven"), &oven)
+//	celsius, err := oven.Temperature(ctx)
+//
+// With Options.Objects a service can be an argument or a result, at any depth: a
+// *Router in the tree of the session's handler, or what Expose was given. It
+// travels as {"__type__":[0,path]}, and arrives as a *Proxy, which can be called at
+// once, also from inside the handler that has received it. So a server calls back
+// whoever has registered with it:
+//
+//	rpcx.Func(func(ctx context.Context, guest *rpcx.Proxy) error {
+//		return guest.Call(ctx, nil, "welcome")
+//	})
+//
+// A service that hangs elsewhere is refused before anything is sent, and so is a
+// proxy: nobody could call it. Options.Types has further types that travel in this
+// form; see [NewType].
+//
 // # Errors
 //
 // A handler that returns an [*Error], or an error that wraps one, has its code,
 // message and data sent. Of any other error nothing is sent: it is logged, and
-// answered [CodeInternalError], "internal server error".
+// answered [CodeInternalError], "internal server error". (The protocol of aiomas
+// sends its text.)
 //
 // A call returns:
 //
@@ -222,12 +265,20 @@
 // or string (in 1.0 an array or an object as well) and is echoed byte for byte. A
 // boolean is no id. A message is nested 10,000 levels deep at most, and is UTF-8.
 //
+// [Aiomas] is the protocol of aiomas.rpc, for Python programs that speak it. Services
+// are sent without Options.Objects there, and arguments by place and by name go
+// together. It has no notifications and no batches. The package msgpack has the same
+// in MessagePack.
+//
+//	opts := &rpcx.Options{Protocol: rpcx.Aiomas, Framer: rpcx.LengthFramer{}}
+//
 // # Framers and message connections
 //
 // A [Framer] keeps messages apart in a stream of bytes. [NewlineFramer], the
 // default, ends each with a newline. It drops a message of more than MaxSize bytes
-// and is in step again at the next newline. Both ends need the same framer, and a
-// framer of your own is two methods: see the example.
+// and is in step again at the next newline. [LengthFramer] has the length of each
+// message before it, and skips one that is too large. Both ends need the same
+// framer, and a framer of your own is two methods: see the example.
 //
 // A transport that keeps messages apart by itself is a [MessageConn].
 //
@@ -259,7 +310,8 @@
 // A [Codec] encodes and decodes params, results and the data of errors. The
 // built-in [JSON] is encoding/json without HTML escaping, and faster for common
 // types. What any other codec puts out is checked to be one JSON value in UTF-8,
-// and loses its white space, so that it cannot break out of its message.
+// and loses its white space, so that it cannot break out of its message. A codec
+// of another encoding than JSON, for a protocol of that, is a [RawCodec].
 //
 // # Concurrency and ordering
 //
@@ -337,6 +389,7 @@
 // Limits that have their place elsewhere:
 //
 //	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
+//	LengthFramer.MaxSize     1,000,000  bytes       the same
 //	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
@@ -349,8 +402,9 @@
 //	                                                sessions
 //
 // And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s for
-// each version; a message is nested 10,000 levels deep; the last 1,024 calls that were given up are remembered, to
-// tell late replies from wrong ones.
+// each version; a message is nested 10,000 levels deep, and objects within objects
+// 32; the last 1,024 calls that were given up are remembered, to tell late replies
+// from wrong ones.
 //
 // # Cost
 //

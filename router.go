@@ -249,7 +249,8 @@ func (m missing) String() string {
 	return `Name "` + m.name + `" not found in "` + m.in + `"`
 }
 
-// find returns what is at path, or why there is nothing.
+// find returns what is at path, or why there is nothing. There are one or two
+// separators.
 func (r *Router) find(path, separators string) (Handler, missing) {
 	start := 0 // path[start:] is looked for in r
 	for {
@@ -278,12 +279,14 @@ func (r *Router) find(path, separators string) (Handler, missing) {
 func (r *Router) step(rest, separators string) (h Handler, n int, why string) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if h = r.entries[rest]; h != nil {
-		return h, len(rest), ""
+	if len(rest) <= r.longest {
+		if h = r.entries[rest]; h != nil {
+			return h, len(rest), ""
+		}
 	}
-	first := -1
+	first, slash, other := -1, separators[0], separators[len(separators)-1]
 	for i := 0; i < len(rest) && i <= r.longest; i++ { // a hostile path may be long
-		if strings.IndexByte(separators, rest[i]) < 0 {
+		if rest[i] != slash && rest[i] != other {
 			continue
 		}
 		if first < 0 {
