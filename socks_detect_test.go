@@ -51,6 +51,7 @@ func TestDetectionOfOlderVersions(t *testing.T) {
 	}{
 		{"4a", map[string]string{"\x04\x01\x00\x01\x00\x00\x00\x01": refused}, &rpcx.SOCKSProxy{Version: rpcx.SOCKS4a}},
 		{"4", map[string]string{"\x04\x01\x00\x01\x7f\x00\x00\x01": refused}, &rpcx.SOCKSProxy{Version: rpcx.SOCKS4}},
+		{"what begins as HTTP/2 does", map[string]string{"\x04": "\x00\x00\x06\x04\x00\x00\x00\x00\x00", "\x05": "\x00\x00\x06\x04\x00\x00\x00\x00\x00"}, nil},
 		{"a reply that is none", map[string]string{"\x04": "HTTP/1.1 400 Bad Request", "\x05": "HTTP/1.1 400 Bad Request"}, nil},
 		{"nothing", nil, nil},
 	} {

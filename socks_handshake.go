@@ -48,7 +48,7 @@ type SOCKSHandshake struct {
 	greeting []byte // SOCKS5's
 	login    []byte // the message of RFC 1929, nil without credentials
 	request  []byte
-	probe    bool // it ends with the proxy's first reply
+	probe    bool // it ends with the proxy's first reply, which must be a known one
 
 	reply []byte // what has come of the reply that is awaited
 	want  int    // how long that is, as far as it is known
@@ -169,6 +169,10 @@ func (h *SOCKSHandshake) connected4(reply []byte) ([]byte, error) {
 		return nil, h.protocolError("invalid %v proxy response: %q", h.version, reply)
 	case code != granted:
 		text, ok := socks4Replies[code]
+		if !ok && h.probe {
+			// Zeros, a length or an HTTP/2 frame (of a gRPC server, say), would do.
+			return nil, h.protocolError("no reply of a %v proxy: %q", h.version, reply)
+		}
 		if !ok {
 			text = fmt.Sprintf("unknown %v reply code %d", h.version, code)
 		}
