@@ -90,7 +90,7 @@ func (p SOCKSProxy) String() string {
 //
 // It fits [Dialer.DialContext] (but see [Dialer.SOCKS]), http.Transport's, and under
 // tls.Client. The error is a [*net.OpError] from the proxy to the destination. It
-// wraps a [*SOCKSError] if the proxy answered; otherwise ctx's error, or that of
+// wraps a [*SOCKSError] if the proxy answered; otherwise ctx's cause, or the error of
 // the connection to the proxy.
 func (p *SOCKSProxy) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	return p.dial(ctx, network, addr, nil)
@@ -117,6 +117,9 @@ func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dial
 	}
 	conn, err := p.dialDestination(ctx, proxy, dest, direct)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // whatever was under way says it in its own way
+		}
 		return nil, &net.OpError{Op: "socks", Net: network, Source: proxy, Addr: dest, Err: err}
 	}
 	return conn, nil

@@ -66,6 +66,28 @@ func TestSOCKSIsBoundedByTheContext(t *testing.T) {
 	}
 }
 
+// Whatever the dial is waiting for when its context ends, the error is the cause.
+func TestSOCKSFailsWithTheCauseAtEveryStage(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	silent, _ := silentProxy("")
+	for name, c := range map[string]struct {
+		proxy rpcx.SOCKSProxy
+		addr  string
+	}{
+		"looking up the proxy":       {rpcx.SOCKSProxy{Addr: "proxy.test:1"}, "a.test:1"},
+		"looking up the destination": {rpcx.SOCKSProxy{Addr: "127.0.0.1:1", ResolveLocally: true}, "a.test:1"},
+		"connecting to the proxy":    {rpcx.SOCKSProxy{Addr: "127.0.0.1:1"}, "a.test:1"},
+		"connecting in another way":  {rpcx.SOCKSProxy{Addr: "127.0.0.1:1", Dial: neverAnswers}, "a.test:1"},
+		"the handshake":              {*silent, "a.test:1"},
+	} {
+		if _, err := c.proxy.DialContext(ctx, "tcp", c.addr); !errors.Is(err, cause) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // foreignContext is one of which package context knows nothing: it needs a
 // goroutine to hear of its end.
 type foreignContext struct {
