@@ -30,7 +30,7 @@ type socket struct {
 
 // newSocket returns nil if conn is no such socket.
 func newSocket(conn any) *socket {
-	if tunnel, ok := conn.(*SOCKSConn); ok {
+	for tunnel, ok := conn.(*SOCKSConn); ok; tunnel, ok = conn.(*SOCKSConn) {
 		conn = tunnel.Conn // which carries the same bytes
 	}
 	switch conn.(type) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"log/slog"
 	"sync"
 )
 
@@ -26,6 +27,12 @@ func (a SOCKSUserAuth) Credentials(NetAddress) SOCKSUserAuth { return a }
 
 // String returns the user name, and not the password.
 func (a SOCKSUserAuth) String() string { return "username " + a.Username }
+
+// GoString is String, and LogValue has loggers use it: no format shows the password.
+func (a SOCKSUserAuth) GoString() string { return a.String() }
+
+// LogValue implements [slog.LogValuer].
+func (a SOCKSUserAuth) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
 // SOCKSRandomAuth gives each connection fresh credentials, each of them 64 random
 // hexadecimal digits (as in aiorpcX): over Tor, no two share a circuit.

@@ -223,6 +223,7 @@ func (h *SOCKSHandshake) greet5([]byte) ([]byte, error) {
 const (
 	methodNone     = 0
 	methodPassword = 2
+	methodsRefused = 255
 )
 
 func (h *SOCKSHandshake) greeted5(reply []byte) ([]byte, error) {
@@ -230,6 +231,8 @@ func (h *SOCKSHandshake) greeted5(reply []byte) ([]byte, error) {
 	switch {
 	case reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
+	case h.probe && method != methodNone && method != methodPassword && method != methodsRefused:
+		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply) // it was not offered
 	case method != methodNone && (method != methodPassword || h.login == nil):
 		return nil, h.failure(0, "SOCKS5 proxy rejected authentication methods")
 	case h.probe:

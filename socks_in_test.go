@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,4 +172,31 @@ func FuzzSOCKSReplies(f *testing.F) {
 			t.Errorf("%v is a refusal: %v, a violation: %v", err1, refused, violated)
 		}
 	})
+}
+
+// A proxy can only choose a method that it was offered, or refuse all.
+func TestDetectionOfAMethodThatWasNotOffered(t *testing.T) {
+	for method, proxy := range map[byte]bool{0: true, 2: true, 255: true, 5: false, 1: false} {
+		h, err := NewSOCKSHandshake(SOCKS5, anyDestination, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.probe = true
+		if _, need, err := h.Next(nil); err != nil || need != 2 {
+			t.Fatalf("needs %d bytes, %v", need, err)
+		}
+		if _, _, err = h.Next([]byte{5, method}); errors.Is(err, ErrSOCKSProtocol) == proxy {
+			t.Errorf("method %d: %v", method, err)
+		}
+	}
+}
+
+func TestNoFormatShowsThePassword(t *testing.T) {
+	var log strings.Builder
+	proxy := SOCKSProxy{Addr: "localhost:1080", Auth: SOCKSUserAuth{"me", "secret"}}
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("", "auth", proxy.Auth)
+	fmt.Fprintf(&log, "%v %+v %#v %s", proxy, proxy, proxy.Auth, proxy)
+	if strings.Contains(log.String(), "secret") || !strings.Contains(log.String(), "username me") {
+		t.Error(log.String())
+	}
 }
