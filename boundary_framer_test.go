@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"sync"
 
 	"example.com/rpcx"
@@ -37,36 +36,6 @@ func (f lengthFramer) NewSplitter() bufio.SplitFunc {
 
 func (lengthFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(msg))), msg...), nil
-}
-
-// headerFramer puts headers before each message, as the Language Server Protocol does.
-type headerFramer struct{}
-
-func (headerFramer) NewSplitter() bufio.SplitFunc {
-	return func(data []byte, _ bool) (int, []byte, error) {
-		head, body, ok := bytes.Cut(data, []byte("\r\n\r\n"))
-		if !ok {
-			return 0, nil, nil
-		}
-		size := -1
-		for header := range bytes.SplitSeq(head, []byte("\r\n")) {
-			name, value, _ := bytes.Cut(header, []byte(":"))
-			if bytes.EqualFold(name, []byte("Content-Length")) {
-				size, _ = strconv.Atoi(string(bytes.TrimSpace(value)))
-			}
-		}
-		if size < 0 {
-			return 0, nil, &rpcx.FrameError{Message: "no Content-Length"}
-		}
-		if len(body) < size {
-			return 0, nil, nil
-		}
-		return len(head) + 4 + size, body[:size], nil
-	}
-}
-
-func (headerFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
-	return append(fmt.Appendf(dst, "Content-Length: %d\r\n\r\n", len(msg)), msg...), nil
 }
 
 // socket is one end of a connection that keeps messages apart, like a WebSocket.

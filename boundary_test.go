@@ -46,8 +46,8 @@ func TestSessionsOverAnything(t *testing.T) {
 		"lines, byte by byte":                  {dribbled, rpcx.Options{}},
 		"lengths":                              {wired, rpcx.Options{Framer: lengthFramer{1 << 20}}},
 		"lengths, byte by byte":                {dribbled, rpcx.Options{Framer: lengthFramer{1 << 20}}},
-		"headers":                              {wired, rpcx.Options{Framer: headerFramer{}}},
-		"headers, byte by byte":                {dribbled, rpcx.Options{Framer: headerFramer{}}},
+		"headers":                              {wired, rpcx.Options{Framer: rpcx.HeaderFramer{}}},
+		"headers, byte by byte":                {dribbled, rpcx.Options{Framer: rpcx.HeaderFramer{}}},
 		"a socket":                             {socketed, rpcx.Options{}},
 		"a binary wire":                        {wired, rpcx.Options{Framer: lengthFramer{1 << 20}, Protocol: packed{}}},
 		"a binary wire, byte by byte":          {dribbled, rpcx.Options{Framer: lengthFramer{1 << 20}, Protocol: packed{}}},
@@ -251,7 +251,7 @@ func TestFourGibibytesInALengthHeader(t *testing.T) {
 func TestHeadersOnTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		s := rpcx.NewSession(near, &rpcx.Options{Framer: headerFramer{}, Handler: methods{"reply": reply}})
+		s := rpcx.NewSession(near, &rpcx.Options{Framer: rpcx.HeaderFramer{}, Handler: methods{"reply": reply}})
 		io.WriteString(far, "Content-Type: application/json\r\ncontent-length: 41\r\n\r\n"+`{"jsonrpc":"2.0","method":"reply","id":1}`)
 		const want = "Content-Length: 38\r\n\r\n" + `{"jsonrpc":"2.0","result":null,"id":1}`
 		got := make([]byte, len(want))
