@@ -85,12 +85,20 @@ func (srv *Server) refuse(name string, limit int) {
 // [Server.Serve] does on its own. It returns nil, and closes conn, if the
 // server was stopped or has as many sessions as it may.
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
-	srv.mu.Lock()
-	srv.init()
-	srv.mu.Unlock()
-	s := srv.add(newStream(conn, srv.options.Framer))
+	return srv.serve(newStream(conn, srv.resolved().Framer))
+}
+
+// ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
+// apart by itself; Options.Framer is ignored.
+func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
+	srv.resolved()
+	return srv.serve(&messages{conn: conn})
+}
+
+func (srv *Server) serve(conn transport) *Session {
+	s := srv.add(conn)
 	if s == nil {
-		conn.Close()
+		_ = conn.close()
 	}
 	return s
 }

@@ -24,13 +24,23 @@ type Dialer struct {
 	SOCKS *SOCKSProxy
 }
 
+// Connect makes the connection of [Dialer.Dial], for transports that run on top of
+// one. It starts no session.
+func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := d.connect(ctx, addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
 // Dial connects to addr and starts a session on the connection. Addresses are
 // tcp://host:port, tls://host:port (or ssl://) and unix:///path. ctx bounds only
 // the dialling; a nil opts is the zero [Options].
 func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
-	conn, err := d.connect(ctx, addr)
+	conn, err := d.Connect(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", addr, err)
+		return nil, err
 	}
 	return NewSession(conn, opts), nil
 }

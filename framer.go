@@ -23,7 +23,9 @@ type Framer interface {
 }
 
 // A MessageConn is a connection that keeps messages apart by itself, as a
-// WebSocket does. See [NewMessageSession].
+// WebSocket does. See [NewMessageSession]. If it has a method NetConn, as
+// [crypto/tls.Conn] has, that returns the connection under it, for
+// [Session.NetConn] and [Session.RemoteAddr].
 type MessageConn interface {
 	// ReadMessage returns the next message. The slice belongs to the
 	// connection, and is valid until the next call. A recoverable [*FrameError]
@@ -32,6 +34,7 @@ type MessageConn interface {
 	ReadMessage() ([]byte, error)
 	// WriteMessages writes the messages in order; it does not keep them.
 	WriteMessages(msgs [][]byte) error
-	// Close closes the connection, and unblocks the other two methods.
+	// Close closes the connection, and unblocks the other two methods. It may
+	// take leave of the peer before, if nothing is being written.
 	Close() error
 }

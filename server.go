@@ -159,7 +159,14 @@ func (srv *Server) untrack(l net.Listener) {
 	srv.leave()
 }
 
-// init resolves the options, once.
+// resolved returns the options with defaults filled in, which is done once.
+func (srv *Server) resolved() *Options {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.init()
+	return srv.options
+}
+
 func (srv *Server) init() {
 	if srv.options != nil {
 		return

@@ -397,14 +397,14 @@ func (s *Session) end(cause error, grace time.Duration) {
 	s.out.wakeWriter()
 	s.mu.Unlock()
 
-	if grace == 0 {
-		s.closeConn()
-	}
 	for _, f := range finish {
 		f.finish()
 	}
 	for _, c := range running {
 		c.ctx.end(cause)
+	}
+	if grace == 0 {
+		s.closeConn() // last, for it may take its time
 	}
 }
 

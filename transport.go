@@ -217,6 +217,8 @@ func (m *messages) close() (err error) {
 func (m *messages) received() uint64 { return m.total }
 
 func (m *messages) netConn() net.Conn {
-	conn, _ := m.conn.(net.Conn)
-	return conn
+	if conn, ok := m.conn.(interface{ NetConn() net.Conn }); ok {
+		return conn.NetConn()
+	}
+	return nil
 }
