@@ -1,0 +1,195 @@
+package websocket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"example.com/rpcx"
+
+	"github.com/coder/websocket"
+)
+
+const (
+	closeWait   = time.Second // for the peer's answer to our close frame
+	firstBuffer = 512         // to read into
+	largeBuffer = 64 << 10    // beyond is given back
+)
+
+// conn is a WebSocket as an [rpcx.MessageConn]. Contexts that end are not given to
+// the WebSocket, for each would cost a goroutine: what blocks is ended by closing
+// the connection.
+type conn struct {
+	ws      *websocket.Conn
+	out     *corked
+	under   net.Conn // for the session to show
+	maxSize int
+
+	buf     []byte
+	rest    io.Reader   // of a message that is dropped
+	ended   atomic.Bool // there is nothing more to read
+	writing atomic.Bool
+
+	interval time.Duration // of pings
+	pinging  sync.Mutex    // held while a ping is under way
+	silent   bool          // one was not answered; guarded by pinging
+	mu       sync.Mutex
+	pinger   *time.Timer // nil if there are no pings, or no more
+}
+
+func newConn(ws *websocket.Conn, out *corked, under net.Conn, config Config) *conn {
+	ws.SetReadLimit(-1) // ours drops a message, and keeps the connection
+	c := &conn{ws: ws, out: out, under: under, maxSize: config.maxSize(), interval: config.pingInterval()}
+	if c.interval > 0 {
+		c.mu.Lock() // ping may run at once
+		defer c.mu.Unlock()
+		c.pinger = time.AfterFunc(c.interval, c.ping)
+	}
+	return c
+}
+
+// NetConn returns the connection under the WebSocket.
+func (c *conn) NetConn() net.Conn { return c.under }
+
+// ReadMessage implements [rpcx.MessageConn].
+func (c *conn) ReadMessage() ([]byte, error) {
+	msg, err := c.read()
+	if err == nil {
+		return msg, nil
+	}
+	if _, dropped := errors.AsType[*rpcx.FrameError](err); !dropped {
+		c.ended.Store(true)
+		_ = c.ws.CloseNow() // which ends a ping
+		err = c.reason(err)
+	}
+	return nil, err
+}
+
+func (c *conn) read() ([]byte, error) {
+	if c.rest != nil {
+		if _, err := io.Copy(io.Discard, c.rest); err != nil {
+			return nil, err
+		}
+		c.rest = nil
+	}
+	_, r, err := c.ws.Reader(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	if c.buf == nil || cap(c.buf) > largeBuffer {
+		c.buf = make([]byte, 0, firstBuffer)
+	}
+	// The buffer grows by what has arrived, not by what a frame announces.
+	buf := c.buf[:0]
+	for {
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		c.buf = buf
+		switch {
+		case len(buf) > c.maxSize:
+			c.rest = r
+			return nil, &rpcx.FrameError{
+				Message:     fmt.Sprintf("dropping message over %d bytes (Config.MaxSize)", c.maxSize),
+				Recoverable: true,
+			}
+		case err == io.EOF:
+			return buf, nil
+		case err != nil:
+			return nil, err
+		case len(buf) == cap(buf):
+			buf = append(buf, 0)[:len(buf)]
+		}
+	}
+}
+
+// reason says what an error of the WebSocket means for the session.
+func (c *conn) reason(err error) error {
+	c.pinging.Lock()
+	defer c.pinging.Unlock()
+	closed, ok := errors.AsType[websocket.CloseError](err)
+	switch {
+	case c.silent:
+		return ErrNoPong
+	case ok && (closed.Code == websocket.StatusNormalClosure ||
+		closed.Code == websocket.StatusGoingAway ||
+		closed.Code == websocket.StatusNoStatusRcvd):
+		return io.EOF
+	case ok:
+		return &CloseError{int(closed.Code), closed.Reason}
+	case errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF // no close frame came before
+	}
+	return err
+}
+
+// WriteMessages implements [rpcx.MessageConn].
+func (c *conn) WriteMessages(msgs [][]byte) error {
+	c.writing.Store(true)
+	defer c.writing.Store(false)
+	c.out.cork()
+	var err error
+	for _, msg := range msgs {
+		kind := websocket.MessageBinary
+		if utf8.Valid(msg) {
+			kind = websocket.MessageText
+		}
+		if err = c.ws.Write(context.Background(), kind, msg); err != nil {
+			break
+		}
+	}
+	if flushed := c.out.uncork(); err == nil {
+		err = flushed
+	}
+	return err
+}
+
+// Close implements [rpcx.MessageConn]. If the connection is at rest it takes leave
+// of the peer.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	if c.pinger != nil {
+		c.pinger.Stop()
+		c.pinger = nil
+	}
+	c.mu.Unlock()
+	if c.writing.Load() || c.ended.Load() {
+		err := c.out.Close()
+		_ = c.ws.CloseNow()
+		return err
+	}
+	impatient := time.AfterFunc(closeWait, func() { _ = c.out.Close() })
+	defer impatient.Stop()
+	return c.ws.Close(websocket.StatusNormalClosure, "")
+}
+
+// ping makes sure that the peer is there if nothing has been heard from it. It is
+// called by the timer, and ends with the answer or the connection.
+func (c *conn) ping() {
+	if !c.out.heard.Swap(false) && !c.answered() {
+		_ = c.out.Close()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pinger != nil {
+		c.pinger.Reset(c.interval)
+	}
+}
+
+// answered sends a ping and waits for the answer.
+func (c *conn) answered() bool {
+	c.pinging.Lock()
+	defer c.pinging.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), c.interval)
+	defer cancel()
+	err := c.ws.Ping(ctx)
+	// Any other error is that of a connection that was closed meanwhile.
+	c.silent = errors.Is(err, context.DeadlineExceeded)
+	return err == nil
+}

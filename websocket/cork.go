@@ -1,0 +1,89 @@
+package websocket
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// corked is the connection under a WebSocket. The WebSocket writes each message
+// by itself; between cork and uncork these writes are held back, to go out in one.
+type corked struct {
+	conn  io.ReadWriteCloser
+	heard atomic.Bool // something came; reset by who asks
+
+	mu  sync.Mutex
+	buf *[]byte // what is held back; nil if nothing is to be
+	err error   // of the first write that failed
+}
+
+// corkSize is how much is held back at most.
+const corkSize = 32 << 10
+
+var corkBuffers = sync.Pool{New: func() any {
+	buf := make([]byte, 0, corkSize)
+	return &buf
+}}
+
+func (c *corked) cork() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.buf = corkBuffers.Get().(*[]byte)
+}
+
+// uncork writes what was held back.
+func (c *corked) uncork() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flush()
+	corkBuffers.Put(c.buf)
+	c.buf = nil
+	return c.err
+}
+
+func (c *corked) flush() {
+	if len(*c.buf) > 0 && c.err == nil {
+		_, c.err = c.conn.Write(*c.buf)
+	}
+	*c.buf = (*c.buf)[:0]
+}
+
+func (c *corked) Write(p []byte) (n int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.buf != nil {
+		if len(*c.buf)+len(p) > corkSize {
+			c.flush()
+		}
+		if c.err == nil && len(p) <= corkSize {
+			*c.buf = append(*c.buf, p...)
+			return len(p), nil
+		}
+	}
+	if c.err == nil {
+		n, c.err = c.conn.Write(p)
+	}
+	return n, c.err
+}
+
+func (c *corked) Read(p []byte) (int, error) {
+	n, err := c.conn.Read(p)
+	if n > 0 && !c.heard.Load() {
+		c.heard.Store(true)
+	}
+	return n, err
+}
+
+// Close does not wait for a write that is under way.
+func (c *corked) Close() error { return c.conn.Close() }
+
+// corkedConn is a net.Conn that is read and written through a corked.
+type corkedConn struct {
+	net.Conn
+	*corked
+}
+
+func (c corkedConn) Read(p []byte) (int, error)  { return c.corked.Read(p) }
+func (c corkedConn) Write(p []byte) (int, error) { return c.corked.Write(p) }
+func (c corkedConn) Close() error                { return c.corked.Close() }

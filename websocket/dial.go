@@ -1,0 +1,98 @@
+package websocket
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"time"
+
+	"example.com/rpcx"
+
+	"github.com/coder/websocket"
+)
+
+// Dialer connects to WebSocket servers. The zero value is ready to use.
+type Dialer struct {
+	// Dialer makes the connection below: its Timeout (30 s) bounds the WebSocket's
+	// handshake as well, its TLS is for wss://.
+	rpcx.Dialer
+	Config
+	// Header is sent with the request, for authorization or cookies, say.
+	Header http.Header
+	// Proxy returns the HTTP or SOCKS proxy for a request, nil for none, such as
+	// [http.ProxyFromEnvironment]. By default there is none. An HTTP proxy tunnels
+	// wss:// and has to know WebSockets for ws://.
+	Proxy func(*http.Request) (*url.URL, error)
+}
+
+// Dial connects to a server at ws://host/path or wss://host/path and starts a
+// session: [Dialer.Dial] with a zero Dialer.
+func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
+	var d Dialer
+	return d.Dial(ctx, url, opts)
+}
+
+// Dial connects to a server at ws://host/path or wss://host/path and starts a
+// session. ctx bounds only the dialling; a nil opts is the zero [rpcx.Options].
+func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
+	c, err := d.connect(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", url, err)
+	}
+	return rpcx.NewMessageSession(c, opts), nil
+}
+
+func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
+	timeout := d.Timeout
+	if timeout == 0 {
+		timeout = 30 * time.Second // as rpcx.Dialer has it
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	var under net.Conn
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { under = info.Conn },
+	})
+	t := &transport{base: &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return d.Dialer.Connect(ctx, "tcp://"+addr)
+		},
+		TLSClientConfig:   d.TLS,
+		Proxy:             d.Proxy,
+		DisableKeepAlives: true, // there is one request
+	}}
+	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{
+		HTTPClient:      &http.Client{Transport: t},
+		HTTPHeader:      d.Header,
+		Subprotocols:    d.Subprotocols,
+		CompressionMode: d.compression(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newConn(ws, t.out, under, d.Config), nil
+}
+
+// transport gives the WebSocket a connection that can be corked.
+type transport struct {
+	base *http.Transport
+	out  *corked
+}
+
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.base.RoundTrip(req)
+	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
+		if conn, ok := resp.Body.(io.ReadWriteCloser); ok {
+			t.out = &corked{conn: conn}
+			resp.Body = t.out
+		}
+	}
+	return resp, err
+}

@@ -1,0 +1,74 @@
+package websocket
+
+import (
+	"bufio"
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"example.com/rpcx"
+
+	"github.com/coder/websocket"
+)
+
+// Handler returns an [http.Handler] that runs a session of srv on each WebSocket
+// that it accepts: an [Acceptor] with its defaults. srv need not listen itself;
+// its limits, its OnSession and its Shutdown are for these sessions, too.
+func Handler(srv *rpcx.Server) http.Handler { return &Acceptor{Server: srv} }
+
+// Acceptor is an [http.Handler] that accepts WebSockets. Its fields must not be
+// changed once it serves.
+type Acceptor struct {
+	// Server has the sessions.
+	Server *rpcx.Server
+	Config
+	// Origins are the hosts whose pages may connect, beside the host that is
+	// asked: patterns of [path.Match] for "host" or "host:port", or with a scheme
+	// for "scheme://host". A request that names no origin comes from no browser,
+	// and is accepted. "*" is everybody; what a session may do must not depend on
+	// cookies or addresses then.
+	Origins []string
+}
+
+// ServeHTTP answers a request for a WebSocket, and starts a session on it, which
+// goes on when ServeHTTP has returned. It refuses pages of other origins (403), and
+// what is no such request.
+func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := &hijacker{ResponseWriter: w}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		OriginPatterns:  a.Origins,
+		Subprotocols:    a.Subprotocols,
+		CompressionMode: a.compression(),
+	})
+	if err != nil { // which has been answered
+		if log := a.Server.Options.Logger; log != nil {
+			log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused",
+				slog.String("peer", r.RemoteAddr), slog.Any("error", err))
+		}
+		return
+	}
+	a.Server.ServeMessageConn(newConn(ws, h.conn.corked, h.conn.Conn, a.Config))
+}
+
+// hijacker gives the WebSocket a connection that can be corked.
+type hijacker struct {
+	http.ResponseWriter
+	conn corkedConn
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.conn = corkedConn{conn, &corked{conn: conn}}
+	return h.conn, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.conn)), nil
+}
+
+// WriteHeaderNow is for the web framework gin, which keeps headers back.
+func (h *hijacker) WriteHeaderNow() {
+	if w, ok := h.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
+		w.WriteHeaderNow()
+	}
+}

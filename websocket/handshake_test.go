@@ -1,0 +1,200 @@
+package websocket_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+	"example.com/rpcx/websocket"
+
+	coder "github.com/coder/websocket"
+)
+
+func TestOrigins(t *testing.T) {
+	var logged bytes.Buffer
+	srv := &rpcx.Server{Options: rpcx.Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))}}
+	for _, c := range []struct {
+		name    string
+		origins []string
+		origin  string // %s is the server's host
+		allowed bool
+	}{
+		{"no origin is no browser", nil, "", true},
+		{"the page is the server's own", nil, "http://%s", true},
+		{"the page is somebody else's", nil, "http://evil.example", false},
+		{"the page is at another port", nil, "http://127.0.0.1:1", false},
+		{"the origin is hidden", nil, "null", false},
+		{"the page is a friend's", []string{"*.friend.example"}, "https://www.friend.example", true},
+		{"the page looks like a friend's", []string{"*.friend.example"}, "https://friend.example.evil.example", false},
+		{"a scheme can be asked for", []string{"https://friend.example"}, "http://friend.example", false},
+		{"anybody may come", []string{"*"}, "http://evil.example", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			logged.Reset()
+			url := serve(t, &websocket.Acceptor{Server: srv, Origins: c.origins})
+			header := http.Header{}
+			if c.origin != "" {
+				header.Set("Origin", strings.ReplaceAll(c.origin, "%s", strings.TrimPrefix(url, "ws://")))
+			}
+			d := websocket.Dialer{Header: header}
+			s, err := d.Dial(t.Context(), url, nil)
+			if err == nil {
+				s.Close()
+				<-s.Done()
+			}
+			if (err == nil) != c.allowed {
+				t.Errorf("dialling: %v", err)
+			}
+			if !c.allowed && !strings.Contains(logged.String(), "WebSocket refused") {
+				t.Errorf("the log is %q", &logged)
+			}
+		})
+	}
+	srv.Close()
+	srv.Wait()
+}
+
+func TestSubprotocols(t *testing.T) {
+	srv := &rpcx.Server{}
+	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Close() })
+	url := serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{Subprotocols: []string{"jsonrpc"}}})
+	ws := peer(t, url, &coder.DialOptions{Subprotocols: []string{"other", "jsonrpc"}})
+	if got := ws.Subprotocol(); got != "jsonrpc" {
+		t.Errorf("the server picks %q", got)
+	}
+	ws.Close(coder.StatusNormalClosure, "")
+}
+
+func TestTLSAndProxy(t *testing.T) {
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	web := httptest.NewUnstartedServer(websocket.Handler(srv))
+	web.Config.ErrorLog = log.New(io.Discard, "", 0)
+	web.StartTLS()
+	defer web.Close()
+	defer srv.Wait()
+	defer srv.Close()
+	var tunnels atomic.Int32
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tunnels.Add(1)
+		tunnel(w, r)
+	}))
+	defer proxy.Close()
+	proxyURL, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	d := websocket.Dialer{
+		Dialer: rpcx.Dialer{TLS: &tls.Config{RootCAs: roots}},
+		Proxy:  http.ProxyURL(proxyURL),
+	}
+	addr := "wss" + strings.TrimPrefix(web.URL, "https")
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := d.Dial(ctx, addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel() // it was for the dialling
+	if got, err := rpcx.Call[string](t.Context(), s, "echo", rpcx.Args{"secret"}); got != "secret" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if tunnels.Load() != 1 {
+		t.Errorf("%d connections went through the proxy", tunnels.Load())
+	}
+	if conn, ok := s.NetConn().(*tls.Conn); !ok || !conn.ConnectionState().HandshakeComplete {
+		t.Errorf("the connection is a %T", s.NetConn())
+	}
+	s.Close()
+	<-s.Done()
+	if _, err := websocket.Dial(t.Context(), addr, nil); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("an unknown certificate: %v", err)
+	}
+}
+
+// tunnel is a proxy's CONNECT.
+func tunnel(w http.ResponseWriter, r *http.Request) {
+	far, err := net.Dial("tcp", r.Host)
+	if err != nil || r.Method != http.MethodConnect {
+		http.Error(w, "no", http.StatusBadGateway)
+		return
+	}
+	near, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		far.Close()
+		return
+	}
+	io.WriteString(near, "HTTP/1.1 200 OK\r\n\r\n")
+	// Owner: the proxy. End: one of the ends closes its connection.
+	go func() {
+		io.Copy(far, near)
+		far.Close()
+	}()
+	io.Copy(near, far)
+	near.Close()
+}
+
+func TestDialErrors(t *testing.T) {
+	notThere := serve(t, http.NotFoundHandler())
+	for name, c := range map[string]struct{ url, want string }{
+		"there is no WebSocket":   {notThere, "404"},
+		"the scheme is another":   {"tcp://127.0.0.1:1", "scheme"},
+		"there is no scheme":      {"127.0.0.1:1", ""},
+		"nobody listens":          {"ws://127.0.0.1:1/", "refused"},
+		"the address is no URL":   {"ws://%", ""},
+		"the address has no host": {"ws://", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := websocket.Dial(t.Context(), c.url, nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "dial "+c.url) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	if _, err := rpcx.Dial(t.Context(), "ws://127.0.0.1:1", nil); err == nil || !strings.Contains(err.Error(), "package websocket") {
+		t.Errorf("rpcx.Dial: %v", err)
+	}
+}
+
+func TestDialTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop := inMemory(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+		start := time.Now()
+		d := websocket.Dialer{Dialer: rpcx.Dialer{DialContext: l.dial, Timeout: time.Minute}}
+		if _, err := d.Dial(t.Context(), "ws://memory/", nil); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Minute {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		stop()
+	})
+}
+
+// What is no WebSocket request is answered as HTTP.
+func TestPlainRequests(t *testing.T) {
+	srv := &rpcx.Server{}
+	url := "http" + strings.TrimPrefix(serve(t, websocket.Handler(srv)), "ws")
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusUpgradeRequired {
+		t.Errorf("GET: %s", resp.Status)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}

@@ -1,0 +1,182 @@
+package websocket_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"example.com/rpcx"
+	"example.com/rpcx/websocket"
+)
+
+// methods are those of both ends.
+func methods() *rpcx.Router {
+	router := rpcx.NewRouter()
+	router.Handle("echo", rpcx.Func(func(message json.RawMessage) json.RawMessage { return message }, "message"))
+	router.Handle("refuse", rpcx.Func(func() error { return rpcx.Errorf(42, "refused") }))
+	router.Handle("back", rpcx.Func(func(ctx context.Context, s *rpcx.Session, text string) (string, error) {
+		return rpcx.Call[string](ctx, s, "echo", rpcx.Args{text})
+	}))
+	router.Handle("bye", rpcx.Func(func() error { return rpcx.ReplyAndDisconnect("bye") }))
+	return router
+}
+
+// All that a session does works from both ends.
+func TestSession(t *testing.T) {
+	for name, config := range map[string]websocket.Config{
+		"as it is":   {},
+		"compressed": {Compress: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			accepted := make(chan *rpcx.Session, 1)
+			srv := &rpcx.Server{
+				Options:   rpcx.Options{Handler: methods()},
+				OnSession: func(s *rpcx.Session) { accepted <- s },
+			}
+			t.Cleanup(srv.Wait)
+			t.Cleanup(func() { srv.Close() })
+			url := serve(t, &websocket.Acceptor{Server: srv, Config: config})
+			client := dial(t, websocket.Dialer{Config: config}, url, &rpcx.Options{Handler: methods()})
+			server := <-accepted
+			if client.Role() != rpcx.RoleClient || server.Role() != rpcx.RoleServer {
+				t.Errorf("the roles are %v and %v", client.Role(), server.Role())
+			}
+			if a, b := client.LocalAddr(), server.RemoteAddr(); a == nil || b == nil || a.String() != b.String() {
+				t.Errorf("the client is at %v, and the server has it at %v", a, b)
+			}
+			for _, s := range []*rpcx.Session{client, server} {
+				converse(t, s)
+			}
+		})
+	}
+}
+
+func converse(t *testing.T, s *rpcx.Session) {
+	ctx := t.Context()
+	for _, text := range []string{"", "Howdy", "naïve ☃ 𝄞\n", strings.Repeat("x", 126), strings.Repeat("x", 70_000), strings.Repeat("é", 400_000)} {
+		if got, err := rpcx.Call[string](ctx, s, "echo", rpcx.Args{text}); got != text || err != nil {
+			t.Errorf("echo of %.20q: %.20q, %v", text, got, err)
+		}
+	}
+	if got, err := rpcx.Call[string](ctx, s, "back", rpcx.Args{"there"}); got != "there" || err != nil {
+		t.Errorf("back: %q, %v", got, err)
+	}
+	if err := s.Call(ctx, "refuse", nil, nil); !errors.Is(err, &rpcx.Error{Code: 42}) {
+		t.Errorf("refuse: %v", err)
+	}
+	if err := s.Notify(ctx, "echo", rpcx.Args{"not answered"}); err != nil {
+		t.Error(err)
+	}
+	var b rpcx.Batch
+	var first, second string
+	b.Call("echo", rpcx.Args{"one"}, &first)
+	b.Notify("echo", rpcx.Args{"not answered"})
+	b.Call("nope", nil, nil)
+	b.Call("back", rpcx.Args{"two"}, &second)
+	if err := s.SendBatch(ctx, &b); !errors.Is(err, rpcx.ErrMethodNotFound) || first != "one" || second != "two" {
+		t.Errorf("batch: %q, %q, %v", first, second, err)
+	}
+	var wg sync.WaitGroup
+	for i := range 128 {
+		wg.Go(func() {
+			for j := range 10 {
+				want := fmt.Sprintf("%d, %d", i, j)
+				if got, err := rpcx.Call[string](ctx, s, "echo", rpcx.Args{want}); got != want || err != nil {
+					t.Errorf("%s: %q, %v", want, got, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// What is too large is dropped, and what follows is handled.
+func TestMessageOverTheLimit(t *testing.T) {
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Close() })
+	url := serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: 1000}})
+	s := dial(t, websocket.Dialer{}, url, nil)
+	lost := s.Go(t.Context(), "echo", rpcx.Args{strings.Repeat("x", 100_000)})
+	exact := strings.Repeat("x", 1000-len(`{"jsonrpc":"2.0","method":"echo","params":[""],"id":1}`))
+	if got, err := rpcx.Call[string](t.Context(), s, "echo", rpcx.Args{exact}); got != exact || err != nil {
+		t.Errorf("a message of the largest size: %d bytes, %v", len(got), err)
+	}
+	lost.Cancel()
+	if err := lost.Err(); !errors.Is(err, rpcx.ErrCancelled) {
+		t.Errorf("a message that was dropped: %v", err)
+	}
+	for s := range srv.Sessions() {
+		if stats := s.Stats(); stats.Errors != 1 || stats.MessagesReceived != 1 {
+			t.Errorf("stats are %+v, want one error and one message", stats)
+		}
+	}
+}
+
+func TestServerLimitsAndShutdown(t *testing.T) {
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}, MaxSessions: 1}
+	url := serveRPC(t, srv)
+	first := dial(t, websocket.Dialer{}, url, nil)
+	if err := first.Call(t.Context(), "echo", rpcx.Args{1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	second := dial(t, websocket.Dialer{}, url, nil)
+	if err := ended(t, second); err != io.EOF {
+		t.Errorf("the session beyond MaxSessions ended with %v", err)
+	}
+	if err := srv.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := ended(t, first); err != io.EOF {
+		t.Errorf("the session ended with %v", err)
+	}
+	third := dial(t, websocket.Dialer{}, url, nil)
+	if err := ended(t, third); err != io.EOF {
+		t.Errorf("a session after the shutdown ended with %v", err)
+	}
+}
+
+func TestReplyAndDisconnect(t *testing.T) {
+	s := dial(t, websocket.Dialer{}, serveRPC(t, &rpcx.Server{Options: rpcx.Options{Handler: methods()}}), nil)
+	if got, err := rpcx.Call[string](t.Context(), s, "bye", nil); got != "bye" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := ended(t, s); err != io.EOF {
+		t.Errorf("the session ended with %v", err)
+	}
+}
+
+// One server has TCP and WebSocket clients.
+func TestOneServerTwoTransports(t *testing.T) {
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	url := serveRPC(t, srv)
+	l, err := rpcx.Listen(t.Context(), "tcp://127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	// Owner: the test. End: the server is closed.
+	go func() { served <- srv.Serve(l) }()
+	overTCP, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer overTCP.Close()
+	for _, s := range []*rpcx.Session{overTCP, dial(t, websocket.Dialer{}, url, nil)} {
+		if got, err := rpcx.Call[string](t.Context(), s, "echo", rpcx.Args{"both"}); got != "both" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if n := srv.Stats().Sessions; n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+	srv.Close()
+	if err := <-served; !errors.Is(err, rpcx.ErrServerClosed) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,104 @@
+// Package websocket runs rpcx sessions over WebSockets: for browsers, for servers
+// behind a web port, for what passes through HTTP proxies. A session is the same
+// as over any other connection: both ends call each other, and all limits hold.
+//
+// # A server
+//
+// [Handler] is an [http.Handler] for any mux. The sessions are those of an
+// [rpcx.Server], which may serve other listeners as well, counts them, and shuts
+// them down. ([http.Server.Shutdown] does not know of WebSockets.)
+//
+//	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+//	mux.Handle("/rpc", websocket.Handler(srv))
+//
+// A browser says which page a connection comes from, and pages of other hosts are
+// refused unless [Acceptor].Origins allows them: otherwise any page could act in
+// the name of whoever looks at it.
+//
+// # A client
+//
+//	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
+//
+// [Dialer] has headers, TLS and proxies.
+//
+// # Messages
+//
+// Each message is one WebSocket message: of text if it is UTF-8, as JSON always
+// is, and binary otherwise. Both kinds are read. Options.Framer is ignored. A
+// message that is larger than [Config].MaxSize is dropped and counted, like a long
+// line in a stream.
+//
+// # The end
+//
+// A session that ends says so to its peer, and waits up to a second for the
+// answer. When the peer closes the connection, [rpcx.Session.Err] is io.EOF if it
+// did so in order (with code 1000, 1001 or none), a [*CloseError] if it gave
+// another code, and io.ErrUnexpectedEOF if it was gone without a word. A peer
+// that has nothing to say is pinged, and one that does not answer ends the session
+// with [ErrNoPong].
+package websocket
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/rpcx"
+
+	"github.com/coder/websocket"
+)
+
+// Config is what both ends have in common. The zero value has the defaults.
+type Config struct {
+	// MaxSize is the largest message to be received, in bytes; 0 means
+	// [rpcx.DefaultMaxSize], a negative value no limit.
+	MaxSize int
+	// PingInterval is how long a peer may be silent before it is sent a ping, and
+	// then how long it has for the answer; 0 means 30 s, a negative value that no
+	// pings are sent.
+	PingInterval time.Duration
+	// Compress allows messages to be compressed if the peer agrees. That takes much
+	// time and memory; MaxSize is about what comes out.
+	Compress bool
+	// Subprotocols are those that this end speaks, the preferred first. A browser
+	// that names some gives up a connection for which the server picks none.
+	Subprotocols []string
+}
+
+func (c Config) maxSize() int {
+	switch {
+	case c.MaxSize == 0:
+		return rpcx.DefaultMaxSize
+	case c.MaxSize < 0:
+		return int(^uint(0) >> 1)
+	}
+	return c.MaxSize
+}
+
+func (c Config) pingInterval() time.Duration {
+	if c.PingInterval == 0 {
+		return 30 * time.Second
+	}
+	return c.PingInterval
+}
+
+func (c Config) compression() websocket.CompressionMode {
+	if c.Compress {
+		return websocket.CompressionNoContextTakeover
+	}
+	return websocket.CompressionDisabled
+}
+
+// ErrNoPong is why a session ended whose peer did not answer a ping in time.
+var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (Config.PingInterval)")
+
+// CloseError is why a session ended whose peer closed the connection, with a code
+// that says that something was wrong.
+type CloseError struct {
+	Code   int // of RFC 6455, section 7.4; 3000 to 4999 are applications'
+	Reason string
+}
+
+func (e *CloseError) Error() string {
+	return fmt.Sprintf("peer closed the WebSocket with code %d %q", e.Code, e.Reason)
+}

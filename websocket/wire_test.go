@@ -1,0 +1,218 @@
+package websocket_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+	"example.com/rpcx/websocket"
+
+	coder "github.com/coder/websocket"
+)
+
+// blobs is a protocol of messages that are bytes, each a notification.
+type blobs struct{ rpcx.Protocol }
+
+func (blobs) Decode(m *rpcx.Message, msg []byte, _ int) {
+	m.Batch = false
+	m.Items = append(m.Items[:0], rpcx.Item{Kind: rpcx.KindNotification, Method: "blob", Params: rpcx.Params{Raw: msg}})
+}
+
+func (blobs) AppendNotification(dst []byte, _ string, params any, _ rpcx.Codec) ([]byte, error) {
+	return append(dst, params.([]byte)...), nil
+}
+
+func TestTextAndBinary(t *testing.T) {
+	texts, others := []string{"text", "naïve ☃", ""}, []string{"\xff", "ab\xc3"}
+	srv := &rpcx.Server{Options: rpcx.Options{
+		Protocol: blobs{rpcx.JSONRPCv2},
+		Handler: rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			return nil, req.Session().Notify(ctx, "blob", bytes.Clone(req.Params.Raw))
+		}),
+	}}
+	ws := peer(t, serveRPC(t, srv), nil)
+	for _, sent := range []coder.MessageType{coder.MessageText, coder.MessageBinary} {
+		for want, msgs := range map[coder.MessageType][]string{coder.MessageText: texts, coder.MessageBinary: others} {
+			for _, msg := range msgs {
+				if err := ws.Write(t.Context(), sent, []byte(msg)); err != nil {
+					t.Fatal(err)
+				}
+				if kind, got, err := ws.Read(t.Context()); kind != want || string(got) != msg || err != nil {
+					t.Errorf("%q, sent as %v, comes back as %v %q (%v)", msg, sent, kind, got, err)
+				}
+			}
+		}
+	}
+}
+
+// A message in fragments is one message.
+func TestFragments(t *testing.T) {
+	ws := peer(t, serveRPC(t, &rpcx.Server{Options: rpcx.Options{Handler: methods()}}), nil)
+	w, err := ws.Writer(t.Context(), coder.MessageText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`{"jsonrpc":"2.0","meth`, ``, `od":"echo","params":["é`, `"],"id":1}`} {
+		if _, err := io.WriteString(w, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := ws.Read(t.Context()); string(got) != `{"jsonrpc":"2.0","result":"é","id":1}` || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// The peer's way to close the connection is the session's Err.
+func TestPeerCloses(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(ws *coder.Conn)
+		want func(err error) bool
+	}{
+		"in order": {
+			func(ws *coder.Conn) { ws.Close(coder.StatusNormalClosure, "") },
+			func(err error) bool { return err == io.EOF },
+		},
+		"as a page does that is left": {
+			func(ws *coder.Conn) { ws.Close(coder.StatusGoingAway, "") },
+			func(err error) bool { return err == io.EOF },
+		},
+		"as a page does that says nothing": {
+			func(ws *coder.Conn) { ws.Close(coder.StatusNoStatusRcvd, "") },
+			func(err error) bool { return err == io.EOF },
+		},
+		"with a complaint": {
+			func(ws *coder.Conn) { ws.Close(coder.StatusPolicyViolation, "I object") },
+			func(err error) bool {
+				e, ok := errors.AsType[*websocket.CloseError](err)
+				return ok && *e == websocket.CloseError{Code: 1008, Reason: "I object"}
+			},
+		},
+		"without a word": {
+			func(ws *coder.Conn) { ws.CloseNow() },
+			func(err error) bool { return err == io.ErrUnexpectedEOF },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			accepted := make(chan *rpcx.Session, 1)
+			url := serveRPC(t, &rpcx.Server{OnSession: func(s *rpcx.Session) { accepted <- s }})
+			ws := peer(t, url, nil)
+			s := <-accepted
+			f := s.Go(t.Context(), "never answered", nil)
+			if _, _, err := ws.Read(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			c.end(ws)
+			if err := ended(t, s); !c.want(err) {
+				t.Errorf("the session ended with %v", err)
+			}
+			if err := f.Err(); !errors.Is(err, rpcx.ErrConnectionLost) {
+				t.Errorf("the call failed with %v", err)
+			}
+		})
+	}
+}
+
+// Our way to close it is seen by the peer, after what was queued.
+func TestWeClose(t *testing.T) {
+	srv := &rpcx.Server{OnSession: func(s *rpcx.Session) {
+		_ = s.Notify(context.Background(), "last words", nil)
+		s.Close()
+	}}
+	ws := peer(t, serveRPC(t, srv), nil)
+	if _, got, err := ws.Read(t.Context()); err != nil || !strings.Contains(string(got), "last words") {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, _, err := ws.Read(t.Context()); coder.CloseStatus(err) != coder.StatusNormalClosure {
+		t.Errorf("the connection ended with %v", err)
+	}
+}
+
+// accepting is a server whose peers do not follow the protocol: it hands over
+// plain WebSockets.
+func accepting(conns chan<- *coder.Conn) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ws, err := coder.Accept(w, r, nil); err == nil {
+			conns <- ws
+		}
+	})
+}
+
+// A peer that does not answer, neither a ping nor a close, does not hold us up.
+// (Here nothing is buffered between both, so that not even the ping is sent: the
+// library gives up a ping that it cannot write after 5 s.)
+func TestSilentPeer(t *testing.T) {
+	for name, c := range map[string]struct {
+		end   func(s *rpcx.Session)
+		after time.Duration
+		want  error
+	}{
+		"a ping is not answered":  {func(*rpcx.Session) {}, 15 * time.Second, websocket.ErrNoPong},
+		"a close is not answered": {func(s *rpcx.Session) { s.Close() }, time.Second, rpcx.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, ws, stop := inBubble(t)
+				defer stop()
+				start := time.Now()
+				c.end(s)
+				<-s.Done()
+				if err, took := s.Err(), time.Since(start); !errors.Is(err, c.want) || took != c.after {
+					t.Errorf("after %v the session ended with %v, want %v after %v", took, err, c.want, c.after)
+				}
+				ws.CloseNow()
+			})
+		})
+	}
+}
+
+// A peer that answers pings, and says nothing else, stays; so does one that talks
+// and is not pinged.
+func TestQuietPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ws, stop := inBubble(t)
+		defer stop()
+		reading := make(chan error)
+		// Owner: the test. End: the session is closed.
+		go func() {
+			_, _, err := ws.Read(context.Background())
+			reading <- err
+		}()
+		time.Sleep(time.Hour)
+		if err := s.Err(); err != nil {
+			t.Errorf("the session ended with %v", err)
+		}
+		s.Close()
+		if err := <-reading; coder.CloseStatus(err) != coder.StatusNormalClosure {
+			t.Errorf("the peer's read ends with %v", err)
+		}
+		if <-s.Done(); s.Err() != rpcx.ErrClosed {
+			t.Errorf("the session ended with %v", s.Err())
+		}
+	})
+}
+
+// inBubble returns a session that pings its peer after 10 s, and that peer.
+func inBubble(t *testing.T) (s *rpcx.Session, ws *coder.Conn, stop func()) {
+	t.Helper()
+	conns := make(chan *coder.Conn, 1)
+	l, stop := inMemory(accepting(conns))
+	d := websocket.Dialer{
+		Dialer: rpcx.Dialer{DialContext: l.dial},
+		Config: websocket.Config{PingInterval: 10 * time.Second},
+	}
+	s, err := d.Dial(t.Context(), "ws://memory/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, <-conns, stop
+}
