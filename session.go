@@ -109,7 +109,8 @@ const (
 )
 
 // NewSession starts a session on a byte stream. A nil opts is the zero Options.
-// Closing conn must unblock its Read and Write, as it does for a [net.Conn].
+// Closing conn must unblock its Read and Write, as it does for a [net.Conn]; see
+// [Join] for what does not. Close may wait, but only for what ends by itself.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	o := options(opts)
 	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{}, &load{})

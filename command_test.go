@@ -1,0 +1,202 @@
+package rpcx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// programVariable makes the test's own program one of programs.
+const programVariable = "RPCX_TEST_PROGRAM"
+
+var programs = map[string]func(){
+	"plugin": func() {
+		fmt.Fprint(os.Stderr, "the plugin starts\n\nand has ", "more to say\r\n")
+		s := rpcx.NewSession(rpcx.Stdio(), handling(methods{
+			"join": func(ctx context.Context, req *rpcx.Request) (any, error) {
+				var words []string
+				if err := req.Bind(&words); err != nil {
+					return nil, err
+				}
+				return rpcx.Call[string](ctx, req.Session(), "loud", rpcx.Args{strings.Join(words, " ")})
+			},
+		}))
+		<-s.Done()
+		fmt.Fprint(os.Stderr, "the plugin ends") // without a newline
+	},
+	"stubborn": func() { // does not end with its input
+		r, _, err := os.Pipe()
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		panic(err)
+	},
+	"broken": func() { os.Exit(3) },
+	"long-winded": func() {
+		fmt.Fprint(os.Stderr, strings.Repeat("x", 10_000))
+	},
+}
+
+// program returns the command that runs one of programs.
+func program(t *testing.T, name string) *exec.Cmd {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path)
+	cmd.Env = append(os.Environ(), programVariable+"="+name)
+	return cmd
+}
+
+// journal is a log that goroutines may write to.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+func (j *journal) options() *rpcx.Options {
+	return &rpcx.Options{Logger: slog.New(slog.NewTextHandler(j, nil)), Handler: methods{
+		"loud": func(_ context.Context, req *rpcx.Request) (any, error) {
+			var words []string
+			err := req.Bind(&words)
+			return strings.ToUpper(strings.Join(words, " ")), err
+		},
+	}}
+}
+
+func TestCommandCallsBothWays(t *testing.T) {
+	noLeak(t)
+	var log journal
+	cmd := program(t, "plugin")
+	s, err := rpcx.Command(t.Context(), cmd, log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"", strings.Repeat("X", 300_000), "A B"} {
+		if got, err := rpcx.Call[string](t.Context(), s, "join", rpcx.Args(anys(strings.Fields(strings.ToLower(want))))); got != want || err != nil {
+			t.Errorf("%.20q: %.20q, %v", want, got, err)
+		}
+	}
+	s.Close()
+	<-s.Done()
+	if !errors.Is(s.Err(), rpcx.ErrClosed) {
+		t.Errorf("the session ended with %v", s.Err())
+	}
+	if cmd.ProcessState == nil || !cmd.ProcessState.Success() {
+		t.Errorf("when the session is done, the program is in the state %v", cmd.ProcessState)
+	}
+	for _, line := range []string{`line="the plugin starts"`, `line="and has more to say"`, `line="the plugin ends"`, "program=" + cmd.Path} {
+		if !strings.Contains(log.String(), line) {
+			t.Errorf("the log has no %s:\n%s", line, log.String())
+		}
+	}
+	if n := strings.Count(log.String(), "\n"); n != 3 {
+		t.Errorf("the log has %d lines, want 3:\n%s", n, log.String())
+	}
+}
+
+func anys(words []string) (list []any) {
+	for _, word := range words {
+		list = append(list, word)
+	}
+	return list
+}
+
+func TestCommandKillsWhatDoesNotEnd(t *testing.T) {
+	noLeak(t)
+	var log journal
+	cmd := program(t, "stubborn")
+	cmd.WaitDelay = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := rpcx.Command(ctx, cmd, log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := s.Go(t.Context(), "anything", nil)
+	cancel() // closes the session
+	<-s.Done()
+	if err := f.Err(); !errors.Is(err, rpcx.ErrConnectionLost) {
+		t.Errorf("the call failed with %v", err)
+	}
+	if cmd.ProcessState.Exited() || !strings.Contains(log.String(), "is killed") {
+		t.Errorf("the program is in the state %v, and the log says\n%s", cmd.ProcessState, log.String())
+	}
+}
+
+func TestCommandThatEndsByItself(t *testing.T) {
+	noLeak(t)
+	var log journal
+	s, err := rpcx.Command(t.Context(), program(t, "broken"), log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	if s.Err() != io.EOF || !strings.Contains(log.String(), "exit status 3") {
+		t.Errorf("the session ended with %v, and the log says\n%s", s.Err(), log.String())
+	}
+}
+
+// A program that never ends a line takes no more memory than a line may have.
+func TestCommandCutsLongLines(t *testing.T) {
+	noLeak(t)
+	var log journal
+	s, err := rpcx.Command(t.Context(), program(t, "long-winded"), log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	for _, n := range []int{4096, 4096, 10_000 - 2*4096} {
+		line := "line=" + strings.Repeat("x", n) + "\n"
+		if rest := strings.Replace(log.String(), line, "", 1); rest == log.String() {
+			t.Errorf("there is no line of %d bytes", n)
+		}
+	}
+}
+
+func TestCommandErrors(t *testing.T) {
+	ended, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("not today"))
+	used := program(t, "plugin")
+	used.Stdout = os.Stderr
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		cmd  *exec.Cmd
+		want string
+	}{
+		"there is no such program":  {t.Context(), exec.Command("/no/such/program"), "no such file"},
+		"the output is taken":       {t.Context(), used, "Stdout already set"},
+		"the context ended before":  {ended, program(t, "plugin"), "not today"},
+		"the program's name is bad": {t.Context(), exec.Command(""), "no command"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := rpcx.Command(c.ctx, c.cmd, nil)
+			if err == nil || !strings.HasPrefix(err.Error(), "start program: ") || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
