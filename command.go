@@ -58,7 +58,7 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err // it has closed the pipes
 	}
-	s := newSession(newStream(&program{stdin, stdout, cmd, stderr, log}, o.Framer), o, RoleClient, &pool{})
+	s := newSession(newStream(&program{stdin, stdout, cmd, stderr, log}, o.Framer), o, RoleClient, &pool{}, &load{})
 	s.start()
 	s.connected()
 	return s, nil

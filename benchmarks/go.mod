@@ -6,6 +6,7 @@ replace example.com/rpcx => ../
 
 require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
+	github.com/coder/websocket v1.8.15
 	github.com/creachadair/jrpc2 v1.3.6
 	github.com/ethereum/go-ethereum v1.17.10
 	github.com/sourcegraph/conc v0.3.0

@@ -44,6 +44,9 @@ type Peer struct {
 	Name  string // in benchmark names and flags
 	Title string // in tables
 	Kind  Kind
+	// Over is the name of the floor that the peer is compared with, if it is not
+	// floorPeer's.
+	Over string
 	// Start starts a server on a loopback port.
 	Start func(Load) (Server, error)
 }
@@ -94,15 +97,29 @@ var Peers = []Peer{
 	rpcxCostOffPeer,
 	rpcxRouterPeer,
 	rpcxPathPeer,
+	rpcxHeadersPeer,
 	lspPeer,
 	lspAsyncPeer,
 	lspClientPeer,
+	lspHeadersPeer,
 	netrpcPeer,
 	jrpc2Peer,
 	gethPeer,
 	sourcegraphPeer,
+	sourcegraphHeadersPeer,
 	xexpPeer,
 	grpcPeer,
+	wsFloorPeer,
+	rpcxWSPeer,
+	gethWSPeer,
+}
+
+// FloorOf returns the name of the peer that p is compared with as its floor.
+func FloorOf(p Peer) string {
+	if p.Over == "" {
+		return floorPeer.Name
+	}
+	return p.Over
 }
 
 // FindPeers returns the peers with the given names, separated by commas, or

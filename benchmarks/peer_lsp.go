@@ -32,6 +32,15 @@ var (
 		Kind:  OneWay,
 		Start: startLSP(lspHandler, dialLSPClient),
 	}
+	lspHeadersPeer = Peer{
+		Name:  "lsp-headers",
+		Title: "go.lsp.dev/jsonrpc2 inline (headers)",
+		Kind:  JSON,
+		Start: func(load Load) (Server, error) {
+			load.Size = max(load.Size, 1) // see lspStream
+			return startLSP(lspHandler, dialLSPConn)(load)
+		},
+	}
 )
 
 func lspHandler(load Load) lsp.Handler {

@@ -19,10 +19,16 @@ var (
 		server: rpcx.Limits{CostOff: true},
 		client: rpcx.Limits{Outgoing: -1},
 	})
+	rpcxHeadersPeer = ours("rpcx-headers", "rpcx (headers)", rawEcho, rpcxLimits{
+		server: outOfReach.server,
+		client: outOfReach.client,
+		framer: rpcx.HeaderFramer{MaxSize: rpcxMaxSize},
+	})
 )
 
 type rpcxLimits struct {
 	server, client rpcx.Limits
+	framer         rpcx.Framer // with the largest size; nil for lines
 	plain          bool // they are the defaults
 }
 
@@ -43,8 +49,8 @@ func ours(name, title string, echo rpcx.Handler, limits rpcxLimits) Peer {
 	return Peer{Name: name, Title: title, Kind: Ours, Start: startRPCX(echo, limits)}
 }
 
-// rpcxFramer takes messages of up to 2 MiB.
-var rpcxFramer = rpcx.NewlineFramer{MaxSize: 2 << 20}
+// rpcxMaxSize is the largest message, for the row of large ones.
+const rpcxMaxSize = 2 << 20
 
 // startRPCX returns a Peer's Start whose server answers echoMethod by echo.
 func startRPCX(echo rpcx.Handler, limits rpcxLimits) func(Load) (Server, error) {
@@ -52,17 +58,22 @@ func startRPCX(echo rpcx.Handler, limits rpcxLimits) func(Load) (Server, error) 
 		if load.Size > 0 && limits.plain {
 			return nil, errors.ErrUnsupported // it would show how such a load is slowed down
 		}
-		return serveRPCX(limits, echoMethod, rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
-			switch req.Method {
-			case echoMethod:
-				return echo.ServeRPC(ctx, req)
-			case notifyMethod:
-				load.Notified()
-				return nil, nil
-			}
-			return nil, rpcx.MethodNotFound(req.Method)
-		}))
+		return serveRPCX(limits, echoMethod, rpcxHandler(load, echo))
 	}
+}
+
+// rpcxHandler answers echoMethod by echo.
+func rpcxHandler(load Load, echo rpcx.Handler) rpcx.Handler {
+	return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		switch req.Method {
+		case echoMethod:
+			return echo.ServeRPC(ctx, req)
+		case notifyMethod:
+			load.Notified()
+			return nil, nil
+		}
+		return nil, rpcx.MethodNotFound(req.Method)
+	})
 }
 
 // serveRPCX starts a server whose clients call method for an echo.
@@ -71,7 +82,10 @@ func serveRPCX(limits rpcxLimits, method string, h rpcx.Handler) (Server, error)
 	if err != nil {
 		return nil, err
 	}
-	server := &rpcx.Server{Options: rpcx.Options{Framer: rpcxFramer, Limits: limits.server, Handler: h}}
+	if limits.framer == nil {
+		limits.framer = rpcx.NewlineFramer{MaxSize: rpcxMaxSize}
+	}
+	server := &rpcx.Server{Options: rpcx.Options{Framer: limits.framer, Limits: limits.server, Handler: h}}
 	go server.Serve(l) // until rpcxServer.Close
 	return rpcxServer{l, server, limits.client, method}, nil
 }
@@ -89,7 +103,7 @@ func (s rpcxServer) Close() error {
 }
 
 func (s rpcxServer) Dial(ctx context.Context) (Client, error) {
-	session, err := rpcx.Dial(ctx, "tcp://"+s.Addr().String(), &rpcx.Options{Framer: rpcxFramer, Limits: s.client})
+	session, err := rpcx.Dial(ctx, "tcp://"+s.Addr().String(), &rpcx.Options{Framer: s.server.Options.Framer, Limits: s.client})
 	if err != nil {
 		return nil, err
 	}

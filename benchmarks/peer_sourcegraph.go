@@ -16,7 +16,23 @@ var sourcegraphPeer = Peer{
 	Name:  "sourcegraph",
 	Title: "sourcegraph/jsonrpc2",
 	Kind:  JSON,
-	Start: func(load Load) (Server, error) {
+	Start: startSourcegraph(jsonrpc2.NewPlainObjectStream),
+}
+
+var sourcegraphHeadersPeer = Peer{
+	Name:  "sourcegraph-headers",
+	Title: "sourcegraph/jsonrpc2 (headers)",
+	Kind:  JSON,
+	Start: startSourcegraph(func(conn io.ReadWriteCloser) jsonrpc2.ObjectStream {
+		return jsonrpc2.NewBufferedStream(conn, jsonrpc2.VSCodeObjectCodec{})
+	}),
+}
+
+// sourcegraphStream frames messages.
+type sourcegraphStream func(io.ReadWriteCloser) jsonrpc2.ObjectStream
+
+func startSourcegraph(stream sourcegraphStream) func(Load) (Server, error) {
+	return func(load Load) (Server, error) {
 		l, err := listen()
 		if err != nil {
 			return nil, err
@@ -35,13 +51,16 @@ var sourcegraphPeer = Peer{
 			return nil, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "unknown method"}
 		})
 		go l.each(func(conn net.Conn) { // until sourcegraphServer.Close
-			newSourcegraphConn(conn, h)
+			newSourcegraphConn(stream(conn), h)
 		})
-		return sourcegraphServer{l}, nil
-	},
+		return sourcegraphServer{l, stream}, nil
+	}
 }
 
-type sourcegraphServer struct{ *acceptor }
+type sourcegraphServer struct {
+	*acceptor
+	stream sourcegraphStream
+}
 
 func (s sourcegraphServer) Dial(ctx context.Context) (Client, error) {
 	conn, err := s.dial(ctx)
@@ -51,14 +70,14 @@ func (s sourcegraphServer) Dial(ctx context.Context) (Client, error) {
 	noRequests := jsonrpc2.HandlerWithError(func(context.Context, *jsonrpc2.Conn, *jsonrpc2.Request) (any, error) {
 		return nil, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "unknown method"}
 	})
-	return sourcegraphClient{newSourcegraphConn(conn, noRequests)}, nil
+	return sourcegraphClient{newSourcegraphConn(s.stream(conn), noRequests)}, nil
 }
 
 // newSourcegraphConn keeps the library from logging that a connection was
 // closed, which here all are.
-func newSourcegraphConn(conn net.Conn, h jsonrpc2.Handler) *jsonrpc2.Conn {
+func newSourcegraphConn(stream jsonrpc2.ObjectStream, h jsonrpc2.Handler) *jsonrpc2.Conn {
 	silent := jsonrpc2.SetLogger(log.New(io.Discard, "", 0))
-	return jsonrpc2.NewConn(context.Background(), jsonrpc2.NewPlainObjectStream(conn), h, silent)
+	return jsonrpc2.NewConn(context.Background(), stream, h, silent)
 }
 
 type sourcegraphClient struct{ *jsonrpc2.Conn }

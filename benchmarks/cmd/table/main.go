@@ -124,7 +124,7 @@ func printRow(r *benchmarks.Results, row benchmarks.Row) {
 			continue
 		}
 		fmt.Printf("| %s | %s | %s | %.1f | %s | %s |\n", emphasize(p), digits(s.Nanoseconds/1e3), digits(s.Allocs), s.Bytes/1e3,
-			ratio(r.Ratio(row.Name, p.Name, "floor")), ratio(r.Ratio(row.Name, p.Name, best.Name)))
+			ratio(r.Ratio(row.Name, p.Name, benchmarks.FloorOf(p))), ratio(r.Ratio(row.Name, p.Name, best.Name)))
 	}
 }
 
