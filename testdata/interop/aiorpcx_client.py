@@ -3,7 +3,7 @@
     aiorpcx_client.py ADDRESS SUITE [CERTIFICATE]
 
 ADDRESS is tcp://host:port, tls://host:port (CERTIFICATE is the file of the
-certificate to trust) or unix:///path. Each check of the suite has a session of
+certificate to trust), unix:///path or ws://host:port. Each check of the suite has a session of
 its own, and prints a line: {"check": name, "ok": true or false, "detail": why}.
 '''
 
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from aiorpcx import (
     BatchError, Concurrency, JSONRPC, JSONRPCAutoDetect, JSONRPCConnection, JSONRPCv1,
     JSONRPCv2, NewlineFramer, ProtocolError, RPCError, RPCSession, connect_rs,
-    handler_invocation, timeout_after,
+    connect_ws, handler_invocation, timeout_after,
 )
 
 
@@ -237,7 +237,15 @@ async def called_back(session):
 
 async def reply_and_disconnect(session):
     expect(await session.send_request('bye'), 'bye')
-    await session.transport._closed_event.wait()
+    if hasattr(session.transport, 'websocket'):
+        await session.transport.websocket.wait_closed()
+    else:
+        await session.transport._closed_event.wait()
+
+
+async def meet(session):
+    '''Waits for others to be there at the same time.'''
+    assert 'python' in await session.send_request('meet', ['python'])
 
 
 async def connection_lost(session):
@@ -310,11 +318,14 @@ async def by_a_call(session):
 ALL = [call, named_arguments, errors, protocol_violations, notification, pipelined, batch,
        large_batch, large_message, request_over_the_limit, reply_over_the_limit, called_back,
        reply_and_disconnect, connection_lost]
+WEBSOCKET = [check for check in ALL if check is not reply_over_the_limit]  # ends the connection
 VERSION_1 = [version_1, call, refusals, notification, pipelined, batch_refused, called_back,
              connection_lost]
 
 SUITES = {  # name: protocol, beginning, checks
     'all': (JSONRPCv2, at_once, ALL),
+    'websocket': (JSONRPCv2, at_once, WEBSOCKET),
+    'meet': (JSONRPCv2, at_once, [call, meet]),
     'timeout': (JSONRPCv2, at_once, [timeout]),
     'response': (JSONRPCv2, at_once, [reply_too_large]),
     'v1': (JSONRPCv1, at_once, VERSION_1),
@@ -345,6 +356,10 @@ def connector(address, certificate):
     url = urlsplit(address)
     if url.scheme == 'unix':
         return connect_rs(proxy=UnixConnector(url.path), session_factory=Session)
+    if url.scheme == 'ws':
+        client = connect_ws(address)
+        client.kwargs['session_factory'] = Session  # where aiorpcX 0.22.1 looks for it
+        return client
     options = {}
     if url.scheme == 'tls':
         options['ssl'] = ssl.create_default_context(cafile=certificate)

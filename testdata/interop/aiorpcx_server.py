@@ -2,7 +2,7 @@
 
     aiorpcx_server.py ADDRESS PROTOCOL [CERTIFICATE KEY]
 
-ADDRESS is tcp://host, tls://host (CERTIFICATE and KEY are files) or
+ADDRESS is tcp://host, tls://host (CERTIFICATE and KEY are files), ws://host or
 unix:///path; PROTOCOL is v1, v2 or auto. The address to connect to is printed
 once it listens. It serves until its standard input ends.
 '''
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from aiorpcx import (
     JSONRPCAutoDetect, JSONRPCConnection, JSONRPCv1, JSONRPCv2, NewlineFramer,
-    ReplyAndDisconnect, RPCError, RPCSession, SessionKind, handler_invocation, serve_rs,
+    ReplyAndDisconnect, RPCError, RPCSession, SessionKind, handler_invocation, serve_rs, serve_ws,
 )
 from aiorpcx.rawsocket import RSTransport
 
@@ -136,7 +136,8 @@ async def listen(address, certificate=None, key=None):
     if url.scheme == 'tls':
         options['ssl'] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         options['ssl'].load_cert_chain(certificate, key)
-    server = await serve_rs(Session, url.hostname, 0, **options)
+    serve = serve_ws if url.scheme == 'ws' else serve_rs
+    server = await serve(Session, url.hostname, 0, **options)
     host, port = server.sockets[0].getsockname()[:2]
     return server, f'{url.scheme}://{host}:{port}'
 
