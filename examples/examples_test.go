@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	defer os.RemoveAll(programs)
-	build := exec.Command("go", "build", "-o", programs, "./quickstart", "./server", "./client")
+	build := exec.Command("go", "build", "-o", programs, "./...")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return
@@ -172,6 +172,7 @@ func TestClientAndServer(t *testing.T) {
 		{"tcp", []string{"-listen", tcp}, nil, clientV2},
 		{"tls", []string{"-listen", tls, "-cert", cert.cert, "-key", cert.key}, []string{"-ca", cert.cert}, clientV2},
 		{"tls, any certificate", []string{"-listen", tls, "-cert", cert.cert, "-key", cert.key}, []string{"-insecure"}, clientV2},
+		{"ws", []string{"-listen", "ws://127.0.0.1:0"}, nil, clientV2},
 		{"unix", []string{"-listen", socket}, nil, clientV2},
 		{"v1", []string{"-listen", tcp, "-protocol", "v1"}, []string{"-protocol", "v1"}, clientV1()},
 		{"loose", []string{"-listen", tcp, "-protocol", "loose"}, []string{"-protocol", "loose"}, clientV2},

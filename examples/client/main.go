@@ -5,6 +5,7 @@
 //	go run ./examples/client -connect tls://localhost:8889 -ca cert.pem
 //	go run ./examples/client -connect unix:///tmp/rpcx.sock -protocol v1
 //	go run ./examples/client -connect tcp://localhost:8888 -proxy socks5://127.0.0.1:9050
+//	go run ./examples/client -connect ws://127.0.0.1:8890
 package main
 
 import (
@@ -16,9 +17,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/websocket"
 )
 
 var protocols = map[string]rpcx.Protocol{
@@ -28,7 +31,7 @@ var protocols = map[string]rpcx.Protocol{
 }
 
 func main() {
-	addr := flag.String("connect", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port or unix:///path")
+	addr := flag.String("connect", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port, unix:///path, ws://host:port or wss://host:port")
 	protocol := flag.String("protocol", "v2", "version of JSON-RPC: v2, v1 or loose")
 	ca := flag.String("ca", "", "file of the certificates to trust, for tls")
 	insecure := flag.Bool("insecure", false, "trust any certificate, for tls")
@@ -67,7 +70,11 @@ func run(ctx context.Context, addr, protocol, ca string, insecure bool, proxy st
 			return err
 		}
 	}
-	s, err := dialer.Dial(ctx, addr, &rpcx.Options{Protocol: p})
+	dial := dialer.Dial
+	if strings.HasPrefix(addr, "ws") {
+		dial = (&websocket.Dialer{Dialer: dialer}).Dial
+	}
+	s, err := dial(ctx, addr, &rpcx.Options{Protocol: p})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
 //	go run ./examples/server -listen tcp://127.0.0.1:8888
 //	go run ./examples/server -listen tls://:8889 -cert cert.pem -key key.pem
 //	go run ./examples/server -listen unix:///tmp/rpcx.sock -protocol auto
+//	go run ./examples/server -listen ws://127.0.0.1:8890
 //
 // At SIGINT or SIGTERM it finishes what is under way, for at most ten seconds; a
 // second signal ends it at once. It can be tried without a client:
@@ -16,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/websocket"
 )
 
 // grace is how long the server goes on after the first signal.
@@ -36,7 +39,7 @@ var protocols = map[string]rpcx.Protocol{
 }
 
 func main() {
-	addr := flag.String("listen", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port or unix:///path")
+	addr := flag.String("listen", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port, unix:///path or ws://host:port")
 	protocol := flag.String("protocol", "v2", "version of JSON-RPC: v2, v1, loose or auto")
 	cert := flag.String("cert", "", "file of the certificate, for tls")
 	key := flag.String("key", "", "file of its key, for tls")
@@ -61,6 +64,10 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 		return err
 	}
 	// ListenAndServe would do, but here the address is wanted: the port may be 0.
+	scheme, host, web := strings.Cut(addr, "://")
+	if web = scheme == "ws"; web {
+		addr = "tcp://" + host
+	}
 	l, err := rpcx.Listen(ctx, addr, config)
 	if err != nil {
 		return err
@@ -70,8 +77,14 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 		OnSession: logSession,
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	scheme, _, _ := strings.Cut(addr, "://")
+	go func() {
+		if web {
+			// It is any http.Handler, and may be one of many in a mux.
+			served <- http.Serve(l, websocket.Handler(srv))
+		} else {
+			served <- srv.Serve(l)
+		}
+	}()
 	fmt.Printf("listening on %s://%s\n", scheme, l.Addr())
 
 	select {

@@ -1,0 +1,125 @@
+//go:build unix
+
+package examples_test
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestPlugin(t *testing.T) {
+	const want = `words: 6 <nil>
+one part too many: there is no part 3 (code -32602)
+the plugin: exit status 0
+`
+	if got := output(t, "plugin"); got != want {
+		t.Errorf("plugin printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The symbols of a small file are asked of gopls itself.
+func TestLSP(t *testing.T) {
+	gopls := need(t, "go install golang.org/x/tools/gopls@v0.23.0", "gopls")
+	const source = `package small
+
+// Pair is two numbers.
+type Pair struct {
+	A, B int
+}
+
+func (p Pair) Sum() int { return p.A + p.B }
+
+const Answer = 42
+`
+	const want = `gopls says of small.go:
+  4: Pair struct{...}
+    5: A int
+    5: B int
+  8: (Pair).Sum func() int
+  10: Answer
+`
+	dir := t.TempDir()
+	file := filepath.Join(dir, "small.go")
+	for name, text := range map[string]string{file: source, filepath.Join(dir, "go.mod"): "module small\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := output(t, "lsp", "-server", gopls, file); got != want {
+		t.Errorf("lsp printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The page is looked at with Chromium: it is connected, has been called back, and
+// shows what the server pushes. The browser's clock runs ahead while the page
+// waits, so that a page can be too late in one that is very busy.
+func TestBrowser(t *testing.T) {
+	chromium := need(t, "apt-get install chromium", "chromium")
+	cmd := command(t, "browser", "-listen", "127.0.0.1:0")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	url, ok := strings.CutPrefix(strings.TrimSpace(line), "look at ")
+	if err != nil || !ok {
+		t.Fatalf("browser printed %q (%v)", line, err)
+	}
+	page := regexp.MustCompile(`(?s)<b id="state">open</b>.*<b id="sessions">1</b>.*<b id="requests">\d+</b>.*<b id="greeting">hello, the page at /</b>`)
+	var dom string
+	for range 5 {
+		profile, err := os.MkdirTemp("", "rpcx")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+			"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+			"--user-data-dir="+profile, "--virtual-time-budget=5000", "--dump-dom", url).Output()
+		os.RemoveAll(profile)
+		if err != nil {
+			t.Fatalf("chromium: %v", err)
+		}
+		if dom = string(out); page.MatchString(dom) {
+			break
+		}
+	}
+	if !page.MatchString(dom) {
+		t.Errorf("the page is\n%s", dom)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+}
+
+// need returns the path of a program, and skips the test if it is not installed.
+func need(t *testing.T, install, program string) (path string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err == nil {
+		return path
+	}
+	// go install puts it where PATH need not point.
+	if bin, gone := exec.Command("go", "env", "GOPATH").Output(); gone == nil {
+		path := filepath.Join(strings.TrimSpace(string(bin)), "bin", program)
+		if _, gone := os.Stat(path); gone == nil {
+			return path
+		}
+	}
+	if os.Getenv("RPCX_INTEROP") == "require" {
+		t.Fatalf("%v: %s", err, install)
+	}
+	t.Skipf("%v: %s", err, install)
+	return ""
+}
