@@ -32,7 +32,7 @@
 //	defer s.Close()
 //
 // An address is tcp://host:port, tls://host:port (ssl:// is the same) or
-// unix:///path. [Dialer] has what Dial leaves to defaults: a time limit, a TLS
+// unix:///path; for ws:// and wss:// see WebSockets below. [Dialer] has what Dial leaves to defaults: a time limit, a TLS
 // configuration, a proxy, and a function to make the connection.
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
@@ -277,10 +277,40 @@
 // A [Framer] keeps messages apart in a stream of bytes. [NewlineFramer], the
 // default, ends each with a newline. It drops a message of more than MaxSize bytes
 // and is in step again at the next newline. [LengthFramer] has the length of each
-// message before it, and skips one that is too large. Both ends need the same
-// framer, and a framer of your own is two methods: see the example.
+// message before it, and [HeaderFramer], as language servers do, headers with one;
+// both skip a message that is too large. Both ends need the same framer, and a
+// framer of your own is two methods: see the example.
 //
-// A transport that keeps messages apart by itself is a [MessageConn].
+// A transport that keeps messages apart by itself is a [MessageConn], which
+// [NewMessageSession] and [Server.ServeMessageConn] take.
+//
+// # WebSockets
+//
+// The package example.com/rpcx/websocket dials and accepts them, for browsers among
+// others. Its sessions are these, with all that they do:
+//
+//	mux.Handle("/rpc", websocket.Handler(srv)) // srv is a *rpcx.Server
+//	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
+//
+// # Programs and standard input
+//
+// [Command] starts a program and speaks to it over its standard input and output:
+//
+//	s, err := rpcx.Command(ctx, exec.Command("gopls"), &rpcx.Options{
+//		Framer: rpcx.HeaderFramer{},
+//		Logger: slog.Default(), // has what the program writes to its standard error
+//	})
+//
+// When the session ends, the program's input is closed. It has 5 seconds
+// (cmd.WaitDelay, if set) to end by itself, and is killed then; Done says that it has
+// ended. The program's side is
+//
+//	s := rpcx.NewSession(rpcx.Stdio(), opts)
+//	<-s.Done()
+//
+// and must not print anything else. A read of standard input cannot be ended, so
+// one goroutine can outlive such a session. [Join] makes a connection of any other
+// reader and writer of that kind.
 //
 // # Plain messages
 //
@@ -390,6 +420,7 @@
 //
 //	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
 //	LengthFramer.MaxSize     1,000,000  bytes       the same
+//	HeaderFramer.MaxSize     1,000,000  bytes       the same; for WebSockets Config.MaxSize
 //	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included

@@ -29,7 +29,7 @@ var (
 type rpcxLimits struct {
 	server, client rpcx.Limits
 	framer         rpcx.Framer // with the largest size; nil for lines
-	plain          bool // they are the defaults
+	plain          bool        // they are the defaults
 }
 
 var outOfReach = rpcxLimits{
