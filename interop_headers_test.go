@@ -15,7 +15,7 @@ import (
 func TestInteropVSCode(t *testing.T) {
 	noLeak(t)
 	needPeer(t, "npm ci in testdata/interop", "node", "-e", "require('vscode-jsonrpc/node')")
-	opts := rpcx.Options{Handler: interopRouter(), Framer: rpcx.HeaderFramer{}}
+	opts := rpcx.Options{Handler: interopRouter(), Framer: rpcx.HeaderFramer{}, Cancellation: rpcx.LSPCancellation}
 	t.Run("socket", func(t *testing.T) {
 		sessions := make(chan *rpcx.Session, 1)
 		srv := &rpcx.Server{Options: opts, OnSession: func(s *rpcx.Session) { sessions <- s }}
@@ -79,6 +79,13 @@ func vscodeChecks(t *testing.T, ctx context.Context, s *rpcx.Session) {
 			t.Errorf("called back: %d, %v", got, err)
 		}
 		checkPipelined(t, ctx, s)
+
+		f := s.Go(ctx, "hang", nil) // until $/cancelRequest
+		f.Cancel()
+		want := []string{"one", "two", "cancelled"}
+		if got, err := rpcx.Call[[]string](ctx, s, "notes", nil); !slices.Equal(got, want) || err != nil {
+			t.Errorf("after a call was cancelled it has noted %q, %v", got, err)
+		}
 	})
 	type result struct{ Check, Detail string }
 	results, err := rpcx.Call[[]result](ctx, s, "run", nil)

@@ -142,7 +142,10 @@ func interopRouter() *rpcx.Router {
 		return "neither"
 	})
 
-	handle("hang", func(ctx context.Context) { <-ctx.Done() })
+	handle("hang", func(ctx context.Context) error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
 	handle("hangup", func(s *rpcx.Session) { s.Close() })
 	handle("bye", func() error { return rpcx.ReplyAndDisconnect("bye") })
 	return router

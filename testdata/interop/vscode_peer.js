@@ -48,6 +48,14 @@ const checks = {
     assert.equal(await peer.sendRequest('echo', text), text);
   },
 
+  async cancelled(peer) { // by $/cancelRequest
+    const source = new rpc.CancellationTokenSource();
+    const outcome = peer.sendRequest('hang', source.token).then(() => 0, (error) => error.code);
+    source.cancel();
+    assert.equal(await outcome, -32800);
+    assert.equal(await peer.sendRequest('echo', 'still there'), 'still there');
+  },
+
   async called_back(peer) {
     assert.equal(await peer.sendRequest('call_back', 'double', 21), 42);
   },
@@ -61,6 +69,9 @@ function serve(reader, writer) {
   peer.onRequest('refuse', () => { throw new rpc.ResponseError(42, 'refused: naïve', { why: ['tired'] }); });
   peer.onRequest('call_back', (method, ...args) => peer.sendRequest(method, ...args));
   const noted = [];
+  peer.onRequest('hang', (token) => new Promise((resolve) => {
+    token.onCancellationRequested(() => { noted.push('cancelled'); resolve(null); });
+  }));
   peer.onNotification('note', (token) => { noted.push(token); });
   peer.onRequest('notes', () => noted);
   peer.onRequest('run', async () => {
