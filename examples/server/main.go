@@ -64,8 +64,9 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 		return err
 	}
 	// ListenAndServe would do, but here the address is wanted: the port may be 0.
-	scheme, host, web := strings.Cut(addr, "://")
-	if web = scheme == "ws"; web {
+	scheme, host, _ := strings.Cut(addr, "://")
+	web := scheme == "ws"
+	if web {
 		addr = "tcp://" + host
 	}
 	l, err := rpcx.Listen(ctx, addr, config)

@@ -69,9 +69,12 @@ function serve(reader, writer) {
   peer.onRequest('refuse', () => { throw new rpc.ResponseError(42, 'refused: naïve', { why: ['tired'] }); });
   peer.onRequest('call_back', (method, ...args) => peer.sendRequest(method, ...args));
   const noted = [];
-  peer.onRequest('hang', (token) => new Promise((resolve) => {
-    token.onCancellationRequested(() => { noted.push('cancelled'); resolve(null); });
-  }));
+  const cancelled = new Promise((tell) => {
+    peer.onRequest('hang', (token) => new Promise((resolve) => {
+      token.onCancellationRequested(() => { tell('cancelled'); resolve(null); });
+    }));
+  });
+  peer.onRequest('await_cancelled', () => cancelled);
   peer.onNotification('note', (token) => { noted.push(token); });
   peer.onRequest('notes', () => noted);
   peer.onRequest('run', async () => {
