@@ -1,0 +1,162 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// What the well-behaved clients do.
+const (
+	clientCount = 32
+	clientPause = 40 * time.Millisecond // between a client's calls, on average
+)
+
+// timing is when a call began and how long it took. A call that failed, or whose
+// answer was wrong, has an error.
+type timing struct {
+	at, took time.Duration
+	err      error
+}
+
+// clients are the well-behaved ones.
+type clients struct {
+	now      func() time.Duration
+	sessions []*rpcx.Session
+	cancel   context.CancelFunc
+	running  sync.WaitGroup // the clients, and the calls under way
+
+	mu    sync.Mutex
+	calls []timing
+}
+
+// newClients connects clients to addr that call until they are stopped.
+func newClients(ctx context.Context, addr string, seed uint64, now func() time.Duration) (*clients, error) {
+	c := &clients{now: now}
+	for range clientCount {
+		s, err := rpcx.Dial(ctx, addr, nil)
+		if err != nil {
+			return nil, err
+		}
+		c.sessions = append(c.sessions, s)
+	}
+	ctx, c.cancel = context.WithCancel(ctx)
+	for i, s := range c.sessions {
+		// Owner: the clients. End: stop.
+		c.running.Go(func() { c.run(ctx, s, rand.New(rand.NewPCG(seed, uint64(i)))) })
+	}
+	return c, nil
+}
+
+// run calls at random intervals. A call does not wait for the one before: a
+// server that stands still is met by as many calls as one that does not, and
+// cannot hide it.
+func (c *clients) run(ctx context.Context, s *rpcx.Session, r *rand.Rand) {
+	for sleep(ctx, time.Duration(r.ExpFloat64()*float64(clientPause))) == nil {
+		call := choose(r)
+		// Owner: the clients. End: the call is answered, or times out.
+		c.running.Go(func() {
+			began := c.now()
+			err := call(s)
+			c.add(timing{began, c.now() - began, err})
+		})
+	}
+}
+
+func (c *clients) add(t timing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, t)
+}
+
+// stop ends the clients, when all their calls are answered, and returns the calls.
+func (c *clients) stop(ctx context.Context) ([]timing, error) {
+	c.cancel()
+	c.running.Wait()
+	var errs []error
+	for _, s := range c.sessions {
+		errs = append(errs, s.Shutdown(ctx))
+	}
+	return c.calls, errors.Join(errs...)
+}
+
+// choose returns a call, which checks its answer.
+func choose(r *rand.Rand) func(*rpcx.Session) error {
+	ctx := context.Background() // what bounds a call is Limits.RequestTimeout
+	text := strings.Repeat(string(rune('a'+r.IntN(26))), 10+r.IntN(190))
+	switch n := r.IntN(100); {
+	case n < 5:
+		text = strings.Repeat(text, 100)
+		fallthrough
+	case n < 70:
+		return func(s *rpcx.Session) error {
+			got, err := rpcx.Call[string](ctx, s, "echo", rpcx.Args{text})
+			return check(got, text, err)
+		}
+	case n < 90:
+		a, b := float64(r.IntN(1e6)), float64(r.IntN(1e6))
+		return func(s *rpcx.Session) error {
+			got, err := rpcx.Call[float64](ctx, s, "sum", rpcx.Args{a, b})
+			return check(got, a+b, err)
+		}
+	default:
+		return func(s *rpcx.Session) error {
+			var b rpcx.Batch
+			answers := make([]string, 10)
+			for i := range answers {
+				b.Call("echo", rpcx.Args{text}, &answers[i])
+			}
+			err := s.SendBatch(ctx, &b)
+			for _, answer := range answers {
+				err = cmp.Or(err, check(answer, text, err))
+			}
+			return err
+		}
+	}
+}
+
+// check says whether an answer is right.
+func check[T comparable](got, want T, err error) error {
+	if err == nil && got != want {
+		return fmt.Errorf("a wrong answer: %v, not %v", got, want)
+	}
+	return err
+}
+
+// quantiles are of how long calls took.
+type quantiles struct {
+	P50 time.Duration `json:"p50"`
+	P99 time.Duration `json:"p99"`
+	Max time.Duration `json:"max"`
+}
+
+// newQuantiles sorts times, and returns what most, all but a hundredth, and all
+// of them do not exceed.
+func newQuantiles(times []time.Duration) quantiles {
+	if len(times) == 0 {
+		return quantiles{}
+	}
+	slices.Sort(times)
+	n := len(times)
+	return quantiles{times[(n-1)/2], times[(n*99+99)/100-1], times[n-1]}
+}
+
+// sleep returns after d, or with an error when ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

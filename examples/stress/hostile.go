@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// classes are the kinds of hostile clients, each with how many of it there are
+// at once. Their rates are such that they need the server's defences, and not
+// all of a machine with two processors: what is left of those is no matter of
+// the server's.
+var classes = []class{
+	{"flood", 4, flood},
+	{"garbage", 4, garbage},
+	{"slow readers", 8, slowReader},
+	{"half-open", 300, halfOpen},
+	{"storm", 8, storm},
+	{"batches", 2, batches},
+}
+
+type class struct {
+	name  string
+	count int
+	// use is what one of them does with a connection, until it has had enough of
+	// it, or the server, or the attack is over. Then the connection is closed.
+	use func(*client, net.Conn) error
+}
+
+// order is which clients are to begin.
+type order struct {
+	Addr    string   `json:"addr"`
+	Classes []string `json:"classes"`
+	Seed    uint64   `json:"seed"`
+}
+
+// tally is what the clients of a class have done.
+type tally struct {
+	Connections int       `json:"connections"`
+	Cut         int       `json:"cut"` // of these, by the server
+	Messages    int       `json:"messages"`
+	Bytes       int       `json:"bytes"`
+	Answered    quantiles `json:"answered"` // of those who wait for an answer
+}
+
+// campaign is an attack that is going on.
+type campaign struct {
+	order
+	ctx     context.Context
+	cancel  context.CancelFunc
+	clients []*client
+	running sync.WaitGroup
+}
+
+// attack is the process of the hostile clients: it does what its parent says,
+// until that ends.
+func attack() {
+	var c *campaign
+	router := rpcx.NewRouter()
+	router.Handle("begin", rpcx.Func(func(o order) { c = begin(o) }))
+	router.Handle("cease", rpcx.Func(func() map[string]tally { return c.cease() }))
+	<-control(router).Done()
+}
+
+func begin(o order) *campaign {
+	c := &campaign{order: o}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	for _, name := range o.Classes {
+		for _, class := range classes {
+			if class.name != name {
+				continue
+			}
+			for i := range class.count {
+				random := rand.New(rand.NewPCG(o.Seed, uint64(len(c.clients))))
+				h := &client{campaign: c, class: class, number: i, random: random}
+				c.clients = append(c.clients, h)
+				// Owner: the campaign. End: cease.
+				c.running.Go(h.run)
+			}
+		}
+	}
+	return c
+}
+
+func (c *campaign) cease() map[string]tally {
+	c.cancel()
+	c.running.Wait()
+	tallies := make(map[string]tally)
+	times := make(map[string][]time.Duration)
+	for _, h := range c.clients {
+		t := tallies[h.class.name]
+		t.Connections += h.Connections
+		t.Cut += h.Cut
+		t.Messages += h.Messages
+		t.Bytes += h.Bytes
+		tallies[h.class.name] = t
+		times[h.class.name] = append(times[h.class.name], h.times...)
+	}
+	for name, t := range tallies {
+		t.Answered = newQuantiles(times[name])
+		tallies[name] = t
+	}
+	return tallies
+}
+
+// client is a hostile client. It speaks to the socket: a session of this library
+// would not do what it does.
+type client struct {
+	*campaign
+	class  class
+	number int // among those of the class
+	random *rand.Rand
+	tally
+	times []time.Duration // until answers came
+}
+
+// run connects, again and again.
+func (h *client) run() {
+	for h.pause(50 * time.Millisecond) {
+		var d net.Dialer
+		conn, err := d.DialContext(h.ctx, "tcp", strings.TrimPrefix(h.Addr, "tcp://"))
+		if err != nil {
+			continue
+		}
+		h.Connections++
+		stop := context.AfterFunc(h.ctx, func() { conn.Close() })
+		if err := h.class.use(h, conn); err != nil && h.ctx.Err() == nil {
+			h.Cut++
+		}
+		stop()
+		conn.Close()
+	}
+}
+
+// pause waits for d on average, and reports whether the attack goes on.
+func (h *client) pause(d time.Duration) bool {
+	d = d/2 + rand.N(d)
+	return sleep(h.ctx, d) == nil
+}
+
+// send sends text, which has n messages in it.
+func (h *client) send(conn net.Conn, text string, n int) error {
+	if _, err := io.WriteString(conn, text); err != nil {
+		return err
+	}
+	h.Messages += n
+	h.Bytes += len(text)
+	return nil
+}
+
+// pour sends text, which has n messages in it, again and again, and forgets what
+// comes back.
+func (h *client) pour(conn net.Conn, text string, n int, interval time.Duration) error {
+	done := make(chan struct{})
+	// Owner: pour. End: the connection's.
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, conn)
+		conn.Close() // so that sending fails too
+	}()
+	defer func() {
+		conn.Close()
+		<-done
+	}()
+	for h.pause(interval) {
+		if err := h.send(conn, text, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// request returns a request as a line.
+func request(method string, id int, params string) string {
+	return fmt.Sprintf(`{"jsonrpc":"2.0","method":%q,"params":[%s],"id":%d}`+"\n", method, params, id)
+}
+
+// flood asks 8,000 times a second, and does not care for the answers: half of
+// the clients for what costs the processor's time, half for what takes time.
+func flood(h *client, conn net.Conn) error {
+	line := request("echo", 1, `"flood"`)
+	if h.number%2 == 0 {
+		line = request("look", 1, "")
+	}
+	return h.pour(conn, strings.Repeat(line, 80), 80, 10*time.Millisecond)
+}
+
+// garbage sends 200 lines a second that are no JSON.
+func garbage(h *client, conn net.Conn) error {
+	return h.pour(conn, "GET / HTTP/1.1\r\n", 1, 5*time.Millisecond)
+}
+
+// slowReader asks for 64 MiB and reads nothing.
+func slowReader(h *client, conn net.Conn) error {
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10) // the system would take much for it
+	err := h.send(conn, strings.Repeat(request("blob", 1, ""), 1024), 1024)
+	for err == nil && h.pause(time.Second) {
+		// This finds out whether the connection is still there.
+		err = h.send(conn, `{"jsonrpc":"2.0","method":"sum"}`+"\n", 1)
+	}
+	return err
+}
+
+// halfOpen sends nothing, or half a message, and stays.
+func halfOpen(h *client, conn net.Conn) error {
+	if h.number%2 == 0 {
+		line := request("echo", 1, `"`+strings.Repeat("x", h.random.IntN(128<<10))+`"`)
+		if err := h.send(conn, line[:len(line)/2], 0); err != nil {
+			return err
+		}
+	}
+	_, err := conn.Read(make([]byte, 1))
+	return err
+}
+
+// storm asks once, and goes: in order or not, by the throw of a coin.
+func storm(h *client, conn net.Conn) error {
+	began := time.Now()
+	if err := h.send(conn, request("echo", 1, `"here I am"`), 1); err != nil {
+		return err
+	}
+	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+		return err
+	}
+	h.times = append(h.times, time.Since(began))
+	if h.random.IntN(2) == 0 {
+		_ = conn.(*net.TCPConn).SetLinger(0) // a reset
+	}
+	return nil
+}
+
+// batches sends batches of 10,000 four times a second, and every other time one
+// that is longer than allowed, and waits for the answers.
+func batches(h *client, conn net.Conn) error {
+	texts := []string{batch(10_000), batch(15_000)}
+	answers := bufio.NewReader(conn)
+	for i := 0; h.pause(250 * time.Millisecond); i++ {
+		began := time.Now()
+		if err := h.send(conn, texts[i%2], 1); err != nil {
+			return err
+		}
+		for more := true; more; {
+			var err error
+			if _, more, err = answers.ReadLine(); err != nil {
+				return err
+			}
+		}
+		if i%2 == 0 {
+			h.times = append(h.times, time.Since(began))
+		}
+	}
+	return nil
+}
+
+// batch returns a batch of n requests as a line.
+func batch(n int) string {
+	members := make([]string, n)
+	for i := range members {
+		members[i] = strings.TrimSpace(request("echo", i, `"b"`))
+	}
+	return "[" + strings.Join(members, ",") + "]\n"
+}

@@ -1,0 +1,89 @@
+// Stress puts a server with default limits under load from good and bad clients
+// at once, and shows what it does to the good ones.
+//
+//	go run ./examples/stress -svg soak.svg     # four and a half minutes
+//	go run ./examples/stress -short            # a quarter of a minute
+//
+// Three processes of this program run: the server, whose memory and goroutines
+// are then its own; the hostile clients, at a lower priority, since they share
+// the machine's processors and it is the server that is to be tried; and this
+// one, with the well-behaved clients. It tells the others what to do over their
+// standard input and output, by sessions of this library (process.go).
+//
+// The well-behaved clients (clients.go) call all the time at a moderate rate: at
+// first alone, then beside each class of hostile ones (hostile.go), then beside
+// all of them, then alone again. At the end the server shuts down. The exit
+// status is 1 if the well-behaved notice more than they should, if memory is not
+// given back, or if a session or a goroutine is left (judge.go).
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+)
+
+const (
+	fullTime  = 270 * time.Second // phases of 30 s: a write may stand still for 20 s
+	shortTime = 13 * time.Second
+	warmUp    = time.Second
+)
+
+func main() {
+	length := flag.Duration("time", 0, "how long all phases take together; less than 4m gives the beginning of an attack much weight (default 4m30s, with -short 13s)")
+	seed := flag.Uint64("seed", 1, "of the random sizes and intervals")
+	svg := flag.String("svg", "", "file to draw the course of it into")
+	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
+	flag.Parse()
+	if *length <= 0 {
+		*length = fullTime
+		if *short {
+			*length = shortTime
+		}
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var err error
+	switch role := flag.Arg(0); role {
+	case serverRole:
+		serve()
+	case hostileRole:
+		attack()
+	case "":
+		err = run(ctx, *length, *seed, *svg, *short)
+	default:
+		err = fmt.Errorf("unknown role %q", role)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stress:", err)
+		os.Exit(1)
+	}
+}
+
+// run goes through all phases, reports, and judges.
+func run(ctx context.Context, length time.Duration, seed uint64, svg string, short bool) error {
+	c := &course{short: short, began: time.Now()}
+	err := c.run(ctx, length, seed)
+	if err != nil {
+		return err
+	}
+	c.print(os.Stdout)
+	if svg != "" {
+		if err := os.WriteFile(svg, c.draw(), 0o644); err != nil {
+			return err
+		}
+	}
+	problems := c.judge()
+	for _, problem := range problems {
+		fmt.Println("FAILED:", problem)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%d checks failed", len(problems))
+	}
+	fmt.Println("all is well")
+	return nil
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+
+	"example.com/rpcx"
+)
+
+// The roles of the other processes: their first argument.
+const (
+	serverRole  = "server"
+	hostileRole = "hostile"
+)
+
+// process is another process of this program, and the session with it. Either
+// side may call the other.
+type process struct {
+	*rpcx.Session
+	role string
+	cmd  *exec.Cmd
+}
+
+// start starts a process. handler answers what it calls.
+func start(role string, handler rpcx.Handler) (*process, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	command := []string{program, role}
+	if nice, err := exec.LookPath("nice"); err == nil && role == hostileRole {
+		command = append([]string{nice, "-n", "19"}, command...)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the %s: %w", role, err)
+	}
+	s := rpcx.NewSession(stdio{stdout, stdin}, &rpcx.Options{Handler: handler})
+	return &process{s, role, cmd}, nil
+}
+
+// stop ends the process and waits for its end. It adds its error to err.
+func (p *process) stop(err error) error {
+	p.Close()
+	<-p.Done()
+	if failed := p.cmd.Wait(); failed != nil {
+		err = errors.Join(err, fmt.Errorf("the %s: %w", p.role, failed))
+	}
+	return err
+}
+
+// control is the other end: the session of such a process with the one that
+// has started it, which ends when that does. With one handler at a time there is
+// one goroutine at most that was not there at the beginning.
+func control(handler rpcx.Handler) *rpcx.Session {
+	return rpcx.NewSession(stdio{os.Stdin, os.Stdout}, &rpcx.Options{
+		Handler: handler,
+		Limits:  rpcx.Limits{Concurrency: 1},
+	})
+}
+
+// stdio joins two pipes to a connection.
+type stdio struct {
+	io.ReadCloser
+	out io.WriteCloser
+}
+
+func (c stdio) Write(p []byte) (int, error) { return c.out.Write(p) }
+
+func (c stdio) Close() error { return errors.Join(c.out.Close(), c.ReadCloser.Close()) }

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// lookTime is how long "look" takes: as a query to a database would, without
+// work for the processor.
+const lookTime = 10 * time.Millisecond
+
+// methods returns what the server can do.
+func methods() rpcx.Handler {
+	router := rpcx.NewRouter()
+	router.Handle("echo", rpcx.Func(func(ctx context.Context, message string) (string, error) {
+		return message, nil
+	}, "message"))
+	router.Handle("sum", rpcx.Func(func(ctx context.Context, values ...float64) (float64, error) {
+		sum := 0.0
+		for _, v := range values {
+			sum += v
+		}
+		return sum, nil
+	}))
+	router.Handle("look", rpcx.Func(func(ctx context.Context) (string, error) {
+		select {
+		case <-time.After(lookTime):
+			return "found", nil
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}))
+	blob := strings.Repeat("x", 64<<10)
+	router.Handle("blob", rpcx.Func(func() string { return blob }))
+	return router
+}
+
+// server is the server that is tried, in a process of its own.
+type server struct {
+	rpcx.Server
+	served chan error
+
+	goroutines int           // there were before it began
+	quit       chan struct{} // closed to end the sampling
+	sampled    chan struct{} // closed at the end of it
+
+	mu    sync.Mutex
+	ended map[string]int
+}
+
+// serve is the server's process: it does what its parent says, until that ends.
+func serve() {
+	srv := &server{
+		served:  make(chan error, 1),
+		quit:    make(chan struct{}),
+		sampled: make(chan struct{}),
+		ended:   make(map[string]int),
+	}
+	// All limits are the defaults.
+	srv.Options = rpcx.Options{Handler: methods(), Trace: &rpcx.Trace{Closed: srv.closed}}
+	router := rpcx.NewRouter()
+	router.Handle("listen", rpcx.Func(srv.listen))
+	router.Handle("settle", rpcx.Func(srv.settle))
+	router.Handle("stop", rpcx.Func(srv.stop))
+	<-control(router).Done()
+}
+
+// listen begins to serve, and to send samples. It returns the address.
+func (srv *server) listen(s *rpcx.Session) (string, error) {
+	srv.goroutines = runtime.NumGoroutine()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	// Owner: the server. End: stop.
+	go func() { srv.served <- srv.Serve(l) }()
+	// Owner: the server. End: stop.
+	go srv.report(s)
+	return "tcp://" + l.Addr().String(), nil
+}
+
+// report sends samples until the server is stopped.
+func (srv *server) report(parent *rpcx.Session) {
+	defer close(srv.sampled)
+	tick := time.NewTicker(sampling)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			_ = parent.Notify(context.Background(), "sample", srv.sample()) // fails only if all is over
+		case <-srv.quit:
+			return
+		}
+	}
+}
+
+func (srv *server) sample() sample {
+	var s sample
+	s.measure()
+	s.Sessions = srv.Stats().Sessions
+	srv.mu.Lock()
+	s.Ended = maps.Clone(srv.ended)
+	srv.mu.Unlock()
+	return s
+}
+
+// settle returns a sample of what is really needed: without garbage, and without
+// the pooled buffers that nobody uses, which the second collection frees.
+func (srv *server) settle() sample {
+	debug.FreeOSMemory()
+	debug.FreeOSMemory()
+	return srv.sample()
+}
+
+// stop shuts the server down and returns what is left of it: no sessions, and
+// no goroutines, if all is well.
+func (srv *server) stop(ctx context.Context) (sample, error) {
+	if err := srv.Shutdown(ctx); err != nil {
+		return sample{}, err
+	}
+	if err := <-srv.served; !errors.Is(err, rpcx.ErrServerClosed) {
+		return sample{}, err
+	}
+	close(srv.quit)
+	<-srv.sampled
+	// What has been told to end may take a moment to do so.
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > srv.goroutines && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	left := srv.settle()
+	if left.Goroutines -= srv.goroutines; left.Goroutines > 0 {
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1) // for the reader of the report
+	}
+	return left, nil
+}
+
+// closed counts the end of a session.
+func (srv *server) closed(_ *rpcx.Session, err error) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.ended[reason(err)]++
+}
+
+// The reasons for which the server itself ends sessions.
+const (
+	overCost = "cost"
+	slowPeer = "slow peer"
+)
+
+// reason sorts the ends of sessions.
+func reason(err error) string {
+	var cost *rpcx.CostError
+	switch {
+	case errors.As(err, &cost):
+		return overCost
+	case errors.Is(err, rpcx.ErrSlowPeer):
+		return slowPeer
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "peer left"
+	case errors.Is(err, rpcx.ErrClosed):
+		return "shutdown"
+	}
+	return fmt.Sprint(err)
+}
