@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 )
@@ -72,9 +73,10 @@ func (g *groups) size(name string) int {
 
 // load is what the sessions of a server hold together.
 type load struct {
-	limit  int          // of the bytes; 0 is none
-	bytes  atomic.Int64 // that wait to be handled or written
-	warned atomic.Bool  // of a session that was ended for its cost
+	limit    int // of the bytes; 0 is none
+	bytes    atomic.Int64
+	sessions atomic.Int64
+	warned   atomic.Bool // of a session that was ended for its cost
 }
 
 func (l *load) add(bytes int) {
@@ -83,20 +85,40 @@ func (l *load) add(bytes int) {
 	}
 }
 
-func (l *load) full() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit) }
+// full reports whether the limit is reached, and by one that holds weight bytes,
+// more than its share. So a few that hold much do not lock the others out, and
+// twice the limit is never exceeded.
+func (l *load) full(weight int) bool {
+	return l.limit > 0 && l.bytes.Load() >= int64(l.limit) && int64(weight) >= int64(l.limit)/max(l.sessions.Load(), 1)
+}
 
 // weightStep is by how much what a session holds has to change before it is
 // counted anew: an atomic addition for each message would be felt.
 const weightStep = 4 << 10
 
-// weigh counts what the session holds. It is called under the lock, when that
-// has changed.
+// weigh counts what the session holds: requests that wait, messages to be written,
+// and what has come of a message that is not complete. It is called under the
+// lock, when that has changed.
 func (s *Session) weigh() {
 	if s.load.limit == 0 {
 		return
 	}
-	if d := s.in.bytes + s.out.size() - s.weight; d >= weightStep || d <= -weightStep {
+	if d := s.in.bytes + s.out.size() + s.partial - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d)
 	}
+}
+
+// grow is called by the reader before it takes size bytes for a message of which
+// a part has come; with less when it has given them back.
+func (s *Session) grow(size int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := size > s.partial
+	s.partial = size
+	s.weigh()
+	if more && s.load.full(s.weight) {
+		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}
+	}
+	return nil
 }

@@ -114,7 +114,7 @@ func (s *Session) admit(e entry) *Error {
 		refusal = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
 		refusal = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
-	case s.load.full():
+	case s.load.full(s.weight):
 		refusal = ServerBusy(fmt.Sprintf("over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit))
 	}
 	if refusal != nil {

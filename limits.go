@@ -86,8 +86,8 @@ type Limits struct {
 	CostDecay float64
 	// CostPerByte is the cost of a byte, sent or received. Default 1/100,000.
 	CostPerByte float64
-	// CostError is the cost of an error, to which an Error's own Cost is added;
-	// that of a message that is no JSON is ten times as much. Default 100.
+	// CostError is the cost of an error, to which an Error's own Cost is added; a
+	// message that is no JSON costs ten times as much in addition. Default 100.
 	CostError float64
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
 	CostDelay time.Duration

@@ -32,6 +32,7 @@ type intake struct {
 	replies  []reply
 	entries  []entry
 	finish   []*Future // kept for reuse
+	ending   bool      // the session was, when it was looked at last
 }
 
 // reply is a response that came as a message of its own.
@@ -61,7 +62,9 @@ func (s *Session) readLoop() {
 			m = decoded.Get().(*Message)
 		}
 		if err == nil {
-			s.receive(&in, m, msg)
+			if !in.ending { // then it is only read, lest the peer is reset before it has read the rest
+				s.receive(&in, m, msg)
+			}
 			continue
 		}
 		s.deliver(&in)
@@ -167,6 +170,7 @@ func (s *Session) deliver(in *intake) {
 	if len(refused) > 0 {
 		s.refusing++
 	}
+	in.ending = s.state >= stateClosing
 	s.checkDrained()
 	s.mu.Unlock()
 

@@ -34,9 +34,11 @@ type Server struct {
 	MaxHandshakes int
 	// HandshakeTimeout is how long a TLS handshake may take. Default 10 s.
 	HandshakeTimeout time.Duration
-	// MaxQueuedBytes is how many bytes, of requests and of replies, may wait in
-	// all sessions together. Default 256 MiB. Beyond, requests are answered
-	// CodeServerBusy.
+	// MaxQueuedBytes is how many bytes may wait in all sessions together: requests,
+	// replies, and large messages of which a part has come. Default 256 MiB. Beyond,
+	// sessions that hold more than their share (the limit divided by their number)
+	// have their requests answered CodeServerBusy, and end if they need more for
+	// such a message.
 	MaxQueuedBytes int
 	// OnSession is called for each new session, on a goroutine of its own. No
 	// request is handled before it returns, but it may call the peer. Shutdown

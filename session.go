@@ -92,6 +92,7 @@ type Session struct {
 	stats    Stats
 	cost     expense
 	weight   int // what load counts of this session
+	partial  int // what the reader has taken for a message that is not complete
 	vigil    vigil
 	notes    []note // to be logged
 	onClose  []func(error)
@@ -185,11 +186,13 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	s.proto.Store(&protocol)
 	s.out.wake.L = &s.mu
 	s.out.sock = conn.socket()
+	conn.onGrow(s.grow)
 	return s
 }
 
 func (s *Session) start() {
 	s.pool.join()
+	s.load.sessions.Add(1)
 	s.watchConn()
 	// Owner: the session. End: the connection fails or is closed by the writer.
 	go s.readLoop()
@@ -438,6 +441,7 @@ func (s *Session) leave() {
 	}
 	s.state = stateDone
 	s.load.add(-s.weight)
+	s.load.sessions.Add(-1)
 	if s.timer != nil {
 		s.timer.Stop()
 	}

@@ -19,6 +19,9 @@ type transport interface {
 	// after each part that was written and has more behind it. It returns how much
 	// was written, or may have been.
 	write(buf []byte, ends []int, progress func()) (int, error)
+	// onGrow has grow called before more memory is taken for a message that has
+	// come in part, and when it has been given back; its error ends the reading.
+	onGrow(grow func(size int) error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
 	close() error
@@ -40,6 +43,8 @@ type stream struct {
 	sock   *socket // nil if conn is another kind of connection
 	buf    []byte  // what was read and not consumed is buf[r:w]
 	r, w   int
+	grow   func(int) error
+	grown  int // what it was told of last
 	total  uint64
 	last   int   // what the last Read returned
 	err    error // of it
@@ -47,10 +52,15 @@ type stream struct {
 }
 
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
-	return &stream{conn: conn, framer: framer, split: framer.NewSplitter(), sock: newSocket(conn)}
+	return &stream{
+		conn: conn, framer: framer, split: framer.NewSplitter(), sock: newSocket(conn),
+		grow: func(int) error { return nil },
+	}
 }
 
 func (s *stream) socket() *socket { return s.sock }
+
+func (s *stream) onGrow(grow func(int) error) { s.grow = grow }
 
 func (s *stream) next(wait bool) ([]byte, error) {
 	for {
@@ -94,6 +104,10 @@ func (s *stream) next(wait bool) ([]byte, error) {
 func (s *stream) fill() {
 	if s.r == s.w {
 		s.r, s.w = 0, 0
+		if s.grown > 0 {
+			s.grown = 0
+			_ = s.grow(0) // asks for nothing
+		}
 		if s.sock != nil {
 			giveReadBuffer(s.buf)
 			s.buf, s.w, s.err = s.sock.readSome()
@@ -111,6 +125,12 @@ func (s *stream) fill() {
 		s.w = copy(s.buf, s.buf[s.r:s.w])
 		s.r = 0
 	case s.w == len(s.buf):
+		if size := 2 * len(s.buf); size > largeBuffer {
+			s.grown = size
+			if s.err = s.grow(size); s.err != nil {
+				return
+			}
+		}
 		grown := make([]byte, 2*len(s.buf))
 		s.w = copy(grown, s.buf[s.r:s.w])
 		s.buf, s.r = grown, 0
@@ -183,6 +203,8 @@ func (m *messages) next(wait bool) ([]byte, error) {
 }
 
 func (m *messages) socket() *socket { return nil }
+
+func (m *messages) onGrow(func(int) error) {} // it takes memory by itself
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 
