@@ -1,0 +1,98 @@
+// # How it ends
+//
+// [Session.Close] returns at once, any number of times, from anywhere, handlers
+// included. Calls that are pending fail, the contexts of handlers end, and
+// nothing more is queued. What had been queued is still written, in the
+// background and for at most a second, so that a Notify before a Close arrives.
+// So may a call that had been queued, though it has failed.
+//
+// [Session.Shutdown] ends in order. From then on, requests that come and those
+// that wait are answered [CodeServerBusy], "server busy - shutting down", and
+// notifications dropped. New calls fail with [ErrClosed], save those that a
+// running handler makes with its own context. Shutdown waits for the handlers that
+// run, for the calls that are pending, and until all is written; then it closes.
+// If its context ends first it closes at once, and returns the context's
+// error.
+//
+// When the connection fails, the session ends without writing more. When the peer
+// closes it, or its own half of it, what had been queued is still written, as by
+// Close, and notifications that the peer had sent before are still handled, with
+// a context that has ended; its requests are not, since nobody may wait for them. The first cause of
+// the end is the one that Err reports. When no handler runs any more, and reader
+// and writer have returned, the callbacks given to OnClose are called, and Done is
+// closed. Not before: a handler that does not heed its context holds this up, and
+// so does a callback.
+//
+// [Server.Shutdown] stops listening and shuts all sessions down;
+// [Server.Close] closes them; [Server.StopListening] leaves them to themselves,
+// and [Server.Wait] returns when all is over.
+//
+// # Seeing inside
+//
+// Options.Logger is told of what goes wrong and has no caller to return an error
+// to: handlers that fail or panic, bad messages. It is silent by default. What a
+// peer sent is only in attributes, and never in the message. [Trace] has functions
+// that are called when something happens, none of them on the goroutine that
+// reads. [Session.Stats] and [Server.Stats] count.
+//
+// # Testing
+//
+// [Pipe] joins two sessions in memory. Within a bubble of [testing/synctest],
+// timeouts take no time:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		client, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+//		defer server.Close()
+//		defer client.Close()
+//		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+//		defer cancel()
+//		err := client.Call(ctx, "sleep", rpcx.Args{10}, nil)
+//		if !errors.Is(err, context.DeadlineExceeded) {
+//			t.Error(err)
+//		}
+//	})
+//
+// # Task groups and deadlines
+//
+// They need no session. A [TaskGroup] runs functions concurrently, has their
+// results, and lets nothing of it run on when it is joined:
+//
+//	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
+//	err := g.Do(ctx, func(ctx context.Context) error {
+//		for _, addr := range addrs {
+//			g.Go(func(ctx context.Context) (string, error) { return fetch(ctx, addr) })
+//		}
+//		return nil
+//	})
+//	answer, err := g.Result()
+//
+// The [WaitPolicy] says whether Join waits for all tasks, for one, for the first
+// result, or for none, before it cancels the others. Whatever it is, a task that fails
+// ends the waiting. Errors stay with the tasks: [TaskGroup.Err] and
+// [TaskGroup.Errs] have them, and Do and Join return only the error of the body or
+// the cause of ctx's end. [TaskGroup.All] has the tasks as they finish,
+// [TaskGroup.GoDaemon] starts one that nobody waits for, and Limit bounds how many run.
+//
+// [TimeoutAfter] and its like run a function under a deadline. They can be
+// nested, and the error tells whose deadline it was: one's own is a
+// [*TaskTimeout], an outer one's a [TimeoutCancellationError], and an inner one's
+// that was not handled an [UncaughtTimeoutError].
+//
+// # Without a session
+//
+// A protocol is a plain value, for use over HTTP, a message queue or a file:
+//
+//	msg, err := rpcx.JSONRPCv2.AppendRequest(nil, rpcx.ID("7"), "echo", rpcx.Args{"hi"}, nil)
+//
+//	var m rpcx.Message
+//	rpcx.JSONRPCv2.Decode(&m, msg, 1000)
+//	for _, item := range m.All() {
+//		switch item.Kind {
+//		case rpcx.KindRequest: // item.Method, item.Params, item.ID
+//		case rpcx.KindInvalid: // to be answered with item.Err, under item.ID
+//		}
+//	}
+//
+// AppendResult, AppendError and AppendBatch build the answers. [Batch.Append]
+// builds a batch.
+package rpcx
