@@ -13,6 +13,7 @@ import (
 type vigil struct {
 	on     bool
 	life   time.Duration // when something passed
+	rest   time.Duration // when a handler returned or a call was given up
 	probed time.Duration // when the last probe was sent
 }
 
@@ -46,6 +47,14 @@ func (s *Session) lived() {
 	}
 }
 
+// rested is called, under the lock, when a handler has returned or a call was
+// given up: the session may be idle from now on.
+func (s *Session) rested() {
+	if s.vigil.on {
+		s.vigil.rest = s.now()
+	}
+}
+
 // keepVigil returns what is to be done now, without the lock with which it is
 // called; nil if nothing.
 func (s *Session) keepVigil(now time.Duration) (due func()) {
@@ -53,8 +62,9 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 	if !v.on || s.state >= stateClosing {
 		return nil
 	}
+	idle := max(v.life, v.rest)
 	if s.in.running > 0 || s.in.count > 0 || len(s.table.pending) > 0 {
-		v.life = now // or at least not idle
+		idle = now // at the earliest
 	}
 	if l.KeepAliveMethod != "" {
 		if after(max(v.life, v.probed), l.KeepAlive) <= now {
@@ -63,11 +73,11 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 		}
 		s.arm(after(max(v.life, v.probed), l.KeepAlive))
 	}
-	if after(v.life, l.IdleTimeout) <= now {
+	if after(idle, l.IdleTimeout) <= now {
 		s.note(slog.LevelInfo, "session is idle", slog.Duration("Limits.IdleTimeout", l.IdleTimeout))
 		return func() { s.end(ErrIdle, closeGrace) }
 	}
-	s.arm(after(v.life, l.IdleTimeout))
+	s.arm(after(idle, l.IdleTimeout))
 	return due
 }
 

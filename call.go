@@ -132,6 +132,7 @@ func (s *Session) forget(f *Future, err error) (finish func()) {
 			whole = member.settle(nil, err)
 		}
 	}
+	s.rested()
 	s.checkDrained()
 	return func() {
 		if s.cancel != nil {
