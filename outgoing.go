@@ -116,9 +116,10 @@ func (o *slots) done(took time.Duration, n int) {
 func (s *Session) waitForSlot(ctx context.Context, from *sender) error {
 	// A running handler does not wait: all slots may be taken by calls whose
 	// replies wait for it.
-	if s.slots.taken >= s.slots.limit && !s.handles(ctx) {
+	if (s.slots.taken >= s.slots.limit || len(s.slots.line.turns) > 0) && !s.handles(ctx) {
 		err := s.slots.line.wait(ctx, &s.mu, func() (bool, error) {
-			return s.slots.taken < s.slots.limit, s.mayCall(ctx, from)
+			err := s.mayCall(ctx, from)
+			return s.slots.taken < s.slots.limit, err
 		})
 		if err != nil {
 			return err
