@@ -156,7 +156,11 @@ func (s *Session) deliver(in *intake) {
 	s.stats.BytesReceived = received
 	s.lived()
 	for _, r := range in.replies {
-		if f := s.match(r.id, r.err); f != nil {
+		f, fault := s.match(r.id, r.err)
+		if fault != nil {
+			s.fault(fault)
+		}
+		if f != nil {
 			finish = append(finish, f.settle(r.result, r.err))
 		}
 	}
@@ -199,13 +203,14 @@ func (s *Session) deliver(in *intake) {
 }
 
 // match removes the call that a response is for from the table, and returns it
-// to be settled and finished; nil if there is none. It is called under the lock.
-func (s *Session) match(id ID, err error) *Future {
+// to be settled and finished; nil if there is none. fault is what is to be counted
+// against the peer. It is called under the lock.
+func (s *Session) match(id ID, err error) (f *Future, fault error) {
 	f, what := s.table.receive(id)
 	switch what {
 	case matched:
 		if bad, ok := err.(*ProtocolError); ok {
-			s.fault(bad)
+			fault = bad
 		}
 	case late:
 		s.stats.LateReplies++
@@ -214,9 +219,9 @@ func (s *Session) match(id ID, err error) *Future {
 			break // the end has failed the calls that were pending
 		}
 		s.stats.UnexpectedReplies++
-		s.fault(unexpectedReply(id, err))
+		fault = unexpectedReply(id, err)
 	}
-	return f
+	return f, fault
 }
 
 // receiveBatchResponse settles the calls that a batch of responses answers. The
@@ -229,10 +234,15 @@ func (s *Session) receiveBatchResponse(items []Item) {
 	arena := make([]byte, 0, need) // of the results, which share it
 	finish := make([]*Future, 0, len(items))
 	var touched []*Batch
+	faults := 0
 	s.mu.Lock()
 	for i := range items {
 		item := &items[i]
-		f := s.match(item.ID, item.Err)
+		f, fault := s.match(item.ID, item.Err)
+		if fault != nil {
+			faults++
+			s.faultOf(fault, faults)
+		}
 		if f == nil {
 			continue
 		}
@@ -275,6 +285,16 @@ func (s *Session) fault(err error) {
 	}
 	s.charge(cost)
 	s.noteFault(err)
+}
+
+// faultOf counts the nth fault of a message, which is one error however many
+// faults it has.
+func (s *Session) faultOf(err error, nth int) {
+	if nth == 1 {
+		s.fault(err)
+	} else {
+		s.noteFault(err)
+	}
 }
 
 func (s *Session) noteFault(err error) {
@@ -321,12 +341,9 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 		c.index = i
 		switch item.Kind {
 		case KindInvalid:
+			invalid++
 			s.mu.Lock()
-			if invalid++; invalid == 1 {
-				s.fault(item.Err)
-			} else { // a message is one error
-				s.noteFault(item.Err)
-			}
+			s.faultOf(item.Err, invalid)
 			s.mu.Unlock()
 			c.answered = true
 			if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
