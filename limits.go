@@ -75,8 +75,9 @@ type Limits struct {
 	// formulas and numbers are aiorpcX's. CostOff switches all of it off.
 	CostOff bool
 	// CostSoft is the cost above which requests are delayed, and fewer of them
-	// handled at once: the more, the nearer the cost is to CostHard. Default 2,000.
-	// A negative value: neither, up to CostHard.
+	// handled at once: the more, the nearer the cost is to CostHard. Default 2,000,
+	// or a fifth of CostHard if that is no more. A negative value: neither, up to
+	// CostHard.
 	CostSoft float64
 	// CostHard is the cost at which the session's requests are answered
 	// CodeExcessiveResourceUsage and it ends with a [*CostError]. Default 10,000.
@@ -160,7 +161,9 @@ func (l Limits) resolved(role Role) Limits {
 	}
 	rate(&l.CostHard, 10000)
 	if l.CostSoft == 0 {
-		l.CostSoft = 2000
+		if l.CostSoft = 2000; l.CostHard <= 2000 {
+			l.CostSoft = l.CostHard / 5
+		}
 	}
 	rate(&l.CostDecay, l.CostHard/3600)
 	rate(&l.CostPerByte, 1./100000)
