@@ -150,5 +150,5 @@ func (b *inBatch) cancel(s *Session, c *call) func() {
 
 // gaveUp reports whether what the handler of c failed with is that it was cancelled.
 func (c *call) gaveUp(err error) bool {
-	return errors.Is(err, context.Canceled) && c.ctx.ended() == ErrPeerCancelled || errors.Is(err, ErrPeerCancelled)
+	return c.ctx.ended() == ErrPeerCancelled && errors.Is(err, context.Canceled)
 }

@@ -130,8 +130,8 @@ func (f *Future) fill() error {
 }
 
 // Cancel gives the call up: it ends with [ErrCancelled] if it is not done yet.
-// The peer is not told, and a reply that comes later is dropped. Cancelling a
-// batch's future cancels all of its calls.
+// The peer is told if Options.Cancellation says how; a reply that comes all the
+// same is dropped. Cancelling a batch's future cancels all of its calls.
 func (f *Future) Cancel() {
 	f.mu.Lock()
 	s := f.session
