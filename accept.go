@@ -177,6 +177,7 @@ func (srv *Server) add(conn transport) *Session {
 func (s *Session) release() {
 	s.mu.Lock()
 	s.in.held = false
+	s.unblock()
 	wake := s.state < stateClosing && s.in.wants()
 	s.mu.Unlock()
 	if wake {

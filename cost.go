@@ -13,7 +13,8 @@ type account struct {
 	mu    sync.Mutex
 	epoch time.Time
 	budget
-	sessions int // of a group, how many are live; guarded by the server's lock
+	shared   bool // it is a group's
+	sessions int  // of a group, how many are live; guarded by the server's lock
 }
 
 func newAccount() *account { return &account{epoch: time.Now()} }
@@ -43,16 +44,20 @@ type expense struct {
 	bytes    int     // not charged yet
 	updating bool    // ExtraCost is being asked
 	over     bool    // the session ends, or is about to, because of its cost
+	said     bool    // by a handler: ErrExcessiveCost
 }
 
-// bytesStep is how many bytes are charged at once.
-const bytesStep = 16 << 10
+// payStep is what bytes have to cost to be charged, rather than with the next
+// ones: by default, 10,000 of them.
+const payStep = 0.1
 
 // CostError is why a session ended that used more than Limits.CostHard. It
 // matches [ErrExcessiveResourceUsage].
 type CostError struct {
 	Cost  float64 `json:"cost"`
-	Limit float64 `json:"limit"` // Limits.CostHard
+	// Limit is Limits.CostHard, or 0 if it was not that but a handler that had
+	// the session end, by ErrExcessiveCost.
+	Limit float64 `json:"limit"`
 	// RetryAfter is in how many seconds the cost will have decayed to
 	// Limits.CostSoft. A new connection begins at no cost, unless it belongs to
 	// the same group.
@@ -60,6 +65,9 @@ type CostError struct {
 }
 
 func (e *CostError) Error() string {
+	if e.Limit == 0 {
+		return fmt.Sprintf("excessive resource usage: cost %.0f, by ErrExcessiveCost", e.Cost)
+	}
 	return fmt.Sprintf("excessive resource usage: cost %.0f, over %.0f (Limits.CostHard)", e.Cost, e.Limit)
 }
 
@@ -91,12 +99,23 @@ func (s *Session) BumpCost(delta float64) {
 
 // UpdateCost calculates anew what follows from the session's cost, Options.ExtraCost
 // included. That is done whenever the cost has changed by more than 100, and
-// while requests are being delayed; call it when ExtraCost has changed.
+// while requests are being delayed; call it when ExtraCost has changed. Here it
+// is the caller who calls ExtraCost.
 func (s *Session) UpdateCost() {
+	if s.cost.account == nil {
+		return
+	}
+	extra := 0.
+	if s.extraCost != nil {
+		extra = s.extraCost(s)
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cost.account != nil {
-		s.update()
+	s.cost.extra = extra
+	s.retarget()
+	wake := s.in.wants()
+	s.mu.Unlock()
+	if wake {
+		s.pool.run(s.workFn)
 	}
 }
 
@@ -113,7 +132,8 @@ func (s *Session) spend(bytes int) {
 	if s.cost.account == nil {
 		return
 	}
-	if s.cost.bytes += bytes; s.cost.bytes >= bytesStep {
+	// In a group, what the others have used is seen when this one pays.
+	if s.cost.bytes += bytes; s.cost.account.shared || float64(s.cost.bytes)*s.limits.CostPerByte >= payStep {
 		s.pay()
 	}
 }
@@ -138,16 +158,10 @@ func (s *Session) update() {
 	}
 	s.cost.updating = true
 	s.pool.run(func() {
-		extra := s.extraCost(s)
+		s.UpdateCost()
 		s.mu.Lock()
 		s.cost.updating = false
-		s.cost.extra = extra
-		s.retarget()
-		wake := s.in.wants()
 		s.mu.Unlock()
-		if wake {
-			s.pool.run(s.workFn)
-		}
 	})
 }
 
@@ -177,19 +191,36 @@ func (s *Session) delay() time.Duration {
 	return s.cost.delay(&s.limits)
 }
 
-// overdrawn reports whether the session is to be ended because of its cost. The
-// first time, dismiss is to be called then, without the lock.
-func (s *Session) overdrawn() (first bool) {
+// overdrawn reports whether the session is now to be ended because of its cost:
+// dismiss is to be called then, without the lock. It is asked when something
+// comes from the peer, so that a peer who reaches the limit learns it from the
+// answer to its next request, and is forgiven what has decayed before.
+func (s *Session) overdrawn() bool {
 	if s.cost.account == nil || s.cost.over || s.cost.target > 0 || s.state >= stateClosing {
 		return false
 	}
-	s.cost.over = true
-	return true
+	s.retarget()
+	s.cost.over = s.cost.target == 0
+	return s.cost.over
 }
 
-// costError describes the session's cost.
+// unblock sees to what waits while the cost leaves no worker to handle it.
+func (s *Session) unblock() {
+	switch {
+	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
+	case s.state >= stateClosing:
+		s.in.clear() // or it would hold up the end
+	case s.overdrawn():
+		s.pool.run(s.dismiss)
+	}
+}
+
+// costError describes the session's cost. It is called under the lock.
 func (s *Session) costError() *CostError {
 	e := &CostError{Limit: s.limits.CostHard}
+	if s.cost.said {
+		e.Limit = 0
+	}
 	if s.cost.account != nil {
 		e.Cost = s.cost.account.settle(s.limits.CostDecay) + s.cost.extra
 		if s.limits.CostDecay > 0 {
@@ -199,7 +230,8 @@ func (s *Session) costError() *CostError {
 	return e
 }
 
-// excessive returns the error that requests are answered when the cost is too high.
+// excessive returns the error that requests are answered when the cost is too
+// high. It is called under the lock.
 func (s *Session) excessive() *Error {
 	e := ExcessiveResourceUsage()
 	if s.limits.CostData {
@@ -212,14 +244,14 @@ func (s *Session) excessive() *Error {
 func (s *Session) dismiss() {
 	s.mu.Lock()
 	why := s.costError()
-	s.mu.Unlock()
-	level := slog.LevelInfo
-	if s.load.warned.CompareAndSwap(false, true) {
-		level = slog.LevelWarn // once: on a busy server there may be many
+	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
+	if why.Limit > 0 {
+		by = slog.Group("limit", slog.String("name", "Limits.CostHard"), slog.Float64("value", why.Limit))
+		if s.load.warned.CompareAndSwap(false, true) {
+			level = slog.LevelWarn // once: on a busy server there may be many
+		}
 	}
-	s.mu.Lock()
-	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost),
-		slog.Group("limit", slog.String("name", "Limits.CostHard"), slog.Float64("value", why.Limit)),
+	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
 		slog.Float64("retry after", why.RetryAfter))
 	s.mu.Unlock()
 	if s.onExcessiveCost != nil {
@@ -236,4 +268,7 @@ func (s *Session) dismiss() {
 		entry.refuse(s, e)
 	}
 	s.end(why, s.limits.CloseTimeout)
+	s.mu.Lock()
+	s.leave() // if it was ending already, and waited for what was refused
+	s.mu.Unlock()
 }

@@ -57,6 +57,7 @@ func (g *groups) join(name string, perSecond float64) *account {
 			g.most = 2 * len(g.accounts)
 		}
 		a = newAccount()
+		a.shared = true
 		g.accounts[name] = a
 	}
 	a.sessions++

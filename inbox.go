@@ -137,9 +137,10 @@ func (s *Session) work() {
 	defer func() {
 		if c != nil { // its handler ended the goroutine: runtime.Goexit
 			s.mu.Lock()
-			s.in.done(c)
+			s.handled(c)
 		}
 		s.in.workers--
+		s.unblock()
 		wake := c != nil && s.in.wants()
 		s.checkDrained()
 		s.leave()
@@ -168,14 +169,17 @@ func (s *Session) work() {
 			s.reply(c, nil, ErrPeerCancelled)
 		}
 		s.mu.Lock()
-		s.in.done(c)
+		s.handled(c)
 		c = nil
-		s.weigh()
 		s.checkDrained()
-		if s.overdrawn() {
-			s.pool.run(s.dismiss)
-		}
 	}
+}
+
+// handled is called when c's handler has returned, or ended its goroutine.
+func (s *Session) handled(c *call) {
+	s.in.done(c)
+	s.rested()
+	s.weigh()
 }
 
 // wait delays c because of the session's cost, and reports whether it is still

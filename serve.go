@@ -101,11 +101,15 @@ func (s *Session) reply(c *call, result any, err error) {
 		}
 	}
 	var e *Error
-	excessive := errors.Is(err, ErrExcessiveCost)
+	excessive, first := errors.Is(err, ErrExcessiveCost), false
 	switch {
 	case err == nil:
 	case excessive:
+		s.mu.Lock()
+		first = !s.cost.over
+		s.cost.over, s.cost.said = true, s.cost.said || first
 		e = s.excessive()
+		s.mu.Unlock()
 	case s.cancel != nil && c.gaveUp(err):
 		e = s.cancellationError()
 	default:
@@ -127,14 +131,8 @@ func (s *Session) reply(c *call, result any, err error) {
 		}
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
-	if excessive {
-		s.mu.Lock()
-		first := !s.cost.over
-		s.cost.over = true
-		s.mu.Unlock()
-		if first {
-			s.dismiss()
-		}
+	if first {
+		s.dismiss()
 	} else if d != nil && !c.deferEnd(s) {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
@@ -233,14 +231,14 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) {
 		}
 	}
 	s.mu.Lock()
-	if e != nil && c.ctx.ended() != ErrPeerCancelled {
-		s.stats.Errors++
-		s.charge(s.limits.CostError + e.Cost)
-	}
-	if c.answered {
+	if c.answered { // and paid for
 		s.stats.LateResults++
 		s.mu.Unlock()
 		return
+	}
+	if e != nil && c.ctx.ended() != ErrPeerCancelled {
+		s.stats.Errors++
+		s.charge(s.limits.CostError + e.Cost)
 	}
 	c.settle(s)
 	complete := false
