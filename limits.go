@@ -66,7 +66,8 @@ type Limits struct {
 	// KeepAlive is after how long without anything passing the connection is
 	// probed: by a notification if KeepAliveMethod names one (default 60 s; what
 	// is sent so is no life for this side's IdleTimeout), otherwise by TCP
-	// (default what package net does: 15 s).
+	// (default what package net does: 15 s). The peer should have a handler for
+	// that method, or each probe is an error, with its cost.
 	KeepAlive       time.Duration
 	KeepAliveMethod string
 

@@ -1,0 +1,146 @@
+package rpcx
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// addressed is a connection with a remote address.
+type addressed struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.addr }
+
+// text is an address as some connections have it.
+type text string
+
+func (text) Network() string  { return "text" }
+func (a text) String() string { return string(a) }
+
+func TestGroupBySubnet(t *testing.T) {
+	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
+	for _, c := range []struct {
+		name         string
+		bits4, bits6 int
+		addr         net.Addr
+		want         string
+	}{
+		{"IPv4", 24, 48, tcp("192.0.2.7:1000"), "192.0.2.0/24"},
+		{"IPv4, another of the same", 24, 48, tcp("192.0.2.255:2000"), "192.0.2.0/24"},
+		{"IPv4, one by one", 32, 64, tcp("192.0.2.7:1000"), "192.0.2.7/32"},
+		{"IPv6 /48", 24, 48, tcp("[2001:db8:1:2::7]:1000"), "2001:db8:1::/48"},
+		{"IPv6 /64", 24, 64, tcp("[2001:db8:1:2::7]:1000"), "2001:db8:1:2::/64"},
+		{"IPv4 in IPv6", 24, 48, text("[::ffff:192.0.2.7]:1000"), "192.0.2.0/24"},
+		{"IPv6 with a zone", 24, 64, tcp("[fe80::1%eth0]:1000"), "fe80::/64"},
+		{"more bits than there are", 33, 129, tcp("192.0.2.7:1000"), "192.0.2.7"},
+		{"no bits: all together", 0, 0, tcp("192.0.2.7:1000"), "0.0.0.0/0"},
+		{"a unix socket", 24, 48, &net.UnixAddr{Net: "unix"}, ""},
+		{"a unix socket with a name", 24, 48, &net.UnixAddr{Net: "unix", Name: "@name"}, ""},
+		{"a name", 24, 48, text("localhost:1000"), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn := addressed{addr: c.addr}
+			s := newSession(newStream(conn, NewlineFramer{}), options(nil), RoleServer, &pool{}, &load{})
+			if got := GroupBySubnet(c.bits4, c.bits6)(s); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	s := newSession(&messages{conn: nowhere{}}, options(nil), RoleServer, &pool{}, &load{})
+	if got := GroupBySubnet(24, 48)(s); got != "" {
+		t.Errorf("without an address it is in group %q", got)
+	}
+}
+
+func TestAccountsOfGroupsArePruned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g groups
+		kept := g.join("with a session", 1)
+		kept.charge(50)
+		g.join("with a cost", 1).charge(100000)
+		g.accounts["with a cost"].sessions--
+		for i := range 100000 {
+			a := g.join(fmt.Sprint(i), 1)
+			a.charge(1)
+			a.sessions--
+			if i%100 == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		if n := len(g.accounts); n > 2100 {
+			t.Errorf("%d accounts are kept", n)
+		}
+		if g.join("with a session", 1) != kept || g.accounts["with a cost"] == nil {
+			t.Error("an account that was needed is gone")
+		}
+		if g.size("with a session") != 2 || g.size("with a cost") != 0 || g.size("none") != 0 {
+			t.Error("the sessions are not counted")
+		}
+	})
+}
+
+// A group's budget is the sum of what its members use, and outlives them.
+func TestGroupSharesItsBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &Server{Options: Options{Limits: Limits{Group: func(s *Session) string { return s.RemoteAddr().String() }}}}
+		serve := func(group string) (*Session, net.Conn) {
+			near, far := net.Pipe()
+			go func() { // what is written is not looked at
+				for buf := make([]byte, 1000); ; {
+					if _, err := far.Read(buf); err != nil {
+						return
+					}
+				}
+			}()
+			s := srv.ServeConn(addressed{near, text(group)})
+			t.Cleanup(func() { far.Close() })
+			return s, far
+		}
+		say := func(conn net.Conn) {
+			conn.Write([]byte(`{"jsonrpc":"2.0","method":"m"}` + "\n"))
+			synctest.Wait()
+		}
+		a, _ := serve("one")
+		b, farB := serve("one")
+		other, _ := serve("two")
+		alone, _ := serve("")
+		a.BumpCost(6000)
+		if a.Cost() != 6000 || b.Cost() != 6000 || other.Cost() != 0 || alone.Cost() != 0 {
+			t.Errorf("the costs are %v, %v, %v, %v", a.Cost(), b.Cost(), other.Cost(), alone.Cost())
+		}
+		say(farB) // it learns it when it next does something
+		if n := b.Stats().Concurrency; n != 10 {
+			t.Errorf("another member's concurrency is %d", n)
+		}
+		a.BumpCost(10000)
+		say(farB)
+		<-b.Done()
+		a.Close()
+		<-a.Done()
+
+		time.Sleep(time.Minute)
+		c, farC := serve("one") // a reconnect does not help
+		if got := c.Cost(); got < 15000 || c.Stats().Concurrency != 0 {
+			t.Errorf("the cost after a reconnect is %v, with a concurrency of %d", got, c.Stats().Concurrency)
+		}
+		say(farC)
+		<-c.Done()
+		if _, ok := c.Err().(*CostError); !ok {
+			t.Errorf("it ended with %v", c.Err())
+		}
+		time.Sleep(2 * time.Hour)
+		d, farD := serve("one") // time does
+		say(farD)
+		if d.Stats().Concurrency != 20 || d.Err() != nil {
+			t.Errorf("after two hours: %+v, %v", d.Stats(), d.Err())
+		}
+		srv.Close()
+		srv.Wait()
+	})
+}
