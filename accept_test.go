@@ -1,0 +1,254 @@
+package rpcx_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// newSecureServer has srv serve a listener in memory by TLS.
+func newSecureServer(t *testing.T, srv *rpcx.Server, config *tls.Config) *memory {
+	t.Helper()
+	m := newMemory()
+	go srv.Serve(tls.NewListener(m, config))
+	t.Cleanup(func() {
+		srv.Close()
+		srv.Wait()
+	})
+	synctest.Wait()
+	return m
+}
+
+// dial returns a connection to the server that accepts from m.
+func (m *memory) dial(t *testing.T) net.Conn {
+	near, far := net.Pipe()
+	m.conns <- near
+	t.Cleanup(func() { far.Close() })
+	synctest.Wait()
+	return far
+}
+
+// isClosed reports whether the other end has closed the connection.
+func isClosed(conn net.Conn) bool {
+	conn.SetReadDeadline(time.Now().Add(time.Nanosecond))
+	_, err := conn.Read(make([]byte, 1))
+	return err == io.EOF
+}
+
+func TestHandshakesAreBounded(t *testing.T) {
+	secure, client := certificate(t)
+	client.ServerName = "example.com"
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		srv := &rpcx.Server{MaxHandshakes: 2, Options: rpcx.Options{Handler: methods{"reply": reply}, Logger: slog.New(log)}}
+		m := newSecureServer(t, srv, secure)
+		silent := []net.Conn{m.dial(t), m.dial(t)} // they never speak
+		if n := srv.Stats().Handshakes; n != 2 || srv.Stats().Sessions != 0 {
+			t.Errorf("%d handshakes are in progress", n)
+		}
+		for range 3 {
+			if !isClosed(m.dial(t)) {
+				t.Error("a handshake beyond the limit goes on")
+			}
+		}
+		if got := srv.Stats().Refused; !maps.Equal(got, map[string]uint64{"Server.MaxHandshakes": 3}) {
+			t.Errorf("refused were %v", got)
+		}
+		if got := log.take(); len(got) != 1 {
+			t.Errorf("logged was %q", got)
+		}
+
+		time.Sleep(10*time.Second - 1)
+		synctest.Wait()
+		if n := srv.Stats().Handshakes; n != 2 {
+			t.Errorf("%d handshakes are in progress", n)
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if n := srv.Stats().Handshakes; n != 0 || !isClosed(silent[0]) || !isClosed(silent[1]) {
+			t.Errorf("after HandshakeTimeout %d handshakes are in progress", n)
+		}
+		if got := log.attr("error"); len(got) != 2 || !strings.Contains(got[0], "Server.HandshakeTimeout") {
+			t.Errorf("logged were the errors %q", got)
+		}
+
+		conn := tls.Client(m.dial(t), client) // there is room again
+		s := rpcx.NewSession(conn, nil)
+		got, err := rpcx.Call[int](t.Context(), s, "reply", rpcx.Args{1})
+		if got != 1 || err != nil {
+			t.Errorf("the call: %v, %v", got, err)
+		}
+		s.Close()
+		<-s.Done()
+	})
+}
+
+func TestHandshakeEndsWithTheServer(t *testing.T) {
+	secure, _ := certificate(t)
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{HandshakeTimeout: -1}
+		m := newSecureServer(t, srv, secure)
+		conn := m.dial(t)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if srv.Stats().Handshakes != 1 {
+			t.Error("without HandshakeTimeout the handshake has ended")
+		}
+		takes(t, 0, func() {
+			srv.Close()
+			srv.Wait()
+		})
+		if !isClosed(conn) {
+			t.Error("the connection is left open")
+		}
+	})
+}
+
+func TestMaxGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group := "first"
+		srv := &rpcx.Server{MaxGroup: 2, MaxSessions: 5}
+		srv.Options.Limits.Group = func(*rpcx.Session) string { return group }
+		srv.Options.Limits.CostOff = true // it is counted all the same
+		m, _ := newServer(t, srv)
+		one := m.connect(t)
+		m.connect(t)
+		if !m.connect(t).hungUp() {
+			t.Error("the group has a third session")
+		}
+		group = "" // none
+		for range 3 {
+			if m.connect(t).hungUp() {
+				t.Error("what is in no group is refused")
+			}
+		}
+		if !m.connect(t).hungUp() {
+			t.Error("there is a session beyond MaxSessions")
+		}
+		if got := srv.Stats().Refused; !maps.Equal(got, map[string]uint64{"Server.MaxGroup": 1, "Server.MaxSessions": 1}) {
+			t.Errorf("refused were %v", got)
+		}
+		one.Close()
+		synctest.Wait()
+		group = "first"
+		if m.connect(t).hungUp() {
+			t.Error("the place of a session that ended is not given away")
+		}
+	})
+}
+
+func TestServerLimitsCanBeSwitchedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxGroup: -1, MaxSessions: -1, MaxQueuedBytes: -1}
+		srv.Options.Limits.Group = func(*rpcx.Session) string { return "all" }
+		m, _ := newServer(t, srv)
+		for range 100 {
+			if m.connect(t).hungUp() {
+				t.Fatal("a session is refused")
+			}
+		}
+		if got := srv.Stats(); got.Sessions != 100 || got.Refused != nil {
+			t.Errorf("stats are %+v", got)
+		}
+	})
+}
+
+func TestMaxQueuedBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxQueuedBytes: 100_000, Options: rpcx.Options{Handler: open}}
+		srv.Options.Limits.Concurrency = 1
+		m, _ := newServer(t, srv)
+		large := `{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":`
+		greedy, modest := m.connect(t), m.connect(t)
+		greedy.say(large + `0}`) // runs
+		for range 10 {
+			greedy.say(large + `1}`)
+		}
+		greedy.expectNothing()
+		if n := srv.Stats().QueuedBytes; n < 96_000 || n > 104_000 {
+			t.Errorf("%d bytes wait", n)
+		}
+		full := `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - over 100000 bytes waiting (Server.MaxQueuedBytes)"},"id":`
+		greedy.say(large + `2}`)
+		greedy.expect(full + `2}`)
+		modest.say(ask("m", 3)) // the limit is for all together
+		modest.expect(full + `3}`)
+
+		close(open)
+		synctest.Wait()
+		greedy.heard()
+		modest.say(ask("m", 4))
+		modest.expect(answered(`"through"`, 4))
+		greedy.Close()
+		modest.Close()
+		synctest.Wait()
+		if n := srv.Stats().QueuedBytes; n != 0 {
+			t.Errorf("%d bytes are left of sessions that ended", n)
+		}
+	})
+}
+
+// What is counted of a session ends with it, however it ends.
+func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
+	for name, end := range map[string]func(s *rpcx.Session, w *wire){
+		"Close":     func(s *rpcx.Session, _ *wire) { s.Close() },
+		"Shutdown":  func(s *rpcx.Session, _ *wire) { go s.Shutdown(context.Background()) },
+		"hang up":   func(_ *rpcx.Session, w *wire) { w.Close() },
+		"its cost":  func(s *rpcx.Session, w *wire) { s.BumpCost(20000); w.say(ask("m", 1)) },
+		"a timeout": func(*rpcx.Session, *wire) { time.Sleep(time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open := make(gate)
+				srv := &rpcx.Server{Options: rpcx.Options{Handler: open}}
+				srv.Options.Limits.Concurrency = 1
+				m, _ := newServer(t, srv)
+				w := m.connect(t)
+				for i := range 10 {
+					w.say(`{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":` + string(rune('0'+i)) + `}`)
+				}
+				synctest.Wait()
+				if srv.Stats().QueuedBytes < 80_000 {
+					t.Errorf("%d bytes wait", srv.Stats().QueuedBytes)
+				}
+				for s := range srv.Sessions() {
+					end(s, w)
+				}
+				synctest.Wait()
+				close(open)
+				w.hungUp()
+				w.Close()
+				synctest.Wait()
+				if got := srv.Stats(); got.QueuedBytes != 0 || got.Sessions != 0 {
+					t.Errorf("stats are %+v", got)
+				}
+			})
+		})
+	}
+}
+
+func TestErrorOfARefusedConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxSessions: 1}
+		m, _ := newServer(t, srv)
+		m.connect(t)
+		s := rpcx.NewSession(m.dial(t), nil)
+		err := s.Call(t.Context(), "m", nil, nil)
+		if !errors.Is(err, rpcx.ErrConnectionLost) {
+			t.Errorf("the call: %v", err)
+		}
+		s.Close()
+		<-s.Done()
+	})
+}
