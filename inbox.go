@@ -141,7 +141,7 @@ func (s *Session) work() {
 		}
 		s.in.workers--
 		s.unblock()
-		wake := c != nil && s.in.wants()
+		wake := !s.cost.over && s.in.wants()
 		s.checkDrained()
 		s.leave()
 		s.mu.Unlock()
