@@ -43,7 +43,7 @@ func (tr *traffic) check(what string, got, want int, err error, also ...error) {
 	case err == nil:
 		tr.t.Errorf("%s: got %d, want %d", what, got, want)
 	default:
-		for _, target := range append(also, rpcx.ErrConnectionLost, rpcx.ErrClosed, rpcx.ErrServerBusy) {
+		for _, target := range append(also, rpcx.ErrConnectionLost, rpcx.ErrClosed, rpcx.ErrServerBusy, rpcx.ErrExcessiveResourceUsage) {
 			if errors.Is(err, target) {
 				return
 			}
@@ -148,27 +148,67 @@ func shutdown(t *testing.T, s *rpcx.Session) {
 	}()
 }
 
+// features are options of the two ends, beside what they handle.
+var features = map[string]func(a, b *rpcx.Options){
+	"plain": func(a, b *rpcx.Options) {},
+	"with cancellation, few slots, an order": func(a, b *rpcx.Options) {
+		for _, o := range []*rpcx.Options{a, b} {
+			o.Cancellation = rpcx.LSPCancellation
+			o.Order = rpcx.NotificationsFirst
+			o.Limits.Outgoing = 2
+		}
+	},
+	"with silent cancellation, one end sequential": func(a, b *rpcx.Options) {
+		a.Cancellation = &rpcx.Cancellation{Method: "cancel"}
+		b.Cancellation = a.Cancellation
+		a.Order = rpcx.Sequential
+		a.Limits.IdleTimeout = time.Hour
+		a.Limits.KeepAliveMethod = "note"
+	},
+	"until it costs too much": func(a, b *rpcx.Options) {
+		for _, o := range []*rpcx.Options{a, b} {
+			// No calls back: with one handler at each end they would wait for each other.
+			o.Handler = methods{"reply": reply, "back": reply, "note": trafficHandler["note"]}
+			o.Role = rpcx.RoleServer
+			o.Limits.CostPerByte = 1
+			o.Limits.CostSoft, o.Limits.CostHard, o.Limits.CostDelay = 300, 2000, -1
+			o.Limits.Concurrency = 4
+			o.ExtraCost = func(s *rpcx.Session) float64 { return s.Cost() / 10 }
+			o.OnExcessiveCost = func(s *rpcx.Session) { s.BumpCost(1) }
+			o.Trace = &rpcx.Trace{CostChanged: func(s *rpcx.Session, _ float64, _ int) { s.Stats() }}
+			o.Cancellation = rpcx.LSPCancellation
+		}
+		b.Limits.CostHard = 3000
+	},
+}
+
 func TestStressSessionsThatEndAtAnyPoint(t *testing.T) {
-	for name, happen := range happenings {
-		t.Run(name, func(t *testing.T) {
-			for at := int64(1); at < 60; at += 2 {
-				synctest.Test(t, func(t *testing.T) {
-					a, b := rpcx.Pipe(handling(trafficHandler), handling(trafficHandler))
-					tr := &traffic{t: t, happenAt: at, happen: func() { happen(t, a, b) }}
-					start := time.Now()
-					tr.flow(context.Background(), a, b, 15)
-					if d := time.Since(start); d > time.Second { // the second that Close may take
-						t.Errorf("something waited for %v", d)
-					}
-					if name == "nothing" && tr.answered.Load() < 50 {
-						t.Errorf("only %d were answered", tr.answered.Load())
-					}
-				})
-				if t.Failed() {
-					t.Fatalf("at operation %d", at)
-				}
+	for feature, set := range features {
+		for name, happen := range happenings {
+			t.Run(feature+", "+name, func(t *testing.T) { stressPipe(t, set, happen, feature == "plain" && name == "nothing") })
+		}
+	}
+}
+
+func stressPipe(t *testing.T, set func(a, b *rpcx.Options), happen func(t *testing.T, a, b *rpcx.Session), all bool) {
+	for at := int64(1); at < 60; at += 2 {
+		synctest.Test(t, func(t *testing.T) {
+			oa, ob := handling(trafficHandler), handling(trafficHandler)
+			set(oa, ob)
+			a, b := rpcx.Pipe(oa, ob)
+			tr := &traffic{t: t, happenAt: at, happen: func() { happen(t, a, b) }}
+			start := time.Now()
+			tr.flow(context.Background(), a, b, 15)
+			if d := time.Since(start); d > time.Second { // the second that Close may take
+				t.Errorf("something waited for %v", d)
+			}
+			if all && tr.answered.Load() < 50 {
+				t.Errorf("only %d were answered", tr.answered.Load())
 			}
 		})
+		if t.Failed() {
+			t.Fatalf("at operation %d", at)
+		}
 	}
 }
 
@@ -283,6 +323,12 @@ func TestStressServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		srv := &rpcx.Server{Options: *handling(trafficHandler)}
+		if round%3 == 0 { // they share a budget, which is soon used up
+			srv.Options.Limits.Group = rpcx.GroupBySubnet(24, 48)
+			srv.Options.Limits.CostPerByte, srv.Options.Limits.CostDelay = 1, -1
+			srv.Options.Limits.CostDecay = 1e6 // and soon there again
+			srv.MaxGroup = 8
+		}
 		served := make(chan error, 1)
 		go func() { served <- srv.Serve(l) }()
 		tr := &traffic{t: t}
