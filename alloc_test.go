@@ -29,30 +29,47 @@ func TestCallAllocs(t *testing.T) {
 		{"Func", fn, 14},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			srv := &rpcx.Server{Options: rpcx.Options{Handler: test.handler}}
-			go srv.Serve(l)
-			defer srv.Wait()
-			defer srv.Close()
-			s, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			ctx := context.Background()
-			allocs := testing.AllocsPerRun(2000, func() {
-				var reply string
-				if err := s.Call(ctx, "echo", rpcx.Args{"Howdy"}, &reply); err != nil || reply != "Howdy" {
-					t.Fatalf("reply %q, error %v", reply, err)
-				}
-			})
-			t.Logf("%v allocations a call", allocs)
-			if allocs > test.most {
+			if allocs := callAllocs(t, rpcx.Options{Handler: test.handler}); allocs > test.most {
 				t.Errorf("%v allocations a call, want at most %v", allocs, test.most)
 			}
 		})
 	}
+	t.Run("accounting adds none", func(t *testing.T) {
+		off := rpcx.Options{Handler: raw}
+		off.Limits.CostOff = true
+		on := rpcx.Options{Handler: raw}
+		on.Limits.CostPerByte = 1e-3 // charged for each message
+		on.Limits.Group = func(*rpcx.Session) string { return "all" }
+		without, with := callAllocs(t, off), callAllocs(t, on)
+		if with > without {
+			t.Errorf("%v allocations a call with accounting, %v without", with, without)
+		}
+	})
+}
+
+// callAllocs returns the allocations of an echo by a server with opts.
+func callAllocs(t *testing.T, opts rpcx.Options) float64 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &rpcx.Server{Options: opts}
+	go srv.Serve(l)
+	defer srv.Wait()
+	defer srv.Close()
+	s, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx := context.Background()
+	allocs := testing.AllocsPerRun(2000, func() {
+		var reply string
+		if err := s.Call(ctx, "echo", rpcx.Args{"Howdy"}, &reply); err != nil || reply != "Howdy" {
+			t.Fatalf("reply %q, error %v", reply, err)
+		}
+	})
+	t.Logf("%v allocations a call", allocs)
+	return allocs
 }
