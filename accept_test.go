@@ -73,7 +73,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 		if n := srv.Stats().Handshakes; n != 2 {
 			t.Errorf("%d handshakes are in progress", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if n := srv.Stats().Handshakes; n != 0 || !isClosed(silent[0]) || !isClosed(silent[1]) {
 			t.Errorf("after HandshakeTimeout %d handshakes are in progress", n)
