@@ -28,13 +28,14 @@ func TestCancelledHandlerLearnsWhy(t *testing.T) {
 		name   string
 		result func(ctx context.Context) (any, error)
 		want   string
+		errors uint64 // that it counts as
 	}{
-		{"its context's error is answered as the dialect says", func(ctx context.Context) (any, error) { return nil, ctx.Err() }, cancelledReply + "1}"},
-		{"so is its cause", func(ctx context.Context) (any, error) { return nil, context.Cause(ctx) }, cancelledReply + "1}"},
-		{"and either of them wrapped", func(ctx context.Context) (any, error) { return nil, fmt.Errorf("query: %w", ctx.Err()) }, cancelledReply + "1}"},
-		{"a result is sent all the same", func(context.Context) (any, error) { return "done", nil }, answered(`"done"`, 1)},
+		{"its context's error is answered as the dialect says", func(ctx context.Context) (any, error) { return nil, ctx.Err() }, cancelledReply + "1}", 0},
+		{"so is its cause", func(ctx context.Context) (any, error) { return nil, context.Cause(ctx) }, cancelledReply + "1}", 0},
+		{"and either of them wrapped", func(ctx context.Context) (any, error) { return nil, fmt.Errorf("query: %w", ctx.Err()) }, cancelledReply + "1}", 0},
+		{"a result is sent all the same", func(context.Context) (any, error) { return "done", nil }, answered(`"done"`, 1), 0},
 		{"and so is an error of its own", func(context.Context) (any, error) { return nil, rpcx.Errorf(5, "half done") },
-			`{"jsonrpc":"2.0","error":{"code":5,"message":"half done"},"id":1}`},
+			`{"jsonrpc":"2.0","error":{"code":5,"message":"half done"},"id":1}`, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -52,6 +53,9 @@ func TestCancelledHandlerLearnsWhy(t *testing.T) {
 				w.say(sayCancel("1")) // it is answered
 				w.expectNothing()
 				live(t, s)
+				if n := s.Stats().Errors; n != c.errors {
+					t.Errorf("it counts as %d errors", n)
+				}
 			})
 		})
 	}

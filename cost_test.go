@@ -210,7 +210,10 @@ func TestPeerThatLeavesWhileTheHookRunsLeavesNothingBehind(t *testing.T) {
 
 func TestNotificationsThatAreTooCostlyDoNotHoldUpTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		opts := handling(methods{"costly": costs(20000)})
+		opts := handling(methods{"costly": func(ctx context.Context, req *rpcx.Request) (any, error) {
+			time.Sleep(time.Second) // the peer has gone by then
+			return costs(20000)(ctx, req)
+		}})
 		opts.Limits.Concurrency = 1
 		s, w := newServed(t, opts)
 		note := `{"jsonrpc":"2.0","method":"costly"}` + "\n"
