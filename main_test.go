@@ -16,6 +16,7 @@ func TestMain(m *testing.M) {
 		programs[name]() // a test of Command has started this
 		return
 	}
+	setResolver()
 	before := goroutines()
 	code := m.Run()
 	if leaked := leftBehind(before); code == 0 && len(leaked) > 0 {

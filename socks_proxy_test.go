@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -152,6 +153,19 @@ func readSOCKSRequest(r *bufio.Reader, w io.Writer) (version, user, dest string,
 	return "SOCKS5", user, net.JoinHostPort(host, port), err
 }
 
+// resolverDial is the dial of the default resolver, from TestMain on: package net
+// may look at that variable after a look-up, when a test would set it again.
+var resolverDial atomic.Pointer[func(ctx context.Context, network, addr string) (net.Conn, error)]
+
+func setResolver() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if dial := resolverDial.Load(); dial != nil {
+			return (*dial)(ctx, network, addr)
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+}
+
 // fakeDNS makes the default resolver ask a server that knows the hosts given, and
 // returns what tells the names that were asked for since the last time. Nothing
 // else is asked for until the test ends.
@@ -159,9 +173,7 @@ func fakeDNS(t *testing.T, hosts map[string][]string) (asked func() []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var names []string
-	resolver := net.DefaultResolver
-	t.Cleanup(func() { net.DefaultResolver = resolver })
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+	dial := func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		// Owner: the resolver. End: it closes its end.
 		go func() {
@@ -184,7 +196,9 @@ func fakeDNS(t *testing.T, hosts map[string][]string) (asked func() []string) {
 			}
 		}()
 		return near, nil
-	}}
+	}
+	resolverDial.Store(&dial)
+	t.Cleanup(func() { resolverDial.Store(nil) })
 	return func() []string {
 		mu.Lock()
 		defer mu.Unlock()
