@@ -80,7 +80,8 @@ func (r *Router) Mount(name string, sub *Router) error {
 	trees.Lock()
 	defer trees.Unlock()
 	if sub.parent != nil {
-		return fmt.Errorf("mount %q: the router is mounted already, as %q", name, sub.path())
+		path, _ := sub.pathFrom(nil)
+		return fmt.Errorf("mount %q: the router is mounted already, as %q", name, path)
 	}
 	for above := r; above != nil; above = above.parent {
 		if above == sub {
@@ -142,16 +143,19 @@ func (r *Router) Parent() *Router {
 func (r *Router) Path() string {
 	trees.RLock()
 	defer trees.RUnlock()
-	return r.path()
+	path, _ := r.pathFrom(nil)
+	return path
 }
 
-func (r *Router) path() string {
+// pathFrom returns the path from root to r, and from the top of the tree if r is
+// not within root.
+func (r *Router) pathFrom(root *Router) (path string, within bool) {
 	var names []string
-	for ; r.parent != nil; r = r.parent {
+	for ; r != root && r != nil && r.parent != nil; r = r.parent {
 		names = append(names, r.name)
 	}
 	slices.Reverse(names)
-	return strings.Join(names, "/")
+	return strings.Join(names, "/"), r == root
 }
 
 // PathOf returns the path from r to a service that hangs in its tree: a *Router,
@@ -166,13 +170,10 @@ func (r *Router) PathOf(service any) (path string, ok bool) {
 		}
 		sub = r.services[service][0]
 	}
-	for above := sub; above != r; above = above.parent {
-		if above == nil {
-			return "", false
-		}
+	if path, ok = sub.pathFrom(r); !ok {
+		return "", false
 	}
-	// Two routers of one tree: the path of the one begins with that of the other.
-	return strings.TrimPrefix(strings.TrimPrefix(sub.path(), r.path()), "/"), true
+	return path, true
 }
 
 // Resolve returns what is at path: the handler of a method, or a *Router. The

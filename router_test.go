@@ -135,6 +135,8 @@ func TestRouterPathOf(t *testing.T) {
 	root, a, _, c := tree(t)
 	svc, twin := new(counter), new(counter)
 	mount(t, c, "count", rpcx.Expose[counting](svc))
+	slashed := rpcx.NewRouter()
+	mount(t, a, "/with/slashes", slashed)
 	for _, test := range []struct {
 		sentence string
 		from     *rpcx.Router
@@ -146,6 +148,7 @@ func TestRouterPathOf(t *testing.T) {
 		{"itself", a, a, "", true},
 		{"from the middle of the tree", a, c, "b/c", true},
 		{"not what is above", c, a, "", false},
+		{"a name that begins with a slash", a, slashed, "/with/slashes", true},
 		{"a service", root, svc, "a/b/c/count", true},
 		{"a service from the middle", c, svc, "count", true},
 		{"one that is not there", root, twin, "", false},
