@@ -203,9 +203,12 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 		to := twin.Field(i)
 		switch {
 		case !ok:
-		case !f.objects:
+		case !f.objects && !f.far:
 			to.Set(from)
 		case f.omits(from):
+		case !f.objects:
+			to.Set(reflect.New(from.Type()))
+			to.Elem().Set(from)
 		default:
 			raw, err := o.append(nil, from.Interface(), depth+1)
 			if err != nil {

@@ -117,7 +117,12 @@ func (o *objects) raiseMap(data []byte, v reflect.Value, depth int) error {
 func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) error {
 	twin := reflect.New(p.twin).Elem()
 	for i := range p.fields {
-		if from, ok := p.fields[i].in(v, false); ok && !p.fields[i].objects {
+		f := &p.fields[i]
+		switch from, ok := f.in(v, false); {
+		case !ok || f.objects:
+		case f.far:
+			twin.Field(i).Set(from.Addr()) // it is decoded in its place
+		default:
 			twin.Field(i).Set(from) // it stays what it is if it is absent
 		}
 	}
@@ -129,8 +134,12 @@ func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) 
 		to, ok := f.in(v, !from.IsZero())
 		switch {
 		case !ok:
-		case !f.objects:
+		case !f.objects && !f.far:
 			to.Set(from)
+		case !f.objects:
+			if !from.IsNil() {
+				to.Set(from.Elem())
+			}
 		case from.Len() > 0:
 			if err := o.unmarshal(from.Bytes(), to.Addr().Interface(), depth+1); err != nil {
 				return fmt.Errorf("field %s: %w", f.name, err)

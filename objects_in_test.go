@@ -115,6 +115,47 @@ func TestObjectsLeaveTheRestAlone(t *testing.T) {
 	}
 }
 
+// What is promoted from an embedded pointer is there only if the pointer is set.
+func TestObjectsInEmbeddedPointers(t *testing.T) {
+	type Near struct {
+		Plain  int    `json:"plain"`
+		Quoted int64  `json:"quoted,string"`
+		Empty  string `json:"empty,omitempty"`
+		Any    any    `json:"any"`
+		Dash   any    `json:"-,"`
+	}
+	type Far struct{ *Near }
+	type outer struct {
+		*Far
+		Dash int `json:"-,"`
+		Own  any `json:"own"`
+	}
+	for _, v := range []outer{
+		{}, {Own: 1, Dash: 2}, {Far: &Far{}}, {Far: &Far{&Near{}}},
+		{Far: &Far{&Near{Plain: 1, Quoted: 2, Empty: "x", Any: []any{3.0}}}},
+	} {
+		want, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := plainObjects().Append(nil, v)
+		if err != nil || string(got) != string(want) {
+			t.Errorf("got %s, %v; want %s", got, err, want)
+		}
+		var back, wantBack outer
+		if err := plainObjects().Unmarshal(got, &back); err != nil {
+			t.Errorf("%s: %v", got, err)
+		}
+		if err := json.Unmarshal(want, &wantBack); err != nil || !reflect.DeepEqual(back, wantBack) {
+			t.Errorf("%s: got %+v, want %+v, %v", got, back, wantBack, err)
+		}
+	}
+	kept := outer{Far: &Far{&Near{Plain: 1, Any: 2}}}
+	if err := plainObjects().Unmarshal([]byte(`{"any":3}`), &kept); err != nil || kept.Plain != 1 || kept.Any != 3.0 {
+		t.Errorf("decoded over it: %+v, %v", kept.Near, err)
+	}
+}
+
 func FuzzObjects(f *testing.F) {
 	for _, data := range plainValues {
 		f.Add([]byte(data))

@@ -55,6 +55,7 @@ type planField struct {
 	name      string // in JSON
 	index     []int  // in the struct
 	objects   bool   // it is a raw value in the twin
+	far       bool   // it is within an embedded pointer: without that the twin has to leave it out
 	omitEmpty bool
 	omitZero  bool
 }
@@ -178,7 +179,7 @@ func travels(f reflect.StructField) bool {
 func (o *objectTypes) structPlan(t reflect.Type) *plan {
 	p := &plan{kind: planStruct}
 	var twin []reflect.StructField
-	all := o.fields(t, nil)
+	all := o.fields(t, nil, false)
 	for i, f := range all {
 		if slices.ContainsFunc(all, func(other structField) bool { return other.name == f.name && other.hides(f) }) {
 			continue
@@ -187,13 +188,20 @@ func (o *objectTypes) structPlan(t reflect.Type) *plan {
 			name:      f.name,
 			index:     f.Index,
 			objects:   o.plan(f.Type).kind != planNone,
+			far:       f.far,
 			omitEmpty: slices.Contains(f.options, "omitempty"),
 			omitZero:  slices.Contains(f.options, "omitzero"),
 		}
-		if field.objects {
+		switch {
+		case field.objects:
 			f.Type = o.raw
+		case field.far:
+			f.Type = reflect.PointerTo(f.Type)
 		}
-		tag := fmt.Sprintf("json:%q %s", strings.Join(append([]string{f.name}, f.options...), ","), f.Tag)
+		if field.objects || field.far {
+			f.options = append(f.options, "omitempty") // what was not set in the twin is left out
+		}
+		tag := fmt.Sprintf("json:%q %s", f.name+","+strings.Join(f.options, ","), f.Tag)
 		twin = append(twin, reflect.StructField{Name: fmt.Sprint("F", i), Type: f.Type, Tag: reflect.StructTag(tag)})
 		p.fields = append(p.fields, field)
 	}
@@ -207,6 +215,7 @@ type structField struct {
 	name    string
 	options []string
 	tagged  bool
+	far     bool // it is within an embedded pointer
 }
 
 // hides reports whether f is seen in the place of another field of the same name:
@@ -218,8 +227,8 @@ func (f structField) hides(other structField) bool {
 	return f.tagged && !other.tagged
 }
 
-// fields returns the fields of t, which is embedded at index.
-func (o *objectTypes) fields(t reflect.Type, index []int) (all []structField) {
+// fields returns the fields of t, which is embedded at index, far if by a pointer.
+func (o *objectTypes) fields(t reflect.Type, index []int, far bool) (all []structField) {
 	for f := range t.Fields() {
 		f.Index = append(slices.Clone(index), f.Index...)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -231,10 +240,10 @@ func (o *objectTypes) fields(t reflect.Type, index []int) (all []structField) {
 		case !travels(f):
 		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct && o.leaf(f.Type) == nil && o.leaf(embedded) == nil:
 			if len(index) < maxEmbedded {
-				all = append(all, o.fields(embedded, f.Index)...)
+				all = append(all, o.fields(embedded, f.Index, far || embedded != f.Type)...)
 			}
 		case f.IsExported():
-			field := structField{f, cmp.Or(name, f.Name), nil, name != ""}
+			field := structField{f, cmp.Or(name, f.Name), nil, name != "", far}
 			if options != "" {
 				field.options = strings.Split(options, ",")
 			}
