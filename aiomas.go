@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -183,39 +182,49 @@ func (aiomas) Codec() Codec { return wholeNumbers{} }
 type wholeNumbers struct{ jsonCodec }
 
 // Unmarshal implements [Codec].
-func (wholeNumbers) Unmarshal(data []byte, v any) error {
+func (c wholeNumbers) Unmarshal(data []byte, v any) error {
 	dest, ok := v.(*any)
 	if !ok || dest == nil || *dest != nil {
 		return JSON.Unmarshal(data, v)
 	}
-	var x any
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	err := dec.Decode(&x)
-	*dest = wholeNumber(x)
+	x, err := c.numbers(data)
+	if err == nil {
+		x, err = numbersIn(x, c.number)
+	}
+	*dest = x
 	return err
 }
 
-// wholeNumber puts numbers in the place of the json.Numbers in x.
-func wholeNumber(x any) any {
+// number returns what a number is decoded to where any value is expected.
+func (wholeNumbers) number(n json.Number) (any, error) {
+	if i, err := n.Int64(); err == nil {
+		return i, nil
+	}
+	if f, err := n.Float64(); err == nil && strings.ContainsAny(string(n), ".eE") {
+		return f, nil
+	}
+	return n, nil
+}
+
+// numbersIn puts what number returns in the place of the json.Numbers in x.
+func numbersIn(x any, number func(json.Number) (any, error)) (_ any, err error) {
 	switch x := x.(type) {
 	case json.Number:
-		if n, err := x.Int64(); err == nil {
-			return n
-		}
-		if f, err := x.Float64(); err == nil && strings.ContainsAny(string(x), ".eE") {
-			return f
-		}
+		return number(x)
 	case []any:
 		for i, v := range x {
-			x[i] = wholeNumber(v)
+			if x[i], err = numbersIn(v, number); err != nil {
+				return nil, err
+			}
 		}
 	case map[string]any:
 		for key, v := range x {
-			x[key] = wholeNumber(v)
+			if x[key], err = numbersIn(v, number); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return x
+	return x, nil
 }
 
 // Exception implements [ServiceProtocol]: the text of err is sent.

@@ -344,6 +344,29 @@ func (jsonCodec) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
+// numbers decodes any value, and numbers to json.Number.
+func (jsonCodec) numbers(data []byte) (x any, err error) {
+	if !bytes.ContainsAny(data, "[{") {
+		// A Decoder is much for a value so small, of which there may be many.
+		if data := bytes.TrimSpace(data); isNumber(data) {
+			return json.Number(data), nil
+		}
+		err = JSON.Unmarshal(data, &x)
+		return x, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	err = dec.Decode(&x)
+	return x, err
+}
+
+// number returns what Unmarshal decodes n to where any value is expected.
+func (jsonCodec) number(n json.Number) (any, error) {
+	var f float64
+	err := JSON.Unmarshal([]byte(n), &f)
+	return f, err
+}
+
 func unmarshalDirect(data []byte, v any) (ok bool) {
 	switch v := v.(type) {
 	case *string:

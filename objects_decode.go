@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"reflect"
 )
@@ -41,33 +42,44 @@ func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error 
 		v.SetBytes(bytes.Clone(data))
 		return nil
 	case planInterface:
+		if to := v.Elem(); to.Kind() == reflect.Pointer && !to.IsNil() && !o.isNull(data) { // as encoding/json
+			return o.unmarshal(data, to.Interface(), depth+1)
+		}
 		if v.NumMethod() > 0 {
 			break
 		}
-		var x any
-		err := o.Codec.Unmarshal(data, &x)
-		if err == nil {
-			x, err = o.revive(x, depth)
-		}
+		x, err := o.anything(data, depth)
 		v.SetZero()
 		if x != nil && err == nil {
 			v.Set(reflect.ValueOf(x))
 		}
 		return err
 	case planPointer:
-		null, err := o.isNull(data)
-		if null || err != nil {
+		if o.isNull(data) {
 			v.SetZero()
-			return err
+			return nil
 		}
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
-		return o.unmarshal(data, v.Interface(), depth+1)
-	case planList:
+		return o.unmarshal(data, v.Interface(), depth)
+	case planList, planMap:
+		if p.anything && v.IsNil() {
+			// Not each element by itself: there may be many, and a peer says how many.
+			x, err := o.anything(data, depth)
+			if got := reflect.ValueOf(x); err == nil && x != nil && got.CanConvert(v.Type()) {
+				v.Set(got.Convert(v.Type()))
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			break // which is null, or an error
+		}
+		if p.kind == planMap {
+			return o.raiseMap(data, v, depth)
+		}
 		return o.raiseList(data, v, depth)
-	case planMap:
-		return o.raiseMap(data, v, depth)
 	case planStruct:
 		return o.raiseStruct(data, v, p, depth)
 	}
@@ -101,7 +113,10 @@ func (o *objects) raiseMap(data []byte, v reflect.Value, depth int) error {
 	if err := o.Codec.Unmarshal(data, pieces.Addr().Interface()); err != nil {
 		return err
 	}
-	if v.IsNil() && !pieces.IsNil() {
+	switch {
+	case pieces.IsNil():
+		v.SetZero()
+	case v.IsNil():
 		v.Set(reflect.MakeMap(v.Type()))
 	}
 	for each := pieces.MapRange(); each.Next(); {
@@ -150,16 +165,38 @@ func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) 
 }
 
 // isNull reports whether data is the codec's null.
-func (o *objects) isNull(data []byte) (bool, error) {
-	raw := reflect.New(reflect.PointerTo(o.raw))
-	err := o.Codec.Unmarshal(data, raw.Interface())
-	return raw.Elem().IsNil(), err
+func (o *objects) isNull(data []byte) bool { return bytes.Equal(bytes.TrimSpace(data), o.null) }
+
+// numberCodec is a codec of JSON that can leave numbers as they are until it is
+// known whether they are in an object, whose type may take them exactly.
+type numberCodec interface {
+	numbers(data []byte) (any, error)  // decodes any value, and numbers to json.Number
+	number(n json.Number) (any, error) // what any value would have had in its place
+}
+
+// anything decodes any value.
+func (o *objects) anything(data []byte, depth int) (x any, err error) {
+	c, ok := o.Codec.(numberCodec)
+	plain := ok && !bytes.Contains(data, []byte(typeKey)) && !bytes.Contains(data, []byte(`\u`)) // in which it may hide
+	if ok && !plain {
+		x, err = c.numbers(data)
+	} else {
+		err = o.Codec.Unmarshal(data, &x)
+	}
+	if plain || err != nil {
+		return x, err
+	}
+	return o.revive(x, depth)
 }
 
 // revive puts the objects into what the codec has made of any value.
 func (o *objects) revive(x any, depth int) (any, error) {
 	var err error
 	switch x := x.(type) {
+	case json.Number:
+		if c, ok := o.Codec.(numberCodec); ok {
+			return c.number(x)
+		}
 	case map[string]any:
 		if _, object := x[typeKey]; object {
 			// What its data is to be decoded into is known only by its id.
@@ -193,12 +230,9 @@ func (o *objects) revive(x any, depth int) (any, error) {
 // raiseObject decodes an object into v, which expects its type. A pointer and a
 // Proxy are zero for null.
 func (o *objects) raiseObject(data []byte, v reflect.Value, depth int) error {
-	if t := v.Type(); t == proxyType || t.Kind() == reflect.Pointer {
-		null, err := o.isNull(data)
-		if null || err != nil {
-			v.SetZero()
-			return err
-		}
+	if t := v.Type(); (t == proxyType || t.Kind() == reflect.Pointer) && o.isNull(data) {
+		v.SetZero()
+		return nil
 	}
 	x, err := o.object(data, depth)
 	if err != nil {

@@ -156,6 +156,43 @@ func TestObjectsInEmbeddedPointers(t *testing.T) {
 	}
 }
 
+// What there was already is decoded into as by encoding/json.
+func TestObjectsDecodeOver(t *testing.T) {
+	for _, data := range []string{`null`, `{}`, `{"any":1}`, `{"any":{"any":[2]}}`, `{"list":[3],"map":{"b":[]}}`, `{"map":null,"any":null}`} {
+		for name, dest := range map[string]func() any{
+			"a map":                    func() any { return &map[string]any{"any": "old"} },
+			"a pointer in any":         func() any { var v any = &mixture{Any: "old", List: []any{1}}; return &v },
+			"a pointer in a field":     func() any { return &mixture{Any: &mixture{Any: "old"}, Map: map[string]any{"a": 1}} },
+			"another value in any":     func() any { var v any = mixture{}; return &v },
+			"a pointer that is nil":    func() any { var v any = (*mixture)(nil); return &v },
+			"a map in an embedded one": func() any { return &mixture{MixedPointer: &MixedPointer{Far: map[string]any{"x": 1}}} },
+		} {
+			want, got := dest(), dest()
+			wantErr, err := json.Unmarshal([]byte(data), want), plainObjects().Unmarshal([]byte(data), got)
+			if (wantErr == nil) != (err == nil) || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s into %s: got %+v, %v; want %+v, %v", data, name, got, err, want, wantErr)
+			}
+		}
+	}
+}
+
+// A list of any values is not decoded one by one: a peer says how many there are.
+func TestObjectsInLongLists(t *testing.T) {
+	data := []byte("[" + strings.Repeat("1,", 9999) + "1]")
+	for _, c := range []Codec{JSON, Aiomas.Codec()} {
+		o := &objects{c, newObjectTypes(nil, nil, c), nil}
+		allocs := testing.AllocsPerRun(10, func() {
+			var list []any
+			if err := o.Unmarshal(data, &list); err != nil || len(list) != 10000 {
+				t.Errorf("%d elements, error %v", len(list), err)
+			}
+		})
+		if perElement := allocs / 10000; perElement > 3 {
+			t.Errorf("%T: %v allocations for each element", c, perElement)
+		}
+	}
+}
+
 func FuzzObjects(f *testing.F) {
 	for _, data := range plainValues {
 		f.Add([]byte(data))

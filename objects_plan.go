@@ -17,6 +17,7 @@ type objectTypes struct {
 	root  *Router // what the handler is, under its middleware; nil if that is no Router
 	types []Type
 	raw   reflect.Type // the codec's raw values
+	null  []byte       // the codec's null
 	plans atomic.Pointer[planTable]
 }
 
@@ -30,6 +31,7 @@ type planTable struct {
 func newObjectTypes(handler Handler, types []Type, c Codec) *objectTypes {
 	o := &objectTypes{types: types, raw: rawType(c)}
 	o.root, _ = handler.(*Router)
+	o.null, _ = c.Append(nil, nil)
 	if o.raw == nil {
 		o.raw = reflect.TypeFor[json.RawMessage]()
 	}
@@ -49,6 +51,8 @@ type plan struct {
 	id     int          // of planObject: its place among the types
 	twin   reflect.Type // of planStruct: the same struct with raw values for the fields with objects
 	fields []planField  // and its fields
+
+	anything bool // of planList and planMap: it is a []any or a map[string]any
 }
 
 type planField struct {
@@ -109,11 +113,11 @@ func (o *objectTypes) newPlan(t reflect.Type) *plan {
 	case reflect.Pointer:
 		return &plan{kind: planPointer}
 	case reflect.Map:
-		return &plan{kind: planMap}
+		return &plan{kind: planMap, anything: t.ConvertibleTo(reflect.TypeFor[map[string]any]())}
 	case reflect.Struct:
 		return o.structPlan(t)
 	}
-	return &plan{kind: planList}
+	return &plan{kind: planList, anything: t.ConvertibleTo(reflect.TypeFor[[]any]())}
 }
 
 // leaf returns the plan for a type that is looked into no further, nil if it is

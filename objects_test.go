@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -326,7 +327,7 @@ func TestObjectsOfOtherTypes(t *testing.T) {
 // nest is a type that contains itself.
 type nest struct {
 	P    *rpcx.Proxy `json:"p,omitempty"`
-	Nest []nest      `json:"nest,omitempty"`
+	Nest []*nest     `json:"nest,omitempty"`
 }
 
 // What a peer nests costs it more than us: there is an end to it.
@@ -342,7 +343,7 @@ func TestObjectsNestedTooDeeply(t *testing.T) {
 		"nest":    {`{"nest":[`, `]}`},
 		"wrapped": {`{"__type__":[0,`, `]}`},
 	} {
-		for n, fine := range map[int]bool{10: true, 50: false, 3000: false} {
+		for n, fine := range map[int]bool{10: true, 15: true, 50: false, 3000: false} {
 			inner := "{}"
 			if method == "wrapped" {
 				inner = "1"
@@ -357,6 +358,37 @@ func TestObjectsNestedTooDeeply(t *testing.T) {
 }
 
 type wrapped struct{ v any }
+
+// exactly is a number that a float64 would round.
+type exactly int64
+
+// What is in an object is decoded as its type wants it, also where any value is
+// expected, in which other numbers are what they are without objects.
+func TestObjectsKeepTheirNumbers(t *testing.T) {
+	const n = 1<<53 + 1
+	opts := withObjects(rpcx.ExposeMap(map[string]any{
+		"any":  func() any { return map[string]any{"n": exactly(n), "f": 1.5, "list": []any{exactly(n), n}} },
+		"list": func() any { return []any{2, "\u0000", exactly(n)} },
+		"none": func() any { return []any{2, "x"} },
+	}))
+	opts.Types = []rpcx.Type{rpcx.NewType(
+		func(e exactly) (int64, error) { return int64(e), nil }, func(n int64) (exactly, error) { return exactly(n), nil })}
+	client, _ := newPipe(t, opts, opts)
+	for method, want := range map[string]any{
+		"any":  map[string]any{"n": exactly(n), "f": 1.5, "list": []any{exactly(n), float64(1 << 53)}},
+		"list": []any{2.0, "\u0000", exactly(n)},
+		"none": []any{2.0, "x"},
+	} {
+		if got, err := rpcx.Call[any](t.Context(), client, method, nil); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %v, %v; want %v", method, got, err, want)
+		}
+		if got, err := rpcx.Call[[]any](t.Context(), client, method, nil); method != "any" && (err != nil || !reflect.DeepEqual(got, want)) {
+			t.Errorf("%s as a list: got %v, %v; want %v", method, got, err, want)
+		} else if method == "any" && err == nil {
+			t.Errorf("a map was decoded to a list: %v", got)
+		}
+	}
+}
 
 // A type that is exposed when a session has seen it already is a service from then on.
 func TestObjectsExposedLater(t *testing.T) {
