@@ -38,6 +38,10 @@ func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error 
 	switch p.kind {
 	case planProxy, planObject:
 		return o.raiseObject(data, v, depth)
+	case planService:
+		if pair, err := o.pair(data); err == nil && pair.IsValid() {
+			return fmt.Errorf("a service arrives as a *Proxy and not as a %v", v.Type())
+		}
 	case planRaw:
 		v.SetBytes(bytes.Clone(data))
 		return nil
@@ -249,14 +253,19 @@ func (o *objects) raiseObject(data []byte, v reflect.Value, depth int) error {
 	return nil
 }
 
+// pair returns what data has under typeKey, which is not valid if it has none.
+func (o *objects) pair(data []byte) (reflect.Value, error) {
+	members := reflect.New(reflect.MapOf(reflect.TypeFor[string](), o.raw)).Elem()
+	err := o.Codec.Unmarshal(data, members.Addr().Interface())
+	return members.MapIndex(reflect.ValueOf(typeKey)), err
+}
+
 // object decodes an object of any type.
 func (o *objects) object(data []byte, depth int) (any, error) {
 	if depth > maxObjectDepth {
 		return nil, fmt.Errorf("objects are nested over %d levels deep", maxObjectDepth)
 	}
-	members := reflect.New(reflect.MapOf(reflect.TypeFor[string](), o.raw)).Elem()
-	err := o.Codec.Unmarshal(data, members.Addr().Interface())
-	pair := members.MapIndex(reflect.ValueOf(typeKey))
+	pair, err := o.pair(data)
 	if err != nil || !pair.IsValid() {
 		return nil, fmt.Errorf("not an object with %q", typeKey)
 	}

@@ -200,12 +200,17 @@ func TestObjectsIllFormed(t *testing.T) {
 		root.Handle("value", rpcx.Func(func(p rpcx.Proxy) string { return p.String() }))
 		root.Handle("list", rpcx.Func(func(p []*rpcx.Proxy) any { return len(p) }))
 		root.Handle("any", rpcx.Func(func(v any) string { return fmt.Sprintf("%T", v) }))
+		rpcx.Expose[counting](new(counter)) // so that pointers to it are services
+		root.Handle("service", rpcx.Func(func(c *counter) any { return c == nil }))
 		_, w := newWire(t, withObjects(root))
 		for _, test := range []struct{ method, arg, want string }{
 			{"proxy", `null`, `"result":true`},
 			{"value", `null`, `"result":"Proxy(none)"`},
 			{"value", `{"__type__":[0,"x/y"],"more":1}`, `"result":"Proxy(pipe, \"x/y\")"`},
 			{"list", `null`, `"result":0`},
+			{"service", `null`, `"result":true`},
+			{"service", `{}`, `"result":false`},
+			{"service", `{"__type__":[0,"x"]}`, `a service arrives as a *Proxy and not as a *rpcx_test.counter`},
 			{"any", `{"__type__":[0,"x"]}`, `"result":"*rpcx.Proxy"`},
 			{"any", `{"__Type__":[0,"x"]}`, `"result":"map[string]interface {}"`},
 			{"proxy", `{"__Type__":[0,"x"]}`, `not an object with \"__type__\"`},
