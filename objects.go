@@ -33,11 +33,15 @@ type Type struct {
 // As the only parameter of a [Func], a T that is a struct needs a name, or to be a
 // pointer, for otherwise its fields are the parameters.
 //
-// NewType panics if T is an interface or a pointer.
+// NewType panics if T is an interface or a pointer, or has no name of its own, like
+// string or []int: a value of such a type is what it is in JSON.
 func NewType[T, W any](encode func(T) (W, error), decode func(W) (T, error)) Type {
 	t := reflect.TypeFor[T]()
 	if t.Kind() == reflect.Interface || t.Kind() == reflect.Pointer {
 		panic(fmt.Sprintf("rpcx.NewType: %v is an interface or a pointer", t))
+	}
+	if t.PkgPath() == "" {
+		panic(fmt.Sprintf("rpcx.NewType: %v has no name of its own", t))
 	}
 	return Type{
 		typ:    t,

@@ -327,6 +327,9 @@ func TestObjectsOfOtherTypes(t *testing.T) {
 	panicsWith(t, "*int is an interface or a pointer", func() {
 		rpcx.NewType(func(*int) (int, error) { return 0, nil }, func(int) (*int, error) { return nil, nil })
 	})
+	panicsWith(t, "string has no name of its own", func() {
+		rpcx.NewType(func(string) (int, error) { return 0, nil }, func(int) (string, error) { return "", nil })
+	})
 }
 
 // nest is a type that contains itself.
