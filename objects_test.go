@@ -305,6 +305,15 @@ func TestObjectsOfOtherTypes(t *testing.T) {
 	if err != nil || got.C != 3 || got.M != now || got.N != 2 {
 		t.Errorf("got %+v, %v", got, err)
 	}
+	var bound struct {
+		Echo func(ctx context.Context, m moment) (moment, error)
+	}
+	if err := rpcx.BindProxy(client.Remote(), &bound); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := bound.Echo(t.Context(), now); err != nil || got != now {
+		t.Errorf("through a bound function: got %v, %v", got, err)
+	}
 	p, err := rpcx.Call[*rpcx.Proxy](t.Context(), client, "echo", rpcx.Args{root})
 	if err == nil {
 		t.Errorf("a proxy was sent back: %v", p)

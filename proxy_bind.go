@@ -27,8 +27,8 @@ import (
 // With the tag "-" a field is left alone, and so is one of any other kind.
 //
 // A function takes a context and arguments, which are positional, the elements of
-// a variadic parameter among them; but if its only argument is a struct, then the
-// fields are given by name, as [Func] takes them. It returns (T, error) or an error.
+// a variadic parameter among them; but if its only argument is a struct (and none of
+// Options.Types), then the fields are given by name, as [Func] takes them. It returns (T, error) or an error.
 // If there is a function that is no such one, BindProxy fails and sets none.
 func BindProxy(p *Proxy, client any) error {
 	if p == nil || p.session == nil {
@@ -112,7 +112,7 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 		fixed--
 	}
 	// The one parameter is params as it is: a struct by name, a variadic's slice.
-	whole := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1)) ||
+	whole := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1)) && !p.session.isObject(t.In(1)) ||
 		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
 	free := sync.Pool{New: func() any {
 		args := make(Args, fixed)
@@ -154,6 +154,12 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 		}
 		return []reflect.Value{result.Elem(), errorValue(err)}
 	}), nil
+}
+
+// isObject reports whether t is one of Options.Types.
+func (s *Session) isObject(t reflect.Type) bool {
+	o, ok := s.codec.(*objects)
+	return ok && o.plan(t).kind == planObject
 }
 
 // errorValue returns err as an interface value, which reflect.ValueOf does not.
