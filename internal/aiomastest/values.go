@@ -71,7 +71,11 @@ func normal(v any) any {
 	case map[any]any:
 		m := make(map[string]any)
 		for key, x := range v {
-			m[fmt.Sprint(key)] = normal(x)
+			text, ok := key.(string)
+			if !ok {
+				text = fmt.Sprintf("key %v", normal(key)) // not the same as a text
+			}
+			m[text] = normal(x)
 		}
 		return m
 	case nil, bool, string, num:
