@@ -88,7 +88,7 @@ func (p *Proxy) stubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
 // are used again.
 type outgoing struct {
 	args   Args
-	params any // args, boxed once
+	params any // args, boxed anew only when there are more or fewer
 }
 
 // stub makes a function of type t that calls method.
@@ -112,13 +112,14 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 		fixed--
 	}
 	// The one parameter is params as it is: a struct by name, a variadic's slice.
-	whole := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1)) && !p.session.isObject(t.In(1)) ||
+	whole := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1)) && !p.session.asObject(t.In(1)) ||
 		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
-	free := sync.Pool{New: func() any {
-		args := make(Args, fixed)
-		return &outgoing{args, args}
-	}}
 	session := p.session
+	call := func(ctx context.Context, params, result any) error { return session.Call(ctx, method, params, result) }
+	if fn := directStub(t, call); fn != nil {
+		return reflect.ValueOf(fn), nil
+	}
+	free := sync.Pool{New: func() any { return &outgoing{Args{}, Args{}} }}
 	return reflect.MakeFunc(t, func(in []reflect.Value) []reflect.Value {
 		ctx, _ := in[0].Interface().(context.Context)
 		var result reflect.Value
@@ -129,23 +130,22 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 		}
 		var err error
 		if whole {
-			err = session.Call(ctx, method, in[1].Interface(), dest)
+			err = call(ctx, in[1].Interface(), dest)
 		} else {
 			o := free.Get().(*outgoing)
-			for i := range o.args {
-				o.args[i] = in[i+1].Interface()
+			args := o.args[:0]
+			for _, arg := range in[1 : 1+fixed] {
+				args = append(args, arg.Interface())
 			}
-			params := o.params
 			if t.IsVariadic() {
-				rest := in[len(in)-1]
-				args := make(Args, fixed+rest.Len())
-				copy(args, o.args)
-				for i := range rest.Len() {
-					args[fixed+i] = rest.Index(i).Interface()
+				for i := range in[1+fixed].Len() {
+					args = append(args, in[1+fixed].Index(i).Interface())
 				}
-				params = args
 			}
-			err = session.Call(ctx, method, params, dest)
+			if len(args) != len(o.args) {
+				o.args, o.params = args, args
+			}
+			err = call(ctx, o.params, dest)
 			clear(o.args)
 			free.Put(o)
 		}
@@ -156,8 +156,8 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 	}), nil
 }
 
-// isObject reports whether t is one of Options.Types.
-func (s *Session) isObject(t reflect.Type) bool {
+// asObject reports whether t is one of Options.Types.
+func (s *Session) asObject(t reflect.Type) bool {
 	o, ok := s.codec.(*objects)
 	return ok && o.plan(t).kind == planObject
 }

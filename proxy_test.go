@@ -2,11 +2,13 @@ package rpcx_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
 	"example.com/rpcx"
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestProxies(t *testing.T) {
@@ -243,6 +245,53 @@ func TestBindProxyRefuses(t *testing.T) {
 	}
 }
 
+// Functions of common types are called in another way than others.
+func TestBindProxyCommonTypes(t *testing.T) {
+	var last json.RawMessage
+	client, _ := newPipe(t, nil, handling(rpcx.ExposeMap(map[string]any{
+		"one":  func(v json.RawMessage) any { return v },
+		"two":  func(_, v json.RawMessage) any { return v },
+		"only": func(v json.RawMessage) { last = v },
+		"none": func() any { return last },
+		"fail": func(json.RawMessage) error { return &rpcx.Error{Code: 7, Message: "no"} },
+	})))
+	bindTo(t, client, "a", "b")
+	bindTo(t, client, 1, 2)
+	bindTo(t, client, int64(1<<53+1), 2)
+	bindTo(t, client, 1.5, -2)
+	bindTo(t, client, true, false)
+	bindTo(t, client, uint8(1), 2) // not common
+	bindTo[any](t, client, "x", 1.0)
+}
+
+func bindTo[T any](t *testing.T, s *rpcx.Session, a, b T) {
+	t.Helper()
+	var c struct {
+		One  func(ctx context.Context, v T) (T, error)
+		Two  func(ctx context.Context, v, w T) (T, error)
+		Only func(ctx context.Context, v T) error
+		None func(ctx context.Context) (T, error)
+		Fail func(ctx context.Context, v T) error
+	}
+	if err := rpcx.BindProxy(s.Remote(), &c); err != nil {
+		t.Fatal(err)
+	}
+	one, err1 := c.One(t.Context(), a)
+	two, err2 := c.Two(t.Context(), a, b)
+	err3 := c.Only(t.Context(), b)
+	none, err4 := c.None(t.Context())
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Errorf("%T: %v", a, err)
+	}
+	if diff := cmp.Diff([]T{a, b, b}, []T{one, two, none}); diff != "" {
+		t.Errorf("%T: other results:\n%s", a, diff)
+	}
+	var e *rpcx.Error
+	if err := c.Fail(t.Context(), a); !errors.As(err, &e) || e.Code != 7 {
+		t.Errorf("%T: error %v", a, err)
+	}
+}
+
 // A call through a bound function costs little more than Session.Call.
 func TestBindProxyAllocs(t *testing.T) {
 	if raceEnabled {
@@ -254,6 +303,8 @@ func TestBindProxyAllocs(t *testing.T) {
 		"join":  func(_ context.Context, a, b string) (string, error) { return a + b, nil },
 		"sum":   func(_ context.Context, n ...float64) (float64, error) { return float64(len(n)), nil },
 		"mixed": func(_ context.Context, s string, n int) (string, error) { return s, nil },
+		"tail":  func(s string, n ...int) string { return s },
+		"query": func(s search) string { return s.Text },
 	})
 	client, _ := newPipe(t, nil, handling(server))
 	var c struct {
@@ -262,7 +313,10 @@ func TestBindProxyAllocs(t *testing.T) {
 		Join  func(ctx context.Context, a, b string) (string, error)
 		Sum   func(ctx context.Context, n ...float64) (float64, error)
 		Mixed func(ctx context.Context, s string, n int) (string, error)
+		Tail  func(ctx context.Context, s string, n ...int) (string, error)
+		Query func(ctx context.Context, s search) (string, error)
 	}
+	var sum int
 	if err := rpcx.BindProxy(client.Remote(), &c); err != nil {
 		t.Fatal(err)
 	}
@@ -276,6 +330,8 @@ func TestBindProxyAllocs(t *testing.T) {
 			func() error { return client.Call(ctx, "none", nil, nil) }},
 		{"two constants", func() error { _, err := c.Add(ctx, 3, 4); return err },
 			func() error { var n int; return client.Call(ctx, "add", rpcx.Args{3, 4}, &n) }},
+		{"two constants into the same place", func() error { _, err := c.Add(ctx, 3, 4); return err },
+			func() error { return client.Call(ctx, "add", rpcx.Args{3, 4}, &sum) }},
 		{"two numbers", func() error { _, err := c.Add(ctx, number, number); return err },
 			func() error { var n int; return client.Call(ctx, "add", rpcx.Args{number, number}, &n) }},
 		{"two strings", func() error { _, err := c.Join(ctx, text, text); return err },
@@ -284,6 +340,10 @@ func TestBindProxyAllocs(t *testing.T) {
 			func() error { var f float64; return client.Call(ctx, "sum", rpcx.Args{float, float, float}, &f) }},
 		{"a string and a number", func() error { _, err := c.Mixed(ctx, text, number); return err },
 			func() error { var s string; return client.Call(ctx, "mixed", rpcx.Args{text, number}, &s) }},
+		{"a string and some numbers", func() error { _, err := c.Tail(ctx, text, number, number); return err },
+			func() error { var s string; return client.Call(ctx, "tail", rpcx.Args{text, number, number}, &s) }},
+		{"a struct", func() error { _, err := c.Query(ctx, search{Text: text}); return err },
+			func() error { var s string; return client.Call(ctx, "query", search{Text: text}, &s) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			count := func(f func() error) float64 {
