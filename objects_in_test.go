@@ -122,11 +122,13 @@ func TestObjectsInEmbeddedPointers(t *testing.T) {
 		Quoted int64  `json:"quoted,string"`
 		Empty  string `json:"empty,omitempty"`
 		Any    any    `json:"any"`
-		Dash   any    `json:"-,"`
+		//lint:ignore SA5008 the name - is what is tested
+		Dash any `json:"-,"`
 	}
 	type Far struct{ *Near }
 	type outer struct {
 		*Far
+		//lint:ignore SA5008 the name - is what is tested
 		Dash int `json:"-,"`
 		Own  any `json:"own"`
 	}
