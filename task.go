@@ -12,11 +12,12 @@ import (
 // by [TaskGroup.Go], or without a group by [StartTask]. Its methods may be called
 // from any goroutine.
 type Task[T any] struct {
-	ctx   taskContext                      // its lock is the task's, and taken before the group's
+	ctx   taskContext
 	f     func(context.Context) (T, error) // nil once it has been called
 	value T                                // value and err are not changed once it has finished
 	err   error
 
+	mu         sync.Mutex // taken before the group's, and that before a context's
 	group      *TaskGroup[T]
 	daemon     bool
 	finished   bool
@@ -73,9 +74,9 @@ func (t *Task[T]) call() {
 // run. The group comes first, so that who has waited for the task finds it there.
 func (t *Task[T]) finish() (next *Task[T]) {
 	t.f = nil
-	t.ctx.mu.Lock()
-	defer t.ctx.mu.Unlock()
 	t.ctx.end(context.Canceled)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.finished = true
 	if t.group != nil {
 		next = t.group.leave(t)
@@ -90,17 +91,13 @@ func (t *Task[T]) finish() (next *Task[T]) {
 // [ErrTaskCancelled], and does not wait. A function that does not heed its context
 // runs on; one that was not called yet will not be. To cancel a task that has
 // finished does nothing.
-func (t *Task[T]) Cancel() {
-	t.ctx.mu.Lock()
-	defer t.ctx.mu.Unlock()
-	t.ctx.end(ErrTaskCancelled)
-}
+func (t *Task[T]) Cancel() { t.ctx.end(ErrTaskCancelled) }
 
 // Done returns a channel that is closed when the task has finished: its function
 // has returned, or was not called because the task was cancelled before.
 func (t *Task[T]) Done() <-chan struct{} {
-	t.ctx.mu.Lock()
-	defer t.ctx.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.done == nil {
 		t.done = make(chan struct{})
 		if t.finished {
@@ -144,8 +141,8 @@ func (t *Task[T]) Err() error {
 }
 
 func (t *Task[T]) over() bool {
-	t.ctx.mu.Lock()
-	defer t.ctx.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.finished
 }
 
@@ -166,8 +163,10 @@ type realContext struct {
 	cancel context.CancelCauseFunc
 }
 
-// end ends the context, under the lock, unless it has ended.
+// end ends the context unless it has ended.
 func (c *taskContext) end(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch {
 	case c.real != nil:
 		c.real.cancel(cause)

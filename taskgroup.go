@@ -185,15 +185,15 @@ func (g *TaskGroup[T]) take() *Task[T] {
 // [ErrTaskGroupJoined] if this group takes no more, as in Go; the task then goes
 // on alone. Limit does not hold it up, but it counts.
 func (g *TaskGroup[T]) Add(t *Task[T]) error {
-	t.ctx.mu.Lock()
-	defer t.ctx.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return g.add(t, false)
 }
 
 // AddDaemon is Add for a task that is to be a daemon, as in GoDaemon.
 func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error {
-	t.ctx.mu.Lock()
-	defer t.ctx.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return g.add(t, true)
 }
 

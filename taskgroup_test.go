@@ -356,6 +356,25 @@ func TestAnAbandonedWaitTakesNothing(t *testing.T) {
 	})
 }
 
+// A goroutine that a task leaves behind may wait in the group with the task's
+// context while the task finishes.
+func TestNextDoneWithTheContextOfATaskThatFinishes(t *testing.T) {
+	noLeak(t)
+	for range 5000 {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		var left sync.WaitGroup
+		g.Go(func(ctx context.Context) (int, error) {
+			left.Go(func() { _, _ = g.NextDone(ctx) })
+			runtime.Gosched()
+			return 0, nil
+		})
+		if err := g.Join(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		left.Wait()
+	}
+}
+
 func TestAllCanBeBrokenOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := rpcx.NewTaskGroup[int](t.Context(), nil)
