@@ -44,10 +44,15 @@ var errExited = errors.New("rpcx: task called runtime.Goexit")
 // A panic is not recovered, and so ends the program, as in errgroup. To hand it
 // to whoever joins the group would delay it until then, or for ever if that is
 // stuck because of it; and its stack, which tells what was wrong, would be lost.
+// Nor does the task finish, for then whoever joins the group would go on, and
+// might exit before the program has ended.
 func (t *Task[T]) run() {
 	defer func() {
 		if t == nil {
 			return
+		}
+		if v := recover(); v != nil {
+			panic(v)
 		}
 		if next := t.finish(); next != nil {
 			// Owner: the group. End: its function returns, and no other task waits.

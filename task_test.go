@@ -2,7 +2,10 @@ package rpcx_test
 
 import (
 	"context"
+	"os"
+	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +70,36 @@ func TestATaskThatExitsIsAFailure(t *testing.T) {
 	}
 	if err := g.Join(t.Context()); err != nil || g.Completed() != exits {
 		t.Errorf("Join returned %v", err)
+	}
+}
+
+// slowPanic takes its time to be printed.
+type slowPanic struct{}
+
+func (slowPanic) Error() string {
+	for range 10_000 {
+		runtime.Gosched()
+	}
+	return "ouch"
+}
+
+// The test runs itself, as a program that ends well if it can join its group.
+func TestAPanicEndsTheProgram(t *testing.T) {
+	const variable = "RPCX_TEST_PANIC"
+	if os.Getenv(variable) != "" {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		g.Go(func(context.Context) (int, error) { panic(slowPanic{}) })
+		_ = g.Join(t.Context())
+		os.Exit(0)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), variable+"=1")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Error("the program went on")
+	}
+	if !strings.Contains(string(out), "ouch") || !strings.Contains(string(out), t.Name()) {
+		t.Errorf("what went wrong, and where, is not in\n%s", out)
 	}
 }
 
