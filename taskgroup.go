@@ -451,11 +451,15 @@ func (g *TaskGroup[T]) Result() (T, error) {
 // it is not the error of a task that failed after another has finished: that is
 // in Errs.
 func (g *TaskGroup[T]) Err() error {
-	_, err := g.Result()
-	if err == ErrNoTaskCompleted {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !g.joined:
+		return ErrNotJoined
+	case g.completed == nil:
 		return nil
 	}
-	return err
+	return g.completed.err
 }
 
 // Results returns the results of all tasks, daemons excepted, in the order in

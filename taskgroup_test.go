@@ -268,6 +268,20 @@ func TestWaitFirstWithTypesThatCannotBeNil(t *testing.T) {
 	})
 }
 
+// A task's error is its own, though it is one of those that a group makes.
+func TestATaskThatFailsWithTheErrorOfAnotherGroup(t *testing.T) {
+	g := rpcx.NewTaskGroup[int](t.Context(), nil)
+	g.Go(func(ctx context.Context) (int, error) {
+		inner := rpcx.NewTaskGroup[int](ctx, nil)
+		_ = inner.Join(ctx)
+		return inner.Result()
+	})
+	_ = g.Join(t.Context())
+	if err := g.Err(); err != rpcx.ErrNoTaskCompleted {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestDo(t *testing.T) {
 	failure := errors.New("failure")
 	for _, test := range []struct {
