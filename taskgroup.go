@@ -255,6 +255,8 @@ func (g *TaskGroup[T]) settle() {
 		g.failed = t.err != nil
 		g.decided = g.failed || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
 	}
+	// What is added before Join is awake would be begun, only to be cancelled.
+	g.closed = g.closed || g.decided
 	if g.nexting > 0 || g.decided != decided || g.closed && g.unfinished()+g.daemons.len == 0 {
 		g.changed.Broadcast()
 	}
@@ -433,15 +435,14 @@ func (g *TaskGroup[T]) Completed() *Task[T] {
 // Result returns the Result of the task that Completed returns. It fails with
 // [ErrNoTaskCompleted] if there is none, and before the group has been joined
 // with [ErrNotJoined].
-func (g *TaskGroup[T]) Result() (T, error) {
+func (g *TaskGroup[T]) Result() (value T, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var zero T
 	switch {
 	case !g.joined:
-		return zero, ErrNotJoined
+		return value, ErrNotJoined
 	case g.completed == nil:
-		return zero, ErrNoTaskCompleted
+		return value, ErrNoTaskCompleted
 	}
 	return g.completed.value, g.completed.err
 }

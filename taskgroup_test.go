@@ -249,6 +249,25 @@ func TestNothingIsAddedWhileJoinWaitsForCancelledTasks(t *testing.T) {
 	})
 }
 
+// Under WaitAll a task that is begun is waited for: once none is left, none is
+// taken, though Join is not awake yet.
+func TestATaskAddedWhenJoinHasWaitedForAllIsRefused(t *testing.T) {
+	for range 200 {
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		g.Go(after(0, 1))
+		adder := rpcx.StartTask(t.Context(), func(ctx context.Context) (v int, err error) {
+			for err == nil {
+				v, err = g.Go(func(ctx context.Context) (int, error) { return 2, ctx.Err() }).Wait(ctx)
+			}
+			return v, err
+		})
+		_ = g.Join(t.Context())
+		if _, err := adder.Wait(t.Context()); err != rpcx.ErrTaskGroupJoined {
+			t.Fatalf("got %v", err)
+		}
+	}
+}
+
 func TestWaitFirstWithTypesThatCannotBeNil(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
