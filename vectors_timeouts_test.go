@@ -55,11 +55,19 @@ func (e timeoutExpect) has(key string, value any) bool {
 	return slices.ContainsFunc(e.Log, func(entry map[string]any) bool { return entry[key] == value })
 }
 
+// want returns what is expected: the newer behaviour where there is one.
+func (c timeoutCase) want() timeoutExpect {
+	if c.Newest != nil {
+		return *c.Newest
+	}
+	return c.Expect
+}
+
 // waitsAfterSwallowing reports whether, within a block, a wait follows a try that
 // has caught the block's own cancellation, or, if the task was cancelled from
 // outside, any wait follows any such try.
 func (c timeoutCase) waitsAfterSwallowing() bool {
-	if !c.Expect.has("caught", "CancelledError") && !c.Expect.has("caught", "TimeoutCancellationError") {
+	if !c.want().has("caught", "CancelledError") && !c.want().has("caught", "TimeoutCancellationError") {
 		return false
 	}
 	swallowed := false
@@ -119,7 +127,7 @@ func (c timeoutCase) hasLateBlock() bool {
 				slept += step.Ms
 			}
 			at := strings.HasSuffix(step.Do, "_at")
-			passed := at && step.Ms <= slept || strings.HasSuffix(step.Do, "_after") && step.Ms <= 0
+			passed := at && step.Ms <= min(slept, c.want().FinishedAt) || strings.HasSuffix(step.Do, "_after") && step.Ms <= 0
 			if late && (passed || step.cancels()) || walk(step.Body, late || passed) || walk(step.Handler, late) {
 				return true
 			}
@@ -133,9 +141,9 @@ var timeoutSkips = []skipRule[timeoutCase]{
 	{"a context stays ended, so who swallows a cancellation cannot wait under it again", timeoutCase.waitsAfterSwallowing},
 	{"a context whose deadline has passed has ended, though nobody has waited yet", timeoutCase.hasLateBlock},
 	{"the original takes any cancellation for an earlier timeout, though that was handled", func(c timeoutCase) bool {
-		uncaught := c.Expect.Raised == "UncaughtTimeoutError" || c.Expect.has("caught", "UncaughtTimeoutError")
+		uncaught := c.want().Raised == "UncaughtTimeoutError" || c.want().has("caught", "UncaughtTimeoutError")
 		external := slices.ContainsFunc(c.External, func(cancel externalCancel) bool {
-			return cancel.AtMs <= c.Expect.FinishedAt
+			return cancel.AtMs <= c.want().FinishedAt
 		})
 		return uncaught && (external || raises(c.Program))
 	}},
@@ -151,14 +159,11 @@ func TestVectorsTimeouts(t *testing.T) {
 }
 
 func runTimeoutCase(t *testing.T, c timeoutCase) {
-	want := c.Expect
-	if c.Newest != nil {
-		want = *c.Newest
-	}
+	want := c.want()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for _, external := range c.External {
-		timer := time.AfterFunc(time.Duration(external.AtMs)*time.Millisecond, cancel)
+		timer := time.AfterFunc(time.Duration(external.AtMs)*time.Millisecond+1, cancel)
 		defer timer.Stop()
 	}
 	r := &timeoutRunner{T: t, start: time.Now(), log: []map[string]any{}}
@@ -257,8 +262,9 @@ func (r *timeoutRunner) run(ctx context.Context, steps []timeoutStep) error {
 func (r *timeoutRunner) step(ctx context.Context, step timeoutStep) error {
 	switch step.Do {
 	case "sleep":
-		// The original's deadlines come before the waits that end with them.
-		return sleep(ctx, time.Duration(step.Ms)*time.Millisecond+1)
+		// In the original, of what is due together a deadline comes first, then a
+		// cancellation from outside, and then a wait.
+		return sleep(ctx, time.Duration(step.Ms)*time.Millisecond+2)
 	case "log":
 		r.note("log", step.Text)
 	case "raise":
@@ -288,15 +294,17 @@ func (r *timeoutRunner) block(ctx context.Context, step timeoutStep) error {
 		return bodyErr
 	}
 	d := time.Duration(step.Ms) * time.Millisecond
+	// What sleep adds must not part deadlines that are equal in the original.
+	excess := time.Since(r.start) % time.Millisecond
 	var err error
 	var expired bool
 	switch step.Do {
 	case "timeout_after":
-		err = TimeoutAfter(ctx, d, body)
+		err = TimeoutAfter(ctx, d-excess, body)
 	case "timeout_at":
 		err = TimeoutAt(ctx, r.start.Add(d), body)
 	case "ignore_after":
-		expired, err = IgnoreAfter(ctx, d, body)
+		expired, err = IgnoreAfter(ctx, d-excess, body)
 	case "ignore_at":
 		expired, err = IgnoreAt(ctx, r.start.Add(d), body)
 	}
