@@ -98,8 +98,11 @@ func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) erro
 		return err
 	}
 	var passed, inner *TaskTimeout
-	_ = errors.As(context.Cause(ctx), &passed)
 	_ = errors.As(err, &inner)
+	if at, _ := ctx.Deadline(); inner.notBefore(at) {
+		<-ctx.Done() // equal deadlines pass together, if one is noticed before the other
+	}
+	_ = errors.As(context.Cause(ctx), &passed)
 	switch {
 	case passed.notBefore(own.at), inner.notBefore(own.at):
 		return own

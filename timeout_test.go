@@ -69,6 +69,32 @@ func TestTimeoutErrors(t *testing.T) {
 	}
 }
 
+// Which of two equal deadlines is noticed first must make no difference.
+func TestEqualDeadlinesWithALaterOneBetween(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			at := time.Now().Add(time.Second)
+			var inner, between error
+			outer := rpcx.TimeoutAt(t.Context(), at, func(ctx context.Context) error {
+				between = rpcx.TimeoutAfter(ctx, time.Minute, func(ctx context.Context) error {
+					inner = rpcx.TimeoutAt(ctx, at, func(ctx context.Context) error { return pause(ctx, time.Hour) })
+					return inner
+				})
+				return between
+			})
+			if _, ok := inner.(*rpcx.TaskTimeout); !ok {
+				t.Fatalf("the inner one returned %T", inner)
+			}
+			if _, ok := between.(rpcx.TimeoutCancellationError); !ok {
+				t.Fatalf("the one between returned %T", between)
+			}
+			if _, ok := outer.(*rpcx.TaskTimeout); !ok || outer == inner {
+				t.Fatalf("the outer one returned %T", outer)
+			}
+		})
+	}
+}
+
 func TestACancellationFromOutsideIsNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		why := errors.New("enough")
