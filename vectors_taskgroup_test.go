@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
@@ -105,7 +106,8 @@ func (c groupCase) addedLate() bool {
 		at := c.External[i].AtMs
 		for _, task := range c.Tasks {
 			end := c.Expect.TaskEnd[task.Name]
-			if added.Op == "spawn" && added.Ok && task.OnCancel != nil && end-task.OnCancel.FinishAfter <= at && at < end {
+			if added.Op == "spawn" && added.Ok && task.OnCancel != nil && end != c.due(task) &&
+				end-task.OnCancel.FinishAfter <= at && at < end {
 				return true
 			}
 		}
@@ -123,9 +125,19 @@ func (c groupCase) cancelledTwice() bool {
 	})
 }
 
+// due returns when a task finishes that is not cancelled.
+func (c groupCase) due(task groupTask) int64 {
+	duration, _ := task.Duration.(json.Number)
+	ms, err := duration.Int64()
+	if err != nil { // it does not finish
+		return -1
+	}
+	return c.started(task.Name) + ms
+}
+
 // started returns when a task was started.
 func (c groupCase) started(name string) int64 {
-	for i, a := range c.Actions {
+	for i, a := range c.Actions[:min(len(c.Actions), len(c.Expect.Actions))] {
 		if a.Task == name && (a.Op == "spawn" || a.Op == "start_outside") {
 			return c.Expect.Actions[i].AtMs
 		}
