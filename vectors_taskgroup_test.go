@@ -217,7 +217,7 @@ func (c groupCase) released() groupCase {
 	c.Expect.Actions = slices.Clone(c.Expect.Actions)
 	for _, differing := range c.Newest.ActionsDiffer {
 		for i, a := range c.Expect.Actions {
-			if a.Op == differing.Op && a.AtMs == differing.AtMs {
+			if a.Op == differing.Op && a.AtMs == differing.AtMs && a.Joined == differing.Joined {
 				c.Expect.Actions[i] = differing
 			}
 		}
