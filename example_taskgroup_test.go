@@ -30,7 +30,7 @@ func ExampleTaskGroup_happyEyeballs() {
 		return conn, nil
 	}
 
-	g := rpcx.NewTaskGroup[net.Conn](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst, Retain: true})
+	g := rpcx.NewTaskGroup[net.Conn](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
 	addresses := map[string]time.Duration{"[2001:db8::1]:80": 0, "192.0.2.1:80": 10 * time.Millisecond, "192.0.2.2:80": time.Hour}
 	winner := make(chan string, len(addresses))
 	for addr, takes := range addresses {
@@ -53,10 +53,9 @@ func ExampleTaskGroup_happyEyeballs() {
 		return
 	}
 	defer won.Close()
-	conns, _ := g.Results()
-	for _, conn := range conns {
-		if conn != nil && conn != won {
-			conn.Close()
+	for task := range g.All(ctx) { // those that Join did not wait for
+		if late, _ := task.Result(); late != nil {
+			late.Close()
 		}
 	}
 	fmt.Println("connected to", <-winner)

@@ -322,7 +322,7 @@ func (g *TaskGroup[T]) NextResult(ctx context.Context) (T, error) {
 
 // All ranges over the tasks as NextDone returns them, until none remain or ctx
 // ends. A task that fails does not end it, nor does the policy. What is left when
-// the loop is broken off stays in the group.
+// the loop is broken off stays in the group. After Join it has what that left.
 func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 	return func(yield func(*Task[T]) bool) {
 		for {
