@@ -94,8 +94,8 @@ func (t *Task[T]) finish() (next *Task[T]) {
 
 // Cancel ends the context of the task's function, with the cause
 // [ErrTaskCancelled], and does not wait. A function that does not heed its context
-// runs on; one that was not called yet will not be. To cancel a task that has
-// finished does nothing.
+// runs on; one that was not called yet will not be, and the task finishes when it
+// would have been its turn. To cancel a task that has finished does nothing.
 func (t *Task[T]) Cancel() { t.ctx.end(ErrTaskCancelled) }
 
 // Done returns a channel that is closed when the task has finished: its function

@@ -29,7 +29,8 @@ const (
 	// WaitAny waits for any one task: one outcome is enough, be it nil.
 	WaitAny
 	// WaitFirst waits for the first result: one answer is enough, and a task whose
-	// result is nil had none. For a T that cannot be nil it is the same as WaitAny.
+	// result is nil had none. To have none and leave the race to others, a task
+	// returns nil and no error, which would end it. For a T that cannot be nil it is the same as WaitAny.
 	// (It is curio's wait=object.)
 	WaitFirst
 	// WaitNone waits for no task: what is left when Join is called is not needed.
@@ -42,7 +43,7 @@ type TaskGroupOptions struct {
 	Wait WaitPolicy // what Join waits for; WaitAll by default
 	// Retain keeps tasks that have finished, for Results and Errs. Otherwise a
 	// task is released when NextDone or Join has taken it, so that a group can
-	// live for days.
+	// live for days: have somebody in one of the two all the time.
 	Retain bool
 	// Limit is how many tasks may run at once, daemons not counted; there is none
 	// if it is 0 or negative. Tasks beyond it wait for others to finish, in the
@@ -59,8 +60,8 @@ type TaskGroupOptions struct {
 // [TaskGroup.NextDone] or [TaskGroup.All], and the rest is left to
 // [TaskGroup.Join], which must be called: [TaskGroup.Do] does it. The error of a
 // task stays with it, and does nothing to the others until Join comes upon it. A
-// task must not wait for its own group, by Join or CancelRemaining, for these wait
-// for the task.
+// task must not wait for its own group, by Join or CancelRemaining or by taking
+// tasks until none remain, for these wait for the task.
 type TaskGroup[T any] struct {
 	ctx  context.Context
 	opts TaskGroupOptions
@@ -403,97 +404,4 @@ func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error)
 	err = body(ctx)
 	failed = err != nil
 	return err
-}
-
-// Joined reports whether Join has returned, or is just about to.
-func (g *TaskGroup[T]) Joined() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.joined
-}
-
-// Len returns how many tasks the group holds: those that have not finished, and
-// with Retain also those that have. Daemons are not counted.
-func (g *TaskGroup[T]) Len() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.opts.Retain {
-		return len(g.retained)
-	}
-	return g.unfinished()
-}
-
-// Completed returns the task that decided Join, as [WaitPolicy] says; nil if there
-// is none (yet). Tasks taken by NextDone do not count, nor do those that Join
-// has cancelled, nor, under WaitFirst, those that returned nil.
-func (g *TaskGroup[T]) Completed() *Task[T] {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.completed
-}
-
-// Result returns the Result of the task that Completed returns. It fails with
-// [ErrNoTaskCompleted] if there is none, and before the group has been joined
-// with [ErrNotJoined].
-func (g *TaskGroup[T]) Result() (value T, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case !g.joined:
-		return value, ErrNotJoined
-	case g.completed == nil:
-		return value, ErrNoTaskCompleted
-	}
-	return g.completed.value, g.completed.err
-}
-
-// Err returns the error of the task that Completed returns, nil if there is no
-// such task, and [ErrNotJoined] before the group has been joined. So under WaitAll
-// it is not the error of a task that failed after another has finished: that is
-// in Errs.
-func (g *TaskGroup[T]) Err() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case !g.joined:
-		return ErrNotJoined
-	case g.completed == nil:
-		return nil
-	}
-	return g.completed.err
-}
-
-// Results returns the results of all tasks, daemons excepted, in the order in
-// which they were added, or the first error among them: that of a task that was
-// cancelled counts too. It has those of retained tasks only, so without Retain it
-// is empty. Before the group has been joined it fails with [ErrNotJoined].
-func (g *TaskGroup[T]) Results() ([]T, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.joined {
-		return nil, ErrNotJoined
-	}
-	results := make([]T, len(g.retained))
-	for i, t := range g.retained {
-		if t.err != nil {
-			return nil, t.err
-		}
-		results[i] = t.value
-	}
-	return results, nil
-}
-
-// Errs returns the errors of the tasks that Results is about, nil for those that
-// succeeded. It is nil before the group has been joined.
-func (g *TaskGroup[T]) Errs() []error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.joined {
-		return nil
-	}
-	errs := make([]error, len(g.retained))
-	for i, t := range g.retained {
-		errs[i] = t.err
-	}
-	return errs
 }
