@@ -98,6 +98,10 @@ func (c *conn) read() ([]byte, error) {
 				Message:     fmt.Sprintf("dropping message over %d bytes (Config.MaxSize)", c.maxSize),
 				Recoverable: true,
 			}
+		case err == io.EOF && c.out.cut.Load():
+			// The WebSocket takes the end of the connection between two reads for that
+			// of the message, which needs nothing more from the connection.
+			return nil, io.ErrUnexpectedEOF
 		case err == io.EOF:
 			return buf, nil
 		case err != nil:
@@ -122,7 +126,7 @@ func (c *conn) reason(err error) error {
 		return io.EOF
 	case ok:
 		return &CloseError{int(closed.Code), closed.Reason}
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return io.ErrUnexpectedEOF // no close frame came before
 	}
 	return err

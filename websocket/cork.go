@@ -12,6 +12,7 @@ import (
 type corked struct {
 	conn  io.ReadWriteCloser
 	heard atomic.Bool // something came; reset by who asks
+	cut   atomic.Bool // nothing more will come
 
 	mu  sync.Mutex
 	buf *[]byte // what is held back; nil if nothing is to be
@@ -69,8 +70,14 @@ func (c *corked) Write(p []byte) (n int, err error) {
 
 func (c *corked) Read(p []byte) (int, error) {
 	n, err := c.conn.Read(p)
-	if n > 0 && !c.heard.Load() {
-		c.heard.Store(true)
+	switch {
+	case n > 0:
+		err = nil // comes again, when more is asked for
+		if !c.heard.Load() {
+			c.heard.Store(true)
+		}
+	case err != nil:
+		c.cut.Store(true)
 	}
 	return n, err
 }

@@ -72,6 +72,41 @@ func TestFragments(t *testing.T) {
 	}
 }
 
+// A message whose end does not come is not handled, wherever it is cut.
+func TestCutMessages(t *testing.T) {
+	const msg = `{"jsonrpc":"2.0","method":"note"}`
+	frame := func(final byte, length int) []byte {
+		return append([]byte{final | 1, 0x80 | 126, byte(length >> 8), byte(length), 0, 0, 0, 0}, msg...)
+	}
+	for name, sent := range map[string][]byte{
+		"after a fragment":      frame(0, len(msg)),
+		"in a fragment":         frame(0, 1000),
+		"between two reads":     append(frame(0x80, 1000), strings.Repeat(" ", 512-len(msg))...),
+		"in the next header":    append(frame(0, len(msg)), 0x80),
+		"before its only frame": frame(0x80, 1000)[:8],
+	} {
+		t.Run(name, func(t *testing.T) {
+			accepted := make(chan *rpcx.Session, 1)
+			url := serveRPC(t, &rpcx.Server{
+				Options: rpcx.Options{Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+					t.Errorf("%s is handled", req.Method)
+					return nil, nil
+				})},
+				OnSession: func(s *rpcx.Session) { accepted <- s },
+			})
+			client := dial(t, websocket.Dialer{}, url, nil)
+			s := <-accepted
+			if _, err := client.NetConn().Write(sent); err != nil {
+				t.Fatal(err)
+			}
+			client.NetConn().Close()
+			if err := ended(t, s); err != io.ErrUnexpectedEOF {
+				t.Errorf("the session ended with %v", err)
+			}
+		})
+	}
+}
+
 // The peer's way to close the connection is the session's Err.
 func TestPeerCloses(t *testing.T) {
 	for name, c := range map[string]struct {
