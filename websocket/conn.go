@@ -32,8 +32,10 @@ type conn struct {
 	maxSize int
 
 	buf     []byte
-	rest    io.Reader   // of a message that is dropped
-	ended   atomic.Bool // there is nothing more to read
+	rest    io.Reader     // of a message that is dropped
+	ended   atomic.Bool   // there is nothing more to read
+	cause   error         // why that is
+	over    chan struct{} // closed when cause is known
 	writing atomic.Bool
 
 	interval time.Duration // of pings
@@ -45,7 +47,10 @@ type conn struct {
 
 func newConn(ws *websocket.Conn, out *corked, under net.Conn, config Config) *conn {
 	ws.SetReadLimit(-1) // ours drops a message, and keeps the connection
-	c := &conn{ws: ws, out: out, under: under, maxSize: config.maxSize(), interval: config.pingInterval()}
+	c := &conn{
+		ws: ws, out: out, under: under, maxSize: config.maxSize(), interval: config.pingInterval(),
+		over: make(chan struct{}),
+	}
 	if c.interval > 0 {
 		c.mu.Lock() // ping may run at once
 		defer c.mu.Unlock()
@@ -67,6 +72,8 @@ func (c *conn) ReadMessage() ([]byte, error) {
 		c.ended.Store(true)
 		_ = c.ws.CloseNow() // which ends a ping
 		err = c.reason(err)
+		c.cause = err
+		close(c.over)
 	}
 	return nil, err
 }
@@ -149,6 +156,16 @@ func (c *conn) WriteMessages(msgs [][]byte) error {
 	}
 	if flushed := c.out.uncork(); err == nil {
 		err = flushed
+	}
+	if errors.Is(err, net.ErrClosed) {
+		// The peer has closed it, or is silent: the reader is about to know.
+		patience := time.NewTimer(closeWait)
+		defer patience.Stop()
+		select {
+		case <-c.over:
+			err = c.cause
+		case <-patience.C:
+		}
 	}
 	return err
 }

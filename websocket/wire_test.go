@@ -157,6 +157,28 @@ func TestPeerCloses(t *testing.T) {
 	}
 }
 
+// So it is if we write when the peer closes it, whichever of reading and writing
+// fails first.
+func TestPeerClosesWhileWeWrite(t *testing.T) {
+	accepted := make(chan *rpcx.Session, 1)
+	url := serveRPC(t, &rpcx.Server{OnSession: func(s *rpcx.Session) {
+		accepted <- s
+		for s.Notify(context.Background(), "tick", nil) == nil {
+		}
+	}})
+	for range 100 {
+		ws := peer(t, url, nil)
+		if _, _, err := ws.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ws.Close(4000, "enough")
+		err := ended(t, <-accepted)
+		if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || closed.Code != 4000 {
+			t.Fatalf("the session ended with %v", err)
+		}
+	}
+}
+
 // Our way to close it is seen by the peer, after what was queued.
 func TestWeClose(t *testing.T) {
 	srv := &rpcx.Server{OnSession: func(s *rpcx.Session) {
