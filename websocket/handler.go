@@ -33,10 +33,14 @@ type Acceptor struct {
 
 // ServeHTTP answers a request for a WebSocket, and starts a session on it, which
 // goes on when ServeHTTP has returned. It refuses pages of other origins (403), and
-// what is no such request.
+// what is no such request; and all (501) if a middleware's [http.ResponseWriter] is
+// no [http.Hijacker] and has no method Unwrap.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := &hijacker{ResponseWriter: w}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+	if hijackable(w) {
+		w = h
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		OriginPatterns:  a.Origins,
 		Subprotocols:    a.Subprotocols,
 		CompressionMode: a.compression(),
@@ -49,6 +53,22 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.Server.ServeMessageConn(newConn(ws, h.conn.corked, h.conn.Conn, a.Config))
+}
+
+// hijackable reports whether w gives up its connection, by itself or by what it
+// wraps, as [http.ResponseController] has it. A middleware's need not. The
+// WebSocket refuses one that does not, as long as it is not hidden from it.
+func hijackable(w http.ResponseWriter) bool {
+	for {
+		if _, ok := w.(http.Hijacker); ok {
+			return true
+		}
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = wrapper.Unwrap()
+	}
 }
 
 // hijacker gives the WebSocket a connection that can be corked.

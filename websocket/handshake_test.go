@@ -198,3 +198,41 @@ func TestPlainRequests(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
+
+// A middleware may wrap the response if it lets us have the connection.
+func TestMiddleware(t *testing.T) {
+	type hiding struct{ http.ResponseWriter }
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Close() })
+	h := websocket.Handler(srv)
+	for name, c := range map[string]struct {
+		wrap    func(w http.ResponseWriter) http.ResponseWriter
+		refused string
+	}{
+		"it lets us":             {func(w http.ResponseWriter) http.ResponseWriter { return unwrapping{hiding{w}, w} }, ""},
+		"it does not":            {func(w http.ResponseWriter) http.ResponseWriter { return hiding{w} }, "501"},
+		"what it wraps does not": {func(w http.ResponseWriter) http.ResponseWriter { return unwrapping{w, hiding{w}} }, "501"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(c.wrap(w), r) }))
+			s, err := websocket.Dial(t.Context(), url, nil)
+			if err == nil {
+				err = s.Call(t.Context(), "echo", rpcx.Args{1}, nil)
+				s.Close()
+				<-s.Done()
+			}
+			if c.refused == "" && err != nil || c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused)) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// unwrapping is a response that shows what it wraps.
+type unwrapping struct {
+	http.ResponseWriter
+	wrapped http.ResponseWriter
+}
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.wrapped }
