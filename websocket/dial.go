@@ -2,6 +2,7 @@ package websocket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,7 +70,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 		DisableKeepAlives: true, // there is one request
 	}}
 	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{
-		HTTPClient:      &http.Client{Transport: t},
+		HTTPClient:      &http.Client{Transport: t, CheckRedirect: checkRedirect},
 		HTTPHeader:      d.Header,
 		Subprotocols:    d.Subprotocols,
 		CompressionMode: d.compression(),
@@ -78,6 +79,19 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 		return nil, err
 	}
 	return newConn(ws, t.out, under, d.Config), nil
+}
+
+// checkRedirect follows as many redirections as package http does (the WebSocket
+// library follows them without end), but none from wss:// to ws://, where what is
+// secret would be sent in the clear.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) >= 10:
+		return errors.New("stopped after 10 redirections")
+	case via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https":
+		return errors.New("redirected from wss:// to an insecure address")
+	}
+	return nil
 }
 
 // transport gives the WebSocket a connection that can be corked.

@@ -172,6 +172,29 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
+// A redirection is followed, but not out of TLS.
+func TestRedirections(t *testing.T) {
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	insecure := serveRPC(t, srv)
+	asHTTP := "http" + strings.TrimPrefix(insecure, "ws")
+	secure := httptest.NewTLSServer(http.RedirectHandler(asHTTP, http.StatusFound))
+	defer secure.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(secure.Certificate())
+	d := websocket.Dialer{Dialer: rpcx.Dialer{TLS: &tls.Config{RootCAs: roots}}}
+	if _, err := d.Dial(t.Context(), "wss"+strings.TrimPrefix(secure.URL, "https"), nil); err == nil || !strings.Contains(err.Error(), "insecure") {
+		t.Errorf("from wss:// to ws://: %v", err)
+	}
+	s := dial(t, d, serve(t, http.RedirectHandler(asHTTP, http.StatusFound)), nil)
+	if err := s.Call(t.Context(), "echo", rpcx.Args{1}, nil); err != nil {
+		t.Errorf("from ws:// to ws://: %v", err)
+	}
+	endless := serve(t, http.RedirectHandler("/", http.StatusFound))
+	if _, err := d.Dial(t.Context(), endless, nil); err == nil || !strings.Contains(err.Error(), "10 redirections") {
+		t.Errorf("in a circle: %v", err)
+	}
+}
+
 func TestDialTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, stop := inMemory(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
