@@ -20,6 +20,7 @@ const (
 	closeWait   = time.Second // for the peer's answer to our close frame
 	firstBuffer = 512         // to read into
 	largeBuffer = 64 << 10    // beyond is given back
+	fragment    = 32 << 10    // of a message that is sent
 )
 
 // conn is a WebSocket as an [rpcx.MessageConn]. Contexts that end are not given to
@@ -150,7 +151,7 @@ func (c *conn) WriteMessages(msgs [][]byte) error {
 		if utf8.Valid(msg) {
 			kind = websocket.MessageText
 		}
-		if err = c.ws.Write(context.Background(), kind, msg); err != nil {
+		if err = c.write(kind, msg); err != nil {
 			break
 		}
 	}
@@ -166,6 +167,25 @@ func (c *conn) WriteMessages(msgs [][]byte) error {
 			err = c.cause
 		case <-patience.C:
 		}
+	}
+	return err
+}
+
+// write writes a message; a large one in fragments. Between them the peer's pings
+// are answered: the WebSocket gives up an answer, and with it the connection, that
+// has to wait for 5 s.
+func (c *conn) write(kind websocket.MessageType, msg []byte) error {
+	if len(msg) <= fragment {
+		return c.ws.Write(context.Background(), kind, msg)
+	}
+	w, err := c.ws.Writer(context.Background(), kind)
+	for err == nil && len(msg) > 0 {
+		n := min(len(msg), fragment)
+		_, err = w.Write(msg[:n])
+		msg = msg[n:]
+	}
+	if err == nil {
+		err = w.Close()
 	}
 	return err
 }
@@ -190,9 +210,10 @@ func (c *conn) Close() error {
 }
 
 // ping makes sure that the peer is there if nothing has been heard from it. It is
-// called by the timer, and ends with the answer or the connection.
+// called by the timer, and ends with the answer or the connection. A peer that is
+// being written to may be busy reading; Limits.SendTimeout is for that.
 func (c *conn) ping() {
-	if !c.out.heard.Swap(false) && !c.answered() {
+	if !c.out.heard.Swap(false) && !c.writing.Load() && !c.answered() {
 		_ = c.out.Close()
 		return
 	}

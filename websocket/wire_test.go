@@ -258,6 +258,56 @@ func TestQuietPeer(t *testing.T) {
 	})
 }
 
+// A peer that takes its time to read stays, as long as Limits.SendTimeout allows.
+func TestSlowPeer(t *testing.T) {
+	const size = 400 << 10
+	for name, read := range map[string]func(ws *coder.Conn, r io.Reader) error{
+		"it says nothing": func(_ *coder.Conn, r io.Reader) error {
+			time.Sleep(17 * time.Second) // longer than a ping may take
+			_, err := io.Copy(io.Discard, r)
+			return err
+		},
+		"it pings": func(ws *coder.Conn, r io.Reader) error {
+			pinged := make(chan error, 1)
+			// Owner: the test. End: the ping is answered while the loop reads.
+			go func() { pinged <- ws.Ping(context.Background()) }()
+			var err error
+			for err == nil {
+				time.Sleep(time.Second)
+				_, err = io.CopyN(io.Discard, r, 32<<10)
+			}
+			if err != io.EOF {
+				return err
+			}
+			return <-pinged
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, ws, stop := inBubble(t)
+				defer stop()
+				defer ws.CloseNow()
+				ws.SetReadLimit(-1)
+				if err := s.Notify(t.Context(), "large", rpcx.Args{strings.Repeat("x", size)}); err != nil {
+					t.Fatal(err)
+				}
+				_, r, err := ws.Reader(context.Background())
+				if err == nil {
+					err = read(ws, r)
+				}
+				if err != nil || s.Err() != nil {
+					t.Errorf("%v; the session ended with %v", err, s.Err())
+				}
+				s.Close()
+				_, _, err = ws.Read(context.Background())
+				if <-s.Done(); coder.CloseStatus(err) != coder.StatusNormalClosure {
+					t.Errorf("then %v", err)
+				}
+			})
+		})
+	}
+}
+
 // inBubble returns a session that pings its peer after 10 s, and that peer.
 func inBubble(t *testing.T) (s *rpcx.Session, ws *coder.Conn, stop func()) {
 	t.Helper()
