@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
 	"time"
 )
@@ -21,6 +22,8 @@ const exitTimeout = 5 * time.Second
 // The end of the session is the end of the program, whichever comes first. The
 // session closes the program's input, which it should take for the request to end,
 // and kills it if it has not ended after 5 s, or cmd.WaitDelay if that is set.
+// Programs that it has started and that have its output hold the session up no
+// longer than that, either.
 // [Session.Done] says that it has ended; how it ended is logged if it was not well.
 // The end of ctx is a [Session.Close].
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
@@ -43,10 +46,15 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	stdout, err := cmd.StdoutPipe()
+	// Not a StdoutPipe, which Wait closes, with what is in it.
+	if cmd.Stdout != nil {
+		return nil, errors.Join(errors.New("cmd.Stdout is set"), stdin.Close())
+	}
+	output, childs, err := os.Pipe()
 	if err != nil {
 		return nil, errors.Join(err, stdin.Close())
 	}
+	cmd.Stdout = childs
 	log := o.Logger.With(slog.String("program", cmd.Path))
 	stderr := &lineLogger{log: log}
 	if cmd.Stderr == nil {
@@ -55,10 +63,16 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if cmd.WaitDelay <= 0 {
 		cmd.WaitDelay = exitTimeout
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err // it has closed the pipes
+	err = cmd.Start() // which closes stdin if it fails
+	childs.Close()
+	if err != nil {
+		output.Close()
+		return nil, err
 	}
-	s := newSession(newStream(&program{stdin, stdout, cmd, stderr, log}, o.Framer), o, RoleClient, &pool{}, &load{})
+	p := &program{stdin, output, cmd, make(chan error, 1), stderr, log}
+	// Owner: the session. End: the program has ended.
+	go p.wait()
+	s := newSession(newStream(p, o.Framer), o, RoleClient, &pool{}, &load{})
 	s.start()
 	s.connected()
 	return s, nil
@@ -67,22 +81,41 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 // program is the connection to a program that runs.
 type program struct {
 	io.WriteCloser // its input
-	io.Reader      // its output
+	output         *os.File
 	cmd            *exec.Cmd
+	ended          chan error // has one slot
 	stderr         *lineLogger
 	log            *slog.Logger
 }
 
-// Close ends the program and waits for that, which ends a Read as well.
+// wait waits for the program. Others that it has started may have its output open
+// still, and keep the session no longer than it may take to end itself.
+func (p *program) wait() {
+	err := p.cmd.Wait()
+	_ = p.output.SetReadDeadline(time.Now().Add(p.cmd.WaitDelay))
+	p.ended <- err
+}
+
+func (p *program) Read(b []byte) (int, error) {
+	n, err := p.output.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
 	_ = p.WriteCloser.Close()
 	kill := time.AfterFunc(p.cmd.WaitDelay, func() {
-		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program does not end, and is killed",
-			slog.Duration("waited", p.cmd.WaitDelay))
-		_ = p.cmd.Process.Kill()
+		if p.cmd.Process.Kill() == nil { // it has not ended
+			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program does not end, and is killed",
+				slog.Duration("waited", p.cmd.WaitDelay))
+		}
 	})
-	err := p.cmd.Wait()
+	err := <-p.ended
 	kill.Stop()
+	_ = p.output.Close()
 	p.stderr.flush() // nobody writes to it any more
 	if err != nil {
 		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", err))

@@ -43,6 +43,19 @@ var programs = map[string]func(){
 		panic(err)
 	},
 	"broken": func() { os.Exit(3) },
+	"survived": func() { // by a program that has its output
+		path, err := os.Executable()
+		if err != nil {
+			panic(err)
+		}
+		cmd := exec.Command(path)
+		cmd.Env = append(os.Environ(), programVariable+"=stubborn")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		if err := cmd.Start(); err != nil {
+			panic(err)
+		}
+		fmt.Fprintf(os.Stdout, `{"jsonrpc":"2.0","method":"pid","params":[%d]}`+"\n", cmd.Process.Pid)
+	},
 	"long-winded": func() {
 		fmt.Fprint(os.Stderr, strings.Repeat("x", 10_000))
 	},
@@ -160,6 +173,35 @@ func TestCommandThatEndsByItself(t *testing.T) {
 	}
 }
 
+// A program that has ended ends its session, though others have its output and
+// its standard error. What it said before is handled.
+func TestCommandThatIsSurvived(t *testing.T) {
+	noLeak(t)
+	var log journal
+	opts := log.options()
+	pids := make(chan int, 1)
+	opts.Handler = rpcx.Func(func(pid int) { pids <- pid })
+	cmd := program(t, "survived")
+	cmd.WaitDelay = 250 * time.Millisecond // in which what it said is read
+	s, err := rpcx.Command(t.Context(), cmd, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	select {
+	case <-s.Done():
+	case <-ctx.Done():
+		t.Error("the session does not end")
+	}
+	if survivor, err := os.FindProcess(<-pids); err == nil {
+		survivor.Kill()
+	}
+	if <-s.Done(); s.Err() != io.EOF || !cmd.ProcessState.Success() || strings.Contains(log.String(), "is killed") {
+		t.Errorf("the session ended with %v, the program is in the state %v, and the log says\n%s", s.Err(), cmd.ProcessState, log.String())
+	}
+}
+
 // A program that never ends a line takes no more memory than a line may have.
 func TestCommandCutsLongLines(t *testing.T) {
 	noLeak(t)
@@ -188,7 +230,7 @@ func TestCommandErrors(t *testing.T) {
 		want string
 	}{
 		"there is no such program":  {t.Context(), exec.Command("/no/such/program"), "no such file"},
-		"the output is taken":       {t.Context(), used, "Stdout already set"},
+		"the output is taken":       {t.Context(), used, "Stdout is set"},
 		"the context ended before":  {ended, program(t, "plugin"), "not today"},
 		"the program's name is bad": {t.Context(), exec.Command(""), "no command"},
 	} {
