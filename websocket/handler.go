@@ -18,7 +18,8 @@ import (
 func Handler(srv *rpcx.Server) http.Handler { return &Acceptor{Server: srv} }
 
 // Acceptor is an [http.Handler] that accepts WebSockets. Its fields must not be
-// changed once it serves.
+// changed once it serves. To a session, its peer is the other end of the
+// connection: behind a reverse proxy that is the proxy, for Limits.Group as well.
 type Acceptor struct {
 	// Server has the sessions.
 	Server *rpcx.Server
@@ -28,6 +29,8 @@ type Acceptor struct {
 	// for "scheme://host". A request that names no origin comes from no browser,
 	// and is accepted. "*" is everybody; what a session may do must not depend on
 	// cookies or addresses then.
+	// (A name that leads to this machine may be anybody's: a server for pages on
+	// the same machine should look at the Host of requests before they come here.)
 	Origins []string
 }
 
