@@ -204,6 +204,11 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 	if err = s.post(ctx, sc, fromCaller, b.own); err != nil {
 		return err
 	}
+	for _, e := range b.entries {
+		if e.future != nil && e.future.isWithdrawn() { // just before it was in the table
+			s.giveUp(e.future, ErrCancelled)
+		}
+	}
 	if s.trace.RequestSent != nil {
 		for _, e := range b.entries {
 			s.traceSent(e.method, e.future)

@@ -30,6 +30,7 @@ type Future struct {
 
 	mu        sync.Mutex
 	finished  bool          // result and err stand
+	withdrawn bool          // Cancel was called
 	done      chan struct{} // closed at the end, made when asked for; of one slot in a Future of the pool's
 	callbacks []func(*Future)
 }
@@ -135,11 +136,15 @@ func (f *Future) fill() error {
 func (f *Future) Cancel() {
 	f.mu.Lock()
 	s := f.session
+	f.withdrawn = true
+	if s == nil && !f.finished {
+		f.err = ErrCancelled // it is not sent, and will not be
+	}
 	f.mu.Unlock()
 	if s == nil {
-		f.fail(ErrCancelled) // it is not sent, and will not be
+		f.finish()
 	} else {
-		s.giveUp(f, ErrCancelled)
+		s.giveUp(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
 	}
 }
 
@@ -158,11 +163,17 @@ func (f *Future) fail(err error) {
 func (f *Future) send(s *Session) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.finished {
+	if f.withdrawn {
 		return false
 	}
 	f.session, f.id = s, s.table.newID()
 	return true
+}
+
+func (f *Future) isWithdrawn() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.withdrawn
 }
 
 // OnDone has callback called when the call is over, or now if it is. It runs

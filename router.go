@@ -190,23 +190,29 @@ func (r *Router) Resolve(path string) (Handler, error) {
 // Methods ranges over the paths of all the methods in the tree below r, in
 // order. They are those that there were when the range began.
 func (r *Router) Methods() iter.Seq[string] {
-	return func(yield func(string) bool) { r.methods("", yield) }
-}
-
-func (r *Router) methods(prefix string, yield func(string) bool) bool {
-	r.mu.RLock()
-	entries := maps.Clone(r.entries)
-	r.mu.RUnlock()
-	for _, name := range slices.Sorted(maps.Keys(entries)) {
-		if sub, ok := entries[name].(*Router); ok {
-			if !sub.methods(prefix+name+"/", yield) {
-				return false
+	return func(yield func(string) bool) {
+		trees.RLock() // or a tree that is being rebuilt could be followed round and round
+		methods := r.appendMethods(nil, "")
+		trees.RUnlock()
+		for _, method := range methods {
+			if !yield(method) {
+				return
 			}
-		} else if !yield(prefix + name) {
-			return false
 		}
 	}
-	return true
+}
+
+func (r *Router) appendMethods(methods []string, prefix string) []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(r.entries)) {
+		if sub, ok := r.entries[name].(*Router); ok {
+			methods = sub.appendMethods(methods, prefix+name+"/")
+		} else {
+			methods = append(methods, prefix+name)
+		}
+	}
+	return methods
 }
 
 // ServeRPC implements [Handler].
