@@ -188,6 +188,24 @@ func TestWhatIsQueuedAtTheHardLimitIsAnswered(t *testing.T) {
 	})
 }
 
+// A request that is taken in has no worker yet when the refusal of the next one
+// exhausts the session's budget.
+func TestRequestBeforeARefusalThatCostsTooMuchIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := handling(methods{"reply": reply})
+		opts.Limits.QueueBytes = 1
+		s, w := newServed(t, opts)
+		s.BumpCost(9850)
+		s.BumpCost(95)
+		w.say(ask("reply", 1) + "\n" + ask("reply", 2)) // in one piece
+		lines := w.heard()
+		if len(lines) != 2 || !slices.Contains(lines, excessive+"1}") {
+			t.Errorf("heard %q", lines)
+		}
+		matches(t, ended(t, s), rpcx.ErrExcessiveResourceUsage)
+	})
+}
+
 // The hook is the owner's code, and may take its time.
 func TestPeerThatLeavesWhileTheHookRunsLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

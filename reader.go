@@ -170,6 +170,7 @@ func (s *Session) deliver(in *intake) {
 			refused = append(refused, refusal{e, err})
 		}
 	}
+	s.unblock() // what was refused may have cost what those before it need
 	wake := s.in.wants()
 	if len(refused) > 0 {
 		s.refusing++
