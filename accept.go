@@ -127,7 +127,7 @@ func (srv *Server) add(conn transport) *Session {
 	}
 	var account *account
 	if group != "" {
-		account = srv.groups.join(group, s.limits.CostDecay)
+		account = srv.groups.join(group, &s.limits)
 		if s.cost.account != nil {
 			s.cost.account = account
 			s.retarget() // the others may have used much

@@ -13,17 +13,23 @@ type account struct {
 	mu    sync.Mutex
 	epoch time.Time
 	budget
-	shared   bool // it is a group's
-	sessions int  // of a group, how many are live; guarded by the server's lock
+	most     float64 // of a group, the highest cost; 0 if it is a session's own
+	sessions int     // of a group, how many are live; guarded by the server's lock
 }
 
 func newAccount() *account { return &account{epoch: time.Now()} }
+
+// shared reports whether it is a group's.
+func (a *account) shared() bool { return a.most > 0 }
 
 // charge adds delta and returns the cost.
 func (a *account) charge(delta float64) float64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.budget.charge(delta)
+	if a.shared() {
+		a.cost = min(a.cost, a.most)
+	}
 	return a.cost
 }
 
@@ -133,7 +139,7 @@ func (s *Session) spend(bytes int) {
 		return
 	}
 	// In a group, what the others have used is seen when this one pays.
-	if s.cost.bytes += bytes; s.cost.account.shared || float64(s.cost.bytes)*s.limits.CostPerByte >= payStep {
+	if s.cost.bytes += bytes; s.cost.account.shared() || float64(s.cost.bytes)*s.limits.CostPerByte >= payStep {
 		s.pay()
 	}
 }

@@ -451,7 +451,7 @@
 // Clients are not held to anything, unless their Limits set CostHard. Limits.CostOff
 // switches all of it off, and Limits.Exempt for some sessions. With Limits.Group,
 // made by [GroupBySubnet] for example, sessions of a [Server] share one budget,
-// which outlives them. [Session.Stats], Trace.CostChanged and the log show what
-// goes on; the first session that a server ends for its cost is logged with level
-// Warn.
+// which outlives them, and is overdrawn by no more than an hour's decay.
+// [Session.Stats], Trace.CostChanged and the log show what goes on; the first
+// session that a server ends for its cost is logged with level Warn.
 package rpcx

@@ -41,8 +41,8 @@ type groups struct {
 	most     int // there may be before those that are not needed are dropped
 }
 
-// join returns the account of a group, with one more session.
-func (g *groups) join(name string, perSecond float64) *account {
+// join returns the account of a group, with one more session, whose limits are l.
+func (g *groups) join(name string, l *Limits) *account {
 	if g.accounts == nil {
 		g.accounts = make(map[string]*account)
 	}
@@ -50,14 +50,16 @@ func (g *groups) join(name string, perSecond float64) *account {
 	if a == nil {
 		if len(g.accounts) >= max(g.most, 1024) {
 			for name, a := range g.accounts {
-				if a.sessions == 0 && a.settle(perSecond) == 0 {
+				if a.sessions == 0 && a.settle(l.CostDecay) == 0 {
 					delete(g.accounts, name)
 				}
 			}
 			g.most = 2 * len(g.accounts)
 		}
 		a = newAccount()
-		a.shared = true
+		// What a peer sends at once can cost a thousand times the limit: that must
+		// not lock its group out for weeks.
+		a.most = 2 * l.CostHard
 		g.accounts[name] = a
 	}
 	a.sessions++

@@ -2,8 +2,10 @@ package rpcx
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,12 +63,13 @@ func TestGroupBySubnet(t *testing.T) {
 func TestAccountsOfGroupsArePruned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g groups
-		kept := g.join("with a session", 1)
+		l := &Limits{CostDecay: 1, CostHard: 100000}
+		kept := g.join("with a session", l)
 		kept.charge(50)
-		g.join("with a cost", 1).charge(100000)
+		g.join("with a cost", l).charge(100000)
 		g.accounts["with a cost"].sessions--
 		for i := range 100000 {
-			a := g.join(fmt.Sprint(i), 1)
+			a := g.join(fmt.Sprint(i), l)
 			a.charge(1)
 			a.sessions--
 			if i%100 == 0 {
@@ -76,12 +79,35 @@ func TestAccountsOfGroupsArePruned(t *testing.T) {
 		if n := len(g.accounts); n > 2100 {
 			t.Errorf("%d accounts are kept", n)
 		}
-		if g.join("with a session", 1) != kept || g.accounts["with a cost"] == nil {
+		if g.join("with a session", l) != kept || g.accounts["with a cost"] == nil {
 			t.Error("an account that was needed is gone")
 		}
 		if g.size("with a session") != 2 || g.size("with a cost") != 0 || g.size("none") != 0 {
 			t.Error("the sessions are not counted")
 		}
+	})
+}
+
+// One line after the other that is no JSON, all in one piece, are not an hour's
+// but ten days' worth of decay.
+func TestGroupIsNotLockedOutForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &Server{Options: Options{Limits: Limits{Group: func(*Session) string { return "one" }}}}
+		near, far := net.Pipe()
+		s := srv.ServeConn(near)
+		go far.Write([]byte(strings.Repeat("x\n", 2000)))
+		io.Copy(io.Discard, far)
+		<-s.Done()
+
+		time.Sleep(time.Hour + time.Second) // what is above CostHard has decayed
+		near, far = net.Pipe()
+		s = srv.ServeConn(near)
+		if got := s.Cost(); got > 10000 || s.Stats().Concurrency == 0 {
+			t.Errorf("the cost is %v, with a concurrency of %d", got, s.Stats().Concurrency)
+		}
+		far.Close()
+		srv.Close()
+		srv.Wait()
 	})
 }
 

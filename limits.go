@@ -99,7 +99,8 @@ type Limits struct {
 
 	// Group names the group whose members share one budget and
 	// Server.MaxGroup; "" is none. It is called when a Server starts a session
-	// (for others there is nobody to share with). Default: none. See [GroupBySubnet].
+	// (for others there is nobody to share with). A group's cost is never more than
+	// twice CostHard. Default: none. See [GroupBySubnet].
 	Group func(*Session) string
 	// Exempt reports whether a session's cost is not counted. It is called when
 	// the session starts. Default: none is exempt.
