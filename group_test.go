@@ -1,10 +1,13 @@
 package rpcx
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -169,4 +172,42 @@ func TestGroupSharesItsBudget(t *testing.T) {
 		srv.Close()
 		srv.Wait()
 	})
+}
+
+// A message is counted that a sender writes itself, until it is written.
+func TestLentWriteIsNotCountedForEver(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &Server{}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	c, err := Dial(t.Context(), "tcp://"+l.Addr().String(), &Options{
+		Handler: HandlerFunc(func(context.Context, *Request) (any, error) { return "thanks", nil }),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Call(t.Context(), "m", nil, nil); !errors.Is(err, ErrMethodNotFound) { // now the server has the session
+		t.Fatal(err)
+	}
+	for s := range srv.Sessions() {
+		for idle := false; !idle; runtime.Gosched() {
+			s.mu.Lock()
+			idle = s.out.idle
+			s.mu.Unlock()
+		}
+		if err := s.Call(t.Context(), "m", Args{strings.Repeat("x", 20000)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := srv.Stats().QueuedBytes; n != 0 {
+		t.Errorf("%d bytes are said to wait", n)
+	}
+	c.Close()
+	<-c.Done()
+	srv.Close()
+	srv.Wait()
+	<-served
 }

@@ -247,6 +247,7 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 		s.mu.Lock()
 		s.stats.BytesSent += uint64(n)
 		s.out.unlend(sc.frame, n)
+		s.weigh()
 		if s.state >= stateClosing {
 			s.out.wakeWriter()
 		}
