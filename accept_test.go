@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -196,6 +197,43 @@ func TestMaxQueuedBytes(t *testing.T) {
 		if n := srv.Stats().QueuedBytes; n != 0 {
 			t.Errorf("%d bytes are left of sessions that ended", n)
 		}
+	})
+}
+
+// Small requests, taken in while there was room, have large replies.
+func TestMaxQueuedBytesBoundsReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		large := strings.Repeat("x", 10_000)
+		srv := &rpcx.Server{MaxQueuedBytes: 100_000}
+		open := make(chan struct{})
+		srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			<-open
+			return large, nil
+		})
+		var wires []*wire
+		for range 10 {
+			near, far := net.Pipe()
+			defer far.Close()
+			srv.ServeConn(near)
+			wires = append(wires, &wire{Conn: far, t: t})
+		}
+		for _, w := range wires {
+			w.say(slices.Repeat([]string{ask("m", 1)}, 20)...)
+		}
+		synctest.Wait()
+		close(open)
+		synctest.Wait()
+		if n := srv.Stats().QueuedBytes; n < 100_000 || n > 200_000 {
+			t.Errorf("%d bytes wait", n)
+		}
+		for _, w := range wires {
+			w.listen()
+			if lines := w.heard(); len(lines) != 20 || strings.Contains(lines[19], "error") {
+				t.Errorf("heard %.200q", lines)
+			}
+		}
+		srv.Close()
+		srv.Wait()
 	})
 }
 

@@ -429,8 +429,10 @@
 //	Server.MaxHandshakes           256  handshakes  the same; TLS only
 //	Server.HandshakeTimeout       10 s  a TLS       the connection is closed
 //	                                    handshake
-//	Server.MaxQueuedBytes      256 MiB  bytes       requests are answered CodeServerBusy, on
-//	                                                sessions that hold more than their share
+//	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:
+//	                                                requests are answered CodeServerBusy, callers
+//	                                                and handlers wait, and the session ends if a
+//	                                                large message comes in
 //
 // And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s for
 // each version; a message is nested 10,000 levels deep, and objects within objects

@@ -90,7 +90,9 @@ func (l *load) add(bytes int) {
 
 // full reports whether the limit is reached, and by one that holds weight bytes,
 // more than its share. So a few that hold much do not lock the others out, and
-// twice the limit is never exceeded.
+// all together hold twice the limit at most, and one message each; more if they
+// were fewer when they took it, though never more than the sum of what were the
+// shares of the first, the second and so on: ten times the limit with 10,000.
 func (l *load) full(weight int) bool {
 	return l.limit > 0 && l.bytes.Load() >= int64(l.limit) && int64(weight) >= int64(l.limit)/max(l.sessions.Load(), 1)
 }

@@ -269,11 +269,16 @@ func (s *Session) alone(from sender, call *Future) bool {
 }
 
 // waitForRoom returns, with the lock held as it is called, when n bytes fit into
-// the outbox and nobody waited longer.
+// the outbox and nobody waited longer. Where the server holds all that it may and
+// the session more than its share, only an empty outbox has room.
 func (s *Session) waitForRoom(ctx context.Context, n int, from *sender) error {
 	return s.out.line.wait(ctx, &s.mu, func() (bool, error) {
 		err := s.mayCall(ctx, from)
-		return s.out.room(n, s.limits.Outbox), err
+		limit := s.limits.Outbox
+		if s.load.full(s.weight) {
+			limit = 0
+		}
+		return s.out.room(n, limit), err
 	})
 }
 

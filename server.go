@@ -37,8 +37,8 @@ type Server struct {
 	// MaxQueuedBytes is how many bytes may wait in all sessions together: requests,
 	// replies, and large messages of which a part has come. Default 256 MiB. Beyond,
 	// sessions that hold more than their share (the limit divided by their number)
-	// have their requests answered CodeServerBusy, and end if they need more for
-	// such a message.
+	// have their requests answered CodeServerBusy, send one message at a time, for
+	// which others wait, and end if they need more for a message that comes in.
 	MaxQueuedBytes int
 	// OnSession is called for each new session, on a goroutine of its own. No
 	// request is handled before it returns, but it may call the peer. Shutdown
