@@ -63,7 +63,7 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 		return nil
 	}
 	idle := max(v.life, v.rest)
-	if s.in.running > 0 || s.in.count > 0 || len(s.table.pending) > 0 {
+	if s.in.running > 0 || s.in.count > 0 || len(s.table.pending) > 0 || s.out.writing {
 		idle = now // at the earliest
 	}
 	if l.KeepAliveMethod != "" {

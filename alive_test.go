@@ -2,8 +2,10 @@ package rpcx_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +61,12 @@ func TestIdleTimeout(t *testing.T) {
 			time.Sleep(9 * time.Second)
 			s.Notify(t.Context(), "m", nil)
 		}},
+		{"or when a part of a message is received", 28 * time.Second, func(_ *testing.T, _ *rpcx.Session, w *wire) {
+			for range 2 {
+				time.Sleep(9 * time.Second)
+				w.Write([]byte(`"half of a mess`))
+			}
+		}},
 		{"not while a handler runs", 27 * time.Second, func(_ *testing.T, _ *rpcx.Session, w *wire) {
 			time.Sleep(5 * time.Second)
 			w.say(sayNote("sleep", 12))
@@ -85,6 +93,18 @@ func TestIdleTimeout(t *testing.T) {
 			})
 		})
 	}
+	t.Run("starts anew when a part of a message is sent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, w := newDeafWire(t, idle(sleeper))
+			s.Notify(t.Context(), "m", rpcx.Args{strings.Repeat("x", 40_000)})
+			for range 4 { // nearly all of it
+				time.Sleep(9 * time.Second)
+				io.CopyN(io.Discard, w, 10_000)
+			}
+			w.listen()
+			untilIdle(t, s, 10*time.Second)
+		})
+	})
 	t.Run("is for ever by default", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, _ := newWire(t, nil)

@@ -114,11 +114,15 @@ func (s *Session) weigh() {
 	}
 }
 
-// grow is called by the reader before it takes size bytes for a message of which
-// a part has come; with less when it has given them back.
-func (s *Session) grow(size int) error {
+// receivePart is called by the reader before it reads more of a message of which a
+// part has come, for which it takes size bytes; with less when it has given them back.
+func (s *Session) receivePart(size int) error {
+	if size == s.partial && !s.vigil.on {
+		return nil // only the reader changes the one, and nobody the other
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.lived()
 	more := size > s.partial
 	s.partial = size
 	s.weigh()

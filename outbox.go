@@ -344,6 +344,7 @@ func (s *Session) writeLoop() {
 		n, err := s.conn.write(f.buf, f.ends, func() {
 			s.mu.Lock()
 			s.progress()
+			s.lived()
 			s.mu.Unlock()
 		})
 		s.mu.Lock()

@@ -186,7 +186,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	s.proto.Store(&protocol)
 	s.out.wake.L = &s.mu
 	s.out.sock = conn.socket()
-	conn.onGrow(s.grow)
+	conn.onPart(s.receivePart)
 	return s
 }
 

@@ -19,9 +19,10 @@ type transport interface {
 	// after each part that was written and has more behind it. It returns how much
 	// was written, or may have been.
 	write(buf []byte, ends []int, progress func()) (int, error)
-	// onGrow has grow called before more memory is taken for a message that has
-	// come in part, and when it has been given back; its error ends the reading.
-	onGrow(grow func(size int) error)
+	// onPart has part called before more is read of a message that has come in
+	// part, with the size of the buffer that this takes if that is large, else 0;
+	// and when a large one has been given back. Its error ends the reading.
+	onPart(part func(size int) error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
 	close() error
@@ -43,8 +44,8 @@ type stream struct {
 	sock   *socket // nil if conn is another kind of connection
 	buf    []byte  // what was read and not consumed is buf[r:w]
 	r, w   int
-	grow   func(int) error
-	grown  int // what it was told of last
+	part   func(int) error
+	large  int // what it was told of last
 	total  uint64
 	last   int   // what the last Read returned
 	err    error // of it
@@ -54,13 +55,13 @@ type stream struct {
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
 	return &stream{
 		conn: conn, framer: framer, split: framer.NewSplitter(), sock: newSocket(conn),
-		grow: func(int) error { return nil },
+		part: func(int) error { return nil },
 	}
 }
 
 func (s *stream) socket() *socket { return s.sock }
 
-func (s *stream) onGrow(grow func(int) error) { s.grow = grow }
+func (s *stream) onPart(part func(int) error) { s.part = part }
 
 func (s *stream) next(wait bool) ([]byte, error) {
 	for {
@@ -104,9 +105,9 @@ func (s *stream) next(wait bool) ([]byte, error) {
 func (s *stream) fill() {
 	if s.r == s.w {
 		s.r, s.w = 0, 0
-		if s.grown > 0 {
-			s.grown = 0
-			_ = s.grow(0) // asks for nothing
+		if s.large > 0 {
+			s.large = 0
+			_ = s.part(0) // asks for nothing
 		}
 		if s.sock != nil {
 			giveReadBuffer(s.buf)
@@ -117,6 +118,8 @@ func (s *stream) fill() {
 		if len(s.buf) > largeBuffer || len(s.buf) > firstBuffer && s.last < len(s.buf)/8 {
 			s.buf = nil
 		}
+	} else {
+		_ = s.part(s.large) // asks for no more
 	}
 	switch {
 	case s.buf == nil:
@@ -126,8 +129,8 @@ func (s *stream) fill() {
 		s.r = 0
 	case s.w == len(s.buf):
 		if size := 2 * len(s.buf); size > largeBuffer {
-			s.grown = size
-			if s.err = s.grow(size); s.err != nil {
+			s.large = size
+			if s.err = s.part(size); s.err != nil {
 				return
 			}
 		}
@@ -204,7 +207,7 @@ func (m *messages) next(wait bool) ([]byte, error) {
 
 func (m *messages) socket() *socket { return nil }
 
-func (m *messages) onGrow(func(int) error) {} // it takes memory by itself
+func (m *messages) onPart(func(int) error) {} // it takes memory by itself
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 
