@@ -133,17 +133,8 @@ func (srv *Server) add(conn transport) *Session {
 			s.retarget() // the others may have used much
 		}
 	}
-	if srv.sessions == nil {
-		srv.sessions = make(map[*Session]struct{})
-	}
-	srv.sessions[s] = struct{}{}
-	srv.enter()
 	held := srv.OnSession != nil || s.trace.Connected != nil
-	if held {
-		srv.enter() // for the goroutine below
-	}
-	srv.mu.Unlock()
-
+	s.in.held = held
 	s.ended = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
@@ -153,7 +144,16 @@ func (srv *Server) add(conn transport) *Session {
 		delete(srv.sessions, s)
 		srv.leave()
 	}
-	s.in.held = held
+	if srv.sessions == nil {
+		srv.sessions = make(map[*Session]struct{})
+	}
+	srv.sessions[s] = struct{}{} // from now on others see it
+	srv.enter()
+	if held {
+		srv.enter() // for the goroutine below
+	}
+	srv.mu.Unlock()
+
 	s.start()
 	if held {
 		// Owner: the server. End: Trace.Connected and OnSession return.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,4 +290,39 @@ func TestErrorOfARefusedConnection(t *testing.T) {
 		s.Close()
 		<-s.Done()
 	})
+}
+
+// Server.Sessions may have a session before it runs.
+func TestSessionsAreUsedFromTheirFirstMoment(t *testing.T) {
+	noLeak(t)
+	srv := &rpcx.Server{OnSession: func(*rpcx.Session) {}}
+	var users sync.WaitGroup
+	over := make(chan struct{})
+	for range 4 {
+		users.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				for s := range srv.Sessions() {
+					s.UpdateCost()
+					s.Close()
+				}
+			}
+		})
+	}
+	for range 3000 {
+		near, far := net.Pipe()
+		srv.ServeConn(near)
+		far.Close()
+	}
+	close(over)
+	users.Wait()
+	srv.Close()
+	srv.Wait()
+	if got := srv.Stats(); got.Sessions != 0 || got.QueuedBytes != 0 {
+		t.Errorf("stats are %+v", got)
+	}
 }
