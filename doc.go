@@ -391,7 +391,8 @@
 //	Queue                 4,096  messages   requests that would wait are answered
 //	                                        CodeServerBusy, notifications dropped; a batch
 //	                                        counts as one
-//	QueueBytes            8 MiB  bytes      the same; one message always has room
+//	QueueBytes            8 MiB  bytes      the same; one message always has room, and each
+//	                                        member of a batch counts 256 bytes more
 //	Outbox                4 MiB  bytes      callers and handlers wait; one message always has
 //	                                        room. The session's own replies may go 256 KiB
 //	                                        beyond, then it ends with ErrSlowPeer
@@ -404,7 +405,8 @@
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
 //	                                        the time for each 16 KiB
-//	CloseTimeout           30 s  a close    what ReplyAndDisconnect has left unsent is dropped
+//	CloseTimeout           30 s  a close    what is unsent at ReplyAndDisconnect, or at the end
+//	                                        for CostHard, is dropped
 //	Outgoing                 50  calls      calls wait for a slot; between 1 and OutgoingMax,
 //	                                        as ResponseTime has it
 //	OutgoingMax             250  calls      Outgoing is raised no further
@@ -415,6 +417,11 @@
 //	CostSoft              2,000  cost       requests are delayed, and fewer handled at once
 //	CostHard             10,000  cost       requests are answered CodeExcessiveResourceUsage, and
 //	                                        the session ends with a *CostError (CostOff: not)
+//	CostDelay               2 s  a request  it is delayed so long next to CostHard, less below
+//	CostDecay         CostHard   a second   the cost falls
+//	                   / 3,600
+//	CostPerByte       1/100,000  a byte     the cost rises, sent or received
+//	CostError               100  an error   the cost rises; for what is no JSON eleven times so
 //
 // Limits that have their place elsewhere:
 //
@@ -434,10 +441,10 @@
 //	                                                and handlers wait, and the session ends if a
 //	                                                large message comes in
 //
-// And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s for
-// each version; a message is nested 10,000 levels deep, and objects within objects
-// 32; the last 1,024 calls that were given up are remembered, to tell late replies
-// from wrong ones.
+// And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s
+// for each version; a message is nested 10,000 levels deep, and objects within
+// objects 32; HeaderFramer takes 4,096 bytes of headers; the last 1,024 calls
+// that were given up are remembered, to tell late replies from wrong ones.
 //
 // # Cost
 //
