@@ -116,7 +116,7 @@ func (s *Session) UpdateCost() {
 		extra = s.extraCost(s)
 	}
 	s.mu.Lock()
-	s.cost.extra = extra
+	s.cost.extra, s.cost.updating = extra, false
 	s.retarget()
 	wake := s.in.wants()
 	s.mu.Unlock()
@@ -163,12 +163,7 @@ func (s *Session) update() {
 		return
 	}
 	s.cost.updating = true
-	s.pool.run(func() {
-		s.UpdateCost()
-		s.mu.Lock()
-		s.cost.updating = false
-		s.mu.Unlock()
-	})
+	s.pool.run(s.UpdateCost)
 }
 
 func (s *Session) retarget() {
