@@ -112,6 +112,25 @@ func TestCancelWithoutAnAnswer(t *testing.T) {
 	})
 }
 
+// Only of a request that was cancelled is an error with the dialect's code free.
+func TestErrorWithTheCodeOfCancellationCosts(t *testing.T) {
+	for name, dialect := range map[string]*rpcx.Cancellation{"LSP's": rpcx.LSPCancellation, "none": {Method: "cancel"}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := handling(methods{"m": func(context.Context, *rpcx.Request) (any, error) {
+					return nil, &rpcx.Error{Code: dialect.Code, Message: "failed", Cost: 400}
+				}})
+				opts.Cancellation = dialect
+				s, w := newServed(t, opts)
+				w.say(ask("m", 1))
+				if n := len(w.heard()); n != 1 || s.Stats().Errors != 1 || int(s.Cost()) != 500 {
+					t.Errorf("%d answers, stats are %+v", n, s.Stats())
+				}
+			})
+		})
+	}
+}
+
 func TestHandlerThatIgnoresItsCancellationKeepsItsSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := make(gate)

@@ -236,7 +236,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) {
 		s.mu.Unlock()
 		return
 	}
-	if e != nil && (s.cancel == nil || e.Code != s.cancel.Code) {
+	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
 		s.stats.Errors++
 		s.charge(s.limits.CostError + e.Cost)
 	}
