@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -18,19 +19,19 @@ func (srv *Server) accept(conn net.Conn) {
 	}
 	srv.mu.Lock()
 	limit := limitOr(srv.MaxHandshakes, 256)
-	full := len(srv.shaking) >= limit
-	if full || srv.stopped {
-		if full {
-			srv.refuse("Server.MaxHandshakes", limit)
-		}
+	if srv.stopped {
 		srv.mu.Unlock()
 		conn.Close()
 		return
 	}
-	if srv.shaking == nil {
-		srv.shaking = make(map[net.Conn]struct{})
+	if len(srv.shaking) >= limit {
+		// The oldest goes: a good handshake is over soon, and those that never
+		// end would lock out all others.
+		srv.refuse("Server.MaxHandshakes", limit)
+		srv.shaking[0].Close()
+		srv.shaking = slices.Delete(srv.shaking, 0, 1)
 	}
-	srv.shaking[conn] = struct{}{}
+	srv.shaking = append(srv.shaking, conn)
 	srv.enter()
 	srv.mu.Unlock()
 	srv.pool.run(func() {
@@ -48,7 +49,9 @@ func (srv *Server) accept(conn net.Conn) {
 		}
 		cancel()
 		srv.mu.Lock()
-		delete(srv.shaking, conn)
+		if i := slices.Index(srv.shaking, conn); i >= 0 {
+			srv.shaking = slices.Delete(srv.shaking, i, i+1)
+		}
 		srv.mu.Unlock()
 		if err != nil {
 			srv.options.Logger.LogAttrs(context.Background(), slog.LevelInfo, "TLS handshake failed",
@@ -127,7 +130,7 @@ func (srv *Server) add(conn transport) *Session {
 	}
 	var account *account
 	if group != "" {
-		account = srv.groups.join(group, &s.limits)
+		account = srv.groups.join(group, s.limits)
 		if s.cost.account != nil {
 			s.cost.account = account
 			s.retarget() // the others may have used much

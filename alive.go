@@ -19,7 +19,7 @@ type vigil struct {
 
 // watchConn begins to watch over the connection, as the limits say.
 func (s *Session) watchConn() {
-	l := &s.limits
+	l := s.limits
 	if l.KeepAliveMethod == "" && l.KeepAlive != 0 {
 		conn := s.conn.netConn()
 		if t, ok := conn.(*tls.Conn); ok {
@@ -58,7 +58,7 @@ func (s *Session) rested() {
 // keepVigil returns what is to be done now, without the lock with which it is
 // called; nil if nothing.
 func (s *Session) keepVigil(now time.Duration) (due func()) {
-	v, l := &s.vigil, &s.limits
+	v, l := &s.vigil, s.limits
 	if !v.on || s.state >= stateClosing {
 		return nil
 	}

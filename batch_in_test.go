@@ -2,6 +2,7 @@ package rpcx_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -137,5 +138,45 @@ func TestBatchOfRequestsAndResponses(t *testing.T) {
 			t.Error("and yet its response was taken")
 		}
 		live(t, s)
+	})
+}
+
+// Replies that wait for others of their batch are bounded for all batches together.
+func TestRepliesOfUnfinishedBatchesAreBoundedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finish := make(chan struct{})
+		client, server := rpcx.Pipe(nil, &rpcx.Options{
+			Limits: rpcx.Limits{Response: 300},
+			Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+				if req.Method == "slow" {
+					<-finish
+				}
+				return strings.Repeat("x", 100), nil
+			}),
+		})
+		defer server.Close()
+		defer client.Close()
+		var futures []*rpcx.Future
+		var wholes []*rpcx.Future
+		for range 3 {
+			var b rpcx.Batch
+			b.Call("slow", nil, nil)
+			futures = append(futures, b.Call("quick", nil, nil))
+			wholes = append(wholes, client.GoBatch(t.Context(), &b))
+			synctest.Wait()
+		}
+		close(finish)
+		synctest.Wait()
+		for i, f := range futures {
+			<-wholes[i].Done()
+			if got := errors.Is(f.Err(), rpcx.ErrInvalidRequest); got != (i == 2) {
+				t.Errorf("the quick member of batch %d: %v", i, f.Err())
+			}
+		}
+		var again rpcx.Batch // there is room again
+		again.Call("quick", nil, nil)
+		if err := client.SendBatch(t.Context(), &again); err != nil {
+			t.Error(err)
+		}
 	})
 }

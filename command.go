@@ -72,7 +72,7 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	p := &program{stdin, output, cmd, make(chan error, 1), stderr, log}
 	// Owner: the session. End: the program has ended.
 	go p.wait()
-	s := newSession(newStream(p, o.Framer), o, RoleClient, &pool{}, &load{})
+	s := newSession(newStream(p, o.Framer), o, RoleClient, &pool{}, &lone)
 	s.start()
 	s.connected()
 	return s, nil

@@ -168,7 +168,7 @@ func (s *Session) update() {
 
 func (s *Session) retarget() {
 	before := s.in.limit
-	s.cost.throttle.update(&s.limits, s.cost.account.settle(s.limits.CostDecay), s.cost.extra)
+	s.cost.throttle.update(s.limits, s.cost.account.settle(s.limits.CostDecay), s.cost.extra)
 	s.in.limit = s.cost.target
 	if s.in.order == Sequential {
 		s.in.limit = min(s.in.limit, 1)
@@ -189,7 +189,7 @@ func (s *Session) delay() time.Duration {
 		return 0
 	}
 	s.update()
-	return s.cost.delay(&s.limits)
+	return s.cost.delay(s.limits)
 }
 
 // overdrawn reports whether the session is now to be ended because of its cost:
@@ -248,7 +248,7 @@ func (s *Session) dismiss() {
 	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
 	if why.Limit > 0 {
 		by = slog.Group("limit", slog.String("name", "Limits.CostHard"), slog.Float64("value", why.Limit))
-		if s.load.warned.CompareAndSwap(false, true) {
+		if s.load == &lone || s.load.warned.CompareAndSwap(false, true) {
 			level = slog.LevelWarn // once: on a busy server there may be many
 		}
 	}

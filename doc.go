@@ -397,8 +397,8 @@
 //	                                        room. The session's own replies may go 256 KiB
 //	                                        beyond, then it ends with ErrSlowPeer
 //	Batch                10,000  members    the batch is answered with one CodeInvalidRequest
-//	Response             16 MiB  bytes      the reply is replaced by a CodeInvalidRequest; in a
-//	                                        batch it bounds the sum
+//	Response             16 MiB  bytes      the reply is replaced by a CodeInvalidRequest; it
+//	                                        bounds the sum of what waits in unfinished batches
 //	RequestTimeout         30 s  a call     it fails with ErrTimeout; if its context has a
 //	                                        deadline that counts instead
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
@@ -433,7 +433,7 @@
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
-//	Server.MaxHandshakes           256  handshakes  the same; TLS only
+//	Server.MaxHandshakes           256  handshakes  the oldest is closed; TLS only
 //	Server.HandshakeTimeout       10 s  a TLS       the connection is closed
 //	                                    handshake
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:

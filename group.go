@@ -76,11 +76,15 @@ func (g *groups) size(name string) int {
 
 // load is what the sessions of a server hold together.
 type load struct {
-	limit    int // of the bytes; 0 is none
+	limits   *Limits // of each, resolved; nil where there is one session only
+	limit    int     // of the bytes; 0 is none
 	bytes    atomic.Int64
 	sessions atomic.Int64
 	warned   atomic.Bool // of a session that was ended for its cost
 }
+
+// lone is for sessions that are no server's. It has no limit.
+var lone load
 
 func (l *load) add(bytes int) {
 	if bytes != 0 {
@@ -102,13 +106,13 @@ func (l *load) full(weight int) bool {
 const weightStep = 4 << 10
 
 // weigh counts what the session holds: requests that wait, messages to be written,
-// and what has come of a message that is not complete. It is called under the
+// the replies of batches that are not complete, and what has come of a message that is not complete. It is called under the
 // lock, when that has changed.
 func (s *Session) weigh() {
 	if s.load.limit == 0 {
 		return
 	}
-	if d := s.in.bytes + s.out.size() + s.partial - s.weight; d >= weightStep || d <= -weightStep {
+	if d := s.in.bytes + s.out.size() + s.partial + int(s.assembled.Load()) - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d)
 	}

@@ -158,6 +158,7 @@ func (b *inBatch) expire(s *Session) func() {
 
 // send sends the replies. Nobody else has the batch any more.
 func (b *inBatch) send(s *Session, from sender) {
+	s.assembled.Add(-b.replySize.Load())
 	sc := getScratch()
 	defer sc.put()
 	for _, sp := range b.spans {

@@ -27,9 +27,9 @@ type Limits struct {
 	// from the peer is refused as a whole, with one error; one of our own is not sent.
 	Batch int
 
-	// Response is how many bytes a reply may have; in a batch, all its replies
-	// together, with 2 bytes more for each. Default 16 MiB. A reply that is
-	// larger is replaced by an error with CodeInvalidRequest.
+	// Response is how many bytes a reply may have; in batches, all replies together
+	// that wait for others, with 2 bytes more for each. Default 16 MiB. A reply that
+	// is larger is replaced by an error with CodeInvalidRequest.
 	Response int
 
 	// RequestTimeout is how long a call waits for its reply when its context
@@ -176,6 +176,9 @@ func (l Limits) resolved(role Role) Limits {
 	l.CostDelay = max(l.CostDelay, 0)
 	return l
 }
+
+// clientLimits are the defaults, resolved, for all clients that have no others.
+var clientLimits = Limits{}.resolved(RoleClient)
 
 // costStep is by how much a cost has to change before what follows from it is
 // calculated anew.

@@ -23,7 +23,7 @@ func newOffline(p Protocol) *offline {
 		Limits:   Limits{Response: -1, RequestTimeout: -1, ProcessingTimeout: -1},
 		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
-	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &load{})
+	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &lone)
 	s.in.held = true          // nobody is called to handle requests
 	s.notes = make([]note, 1) // nor to log: one who does seems to be there
 	return &offline{Session: s}

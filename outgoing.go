@@ -82,17 +82,11 @@ const calibration = 30
 // raised takes effect when the next reply comes, one that was lowered when as
 // many have come as are too many. They are guarded by the session's lock.
 type slots struct {
-	limit  int // now; beyond reach if it is off
-	most   int
-	target time.Duration // for a reply
-	taken  int
-	line   line
-	took   time.Duration // the replies since the last calibration, together
-	count  int           // of these
-}
-
-func newSlots(l *Limits) slots {
-	return slots{limit: l.Outgoing, most: l.OutgoingMax, target: l.ResponseTime}
+	limit int // now; beyond reach if it is off
+	taken int
+	line  line
+	took  time.Duration // the replies since the last calibration, together
+	count int           // of these
 }
 
 func (o *slots) off() bool { return o.limit == math.MaxInt }
@@ -104,9 +98,9 @@ func (o *slots) free() {
 }
 
 // done gives one back after a call, or a batch of n messages.
-func (o *slots) done(took time.Duration, n int) {
+func (o *slots) done(took time.Duration, n int, l *Limits) {
 	if o.took, o.count = o.took+took, o.count+n; o.count >= calibration {
-		o.limit = recalibrate(o.limit, o.took/time.Duration(o.count), o.target, o.most)
+		o.limit = recalibrate(o.limit, o.took/time.Duration(o.count), l.ResponseTime, l.OutgoingMax)
 		o.took, o.count = 0, 0
 	}
 	o.free()
@@ -158,8 +152,8 @@ func (s *Session) free(f *Future) {
 	switch {
 	case s.slots.off():
 	case f.batch != nil:
-		s.slots.done(s.now()-f.started, len(f.batch.entries))
+		s.slots.done(s.now()-f.started, len(f.batch.entries), s.limits)
 	default:
-		s.slots.done(s.now()-f.started, 1)
+		s.slots.done(s.now()-f.started, 1, s.limits)
 	}
 }

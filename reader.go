@@ -11,18 +11,24 @@ import (
 	"time"
 )
 
-// decoded are Messages for the readers.
-var decoded = sync.Pool{New: func() any { return new(Message) }}
+// reading is what a reader uses while there is something to read.
+type reading struct {
+	Message
+	intake
+}
 
-// release gives m up for reuse, without what it was decoded to.
-func (m *Message) release() {
+var readings = sync.Pool{New: func() any { return new(reading) }}
+
+// release gives r up for reuse, without what was decoded.
+func (r *reading) release() {
+	m := &r.Message
 	spare := m.spare
 	if n := cap(m.Items); n > len(m.scratch) && n <= 128 {
 		clear(m.Items)
 		spare = m.Items[:0]
 	}
 	*m = Message{method: m.method, spare: spare}
-	decoded.Put(m)
+	readings.Put(r)
 }
 
 // intake is what the reader has decoded and not handed over yet. It hands over
@@ -32,7 +38,6 @@ type intake struct {
 	replies  []reply
 	entries  []entry
 	finish   []*Future // kept for reuse
-	ending   bool      // the session was, when it was looked at last
 }
 
 // reply is a response that came as a message of its own.
@@ -47,27 +52,26 @@ const maxIntake = 32
 
 // readLoop reads messages until the connection fails or is closed.
 func (s *Session) readLoop() {
-	m := new(Message)
-	var in intake
+	r := readings.Get().(*reading)
 	for {
 		msg, err := s.conn.next(false)
 		if msg == nil && err == nil {
-			s.deliver(&in)
+			s.deliver(&r.intake)
 			// What was woken by the last messages runs first: what it sends goes
 			// out sooner, and more comes in at once. Meanwhile, and that may be
 			// long, nothing is held that can be had again.
-			m.release()
+			r.release()
 			runtime.Gosched()
 			msg, err = s.conn.next(true)
-			m = decoded.Get().(*Message)
+			r = readings.Get().(*reading)
 		}
 		if err == nil {
-			if !in.ending { // then it is only read, lest the peer is reset before it has read the rest
-				s.receive(&in, m, msg)
+			if !s.ignoring { // then it is only read, lest the peer is reset before it has read the rest
+				s.receive(&r.intake, &r.Message, msg)
 			}
 			continue
 		}
-		s.deliver(&in)
+		s.deliver(&r.intake)
 		var frame *FrameError
 		if errors.As(err, &frame) {
 			s.mu.Lock()
@@ -133,7 +137,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		in.entries = append(in.entries, s.request(item, len(msg)))
 	}
 	in.messages++
-	if len(in.replies)+len(in.entries) >= maxIntake {
+	if in.messages >= maxIntake {
 		s.deliver(in)
 	}
 }
@@ -175,7 +179,7 @@ func (s *Session) deliver(in *intake) {
 	if len(refused) > 0 {
 		s.refusing++
 	}
-	in.ending = s.state >= stateClosing
+	s.ignoring = s.state >= stateClosing
 	s.checkDrained()
 	s.mu.Unlock()
 

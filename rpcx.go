@@ -93,10 +93,15 @@ func options(opts *Options) *Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Trace == nil {
-		o.Trace = &Trace{}
+		o.Trace = noTrace
+	} else {
+		trace := *o.Trace
+		o.Trace = &trace
 	}
 	return &o
 }
+
+var noTrace = new(Trace)
 
 // Order is in what order a session handles what its peer asks. Requests are
 // always taken in the order of their arrival, and replies to the session's own

@@ -193,7 +193,8 @@ func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error
 	}
 	size := len(sc.msg)
 	if b := c.batch(); b != nil {
-		size = int(b.replySize.Add(int64(size + 2)))
+		b.replySize.Add(int64(size + 2))
+		size = int(s.assembled.Add(int64(size + 2)))
 	}
 	if size > s.limits.Response {
 		e = Errorf(CodeInvalidRequest, "response too large (over %s bytes)", thousands(s.limits.Response))

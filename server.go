@@ -30,7 +30,7 @@ type Server struct {
 	// limit of their own.
 	MaxGroup int
 	// MaxHandshakes is how many TLS handshakes may be in progress. Default 256.
-	// A connection beyond is closed at once.
+	// For one more, the connection whose handshake is the oldest is closed.
 	MaxHandshakes int
 	// HandshakeTimeout is how long a TLS handshake may take. Default 10 s.
 	HandshakeTimeout time.Duration
@@ -49,9 +49,9 @@ type Server struct {
 	load     load
 	mu       sync.Mutex
 	groups   groups
-	shaking  map[net.Conn]struct{} // TLS handshakes in progress
-	refused  map[string]uint64     // connections, by the limits' names
-	options  *Options              // resolved
+	shaking  []net.Conn        // TLS handshakes in progress, the oldest first
+	refused  map[string]uint64 // connections, by the limits' names
+	options  *Options          // resolved
 	sessions map[*Session]struct{}
 	serving  map[net.Listener]struct{}
 	stopped  bool
@@ -174,6 +174,12 @@ func (srv *Server) init() {
 		return
 	}
 	srv.options = options(&srv.Options)
+	role := RoleServer
+	if srv.options.Role != RoleDefault {
+		role = srv.options.Role
+	}
+	limits := srv.options.Limits.resolved(role)
+	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 }
 
@@ -221,7 +227,7 @@ func (srv *Server) StopListening() {
 	for l := range srv.serving {
 		l.Close()
 	}
-	for conn := range srv.shaking {
+	for _, conn := range srv.shaking {
 		conn.Close()
 	}
 }

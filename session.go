@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,25 +62,27 @@ type Session struct {
 	extraCost       func(*Session) float64
 	onExcessiveCost func(*Session)
 	codec           Codec
-	limits          Limits
+	limits          *Limits // resolved; shared by the sessions of a server
 	role            Role
 	log             *slog.Logger
-	trace           Trace
+	trace           *Trace
 	pool            *pool
 	load            *load     // what the server's sessions hold together
 	epoch           time.Time // of the session's clock
 	workFn          func()    // s.work, made once
 	ended           func()    // tells the server; may be nil
 	proto           atomic.Pointer[Protocol]
+	assembled       atomic.Int64 // bytes of the replies of batches that are not complete
 
 	mu       sync.Mutex
 	state    state
 	cause    error         // of the end (I6)
 	closeBy  time.Duration // when the connection is closed whatever is unwritten
+	ignoring bool          // the reader does not look at what it reads any more
 	drained  chan struct{} // closed when Shutdown has nothing to wait for
 	flushTo  uint64        // the message that it waits for to be written, at last
-	refusing int           // how many have refusals to queue yet, which Shutdown waits for
-	loops    int           // of reader and writer, how many run
+	refusing int32         // how many have refusals to queue yet, which Shutdown waits for
+	loops    int32         // of reader and writer, how many run
 	table    table
 	outgoing deadlines // of our calls
 	slots    slots
@@ -114,7 +117,7 @@ const (
 // [Join] for what does not. Close may wait, but only for what ends by itself.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	o := options(opts)
-	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{}, &load{})
+	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{}, &lone)
 	s.start()
 	s.connected()
 	return s
@@ -123,7 +126,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 // NewMessageSession starts a session on a connection that keeps messages apart
 // by itself; Options.Framer is ignored.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
-	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{}, &load{})
+	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{}, &lone)
 	s.start()
 	s.connected()
 	return s
@@ -135,8 +138,8 @@ func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()
 	oa, ob := options(a), options(b)
-	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p, &load{})
-	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p, &load{})
+	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p, &lone)
+	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p, &lone)
 	sa.start()
 	sb.start()
 	sa.connected()
@@ -155,7 +158,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 		onExcessiveCost: o.OnExcessiveCost,
 		role:            role,
 		log:             o.Logger,
-		trace:           *o.Trace,
+		trace:           o.Trace,
 		pool:            p,
 		load:            l,
 		epoch:           time.Now(),
@@ -165,8 +168,16 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	if o.Role != RoleDefault {
 		s.role = o.Role
 	}
-	s.limits = o.Limits.resolved(s.role)
-	s.slots = newSlots(&s.limits)
+	switch {
+	case l.limits != nil:
+		s.limits = l.limits
+	case s.role == RoleClient && reflect.ValueOf(o.Limits).IsZero():
+		s.limits = &clientLimits
+	default:
+		limits := o.Limits.resolved(s.role)
+		s.limits = &limits
+	}
+	s.slots.limit = s.limits.Outgoing
 	s.in.order = o.Order
 	if s.in.limit = s.limits.Concurrency; o.Order == Sequential {
 		s.in.limit = 1

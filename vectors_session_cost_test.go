@@ -111,14 +111,14 @@ func testVectorRecalibration(t *testing.T, c sessionCase) {
 	var want struct{ Next int }
 	c.expect(t, &want)
 	l := Limits{Outgoing: c.Current, ResponseTime: seconds(c.ResponseTime)}.resolved(RoleClient)
-	o := newSlots(&l)
+	o := slots{limit: l.Outgoing}
 	for range calibration - 1 {
-		o.done(seconds(*c.Average), 1)
+		o.done(seconds(*c.Average), 1, &l)
 	}
 	equal(t, "the limit before 30 replies", o.limit, c.Current)
-	o.done(seconds(*c.Average), 1)
+	o.done(seconds(*c.Average), 1, &l)
 	equal(t, "the limit after them", o.limit, want.Next)
-	o.done(time.Hour, 1)
+	o.done(time.Hour, 1, &l)
 	equal(t, "the limit after another", o.limit, want.Next)
 }
 
