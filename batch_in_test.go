@@ -180,3 +180,40 @@ func TestRepliesOfUnfinishedBatchesAreBoundedTogether(t *testing.T) {
 		}
 	})
 }
+
+// What a member returns after its deadline, when its batch has been sent, is not
+// counted among what waits.
+func TestLateMembersOfBatchesAreNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finish := make(chan struct{})
+		client, server := rpcx.Pipe(nil, &rpcx.Options{
+			Limits: rpcx.Limits{Response: 300, ProcessingTimeout: time.Second, CostOff: true},
+			Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+				if req.Method == "late" {
+					<-finish
+				}
+				return strings.Repeat("x", 100), nil
+			}),
+		})
+		defer server.Close()
+		defer client.Close()
+		for range 4 {
+			var b rpcx.Batch
+			f := b.Call("late", nil, nil)
+			_ = client.SendBatch(t.Context(), &b)
+			if !errors.Is(f.Err(), rpcx.ErrServerBusy) {
+				t.Fatal(f.Err())
+			}
+		}
+		close(finish)
+		synctest.Wait()
+		if got := server.Stats().LateResults; got != 4 {
+			t.Errorf("%d late results", got)
+		}
+		var b rpcx.Batch
+		b.Call("quick", nil, nil)
+		if err := client.SendBatch(t.Context(), &b); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -112,7 +112,7 @@ func (s *Session) weigh() {
 	if s.load.limit == 0 {
 		return
 	}
-	if d := s.in.bytes + s.out.size() + s.partial + int(s.assembled.Load()) - s.weight; d >= weightStep || d <= -weightStep {
+	if d := s.in.bytes + s.out.size() + s.partial + s.assembled - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d)
 	}

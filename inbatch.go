@@ -2,7 +2,6 @@ package rpcx
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 )
 
@@ -11,14 +10,14 @@ import (
 // order of the requests, when the last is there. It is guarded by the session's
 // lock; what it shares with its message was copied.
 type inBatch struct {
-	members    []call       // all of its items; invalid ones are answered
-	taken      int          // of the members, how many were begun or refused
-	replies    []byte       // in the order in which they came
-	spans      []span       // where in replies those of the members are
-	waiting    int          // replies that are not there yet
-	unfinished int          // requests and notifications that are not over
-	replySize  atomic.Int64 // of the replies of handlers, 2 more for each
-	size       int          // what it counts in Limits.QueueBytes
+	members    []call // all of its items; invalid ones are answered
+	taken      int    // of the members, how many were begun or refused
+	replies    []byte // in the order in which they came
+	spans      []span // where in replies those of the members are
+	waiting    int    // replies that are not there yet
+	unfinished int    // requests and notifications that are not over
+	replySize  int    // of the replies of handlers, 2 more for each
+	size       int    // what it counts in Limits.QueueBytes
 	arrived    time.Duration
 	deadline   deadline
 	disconnect bool // a member's handler wants it when the replies are sent
@@ -158,7 +157,10 @@ func (b *inBatch) expire(s *Session) func() {
 
 // send sends the replies. Nobody else has the batch any more.
 func (b *inBatch) send(s *Session, from sender) {
-	s.assembled.Add(-b.replySize.Load())
+	s.mu.Lock()
+	s.assembled -= b.replySize
+	s.weigh()
+	s.mu.Unlock()
 	sc := getScratch()
 	defer sc.put()
 	for _, sp := range b.spans {

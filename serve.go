@@ -193,8 +193,13 @@ func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error
 	}
 	size := len(sc.msg)
 	if b := c.batch(); b != nil {
-		b.replySize.Add(int64(size + 2))
-		size = int(s.assembled.Add(int64(size + 2)))
+		s.mu.Lock()
+		if !c.answered { // or the batch may have been sent
+			b.replySize += size + 2
+			s.assembled += size + 2
+			size = s.assembled
+		}
+		s.mu.Unlock()
 	}
 	if size > s.limits.Response {
 		e = Errorf(CodeInvalidRequest, "response too large (over %s bytes)", thousands(s.limits.Response))

@@ -72,35 +72,35 @@ type Session struct {
 	workFn          func()    // s.work, made once
 	ended           func()    // tells the server; may be nil
 	proto           atomic.Pointer[Protocol]
-	assembled       atomic.Int64 // bytes of the replies of batches that are not complete
 
-	mu       sync.Mutex
-	state    state
-	cause    error         // of the end (I6)
-	closeBy  time.Duration // when the connection is closed whatever is unwritten
-	ignoring bool          // the reader does not look at what it reads any more
-	drained  chan struct{} // closed when Shutdown has nothing to wait for
-	flushTo  uint64        // the message that it waits for to be written, at last
-	refusing int32         // how many have refusals to queue yet, which Shutdown waits for
-	loops    int32         // of reader and writer, how many run
-	table    table
-	outgoing deadlines // of our calls
-	slots    slots
-	out      outbox
-	in       inbox
-	requests map[string]*call // that are not answered, by their ids, if they can be cancelled
-	incoming deadlines        // of the requests that are not answered
-	timer    *time.Timer
-	armed    time.Duration // what the timer is set for, never if it is not
-	stats    Stats
-	cost     expense
-	weight   int // what load counts of this session
-	partial  int // what the reader has taken for a message that is not complete
-	vigil    vigil
-	notes    []note // to be logged
-	onClose  []func(error)
-	over     bool          // it is done and the callbacks have returned
-	done     chan struct{} // closed then; made when asked for
+	mu        sync.Mutex
+	state     state
+	cause     error         // of the end (I6)
+	closeBy   time.Duration // when the connection is closed whatever is unwritten
+	ignoring  bool          // the reader does not look at what it reads any more
+	drained   chan struct{} // closed when Shutdown has nothing to wait for
+	flushTo   uint64        // the message that it waits for to be written, at last
+	refusing  int32         // how many have refusals to queue yet, which Shutdown waits for
+	loops     int32         // of reader and writer, how many run
+	table     table
+	outgoing  deadlines // of our calls
+	slots     slots
+	out       outbox
+	in        inbox
+	requests  map[string]*call // that are not answered, by their ids, if they can be cancelled
+	incoming  deadlines        // of the requests that are not answered
+	timer     *time.Timer
+	armed     time.Duration // what the timer is set for, never if it is not
+	stats     Stats
+	cost      expense
+	weight    int // what load counts of this session
+	assembled int // bytes of the replies of batches that are not complete
+	partial   int // what the reader has taken for a message that is not complete
+	vigil     vigil
+	notes     []note // to be logged
+	onClose   []func(error)
+	over      bool          // it is done and the callbacks have returned
+	done      chan struct{} // closed then; made when asked for
 }
 
 type state uint8
