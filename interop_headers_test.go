@@ -8,19 +8,20 @@ import (
 	"testing"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
 )
 
 // vscode-jsonrpc, which frames messages by headers, is the peer over a socket and
 // over standard input and output, and server and client in both.
 func TestInteropVSCode(t *testing.T) {
 	noLeak(t)
-	needPeer(t, "npm ci in testdata/interop", "node", "-e", "require('vscode-jsonrpc/node')")
-	opts := rpcx.Options{Handler: interopRouter(), Framer: rpcx.HeaderFramer{}, Cancellation: rpcx.LSPCancellation}
+	interoptest.Need(t, "npm ci in testdata/interop", "node", "-e", "require('vscode-jsonrpc/node')")
+	opts := rpcx.Options{Handler: interoptest.Router(), Framer: rpcx.HeaderFramer{}, Cancellation: rpcx.LSPCancellation}
 	t.Run("socket", func(t *testing.T) {
 		sessions := make(chan *rpcx.Session, 1)
 		srv := &rpcx.Server{Options: opts, OnSession: func(s *rpcx.Session) { sessions <- s }}
 		addr := interopServe(t, srv, "tcp", nil)
-		cmd := interopCommand(t, "node", "vscode_peer.js", strings.TrimPrefix(addr, "tcp://127.0.0.1:"))
+		cmd := interoptest.Command(t, "node", "vscode_peer.js", strings.TrimPrefix(addr, "tcp://127.0.0.1:"))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +39,7 @@ func TestInteropVSCode(t *testing.T) {
 		}
 	})
 	t.Run("stdio", func(t *testing.T) {
-		cmd := interopCommand(t, "node", "vscode_peer.js", "stdio")
+		cmd := interoptest.Command(t, "node", "vscode_peer.js", "stdio")
 		s, err := rpcx.Command(t.Context(), cmd, &opts)
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
 )
 
 func TestInteropAiorpcxServer(t *testing.T) {
@@ -129,7 +130,7 @@ func startAiorpcx(t *testing.T, transport, protocol string, cert *interopCert) *
 		args = append(args, cert.certFile, cert.keyFile)
 		peer.dialer.TLS = &tls.Config{RootCAs: cert.roots}
 	}
-	peer.cmd = interopCommand(t, interopPython, args...)
+	peer.cmd = interoptest.Command(t, interoptest.Python, args...)
 	stdin, err := peer.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

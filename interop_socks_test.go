@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
 )
 
 // Proxies that others have written. Each is started for the test, on loopback; no
@@ -218,7 +219,7 @@ func needProxy(t *testing.T, program, debianPackage string) string {
 		}
 	}
 	if err != nil {
-		missingPeer(t, err, "apt-get install "+debianPackage)
+		interoptest.Missing(t, err, "apt-get install "+debianPackage)
 	}
 	return path
 }

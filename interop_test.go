@@ -7,34 +7,25 @@ package rpcx_test
 // are the peers in the module interop.)
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
 )
-
-// Debian's packages are for this Python, which need not be the first in PATH.
-const interopPython = "/usr/bin/python3"
-
-// interopDir has the peers' programs.
-var interopDir = filepath.Join("testdata", "interop")
 
 func TestInteropAiorpcxClient(t *testing.T) {
 	noLeak(t)
@@ -42,9 +33,9 @@ func TestInteropAiorpcxClient(t *testing.T) {
 	cert := newInteropCert(t)
 	for _, transport := range []string{"tcp", "tls", "unix"} {
 		t.Run(transport, func(t *testing.T) {
-			srv := &rpcx.Server{Options: rpcx.Options{Handler: interopRouter()}}
+			srv := &rpcx.Server{Options: rpcx.Options{Handler: interoptest.Router()}}
 			addr := interopServe(t, srv, transport, cert)
-			interopChecks(t, interopPython, "aiorpcx_client.py", addr, "all", cert.certFile)
+			interoptest.Checks(t, interoptest.Python, "aiorpcx_client.py", addr, "all", cert.certFile)
 		})
 	}
 	// Its remaining suites are for servers of other kinds.
@@ -58,9 +49,9 @@ func TestInteropAiorpcxClient(t *testing.T) {
 		"auto":        {Options: rpcx.Options{Protocol: rpcx.JSONRPCv1}},
 	} {
 		t.Run(suite, func(t *testing.T) {
-			srv.Options.Handler = interopRouter()
+			srv.Options.Handler = interoptest.Router()
 			addr := interopServe(t, srv, "tcp", nil)
-			interopChecks(t, interopPython, "aiorpcx_client.py", addr, suite)
+			interoptest.Checks(t, interoptest.Python, "aiorpcx_client.py", addr, suite)
 		})
 	}
 }
@@ -81,74 +72,11 @@ func TestInteropJaysonClient(t *testing.T) {
 	needJayson(t)
 	for version, protocol := range map[string]rpcx.Protocol{"2": rpcx.JSONRPCv2, "1": rpcx.JSONRPCv1} {
 		t.Run("v"+version, func(t *testing.T) {
-			srv := &rpcx.Server{Options: rpcx.Options{Handler: interopRouter(), Protocol: protocol}}
+			srv := &rpcx.Server{Options: rpcx.Options{Handler: interoptest.Router(), Protocol: protocol}}
 			addr := interopServe(t, srv, "tcp", nil)
-			interopChecks(t, "node", "jayson_client.js", strings.TrimPrefix(addr, "tcp://127.0.0.1:"), version)
+			interoptest.Checks(t, "node", "jayson_client.js", strings.TrimPrefix(addr, "tcp://127.0.0.1:"), version)
 		})
 	}
-}
-
-// interopRouter has the methods that the peers' checks call.
-func interopRouter() *rpcx.Router {
-	router := rpcx.NewRouter()
-	handle := func(method string, fn any, names ...string) { router.Handle(method, rpcx.Func(fn, names...)) }
-
-	handle("echo", func(message json.RawMessage) json.RawMessage { return message }, "message")
-	handle("sum", func(values ...float64) float64 {
-		sum := 0.0
-		for _, value := range values {
-			sum += value
-		}
-		return sum
-	})
-	handle("subtract", func(minuend, subtrahend float64) float64 { return minuend - subtrahend }, "minuend", "subtrahend?")
-	handle("text", func(length int) string { return strings.Repeat("x", length) })
-
-	handle("refuse", func() error {
-		err := rpcx.Errorf(42, "refused: naïve")
-		err.Data = map[string][]string{"why": {"tired"}}
-		return err
-	})
-	handle("fail", func() error { return errors.New("nobody else is to know") })
-	handle("panic", func() { panic("nobody else is to know") })
-
-	// Whoever awaits a note need not do so in the session that it came in by.
-	var notes sync.Map
-	note := func(token string) chan struct{} {
-		c, _ := notes.LoadOrStore(token, make(chan struct{}, 1))
-		return c.(chan struct{})
-	}
-	handle("note", func(token string) { note(token) <- struct{}{} })
-	handle("await_note", func(ctx context.Context, token string) (string, error) {
-		select {
-		case <-note(token):
-			return token, nil
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		}
-	})
-
-	handle("call_back", func(ctx context.Context, s *rpcx.Session, method string, args ...any) (any, error) {
-		return rpcx.Call[any](ctx, s, method, rpcx.Args(args))
-	})
-	handle("errors", func(s *rpcx.Session) uint64 { return s.Stats().Errors })
-	handle("protocol", func(s *rpcx.Session) string {
-		switch s.Protocol() {
-		case rpcx.JSONRPCv1:
-			return "1.0"
-		case rpcx.JSONRPCv2:
-			return "2.0"
-		}
-		return "neither"
-	})
-
-	handle("hang", func(ctx context.Context) error {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	})
-	handle("hangup", func(s *rpcx.Session) { s.Close() })
-	handle("bye", func() error { return rpcx.ReplyAndDisconnect("bye") })
-	return router
 }
 
 // interopServe runs srv over a transport and returns its address. It is closed
@@ -192,81 +120,15 @@ func interopSocket(t *testing.T) string {
 	return filepath.Join(dir, "socket")
 }
 
-// interopChecks runs a client, which prints a line of JSON for each of its
-// checks, and makes a subtest of each line.
-func interopChecks(t *testing.T, command string, args ...string) {
-	t.Helper()
-	cmd := interopCommand(t, command, args...)
-	stdout, err := cmd.Output()
-	if err != nil {
-		t.Errorf("%s: %v", args[0], err)
-	}
-	checks := 0
-	for dec := json.NewDecoder(bytes.NewReader(stdout)); dec.More(); checks++ {
-		var result struct {
-			Check  string
-			OK     bool
-			Detail string
-		}
-		if err := dec.Decode(&result); err != nil {
-			t.Fatalf("%s printed what is no result: %v\n%s", args[0], err, stdout)
-		}
-		t.Run(result.Check, func(t *testing.T) {
-			if !result.OK {
-				t.Error(result.Detail)
-			}
-		})
-	}
-	if checks == 0 {
-		t.Error("no check was run")
-	}
-}
-
-// interopCommand returns the command that runs a peer. What it writes to stderr
-// is logged if the test fails. It is killed should it outlive all patience.
-func interopCommand(t *testing.T, command string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, command, args...)
-	cmd.Dir = interopDir
-	stderr := new(bytes.Buffer)
-	cmd.Stderr = stderr
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("stderr of %s:\n%s", strings.Join(args, " "), stderr)
-		}
-	})
-	return cmd
-}
-
 func needAiorpcx(t *testing.T) {
 	t.Helper()
-	needPeer(t, "apt-get install python3-aiorpcx", interopPython, "-c", "import aiorpcx")
+	interoptest.Need(t, "apt-get install python3-aiorpcx", interoptest.Python, "-c", "import aiorpcx")
 }
 
 // needJayson finds it beside its script, or by NODE_PATH.
 func needJayson(t *testing.T) {
 	t.Helper()
-	needPeer(t, "npm ci in testdata/interop", "node", "-e", "require('jayson')")
-}
-
-// needPeer skips the test if the command, which only looks for a peer, fails.
-func needPeer(t *testing.T, install, command string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), command, args...)
-	cmd.Dir = interopDir
-	if err := cmd.Run(); err != nil {
-		missingPeer(t, err, install)
-	}
-}
-
-// missingPeer skips the test, or fails it where peers are required.
-func missingPeer(t *testing.T, err error, install string) {
-	t.Helper()
-	if os.Getenv("RPCX_INTEROP") == "require" {
-		t.Fatalf("a peer is missing (%v): %s", err, install)
-	}
-	t.Skipf("a peer is missing (%v): %s", err, install)
+	interoptest.Need(t, "npm ci in testdata/interop", "node", "-e", "require('jayson')")
 }
 
 // interopCert is the certificate of a server on this machine.

@@ -1,102 +1,24 @@
 package rpcx_test
 
 import (
-	"fmt"
 	"os"
-	"runtime"
-	"strings"
 	"testing"
-	"time"
+
+	"example.com/rpcx/internal/leaktest"
 )
 
-// TestMain fails the run if it leaves a goroutine behind that has this module's
-// code on its stack.
+// TestMain fails the run if it leaves a goroutine behind.
 func TestMain(m *testing.M) {
 	if name := os.Getenv(programVariable); name != "" {
 		programs[name]() // a test of Command has started this
 		return
 	}
 	setResolver()
-	before := goroutines()
-	code := m.Run()
-	if leaked := leftBehind(before); code == 0 && len(leaked) > 0 {
-		fmt.Fprintf(os.Stderr, "%d goroutines were left behind:\n\n%s\n", len(leaked), strings.Join(leaked, "\n\n"))
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
-// noLeak fails the test if, at its end, a goroutine is left that it has started
-// by way of this module's code. It is for tests outside of a synctest bubble,
-// which finds leaks by itself, and that do not run in parallel to others.
+// noLeak fails the test if it leaves a goroutine behind; see [leaktest.Check].
 func noLeak(t *testing.T) {
 	t.Helper()
-	before := goroutines()
-	t.Cleanup(func() {
-		for _, stack := range leftBehind(before) {
-			t.Errorf("a goroutine was left behind:\n%s", stack)
-		}
-	})
-}
-
-// leftBehind returns the stacks of the goroutines that are not among before,
-// after it has waited up to 5 s for them to end.
-func leftBehind(before map[string]string) []string {
-	deadline := time.Now().Add(5 * time.Second)
-	for pause := time.Millisecond; ; pause *= 2 {
-		var left []string
-		for id, stack := range goroutines() {
-			if _, old := before[id]; !old {
-				left = append(left, stack)
-			}
-		}
-		if len(left) == 0 || time.Now().After(deadline) {
-			return left
-		}
-		time.Sleep(pause)
-	}
-}
-
-// goroutines returns the stacks of all goroutines but the caller's and the
-// tests' own that have this module's code on them, by "goroutine N".
-func goroutines() map[string]string {
-	buf := make([]byte, 1<<20)
-	for n := runtime.Stack(buf, true); ; n = runtime.Stack(buf, true) {
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
-	}
-	found := make(map[string]string)
-	for i, stack := range strings.Split(string(buf), "\n\n") {
-		if i == 0 || !strings.Contains(stack, "example.com/rpcx") || strings.Contains(stack, "testing.tRunner") {
-			continue
-		}
-		id, _, _ := strings.Cut(stack, " [")
-		found[id] = stack
-	}
-	return found
-}
-
-func TestLeakedGoroutinesAreFound(t *testing.T) {
-	before := goroutines()
-	end := make(chan struct{})
-	started := make(chan struct{})
-	go func() {
-		close(started)
-		<-end
-	}()
-	<-started
-	found := goroutines()
-	close(end)
-	for id := range before {
-		delete(found, id)
-	}
-	if len(found) != 1 {
-		t.Errorf("%d goroutines found, want the one", len(found))
-	}
-	if left := leftBehind(before); len(left) != 0 {
-		t.Errorf("it has ended, but was found: %s", left)
-	}
+	leaktest.Check(t)
 }

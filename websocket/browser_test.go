@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
 	"example.com/rpcx/websocket"
 )
 
@@ -25,9 +26,9 @@ closed: 1005 true
 // A page in a browser, the original in Python and a session of ours are clients of
 // one server at the same time: each waits until all have met.
 func TestInteropBrowserPythonAndGo(t *testing.T) {
-	needPeer(t, "apt-get install chromium", "chromium", "--version")
+	interoptest.Need(t, "apt-get install chromium", "chromium", "--version")
 	needAiorpcx(t)
-	srv := &rpcx.Server{Options: rpcx.Options{Handler: interopMethods(3)}}
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: meeting(3)}}
 	t.Cleanup(srv.Wait)
 	t.Cleanup(func() { srv.Close() })
 	finished := make(chan struct{}, 1)
@@ -52,7 +53,7 @@ func TestInteropBrowserPythonAndGo(t *testing.T) {
 	})
 	s := dial(t, websocket.Dialer{}, url+"/rpc", nil)
 	f := s.Go(t.Context(), "meet", rpcx.Args{"go"})
-	interopChecks(t, python, "aiorpcx_client.py", url+"/rpc", "meet")
+	interoptest.Checks(t, interoptest.Python, "aiorpcx_client.py", url+"/rpc", "meet")
 	var names []string
 	if err := f.Wait(t.Context(), &names); err != nil || len(names) != 3 {
 		t.Errorf("met %q, %v", names, err)
@@ -72,7 +73,7 @@ func chromium(t *testing.T, url string) (dom string) {
 		return ""
 	}
 	defer os.RemoveAll(profile)
-	out, err := interopCommand(t, "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+	out, err := interoptest.Command(t, "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--user-data-dir="+profile, "--dump-dom", url).Output()
 	if err != nil {

@@ -2,29 +2,22 @@ package websocket_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
 	"example.com/rpcx/websocket"
 )
 
-// Debian's packages are for this Python, which need not be the first in PATH.
-const python = "/usr/bin/python3"
-
 func TestInteropAiorpcxClient(t *testing.T) {
 	needAiorpcx(t)
-	url := serveRPC(t, &rpcx.Server{Options: rpcx.Options{Handler: interopMethods(1)}})
-	interopChecks(t, python, "aiorpcx_client.py", url, "websocket")
+	url := serveRPC(t, &rpcx.Server{Options: rpcx.Options{Handler: interoptest.Router()}})
+	interoptest.Checks(t, interoptest.Python, "aiorpcx_client.py", url, "websocket")
 }
 
 func TestInteropAiorpcxServer(t *testing.T) {
@@ -116,44 +109,14 @@ func TestInteropAiorpcxServer(t *testing.T) {
 	}
 }
 
-// interopMethods are those that the peers' checks call. "meet" returns when as
-// many as party have called it.
-func interopMethods(party int) *rpcx.Router {
-	router := rpcx.NewRouter()
-	handle := func(method string, fn any, names ...string) { router.Handle(method, rpcx.Func(fn, names...)) }
-	handle("echo", func(message json.RawMessage) json.RawMessage { return message }, "message")
-	handle("sum", func(values ...float64) (sum float64) {
-		for _, value := range values {
-			sum += value
-		}
-		return sum
-	})
-	handle("subtract", func(minuend, subtrahend float64) float64 { return minuend - subtrahend }, "minuend", "subtrahend?")
-	handle("refuse", func() error { return rpcx.Errorf(42, "refused: naïve") })
-	handle("fail", func() error { return errors.New("nobody else is to know") })
-	handle("panic", func() { panic("nobody else is to know") })
-	notes := make(chan string, 10)
-	handle("note", func(token string) { notes <- token })
-	handle("await_note", func(ctx context.Context, token string) (string, error) {
-		select {
-		case got := <-notes:
-			return got, nil
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		}
-	})
-	handle("call_back", func(ctx context.Context, s *rpcx.Session, method string, args ...any) (any, error) {
-		return rpcx.Call[any](ctx, s, method, rpcx.Args(args))
-	})
-	handle("errors", func(s *rpcx.Session) uint64 { return s.Stats().Errors })
-	handle("hang", func(ctx context.Context) { <-ctx.Done() })
-	handle("hangup", func(s *rpcx.Session) { s.Close() })
-	handle("bye", func() error { return rpcx.ReplyAndDisconnect("bye") })
-
+// meeting returns the methods that the peers' checks call, and "meet", which returns
+// when as many as party have called it.
+func meeting(party int) *rpcx.Router {
+	router := interoptest.Router()
 	arrived, present := make(chan string, party), make(chan []string, 1)
 	present <- nil
 	all := make(chan struct{})
-	handle("meet", func(ctx context.Context, name string) ([]string, error) {
+	router.Handle("meet", rpcx.Func(func(ctx context.Context, name string) ([]string, error) {
 		arrived <- name
 		names := append(<-present, <-arrived)
 		if present <- names; len(names) == party {
@@ -167,7 +130,7 @@ func interopMethods(party int) *rpcx.Router {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-	})
+	}))
 	return router
 }
 
@@ -175,7 +138,7 @@ func interopMethods(party int) *rpcx.Router {
 // ends, and returns its URL.
 func startAiorpcx(t *testing.T) (url string) {
 	t.Helper()
-	cmd := interopCommand(t, python, "aiorpcx_server.py", "ws://127.0.0.1", "v2")
+	cmd := interoptest.Command(t, interoptest.Python, "aiorpcx_server.py", "ws://127.0.0.1", "v2")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -200,65 +163,7 @@ func startAiorpcx(t *testing.T) (url string) {
 	return strings.TrimSpace(line)
 }
 
-// interopChecks runs a client, which prints a line of JSON for each of its
-// checks, and makes a subtest of each line.
-func interopChecks(t *testing.T, command string, args ...string) {
-	t.Helper()
-	stdout, err := interopCommand(t, command, args...).Output()
-	if err != nil {
-		t.Errorf("%s: %v", args[0], err)
-	}
-	checks := 0
-	for dec := json.NewDecoder(bytes.NewReader(stdout)); dec.More(); checks++ {
-		var result struct {
-			Check  string
-			OK     bool
-			Detail string
-		}
-		if err := dec.Decode(&result); err != nil {
-			t.Fatalf("%s printed what is no result: %v\n%s", args[0], err, stdout)
-		}
-		t.Run(result.Check, func(t *testing.T) {
-			if !result.OK {
-				t.Error(result.Detail)
-			}
-		})
-	}
-	if checks == 0 {
-		t.Error("no check was run")
-	}
-}
-
-// interopCommand returns the command that runs a peer, whose stderr is logged if
-// the test fails. It is killed should it outlive all patience.
-func interopCommand(t *testing.T, command string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, command, args...)
-	cmd.Dir = filepath.Join("..", "testdata", "interop")
-	stderr := new(bytes.Buffer)
-	cmd.Stderr = stderr
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("stderr of %s:\n%s", command, stderr)
-		}
-	})
-	return cmd
-}
-
 func needAiorpcx(t *testing.T) {
 	t.Helper()
-	needPeer(t, "apt-get install python3-aiorpcx python3-websockets", python, "-c", "import aiorpcx, websockets")
-}
-
-// needPeer skips the test if the command, which only looks for a peer, fails.
-func needPeer(t *testing.T, install, command string, args ...string) {
-	t.Helper()
-	if err := exec.CommandContext(t.Context(), command, args...).Run(); err == nil {
-		return
-	} else if os.Getenv("RPCX_INTEROP") == "require" {
-		t.Fatalf("a peer is missing (%v): %s", err, install)
-	} else {
-		t.Skipf("a peer is missing (%v): %s", err, install)
-	}
+	interoptest.Need(t, "apt-get install python3-aiorpcx python3-websockets", interoptest.Python, "-c", "import aiorpcx, websockets")
 }

@@ -1,0 +1,166 @@
+// Package interoptest has what tests need whose peers are other people's programs:
+// aiorpcX, which does in Python what this library does in Go, and others. Those that
+// speak to them are in testdata/interop.
+package interoptest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// Python is the one that Debian's packages are for. It need not be the first in PATH.
+const Python = "/usr/bin/python3"
+
+// Router returns the methods that the peers' checks call.
+func Router() *rpcx.Router {
+	router := rpcx.NewRouter()
+	handle := func(method string, fn any, names ...string) { router.Handle(method, rpcx.Func(fn, names...)) }
+
+	handle("echo", func(message json.RawMessage) json.RawMessage { return message }, "message")
+	handle("sum", func(values ...float64) float64 {
+		sum := 0.0
+		for _, value := range values {
+			sum += value
+		}
+		return sum
+	})
+	handle("subtract", func(minuend, subtrahend float64) float64 { return minuend - subtrahend }, "minuend", "subtrahend?")
+	handle("text", func(length int) string { return strings.Repeat("x", length) })
+
+	handle("refuse", func() error {
+		err := rpcx.Errorf(42, "refused: naïve")
+		err.Data = map[string][]string{"why": {"tired"}}
+		return err
+	})
+	handle("fail", func() error { return errors.New("nobody else is to know") })
+	handle("panic", func() { panic("nobody else is to know") })
+
+	// Whoever awaits a note need not do so in the session that it came in by.
+	var notes sync.Map
+	note := func(token string) chan struct{} {
+		c, _ := notes.LoadOrStore(token, make(chan struct{}, 1))
+		return c.(chan struct{})
+	}
+	handle("note", func(token string) { note(token) <- struct{}{} })
+	handle("await_note", func(ctx context.Context, token string) (string, error) {
+		select {
+		case <-note(token):
+			return token, nil
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	})
+
+	handle("call_back", func(ctx context.Context, s *rpcx.Session, method string, args ...any) (any, error) {
+		return rpcx.Call[any](ctx, s, method, rpcx.Args(args))
+	})
+	handle("errors", func(s *rpcx.Session) uint64 { return s.Stats().Errors })
+	handle("protocol", func(s *rpcx.Session) string {
+		switch s.Protocol() {
+		case rpcx.JSONRPCv1:
+			return "1.0"
+		case rpcx.JSONRPCv2:
+			return "2.0"
+		}
+		return "neither"
+	})
+
+	handle("hang", func(ctx context.Context) error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	handle("hangup", func(s *rpcx.Session) { s.Close() })
+	handle("bye", func() error { return rpcx.ReplyAndDisconnect("bye") })
+	return router
+}
+
+// Checks runs a client, which prints a line of JSON for each of its
+// checks, and makes a subtest of each line.
+func Checks(t *testing.T, command string, args ...string) {
+	t.Helper()
+	cmd := Command(t, command, args...)
+	stdout, err := cmd.Output()
+	if err != nil {
+		t.Errorf("%s: %v", args[0], err)
+	}
+	checks := 0
+	for dec := json.NewDecoder(bytes.NewReader(stdout)); dec.More(); checks++ {
+		var result struct {
+			Check  string
+			OK     bool
+			Detail string
+		}
+		if err := dec.Decode(&result); err != nil {
+			t.Fatalf("%s printed what is no result: %v\n%s", args[0], err, stdout)
+		}
+		t.Run(result.Check, func(t *testing.T) {
+			if !result.OK {
+				t.Error(result.Detail)
+			}
+		})
+	}
+	if checks == 0 {
+		t.Error("no check was run")
+	}
+}
+
+// Command returns the command that runs a peer. What it writes to stderr
+// is logged if the test fails. It is killed should it outlive all patience.
+func Command(t *testing.T, command string, args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, command, args...)
+	cmd.Dir = dir(t)
+	stderr := new(bytes.Buffer)
+	cmd.Stderr = stderr
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("stderr of %s:\n%s", strings.Join(args, " "), stderr)
+		}
+	})
+	return cmd
+}
+
+// Need skips the test if the command, which only looks for a peer, fails.
+func Need(t *testing.T, install, command string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), command, args...)
+	cmd.Dir = dir(t)
+	if err := cmd.Run(); err != nil {
+		Missing(t, err, install)
+	}
+}
+
+// Missing skips the test, or fails it where peers are required.
+func Missing(t *testing.T, err error, install string) {
+	t.Helper()
+	if os.Getenv("RPCX_INTEROP") == "require" {
+		t.Fatalf("a peer is missing (%v): %s", err, install)
+	}
+	t.Skipf("a peer is missing (%v): %s", err, install)
+}
+
+// dir returns the folder of the peers' programs, which is in that of the module.
+func dir(t *testing.T) string {
+	t.Helper()
+	for up := "."; ; up = filepath.Join("..", up) {
+		path := filepath.Join(up, "testdata", "interop")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		if _, err := os.Stat(filepath.Join(up, "go.mod")); err == nil {
+			t.Fatal("there is no testdata/interop")
+		}
+	}
+}
