@@ -136,6 +136,28 @@ func ExampleHandlerFunc() {
 	// whatever got 0 arguments in request 1 <nil>
 }
 
+// Peers of some protocols send more than one asks for, and newer ones ever more.
+func ExampleFunc_more() {
+	type HoverParams struct {
+		Line int `json:"line"`
+	}
+	hover := func(p HoverParams) string { return fmt.Sprint("line ", p.Line) }
+	router := rpcx.NewRouter()
+	router.Handle("hover", rpcx.Func(hover, "..."))
+	router.Handle("strict", rpcx.Func(hover))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer server.Close()
+	defer s.Close()
+	ctx := context.Background()
+
+	params := map[string]any{"line": 7, "workDoneToken": 1}
+	fmt.Println(rpcx.Call[string](ctx, s, "hover", params))
+	fmt.Println(rpcx.Call[string](ctx, s, "strict", params))
+	// Output:
+	// line 7 <nil>
+	//  method "strict" does not take parameter "workDoneToken" (code -32602)
+}
+
 // Middleware is wrapped around the handler, the first outermost.
 func ExampleOptions_middleware() {
 	logged := func(next rpcx.Handler) rpcx.Handler {

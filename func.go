@@ -16,6 +16,7 @@ import (
 //	rpcx.Func(func(ctx context.Context, values ...float64) (float64, error) { … })
 //	rpcx.Func(func(s *rpcx.Session, from string, limit int) []Entry { … }, "from", "limit?")
 //	rpcx.Func(func(ctx context.Context, q Query) error { … })
+//	rpcx.Func(func(ctx context.Context, p HoverParams) (*Hover, error) { … }, "...")
 //
 // fn may begin with a [context.Context], then a *[Session]: those of the
 // request. Its other parameters are for the arguments. It returns (T, error),
@@ -26,13 +27,16 @@ import (
 // variadic one (that cannot be given by name). A name that ends in "?" makes its
 // parameter optional: if absent, it is the zero value. Only optional parameters
 // may follow. Without names, fn can be called with positional arguments alone.
-// An argument null leaves the zero value in what cannot be nil.
+// If the last of names is "...", named arguments that fn has no parameter for are
+// left out: peers of some protocols (LSP and MCP are two) send more than one asks
+// for. An argument null leaves the zero value in what cannot be nil.
 //
-// If a struct is fn's only parameter, and there are no names, then its fields
+// If a struct is fn's only parameter, and it has no name, then its fields
 // are the parameters, by name only. They are called what encoding/json calls
 // them, but in exact case, and each is required unless it is a pointer or has
 // the option omitempty or omitzero. (A struct that decodes itself, like
-// [time.Time], is an ordinary parameter; a pointer to a struct is one, too.)
+// [time.Time], is an ordinary parameter; a pointer to a struct is one, too. So is
+// one that has a name: Func(func(q Query) { … }, "q") is called with [{…}].)
 //
 // A raw payload binds to a function whose only parameter is a []byte.
 //

@@ -17,6 +17,7 @@ type signature struct {
 	params           []param      // what arguments bind to: the parameters that are not variadic, or object's fields
 	required         int          // how many positional arguments there have to be
 	byName           bool         // the params have names (or there are none)
+	more             bool         // what else is given by name is left out
 	variadic         reflect.Type // the slice that is a variadic function's last parameter, or nil
 	object           reflect.Type // the struct whose fields the params are, or nil
 	raw              bool         // its one parameter is a []byte
@@ -68,6 +69,9 @@ func newSignature(t reflect.Type, names []string) (*signature, error) {
 	if t.IsVariadic() {
 		sig.variadic, in = in[len(in)-1], in[:len(in)-1]
 	}
+	if n := len(names); n > 0 && names[n-1] == "..." {
+		sig.more, names = true, names[:n-1]
+	}
 	if len(in) == 1 && len(names) == 0 && sig.variadic == nil && isObject(in[0]) {
 		sig.object, sig.byName = in[0], true
 		return sig, sig.addFields(in[0], nil)
@@ -95,15 +99,18 @@ func (sig *signature) setResults(t reflect.Type) error {
 
 func (sig *signature) setParams(in []reflect.Type, names []string) error {
 	sig.byName = len(names) == len(in)
-	if len(names) > 0 && !sig.byName {
+	if !sig.byName && (len(names) > 0 || sig.more) {
 		return fmt.Errorf("wrong number of names: %d, want %d (a variadic parameter has none)", len(names), len(in))
 	}
 	for i, t := range in {
 		p := param{typ: t}
 		if sig.byName {
 			p.name, p.optional = strings.CutSuffix(names[i], "?")
-			if p.name == "" {
+			switch p.name {
+			case "":
 				return fmt.Errorf("the name of parameter %d is empty", i+1)
+			case "...":
+				return fmt.Errorf("the name of parameter %d is \"...\", which may only be the last", i+1)
 			}
 			if sig.named(p.name) >= 0 {
 				return fmt.Errorf("two parameters are named %q", p.name)
@@ -280,6 +287,7 @@ func (sig *signature) bindNamed(req *Request, named members, args []json.RawMess
 		}
 		i := slices.IndexFunc(sig.params, func(p param) bool { return equalString(key, p.name) })
 		switch {
+		case i < 0 && sig.more:
 		case i < 0:
 			unknown = append(unknown, unquote(key))
 		case args[i] != nil:

@@ -25,6 +25,10 @@ func main() {
 	server := flag.String("server", "gopls", "the language server's program")
 	verbose := flag.Bool("v", false, "show what the server logs")
 	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: lsp [-server program] [-v] file.go")
+		os.Exit(2)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	level := slog.LevelWarn
