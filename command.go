@@ -23,9 +23,9 @@ const exitTimeout = 5 * time.Second
 // session closes the program's input, which it should take for the request to end,
 // and kills it if it has not ended after 5 s, or cmd.WaitDelay if that is set.
 // Programs that it has started and that have its output hold the session up no
-// longer than that, either.
-// [Session.Done] says that it has ended; how it ended is logged if it was not well.
-// The end of ctx is a [Session.Close].
+// longer than that, either. [Session.Done] says that it has ended; how it ended is
+// in cmd.ProcessState then, and is logged if it was not well. The end of ctx is a
+// [Session.Close].
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
 	o := options(opts)
 	err := context.Cause(ctx)
@@ -50,13 +50,13 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if cmd.Stdout != nil {
 		return nil, errors.Join(errors.New("cmd.Stdout is set"), stdin.Close())
 	}
-	output, childs, err := os.Pipe()
+	output, writer, err := os.Pipe()
 	if err != nil {
 		return nil, errors.Join(err, stdin.Close())
 	}
-	cmd.Stdout = childs
-	log := o.Logger.With(slog.String("program", cmd.Path))
-	stderr := &lineLogger{log: log}
+	cmd.Stdout = writer
+	o.Logger = o.Logger.With(slog.String("program", cmd.Path))
+	stderr := &lineLogger{log: o.Logger}
 	if cmd.Stderr == nil {
 		cmd.Stderr = stderr
 	}
@@ -64,12 +64,12 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 		cmd.WaitDelay = exitTimeout
 	}
 	err = cmd.Start() // which closes stdin if it fails
-	childs.Close()
+	writer.Close()
 	if err != nil {
 		output.Close()
 		return nil, err
 	}
-	p := &program{stdin, output, cmd, make(chan error, 1), stderr, log}
+	p := &program{stdin, output, cmd, make(chan error, 1), stderr, o.Logger}
 	// Owner: the session. End: the program has ended.
 	go p.wait()
 	s := newSession(newStream(p, o.Framer), o, RoleClient, &pool{}, &lone)
@@ -107,14 +107,18 @@ func (p *program) Read(b []byte) (int, error) {
 // Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
 	_ = p.WriteCloser.Close()
+	killed := make(chan struct{})
 	kill := time.AfterFunc(p.cmd.WaitDelay, func() {
+		defer close(killed)
 		if p.cmd.Process.Kill() == nil { // it has not ended
 			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program does not end, and is killed",
 				slog.Duration("waited", p.cmd.WaitDelay))
 		}
 	})
 	err := <-p.ended
-	kill.Stop()
+	if !kill.Stop() {
+		<-killed // so that nothing is logged once the session is done
+	}
 	_ = p.output.Close()
 	p.stderr.flush() // nobody writes to it any more
 	if err != nil {

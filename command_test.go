@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,9 @@ var programs = map[string]func(){
 		panic(err)
 	},
 	"broken": func() { os.Exit(3) },
+	"garrulous": func() { // prints what is no message
+		fmt.Println("welcome")
+	},
 	"survived": func() { // by a program that has its output
 		path, err := os.Executable()
 		if err != nil {
@@ -145,7 +149,9 @@ func TestCommandKillsWhatDoesNotEnd(t *testing.T) {
 	cmd := program(t, "stubborn")
 	cmd.WaitDelay = time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := rpcx.Command(ctx, cmd, log.options())
+	opts := log.options()
+	opts.Logger = slog.New(reluctant{opts.Logger.Handler()})
+	s, err := rpcx.Command(ctx, cmd, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,9 +161,24 @@ func TestCommandKillsWhatDoesNotEnd(t *testing.T) {
 	if err := f.Err(); !errors.Is(err, rpcx.ErrConnectionLost) {
 		t.Errorf("the call failed with %v", err)
 	}
-	if cmd.ProcessState.Exited() || !strings.Contains(log.String(), "is killed") {
+	_, after, logged := strings.Cut(log.String(), "is killed")
+	if cmd.ProcessState.Exited() || !logged || !strings.Contains(after, "program ended") {
 		t.Errorf("the program is in the state %v, and the log says\n%s", cmd.ProcessState, log.String())
 	}
+}
+
+// reluctant is a log that lets everybody go first.
+type reluctant struct{ slog.Handler }
+
+func (r reluctant) Handle(ctx context.Context, record slog.Record) error {
+	for range 100_000 {
+		runtime.Gosched()
+	}
+	return r.Handler.Handle(ctx, record)
+}
+
+func (r reluctant) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return reluctant{r.Handler.WithAttrs(attrs)}
 }
 
 func TestCommandThatEndsByItself(t *testing.T) {
@@ -240,5 +261,19 @@ func TestCommandErrors(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+func TestLogNamesTheProgramThatSentABadMessage(t *testing.T) {
+	noLeak(t)
+	var log journal
+	cmd := program(t, "garrulous")
+	s, err := rpcx.Command(t.Context(), cmd, log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	if want := `msg="bad message" program=` + cmd.Path; !strings.Contains(log.String(), want) {
+		t.Errorf("the log has no %s:\n%s", want, log.String())
 	}
 }
