@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math"
@@ -19,43 +20,44 @@ func (srv *Server) accept(conn net.Conn) {
 	}
 	srv.mu.Lock()
 	limit := limitOr(srv.MaxHandshakes, 256)
-	if srv.stopped {
+	full := len(srv.shaking) >= limit
+	if full {
+		srv.refuse("Server.MaxHandshakes", limit)
+	}
+	if srv.stopped || full && time.Since(srv.shaking[0].began) < handshakeTime {
 		srv.mu.Unlock()
 		conn.Close()
 		return
 	}
-	if len(srv.shaking) >= limit {
-		// The oldest goes: a good handshake is over soon, and those that never
-		// end would lock out all others.
-		srv.refuse("Server.MaxHandshakes", limit)
-		srv.shaking[0].Close()
+	if full {
+		srv.shaking[0].giveUp(errTooManyHandshakes)
 		srv.shaking = slices.Delete(srv.shaking, 0, 1)
 	}
-	srv.shaking = append(srv.shaking, conn)
+	ctx, giveUp := context.WithCancelCause(context.Background())
+	h := &handshake{time.Now(), giveUp}
+	srv.shaking = append(srv.shaking, h)
 	srv.enter()
 	srv.mu.Unlock()
 	srv.pool.run(func() {
-		ctx, cancel := context.Background(), context.CancelFunc(func() {})
-		if srv.HandshakeTimeout >= 0 {
-			timeout := srv.HandshakeTimeout
+		defer giveUp(nil)
+		if timeout := srv.HandshakeTimeout; timeout >= 0 {
 			if timeout == 0 {
 				timeout = 10 * time.Second
 			}
-			ctx, cancel = context.WithTimeoutCause(ctx, timeout, errHandshake)
+			defer time.AfterFunc(timeout, func() { giveUp(errHandshakeTimeout) }).Stop()
 		}
 		err := shaker.HandshakeContext(ctx)
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		cancel()
 		srv.mu.Lock()
-		if i := slices.Index(srv.shaking, conn); i >= 0 {
+		if i := slices.Index(srv.shaking, h); i >= 0 {
 			srv.shaking = slices.Delete(srv.shaking, i, i+1)
 		}
 		srv.mu.Unlock()
 		if err != nil {
 			srv.options.Logger.LogAttrs(context.Background(), slog.LevelInfo, "TLS handshake failed",
-				slog.Any("peer", conn.RemoteAddr()), slog.Any("error", err))
+				peerAttr(conn.RemoteAddr()), slog.Any("error", err))
 			conn.Close()
 		} else {
 			srv.ServeConn(conn)
@@ -66,8 +68,25 @@ func (srv *Server) accept(conn net.Conn) {
 	})
 }
 
-// errHandshake is why a handshake was given up.
-var errHandshake error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
+// handshakeTime is how long a handshake may go on however many others there are.
+// Those that never end would lock out all others, so the oldest goes after that,
+// and not before: when many come at once, each would make way for the next, and
+// none would ever be through.
+const handshakeTime = 250 * time.Millisecond
+
+// handshake is one that is in progress.
+type handshake struct {
+	began time.Time
+	// giveUp ends it, whatever it waits for: the peer, or a certificate. To close
+	// the connection would end the former only, and may wait itself.
+	giveUp context.CancelCauseFunc
+}
+
+// Why a handshake was given up, if not because the server was stopped.
+var (
+	errHandshakeTimeout  error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
+	errTooManyHandshakes       = errors.New("rpcx: handshake given up for a later one (Server.MaxHandshakes)")
+)
 
 // refuse counts a connection that is closed for a limit. It is called under the
 // lock.
@@ -98,6 +117,32 @@ func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
 	return srv.serve(&messages{conn: conn})
 }
 
+// Accepts reports whether the server would run a session on one more connection: it
+// was not stopped, and has fewer than MaxSessions. (Server.MaxGroup is about a session,
+// and so is not asked.) It is for transports that can refuse a connection before there
+// is one, as HTTP can: false for MaxSessions counts as a connection refused, in
+// ServerStats. True promises nothing, since others may come first.
+func (srv *Server) Accepts() bool {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.init()
+	return srv.hasRoom()
+}
+
+// hasRoom reports whether there may be one more session, and counts it as refused if
+// not. It is called under the lock.
+func (srv *Server) hasRoom() bool {
+	if srv.stopped {
+		return false
+	}
+	most := limitOr(srv.MaxSessions, 10000)
+	if len(srv.sessions) < most {
+		return true
+	}
+	srv.refuse("Server.MaxSessions", most)
+	return false
+}
+
 func (srv *Server) serve(conn transport) *Session {
 	s := srv.add(conn)
 	if s == nil {
@@ -114,13 +159,9 @@ func (srv *Server) add(conn transport) *Session {
 		group = s.limits.Group(s)
 	}
 	srv.mu.Lock()
-	most, mostOfGroup := limitOr(srv.MaxSessions, 10000), limitOr(srv.MaxGroup, math.MaxInt)
+	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
 	switch {
-	case srv.stopped:
-		srv.mu.Unlock()
-		return nil
-	case len(srv.sessions) >= most:
-		srv.refuse("Server.MaxSessions", most)
+	case !srv.hasRoom():
 		srv.mu.Unlock()
 		return nil
 	case group != "" && srv.groups.size(group) >= mostOfGroup:

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,11 +59,15 @@ func TestHandshakesAreBounded(t *testing.T) {
 		if n := srv.Stats().Handshakes; n != 2 || srv.Stats().Sessions != 0 {
 			t.Errorf("%d handshakes are in progress", n)
 		}
+		time.Sleep(250*time.Millisecond - 1)
+		if !isClosed(m.dial(t)) || isClosed(oldest[0]) || isClosed(oldest[1]) { // a nanosecond each
+			t.Error("a handshake that had not had its time made way for another")
+		}
 		silent := []net.Conn{m.dial(t), m.dial(t)}
 		if !isClosed(oldest[0]) || !isClosed(oldest[1]) || isClosed(silent[0]) || isClosed(silent[1]) {
 			t.Error("beyond the limit it is not the oldest handshakes that were given up")
 		}
-		if got := srv.Stats().Refused; !maps.Equal(got, map[string]uint64{"Server.MaxHandshakes": 2}) {
+		if got := srv.Stats().Refused; !maps.Equal(got, map[string]uint64{"Server.MaxHandshakes": 3}) {
 			t.Errorf("refused were %v", got)
 		}
 		if got := log.take(); len(got) != 3 || strings.Count(strings.Join(got, "\n"), "WARN connection refused") != 1 {
@@ -79,7 +84,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 		if n := srv.Stats().Handshakes; n != 0 || !isClosed(silent[0]) || !isClosed(silent[1]) {
 			t.Errorf("after HandshakeTimeout %d handshakes are in progress", n)
 		}
-		if got := log.attr("error"); len(got) != 4 || !strings.Contains(got[2], "Server.HandshakeTimeout") {
+		if got := log.attr("error"); len(got) != 4 || !strings.Contains(got[0], "Server.MaxHandshakes") || !strings.Contains(got[2], "Server.HandshakeTimeout") {
 			t.Errorf("logged were the errors %q", got)
 		}
 
@@ -91,6 +96,29 @@ func TestHandshakesAreBounded(t *testing.T) {
 		}
 		s.Close()
 		<-s.Done()
+	})
+}
+
+// A handshake may wait for a certificate as well as for the peer.
+func TestHandshakeThatIsGivenUpIsOver(t *testing.T) {
+	secure, client := certificate(t)
+	client.ServerName = "example.com"
+	synctest.Test(t, func(t *testing.T) {
+		var waiting atomic.Int32
+		secure.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			waiting.Add(1)
+			defer waiting.Add(-1)
+			<-hello.Context().Done()
+			return nil, hello.Context().Err()
+		}
+		m := newSecureServer(t, &rpcx.Server{MaxHandshakes: 2}, secure)
+		for range 5 {
+			go tls.Client(m.dial(t), client).Handshake()
+			time.Sleep(time.Second) // the oldest has had its time when the next comes
+		}
+		if n := waiting.Load(); n != 2 {
+			t.Errorf("%d handshakes are in progress", n)
+		}
 	})
 }
 
@@ -274,6 +302,45 @@ func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// slowErrors encodes errors when it is told to.
+type slowErrors struct {
+	rpcx.Protocol
+	encode chan struct{}
+}
+
+func (p slowErrors) AppendError(dst []byte, id rpcx.ID, e *rpcx.Error, c rpcx.Codec) ([]byte, error) {
+	<-p.encode
+	return p.Protocol.AppendError(dst, id, e, c)
+}
+
+// A batch may be complete only when its session is over.
+func TestQueuedBytesOfABatchThatOutlivesItsSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := slowErrors{rpcx.JSONRPCv2, make(chan struct{})}
+		srv := &rpcx.Server{Options: *handling(methods{"reply": reply, "wait": func(ctx context.Context, _ *rpcx.Request) (any, error) {
+			<-ctx.Done()
+			return nil, nil
+		}})}
+		srv.Options.Protocol = slow
+		srv.Options.Limits.Concurrency = 1
+		m, _ := newServer(t, srv)
+		w := m.connect(t)
+		w.say(`[{"jsonrpc":"2.0","method":"reply","params":["` + strings.Repeat("x", 10_000) + `"],"id":1},` + ask("wait", 2) + `,` + ask("reply", 3) + `]`)
+		synctest.Wait()
+		for s := range srv.Sessions() {
+			go s.Shutdown(context.Background()) // refuses the last member
+		}
+		synctest.Wait()
+		w.Close()
+		synctest.Wait()
+		close(slow.encode)
+		synctest.Wait()
+		if got := srv.Stats(); got.QueuedBytes != 0 || got.Sessions != 0 {
+			t.Errorf("stats are %+v", got)
+		}
+	})
 }
 
 func TestErrorOfARefusedConnection(t *testing.T) {

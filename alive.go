@@ -21,7 +21,7 @@ type vigil struct {
 func (s *Session) watchConn() {
 	l := s.limits
 	if l.KeepAliveMethod == "" && l.KeepAlive != 0 {
-		conn := s.conn.netConn()
+		conn := s.NetConn()
 		if t, ok := conn.(*tls.Conn); ok {
 			conn = t.NetConn()
 		}
@@ -63,7 +63,7 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 		return nil
 	}
 	idle := max(v.life, v.rest)
-	if s.in.running > 0 || s.in.count > 0 || len(s.table.pending) > 0 || s.out.writing {
+	if s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing {
 		idle = now // at the earliest
 	}
 	if l.KeepAliveMethod != "" {

@@ -141,42 +141,87 @@ func TestBatchOfRequestsAndResponses(t *testing.T) {
 	})
 }
 
-// Replies that wait for others of their batch are bounded for all batches together.
-func TestRepliesOfUnfinishedBatchesAreBoundedTogether(t *testing.T) {
+// A batch whose replies wait for others is bounded by Limits.Response, as if it
+// were alone; all together by that or Limits.Outbox, whichever is more.
+func TestRepliesOfUnfinishedBatchesAreBounded(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		limits rpcx.Limits
+		refuse string // the text with which the quick member of the third batch is
+	}{
+		{"each within the limit", rpcx.Limits{Response: 300}, ""},
+		{"beyond Response together", rpcx.Limits{Response: 300, Outbox: 200}, "response too large (over 300 bytes)"},
+		{"beyond Outbox together", rpcx.Limits{Response: 200, Outbox: 300}, "response too large (over 300 bytes)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				finish := make(chan struct{})
+				opts := handling(methods{
+					"slow":  func(context.Context, *rpcx.Request) (any, error) { <-finish; return nil, nil },
+					"quick": func(context.Context, *rpcx.Request) (any, error) { return strings.Repeat("x", 100), nil },
+				})
+				opts.Limits = c.limits
+				client, server := rpcx.Pipe(nil, opts)
+				defer server.Close()
+				defer client.Close()
+				var futures, wholes []*rpcx.Future
+				for range 3 {
+					var b rpcx.Batch
+					b.Call("slow", nil, nil)
+					futures = append(futures, b.Call("quick", nil, nil))
+					wholes = append(wholes, client.GoBatch(t.Context(), &b))
+					synctest.Wait()
+				}
+				close(finish)
+				for i, f := range futures {
+					<-wholes[i].Done()
+					var e *rpcx.Error
+					if refused := errors.As(f.Err(), &e); refused != (i == 2 && c.refuse != "") || refused && e.Message != c.refuse {
+						t.Errorf("the quick member of batch %d: %v", i, f.Err())
+					}
+				}
+				var again rpcx.Batch // there is room again
+				again.Call("quick", nil, nil)
+				if err := client.SendBatch(t.Context(), &again); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// What was too large to be sent does not wait for anything, and leaves other
+// batches their room.
+func TestReplyThatIsTooLargeIsNotHeldAgainstOtherBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		finish := make(chan struct{})
+		open := make(chan struct{})
 		client, server := rpcx.Pipe(nil, &rpcx.Options{
-			Limits: rpcx.Limits{Response: 300},
+			Limits: rpcx.Limits{Response: 300, Outbox: 300},
 			Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
-				if req.Method == "slow" {
-					<-finish
+				switch req.Method {
+				case "slow":
+					<-open
+				case "large":
+					return strings.Repeat("x", 1000), nil
 				}
 				return strings.Repeat("x", 100), nil
 			}),
 		})
 		defer server.Close()
 		defer client.Close()
-		var futures []*rpcx.Future
-		var wholes []*rpcx.Future
-		for range 3 {
-			var b rpcx.Batch
-			b.Call("slow", nil, nil)
-			futures = append(futures, b.Call("quick", nil, nil))
-			wholes = append(wholes, client.GoBatch(t.Context(), &b))
-			synctest.Wait()
-		}
-		close(finish)
+		var first, second rpcx.Batch
+		large := first.Call("large", nil, nil)
+		first.Call("slow", nil, nil)
+		whole := client.GoBatch(t.Context(), &first)
 		synctest.Wait()
-		for i, f := range futures {
-			<-wholes[i].Done()
-			if got := errors.Is(f.Err(), rpcx.ErrInvalidRequest); got != (i == 2) {
-				t.Errorf("the quick member of batch %d: %v", i, f.Err())
-			}
-		}
-		var again rpcx.Batch // there is room again
-		again.Call("quick", nil, nil)
-		if err := client.SendBatch(t.Context(), &again); err != nil {
+		second.Call("quick", nil, nil)
+		if err := client.SendBatch(t.Context(), &second); err != nil {
 			t.Error(err)
+		}
+		close(open)
+		<-whole.Done()
+		if !errors.Is(large.Err(), rpcx.ErrInvalidRequest) {
+			t.Error(large.Err())
 		}
 	})
 }
@@ -187,7 +232,7 @@ func TestLateMembersOfBatchesAreNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finish := make(chan struct{})
 		client, server := rpcx.Pipe(nil, &rpcx.Options{
-			Limits: rpcx.Limits{Response: 300, ProcessingTimeout: time.Second, CostOff: true},
+			Limits: rpcx.Limits{Response: 300, Outbox: 300, ProcessingTimeout: time.Second, CostOff: true},
 			Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
 				if req.Method == "late" {
 					<-finish

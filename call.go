@@ -119,17 +119,18 @@ func (s *Session) giveUp(f *Future, err error) {
 func (s *Session) forget(f *Future, err error) (finish func()) {
 	var whole *Future
 	var told []uint64
+	now := s.now()
 	if f.members == nil {
 		if !s.table.giveUp(f) {
 			return func() {}
 		}
 		told = append(told, f.id)
-		whole = f.settle(nil, err)
+		whole = f.settle(now, nil, err)
 	}
 	for _, member := range f.members {
 		if s.table.giveUp(member) {
 			told = append(told, member.id)
-			whole = member.settle(nil, err)
+			whole = member.settle(now, nil, err)
 		}
 	}
 	s.rested()

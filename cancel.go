@@ -11,10 +11,11 @@ import (
 //
 // With Options.Cancellation set, a call that is given up (its context ended, its
 // time was over, [Future.Cancel]) is reported to the peer, if the outbox has room
-// for that: it never delays the caller. A request that the peer reports is answered at once if it waits for a
-// handler; if one runs, its context ends with [ErrPeerCancelled], and what it
-// returns is sent, unless that is the context's error. A report is a message of
-// its own: in a batch it is a notification like any other.
+// for that: it never delays the caller. A request that the peer reports is answered
+// at once if it waits for a handler; if one runs, its context ends with
+// [ErrPeerCancelled], and what it returns is sent, unless that is the context's
+// error. A report is a message of its own: in a batch it is a notification like any
+// other.
 type Cancellation struct {
 	// Method is the notification's.
 	Method string

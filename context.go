@@ -30,7 +30,9 @@ func (c *handlerContext) end(cause error) (overdue bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	overdue = c.cause == nil && c.real != nil && c.real.Err() != nil
-	if c.cause == nil {
+	if overdue {
+		c.cause = errProcessing
+	} else if c.cause == nil {
 		c.cause = cause
 	}
 	if c.cancel != nil && cause != errProcessing {

@@ -430,3 +430,38 @@ func TestBytesCost(t *testing.T) {
 		matches(t, ended(t, s), rpcx.ErrExcessiveResourceUsage)
 	})
 }
+
+// What is dropped is charged for as well: with the error, and from time to time while
+// it does not end.
+func TestDroppedBytesCost(t *testing.T) {
+	for name, framer := range map[string]rpcx.Framer{
+		"lines":   rpcx.NewlineFramer{MaxSize: 1000},
+		"lengths": rpcx.LengthFramer{MaxSize: 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := &rpcx.Options{Framer: framer}
+				opts.Limits.CostPerByte = 0.001
+				opts.Limits.CostError = 1
+				s, w := newServed(t, opts)
+				w.Write([]byte("\x7f\xff\xff\xff" + strings.Repeat("x", 3000))) // the length, for one of them
+				synctest.Wait()
+				if got := s.Stats(); got.Errors != 1 || got.Cost < 1.5 || got.Cost > 1+3.004 {
+					t.Errorf("stats are %+v", got)
+				}
+				sent := 0
+				for chunk := make([]byte, 100_000); sent < 100_000_000; sent += len(chunk) {
+					if _, err := w.Write(chunk); err != nil {
+						break
+					}
+					synctest.Wait()
+				}
+				// CostHard is reached after 10 MB; they are counted by the MiB.
+				if sent < 10_000_000 || sent > 12_000_000 {
+					t.Errorf("it ended after %d bytes", sent)
+				}
+				matches(t, ended(t, s), rpcx.ErrExcessiveResourceUsage)
+			})
+		})
+	}
+}

@@ -78,7 +78,7 @@ func ExampleOptions_logger() {
 
 	fmt.Println(s.Call(context.Background(), "load", nil, nil))
 	// Output:
-	// level=ERROR msg="handler failed" method=load error="disk on fire"
+	// level=ERROR msg="handler failed" peer=pipe method=load error="disk on fire"
 	// internal server error (code -32603)
 }
 

@@ -26,6 +26,9 @@ type Framer interface {
 // WebSocket does. See [NewMessageSession]. If it has a method NetConn, as
 // [crypto/tls.Conn] has, that returns the connection under it, for
 // [Session.NetConn] and [Session.RemoteAddr].
+//
+// One that drops messages, or takes memory for one before it has come in whole,
+// should be a [PartReader], too.
 type MessageConn interface {
 	// ReadMessage returns the next message. The slice belongs to the
 	// connection, and is valid until the next call. A recoverable [*FrameError]
@@ -37,4 +40,19 @@ type MessageConn interface {
 	// Close closes the connection, and unblocks the other two methods. It may
 	// take leave of the peer before, if nothing is being written.
 	Close() error
+}
+
+// A PartReader is a [MessageConn] that tells of messages before they have come in
+// whole, for Limits.IdleTimeout and Server.MaxQueuedBytes, and has what it drops
+// charged. Received is called on the goroutine that calls ReadMessage.
+type PartReader interface {
+	MessageConn
+	// Received returns how many bytes of messages have come in, those of messages
+	// that were dropped included.
+	Received() uint64
+	// OnPart is called once, before anything is read. While a message comes in, or is
+	// dropped, ReadMessage calls part after each part of it, with the size of the
+	// buffer that it is about to hold, 0 if that is not over 64 KiB; and with 0 when it
+	// has given a larger one back. If part fails ReadMessage returns its error.
+	OnPart(part func(size int) error)
 }

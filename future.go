@@ -3,6 +3,8 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -111,7 +113,10 @@ func (f *Future) decode(v any) error {
 	if f.err != nil || v == nil {
 		return f.err
 	}
-	return f.session.codec.Unmarshal(f.result, v)
+	if err := f.session.codec.Unmarshal(f.result, v); err != nil {
+		return fmt.Errorf("decode the result of %q: %w", f.method, err)
+	}
+	return nil
 }
 
 // fill decodes results into the destinations that were given for them, once,
@@ -198,14 +203,19 @@ func (f *Future) run(task func()) {
 	go task()
 }
 
-// waits reports whether anything is to be waited for: not by a batch of
-// notifications only.
-func (f *Future) waits() bool { return f.members == nil || len(f.members) > 0 }
+// waits reports whether anything is to be waited for: not by a batch of which only
+// notifications are sent.
+func (f *Future) waits() bool {
+	return f.members == nil || slices.ContainsFunc(f.members, (*Future).isSent)
+}
 
-// settle stores the outcome of a call that was removed from the table (I3), and
-// returns the future that is now to be finished, without the session's lock:
-// a batch finishes as a whole, when its last member is settled.
-func (f *Future) settle(result []byte, err error) *Future {
+// isSent reports whether a member of a batch is sent: not if it was cancelled before.
+func (f *Future) isSent() bool { return f.session != nil }
+
+// settle stores the outcome of a call that was removed from the table (I3) now,
+// and returns the future that is to be finished, without the session's lock: a
+// batch finishes as a whole, when its last member is settled.
+func (f *Future) settle(now time.Duration, result []byte, err error) *Future {
 	f.result, f.err = result, err
 	f.session.outgoing.remove(&f.deadline)
 	if f.batch != nil {
@@ -213,10 +223,10 @@ func (f *Future) settle(result []byte, err error) *Future {
 			return nil
 		}
 		f.session.outgoing.remove(&f.batch.own.deadline)
-		f.session.free(f)
+		f.session.free(f, now)
 		return f.batch.own
 	}
-	f.session.free(f)
+	f.session.free(f, now)
 	return f
 }
 

@@ -2,10 +2,12 @@ package rpcx_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -380,4 +382,23 @@ func TestManyCallsThatWereGivenUpAreRemembered(t *testing.T) {
 			t.Errorf("%d late and %d unexpected replies, %d errors", stats.LateReplies, stats.UnexpectedReplies, stats.Errors)
 		}
 	})
+}
+
+// A caller of many methods is told whose result does not fit.
+func TestErrorOfAResultThatDoesNotFitNamesTheMethod(t *testing.T) {
+	s, _ := newPipe(t, nil, handling(methods{"reply": reply}))
+	var text string
+	f := s.Go(t.Context(), "reply", rpcx.Args{7})
+	<-f.Done()
+	var b rpcx.Batch
+	b.Call("reply", rpcx.Args{7}, &text)
+	for name, err := range map[string]error{
+		"Call":      s.Call(t.Context(), "reply", rpcx.Args{7}, &text),
+		"Decode":    f.Decode(&text),
+		"SendBatch": s.SendBatch(t.Context(), &b),
+	} {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok || !strings.Contains(err.Error(), `the result of "reply"`) {
+			t.Errorf("%s failed with %v", name, err)
+		}
+	}
 }

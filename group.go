@@ -76,7 +76,7 @@ func (g *groups) size(name string) int {
 
 // load is what the sessions of a server hold together.
 type load struct {
-	limits   *Limits // of each, resolved; nil where there is one session only
+	limits   *Limits // of each, resolved; nil where each has its own
 	limit    int     // of the bytes; 0 is none
 	bytes    atomic.Int64
 	sessions atomic.Int64
@@ -106,10 +106,11 @@ func (l *load) full(weight int) bool {
 const weightStep = 4 << 10
 
 // weigh counts what the session holds: requests that wait, messages to be written,
-// the replies of batches that are not complete, and what has come of a message that is not complete. It is called under the
-// lock, when that has changed.
+// the replies of batches that are not complete, and what has come of a message that
+// is not complete. It is called under the lock, when that has changed. The end of the
+// session takes all off: a batch whose last member is refused later changes nothing.
 func (s *Session) weigh() {
-	if s.load.limit == 0 {
+	if s.load.limit == 0 || s.state == stateDone {
 		return
 	}
 	if d := s.in.bytes + s.out.size() + s.partial + s.assembled - s.weight; d >= weightStep || d <= -weightStep {
@@ -118,15 +119,26 @@ func (s *Session) weigh() {
 	}
 }
 
+// partStep is how much of a message may come before it is charged for: one that is
+// dropped need never end.
+const partStep = 1 << 20
+
 // receivePart is called by the reader before it reads more of a message of which a
 // part has come, for which it takes size bytes; with less when it has given them back.
 func (s *Session) receivePart(size int) error {
-	if size == s.partial && !s.vigil.on {
-		return nil // only the reader changes the one, and nobody the other
+	endless := s.conn.received()-s.stats.BytesReceived >= partStep
+	if size == s.partial && !endless && !s.vigil.on {
+		return nil // only the reader changes the first two, and nobody the third
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lived()
+	if endless {
+		s.meter()
+		if s.overdrawn() {
+			s.pool.run(s.dismiss)
+		}
+	}
 	more := size > s.partial
 	s.partial = size
 	s.weigh()

@@ -114,6 +114,32 @@ func TestGroupIsNotLockedOutForLong(t *testing.T) {
 	})
 }
 
+// What has come of a message that the peer does not complete has been received all
+// the same: to connect again and again for it is not to be had for nothing.
+func TestGroupPaysForMessagesThatAreCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &Server{Options: Options{Limits: Limits{Group: func(*Session) string { return "one" }, CostPerByte: 1}}}
+		const size, times = 300, 3
+		for range times {
+			near, far := net.Pipe()
+			s := srv.ServeConn(near)
+			far.Write([]byte(strings.Repeat("x", size)))
+			far.Close()
+			<-s.Done()
+			if got := s.Stats().BytesReceived; got != size {
+				t.Errorf("%d bytes were received, want %d", got, size)
+			}
+		}
+		near, far := net.Pipe()
+		if got := srv.ServeConn(near).Cost(); got != times*size {
+			t.Errorf("the cost is %v, want %v", got, times*size)
+		}
+		far.Close()
+		srv.Close()
+		srv.Wait()
+	})
+}
+
 // A group's budget is the sum of what its members use, and outlives them.
 func TestGroupSharesItsBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

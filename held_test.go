@@ -82,6 +82,22 @@ func TestWaitingBatchCountsWhatItHolds(t *testing.T) {
 	}
 }
 
+// Batches are decoded into the same items, the short behind the long.
+func TestReaderThatWaitsHoldsNoMessage(t *testing.T) {
+	r := new(reading)
+	for _, n := range []int{2, 99, 3} {
+		batch := strings.Repeat(`,{"jsonrpc":"2.0","method":"m","params":[1],"id":1}`, n)
+		JSONRPCv2.Decode(&r.Message, []byte("["+batch[1:]+"]"), 0)
+	}
+	items := r.Items[:cap(r.Items)]
+	r.release()
+	for i := range items {
+		if items[i].ID != nil || items[i].Params.Positional != nil {
+			t.Fatalf("item %d of the last messages is held", i)
+		}
+	}
+}
+
 // stuckFramer reports an error, or a message, in no bytes, again and again.
 type stuckFramer struct {
 	NewlineFramer

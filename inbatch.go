@@ -16,7 +16,8 @@ type inBatch struct {
 	spans      []span // where in replies those of the members are
 	waiting    int    // replies that are not there yet
 	unfinished int    // requests and notifications that are not over
-	replySize  int    // of the replies of handlers, 2 more for each
+	replySize  int    // of the replies of handlers, 2 more for each; also of those that were too large
+	held       int    // of that, what waits: s.assembled counts it
 	size       int    // what it counts in Limits.QueueBytes
 	arrived    time.Duration
 	deadline   deadline
@@ -72,6 +73,25 @@ func (b *inBatch) append(i int, reply []byte) {
 	b.spans[i].start = len(b.replies)
 	b.replies = append(b.replies, reply...)
 	b.spans[i].end = len(b.replies)
+}
+
+// hold counts a reply of so many bytes, and returns the limit that it exceeds, 0
+// if it does not: with all that this batch was to be answered, what was refused
+// included, Limits.Response (as in aiorpcX); with what the other incomplete batches
+// hold, too, that or Limits.Outbox, whichever is more.
+func (b *inBatch) hold(s *Session, size int) (limit int) {
+	size += 2
+	b.replySize += size
+	together := max(s.limits.Response, s.limits.Outbox)
+	switch {
+	case b.replySize > s.limits.Response:
+		return s.limits.Response
+	case s.assembled+size > together:
+		return together
+	}
+	b.held += size
+	s.assembled += size
+	return 0
 }
 
 // put stores a reply that was waited for, and reports whether it was the last.
@@ -133,10 +153,15 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error) {
 	}
 }
 
-// expire implements [expirer]: Limits.ProcessingTimeout has passed.
+// expire implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
+// is not over is an error, as it would be by itself.
 func (b *inBatch) expire(s *Session) func() {
 	e := ServerBusy("request timed out")
-	s.fault(e)
+	for i := range b.members {
+		if !b.members[i].answered {
+			s.fault(e)
+		}
+	}
 	members := b.remaining(s)
 	calls := b.running(nil)
 	for _, c := range calls {
@@ -158,7 +183,7 @@ func (b *inBatch) expire(s *Session) func() {
 // send sends the replies. Nobody else has the batch any more.
 func (b *inBatch) send(s *Session, from sender) {
 	s.mu.Lock()
-	s.assembled -= b.replySize
+	s.assembled -= b.held
 	s.weigh()
 	s.mu.Unlock()
 	sc := getScratch()

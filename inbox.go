@@ -99,9 +99,9 @@ func (in *inbox) wants() bool {
 	return true
 }
 
-// admit queues what has arrived, or returns why it is refused. It is called
+// admit queues what has arrived now, or returns why it is refused. It is called
 // under the lock.
-func (s *Session) admit(e entry) *Error {
+func (s *Session) admit(e entry, now time.Duration) *Error {
 	var refusal *Error
 	switch size := e.bytes(); {
 	case s.state >= stateClosing:
@@ -121,7 +121,6 @@ func (s *Session) admit(e entry) *Error {
 		s.fault(refusal)
 		return refusal
 	}
-	now := s.now()
 	e.arrive(s, now)
 	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
 	s.in.push(e)

@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"bytes"
 	"encoding/json"
 	"iter"
 )
@@ -34,9 +33,10 @@ type Params struct {
 
 // Bind decodes the params into v: positional ones into what takes an array (a
 // slice, an array, *[]any), named ones into what takes an object (a struct, a
-// map). If there are none it leaves v as it is. Raw params go into a *[]byte, or
-// into what Options.Codec makes of them. An error is an [*Error] with
-// [CodeInvalidParams], fit to be returned by a handler.
+// map), by the rules of encoding/json: members that v has no place for are left
+// out, and those that are missing leave theirs as it is, as all do if there are no
+// params. Raw params go into a *[]byte, or into what Options.Codec makes of them. An
+// error is an [*Error] with [CodeInvalidParams], fit to be returned by a handler.
 func (p Params) Bind(v any) error {
 	data := []byte(p.Positional)
 	if data == nil {
@@ -106,11 +106,11 @@ type Message struct {
 // methodName returns the method that raw, a JSON string, names.
 func (m *Message) methodName(raw []byte) string {
 	inner := raw[1 : len(raw)-1]
-	if string(inner) == m.method && bytes.IndexByte(inner, '\\') < 0 {
+	if string(inner) == m.method {
 		return m.method
 	}
 	name := unquote(raw)
-	if len(name) <= 64 {
+	if len(name) <= 64 && len(name) == len(inner) { // it has no escape sequence, nor a backslash
 		m.method = name
 	}
 	return name

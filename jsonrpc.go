@@ -55,13 +55,19 @@ func (e *envelope) has(member int) bool { return e.vals[member] != nil }
 func (e *envelope) likeResponse() bool { return e.has(memberResult) || e.has(memberError) }
 
 // envelope scans one value at pos, and the members of interest if it is an object.
-func (s *scanner) envelope(e *envelope) bool {
+func (s *scanner) envelope(e *envelope) (ok bool) {
 	*e = envelope{object: s.ws() == '{'}
-	if !e.object {
+	const usual = `{"jsonrpc":"2.0",` // as nearly all of them begin
+	switch rest := s.data[s.pos:]; {
+	case !e.object:
 		return s.value()
+	case len(rest) > len(usual) && string(rest[:len(usual)]) == usual:
+		e.vals[memberVersion] = rest[len(`{"jsonrpc":`) : len(usual)-1 : len(usual)-1]
+		s.pos += len(usual)
+		e.dup, ok = s.moreMembers(envelopeKeys[:], e.vals[:])
+	default:
+		e.dup, ok = s.members(envelopeKeys[:], e.vals[:])
 	}
-	dup, ok := s.members(envelopeKeys[:], e.vals[:])
-	e.dup = dup
 	return ok
 }
 

@@ -28,7 +28,8 @@ func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 // version: "A String specifying the version of the JSON-RPC protocol. MUST be
 // exactly "2.0"."
 func (v2) version(e *envelope) *ProtocolError {
-	if !e.has(memberVersion) || !equalString(e.vals[memberVersion], "2.0") {
+	v := e.vals[memberVersion]
+	if string(v) != `"2.0"` && (v == nil || !equalString(v, "2.0")) {
 		return &ProtocolError{CodeInvalidRequest, `"jsonrpc" is not "2.0"`}
 	}
 	return nil

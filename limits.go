@@ -27,9 +27,10 @@ type Limits struct {
 	// from the peer is refused as a whole, with one error; one of our own is not sent.
 	Batch int
 
-	// Response is how many bytes a reply may have; in batches, all replies together
-	// that wait for others, with 2 bytes more for each. Default 16 MiB. A reply that
-	// is larger is replaced by an error with CodeInvalidRequest.
+	// Response is how many bytes a reply may have; in a batch, all its replies
+	// together, with 2 bytes more for each. Default 16 MiB. What waits in unfinished
+	// batches may have as many in all, or as many as Outbox if that is more. A reply
+	// that is larger is replaced by an error with CodeInvalidRequest.
 	Response int
 
 	// RequestTimeout is how long a call waits for its reply when its context

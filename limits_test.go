@@ -91,6 +91,9 @@ func TestProcessingTimeoutOfABatch(t *testing.T) {
 		if stats := s.Stats(); stats.LateResults != 2 || stats.NotificationsDropped != 1 || stats.Running != 0 {
 			t.Errorf("stats are %+v", stats)
 		}
+		if stats := s.Stats(); stats.Errors != 1+4 { // the invalid one, and each that was not over
+			t.Errorf("%d errors were counted", stats.Errors)
+		}
 	})
 }
 

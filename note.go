@@ -2,8 +2,10 @@ package rpcx
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
+	"net"
 )
 
 // note is something to be logged that the reader saw, which cannot do it.
@@ -48,3 +50,7 @@ func limitAttr(name string, value int) slog.Attr {
 	}
 	return slog.Group("limit", slog.String("name", name), slog.Int("value", value))
 }
+
+// peerAttr names a peer in a log record: as text, since a handler that writes JSON
+// would take the address apart.
+func peerAttr(addr net.Addr) slog.Attr { return slog.String("peer", fmt.Sprint(addr)) }

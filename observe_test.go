@@ -1,11 +1,14 @@
 package rpcx_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -221,8 +224,10 @@ type records struct {
 }
 
 func (*records) Enabled(context.Context, slog.Level) bool { return true }
-func (r *records) WithAttrs([]slog.Attr) slog.Handler     { panic("not used here") }
-func (r *records) WithGroup(string) slog.Handler          { panic("not used here") }
+func (r *records) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &recordsWith{r, attrs}
+}
+func (r *records) WithGroup(string) slog.Handler { panic("not used here") }
 func (r *records) Handle(_ context.Context, rec slog.Record) error {
 	r.add("%v %s", rec.Level, rec.Message)
 	r.mu.Lock()
@@ -232,6 +237,17 @@ func (r *records) Handle(_ context.Context, rec slog.Record) error {
 		r.then()
 	}
 	return nil
+}
+
+// recordsWith are records with attributes that were there before.
+type recordsWith struct {
+	*records
+	before []slog.Attr
+}
+
+func (r *recordsWith) Handle(ctx context.Context, rec slog.Record) error {
+	rec.AddAttrs(r.before...)
+	return r.records.Handle(ctx, rec)
 }
 
 // attr returns the values of all attributes with this key.
@@ -253,6 +269,7 @@ func TestLoggerIsToldOfWhatNobodyElseIsTold(t *testing.T) {
 			"fail":  func(context.Context, *rpcx.Request) (any, error) { return nil, errors.New("the disk is full") },
 			"panic": func(context.Context, *rpcx.Request) (any, error) { panic("the roof is on fire") },
 			"chan":  func(context.Context, *rpcx.Request) (any, error) { return make(chan int), nil },
+			"late":  func(context.Context, *rpcx.Request) (any, error) { return nil, context.DeadlineExceeded }, // another's
 			"error": func(context.Context, *rpcx.Request) (any, error) { return nil, rpcx.Errorf(1, "as intended") },
 			"fine":  reply,
 		})
@@ -266,11 +283,17 @@ func TestLoggerIsToldOfWhatNobodyElseIsTold(t *testing.T) {
 			{`{"jsonrpc":"2.0","method":"fine","id":1}`, nil, "", ""},
 			{`{"jsonrpc":"2.0","method":"error","id":1}`, nil, "", ""},
 			{`{"jsonrpc":"2.0","method":"fail","id":1}`, []string{"ERROR handler failed"}, "error", "the disk is full"},
+			{`{"jsonrpc":"2.0","method":"late","id":1}`, []string{"ERROR handler failed"}, "error", "deadline exceeded"},
 			{`{"jsonrpc":"2.0","method":"fail"}`, []string{"ERROR handler failed"}, "method", "fail"},
+			{`{"jsonrpc":"2.0","method":"fail"}`, []string{"ERROR handler failed"}, "peer", "pipe"},
+			{`{"jsonrpc":"2.0","method":"error"}`, []string{"INFO notification failed"}, "error", "as intended"},
+			{`{"jsonrpc":"2.0","method":"error"}`, []string{"INFO notification failed"}, "method", "error"},
+			{`{"jsonrpc":"2.0","method":"none"}`, []string{"INFO notification failed"}, "error", "unknown method"},
 			{`{"jsonrpc":"2.0","method":"panic","id":1}`, []string{"ERROR handler panicked"}, "panic", "the roof is on fire"},
 			{`{"jsonrpc":"2.0","method":"panic"}`, []string{"ERROR handler panicked"}, "stack", "observe_test.go"},
 			{`{"jsonrpc":"2.0","method":"chan","id":1}`, []string{"ERROR result cannot be encoded"}, "method", "chan"},
 			{`evil`, []string{"WARN bad message"}, "error", "invalid JSON"},
+			{`evil`, []string{"WARN bad message"}, "peer", "pipe"},
 			{`{"jsonrpc":"2.0","method":"m","id":[" level=ERROR msg=evil "]}`, []string{"WARN bad message"}, "error", "evil"},
 			{`{"jsonrpc":"2.0","result":1,"id":"evil"}`, []string{"WARN bad message"}, "error", "evil"},
 			{`{"jsonrpc":"2.0","error":{"code":1,"message":"evil"},"id":null}`, []string{"WARN bad message"}, "error", "evil"},
@@ -289,6 +312,85 @@ func TestLoggerIsToldOfWhatNobodyElseIsTold(t *testing.T) {
 				t.Errorf("%s: the values of %q are %q, want one with %q", c.line, c.key, values, c.attr)
 			}
 			w.heard()
+		}
+	})
+}
+
+// An address is an object with three members to whoever writes JSON.
+func TestPeerIsLoggedAsText(t *testing.T) {
+	var out bytes.Buffer
+	addr := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.7:1000"))
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		opts := &rpcx.Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))}
+		s := rpcx.NewSession(addressed{near, addr}, opts)
+		far.Write([]byte("evil\n"))
+		synctest.Wait()
+		far.Close()
+		<-s.Done()
+	})
+	if want := `"peer":"192.0.2.7:1000"`; !strings.Contains(out.String(), want) {
+		t.Errorf("logged is %s, want %s in it", out.String(), want)
+	}
+}
+
+// addressed is a connection with a remote address.
+type addressed struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.addr }
+
+// Handlers that end because their context has ended did what they should, and
+// clients come and go.
+func TestHandlersThatHeedTheirContextAreNoErrors(t *testing.T) {
+	late := func(ctx context.Context, _ *rpcx.Request) (any, error) {
+		<-ctx.Done()
+		return nil, fmt.Errorf("look it up: %w", context.Cause(ctx))
+	}
+	for name, end := range map[string]func(s *rpcx.Session, w *wire){
+		"the peer hangs up":        func(_ *rpcx.Session, w *wire) { w.Close() },
+		"the session is closed":    func(s *rpcx.Session, _ *wire) { s.Close() },
+		"Limits.ProcessingTimeout": func(*rpcx.Session, *wire) { time.Sleep(time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := &records{}
+				opts := handling(methods{"hang": hang, "late": late})
+				opts.Logger = slog.New(log)
+				s, w := newWire(t, opts)
+				w.say(ask("hang", 1), ask("late", 2))
+				synctest.Wait()
+				end(s, w)
+				synctest.Wait()
+				got := log.take()
+				if failed := func(r string) bool { return strings.HasPrefix(r, "ERROR") }; slices.ContainsFunc(got, failed) {
+					t.Errorf("%q was logged", got)
+				}
+				if n := strings.Count(fmt.Sprint(got), "DEBUG handler failed"); n != 2 {
+					t.Errorf("%q was logged, which tells of %d handlers", got, n)
+				}
+			})
+		})
+	}
+}
+
+// A request that is refused is no bad message.
+func TestLoggerTellsRefusalsFromBadMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		opts := handling(methods{"hang": hang})
+		opts.Logger = slog.New(log)
+		opts.Limits = rpcx.Limits{Concurrency: 1, Queue: 1, ProcessingTimeout: time.Second}
+		_, w := newWire(t, opts)
+		w.say(ask("hang", 1), ask("hang", 2), ask("hang", 3))
+		if got := log.take(); fmt.Sprint(got) != "[WARN request refused]" {
+			t.Errorf("for a full queue, %q was logged", got)
+		}
+		time.Sleep(time.Second)
+		if got := log.take(); !slices.Contains(got, "WARN request refused") || slices.Contains(got, "WARN bad message") {
+			t.Errorf("for requests that took too long, %q was logged", got)
 		}
 	})
 }

@@ -106,6 +106,7 @@ type ledgerCall struct {
 	ref    string // of the call or its batch
 	member bool   // of a batch
 	state  ledgerState
+	swept  bool // it was over when all pending calls were given up
 	result []byte
 	err    error
 }
@@ -176,17 +177,17 @@ func (l *ledger) giveUp(ref string, state ledgerState, err error) {
 	}
 }
 
-// in returns the references of the calls in one of the states, in order.
-func (l *ledger) in(states ...ledgerState) (refs []string) {
+// in returns the references of the calls that pass, in order.
+func (l *ledger) in(pass func(c *ledgerCall) bool) (refs []string) {
 	for _, c := range l.calls {
-		for _, state := range states {
-			if c.state == state && (len(refs) == 0 || refs[len(refs)-1] != c.ref) {
-				refs = append(refs, c.ref)
-			}
+		if pass(c) && (len(refs) == 0 || refs[len(refs)-1] != c.ref) {
+			refs = append(refs, c.ref)
 		}
 	}
 	return refs
 }
+
+func (c *ledgerCall) pending() bool { return c.state == ledgerPending }
 
 // of returns the calls of ref.
 func (l *ledger) of(ref string) (calls []*ledgerCall) {

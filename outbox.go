@@ -261,7 +261,7 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 func (s *Session) alone(from sender, call *Future) bool {
 	switch from {
 	case fromCaller:
-		return call != nil && len(s.table.pending) == 1
+		return call != nil && s.table.pending == 1
 	case fromHandler:
 		return s.in.running == 1 && s.in.count == 0
 	}
@@ -302,14 +302,15 @@ func (s *Session) register(f *Future) {
 	if f.members == nil {
 		s.table.add(f)
 	} else {
+		calls := make([]*Future, 0, len(f.members))
 		for _, member := range f.members {
-			if member.session == nil { // it was cancelled before
-				continue
+			if member.isSent() {
+				member.batch.unsettled++
+				member.started = f.started
+				calls = append(calls, member)
 			}
-			member.batch.unsettled++
-			member.started = f.started
-			s.table.add(member)
 		}
+		s.table.add(calls...)
 	}
 	if !f.untimed && s.limits.RequestTimeout != never && f.waits() {
 		s.outgoing.add(s, &f.deadline, after(f.started, s.limits.RequestTimeout), f)

@@ -147,13 +147,13 @@ func (s *Session) handles(ctx context.Context) bool {
 	return ctx.Value(sessionKey{}) == s
 }
 
-// free gives back the slot of a call, or a batch, that is over.
-func (s *Session) free(f *Future) {
+// free gives back the slot of a call, or a batch, that was over at the given time.
+func (s *Session) free(f *Future, at time.Duration) {
 	switch {
 	case s.slots.off():
 	case f.batch != nil:
-		s.slots.done(s.now()-f.started, len(f.batch.entries), s.limits)
+		s.slots.done(at-f.started, len(f.batch.entries), s.limits)
 	default:
-		s.slots.done(s.now()-f.started, 1, s.limits)
+		s.slots.done(at-f.started, 1, s.limits)
 	}
 }

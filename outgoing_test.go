@@ -154,6 +154,22 @@ func TestBatchTakesOneSlot(t *testing.T) {
 	})
 }
 
+// No reply comes that would give the slot back.
+func TestBatchWhoseCallsWereCancelledTakesNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, waitingCalls(1))
+		var b rpcx.Batch
+		b.Call("m", nil, nil).Cancel()
+		b.Notify("n", nil)
+		if err := s.SendBatch(t.Context(), &b); !errors.Is(err, rpcx.ErrCancelled) {
+			t.Errorf("the batch: %v", err)
+		}
+		w.expect(`[{"jsonrpc":"2.0","method":"n"}]`)
+		go s.Call(context.Background(), "m", nil, nil)
+		w.expect(`{"jsonrpc":"2.0","method":"m","id":0}`)
+	})
+}
+
 // All slots may be taken by calls that the peer answers only after its own were.
 func TestHandlersCallBackThoughAllSlotsAreTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

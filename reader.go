@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -24,7 +23,7 @@ func (r *reading) release() {
 	m := &r.Message
 	spare := m.spare
 	if n := cap(m.Items); n > len(m.scratch) && n <= 128 {
-		clear(m.Items)
+		clear(m.Items[:n]) // longer batches were before
 		spare = m.Items[:0]
 	}
 	*m = Message{method: m.method, spare: spare}
@@ -36,6 +35,7 @@ func (r *reading) release() {
 type intake struct {
 	messages uint64
 	replies  []reply
+	results  arena // of the replies
 	entries  []entry
 	finish   []*Future // kept for reuse
 }
@@ -73,11 +73,12 @@ func (s *Session) readLoop() {
 		}
 		s.deliver(&r.intake)
 		var frame *FrameError
+		s.mu.Lock()
+		s.meter() // what is dropped, or was cut off by the end
 		if errors.As(err, &frame) {
-			s.mu.Lock()
 			s.fault(frame)
-			s.mu.Unlock()
 		}
+		s.mu.Unlock()
 		if frame == nil || !frame.Recoverable {
 			grace := time.Duration(0)
 			if err == io.EOF {
@@ -129,7 +130,8 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.mu.Unlock()
 		s.end(item.Err, 0)
 	case item.Kind == KindResponse:
-		in.replies = append(in.replies, reply{bytes.Clone(item.ID), bytes.Clone(item.Result), item.Err})
+		in.results.grow(len(item.ID) + len(item.Result))
+		in.replies = append(in.replies, reply{in.results.add(item.ID), in.results.add(item.Result), item.Err})
 	case s.cancel != nil && item.Kind == KindNotification && item.Method == s.cancel.Method:
 		s.deliver(in) // what is cancelled may be in it
 		s.cancelled(s.cancel.id(item.Params))
@@ -155,22 +157,21 @@ func (s *Session) deliver(in *intake) {
 	finish := in.finish[:0]
 	s.mu.Lock()
 	s.stats.MessagesReceived += in.messages
-	received := s.conn.received()
-	s.spend(int(received - s.stats.BytesReceived))
-	s.stats.BytesReceived = received
+	s.meter()
 	s.lived()
+	now := s.now()
 	for _, r := range in.replies {
 		f, fault := s.match(r.id, r.err)
 		if fault != nil {
 			s.fault(fault)
 		}
 		if f != nil {
-			finish = append(finish, f.settle(r.result, r.err))
+			finish = append(finish, f.settle(now, r.result, r.err))
 		}
 	}
 	over := s.overdrawn()
 	for _, e := range in.entries {
-		if err := s.admit(e); err != nil {
+		if err := s.admit(e, now); err != nil {
 			refused = append(refused, refusal{e, err})
 		}
 	}
@@ -204,7 +205,7 @@ func (s *Session) deliver(in *intake) {
 	clear(in.replies)
 	clear(in.entries)
 	clear(finish)
-	in.messages, in.replies, in.entries, in.finish = 0, in.replies[:0], in.entries[:0], finish[:0]
+	in.messages, in.replies, in.entries, in.finish, in.results = 0, in.replies[:0], in.entries[:0], finish[:0], nil
 }
 
 // match removes the call that a response is for from the table, and returns it
@@ -236,11 +237,12 @@ func (s *Session) receiveBatchResponse(items []Item) {
 	for i := range items {
 		need += len(items[i].Result)
 	}
-	arena := make([]byte, 0, need) // of the results, which share it
+	results := make(arena, 0, need)
 	finish := make([]*Future, 0, len(items))
 	var touched []*Batch
 	faults := 0
 	s.mu.Lock()
+	now := s.now()
 	for i := range items {
 		item := &items[i]
 		f, fault := s.match(item.ID, item.Err)
@@ -251,9 +253,7 @@ func (s *Session) receiveBatchResponse(items []Item) {
 		if f == nil {
 			continue
 		}
-		start := len(arena)
-		arena = append(arena, item.Result...)
-		finish = append(finish, f.settle(arena[start:len(arena):len(arena)], item.Err))
+		finish = append(finish, f.settle(now, results.add(item.Result), item.Err))
 		if f.batch != nil && !f.batch.answered {
 			f.batch.answered = true
 			touched = append(touched, f.batch)
@@ -262,7 +262,7 @@ func (s *Session) receiveBatchResponse(items []Item) {
 	for _, b := range touched {
 		for _, f := range b.own.members {
 			if s.table.giveUp(f) {
-				finish = append(finish, f.settle(nil, ErrNoResponse))
+				finish = append(finish, f.settle(now, nil, ErrNoResponse))
 			}
 		}
 	}
@@ -271,6 +271,14 @@ func (s *Session) receiveBatchResponse(items []Item) {
 	for _, f := range finish {
 		f.finish()
 	}
+}
+
+// meter counts the bytes that have come in, and charges for them. It is called under
+// the lock by the reader.
+func (s *Session) meter() {
+	received := s.conn.received()
+	s.spend(int(received - s.stats.BytesReceived))
+	s.stats.BytesReceived = received
 }
 
 // fault counts a message that was not as it should be, and charges for it. It is
@@ -303,7 +311,11 @@ func (s *Session) faultOf(err error, nth int) {
 }
 
 func (s *Session) noteFault(err error) {
-	s.note(slog.LevelWarn, "bad message", slog.Any("error", err))
+	msg := "bad message"
+	if _, ok := err.(*Error); ok { // with which a good one was answered
+		msg = "request refused"
+	}
+	s.note(slog.LevelWarn, msg, slog.Any("error", err))
 }
 
 // receiveInvalid answers what is no valid request.
@@ -321,11 +333,9 @@ func (s *Session) receiveInvalid(p Protocol, item *Item) {
 // request makes a call of a request or notification.
 func (s *Session) request(item *Item, size int) *single {
 	c := &single{size: size}
-	arena := c.arena[:0]
-	if n := item.bytes(); n > len(c.arena) {
-		arena = make([]byte, 0, n)
-	}
-	item.own(arena)
+	a := arena(c.arena[:0])
+	a.grow(item.bytes())
+	item.own(&a)
 	c.init(s, item, c)
 	return c
 }
@@ -337,7 +347,7 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 	for i := range items {
 		need += items[i].bytes()
 	}
-	arena := make([]byte, 0, need) // of the members, which share it
+	a := make(arena, 0, need)
 	sc := getScratch()
 	defer sc.put()
 	invalid := 0
@@ -359,7 +369,7 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 			b.waiting++
 		}
 		b.unfinished++
-		arena = item.own(arena)
+		item.own(&a)
 		c.init(s, item, b)
 	}
 	b.size += len(b.replies) + memberSize*len(b.members)
@@ -377,15 +387,32 @@ func (item *Item) bytes() int {
 	return len(item.ID) + len(p.Positional) + len(p.Named) + len(p.Raw)
 }
 
-// own moves what the item shares with its message to arena, which has room for
-// it, and returns the arena with that.
-func (item *Item) own(arena []byte) []byte {
-	for _, part := range []*[]byte{(*[]byte)(&item.ID), (*[]byte)(&item.Params.Positional), (*[]byte)(&item.Params.Named), &item.Params.Raw} {
-		if *part != nil {
-			n := len(arena)
-			arena = append(arena, *part...)
-			*part = arena[n:len(arena):len(arena)]
-		}
+// own moves what the item shares with its message to a, which has room for it.
+func (item *Item) own(a *arena) {
+	p := &item.Params
+	item.ID, p.Positional, p.Named, p.Raw = a.add(item.ID), a.add(p.Positional), a.add(p.Named), a.add(p.Raw)
+}
+
+// arena is memory that small things which came in together share.
+type arena []byte
+
+// maxShared is how large an arena becomes for small things: a user who keeps one
+// of them keeps all of it.
+const maxShared = 512
+
+// add returns a copy of b in the arena, which has room for it.
+func (a *arena) add(b []byte) []byte {
+	if b == nil {
+		return nil
 	}
-	return arena
+	start := len(*a)
+	*a = append(*a, b...)
+	return (*a)[start:len(*a):len(*a)]
+}
+
+// grow makes room for n bytes: the more there were, the more for others as well.
+func (a *arena) grow(n int) {
+	if n > cap(*a)-len(*a) {
+		*a = make(arena, 0, max(n, min(2*cap(*a), maxShared)))
+	}
 }

@@ -51,8 +51,10 @@ type Options struct {
 	OnExcessiveCost func(s *Session)
 
 	// Logger is told of what is wrong but has no caller to return an error to:
-	// handlers that fail or panic, messages that are dropped. Default: silent.
-	// What a peer sent is only ever in attributes, never in the message.
+	// handlers that fail or panic, notifications that fail with an [*Error],
+	// messages that are dropped. Each record has the peer's address, if it has one,
+	// or the program that [Command] has started. Default: silent. What a peer sent is
+	// only ever in attributes, never in the message.
 	Logger *slog.Logger
 	// Trace is told of what happens. Default: nobody.
 	Trace *Trace

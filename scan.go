@@ -20,6 +20,7 @@ type scanner struct {
 	depth    int       // of the arrays and objects that envelopes opened around a value
 	high     bool      // a byte beyond ASCII was seen: the text must be checked to be UTF-8
 	space    bool      // white space was seen between tokens
+	escaped  bool      // an escape sequence was seen in a string
 	stopped  bool      // the rest was not scanned, on purpose
 	inObject [4]uint64 // one bit a level for the first levels within a value, then:
 	deeper   []uint64
@@ -212,7 +213,7 @@ func (s *scanner) str() bool {
 
 // escape returns the place behind the escape sequence at i, or -1.
 func (s *scanner) escape(i int) int {
-	s.pos = i
+	s.pos, s.escaped = i, true
 	if i+1 < len(s.data) {
 		switch s.data[i+1] {
 		case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
@@ -350,20 +351,25 @@ func isNull(raw []byte) bool { return len(raw) == 4 && raw[0] == 'n' }
 // named in keys, in exact case, in vals; bit i of dup is set if keys[i] came twice.
 func (s *scanner) members(keys []string, vals [][]byte) (dup uint, ok bool) {
 	s.pos++
-	s.depth++
-	defer func() { s.depth-- }()
 	if s.ws() == '}' {
 		s.pos++
 		return 0, true
 	}
+	return s.moreMembers(keys, vals)
+}
+
+// moreMembers does what members does from where a member must come.
+func (s *scanner) moreMembers(keys []string, vals [][]byte) (dup uint, ok bool) {
+	s.depth++
 	for {
 		s.ws()
 		start := s.pos
+		s.escaped = false
 		if s.pos >= len(s.data) || s.data[s.pos] != '"' || !s.str() {
 			return dup, false
 		}
 		key := s.data[start+1 : s.pos-1]
-		if bytes.IndexByte(key, '\\') >= 0 {
+		if s.escaped {
 			key = []byte(unquote(s.data[start:s.pos]))
 		}
 		if s.ws() != ':' {
@@ -376,7 +382,7 @@ func (s *scanner) members(keys []string, vals [][]byte) (dup uint, ok bool) {
 			return dup, false
 		}
 		for i, name := range keys {
-			if string(key) == name {
+			if len(key) == len(name) && key[0] == name[0] && string(key) == name {
 				if vals[i] != nil {
 					dup |= 1 << i
 				}
@@ -389,6 +395,7 @@ func (s *scanner) members(keys []string, vals [][]byte) (dup uint, ok bool) {
 			s.pos++
 		case '}':
 			s.pos++
+			s.depth--
 			return dup, true
 		default:
 			return dup, false

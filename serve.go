@@ -115,8 +115,15 @@ func (s *Session) reply(c *call, result any, err error) {
 	default:
 		if e = wireError(err); e == nil {
 			e = s.exception(err)
-			s.log.LogAttrs(context.Background(), slog.LevelError, "handler failed",
+			level := slog.LevelError
+			if c.heeded(err) {
+				level = slog.LevelDebug
+			}
+			s.log.LogAttrs(context.Background(), level, "handler failed",
 				slog.String("method", c.Method), slog.Any("error", err))
+		} else if c.IsNotification() && e.Code != CodeInternalError { // nobody else is told, save of a panic
+			s.log.LogAttrs(context.Background(), slog.LevelInfo, "notification failed",
+				slog.String("method", c.Method), slog.Any("error", e))
 		}
 	}
 	sc := getScratch()
@@ -124,7 +131,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	if !c.IsNotification() {
 		e = s.encodeReply(sc, c, result, e)
 	}
-	s.answer(c, sc, e)
+	e = s.answer(c, sc, e)
 	if s.trace.ReplySent != nil {
 		if e != nil && err == nil {
 			err = e
@@ -136,6 +143,14 @@ func (s *Session) reply(c *call, result any, err error) {
 	} else if d != nil && !c.deferEnd(s) {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
+}
+
+// heeded reports whether c's handler failed because its context had ended before it
+// returned: as it should, and nobody waits for what it returns any more.
+func (c *call) heeded(err error) bool {
+	cause := c.ctx.ended()
+	return cause != context.Canceled && // which is that it has returned
+		(errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, cause))
 }
 
 // overdue has c expire now. Its handler has seen that its time is over before the
@@ -191,20 +206,16 @@ func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error
 	if e != nil {
 		s.encodeError(sc, p, c.ID, e)
 	}
-	size := len(sc.msg)
-	if b := c.batch(); b != nil {
-		s.mu.Lock()
-		if !c.answered { // or the batch may have been sent
-			b.replySize += size + 2
-			s.assembled += size + 2
-			size = s.assembled
-		}
-		s.mu.Unlock()
+	if len(sc.msg) > s.limits.Response && c.batch() == nil { // a batch counts them together
+		e = s.encodeTooLarge(sc, c, s.limits.Response)
 	}
-	if size > s.limits.Response {
-		e = Errorf(CodeInvalidRequest, "response too large (over %s bytes)", thousands(s.limits.Response))
-		s.encodeError(sc, p, c.ID, e)
-	}
+	return e
+}
+
+// encodeTooLarge encodes the error for a reply that is beyond a limit.
+func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
+	e := Errorf(CodeInvalidRequest, "response too large (over %s bytes)", thousands(limit))
+	s.encodeError(sc, s.protocol(), c.ID, e)
 	return e
 }
 
@@ -223,24 +234,32 @@ func (s *Session) encodeError(sc *scratch, p Protocol, id ID, e *Error) bool {
 	return err == nil
 }
 
-// answer sends the reply to c that sc has, unless c was answered already.
-func (s *Session) answer(c *call, sc *scratch, e *Error) {
+// answer sends the reply to c that sc has, unless c was answered already. It
+// returns the error that the reply carries.
+func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	b := c.batch()
-	lone := b == nil && !c.IsNotification()
-	if lone {
+	alone := b == nil && !c.IsNotification()
+	if alone {
 		if err := s.framed(sc); err != nil {
 			s.log.LogAttrs(context.Background(), slog.LevelError, "reply cannot be framed",
 				slog.String("method", c.Method), slog.Any("error", err))
 			e = InternalError()
 			s.encodeError(sc, s.protocol(), c.ID, e)
-			lone = s.framed(sc) == nil // if not, there is nothing to be done
+			alone = s.framed(sc) == nil // if not, there is nothing to be done
 		}
 	}
 	s.mu.Lock()
+	if b != nil && !c.answered && !c.IsNotification() {
+		if limit := b.hold(s, len(sc.msg)); limit > 0 {
+			s.mu.Unlock()
+			e = s.encodeTooLarge(sc, c, limit)
+			s.mu.Lock()
+		}
+	}
 	if c.answered { // and paid for
 		s.stats.LateResults++
 		s.mu.Unlock()
-		return
+		return e
 	}
 	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
 		s.stats.Errors++
@@ -249,10 +268,10 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) {
 	c.settle(s)
 	complete := false
 	switch {
-	case lone:
+	case alone:
 		s.incoming.remove(c.entry.due())
 		_ = s.queue(context.Background(), sc, fromHandler, nil) // fails only if the session ends
-		return
+		return e
 	case b == nil:
 		s.incoming.remove(c.entry.due())
 	case c.IsNotification():
@@ -264,6 +283,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) {
 	if complete {
 		b.send(s, fromHandler)
 	}
+	return e
 }
 
 // thousands writes n with commas between its thousands.

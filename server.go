@@ -30,7 +30,8 @@ type Server struct {
 	// limit of their own.
 	MaxGroup int
 	// MaxHandshakes is how many TLS handshakes may be in progress. Default 256.
-	// For one more, the connection whose handshake is the oldest is closed.
+	// For one more, the connection whose handshake is the oldest is closed, if that
+	// has taken a quarter of a second, otherwise the new one.
 	MaxHandshakes int
 	// HandshakeTimeout is how long a TLS handshake may take. Default 10 s.
 	HandshakeTimeout time.Duration
@@ -49,7 +50,7 @@ type Server struct {
 	load     load
 	mu       sync.Mutex
 	groups   groups
-	shaking  []net.Conn        // TLS handshakes in progress, the oldest first
+	shaking  []*handshake      // TLS handshakes in progress, the oldest first
 	refused  map[string]uint64 // connections, by the limits' names
 	options  *Options          // resolved
 	sessions map[*Session]struct{}
@@ -61,7 +62,8 @@ type Server struct {
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
 // any that is free (see the listener's Addr), tls://host:port (or ssl://), which
-// needs config, or unix:///path. ctx bounds the looking up of a host name.
+// needs config, or unix:///path, which must not exist: a program that was killed
+// leaves it behind. ctx bounds the looking up of a host name.
 func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener, error) {
 	network, address, secure, err := splitAddr(addr)
 	if err != nil {
@@ -227,8 +229,8 @@ func (srv *Server) StopListening() {
 	for l := range srv.serving {
 		l.Close()
 	}
-	for _, conn := range srv.shaking {
-		conn.Close()
+	for _, h := range srv.shaking {
+		h.giveUp(ErrServerClosed)
 	}
 }
 
@@ -285,8 +287,8 @@ func (srv *Server) wait(ctx context.Context) error {
 type ServerStats struct {
 	Sessions   int // live
 	Handshakes int // in progress
-	// Refused is how many connections were closed at once, by the names of the
-	// limits: "Server.MaxSessions".
+	// Refused is how many connections were closed, or not made, for a limit, by its
+	// name: "Server.MaxSessions".
 	Refused     map[string]uint64
 	QueuedBytes int // what counts for Server.MaxQueuedBytes, to about 4 KiB a session
 }

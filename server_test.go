@@ -324,6 +324,9 @@ func TestMaxSessions(t *testing.T) {
 		if third := m.connect(t); !third.hungUp() {
 			t.Error("there is a third session")
 		}
+		if srv.Accepts() || srv.Stats().Refused["Server.MaxSessions"] != 2 {
+			t.Error("the server says that it has room, or does not count who asked")
+		}
 		if got := log.take(); len(got) != 1 {
 			t.Errorf("logged: %q", got)
 		}
@@ -332,6 +335,9 @@ func TestMaxSessions(t *testing.T) {
 		}
 		first.Close()
 		synctest.Wait()
+		if !srv.Accepts() {
+			t.Error("there is room, and the server denies it")
+		}
 		if fourth := m.connect(t); fourth.hungUp() {
 			t.Error("there is room, and yet the connection was refused")
 		}
@@ -339,6 +345,11 @@ func TestMaxSessions(t *testing.T) {
 		defer far.Close()
 		if srv.ServeConn(near) != nil {
 			t.Error("ServeConn goes beyond the limit")
+		}
+		second.Close()
+		synctest.Wait()
+		if srv.StopListening(); srv.Accepts() {
+			t.Error("a server that was stopped says that it has room")
 		}
 	})
 }

@@ -94,7 +94,7 @@ type Session struct {
 	stats     Stats
 	cost      expense
 	weight    int // what load counts of this session
-	assembled int // bytes of the replies of batches that are not complete
+	assembled int // bytes of replies that wait for others of their batches
 	partial   int // what the reader has taken for a message that is not complete
 	vigil     vigil
 	notes     []note // to be logged
@@ -168,6 +168,9 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	if o.Role != RoleDefault {
 		s.role = o.Role
 	}
+	if addr := s.RemoteAddr(); addr != nil && s.log.Handler() != slog.DiscardHandler {
+		s.log = s.log.With(peerAttr(addr))
+	}
 	switch {
 	case l.limits != nil:
 		s.limits = l.limits
@@ -228,26 +231,6 @@ func (s *Session) Protocol() Protocol { return s.protocol() }
 // Role returns which end of the connection the session is.
 func (s *Session) Role() Role { return s.role }
 
-// RemoteAddr returns the peer's address, nil if the connection is no [net.Conn].
-func (s *Session) RemoteAddr() net.Addr {
-	if conn := s.conn.netConn(); conn != nil {
-		return conn.RemoteAddr()
-	}
-	return nil
-}
-
-// LocalAddr returns this end's address, nil if the connection is no [net.Conn].
-func (s *Session) LocalAddr() net.Addr {
-	if conn := s.conn.netConn(); conn != nil {
-		return conn.LocalAddr()
-	}
-	return nil
-}
-
-// NetConn returns the connection under the session if it is a [net.Conn], to
-// look at (the state of TLS, say) and not to read, write or close.
-func (s *Session) NetConn() net.Conn { return s.conn.netConn() }
-
 // Done returns a channel that is closed when the session is over: its reader
 // and writer have returned and no handler runs. A handler must not wait for it.
 func (s *Session) Done() <-chan struct{} {
@@ -294,7 +277,7 @@ func (s *Session) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := s.stats
-	stats.Pending = len(s.table.pending)
+	stats.Pending = s.table.pending
 	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
 	stats.OutboxBytes = s.out.size()
 	stats.Concurrency, stats.Outgoing = s.in.limit, s.slots.limit
@@ -363,7 +346,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 
 // checkDrained is called after each change that Shutdown may be waiting for.
 func (s *Session) checkDrained() {
-	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || len(s.table.pending) > 0 {
+	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || s.table.pending > 0 {
 		return
 	}
 	if s.flushTo == 0 {
@@ -426,13 +409,14 @@ func (s *Session) end(cause error, grace time.Duration) {
 // lose settles the calls that are pending as lost, and returns what is to be
 // finished. Those that are not written only if unwritten is set.
 func (s *Session) lose(unwritten bool) (finish []*Future) {
-	for _, f := range s.table.calls() {
+	now := s.now()
+	for _, f := range s.table.all() {
 		written := f.queued <= s.out.written
 		if !written && !unwritten {
 			continue
 		}
 		s.table.remove(f)
-		whole := f.settle(nil, &ConnectionError{written, s.cause})
+		whole := f.settle(now, nil, &ConnectionError{written, s.cause})
 		if f.batch != nil {
 			finish = append(finish, f)
 		}

@@ -339,15 +339,35 @@ func TestSessionTellsItsRoleAndAddresses(t *testing.T) {
 			t.Errorf("the remote address is %v", addr)
 		}
 		near, far := net.Pipe()
-		s := rpcx.NewSession(struct{ anyConn }{near}, nil) // hides that it is a net.Conn
+		hiding := &struct{ anyConn }{near} // that it is a net.Conn
+		s := rpcx.NewSession(hiding, nil)
 		if s.RemoteAddr() != nil || s.LocalAddr() != nil || s.NetConn() != nil {
 			t.Error("a stream without addresses has some")
+		}
+		if s.Conn() != hiding {
+			t.Errorf("the connection is %v", s.Conn())
 		}
 		s.Close()
 		far.Close()
 		<-s.Done()
+
+		over := layer{newChanConn(), near}
+		s = rpcx.NewMessageSession(over, nil)
+		if s.Conn() != over || s.NetConn() != near || s.RemoteAddr() != near.RemoteAddr() {
+			t.Errorf("the connection is %v over %v", s.Conn(), s.NetConn())
+		}
+		s.Close()
+		<-s.Done()
 	})
 }
+
+// layer is a MessageConn that shows what is under it.
+type layer struct {
+	rpcx.MessageConn
+	under net.Conn
+}
+
+func (l layer) NetConn() net.Conn { return l.under }
 
 type anyConn interface {
 	Read([]byte) (int, error)

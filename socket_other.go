@@ -9,4 +9,3 @@ func newSocket(any) *socket { return nil }
 
 func (*socket) tryWrite([]byte) int            { panic("unreachable") }
 func (*socket) readSome() ([]byte, int, error) { panic("unreachable") }
-func giveReadBuffer([]byte)                    {}

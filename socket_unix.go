@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 )
 
@@ -51,14 +50,14 @@ func newSocket(conn any) *socket {
 		return true
 	}
 	s.read1 = func(fd uintptr) bool {
-		s.in = readBuffers.Get().(*readBuffer)[:]
+		s.in = takeBuffer(readBuffer)
 		for {
 			s.read, s.readErr = syscall.Read(int(fd), s.in)
 			switch s.readErr {
 			case syscall.EINTR:
 				continue
 			case syscall.EAGAIN:
-				giveReadBuffer(s.in)
+				giveBuffer(s.in)
 				s.in = nil
 				return false // to be called again when there is something to read
 			}
@@ -77,7 +76,7 @@ func (s *socket) tryWrite(buf []byte) int {
 }
 
 // readSome waits until there is something to read, and returns it in a buffer
-// that is to be given back with giveReadBuffer.
+// that is to be given back with giveBuffer.
 func (s *socket) readSome() (buf []byte, n int, err error) {
 	s.read, s.readErr = 0, nil
 	err = s.raw.Read(s.read1)
@@ -91,15 +90,4 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 		err = io.EOF
 	}
 	return buf, n, err
-}
-
-type readBuffer [8 << 10]byte
-
-var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
-
-// giveReadBuffer gives back what readSome returned; it is forgotten if it is another.
-func giveReadBuffer(buf []byte) {
-	if len(buf) == len(readBuffer{}) {
-		readBuffers.Put((*readBuffer)(buf))
-	}
 }

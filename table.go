@@ -11,41 +11,75 @@ import (
 // but newID.
 type table struct {
 	lastID  atomic.Uint64 // one more than the last id given out
-	pending map[uint64]*Future
-	most    int // that pending has had
+	calls   []pendingCall // in the order of their ids, in which most of them come and go
+	pending int           // of calls, how many have no reply
 
 	late     []uint64 // ids of calls given up, the oldest at lateNext once it is full
 	lateNext int
 }
 
+// pendingCall is a call under its id, which is searched for. Without a call it is
+// a gap.
+type pendingCall struct {
+	id   uint64
+	call *Future
+}
+
 // newID returns the next id: they count from 0. (I8)
 func (t *table) newID() uint64 { return t.lastID.Add(1) - 1 }
 
-// add registers a call under its id.
-func (t *table) add(f *Future) {
-	if t.pending == nil {
-		t.pending = make(map[uint64]*Future)
+// add registers calls, which are in the order of their ids. They belong behind the
+// others, but for what has overtaken them on their way here: that is moved once,
+// however many they are.
+func (t *table) add(calls ...*Future) {
+	if len(t.calls)+len(calls) > cap(t.calls) && t.pending <= len(t.calls)/2 {
+		t.calls = slices.DeleteFunc(t.calls, func(c pendingCall) bool { return c.call == nil })
 	}
-	t.pending[f.id] = f
-	t.most = max(t.most, len(t.pending))
+	end := len(t.calls)
+	t.calls = slices.Grow(t.calls, len(calls))[:end+len(calls)]
+	for i := len(calls) - 1; i >= 0; i-- {
+		for ; end > 0 && t.calls[end-1].id > calls[i].id; end-- {
+			t.calls[end+i] = t.calls[end-1]
+		}
+		t.calls[end+i] = pendingCall{calls[i].id, calls[i]}
+	}
+	t.pending += len(calls)
+}
+
+// find returns the call that is pending under id, nil if there is none, and its place.
+func (t *table) find(id uint64) (*Future, int) {
+	i, end := 0, len(t.calls)
+	for i < end {
+		if half := int(uint(i+end) / 2); t.calls[half].id < id {
+			i = half + 1
+		} else {
+			end = half
+		}
+	}
+	if i == len(t.calls) || t.calls[i].id != id {
+		return nil, i
+	}
+	return t.calls[i].call, i
 }
 
 // remove takes a call off, and reports whether it was there: whoever removes
 // it completes it. (I3)
 func (t *table) remove(f *Future) bool {
-	if t.pending[f.id] != f {
+	found, i := t.find(f.id)
+	if found != f {
 		return false
 	}
-	t.delete(f.id)
+	t.delete(i)
 	return true
 }
 
-// delete takes an id out. A map never shrinks, so one that was large and is
-// empty is given up.
-func (t *table) delete(id uint64) {
-	delete(t.pending, id)
-	if len(t.pending) == 0 && t.most > 256 {
-		t.pending, t.most = nil, 0
+// delete leaves a gap at i. What has grown large is given up when nothing is pending.
+func (t *table) delete(i int) {
+	t.calls[i].call = nil
+	if t.pending--; t.pending == 0 {
+		if t.calls = t.calls[:0]; cap(t.calls) > 256 {
+			t.calls = nil
+		}
 	}
 }
 
@@ -79,7 +113,7 @@ func (t *table) receive(id ID) (*Future, match) {
 	if err != nil {
 		return nil, unexpected
 	}
-	f := t.pending[n]
+	f, at := t.find(n)
 	if f == nil {
 		if i := slices.Index(t.late, n); i >= 0 {
 			t.late[i] = ^uint64(0) // never given out: another reply is one too many
@@ -87,7 +121,7 @@ func (t *table) receive(id ID) (*Future, match) {
 		}
 		return nil, unexpected
 	}
-	t.delete(n)
+	t.delete(at)
 	return f, matched
 }
 
@@ -104,17 +138,13 @@ func unexpectedReply(id ID, err error) *ProtocolError {
 	return &ProtocolError{CodeInvalidRequest, "response to unsent request (ID: " + text + ")"}
 }
 
-// calls returns the pending calls in the order of their ids.
-func (t *table) calls() []*Future {
-	calls := make([]*Future, 0, len(t.pending))
-	for _, f := range t.pending {
-		calls = append(calls, f)
-	}
-	slices.SortFunc(calls, func(a, b *Future) int {
-		if a.id < b.id {
-			return -1
+// all returns the pending calls in the order of their ids.
+func (t *table) all() []*Future {
+	calls := make([]*Future, 0, t.pending)
+	for _, c := range t.calls {
+		if c.call != nil {
+			calls = append(calls, c.call)
 		}
-		return 1
-	})
+	}
 	return calls
 }

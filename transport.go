@@ -20,21 +20,19 @@ type transport interface {
 	// was written, or may have been.
 	write(buf []byte, ends []int, progress func()) (int, error)
 	// onPart has part called before more is read of a message that has come in
-	// part, with the size of the buffer that this takes if that is large, else 0;
-	// and when a large one has been given back. Its error ends the reading.
+	// part, or is dropped, with the size of the buffer that this takes if that is
+	// large, else 0; and when a large one has been given back. Its error ends the
+	// reading.
 	onPart(part func(size int) error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
 	close() error
-	received() uint64  // bytes, for the reader
-	netConn() net.Conn // nil if it is none
+	received() uint64 // bytes, for the reader
+	under() any       // what it was made of
 }
 
-const (
-	firstBuffer = 512      // what an idle stream that is no socket holds to read into
-	largeBuffer = 64 << 10 // what one holds that is busy; beyond is given back
-	writeChunk  = 16 << 10 // what is written at a time where that may wait
-)
+// writeChunk is what is written at a time where that may wait.
+const writeChunk = 16 << 10
 
 // stream is a byte stream with a Framer.
 type stream struct {
@@ -85,6 +83,8 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			}
 			if advance > 0 && s.r < s.w {
 				continue
+			} else if advance > 0 {
+				_ = s.part(s.large) // of a message that is dropped; asks for no more
 			}
 		}
 		if s.err != nil {
@@ -110,12 +110,13 @@ func (s *stream) fill() {
 			_ = s.part(0) // asks for nothing
 		}
 		if s.sock != nil {
-			giveReadBuffer(s.buf)
+			giveBuffer(s.buf)
 			s.buf, s.w, s.err = s.sock.readSome()
 			s.total += uint64(s.w)
 			return
 		}
 		if len(s.buf) > largeBuffer || len(s.buf) > firstBuffer && s.last < len(s.buf)/8 {
+			giveBuffer(s.buf)
 			s.buf = nil
 		}
 	} else {
@@ -123,7 +124,7 @@ func (s *stream) fill() {
 	}
 	switch {
 	case s.buf == nil:
-		s.buf = make([]byte, firstBuffer)
+		s.buf = takeBuffer(firstBuffer)
 	case s.w == len(s.buf) && s.r > len(s.buf)/2:
 		s.w = copy(s.buf, s.buf[s.r:s.w])
 		s.r = 0
@@ -134,15 +135,17 @@ func (s *stream) fill() {
 				return
 			}
 		}
-		grown := make([]byte, 2*len(s.buf))
+		grown := takeBuffer(2 * len(s.buf))
 		s.w = copy(grown, s.buf[s.r:s.w])
+		giveBuffer(s.buf)
 		s.buf, s.r = grown, 0
 	}
 	n, err := s.conn.Read(s.buf[s.w:])
 	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < largeBuffer {
 		// More than fits comes at once: read more at a time from now on.
-		grown := make([]byte, min(4*len(s.buf), largeBuffer))
+		grown := takeBuffer(min(4*len(s.buf), largeBuffer))
 		copy(grown, s.buf)
+		giveBuffer(s.buf)
 		s.buf = grown
 	}
 	s.w += n
@@ -180,10 +183,7 @@ func (s *stream) close() (err error) {
 
 func (s *stream) received() uint64 { return s.total }
 
-func (s *stream) netConn() net.Conn {
-	conn, _ := s.conn.(net.Conn)
-	return conn
-}
+func (s *stream) under() any { return s.conn }
 
 // messages is a MessageConn.
 type messages struct {
@@ -207,7 +207,11 @@ func (m *messages) next(wait bool) ([]byte, error) {
 
 func (m *messages) socket() *socket { return nil }
 
-func (m *messages) onPart(func(int) error) {} // it takes memory by itself
+func (m *messages) onPart(part func(int) error) {
+	if conn, ok := m.conn.(PartReader); ok {
+		conn.OnPart(part)
+	}
+}
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
 
@@ -239,10 +243,45 @@ func (m *messages) close() (err error) {
 	return err
 }
 
-func (m *messages) received() uint64 { return m.total }
+func (m *messages) received() uint64 {
+	if conn, ok := m.conn.(PartReader); ok {
+		return conn.Received()
+	}
+	return m.total
+}
 
-func (m *messages) netConn() net.Conn {
-	if conn, ok := m.conn.(interface{ NetConn() net.Conn }); ok {
+func (m *messages) under() any { return m.conn }
+
+// RemoteAddr returns the peer's address, nil if the connection is no [net.Conn].
+func (s *Session) RemoteAddr() net.Addr {
+	if conn := s.NetConn(); conn != nil {
+		return conn.RemoteAddr()
+	}
+	return nil
+}
+
+// LocalAddr returns this end's address, nil if the connection is no [net.Conn].
+func (s *Session) LocalAddr() net.Addr {
+	if conn := s.NetConn(); conn != nil {
+		return conn.LocalAddr()
+	}
+	return nil
+}
+
+// Conn returns the connection that the session was started on, an
+// [io.ReadWriteCloser] or a [MessageConn], to look at and not to read, write or
+// close. A transport finds what it knows of its connection there, such as who has
+// logged in.
+func (s *Session) Conn() any { return s.conn.under() }
+
+// NetConn returns the connection under the session if it is a [net.Conn], to
+// look at (the state of TLS, say) and not to read, write or close: [Session.Conn],
+// or what that has under it, and shows by a method NetConn of its own.
+func (s *Session) NetConn() net.Conn {
+	switch conn := s.Conn().(type) {
+	case net.Conn:
+		return conn
+	case interface{ NetConn() net.Conn }:
 		return conn.NetConn()
 	}
 	return nil

@@ -85,10 +85,9 @@ type scriptRunner struct {
 	futures map[string]*Future
 	sentAs  map[string]vectorPending
 	in      map[string]*inItem
-	cleared bool // the original gave up what it listed, the cancelled calls too
 
 	differs   bool // by now, calls of the original are in another state
-	undecided bool // the original has detected a protocol by what rpcx refuses
+	undecided bool // in this step the original has detected a protocol by what rpcx refuses
 }
 
 func (r *scriptRunner) limit(n int) {
@@ -121,7 +120,9 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 			f.finish()
 		}
 		r.cause = nil
-		r.cleared = true
+		for _, c := range r.ledger.calls { // the original forgets the cancelled ones, too
+			c.swept = true
+		}
 		r.ledger.giveUp("", ledgerOver, &ConnectionError{Written: true, Err: ErrClosed})
 	default:
 		t.Fatalf("unknown op %q", step.Op)
@@ -134,7 +135,11 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 		t.Errorf("got %d late and %d unexpected replies, want %d and %d", got.LateReplies, got.UnexpectedReplies, r.ledger.late, r.ledger.unexpected)
 	}
 	r.checkCalls(t)
-	if want := step.Expect.Protocol; want != "" && !r.undecided && r.Protocol() != vectorProtocols[want] {
+	if want := step.Expect.Protocol; want != "" && r.undecided {
+		p := vectorProtocols[want]
+		r.proto.Store(&p) // so that the rest can be compared
+		r.undecided = false
+	} else if want != "" && r.Protocol() != vectorProtocols[want] {
 		t.Errorf("got protocol %v, want %s", r.Protocol(), want)
 	}
 	if !r.differs {
@@ -284,12 +289,15 @@ func (r *scriptRunner) decides(step *connectionStep, m *Message) bool {
 	for i, raw := range membersOf(step.Message) {
 		e := readEnvelope(raw)
 		c := r.ledger.find(&m.Items[i])
+		_, illFormed := m.Items[i].Err.(*ProtocolError)
 		switch {
-		case e.booleanID() || e.twice():
+		case e.booleanID() || e.twice() || e.roundedID():
+			return true
+		case illFormed && raises != nil && raises.Prefix != nil && *raises.Prefix == "diagnostic error received: ": // its code is no int
 			return true
 		case c != nil && c.member && !m.Batch: // it completes one member
 			return true
-		case c != nil && c.state == ledgerGivenUp && r.cleared: // it is late all the same
+		case c != nil && c.state == ledgerGivenUp && c.swept: // it is late all the same
 			return true
 		}
 	}
@@ -308,7 +316,7 @@ func membersOf(msg []byte) (members []json.RawMessage) {
 func (r *scriptRunner) checkCalls(t *testing.T) {
 	t.Helper()
 	var pending []string
-	for _, f := range r.table.calls() {
+	for _, f := range r.table.all() {
 		if f.batch != nil {
 			f = f.batch.own
 		}
@@ -318,7 +326,7 @@ func (r *scriptRunner) checkCalls(t *testing.T) {
 			}
 		}
 	}
-	if want := r.ledger.in(ledgerPending); !slices.Equal(pending, want) {
+	if want := r.ledger.in((*ledgerCall).pending); !slices.Equal(pending, want) {
 		t.Errorf("pending are %v, want %v", pending, want)
 	}
 	done := r.done()
@@ -377,7 +385,7 @@ func (r *scriptRunner) checkFutures(t *testing.T, step *connectionStep, done []s
 					t.Errorf("%s: got %v, want it cancelled", ref, err)
 				}
 			case want.Error != nil:
-				want.Error.checkError(t, err)
+				want.Error.decided(protocolName(r.Protocol())).checkError(t, err)
 			case err != nil:
 				t.Errorf("%s: got %v, want a result", ref, err)
 			default:
@@ -392,11 +400,8 @@ func (r *scriptRunner) checkFutures(t *testing.T, step *connectionStep, done []s
 func (r *scriptRunner) checkPending(t *testing.T, step *connectionStep) {
 	t.Helper()
 	got := []vectorPending{}
-	states := []ledgerState{ledgerPending, ledgerGivenUp}
-	if r.cleared {
-		states = states[:1]
-	}
-	for _, ref := range r.ledger.in(states...) {
+	listed := func(c *ledgerCall) bool { return c.pending() || c.state == ledgerGivenUp && !c.swept }
+	for _, ref := range r.ledger.in(listed) {
 		got = append(got, r.sentAs[ref])
 	}
 	if diff := cmp.Diff(step.Expect.Pending, got); diff != "" {

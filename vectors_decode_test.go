@@ -109,14 +109,12 @@ func (want decodeExpect) decidedItem(protocol string, e vectorEnvelope, response
 	case !response && !e.stringMethod() && (sameValue(want.Code, json.Number("-32601")) || sameValue(want.Code, json.Number("-32602"))):
 		// It was another error, and its params were looked at first.
 		return invalidExpect(CodeInvalidRequest, "method must be a string", id)
-	case want.Error != nil && !intCode(want.Error.Code) && protocol == "v2": // Python's booleans again, and its long integers
-		want = invalidExpect(CodeInvalidRequest, nil, id)
-		prefix := "ill-formed response error object: "
-		want.Prefix = &prefix
-	case want.Error != nil && !intCode(want.Error.Code):
-		err := *want.Error
-		err.Code = json.Number(strconv.Itoa(CodeUnavailable)) // as for any code that is no integer
-		want.Error = &err
+	case want.Error != nil && !intCode(want.Error.Code) && protocol == "v2":
+		want = decodeExpect{Kind: "protocol_error", vectorError: *want.Error.decided(protocol), decidedID: &id}
+	case want.Reply != nil && want.Reply.JSON == nil: // the id overflowed to Infinity, which is no JSON
+		want.decidedID = &id
+	case want.Error != nil:
+		want.Error = want.Error.decided(protocol)
 	}
 	if response && want.decidedID != nil {
 		want.IsResponse = true
@@ -125,6 +123,21 @@ func (want decodeExpect) decidedItem(protocol string, e vectorEnvelope, response
 		}
 	}
 	return want
+}
+
+// decided returns the error that rpcx makes of one that a response carries. A
+// code that no int can hold is none: Python's booleans, and its long integers.
+func (want *vectorError) decided(protocol string) *vectorError {
+	switch {
+	case want.Type == "ProtocolError" || intCode(want.Code):
+		return want
+	case protocol == "v2":
+		prefix := "ill-formed response error object: "
+		return &vectorError{Type: "ProtocolError", Code: json.Number(strconv.Itoa(CodeInvalidRequest)), Prefix: &prefix}
+	}
+	err := *want
+	err.Code = json.Number(strconv.Itoa(CodeUnavailable))
+	return &err
 }
 
 // intCode reports whether a code of the vectors is one that an int can hold.

@@ -53,9 +53,11 @@ func (c invocationCase) positional() int {
 var invocationSkips = []skipRule[invocationCase]{
 	{"keyword-only parameters have no form in Go", func(c invocationCase) bool { return c.has("keyword_only") }},
 	{"**kwargs has no form in Go", func(c invocationCase) bool { return c.has("var_keyword") }},
-	{"parameters without names cannot be optional, and a positional-only one with a default is left out", func(c invocationCase) bool {
+	{"parameters without names cannot be optional, and a positional-only signature's default is left out", func(c invocationCase) bool {
 		n := c.positional()
-		return n >= 0 && n < len(c.params()) && c.has("positional_only") && c.params()[n].Default != nil
+		return n >= 0 && n < len(c.params()) && c.has("positional_only") && slices.ContainsFunc(c.params()[n:], func(p invocationParam) bool {
+			return p.Default != nil
+		})
 	}},
 }
 

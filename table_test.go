@@ -1,0 +1,70 @@
+package rpcx
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"testing"
+)
+
+// The table finds what a map finds, in whatever order calls come and go.
+func TestTableFindsWhatAMapFinds(t *testing.T) {
+	for seed := range uint64(50) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		var table table
+		pending := map[uint64]*Future{}
+		var coming []*Future // have their ids, and are not registered
+		most := 1 + rnd.IntN(100)
+		for range 5000 {
+			switch n := rnd.IntN(10); {
+			case n < 5 && len(pending) < most:
+				f := &Future{id: table.newID()}
+				if coming = append(coming, f); len(coming) < 1+rnd.IntN(4) {
+					continue
+				}
+				rnd.Shuffle(len(coming), func(i, j int) { coming[i], coming[j] = coming[j], coming[i] })
+				some := rnd.IntN(len(coming)) // together, as those of a batch
+				slices.SortFunc(coming[:some], func(a, b *Future) int { return int(a.id) - int(b.id) })
+				table.add(coming[:some]...)
+				for _, f := range coming[some:] {
+					table.add(f)
+				}
+				for _, f := range coming {
+					pending[f.id] = f
+				}
+				coming = nil
+			case n < 6:
+				f := &Future{id: rnd.Uint64N(table.lastID.Load() + 2)}
+				if table.remove(f) {
+					t.Fatalf("seed %d: a call that is not in the table was removed from it", seed)
+				}
+			default:
+				id := table.lastID.Load() - min(table.lastID.Load(), rnd.Uint64N(uint64(2*most)))
+				want := pending[id]
+				delete(pending, id)
+				if n == 9 && want != nil {
+					if !table.remove(want) {
+						t.Fatalf("seed %d: call %d was not removed", seed, id)
+					}
+				} else if f, _ := table.receive(strconv.AppendUint(nil, id, 10)); f != want {
+					t.Fatalf("seed %d: for id %d got %v, want %v", seed, id, f, want)
+				}
+			}
+			if table.pending != len(pending) {
+				t.Fatalf("seed %d: %d are pending, want %d", seed, table.pending, len(pending))
+			}
+			if len(table.calls) > 4*most+8 {
+				t.Fatalf("seed %d: %d places for at most %d calls", seed, len(table.calls), most)
+			}
+		}
+		all := table.all()
+		if len(all) != len(pending) || !slices.IsSortedFunc(all, func(a, b *Future) int { return int(a.id) - int(b.id) }) {
+			t.Fatalf("seed %d: all returns %d calls, want %d in order", seed, len(all), len(pending))
+		}
+		for _, f := range all {
+			if pending[f.id] != f {
+				t.Fatalf("seed %d: call %d is not pending", seed, f.id)
+			}
+		}
+	}
+}
