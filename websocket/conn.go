@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,24 +21,27 @@ const (
 	closeWait   = time.Second // for the peer's answer to our close frame
 	firstBuffer = 512         // to read into
 	largeBuffer = 64 << 10    // beyond is given back
-	fragment    = 32 << 10    // of a message that is sent
+	fragment    = 32 << 10    // of a message: what is sent and read at a time
 )
 
-// conn is a WebSocket as an [rpcx.MessageConn]. Contexts that end are not given to
+// conn is a WebSocket as an [rpcx.PartReader]. Contexts that end are not given to
 // the WebSocket, for each would cost a goroutine: what blocks is ended by closing
 // the connection.
 type conn struct {
 	ws      *websocket.Conn
 	out     *corked
-	under   net.Conn // for the session to show
+	under   net.Conn      // for the session to show
+	request *http.Request // that it was asked for with; nil if we asked
 	maxSize int
 
-	buf     []byte
-	rest    io.Reader     // of a message that is dropped
-	ended   atomic.Bool   // there is nothing more to read
-	cause   error         // why that is
-	over    chan struct{} // closed when cause is known
-	writing atomic.Bool
+	buf      []byte
+	part     func(size int) error // tells the session of a part
+	received uint64               // bytes of messages
+	rest     io.Reader            // of a message that is dropped
+	ended    atomic.Bool          // there is nothing more to read
+	cause    error                // why that is
+	over     chan struct{}        // closed when cause is known
+	writing  atomic.Bool
 
 	interval time.Duration // of pings
 	pinging  sync.Mutex    // held while a ping is under way
@@ -69,7 +73,7 @@ func (c *conn) ReadMessage() ([]byte, error) {
 	if err == nil {
 		return msg, nil
 	}
-	if _, dropped := errors.AsType[*rpcx.FrameError](err); !dropped {
+	if frame, ok := errors.AsType[*rpcx.FrameError](err); !ok || !frame.Recoverable {
 		c.ended.Store(true)
 		_ = c.ws.CloseNow() // which ends a ping
 		err = c.reason(err)
@@ -80,25 +84,27 @@ func (c *conn) ReadMessage() ([]byte, error) {
 }
 
 func (c *conn) read() ([]byte, error) {
-	if c.rest != nil {
-		if _, err := io.Copy(io.Discard, c.rest); err != nil {
-			return nil, err
-		}
-		c.rest = nil
+	if err := c.drop(); err != nil {
+		return nil, err
+	}
+	if cap(c.buf) > largeBuffer { // not to be held until the next message comes
+		c.buf = nil
+		_ = c.part(0) // asks for nothing
 	}
 	_, r, err := c.ws.Reader(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	if c.buf == nil || cap(c.buf) > largeBuffer {
+	if c.buf == nil {
 		c.buf = make([]byte, 0, firstBuffer)
 	}
 	// The buffer grows by what has arrived, not by what a frame announces.
 	buf := c.buf[:0]
 	for {
-		n, err := r.Read(buf[len(buf):cap(buf)])
+		// The WebSocket waits for all of what it is asked for.
+		n, err := r.Read(buf[len(buf):min(len(buf)+fragment, cap(buf))])
+		c.received += uint64(n)
 		buf = buf[:len(buf)+n]
-		c.buf = buf
 		switch {
 		case len(buf) > c.maxSize:
 			c.rest = r
@@ -114,11 +120,49 @@ func (c *conn) read() ([]byte, error) {
 			return buf, nil
 		case err != nil:
 			return nil, err
-		case len(buf) == cap(buf):
-			buf = append(buf, 0)[:len(buf)]
+		}
+		size := cap(buf)
+		if len(buf) == size {
+			size *= 2
+		}
+		if err := c.part(held(size)); err != nil {
+			return nil, err
+		}
+		if size > cap(buf) {
+			buf = append(make([]byte, 0, size), buf...)
+			c.buf = buf
 		}
 	}
 }
+
+// drop reads what is left of a message that is dropped.
+func (c *conn) drop() error {
+	for c.rest != nil {
+		n, err := c.rest.Read(c.buf[:min(fragment, cap(c.buf))])
+		c.received += uint64(n)
+		if err == io.EOF {
+			c.rest = nil
+		} else if err != nil {
+			return err
+		}
+		_ = c.part(held(cap(c.buf))) // asks for no more
+	}
+	return nil
+}
+
+// held is what a buffer counts for.
+func held(size int) int {
+	if size <= largeBuffer {
+		return 0
+	}
+	return size
+}
+
+// Received implements [rpcx.PartReader].
+func (c *conn) Received() uint64 { return c.received }
+
+// OnPart implements [rpcx.PartReader].
+func (c *conn) OnPart(part func(size int) error) { c.part = part }
 
 // reason says what an error of the WebSocket means for the session.
 func (c *conn) reason(err error) error {

@@ -31,7 +31,8 @@ type Dialer struct {
 }
 
 // Dial connects to a server at ws://host/path or wss://host/path and starts a
-// session: [Dialer.Dial] with a zero Dialer.
+// session: [Dialer.Dial] with a zero Dialer. It fails with a [*StatusError] if the server
+// answers with something else than a WebSocket.
 func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	var d Dialer
 	return d.Dial(ctx, url, opts)
@@ -42,9 +43,17 @@ func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, e
 func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	c, err := d.connect(ctx, url)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", url, err)
+		return nil, fmt.Errorf("dial %s: %w", redacted(url), err)
 	}
 	return rpcx.NewMessageSession(c, opts), nil
+}
+
+// redacted returns an address without its password.
+func redacted(addr string) string {
+	if u, err := url.Parse(addr); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return addr
 }
 
 func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
@@ -69,13 +78,16 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 		Proxy:             d.Proxy,
 		DisableKeepAlives: true, // there is one request
 	}}
-	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{
+	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: t, CheckRedirect: checkRedirect},
 		HTTPHeader:      d.Header,
 		Subprotocols:    d.Subprotocols,
 		CompressionMode: d.compression(),
 	})
-	if err != nil {
+	if err != nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(resp.Body) // is in memory
+		return nil, &StatusError{resp.StatusCode, resp.Header, string(body)}
+	} else if err != nil {
 		return nil, err
 	}
 	return newConn(ws, t.out, under, d.Config), nil

@@ -2,6 +2,7 @@ package websocket_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -37,5 +38,49 @@ func Example() {
 	fmt.Println(srv.Shutdown(ctx))
 	// Output:
 	// hello, client <nil>
+	// <nil>
+}
+
+// userKey is the key of the user's name in the context of a request.
+type userKey struct{}
+
+// A middleware refuses who is unknown before there is a session, and handlers ask
+// who it was.
+func ExampleRequest() {
+	router := rpcx.NewRouter()
+	router.Handle("whoami", rpcx.Func(func(s *rpcx.Session) string {
+		r := websocket.Request(s)
+		return fmt.Sprintf("%v in room %s", r.Context().Value(userKey{}), r.PathValue("room"))
+	}))
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+	rpc := websocket.Handler(srv)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/rpc/{room}", func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if password != "secret" {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		rpc.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+	})
+	web := httptest.NewServer(mux)
+	defer web.Close()
+
+	ctx := context.Background()
+	host := strings.TrimPrefix(web.URL, "http://")
+	s, err := websocket.Dial(ctx, "ws://ann:secret@"+host+"/rpc/kitchen", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(rpcx.Call[string](ctx, s, "whoami", nil))
+	_, err = websocket.Dial(ctx, "ws://"+host+"/rpc/kitchen", nil)
+	if refused, ok := errors.AsType[*websocket.StatusError](err); ok {
+		fmt.Println(refused.Code)
+	}
+	fmt.Println(srv.Shutdown(ctx))
+	// Output:
+	// ann in room kitchen <nil>
+	// 401
 	// <nil>
 }

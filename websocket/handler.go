@@ -19,7 +19,8 @@ func Handler(srv *rpcx.Server) http.Handler { return &Acceptor{Server: srv} }
 
 // Acceptor is an [http.Handler] that accepts WebSockets. Its fields must not be
 // changed once it serves. To a session, its peer is the other end of the
-// connection: behind a reverse proxy that is the proxy, for Limits.Group as well.
+// connection: behind a reverse proxy that is the proxy, for Limits.Group as well,
+// unless it looks for the client in the headers of [Request].
 type Acceptor struct {
 	// Server has the sessions.
 	Server *rpcx.Server
@@ -35,10 +36,16 @@ type Acceptor struct {
 }
 
 // ServeHTTP answers a request for a WebSocket, and starts a session on it, which
-// goes on when ServeHTTP has returned. It refuses pages of other origins (403), and
-// what is no such request; and all (501) if a middleware's [http.ResponseWriter] is
-// no [http.Hijacker] and has no method Unwrap.
+// goes on when ServeHTTP has returned. It refuses pages of other origins (403),
+// what is no such request, and all while the server accepts none (503); and all (501)
+// if a middleware's [http.ResponseWriter] is no [http.Hijacker] and has no method
+// Unwrap. A session beyond Server.MaxGroup is closed at once, since its group can
+// depend on the connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !a.Server.Accepts() {
+		http.Error(w, "no more sessions", http.StatusServiceUnavailable)
+		return
+	}
 	h := &hijacker{ResponseWriter: w}
 	if hijackable(w) {
 		w = h
@@ -55,7 +62,24 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	a.Server.ServeMessageConn(newConn(ws, h.conn.corked, h.conn.Conn, a.Config))
+	c := newConn(ws, h.conn.corked, h.conn.Conn, a.Config)
+	// A copy, since what stands around this handler may still change the request.
+	c.request = r.Clone(context.WithoutCancel(r.Context()))
+	c.request.Body = http.NoBody
+	_ = c.request.ParseForm() // or the first FormValue would, while others look
+	a.Server.ServeMessageConn(c)
+}
+
+// Request returns the HTTP request that a session of an [Acceptor] came with, nil
+// for any other session. It has no body, belongs to all who ask for it, and must not
+// be changed. Its context does not end, and has the values of the one that the
+// request was served with: so a middleware says who is there. In Limits.Group and
+// Limits.Exempt, too, it can be asked for.
+func Request(s *rpcx.Session) *http.Request {
+	if c, ok := s.Conn().(*conn); ok {
+		return c.request
+	}
+	return nil
 }
 
 // hijackable reports whether w gives up its connection, by itself or by what it

@@ -167,6 +167,19 @@ func TestDialErrors(t *testing.T) {
 			}
 		})
 	}
+	// What the server says is not lost, and a password is not told.
+	busy := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, strings.Repeat("later ", 1000), http.StatusTooManyRequests)
+	}))
+	_, err := websocket.Dial(t.Context(), strings.Replace(busy, "ws://", "ws://ann:secret@", 1), nil)
+	e, ok := errors.AsType[*websocket.StatusError](err)
+	if !ok || e.Code != http.StatusTooManyRequests || e.Header.Get("Retry-After") != "60" || e.Body != strings.Repeat("later ", 1000)[:1024] {
+		t.Errorf("a server without time: %v, %+v", err, e)
+	}
+	if text := err.Error(); strings.Contains(text, "secret") || !strings.Contains(text, "ann") {
+		t.Errorf("the error is %q", text)
+	}
 	if _, err := rpcx.Dial(t.Context(), "ws://127.0.0.1:1", nil); err == nil || !strings.Contains(err.Error(), "package websocket") {
 		t.Errorf("rpcx.Dial: %v", err)
 	}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"example.com/rpcx"
@@ -125,9 +127,11 @@ func TestServerLimitsAndShutdown(t *testing.T) {
 	if err := first.Call(t.Context(), "echo", rpcx.Args{1}, nil); err != nil {
 		t.Fatal(err)
 	}
-	second := dial(t, websocket.Dialer{}, url, nil)
-	if err := ended(t, second); err != io.EOF {
-		t.Errorf("the session beyond MaxSessions ended with %v", err)
+	if _, err := websocket.Dial(t.Context(), url, nil); !hasStatus(err, http.StatusServiceUnavailable) {
+		t.Errorf("the session beyond MaxSessions: %v", err)
+	}
+	if n := srv.Stats().Refused["Server.MaxSessions"]; n != 1 {
+		t.Errorf("%d connections are counted as refused", n)
 	}
 	if err := srv.Shutdown(t.Context()); err != nil {
 		t.Error(err)
@@ -135,9 +139,53 @@ func TestServerLimitsAndShutdown(t *testing.T) {
 	if err := ended(t, first); err != io.EOF {
 		t.Errorf("the session ended with %v", err)
 	}
-	third := dial(t, websocket.Dialer{}, url, nil)
-	if err := ended(t, third); err != io.EOF {
-		t.Errorf("a session after the shutdown ended with %v", err)
+	if _, err := websocket.Dial(t.Context(), url, nil); !hasStatus(err, http.StatusServiceUnavailable) {
+		t.Errorf("a session after the shutdown: %v", err)
+	}
+}
+
+// hasStatus reports whether err says that dialling was answered with an HTTP status.
+func hasStatus(err error, status int) bool {
+	e, ok := errors.AsType[*websocket.StatusError](err)
+	return ok && e.Code == status
+}
+
+// What can be known only of a connection that is there ends it at once, however many
+// come at the same time.
+func TestServerLimitsWhenAllComeAtOnce(t *testing.T) {
+	const all, most = 20, 3
+	asked := make(chan struct{}, all)
+	together := make(chan struct{})
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}, MaxSessions: most}
+	srv.Options.Limits.Group = func(*rpcx.Session) string { // called before the limits are looked at
+		asked <- struct{}{}
+		<-together
+		return "all"
+	}
+	url := serveRPC(t, srv)
+	var served atomic.Int32
+	var wg sync.WaitGroup
+	for range all {
+		s := dial(t, websocket.Dialer{}, url, nil) // nobody is served yet, so none is refused
+		wg.Go(func() {
+			err := s.Call(t.Context(), "echo", rpcx.Args{1}, nil)
+			if err == nil {
+				served.Add(1)
+			} else if !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+		})
+	}
+	for range all {
+		<-asked
+	}
+	close(together)
+	wg.Wait()
+	if got := served.Load(); got != most {
+		t.Errorf("%d sessions were served", got)
+	}
+	if got := srv.Stats().Refused["Server.MaxSessions"]; got != all-most {
+		t.Errorf("%d sessions were refused", got)
 	}
 }
 

@@ -13,13 +13,22 @@
 //
 // A browser says which page a connection comes from, and pages of other hosts are
 // refused unless [Acceptor].Origins allows them: otherwise any page could act in
-// the name of whoever looks at it.
+// the name of whoever looks at it. Who never ends a request is the [http.Server]'s to
+// bound, whose ReadHeaderTimeout should be set on a public port.
+//
+// Who may connect is up to middleware, as for any handler: it answers a request that
+// is to be refused, with a status of its choice, and passes the others on. [Request]
+// returns the request of a session later, with what the middleware has put into its
+// context, its path, its headers and its TLS client certificates:
+//
+//	user := websocket.Request(s).Context().Value(userKey{})
 //
 // # A client
 //
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
 //
-// [Dialer] has headers, TLS and proxies.
+// [Dialer] has headers, TLS and proxies. Other answers than a WebSocket are a
+// [*StatusError].
 //
 // # Messages
 //
@@ -41,6 +50,7 @@ package websocket
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"example.com/rpcx"
@@ -91,6 +101,18 @@ func (c Config) compression() websocket.CompressionMode {
 
 // ErrNoPong is why a session ended whose peer did not answer a ping in time.
 var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (Config.PingInterval)")
+
+// StatusError is why a WebSocket could not be dialled where the server answered by HTTP
+// and did not upgrade the connection.
+type StatusError struct {
+	Code   int // of HTTP: 401, say, or 503 if the server has no room
+	Header http.Header
+	Body   string // its first 1024 bytes
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("server answers the request for a WebSocket with status %d %s", e.Code, http.StatusText(e.Code))
+}
 
 // CloseError is why a session ended whose peer closed the connection, with a code
 // that says that something was wrong.

@@ -1,0 +1,181 @@
+package websocket_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+	"example.com/rpcx/websocket"
+
+	coder "github.com/coder/websocket"
+)
+
+// begin begins a text message of size bytes, which are yet to come.
+func begin(t *testing.T, conn net.Conn, size int) {
+	t.Helper()
+	header := binary.BigEndian.AppendUint64([]byte{0x81, 0x80 | 127}, uint64(size))
+	if _, err := conn.Write(append(header, 0, 0, 0, 0)); err != nil { // a mask that changes nothing
+		t.Fatal(err)
+	}
+}
+
+// partServer serves srv in a bubble, and returns a connection to it.
+func partServer(t *testing.T, srv *rpcx.Server, config websocket.Config) (conn net.Conn, s *rpcx.Session, stop func()) {
+	t.Helper()
+	l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: config})
+	d := websocket.Dialer{Dialer: rpcx.Dialer{DialContext: l.dial}, Config: websocket.Config{PingInterval: -1}}
+	client, err := d.Dial(t.Context(), "ws://memory/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	for s = range srv.Sessions() {
+	}
+	return client.NetConn(), s, func() {
+		srv.Close()
+		client.NetConn().Close()
+		<-client.Done()
+		srv.Wait()
+		stopped()
+	}
+}
+
+// What has come of a large message counts for Server.MaxQueuedBytes until it is
+// handled, and shows that the peer is there.
+func TestPartsOfMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+		srv.Options.Limits.IdleTimeout = 10 * time.Second
+		conn, s, stop := partServer(t, srv, websocket.Config{})
+		defer stop()
+		const size = 500_000
+		msg := `{"jsonrpc":"2.0","method":"echo","params":["` + strings.Repeat("x", size-47) + `"]}`
+		begin(t, conn, len(msg))
+		part := len(msg) / 5
+		for rest := msg; rest != ""; rest = rest[min(part, len(rest)):] {
+			time.Sleep(8 * time.Second)
+			if _, err := conn.Write([]byte(rest[:min(part, len(rest))])); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			came := len(msg) - len(rest) + part
+			if n := srv.Stats().QueuedBytes; came < len(msg) && (n < came || n > 2*came) {
+				t.Errorf("of a message %d bytes have come, and %d wait", came, n)
+			}
+		}
+		if got := s.Stats(); got.RequestsReceived != 1 || got.BytesReceived != uint64(len(msg)) {
+			t.Errorf("stats are %+v", got)
+		}
+		if n := srv.Stats().QueuedBytes; n != 0 {
+			t.Errorf("%d bytes wait when all is done", n)
+		}
+	})
+}
+
+func TestPartsBeyondMaxQueuedBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: 100_000}
+		conn, s, stop := partServer(t, srv, websocket.Config{})
+		defer stop()
+		begin(t, conn, 900_000)
+		if _, err := conn.Write(make([]byte, 900_000)); err == nil {
+			t.Error("all was read")
+		}
+		err := ended(t, s)
+		if _, ok := errors.AsType[*rpcx.FrameError](err); !ok || !strings.Contains(err.Error(), "Server.MaxQueuedBytes") {
+			t.Errorf("the session ended with %v", err)
+		}
+	})
+}
+
+// A message that is dropped is charged for, though it does not end.
+func TestDroppedBytesCost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{}
+		srv.Options.Limits.CostPerByte = 0.001
+		srv.Options.Limits.CostError = 1
+		conn, s, stop := partServer(t, srv, websocket.Config{MaxSize: 1000})
+		defer stop()
+		begin(t, conn, 3000)
+		conn.Write(make([]byte, 3000))
+		begin(t, conn, 1<<60)
+		chunk := make([]byte, 100_000)
+		conn.Write(chunk[:2000])
+		synctest.Wait()
+		if got := s.Stats(); got.Errors != 2 || got.Cost < 2+3+1 || got.Cost > 2+3+2 {
+			t.Errorf("stats are %+v", got)
+		}
+		sent := 0
+		for ; sent < 100_000_000; sent += len(chunk) {
+			if _, err := conn.Write(chunk); err != nil {
+				break
+			}
+			synctest.Wait()
+		}
+		// CostHard is reached after 10 MB; they are counted by the MiB.
+		if sent < 10_000_000 || sent > 12_000_000 {
+			t.Errorf("it ended after %d bytes", sent)
+		}
+		if err := ended(t, s); !errors.Is(err, rpcx.ErrExcessiveResourceUsage) {
+			t.Errorf("the session ended with %v", err)
+		}
+	})
+}
+
+// Few bytes can be a message without end, which is charged for as it comes out.
+func TestCompressedBytesCost(t *testing.T) {
+	config := websocket.Config{Compress: true, MaxSize: 1000}
+	accepted := make(chan *rpcx.Session, 1)
+	srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { accepted <- s }}
+	srv.Options.Limits.CostPerByte = 0.001
+	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Close() })
+	url := serve(t, &websocket.Acceptor{Server: srv, Config: config})
+	ws := peer(t, url, &coder.DialOptions{CompressionMode: coder.CompressionNoContextTakeover})
+	s := <-accepted
+	w, err := ws.Writer(t.Context(), coder.MessageText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros := make([]byte, 1<<20)
+	for sent := 0; sent < 10_000 && err == nil; sent++ {
+		_, err = w.Write(zeros)
+	}
+	if err == nil {
+		t.Error("all of 10 GB was read")
+	}
+	ended(t, s)
+}
+
+// A WebSocket that has nothing to say does not keep the room of what it once said.
+func TestLargeBuffersAreGivenBack(t *testing.T) {
+	const sessions, size = 40, 900_000
+	url := serveRPC(t, &rpcx.Server{Options: rpcx.Options{Handler: methods()}})
+	heap := func() int {
+		runtime.GC()
+		runtime.GC() // for what is in pools
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return int(stats.HeapAlloc)
+	}
+	msg := []byte(`{"jsonrpc":"2.0","method":"refuse","params":[],"id":1}` + strings.Repeat(" ", size))
+	before := heap()
+	for range sessions {
+		ws := peer(t, url, nil)
+		if err := ws.Write(t.Context(), coder.MessageText, msg); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := ws.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if held := heap() - before; held > sessions*size/4 {
+		t.Errorf("%d sessions hold %d bytes", sessions, held)
+	}
+}
