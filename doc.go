@@ -32,17 +32,21 @@
 //	defer s.Close()
 //
 // An address is tcp://host:port, tls://host:port (ssl:// is the same) or
-// unix:///path; for ws:// and wss:// see WebSockets below. [Dialer] has what Dial leaves to defaults: a time limit, a TLS
-// configuration, a proxy, and a function to make the connection.
+// unix:///path; for ws:// and wss:// see WebSockets below. [Dialer] has what Dial
+// leaves to defaults: a time limit, a TLS configuration, a proxy, and a function to
+// make the connection.
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	err := srv.ListenAndServe(ctx, "tcp://:8888")
 //
 // ListenAndServe serves until ctx ends, lets what is under way be finished, and
-// returns [ErrServerClosed]. [Server.Serve] takes a listener, your own or that of
-// [Listen], and [Server.ServeConn] a connection. [Server.OnSession] is called for each session
-// before its first request is handled: to log it, to keep it for calls to the
-// client, to set a callback for its end with [Session.OnClose].
+// returns [ErrServerClosed]. It may be called for several addresses at once, one for
+// TCP and one for TLS, say. [Server.Serve] takes a listener, your own or that of
+// [Listen], and [Server.ServeConn] a connection. [Server.OnSession] is called for
+// each session before its first request is handled: to log it, to keep it for calls
+// to the client, to set a callback for its end with [Session.OnClose]. What a
+// program has to know of a session it keeps in a map by *Session, which these two
+// fill and empty: see the example of Server, State.
 //
 // [ServiceAddr] and [NetAddress] are addresses that have been checked, for lists of
 // peers and configurations: comparable, and texts in JSON. [ParseServiceAddr] and
@@ -120,10 +124,13 @@
 //
 // The names at the end allow calls with named arguments; "b?" would make b
 // optional. A variadic parameter takes the rest of the positional arguments. A
-// function whose only parameter is a struct takes the struct's fields by name.
+// function whose only parameter is a struct takes the struct's fields by name,
+// unless the parameter itself has a name.
 // Arguments that are missing, too many, unknown, given twice or of the wrong type
-// are answered with [CodeInvalidParams] and a message that names them. What
-// cannot be a handler panics when it is built, and not when it is called.
+// are answered with [CodeInvalidParams] and a message that names them. With "..." as
+// the last name those that are unknown are left out: clients of language servers and
+// of agents' tools send more than one asks for. What cannot be a handler panics when
+// it is built, and not when it is called.
 //
 // A [HandlerFunc] sees the [Request] as it came, and decodes with [Request.Bind].
 // Options.Middleware is wrapped around Options.Handler, the first outermost: once
@@ -137,8 +144,10 @@
 // Limits.Concurrency that may run, and what it returns is dropped.
 //
 // A handler that panics is answered [CodeInternalError], logged with its stack,
-// and does no harm to the session. The result of [ReplyAndDisconnect] is sent,
-// in a batch when its other replies are there, and then the session is closed.
+// and does no harm to the session. (Nothing else is recovered: a panic in
+// OnSession, in a callback or in a [Trace] ends the program.) The result of
+// [ReplyAndDisconnect] is sent, in a batch when its other replies are there, and
+// then the session is closed.
 //
 // # Batches
 //
@@ -219,6 +228,8 @@
 //		return guest.Call(ctx, nil, "welcome")
 //	})
 //
+// A null arrives as a nil *Proxy, whose calls fail.
+//
 // A service that hangs elsewhere is refused before anything is sent, and so is a
 // proxy: nobody could call it. Options.Types has further types that travel in this
 // form; see [NewType].
@@ -263,7 +274,9 @@
 // names match in exact case, and one that is given twice makes the message
 // invalid, since two programs would read it differently. An id may be any number
 // or string (in 1.0 an array or an object as well) and is echoed byte for byte. A
-// boolean is no id. A message is nested 10,000 levels deep at most, and is UTF-8.
+// boolean is no id. Params are an array or an object, or left out: null is neither
+// (as in aiorpcX), and answered [CodeInvalidParams]. A message is nested 10,000
+// levels deep at most, and is UTF-8.
 //
 // [Aiomas] is the protocol of aiomas.rpc, for Python programs that speak it. Services
 // are sent without Options.Objects there, and arguments by place and by name go
@@ -278,11 +291,14 @@
 // default, ends each with a newline. It drops a message of more than MaxSize bytes
 // and is in step again at the next newline. [LengthFramer] has the length of each
 // message before it, and [HeaderFramer], as language servers do, headers with one;
-// both skip a message that is too large. Both ends need the same framer, and a
-// framer of your own is two methods: see the example.
+// both skip a message that is too large. A reply that is dropped so is never seen,
+// and its call ends with [ErrTimeout]: who expects replies of more than a megabyte
+// sets MaxSize. Both ends need the same framer, and a framer of your own is two
+// methods: see the example.
 //
 // A transport that keeps messages apart by itself is a [MessageConn], which
-// [NewMessageSession] and [Server.ServeMessageConn] take.
+// [NewMessageSession] and [Server.ServeMessageConn] take. It is a [PartReader], too, if
+// it drops messages or takes memory for what has not come in whole.
 //
 // # WebSockets
 //
@@ -291,6 +307,7 @@
 //
 //	mux.Handle("/rpc", websocket.Handler(srv)) // srv is a *rpcx.Server
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
+//	r := websocket.Request(s) // in a handler of srv: the HTTP request, with who is there
 //
 // # Programs and standard input
 //
@@ -303,7 +320,7 @@
 //
 // When the session ends, the program's input is closed. It has 5 seconds
 // (cmd.WaitDelay, if set) to end by itself, and is killed then; Done says that it has
-// ended. The program's side is
+// ended, and cmd.ProcessState how. The program's side is
 //
 //	s := rpcx.NewSession(rpcx.Stdio(), opts)
 //	<-s.Done()
@@ -397,8 +414,8 @@
 //	                                        room. The session's own replies may go 256 KiB
 //	                                        beyond, then it ends with ErrSlowPeer
 //	Batch                10,000  members    the batch is answered with one CodeInvalidRequest
-//	Response             16 MiB  bytes      the reply is replaced by a CodeInvalidRequest; it
-//	                                        bounds the sum of what waits in unfinished batches
+//	Response             16 MiB  bytes      the reply is replaced by a CodeInvalidRequest; it, or
+//	                                        Outbox, bounds all that waits in unfinished batches
 //	RequestTimeout         30 s  a call     it fails with ErrTimeout; if its context has a
 //	                                        deadline that counts instead
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
@@ -431,9 +448,10 @@
 //	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
-//	Server.MaxSessions          10,000  sessions    a connection is closed at once
+//	Server.MaxSessions          10,000  sessions    a connection is closed at once (HTTP: 503)
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
-//	Server.MaxHandshakes           256  handshakes  the oldest is closed; TLS only
+//	Server.MaxHandshakes           256  handshakes  the oldest is closed if it has had
+//	                                                250 ms, otherwise the new; TLS only
 //	Server.HandshakeTimeout       10 s  a TLS       the connection is closed
 //	                                    handshake
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:

@@ -30,7 +30,8 @@
 // # Seeing inside
 //
 // Options.Logger is told of what goes wrong and has no caller to return an error
-// to: handlers that fail or panic, bad messages. It is silent by default. What a
+// to: handlers that fail or panic, notifications whose arguments do not fit, bad
+// messages. It is silent by default: set it while you try something out. What a
 // peer sent is only in attributes, and never in the message. [Trace] has functions
 // that are called when something happens, none of them on the goroutine that
 // reads. [Session.Stats] and [Server.Stats] count.

@@ -81,7 +81,8 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 	go func() {
 		if web {
 			// It is any http.Handler, and may be one of many in a mux.
-			served <- http.Serve(l, websocket.Handler(srv))
+			front := &http.Server{Handler: websocket.Handler(srv), ReadHeaderTimeout: 10 * time.Second}
+			served <- front.Serve(l)
 		} else {
 			served <- srv.Serve(l)
 		}
