@@ -304,26 +304,26 @@ func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
 	}
 }
 
-// slowErrors encodes errors when it is told to.
+// slowErrors waits before it encodes an error.
 type slowErrors struct {
 	rpcx.Protocol
-	encode chan struct{}
+	wait func()
 }
 
 func (p slowErrors) AppendError(dst []byte, id rpcx.ID, e *rpcx.Error, c rpcx.Codec) ([]byte, error) {
-	<-p.encode
+	p.wait()
 	return p.Protocol.AppendError(dst, id, e, c)
 }
 
 // A batch may be complete only when its session is over.
 func TestQueuedBytesOfABatchThatOutlivesItsSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slow := slowErrors{rpcx.JSONRPCv2, make(chan struct{})}
+		encode := make(chan struct{})
 		srv := &rpcx.Server{Options: *handling(methods{"reply": reply, "wait": func(ctx context.Context, _ *rpcx.Request) (any, error) {
 			<-ctx.Done()
 			return nil, nil
 		}})}
-		srv.Options.Protocol = slow
+		srv.Options.Protocol = slowErrors{rpcx.JSONRPCv2, func() { <-encode }}
 		srv.Options.Limits.Concurrency = 1
 		m, _ := newServer(t, srv)
 		w := m.connect(t)
@@ -335,7 +335,7 @@ func TestQueuedBytesOfABatchThatOutlivesItsSession(t *testing.T) {
 		synctest.Wait()
 		w.Close()
 		synctest.Wait()
-		close(slow.encode)
+		close(encode)
 		synctest.Wait()
 		if got := srv.Stats(); got.QueuedBytes != 0 || got.Sessions != 0 {
 			t.Errorf("stats are %+v", got)

@@ -137,17 +137,17 @@ func (s *Session) cancellationError() *Error {
 func (c *single) cancel(s *Session, _ *call) func() {
 	s.incoming.remove(&c.deadline)
 	c.settle(s)
-	return func() {
+	return s.refusal(func() {
 		if e := s.cancellationError(); e != nil {
 			c.fail(s, e)
 		}
-	}
+	})
 }
 
 // cancel implements [entry].
 func (b *inBatch) cancel(s *Session, c *call) func() {
 	c.settle(s)
-	return func() { b.fail(s, []*call{c}, s.cancellationError()) }
+	return s.refusal(func() { b.fail(s, []*call{c}, s.cancellationError()) })
 }
 
 // gaveUp reports whether what the handler of c failed with is that it was cancelled.

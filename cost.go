@@ -46,11 +46,12 @@ func (a *account) settle(perSecond float64) float64 {
 type expense struct {
 	account *account
 	throttle
-	extra    float64 // what Options.ExtraCost returned last
-	bytes    int     // not charged yet
-	updating bool    // ExtraCost is being asked
-	over     bool    // the session ends, or is about to, because of its cost
-	said     bool    // by a handler: ErrExcessiveCost
+	extra    float64    // what Options.ExtraCost returned last
+	bytes    int        // not charged yet
+	updating bool       // ExtraCost is being asked
+	over     bool       // the session ends, or is about to, because of its cost
+	said     bool       // by a handler: ErrExcessiveCost
+	why      *CostError // what dismiss ends the session with
 }
 
 // payStep is what bytes have to cost to be charged, rather than with the next
@@ -259,6 +260,8 @@ func (s *Session) dismiss() {
 		s.onExcessiveCost(s)
 	}
 	s.mu.Lock()
+	s.cost.why = why
+	s.refusing++
 	refused := s.in.clear()
 	e := s.excessive()
 	for range refused {
@@ -268,7 +271,7 @@ func (s *Session) dismiss() {
 	for _, entry := range refused {
 		entry.refuse(s, e)
 	}
-	s.end(why, s.limits.CloseTimeout)
+	s.refused()
 	s.mu.Lock()
 	s.leave() // if it was ending already, and waited for what was refused
 	s.mu.Unlock()

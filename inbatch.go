@@ -172,12 +172,12 @@ func (b *inBatch) expire(s *Session) func() {
 			members = append(members, c)
 		}
 	}
-	return func() {
+	return s.refusal(func() {
 		b.fail(s, members, e)
 		for _, c := range calls {
 			c.ctx.end(errProcessing)
 		}
-	}
+	})
 }
 
 // send sends the replies. Nobody else has the batch any more.

@@ -267,8 +267,8 @@ func (c *single) expire(s *Session) func() {
 	c.drop(s)
 	e := ServerBusy("request timed out")
 	s.fault(e)
-	return func() {
+	return s.refusal(func() {
 		c.fail(s, e)
 		c.ctx.end(errProcessing)
-	}
+	})
 }

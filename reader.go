@@ -191,10 +191,7 @@ func (s *Session) deliver(in *intake) {
 		for _, r := range refused {
 			r.refuse(s, r.err)
 		}
-		s.mu.Lock()
-		s.refusing--
-		s.checkDrained()
-		s.mu.Unlock()
+		s.refused()
 	}
 	if wake {
 		s.pool.run(s.workFn)
@@ -322,12 +319,15 @@ func (s *Session) noteFault(err error) {
 func (s *Session) receiveInvalid(p Protocol, item *Item) {
 	s.mu.Lock()
 	s.fault(item.Err)
+	refuse := s.refusal(func() {
+		sc := getScratch()
+		defer sc.put()
+		if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
+			_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
+		}
+	})
 	s.mu.Unlock()
-	sc := getScratch()
-	defer sc.put()
-	if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
-		_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
-	}
+	refuse()
 }
 
 // request makes a call of a request or notification.
@@ -359,6 +359,9 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 			invalid++
 			s.mu.Lock()
 			s.faultOf(item.Err, invalid)
+			if invalid == 1 {
+				s.refusing++
+			}
 			s.mu.Unlock()
 			c.answered = true
 			if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
@@ -375,6 +378,9 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 	b.size += len(b.replies) + memberSize*len(b.members)
 	if b.waiting == 0 && invalid > 0 {
 		b.send(s, fromReader)
+	}
+	if invalid > 0 {
+		s.refused()
 	}
 	if b.unfinished > 0 {
 		in.entries = append(in.entries, b)

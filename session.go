@@ -80,7 +80,7 @@ type Session struct {
 	ignoring  bool          // the reader does not look at what it reads any more
 	drained   chan struct{} // closed when Shutdown has nothing to wait for
 	flushTo   uint64        // the message that it waits for to be written, at last
-	refusing  int32         // how many have refusals to queue yet, which Shutdown waits for
+	refusing  int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
 	loops     int32         // of reader and writer, how many run
 	table     table
 	outgoing  deadlines // of our calls
@@ -321,10 +321,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 		for _, e := range refused {
 			e.refuse(s, ServerBusy("shutting down"))
 		}
-		s.mu.Lock()
-		s.refusing--
-		s.checkDrained()
-		s.mu.Unlock()
+		s.refused()
 	}
 	if drained != nil { // nil if the session was closed without one
 		select {
@@ -360,6 +357,32 @@ func (s *Session) checkDrained() {
 		default:
 			close(s.drained)
 		}
+	}
+}
+
+// refusal counts f, which queues refusals and is to be called without the lock, in
+// refusing. It is called under the lock.
+func (s *Session) refusal(f func()) func() {
+	s.refusing++
+	return func() {
+		f()
+		s.refused()
+	}
+}
+
+// refused is called by those that refusing counts when they have queued their
+// refusals. The last of them ends a session that is being dismissed.
+func (s *Session) refused() {
+	s.mu.Lock()
+	s.refusing--
+	var why *CostError
+	if s.refusing == 0 {
+		why = s.cost.why
+	}
+	s.checkDrained()
+	s.mu.Unlock()
+	if why != nil {
+		s.end(why, s.limits.CloseTimeout)
 	}
 }
 
