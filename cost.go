@@ -47,6 +47,8 @@ type expense struct {
 	account *account
 	throttle
 	extra    float64    // what Options.ExtraCost returned last
+	asked    uint64     // how often that was called
+	told     uint64     // which of the calls extra is from
 	bytes    int        // not charged yet
 	updating bool       // ExtraCost is being asked
 	over     bool       // the session ends, or is about to, because of its cost
@@ -112,12 +114,18 @@ func (s *Session) UpdateCost() {
 	if s.cost.account == nil {
 		return
 	}
+	s.mu.Lock()
+	s.cost.asked++
+	asked := s.cost.asked
+	s.mu.Unlock()
 	extra := 0.
 	if s.extraCost != nil {
 		extra = s.extraCost(s)
 	}
 	s.mu.Lock()
-	s.cost.extra, s.cost.updating = extra, false
+	if s.cost.updating = false; asked > s.cost.told { // or what came meanwhile is newer
+		s.cost.told, s.cost.extra = asked, extra
+	}
 	s.retarget()
 	wake := s.in.wants()
 	s.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -352,6 +353,7 @@ func TestExtraCost(t *testing.T) {
 			extra = c.extra
 			s.BumpCost(c.cost - s.Cost())
 			s.UpdateCost()
+			synctest.Wait() // BumpCost may have had it asked, too
 			if got := s.Stats(); got.Concurrency != c.want || got.Cost != c.cost {
 				t.Errorf("with a cost of %v and %v extra, the stats are %+v", c.cost, c.extra, got)
 			}
@@ -464,4 +466,26 @@ func TestDroppedBytesCost(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestExtraCostThatIsOvertakenIsNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		opts := handling(methods{"reply": reply})
+		opts.ExtraCost = func(*rpcx.Session) float64 {
+			if calls.Add(1) == 1 {
+				time.Sleep(time.Second) // and returns what was true before
+				return 0
+			}
+			return 6000
+		}
+		s, _ := newServed(t, opts)
+		s.BumpCost(101)
+		synctest.Wait()
+		s.UpdateCost()
+		time.Sleep(2 * time.Second)
+		if got := s.Stats().Concurrency; got != 10 {
+			t.Errorf("the concurrency is %d", got)
+		}
+	})
 }
