@@ -286,10 +286,12 @@ func TestNobodyOvertakesThoseWhoWaitForASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order events
 		open := make(gate)
-		a, _ := newPipe(t, waitingCalls(1), handling(methods{"m": func(ctx context.Context, req *rpcx.Request) (any, error) {
+		opts := handling(methods{"m": func(ctx context.Context, req *rpcx.Request) (any, error) {
 			order.add("%s", req.Params.Positional)
 			return open.ServeRPC(ctx, req)
-		}}))
+		}})
+		opts.Order = rpcx.Sequential // once there are more slots, two can be there at once
+		a, _ := newPipe(t, waitingCalls(1), opts)
 		done := make(chan error)
 		for range 100 {
 			go func() {
