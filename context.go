@@ -95,5 +95,34 @@ func (c *handlerContext) Value(key any) any {
 	if _, ok := key.(sessionKey); ok {
 		return c.session
 	}
+	if v := c.session.Value(key); v != nil {
+		return v
+	}
 	return c.materialise().Value(key)
+}
+
+// SetValue stores value under key in the session: what a program has to know of this
+// peer, such as who has logged in. A value of nil removes the key, which must be
+// comparable, and be of a type of the package's own, as in [context.WithValue].
+// Handlers find the values in their contexts, too. They run concurrently, so what
+// changes should be stored once, by [Server.OnSession] before the first request is
+// handled, as a pointer to what has a lock.
+func (s *Session) SetValue(key, value any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if value == nil {
+		delete(s.values, key)
+		return
+	}
+	if s.values == nil {
+		s.values = make(map[any]any)
+	}
+	s.values[key] = value
+}
+
+// Value returns what [Session.SetValue] has stored under key, nil if nothing.
+func (s *Session) Value(key any) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.values[key]
 }

@@ -44,9 +44,9 @@
 // TCP and one for TLS, say. [Server.Serve] takes a listener, your own or that of
 // [Listen], and [Server.ServeConn] a connection. [Server.OnSession] is called for
 // each session before its first request is handled: to log it, to keep it for calls
-// to the client, to set a callback for its end with [Session.OnClose]. What a
-// program has to know of a session it keeps in a map by *Session, which these two
-// fill and empty: see the example of Server, State.
+// to the client, to set a callback for its end with [Session.OnClose], and to give it
+// what the program has to know of it with [Session.SetValue], which handlers find in
+// their contexts: see the example of Server, State.
 //
 // [ServiceAddr] and [NetAddress] are addresses that have been checked, for lists of
 // peers and configurations: comparable, and texts in JSON. [ParseServiceAddr] and

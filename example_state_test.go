@@ -16,27 +16,20 @@ type visitor struct {
 	name  string        // set before that
 }
 
-// visitors are those of all sessions. OnSession adds one before the session's
-// first request is handled, and OnClose takes it away when no handler runs.
-type visitors struct{ m sync.Map }
+type visitorKey struct{}
 
-func (v *visitors) add(s *rpcx.Session) {
-	v.m.Store(s, &visitor{known: make(chan struct{})})
-	s.OnClose(func(error) { v.m.Delete(s) })
-}
-
-func (v *visitors) of(s *rpcx.Session) *visitor {
-	who, _ := v.m.Load(s)
-	return who.(*visitor)
+// visitorOf returns what a handler has to know of who calls it.
+func visitorOf(ctx context.Context) *visitor {
+	return ctx.Value(visitorKey{}).(*visitor)
 }
 
 // loginFirst lets no request pass before the login. Handlers run concurrently, so
 // a call that a client sends right behind its login can be here first: it waits.
-func (v *visitors) loginFirst(next rpcx.Handler) rpcx.Handler {
+func loginFirst(next rpcx.Handler) rpcx.Handler {
 	return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 		if req.Method != "login" {
 			select {
-			case <-v.of(req.Session()).known:
+			case <-visitorOf(ctx).known:
 			case <-ctx.Done(): // at the latest after Limits.ProcessingTimeout
 				return nil, rpcx.ReplyAndDisconnect(rpcx.InvalidRequest("login first"))
 			}
@@ -47,22 +40,23 @@ func (v *visitors) loginFirst(next rpcx.Handler) rpcx.Handler {
 
 // The state of a session: here a name, without which there is nothing to be had.
 func ExampleServer_state() {
-	var all visitors
 	router := rpcx.NewRouter()
-	router.Handle("login", rpcx.Func(func(s *rpcx.Session, name string) error {
+	router.Handle("login", rpcx.Func(func(ctx context.Context, name string) error {
 		err := error(rpcx.InvalidRequest("logged in already"))
-		who := all.of(s)
+		who := visitorOf(ctx)
 		who.login.Do(func() {
 			who.name, err = name, nil
 			close(who.known)
 		})
 		return err
 	}))
-	router.Handle("whoami", rpcx.Func(func(s *rpcx.Session) string { return all.of(s).name }))
-	srv := &rpcx.Server{OnSession: all.add, Options: rpcx.Options{
-		Handler:    router,
-		Middleware: []func(rpcx.Handler) rpcx.Handler{all.loginFirst},
-	}}
+	router.Handle("whoami", rpcx.Func(func(ctx context.Context) string { return visitorOf(ctx).name }))
+	srv := &rpcx.Server{
+		Options: rpcx.Options{Handler: router, Middleware: []func(rpcx.Handler) rpcx.Handler{loginFirst}},
+		OnSession: func(s *rpcx.Session) { // before its first request is handled
+			s.SetValue(visitorKey{}, &visitor{known: make(chan struct{})})
+		},
+	}
 
 	here, there := net.Pipe()
 	srv.ServeConn(there)

@@ -97,7 +97,8 @@ type Session struct {
 	assembled int // bytes of replies that wait for others of their batches
 	partial   int // what the reader has taken for a message that is not complete
 	vigil     vigil
-	notes     []note // to be logged
+	notes     []note      // to be logged
+	values    map[any]any // of SetValue
 	onClose   []func(error)
 	over      bool          // it is done and the callbacks have returned
 	done      chan struct{} // closed then; made when asked for
