@@ -144,7 +144,7 @@ type bitcoin struct{}
 // Decode interprets a message; see [Protocol].
 func (bitcoin) Decode(m *Message, msg []byte, _ int) {
 	if len(msg) < bitcoinHead {
-		m.invalid(nil, CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
+		m.invalid(CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
 		return
 	}
 	*m.Single() = Item{

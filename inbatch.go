@@ -98,13 +98,13 @@ func (b *inBatch) hold(s *Session, size int) (limit int) {
 func (b *inBatch) put(s *Session, i int, reply []byte) bool {
 	b.append(i, reply)
 	b.waiting--
-	b.finish(s, 1)
+	b.finish(s)
 	return b.waiting == 0
 }
 
-// finish counts members that are over.
-func (b *inBatch) finish(s *Session, n int) {
-	if b.unfinished -= n; b.unfinished == 0 {
+// finish counts a member that is over.
+func (b *inBatch) finish(s *Session) {
+	if b.unfinished--; b.unfinished == 0 {
 		s.incoming.remove(&b.deadline)
 	}
 }
@@ -124,7 +124,7 @@ func (b *inBatch) remaining(s *Session) (rest []*call) {
 		case c.answered:
 		case c.IsNotification():
 			s.stats.NotificationsDropped++
-			b.finish(s, 1)
+			b.finish(s)
 		default:
 			c.settle(s)
 			rest = append(rest, c)
@@ -137,12 +137,11 @@ func (b *inBatch) remaining(s *Session) (rest []*call) {
 func (b *inBatch) fail(s *Session, members []*call, e *Error) {
 	sc := getScratch()
 	defer sc.put()
-	p := s.protocol()
 	complete := false
 	for _, c := range members {
 		sc.msg = sc.msg[:0]
 		if e != nil { // otherwise the request is not answered
-			s.encodeError(sc, p, c.ID, e)
+			s.encodeError(sc, c.ID, e)
 		}
 		s.mu.Lock()
 		complete = b.put(s, c.index, sc.msg)
@@ -167,7 +166,7 @@ func (b *inBatch) expire(s *Session) func() {
 	for _, c := range calls {
 		c.settle(s)
 		if c.IsNotification() {
-			b.finish(s, 1)
+			b.finish(s)
 		} else {
 			members = append(members, c)
 		}

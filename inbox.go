@@ -257,7 +257,7 @@ func (c *single) fail(s *Session, e *Error) {
 	}
 	sc := getScratch()
 	defer sc.put()
-	if s.encodeError(sc, s.protocol(), c.ID, e) {
+	if s.encodeError(sc, c.ID, e) {
 		_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
 	}
 }

@@ -126,8 +126,8 @@ func (m *Message) Single() *Item {
 }
 
 // invalid makes m a single invalid item.
-func (m *Message) invalid(id ID, code int, text string) {
-	*m.Single() = Item{ID: id, Err: &ProtocolError{code, text}}
+func (m *Message) invalid(code int, text string) {
+	m.Single().Err = &ProtocolError{code, text}
 }
 
 // Len returns the number of items.

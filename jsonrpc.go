@@ -92,16 +92,16 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 		}
 	default:
 		if ok = s.value(); ok {
-			m.invalid(nil, CodeInvalidRequest, textNotObject)
+			m.invalid(CodeInvalidRequest, textNotObject)
 		}
 	}
 	ok = ok && (s.stopped || s.end())
 	switch {
 	case ok && s.stopped: // a batch that is too long: the rest does not matter
 	case (s.high || !ok) && !utf8.Valid(msg):
-		m.invalid(nil, CodeParseError, textNotUTF8)
+		m.invalid(CodeParseError, textNotUTF8)
 	case !ok:
-		m.invalid(nil, CodeParseError, textNotJSON)
+		m.invalid(CodeParseError, textNotJSON)
 	}
 }
 
@@ -113,7 +113,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 	s.pos++
 	if s.ws() == ']' {
 		s.pos++
-		m.invalid(nil, CodeInvalidRequest, textEmpty)
+		m.invalid(CodeInvalidRequest, textEmpty)
 		return true
 	}
 	if cap(m.Items) <= len(m.scratch) {
@@ -125,7 +125,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 	s.depth = 1
 	for {
 		if maxBatch > 0 && len(m.Items) == maxBatch {
-			m.invalid(nil, CodeInvalidRequest, "batch too long (over "+strconv.Itoa(maxBatch)+" members)")
+			m.invalid(CodeInvalidRequest, "batch too long (over "+strconv.Itoa(maxBatch)+" members)")
 			s.stopped = true
 			return true
 		}

@@ -120,9 +120,9 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.receiveBatchResponse(m.Items)
 	case m.Batch:
 		s.deliver(in)
-		s.receiveBatch(in, p, m.Items, len(msg))
+		s.receiveBatch(in, m.Items, len(msg))
 	case item.Kind == KindInvalid:
-		s.receiveInvalid(p, item)
+		s.receiveInvalid(item)
 	case item.Kind == KindFatal:
 		s.deliver(in) // what came before
 		s.mu.Lock()
@@ -316,13 +316,13 @@ func (s *Session) noteFault(err error) {
 }
 
 // receiveInvalid answers what is no valid request.
-func (s *Session) receiveInvalid(p Protocol, item *Item) {
+func (s *Session) receiveInvalid(item *Item) {
 	s.mu.Lock()
 	s.fault(item.Err)
 	refuse := s.refusal(func() {
 		sc := getScratch()
 		defer sc.put()
-		if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
+		if s.encodeError(sc, item.ID, wireError(item.Err)) {
 			_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
 		}
 	})
@@ -341,7 +341,7 @@ func (s *Session) request(item *Item, size int) *single {
 }
 
 // receiveBatch answers the invalid members of a batch and takes in the rest.
-func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
+func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 	b := &inBatch{members: make([]call, len(items)), spans: make([]span, len(items)), size: size}
 	need := 0
 	for i := range items {
@@ -364,7 +364,7 @@ func (s *Session) receiveBatch(in *intake, p Protocol, items []Item, size int) {
 			}
 			s.mu.Unlock()
 			c.answered = true
-			if s.encodeError(sc, p, item.ID, wireError(item.Err)) {
+			if s.encodeError(sc, item.ID, wireError(item.Err)) {
 				b.append(i, sc.msg)
 			}
 			continue

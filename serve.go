@@ -194,17 +194,16 @@ func disconnection(result any, err error) *Disconnect {
 // encodeReply encodes the reply to c: e if it is not nil, or result. It returns
 // the error that the reply carries.
 func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error {
-	p := s.protocol()
 	if e == nil {
 		var err error
-		if sc.msg, err = p.AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
+		if sc.msg, err = s.protocol().AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
 			s.log.LogAttrs(context.Background(), slog.LevelError, "result cannot be encoded",
 				slog.String("method", c.Method), slog.Any("error", err))
 			e = InternalError()
 		}
 	}
 	if e != nil {
-		s.encodeError(sc, p, c.ID, e)
+		s.encodeError(sc, c.ID, e)
 	}
 	if len(sc.msg) > s.limits.Response && c.batch() == nil { // a batch counts them together
 		e = s.encodeTooLarge(sc, c, s.limits.Response)
@@ -215,13 +214,14 @@ func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e := Errorf(CodeInvalidRequest, "response too large (over %s bytes)", thousands(limit))
-	s.encodeError(sc, s.protocol(), c.ID, e)
+	s.encodeError(sc, c.ID, e)
 	return e
 }
 
 // encodeError encodes the response that carries e, without its data if that
 // cannot be encoded, and reports whether there is one to be sent.
-func (s *Session) encodeError(sc *scratch, p Protocol, id ID, e *Error) bool {
+func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
+	p := s.protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
@@ -244,7 +244,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 			s.log.LogAttrs(context.Background(), slog.LevelError, "reply cannot be framed",
 				slog.String("method", c.Method), slog.Any("error", err))
 			e = InternalError()
-			s.encodeError(sc, s.protocol(), c.ID, e)
+			s.encodeError(sc, c.ID, e)
 			alone = s.framed(sc) == nil // if not, there is nothing to be done
 		}
 	}
@@ -275,7 +275,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	case b == nil:
 		s.incoming.remove(c.entry.due())
 	case c.IsNotification():
-		b.finish(s, 1)
+		b.finish(s)
 	default:
 		complete = b.put(s, c.index, sc.msg)
 	}
