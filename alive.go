@@ -86,7 +86,7 @@ func (s *Session) probe() {
 	sc := getScratch()
 	defer sc.put()
 	var err error
-	if sc.msg, err = s.protocol().AppendNotification(sc.msg[:0], s.limits.KeepAliveMethod, nil, s.codec); err == nil {
+	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], s.limits.KeepAliveMethod, nil, s.codec); err == nil {
 		err = s.post(context.Background(), sc, fromNobody, nil)
 	}
 	if err != nil {

@@ -190,7 +190,7 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 	defer sc.put()
 	next := 0
 	var err error
-	sc.msg, err = b.Append(sc.msg[:0], s.protocol(), s.codec, func() ID {
+	sc.msg, err = b.Append(sc.msg[:0], s.Protocol(), s.codec, func() ID {
 		for b.entries[next].future == nil {
 			next++
 		}

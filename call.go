@@ -62,7 +62,7 @@ func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	sc := getScratch()
 	defer sc.put()
 	var err error
-	if sc.msg, err = s.protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
+	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
 		return err
 	}
 	if err = s.post(ctx, sc, fromCaller, nil); err == nil {
@@ -82,7 +82,7 @@ func (s *Session) send(ctx context.Context, f *Future, params any) error {
 	_, f.untimed = ctx.Deadline()
 	sc.id = strconv.AppendUint(sc.id[:0], f.id, 10)
 	var err error
-	if sc.msg, err = s.protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
+	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
 		return err
 	}
 	if err = s.post(ctx, sc, fromCaller, f); err == nil {

@@ -71,7 +71,7 @@ func (s *Session) tell(ids []uint64) {
 	defer sc.put()
 	for _, id := range ids {
 		var err error
-		if sc.msg, err = s.cancel.append(sc.msg[:0], s.protocol(), id, s.codec); err == nil {
+		if sc.msg, err = s.cancel.append(sc.msg[:0], s.Protocol(), id, s.codec); err == nil {
 			err = s.post(context.Background(), sc, fromNobody, nil)
 		}
 		if err != nil {

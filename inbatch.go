@@ -193,7 +193,7 @@ func (b *inBatch) send(s *Session, from sender) {
 		}
 	}
 	var err error
-	if sc.msg, err = s.protocol().AppendBatch(sc.msg[:0], sc.parts); err == nil {
+	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err == nil {
 		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
 	}
 	if b.disconnect {

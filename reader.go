@@ -106,7 +106,7 @@ func (s *Session) readLoop() {
 
 // receive deals with one message, which is valid only until it returns.
 func (s *Session) receive(in *intake, m *Message, msg []byte) {
-	p := s.protocol()
+	p := s.Protocol()
 	if d, ok := p.(Detector); ok {
 		if found := d.Detect(msg, s.limits.Batch); found != nil {
 			s.proto.Store(&found) // before any reply (I11)

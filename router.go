@@ -219,7 +219,7 @@ func (r *Router) appendMethods(methods []string, prefix string) []string {
 func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	service := false
 	if req.session != nil {
-		_, service = req.session.protocol().(ServiceProtocol)
+		_, service = req.session.Protocol().(ServiceProtocol)
 	}
 	separators := "/."
 	if service {

@@ -81,7 +81,7 @@ func wireError(err error) *Error {
 
 // exception returns as what an error is sent that has no form of its own.
 func (s *Session) exception(err error) *Error {
-	if p, ok := s.protocol().(ServiceProtocol); ok {
+	if p, ok := s.Protocol().(ServiceProtocol); ok {
 		return p.Exception(err)
 	}
 	return InternalError() // its text stays here
@@ -196,7 +196,7 @@ func disconnection(result any, err error) *Disconnect {
 func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error {
 	if e == nil {
 		var err error
-		if sc.msg, err = s.protocol().AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
+		if sc.msg, err = s.Protocol().AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
 			s.log.LogAttrs(context.Background(), slog.LevelError, "result cannot be encoded",
 				slog.String("method", c.Method), slog.Any("error", err))
 			e = InternalError()
@@ -221,7 +221,7 @@ func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 // encodeError encodes the response that carries e, without its data if that
 // cannot be encoded, and reports whether there is one to be sent.
 func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
-	p := s.protocol()
+	p := s.Protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)

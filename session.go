@@ -222,12 +222,9 @@ func (s *Session) connected() {
 	}
 }
 
-// protocol returns the protocol in force.
-func (s *Session) protocol() Protocol { return *s.proto.Load() }
-
 // Protocol returns the protocol that the session speaks: what auto-detection
 // has found, once it has.
-func (s *Session) Protocol() Protocol { return s.protocol() }
+func (s *Session) Protocol() Protocol { return *s.proto.Load() }
 
 // Role returns which end of the connection the session is.
 func (s *Session) Role() Role { return s.role }
