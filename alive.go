@@ -83,13 +83,7 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 
 // probe sends a notification whose arrival is all that it is for.
 func (s *Session) probe() {
-	sc := getScratch()
-	defer sc.put()
-	var err error
-	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], s.limits.KeepAliveMethod, nil, s.codec); err == nil {
-		err = s.post(context.Background(), sc, fromNobody, nil)
-	}
-	if err != nil {
+	if err := s.notify(context.Background(), fromNobody, s.limits.KeepAliveMethod, nil); err != nil {
 		s.mu.Lock()
 		s.note(slog.LevelWarn, "keep-alive cannot be sent", slog.Any("error", err))
 		s.mu.Unlock()

@@ -59,16 +59,21 @@ func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	sc := getScratch()
-	defer sc.put()
-	var err error
-	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
-		return err
-	}
-	if err = s.post(ctx, sc, fromCaller, nil); err == nil {
+	err := s.notify(ctx, fromCaller, method, params)
+	if err == nil {
 		s.traceSent(method, nil)
 	}
 	return err
+}
+
+// notify encodes and queues a notification.
+func (s *Session) notify(ctx context.Context, from sender, method string, params any) (err error) {
+	sc := getScratch()
+	defer sc.put()
+	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
+		return err
+	}
+	return s.post(ctx, sc, from, nil)
 }
 
 // send encodes and queues a request.

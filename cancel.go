@@ -30,13 +30,12 @@ type Cancellation struct {
 // LSPCancellation is the cancellation of the language server protocol.
 var LSPCancellation = &Cancellation{Method: "$/cancelRequest", Param: "id", Code: -32800}
 
-// append appends the notification that cancels our call id.
-func (c *Cancellation) append(dst []byte, p Protocol, id uint64, codec Codec) ([]byte, error) {
-	var params any = Args{id}
-	if c.Param != "" {
-		params = map[string]uint64{c.Param: id}
+// params returns those of the notification that cancels our call id.
+func (c *Cancellation) params(id uint64) any {
+	if c.Param == "" {
+		return Args{id}
 	}
-	return p.AppendNotification(dst, c.Method, params, codec)
+	return map[string]uint64{c.Param: id}
 }
 
 // id finds the id in the params of such a notification, nil if there is none.
@@ -67,14 +66,8 @@ func (c *Cancellation) id(p Params) ID {
 
 // tell reports to the peer that calls were given up.
 func (s *Session) tell(ids []uint64) {
-	sc := getScratch()
-	defer sc.put()
 	for _, id := range ids {
-		var err error
-		if sc.msg, err = s.cancel.append(sc.msg[:0], s.Protocol(), id, s.codec); err == nil {
-			err = s.post(context.Background(), sc, fromNobody, nil)
-		}
-		if err != nil {
+		if err := s.notify(context.Background(), fromNobody, s.cancel.Method, s.cancel.params(id)); err != nil {
 			if !errors.Is(err, ErrClosed) {
 				s.mu.Lock()
 				s.note(slog.LevelWarn, "cancellation cannot be sent", slog.Any("error", err))
