@@ -41,17 +41,8 @@ func (c *Cancellation) params(id uint64) any {
 // id finds the id in the params of such a notification, nil if there is none.
 func (c *Cancellation) id(p Params) ID {
 	if c.Param == "" {
-		s := scanner{data: p.Positional}
-		if len(p.Positional) < 3 { // [] at most
-			return nil
-		}
-		s.pos = 1
-		s.ws()
-		start := s.pos
-		if !s.value() {
-			return nil
-		}
-		return ID(p.Positional[start:s.pos])
+		id, _ := nextElement(&scanner{data: p.Positional})
+		return ID(id)
 	}
 	var vals [1][]byte
 	s := scanner{data: p.Named}
