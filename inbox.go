@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"fmt"
 	"time"
 )
@@ -252,13 +251,8 @@ func (c *single) drop(s *Session) {
 
 // fail answers c with e.
 func (c *single) fail(s *Session, e *Error) {
-	if c.IsNotification() {
-		return
-	}
-	sc := getScratch()
-	defer sc.put()
-	if s.encodeError(sc, c.ID, e) {
-		_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
+	if !c.IsNotification() {
+		s.postError(c.ID, e)
 	}
 }
 

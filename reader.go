@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -319,13 +318,7 @@ func (s *Session) noteFault(err error) {
 func (s *Session) receiveInvalid(item *Item) {
 	s.mu.Lock()
 	s.fault(item.Err)
-	refuse := s.refusal(func() {
-		sc := getScratch()
-		defer sc.put()
-		if s.encodeError(sc, item.ID, wireError(item.Err)) {
-			_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
-		}
-	})
+	refuse := s.refusal(func() { s.postError(item.ID, wireError(item.Err)) })
 	s.mu.Unlock()
 	refuse()
 }

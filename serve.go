@@ -234,6 +234,15 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	return err == nil
 }
 
+// postError sends the response that carries e, and does not wait.
+func (s *Session) postError(id ID, e *Error) {
+	sc := getScratch()
+	defer sc.put()
+	if s.encodeError(sc, id, e) {
+		_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
+	}
+}
+
 // answer sends the reply to c that sc has, unless c was answered already. It
 // returns the error that the reply carries.
 func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
