@@ -113,7 +113,6 @@ func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
 // ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
 // apart by itself; Options.Framer is ignored.
 func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
-	srv.resolved()
 	return srv.serve(&messages{conn: conn})
 }
 
@@ -153,7 +152,7 @@ func (srv *Server) serve(conn transport) *Session {
 
 // add starts a session that the server keeps track of, unless it may not have it.
 func (srv *Server) add(conn transport) *Session {
-	s := newSession(conn, srv.options, RoleServer, &srv.pool, &srv.load)
+	s := newSession(conn, srv.resolved(), RoleServer, &srv.pool, &srv.load)
 	group := ""
 	if s.limits.Group != nil {
 		group = s.limits.Group(s)
