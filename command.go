@@ -72,10 +72,7 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	p := &program{stdin, output, cmd, make(chan error, 1), stderr, o.Logger}
 	// Owner: the session. End: the program has ended.
 	go p.wait()
-	s := newSession(newStream(p, o.Framer), o, RoleClient, &pool{}, &lone)
-	s.start()
-	s.connected()
-	return s, nil
+	return startAlone(newStream(p, o.Framer), o), nil
 }
 
 // program is the connection to a program that runs.

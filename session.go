@@ -118,16 +118,18 @@ const (
 // [Join] for what does not. Close may wait, but only for what ends by itself.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	o := options(opts)
-	s := newSession(newStream(conn, o.Framer), o, RoleClient, &pool{}, &lone)
-	s.start()
-	s.connected()
-	return s
+	return startAlone(newStream(conn, o.Framer), o)
 }
 
 // NewMessageSession starts a session on a connection that keeps messages apart
 // by itself; Options.Framer is ignored.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
-	s := newSession(&messages{conn: conn}, options(opts), RoleClient, &pool{}, &lone)
+	return startAlone(&messages{conn: conn}, options(opts))
+}
+
+// startAlone starts a session that is no server's and has a pool of its own.
+func startAlone(conn transport, o *Options) *Session {
+	s := newSession(conn, o, RoleClient, &pool{}, &lone)
 	s.start()
 	s.connected()
 	return s
