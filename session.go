@@ -463,13 +463,6 @@ func (s *Session) leave() {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if s.drained != nil {
-		select {
-		case <-s.drained:
-		default:
-			close(s.drained)
-		}
-	}
 	// Owner: the session. End: the callbacks return.
 	go s.finish(s.onClose)
 }
