@@ -45,8 +45,7 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	f := newFuture(s, method)
 	if err := s.send(ctx, f, params); err != nil {
-		f.err = err
-		f.finish()
+		f.fail(err)
 		return f
 	}
 	f.watch(ctx)

@@ -44,8 +44,7 @@ func newFuture(s *Session, method string) *Future {
 // failed returns a future that is done, with err.
 func failed(s *Session, method string, err error) *Future {
 	f := newFuture(s, method)
-	f.err = err
-	f.finish()
+	f.fail(err)
 	return f
 }
 
@@ -215,19 +214,18 @@ func (f *Future) isSent() bool { return f.session != nil }
 // settle stores the outcome of a call that was removed from the table (I3) now,
 // and returns the future that is to be finished, without the session's lock: a
 // batch finishes as a whole, when its last member is settled.
-func (f *Future) settle(now time.Duration, result []byte, err error) *Future {
+func (f *Future) settle(now time.Duration, result []byte, err error) (whole *Future) {
 	f.result, f.err = result, err
-	f.session.outgoing.remove(&f.deadline)
+	whole = f
 	if f.batch != nil {
 		if f.batch.unsettled--; f.batch.unsettled > 0 {
 			return nil
 		}
-		f.session.outgoing.remove(&f.batch.own.deadline)
-		f.session.free(f, now)
-		return f.batch.own
+		whole = f.batch.own
 	}
+	f.session.outgoing.remove(&whole.deadline)
 	f.session.free(f, now)
-	return f
+	return whole
 }
 
 // finish tells everybody that the call is over. A nil f is none.
