@@ -30,8 +30,8 @@ const (
 	WaitAny
 	// WaitFirst waits for the first result: one answer is enough, and a task whose
 	// result is nil had none. To have none and leave the race to others, a task
-	// returns nil and no error, which would end it. For a T that cannot be nil it is the same as WaitAny.
-	// (It is curio's wait=object.)
+	// returns nil and no error: an error would end the race. For a T that cannot be
+	// nil it is the same as WaitAny. (It is curio's wait=object.)
 	WaitFirst
 	// WaitNone waits for no task: what is left when Join is called is not needed.
 	WaitNone
@@ -185,21 +185,14 @@ func (g *TaskGroup[T]) take() *Task[T] {
 // It fails with [ErrTaskInGroup] if the task is or was in a group, and with
 // [ErrTaskGroupJoined] if this group takes no more, as in Go; the task then goes
 // on alone. Limit does not hold it up, but it counts.
-func (g *TaskGroup[T]) Add(t *Task[T]) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return g.add(t, false)
-}
+func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.add(t, false) }
 
 // AddDaemon is Add for a task that is to be a daemon, as in GoDaemon.
-func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return g.add(t, true)
-}
+func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.add(t, true) }
 
-// add is called under the task's lock, so the task does not finish meanwhile.
 func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
+	t.mu.Lock() // so that it does not finish meanwhile
+	defer t.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.group != nil {
