@@ -188,14 +188,11 @@ func (c wholeNumbers) Unmarshal(data []byte, v any) error {
 		return JSON.Unmarshal(data, v)
 	}
 	x, err := c.numbers(data)
-	if err == nil {
-		x, err = numbersIn(x, c.number)
-	}
-	*dest = x
+	*dest = c.whole(x)
 	return err
 }
 
-// number returns what a number is decoded to where any value is expected.
+// number implements [numberCodec].
 func (wholeNumbers) number(n json.Number) (any, error) {
 	if i, err := n.Int64(); err == nil {
 		return i, nil
@@ -206,25 +203,22 @@ func (wholeNumbers) number(n json.Number) (any, error) {
 	return n, nil
 }
 
-// numbersIn puts what number returns in the place of the json.Numbers in x.
-func numbersIn(x any, number func(json.Number) (any, error)) (_ any, err error) {
+// whole puts what number returns in the place of the json.Numbers in x.
+func (c wholeNumbers) whole(x any) any {
 	switch x := x.(type) {
 	case json.Number:
-		return number(x)
+		n, _ := c.number(x) // never fails
+		return n
 	case []any:
 		for i, v := range x {
-			if x[i], err = numbersIn(v, number); err != nil {
-				return nil, err
-			}
+			x[i] = c.whole(v)
 		}
 	case map[string]any:
 		for key, v := range x {
-			if x[key], err = numbersIn(v, number); err != nil {
-				return nil, err
-			}
+			x[key] = c.whole(v)
 		}
 	}
-	return x, nil
+	return x
 }
 
 // Exception implements [ServiceProtocol]: the text of err is sent.

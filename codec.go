@@ -344,7 +344,7 @@ func (jsonCodec) Unmarshal(data []byte, v any) error {
 	return nil
 }
 
-// numbers decodes any value, and numbers to json.Number.
+// numbers implements [numberCodec].
 func (jsonCodec) numbers(data []byte) (x any, err error) {
 	if !bytes.ContainsAny(data, "[{") {
 		// A Decoder is much for a value so small, of which there may be many.
@@ -360,7 +360,7 @@ func (jsonCodec) numbers(data []byte) (x any, err error) {
 	return x, err
 }
 
-// number returns what Unmarshal decodes n to where any value is expected.
+// number implements [numberCodec].
 func (jsonCodec) number(n json.Number) (any, error) {
 	var f float64
 	err := JSON.Unmarshal([]byte(n), &f)
