@@ -71,14 +71,14 @@ func (s *Session) readLoop() {
 			continue
 		}
 		s.deliver(&r.intake)
-		var frame *FrameError
+		frame, bad := errors.AsType[*FrameError](err)
 		s.mu.Lock()
 		s.meter() // what is dropped, or was cut off by the end
-		if errors.As(err, &frame) {
+		if bad {
 			s.fault(frame)
 		}
 		s.mu.Unlock()
-		if frame == nil || !frame.Recoverable {
+		if !bad || !frame.Recoverable {
 			grace := time.Duration(0)
 			if err == io.EOF {
 				grace = closeGrace // the peer may read on: it gets what is queued

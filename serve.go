@@ -65,15 +65,10 @@ func (s *Session) serve(c *call) {
 
 // wireError returns the error as it can be sent, nil if its text is not for the peer.
 func wireError(err error) *Error {
-	if e, ok := err.(*Error); ok {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	var e *Error
-	if errors.As(err, &e) {
-		return e
-	}
-	var p *ProtocolError
-	if errors.As(err, &p) && p.Code != CodeInternalError { // that would be one of this side
+	if p, ok := errors.AsType[*ProtocolError](err); ok && p.Code != CodeInternalError { // that would be one of this side
 		return &Error{Code: p.Code, Message: p.Message}
 	}
 	return nil
@@ -186,8 +181,7 @@ func disconnection(result any, err error) *Disconnect {
 	if d, ok := result.(*Disconnect); ok || err == nil {
 		return d
 	}
-	var d *Disconnect
-	errors.As(err, &d)
+	d, _ := errors.AsType[*Disconnect](err)
 	return d
 }
 

@@ -97,12 +97,11 @@ func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) erro
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	var passed, inner *TaskTimeout
-	_ = errors.As(err, &inner)
+	inner, _ := errors.AsType[*TaskTimeout](err)
 	if at, _ := ctx.Deadline(); inner.notBefore(at) {
 		<-ctx.Done() // equal deadlines pass together, if one is noticed before the other
 	}
-	_ = errors.As(context.Cause(ctx), &passed)
+	passed, _ := errors.AsType[*TaskTimeout](context.Cause(ctx))
 	switch {
 	case passed.notBefore(own.at), inner.notBefore(own.at):
 		return own
