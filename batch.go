@@ -49,7 +49,8 @@ func (b *Batch) Notify(method string, params any) {
 func (b *Batch) Len() int { return len(b.entries) }
 
 // Append appends the batch as one message under p, without framing, to dst; id
-// gives the calls their ids. It is for use without a session.
+// gives the calls their ids. It fails, with dst as it was, if a member cannot be
+// built, or if p has no batches. It is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
 	f := getFrames()
 	defer f.put()
@@ -107,8 +108,9 @@ func batchError(members []*Future, errOf func(*Future) error) error {
 
 // SendBatch sends b and waits for the replies to all of its calls. ctx bounds
 // the whole, as for [Session.Call]. If a call fails the error is a
-// [*BatchError]; then the results of the others are there all the same. A batch
-// of notifications only is over when it has been queued.
+// [*BatchError]; then the results of the others are there all the same. If the
+// batch cannot be sent the error says why. A batch of notifications only is over
+// when it has been queued.
 func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	own, err := s.sendBatch(ctx, b)
 	if err != nil {

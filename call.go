@@ -53,7 +53,8 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 }
 
 // Notify sends a notification: a request that is not answered. It returns when
-// the message is queued; ctx bounds the wait for room in the outbox.
+// the message is queued; ctx bounds the wait for room in the outbox. The error is
+// ctx's cause, one that matches [ErrClosed], or why the message cannot be built.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

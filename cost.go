@@ -63,6 +63,7 @@ const payStep = 0.1
 // CostError is why a session ended that used more than Limits.CostHard. It
 // matches [ErrExcessiveResourceUsage].
 type CostError struct {
+	// Cost is what the session, or its group, had used up.
 	Cost float64 `json:"cost"`
 	// Limit is Limits.CostHard, or 0 if it was not that but a handler that had
 	// the session end, by ErrExcessiveCost.

@@ -470,7 +470,7 @@ func TestNewlineFramerLimits(t *testing.T) {
 	}
 }
 
-// frames returns the messages in a stream, and the texts of the errors.
+// testFrames returns the messages in a stream, and the texts of the errors.
 func testFrames(t *testing.T, framer Framer, r io.Reader) (got []string) {
 	t.Helper()
 	s := newStream(struct {

@@ -17,11 +17,11 @@
 // When the connection fails, the session ends without writing more. When the peer
 // closes it, or its own half of it, what had been queued is still written, as by
 // Close, and notifications that the peer had sent before are still handled, with
-// a context that has ended; its requests are not, since nobody may wait for them. The first cause of
-// the end is the one that Err reports. When no handler runs any more, and reader
-// and writer have returned, the callbacks given to OnClose are called, and Done is
-// closed. Not before: a handler that does not heed its context holds this up, and
-// so does a callback.
+// a context that has ended; its requests are not, since nobody may wait for them.
+// The first cause of the end is the one that Err reports. When no handler runs any
+// more, and reader and writer have returned, the callbacks given to OnClose are
+// called, and Done is closed. Not before: a handler that does not heed its context
+// holds this up, and so does a callback.
 //
 // [Server.Shutdown] stops listening and shuts all sessions down;
 // [Server.Close] closes them; [Server.StopListening] leaves them to themselves,

@@ -8,7 +8,8 @@ import (
 
 // GroupBySubnet returns a function for Limits.Group that puts sessions together
 // whose peers have the first bits of their IP addresses in common: bits4 of
-// IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). Peers without an
+// IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). A number that
+// is negative or too large puts each address in a group of its own. Peers without an
 // IP address are in no group.
 func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 	return func(s *Session) string {

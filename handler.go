@@ -25,6 +25,7 @@ type Handler interface {
 // HandlerFunc adapts a function to a [Handler].
 type HandlerFunc func(ctx context.Context, req *Request) (any, error)
 
+// ServeRPC calls f.
 func (f HandlerFunc) ServeRPC(ctx context.Context, req *Request) (any, error) { return f(ctx, req) }
 
 // Request is a request or notification to be handled. It belongs to its

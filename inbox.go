@@ -23,6 +23,7 @@ type inbox struct {
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.
+// All but refuse is called under the lock.
 type entry interface {
 	expirer
 	// next returns the next call to be run, nil if none is left; last means
@@ -32,12 +33,13 @@ type entry interface {
 	refuse(s *Session, e *Error)
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
-	// cancel answers the request c as cancelled. It is called under the lock;
-	// what it returns without.
+	// cancel answers the request c as cancelled. What it returns is called without
+	// the lock.
 	cancel(s *Session, c *call) func()
+	// arrive says that it has been admitted.
 	arrive(s *Session, now time.Duration)
 	due() *deadline
-	bytes() int
+	bytes() int // that it counts in Limits.QueueBytes
 }
 
 func (in *inbox) push(e entry) {

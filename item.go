@@ -85,6 +85,7 @@ type Item struct {
 	ID     ID     // of a request, a response, or to answer an invalid item under; nil for none or null
 	Method string // of a request or notification
 	Params Params // of a request or notification
+	// Result is that of a response, nil if it has an error.
 	Result json.RawMessage
 	// Err is nil for requests, notifications and successful responses; an
 	// [*Error] in a response that is one; a [*ProtocolError] in an invalid item

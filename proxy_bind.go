@@ -28,8 +28,9 @@ import (
 //
 // A function takes a context and arguments, which are positional, the elements of
 // a variadic parameter among them; but if its only argument is a struct (and none of
-// Options.Types), then the fields are given by name, as [Func] takes them. It returns (T, error) or an error.
-// If there is a function that is no such one, BindProxy fails and sets none.
+// Options.Types), then the fields are given by name, as [Func] takes them. It returns
+// (T, error) or an error. If there is a function that is no such one, BindProxy fails
+// and sets none.
 func BindProxy(p *Proxy, client any) error {
 	if p == nil || p.session == nil {
 		return errors.New("bind: the proxy stands for no service")

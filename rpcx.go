@@ -42,7 +42,8 @@ type Options struct {
 	// Role is which end of the connection the session is. By default a session
 	// that a Server accepted is a server, and so is the second of a Pipe; any other
 	// is a client.
-	Role   Role
+	Role Role
+	// Limits bound what the session may use.
 	Limits Limits
 	// ExtraCost returns what is added to a session's cost when what follows from
 	// it is calculated; it may be negative. See [Session.UpdateCost].
@@ -124,7 +125,7 @@ const (
 type Role uint8
 
 const (
-	RoleDefault Role = iota
+	RoleDefault Role = iota // as Options.Role says
 	RoleClient
 	RoleServer
 )

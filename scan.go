@@ -26,7 +26,7 @@ type scanner struct {
 	deeper   []uint64
 }
 
-// valid reports whether data is one JSON value in UTF-8; space tells whether
+// validJSON reports whether data is one JSON value in UTF-8; space tells whether
 // there is white space between its tokens.
 func validJSON(data []byte) (ok, space bool) {
 	s := scanner{data: data}

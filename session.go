@@ -37,7 +37,8 @@ import (
 //	I1   Only the reader reads the connection. Only the writer writes it, or while it
 //	     is idle the sender that the outbox lent it to, who does not wait.
 //	I2   The reader never waits for anything but the connection and s.mu, and runs
-//	     no user code but the Protocol's and the Framer's.
+//	     no user code but the Protocol's, the Framer's and, for Limits.CostData, the
+//	     Codec's.
 //	I3   A call is completed once, by whoever removes it from the table.
 //	I4   A call is registered before its message is queued, under one lock.
 //	I5   No user code runs under s.mu.
@@ -122,7 +123,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 }
 
 // NewMessageSession starts a session on a connection that keeps messages apart
-// by itself; Options.Framer is ignored.
+// by itself; Options.Framer is ignored. A nil opts is the zero Options.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
 	return startAlone(&messages{conn: conn}, options(opts))
 }
@@ -135,8 +136,8 @@ func startAlone(conn transport, o *Options) *Session {
 	return s
 }
 
-// Pipe returns two sessions that are joined in memory. They work in a bubble of
-// testing/synctest.
+// Pipe returns two sessions that are joined in memory: a client with the options a,
+// and a server with b. They work in a bubble of testing/synctest.
 func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()

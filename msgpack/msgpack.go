@@ -145,8 +145,8 @@ const (
 	emptyMap   = 0x80
 )
 
-// encode appends the encoding of v, which has to be one value. A nil codec is the
-// package's own, which is trusted.
+// encode appends the encoding of v, which has to be one value: that of the package's
+// own codec, which a nil one is, is checked as well, for a value may encode itself.
 func encode(dst []byte, c rpcx.Codec, v any) ([]byte, error) {
 	if c == nil {
 		c = Codec

@@ -50,6 +50,7 @@ package websocket
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -80,7 +81,7 @@ func (c Config) maxSize() int {
 	case c.MaxSize == 0:
 		return rpcx.DefaultMaxSize
 	case c.MaxSize < 0:
-		return int(^uint(0) >> 1)
+		return math.MaxInt
 	}
 	return c.MaxSize
 }
