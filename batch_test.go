@@ -70,7 +70,7 @@ func (b *sentBatch) outcome(t *testing.T) string {
 }
 
 func result(id, value int) string {
-	return fmt.Sprintf(`{"jsonrpc":"2.0","result":%d,"id":%d}`, value, id)
+	return answered(fmt.Sprint(value), id)
 }
 
 func TestBatchIsAnswered(t *testing.T) {

@@ -25,13 +25,7 @@ func (a arrival) String() string {
 	return fmt.Sprintf("%q %q", a.command, a.payload)
 }
 
-// chunksConn is a connection on which chunks arrive, one at each Read, before its end.
-type chunksConn struct{ io.Reader }
-
-func (chunksConn) Write(p []byte) (int, error) { return len(p), nil }
-func (chunksConn) Close() error                { return nil }
-
-// arrive returns what arrives in chunks. After an error it reads on, even if a
+// arrive returns what arrives in chunks, one at each Read. After an error it reads on, even if a
 // session would not.
 func arrive(t *testing.T, f BitcoinFramer, chunks [][]byte) (all []arrival) {
 	t.Helper()
@@ -39,7 +33,7 @@ func arrive(t *testing.T, f BitcoinFramer, chunks [][]byte) (all []arrival) {
 	for i, chunk := range chunks {
 		readers[i] = bytes.NewReader(chunk)
 	}
-	stream := newStream(chunksConn{io.MultiReader(readers...)}, f)
+	stream := newStream(readConn{Reader: io.MultiReader(readers...)}, f)
 	for {
 		msg, err := stream.next(true)
 		var frame *FrameError

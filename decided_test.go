@@ -98,16 +98,16 @@ func TestDecided(t *testing.T) {
 			0 ! m (code -100)`},
 
 		{"10,000 levels of nesting are taken", JSONRPCv2, `
-			--> {"jsonrpc":"2.0","method":"a","params":` + nestedMessage(9999) + `,"id":1}
-			<-- {"jsonrpc":"2.0","result":` + nestedMessage(9999) + `,"id":1}`},
+			--> {"jsonrpc":"2.0","method":"a","params":` + nested("[", 9999) + `,"id":1}
+			<-- {"jsonrpc":"2.0","result":` + nested("[", 9999) + `,"id":1}`},
 		{"10,001 are no JSON", JSONRPCv2, `
-			--> {"jsonrpc":"2.0","method":"a","params":` + nestedMessage(10000) + `,"id":1}
+			--> {"jsonrpc":"2.0","method":"a","params":` + nested("[", 10000) + `,"id":1}
 			<-- {"jsonrpc":"2.0","error":{"code":-32700,"message":"invalid JSON"},"id":null}`},
 		{"a batch counts as one of them", JSONRPCv2, `
-			--> [{"jsonrpc":"2.0","method":"a","params":` + nestedMessage(9999) + `,"id":1}]
+			--> [{"jsonrpc":"2.0","method":"a","params":` + nested("[", 9999) + `,"id":1}]
 			<-- {"jsonrpc":"2.0","error":{"code":-32700,"message":"invalid JSON"},"id":null}`},
 		{"what is outside of the envelope counts too", JSONRPCv2, `
-			--> ` + nestedMessage(10001) + `
+			--> ` + nested("[", 10001) + `
 			<-- {"jsonrpc":"2.0","error":{"code":-32700,"message":"invalid JSON"},"id":null}`},
 		{"NaN and Infinity are no JSON", JSONRPCv2, `
 			--> {"jsonrpc":"2.0","method":"a","params":[NaN],"id":1}
@@ -281,8 +281,6 @@ func TestDecided(t *testing.T) {
 	}
 }
 
-func nestedMessage(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
-
 func playDecided(t *testing.T, p Protocol, script string) {
 	o := newOffline(p)
 	var calls []*Future
@@ -398,7 +396,7 @@ func TestAMessageThatIsRefusedDecidesNoProtocol(t *testing.T) {
 		"a key given twice":      `{"jsonrpc":"2.0","id":1,"id":1}`,
 		"no JSON behind it":      `{"jsonrpc":"2.0"}x`,
 		"NaN":                    `{"jsonrpc":"2.0","result":NaN}`,
-		"nesting too deep":       `{"jsonrpc":"2.0","result":` + nestedMessage(10000) + `}`,
+		"nesting too deep":       `{"jsonrpc":"2.0","result":` + nested("[", 10000) + `}`,
 		"no UTF-8":               `{"jsonrpc":"2.0","result":"` + "\xff" + `"}`,
 		"no UTF-8, in a batch":   `[{"jsonrpc":"2.0","result":"` + "\xff" + `"}]`,
 		"a batch that is longer": `[{"jsonrpc":"2.0"},{"jsonrpc":"2.0"},{"jsonrpc":"2.0"}]`,
@@ -473,10 +471,7 @@ func TestNewlineFramerLimits(t *testing.T) {
 // testFrames returns the messages in a stream, and the texts of the errors.
 func testFrames(t *testing.T, framer Framer, r io.Reader) (got []string) {
 	t.Helper()
-	s := newStream(struct {
-		io.Reader
-		io.WriteCloser
-	}{Reader: r}, framer)
+	s := newStream(readConn{Reader: r}, framer)
 	for {
 		msg, err := s.next(true)
 		var frame *FrameError

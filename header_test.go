@@ -10,14 +10,19 @@ import (
 	"testing"
 )
 
-// cutConn gives what is read in pieces, whose sizes are those of cuts in turn,
-// plus one.
-type cutConn struct {
+// readConn is a connection that is only read.
+type readConn struct {
+	io.Reader
+	io.WriteCloser
+}
+
+// cutReader gives data in pieces, whose sizes are those of cuts in turn, plus one.
+type cutReader struct {
 	data, cuts []byte
 	reads      int
 }
 
-func (c *cutConn) Read(p []byte) (int, error) {
+func (c *cutReader) Read(p []byte) (int, error) {
 	if len(c.data) == 0 {
 		return 0, io.EOF
 	}
@@ -31,13 +36,10 @@ func (c *cutConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (*cutConn) Write(p []byte) (int, error) { return len(p), nil }
-func (*cutConn) Close() error                { return nil }
-
 // readStream reads a stream to its end as a session does. It returns the
 // messages, how many were dropped, and the error at the end.
 func readStream(f Framer, data, cuts []byte) (msgs []string, dropped int, err error) {
-	s := newStream(&cutConn{data: data, cuts: cuts}, f)
+	s := newStream(readConn{Reader: &cutReader{data: data, cuts: cuts}}, f)
 	for {
 		msg, err := s.next(true)
 		var frame *FrameError
@@ -121,7 +123,7 @@ func TestHeaderFramerSplitAnywhere(t *testing.T) {
 // Of a message that is announced, only what has arrived takes memory.
 func TestHeaderFramerTakesNoMemoryOnTrust(t *testing.T) {
 	for _, f := range []HeaderFramer{{}, {MaxSize: -1}} {
-		s := newStream(&cutConn{data: []byte("Content-Length: 4294967296\r\n\r\nabc")}, f)
+		s := newStream(readConn{Reader: strings.NewReader("Content-Length: 4294967296\r\n\r\nabc")}, f)
 		for _, err := s.next(true); err != io.EOF && err != io.ErrUnexpectedEOF; _, err = s.next(true) {
 			if frame, ok := errors.AsType[*FrameError](err); !ok || !frame.Recoverable {
 				t.Fatal(err)

@@ -81,11 +81,7 @@ func sortedJSON(t *testing.T, data []byte) []byte {
 	if len(data) == 0 {
 		return nil
 	}
-	var v any
-	if err := decodeExact(data, &v); err != nil {
-		t.Fatalf("%s: %v", data, err)
-	}
-	sorted, err := json.Marshal(v)
+	sorted, err := json.Marshal(jsonValue(t, data))
 	if err != nil {
 		t.Fatal(err)
 	}

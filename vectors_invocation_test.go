@@ -147,11 +147,7 @@ func exact(t *testing.T, raw json.RawMessage) any {
 	if raw == nil {
 		return zero{}
 	}
-	var v any
-	if err := decodeExact(raw, &v); err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return jsonValue(t, raw)
 }
 
 // handler returns the handler for a function with the case's signature, which
