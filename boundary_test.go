@@ -263,3 +263,37 @@ func TestHeadersOnTheWire(t *testing.T) {
 		ended(t, s)
 	})
 }
+
+// blaming is JSON-RPC that has an error of its own for what is invalid.
+type blaming struct {
+	rpcx.Protocol
+	err error
+}
+
+func (b blaming) Decode(m *rpcx.Message, msg []byte, maxBatch int) {
+	b.Protocol.Decode(m, msg, maxBatch)
+	for _, item := range m.All() {
+		if item.Kind == rpcx.KindInvalid {
+			item.Err = b.err
+		}
+	}
+}
+
+// TestInvalidItemWithAnErrorOfThisSide: its text is not for the peer, and the item is
+// answered all the same.
+func TestInvalidItemWithAnErrorOfThisSide(t *testing.T) {
+	const answer = `{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":null}`
+	for name, err := range map[string]error{
+		"with a code": &rpcx.ProtocolError{Code: rpcx.CodeInternalError, Message: "secret"},
+		"of any type": errors.New("secret"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, w := newWire(t, &rpcx.Options{Protocol: blaming{rpcx.JSONRPCv2, err}})
+				w.say(`1`, `[1]`)
+				w.expect(answer, "["+answer+"]")
+				live(t, s)
+			})
+		})
+	}
+}

@@ -318,9 +318,17 @@ func (s *Session) noteFault(err error) {
 func (s *Session) receiveInvalid(item *Item) {
 	s.mu.Lock()
 	s.fault(item.Err)
-	refuse := s.refusal(func() { s.postError(item.ID, wireError(item.Err)) })
+	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item)) })
 	s.mu.Unlock()
 	refuse()
+}
+
+// answerTo returns the error that an invalid item is answered.
+func (s *Session) answerTo(item *Item) *Error {
+	if e := wireError(item.Err); e != nil {
+		return e
+	}
+	return s.exception(item.Err)
 }
 
 // request makes a call of a request or notification.
@@ -357,7 +365,7 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 			}
 			s.mu.Unlock()
 			c.answered = true
-			if s.encodeError(sc, item.ID, wireError(item.Err)) {
+			if s.encodeError(sc, item.ID, s.answerTo(item)) {
 				b.append(i, sc.msg)
 			}
 			continue
