@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -83,9 +82,5 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 
 // probe sends a notification whose arrival is all that it is for.
 func (s *Session) probe() {
-	if err := s.notify(context.Background(), fromNobody, s.limits.KeepAliveMethod, nil); err != nil {
-		s.mu.Lock()
-		s.note(slog.LevelWarn, "keep-alive cannot be sent", slog.Any("error", err))
-		s.mu.Unlock()
-	}
+	s.mention(s.limits.KeepAliveMethod, nil, "keep-alive cannot be sent")
 }

@@ -2,6 +2,8 @@ package rpcx
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"strconv"
 )
 
@@ -74,6 +76,19 @@ func (s *Session) notify(ctx context.Context, from sender, method string, params
 		return err
 	}
 	return s.post(ctx, sc, from, nil)
+}
+
+// mention sends a notification of the session's own, if the outbox has room, and
+// reports whether one could be sent. If not, and the session goes on, it has failed
+// logged.
+func (s *Session) mention(method string, params any, failed string) bool {
+	err := s.notify(context.Background(), fromNobody, method, params)
+	if err != nil && !errors.Is(err, ErrClosed) {
+		s.mu.Lock()
+		s.note(slog.LevelWarn, failed, slog.Any("error", err))
+		s.mu.Unlock()
+	}
+	return err == nil
 }
 
 // send encodes and queues a request.

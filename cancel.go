@@ -3,7 +3,6 @@ package rpcx
 import (
 	"context"
 	"errors"
-	"log/slog"
 )
 
 // Cancellation is how one side tells the other, by a notification, that it does
@@ -58,12 +57,7 @@ func (c *Cancellation) id(p Params) ID {
 // tell reports to the peer that calls were given up.
 func (s *Session) tell(ids []uint64) {
 	for _, id := range ids {
-		if err := s.notify(context.Background(), fromNobody, s.cancel.Method, s.cancel.params(id)); err != nil {
-			if !errors.Is(err, ErrClosed) {
-				s.mu.Lock()
-				s.note(slog.LevelWarn, "cancellation cannot be sent", slog.Any("error", err))
-				s.mu.Unlock()
-			}
+		if !s.mention(s.cancel.Method, s.cancel.params(id), "cancellation cannot be sent") {
 			return
 		}
 	}

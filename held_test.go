@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -304,4 +305,34 @@ func TestPeerThatClosesItsHalfGetsWhatWasQueued(t *testing.T) {
 			t.Errorf("it ended with %v", s.Err())
 		}
 	})
+}
+
+// A keep-alive that was due when the session ended was logged as a fault. One that
+// the protocol does not have still is.
+func TestKeepAliveThatTheEndOvertakesIsNoFault(t *testing.T) {
+	for _, c := range []struct {
+		protocol Protocol
+		end      bool
+		logged   bool
+	}{
+		{JSONRPCv2, true, false},
+		{Aiomas, false, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var log strings.Builder
+			opts := &Options{Protocol: c.protocol, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			opts.Limits.KeepAliveMethod = "alive"
+			s, far := Pipe(opts, nil)
+			defer far.Close()
+			defer s.Close()
+			if c.end {
+				s.Close()
+			}
+			s.probe()
+			synctest.Wait()
+			if logged := strings.Contains(log.String(), "keep-alive cannot be sent"); logged != c.logged {
+				t.Errorf("logged is %q", log.String())
+			}
+		})
+	}
 }
