@@ -162,7 +162,7 @@ type sender uint8
 const (
 	fromCaller  sender = iota // waits for room; not while draining, unless a handler calls
 	fromHandler               // a reply: waits for room
-	fromReader                // a reply by the reader or the timer: never waits (I2)
+	fromReader                // a reply that is no handler's: never waits (I2), and may exceed the limit
 	fromNobody                // never waits, and is dropped if there is no room
 )
 
