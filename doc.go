@@ -462,7 +462,7 @@
 // And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s
 // for each version; a message is nested 10,000 levels deep, and objects within
 // objects 32; HeaderFramer takes 4,096 bytes of headers; the last 1,024 calls
-// that were given up are remembered, to tell late replies from wrong ones.
+// and batches that were given up are remembered, to tell late replies from wrong ones.
 //
 // # Cost
 //

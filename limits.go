@@ -114,7 +114,7 @@ const (
 	reserve = 256 << 10
 	// closeGrace is how long Close goes on writing what was queued.
 	closeGrace = time.Second
-	// lateIDs is how many given-up calls are remembered, to know late replies.
+	// lateIDs is how many calls and batches given up are remembered, to know late replies.
 	lateIDs = 1024
 
 	never = time.Duration(math.MaxInt64)

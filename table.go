@@ -14,9 +14,12 @@ type table struct {
 	calls   []pendingCall // in the order of their ids, in which most of them come and go
 	pending int           // of calls, how many have no reply
 
-	late     []uint64 // ids of calls given up, the oldest at lateNext once it is full
+	late     []idRange // of calls given up, the oldest at lateNext once it is full
 	lateNext int
 }
+
+// idRange are ids that follow one another; none if last is before first.
+type idRange struct{ first, last uint64 }
 
 // pendingCall is a call under its id, which is searched for. Without a call it is
 // a gap.
@@ -88,11 +91,49 @@ func (t *table) giveUp(f *Future) bool {
 	if !t.remove(f) {
 		return false
 	}
+	t.remember(f)
+	return true
+}
+
+// remember keeps the id of a call given up. Those of a batch follow one another and
+// are kept as one, or else a long batch would leave no room for the others.
+func (t *table) remember(f *Future) {
+	if n := len(t.late); n > 0 && f.batch != nil {
+		newest := &t.late[(t.lateNext+n-1)%n]
+		if newest.first <= newest.last && newest.last+1 == f.id {
+			newest.last++
+			return
+		}
+	}
+	t.keep(idRange{f.id, f.id})
+}
+
+// keep adds to what is late, in place of the oldest if there is no room.
+func (t *table) keep(r idRange) {
 	if len(t.late) < lateIDs {
-		t.late = append(t.late, f.id)
-	} else {
-		t.late[t.lateNext] = f.id
-		t.lateNext = (t.lateNext + 1) % lateIDs
+		t.late = append(t.late, r)
+		return
+	}
+	t.late[t.lateNext] = r
+	t.lateNext = (t.lateNext + 1) % lateIDs
+}
+
+// isLate reports whether the reply to a call given up was still to come, and takes
+// the id out: another reply is one too many.
+func (t *table) isLate(id uint64) bool {
+	i := slices.IndexFunc(t.late, func(r idRange) bool { return r.first <= id && id <= r.last })
+	if i < 0 {
+		return false
+	}
+	switch r := &t.late[i]; {
+	case id == r.first: // as it is if they are answered in order
+		r.first++
+	case id == r.last:
+		r.last--
+	default:
+		rest := idRange{id + 1, r.last}
+		r.last = id - 1
+		t.keep(rest)
 	}
 	return true
 }
@@ -115,8 +156,7 @@ func (t *table) receive(id ID) (*Future, match) {
 	}
 	f, at := t.find(n)
 	if f == nil {
-		if i := slices.Index(t.late, n); i >= 0 {
-			t.late[i] = ^uint64(0) // never given out: another reply is one too many
+		if t.isLate(n) {
 			return nil, late
 		}
 		return nil, unexpected

@@ -68,3 +68,43 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 		}
 	}
 }
+
+// A batch that is given up is remembered as one, however long it is, so late replies
+// to its members are late, in any order, and each only once.
+func TestTableRemembersALongBatch(t *testing.T) {
+	const long = 3 * lateIDs
+	for name, order := range map[string]func(i int) int{
+		"in order":         func(i int) int { return i },
+		"the last first":   func(i int) int { return long - 1 - i },
+		"from both ends":   func(i int) int { return []int{i / 2, long - 1 - i/2}[i%2] },
+		"out of the midst": func(i int) int { return (i + long/2) % long },
+	} {
+		var table table
+		before := &Future{id: table.newID()}
+		calls := []*Future{before}
+		for batch := new(Batch); len(calls) <= long; {
+			calls = append(calls, &Future{id: table.newID(), batch: batch})
+		}
+		table.add(calls...)
+		for _, f := range calls {
+			if !table.giveUp(f) {
+				t.Fatalf("%s: call %d was not pending", name, f.id)
+			}
+		}
+		for i := range long {
+			id := strconv.AppendInt(nil, int64(order(i)+1), 10)
+			if _, what := table.receive(id); what != late {
+				t.Fatalf("%s: the reply to call %s is %v, want late", name, id, what)
+			}
+			if _, what := table.receive(id); what != unexpected {
+				t.Fatalf("%s: another reply to call %s is %v, want unexpected", name, id, what)
+			}
+		}
+		if _, what := table.receive(ID("0")); what != late {
+			t.Errorf("%s: the call before the batch was forgotten", name)
+		}
+		if len(table.late) > 4 {
+			t.Errorf("%s: %d entries for a call and a batch", name, len(table.late))
+		}
+	}
+}
