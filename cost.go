@@ -273,8 +273,8 @@ func (s *Session) dismiss() {
 	s.refusing++
 	refused := s.in.clear()
 	e := s.excessive()
-	for range refused {
-		s.fault(e)
+	for _, entry := range refused {
+		s.turnAway(entry, e)
 	}
 	s.mu.Unlock()
 	for _, entry := range refused {

@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"log/slog"
 	"time"
 )
 
@@ -33,6 +34,10 @@ func (b *inBatch) arrive(s *Session, now time.Duration) {
 
 func (b *inBatch) bytes() int     { return b.size }
 func (b *inBatch) due() *deadline { return &b.deadline }
+
+func (b *inBatch) about() (string, slog.Attr) {
+	return "request refused", slog.Int("batch of", len(b.members))
+}
 
 func (b *inBatch) next(s *Session) (c *call, last bool) {
 	for b.taken < len(b.members) {
@@ -158,7 +163,7 @@ func (b *inBatch) expire(s *Session) func() {
 	e := ServerBusy("request timed out")
 	for i := range b.members {
 		if !b.members[i].answered {
-			s.fault(e)
+			s.turnAway(&b.members[i], e)
 		}
 	}
 	members := b.remaining(s)

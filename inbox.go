@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -29,6 +30,8 @@ type entry interface {
 	// next returns the next call to be run, nil if none is left; last means
 	// that nothing is left behind it.
 	next(s *Session) (c *call, last bool)
+	// about says in the log what it is that is not handled.
+	about() (msg string, what slog.Attr)
 	// refuse answers what was not begun with e.
 	refuse(s *Session, e *Error)
 	// running appends the calls that were begun and not answered.
@@ -119,7 +122,7 @@ func (s *Session) admit(e entry, now time.Duration) *Error {
 		refusal = ServerBusy(fmt.Sprintf("over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit))
 	}
 	if refusal != nil {
-		s.fault(refusal)
+		s.turnAway(e, refusal)
 		return refusal
 	}
 	e.arrive(s, now)
@@ -127,6 +130,14 @@ func (s *Session) admit(e entry, now time.Duration) *Error {
 	s.in.push(e)
 	s.weigh()
 	return nil
+}
+
+// turnAway counts that what was as it should be is not handled, or not to its end,
+// and has it logged. It is called under the lock.
+func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *Error) {
+	s.penalize(why)
+	msg, attr := what.about()
+	s.note(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
 
 // work handles requests until there are none.
@@ -262,7 +273,7 @@ func (c *single) fail(s *Session, e *Error) {
 func (c *single) expire(s *Session) func() {
 	c.drop(s)
 	e := ServerBusy("request timed out")
-	s.fault(e)
+	s.turnAway(c, e)
 	return s.refusal(func() {
 		c.fail(s, e)
 		c.ctx.end(errProcessing)

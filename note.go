@@ -15,12 +15,16 @@ type note struct {
 	attrs []slog.Attr
 }
 
-// maxNotes is how many notes may wait; more are not logged.
+// maxNotes is how many notes may wait; more are only counted.
 const maxNotes = 64
 
 // note has something logged, on another goroutine. It is called under the lock.
 func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
-	if s.log.Handler() == slog.DiscardHandler || len(s.notes) >= maxNotes {
+	if s.log.Handler() == slog.DiscardHandler {
+		return
+	}
+	if len(s.notes) >= maxNotes {
+		s.unlogged++
 		return
 	}
 	if s.notes = append(s.notes, note{level, msg, attrs}); len(s.notes) == 1 {
@@ -32,6 +36,10 @@ func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 func (s *Session) logNotes() {
 	for i := 0; ; i++ {
 		s.mu.Lock()
+		if i == len(s.notes) && s.unlogged > 0 {
+			s.notes = append(s.notes, note{slog.LevelWarn, "too much to log", []slog.Attr{slog.Int("left out", s.unlogged)}})
+			s.unlogged = 0
+		}
 		if i == len(s.notes) {
 			s.notes = nil
 			s.mu.Unlock()

@@ -72,7 +72,9 @@ func (o *offline) sent() (msgs [][]byte) {
 func (o *offline) faults() (faults []error) {
 	for _, n := range o.notes[1:] {
 		for _, attr := range n.attrs {
-			faults = append(faults, attr.Value.Any().(error))
+			if attr.Key == "error" {
+				faults = append(faults, attr.Value.Any().(error))
+			}
 		}
 	}
 	o.notes = o.notes[:1]

@@ -121,7 +121,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.deliver(in)
 		s.receiveBatch(in, m.Items, len(msg))
 	case item.Kind == KindInvalid:
-		s.receiveInvalid(item)
+		s.receiveInvalid(item, msg)
 	case item.Kind == KindFatal:
 		s.deliver(in) // what came before
 		s.mu.Lock()
@@ -277,9 +277,15 @@ func (s *Session) meter() {
 	s.stats.BytesReceived = received
 }
 
-// fault counts a message that was not as it should be, and charges for it. It is
-// called under the lock.
-func (s *Session) fault(err error) {
+// fault counts a message that was not as it should be, charges for it, and has it
+// logged. It is called under the lock.
+func (s *Session) fault(err error, more ...slog.Attr) {
+	s.penalize(err)
+	s.noteFault(err, more...)
+}
+
+// penalize counts an error and charges for it.
+func (s *Session) penalize(err error) {
 	s.stats.Errors++
 	cost := s.limits.CostError
 	switch e := err.(type) {
@@ -293,7 +299,6 @@ func (s *Session) fault(err error) {
 		}
 	}
 	s.charge(cost)
-	s.noteFault(err)
 }
 
 // faultOf counts the nth fault of a message, which is one error however many
@@ -306,18 +311,18 @@ func (s *Session) faultOf(err error, nth int) {
 	}
 }
 
-func (s *Session) noteFault(err error) {
-	msg := "bad message"
-	if _, ok := err.(*Error); ok { // with which a good one was answered
-		msg = "request refused"
-	}
-	s.note(slog.LevelWarn, msg, slog.Any("error", err))
+func (s *Session) noteFault(err error, more ...slog.Attr) {
+	s.note(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 
-// receiveInvalid answers what is no valid request.
-func (s *Session) receiveInvalid(item *Item) {
+// receiveInvalid answers what is no valid request: msg as a whole.
+func (s *Session) receiveInvalid(item *Item, msg []byte) {
 	s.mu.Lock()
-	s.fault(item.Err)
+	if e, ok := item.Err.(*ProtocolError); ok && e.Code == CodeParseError { // which does not say what it was
+		s.fault(e, slog.String("begin", excerpt(msg)))
+	} else {
+		s.fault(item.Err)
+	}
 	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item)) })
 	s.mu.Unlock()
 	refuse()

@@ -34,6 +34,19 @@ func (c *call) batch() *inBatch {
 	return b
 }
 
+// about says in the log what it is that is not handled, or not to its end. Nobody but
+// the log tells of a notification.
+func (c *call) about() (msg string, what slog.Attr) {
+	msg = "request refused"
+	if c.IsNotification() {
+		msg = "notification dropped"
+		if c.begun {
+			msg = "notification timed out"
+		}
+	}
+	return msg, slog.String("method", c.Method)
+}
+
 // begin says that the handler of c is about to be called.
 func (c *call) begin(s *Session) {
 	c.begun = true

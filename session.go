@@ -99,6 +99,7 @@ type Session struct {
 	partial   int // what the reader has taken for a message that is not complete
 	vigil     vigil
 	notes     []note      // to be logged
+	unlogged  int         // notes for which there was no room
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	over      bool          // it is done and the callbacks have returned
