@@ -29,6 +29,10 @@ type Cancellation struct {
 // LSPCancellation is the cancellation of the language server protocol.
 var LSPCancellation = &Cancellation{Method: "$/cancelRequest", Param: "id", Code: -32800}
 
+// MCPCancellation is the cancellation of the Model Context Protocol. A request that is
+// cancelled is not answered. (A client must not cancel its "initialize".)
+var MCPCancellation = &Cancellation{Method: "notifications/cancelled", Param: "requestId"}
+
 // params returns those of the notification that cancels our call id.
 func (c *Cancellation) params(id uint64) any {
 	if c.Param == "" {

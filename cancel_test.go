@@ -209,6 +209,9 @@ func TestPeerIsToldOfCallsThatAreGivenUp(t *testing.T) {
 		{"at the timeout", rpcx.LSPCancellation, func(t *testing.T, s *rpcx.Session) {
 			takes(t, 30*time.Second, func() { matches(t, s.Call(t.Context(), "m", nil, nil), rpcx.ErrTimeout) })
 		}, []string{ask("m", 0), sayCancel("0")}},
+		{"by Future.Cancel, in MCP's form", rpcx.MCPCancellation, func(t *testing.T, s *rpcx.Session) {
+			s.Go(t.Context(), "m", nil).Cancel()
+		}, []string{ask("m", 0), `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":0}}`}},
 		{"by Future.Cancel, in the positional form", positional, func(t *testing.T, s *rpcx.Session) {
 			f := s.Go(t.Context(), "m", nil)
 			f.Cancel()
