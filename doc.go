@@ -170,7 +170,9 @@
 // members one by one is understood, too: the batch is over when the last is
 // answered. The members of a batch that comes in are handled concurrently, like
 // requests that come one by one. A batch of more calls than Limits.Batch is
-// refused when it comes in, and is not sent. JSON-RPC 1.0 has no batches.
+// refused when it comes in, and is not sent. A batch is one message: if it is longer
+// than the peer's framer takes (see below) all of its calls end with [ErrTimeout].
+// JSON-RPC 1.0 has no batches.
 //
 // # Calling back
 //
@@ -291,10 +293,10 @@
 // default, ends each with a newline. It drops a message of more than MaxSize bytes
 // and is in step again at the next newline. [LengthFramer] has the length of each
 // message before it, and [HeaderFramer], as language servers do, headers with one;
-// both skip a message that is too large. A reply that is dropped so is never seen,
-// and its call ends with [ErrTimeout]: who expects replies of more than a megabyte
-// sets MaxSize. Both ends need the same framer, and a framer of your own is two
-// methods: see the example.
+// both skip a message that is too large. What is dropped so, a request, a batch or a
+// reply, is told to this end's log alone, and the call ends with [ErrTimeout]: where
+// messages of more than a megabyte are expected, who receives them sets MaxSize. Both
+// ends need the same framer, and a framer of your own is two methods: see the example.
 //
 // A transport that keeps messages apart by itself is a [MessageConn], which
 // [NewMessageSession] and [Server.ServeMessageConn] take. It is a [PartReader], too, if
@@ -328,6 +330,9 @@
 // and must not print anything else. A read of standard input cannot be ended, so
 // one goroutine can outlive such a session. [Join] makes a connection of any other
 // reader and writer of that kind.
+//
+// Programs are held to [Limits] as any peer is. Who trusts one, and cannot do without
+// any of its notifications, sets Limits.Queue and Limits.QueueBytes to -1.
 //
 // # Plain messages
 //
@@ -376,7 +381,9 @@
 // the same time, any may be first. A reply leaves when its handler has returned: what
 // the handler sent before leaves before, and replies to different requests leave
 // in the order in which the handlers return, which need not be that of the
-// requests.
+// requests. What another goroutine sends is in no order with a reply: the first news
+// for a subscriber can leave before the reply to its subscription, and be newer than
+// what that says. Number them, or let the client keep the higher one.
 //
 // Receiving. Requests and notifications are taken up in the order in which they
 // arrive, the members of a batch in their order. Then up to Limits.Concurrency of
@@ -470,7 +477,8 @@
 // 100 for an error (1,100 for a message that is no JSON, and what an [Error]'s
 // Cost adds), and what [Session.BumpCost] and Options.ExtraCost say. It decays by
 // 10,000 in an hour. Above CostSoft each request is delayed, by up to 2 seconds,
-// and fewer handlers run at once; at CostHard the session ends, after
+// and fewer handlers run at once. What is refused or times out because of that is an
+// error as well, so who sends much at once is soon there: at CostHard the session ends, after
 // Options.OnExcessiveCost was called. So a peer that errs now and then never
 // notices, and one that does nothing else is gone after some ninety errors. The
 // numbers are aiorpcX's.

@@ -19,7 +19,8 @@
 // Who may connect is up to middleware, as for any handler: it answers a request that
 // is to be refused, with a status of its choice, and passes the others on. [Request]
 // returns the request of a session later, with what the middleware has put into its
-// context, its path, its headers and its TLS client certificates:
+// context, its path, its headers and its TLS client certificates (and nil for one
+// that came by another listener of the server):
 //
 //	user := websocket.Request(s).Context().Value(userKey{})
 //
