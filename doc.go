@@ -478,10 +478,9 @@
 // Cost adds), and what [Session.BumpCost] and Options.ExtraCost say. It decays by
 // 10,000 in an hour. Above CostSoft each request is delayed, by up to 2 seconds,
 // and fewer handlers run at once. What is refused or times out because of that is an
-// error as well, so who sends much at once is soon there: at CostHard the session ends, after
-// Options.OnExcessiveCost was called. So a peer that errs now and then never
-// notices, and one that does nothing else is gone after some ninety errors. The
-// numbers are aiorpcX's.
+// error as well. At CostHard the session ends, after Options.OnExcessiveCost was
+// called. So a peer that errs now and then never notices, and one that does nothing
+// else is gone after some ninety errors. The numbers are aiorpcX's.
 //
 // Clients are not held to anything, unless their Limits set CostHard. Limits.CostOff
 // switches all of it off, and Limits.Exempt for some sessions. With Limits.Group,

@@ -95,7 +95,7 @@ type Limits struct {
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
 	CostDelay time.Duration
 	// CostData has the peer told what a CostError says, in the data of the error
-	// that it is answered.
+	// that it is answered, which decodes to one.
 	CostData bool
 
 	// Group names the group whose members share one budget and
