@@ -125,8 +125,8 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	return own.fill()
 }
 
-// GoBatch sends b and returns a future for the whole of it. ctx bounds the
-// calls, as for [Session.Go].
+// GoBatch sends b and returns a future for the whole of it. It waits, and ctx bounds
+// the calls, as for [Session.Go]; to Limits.Outgoing a batch is one call.
 func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	own, err := s.sendBatch(ctx, b)
 	if err != nil {

@@ -41,9 +41,11 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 }
 
 // Go calls method at the peer and returns a future for the result, as soon as
-// the request is queued; it waits only while the outbox is full. ctx bounds the
-// whole call, as for [Session.Call], not only Go. If Go, Notify or GoBatch has
-// returned before another of them is called, its message leaves first.
+// the request is queued. Before that it waits while the outbox is full, and, unless
+// ctx is a handler's, while as many calls as Limits.Outgoing says have no reply (50
+// in the beginning). ctx bounds the whole call, as for [Session.Call], not only Go.
+// If Go, Notify or GoBatch has returned before another of them is called, its
+// message leaves first.
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	f := newFuture(s, method)
 	if err := s.send(ctx, f, params); err != nil {

@@ -91,8 +91,9 @@
 // fails before it is sent. They have been encoded when Call, Go or Notify
 // returns, and may be changed then.
 //
-// [Session.Go] does not wait for the reply. It returns a [Future], so that any
-// number of calls can be under way:
+// [Session.Go] does not wait for the reply. It returns a [Future], so that many
+// calls can be under way. Where Limits.Outgoing of them have no reply, it waits for
+// one of theirs; a negative value lets any number be under way:
 //
 //	f := s.Go(ctx, "echo", rpcx.Args{"later"})
 //	// …

@@ -311,3 +311,31 @@ func TestNobodyOvertakesThoseWhoWaitForASlot(t *testing.T) {
 		}
 	})
 }
+
+// Go waits for a slot, as its comment says, and Limits.Outgoing can be switched off.
+func TestGoWaitsForASlot(t *testing.T) {
+	for name, c := range map[string]struct{ limit, want int }{
+		"by default": {0, 50},
+		"never":      {-1, 60},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _ := newWire(t, &rpcx.Options{Limits: rpcx.Limits{Outgoing: c.limit}})
+				ctx, cancel := context.WithCancel(t.Context())
+				returned := make(chan bool, 60)
+				go func() {
+					for range 60 {
+						s.Go(ctx, "m", nil)
+						returned <- true
+					}
+				}()
+				synctest.Wait()
+				if n := len(returned); n != c.want {
+					t.Errorf("Go has returned %d times, want %d", n, c.want)
+				}
+				cancel()
+				synctest.Wait()
+			})
+		})
+	}
+}
