@@ -81,6 +81,46 @@ func TestDisconnectFromABatchComesAfterItsReply(t *testing.T) {
 	})
 }
 
+// slowBatches takes two seconds to put a batch together.
+type slowBatches struct{ rpcx.Protocol }
+
+func (p slowBatches) AppendBatch(dst []byte, items [][]byte) ([]byte, error) {
+	time.Sleep(2 * time.Second)
+	return p.Protocol.AppendBatch(dst, items)
+}
+
+func TestDisconnectWhileTheBatchIsPutTogetherComesAfterItsReply(t *testing.T) {
+	for name, c := range map[string]struct{ request, reply string }{
+		"from another request": {
+			`[{"jsonrpc":"2.0","method":"quit","id":1},{"jsonrpc":"2.0","method":"slow","id":2}]`,
+			`[{"jsonrpc":"2.0","result":"bye","id":1}, {"jsonrpc":"2.0","result":"slow","id":2}]`,
+		},
+		"from a notification": {
+			`[{"jsonrpc":"2.0","method":"quit"},{"jsonrpc":"2.0","method":"slow","id":2}]`,
+			`[{"jsonrpc":"2.0","result":"slow","id":2}]`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := handling(methods{
+					"quit": func(context.Context, *rpcx.Request) (any, error) { return rpcx.ReplyAndDisconnect("bye"), nil },
+					"slow": func(context.Context, *rpcx.Request) (any, error) { time.Sleep(time.Second); return "slow", nil },
+				})
+				opts.Trace = &rpcx.Trace{ReplySent: func(req *rpcx.Request, _ error, _ time.Duration) {
+					if req.Method == "quit" {
+						time.Sleep(2 * time.Second) // and goes on while the batch is put together
+					}
+				}}
+				opts.Protocol = slowBatches{rpcx.JSONRPCv2}
+				s, w := newWire(t, opts)
+				w.say(c.request)
+				<-s.Done()
+				w.expect(c.reply)
+			})
+		})
+	}
+}
+
 func TestDisconnectIsPoliteForCloseTimeout(t *testing.T) {
 	quit := methods{"quit": func(context.Context, *rpcx.Request) (any, error) { return rpcx.ReplyAndDisconnect("bye"), nil }}
 	for _, c := range []struct {

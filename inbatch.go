@@ -22,7 +22,8 @@ type inBatch struct {
 	size       int    // what it counts in Limits.QueueBytes
 	arrived    time.Duration
 	deadline   deadline
-	disconnect bool // a member's handler wants it when the replies are sent
+	sending    bool // all replies are there, and not queued yet
+	disconnect bool // a member's handler wants it when the replies are queued
 }
 
 func (b *inBatch) arrive(s *Session, now time.Duration) {
@@ -104,7 +105,8 @@ func (b *inBatch) put(s *Session, i int, reply []byte) bool {
 	b.append(i, reply)
 	b.waiting--
 	b.finish(s)
-	return b.waiting == 0
+	b.sending = b.waiting == 0
+	return b.sending
 }
 
 // finish counts a member that is over.
@@ -201,7 +203,10 @@ func (b *inBatch) send(s *Session, from sender) {
 	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err == nil {
 		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
 	}
-	if b.disconnect {
+	s.mu.Lock()
+	b.sending = false
+	s.mu.Unlock()
+	if b.disconnect { // which stands now
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
 }

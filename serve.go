@@ -176,12 +176,12 @@ func (s *Session) overdue(c *call) {
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,
-// when its replies are sent, and reports whether it does.
+// when its replies are queued, and reports whether it does.
 func (c *call) deferEnd(s *Session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := c.batch()
-	if b == nil || b.waiting == 0 {
+	if b == nil || b.waiting == 0 && !b.sending {
 		return false
 	}
 	b.disconnect = true
