@@ -155,17 +155,23 @@ func TestDisconnectIsPoliteForCloseTimeout(t *testing.T) {
 			takes(t, time.Second, func() { s.Close(); <-s.Done() })
 		})
 	})
-	t.Run("as long as the peer needs", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			s, w := newDeafWire(t, handling(quit))
-			w.say(`{"jsonrpc":"2.0","method":"quit","id":1}`)
-			time.Sleep(19 * time.Second)
-			live(t, s)
-			w.listen()
-			w.expect(`{"jsonrpc":"2.0","result":"bye","id":1}`)
-			ended(t, s)
+	for name, shut := range map[string]bool{"as long as the peer needs": false, "and Shutdown leaves it that": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, w := newDeafWire(t, handling(quit))
+				w.say(`{"jsonrpc":"2.0","method":"quit","id":1}`)
+				synctest.Wait()
+				if shut {
+					go s.Shutdown(t.Context())
+				}
+				time.Sleep(19 * time.Second)
+				live(t, s)
+				w.listen()
+				w.expect(`{"jsonrpc":"2.0","result":"bye","id":1}`)
+				ended(t, s)
+			})
 		})
-	})
+	}
 }
 
 func TestDoneErrAndOnCloseComeInOrder(t *testing.T) {

@@ -303,8 +303,9 @@ func (s *Session) Close() error {
 // included, notifications are dropped, and calls fail with [ErrClosed] unless a
 // running handler makes them with its context. Shutdown waits for the handlers
 // that run, for the calls that are pending, and until all is written; then it
-// closes the session and waits for its end. If ctx ends first it calls Close,
-// and returns ctx's error. It must not be called by a handler.
+// closes the session and waits for its end. For that of a session that is ending
+// already it only waits. If ctx ends first it calls Close, and returns ctx's error.
+// It must not be called by a handler.
 func (s *Session) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	var refused []entry
@@ -325,16 +326,14 @@ func (s *Session) Shutdown(ctx context.Context) error {
 		}
 		s.refused()
 	}
-	if drained != nil { // nil if the session was closed without one
-		select {
-		case <-drained:
-		case <-s.Done():
-		case <-ctx.Done():
-			s.Close()
-			return ctx.Err()
-		}
+	select {
+	case <-drained: // nil if the session was ending already: it takes the time that it was left
+		s.Close()
+	case <-s.Done():
+	case <-ctx.Done():
+		s.Close()
+		return ctx.Err()
 	}
-	s.Close()
 	select {
 	case <-s.Done():
 		return nil
