@@ -35,6 +35,12 @@ func TestReplyAndDisconnect(t *testing.T) {
 		{"with an error that is not for the peer", func(context.Context, *rpcx.Request) (any, error) {
 			return nil, rpcx.ReplyAndDisconnect(errors.New("secret"))
 		}, `"error":{"code":-32603,"message":"internal server error"}`},
+		{"with what cannot be encoded", func(context.Context, *rpcx.Request) (any, error) {
+			return rpcx.ReplyAndDisconnect(make(chan int)), nil
+		}, `"error":{"code":-32603,"message":"internal server error"}`},
+		{"with what panics when it is encoded", func(context.Context, *rpcx.Request) (any, error) {
+			return rpcx.ReplyAndDisconnect(explosive{}), nil
+		}, `"error":{"code":-32603,"message":"internal server error"}`},
 		{"with nothing", func(context.Context, *rpcx.Request) (any, error) { return rpcx.ReplyAndDisconnect(nil), nil },
 			`"result":null`},
 	} {

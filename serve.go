@@ -12,12 +12,13 @@ import (
 // call is a request or notification that is to be handled, or is.
 type call struct {
 	Request
-	ctx      handlerContext
-	entry    entry // that it came in: a single, or the batch that it is a member of
-	index    int   // in the batch
-	arrived  time.Duration
-	begun    bool // its handler was called
-	answered bool // it was replied to, or nobody waits for its end any more
+	ctx        handlerContext
+	entry      entry // that it came in: a single, or the batch that it is a member of
+	index      int   // in the batch
+	arrived    time.Duration
+	begun      bool // its handler was called
+	answered   bool // it was replied to, or nobody waits for its end any more
+	disconnect bool // its handler wants it once it is replied to
 }
 
 // init makes c the call that item asks for.
@@ -103,6 +104,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	}
 	d := disconnection(result, err)
 	if d != nil {
+		c.disconnect = true // though the reply cannot be encoded, and so is another
 		result, err = d.reply, nil
 		if e, ok := d.reply.(error); ok {
 			result, err = nil, e
@@ -148,7 +150,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	}
 	if first {
 		s.dismiss()
-	} else if d != nil && !c.deferEnd(s) {
+	} else if c.disconnect && !c.deferEnd(s) {
 		s.end(ErrClosed, s.limits.CloseTimeout)
 	}
 }
