@@ -96,7 +96,7 @@ func (s *Session) cancelled(id ID) {
 	silent := s.cancel.Code == 0
 	var send func()
 	if !begun || silent {
-		send = c.entry.cancel(s, c)
+		send = c.entry.cancel(s, c, s.cancellationError())
 	}
 	s.mu.Unlock()
 	if send != nil {
@@ -116,20 +116,20 @@ func (s *Session) cancellationError() *Error {
 }
 
 // cancel implements [entry].
-func (c *single) cancel(s *Session, _ *call) func() {
+func (c *single) cancel(s *Session, _ *call, e *Error) func() {
 	s.incoming.remove(&c.deadline)
 	c.settle(s)
 	return s.refusal(func() {
-		if e := s.cancellationError(); e != nil {
+		if e != nil {
 			c.fail(s, e)
 		}
 	})
 }
 
 // cancel implements [entry].
-func (b *inBatch) cancel(s *Session, c *call) func() {
+func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
 	c.settle(s)
-	return s.refusal(func() { b.fail(s, []*call{c}, s.cancellationError()) })
+	return s.refusal(func() { b.fail(s, []*call{c}, e) })
 }
 
 // gaveUp reports whether what the handler of c failed with is that it was cancelled.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -251,6 +252,16 @@ func (s *Session) excessive() *Error {
 	return e
 }
 
+// delayed returns the requests whose handlers are to be called after a delay. It is
+// called under the lock.
+func (s *Session) delayed() []*call {
+	var calls []*call
+	for d := s.incoming.first; d != nil; d = d.next {
+		calls = d.owner.(entry).running(calls)
+	}
+	return slices.DeleteFunc(calls, func(c *call) bool { return !c.delayed || c.IsNotification() })
+}
+
 // dismiss ends the session because of its cost.
 func (s *Session) dismiss() {
 	s.mu.Lock()
@@ -276,9 +287,19 @@ func (s *Session) dismiss() {
 	for _, entry := range refused {
 		s.turnAway(entry, e)
 	}
+	delayed := s.delayed()
+	var refuse []func()
+	for _, c := range delayed {
+		s.fault(e)
+		refuse = append(refuse, c.entry.cancel(s, c, e))
+	}
 	s.mu.Unlock()
 	for _, entry := range refused {
 		entry.refuse(s, e)
+	}
+	for i, c := range delayed {
+		refuse[i]()
+		c.ctx.end(why)
 	}
 	s.refused()
 	s.mu.Lock()

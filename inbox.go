@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -36,9 +37,9 @@ type entry interface {
 	refuse(s *Session, e *Error)
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
-	// cancel answers the request c as cancelled. What it returns is called without
-	// the lock.
-	cancel(s *Session, c *call) func()
+	// cancel answers the request c with e, or not at all if that is nil. What it
+	// returns is called without the lock.
+	cancel(s *Session, c *call, e *Error) func()
 	// arrive says that it has been admitted.
 	arrive(s *Session, now time.Duration)
 	due() *deadline
@@ -169,17 +170,25 @@ func (s *Session) work() {
 			c.ctx.end(s.cause)
 		}
 		delay := s.delay()
+		c.delayed = delay > 0
 		wake := s.in.wants()
 		s.mu.Unlock()
 		if wake {
 			s.pool.run(s.workFn)
 		}
-		if c.wait(delay) {
+		handle := delay <= 0 || c.wait(s, delay)
+		switch {
+		case handle:
 			s.serve(c)
-		} else if c.ctx.ended() == ErrPeerCancelled {
+		case c.ctx.ended() == ErrPeerCancelled:
 			s.reply(c, nil, ErrPeerCancelled)
+		case c.ctx.end(context.Canceled):
+			s.overdue(c)
 		}
 		s.mu.Lock()
+		if !handle && c.IsNotification() {
+			s.stats.NotificationsDropped++
+		}
 		s.handled(c)
 		c = nil
 		s.checkDrained()
@@ -195,18 +204,21 @@ func (s *Session) handled(c *call) {
 
 // wait delays c because of the session's cost, and reports whether it is still
 // to be handled then.
-func (c *call) wait(delay time.Duration) bool {
-	if delay <= 0 {
-		return true
-	}
+func (c *call) wait(s *Session, delay time.Duration) bool {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-c.ctx.Done():
-		return false
+		if !c.IsNotification() || !hungUp(c.ctx.ended()) {
+			return false
+		}
+		<-timer.C
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.delayed = false
+	return !c.answered // by dismiss, or since its time is over
 }
 
 // single is a request or notification that came as a message of its own.

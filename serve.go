@@ -16,7 +16,8 @@ type call struct {
 	entry      entry // that it came in: a single, or the batch that it is a member of
 	index      int   // in the batch
 	arrived    time.Duration
-	begun      bool // its handler was called
+	begun      bool // its handler was called, or is to be after a delay
+	delayed    bool // it is
 	answered   bool // it was replied to, or nobody waits for its end any more
 	disconnect bool // its handler wants it once it is replied to
 }

@@ -407,7 +407,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	finish := s.lose(grace > 0 && !errors.Is(cause, io.EOF))
-	if !errors.Is(cause, io.EOF) && cause != io.ErrUnexpectedEOF || s.in.held {
+	if !hungUp(cause) || s.in.held {
 		s.in.clear() // otherwise the notifications in it are handled yet
 	}
 	var running []*call
@@ -429,6 +429,9 @@ func (s *Session) end(cause error, grace time.Duration) {
 		s.closeConn() // last, for it may take its time
 	}
 }
+
+// hungUp reports whether a session ends since its peer has closed the connection.
+func hungUp(cause error) bool { return errors.Is(cause, io.EOF) || cause == io.ErrUnexpectedEOF }
 
 // lose settles the calls that are pending as lost, and returns what is to be
 // finished. Those that are not written only if unwritten is set.
