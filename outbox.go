@@ -364,7 +364,7 @@ func (s *Session) writeLoop() {
 		s.weigh()
 		s.checkDrained()
 	}
-	s.out.frames = nil
+	s.out.frames, s.out.inFlight = nil, 0
 	finish := s.lose(true)
 	s.mu.Unlock()
 	for _, f := range finish {

@@ -125,6 +125,9 @@ func TestCloseWaitsASecondForAPeerThatDoesNotRead(t *testing.T) {
 		if s.Err() != rpcx.ErrClosed {
 			t.Errorf("it ended with %v", s.Err())
 		}
+		if n := s.Stats().OutboxBytes; n != 0 {
+			t.Errorf("%d bytes wait to be written", n)
+		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newDeafWire(t, nil)
