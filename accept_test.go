@@ -304,6 +304,28 @@ func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
 	}
 }
 
+// Requests whose time is over are taken off the queue when a worker comes.
+func TestQueuedBytesOfRequestsWhoseTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{Options: rpcx.Options{Handler: open}}
+		srv.Options.Limits.Concurrency = 1
+		m, _ := newServer(t, srv)
+		w := m.connect(t)
+		for i := range 10 {
+			w.say(`{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":` + string(rune('0'+i)) + `}`)
+		}
+		time.Sleep(time.Minute)
+		close(open)
+		if n := len(w.heard()); n != 10 {
+			t.Errorf("%d were answered", n)
+		}
+		if n := srv.Stats().QueuedBytes; n >= 4096 {
+			t.Errorf("%d bytes wait", n)
+		}
+	})
+}
+
 // slowErrors waits before it encodes an error.
 type slowErrors struct {
 	rpcx.Protocol

@@ -68,6 +68,9 @@ func (in *inbox) take(s *Session) *call {
 			}
 			in.count--
 			in.bytes -= e.bytes()
+			if c == nil {
+				s.weigh() // otherwise handled does
+			}
 		}
 		if c != nil {
 			in.running++

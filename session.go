@@ -315,6 +315,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 		s.drained = make(chan struct{})
 		s.refusing++
 		refused = s.in.clear()
+		s.weigh()
 		s.out.line.release()
 		s.slots.line.release()
 	}
@@ -409,6 +410,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	finish := s.lose(grace > 0 && !errors.Is(cause, io.EOF))
 	if !hungUp(cause) || s.in.held {
 		s.in.clear() // otherwise the notifications in it are handled yet
+		s.weigh()
 	}
 	var running []*call
 	for d := s.incoming.first; d != nil; d = d.next {
