@@ -21,7 +21,7 @@
 // The first cause of the end is the one that Err reports. When no handler runs any
 // more, and reader and writer have returned, the callbacks given to OnClose are
 // called, and Done is closed. Not before: a handler that does not heed its context
-// holds this up, and so does a callback.
+// holds this up, and so does a callback or a logger.
 //
 // [Server.Shutdown] stops listening and shuts all sessions down;
 // [Server.Close] closes them; [Server.StopListening] leaves them to themselves,

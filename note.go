@@ -18,9 +18,10 @@ type note struct {
 // maxNotes is how many notes may wait; more are only counted.
 const maxNotes = 64
 
-// note has something logged, on another goroutine. It is called under the lock.
+// note has something logged, on another goroutine, and before the session is over.
+// It is called under the lock.
 func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
-	if s.log.Handler() == slog.DiscardHandler {
+	if s.log.Handler() == slog.DiscardHandler || s.state == stateDone {
 		return
 	}
 	if len(s.notes) >= maxNotes {
@@ -42,6 +43,7 @@ func (s *Session) logNotes() {
 		}
 		if i == len(s.notes) {
 			s.notes = nil
+			s.leave()
 			s.mu.Unlock()
 			return
 		}

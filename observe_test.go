@@ -414,3 +414,16 @@ func TestLoggerIsNotFlooded(t *testing.T) {
 		live(t, s)
 	})
 }
+
+func TestAllIsLoggedBeforeASessionIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{then: func() { time.Sleep(time.Second) }}
+		s, w := newWire(t, &rpcx.Options{Logger: slog.New(log)})
+		w.say("rubbish", "rubbish")
+		w.Close()
+		takes(t, 2*time.Second, func() { <-s.Done() })
+		if got := log.take(); !slices.Equal(got, []string{"WARN bad message", "WARN bad message"}) {
+			t.Errorf("logged was %q", got)
+		}
+	})
+}

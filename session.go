@@ -457,10 +457,10 @@ func (s *Session) lose(unwritten bool) (finish []*Future) {
 // closeConn closes the connection, which ends the reader and a blocked writer.
 func (s *Session) closeConn() { _ = s.conn.close() }
 
-// leave is called, under the lock, when the reader or the writer returns and
-// when a worker does. The last of them ends the session.
+// leave is called, under the lock, when the reader or the writer returns, when a
+// worker does, and when all is logged. The last of them ends the session.
 func (s *Session) leave() {
-	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 || s.in.count > 0 {
+	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 || s.in.count > 0 || len(s.notes) > 0 {
 		return
 	}
 	s.state = stateDone
