@@ -115,23 +115,6 @@ func (s *Session) cancellationError() *Error {
 	return &Error{Code: s.cancel.Code, Message: "request cancelled"}
 }
 
-// cancel implements [entry].
-func (c *single) cancel(s *Session, _ *call, e *Error) func() {
-	s.incoming.remove(&c.deadline)
-	c.settle(s)
-	return s.refusal(func() {
-		if e != nil {
-			c.fail(s, e)
-		}
-	})
-}
-
-// cancel implements [entry].
-func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
-	c.settle(s)
-	return s.refusal(func() { b.fail(s, []*call{c}, e) })
-}
-
 // gaveUp reports whether what the handler of c failed with is that it was cancelled.
 func (c *call) gaveUp(err error) bool {
 	return c.ctx.ended() == ErrPeerCancelled && errors.Is(err, context.Canceled)

@@ -112,7 +112,5 @@ func (s *Session) tick() {
 		}
 	}
 	s.mu.Unlock()
-	for _, f := range due {
-		f()
-	}
+	runAll(due)
 }

@@ -281,27 +281,19 @@ func (s *Session) dismiss() {
 	}
 	s.mu.Lock()
 	s.cost.why = why
-	s.refusing++
-	refused := s.in.clear()
 	e := s.excessive()
-	for _, entry := range refused {
+	var refusals []func()
+	for _, entry := range s.in.clear() {
 		s.turnAway(entry, e)
+		refusals = append(refusals, entry.refuse(s, e))
 	}
-	delayed := s.delayed()
-	var refuse []func()
-	for _, c := range delayed {
-		s.fault(e)
-		refuse = append(refuse, c.entry.cancel(s, c, e))
+	for _, c := range s.delayed() {
+		s.turnAway(c, e)
+		refusals = append(refusals, c.entry.cancel(s, c, e), func() { c.ctx.end(why) })
 	}
+	refuse := s.refusal(func() { runAll(refusals) }) // and ends the session
 	s.mu.Unlock()
-	for _, entry := range refused {
-		entry.refuse(s, e)
-	}
-	for i, c := range delayed {
-		refuse[i]()
-		c.ctx.end(why)
-	}
-	s.refused()
+	refuse()
 	s.mu.Lock()
 	s.leave() // if it was ending already, and waited for what was refused
 	s.mu.Unlock()

@@ -53,16 +53,17 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 	}
 }
 
-// Shutdown refuses what waits without the lock, and the timer may be faster.
-func TestRequestThatExpiresWhileItIsRefusedIsAnsweredOnce(t *testing.T) {
+// A request whose time is over stays in the queue until it is its turn.
+func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
 	o.receive([]byte(`{"jsonrpc":"2.0","method":"m","id":1}`))
 	o.mu.Lock()
 	waiting := o.in.clear()
 	o.incoming.remove(waiting[0].due())
 	expired := waiting[0].expire(o.Session)
+	refused := waiting[0].refuse(o.Session, ServerBusy("shutting down"))
 	o.mu.Unlock()
-	waiting[0].refuse(o.Session, ServerBusy("shutting down"))
+	refused()
 	expired()
 	if sent := o.sent(); len(sent) != 1 {
 		t.Errorf("it is answered with %s", sent)

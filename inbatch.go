@@ -116,11 +116,14 @@ func (b *inBatch) finish(s *Session) {
 	}
 }
 
-func (b *inBatch) refuse(s *Session, e *Error) {
-	s.mu.Lock()
+func (b *inBatch) refuse(s *Session, e *Error) func() {
 	rest := b.remaining(s)
-	s.mu.Unlock()
-	b.fail(s, rest, e)
+	return s.refusal(func() { b.fail(s, rest, e) })
+}
+
+func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
+	c.settle(s)
+	return s.refusal(func() { b.fail(s, []*call{c}, e) })
 }
 
 // remaining takes what was not begun: it drops the notifications and returns

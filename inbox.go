@@ -25,7 +25,7 @@ type inbox struct {
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.
-// All but refuse is called under the lock.
+// All is called under the lock.
 type entry interface {
 	expirer
 	// next returns the next call to be run, nil if none is left; last means
@@ -33,12 +33,13 @@ type entry interface {
 	next(s *Session) (c *call, last bool)
 	// about says in the log what it is that is not handled.
 	about() (msg string, what slog.Attr)
-	// refuse answers what was not begun with e.
-	refuse(s *Session, e *Error)
+	// refuse answers what was not begun with e. What it returns does that, and is
+	// called without the lock.
+	refuse(s *Session, e *Error) func()
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
-	// cancel answers the request c with e, or not at all if that is nil. What it
-	// returns is called without the lock.
+	// cancel answers the request c with e, or not at all if that is nil, in the
+	// same way.
 	cancel(s *Session, c *call, e *Error) func()
 	// arrive says that it has been admitted.
 	arrive(s *Session, now time.Duration)
@@ -107,27 +108,27 @@ func (in *inbox) wants() bool {
 	return true
 }
 
-// admit queues what has arrived now, or returns why it is refused. It is called
-// under the lock.
-func (s *Session) admit(e entry, now time.Duration) *Error {
-	var refusal *Error
+// admit queues what has arrived now. If it is refused, that is for what it returns to
+// do, without the lock. It is called under the lock.
+func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
+	var why *Error
 	switch size := e.bytes(); {
 	case s.state >= stateClosing:
 		return nil // nobody waits for an answer any more
 	case s.state == stateDraining:
-		return ServerBusy("shutting down")
+		return e.refuse(s, ServerBusy("shutting down"))
 	case s.cost.over:
-		refusal = s.excessive()
+		why = s.excessive()
 	case s.in.count-max(0, s.in.limit-s.in.running) >= s.limits.Queue: // those whose turn it is do not wait
-		refusal = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
+		why = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
-		refusal = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
+		why = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
 	case s.load.full(s.weight):
-		refusal = ServerBusy(fmt.Sprintf("over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit))
+		why = ServerBusy(fmt.Sprintf("over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit))
 	}
-	if refusal != nil {
-		s.turnAway(e, refusal)
-		return refusal
+	if why != nil {
+		s.turnAway(e, why)
+		return e.refuse(s, why)
 	}
 	e.arrive(s, now)
 	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
@@ -255,42 +256,31 @@ func (c *single) running(calls []*call) []*call {
 	return calls
 }
 
-func (c *single) refuse(s *Session, e *Error) {
-	s.mu.Lock()
-	claimed := !c.answered // it may have expired meanwhile
-	if claimed {
-		s.incoming.remove(&c.deadline)
-		c.drop(s)
+func (c *single) refuse(s *Session, e *Error) func() {
+	if c.answered { // it was cancelled, or its time was over
+		return func() {}
 	}
-	s.mu.Unlock()
-	if claimed {
-		c.fail(s, e)
-	}
-}
-
-// drop gives up the answering of c, or of c's handler to it. Who calls it has to
-// call fail, without the lock.
-func (c *single) drop(s *Session) {
+	s.incoming.remove(&c.deadline)
 	c.settle(s)
 	if c.IsNotification() && !c.begun {
 		s.stats.NotificationsDropped++
 	}
+	return s.refusal(func() {
+		if e != nil && !c.IsNotification() {
+			s.postError(c.ID, e)
+		}
+	})
 }
 
-// fail answers c with e.
-func (c *single) fail(s *Session, e *Error) {
-	if !c.IsNotification() {
-		s.postError(c.ID, e)
-	}
-}
+func (c *single) cancel(s *Session, _ *call, e *Error) func() { return c.refuse(s, e) }
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
 func (c *single) expire(s *Session) func() {
-	c.drop(s)
 	e := ServerBusy("request timed out")
 	s.turnAway(c, e)
-	return s.refusal(func() {
-		c.fail(s, e)
+	refuse := c.refuse(s, e)
+	return func() {
+		refuse()
 		c.ctx.end(errProcessing)
-	})
+	}
 }

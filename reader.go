@@ -148,11 +148,7 @@ func (s *Session) deliver(in *intake) {
 	if in.messages == 0 && len(in.entries) == 0 {
 		return
 	}
-	type refusal struct {
-		entry
-		err *Error
-	}
-	var refused []refusal
+	var refusals []func()
 	finish := in.finish[:0]
 	s.mu.Lock()
 	s.stats.MessagesReceived += in.messages
@@ -170,15 +166,12 @@ func (s *Session) deliver(in *intake) {
 	}
 	over := s.overdrawn()
 	for _, e := range in.entries {
-		if err := s.admit(e, now); err != nil {
-			refused = append(refused, refusal{e, err})
+		if refuse := s.admit(e, now); refuse != nil {
+			refusals = append(refusals, refuse)
 		}
 	}
 	s.unblock() // what was refused may have cost what those before it need
 	wake := s.in.wants()
-	if len(refused) > 0 {
-		s.refusing++
-	}
 	s.ignoring = s.state >= stateClosing
 	s.checkDrained()
 	s.mu.Unlock()
@@ -186,12 +179,7 @@ func (s *Session) deliver(in *intake) {
 	for _, f := range finish {
 		f.finish()
 	}
-	if len(refused) > 0 {
-		for _, r := range refused {
-			r.refuse(s, r.err)
-		}
-		s.refused()
-	}
+	runAll(refusals)
 	if wake {
 		s.pool.run(s.workFn)
 	}

@@ -308,25 +308,21 @@ func (s *Session) Close() error {
 // It must not be called by a handler.
 func (s *Session) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
-	var refused []entry
-	began := s.state == stateOpen
-	if began {
+	var refusals []func()
+	if s.state == stateOpen {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
-		s.refusing++
-		refused = s.in.clear()
+		for _, e := range s.in.clear() {
+			refusals = append(refusals, e.refuse(s, ServerBusy("shutting down")))
+		}
 		s.weigh()
 		s.out.line.release()
 		s.slots.line.release()
+		s.checkDrained()
 	}
 	drained := s.drained
 	s.mu.Unlock()
-	if began {
-		for _, e := range refused {
-			e.refuse(s, ServerBusy("shutting down"))
-		}
-		s.refused()
-	}
+	runAll(refusals)
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
 		s.Close()
@@ -372,8 +368,14 @@ func (s *Session) refusal(f func()) func() {
 	}
 }
 
-// refused is called by those that refusing counts when they have queued their
-// refusals. The last of them ends a session that is being dismissed.
+func runAll(fs []func()) {
+	for _, f := range fs {
+		f()
+	}
+}
+
+// refused is called when refusals that refusing counts are queued. The last of them
+// ends a session that is being dismissed.
 func (s *Session) refused() {
 	s.mu.Lock()
 	s.refusing--
