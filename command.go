@@ -12,8 +12,13 @@ import (
 	"time"
 )
 
-// exitTimeout is how long a program may take to end once its input is closed.
-const exitTimeout = 5 * time.Second
+const (
+	// exitTimeout is how long a program may take to end once its input is closed.
+	exitTimeout = 5 * time.Second
+	// exitNotice is how long the end of a program's input or output waits for the
+	// program's own, to say why.
+	exitNotice = 200 * time.Millisecond
+)
 
 // Command starts a program and a session over its standard input and output.
 // Its standard error goes to Options.Logger, line by line, unless cmd.Stderr is
@@ -24,7 +29,9 @@ const exitTimeout = 5 * time.Second
 // and kills it if it has not ended after 5 s, or cmd.WaitDelay if that is set.
 // Programs that it has started and that have its output hold the session up no
 // longer than that, either. [Session.Done] says that it has ended; how it ended is
-// in cmd.ProcessState then, and is logged if it was not well. The end of ctx is a
+// in cmd.ProcessState then, and is logged if it was not well. If it was the program
+// that ended first, and not well, then [Session.Err], and the error of calls that were
+// pending, wraps an [*exec.ExitError] beside io.EOF. The end of ctx is a
 // [Session.Close].
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
 	o := options(opts)
@@ -69,7 +76,7 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 		output.Close()
 		return nil, err
 	}
-	p := &program{stdin, output, cmd, make(chan error, 1), stderr, o.Logger}
+	p := &program{WriteCloser: stdin, output: output, cmd: cmd, ended: make(chan struct{}), stderr: stderr, log: o.Logger}
 	// Owner: the session. End: the program has ended.
 	go p.wait()
 	return startAlone(newStream(p, o.Framer), o), nil
@@ -80,7 +87,8 @@ type program struct {
 	io.WriteCloser // its input
 	output         *os.File
 	cmd            *exec.Cmd
-	ended          chan error // has one slot
+	ended          chan struct{} // closed when it has
+	err            error         // how, then; nil if well
 	stderr         *lineLogger
 	log            *slog.Logger
 }
@@ -88,9 +96,9 @@ type program struct {
 // wait waits for the program. Others that it has started may have its output open
 // still, and keep the session no longer than it may take to end itself.
 func (p *program) wait() {
-	err := p.cmd.Wait()
+	p.err = p.cmd.Wait()
 	_ = p.output.SetReadDeadline(time.Now().Add(p.cmd.WaitDelay))
-	p.ended <- err
+	close(p.ended)
 }
 
 func (p *program) Read(b []byte) (int, error) {
@@ -98,8 +106,36 @@ func (p *program) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = io.EOF
 	}
-	return n, err
+	return n, p.because(err)
 }
+
+func (p *program) Write(b []byte) (int, error) {
+	n, err := p.WriteCloser.Write(b)
+	return n, p.because(err)
+}
+
+// because returns err, or that the program has failed if that is why there is one.
+func (p *program) because(err error) error {
+	if err == nil {
+		return nil
+	}
+	patience := time.NewTimer(exitNotice)
+	defer patience.Stop()
+	select {
+	case <-p.ended:
+		if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
+			return &exitError{exit}
+		}
+	case <-patience.C: // it has closed its end only
+	}
+	return err
+}
+
+// exitError is the end of the input and output of a program that has failed.
+type exitError struct{ exit *exec.ExitError }
+
+func (e *exitError) Error() string   { return "program ended: " + e.exit.Error() }
+func (e *exitError) Unwrap() []error { return []error{io.EOF, e.exit} }
 
 // Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
@@ -112,16 +148,16 @@ func (p *program) Close() error {
 				slog.Duration("waited", p.cmd.WaitDelay))
 		}
 	})
-	err := <-p.ended
+	<-p.ended
 	if !kill.Stop() {
 		<-killed // so that nothing is logged once the session is done
 	}
 	_ = p.output.Close()
 	p.stderr.flush() // nobody writes to it any more
-	if err != nil {
-		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", err))
+	if p.err != nil {
+		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", p.err))
 	}
-	return err
+	return p.err
 }
 
 // maxLogLine is where a line is cut that a program writes to its standard error.

@@ -181,16 +181,24 @@ func (r reluctant) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return reluctant{r.Handler.WithAttrs(attrs)}
 }
 
-func TestCommandThatEndsByItself(t *testing.T) {
+func TestCommandThatFails(t *testing.T) {
 	noLeak(t)
 	var log journal
 	s, err := rpcx.Command(t.Context(), program(t, "broken"), log.options())
 	if err != nil {
 		t.Fatal(err)
 	}
+	lost := s.Call(t.Context(), "m", nil, nil)
+	matches(t, lost, rpcx.ErrConnectionLost)
 	<-s.Done()
-	if s.Err() != io.EOF || !strings.Contains(log.String(), "exit status 3") {
-		t.Errorf("the session ended with %v, and the log says\n%s", s.Err(), log.String())
+	for _, err := range []error{s.Err(), lost} {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || exit.ExitCode() != 3 || !errors.Is(err, io.EOF) || !strings.HasSuffix(err.Error(), "program ended: exit status 3") {
+			t.Errorf("there is the error %v", err)
+		}
+	}
+	if !strings.Contains(log.String(), "exit status 3") {
+		t.Errorf("the log says\n%s", log.String())
 	}
 }
 
@@ -275,5 +283,22 @@ func TestLogNamesTheProgramThatSentABadMessage(t *testing.T) {
 	<-s.Done()
 	if want := `msg="bad message" program=` + cmd.Path; !strings.Contains(log.String(), want) {
 		t.Errorf("the log has no %s:\n%s", want, log.String())
+	}
+}
+
+// Whoever notices first that a program is gone says why it went.
+func TestCommandThatFailsWhileItIsWrittenTo(t *testing.T) {
+	noLeak(t)
+	var log journal
+	s, err := rpcx.Command(t.Context(), program(t, "broken"), log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		err = s.Notify(t.Context(), "m", nil)
+	}
+	<-s.Done()
+	if exit, ok := errors.AsType[*exec.ExitError](s.Err()); !ok || exit.ExitCode() != 3 {
+		t.Errorf("the session ended with %v", s.Err())
 	}
 }

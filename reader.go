@@ -80,7 +80,7 @@ func (s *Session) readLoop() {
 		s.mu.Unlock()
 		if !bad || !frame.Recoverable {
 			grace := time.Duration(0)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				grace = closeGrace // the peer may read on: it gets what is queued
 			}
 			s.end(err, grace) // does nothing if the session was ending already (I6)
