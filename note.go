@@ -15,7 +15,8 @@ type note struct {
 	attrs []slog.Attr
 }
 
-// maxNotes is how many notes may wait; more are only counted.
+// maxNotes is how many notes may wait, behind as many at most that are being logged;
+// more are only counted.
 const maxNotes = 64
 
 // note has something logged, on another goroutine, and before the session is over.
@@ -28,28 +29,33 @@ func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 		s.unlogged++
 		return
 	}
-	if s.notes = append(s.notes, note{level, msg, attrs}); len(s.notes) == 1 {
+	s.notes = append(s.notes, note{level, msg, attrs})
+	if !s.logging {
+		s.logging = true
 		s.pool.run(s.logNotes)
 	}
 }
 
-// logNotes logs until there is nothing left.
+// logNotes logs until there is nothing left. It makes room for as much as it takes, so
+// that a log which is always too slow still shows some of all that happens.
 func (s *Session) logNotes() {
-	for i := 0; ; i++ {
+	for {
 		s.mu.Lock()
-		if i == len(s.notes) && s.unlogged > 0 {
-			s.notes = append(s.notes, note{slog.LevelWarn, "too much to log", []slog.Attr{slog.Int("left out", s.unlogged)}})
-			s.unlogged = 0
-		}
-		if i == len(s.notes) {
-			s.notes = nil
+		notes, unlogged := s.notes, s.unlogged
+		s.notes, s.unlogged = nil, 0
+		if len(notes) == 0 {
+			s.logging = false
 			s.leave()
 			s.mu.Unlock()
 			return
 		}
-		n := s.notes[i]
 		s.mu.Unlock()
-		s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
+		for _, n := range notes {
+			s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
+		}
+		if unlogged > 0 {
+			s.log.LogAttrs(context.Background(), slog.LevelWarn, "too much to log", slog.Int("left out", unlogged))
+		}
 	}
 }
 

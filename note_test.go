@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -81,6 +82,37 @@ func TestLoggerTellsHowMuchItLeftOut(t *testing.T) {
 		logged := len(log.take()) - 1
 		if got := log.attr("left out"); !slices.Equal(got, []string{fmt.Sprint(100 - logged)}) {
 			t.Errorf("%d of 100 were logged, and %q left out", logged, got)
+		}
+	})
+}
+
+// What has been logged takes up no room for what comes.
+func TestLoggerThatIsAlwaysTooSlowShowsSomeOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		log.then = func() { time.Sleep(time.Second) }
+		s, w := newWire(t, &rpcx.Options{Logger: slog.New(log), Limits: rpcx.Limits{CostOff: true}})
+		for range 5000 {
+			w.say("rubbish")
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.Close()
+		<-s.Done()
+		bad, left := 0, 0
+		for _, got := range log.take() {
+			if got == "WARN bad message" {
+				bad++
+			}
+		}
+		for _, got := range log.attr("left out") {
+			n, err := strconv.Atoi(got)
+			if err != nil {
+				t.Error(err)
+			}
+			left += n
+		}
+		if bad < 400 || bad+left != 5000 {
+			t.Errorf("%d of 5000 were shown, and %d left out", bad, left)
 		}
 	})
 }

@@ -24,8 +24,8 @@ func newOffline(p Protocol) *offline {
 		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &lone)
-	s.in.held = true          // nobody is called to handle requests
-	s.notes = make([]note, 1) // nor to log: one who does seems to be there
+	s.in.held = true // nobody is called to handle requests
+	s.logging = true // nor to log
 	return &offline{Session: s}
 }
 
@@ -70,14 +70,14 @@ func (o *offline) sent() (msgs [][]byte) {
 
 // faults returns the violations of the protocol that were noted.
 func (o *offline) faults() (faults []error) {
-	for _, n := range o.notes[1:] {
+	for _, n := range o.notes {
 		for _, attr := range n.attrs {
 			if attr.Key == "error" {
 				faults = append(faults, attr.Value.Any().(error))
 			}
 		}
 	}
-	o.notes = o.notes[:1]
+	o.notes = nil
 	return faults
 }
 

@@ -100,6 +100,7 @@ type Session struct {
 	vigil     vigil
 	notes     []note      // to be logged
 	unlogged  int         // notes for which there was no room
+	logging   bool        // somebody logs notes, or is about to
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	over      bool          // it is done and the callbacks have returned
@@ -462,7 +463,7 @@ func (s *Session) closeConn() { _ = s.conn.close() }
 // leave is called, under the lock, when the reader or the writer returns, when a
 // worker does, and when all is logged. The last of them ends the session.
 func (s *Session) leave() {
-	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 || s.in.count > 0 || len(s.notes) > 0 {
+	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 || s.in.count > 0 || s.logging {
 		return
 	}
 	s.state = stateDone
