@@ -19,7 +19,10 @@ type table struct {
 }
 
 // idRange are ids that follow one another; none if last is before first.
-type idRange struct{ first, last uint64 }
+type idRange struct {
+	first, last uint64
+	answered    []bool // those from first on, if they are not answered in order
+}
 
 // pendingCall is a call under its id, which is searched for. Without a call it is
 // a gap.
@@ -105,7 +108,7 @@ func (t *table) remember(f *Future) {
 			return
 		}
 	}
-	t.keep(idRange{f.id, f.id})
+	t.keep(idRange{first: f.id, last: f.id})
 }
 
 // keep adds to what is late, in place of the oldest if there is no room.
@@ -125,16 +128,26 @@ func (t *table) isLate(id uint64) bool {
 	if i < 0 {
 		return false
 	}
-	switch r := &t.late[i]; {
-	case id == r.first: // as it is if they are answered in order
-		r.first++
-	case id == r.last:
-		r.last--
-	default:
-		rest := idRange{id + 1, r.last}
-		r.last = id - 1
-		t.keep(rest)
+	r := &t.late[i]
+	if r.answered == nil {
+		switch id {
+		case r.first: // as it is if they are answered in order
+			r.first++
+			return true
+		case r.last:
+			r.last--
+			return true
+		}
 	}
+	at := int(id - r.first)
+	if at >= len(r.answered) {
+		// All of it at once: the peer may go on as it likes.
+		r.answered = append(r.answered, make([]bool, int(r.last-r.first)+1-len(r.answered))...)
+	}
+	if r.answered[at] {
+		return false
+	}
+	r.answered[at] = true
 	return true
 }
 

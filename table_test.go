@@ -78,6 +78,7 @@ func TestTableRemembersALongBatch(t *testing.T) {
 		"the last first":   func(i int) int { return long - 1 - i },
 		"from both ends":   func(i int) int { return []int{i / 2, long - 1 - i/2}[i%2] },
 		"out of the midst": func(i int) int { return (i + long/2) % long },
+		"every other":      func(i int) int { return (2*i + i/(long/2)) % long },
 	} {
 		var table table
 		before := &Future{id: table.newID()}
