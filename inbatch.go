@@ -133,6 +133,7 @@ func (b *inBatch) remaining(s *Session) (rest []*call) {
 		switch c := &b.members[b.taken]; {
 		case c.answered:
 		case c.IsNotification():
+			c.settle(s)
 			s.stats.NotificationsDropped++
 			b.finish(s)
 		default:

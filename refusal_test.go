@@ -68,3 +68,23 @@ func TestRefusalsThatAreUnderWayWhenTheEndBeginsAreSent(t *testing.T) {
 		}
 	}
 }
+
+// What a shutdown has dropped of a batch is not over once more when the time is.
+func TestDroppedMembersOfABatchAreNoErrorsWhenItsTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		opts := handling(open)
+		opts.Limits = rpcx.Limits{Concurrency: 1, ProcessingTimeout: time.Second}
+		s, w := newWire(t, opts)
+		w.say("[" + ask("m", 1) + `,{"jsonrpc":"2.0","method":"m"}]`)
+		synctest.Wait()
+		go s.Shutdown(t.Context())
+		time.Sleep(2 * time.Second)
+		w.expect(`[{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - request timed out"},"id":1}]`)
+		if stats := s.Stats(); stats.NotificationsDropped != 1 || stats.Errors != 1 {
+			t.Errorf("stats are %+v", stats)
+		}
+		close(open)
+		ended(t, s)
+	})
+}
