@@ -252,14 +252,16 @@ func (s *Session) excessive() *Error {
 	return e
 }
 
-// delayed returns the requests whose handlers are to be called after a delay. It is
-// called under the lock.
-func (s *Session) delayed() []*call {
+// unanswered returns the requests that dismiss has to answer beside those that wait:
+// those whose handlers are to be called after a delay, and those that run in batches,
+// or else what is answered of these would wait for them and never leave. It is called
+// under the lock.
+func (s *Session) unanswered() []*call {
 	var calls []*call
 	for d := s.incoming.first; d != nil; d = d.next {
 		calls = d.owner.(entry).running(calls)
 	}
-	return slices.DeleteFunc(calls, func(c *call) bool { return !c.delayed || c.IsNotification() })
+	return slices.DeleteFunc(calls, func(c *call) bool { return !c.delayed && c.batch() == nil || c.IsNotification() })
 }
 
 // dismiss ends the session because of its cost.
@@ -287,7 +289,7 @@ func (s *Session) dismiss() {
 		s.turnAway(entry, e)
 		refusals = append(refusals, entry.refuse(s, e))
 	}
-	for _, c := range s.delayed() {
+	for _, c := range s.unanswered() {
 		s.turnAway(c, e)
 		refusals = append(refusals, c.entry.cancel(s, c, e), func() { c.ctx.end(why) })
 	}

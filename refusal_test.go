@@ -69,6 +69,54 @@ func TestRefusalsThatAreUnderWayWhenTheEndBeginsAreSent(t *testing.T) {
 	}
 }
 
+// A batch leaves as a whole: what runs of it is answered with what is refused.
+func TestBatchesAreAnsweredWhenASessionIsEndedForItsCost(t *testing.T) {
+	for name, c := range map[string]struct {
+		limits rpcx.Limits
+		say    []string
+		want   []string
+	}{
+		"by one of their members": {
+			say:  []string{"[" + ask("hang", 1) + "," + ask("end", 2) + `,{"jsonrpc":"2.0","method":"hang"}]`},
+			want: []string{"[" + excessive + "1}, " + excessive + "2}]"},
+		},
+		"by another request, while some wait": {
+			limits: rpcx.Limits{Concurrency: 2},
+			say:    []string{"[" + ask("hang", 1) + "," + ask("hang", 2) + "," + ask("hang", 3) + "]", ask("hang", 4)},
+			want:   []string{"[" + excessive + "1}, " + excessive + "2}, " + excessive + "3}]", excessive + "4}"},
+		},
+		"by another request, when some are answered": {
+			say:  []string{"[" + ask("hang", 1) + "," + ask("reply", 2) + "]", ask("end", 3)},
+			want: []string{excessive + "3}", "[" + excessive + `1}, {"jsonrpc":"2.0","result":null,"id":2}]`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := handling(methods{"reply": reply, "hang": hang, "end": func(context.Context, *rpcx.Request) (any, error) {
+					time.Sleep(time.Second)
+					return nil, rpcx.ErrExcessiveCost
+				}})
+				opts.Limits = c.limits
+				s, w := newServed(t, opts)
+				w.say(c.say...)
+				time.Sleep(2 * time.Second)
+				if c.limits.Concurrency > 0 {
+					s.BumpCost(20000)
+					w.say(ask("hang", 5))
+					c.want = append([]string{excessive + "5}"}, c.want...)
+				}
+				lines := w.heard()
+				slices.Sort(lines)
+				slices.Sort(c.want)
+				if !slices.Equal(lines, c.want) {
+					t.Errorf("heard %q, want %q", lines, c.want)
+				}
+				matches(t, ended(t, s), rpcx.ErrExcessiveResourceUsage)
+			})
+		})
+	}
+}
+
 // What a shutdown has dropped of a batch is not over once more when the time is.
 func TestDroppedMembersOfABatchAreNoErrorsWhenItsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
