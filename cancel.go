@@ -92,19 +92,17 @@ func (s *Session) cancelled(id ID) {
 		s.mu.Unlock() // it has been answered meanwhile
 		return
 	}
-	begun := c.begun
+	runs := c.begun && !c.delayed
 	silent := s.cancel.Code == 0
 	var send func()
-	if !begun || silent {
+	if !runs || silent {
 		send = c.entry.cancel(s, c, s.cancellationError())
 	}
 	s.mu.Unlock()
 	if send != nil {
 		send()
 	}
-	if begun {
-		c.ctx.end(ErrPeerCancelled)
-	}
+	c.ctx.end(ErrPeerCancelled) // of a handler that runs, or of the wait for one
 }
 
 // cancellationError is what a cancelled request is answered, nil if it is not.

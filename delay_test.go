@@ -2,6 +2,7 @@ package rpcx_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -94,6 +95,56 @@ func TestShutdownWaitsForDelayedRequestsWhoseTimeIsOver(t *testing.T) {
 				}
 			})
 			w.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - request timed out"},"id":1}`)
+		})
+	}
+}
+
+// A long delay must not keep a session whose peer has gone.
+func TestDelayedNotificationsSentBeforeAnEOFAreDroppedWhenTheirTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := handling(methods{"note": func(context.Context, *rpcx.Request) (any, error) {
+			t.Error("a handler was called")
+			return nil, nil
+		}})
+		opts.Limits.ProcessingTimeout = 1500 * time.Millisecond
+		s, w := newDelayed(t, opts)
+		w.say(`{"jsonrpc":"2.0","method":"note"}`)
+		time.Sleep(time.Second)
+		takes(t, time.Second/2, func() { w.Close(); <-s.Done() })
+		if stats := s.Stats(); stats.NotificationsDropped != 1 || stats.Errors != 1 {
+			t.Errorf("stats are %+v", stats)
+		}
+	})
+}
+
+func TestDelayedRequestsThatAreCancelledHaveNoHandlerAndNoResult(t *testing.T) {
+	for name, c := range map[string]struct {
+		how  *rpcx.Cancellation
+		want []string
+	}{
+		"and are answered": {rpcx.LSPCancellation, []string{
+			`{"jsonrpc":"2.0","error":{"code":-32800,"message":"request cancelled"},"id":1}`,
+			`[{"jsonrpc":"2.0","error":{"code":-32800,"message":"request cancelled"},"id":2}]`,
+		}},
+		"and are not answered": {rpcx.MCPCancellation, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := handling(methods{})
+				opts.Cancellation = c.how
+				opts.Trace = &rpcx.Trace{
+					RequestReceived: func(*rpcx.Request) { t.Error("a handler was called") },
+					ReplySent:       func(*rpcx.Request, error, time.Duration) { t.Error("a handler returned") },
+				}
+				s, w := newDelayed(t, opts)
+				for i, request := range []string{ask("reply", 1), "[" + ask("reply", 2) + "]"} {
+					w.say(request, fmt.Sprintf(`{"jsonrpc":"2.0","method":%q,"params":{%q:%d}}`, c.how.Method, c.how.Param, i+1))
+				}
+				w.expect(c.want...)
+				if stats := s.Stats(); stats.Running != 0 || stats.LateResults != 0 || stats.Errors != 0 {
+					t.Errorf("stats are %+v", stats)
+				}
+			})
 		})
 	}
 }

@@ -181,12 +181,9 @@ func (s *Session) work() {
 			s.pool.run(s.workFn)
 		}
 		handle := delay <= 0 || c.wait(s, delay)
-		switch {
-		case handle:
+		if handle {
 			s.serve(c)
-		case c.ctx.ended() == ErrPeerCancelled:
-			s.reply(c, nil, ErrPeerCancelled)
-		case c.ctx.end(context.Canceled):
+		} else if c.ctx.end(context.Canceled) {
 			s.overdue(c)
 		}
 		s.mu.Lock()
@@ -209,6 +206,7 @@ func (s *Session) handled(c *call) {
 // wait delays c because of the session's cost, and reports whether it is still
 // to be handled then.
 func (c *call) wait(s *Session, delay time.Duration) bool {
+	until := after(s.now(), delay)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
@@ -217,7 +215,12 @@ func (c *call) wait(s *Session, delay time.Duration) bool {
 		if !c.IsNotification() || !hungUp(c.ctx.ended()) {
 			return false
 		}
+		overdue := c.ctx.deadline <= until // which its context does not tell any more
+		timer.Reset(min(until, c.ctx.deadline) - s.now())
 		<-timer.C
+		if overdue {
+			s.overdue(c)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

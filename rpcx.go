@@ -159,11 +159,11 @@ type Stats struct {
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
 	RequestsReceived     uint64  // requests and notifications that were handled, members of batches too
-	NotificationsDropped uint64  // because the queue was full or the session ending
+	NotificationsDropped uint64  // because the queue was full, their time over or the session ending
 	Errors               uint64  // protocol and framing errors, requests refused or failed
 	LateReplies          uint64  // to calls that had been given up
 	UnexpectedReplies    uint64  // to nothing that was asked
-	LateResults          uint64  // of handlers that took longer than ProcessingTimeout
+	LateResults          uint64  // of handlers that had not to be waited for any more: after ProcessingTimeout, say
 	Pending              int     // our calls that wait for a reply
 	Queued, QueuedBytes  int     // requests that wait for a handler
 	Running              int     // handlers that run
