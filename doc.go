@@ -334,7 +334,8 @@
 // reader and writer of that kind.
 //
 // Programs are held to [Limits] as any peer is. Who trusts one, and cannot do without
-// any of its notifications, sets Limits.Queue and Limits.QueueBytes to -1.
+// any of its notifications, sets Limits.Queue, Limits.QueueBytes and
+// Limits.ProcessingTimeout, which bounds how long they wait, to -1.
 //
 // # Plain messages
 //
