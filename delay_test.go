@@ -36,7 +36,7 @@ func TestWhatIsDelayedWhenASessionIsEndedForItsCostIsAnswered(t *testing.T) {
 		w.say(ask("reply", 4))
 		w.expect(excessive+"4}", excessive+"1}", "["+excessive+"2}]")
 		matches(t, ended(t, s), rpcx.ErrExcessiveResourceUsage)
-		if stats := s.Stats(); stats.NotificationsDropped != 2 || stats.Errors != 3 {
+		if stats := s.Stats(); stats.NotificationsDropped != 2 || stats.Errors != 3 || stats.RequestsReceived != 0 {
 			t.Errorf("stats are %+v", stats)
 		}
 	})
@@ -57,6 +57,9 @@ func TestDelayedNotificationsSentBeforeAnEOFAreHandled(t *testing.T) {
 		takes(t, 3*time.Second, func() { w.Close(); <-s.Done() })
 		if got := handled.take(); len(got) != 2 || got[0] != "[1], EOF" || got[1] != "[2], EOF" {
 			t.Errorf("handled were %q", got)
+		}
+		if stats := s.Stats(); stats.RequestsReceived != 2 {
+			t.Errorf("stats are %+v", stats)
 		}
 		if s.Err() != io.EOF {
 			t.Errorf("it ended with %v", s.Err())

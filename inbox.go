@@ -169,12 +169,13 @@ func (s *Session) work() {
 		if c = s.in.take(s); c == nil {
 			break
 		}
-		s.stats.RequestsReceived++
 		if s.state >= stateClosing {
 			c.ctx.end(s.cause)
 		}
 		delay := s.delay()
-		c.delayed = delay > 0
+		if c.delayed = delay > 0; !c.delayed {
+			s.stats.RequestsReceived++
+		}
 		wake := s.in.wants()
 		s.mu.Unlock()
 		if wake {
@@ -225,7 +226,11 @@ func (c *call) wait(s *Session, delay time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.delayed = false
-	return !c.answered // by dismiss, or since its time is over
+	if c.answered { // by dismiss, or since its time is over
+		return false
+	}
+	s.stats.RequestsReceived++
+	return true
 }
 
 // single is a request or notification that came as a message of its own.
