@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -287,7 +288,7 @@ func (s *Session) dismiss() {
 	var refusals []func()
 	for _, entry := range s.in.clear() {
 		s.turnAway(entry, e)
-		refusals = append(refusals, entry.refuse(s, e))
+		refusals = append(refusals, entry.refuse(context.Background(), s, e, fromReader))
 	}
 	for _, c := range s.unanswered() {
 		s.turnAway(c, e)

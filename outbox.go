@@ -161,8 +161,8 @@ type sender uint8
 
 const (
 	fromCaller  sender = iota // waits for room; not while draining, unless a handler calls
-	fromHandler               // a reply: waits for room
-	fromReader                // a reply that is no handler's: never waits (I2), and may exceed the limit
+	fromHandler               // a reply, or what Shutdown refuses: waits for room
+	fromReader                // another reply: never waits (I2), and may exceed the limit
 	fromNobody                // never waits, and is dropped if there is no room
 )
 

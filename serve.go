@@ -244,12 +244,12 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	return err == nil
 }
 
-// postError sends the response that carries e, and does not wait.
-func (s *Session) postError(id ID, e *Error) {
+// postError sends the response that carries e.
+func (s *Session) postError(ctx context.Context, id ID, e *Error, from sender) {
 	sc := getScratch()
 	defer sc.put()
 	if s.encodeError(sc, id, e) {
-		_ = s.post(context.Background(), sc, fromReader, nil) // fails only if the session ends
+		_ = s.post(ctx, sc, from, nil) // as in inBatch.send
 	}
 }
 
@@ -300,7 +300,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	}
 	s.mu.Unlock()
 	if complete {
-		b.send(s, fromHandler)
+		b.send(context.Background(), s, fromHandler)
 	}
 	return e
 }

@@ -314,7 +314,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
 		for _, e := range s.in.clear() {
-			refusals = append(refusals, e.refuse(s, ServerBusy("shutting down")))
+			refusals = append(refusals, e.refuse(ctx, s, ServerBusy("shutting down"), fromHandler))
 		}
 		s.weigh()
 		s.out.line.release()
