@@ -249,8 +249,8 @@ func (s *Session) Done() <-chan struct{} {
 }
 
 // Err says why the session ended, nil before Done is closed: [ErrClosed] if by
-// Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer], a
-// [*FrameError], or the connection's error.
+// Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer],
+// [ErrIdle], a [*CostError], a [*FrameError], or the connection's error.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
