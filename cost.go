@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -288,7 +287,7 @@ func (s *Session) dismiss() {
 	var refusals []func()
 	for _, entry := range s.in.clear() {
 		s.turnAway(entry, e)
-		refusals = append(refusals, entry.refuse(context.Background(), s, e, fromReader))
+		refusals = append(refusals, entry.refuse(s, e, fromReader))
 	}
 	for _, c := range s.unanswered() {
 		s.turnAway(c, e)

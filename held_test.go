@@ -61,7 +61,7 @@ func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	waiting := o.in.clear()
 	o.incoming.remove(waiting[0].due())
 	expired := waiting[0].expire(o.Session)
-	refused := waiting[0].refuse(t.Context(), o.Session, ServerBusy("shutting down"), fromHandler)
+	refused := waiting[0].refuse(o.Session, ServerBusy("shutting down"), fromHandler)
 	o.mu.Unlock()
 	refused()
 	expired()

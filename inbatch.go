@@ -116,14 +116,14 @@ func (b *inBatch) finish(s *Session) {
 	}
 }
 
-func (b *inBatch) refuse(ctx context.Context, s *Session, e *Error, from sender) func() {
+func (b *inBatch) refuse(s *Session, e *Error, from sender) func() {
 	rest := b.remaining(s)
-	return s.refusal(func() { b.fail(ctx, s, rest, e, from) })
+	return s.refusal(func() { b.fail(s, rest, e, from) })
 }
 
 func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
 	c.settle(s)
-	return s.refusal(func() { b.fail(context.Background(), s, []*call{c}, e, fromReader) })
+	return s.refusal(func() { b.fail(s, []*call{c}, e, fromReader) })
 }
 
 // remaining takes what was not begun: it drops the notifications and returns
@@ -145,7 +145,7 @@ func (b *inBatch) remaining(s *Session) (rest []*call) {
 }
 
 // fail answers members with e.
-func (b *inBatch) fail(ctx context.Context, s *Session, members []*call, e *Error, from sender) {
+func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 	sc := getScratch()
 	defer sc.put()
 	complete := false
@@ -159,7 +159,7 @@ func (b *inBatch) fail(ctx context.Context, s *Session, members []*call, e *Erro
 		s.mu.Unlock()
 	}
 	if complete {
-		b.send(ctx, s, from)
+		b.send(s, from)
 	}
 }
 
@@ -183,7 +183,7 @@ func (b *inBatch) expire(s *Session) func() {
 		}
 	}
 	return s.refusal(func() {
-		b.fail(context.Background(), s, members, e, fromReader)
+		b.fail(s, members, e, fromReader)
 		for _, c := range calls {
 			c.ctx.end(errProcessing)
 		}
@@ -191,7 +191,7 @@ func (b *inBatch) expire(s *Session) func() {
 }
 
 // send sends the replies. Nobody else has the batch any more.
-func (b *inBatch) send(ctx context.Context, s *Session, from sender) {
+func (b *inBatch) send(s *Session, from sender) {
 	s.mu.Lock()
 	s.assembled -= b.held
 	s.weigh()
@@ -205,7 +205,7 @@ func (b *inBatch) send(ctx context.Context, s *Session, from sender) {
 	}
 	var err error
 	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err == nil {
-		_ = s.post(ctx, sc, from, nil) // fails only if the session ends, or Shutdown's time is over
+		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
 	}
 	s.mu.Lock()
 	b.sending = false

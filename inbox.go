@@ -35,7 +35,7 @@ type entry interface {
 	about() (msg string, what slog.Attr)
 	// refuse answers what was not begun with e, as post sends for from. What it
 	// returns does that, and is called without the lock.
-	refuse(ctx context.Context, s *Session, e *Error, from sender) func()
+	refuse(s *Session, e *Error, from sender) func()
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
 	// cancel answers the request c with e, or not at all if that is nil, in the
@@ -116,7 +116,7 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	case s.state >= stateClosing:
 		return nil // nobody waits for an answer any more
 	case s.state == stateDraining:
-		return e.refuse(context.Background(), s, ServerBusy("shutting down"), fromReader)
+		return e.refuse(s, ServerBusy("shutting down"), fromReader)
 	case s.cost.over:
 		why = s.excessive()
 	case s.in.count-max(0, s.in.limit-s.in.running) >= s.limits.Queue: // those whose turn it is do not wait
@@ -128,7 +128,7 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	}
 	if why != nil {
 		s.turnAway(e, why)
-		return e.refuse(context.Background(), s, why, fromReader)
+		return e.refuse(s, why, fromReader)
 	}
 	e.arrive(s, now)
 	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
@@ -264,7 +264,7 @@ func (c *single) running(calls []*call) []*call {
 	return calls
 }
 
-func (c *single) refuse(ctx context.Context, s *Session, e *Error, from sender) func() {
+func (c *single) refuse(s *Session, e *Error, from sender) func() {
 	if c.answered { // it was cancelled, or its time was over
 		return func() {}
 	}
@@ -275,20 +275,18 @@ func (c *single) refuse(ctx context.Context, s *Session, e *Error, from sender) 
 	}
 	return s.refusal(func() {
 		if e != nil && !c.IsNotification() {
-			s.postError(ctx, c.ID, e, from)
+			s.postError(c.ID, e, from)
 		}
 	})
 }
 
-func (c *single) cancel(s *Session, _ *call, e *Error) func() {
-	return c.refuse(context.Background(), s, e, fromReader)
-}
+func (c *single) cancel(s *Session, _ *call, e *Error) func() { return c.refuse(s, e, fromReader) }
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
 func (c *single) expire(s *Session) func() {
 	e := ServerBusy("request timed out")
 	s.turnAway(c, e)
-	refuse := c.refuse(context.Background(), s, e, fromReader)
+	refuse := c.refuse(s, e, fromReader)
 	return func() {
 		refuse()
 		c.ctx.end(errProcessing)

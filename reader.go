@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -312,7 +311,7 @@ func (s *Session) receiveInvalid(item *Item, msg []byte) {
 	} else {
 		s.fault(item.Err)
 	}
-	refuse := s.refusal(func() { s.postError(context.Background(), item.ID, s.answerTo(item), fromReader) })
+	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
 	s.mu.Unlock()
 	refuse()
 }
@@ -372,7 +371,7 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 	}
 	b.size += len(b.replies) + memberSize*len(b.members)
 	if b.waiting == 0 && invalid > 0 {
-		b.send(context.Background(), s, fromReader)
+		b.send(s, fromReader)
 	}
 	if invalid > 0 {
 		s.refused()

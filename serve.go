@@ -245,11 +245,11 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 }
 
 // postError sends the response that carries e.
-func (s *Session) postError(ctx context.Context, id ID, e *Error, from sender) {
+func (s *Session) postError(id ID, e *Error, from sender) {
 	sc := getScratch()
 	defer sc.put()
 	if s.encodeError(sc, id, e) {
-		_ = s.post(ctx, sc, from, nil) // as in inBatch.send
+		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
 	}
 }
 
@@ -300,7 +300,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	}
 	s.mu.Unlock()
 	if complete {
-		b.send(context.Background(), s, fromHandler)
+		b.send(s, fromHandler)
 	}
 	return e
 }

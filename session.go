@@ -314,7 +314,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
 		for _, e := range s.in.clear() {
-			refusals = append(refusals, e.refuse(ctx, s, ServerBusy("shutting down"), fromHandler))
+			refusals = append(refusals, e.refuse(s, ServerBusy("shutting down"), fromHandler))
 		}
 		s.weigh()
 		s.out.line.release()
@@ -323,7 +323,9 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	}
 	drained := s.drained
 	s.mu.Unlock()
-	runAll(refusals)
+	if len(refusals) > 0 {
+		s.pool.run(func() { runAll(refusals) }) // which may wait for room, until the session closes
+	}
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
 		s.Close()
