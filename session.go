@@ -76,9 +76,11 @@ type Session struct {
 
 	mu        sync.Mutex
 	state     state
+	ignoring  bool          // the reader does not look at what it reads any more
+	logging   bool          // somebody logs notes, or is about to
+	over      bool          // it is done and the callbacks have returned
 	cause     error         // of the end (I6)
 	closeBy   time.Duration // when the connection is closed whatever is unwritten
-	ignoring  bool          // the reader does not look at what it reads any more
 	drained   chan struct{} // closed when Shutdown has nothing to wait for
 	flushTo   uint64        // the message that it waits for to be written, at last
 	refusing  int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
@@ -100,10 +102,8 @@ type Session struct {
 	vigil     vigil
 	notes     []note      // to be logged
 	unlogged  int         // notes for which there was no room
-	logging   bool        // somebody logs notes, or is about to
 	values    map[any]any // of SetValue
 	onClose   []func(error)
-	over      bool          // it is done and the callbacks have returned
 	done      chan struct{} // closed then; made when asked for
 }
 
