@@ -54,6 +54,7 @@ type server struct {
 	rpcx.Server
 	served chan error
 
+	started    chan struct{} // closed when the session with the parent is
 	goroutines int           // there were before it began
 	quit       chan struct{} // closed to end the sampling
 	sampled    chan struct{} // closed at the end of it
@@ -68,6 +69,7 @@ func serve() {
 		served:  make(chan error, 1),
 		quit:    make(chan struct{}),
 		sampled: make(chan struct{}),
+		started: make(chan struct{}),
 		ended:   make(map[string]int),
 	}
 	// All limits are the defaults.
@@ -76,11 +78,14 @@ func serve() {
 	router.Handle("listen", rpcx.Func(srv.listen))
 	router.Handle("settle", rpcx.Func(srv.settle))
 	router.Handle("stop", rpcx.Func(srv.stop))
-	<-control(router).Done()
+	parent := control(router)
+	close(srv.started)
+	<-parent.Done()
 }
 
 // listen begins to serve, and to send samples. It returns the address.
 func (srv *server) listen(s *rpcx.Session) (string, error) {
+	<-srv.started // or a goroutine of the session with the parent might not be there yet
 	srv.goroutines = runtime.NumGoroutine()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
