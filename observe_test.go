@@ -408,7 +408,8 @@ func TestLoggerIsNotFlooded(t *testing.T) {
 			t.Errorf("%d messages were answered while the logger was stuck", n)
 		}
 		close(block)
-		if n := len(log.take()); n == 0 || n > 100 {
+		// 64 that were being logged, 64 that waited, and after each lot what was left out
+		if n := len(log.take()); n == 0 || n > 130 {
 			t.Errorf("%d messages were kept for the logger", n)
 		}
 		live(t, s)
