@@ -265,6 +265,25 @@ func TestMaxQueuedBytesBoundsReplies(t *testing.T) {
 	})
 }
 
+// newBacklog returns a server and its only peer, whose requests of ten kilobytes wait
+// until the handler of the first is let go.
+func newBacklog(t *testing.T) (*rpcx.Server, *wire, gate) {
+	t.Helper()
+	open := make(gate)
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: open}}
+	srv.Options.Limits.Concurrency = 1
+	m, _ := newServer(t, srv)
+	w := m.connect(t)
+	for i := range 10 {
+		w.say(`{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":` + string(rune('0'+i)) + `}`)
+	}
+	synctest.Wait()
+	if n := srv.Stats().QueuedBytes; n < 80_000 {
+		t.Errorf("%d bytes wait", n)
+	}
+	return srv, w, open
+}
+
 // What is counted of a session ends with it, however it ends.
 func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
 	for name, end := range map[string]func(s *rpcx.Session, w *wire){
@@ -276,18 +295,7 @@ func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				open := make(gate)
-				srv := &rpcx.Server{Options: rpcx.Options{Handler: open}}
-				srv.Options.Limits.Concurrency = 1
-				m, _ := newServer(t, srv)
-				w := m.connect(t)
-				for i := range 10 {
-					w.say(`{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":` + string(rune('0'+i)) + `}`)
-				}
-				synctest.Wait()
-				if srv.Stats().QueuedBytes < 80_000 {
-					t.Errorf("%d bytes wait", srv.Stats().QueuedBytes)
-				}
+				srv, w, open := newBacklog(t)
 				for s := range srv.Sessions() {
 					end(s, w)
 				}
@@ -307,14 +315,7 @@ func TestQueuedBytesOfSessionsThatEnd(t *testing.T) {
 // Requests whose time is over are taken off the queue when a worker comes.
 func TestQueuedBytesOfRequestsWhoseTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		open := make(gate)
-		srv := &rpcx.Server{Options: rpcx.Options{Handler: open}}
-		srv.Options.Limits.Concurrency = 1
-		m, _ := newServer(t, srv)
-		w := m.connect(t)
-		for i := range 10 {
-			w.say(`{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":` + string(rune('0'+i)) + `}`)
-		}
+		srv, w, open := newBacklog(t)
 		time.Sleep(time.Minute)
 		close(open)
 		if n := len(w.heard()); n != 10 {
