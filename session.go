@@ -371,12 +371,6 @@ func (s *Session) refusal(f func()) func() {
 	}
 }
 
-func runAll(fs []func()) {
-	for _, f := range fs {
-		f()
-	}
-}
-
 // refused is called when refusals that refusing counts are queued. The last of them
 // ends a session that is being dismissed.
 func (s *Session) refused() {
@@ -390,6 +384,12 @@ func (s *Session) refused() {
 	s.mu.Unlock()
 	if why != nil {
 		s.end(why, s.limits.CloseTimeout)
+	}
+}
+
+func runAll(fs []func()) {
+	for _, f := range fs {
+		f()
 	}
 }
 
