@@ -31,8 +31,9 @@ const (
 // longer than that, either. [Session.Done] says that it has ended; how it ended is
 // in cmd.ProcessState then, and is logged if it was not well. If it was the program
 // that ended first, and not well, then [Session.Err], and the error of calls that were
-// pending, wraps an [*exec.ExitError] beside io.EOF. The end of ctx is a
-// [Session.Close].
+// pending, wraps an [*exec.ExitError] beside io.EOF; not if it, or what it started with
+// its standard error, goes on for more than 200 ms after that was noticed. The end of
+// ctx is a [Session.Close].
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
 	o := options(opts)
 	err := context.Cause(ctx)
@@ -114,7 +115,7 @@ func (p *program) Write(b []byte) (int, error) {
 	return n, p.because(err)
 }
 
-// because returns err, or that the program has failed if that is why there is one.
+// because returns err, or that the program has ended if that is why there is one.
 func (p *program) because(err error) error {
 	if err == nil {
 		return nil
@@ -126,7 +127,8 @@ func (p *program) because(err error) error {
 		if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
 			return &exitError{exit}
 		}
-	case <-patience.C: // it has closed its end only
+		return io.EOF // though it may be the writer who noticed
+	case <-patience.C: // it has closed its end only, or another has its standard error
 	}
 	return err
 }

@@ -324,7 +324,7 @@
 // When the session ends, the program's input is closed. It has 5 seconds
 // (cmd.WaitDelay, if set) to end by itself, and is killed then; Done says that it has
 // ended, and cmd.ProcessState how; if it has failed by itself, Err and the error of
-// calls that were pending do, too. The program's side is
+// calls that were pending most often do, too: see there. The program's side is
 //
 //	s := rpcx.NewSession(rpcx.Stdio(), opts)
 //	<-s.Done()
