@@ -15,14 +15,19 @@ const maxDepth = 10000
 // scanner goes once over a JSON text, validates it and allocates nothing. Its
 // methods return false when the text is no JSON; then pos is where that showed.
 type scanner struct {
-	data     []byte
-	pos      int
-	depth    int       // of the arrays and objects that envelopes opened around a value
-	high     bool      // a byte beyond ASCII was seen: the text must be checked to be UTF-8
-	space    bool      // white space was seen between tokens
-	escaped  bool      // an escape sequence was seen in a string
-	stopped  bool      // the rest was not scanned, on purpose
-	inObject [4]uint64 // one bit a level for the first levels within a value, then:
+	data    []byte
+	pos     int
+	depth   int  // of the arrays and objects that envelopes opened around a value
+	high    bool // a byte beyond ASCII was seen: the text must be checked to be UTF-8
+	space   bool // white space was seen between tokens
+	escaped bool // an escape sequence was seen in a string
+	stopped bool // the rest was not scanned, on purpose
+	nesting
+}
+
+// nesting holds the kinds of the arrays and objects that are open within a value.
+type nesting struct {
+	inObject [4]uint64 // one bit a level for the first levels, then:
 	deeper   []uint64
 }
 
@@ -64,14 +69,14 @@ func (s *scanner) end() bool {
 	return s.pos == len(s.data)
 }
 
-func (s *scanner) push(depth int, object bool) {
+func (n *nesting) push(depth int, object bool) {
 	word, bit := depth>>6, uint64(1)<<(depth&63)
-	w := &s.inObject[word&3]
-	if word >= len(s.inObject) {
-		if word -= len(s.inObject); word == len(s.deeper) {
-			s.deeper = append(s.deeper, 0)
+	w := &n.inObject[word&3]
+	if word >= len(n.inObject) {
+		if word -= len(n.inObject); word == len(n.deeper) {
+			n.deeper = append(n.deeper, 0)
 		}
-		w = &s.deeper[word]
+		w = &n.deeper[word]
 	}
 	if object {
 		*w |= bit
@@ -80,12 +85,12 @@ func (s *scanner) push(depth int, object bool) {
 	}
 }
 
-func (s *scanner) object(depth int) bool {
+func (n *nesting) object(depth int) bool {
 	word, bit := depth>>6, uint64(1)<<(depth&63)
-	if word < len(s.inObject) {
-		return s.inObject[word]&bit != 0
+	if word < len(n.inObject) {
+		return n.inObject[word]&bit != 0
 	}
-	return s.deeper[word-len(s.inObject)]&bit != 0
+	return n.deeper[word-len(n.inObject)]&bit != 0
 }
 
 // value scans one value of any kind. It does not recurse, so that a hostile
