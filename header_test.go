@@ -40,6 +40,7 @@ func (c *cutReader) Read(p []byte) (int, error) {
 // messages, how many were dropped, and the error at the end.
 func readStream(f Framer, data, cuts []byte) (msgs []string, dropped int, err error) {
 	s := newStream(readConn{Reader: &cutReader{data: data, cuts: cuts}}, f)
+	s.split = f.NewSplitter() // alone, without what the session passes over
 	for {
 		msg, err := s.next(true)
 		var frame *FrameError

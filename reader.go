@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -33,6 +34,7 @@ func (r *reading) release() {
 // what came in at once under one lock.
 type intake struct {
 	messages uint64
+	blank    bool // there were blank messages, too
 	replies  []reply
 	results  arena // of the replies
 	entries  []entry
@@ -71,6 +73,7 @@ func (s *Session) readLoop() {
 			continue
 		}
 		s.deliver(&r.intake)
+		err = s.explain(err)
 		frame, bad := errors.AsType[*FrameError](err)
 		s.mu.Lock()
 		s.meter() // what is dropped, or was cut off by the end
@@ -105,14 +108,19 @@ func (s *Session) readLoop() {
 
 // receive deals with one message, which is valid only until it returns.
 func (s *Session) receive(in *intake, m *Message, msg []byte) {
-	p := s.Protocol()
-	if d, ok := p.(Detector); ok {
-		if found := d.Detect(msg, s.limits.Batch); found != nil {
-			s.proto.Store(&found) // before any reply (I11)
-			p = found
+	s.decode(m, msg)
+	if m.Items[0].isNoJSON() {
+		text, marked := bytes.CutPrefix(msg, byteOrderMark)
+		if marked && s.stats.MessagesReceived+in.messages == 0 {
+			msg = text
+			s.decode(m, msg)
+		}
+		if s.passOver(msg) {
+			in.blank = true
+			return
 		}
 	}
-	p.Decode(m, msg, s.limits.Batch)
+	s.blank = 0
 	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
 		s.deliver(in) // what came before
@@ -121,7 +129,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.deliver(in)
 		s.receiveBatch(in, m.Items, len(msg))
 	case item.Kind == KindInvalid:
-		s.receiveInvalid(item, msg)
+		s.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
 	case item.Kind == KindFatal:
 		s.deliver(in) // what came before
 		s.mu.Lock()
@@ -143,9 +151,21 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 	}
 }
 
+// decode decodes msg under the session's protocol, which msg may decide.
+func (s *Session) decode(m *Message, msg []byte) {
+	p := s.Protocol()
+	if d, ok := p.(Detector); ok {
+		if found := d.Detect(msg, s.limits.Batch); found != nil {
+			s.proto.Store(&found) // before any reply (I11)
+			p = found
+		}
+	}
+	p.Decode(m, msg, s.limits.Batch)
+}
+
 // deliver hands over what was received: it settles calls and queues requests.
 func (s *Session) deliver(in *intake) {
-	if in.messages == 0 && len(in.entries) == 0 {
+	if in.messages == 0 && len(in.entries) == 0 && !in.blank {
 		return
 	}
 	var refusals []func()
@@ -190,6 +210,7 @@ func (s *Session) deliver(in *intake) {
 	clear(in.entries)
 	clear(finish)
 	in.messages, in.replies, in.entries, in.finish, in.results = 0, in.replies[:0], in.entries[:0], finish[:0], nil
+	in.blank = false
 }
 
 // match removes the call that a response is for from the table, and returns it
@@ -303,17 +324,31 @@ func (s *Session) noteFault(err error, more ...slog.Attr) {
 	s.note(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 
-// receiveInvalid answers what is no valid request: msg as a whole.
-func (s *Session) receiveInvalid(item *Item, msg []byte) {
-	s.mu.Lock()
-	if e, ok := item.Err.(*ProtocolError); ok && e.Code == CodeParseError { // which does not say what it was
-		s.fault(e, slog.String("begin", excerpt(msg)))
-	} else {
-		s.fault(item.Err)
+// receiveInvalid answers what is no valid request: msg as a whole. If the first message
+// is no JSON, and something else is recognized in it, it ends the session.
+func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
+	var more []slog.Attr
+	foreign := ""
+	if item.isNoJSON() { // which does not say what it was
+		_, f := s.conn.unread()
+		like := recognize(msg, f.content(), false)
+		if first && like != "" && like != likeValues {
+			foreign = like
+			item.Err = protocolErrorf(CodeParseError, "%s; the input looks like %s", textNotJSON, like)
+		}
+		if more = append(more, slog.String("begin", excerpt(msg))); like != "" {
+			more = append(more, slog.String("looks like", like))
+		}
 	}
+	s.mu.Lock()
+	s.fault(item.Err, more...)
 	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
 	s.mu.Unlock()
 	refuse()
+	if foreign != "" {
+		s.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+		s.ignoring = true
+	}
 }
 
 // answerTo returns the error that an invalid item is answered.

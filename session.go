@@ -77,6 +77,7 @@ type Session struct {
 	mu        sync.Mutex
 	state     state
 	ignoring  bool          // the reader does not look at what it reads any more
+	blank     uint8         // how many blank messages came in succession; reader only
 	logging   bool          // somebody logs notes, or is about to
 	over      bool          // it is done and the callbacks have returned
 	cause     error         // of the end (I6)
@@ -438,7 +439,9 @@ func (s *Session) end(cause error, grace time.Duration) {
 }
 
 // hungUp reports whether a session ends since its peer has closed the connection.
-func hungUp(cause error) bool { return errors.Is(cause, io.EOF) || cause == io.ErrUnexpectedEOF }
+func hungUp(cause error) bool {
+	return errors.Is(cause, io.EOF) || errors.Is(cause, io.ErrUnexpectedEOF)
+}
 
 // lose settles the calls that are pending as lost, and returns what is to be
 // finished. Those that are not written only if unwritten is set.

@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -28,7 +29,10 @@ type transport interface {
 	socket() *socket
 	close() error
 	received() uint64 // bytes, for the reader
-	under() any       // what it was made of
+	// unread returns what came in where next failed: the beginning of the message that
+	// was at fault or cut off, and what is behind it. It is valid until the next call.
+	unread() ([]byte, framing)
+	under() any // what it was made of
 }
 
 // writeChunk is what is written at a time where that may wait.
@@ -42,6 +46,7 @@ type stream struct {
 	sock   *socket // nil if conn is another kind of connection
 	buf    []byte  // what was read and not consumed is buf[r:w]
 	r, w   int
+	from   int // where what was split last begins
 	part   func(int) error
 	large  int // what it was told of last
 	total  uint64
@@ -51,10 +56,29 @@ type stream struct {
 }
 
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
-	return &stream{
-		conn: conn, framer: framer, split: framer.NewSplitter(), sock: newSocket(conn),
+	s := &stream{
+		conn: conn, framer: framer, sock: newSocket(conn),
 		part: func(int) error { return nil },
 	}
+	switch framingOf(framer) {
+	case framedByLines, framedByValues, framedByHeaders:
+		s.split = s.splitFirst
+	default:
+		s.split = framer.NewSplitter()
+	}
+	return s
+}
+
+// splitFirst splits the beginning of text, and passes over a byte order mark there.
+func (s *stream) splitFirst(data []byte, atEOF bool) (int, []byte, error) {
+	if len(data) < len(byteOrderMark) && bytes.HasPrefix(byteOrderMark, data) && !atEOF {
+		return 0, nil, nil
+	}
+	s.split = s.framer.NewSplitter()
+	if bytes.HasPrefix(data, byteOrderMark) {
+		return len(byteOrderMark), nil, nil
+	}
+	return s.split(data, atEOF)
 }
 
 func (s *stream) socket() *socket { return s.sock }
@@ -64,6 +88,7 @@ func (s *stream) onPart(part func(int) error) { s.part = part }
 func (s *stream) next(wait bool) ([]byte, error) {
 	for {
 		if s.w > s.r || s.err != nil {
+			s.from = s.r
 			advance, token, err := s.split(s.buf[s.r:s.w], s.err != nil)
 			if advance < 0 || advance > s.w-s.r {
 				return nil, &FrameError{Message: "the framer advanced beyond its data"}
@@ -88,6 +113,7 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			}
 		}
 		if s.err != nil {
+			s.from = s.r
 			if s.err == io.EOF && s.w > s.r {
 				return nil, io.ErrUnexpectedEOF
 			}
@@ -183,6 +209,8 @@ func (s *stream) close() (err error) {
 
 func (s *stream) received() uint64 { return s.total }
 
+func (s *stream) unread() ([]byte, framing) { return s.buf[s.from:s.w], framingOf(s.framer) }
+
 func (s *stream) under() any { return s.conn }
 
 // messages is a MessageConn.
@@ -249,6 +277,8 @@ func (m *messages) received() uint64 {
 	}
 	return m.total
 }
+
+func (m *messages) unread() ([]byte, framing) { return nil, framedOtherwise }
 
 func (m *messages) under() any { return m.conn }
 

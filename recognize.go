@@ -1,0 +1,223 @@
+package rpcx
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// byteOrderMark is the one of UTF-8, which some programs put before their first message.
+var byteOrderMark = []byte("\ufeff")
+
+// maxBlank is how many blank messages in succession a session passes over.
+const maxBlank = 100
+
+// framing tells what precedes or ends the messages of a stream.
+type framing uint8
+
+const (
+	framedOtherwise framing = iota // by another package's framer, or by a MessageConn
+	framedByLines
+	framedByValues
+	framedByHeaders
+	framedByLengths
+)
+
+// framingOf returns what f puts around messages.
+func framingOf(f Framer) framing {
+	switch f.(type) {
+	case NewlineFramer, *NewlineFramer:
+		return framedByLines
+	case JSONFramer, *JSONFramer:
+		return framedByValues
+	case HeaderFramer, *HeaderFramer:
+		return framedByHeaders
+	case LengthFramer, *LengthFramer, BitcoinFramer, *BitcoinFramer:
+		return framedByLengths
+	}
+	return framedOtherwise
+}
+
+// content returns as what a message within its frame is recognized.
+func (f framing) content() framing {
+	if f == framedByHeaders || f == framedByLengths {
+		return framedOtherwise
+	}
+	return f
+}
+
+const (
+	// maxRecognized is how much of the input is looked at to recognize what it is.
+	maxRecognized = 64 << 10
+
+	likeValues = "JSON without newlines, as JSONFramer reads"
+)
+
+// recognize says what input looks like that is no message where messages are framed
+// as f says, "" if that cannot be told. ended tells that no more input comes.
+func recognize(input []byte, f framing, ended bool) string {
+	input = input[:min(len(input), maxRecognized)]
+	line, _, _ := bytes.Cut(input, []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	switch {
+	case isHTTP(line):
+		return fmt.Sprintf("HTTP (%.60q)", line)
+	case hasPrefix(line, "SSH-"):
+		return fmt.Sprintf("SSH (%.60q)", line)
+	case isTLSHandshake(input):
+		return "a TLS handshake; its sender expects TLS"
+	case isTLSAlert(input):
+		return "a TLS alert; its sender expects TLS"
+	case isUTF16(input, f):
+		return "UTF-16; JSON is sent in UTF-8"
+	case f != framedByHeaders && (hasPrefix(line, "Content-Length:") || hasPrefix(line, "Content-Type:")):
+		return "messages with headers before them, as HeaderFramer reads"
+	case f != framedByLengths && f != framedOtherwise && isLength(input):
+		return "messages with their lengths before them, as LengthFramer reads"
+	case (f == framedByLengths || f == framedByHeaders) && beginsJSON(input):
+		return "JSON with nothing before it, as NewlineFramer and JSONFramer read"
+	case f == framedByLines && beginsValues(input, ended):
+		return likeValues
+	}
+	return ""
+}
+
+// hasPrefix reports whether line begins with prefix, in any case.
+func hasPrefix(line []byte, prefix string) bool {
+	return len(line) >= len(prefix) && bytes.EqualFold(line[:len(prefix)], []byte(prefix))
+}
+
+// isHTTP reports whether line is the first of a request or response of HTTP, or the
+// beginning of one.
+func isHTTP(line []byte) bool {
+	const version = "HTTP/"
+	if bytes.HasPrefix(line, []byte(version)) {
+		return len(line) > len(version) && line[len(version)]-'0' <= 9
+	}
+	method, rest, ok := bytes.Cut(line, []byte(" "))
+	if !ok || len(method) < 3 || len(method) > 16 {
+		return false
+	}
+	for _, c := range method {
+		if c < 'A' || c > 'Z' {
+			return false
+		}
+	}
+	_, last, ok := bytes.Cut(rest, []byte(" "))
+	return ok && bytes.HasPrefix(last, []byte(version)) && bytes.IndexByte(last, ' ') < 0
+}
+
+// isTLSHandshake reports whether input begins with the record of a handshake, of TLS
+// 1.3 at most, and a hello of the client or server in it.
+func isTLSHandshake(input []byte) bool {
+	return isTLSRecord(input, 0x16) && input[3] <= 0x40 && (input[5] == 1 || input[5] == 2)
+}
+
+// isTLSAlert reports whether input begins with the record of a warning or fatal alert.
+func isTLSAlert(input []byte) bool {
+	return isTLSRecord(input, 0x15) && input[3] == 0 && input[4] == 2 && (input[5] == 1 || input[5] == 2)
+}
+
+func isTLSRecord(input []byte, kind byte) bool {
+	return len(input) >= 6 && input[0] == kind && input[1] == 3 && input[2] <= 4
+}
+
+// isUTF16 reports whether input begins with a byte order mark of UTF-16, or with JSON in
+// UTF-16 where that cannot be a length.
+func isUTF16(input []byte, f framing) bool {
+	if len(input) < 4 {
+		return len(input) >= 2 && (string(input[:2]) == "\xff\xfe" || string(input[:2]) == "\xfe\xff")
+	}
+	if string(input[:2]) == "\xff\xfe" || string(input[:2]) == "\xfe\xff" {
+		return true
+	}
+	a, b, c, d := input[0], input[1], input[2], input[3]
+	return f != framedByLengths &&
+		((a == '{' || a == '[') && b == 0 && c != 0 && d == 0 || a == 0 && (b == '{' || b == '[') && c == 0 && d != 0)
+}
+
+// isLength reports whether input begins with a length of less than 16 MiB and JSON.
+func isLength(input []byte) bool {
+	return len(input) > lengthSize && input[0] == 0 && (input[lengthSize] == '{' || input[lengthSize] == '[')
+}
+
+// beginsJSON reports whether input begins as JSON messages do: with an object, or with
+// an array of objects or of what Aiomas sends.
+func beginsJSON(input []byte) bool {
+	input = input[spaces(input):]
+	if len(input) < 2 || input[0] != '{' && input[0] != '[' {
+		return false
+	}
+	next := input[1+spaces(input[1:]):]
+	switch {
+	case len(next) == 0:
+		return false
+	case input[0] == '{':
+		return next[0] == '"' || next[0] == '}'
+	}
+	return next[0] == '{' || next[0] == ']' || next[0]-'0' <= 9
+}
+
+// beginsValues reports whether input begins with a whole object or array, and another
+// one stands behind that on the same line; or nothing does, if the input has ended.
+func beginsValues(input []byte, ended bool) bool {
+	s := scanner{data: input}
+	if c := s.ws(); c != '{' && c != '[' || !s.value() {
+		return false
+	}
+	end := s.pos
+	switch next := s.ws(); {
+	case bytes.IndexByte(input[end:s.pos], '\n') >= 0:
+		return false
+	case s.pos == len(input):
+		return ended
+	default:
+		return next == '{' || next == '['
+	}
+}
+
+// explain returns err, with which reading has failed, together with what the input looks
+// like, if that is recognized. It ends a session that has received nothing else. A
+// message that the end of input cut off is logged.
+func (s *Session) explain(err error) error {
+	input, f := s.conn.unread()
+	frame, bad := errors.AsType[*FrameError](err)
+	like := recognize(input, f, !bad)
+	switch {
+	case bad && like == "":
+		return err
+	case bad:
+		first := s.stats.MessagesReceived == 0
+		return &FrameError{
+			Message:     frame.Message + "; the input looks like " + like,
+			Recoverable: frame.Recoverable && !first,
+			Cost:        frame.Cost,
+		}
+	case like != "":
+		err = fmt.Errorf("%w; the input looks like %s", err, like)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(input) > 0 && (like != "" || s.state < stateClosing) {
+		s.note(slog.LevelWarn, "the input ended within a message", slog.Int("bytes", len(input)),
+			slog.String("begin", excerpt(input)), slog.Any("error", err))
+	}
+	return err
+}
+
+// isNoJSON reports whether the item stands for a message that is no JSON.
+func (item *Item) isNoJSON() bool {
+	e, ok := item.Err.(*ProtocolError)
+	return item.Kind == KindInvalid && ok && e.Code == CodeParseError
+}
+
+// passOver reports whether msg is blank and is to be passed over. Of more than maxBlank
+// in succession one is a bad message.
+func (s *Session) passOver(msg []byte) bool {
+	if spaces(msg) < len(msg) || s.blank == maxBlank {
+		return false
+	}
+	s.blank++
+	return true
+}
