@@ -48,6 +48,8 @@ func TestSessionsOverAnything(t *testing.T) {
 		"lengths, byte by byte":                {dribbled, rpcx.Options{Framer: lengthFramer{1 << 20}}},
 		"headers":                              {wired, rpcx.Options{Framer: rpcx.HeaderFramer{}}},
 		"headers, byte by byte":                {dribbled, rpcx.Options{Framer: rpcx.HeaderFramer{}}},
+		"values":                               {wired, rpcx.Options{Framer: rpcx.JSONFramer{}}},
+		"values, byte by byte":                 {dribbled, rpcx.Options{Framer: rpcx.JSONFramer{}}},
 		"a socket":                             {socketed, rpcx.Options{}},
 		"a binary wire":                        {wired, rpcx.Options{Framer: lengthFramer{1 << 20}, Protocol: packed{}}},
 		"a binary wire, byte by byte":          {dribbled, rpcx.Options{Framer: lengthFramer{1 << 20}, Protocol: packed{}}},

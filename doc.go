@@ -299,6 +299,15 @@
 // messages of more than a megabyte are expected, who receives them sets MaxSize. Both
 // ends need the same framer, and a framer of your own is two methods: see the example.
 //
+// [JSONFramer] finds where each JSON value ends, for peers that put nothing between
+// messages, as Open vSwitch's database server, or any white space.
+//
+// A session passes over blank messages, such as the second newline with which Core
+// Lightning ends each of its own, and over a byte order mark before the first message.
+// If the first that comes in is no message but looks like HTTP, TLS, SSH, UTF-16 or the
+// framing of another framer, the session ends with a [*FrameError] that says so, and so
+// does the log. The log tells of a message that the end of input cut off.
+//
 // A transport that keeps messages apart by itself is a [MessageConn], which
 // [NewMessageSession] and [Server.ServeMessageConn] take. It is a [PartReader], too, if
 // it drops messages or takes memory for what has not come in whole.
@@ -454,6 +463,7 @@
 //
 //	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
 //	LengthFramer.MaxSize     1,000,000  bytes       the same
+//	JSONFramer.MaxSize       1,000,000  bytes       the same
 //	HeaderFramer.MaxSize     1,000,000  bytes       the same; for WebSockets Config.MaxSize
 //	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
@@ -471,7 +481,8 @@
 //
 // And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s
 // for each version; a message is nested 10,000 levels deep, and objects within
-// objects 32; HeaderFramer takes 4,096 bytes of headers; the last 1,024 calls
+// objects 32; HeaderFramer takes 4,096 bytes of headers; of more than 100 blank messages
+// in succession, one in 101 is a bad message, and the others cost nothing; the last 1,024 calls
 // and batches that were given up are remembered, to tell late replies from wrong ones.
 //
 // # Cost

@@ -251,7 +251,8 @@ func (s *Session) Done() <-chan struct{} {
 
 // Err says why the session ended, nil before Done is closed: [ErrClosed] if by
 // Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer],
-// [ErrIdle], a [*CostError], a [*FrameError], or the connection's error.
+// [ErrIdle], a [*CostError], a [*FrameError], or the connection's error. The last two
+// say what the input looks like, if it is recognized as something else than messages.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
