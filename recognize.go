@@ -126,15 +126,15 @@ func isTLSRecord(input []byte, kind byte) bool {
 // isUTF16 reports whether input begins with a byte order mark of UTF-16, or with JSON in
 // UTF-16 where that cannot be a length.
 func isUTF16(input []byte, f framing) bool {
-	if len(input) < 4 {
-		return len(input) >= 2 && (string(input[:2]) == "\xff\xfe" || string(input[:2]) == "\xfe\xff")
-	}
-	if string(input[:2]) == "\xff\xfe" || string(input[:2]) == "\xfe\xff" {
+	if bytes.HasPrefix(input, []byte("\xff\xfe")) || bytes.HasPrefix(input, []byte("\xfe\xff")) {
 		return true
 	}
+	if len(input) < 4 || f == framedByLengths {
+		return false
+	}
 	a, b, c, d := input[0], input[1], input[2], input[3]
-	return f != framedByLengths &&
-		((a == '{' || a == '[') && b == 0 && c != 0 && d == 0 || a == 0 && (b == '{' || b == '[') && c == 0 && d != 0)
+	return (a == '{' || a == '[') && b == 0 && c != 0 && d == 0 ||
+		a == 0 && (b == '{' || b == '[') && c == 0 && d != 0
 }
 
 // isLength reports whether input begins with a length of less than 16 MiB and JSON.
