@@ -19,8 +19,8 @@ type Dialer struct {
 	// DialContext, if set, makes the connection in place of a [net.Dialer].
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// SOCKS, if set, is the proxy that everything is dialled through; unix:///path
-	// cannot be. The connection to the proxy is made by its own Dial, or else by
-	// DialContext. See [ParseSOCKSProxy] for one from a URL.
+	// cannot be (but the proxy can be there). The connection to the proxy is made by its
+	// own Dial, or else by DialContext. See [ParseSOCKSProxy] for one from a URL.
 	SOCKS *SOCKSProxy
 }
 

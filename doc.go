@@ -62,7 +62,8 @@
 // A [SOCKSProxy] dials through a SOCKS proxy of version 4, 4a or 5. What is dialled
 // through it is reached through it or not at all: there is no way round it, and
 // the host's name is looked up by the proxy, not here, unless
-// SOCKSProxy.ResolveLocally says so. Its DialContext also fits http.Transport.
+// SOCKSProxy.ResolveLocally says so. A proxy can be on a unix socket, by the URL
+// socks5+unix:///path. Its DialContext also fits http.Transport.
 // [Session.SOCKS] tells the proxy, and [Session.RemoteAddr] what it was asked for.
 //
 // With Tor that is what keeps names out of DNS and makes onion addresses work, so

@@ -57,7 +57,7 @@ func ExampleParseSOCKSProxy() {
 	fmt.Println(err)
 	// Output:
 	// SOCKS5 proxy at proxy.example:1080, auth: username <nil>
-	// parse proxy URL: unknown scheme "http": want socks5, socks5h, socks4a or socks4
+	// parse proxy URL: unknown scheme "http": want socks5 (socks, socks5h), socks4a or socks4, with +unix for a unix socket
 }
 
 func ExampleDetectSOCKS() {

@@ -117,15 +117,21 @@ func TestInteropTor(t *testing.T) {
 	noLeak(t)
 	program := needProxy(t, "tor", "tor")
 	addr := freePort(t)
+	path := filepath.Join(privateDir(t), "socks")
 	config := writeFile(t, t.TempDir(), "torrc", fmt.Sprintf(`SocksPort %s ExtendedErrors
+SocksPort unix:%s ExtendedErrors
 DataDirectory %s
 UseBridges 1
 Bridge 127.0.0.1:1
-`, addr, t.TempDir()))
+`, addr, path, t.TempDir()))
 	startProxyAt(t, addr, program, "--defaults-torrc", "/dev/null", "-f", config)
 	detects(t, addr, nil, rpcx.SOCKS5)
 	detects(t, addr, rpcx.SOCKSRandomAuth{}, rpcx.SOCKS5)
-	for _, auth := range []rpcx.SOCKSAuth{nil, rpcx.SOCKSRandomAuth{}, rpcx.SOCKSDestinationAuth{}} {
+	if p := rpcx.DetectSOCKS(t.Context(), "unix://"+path, nil); p == nil || p.Version != rpcx.SOCKS5 {
+		t.Errorf("at a path found %v", p)
+	}
+	for _, auth := range []rpcx.SOCKSAuth{nil, rpcx.SOCKSRandomAuth{}, rpcx.SOCKSDestinationAuth{}, rpcx.SOCKSUserAuth{Username: "user"}} {
+		refuses(t, rpcx.SOCKSProxy{Addr: "unix://" + path, Auth: auth}, "not-a-service.onion:80", 0xF6)
 		refuses(t, rpcx.SOCKSProxy{Addr: addr, Auth: auth}, "not-a-service.onion:80", 0xF6)
 		refuses(t, rpcx.SOCKSProxy{Addr: addr, Auth: auth}, "10.0.0.1:80", 1)
 		refuses(t, rpcx.SOCKSProxy{Addr: addr, Version: rpcx.SOCKS4a, Auth: auth}, "not-a-service.onion:80", 91)
@@ -269,6 +275,17 @@ func startProxyAt(t *testing.T, addr, program string, args ...string) {
 		}
 	}
 	t.Fatalf("%s does not listen at %s", program, addr)
+}
+
+// privateDir returns a folder that only its owner may enter: Tor makes sockets in no
+// other.
+func privateDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func writeFile(t *testing.T, dir, name, text string) string {

@@ -16,8 +16,8 @@ import (
 //
 // What it dials is reached through the proxy or not at all.
 type SOCKSProxy struct {
-	// Addr is the proxy's host:port. If the host is a name of several addresses,
-	// these are tried in turn.
+	// Addr is the proxy's host:port, or unix:///path for one on a unix socket. If
+	// the host is a name of several addresses, these are tried in turn.
 	Addr string
 	// Version is SOCKS5 by default.
 	Version SOCKSVersion
@@ -29,45 +29,88 @@ type SOCKSProxy struct {
 	// sees what it connects to. By default the proxy is given the name, which SOCKS4
 	// cannot express; so it always is for onion services, of which DNS knows nothing.
 	ResolveLocally bool
-	// Dial, if set, makes the connection to Addr in place of a [net.Dialer]: over a
-	// unix socket, say, or through another proxy, by its DialContext.
+	// Dial, if set, makes the connection to Addr in place of a [net.Dialer]: through
+	// another proxy, say, by its DialContext. It is called with "tcp" and host:port, or
+	// with "unix" and the path.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // ParseSOCKSProxy returns the proxy of a URL such as
-// socks5://user:password@host:port. The scheme is socks5, socks5h, socks4a or
-// socks4; the user, in which special characters are written as in any URL (%40 for
-// @), and the port, 1080, may be left out. The proxy looks up names whatever the
-// scheme, unlike with curl, for which socks5 is not socks5h.
+// socks5://user:password@host:port, or socks5+unix:///path for one on a unix socket
+// (socks5+unix://user:password@/path). The scheme is socks5, for which socks and
+// socks5h are other names, socks4a or socks4, with or without +unix; unix:///path is
+// SOCKS5. The password, the user, and the port, 1080, may be left out. Special
+// characters are written as in any URL (%40 for @). The proxy looks up names whatever
+// the scheme, unlike with curl, for which socks5 is not socks5h.
 func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 	// The errors of package url have parts of the URL in them, the password too.
 	u, err := url.Parse(proxyURL)
-	if err != nil || u.Host == "" || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" {
-		return nil, errors.New("parse proxy URL: want socks5://user:password@host:port, or with another scheme (socks5h, socks4a, socks4)")
+	if err != nil || u.Scheme == "" || u.Opaque+u.RawQuery+u.Fragment != "" {
+		return nil, errProxyURL
+	}
+	scheme := u.Scheme
+	if scheme == "unix" {
+		scheme = "socks5+unix"
 	}
 	p := new(SOCKSProxy)
-	switch u.Scheme {
-	case "socks5", "socks5h":
+	version, unix := strings.CutSuffix(scheme, "+unix")
+	switch version {
+	case "socks5", "socks5h", "socks":
 	case "socks4a":
 		p.Version = SOCKS4a
 	case "socks4":
 		p.Version = SOCKS4
 	default:
-		return nil, fmt.Errorf("parse proxy URL: unknown scheme %q: want socks5, socks5h, socks4a or socks4", u.Scheme)
+		return nil, fmt.Errorf("parse proxy URL: unknown scheme %q: want socks5 (socks, socks5h), socks4a or socks4, with +unix for a unix socket", u.Scheme)
 	}
-	addr, err := ParseNetAddress(u.Host, AddressDefaults{Port: 1080})
-	if err != nil {
-		return nil, fmt.Errorf("parse proxy URL: %w", err)
+	switch path := strings.TrimLeft(u.Path, "/"); {
+	case unix && (u.Host != "" || path == ""):
+		return nil, fmt.Errorf("parse proxy URL: want a path and no host with the scheme %s: %s:///path", scheme, scheme)
+	case unix:
+		p.Addr = "unix://" + u.Path
+	case u.Host == "" || path != "":
+		return nil, errProxyURL
+	default:
+		addr, err := ParseNetAddress(u.Host, AddressDefaults{Port: 1080})
+		if err != nil {
+			return nil, fmt.Errorf("parse proxy URL: %w", err)
+		}
+		p.Addr = addr.String()
 	}
-	p.Addr = addr.String()
-	if u.User != nil {
-		password, _ := u.User.Password()
-		p.Auth = SOCKSUserAuth{u.User.Username(), password}
+	password, _ := u.User.Password()
+	if user := (SOCKSUserAuth{u.User.Username(), password}); user != (SOCKSUserAuth{}) {
+		p.Auth = user
 	}
 	if _, err := NewSOCKSHandshake(p.Version, anyDestination, p.Auth); err != nil {
 		return nil, fmt.Errorf("parse proxy URL: %w", err)
 	}
 	return p, nil
+}
+
+var errProxyURL = errors.New("parse proxy URL: want socks5://user:password@host:port or socks5+unix:///path, or with another scheme (socks, socks5h, socks4a, socks4)")
+
+// parseProxyAddr returns the address that SOCKSProxy.Addr means: a NetAddress, or a
+// *net.UnixAddr.
+func parseProxyAddr(addr string) (net.Addr, error) {
+	if !strings.Contains(addr, "://") {
+		return ParseNetAddress(addr)
+	}
+	network, path, _, err := splitAddr(addr)
+	if err == nil && network != "unix" {
+		err = fmt.Errorf("address %q: want host:port or unix:///path", addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &net.UnixAddr{Name: path, Net: network}, nil
+}
+
+// proxyAddr returns the address of a proxy as SOCKSProxy.Addr has it.
+func proxyAddr(addr net.Addr) string {
+	if addr.Network() == "unix" {
+		return "unix://" + addr.String()
+	}
+	return addr.String()
 }
 
 // anyDestination is one that every version can express.
@@ -111,7 +154,7 @@ func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dial
 	if err != nil {
 		return nil, err
 	}
-	proxy, err := ParseNetAddress(p.Addr)
+	proxy, err := parseProxyAddr(p.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("address of the SOCKS proxy: %w", err)
 	}
@@ -125,7 +168,7 @@ func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dial
 	return conn, nil
 }
 
-func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy, dest NetAddress, dial dialFunc) (net.Conn, error) {
+func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy net.Addr, dest NetAddress, dial dialFunc) (net.Conn, error) {
 	connect := func(ctx context.Context, dest NetAddress) (net.Conn, error) {
 		h, err := NewSOCKSHandshake(p.Version, dest, p.Auth)
 		if err != nil {
@@ -155,9 +198,9 @@ func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy, dest NetAddress
 
 // connectProxy connects to the proxy and does the handshake, from its beginning with
 // each of the proxy's addresses.
-func connectProxy(ctx context.Context, proxy NetAddress, dial dialFunc, begun SOCKSHandshake) (net.Conn, error) {
-	connect := func(ctx context.Context, proxy NetAddress) (net.Conn, error) {
-		conn, err := dial(ctx, "tcp", proxy.String())
+func connectProxy(ctx context.Context, proxy net.Addr, dial dialFunc, begun SOCKSHandshake) (net.Conn, error) {
+	connect := func(ctx context.Context, proxy net.Addr) (net.Conn, error) {
+		conn, err := dial(ctx, proxy.Network(), proxy.String())
 		if err != nil {
 			return nil, err
 		}
@@ -172,11 +215,15 @@ func connectProxy(ctx context.Context, proxy NetAddress, dial dialFunc, begun SO
 		return connect(ctx, proxy)
 	}
 	dial = new(net.Dialer).DialContext
-	proxies, err := lookup(ctx, "ip", proxy)
+	addr, ok := proxy.(NetAddress)
+	if !ok { // a path
+		return connect(ctx, proxy)
+	}
+	proxies, err := lookup(ctx, "ip", addr)
 	if err != nil {
 		return nil, err
 	}
-	return inTurn(ctx, proxies, connect)
+	return inTurn(ctx, proxies, func(ctx context.Context, proxy NetAddress) (net.Conn, error) { return connect(ctx, proxy) })
 }
 
 // do does the handshake over conn, reading not a byte more than is the proxy's.

@@ -19,7 +19,8 @@ type SOCKSAuth interface {
 }
 
 // SOCKSUserAuth is a user name and a password, for every connection. In SOCKS5
-// each is of 1 to 255 bytes. SOCKS4 and 4a send the user name alone, of any length.
+// the name is of 1 to 255 bytes, and the password of 0 to 255. SOCKS4 and 4a send the
+// user name alone, of any length.
 type SOCKSUserAuth struct{ Username, Password string }
 
 // Credentials returns a.

@@ -3,6 +3,7 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"net"
 	"time"
 )
 
@@ -11,7 +12,7 @@ const detectTimeout = 5 * time.Second
 
 var detectOrder = []SOCKSVersion{SOCKS5, SOCKS4a, SOCKS4}
 
-// DetectSOCKS finds out what SOCKS proxy is at addr, a host:port. It tries
+// DetectSOCKS finds out what SOCKS proxy is at addr, a host:port or unix:///path. It tries
 // [SOCKS5], [SOCKS4a] and [SOCKS4], in this order and on a connection each, for at
 // most 5 s each and a third of the time that ctx then has left. It returns nil if
 // nothing there answers like a proxy, and also if addr is no address. That there is
@@ -21,7 +22,7 @@ var detectOrder = []SOCKSVersion{SOCKS5, SOCKS4a, SOCKS4}
 // is asked for port 1 of its own machine, for it can be told by nothing less. (A
 // proxy that knows no names, and no other version, may be taken for SOCKS4a.)
 func DetectSOCKS(ctx context.Context, addr string, auth SOCKSAuth) *SOCKSProxy {
-	proxy, err := ParseNetAddress(addr)
+	proxy, err := parseProxyAddr(addr)
 	if err != nil {
 		return nil
 	}
@@ -47,20 +48,20 @@ func DetectSOCKSHost(ctx context.Context, host string, ports []int, auth SOCKSAu
 
 var errNoProxy = errors.New("no SOCKS proxy")
 
-func detect(ctx context.Context, proxy NetAddress, auth SOCKSAuth, dial dialFunc) (*SOCKSProxy, error) {
+func detect(ctx context.Context, proxy net.Addr, auth SOCKSAuth, dial dialFunc) (*SOCKSProxy, error) {
 	for _, version := range detectOrder {
 		part, cancel := share(ctx, 3)
 		err := probe(part, proxy, version, auth, dial)
 		cancel()
 		if err == nil || errors.Is(err, ErrSOCKSFailure) { // a refusal is an answer
-			return &SOCKSProxy{Addr: proxy.String(), Version: version, Auth: auth}, nil
+			return &SOCKSProxy{Addr: proxyAddr(proxy), Version: version, Auth: auth}, nil
 		}
 	}
 	return nil, errNoProxy
 }
 
 // probe does as much of a handshake as shows a proxy of that version.
-func probe(ctx context.Context, proxy NetAddress, version SOCKSVersion, auth SOCKSAuth, dial dialFunc) error {
+func probe(ctx context.Context, proxy net.Addr, version SOCKSVersion, auth SOCKSAuth, dial dialFunc) error {
 	ctx, cancel := context.WithTimeout(ctx, detectTimeout)
 	defer cancel()
 	dest := anyDestination

@@ -53,6 +53,9 @@ type SOCKSHandshake struct {
 	reply []byte // what has come of the reply that is awaited
 	want  int    // how long that is, as far as it is known
 	take  step   // to be taken when it is whole; nil when the handshake is done
+	// refusal returns the error of a reply that refuses, of which the version and the
+	// code are there, and nil for any other; it is nil where a reply has no code.
+	refusal func(h *SOCKSHandshake, reply []byte) error
 }
 
 // step takes a whole reply and returns what to send next. It is given the
@@ -95,26 +98,31 @@ func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*
 // needed, or fewer, and none at first. It returns what to send now, and how many
 // bytes are needed before there is more to say. These are bytes of the proxy's and
 // none that come after; at need 0 the handshake is done. Any error but one about
-// too many bytes ends it.
+// too many bytes ends it. A refusal does so with its second byte, which is the code:
+// what follows it, if anything does, is not asked for.
 func (h *SOCKSHandshake) Next(received []byte) (send []byte, need int, err error) {
 	if len(received) > h.want-len(h.reply) {
 		return nil, 0, fmt.Errorf("SOCKS handshake was given %d bytes, %d more than it needs", len(received), len(received)+len(h.reply)-h.want)
 	}
 	h.reply = append(h.reply, received...)
-	if len(h.reply) == h.want && h.take != nil {
+	if h.refusal != nil && len(h.reply) >= 2 {
+		err = h.refusal(h, h.reply)
+	}
+	if err == nil && len(h.reply) == h.want && h.take != nil {
 		take := h.take
 		h.take = nil
-		if send, err = take(h, h.reply); err != nil {
-			h.await(0, func(*SOCKSHandshake, []byte) ([]byte, error) { return nil, err })
-			return nil, 0, err
-		}
+		send, err = take(h, h.reply)
+	}
+	if err != nil {
+		h.await(0, func(*SOCKSHandshake, []byte) ([]byte, error) { return nil, err })
+		return nil, 0, err
 	}
 	return send, h.want - len(h.reply), nil
 }
 
 // await has take called with the next size bytes.
 func (h *SOCKSHandshake) await(size int, take step) {
-	h.reply, h.want, h.take = h.reply[:0], size, take
+	h.reply, h.want, h.take, h.refusal = h.reply[:0], size, take, nil
 }
 
 func (h *SOCKSHandshake) done([]byte) ([]byte, error) {
@@ -159,24 +167,30 @@ func (h *SOCKSHandshake) begin4(dest NetAddress, user *SOCKSUserAuth) error {
 
 func (h *SOCKSHandshake) connect4([]byte) ([]byte, error) {
 	h.await(8, (*SOCKSHandshake).connected4)
+	h.refusal = (*SOCKSHandshake).refusal4
 	return h.request, nil
 }
 
-func (h *SOCKSHandshake) connected4(reply []byte) ([]byte, error) {
+func (h *SOCKSHandshake) refusal4(reply []byte) error {
 	const granted = 90
-	switch code := reply[1]; {
-	case reply[0] != 0:
+	code := reply[1]
+	if reply[0] != 0 || code == granted {
+		return nil
+	}
+	text, ok := socks4Replies[code]
+	if !ok && h.probe {
+		// Zeros, a length or an HTTP/2 frame (of a gRPC server, say), would do.
+		return h.protocolError("no reply of a %v proxy: %q", h.version, reply)
+	}
+	if !ok {
+		text = fmt.Sprintf("unknown %v reply code %d", h.version, code)
+	}
+	return h.failure(int(code), "%v proxy request failed: %s", h.version, text)
+}
+
+func (h *SOCKSHandshake) connected4(reply []byte) ([]byte, error) {
+	if reply[0] != 0 {
 		return nil, h.protocolError("invalid %v proxy response: %q", h.version, reply)
-	case code != granted:
-		text, ok := socks4Replies[code]
-		if !ok && h.probe {
-			// Zeros, a length or an HTTP/2 frame (of a gRPC server, say), would do.
-			return nil, h.protocolError("no reply of a %v proxy: %q", h.version, reply)
-		}
-		if !ok {
-			text = fmt.Sprintf("unknown %v reply code %d", h.version, code)
-		}
-		return nil, h.failure(int(code), "%v proxy request failed: %s", h.version, text)
 	}
 	return h.done(nil)
 }
@@ -204,7 +218,9 @@ func (h *SOCKSHandshake) begin5(dest NetAddress, user *SOCKSUserAuth) error {
 		if n := len(user.Username); n < 1 || n > 255 {
 			return h.protocolError("username %s has invalid length %d", user.Username, n)
 		}
-		if n := len(user.Password); n < 1 || n > 255 {
+		// RFC 1929 wants one of at least a byte. Proxies that know users without a
+		// password take an empty one, as other clients send it.
+		if n := len(user.Password); n > 255 {
 			return h.protocolError("password has invalid length %d", n)
 		}
 		h.login = append(append(h.login, 1, byte(len(user.Username))), user.Username...)
@@ -244,9 +260,11 @@ func (h *SOCKSHandshake) greeted5(reply []byte) ([]byte, error) {
 	return h.connect5()
 }
 
+// loggedIn5 takes the version of SOCKS for that of the login, which is 1: some proxies
+// answer with it.
 func (h *SOCKSHandshake) loggedIn5(reply []byte) ([]byte, error) {
 	switch {
-	case reply[0] != 1:
+	case reply[0] != 1 && reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy auth response: %q", reply)
 	case reply[1] != 0:
 		return nil, h.failure(0, "SOCKS5 proxy auth failure code: %d", reply[1])
@@ -256,7 +274,20 @@ func (h *SOCKSHandshake) loggedIn5(reply []byte) ([]byte, error) {
 
 func (h *SOCKSHandshake) connect5() ([]byte, error) {
 	h.await(5, (*SOCKSHandshake).connected5) // as far as the length of a name
+	h.refusal = (*SOCKSHandshake).refusal5
 	return h.request, nil
+}
+
+func (h *SOCKSHandshake) refusal5(reply []byte) error {
+	code := reply[1]
+	if reply[0] != 5 || code == 0 {
+		return nil
+	}
+	text, ok := socks5Replies[code]
+	if !ok {
+		text = fmt.Sprintf("unknown SOCKS5 error code: %d", code)
+	}
+	return h.failure(int(code), "%s", text)
 }
 
 func (h *SOCKSHandshake) connected5(reply []byte) ([]byte, error) {
@@ -271,13 +302,6 @@ func (h *SOCKSHandshake) connected5(reply []byte) ([]byte, error) {
 	}
 	if reply[0] != 5 || reply[2] != 0 || reply[3] != 1 && reply[3] != 3 && reply[3] != 4 {
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
-	}
-	if code := reply[1]; code != 0 {
-		text, ok := socks5Replies[code]
-		if !ok {
-			text = fmt.Sprintf("unknown SOCKS5 error code: %d", code)
-		}
-		return nil, h.failure(int(code), "%s", text)
 	}
 	h.await(size+2, (*SOCKSHandshake).done)
 	return nil, nil

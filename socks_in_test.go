@@ -161,17 +161,143 @@ func FuzzSOCKSReplies(f *testing.F) {
 		if (err1 == nil) != (err2 == nil) || err1 != nil && err1.Error() != err2.Error() {
 			t.Errorf("in one piece: %v, byte by byte: %v", err1, err2)
 		}
-		if !bytes.Equal(whole.bytes, bytewise.bytes) {
+		refused, violated := errors.Is(err1, ErrSOCKSFailure), errors.Is(err1, ErrSOCKSProtocol)
+		// (A refusal is known by its code, and may have come with more.)
+		if !bytes.Equal(whole.bytes, bytewise.bytes) && (!refused || len(bytewise.bytes) < len(whole.bytes)) {
 			t.Errorf("in one piece it leaves %q, byte by byte %q", whole.bytes, bytewise.bytes)
 		}
 		if read := len(replies) - len(whole.bytes); read > 2+2+5+257 {
 			t.Errorf("it reads %d bytes", read)
 		}
-		refused, violated := errors.Is(err1, ErrSOCKSFailure), errors.Is(err1, ErrSOCKSProtocol)
 		if err1 != nil && refused == violated {
 			t.Errorf("%v is a refusal: %v, a violation: %v", err1, refused, violated)
 		}
 	})
+}
+
+// The code of a refusal is kept, whatever follows it: nothing, or what it should not be.
+// It is not waited for.
+func TestRefusalsByTheirCode(t *testing.T) {
+	const rest4, rest5 = "\x00\x00\x00\x00\x00\x00", "\x00\x01\x00\x00\x00\x00\x00\x00"
+	for _, c := range []struct {
+		version SOCKSVersion
+		before  string // the reply
+		reply   string // as far as its code
+		rest    string
+		code    int
+	}{
+		{SOCKS4, "", "\x00\x5b", rest4, 91},
+		{SOCKS4a, "", "\x00\x5d", rest4, 93},
+		{SOCKS4a, "", "\x00\x59", rest4, 89},
+		{SOCKS5, "\x05\x00", "\x05\x05", rest5, 5},
+		{SOCKS5, "\x05\x02\x01\x00", "\x05\x01", rest5, 1},
+		{SOCKS5, "\x05\x00", "\x05\xf6", rest5, 0xF6},
+		{SOCKS5, "\x05\x00", "\x05\xff", rest5, 0xFF},
+	} {
+		for name, rest := range map[string]string{
+			"whole":                   c.rest,
+			"cut after the code":      "",
+			"cut after the next byte": c.rest[:1],
+			"cut before its end":      c.rest[:3],
+			"with other bytes":        strings.Repeat("\xaa", len(c.rest)),
+			"with a text":             "\r\nHTTP/1.1 503 Service Unavailable\r\n\r\n",
+			"with too many bytes":     c.rest + strings.Repeat("x", 1000),
+		} {
+			t.Run(fmt.Sprintf("%v %d %s", c.version, c.code, name), func(t *testing.T) {
+				for _, byteByByte := range []bool{false, true} {
+					h, err := NewSOCKSHandshake(c.version, anyDestination, SOCKSUserAuth{"user", "password"})
+					if err != nil {
+						t.Fatal(err)
+					}
+					err = h.exchange(&socksScript{bytes: []byte(c.before + c.reply + rest), byteByByte: byteByByte})
+					e, ok := errors.AsType[*SOCKSError](err)
+					if !ok || e.Err != ErrSOCKSFailure || e.Reply != c.code {
+						t.Errorf("byte by byte %v: got %v, want a refusal with %d", byteByByte, err, c.code)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A proxy that refuses and then neither says more nor hangs up is not waited for.
+func TestRefusalsBeforeSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for version, replies := range map[SOCKSVersion][]string{
+			SOCKS4:  {"\x00\x5b"},
+			SOCKS4a: {"\x00\x5b\x00"},
+			SOCKS5:  {"\x05\x00", "\x05\x02"},
+		} {
+			proxy := SOCKSProxy{Addr: "127.0.0.1:1", Version: version, Dial: func(context.Context, string, string) (net.Conn, error) {
+				near, far := net.Pipe()
+				// Owner: the test. End: the client hangs up.
+				go func() {
+					var buf [1000]byte
+					for _, reply := range replies {
+						far.Read(buf[:])
+						io.WriteString(far, reply)
+					}
+					io.Copy(io.Discard, far)
+				}()
+				return near, nil
+			}}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			begin := time.Now()
+			_, err := proxy.DialContext(ctx, "tcp", "192.0.2.1:80")
+			cancel()
+			if e, ok := errors.AsType[*SOCKSError](err); !ok || e.Reply == 0 || time.Since(begin) != 0 {
+				t.Errorf("%v: after %v got %v", version, time.Since(begin), err)
+			}
+		}
+	})
+}
+
+// Some proxies answer a login with the version of SOCKS, and not with the login's.
+func TestLoginAnsweredByVersion5(t *testing.T) {
+	const granted = "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+	for reply, want := range map[string]string{
+		"\x01\x00": "",
+		"\x05\x00": "",
+		"\x01\x01": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 1",
+		"\x05\x01": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 1",
+		"\x05\xff": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 255",
+		"\x00\x00": `SOCKS protocol error: invalid SOCKS5 proxy auth response: "\x00\x00"`,
+		"\x04\x00": `SOCKS protocol error: invalid SOCKS5 proxy auth response: "\x04\x00"`,
+	} {
+		h, err := NewSOCKSHandshake(SOCKS5, anyDestination, SOCKSUserAuth{"user", "password"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxy := &socksScript{bytes: []byte("\x05\x02" + reply + granted + "tunnel")}
+		got := ""
+		if err := h.exchange(proxy); err != nil {
+			got = err.Error()
+		}
+		if got != want || want == "" && string(proxy.bytes) != "tunnel" {
+			t.Errorf("%q: got %q, want %q; %q is left", reply, got, want, proxy.bytes)
+		}
+	}
+}
+
+// A user without a password has one of no bytes.
+func TestUserWithoutPassword(t *testing.T) {
+	for version, want := range map[SOCKSVersion]string{
+		SOCKS5:  "\x01\x04user\x00",
+		SOCKS4:  "\x04\x01\x00\x01\x7f\x00\x00\x01user\x00",
+		SOCKS4a: "\x04\x01\x00\x01\x7f\x00\x00\x01user\x00",
+	} {
+		h, err := NewSOCKSHandshake(version, anyDestination, SOCKSUserAuth{Username: "user"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, _, err := h.Next(nil)
+		if version == SOCKS5 {
+			sent, _, err = h.Next([]byte{5, 2})
+		}
+		if string(sent) != want || err != nil {
+			t.Errorf("%v: sent %q, want %q; %v", version, sent, want, err)
+		}
+	}
 }
 
 // A proxy can only choose a method that it was offered, or refuse all.

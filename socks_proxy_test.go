@@ -33,7 +33,13 @@ type testProxy struct {
 
 func newTestProxy(t *testing.T) *testProxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return newTestProxyAt(t, "tcp", "127.0.0.1:0")
+}
+
+// newTestProxyAt listens on an address, or on a path if the network is "unix".
+func newTestProxyAt(t *testing.T, network, addr string) *testProxy {
+	t.Helper()
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}

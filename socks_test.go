@@ -370,6 +370,78 @@ func TestSOCKSThroughAnotherProxy(t *testing.T) {
 	}
 }
 
+// A proxy can be on a unix socket, as Tor's can, of which nobody on the network knows.
+func TestSOCKSProxyOnAUnixSocket(t *testing.T) {
+	noLeak(t)
+	addr, _ := serveSessions(t, nil)
+	path := filepath.Join(t.TempDir(), "my socks")
+	p := newTestProxyAt(t, "unix", path)
+	p.answer = func(string) (byte, string) { return 0, addr }
+	parsed, err := rpcx.ParseSOCKSProxy("socks4a+unix://" + strings.ReplaceAll(path, " ", "%20"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dialled []string
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dialled = append(dialled, network+" "+addr)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	for name, c := range map[string]struct {
+		dialer  rpcx.Dialer
+		asked   string
+		dialled int
+	}{
+		"by its address":      {rpcx.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: "unix://" + path}}, "SOCKS5 a.test:2", 0},
+		"by a URL":            {rpcx.Dialer{SOCKS: parsed}, "SOCKS4 a.test:2", 0},
+		"with DialContext":    {rpcx.Dialer{SOCKS: parsed, DialContext: dial}, "SOCKS4 a.test:2", 1},
+		"with Dial":           {rpcx.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: "unix://" + path, Dial: dial}}, "SOCKS5 a.test:2", 1},
+		"with a user":         {rpcx.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: "unix://" + path, Auth: rpcx.SOCKSUserAuth{Username: "u"}}}, "SOCKS5 u: a.test:2", 0},
+		"with local look-ups": {rpcx.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: "UNIX://" + path, ResolveLocally: true}}, "SOCKS5 192.0.2.1:2", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fakeDNS(t, map[string][]string{"a.test": {"192.0.2.1"}})
+			dialled = nil
+			s, err := c.dialer.Dial(t.Context(), "tcp://a.test:2", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers(t, s)
+			if got := p.requests(); len(got) != 1 || got[0] != c.asked {
+				t.Errorf("asked for %q, want %q", got, c.asked)
+			}
+			if got := s.NetConn().(*rpcx.SOCKSConn).ProxyAddr(); got.Network() != "unix" || got.String() != path {
+				t.Errorf("the proxy is at %v %v", got.Network(), got)
+			}
+			if len(dialled) != c.dialled || c.dialled > 0 && dialled[0] != "unix "+path {
+				t.Errorf("dialled %q", dialled)
+			}
+			s.Close()
+			<-s.Done()
+		})
+	}
+	t.Run("it is detected", func(t *testing.T) {
+		if found := rpcx.DetectSOCKS(t.Context(), "unix://"+path, nil); found == nil || found.Addr != "unix://"+path || found.Version != rpcx.SOCKS5 {
+			t.Errorf("found %v", found)
+		}
+		if found := rpcx.DetectSOCKS(t.Context(), "unix://"+path+"x", nil); found != nil {
+			t.Errorf("where nobody listens: found %v", found)
+		}
+	})
+	t.Run("a refusal names it", func(t *testing.T) {
+		p.answer = func(string) (byte, string) { return 5, "" }
+		_, err := (&rpcx.SOCKSProxy{Addr: "unix://" + path}).DialContext(t.Context(), "tcp", "a.test:2")
+		if !errors.Is(err, rpcx.ErrSOCKSFailure) || !strings.Contains(err.Error(), path+"->a.test:2") {
+			t.Errorf("got %v", err)
+		}
+	})
+	for _, addr := range []string{"unix://", "tcp://127.0.0.1:1", "tls://127.0.0.1:1", "ws://127.0.0.1:1", "other:///path"} {
+		proxy := rpcx.SOCKSProxy{Addr: addr}
+		if _, err := proxy.DialContext(t.Context(), "tcp", "a.test:2"); err == nil || !strings.Contains(err.Error(), "address of the SOCKS proxy") {
+			t.Errorf("the address %s: %v", addr, err)
+		}
+	}
+}
+
 func TestSOCKSProxyURLs(t *testing.T) {
 	for _, c := range []struct{ url, want string }{
 		{"socks5://127.0.0.1:9050", "SOCKS5 proxy at 127.0.0.1:9050, auth: none"},
@@ -377,6 +449,19 @@ func TestSOCKSProxyURLs(t *testing.T) {
 		{"socks4://[::1]:1/", "SOCKS4 proxy at [::1]:1, auth: none"},
 		{"socks4a://user@proxy.test:2", "SOCKS4a proxy at proxy.test:2, auth: username"},
 		{"socks5://us%40er:pass@proxy.test", "SOCKS5 proxy at proxy.test:1080, auth: username"},
+		{"socks://127.0.0.1:9050", "SOCKS5 proxy at 127.0.0.1:9050, auth: none"},
+		{"Socks://proxy.test", "SOCKS5 proxy at proxy.test:1080, auth: none"},
+		{"socks5://user@proxy.test", "SOCKS5 proxy at proxy.test:1080, auth: username"},
+		{"socks://user:@proxy.test", "SOCKS5 proxy at proxy.test:1080, auth: username"},
+		{"socks5://@proxy.test", "SOCKS5 proxy at proxy.test:1080, auth: none"},
+		{"socks5://:@proxy.test", "SOCKS5 proxy at proxy.test:1080, auth: none"},
+		{"socks5+unix:///run/tor/socks", "SOCKS5 proxy at unix:///run/tor/socks, auth: none"},
+		{"socks+unix:///s", "SOCKS5 proxy at unix:///s, auth: none"},
+		{"SOCKS5H+UNIX:///run/My%20Proxy", "SOCKS5 proxy at unix:///run/My Proxy, auth: none"},
+		{"socks4a+unix://user@/run/tor/socks", "SOCKS4a proxy at unix:///run/tor/socks, auth: username"},
+		{"socks4+unix:///run/tor/socks", "SOCKS4 proxy at unix:///run/tor/socks, auth: none"},
+		{"unix:///run/tor/socks", "SOCKS5 proxy at unix:///run/tor/socks, auth: none"},
+		{"unix://user:pass@/run/tor/socks", "SOCKS5 proxy at unix:///run/tor/socks, auth: username"},
 	} {
 		p, err := rpcx.ParseSOCKSProxy(c.url)
 		if err != nil || p.String() != c.want || p.ResolveLocally {
@@ -387,6 +472,14 @@ func TestSOCKSProxyURLs(t *testing.T) {
 	if err != nil || p.Auth != (rpcx.SOCKSUserAuth{Username: "us@er", Password: "se:cret"}) {
 		t.Fatalf("got %v, %v", p.Auth, err)
 	}
+	p, err = rpcx.ParseSOCKSProxy("socks5://us%40er@proxy.test")
+	if err != nil || p.Auth != (rpcx.SOCKSUserAuth{Username: "us@er"}) {
+		t.Errorf("without a password: got %v, %v", p.Auth, err)
+	}
+	p, err = rpcx.ParseSOCKSProxy("socks5+unix://us%40er:se%3Acret@/path")
+	if err != nil || p.Auth != (rpcx.SOCKSUserAuth{Username: "us@er", Password: "se:cret"}) {
+		t.Fatalf("at a path: got %v, %v", p.Auth, err)
+	}
 	if text := fmt.Sprintf("%v %+v %v %v", p, *p, *p, p.Auth); strings.Contains(text, "cret") {
 		t.Errorf("the password is in %s", text)
 	}
@@ -396,7 +489,13 @@ func TestSOCKSProxyURLs(t *testing.T) {
 		"another scheme":        "http://u:secret@127.0.0.1:9050",
 		"a path":                "socks5://u:secret@127.0.0.1:9050/path",
 		"a query":               "socks5://u:secret@127.0.0.1:9050?a",
-		"no password":           "socks5://user@127.0.0.1:9050",
+		"no user's name":        "socks5://:secret@127.0.0.1:9050",
+		"a user and no host":    "socks5://u:secret@",
+		"unix and a host":       "socks5+unix://u:secret@localhost/path",
+		"unix and no path":      "socks5+unix://u:secret@/",
+		"unix and a query":      "socks5+unix:///path?secret",
+		"unix without slashes":  "unix:secret",
+		"unix twice":            "unix+unix://u:secret@/path",
 		"a password too long":   "socks5://user:secret" + strings.Repeat("x", 250) + "@127.0.0.1:9050",
 		"a port that is none":   "socks5://u:secret@127.0.0.1:0",
 		"a password for a port": "socks5://u:secret",
