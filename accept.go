@@ -145,7 +145,14 @@ func (srv *Server) hasRoom() bool {
 func (srv *Server) serve(conn transport) *Session {
 	s := srv.add(conn)
 	if s == nil {
-		_ = conn.close()
+		srv.mu.Lock()
+		stopped := srv.stopped
+		srv.mu.Unlock()
+		var cause error = ServerBusy("too many sessions")
+		if stopped {
+			cause = ErrServerClosed
+		}
+		_ = conn.close(cause)
 	}
 	return s
 }

@@ -28,7 +28,8 @@ type Framer interface {
 // [Session.NetConn] and [Session.RemoteAddr].
 //
 // One that drops messages, or takes memory for one before it has come in whole,
-// should be a [PartReader], too.
+// should be a [PartReader], too; one that can tell its peer why it is closed, a
+// [CloserWithError].
 type MessageConn interface {
 	// ReadMessage returns the next message. The slice belongs to the
 	// connection, and is valid until the next call. A recoverable [*FrameError]
@@ -40,6 +41,29 @@ type MessageConn interface {
 	// Close closes the connection, and unblocks the other two methods. It may
 	// take leave of the peer before, if nothing is being written.
 	Close() error
+}
+
+// A CloserWithError is a [MessageConn] that can tell its peer why the session ends, as a
+// WebSocket does with a code.
+type CloserWithError interface {
+	// CloseWithError closes the connection as Close does, in place of which the session
+	// calls it, once. err is why the session ends, as [Session.Err] has it, and is for
+	// this side: what of it the peer is told is up to the connection.
+	//
+	//	ErrClosed         Close or Shutdown of the session, or ReplyAndDisconnect
+	//	ErrServerClosed   Shutdown or Close of its server (Session.Err is ErrClosed)
+	//	*CostError        the session cost too much
+	//	ErrIdle           nothing was going on
+	//	ErrSlowPeer       the peer does not read
+	//	*FrameError       what ReadMessage or a PartReader's part has returned
+	//	*ProtocolError    a message that cannot be answered
+	//	*Error            CodeServerBusy: the server had no room for the session, which
+	//	                  was not started
+	//	any other         of the connection itself
+	//
+	// It may wait for the peer, but for no more than a moment: [Session.Close] does not
+	// wait for it, and Done does.
+	CloseWithError(err error) error
 }
 
 // A PartReader is a [MessageConn] that tells of messages before they have come in

@@ -85,6 +85,8 @@ func (s *Session) readLoop() {
 			grace := time.Duration(0)
 			if errors.Is(err, io.EOF) {
 				grace = closeGrace // the peer may read on: it gets what is queued
+			} else if bad {
+				grace = s.violationGrace()
 			}
 			s.end(err, grace) // does nothing if the session was ending already (I6)
 			break
@@ -135,7 +137,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		s.mu.Lock()
 		s.fault(item.Err)
 		s.mu.Unlock()
-		s.end(item.Err, 0)
+		s.end(item.Err, s.violationGrace())
 	case item.Kind == KindResponse:
 		in.results.grow(len(item.ID) + len(item.Result))
 		in.replies = append(in.replies, reply{in.results.add(item.ID), in.results.add(item.Result), item.Err})

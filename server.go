@@ -243,7 +243,7 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, s := range live {
 		// Owner: this call. End: the session's Shutdown returns.
-		wg.Go(func() { errs[i] = s.Shutdown(ctx) })
+		wg.Go(func() { errs[i] = s.shutdown(ctx, ErrServerClosed) })
 	}
 	wg.Wait()
 	if err := ctx.Err(); err != nil && errors.Join(errs...) != nil {
@@ -256,7 +256,7 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 func (srv *Server) Close() error {
 	srv.StopListening()
 	for _, s := range srv.live() {
-		s.Close()
+		s.end(ErrServerClosed, closeGrace)
 	}
 	return nil
 }

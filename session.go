@@ -81,6 +81,7 @@ type Session struct {
 	logging   bool          // somebody logs notes, or is about to
 	over      bool          // it is done and the callbacks have returned
 	cause     error         // of the end (I6)
+	told      error         // the cause as the connection is told it
 	closeBy   time.Duration // when the connection is closed whatever is unwritten
 	drained   chan struct{} // closed when Shutdown has nothing to wait for
 	flushTo   uint64        // the message that it waits for to be written, at last
@@ -309,7 +310,10 @@ func (s *Session) Close() error {
 // closes the session and waits for its end. For that of a session that is ending
 // already it only waits. If ctx ends first it calls Close, and returns ctx's error.
 // It must not be called by a handler.
-func (s *Session) Shutdown(ctx context.Context) error {
+func (s *Session) Shutdown(ctx context.Context) error { return s.shutdown(ctx, ErrClosed) }
+
+// shutdown is Shutdown, for the cause given.
+func (s *Session) shutdown(ctx context.Context, cause error) error {
 	s.mu.Lock()
 	var refusals []func()
 	if s.state == stateOpen {
@@ -330,10 +334,10 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
-		s.Close()
+		s.end(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
-		s.Close()
+		s.end(cause, closeGrace)
 		return ctx.Err()
 	}
 	select {
@@ -396,8 +400,13 @@ func runAll(fs []func()) {
 }
 
 // end begins the end: it fails what is pending and leaves the writer grace to
-// write what is queued; none for 0. A second end may only shorten the grace.
+// write what is queued; none for 0. A second end may only shorten the grace. To this
+// side the end of its server is a Close: only the connection is told of it.
 func (s *Session) end(cause error, grace time.Duration) {
+	told := cause
+	if cause == ErrServerClosed {
+		cause = ErrClosed
+	}
 	s.mu.Lock()
 	closeBy := after(s.now(), grace)
 	if s.state >= stateClosing {
@@ -408,7 +417,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 		s.mu.Unlock()
 		return
 	}
-	s.state, s.cause, s.closeBy = stateClosing, cause, closeBy
+	s.state, s.cause, s.told, s.closeBy = stateClosing, cause, told, closeBy
 	if grace > 0 {
 		s.arm(closeBy)
 	}
@@ -464,7 +473,21 @@ func (s *Session) lose(unwritten bool) (finish []*Future) {
 }
 
 // closeConn closes the connection, which ends the reader and a blocked writer.
-func (s *Session) closeConn() { _ = s.conn.close() }
+func (s *Session) closeConn() {
+	s.mu.Lock()
+	told := s.told
+	s.mu.Unlock()
+	_ = s.conn.close(told)
+}
+
+// violationGrace returns the grace of an end because of what the peer has sent. A
+// connection that tells the peer why must not be in a write then.
+func (s *Session) violationGrace() time.Duration {
+	if s.conn.tells() {
+		return closeGrace
+	}
+	return 0
+}
 
 // leave is called, under the lock, when the reader or the writer returns, when a
 // worker does, and when all is logged. The last of them ends the session.

@@ -27,7 +27,10 @@ type transport interface {
 	onPart(part func(size int) error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
-	close() error
+	// close closes the connection because of cause, which it may tell the peer.
+	close(cause error) error
+	// tells reports whether close tells the peer the cause.
+	tells() bool
 	received() uint64 // bytes, for the reader
 	// unread returns what came in where next failed: the beginning of the message that
 	// was at fault or cut off, and what is behind it. It is valid until the next call.
@@ -202,10 +205,12 @@ func (s *stream) write(buf []byte, _ []int, progress func()) (written int, err e
 	}
 }
 
-func (s *stream) close() (err error) {
+func (s *stream) close(error) (err error) {
 	s.once.Do(func() { err = s.conn.Close() })
 	return err
 }
+
+func (s *stream) tells() bool { return false }
 
 func (s *stream) received() uint64 { return s.total }
 
@@ -266,9 +271,20 @@ func (m *messages) write(buf []byte, ends []int, progress func()) (int, error) {
 	return written, err
 }
 
-func (m *messages) close() (err error) {
-	m.once.Do(func() { err = m.conn.Close() })
+func (m *messages) close(cause error) (err error) {
+	m.once.Do(func() {
+		if conn, ok := m.conn.(CloserWithError); ok {
+			err = conn.CloseWithError(cause)
+		} else {
+			err = m.conn.Close()
+		}
+	})
 	return err
+}
+
+func (m *messages) tells() bool {
+	_, ok := m.conn.(CloserWithError)
+	return ok
 }
 
 func (m *messages) received() uint64 {
