@@ -22,6 +22,7 @@ const (
 	firstBuffer = 512         // to read into
 	largeBuffer = 64 << 10    // beyond is given back
 	fragment    = 32 << 10    // of a message: what is sent and read at a time
+	mostDropped = 16 << 20    // of what a peer that was refused still sends, until it answers
 )
 
 // conn is a WebSocket as an [rpcx.PartReader]. Contexts that end are not given to
@@ -37,8 +38,7 @@ type conn struct {
 	buf      []byte
 	part     func(size int) error // tells the session of a part
 	received uint64               // bytes of messages
-	rest     io.Reader            // of a message that is dropped
-	ended    atomic.Bool          // there is nothing more to read
+	ended    atomic.Bool          // there is nothing more to read, and nobody to tell
 	cause    error                // why that is
 	over     chan struct{}        // closed when cause is known
 	writing  atomic.Bool
@@ -48,10 +48,12 @@ type conn struct {
 	silent   bool          // one was not answered; guarded by pinging
 	mu       sync.Mutex
 	pinger   *time.Timer // nil if there are no pings, or no more
+	verdict  *verdict    // on what the peer has sent; nil if that was good
+	chosen   *closing    // by SetCloseCode; nil if nobody has
 }
 
 func newConn(ws *websocket.Conn, out *corked, under net.Conn, config Config) *conn {
-	ws.SetReadLimit(-1) // ours drops a message, and keeps the connection
+	ws.SetReadLimit(-1) // ours is another, and lets what is queued be written
 	c := &conn{
 		ws: ws, out: out, under: under, maxSize: config.maxSize(), interval: config.pingInterval(),
 		over: make(chan struct{}),
@@ -73,25 +75,25 @@ func (c *conn) ReadMessage() ([]byte, error) {
 	if err == nil {
 		return msg, nil
 	}
-	if frame, ok := errors.AsType[*rpcx.FrameError](err); !ok || !frame.Recoverable {
+	c.mu.Lock()
+	ours := c.verdict != nil
+	c.mu.Unlock()
+	if !ours {
 		c.ended.Store(true)
 		_ = c.ws.CloseNow() // which ends a ping
 		err = c.reason(err)
-		c.cause = err
-		close(c.over)
 	}
+	c.cause = err
+	close(c.over)
 	return nil, err
 }
 
 func (c *conn) read() ([]byte, error) {
-	if err := c.drop(); err != nil {
-		return nil, err
-	}
 	if cap(c.buf) > largeBuffer { // not to be held until the next message comes
 		c.buf = nil
 		_ = c.part(0) // asks for nothing
 	}
-	_, r, err := c.ws.Reader(context.Background())
+	kind, r, err := c.ws.Reader(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -107,15 +109,15 @@ func (c *conn) read() ([]byte, error) {
 		buf = buf[:len(buf)+n]
 		switch {
 		case len(buf) > c.maxSize:
-			c.rest = r
-			return nil, &rpcx.FrameError{
-				Message:     fmt.Sprintf("dropping message over %d bytes (Config.MaxSize)", c.maxSize),
-				Recoverable: true,
-			}
+			return nil, c.refuse(websocket.StatusMessageTooBig, fmt.Sprintf("message over %d bytes", c.maxSize),
+				&rpcx.FrameError{Message: fmt.Sprintf("message over %d bytes (Config.MaxSize)", c.maxSize)})
 		case err == io.EOF && c.out.cut.Load():
 			// The WebSocket takes the end of the connection between two reads for that
 			// of the message, which needs nothing more from the connection.
 			return nil, io.ErrUnexpectedEOF
+		case err == io.EOF && kind == websocket.MessageText && !utf8.Valid(buf):
+			return nil, c.refuse(websocket.StatusInvalidFramePayloadData, "text message is no UTF-8",
+				&rpcx.FrameError{Message: "text message is no UTF-8"})
 		case err == io.EOF:
 			return buf, nil
 		case err != nil:
@@ -126,7 +128,7 @@ func (c *conn) read() ([]byte, error) {
 			size *= 2
 		}
 		if err := c.part(held(size)); err != nil {
-			return nil, err
+			return nil, c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
 		}
 		if size > cap(buf) {
 			buf = append(make([]byte, 0, size), buf...)
@@ -135,19 +137,15 @@ func (c *conn) read() ([]byte, error) {
 	}
 }
 
-// drop reads what is left of a message that is dropped.
-func (c *conn) drop() error {
-	for c.rest != nil {
-		n, err := c.rest.Read(c.buf[:min(fragment, cap(c.buf))])
-		c.received += uint64(n)
-		if err == io.EOF {
-			c.rest = nil
-		} else if err != nil {
-			return err
-		}
-		_ = c.part(held(cap(c.buf))) // asks for no more
-	}
-	return nil
+// refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
+// What the peer has under way is dropped until it has answered: to close a connection
+// with unread bytes could lose it the code.
+func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
+	c.out.rest.Store(&io.LimitedReader{R: c.out.conn, N: mostDropped})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.verdict = &verdict{err, closing{code, reason}}
+	return err
 }
 
 // held is what a buffer counts for.
@@ -172,9 +170,8 @@ func (c *conn) reason(err error) error {
 	switch {
 	case c.silent:
 		return ErrNoPong
-	case ok && (closed.Code == websocket.StatusNormalClosure ||
-		closed.Code == websocket.StatusGoingAway ||
-		closed.Code == websocket.StatusNoStatusRcvd):
+	case ok && (closed.Code == websocket.StatusNoStatusRcvd ||
+		closed.Code == websocket.StatusNormalClosure && closed.Reason == ""):
 		return io.EOF
 	case ok:
 		return &CloseError{int(closed.Code), closed.Reason}
@@ -234,14 +231,18 @@ func (c *conn) write(kind websocket.MessageType, msg []byte) error {
 	return err
 }
 
-// Close implements [rpcx.MessageConn]. If the connection is at rest it takes leave
-// of the peer.
-func (c *conn) Close() error {
+// Close implements [rpcx.MessageConn].
+func (c *conn) Close() error { return c.CloseWithError(rpcx.ErrClosed) }
+
+// CloseWithError implements [rpcx.CloserWithError]. If the connection is at rest the
+// peer is told why, and has a second for its answer.
+func (c *conn) CloseWithError(cause error) error {
 	c.mu.Lock()
 	if c.pinger != nil {
 		c.pinger.Stop()
 		c.pinger = nil
 	}
+	how := c.closing(cause)
 	c.mu.Unlock()
 	if c.writing.Load() || c.ended.Load() {
 		err := c.out.Close()
@@ -250,7 +251,7 @@ func (c *conn) Close() error {
 	}
 	impatient := time.AfterFunc(closeWait, func() { _ = c.out.Close() })
 	defer impatient.Stop()
-	return c.ws.Close(websocket.StatusNormalClosure, "")
+	return c.ws.Close(how.code, how.reason)
 }
 
 // ping makes sure that the peer is there if nothing has been heard from it. It is

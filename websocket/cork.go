@@ -11,8 +11,9 @@ import (
 // by itself; between cork and uncork these writes are held back, to go out in one.
 type corked struct {
 	conn  io.ReadWriteCloser
-	heard atomic.Bool // something came; reset by who asks
-	cut   atomic.Bool // nothing more will come
+	heard atomic.Bool                      // something came; reset by who asks
+	cut   atomic.Bool                      // nothing more will come
+	rest  atomic.Pointer[io.LimitedReader] // what is read yet of conn; nil if there is no limit
 
 	mu  sync.Mutex
 	buf *[]byte // what is held back; nil if nothing is to be
@@ -69,7 +70,11 @@ func (c *corked) Write(p []byte) (n int, err error) {
 }
 
 func (c *corked) Read(p []byte) (int, error) {
-	n, err := c.conn.Read(p)
+	var r io.Reader = c.conn
+	if rest := c.rest.Load(); rest != nil {
+		r = rest
+	}
+	n, err := r.Read(p)
 	switch {
 	case n > 0:
 		err = nil // comes again, when more is asked for

@@ -97,26 +97,32 @@ func converse(t *testing.T, s *rpcx.Session) {
 	wg.Wait()
 }
 
-// What is too large is dropped, and what follows is handled.
+// What is too large ends the session at once, on both sides, and says so.
 func TestMessageOverTheLimit(t *testing.T) {
-	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	accepted := make(chan *rpcx.Session, 1)
+	srv := &rpcx.Server{
+		Options:   rpcx.Options{Handler: methods()},
+		OnSession: func(s *rpcx.Session) { accepted <- s },
+	}
 	t.Cleanup(srv.Wait)
 	t.Cleanup(func() { srv.Close() })
 	url := serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: 1000}})
 	s := dial(t, websocket.Dialer{}, url, nil)
-	lost := s.Go(t.Context(), "echo", rpcx.Args{strings.Repeat("x", 100_000)})
-	exact := strings.Repeat("x", 1000-len(`{"jsonrpc":"2.0","method":"echo","params":[""],"id":1}`))
+	exact := strings.Repeat("x", 1000-len(`{"jsonrpc":"2.0","method":"echo","params":[""],"id":0}`))
 	if got, err := rpcx.Call[string](t.Context(), s, "echo", rpcx.Args{exact}); got != exact || err != nil {
 		t.Errorf("a message of the largest size: %d bytes, %v", len(got), err)
 	}
-	lost.Cancel()
-	if err := lost.Err(); !errors.Is(err, rpcx.ErrCancelled) {
-		t.Errorf("a message that was dropped: %v", err)
+	err := s.Call(t.Context(), "echo", rpcx.Args{exact + "x"}, nil)
+	if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || *closed != (websocket.CloseError{Code: 1009, Reason: "message over 1000 bytes"}) {
+		t.Errorf("a message that is one byte too large: %v", err)
 	}
-	for s := range srv.Sessions() {
-		if stats := s.Stats(); stats.Errors != 1 || stats.MessagesReceived != 1 {
-			t.Errorf("stats are %+v, want one error and one message", stats)
-		}
+	server := <-accepted
+	frame, ok := errors.AsType[*rpcx.FrameError](ended(t, server))
+	if !ok || !strings.Contains(frame.Message, "Config.MaxSize") {
+		t.Errorf("the session ended with %v", server.Err())
+	}
+	if stats := server.Stats(); stats.Errors != 1 || stats.MessagesReceived != 1 {
+		t.Errorf("stats are %+v, want one error and one message", stats)
 	}
 }
 
@@ -136,7 +142,7 @@ func TestServerLimitsAndShutdown(t *testing.T) {
 	if err := srv.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := ended(t, first); err != io.EOF {
+	if err := ended(t, first); !errors.Is(err, io.EOF) {
 		t.Errorf("the session ended with %v", err)
 	}
 	if _, err := websocket.Dial(t.Context(), url, nil); !hasStatus(err, http.StatusServiceUnavailable) {
@@ -171,7 +177,7 @@ func TestServerLimitsWhenAllComeAtOnce(t *testing.T) {
 			err := s.Call(t.Context(), "echo", rpcx.Args{1}, nil)
 			if err == nil {
 				served.Add(1)
-			} else if !errors.Is(err, io.EOF) {
+			} else if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || closed.Code != 1013 {
 				t.Error(err)
 			}
 		})

@@ -34,23 +34,36 @@
 // # Messages
 //
 // Each message is one WebSocket message: of text if it is UTF-8, as JSON always
-// is, and binary otherwise. Both kinds are read. Options.Framer is ignored. A
-// message that is larger than [Config].MaxSize is dropped and counted, like a long
-// line in a stream.
+// is, and binary otherwise. Both kinds are read. Options.Framer is ignored.
 //
 // # The end
 //
-// A session that ends says so to its peer, and waits up to a second for the
-// answer. When the peer closes the connection, [rpcx.Session.Err] is io.EOF if it
-// did so in order (with code 1000, 1001 or none), a [*CloseError] if it gave
-// another code, and io.ErrUnexpectedEOF if it was gone without a word. A peer
-// that has nothing to say is pinged, and one that does not answer ends the session
-// with [ErrNoPong].
+// A session that ends says so to its peer, and waits up to a second for the answer
+// (Close does not wait for that, Done does). What it says is a code and a reason:
+//
+//	1000  Close or Shutdown of the session, ReplyAndDisconnect, Limits.IdleTimeout
+//	1001  Shutdown or Close of the server
+//	1002  a message that the protocol cannot answer
+//	1007  a text message that is no UTF-8
+//	1008  the session has cost too much, or its peer does not read
+//	1009  a message over Config.MaxSize
+//	1011  any other error of this side
+//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes
+//
+// [SetCloseCode] has another code sent, of the program's own. A peer that does not read
+// is told nothing if a write to it is under way.
+//
+// When the peer closes the connection, [rpcx.Session.Err] is a [*CloseError] with its
+// code and its reason; io.EOF if it gave none, or 1000 without a reason; and
+// io.ErrUnexpectedEOF if it was gone without a word. A CloseError with code 1000 or
+// 1001 is an end in order, and matches io.EOF by [errors.Is]. A peer that has nothing to
+// say is pinged, and one that does not answer ends the session with [ErrNoPong].
 package websocket
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"time"
@@ -63,7 +76,8 @@ import (
 // Config is what both ends have in common. The zero value has the defaults.
 type Config struct {
 	// MaxSize is the largest message to be received, in bytes; 0 means
-	// [rpcx.DefaultMaxSize], a negative value no limit.
+	// [rpcx.DefaultMaxSize], a negative value no limit. A larger one ends the session,
+	// and its sender is told by close code 1009.
 	MaxSize int
 	// PingInterval is how long a peer may be silent before it is sent a ping, and
 	// then how long it has for the answer; 0 means 30 s, a negative value that no
@@ -116,8 +130,9 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("server answers the request for a WebSocket with status %d %s", e.Code, http.StatusText(e.Code))
 }
 
-// CloseError is why a session ended whose peer closed the connection, with a code
-// that says that something was wrong.
+// CloseError is why a session ended whose peer closed the connection and said why. With
+// code 1000 (an ordinary close) or 1001 (the peer goes away: a server that shuts down,
+// a page that is left) it matches io.EOF by [errors.Is].
 type CloseError struct {
 	Code   int // of RFC 6455, section 7.4; 3000 to 4999 are applications'
 	Reason string
@@ -125,4 +140,9 @@ type CloseError struct {
 
 func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed the WebSocket with code %d %q", e.Code, e.Reason)
+}
+
+// Is reports whether target is io.EOF and the peer closed the connection in order.
+func (e *CloseError) Is(target error) bool {
+	return target == io.EOF && (e.Code == int(websocket.StatusNormalClosure) || e.Code == int(websocket.StatusGoingAway))
 }

@@ -219,6 +219,16 @@ async def request_over_the_limit(session):
     lost.cancel()
 
 
+async def told_of_the_limit(session):
+    '''Over a WebSocket, which has a code for it.'''
+    lost = asyncio.create_task(session.send_request('echo', ['x' * 1_100_000]))
+    websocket = session.transport.websocket
+    await websocket.wait_closed()
+    expect((websocket.close_code, websocket.close_reason), (1009, 'message over 1000000 bytes'))
+    outcome, = await asyncio.gather(lost, return_exceptions=True)
+    expect(type(outcome), asyncio.CancelledError)
+
+
 async def reply_over_the_limit(session):
     # aiorpcX takes a longer message if its last chunk, of 256 KiB at most, is what
     # makes it too long.
@@ -318,7 +328,8 @@ async def by_a_call(session):
 ALL = [call, named_arguments, errors, protocol_violations, notification, pipelined, batch,
        large_batch, large_message, request_over_the_limit, reply_over_the_limit, called_back,
        reply_and_disconnect, connection_lost]
-WEBSOCKET = [check for check in ALL if check is not reply_over_the_limit]  # ends the connection
+WEBSOCKET = [check for check in ALL  # both end the connection
+             if check not in (request_over_the_limit, reply_over_the_limit)] + [told_of_the_limit]
 VERSION_1 = [version_1, call, refusals, notification, pipelined, batch_refused, called_back,
              connection_lost]
 
