@@ -20,7 +20,7 @@ called back: 42
 many at once: true
 a large message: true
 all met: browser,go,python
-closed: 1005 true
+` + closeCodes + `closed: 1005 true
 `
 
 // A page in a browser, the original in Python and a session of ours are clients of
@@ -34,6 +34,8 @@ func TestInteropBrowserPythonAndGo(t *testing.T) {
 	finished := make(chan struct{}, 1)
 	mux := http.NewServeMux()
 	mux.Handle("/rpc", websocket.Handler(srv))
+	mux.Handle("/closes/", closing(t))
+	mux.HandleFunc("/codes.js", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "testdata/codes.js") })
 	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "testdata/page.html") })
 	mux.HandleFunc("/finished", func(http.ResponseWriter, *http.Request) { finished <- struct{}{} })
 	mux.HandleFunc("/hold", func(_ http.ResponseWriter, r *http.Request) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +108,62 @@ func TestInteropAiorpcxServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			check(t, dial(t, websocket.Dialer{}, url, &rpcx.Options{Handler: router}))
 		})
+	}
+}
+
+// What clients that others have written are told, and whether they find it in order.
+const closeCodes = `hangup: 1000 "" true
+shutdown: 1001 "server shutting down" true
+costly: 1008 "excessive resource usage" true
+large: 1009 "message over 1000000 bytes" true
+leave: 4001 "naïve ☃" true
+`
+
+// closing serves WebSockets by the name of the way in which they are to be closed,
+// each by a server of its own.
+func closing(t *testing.T) http.Handler {
+	router := interoptest.Router()
+	router.Handle("costly", rpcx.Func(func() error { return rpcx.ErrExcessiveCost }))
+	router.Handle("leave", rpcx.Func(func(s *rpcx.Session) error {
+		if err := websocket.SetCloseCode(s, 4001, "naïve ☃"); err != nil {
+			t.Error(err)
+		}
+		return rpcx.ReplyAndDisconnect("bye")
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := &rpcx.Server{}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if req.Method != "shutdown" {
+				return router.ServeRPC(ctx, req)
+			}
+			// Owner: the test. End: the session does.
+			go srv.Shutdown(context.Background())
+			return nil, nil
+		})
+		t.Cleanup(srv.Wait)
+		t.Cleanup(func() { srv.Close() })
+		websocket.Handler(srv).ServeHTTP(w, r)
+	})
+}
+
+func TestInteropCloseCodesPython(t *testing.T) {
+	needAiorpcx(t)
+	url := serve(t, closing(t))
+	out, err := interoptest.Command(t, interoptest.Python, "websockets_codes.py", url).Output()
+	want := closeCodes + "invalid: 1007 \"text message is no UTF-8\" true\n"
+	if string(out) != want || err != nil {
+		t.Errorf("it was told\n%swant\n%s%v", out, want, err)
+	}
+}
+
+func TestInteropCloseCodesNode(t *testing.T) {
+	// Node 20 wants the flag, and later ones take it.
+	const flag = "--experimental-websocket"
+	interoptest.Need(t, "apt-get install nodejs", "node", flag, "-e", "WebSocket")
+	url := serve(t, closing(t))
+	cmd := interoptest.Command(t, "node", flag, "--no-warnings", filepath.Join("..", "..", "websocket", "testdata", "codes.js"), url)
+	if out, err := cmd.Output(); string(out) != closeCodes || err != nil {
+		t.Errorf("it was told\n%swant\n%s%v", out, closeCodes, err)
 	}
 }
 
