@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"time"
 
 	"example.com/rpcx"
@@ -22,11 +23,16 @@ type Dialer struct {
 	// handshake as well, its TLS is for wss://.
 	rpcx.Dialer
 	Config
-	// Header is sent with the request, for authorization or cookies, say.
+	// Header is sent with the request, for authorization or cookies, say. If it has
+	// Host, that is the name by which the server is asked, in place of the address's;
+	// TLS.ServerName is for the certificate.
 	Header http.Header
-	// Proxy returns the HTTP or SOCKS proxy for a request, nil for none, such as
-	// [http.ProxyFromEnvironment]. By default there is none. An HTTP proxy tunnels
-	// wss:// and has to know WebSockets for ws://.
+	// Proxy returns the proxy for a request, nil for none, such as
+	// [http.ProxyFromEnvironment], which takes HTTP_PROXY for ws:// and HTTPS_PROXY for
+	// wss://. By default there is none. An HTTP proxy (http:// or https://, with or
+	// without a user) is asked for a tunnel to the server, by CONNECT, for ws:// as for
+	// wss://; it is sent Header's Proxy-Authorization. Any other URL is a SOCKS proxy's:
+	// see [rpcx.ParseSOCKSProxy].
 	Proxy func(*http.Request) (*url.URL, error)
 }
 
@@ -70,17 +76,17 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { under = info.Conn },
 	})
-	t := &transport{base: &http.Transport{
-		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return d.Dialer.Connect(ctx, "tcp://"+addr)
-		},
+	t := &transport{proxy: d.Proxy, base: &http.Transport{
+		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return d.dialRequest(ctx, addr) },
 		TLSClientConfig:   d.TLS,
-		Proxy:             d.Proxy,
 		DisableKeepAlives: true, // there is one request
 	}}
+	defer t.base.CloseIdleConnections() // or it would go on dialling when ctx has ended
+	header, host := splitHost(d.Header)
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: t, CheckRedirect: checkRedirect},
-		HTTPHeader:      d.Header,
+		HTTPHeader:      header,
+		Host:            host,
 		Subprotocols:    d.Subprotocols,
 		CompressionMode: d.compression(),
 	})
@@ -106,13 +112,38 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// transport gives the WebSocket a connection that can be corked.
+// splitHost returns a header without Host, and what that says, "" if nothing.
+func splitHost(header http.Header) (rest http.Header, host string) {
+	rest = header.Clone()
+	for name, values := range header {
+		if strings.EqualFold(name, "Host") {
+			delete(rest, name)
+			if len(values) > 0 {
+				host = values[0]
+			}
+		}
+	}
+	return rest, host
+}
+
+// transport gives the WebSocket a connection that can be corked, through a proxy if
+// there is one.
 type transport struct {
-	base *http.Transport
-	out  *corked
+	base  *http.Transport
+	proxy func(*http.Request) (*url.URL, error) // may be nil
+	out   *corked
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.proxy != nil {
+		proxy, err := t.proxy(req)
+		if err != nil {
+			return nil, err
+		}
+		if proxy != nil {
+			req = through(proxy, req)
+		}
+	}
 	resp, err := t.base.RoundTrip(req)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		if conn, ok := resp.Body.(io.ReadWriteCloser); ok {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 
 	"example.com/rpcx"
 
@@ -27,8 +28,9 @@ type Acceptor struct {
 	Config
 	// Origins are the hosts whose pages may connect, beside the host that is
 	// asked: patterns of [path.Match] for "host" or "host:port", or with a scheme
-	// for "scheme://host". A request that names no origin comes from no browser,
-	// and is accepted. "*" is everybody; what a session may do must not depend on
+	// for "scheme://host". "null" is the origin that a browser hides: that of a file, of a
+	// sandboxed frame, or after some redirections, whosever page it is. A request that
+	// names no origin comes from no browser, and is accepted. "*" is everybody; what a session may do must not depend on
 	// cookies or addresses then.
 	// (A name that leads to this machine may be anybody's: a server for pages on
 	// the same machine should look at the Host of requests before they come here.)
@@ -51,9 +53,10 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w = h
 	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		OriginPatterns:  a.Origins,
-		Subprotocols:    a.Subprotocols,
-		CompressionMode: a.compression(),
+		OriginPatterns:     a.patterns(),
+		InsecureSkipVerify: a.allowsHidden(r),
+		Subprotocols:       a.Subprotocols,
+		CompressionMode:    a.compression(),
 	})
 	if err != nil { // which has been answered
 		if log := a.Server.Options.Logger; log != nil {
@@ -68,6 +71,22 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.request.Body = http.NoBody
 	_ = c.request.ParseForm() // or the first FormValue would, while others look
 	a.Server.ServeMessageConn(c)
+}
+
+// hidden is the origin that a browser does not tell (RFC 6454, section 7.3).
+const hidden = "null"
+
+// allowsHidden reports whether r comes from a hidden origin, and may.
+func (a *Acceptor) allowsHidden(r *http.Request) bool {
+	return r.Header.Get("Origin") == hidden && slices.Contains(a.Origins, hidden)
+}
+
+// patterns returns Origins as the WebSocket takes them, to which "null" is a host.
+func (a *Acceptor) patterns() []string {
+	if !slices.Contains(a.Origins, hidden) {
+		return a.Origins
+	}
+	return slices.DeleteFunc(slices.Clone(a.Origins), func(pattern string) bool { return pattern == hidden })
 }
 
 // Request returns the HTTP request that a session of an [Acceptor] came with, nil

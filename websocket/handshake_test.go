@@ -43,6 +43,15 @@ func TestOrigins(t *testing.T) {
 		{"the page looks like a friend's", []string{"*.friend.example"}, "https://friend.example.evil.example", false},
 		{"a scheme can be asked for", []string{"https://friend.example"}, "http://friend.example", false},
 		{"anybody may come", []string{"*"}, "http://evil.example", true},
+		{"a hidden origin may come", []string{"null"}, "null", true},
+		{"beside others", []string{"friend.example", "null"}, "null", true},
+		{"it lets nobody else come", []string{"null"}, "http://evil.example", false},
+		{"it lets the others come", []string{"friend.example", "null"}, "http://friend.example", true},
+		{"others do not let it come", []string{"friend.example", "https://*"}, "null", false},
+		{"it is no host", []string{"null"}, "http://null", false},
+		{"a host has its name", []string{"http://null"}, "null", false},
+		{"such a host", []string{"http://null", "null"}, "http://null", true},
+		{"the server's own, beside it", []string{"null"}, "http://%s", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			logged.Reset()
