@@ -311,7 +311,8 @@
 //
 // A transport that keeps messages apart by itself is a [MessageConn], which
 // [NewMessageSession] and [Server.ServeMessageConn] take. It is a [PartReader], too, if
-// it drops messages or takes memory for what has not come in whole.
+// it drops messages or takes memory for what has not come in whole, and a
+// [CloserWithError] if it can tell its peer why the session ends.
 //
 // # WebSockets
 //
@@ -321,6 +322,9 @@
 //	mux.Handle("/rpc", websocket.Handler(srv)) // srv is a *rpcx.Server
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
 //	r := websocket.Request(s) // in a handler of srv: the HTTP request, with who is there
+//
+// The codes with which they are closed say why: 1001 at Server.Shutdown, 1008 for
+// cost, 1009 for a message that is too large, or one of the program's own.
 //
 // # Programs and standard input
 //
@@ -465,7 +469,8 @@
 //	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
 //	LengthFramer.MaxSize     1,000,000  bytes       the same
 //	JSONFramer.MaxSize       1,000,000  bytes       the same
-//	HeaderFramer.MaxSize     1,000,000  bytes       the same; for WebSockets Config.MaxSize
+//	HeaderFramer.MaxSize     1,000,000  bytes       the same
+//	websocket.Config.MaxSize 1,000,000  bytes       the session ends; the peer is told by code 1009
 //	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included

@@ -14,7 +14,9 @@
 // If its context ends first it closes at once, and returns the context's
 // error.
 //
-// When the connection fails, the session ends without writing more. When the peer
+// When the connection fails, or the peer breaks the framing, the session ends without
+// writing more (but a [CloserWithError], as a WebSocket is, has the rest written first,
+// and then tells the peer why). When the peer
 // closes it, or its own half of it, what had been queued is still written, as by
 // Close, and notifications that the peer had sent before are still handled, with
 // a context that has ended; its requests are not, since nobody may wait for them.

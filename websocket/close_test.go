@@ -305,7 +305,10 @@ func TestCloseCodeOfAFullServer(t *testing.T) {
 	srv := &rpcx.Server{MaxGroup: 1}
 	srv.Options.Limits.Group = func(*rpcx.Session) string { return "all" }
 	url := serveRPC(t, srv)
-	dial(t, websocket.Dialer{}, url, nil)
+	first := dial(t, websocket.Dialer{}, url, nil)
+	if err := first.Call(t.Context(), "any", nil, nil); !errors.Is(err, rpcx.ErrMethodNotFound) {
+		t.Fatal(err) // it has its place now
+	}
 	second := dial(t, websocket.Dialer{}, url, nil)
 	if closed, ok := errors.AsType[*websocket.CloseError](ended(t, second)); !ok || closed.Code != 1013 || closed.Reason == "" {
 		t.Errorf("it ended with %v", second.Err())

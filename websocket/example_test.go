@@ -84,3 +84,34 @@ func ExampleRequest() {
 	// 401
 	// <nil>
 }
+
+// A program has codes of its own, from 4000 to 4999, for what its clients should know.
+func ExampleSetCloseCode() {
+	router := rpcx.NewRouter()
+	router.Handle("logout", rpcx.Func(func(s *rpcx.Session) error {
+		if err := websocket.SetCloseCode(s, 4001, "logged out"); err != nil {
+			return err
+		}
+		return rpcx.ReplyAndDisconnect("bye") // or s.Close(), from anywhere
+	}))
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+	web := httptest.NewServer(websocket.Handler(srv))
+	defer web.Close()
+
+	ctx := context.Background()
+	s, err := websocket.Dial(ctx, strings.Replace(web.URL, "http://", "ws://", 1), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(rpcx.Call[string](ctx, s, "logout", nil))
+	<-s.Done()
+	if closed, ok := errors.AsType[*websocket.CloseError](s.Err()); ok {
+		fmt.Println(closed.Code, closed.Reason)
+	}
+	fmt.Println(srv.Shutdown(ctx))
+	// Output:
+	// bye <nil>
+	// 4001 logged out
+	// <nil>
+}

@@ -12,8 +12,8 @@
 //	mux.Handle("/rpc", websocket.Handler(srv))
 //
 // A browser says which page a connection comes from, and pages of other hosts are
-// refused unless [Acceptor].Origins allows them: otherwise any page could act in
-// the name of whoever looks at it. Who never ends a request is the [http.Server]'s to
+// refused unless [Acceptor].Origins allows them (a page without an origin, by "null"):
+// otherwise any page could act in the name of whoever looks at it. Who never ends a request is the [http.Server]'s to
 // bound, whose ReadHeaderTimeout should be set on a public port.
 //
 // Who may connect is up to middleware, as for any handler: it answers a request that
@@ -28,8 +28,8 @@
 //
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
 //
-// [Dialer] has headers, TLS and proxies. Other answers than a WebSocket are a
-// [*StatusError].
+// [Dialer] has headers, TLS and proxies, which are asked for a tunnel. Other answers
+// than a WebSocket are a [*StatusError].
 //
 // # Messages
 //
