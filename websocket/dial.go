@@ -31,8 +31,8 @@ type Dialer struct {
 	// [http.ProxyFromEnvironment], which takes HTTP_PROXY for ws:// and HTTPS_PROXY for
 	// wss://. By default there is none. An HTTP proxy (http:// or https://, with or
 	// without a user) is asked for a tunnel to the server, by CONNECT, for ws:// as for
-	// wss://; it is sent Header's Proxy-Authorization. Any other URL is a SOCKS proxy's:
-	// see [rpcx.ParseSOCKSProxy].
+	// wss://; it is sent Header's Proxy-Authorization, and TLS is for https://, too. Any
+	// other URL is a SOCKS proxy's: see [rpcx.ParseSOCKSProxy].
 	Proxy func(*http.Request) (*url.URL, error)
 }
 

@@ -144,6 +144,31 @@ func TestForwardProxy(t *testing.T) {
 	})
 }
 
+// TLS runs to the proxy and, within that, to the server.
+func TestTLSThroughAProxyOverTLS(t *testing.T) {
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
+	web := httptest.NewTLSServer(websocket.Handler(srv))
+	t.Cleanup(web.Close)
+	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Close() })
+	p := newAskedProxy(t, (*httptest.Server).StartTLS)
+	proxy, err := url.Parse(p.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	roots.AddCert(p.Certificate())
+	d := websocket.Dialer{Dialer: rpcx.Dialer{TLS: &tls.Config{RootCAs: roots}}, Proxy: http.ProxyURL(proxy)}
+	s := dial(t, d, "wss"+strings.TrimPrefix(web.URL, "https"), nil)
+	if err := s.Call(t.Context(), "echo", rpcx.Args{1}, nil); err != nil {
+		t.Error(err)
+	}
+	if got, want := p.requests(), "CONNECT "+strings.TrimPrefix(web.URL, "https://"); got != want {
+		t.Errorf("the proxy was asked %q, want %q", got, want)
+	}
+}
+
 // A proxy that does not make a tunnel is named, its password is not, and nothing goes
 // round it.
 func TestForwardProxyThatRefuses(t *testing.T) {
