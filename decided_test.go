@@ -19,6 +19,8 @@ import (
 //	                 params, the last request first
 //	<-- …            the session says this, word for word, and no more
 //	call M, batch M… the session calls M, or sends a batch; /M is a notification
+//	note M           the session sends the notification M
+//	strict params    params that are null are bad from now on
 //	cancel N         call N is cancelled
 //	N = …            call N has ended with this result
 //	N ! …            call N has ended with an error of this text
@@ -321,6 +323,13 @@ func playDecided(t *testing.T, p Protocol, script string) {
 			}
 			o.GoBatch(context.Background(), &b)
 			o.sent()
+		case "note":
+			if err := o.Notify(context.Background(), rest, nil); err != nil {
+				t.Fatal(err)
+			}
+			o.sent()
+		case "strict":
+			o.strictParams = true
 		case "cancel":
 			decidedCall(t, calls, rest).Cancel()
 		case "next":

@@ -96,8 +96,12 @@ type Item struct {
 // Message is a decoded message: one item, or a batch of them. The zero value
 // is ready to be decoded into, any number of times.
 type Message struct {
-	Items   []Item // one item unless Batch is set; never empty
-	Batch   bool
+	Items []Item // one item unless Batch is set; never empty
+	Batch bool
+	// StrictParams is set before decoding, and not changed by it. If set, a request
+	// whose params are null is invalid; see Options.StrictParams.
+	StrictParams bool
+
 	scratch [1]Item // keeps the decoding of single messages free of allocation
 	env     envelope
 	spare   []Item // for a batch

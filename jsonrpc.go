@@ -19,7 +19,8 @@ type dialect interface {
 	id(e *envelope, response bool) (ID, *ProtocolError)
 	// version checks the "jsonrpc" member.
 	version(e *envelope) *ProtocolError
-	// params checks the params of a request.
+	// params checks the params of a request, in which null is no params; without
+	// Message.StrictParams it is called only for what is neither absent nor null.
 	params(e *envelope) (Params, *ProtocolError)
 	// outcome returns the result of a response, or its error: an *Error, or a
 	// *ProtocolError if the response is ill-formed.
@@ -171,9 +172,11 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 	case !e.has(memberMethod) || e.vals[memberMethod][0] != '"':
 		item.Err = &ProtocolError{CodeInvalidRequest, "method must be a string"}
 	default:
-		if item.Params, perr = p.params(e); perr != nil {
-			item.Err = perr
-			return
+		if raw := e.vals[memberParams]; m.StrictParams || raw != nil && !isNull(raw) {
+			if item.Params, perr = p.params(e); perr != nil {
+				item.Err = perr
+				return
+			}
 		}
 		item.Method = m.methodName(e.vals[memberMethod])
 		item.Kind = KindRequest

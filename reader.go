@@ -162,6 +162,7 @@ func (s *Session) decode(m *Message, msg []byte) {
 			p = found
 		}
 	}
+	m.StrictParams = s.strictParams
 	p.Decode(m, msg, s.limits.Batch)
 }
 

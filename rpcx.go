@@ -25,6 +25,15 @@ type Options struct {
 	// valid before it is sent.
 	Codec Codec
 
+	// StrictParams has a request or notification with "params":null, and in JSON-RPC
+	// 1.0 one without params, refused with CodeInvalidParams, as aiorpcX does. By
+	// default it is a request without arguments.
+	StrictParams bool
+	// FirstID is the id of the first call, from which the others count up. Default 0,
+	// which some peers take for no id at all: they are called from 1 on. A peer that
+	// reads numbers as floats needs ids below 1<<53.
+	FirstID uint64
+
 	// Order is in what order requests are handled. Default Concurrent.
 	Order Order
 	// Cancellation is how the two sides cancel requests. Default: not at all.

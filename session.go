@@ -60,6 +60,7 @@ type Session struct {
 	conn            transport
 	handler         Handler
 	cancel          *Cancellation // nil if there is none
+	strictParams    bool          // Options.StrictParams
 	extraCost       func(*Session) float64
 	onExcessiveCost func(*Session)
 	codec           Codec
@@ -162,6 +163,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 		handler:         o.Handler,
 		codec:           o.Codec,
 		cancel:          o.Cancellation,
+		strictParams:    o.StrictParams,
 		extraCost:       o.ExtraCost,
 		onExcessiveCost: o.OnExcessiveCost,
 		role:            role,

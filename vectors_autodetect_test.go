@@ -29,7 +29,7 @@ func TestVectorsAutodetect(t *testing.T) {
 			if found != nil {
 				t.Errorf("got %v from a message that decides nothing", found)
 			}
-			var m Message
+			m := Message{StrictParams: true}
 			JSONRPCAutoDetect.Decode(&m, c.Message, 0)
 			err, ok := m.Items[0].Err.(*ProtocolError)
 			if m.Batch || !ok {

@@ -68,6 +68,7 @@ func TestVectorsConnection(t *testing.T) {
 				offline: newOffline(vectorProtocols[c.Protocol]),
 				futures: map[string]*Future{}, sentAs: map[string]vectorPending{}, in: map[string]*inItem{},
 			}
+			r.strictParams = true
 			r.limit(c.Limit)
 			for i := range c.Steps {
 				t.Logf("step %d: %s %.200s", i, c.Steps[i].Op, c.Steps[i].Message)
@@ -238,7 +239,7 @@ func (r *scriptRunner) checkSent(t *testing.T, want any) {
 func (r *scriptRunner) receiveStep(t *testing.T, step *connectionStep) []error {
 	t.Helper()
 	r.receive(step.Message)
-	var m Message
+	m := Message{StrictParams: true}
 	r.Protocol().Decode(&m, step.Message, 0)
 	r.undecided = r.undecided || readEnvelope(step.Message).twice()
 	switch {

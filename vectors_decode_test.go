@@ -34,7 +34,7 @@ func TestVectorsDecode(t *testing.T) {
 	for _, c := range loadVectors[decodeCase](t, "jsonrpc_decode.json") {
 		t.Run(c.Name, func(t *testing.T) {
 			want := c.Expect.decided(t, c.Protocol, c.Message)
-			var m Message
+			m := Message{StrictParams: true}
 			vectorProtocols[c.Protocol].Decode(&m, c.Message, 0)
 			if m.Batch != (want.Kind == "batch") {
 				t.Fatalf("got batch %v, want %s", m.Batch, want.Kind)

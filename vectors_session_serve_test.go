@@ -54,6 +54,7 @@ func (want servedExpect) check(t *testing.T, msg string, h Handler) {
 	router.Handle("ping", HandlerFunc(func(context.Context, *Request) (any, error) { return "pong", nil }))
 	s, far := newVectorSession(t, RoleServer, &Options{
 		Handler:         router,
+		StrictParams:    true,
 		OnExcessiveCost: func(*Session) { hooks = append(hooks, "on_disconnect_due_to_excessive_session_cost") },
 	})
 	far.say(t, msg)

@@ -87,7 +87,7 @@ var sessionRules = []skipRule[sessionCase]{
 
 // kindsIn returns the kinds of the members of a batch.
 func kindsIn(msg []byte) map[Kind]bool {
-	var m Message
+	m := Message{StrictParams: true}
 	JSONRPCv2.Decode(&m, msg, 10000)
 	kinds := map[Kind]bool{}
 	for _, item := range m.All() {
