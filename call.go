@@ -11,7 +11,8 @@ import (
 // into result, a pointer, unless that is nil.
 //
 // params is what encodes to an array or an object: [Args] for positional
-// arguments, a map or a struct for named ones, nil for none.
+// arguments, a map or a struct for named ones, nil for none, [EmptyArgs] for none in
+// an array.
 //
 // ctx bounds the whole call, waiting for room in the outbox included: when it
 // ends the call is given up and fails with ctx's cause. If ctx has no deadline,

@@ -245,11 +245,13 @@ func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
 func (jsonrpc) Codec() Codec { return JSON }
 
 // appendParams appends the encoding of params, an array or an object. It
-// appends nothing for nil and for an empty array.
+// appends nothing for nil and for an empty array, unless that is EmptyArgs.
 func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 	switch p := params.(type) {
 	case nil:
 		return dst, nil
+	case emptyArgs:
+		return append(dst, "[]"...), nil
 	case Mixed:
 		if params = p.Args; p.Named != nil {
 			if len(p.Args) > 0 {

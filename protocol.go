@@ -14,8 +14,8 @@ import "reflect"
 // The Append methods append one message without framing to dst and return the
 // extended slice; on an error they return dst as it was. A nil Codec is the
 // protocol's own. IDs are opaque to the session: it gives AppendResult and
-// AppendError an ID as Decode found it. Its own calls it numbers from 0, and
-// passes their numbers as decimal text; Decode gives the IDs of responses in
+// AppendError an ID as Decode found it. Its own calls it numbers from
+// Options.FirstID, and passes their numbers as decimal text; Decode gives the IDs of responses in
 // the same form if they are numbers.
 type Protocol interface {
 	// Decode interprets msg and stores what it holds in m, replacing what was
@@ -79,6 +79,14 @@ type RawCodec interface {
 
 // Args are positional arguments: Args{1, "two"} encodes to [1,"two"].
 type Args []any
+
+// EmptyArgs are params that are an empty array and are sent as one. JSON-RPC 2.0
+// leaves "params" out for nil and for Args{}; with EmptyArgs it sends "params":[],
+// for peers that ask for the member.
+var EmptyArgs any = emptyArgs{}
+
+// emptyArgs is a list, so that any codec encodes it as an empty one.
+type emptyArgs []any
 
 // Mixed are positional and named arguments together, for protocols that can
 // carry both. JSON-RPC cannot: there one of the two has to be empty.

@@ -190,6 +190,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 		limits := o.Limits.resolved(s.role)
 		s.limits = &limits
 	}
+	s.table.lastID.Store(o.FirstID)
 	s.slots.limit = s.limits.Outgoing
 	s.in.order = o.Order
 	if s.in.limit = s.limits.Concurrency; o.Order == Sequential {

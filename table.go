@@ -10,7 +10,7 @@ import (
 // which were given up. It does no I/O and has no clock; its user serialises all
 // but newID.
 type table struct {
-	lastID  atomic.Uint64 // one more than the last id given out
+	lastID  atomic.Uint64 // one more than the last id given out; the first one at the start
 	calls   []pendingCall // in the order of their ids, in which most of them come and go
 	pending int           // of calls, how many have no reply
 
@@ -31,7 +31,7 @@ type pendingCall struct {
 	call *Future
 }
 
-// newID returns the next id: they count from 0. (I8)
+// newID returns the next id: they count from Options.FirstID. (I8)
 func (t *table) newID() uint64 { return t.lastID.Add(1) - 1 }
 
 // add registers calls, which are in the order of their ids. They belong behind the
