@@ -33,7 +33,8 @@ type Error struct {
 	Message string
 	// Data is sent as the error's "data" member if it is not nil. In an error
 	// that was received it is a json.RawMessage, or nil if there was none; by [Aiomas],
-	// the traceback, a string.
+	// the traceback, a string. By [JSONRPCv1] and [JSONRPCLoose] it is the whole error
+	// if that is not an object with a code, a message and nothing else but data.
 	Data any
 	// Cost is what this error costs the session that caused it, beyond the
 	// base cost of any error. It is for the side that answers and is never sent.

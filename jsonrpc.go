@@ -3,6 +3,7 @@ package rpcx
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strconv"
 	"unicode/utf8"
 )
@@ -15,6 +16,8 @@ type jsonrpc struct{ dialect }
 type dialect interface {
 	// batches reports whether an array is a batch.
 	batches() bool
+	// loose reports whether the string of a call's number is its id in a response.
+	loose() bool
 	// id returns the id of a request or response, nil if it is null or absent.
 	id(e *envelope, response bool) (ID, *ProtocolError)
 	// version checks the "jsonrpc" member.
@@ -301,9 +304,9 @@ func appendID(dst []byte, id ID) []byte {
 
 var errorKeys = [...]string{"code", "message", "data"}
 
-// errorObject reads an error object. A code or message that is missing or ill
-// typed is reported as not ok, with the other one kept.
-func errorObject(raw []byte) (e *Error, codeOK, messageOK bool) {
+// errorObject reads an error object, whose code is read by integer. A code or
+// message that is missing or ill typed is reported as not ok, with the other one kept.
+func errorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, codeOK, messageOK bool) {
 	e = &Error{}
 	if raw[0] != '{' {
 		return e, false, false
@@ -325,13 +328,17 @@ func errorObject(raw []byte) (e *Error, codeOK, messageOK bool) {
 	return e, codeOK, messageOK
 }
 
-// bestEffortError makes the most of an error of any form.
+// bestEffortError makes the most of an error of any form. All of it is the data, unless
+// it is an object with a code and a message, and with data or nothing else.
 func bestEffortError(raw []byte) *Error {
-	e, codeOK, messageOK := errorObject(raw)
+	e, codeOK, messageOK := errorObject(raw, looseInteger)
+	if !codeOK || !messageOK || e.Data == nil && hasMore(raw) {
+		e.Data = json.RawMessage(bytes.Clone(raw))
+	}
 	if raw[0] == '"' {
 		e.Message, messageOK = unquote(raw), true
 	} else if raw[0] != '{' {
-		e.Code, codeOK = integer(raw)
+		e.Code, codeOK = looseInteger(raw)
 	}
 	if !codeOK {
 		e.Code = CodeUnavailable
@@ -342,10 +349,55 @@ func bestEffortError(raw []byte) *Error {
 	return e
 }
 
+// hasMore reports whether an error object has more members than a code and a message.
+func hasMore(raw []byte) bool {
+	s := scanner{data: raw}
+	n := 0
+	for _, _, ok := nextMember(&s); ok; _, _, ok = nextMember(&s) {
+		n++
+	}
+	return n > 2
+}
+
 // integer reads a JSON number that is written as an integer.
 func integer(raw []byte) (int, bool) {
 	n, err := strconv.Atoi(string(raw))
 	return n, err == nil && raw[0] != '+'
+}
+
+// looseInteger reads an integer however it is written: 1, 1.0, 1e0, or any of
+// these in a string.
+func looseInteger(raw []byte) (int, bool) {
+	if n, ok := integer(raw); ok {
+		return n, true
+	}
+	if raw = numberIn(raw); raw == nil {
+		return 0, false
+	}
+	digits, negative := bytes.CutPrefix(raw, []byte("-"))
+	n, ok := integralValue(digits)
+	switch {
+	case !ok, n > math.MaxInt:
+		return 0, false
+	case negative:
+		return -int(n), true
+	}
+	return int(n), true
+}
+
+// maxNumber is how many characters of a string are looked at for a number.
+const maxNumber = 64
+
+// numberIn returns the JSON number that raw is, or that is in the string raw; nil if
+// there is none.
+func numberIn(raw []byte) []byte {
+	if s := (scanner{data: raw}); s.ws() == '"' && len(raw) <= 6*maxNumber && s.str() && s.pos == len(raw) {
+		raw = []byte(unquote(raw))
+	}
+	if !isNumber(raw) {
+		return nil
+	}
+	return raw
 }
 
 // callID brings the id of a response into the form of this side's own ids: the

@@ -3,11 +3,15 @@ package rpcx
 import "encoding/json"
 
 // JSONRPCLoose reads both versions of JSON-RPC and what lies between them: no
-// version is asked for, and a response may have a null beside what counts. It
-// writes JSON-RPC 2.0, so that a peer can tell what to answer in.
+// version is asked for, and a response may have a null beside what counts. A result
+// that is missing is null, a string of a call's number is its id, and a code may be
+// written as -32000.0 or "-32000". An error may be of any type, as for [JSONRPCv1].
+// It writes JSON-RPC 2.0, so that a peer can tell what to answer in.
 var JSONRPCLoose Protocol = jsonrpc{loose{}}
 
 type loose struct{ v2 }
+
+func (loose) loose() bool { return true }
 
 func (loose) version(*envelope) *ProtocolError { return nil }
 
@@ -19,7 +23,7 @@ func (loose) outcome(e *envelope) (json.RawMessage, error) {
 	case err != nil && !isNull(err):
 		return nil, bestEffortError(err)
 	case result == nil:
-		return nil, &ProtocolError{CodeInvalidRequest, `response contains neither "result" nor "error"`}
+		return json.RawMessage("null"), nil
 	}
 	return result, nil
 }

@@ -3,13 +3,16 @@ package rpcx
 import "encoding/json"
 
 // JSONRPCv1 is JSON-RPC 1.0: positional params only, always an id (null for
-// notifications), both "result" and "error" in every response, no batches. An
-// error may be of any type, and is understood as well as may be.
+// notifications), both "result" and "error" in every response, no batches. A
+// response that is received may have one of the two alone. An error may be of any
+// type, and is understood as well as may be: one without a code has
+// [CodeUnavailable], and what is no {code, message, data} is whole in [Error].Data.
 var JSONRPCv1 Protocol = jsonrpc{v1{}}
 
 type v1 struct{}
 
 func (v1) batches() bool { return false }
+func (v1) loose() bool   { return false }
 
 // id accepts an id of any type but Boolean.
 func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
@@ -35,14 +38,17 @@ func (v1) params(e *envelope) (Params, *ProtocolError) {
 	return Params{Positional: raw}, nil
 }
 
+// outcome takes a response without "error" for a result, and one without "result" for
+// an error: few programs that speak JSON-RPC 1.0 send both members.
 func (v1) outcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
-	case result == nil || err == nil:
-		return nil, &ProtocolError{CodeInvalidRequest, `response must contain both "result" and "error"`}
-	case isNull(err):
+	case err == nil || isNull(err):
+		if result == nil {
+			return nil, &ProtocolError{CodeInvalidRequest, `response must contain both "result" and "error"`}
+		}
 		return result, nil
-	case !isNull(result):
+	case result != nil && !isNull(result):
 		return nil, &ProtocolError{CodeInvalidRequest, `response has a "result" and an "error"`}
 	}
 	return nil, bestEffortError(err)

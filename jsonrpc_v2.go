@@ -8,6 +8,7 @@ var JSONRPCv2 Protocol = jsonrpc{v2{}}
 type v2 struct{}
 
 func (v2) batches() bool { return true }
+func (v2) loose() bool   { return false }
 
 // id: "An identifier established by the Client that MUST contain a String,
 // Number, or NULL value if included. If it is not included it is assumed to be
@@ -62,9 +63,10 @@ func (v2) outcome(e *envelope) (json.RawMessage, error) {
 	case err == nil:
 		return nil, &ProtocolError{CodeInvalidRequest, `response contains neither "result" nor "error"`}
 	}
-	object, codeOK, messageOK := errorObject(err)
+	object, codeOK, messageOK := errorObject(err, integer)
 	if !codeOK || !messageOK {
-		return nil, &ProtocolError{CodeInvalidRequest, "ill-formed response error object: " + excerpt(err)}
+		text := "ill-formed response error object: " + excerpt(err) + " (ID: " + excerpt(appendID(nil, e.vals[memberID])) + ")"
+		return nil, &ProtocolError{CodeInvalidRequest, text}
 	}
 	return nil, object
 }

@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -98,19 +99,25 @@ func sameErrors(t *testing.T, what string, got, want []error) {
 // A ledger says what becomes of a session's calls, by the rules and not by the
 // session's code: a response completes the pending call that has its id,
 // wherever it was sent and whatever comes with it; the first of two wins; one
-// whose call was given up is late; any other is unexpected.
+// whose call was given up is late; any other is unexpected. A string of a call's
+// number is its id where the protocol is loose, and fails it elsewhere. An error
+// without an id, of the code for what cannot be read, is for the pending calls if all
+// are of the one message that was sent since the last response was of use.
 type ledger struct {
 	calls            []*ledgerCall // by their ids
 	late, unexpected uint64        // responses
+	loose            bool
+	sent, replied    int // messages: so far, and when the last response was of use
 }
 
 type ledgerCall struct {
-	ref    string // of the call or its batch
-	member bool   // of a batch
-	state  ledgerState
-	swept  bool // it was over when all pending calls were given up
-	result []byte
-	err    error
+	ref     string // of the call or its batch
+	message int    // that it was sent in
+	member  bool   // of a batch
+	state   ledgerState
+	swept   bool // it was over when all pending calls were given up
+	result  []byte
+	err     error
 }
 
 type ledgerState uint8
@@ -124,10 +131,37 @@ const (
 
 // find returns the call with a response's id, nil if there is none.
 func (l *ledger) find(item *Item) *ledgerCall {
-	if id, err := strconv.ParseUint(string(item.ID), 10, 64); err == nil && id < uint64(len(l.calls)) {
+	id, _ := ledgerID(item.ID)
+	if id, err := strconv.ParseUint(id, 10, 64); err == nil && id < uint64(len(l.calls)) {
 		return l.calls[id]
 	}
 	return nil
+}
+
+// ledgerID returns an id without its quotes, if it is a string.
+func ledgerID(id []byte) (text string, quoted bool) {
+	var s string
+	if len(id) > 0 && id[0] == '"' && json.Unmarshal(id, &s) == nil {
+		return s, true
+	}
+	return string(id), false
+}
+
+// refused returns the pending calls that an error without an id is for.
+func (l *ledger) refused(item *Item) (calls []*ledgerCall) {
+	e, ok := item.Err.(*Error)
+	if item.ID != nil || !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || l.sent != l.replied+1 {
+		return nil
+	}
+	for _, c := range l.calls {
+		if c.state == ledgerPending {
+			if c.message != l.sent {
+				return nil
+			}
+			calls = append(calls, c)
+		}
+	}
+	return calls
 }
 
 // receive notes the responses of one message, and returns the faults in them.
@@ -136,16 +170,28 @@ func (l *ledger) receive(items []Item, batch bool) (faults []error) {
 	for i := range items {
 		item := &items[i]
 		c := l.find(item)
+		refused := l.refused(item)
 		switch {
+		case len(refused) > 0:
+			for _, c := range refused {
+				c.settle(ledgerOver, nil, item.Err)
+			}
+			l.replied = l.sent
 		case c != nil && c.state == ledgerPending:
-			c.settle(ledgerOver, bytes.Clone(item.Result), item.Err)
-			if err, ok := item.Err.(*ProtocolError); ok {
+			err := item.Err
+			if text, quoted := ledgerID(item.ID); quoted && !l.loose {
+				err = protocolErrorf(CodeInvalidRequest, "the id of the response is the string %q, not the number %s", text, text)
+			}
+			c.settle(ledgerOver, bytes.Clone(item.Result), err)
+			if err, ok := err.(*ProtocolError); ok {
 				faults = append(faults, err)
 			}
 			answered[c.ref] = answered[c.ref] || batch && c.member
+			l.replied = l.sent
 		case c != nil && c.state == ledgerGivenUp:
 			c.state = ledgerOver
 			l.late++
+			l.replied = l.sent
 		default:
 			l.unexpected++
 			faults = append(faults, unexpectedResponse(item))

@@ -126,12 +126,16 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
 		s.deliver(in) // what came before
-		s.receiveBatchResponse(m.Items)
+		s.receiveBatchResponse(m.Items, true)
 	case m.Batch:
 		s.deliver(in)
-		s.receiveBatch(in, m.Items, len(msg))
+		if items := s.takeReplies(in, s.Protocol(), m, msg); len(items) > 0 {
+			s.receiveBatch(in, items, len(msg))
+		}
 	case item.Kind == KindInvalid:
-		s.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
+		if items := s.takeReplies(in, s.Protocol(), m, msg); len(items) > 0 {
+			s.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
+		}
 	case item.Kind == KindFatal:
 		s.deliver(in) // what came before
 		s.mu.Lock()
@@ -179,12 +183,18 @@ func (s *Session) deliver(in *intake) {
 	s.lived()
 	now := s.now()
 	for _, r := range in.replies {
-		f, fault := s.match(r.id, r.err)
+		if r.id == nil {
+			if refused := s.completeRefusedLocked(now, r.err); len(refused) > 0 {
+				finish = append(finish, refused...)
+				continue
+			}
+		}
+		f, err, fault := s.match(r.id, r.err)
 		if fault != nil {
 			s.fault(fault)
 		}
 		if f != nil {
-			finish = append(finish, f.settle(now, r.result, r.err))
+			finish = append(finish, f.settle(now, r.result, err))
 		}
 	}
 	over := s.overdrawn()
@@ -217,16 +227,22 @@ func (s *Session) deliver(in *intake) {
 }
 
 // match removes the call that a response is for from the table, and returns it
-// to be settled and finished; nil if there is none. fault is what is to be counted
-// against the peer. It is called under the lock.
-func (s *Session) match(id ID, err error) (f *Future, fault error) {
+// to be settled and finished; nil if there is none. outcome is the call's error, if
+// it has one. fault is what is to be counted against the peer. It is called under
+// the lock.
+func (s *Session) match(id ID, err error) (f *Future, outcome, fault error) {
 	f, what := s.table.receive(id)
+	if what == unexpected {
+		f, what, err = s.matchString(id, err)
+	}
 	switch what {
 	case matched:
+		s.replied = s.out.queued
 		if bad, ok := err.(*ProtocolError); ok {
 			fault = bad
 		}
 	case late:
+		s.replied = s.out.queued
 		s.stats.LateReplies++
 	case unexpected:
 		if s.state >= stateClosing {
@@ -235,12 +251,13 @@ func (s *Session) match(id ID, err error) (f *Future, fault error) {
 		s.stats.UnexpectedReplies++
 		fault = unexpectedReply(id, err)
 	}
-	return f, fault
+	return f, err, fault
 }
 
-// receiveBatchResponse settles the calls that a batch of responses answers. The
-// members of our batches that it answers in part fail where it does not.
-func (s *Session) receiveBatchResponse(items []Item) {
+// receiveBatchResponse settles the calls that a batch of responses answers, or those
+// that responses of one message do if array is not set. The members of our batches
+// that an array answers in part fail where it does not.
+func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	need := 0
 	for i := range items {
 		need += len(items[i].Result)
@@ -251,26 +268,39 @@ func (s *Session) receiveBatchResponse(items []Item) {
 	faults := 0
 	s.mu.Lock()
 	now := s.now()
-	for i := range items {
-		item := &items[i]
-		f, fault := s.match(item.ID, item.Err)
+	settle := func(item *Item) {
+		f, err, fault := s.match(item.ID, item.Err)
 		if fault != nil {
 			faults++
 			s.faultOf(fault, faults)
 		}
 		if f == nil {
-			continue
+			return
 		}
-		finish = append(finish, f.settle(now, results.add(item.Result), item.Err))
-		if f.batch != nil && !f.batch.answered {
+		finish = append(finish, f.settle(now, results.add(item.Result), err))
+		if array && f.batch != nil && !f.batch.answered {
 			f.batch.answered = true
 			touched = append(touched, f.batch)
+		}
+	}
+	for i := range items {
+		if items[i].ID != nil {
+			settle(&items[i])
 		}
 	}
 	for _, b := range touched {
 		for _, f := range b.own.members {
 			if s.table.giveUp(f) {
 				finish = append(finish, f.settle(now, nil, ErrNoResponse))
+			}
+		}
+	}
+	for i := range items { // last: what has an id says what the others can be for
+		if items[i].ID == nil {
+			if refused := s.completeRefusedLocked(now, items[i].Err); len(refused) > 0 {
+				finish = append(finish, refused...)
+			} else {
+				settle(&items[i])
 			}
 		}
 	}

@@ -239,7 +239,7 @@ func TestReplyToNobodyTwiceOrToACancelledCall(t *testing.T) {
 		cancelled.Cancel()
 		g := s.Go(t.Context(), "m", nil)
 		w.heard()
-		w.say(result(0, 10), result(0, 99), result(1, 99), result(7, 99), result(-2, 99), `{"jsonrpc":"2.0","result":99,"id":"2"}`,
+		w.say(result(0, 10), result(0, 99), result(1, 99), result(7, 99), result(-2, 99), `{"jsonrpc":"2.0","result":99,"id":"x"}`,
 			`{"jsonrpc":"2.0","result":99,"id":null}`, result(2, 12))
 		w.expectNothing()
 		var first, last int

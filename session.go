@@ -89,6 +89,7 @@ type Session struct {
 	refusing  int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
 	loops     int32         // of reader and writer, how many run
 	table     table
+	replied   uint64    // the messages queued when the last reply was matched
 	outgoing  deadlines // of our calls
 	slots     slots
 	out       outbox

@@ -178,6 +178,20 @@ func (t *table) receive(id ID) (*Future, match) {
 	return f, matched
 }
 
+// awaits reports whether a response with the given id would be the reply to a call that
+// is pending, or was given up.
+func (t *table) awaits(id ID) bool {
+	n, err := strconv.ParseUint(string(id), 10, 64)
+	if err != nil {
+		var ok bool
+		if n, ok = stringNumber(id); !ok {
+			return false
+		}
+	}
+	f, _ := t.find(n)
+	return f != nil || slices.ContainsFunc(t.late, func(r idRange) bool { return r.first <= n && n <= r.last })
+}
+
 // unexpectedReply is the error for a response that nothing waited for; err is
 // what it carried.
 func unexpectedReply(id ID, err error) *ProtocolError {

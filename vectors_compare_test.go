@@ -242,6 +242,18 @@ func (e vectorEnvelope) booleanID() bool {
 	return id != nil && (id[0] == 't' || id[0] == 'f')
 }
 
+// textID reports whether the id is a string.
+func (e vectorEnvelope) textID() bool {
+	id := e.get("id")
+	return id != nil && id[0] == '"'
+}
+
+// halfResponse reports whether the message has a result or an error, and not both; an
+// error of null by itself is none.
+func (e vectorEnvelope) halfResponse() bool {
+	return e.has("result") != e.has("error") && string(e.get("error")) != "null"
+}
+
 // roundedID reports whether the id is an integer only in the original, which has
 // rounded it to a float.
 func (e vectorEnvelope) roundedID() bool {

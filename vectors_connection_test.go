@@ -185,12 +185,12 @@ func (r *scriptRunner) send(t *testing.T, step *connectionStep) {
 	}
 	switch step.Op {
 	case "send_request":
-		r.ledger.calls = append(r.ledger.calls, &ledgerCall{ref: step.Ref, state: state})
+		r.ledger.calls = append(r.ledger.calls, &ledgerCall{ref: step.Ref, message: r.ledger.sent + 1, state: state})
 		r.sentAs[step.Ref] = vectorPending{Method: step.Method, Args: step.Args}
 	case "send_batch":
 		for _, item := range step.Items {
 			if item.Kind == "request" {
-				r.ledger.calls = append(r.ledger.calls, &ledgerCall{ref: step.Ref, state: state, member: true})
+				r.ledger.calls = append(r.ledger.calls, &ledgerCall{ref: step.Ref, message: r.ledger.sent + 1, state: state, member: true})
 			}
 		}
 		r.sentAs[step.Ref] = vectorPending{Batch: step.Items}
@@ -241,10 +241,22 @@ func (r *scriptRunner) receiveStep(t *testing.T, step *connectionStep) []error {
 	r.receive(step.Message)
 	m := Message{StrictParams: true}
 	r.Protocol().Decode(&m, step.Message, 0)
+	r.ledger.loose = r.Protocol() == JSONRPCLoose
 	r.undecided = r.undecided || readEnvelope(step.Message).twice()
 	switch {
-	case m.Kind() == KindResponse:
+	case m.Kind() == KindResponse, r.ascribed(&m, step.Message):
 		return r.checkResponses(t, step, &m)
+	case m.Batch:
+		if replies, rest := r.mixed(step.Message); len(replies) > 0 {
+			// The original takes none of them for what they are.
+			r.differs = true
+			faults := r.ledger.receive(replies, true)
+			others := *step
+			others.Message, others.Expect.Raises = rest, nil
+			r.Protocol().Decode(&m, rest, 0)
+			r.checkItems(t, &others, &m)
+			return append(faults, r.checkInvalid(t, &others, &m)...)
+		}
 	case refuses(step):
 		r.differs = true
 		r.undecided = r.undecided || !json.Valid(step.Message)
@@ -252,6 +264,57 @@ func (r *scriptRunner) receiveStep(t *testing.T, step *connectionStep) []error {
 	}
 	r.checkItems(t, step, &m)
 	return r.checkInvalid(t, step, &m)
+}
+
+// ascribed reports whether a message that is neither a request nor a response has the
+// id of a call that waits, or waited, and makes a response of it.
+func (r *scriptRunner) ascribed(m *Message, msg []byte) bool {
+	e := readEnvelope(msg)
+	item := m.Items[0]
+	if m.Batch || !e.neither() || e.twice() || item.ID == nil {
+		return false
+	}
+	item.Kind, item.ID = KindResponse, callID(item.ID)
+	if c := r.ledger.find(&item); c == nil || c.state != ledgerPending && c.state != ledgerGivenUp {
+		return false
+	}
+	switch r.Protocol() {
+	case JSONRPCLoose:
+		item.Result, item.Err = json.RawMessage("null"), nil
+	case JSONRPCv1:
+		item.Err = &ProtocolError{CodeInvalidRequest, `response must contain both "result" and "error"`}
+	default:
+		item.Err = &ProtocolError{CodeInvalidRequest, `response contains neither "result" nor "error"`}
+	}
+	m.Items[0] = item
+	return true
+}
+
+// mixed returns the responses for calls which wait in a batch that is not one of
+// responses, and has no request either; and the batch without them.
+func (r *scriptRunner) mixed(msg []byte) (replies []Item, rest []byte) {
+	var others [][]byte
+	for _, raw := range membersOf(msg) {
+		var m Message
+		r.Protocol().Decode(&m, raw, 0)
+		c := r.ledger.find(&m.Items[0])
+		if kind := m.Items[0].Kind; kind == KindRequest || kind == KindNotification {
+			return nil, nil
+		}
+		if e := readEnvelope(raw); e.likeResponse() && c != nil && c.state == ledgerPending {
+			replies = append(replies, m.Items[0])
+		} else {
+			others = append(others, raw)
+		}
+	}
+	return replies, slices.Concat([]byte("["), bytes.Join(others, []byte(",")), []byte("]"))
+}
+
+// sent returns the messages that wait to be written, and has the ledger count them.
+func (r *scriptRunner) sent() [][]byte {
+	msgs := r.offline.sent()
+	r.ledger.sent += len(msgs)
+	return msgs
 }
 
 // refuses reports whether rpcx refuses a message that the original took for
@@ -293,6 +356,14 @@ func (r *scriptRunner) decides(step *connectionStep, m *Message) bool {
 		_, illFormed := m.Items[i].Err.(*ProtocolError)
 		switch {
 		case e.booleanID() || e.twice() || e.roundedID():
+			return true
+		case c != nil && e.textID(): // it is the call's number, or fails the call
+			return true
+		case len(r.ledger.refused(&m.Items[i])) > 0: // it is for the only call or batch
+			return true
+		case r.Protocol() == JSONRPCv1 && e.halfResponse(): // it is what it says
+			return true
+		case r.Protocol() == JSONRPCLoose && e.neither(): // its result is null
 			return true
 		case illFormed && raises != nil && raises.Prefix != nil && *raises.Prefix == "diagnostic error received: ": // its code is no int
 			return true

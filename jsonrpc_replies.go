@@ -1,0 +1,137 @@
+package rpcx
+
+import "bytes"
+
+// findReplies implements [replyFinder]. A member of a batch, or a message, may be a
+// reply if it is an object with an id and without a method. One that is no valid JSON
+// needs a result or an error as well: then the ids are found by the outline of the
+// text, which is all that can be told of it.
+func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foundReply) {
+	perr, _ := m.Items[0].Err.(*ProtocolError)
+	broken := !m.Batch && perr != nil && perr.Code == CodeParseError
+	array := firstByte(msg) == '['
+	if array && !broken && !m.Batch || array && !p.batches() {
+		return nil // an empty batch, one that is too long, or none
+	}
+	o := outline{data: msg, level: 1}
+	if array {
+		o.level = 2
+	}
+	var e envelope
+	for o.next(&e) && (maxBatch <= 0 || o.place < maxBatch) {
+		r := foundReply{place: o.place}
+		switch {
+		case e.has(memberMethod) || len(e.vals[memberID]) == 0 || e.dup&(1<<memberID) != 0:
+			continue
+		case broken:
+			id := e.vals[memberID]
+			if ok, _ := validJSON(id); !ok || !e.likeResponse() {
+				continue
+			}
+			r.place = 0
+			r.ID, _ = p.id(&e, true)
+			r.ID = callID(r.ID)
+			r.Kind, r.Err = KindResponse, protocolErrorf(CodeParseError, "%s (ID: %s)", perr.Message, excerpt(id))
+		default:
+			p.interpret(m, &r.Item, &e, true)
+		}
+		if r.ID != nil {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// firstByte returns the first byte of a message that is no white space, 0 if there is none.
+func firstByte(msg []byte) byte {
+	s := scanner{data: msg}
+	return s.ws()
+}
+
+// outline goes through a text by its brackets and strings alone, whether or not it is
+// JSON, and finds objects at a level of nesting.
+type outline struct {
+	data     []byte
+	level    int // of the objects' members
+	pos      int
+	depth    int
+	elements int // of the array around the objects, how many are behind
+	place    int // of the last object among them
+}
+
+// next stores the members of the next object in e. The last member of a text that is
+// cut off has an empty value.
+func (o *outline) next(e *envelope) bool {
+	*e = envelope{object: true}
+	in := false // such an object
+	key, value := []byte(nil), -1
+	for ; o.pos < len(o.data); o.pos++ {
+		switch c := o.data[o.pos]; c {
+		case '"':
+			start := o.pos
+			o.pos = stringEnd(o.data, start)
+			if in && o.depth == o.level && value < 0 {
+				key = o.data[start:min(o.pos+1, len(o.data))]
+			}
+		case ':':
+			if in && o.depth == o.level && value < 0 {
+				value = o.pos + 1
+			}
+		case '{', '[':
+			if o.depth++; o.depth == o.level {
+				in, o.place = c == '{', o.elements
+			}
+		case ',', '}', ']':
+			if in && o.depth == o.level {
+				if value >= 0 {
+					e.set(key, bytes.Trim(o.data[value:o.pos], " \t\r\n"))
+				}
+				key, value = nil, -1
+			}
+			switch {
+			case c != ',':
+				if o.depth--; in && o.depth < o.level {
+					o.pos++
+					return true
+				}
+			case o.depth == o.level-1:
+				o.elements++
+			}
+		}
+	}
+	if value >= 0 {
+		e.set(key, []byte{})
+	}
+	return in
+}
+
+// stringEnd returns where the string that starts at start ends: at its closing quote,
+// or at the end of data.
+func stringEnd(data []byte, start int) int {
+	for i := start + 1; i < len(data); i++ {
+		switch data[i] {
+		case '"':
+			return i
+		case '\\':
+			i++
+		}
+	}
+	return len(data)
+}
+
+// set stores a member of an object.
+func (e *envelope) set(key, value []byte) {
+	s := scanner{data: key}
+	if !s.str() || s.pos != len(key) {
+		return
+	}
+	for i, name := range envelopeKeys {
+		if equalString(key, name) {
+			if e.vals[i] != nil {
+				e.dup |= 1 << i
+			}
+			e.vals[i] = value
+			return
+		}
+	}
+}
