@@ -158,9 +158,11 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		return own, nil
 	}
 	err := context.Cause(ctx)
-	if err == nil && b.calls() > s.limits.Batch {
-		// The reply would be refused.
-		err = protocolErrorf(CodeInvalidRequest, "batch too long (over %d calls, Limits.Batch)", s.limits.Batch)
+	if n := len(b.entries); err == nil && n > s.limits.Batch {
+		// The receiver, whose limit is the same by default, would refuse it as a
+		// whole, and this side a reply of as many members.
+		err = protocolErrorf(CodeInvalidRequest, "batch too long (%d calls and notifications, over the %d of Limits.Batch): "+
+			"send it in parts, or raise Limits.Batch at both ends", n, s.limits.Batch)
 	}
 	if err == nil {
 		err = s.queueBatch(ctx, b)

@@ -376,6 +376,59 @@ func TestBatchThatCannotBeSent(t *testing.T) {
 	}
 }
 
+func TestBatchBeyondTheReceiversLimitIsNotSent(t *testing.T) {
+	for name, test := range map[string]struct {
+		limit        int
+		calls, notes int
+		sent         bool
+	}{
+		"10,000 by default":               {0, 9000, 1000, true},
+		"10,001 by default":               {0, 10001, 0, false},
+		"10,001, most are notifications":  {0, 1, 10000, false},
+		"10,001, all are notifications":   {0, 0, 10001, false},
+		"one more than was set":           {3, 2, 2, false},
+		"as many as were set":             {3, 2, 1, true},
+		"any number if the limit is off":  {-1, 1, 10000, true},
+		"more if the limit was set so":    {20000, 10000, 10000, true},
+		"one more than that limit":        {20000, 10000, 10001, false},
+		"notifications, and a limit of 1": {1, 0, 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := &rpcx.Options{}
+				opts.Limits.Batch = test.limit
+				s, w := newWire(t, opts)
+				var b rpcx.Batch
+				var last *rpcx.Future
+				for range test.calls {
+					last = b.Call("m", nil, nil)
+				}
+				for range test.notes {
+					b.Notify("m", nil)
+				}
+				own := s.GoBatch(t.Context(), &b)
+				if sent := len(w.heard()) == 1; sent != test.sent {
+					t.Fatalf("it was sent: %v, with %v", sent, own.Err())
+				}
+				if test.sent {
+					return
+				}
+				err := own.Err()
+				var perr *rpcx.ProtocolError
+				if !errors.As(err, &perr) || !strings.Contains(perr.Message, "Limits.Batch") {
+					t.Errorf("the error is %v", err)
+				}
+				if last != nil {
+					matches(t, last.Err(), err)
+				}
+				if stats := s.Stats(); stats.Pending != 0 || stats.MessagesSent != 0 {
+					t.Errorf("stats are %+v", stats)
+				}
+			})
+		})
+	}
+}
+
 func TestCallThatIsCancelledBeforeItsBatchIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newWire(t, nil)

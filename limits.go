@@ -23,8 +23,9 @@ type Limits struct {
 	// callers and handlers wait.
 	Outbox int
 
-	// Batch is how many members a batch may have. Default 10,000. A longer one
-	// from the peer is refused as a whole, with one error; one of our own is not sent.
+	// Batch is how many members a batch may have, notifications included. Default
+	// 10,000. A longer one from the peer is refused as a whole, with one error; one of
+	// our own is not sent, since the peer's limit is taken to be the same.
 	Batch int
 
 	// Response is how many bytes a reply may have; in a batch, all its replies
