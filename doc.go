@@ -88,9 +88,13 @@
 //
 // Params are whatever encodes to a JSON array or object: [Args], a slice, a map,
 // a struct, a [json.RawMessage], the [Params] of a request that is passed on. Nil
-// and an empty array are left out (in JSON-RPC 1.0 they are []). Anything else
-// fails before it is sent. They have been encoded when Call, Go or Notify
-// returns, and may be changed then.
+// and an empty array are left out (in JSON-RPC 1.0 they are []); [EmptyArgs] is sent
+// as "params":[], to peers that ask for the member. Anything else fails before it is
+// sent. They have been encoded when Call, Go or Notify returns, and may be changed
+// then.
+//
+// The ids of calls are numbers, from 0 on. For a peer that takes 0 for no id,
+// Options.FirstID is 1.
 //
 // [Session.Go] does not wait for the reply. It returns a [Future], so that many
 // calls can be under way. Where Limits.Outgoing of them have no reply, it waits for
@@ -171,10 +175,14 @@
 // that is left out of a reply fails with [ErrNoResponse]. A peer that answers
 // members one by one is understood, too: the batch is over when the last is
 // answered. The members of a batch that comes in are handled concurrently, like
-// requests that come one by one. A batch of more calls than Limits.Batch is
-// refused when it comes in, and is not sent. A batch is one message: if it is longer
-// than the peer's framer takes (see below) all of its calls end with [ErrTimeout].
-// JSON-RPC 1.0 has no batches.
+// requests that come one by one. A batch of more calls and notifications than
+// Limits.Batch is refused when it comes in, and is not sent. A peer that refuses a
+// batch as a whole answers with one error without an id (null). Such an error fails
+// the calls that are pending at once if it says that a message could not be read
+// (-32700, -32600), and if nothing but that batch, or that one call, was sent since
+// the last reply; any other is logged and counted in Stats.UnexpectedReplies. A batch
+// is one message: if it is longer than the peer's framer takes (see below) all of its
+// calls end with [ErrTimeout]. JSON-RPC 1.0 has no batches.
 //
 // # Calling back
 //
@@ -249,8 +257,9 @@
 //
 //	*Error             the peer answered with an error; match its code with errors.Is:
 //	                   errors.Is(err, rpcx.ErrMethodNotFound)
-//	*ProtocolError     the peer's answer was ill-formed, or the call could not be
-//	                   expressed and was not sent; its code matches in the same way
+//	*ProtocolError     the peer's answer was ill-formed, which ends the call at once if
+//	                   the answer has its id; or the call could not be expressed and
+//	                   was not sent; its code matches in the same way
 //	*ConnectionError   the connection ended first; it matches ErrConnectionLost and the
 //	                   reason, such as io.EOF or ErrClosed
 //	ErrClosed          the session was over before; it matches net.ErrClosed, and the
@@ -278,9 +287,20 @@
 // names match in exact case, and one that is given twice makes the message
 // invalid, since two programs would read it differently. An id may be any number
 // or string (in 1.0 an array or an object as well) and is echoed byte for byte. A
-// boolean is no id. Params are an array or an object, or left out: null is neither
-// (as in aiorpcX), and answered [CodeInvalidParams]. A message is nested 10,000
+// boolean is no id. A request of 2.0 whose id is null is taken for a notification, as
+// in aiorpcX: it is handled, and not answered. Params are an array or an object, or
+// left out, or null, which is the same, as editors send it: with Options.StrictParams
+// null is answered [CodeInvalidParams], as in aiorpcX. A message is nested 10,000
 // levels deep at most, and is UTF-8.
+//
+// A reply that is nearly right is not left to the timeout. Whatever has the id of a
+// pending call and no method ends that call: with a [*ProtocolError] if there is
+// neither a result nor an error, if the id is the string of the call's number, if a
+// code is no integer, or if the text is no JSON. JSONRPCLoose takes a missing result
+// for null, such a string for the number, and -32000.0 or "-32000" for the code.
+// JSONRPCv1 and JSONRPCLoose understand a response that has only a result or only an
+// error, and an error of any shape, which is kept whole in [Error].Data unless it is
+// {code, message} with or without data.
 //
 // [Aiomas] is the protocol of aiomas.rpc, for Python programs that speak it. Services
 // are sent without Options.Objects there, and arguments by place and by name go

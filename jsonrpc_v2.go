@@ -2,7 +2,8 @@ package rpcx
 
 import "encoding/json"
 
-// JSONRPCv2 is JSON-RPC 2.0, strictly: every message says that it is.
+// JSONRPCv2 is JSON-RPC 2.0, strictly: every message says that it is. A request
+// whose id is null is a notification, as in aiorpcX, and is not answered.
 var JSONRPCv2 Protocol = jsonrpc{v2{}}
 
 type v2 struct{}
