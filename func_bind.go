@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"bytes"
 	"context"
 	"encoding"
 	"encoding/json"
@@ -13,15 +14,16 @@ import (
 
 // signature is what a function takes and returns, found out once by [Func].
 type signature struct {
-	context, session bool         // the function begins with these
-	params           []param      // what arguments bind to: the parameters that are not variadic, or object's fields
-	required         int          // how many positional arguments there have to be
-	byName           bool         // the params have names (or there are none)
-	more             bool         // what else is given by name is left out
-	variadic         reflect.Type // the slice that is a variadic function's last parameter, or nil
-	object           reflect.Type // the struct whose fields the params are, or nil
-	raw              bool         // its one parameter is a []byte
-	returns, fails   bool         // it returns a result, an error
+	context, session bool           // the function begins with these
+	params           []param        // what arguments bind to: the parameters that are not variadic, or object's fields
+	places           map[string]int // where in params each name is
+	required         int            // how many positional arguments there have to be
+	byName           bool           // the params have names (or there are none)
+	more             bool           // what else is given by name is left out
+	variadic         reflect.Type   // the slice that is a variadic function's last parameter, or nil
+	object           reflect.Type   // the struct whose fields the params are, or nil
+	raw              bool           // its one parameter is a []byte
+	returns, fails   bool           // it returns a result, an error
 }
 
 // param is a parameter, or a field that stands for one.
@@ -112,9 +114,6 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 			case "...":
 				return fmt.Errorf("the name of parameter %d is \"...\", which may only be the last", i+1)
 			}
-			if sig.named(p.name) >= 0 {
-				return fmt.Errorf("two parameters are named %q", p.name)
-			}
 		}
 		if !p.optional {
 			if sig.required < i {
@@ -122,7 +121,9 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 			}
 			sig.required++
 		}
-		sig.params = append(sig.params, p)
+		if !sig.addParam(p) {
+			return fmt.Errorf("two parameters are named %q", p.name)
+		}
 	}
 	return nil
 }
@@ -156,18 +157,45 @@ func (sig *signature) addFields(t reflect.Type, index []int) error {
 		if name == "" {
 			name = f.Name
 		}
-		if sig.named(name) >= 0 {
-			return fmt.Errorf("two fields are named %q", name)
-		}
 		optional := f.Type.Kind() == reflect.Pointer ||
 			slices.Contains(option, "omitempty") || slices.Contains(option, "omitzero")
-		sig.params = append(sig.params, param{name, optional, f.Type, f.Index})
+		if !sig.addParam(param{name, optional, f.Type, f.Index}) {
+			return fmt.Errorf("two fields are named %q", name)
+		}
 	}
 	return nil
 }
 
-func (sig *signature) named(name string) int {
-	return slices.IndexFunc(sig.params, func(p param) bool { return p.name == name })
+// addParam adds a parameter. It reports false if another has the same name.
+func (sig *signature) addParam(p param) bool {
+	if sig.byName {
+		if _, taken := sig.places[p.name]; taken {
+			return false
+		}
+		if sig.places == nil {
+			sig.places = make(map[string]int)
+		}
+		sig.places[p.name] = len(sig.params)
+	}
+	sig.params = append(sig.params, p)
+	return true
+}
+
+// place returns the place in params of the parameter that key, a JSON string,
+// names, or -1 if there is none. Most peers send members in the order of the
+// parameters, so the caller says where that order goes on.
+func (sig *signature) place(key []byte, expected int) int {
+	name := key[1 : len(key)-1]
+	if bytes.IndexByte(name, '\\') >= 0 {
+		name = []byte(unquote(key))
+	}
+	if expected < len(sig.params) && string(name) == sig.params[expected].name {
+		return expected
+	}
+	if i, ok := sig.places[string(name)]; ok {
+		return i
+	}
+	return -1
 }
 
 // isObject reports whether t is a struct that encoding/json takes for an object.
@@ -280,12 +308,16 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 // ones are already.
 func (sig *signature) bindNamed(req *Request, named members, args []json.RawMessage) error {
 	var unknown, missing []string
+	expected := 0
 	for {
 		key, value, ok := named.next()
 		if !ok {
 			break
 		}
-		i := slices.IndexFunc(sig.params, func(p param) bool { return equalString(key, p.name) })
+		i := sig.place(key, expected)
+		if i >= 0 {
+			expected = i + 1
+		}
 		switch {
 		case i < 0 && sig.more:
 		case i < 0:

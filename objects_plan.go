@@ -184,8 +184,14 @@ func (o *objectTypes) structPlan(t reflect.Type) *plan {
 	p := &plan{kind: planStruct}
 	var twin []reflect.StructField
 	all := o.fields(t, nil, false)
+	foremost := make(map[string]structField, len(all)) // of each name, one that no other hides
+	for _, f := range all {
+		if other, ok := foremost[f.name]; !ok || f.hides(other) {
+			foremost[f.name] = f
+		}
+	}
 	for i, f := range all {
-		if slices.ContainsFunc(all, func(other structField) bool { return other.name == f.name && other.hides(f) }) {
+		if foremost[f.name].hides(f) {
 			continue
 		}
 		field := planField{
