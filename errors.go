@@ -140,7 +140,7 @@ var (
 // Sentinels of task groups.
 var (
 	// ErrTaskCancelled says that a task was cancelled: by Task.Cancel, or because
-	// its group was joined and did not need it. It matches context.Canceled too.
+	// its group ended and did not need it. It matches context.Canceled too.
 	ErrTaskCancelled error = &cancelledError{"rpcx: task cancelled"}
 	// ErrTaskGroupJoined says that a group takes no tasks any more.
 	ErrTaskGroupJoined = errors.New("rpcx: task group was joined")

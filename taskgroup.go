@@ -79,7 +79,8 @@ type TaskGroup[T any] struct {
 	joining   int  // calls of Join
 	decided   bool // they have waited enough
 	failed    bool // because of an error of a task
-	closed    bool // it takes no more tasks
+	ending    bool // Do's body has failed
+	closed    bool // Join waits for no more tasks
 	joined    bool
 }
 
@@ -100,8 +101,11 @@ func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup
 // the group's context ends, and when f returns. A task whose context has ended
 // before it was its turn finishes without f being called.
 //
-// Tasks can be added by other tasks, and while Join waits. Once Join cancels what
-// is left, f is not called, and the error of the task is [ErrTaskGroupJoined].
+// Tasks can be added by other tasks, and while Join waits. Once the group has begun
+// to end, a new task is cancelled at birth: f is not called, and the task has
+// finished when Go returns. If Join cancels what is left, or has done so, the error of
+// the task is [ErrTaskGroupJoined]. If the body of [TaskGroup.Do] has failed, the
+// error is [ErrTaskCancelled] until Join begins.
 //
 // If f panics the program ends: to hand the panic over to Join would delay or
 // hide it.
@@ -120,9 +124,9 @@ func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
 func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
 	t.ctx.parent, t.group = g.ctx, g
 	g.mu.Lock()
-	if g.closed {
+	if err := g.refusalLocked(); err != nil {
 		g.mu.Unlock()
-		t.group, t.err = nil, ErrTaskGroupJoined
+		t.group, t.err = nil, err
 		t.finish()
 		return t
 	}
@@ -137,6 +141,18 @@ func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
 	g.retain(t)
 	g.fetch()
 	return t
+}
+
+// refusalLocked returns the error of a task that the group does not run because the
+// group has begun to end, or nil. Callers must hold g.mu.
+func (g *TaskGroup[T]) refusalLocked() error {
+	switch {
+	case g.closed:
+		return ErrTaskGroupJoined
+	case g.ending:
+		return ErrTaskCancelled
+	}
+	return nil
 }
 
 func (g *TaskGroup[T]) retain(t *Task[T]) {
@@ -198,7 +214,7 @@ func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
 	if t.group != nil {
 		return ErrTaskInGroup
 	}
-	if g.closed {
+	if g.refusalLocked() != nil {
 		return ErrTaskGroupJoined
 	}
 	t.group, t.daemon = g, daemon
@@ -329,7 +345,8 @@ func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 }
 
 // CancelRemaining cancels all tasks that have not finished, daemons excepted, and
-// returns when they have. It stops nobody from adding others.
+// returns when they have. It does not end the group: a task that is added later, even
+// by a task that it has cancelled, is run.
 func (g *TaskGroup[T]) CancelRemaining() {
 	g.mu.Lock()
 	tasks := g.pending.appendTo(g.waiting.appendTo(nil))
@@ -381,13 +398,17 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 }
 
 // Do runs body and joins the group. If body fails, what remains of the tasks is
-// cancelled first, and Do returns body's error; otherwise it returns Join's. A
-// panic in body counts as a failure, and goes on when the group is joined. (It is
-// the original's with-block.)
+// cancelled first, and Do returns body's error; otherwise it returns Join's. From
+// then on the group takes no tasks, so a task that starts another when it is cancelled
+// does not hold Do up. A panic in body counts as a failure, and goes on when the
+// group is joined. (It is the original's with-block.)
 func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error) (err error) {
 	failed := true // if body does not return
 	defer func() {
 		if failed {
+			g.mu.Lock()
+			g.ending = true
+			g.mu.Unlock()
 			g.CancelRemaining()
 		}
 		if joinErr := g.Join(ctx); err == nil {

@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -348,6 +349,156 @@ func TestDoJoinsWhenItsBodyPanics(t *testing.T) {
 		}()
 		if !g.Joined() || !errors.Is(task.Err(), context.Canceled) {
 			t.Errorf("joined %v, task %v", g.Joined(), task.Err())
+		}
+	})
+}
+
+// Once a group has begun to end, a task that is cancelled cannot hold it up by
+// starting another one, however the group ends and whatever starts.
+func TestACancelledTaskThatStartsAnotherDoesNotHoldTheGroupUp(t *testing.T) {
+	type group = rpcx.TaskGroup[any]
+	failure := errors.New("failure")
+	fail := func(context.Context) (any, error) { return nil, failure }
+	value := func(context.Context) (any, error) { return 1, nil }
+	succeed := func(context.Context) error { return nil }
+	ends := []struct {
+		name string
+		wait rpcx.WaitPolicy
+		end  func(ctx context.Context, g *group) error
+		want error // of the end
+		late error // of the task that is started
+	}{
+		{"the body of Do fails", rpcx.WaitAll, func(ctx context.Context, g *group) error {
+			return g.Do(ctx, func(context.Context) error { return failure })
+		}, failure, rpcx.ErrTaskCancelled},
+		{"the body of Do fails and one task would be enough", rpcx.WaitAny, func(ctx context.Context, g *group) error {
+			return g.Do(ctx, func(context.Context) error { return failure })
+		}, failure, rpcx.ErrTaskCancelled},
+		{"the body of Do fails and one result would be enough", rpcx.WaitFirst, func(ctx context.Context, g *group) error {
+			return g.Do(ctx, func(context.Context) error { return failure })
+		}, failure, rpcx.ErrTaskCancelled},
+		{"the body of Do fails and nothing was needed", rpcx.WaitNone, func(ctx context.Context, g *group) error {
+			return g.Do(ctx, func(context.Context) error { return failure })
+		}, failure, rpcx.ErrTaskCancelled},
+		{"the body of Do panics", rpcx.WaitAll, func(ctx context.Context, g *group) (err error) {
+			defer func() { err, _ = recover().(error) }()
+			return g.Do(ctx, func(context.Context) error { panic(failure) })
+		}, failure, rpcx.ErrTaskCancelled},
+		{"the context of Do ends", rpcx.WaitAll, func(ctx context.Context, g *group) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return g.Do(ctx, succeed)
+		}, context.DeadlineExceeded, rpcx.ErrTaskGroupJoined},
+		{"the context of Do ends in its body", rpcx.WaitAll, func(ctx context.Context, g *group) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return g.Do(ctx, func(ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+		}, context.DeadlineExceeded, rpcx.ErrTaskCancelled},
+		{"a task fails", rpcx.WaitAll, func(ctx context.Context, g *group) error {
+			g.Go(fail)
+			return g.Do(ctx, succeed)
+		}, nil, rpcx.ErrTaskGroupJoined},
+		{"one task is enough", rpcx.WaitAny, func(ctx context.Context, g *group) error {
+			g.Go(value)
+			return g.Join(ctx)
+		}, nil, rpcx.ErrTaskGroupJoined},
+		{"one result is enough", rpcx.WaitFirst, func(ctx context.Context, g *group) error {
+			g.Go(value)
+			return g.Join(ctx)
+		}, nil, rpcx.ErrTaskGroupJoined},
+		{"no task is needed", rpcx.WaitNone, func(ctx context.Context, g *group) error { return g.Join(ctx) }, nil, rpcx.ErrTaskGroupJoined},
+	}
+	starts := map[string]func(g *group, f func(context.Context) (any, error)) error{
+		"a task":   func(g *group, f func(context.Context) (any, error)) error { return g.Go(f).Err() },
+		"a daemon": func(g *group, f func(context.Context) (any, error)) error { return g.GoDaemon(f).Err() },
+		"a task that it waits for": func(g *group, f func(context.Context) (any, error)) error {
+			_, err := g.Go(f).Wait(context.Background())
+			return err
+		},
+	}
+	for _, c := range ends {
+		for what, start := range starts {
+			for _, limit := range []int{0, 2} {
+				t.Run(fmt.Sprintf("%s/%s/limit %d", c.name, what, limit), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						g := rpcx.NewTaskGroup[any](t.Context(), &rpcx.TaskGroupOptions{Wait: c.wait, Limit: limit, Retain: true})
+						var late []error
+						g.Go(func(ctx context.Context) (any, error) {
+							<-ctx.Done()
+							time.Sleep(time.Second) // the others have finished
+							for range 2 {
+								late = append(late, start(g, func(ctx context.Context) (any, error) {
+									t.Error("the late task is run")
+									<-ctx.Done()
+									return nil, ctx.Err()
+								}))
+							}
+							return nil, nil
+						})
+						synctest.Wait()
+						if err := c.end(t.Context(), g); err != c.want {
+							t.Errorf("the group ended with %v, want %v", err, c.want)
+						}
+						if !slices.Equal(late, []error{c.late, c.late}) {
+							t.Errorf("the late tasks ended with %v, want %v", late, c.late)
+						}
+						if !g.Joined() {
+							t.Error("the group is not joined")
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A task that was started elsewhere stays there, and goes on.
+func TestNothingIsAddedWhileDoCancelsTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failure := errors.New("failure")
+		g := rpcx.NewTaskGroup[int](t.Context(), nil)
+		elsewhere := rpcx.StartTask(t.Context(), after(time.Hour, 1))
+		task := g.Go(func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			for _, add := range []func(*rpcx.Task[int]) error{g.Add, g.AddDaemon} {
+				if err := add(elsewhere); err != rpcx.ErrTaskGroupJoined {
+					t.Errorf("got %v", err)
+				}
+			}
+			return 0, nil
+		})
+		synctest.Wait()
+		if err := g.Do(t.Context(), func(context.Context) error { return failure }); err != failure {
+			t.Errorf("Do returned %v", err)
+		}
+		if err := task.Err(); err != nil {
+			t.Error(err)
+		}
+		if v, err := elsewhere.Wait(t.Context()); v != 1 || err != nil {
+			t.Errorf("the task that was started elsewhere: %v, %v", v, err)
+		}
+	})
+}
+
+// Tasks are cancelled, and the group goes on.
+func TestTasksMayBeAddedWhileCancelRemainingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Retain: true})
+		g.Go(func(ctx context.Context) (int, error) {
+			<-ctx.Done()
+			g.Go(after(time.Hour, 2))
+			return 1, nil
+		})
+		synctest.Wait()
+		g.CancelRemaining()
+		if err := g.Join(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if results, err := g.Results(); !slices.Equal(results, []int{1, 2}) || err != nil {
+			t.Errorf("got %v, %v", results, err)
 		}
 	})
 }
