@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,12 @@ import (
 
 // programVariable makes the test's own program one of programs.
 const programVariable = "RPCX_TEST_PROGRAM"
+
+// Variables of the program sender.
+const (
+	reportVariable = "RPCX_TEST_REPORT" // the file
+	stderrVariable = "RPCX_TEST_STDERR" // if set, the standard error is closed
+)
 
 var programs = map[string]func(){
 	"plugin": func() {
@@ -59,6 +66,25 @@ var programs = map[string]func(){
 			panic(err)
 		}
 		fmt.Fprintf(os.Stdout, `{"jsonrpc":"2.0","method":"pid","params":[%d]}`+"\n", cmd.Process.Pid)
+	},
+	"sender": func() { // sends until its session ends, and says in a file how that was
+		report, err := os.Create(os.Getenv(reportVariable))
+		if err != nil {
+			panic(err)
+		}
+		if os.Getenv(stderrVariable) != "" {
+			os.Stderr.Close()
+		}
+		s := rpcx.NewSession(rpcx.Stdio(), nil)
+		s.OnClose(func(cause error) {
+			fmt.Fprintf(report, "closed, %v, broken pipe %v\n", cause != nil, errors.Is(cause, syscall.EPIPE))
+		})
+		for err == nil {
+			err = s.Notify(context.Background(), "news", rpcx.Args{strings.Repeat("x", 10_000)})
+		}
+		<-s.Done()
+		fmt.Fprintln(report, "done")
+		os.Exit(7)
 	},
 	"long-winded": func() {
 		fmt.Fprint(os.Stderr, strings.Repeat("x", 10_000))

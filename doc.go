@@ -363,8 +363,11 @@
 //	s := rpcx.NewSession(rpcx.Stdio(), opts)
 //	<-s.Done()
 //
-// and must not print anything else. A read of standard input cannot be ended, so
-// one goroutine can outlive such a session. [Join] makes a connection of any other
+// and must not print anything else. If the other program is gone, the session ends, with
+// OnClose and Done, even while it sends: on Unix, Stdio writes to a duplicate of descriptor
+// 1. A write to os.Stdout or os.Stderr itself still ends the program by SIGPIPE then,
+// unless the program has called signal.Ignore(syscall.SIGPIPE). A read of standard input
+// cannot be ended, so one goroutine can outlive such a session. [Join] makes a connection of any other
 // reader and writer of that kind.
 //
 // Programs are held to [Limits] as any peer is. Who trusts one, and cannot do without

@@ -13,13 +13,23 @@ import (
 // another one starts and speaks to: NewSession(Stdio(), opts). Nothing else may
 // use them then: what is printed would be taken for messages. Log to [os.Stderr].
 // Close closes both.
-func Stdio() io.ReadWriteCloser { return Join(os.Stdin, os.Stdout) }
+//
+// If the other program is gone, a write fails and the session ends with the cause, so
+// that OnClose and Done work. On Unix, Stdio writes to a duplicate of descriptor 1 for
+// that: Go ends a program by SIGPIPE if it writes to [os.Stdout] or os.Stderr itself
+// and the reader is gone. Stdio changes nothing of this, since signals are the
+// program's. If the standard error may be a pipe to the same program, call
+// signal.Ignore(syscall.SIGPIPE) before you log to it.
+//
+// If the descriptor cannot be duplicated, each write fails with the reason.
+func Stdio() io.ReadWriteCloser { return Join(os.Stdin, standardOutput(os.Stdout)) }
 
 // Join returns a connection that reads from r and writes to w. Close returns at
 // once and ends a Read and a Write of the connection that wait, even if r and w do
 // not: a read of a terminal cannot be ended, and the one goroutine that is in it
 // stays until it is done, its result lost. (The same holds for a write.) Close
-// also closes r and w if they are an [io.Closer].
+// also closes r and w if they are an [io.Closer]. For standard input and output there
+// is [Stdio].
 func Join(r io.Reader, w io.Writer) io.ReadWriteCloser {
 	return &joined{
 		r: r, w: w, closed: make(chan struct{}),

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -94,4 +97,61 @@ type halfPipe struct {
 func newHalfPipe() halfPipe {
 	r, w := io.Pipe()
 	return halfPipe{r, w}
+}
+
+// A server on standard output whose client is gone ends its session, and decides
+// itself how the program ends. SIGPIPE does not end it.
+func TestStdioOutlivesItsReader(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		input      bool // is closed, too
+		stderr     bool // the program's standard error is closed before
+		brokenPipe bool // is the cause
+	}{
+		{"the output is read no longer", false, false, true},
+		{"the client is gone", true, false, false},
+		{"a lower descriptor is free", false, true, true},
+		{"a lower descriptor is free and the client is gone", true, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for range 20 {
+				report := filepath.Join(t.TempDir(), "report")
+				cmd := program(t, "sender")
+				cmd.Env = append(cmd.Env, reportVariable+"="+report)
+				if c.stderr {
+					cmd.Env = append(cmd.Env, stderrVariable+"=closed")
+				}
+				in, err := cmd.StdinPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(out, make([]byte, 100_000)); err != nil { // it is sending
+					t.Error(err)
+				}
+				out.Close()
+				if c.input {
+					in.Close()
+				}
+				_ = cmd.Wait()
+				if code := cmd.ProcessState.ExitCode(); code != 7 {
+					t.Fatalf("the program ended with %v", cmd.ProcessState)
+				}
+				got, err := os.ReadFile(report)
+				if err != nil {
+					t.Fatal(err)
+				}
+				closed, rest, _ := strings.Cut(string(got), "\n")
+				if rest != "done\n" || !strings.HasPrefix(closed, "closed, true") || c.brokenPipe && !strings.HasSuffix(closed, "broken pipe true") {
+					t.Fatalf("the program says\n%s", got)
+				}
+			}
+		})
+	}
 }
