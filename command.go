@@ -9,15 +9,20 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 )
 
 const (
-	// exitTimeout is how long a program may take to end once its input is closed.
+	// exitTimeout and killTimeout are the defaults of Limits.ExitTimeout and
+	// Limits.KillTimeout.
 	exitTimeout = 5 * time.Second
+	killTimeout = 2 * time.Second
 	// exitNotice is how long the end of a program's input or output waits for the
-	// program's own, to say why.
+	// program's own, to say why; and how long a program may take to end by SIGKILL.
 	exitNotice = 200 * time.Millisecond
+	// groupPoll is how often at least the session looks whether a process group is empty.
+	groupPoll = 50 * time.Millisecond
 )
 
 // Command starts a program and a session over its standard input and output.
@@ -25,15 +30,32 @@ const (
 // set. cmd.Stdin and cmd.Stdout must not be.
 //
 // The end of the session is the end of the program, whichever comes first. The
-// session closes the program's input, which it should take for the request to end,
-// and kills it if it has not ended after 5 s, or cmd.WaitDelay if that is set.
-// Programs that it has started and that have its output hold the session up no
-// longer than that, either. [Session.Done] says that it has ended; how it ended is
+// session ends the program in three steps:
+//
+//   - It closes the program's input, which the program should take for the request to end.
+//   - After Limits.ExitTimeout (default 5 s) it sends SIGTERM, or calls cmd.Cancel if
+//     that is set. (On Windows, without cmd.Cancel, it kills the program at once.)
+//   - After another Limits.KillTimeout (default 2 s) it sends SIGKILL.
+//
+// cmd.WaitDelay, if set, is the default of both times. cmd.Cancel is called once at
+// most. [exec.CommandContext] sets a cmd.Cancel that kills, so prefer [exec.Command]:
+// the end of ctx is a [Session.Close].
+//
+// On Unix, unless cmd.SysProcAttr is set, the program leads a process group of its own,
+// and all signals go to the group. So what a wrapper such as sh or npx has started ends,
+// too, even if the wrapper ends first. A process that leaves the group, as a daemon
+// does, stays. In a terminal, Ctrl-C and Ctrl-Z then reach this program alone, which has
+// to close the session, and a program of the group that reads the terminal itself is
+// stopped. An empty [syscall.SysProcAttr] leaves the program in the group of this one, and
+// signals go to the program alone. With Setsid, or Setpgid and no Pgid, they go to the
+// group.
+//
+// [Session.Done] says that the program, and its group, has ended; how it ended is
 // in cmd.ProcessState then, and is logged if it was not well. If it was the program
 // that ended first, and not well, then [Session.Err], and the error of calls that were
-// pending, wraps an [*exec.ExitError] beside io.EOF; not if it, or what it started with
-// its standard error, goes on for more than 200 ms after that was noticed. The end of
-// ctx is a [Session.Close].
+// pending, wraps an [*exec.ExitError] beside io.EOF; not if it goes on for more than
+// 200 ms after its output has ended. Processes that outlive the program and have its
+// output hold the session up for cmd.WaitDelay (default 5 s) at most.
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
 	o := options(opts)
 	err := context.Cause(ctx)
@@ -64,23 +86,45 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	}
 	cmd.Stdout = writer
 	o.Logger = o.Logger.With(slog.String("program", cmd.Path))
-	stderr := &lineLogger{log: o.Logger}
-	if cmd.Stderr == nil {
-		cmd.Stderr = stderr
+	p := &program{
+		WriteCloser: stdin,
+		output:      output,
+		cmd:         cmd,
+		exitTimeout: durationOr(o.Limits.ExitTimeout, cmd.WaitDelay, exitTimeout),
+		killTimeout: durationOr(o.Limits.KillTimeout, cmd.WaitDelay, killTimeout),
+		ended:       make(chan struct{}),
+		log:         o.Logger,
 	}
 	if cmd.WaitDelay <= 0 {
 		cmd.WaitDelay = exitTimeout
 	}
-	err = cmd.Start() // which closes stdin if it fails
+	if cmd.Cancel != nil {
+		cmd.Cancel = sync.OnceValue(cmd.Cancel) // by the session, or at the end of cmd's context
+	}
+	p.group = leadGroup(cmd)
+	err = p.start()
 	writer.Close()
 	if err != nil {
 		output.Close()
 		return nil, err
 	}
-	p := &program{WriteCloser: stdin, output: output, cmd: cmd, ended: make(chan struct{}), stderr: stderr, log: o.Logger}
 	// Owner: the session. End: the program has ended.
 	go p.wait()
 	return startAlone(newStream(p, o.Framer), o), nil
+}
+
+// durationOr returns the first of the durations that is set: a negative d is
+// never, and a negative byDefault is not set.
+func durationOr(d, byDefault, otherwise time.Duration) time.Duration {
+	switch {
+	case d < 0:
+		return never
+	case d > 0:
+		return d
+	case byDefault > 0:
+		return byDefault
+	}
+	return otherwise
 }
 
 // program is the connection to a program that runs.
@@ -88,17 +132,79 @@ type program struct {
 	io.WriteCloser // its input
 	output         *os.File
 	cmd            *exec.Cmd
-	ended          chan struct{} // closed when it has
-	err            error         // how, then; nil if well
-	stderr         *lineLogger
+	group          bool // the program leads a process group
+	exitTimeout    time.Duration
+	killTimeout    time.Duration
+	stderr         *copied // nil if the program writes to a file itself
 	log            *slog.Logger
+
+	ended chan struct{} // closed when the program has ended, others of its group perhaps not
+	err   error         // how it has ended, nil if well
+	at    time.Time     // when
+}
+
+// copied is the standard error of a program on its way to a writer.
+type copied struct {
+	from *os.File
+	to   io.Writer
+	done chan struct{} // closed when the copying has ended
+}
+
+// start starts the program. If that fails, it closes the program's input.
+func (p *program) start() error {
+	to := p.cmd.Stderr
+	if to == nil {
+		to = &lineLogger{log: p.log}
+	}
+	if _, file := to.(*os.File); file {
+		return p.cmd.Start()
+	}
+	// With a writer that is no file, Wait would wait for all who have the other end.
+	from, writer, err := os.Pipe()
+	if err != nil {
+		return errors.Join(err, p.WriteCloser.Close())
+	}
+	set := p.cmd.Stderr
+	p.cmd.Stderr = writer
+	err = p.cmd.Start() // which closes the input if it fails
+	p.cmd.Stderr = set
+	writer.Close()
+	if err != nil {
+		from.Close()
+		return err
+	}
+	p.stderr = &copied{from, to, make(chan struct{})}
+	// Owner: the session. End: the standard error has ended, or Close gives up.
+	go p.stderr.run()
+	return nil
+}
+
+func (c *copied) run() {
+	defer close(c.done)
+	defer c.from.Close() // if the writer has failed, the program has to know
+	_, _ = io.Copy(c.to, c.from)
+}
+
+// finish waits until all is copied, until deadline at most.
+func (c *copied) finish(deadline time.Time) {
+	_ = c.from.SetReadDeadline(deadline)
+	stuck := time.NewTimer(time.Until(deadline) + exitNotice) // in the writer
+	defer stuck.Stop()
+	select {
+	case <-c.done:
+		if l, ok := c.to.(*lineLogger); ok {
+			l.flush() // nobody writes to it any more
+		}
+	case <-stuck.C:
+	}
 }
 
 // wait waits for the program. Others that it has started may have its output open
-// still, and keep the session no longer than it may take to end itself.
+// still. They do not hold the session up for longer than cmd.WaitDelay.
 func (p *program) wait() {
 	p.err = p.cmd.Wait()
-	_ = p.output.SetReadDeadline(time.Now().Add(p.cmd.WaitDelay))
+	p.at = time.Now()
+	_ = p.output.SetReadDeadline(p.at.Add(p.cmd.WaitDelay))
 	close(p.ended)
 }
 
@@ -128,7 +234,7 @@ func (p *program) because(err error) error {
 			return &exitError{exit}
 		}
 		return io.EOF // though it may be the writer who noticed
-	case <-patience.C: // it has closed its end only, or another has its standard error
+	case <-patience.C: // it has closed its end only
 	}
 	return err
 }
@@ -142,24 +248,113 @@ func (e *exitError) Unwrap() []error { return []error{io.EOF, e.exit} }
 // Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
 	_ = p.WriteCloser.Close()
-	killed := make(chan struct{})
-	kill := time.AfterFunc(p.cmd.WaitDelay, func() {
-		defer close(killed)
-		if p.cmd.Process.Kill() == nil { // it has not ended
-			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program does not end, and is killed",
-				slog.Duration("waited", p.cmd.WaitDelay))
-		}
-	})
-	<-p.ended
-	if !kill.Stop() {
-		<-killed // so that nothing is logged once the session is done
-	}
+	err := p.end()
 	_ = p.output.Close()
-	p.stderr.flush() // nobody writes to it any more
+	if err != nil {
+		p.log.LogAttrs(context.Background(), slog.LevelError, "program cannot be killed", slog.Any("error", err))
+		return err
+	}
+	if p.stderr != nil {
+		deadline := p.at.Add(p.cmd.WaitDelay)
+		if least := time.Now().Add(exitNotice); least.After(deadline) {
+			deadline = least
+		}
+		p.stderr.finish(deadline)
+	}
 	if p.err != nil {
 		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", p.err))
 	}
 	return p.err
+}
+
+// end waits for the program, whose input is closed, and the others of its group to
+// end. It sends them signals when their time is up.
+func (p *program) end() error {
+	if p.endsWithin(p.exitTimeout) {
+		return nil
+	}
+	if canTerminate || p.cmd.Cancel != nil {
+		p.warn("program does not end, and is terminated", p.exitTimeout)
+		if err := p.terminate(); err != nil {
+			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program cannot be terminated", slog.Any("error", err))
+		}
+		if p.endsWithin(p.killTimeout) {
+			return nil
+		}
+		p.warn("program does not end, and is killed", p.killTimeout)
+	} else {
+		p.warn("program does not end, and is killed", p.exitTimeout)
+	}
+	if err := p.signal(os.Kill); err != nil {
+		return err
+	}
+	<-p.ended
+	p.endsWithin(exitNotice)
+	return nil
+}
+
+func (p *program) warn(text string, waited time.Duration) {
+	p.log.LogAttrs(context.Background(), slog.LevelWarn, text, slog.Duration("waited", waited))
+}
+
+// terminate asks the program to end.
+func (p *program) terminate() error {
+	if p.cmd.Cancel == nil {
+		return p.signal(terminateSignal)
+	}
+	if err := p.cmd.Cancel(); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// signal sends a signal to the program, or to its group if it leads one. That all
+// have ended is no error.
+func (p *program) signal(sig os.Signal) error {
+	if p.group {
+		if p.hasEnded() && !groupRuns(p.cmd.Process.Pid) {
+			return nil // the number may be another group's
+		}
+		return signalGroup(p.cmd.Process.Pid, sig)
+	}
+	if err := p.cmd.Process.Signal(sig); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// hasEnded reports whether the program itself has ended.
+func (p *program) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// endsWithin waits for the program and the others of its group to end. It reports
+// false if that takes longer than d.
+func (p *program) endsWithin(d time.Duration) bool {
+	timeout := time.NewTimer(d)
+	defer timeout.Stop()
+	select {
+	case <-p.ended:
+	case <-timeout.C:
+		return false
+	}
+	if !p.group {
+		return true
+	}
+	// The others are no children of this process, so nothing tells of their end.
+	for pause := time.Millisecond; groupRuns(p.cmd.Process.Pid); pause = min(2*pause, groupPoll) {
+		select {
+		case <-time.After(pause):
+		case <-timeout.C:
+			return false
+		}
+	}
+	return true
 }
 
 // maxLogLine is where a line is cut that a program writes to its standard error.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"sync"
@@ -28,6 +29,9 @@ const (
 	stderrVariable = "RPCX_TEST_STDERR" // if set, the standard error is closed
 )
 
+// readyVariable is set if descriptor 3 is for ready.
+const readyVariable = "RPCX_TEST_READY"
+
 var programs = map[string]func(){
 	"plugin": func() {
 		fmt.Fprint(os.Stderr, "the plugin starts\n\nand has ", "more to say\r\n")
@@ -44,11 +48,22 @@ var programs = map[string]func(){
 		fmt.Fprint(os.Stderr, "the plugin ends") // without a newline
 	},
 	"stubborn": func() { // does not end with its input
-		r, _, err := os.Pipe()
-		if err == nil {
-			_, err = io.Copy(io.Discard, r)
+		ready()
+		stay()
+	},
+	"polite": func() { // nor does this, but it ends itself when it is asked to
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, syscall.SIGTERM, os.Interrupt)
+		ready()
+		if <-asked == os.Interrupt {
+			os.Exit(6)
 		}
-		panic(err)
+		os.Exit(5)
+	},
+	"deaf": func() { // and this does neither
+		signal.Ignore(syscall.SIGTERM)
+		ready()
+		stay()
 	},
 	"broken": func() { os.Exit(3) },
 	"garrulous": func() { // prints what is no message
@@ -89,6 +104,56 @@ var programs = map[string]func(){
 	"long-winded": func() {
 		fmt.Fprint(os.Stderr, strings.Repeat("x", 10_000))
 	},
+}
+
+// ready writes to descriptor 3, if a test has given one, that the program is ready.
+// Who reads that sees its end when the program and all that it has started have ended.
+func ready() {
+	if os.Getenv(readyVariable) != "" {
+		if _, err := os.NewFile(3, "ready").WriteString("."); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// stay does not return.
+func stay() {
+	r, _, err := os.Pipe()
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+	}
+	panic(err)
+}
+
+// tellReady gives cmd a descriptor for ready, and returns the other end.
+func tellReady(t *testing.T, cmd *exec.Cmd) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	_ = r.SetReadDeadline(time.Now().Add(time.Minute))
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env = append(cmd.Env, readyVariable+"=3")
+	return r
+}
+
+// awaitReady waits for n programs to be ready.
+func awaitReady(t *testing.T, cmd *exec.Cmd, r *os.File, n int) {
+	t.Helper()
+	cmd.ExtraFiles[0].Close() // this program's
+	if _, err := io.ReadFull(r, make([]byte, n)); err != nil {
+		t.Fatal("the program is not ready:", err)
+	}
+}
+
+// nothingLeft fails the test if a process that has the descriptor of ready goes on.
+func nothingLeft(t *testing.T, r *os.File) {
+	t.Helper()
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Error("a process is left behind:", err)
+	}
 }
 
 // program returns the command that runs one of programs.
@@ -169,27 +234,66 @@ func anys(words []string) (list []any) {
 	return list
 }
 
-func TestCommandKillsWhatDoesNotEnd(t *testing.T) {
-	noLeak(t)
-	var log journal
-	cmd := program(t, "stubborn")
-	cmd.WaitDelay = time.Millisecond
-	ctx, cancel := context.WithCancel(t.Context())
-	opts := log.options()
-	opts.Logger = slog.New(reluctant{opts.Logger.Handler()})
-	s, err := rpcx.Command(ctx, cmd, opts)
-	if err != nil {
-		t.Fatal(err)
+// A program is asked to end by the end of its input, then by SIGTERM, and then it is
+// killed. Each has its time.
+func TestCommandEndsItsProgramInSteps(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no SIGTERM")
 	}
-	f := s.Go(t.Context(), "anything", nil)
-	cancel() // closes the session
-	<-s.Done()
-	if err := f.Err(); !errors.Is(err, rpcx.ErrConnectionLost) {
-		t.Errorf("the call failed with %v", err)
-	}
-	_, after, logged := strings.Cut(log.String(), "is killed")
-	if cmd.ProcessState.Exited() || !logged || !strings.Contains(after, "program ended") {
-		t.Errorf("the program is in the state %v, and the log says\n%s", cmd.ProcessState, log.String())
+	const soon, late = time.Millisecond, time.Hour
+	for _, c := range []struct {
+		name, program string
+		delay         time.Duration // cmd.WaitDelay
+		exit, kill    time.Duration // limits
+		state         string
+		log           []string
+	}{
+		{"by its input", "plugin", 0, late, late, "exit status 0", nil},
+		{"by its input, for which it has any time", "plugin", soon, -1, soon, "exit status 0", nil},
+		{"by SIGTERM", "stubborn", 0, soon, late, "signal: terminated", []string{"is terminated", "program ended"}},
+		{"by SIGTERM in its own way", "polite", 0, soon, -1, "exit status 5", []string{"is terminated", "program ended"}},
+		{"by SIGKILL", "deaf", 0, soon, soon, "signal: killed", []string{"is terminated", "is killed", "program ended"}},
+		{"by SIGKILL after the times of WaitDelay", "deaf", soon, 0, 0, "signal: killed", []string{"is terminated", "is killed", "program ended"}},
+		{"by SIGTERM in spite of WaitDelay", "polite", soon, 0, late, "exit status 5", []string{"is terminated", "program ended"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			noLeak(t)
+			var log journal
+			cmd := program(t, c.program)
+			cmd.WaitDelay = c.delay
+			r := tellReady(t, cmd)
+			ctx, cancel := context.WithCancel(t.Context())
+			opts := log.options()
+			opts.Limits.ExitTimeout, opts.Limits.KillTimeout = c.exit, c.kill
+			opts.Logger = slog.New(reluctant{opts.Logger.Handler()})
+			s, err := rpcx.Command(ctx, cmd, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.program != "plugin" {
+				awaitReady(t, cmd, r, 1)
+			}
+			f := s.Go(t.Context(), "anything", nil)
+			cancel() // closes the session
+			<-s.Done()
+			if err := f.Err(); !errors.Is(err, rpcx.ErrConnectionLost) {
+				t.Errorf("the call failed with %v", err)
+			}
+			if got := cmd.ProcessState.String(); got != c.state {
+				t.Errorf("the program is in the state %q, want %q", got, c.state)
+			}
+			rest := log.String()
+			for _, text := range c.log {
+				_, after, found := strings.Cut(rest, text)
+				if !found {
+					t.Errorf("the log does not say %q in its place:\n%s", text, log.String())
+				}
+				rest = after
+			}
+			if n := strings.Count(log.String(), "level=WARN"); n != len(c.log) {
+				t.Errorf("there are %d warnings, want %d:\n%s", n, len(c.log), log.String())
+			}
+		})
 	}
 }
 
@@ -229,7 +333,7 @@ func TestCommandThatFails(t *testing.T) {
 }
 
 // A program that has ended ends its session, though others have its output and
-// its standard error. What it said before is handled.
+// its standard error. What it said before is handled, and the others are ended.
 func TestCommandThatIsSurvived(t *testing.T) {
 	noLeak(t)
 	var log journal

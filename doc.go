@@ -355,10 +355,15 @@
 //		Logger: slog.Default(), // has what the program writes to its standard error
 //	})
 //
-// When the session ends, the program's input is closed. It has 5 seconds
-// (cmd.WaitDelay, if set) to end by itself, and is killed then; Done says that it has
-// ended, and cmd.ProcessState how; if it has failed by itself, Err and the error of
-// calls that were pending most often do, too: see there. The program's side is
+// When the session ends, the program's input is closed. A program that has not ended
+// after 5 seconds is sent SIGTERM, and after another 2 it is killed; Limits.ExitTimeout
+// and Limits.KillTimeout set other times. On Unix the program has a process group of its
+// own and the signals go to the group, so a wrapper such as npx or sh leaves nothing behind.
+// In a terminal, Ctrl-C then reaches the program that has called Command alone, which has
+// to close the session: see [Command] for how to change that. Done says that the program
+// and its group have ended, and cmd.ProcessState how; if the program has failed by
+// itself, Err and the error of calls that were pending most often do, too: see there. The
+// program's side is
 //
 //	s := rpcx.NewSession(rpcx.Stdio(), opts)
 //	<-s.Done()

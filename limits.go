@@ -52,6 +52,16 @@ type Limits struct {
 	// or for its cost, may take to send what is queued. Default 30 s.
 	CloseTimeout time.Duration
 
+	// ExitTimeout is how long a program that [Command] has started, and its process
+	// group, may take to end once its input is closed. Default cmd.WaitDelay, or 5 s
+	// if that is not set. Then the group is sent SIGTERM.
+	ExitTimeout time.Duration
+
+	// KillTimeout is how long a program, and its group, may take to end after
+	// SIGTERM. Default cmd.WaitDelay, or 2 s if that is not set. Then the group is sent
+	// SIGKILL.
+	KillTimeout time.Duration
+
 	// Outgoing is how many of our calls wait for a reply at once, in the
 	// beginning. Default 50. A batch is one. Others wait for their turn, in order;
 	// those of a running handler do not. After every 30 replies the number is
