@@ -34,7 +34,7 @@ const (
 //
 //   - It closes the program's input, which the program should take for the request to end.
 //   - After Limits.ExitTimeout (default 5 s) it sends SIGTERM, or calls cmd.Cancel if
-//     that is set. (On Windows, without cmd.Cancel, it kills the program at once.)
+//     that is set. Windows has no SIGTERM: without cmd.Cancel the program is killed.
 //   - After another Limits.KillTimeout (default 2 s) it sends SIGKILL.
 //
 // cmd.WaitDelay, if set, is the default of both times. cmd.Cancel is called once at
@@ -250,16 +250,18 @@ func (p *program) Close() error {
 	_ = p.WriteCloser.Close()
 	err := p.end()
 	_ = p.output.Close()
+	deadline := time.Now().Add(exitNotice)
+	if err == nil {
+		if latest := p.at.Add(p.cmd.WaitDelay); latest.After(deadline) {
+			deadline = latest
+		}
+	}
+	if p.stderr != nil {
+		p.stderr.finish(deadline)
+	}
 	if err != nil {
 		p.log.LogAttrs(context.Background(), slog.LevelError, "program cannot be killed", slog.Any("error", err))
 		return err
-	}
-	if p.stderr != nil {
-		deadline := p.at.Add(p.cmd.WaitDelay)
-		if least := time.Now().Add(exitNotice); least.After(deadline) {
-			deadline = least
-		}
-		p.stderr.finish(deadline)
 	}
 	if p.err != nil {
 		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", p.err))

@@ -35,11 +35,11 @@ func signalGroup(group int, sig os.Signal) error {
 	return os.NewSyscallError("kill", err)
 }
 
-// groupRuns reports whether a process of the group runs. A process that has ended
-// stays in the group until its parent has noticed. In a container that may be never, so
-// on Linux such processes are told apart.
+// groupRuns reports whether a process of the group runs that this program may send
+// signals. A process that has ended stays in the group until its parent has noticed. In
+// a container that may be never, so on Linux such processes are told apart.
 func groupRuns(group int) bool {
-	if syscall.Kill(-group, 0) == syscall.ESRCH {
+	if syscall.Kill(-group, 0) != nil {
 		return false
 	}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
