@@ -113,7 +113,7 @@ func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
 // ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
 // apart by itself; Options.Framer is ignored.
 func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
-	return srv.serve(&messages{conn: conn})
+	return srv.serve(newMessages(conn))
 }
 
 // Accepts reports whether the server would run a session on one more connection: it

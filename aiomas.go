@@ -62,6 +62,34 @@ func (aiomas) Decode(m *Message, msg []byte, _ int) {
 	}
 }
 
+// DecodeStart implements [StartDecoder].
+func (aiomas) DecodeStart(m *Message, start []byte) {
+	item := m.Single()
+	item.Kind = KindFatal // an answer without an ID would end the connection
+	s := scanner{data: start}
+	if s.ws() != '[' {
+		return
+	}
+	var parts [2]json.RawMessage
+	for i := range parts {
+		s.pos++ // the bracket or comma
+		s.ws()
+		begin := s.pos
+		if !s.value() {
+			return
+		}
+		parts[i] = start[begin:s.pos:s.pos]
+		if s.ws() != ',' {
+			return
+		}
+	}
+	if kind, ok := integralValue(parts[0]); ok && kind <= aiomasException && s.utf8() {
+		if item.Kind, item.ID = KindRequest, ID(parts[1]); kind != aiomasRequest {
+			item.Kind, item.ID = KindResponse, callID(item.ID)
+		}
+	}
+}
+
 // request makes item of the content of a request.
 func (m *Message) request(item *Item, content []byte) {
 	item.Kind = KindInvalid

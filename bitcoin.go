@@ -51,8 +51,9 @@ type BitcoinFramer struct {
 	// Magic is what every message begins with. It has no default: four zeros are
 	// a magic too.
 	Magic [4]byte
-	// MaxPayload is the largest payload to be received, in bytes; 0 means
-	// 2,000,000, a negative value no limit but that of the length's 32 bits.
+	// MaxPayload is the size of the largest payload to be received or sent, in
+	// bytes; 0 means 2,000,000, a negative value no limit but that of the length's
+	// 32 bits.
 	MaxPayload int
 	// MaxBlock is the same for the command "block", where it allows more than
 	// MaxPayload does; 0 means 128,000,000.
@@ -63,7 +64,6 @@ type BitcoinFramer struct {
 // goes on: after a wrong checksum behind the message, else behind its header,
 // and then hardly in step.
 func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
-	maxPayload, maxBlock := limitOr(f.MaxPayload, defaultMaxPayload), limitOr(f.MaxBlock, defaultMaxBlock)
 	return func(data []byte, _ bool) (int, []byte, error) {
 		if len(data) < bitcoinHeader {
 			return 0, nil, nil
@@ -76,14 +76,12 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 		}
 		command := commandOf(data[bitcoinMagic:])
 		length := binary.LittleEndian.Uint32(data[bitcoinMagic+bitcoinCommand:])
-		limit, name := maxPayload, "MaxPayload"
-		if string(command) == "block" && maxBlock > maxPayload {
-			limit, name = maxBlock, "MaxBlock"
-		}
+		limit, field := f.limit(command)
 		if uint64(length) > uint64(limit) {
 			return bitcoinHeader, nil, &FrameError{
-				Message: fmt.Sprintf("a payload of %d bytes for %q, over %s bytes (BitcoinFramer.%s)", length, command, thousands(limit), name),
-				Cost:    500,
+				Message:  fmt.Sprintf("a payload of %d bytes for %q, over %s bytes (%s)", length, command, thousands(limit), field),
+				Cost:     500,
+				TooLarge: &SizeError{Size: int(min(uint64(length), math.MaxInt)), Limit: limit, Field: field},
 			}
 		}
 		size := int(length)
@@ -103,13 +101,50 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 	}
 }
 
+// limit returns the size of the largest payload for command, and the field that sets it.
+func (f BitcoinFramer) limit(command []byte) (limit int, field string) {
+	limit, field = limitOr(f.MaxPayload, defaultMaxPayload), "BitcoinFramer.MaxPayload"
+	if string(command) == "block" {
+		if block := limitOr(f.MaxBlock, defaultMaxBlock); block > limit {
+			return block, "BitcoinFramer.MaxBlock"
+		}
+	}
+	return limit, field
+}
+
+// MaxMessage implements [SizeLimiter], with the limit of the command "block".
+// AppendFrame has that of each command.
+func (f BitcoinFramer) MaxMessage() int {
+	limit, _ := f.limit([]byte("block"))
+	return bitcoinHead + min(limit, math.MaxInt-bitcoinHead)
+}
+
+// MaxMessageField returns the name of the field that sets the limit.
+func (f BitcoinFramer) MaxMessageField() string {
+	_, field := f.limit([]byte("block"))
+	return field
+}
+
+// checkSize returns an error if the payload of msg is over the limit of its command.
+func (f BitcoinFramer) checkSize(msg []byte) error {
+	size := len(msg) - bitcoinHead
+	if limit, field := f.limit(commandOf(msg)); size > limit {
+		return &SizeError{Size: size, Limit: limit, Field: field}
+	}
+	return nil
+}
+
 // AppendFrame implements [Framer]. It fails for what cannot be a message of
-// [BitcoinProtocol]; the limits are only for what is received.
+// [BitcoinProtocol], and with a [*SizeError] for a payload over the limit, which a
+// peer with the same limits would end the session for.
 func (f BitcoinFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	if len(msg) < bitcoinHead {
 		return dst, errors.New("rpcx: a message without a command cannot be framed by BitcoinFramer")
 	}
 	payload := msg[bitcoinHead:]
+	if err := f.checkSize(msg); err != nil {
+		return dst, err
+	}
 	if uint64(len(payload)) > math.MaxUint32 {
 		return dst, errors.New("rpcx: a payload of 4 GiB or more cannot be framed by BitcoinFramer")
 	}

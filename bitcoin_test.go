@@ -84,7 +84,7 @@ func FuzzBitcoinFramer(f *testing.F) {
 			if bytes.HasPrefix(payload, []byte("b")) {
 				command = "block"
 			}
-			stream = append(stream, bitcoinFrame(t, framer, command, payload)...)
+			stream = append(stream, bitcoinFrame(t, BitcoinFramer{framer.Magic, -1, -1}, command, payload)...)
 		}
 		stream[int(at)%len(stream)] ^= damage
 

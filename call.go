@@ -19,7 +19,8 @@ import (
 // Limits.RequestTimeout applies, and the error is [ErrTimeout]. If the peer
 // answers with an error it is an [*Error]; if its answer is ill-formed a
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
-// session is over already it matches [ErrClosed].
+// session is over already it matches [ErrClosed]. If the request is larger than the
+// framer takes, or the reply was, it is a [*SizeError].
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	f := s.pool.call(s, method)
 	if err := s.send(ctx, f, params); err != nil {
@@ -59,7 +60,8 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 
 // Notify sends a notification: a request that is not answered. It returns when
 // the message is queued; ctx bounds the wait for room in the outbox. The error is
-// ctx's cause, one that matches [ErrClosed], or why the message cannot be built.
+// ctx's cause, one that matches [ErrClosed], or why the message cannot be built or
+// framed: a [*SizeError] if it is larger than the framer takes.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

@@ -260,6 +260,8 @@
 //	*ProtocolError     the peer's answer was ill-formed, which ends the call at once if
 //	                   the answer has its id; or the call could not be expressed and
 //	                   was not sent; its code matches in the same way
+//	*SizeError         the call is larger than the framer takes, and was not sent; or its
+//	                   reply was, and was dropped
 //	*ConnectionError   the connection ended first; it matches ErrConnectionLost and the
 //	                   reason, such as io.EOF or ErrClosed
 //	ErrClosed          the session was over before; it matches net.ErrClosed, and the
@@ -312,13 +314,22 @@
 // # Framers and message connections
 //
 // A [Framer] keeps messages apart in a stream of bytes. [NewlineFramer], the
-// default, ends each with a newline. It drops a message of more than MaxSize bytes
-// and is in step again at the next newline. [LengthFramer] has the length of each
-// message before it, and [HeaderFramer], as language servers do, headers with one;
-// both skip a message that is too large. What is dropped so, a request, a batch or a
-// reply, is told to this end's log alone, and the call ends with [ErrTimeout]: where
-// messages of more than a megabyte are expected, who receives them sets MaxSize. Both
-// ends need the same framer, and a framer of your own is two methods: see the example.
+// default, ends each with a newline. [LengthFramer] has the length of each message
+// before it, and [HeaderFramer], as language servers do, headers with one. Both ends
+// need the same framer, and a framer of your own is two methods: see the example.
+//
+// No message is larger than MaxSize, a megabyte by default; where larger ones are
+// expected both ends set it. A message of our own that is larger is not sent, and the
+// call, notification or batch fails with a [*SizeError]. A reply is replaced by an error
+// with [CodeInvalidRequest]; if it is a batch's, errors first take the place of its
+// largest members.
+//
+// A message that comes in and is larger is dropped and counted, and what follows it is
+// read as before. The peer is answered CodeInvalidRequest, under the request's id if that
+// stands within the first KiB, as it does if it comes before the params. If the message
+// is a reply whose id stands there, or only one call is pending, the call ends with a
+// *SizeError. A framer of your own takes part in this as a [SizeLimiter], and by
+// FrameError.TooLarge.
 //
 // [JSONFramer] finds where each JSON value ends, for peers that put nothing between
 // messages, as Open vSwitch's database server, or any white space.
@@ -331,8 +342,9 @@
 //
 // A transport that keeps messages apart by itself is a [MessageConn], which
 // [NewMessageSession] and [Server.ServeMessageConn] take. It is a [PartReader], too, if
-// it drops messages or takes memory for what has not come in whole, and a
-// [CloserWithError] if it can tell its peer why the session ends.
+// it drops messages or takes memory for what has not come in whole, a [SizeLimiter] if it
+// takes messages up to a size, and a [CloserWithError] if it can tell its peer why the
+// session ends.
 //
 // # WebSockets
 //
@@ -397,7 +409,8 @@
 // know as an error of the peer's.
 //
 // A message with a wrong checksum is dropped and counted. The magic of another
-// network, and a payload over the limit, end the session with a [*FrameError]. A
+// network, and a payload over the limit, end the session with a [*FrameError]; a
+// payload of our own over the limit is a [*SizeError], and is not sent. A
 // block may be larger than Limits.QueueBytes: then it is dropped if other
 // messages wait for a handler, so where large ones are expected that has to be
 // raised as well.
@@ -466,8 +479,8 @@
 //	                                        room. The session's own replies may go 256 KiB
 //	                                        beyond, then it ends with ErrSlowPeer
 //	Batch                10,000  members    the batch is answered with one CodeInvalidRequest
-//	Response             16 MiB  bytes      the reply is replaced by a CodeInvalidRequest; it, or
-//	                                        Outbox, bounds all that waits in unfinished batches
+//	Response           MaxSize,  bytes      the reply is replaced by a CodeInvalidRequest; it, or
+//	                   see below            Outbox, bounds all that waits in unfinished batches
 //	RequestTimeout         30 s  a call     it fails with ErrTimeout; if its context has a
 //	                                        deadline that counts instead
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
@@ -494,12 +507,16 @@
 //
 // Limits that have their place elsewhere:
 //
-//	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, and counted
+//	NewlineFramer.MaxSize    1,000,000  bytes       a message received is dropped, counted, and
+//	                                                answered CodeInvalidRequest; a message of
+//	                                                our own fails with a SizeError
 //	LengthFramer.MaxSize     1,000,000  bytes       the same
 //	JSONFramer.MaxSize       1,000,000  bytes       the same
 //	HeaderFramer.MaxSize     1,000,000  bytes       the same
-//	websocket.Config.MaxSize 1,000,000  bytes       the session ends; the peer is told by code 1009
-//	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError
+//	websocket.Config.MaxSize 1,000,000  bytes       the same; if the message shows no id, the
+//	                                                session ends with close code 1009
+//	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError; a message
+//	                                                of our own fails with a SizeError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once (HTTP: 503)

@@ -231,9 +231,44 @@ type FrameError struct {
 	Recoverable bool
 	// Cost is what it costs the session, beyond the base cost of any error.
 	Cost float64
+	// TooLarge is the limit that the message exceeds, nil if it is no matter of size.
+	// If Start shows what the message was, its sender or the call that it answers is
+	// told of the limit.
+	TooLarge *SizeError
+	// Start is how the message begins, up to [StartSize] bytes, if it was dropped. The
+	// error owns it.
+	Start []byte
+	// Answer is what the peer is answered, before the session ends or goes on; nil
+	// for nothing, or for what TooLarge says.
+	Answer *Error
 }
 
 func (e *FrameError) Error() string { return "framing error: " + e.Message }
+
+// Unwrap returns TooLarge.
+func (e *FrameError) Unwrap() error {
+	if e.TooLarge == nil {
+		return nil
+	}
+	return e.TooLarge
+}
+
+// SizeError says that a message is larger than the framer of this end, or its
+// [MessageConn], takes. It is the error of what is not sent for that reason, and of a
+// call whose reply was dropped.
+type SizeError struct {
+	Size  int    // of the message, in bytes; 0 if it was dropped before it had come whole
+	Limit int    // in bytes
+	Field string // that sets the limit: "NewlineFramer.MaxSize"
+}
+
+func (e *SizeError) Error() string {
+	size := "message"
+	if e.Size > 0 {
+		size += " of " + thousands(e.Size) + " bytes"
+	}
+	return size + " is too large: over " + thousands(e.Limit) + " bytes (" + e.Field + ", to be raised at both ends)"
+}
 
 // BatchError is the error of a batch of which at least one item failed.
 type BatchError struct {

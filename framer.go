@@ -1,6 +1,9 @@
 package rpcx
 
-import "bufio"
+import (
+	"bufio"
+	"fmt"
+)
 
 // A Framer finds messages in a byte stream, and frames outgoing ones. It is
 // immutable and may be shared by any number of sessions; what is particular to
@@ -22,6 +25,42 @@ type Framer interface {
 	AppendFrame(dst, msg []byte) ([]byte, error)
 }
 
+// A SizeLimiter is a [Framer] or a [MessageConn] that takes messages up to a size.
+// The session sends no message that is larger, and Limits.Response is that size by
+// default. The framers of this package are all SizeLimiters.
+//
+// If it has a method MaxMessageField() string, errors name the limit as that returns
+// it: "NewlineFramer.MaxSize".
+type SizeLimiter interface {
+	// MaxMessage returns the size of the largest message, in bytes without framing;
+	// [math.MaxInt] if there is no limit. It is called when a session starts.
+	MaxMessage() int
+}
+
+// maxMessage returns the size of the largest message that v, a Framer or a MessageConn,
+// takes, 0 if v does not tell.
+func maxMessage(v any) int {
+	if l, ok := v.(SizeLimiter); ok {
+		return max(0, l.MaxMessage())
+	}
+	return 0
+}
+
+// checkSize returns an error if msg is larger than limit, the maxMessage of v.
+func checkSize(v any, limit int, msg []byte) error {
+	if limit == 0 || len(msg) <= limit {
+		return nil
+	}
+	if c, ok := v.(interface{ checkSize([]byte) error }); ok {
+		return c.checkSize(msg) // in terms of its own
+	}
+	field := fmt.Sprintf("%T.MaxMessage", v)
+	if l, ok := v.(interface{ MaxMessageField() string }); ok {
+		field = l.MaxMessageField()
+	}
+	return &SizeError{Size: len(msg), Limit: limit, Field: field}
+}
+
 // A MessageConn is a connection that keeps messages apart by itself, as a
 // WebSocket does. See [NewMessageSession]. If it has a method NetConn, as
 // [crypto/tls.Conn] has, that returns the connection under it, for
@@ -34,7 +73,9 @@ type MessageConn interface {
 	// ReadMessage returns the next message. The slice belongs to the
 	// connection, and is valid until the next call. A recoverable [*FrameError]
 	// reports a message that was dropped; any other error ends the session,
-	// io.EOF if the peer closed the connection in order.
+	// io.EOF if the peer closed the connection in order. If a message was dropped
+	// that is too large, and it does not show who waits for an answer to it, the
+	// session of a [CloserWithError] ends with that FrameError.
 	ReadMessage() ([]byte, error)
 	// WriteMessages writes the messages in order; it does not keep them.
 	WriteMessages(msgs [][]byte) error

@@ -15,17 +15,18 @@ import (
 //	\r\n
 //	{"jsonrpc":"2.0","result":null,"id":1}
 //
-// Header names are read in any case, and headers other than Content-Length, such
-// as Content-Type, are passed over. Headers that are no headers, and a
-// Content-Length that is missing, is given twice or is no number, end the session
-// with a [*FrameError], for where the next message begins cannot be told. So do
-// headers of more than 4,096 bytes.
+// Header names are read in any case, and a header that is received may end in a
+// newline alone. Headers other than Content-Length and Content-Type are passed over.
+// Headers that are no headers, and a Content-Length that is missing, is given twice
+// or is no number, end the session with a [*FrameError], for where the next message
+// begins cannot be told. So do headers of more than 4,096 bytes, and a Content-Type
+// with a charset other than utf-8 (or utf8), since messages are read as UTF-8 only.
 type HeaderFramer struct {
-	// MaxSize is the largest message to be received, in bytes without its
-	// headers; 0 means [DefaultMaxSize], a negative value no limit. A message that
-	// is larger is dropped, with one recoverable [*FrameError], and what follows it
-	// is read as before. Memory is taken for what has arrived, and never for what
-	// a header announces.
+	// MaxSize is the size of the largest message to be received or sent, in bytes
+	// without its headers; 0 means [DefaultMaxSize], a negative value no limit. A
+	// message received that is larger is dropped, with one recoverable
+	// [*FrameError], and what follows it is read as before. Memory is taken for what
+	// has arrived, and never for what a header announces.
 	MaxSize int
 }
 
@@ -37,7 +38,7 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 	limit := maxSize(f.MaxSize)
 	h := headers{length: -1}
 	skip := 0 // how much of a message that is dropped is still to come
-	return func(data []byte, _ bool) (int, []byte, error) {
+	return func(data []byte, atEOF bool) (int, []byte, error) {
 		if skip > 0 {
 			n := min(skip, len(data))
 			skip -= n
@@ -51,11 +52,17 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 		case body == 0: // the headers are not complete
 			return 0, nil, nil
 		case length > limit:
+			start := data[body:min(len(data), body+min(length, StartSize))]
+			if !atEOF && len(start) < min(length, StartSize) {
+				return 0, nil, nil
+			}
 			h = headers{length: -1}
-			skip = length
-			return body, nil, &FrameError{
+			skip = length - len(start)
+			return body + len(start), nil, &FrameError{
 				Message:     "dropping message of " + thousands(length) + " bytes, over " + thousands(limit) + " (HeaderFramer.MaxSize)",
 				Recoverable: true,
+				TooLarge:    &SizeError{Size: length, Limit: limit, Field: f.MaxMessageField()},
+				Start:       startOf(start),
 			}
 		case len(data)-body < length:
 			return 0, nil, nil
@@ -65,6 +72,10 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 		return end, data[body:end:end], nil
 	}
 }
+
+// notInNames has the characters that no name of a header contains, and a line of JSON
+// does before its first colon.
+const notInNames = "\"(),/;<=>?@[\\]{}"
 
 // headers are what is known of the headers at the beginning of the data.
 type headers struct {
@@ -87,10 +98,7 @@ func (h *headers) read(data []byte) error {
 			return nil
 		}
 		end := h.scanned + i
-		line, ok := bytes.CutSuffix(window[h.line:end], []byte("\r"))
-		if !ok {
-			return &FrameError{Message: fmt.Sprintf("a header must end in a carriage return and a newline: %.60q", line)}
-		}
+		line := bytes.TrimSuffix(window[h.line:end], []byte("\r")) // some peers leave it out
 		h.line, h.scanned = end+1, end+1
 		switch {
 		case len(line) > 0:
@@ -109,13 +117,14 @@ func (h *headers) read(data []byte) error {
 // field reads one header.
 func (h *headers) field(line []byte) error {
 	name, value, ok := bytes.Cut(line, []byte(":"))
-	if !ok {
+	switch {
+	case !ok, bytes.ContainsAny(name, notInNames):
 		return &FrameError{Message: fmt.Sprintf("not a header: %.60q", line)}
-	}
-	if !bytes.EqualFold(name, []byte("Content-Length")) {
+	case bytes.EqualFold(name, []byte("Content-Type")):
+		return checkCharset(value)
+	case !bytes.EqualFold(name, []byte("Content-Length")):
 		return nil
-	}
-	if h.length >= 0 {
+	case h.length >= 0:
 		// Which of them to believe is what two programs may differ in.
 		return &FrameError{Message: "a message with two Content-Lengths"}
 	}
@@ -133,6 +142,48 @@ func (h *headers) field(line []byte) error {
 	h.length = n
 	return nil
 }
+
+// checkCharset returns an error if a Content-Type has a charset that is not UTF-8. The
+// Language Server Protocol: "It defaults to utf-8, which is the only encoding supported
+// right now." Its first versions called that utf8.
+func checkCharset(contentType []byte) error {
+	for len(contentType) > 0 {
+		var param []byte
+		param, contentType = cutParam(contentType)
+		name, value, _ := bytes.Cut(param, []byte("="))
+		if !bytes.EqualFold(bytes.TrimSpace(name), []byte("charset")) {
+			continue
+		}
+		value = bytes.Trim(value, " \t\"'")
+		if len(value) > 0 && !bytes.EqualFold(value, []byte("utf-8")) && !bytes.EqualFold(value, []byte("utf8")) {
+			text := fmt.Sprintf("charset %.60q in a Content-Type: messages have to be in utf-8", value)
+			return &FrameError{Message: text, Answer: &Error{Code: CodeParseError, Message: text}}
+		}
+	}
+	return nil
+}
+
+// cutParam cuts contentType at the first semicolon that is not in quotes.
+func cutParam(contentType []byte) (param, rest []byte) {
+	quoted := false
+	for i := 0; i < len(contentType); i++ {
+		switch c := contentType[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			i++ // what it escapes
+		case c == ';' && !quoted:
+			return contentType[:i], contentType[i+1:]
+		}
+	}
+	return contentType, nil
+}
+
+// MaxMessage implements [SizeLimiter].
+func (f HeaderFramer) MaxMessage() int { return maxSize(f.MaxSize) }
+
+// MaxMessageField returns the name of the field that sets the limit.
+func (HeaderFramer) MaxMessageField() string { return "HeaderFramer.MaxSize" }
 
 // AppendFrame implements [Framer]. It does not fail.
 func (HeaderFramer) AppendFrame(dst, msg []byte) ([]byte, error) {

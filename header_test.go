@@ -69,6 +69,11 @@ func TestHeaderFramer(t *testing.T) {
 		{"names are in any case", "cOnTeNt-LENGTH: 2\r\n\r\n{}", []string{"{}"}, 0, "EOF"},
 		{"white space around the number is passed over", "Content-Length:2 \t\r\n\r\n{}Content-Length: \t 2\r\n\r\n{}", []string{"{}", "{}"}, 0, "EOF"},
 		{"other headers are passed over", "Content-Type: application/vscode-jsonrpc; charset=utf-8\r\nContent-Length: 2\r\nX-Length: 5\r\nEmpty:\r\n\r\n{}", []string{"{}"}, 0, "EOF"},
+		{"headers may end in bare newlines", "Content-Length: 2\n\n{}Content-Length: 3\nContent-Type: x\n\n[1]", []string{"{}", "[1]"}, 0, "EOF"},
+		{"line ends may be mixed within a message", "Content-Length: 2\nA: b\r\n\n{}A: b\r\nContent-Length: 3\n\r\n[1]", []string{"{}", "[1]"}, 0, "EOF"},
+		{"line ends may be mixed between messages", "Content-Length: 2\r\n\r\n{}Content-Length: 3\n\n[1]", []string{"{}", "[1]"}, 0, "EOF"},
+		{"the message after bare newlines may begin with one", "Content-Length: 3\n\n\n{}", []string{"\n{}"}, 0, "EOF"},
+		{"a larger message behind bare newlines is dropped", "Content-Length: 11\n\n0123456789aContent-Length: 1\n\n1", []string{"1"}, 1, "EOF"},
 		{"zeros in front mean nothing", "Content-Length: 0002\r\n\r\n{}", []string{"{}"}, 0, "EOF"},
 		{"a message of the largest size is taken", "Content-Length: 10\r\n\r\n0123456789", []string{"0123456789"}, 0, "EOF"},
 		{"a larger one is dropped, and no other", "Content-Length: 11\r\n\r\n0123456789aContent-Length: 1\r\n\r\n1", []string{"1"}, 1, "EOF"},
@@ -77,6 +82,8 @@ func TestHeaderFramer(t *testing.T) {
 		{"a stream may end in a header", "Content-Len", nil, 0, "unexpected EOF"},
 
 		{"a message needs a length", "Content-Type: x\r\n\r\n{}", nil, 0, "without a Content-Length"},
+		{"a bare empty line is no header", "\n", nil, 0, "without a Content-Length"},
+		{"one carriage return belongs to a line end", "Content-Length: 2\r\r\n\r\n{}", nil, 0, `bad Content-Length: "2\r"`},
 		{"an empty line is no header", "\r\n", nil, 0, "without a Content-Length"},
 		{"there is one length", "Content-Length: 2\r\ncontent-length: 2\r\n\r\n{}", nil, 0, "two Content-Lengths"},
 		{"a length is not negative", "Content-Length: -2\r\n\r\n{}", nil, 0, `bad Content-Length: "-2"`},
@@ -86,7 +93,8 @@ func TestHeaderFramer(t *testing.T) {
 		{"a length is there", "Content-Length: \r\n\r\n{}", nil, 0, `bad Content-Length: ""`},
 		{"a length is not beyond all numbers", "Content-Length: 18446744073709551618\r\n\r\n{}", nil, 0, `bad Content-Length: "18446744073709551618"`},
 		{"a name ends at its colon", "Content-Length : 2\r\n\r\n{}", nil, 0, "without a Content-Length"},
-		{"a line of JSON is no header", `{"jsonrpc":"2.0"}` + "\n", nil, 0, "carriage return"},
+		{"a line of JSON is no header", `{"jsonrpc":"2.0"}` + "\n", nil, 0, `not a header: "{\"jsonrpc\"`},
+		{"nor with a carriage return", `["a:b"]` + "\r\n", nil, 0, `not a header: "[\"a:b\"]"`},
 		{"a line without a colon is no header", "GET / HTTP/1.1\r\n\r\n", nil, 0, `not a header: "GET / HTTP/1.1"`},
 		{"headers do not go on for ever", strings.Repeat("X-Header: value\r\n", 300), nil, 0, "more than 4,096 bytes"},
 		{"nor does one header", "Content-Length: " + strings.Repeat("0", 5000), nil, 0, "more than 4,096 bytes"},
@@ -104,6 +112,49 @@ func TestHeaderFramer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestHeaderFramerCharset(t *testing.T) {
+	for _, c := range []struct {
+		contentType string
+		refused     string // the charset as the error has it; "" if the message is read
+	}{
+		{"application/vscode-jsonrpc", ""},
+		{"application/vscode-jsonrpc; charset=utf-8", ""},
+		{"application/vscode-jsonrpc;charset=utf8", ""},
+		{"application/json; Charset = UTF-8 ", ""},
+		{`application/json; charset="utf-8"; a=b`, ""},
+		{`application/json; charset='UTF8'`, ""},
+		{"application/json; charset=", ""},
+		{"application/json; charsets=utf-16", ""},
+		{`application/json; a="; charset=utf-16"`, ""},
+		{`application/json; a="\"; charset=utf-16"`, ""},
+		{"charset", ""},
+		{"", ""},
+		{"application/vscode-jsonrpc; charset=utf-16", "utf-16"},
+		{"application/vscode-jsonrpc;charset=UTF-16LE", "UTF-16LE"},
+		{"application/json; charset=iso-8859-1", "iso-8859-1"},
+		{`application/json; charset="us-ascii"`, "us-ascii"},
+		{`application/json; a="b;c"; CHARSET = "utf-7"`, "utf-7"},
+		{"application/json; charset=utf-8; charset=utf-32", "utf-32"},
+		{"charset=latin1", "latin1"},
+		{"application/json; charset=utf-88", "utf-88"},
+	} {
+		for _, stream := range []string{
+			"Content-Length: 2\r\nContent-Type: " + c.contentType + "\r\n\r\n{}",
+			"content-type:" + c.contentType + "\nContent-Length: 2\n\n{}",
+		} {
+			for _, cuts := range [][]byte{nil, {0}} {
+				msgs, _, err := readStream(HeaderFramer{}, []byte(stream), cuts)
+				switch {
+				case c.refused == "" && (!slices.Equal(msgs, []string{"{}"}) || err != io.EOF):
+					t.Errorf("%q: messages %q, error %v", stream, msgs, err)
+				case c.refused != "" && (len(msgs) > 0 || !strings.Contains(err.Error(), strconv.Quote(c.refused)+" in a Content-Type")):
+					t.Errorf("%q: messages %q, error %v; want one that names %q", stream, msgs, err, c.refused)
+				}
+			}
+		}
 	}
 }
 
@@ -160,6 +211,8 @@ func FuzzHeaderFramer(f *testing.F) {
 	f.Add([]byte("content-length:7\r\nContent-Type: a\r\n\r\n0123456Content-Length: 1\r\n\r\n1"), []byte{3, 0, 9}, 5)
 	f.Add([]byte("Content-Length: 99999999999999999999\r\n\r\n"), []byte{}, -1)
 	f.Add([]byte("a: b\r\n\r\n"), []byte{1}, 1)
+	f.Add([]byte("Content-Length: 2\nA: b\r\n\n{}Content-Length: 9\r\n\n"), []byte{2, 0}, 5)
+	f.Add([]byte("Content-Type: a; charset=\"utf-16\"\nContent-Length: 0\n\n"), []byte{4}, 1)
 	f.Fuzz(func(t *testing.T, stream, cuts []byte, limit int) {
 		framer := HeaderFramer{MaxSize: limit}
 		msgs, dropped, err := readStream(framer, stream, nil)

@@ -2,7 +2,9 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -88,10 +90,11 @@ func (b *inBatch) append(i int, reply []byte) {
 func (b *inBatch) hold(s *Session, size int) (limit int) {
 	size += 2
 	b.replySize += size
-	together := max(s.limits.Response, s.limits.Outbox)
+	response := s.maxResponse()
+	together := max(response, s.limits.Outbox)
 	switch {
-	case b.replySize > s.limits.Response:
-		return s.limits.Response
+	case b.replySize > response:
+		return response
 	case s.assembled+size > together:
 		return together
 	}
@@ -198,19 +201,66 @@ func (b *inBatch) send(s *Session, from sender) {
 	s.mu.Unlock()
 	sc := getScratch()
 	defer sc.put()
-	for _, sp := range b.spans {
-		if sp.end > sp.start {
-			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
-		}
-	}
-	var err error
-	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err == nil {
-		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
+	if b.frame(s, sc) == nil {
+		s.mu.Lock()
+		_ = s.queue(context.Background(), sc, from, nil) // fails only if the session ends
 	}
 	s.mu.Lock()
 	b.sending = false
 	s.mu.Unlock()
 	if b.disconnect { // which stands now
 		s.end(ErrClosed, s.limits.CloseTimeout)
+	}
+}
+
+// frame puts the replies into one message and frames it. If the message is too large,
+// errors take the place of the largest replies. If it still is, one error does.
+func (b *inBatch) frame(s *Session, sc *scratch) error {
+	err := b.join(s, sc)
+	size, ok := errors.AsType[*SizeError](err)
+	if !ok {
+		return err
+	}
+	e := responseTooLarge(size.Limit)
+	b.shrink(s, sc, e, size.Size-size.Limit)
+	if err = b.join(s, sc); err == nil {
+		return nil
+	}
+	s.encodeError(sc, nil, e)
+	return s.framed(sc)
+}
+
+// join puts the replies into one message and frames it.
+func (b *inBatch) join(s *Session, sc *scratch) (err error) {
+	sc.parts = sc.parts[:0]
+	for _, sp := range b.spans {
+		if sp.end > sp.start {
+			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
+		}
+	}
+	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {
+		return err
+	}
+	return s.framed(sc)
+}
+
+// shrink replaces replies by e, the largest first, until the others together have
+// become smaller by the given number of bytes.
+func (b *inBatch) shrink(s *Session, sc *scratch, e *Error, bytes int) {
+	size := func(i int) int { return b.spans[i].end - b.spans[i].start }
+	order := make([]int, len(b.spans))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return size(j) - size(i) })
+	for _, i := range order {
+		if bytes <= 0 {
+			return
+		}
+		if c := &b.members[i]; c.ID != nil && s.encodeError(sc, c.ID, e) && len(sc.msg) < size(i) {
+			bytes -= size(i) - len(sc.msg)
+			sp := &b.spans[i]
+			sp.end = sp.start + copy(b.replies[sp.start:], sc.msg)
+		}
 	}
 }

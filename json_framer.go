@@ -38,9 +38,11 @@ type JSONFramer struct {
 	MaxSize int
 }
 
-// MaxMessage returns the largest message that is received, in bytes; [math.MaxInt]
-// if there is no limit.
+// MaxMessage implements [SizeLimiter].
 func (f JSONFramer) MaxMessage() int { return maxSize(f.MaxSize) }
+
+// MaxMessageField returns the name of the field that sets the limit.
+func (JSONFramer) MaxMessageField() string { return "JSONFramer.MaxSize" }
 
 // NewSplitter implements [Framer].
 func (f JSONFramer) NewSplitter() bufio.SplitFunc {
@@ -115,6 +117,8 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 		return end, nil, &FrameError{
 			Message:     "dropping message over " + thousands(s.limit) + " bytes (JSONFramer.MaxSize)",
 			Recoverable: true,
+			TooLarge:    &SizeError{Limit: s.limit, Field: JSONFramer{}.MaxMessageField()},
+			Start:       startOf(data),
 		}
 	case !dropped:
 		return end, data[:end:end], nil

@@ -10,9 +10,10 @@ import (
 // LengthFramer has the length of each message before it, in 4 bytes, the highest
 // first, as aiomas.
 type LengthFramer struct {
-	// MaxSize is the largest message to be received, in bytes without its length;
-	// 0 means [DefaultMaxSize], a negative value no limit. A message that is larger
-	// is dropped as its bytes arrive, with one recoverable [*FrameError].
+	// MaxSize is the size of the largest message to be received or sent, in bytes
+	// without its length; 0 means [DefaultMaxSize], a negative value no limit. A
+	// message received that is larger is dropped as its bytes arrive, with one
+	// recoverable [*FrameError].
 	MaxSize int
 }
 
@@ -22,7 +23,7 @@ const lengthSize = 4
 func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 	limit := uint64(maxSize(f.MaxSize))
 	dropping := uint64(0) // what is to come yet of a message that is too large
-	return func(data []byte, _ bool) (int, []byte, error) {
+	return func(data []byte, atEOF bool) (int, []byte, error) {
 		if dropping > 0 {
 			n := min(dropping, uint64(len(data)))
 			dropping -= n
@@ -32,20 +33,46 @@ func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 			return 0, nil, nil
 		}
 		size := uint64(binary.BigEndian.Uint32(data))
+		end := lengthSize + size
 		if size > limit {
-			dropping = size
-			return lengthSize, nil, &FrameError{
+			start := data[lengthSize:min(uint64(len(data)), end, lengthSize+StartSize)]
+			if !atEOF && len(start) < StartSize && uint64(len(start)) < size && mayBegin(start) {
+				return 0, nil, nil
+			}
+			dropping = size - uint64(len(start))
+			return lengthSize + len(start), nil, &FrameError{
 				Message:     "dropping message over " + thousands(int(limit)) + " bytes (LengthFramer.MaxSize)",
 				Recoverable: true,
+				TooLarge:    &SizeError{Size: int(min(size, math.MaxInt)), Limit: int(limit), Field: f.MaxMessageField()},
+				Start:       startOf(start),
 			}
 		}
-		end := lengthSize + size
 		if uint64(len(data)) < end {
 			return 0, nil, nil
 		}
 		return int(end), data[lengthSize:end:end], nil
 	}
 }
+
+// mayBegin reports whether a message of JSON or MessagePack may begin with start. What
+// may not is no message that could show its id, and perhaps no length came before it.
+func mayBegin(start []byte) bool {
+	if len(start) == 0 {
+		return true
+	}
+	switch c := start[0]; c {
+	case '{', '[', ' ', '\n', 0xdc, 0xdd, 0xde, 0xdf:
+		return true
+	default:
+		return c >= 0x80 && c <= 0x9f
+	}
+}
+
+// MaxMessage implements [SizeLimiter].
+func (f LengthFramer) MaxMessage() int { return maxSize(f.MaxSize) }
+
+// MaxMessageField returns the name of the field that sets the limit.
+func (LengthFramer) MaxMessageField() string { return "LengthFramer.MaxSize" }
 
 // AppendFrame implements [Framer]. It fails for a message of 4 GiB or more.
 func (LengthFramer) AppendFrame(dst, msg []byte) ([]byte, error) {

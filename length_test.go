@@ -3,6 +3,7 @@ package rpcx
 import (
 	"encoding/binary"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -65,12 +66,17 @@ func TestLengthFramerSplitAnywhere(t *testing.T) {
 	}
 }
 
-// A length is not believed: nothing is asked for or kept on account of it.
+// A length is not believed: nothing is asked for or kept on account of it, except the
+// beginning of the message.
 func TestLengthFramerHugeLength(t *testing.T) {
 	split := LengthFramer{}.NewSplitter()
-	advance, token, err := split([]byte("\xff\xff\xff\xffabc"), false)
+	data := "\xff\xff\xff\xff{" + strings.Repeat("a", StartSize-1)
+	if advance, token, err := split([]byte(data[:len(data)-1]), false); advance != 0 || token != nil || err != nil {
+		t.Fatalf("part of the beginning: advance %d, token %q, error %v", advance, token, err)
+	}
+	advance, token, err := split([]byte(data+"b"), false)
 	frame, ok := err.(*FrameError)
-	if advance != 4 || token != nil || !ok || !frame.Recoverable {
+	if advance != len(data) || token != nil || !ok || !frame.Recoverable || string(frame.Start) != data[4:] {
 		t.Fatalf("advance %d, token %q, error %v", advance, token, err)
 	}
 	if advance, token, err = split([]byte("abc"), false); advance != 3 || token != nil || err != nil {

@@ -29,9 +29,11 @@ type Limits struct {
 	Batch int
 
 	// Response is how many bytes a reply may have; in a batch, all its replies
-	// together, with 2 bytes more for each. Default 16 MiB. What waits in unfinished
-	// batches may have as many in all, or as many as Outbox if that is more. A reply
-	// that is larger is replaced by an error with CodeInvalidRequest.
+	// together, with 2 bytes more for each. Default, and at most: the largest message
+	// that the session's framer takes, see [SizeLimiter]; [DefaultMaxSize] if that
+	// is not known. What waits in unfinished batches may have as many in all, or as
+	// many as Outbox if that is more. A reply that is larger is replaced by an error
+	// with CodeInvalidRequest.
 	Response int
 
 	// RequestTimeout is how long a call waits for its reply when its context
@@ -156,7 +158,9 @@ func (l Limits) resolved(role Role) Limits {
 	number(&l.QueueBytes, 8<<20)
 	number(&l.Outbox, 4<<20)
 	number(&l.Batch, 10000)
-	number(&l.Response, 16<<20)
+	if l.Response < 0 {
+		l.Response = math.MaxInt
+	}
 	duration(&l.RequestTimeout, 30*time.Second)
 	duration(&l.ProcessingTimeout, 30*time.Second)
 	duration(&l.SendTimeout, 20*time.Second)

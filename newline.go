@@ -10,13 +10,17 @@ import (
 // by default: 1,000,000 bytes, as aiorpcX.
 const DefaultMaxSize = 1_000_000
 
+// StartSize is how much of the beginning of a message that is dropped is looked at, in
+// bytes, to tell whom that concerns.
+const StartSize = 1 << 10
+
 // NewlineFramer ends each message with a newline, which JSON as it is written
 // here never has in it. It is the default.
 type NewlineFramer struct {
-	// MaxSize is the largest message to be received, in bytes without the
-	// newline; 0 means [DefaultMaxSize], a negative value no limit. A message
-	// that is larger is dropped, with one recoverable [*FrameError]; the stream
-	// is in step again after the next newline.
+	// MaxSize is the size of the largest message to be received or sent, in bytes
+	// without the newline; 0 means [DefaultMaxSize], a negative value no limit. A
+	// message received that is larger is dropped, with one recoverable
+	// [*FrameError]; the stream is in step again after the next newline.
 	MaxSize int
 }
 
@@ -38,24 +42,35 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 		case dropping:
 			return len(data), nil, nil
 		case i > limit:
-			return i + 1, nil, f.tooLong(limit)
+			return i + 1, nil, f.tooLong(limit, data[:i])
 		case i >= 0:
 			return i + 1, data[:i:i], nil
 		case len(data) > limit:
 			scanned, dropping = 0, true
-			return len(data), nil, f.tooLong(limit)
+			return len(data), nil, f.tooLong(limit, data)
 		}
 		scanned = len(data)
 		return 0, nil, nil
 	}
 }
 
-func (NewlineFramer) tooLong(limit int) error {
+// MaxMessage implements [SizeLimiter].
+func (f NewlineFramer) MaxMessage() int { return maxSize(f.MaxSize) }
+
+// MaxMessageField returns the name of the field that sets the limit.
+func (NewlineFramer) MaxMessageField() string { return "NewlineFramer.MaxSize" }
+
+func (f NewlineFramer) tooLong(limit int, msg []byte) error {
 	return &FrameError{
 		Message:     "dropping message over " + thousands(limit) + " bytes and re-synchronizing",
 		Recoverable: true,
+		TooLarge:    &SizeError{Limit: limit, Field: f.MaxMessageField()},
+		Start:       startOf(msg),
 	}
 }
+
+// startOf returns what FrameError.Start has of a message.
+func startOf(msg []byte) []byte { return bytes.Clone(msg[:min(len(msg), StartSize)]) }
 
 // AppendFrame implements [Framer]. It fails for a message with a newline in it.
 func (NewlineFramer) AppendFrame(dst, msg []byte) ([]byte, error) {

@@ -47,6 +47,24 @@ type Detector interface {
 	Detect(msg []byte, maxBatch int) Protocol
 }
 
+// A StartDecoder is a Protocol that can tell what a message is from the beginning of it,
+// for messages that were dropped because they are too large. All protocols of this
+// package are StartDecoders, except [BitcoinProtocol], whose messages are not answered.
+type StartDecoder interface {
+	Protocol
+	// DecodeStart makes m one item that has a Kind and an ID only. start is the
+	// beginning of a message, no longer than [StartSize] bytes; the ID may share its
+	// memory. The Kind is
+	//
+	//	KindRequest       if it shows a request and its ID
+	//	KindResponse      if it shows a response; the ID is nil if start does not have
+	//	                  it. If m.Batch is set, it is that of the first of a batch
+	//	KindNotification  if it shows that the message has no ID, or null
+	//	KindFatal         if there is nothing that could be answered
+	//	KindInvalid       otherwise; this and a KindRequest are answered
+	DecodeStart(m *Message, start []byte)
+}
+
 // A ServiceProtocol is a Protocol that was made for services, as [Aiomas] was. On
 // its sessions services and other objects are sent and received without
 // Options.Objects, the names in a path have only "/" between them, and the texts

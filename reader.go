@@ -78,12 +78,21 @@ func (s *Session) readLoop() {
 		s.mu.Lock()
 		s.meter() // what is dropped, or was cut off by the end
 		if bad {
-			s.fault(frame)
+			s.faultOfFrame(frame)
 		}
 		s.mu.Unlock()
+		told, unclear := false, false
+		if bad && !s.ignoring {
+			told, unclear = s.receiveDropped(&r.Message, frame)
+		}
+		if bad && frame.Recoverable && unclear && s.conn.tells() {
+			final := *frame
+			final.Recoverable, final.Start = false, nil
+			frame, err, told = &final, &final, true // by the close
+		}
 		if !bad || !frame.Recoverable {
 			grace := time.Duration(0)
-			if errors.Is(err, io.EOF) {
+			if told || errors.Is(err, io.EOF) {
 				grace = closeGrace // the peer may read on: it gets what is queued
 			} else if bad {
 				grace = s.violationGrace()

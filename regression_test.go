@@ -400,6 +400,7 @@ func TestBatchOf280000(t *testing.T) {
 	answer := func(limit, members int) (answer []byte, objects, bytes uint64) {
 		opts := handling(methods{"m": func(context.Context, *rpcx.Request) (any, error) { return nil, nil }})
 		opts.Limits.Batch = limit
+		opts.Limits.Response = -1
 		conn := newChanConn()
 		s := rpcx.NewMessageSession(conn, opts)
 		batch := batchOf(members)
@@ -434,15 +435,17 @@ func TestMessageThatIsTooLongIsNotKept(t *testing.T) {
 	near, far := net.Pipe()
 	s := rpcx.NewSession(near, handling(methods{"reply": reply}))
 	batch := append(batchOf(280000), '\n')
-	line := make([]byte, 100)
+	const refused = `{"jsonrpc":"2.0","error":{"code":-32600,"message":"message too large (over 1,000,000 bytes)"},"id":null}` + "\n"
+	const next = `{"jsonrpc":"2.0","result":null,"id":1}` + "\n"
+	line := make([]byte, 200)
 	_, size := allocated(func() {
 		far.Write(batch)
 		fmt.Fprintln(far, `{"jsonrpc":"2.0","method":"reply","id":1}`)
-		n, _ := far.Read(line)
+		n, _ := io.ReadFull(far, line[:len(refused+next)])
 		line = line[:n]
 	})
-	if want := `{"jsonrpc":"2.0","result":null,"id":1}` + "\n"; string(line) != want {
-		t.Errorf("what comes after it is answered by %s", line)
+	if string(line) != refused+next {
+		t.Errorf("it and what comes after it are answered by %s", line)
 	}
 	if size > 4*rpcx.DefaultMaxSize {
 		t.Errorf("%d bytes were allocated for a message of %d", size, len(batch))

@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -215,17 +216,43 @@ func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error
 	if e != nil {
 		s.encodeError(sc, c.ID, e)
 	}
-	if len(sc.msg) > s.limits.Response && c.batch() == nil { // a batch counts them together
-		e = s.encodeTooLarge(sc, c, s.limits.Response)
+	if limit := s.maxResponse(); len(sc.msg) > limit && c.batch() == nil { // a batch counts them together
+		e = s.encodeTooLarge(sc, c, limit)
 	}
 	return e
 }
 
+// maxResponse returns Limits.Response as it is for the session's connection.
+func (s *Session) maxResponse() int {
+	limit, largest := s.limits.Response, s.conn.maxMessage()
+	switch {
+	case largest == 0:
+		return cmp.Or(limit, DefaultMaxSize)
+	case limit == 0:
+		return largest
+	}
+	return min(limit, largest)
+}
+
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
-	e := Errorf(CodeInvalidRequest, "response too large (over %s bytes)", thousands(limit))
+	e := responseTooLarge(limit)
 	s.encodeError(sc, c.ID, e)
 	return e
+}
+
+func responseTooLarge(limit int) *Error {
+	return InvalidRequest("response too large (over %s bytes)", thousands(limit))
+}
+
+// frameError frames the response in sc, which carries e. If that is too large because of
+// its id, the id is null instead.
+func (s *Session) frameError(sc *scratch, e *Error) error {
+	err := s.framed(sc)
+	if _, ok := errors.AsType[*SizeError](err); ok && s.encodeError(sc, nil, e) {
+		err = s.framed(sc)
+	}
+	return err
 }
 
 // encodeError encodes the response that carries e, without its data if that
@@ -248,9 +275,17 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 func (s *Session) postError(id ID, e *Error, from sender) {
 	sc := getScratch()
 	defer sc.put()
-	if s.encodeError(sc, id, e) {
-		_ = s.post(context.Background(), sc, from, nil) // fails only if the session ends
+	if !s.encodeError(sc, id, e) {
+		return
 	}
+	err := s.frameError(sc, e)
+	s.mu.Lock()
+	if err != nil {
+		defer s.mu.Unlock()
+		s.note(slog.LevelError, "error cannot be framed", slog.Any("error", err))
+		return
+	}
+	_ = s.queue(context.Background(), sc, from, nil) // fails only if the session ends
 }
 
 // answer sends the reply to c that sc has, unless c was answered already. It
@@ -260,11 +295,15 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	alone := b == nil && !c.IsNotification()
 	if alone {
 		if err := s.framed(sc); err != nil {
-			s.log.LogAttrs(context.Background(), slog.LevelError, "reply cannot be framed",
-				slog.String("method", c.Method), slog.Any("error", err))
-			e = InternalError()
-			s.encodeError(sc, c.ID, e)
-			alone = s.framed(sc) == nil // if not, there is nothing to be done
+			if size, ok := errors.AsType[*SizeError](err); ok { // with an error in it: the id is what is large
+				e = s.encodeTooLarge(sc, c, size.Limit)
+			} else {
+				s.log.LogAttrs(context.Background(), slog.LevelError, "reply cannot be framed",
+					slog.String("method", c.Method), slog.Any("error", err))
+				e = InternalError()
+				s.encodeError(sc, c.ID, e)
+			}
+			alone = s.frameError(sc, e) == nil // if not, there is nothing to be done
 		}
 	}
 	s.mu.Lock()

@@ -131,7 +131,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 // NewMessageSession starts a session on a connection that keeps messages apart
 // by itself; Options.Framer is ignored. A nil opts is the zero Options.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
-	return startAlone(&messages{conn: conn}, options(opts))
+	return startAlone(newMessages(conn), options(opts))
 }
 
 // startAlone starts a session that is no server's and has a pool of its own.

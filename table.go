@@ -178,6 +178,38 @@ func (t *table) receive(id ID) (*Future, match) {
 	return f, matched
 }
 
+// only returns the call that a response of unknown id can be for, nil if there may be
+// several: none was given up whose reply is still to come. The calls of one batch count
+// as one if the response is an array.
+func (t *table) only(array bool) (only *Future) {
+	if t.awaitsLate() {
+		return nil
+	}
+	for _, c := range t.calls {
+		switch {
+		case c.call == nil:
+		case only == nil:
+			only = c.call
+		case !array || only.batch == nil || c.call.batch != only.batch:
+			return nil
+		}
+	}
+	return only
+}
+
+// awaitsLate reports whether the reply to a call given up may still come.
+func (t *table) awaitsLate() bool {
+	return slices.ContainsFunc(t.late, func(r idRange) bool {
+		answered := 0
+		for _, is := range r.answered {
+			if is {
+				answered++
+			}
+		}
+		return r.first <= r.last && uint64(answered) <= r.last-r.first
+	})
+}
+
 // awaits reports whether a response with the given id would be the reply to a call that
 // is pending, or was given up.
 func (t *table) awaits(id ID) bool {

@@ -109,3 +109,45 @@ func TestTableRemembersALongBatch(t *testing.T) {
 		}
 	}
 }
+
+// A response of unknown id is that of the only call, or batch, that can get one.
+func TestTableOnlyCall(t *testing.T) {
+	var table table
+	newCall := func(b *Batch) *Future { return &Future{id: table.newID(), batch: b} }
+	want := func(array bool, f *Future) {
+		t.Helper()
+		if got := table.only(array); got != f {
+			t.Errorf("the only call is %v, want %v", got, f)
+		}
+	}
+	want(false, nil)
+	first, second := newCall(nil), newCall(nil)
+	table.add(first)
+	want(false, first)
+	want(true, first)
+	table.add(second)
+	want(false, nil)
+	want(true, nil)
+	table.remove(first)
+	want(false, second)
+
+	table.giveUp(second)
+	b := &Batch{}
+	one, two, three := newCall(b), newCall(b), newCall(b)
+	table.add(one, two, three)
+	want(true, nil) // it may be a late reply
+	table.isLate(second.id)
+	want(true, one)
+	want(false, nil)
+	for _, f := range []*Future{one, two, three} {
+		table.giveUp(f)
+	}
+	table.add(first)
+	for _, f := range []*Future{two, one, three} {
+		want(false, nil)
+		table.isLate(f.id)
+	}
+	want(false, first)
+	table.add(newCall(b))
+	want(true, nil)
+}

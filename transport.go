@@ -14,7 +14,10 @@ type transport interface {
 	// next returns the next message, valid until the next call. With wait unset
 	// it returns nil when it would have to read from the connection.
 	next(wait bool) ([]byte, error)
-	// frame appends msg to dst as it goes into the outbox.
+	// maxMessage returns the size of the largest message, 0 if that is not known.
+	maxMessage() int
+	// frame appends msg to dst as it goes into the outbox. It fails with a
+	// [*SizeError] if msg is larger than maxMessage.
 	frame(dst, msg []byte) ([]byte, error)
 	// write writes frames, ends being where each ends in buf. progress is called
 	// after each part that was written and has more behind it. It returns how much
@@ -45,6 +48,7 @@ const writeChunk = 16 << 10
 type stream struct {
 	conn   io.ReadWriteCloser
 	framer Framer
+	max    int // maxMessage
 	split  bufio.SplitFunc
 	sock   *socket // nil if conn is another kind of connection
 	buf    []byte  // what was read and not consumed is buf[r:w]
@@ -60,7 +64,7 @@ type stream struct {
 
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
 	s := &stream{
-		conn: conn, framer: framer, sock: newSocket(conn),
+		conn: conn, framer: framer, max: maxMessage(framer), sock: newSocket(conn),
 		part: func(int) error { return nil },
 	}
 	switch framingOf(framer) {
@@ -100,7 +104,9 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			if advance == 0 && (err != nil || token != nil) {
 				// It would do so again and again.
 				if frame, ok := err.(*FrameError); ok && frame.Recoverable {
-					err = &FrameError{Message: frame.Message, Cost: frame.Cost}
+					final := *frame
+					final.Recoverable = false
+					err = &final
 				} else if err == nil {
 					err = &FrameError{Message: "the framer found a message in no bytes"}
 				}
@@ -183,7 +189,14 @@ func (s *stream) fill() {
 	s.err = err
 }
 
-func (s *stream) frame(dst, msg []byte) ([]byte, error) { return s.framer.AppendFrame(dst, msg) }
+func (s *stream) maxMessage() int { return s.max }
+
+func (s *stream) frame(dst, msg []byte) ([]byte, error) {
+	if err := checkSize(s.framer, s.max, msg); err != nil {
+		return dst, err
+	}
+	return s.framer.AppendFrame(dst, msg)
+}
 
 func (s *stream) write(buf []byte, _ []int, progress func()) (written int, err error) {
 	for {
@@ -221,9 +234,14 @@ func (s *stream) under() any { return s.conn }
 // messages is a MessageConn.
 type messages struct {
 	conn  MessageConn
+	max   int // maxMessage
 	msgs  [][]byte
 	total uint64
 	once  sync.Once
+}
+
+func newMessages(conn MessageConn) *messages {
+	return &messages{conn: conn, max: maxMessage(conn)}
 }
 
 func (m *messages) next(wait bool) ([]byte, error) {
@@ -246,7 +264,14 @@ func (m *messages) onPart(part func(int) error) {
 	}
 }
 
-func (m *messages) frame(dst, msg []byte) ([]byte, error) { return append(dst, msg...), nil }
+func (m *messages) maxMessage() int { return m.max }
+
+func (m *messages) frame(dst, msg []byte) ([]byte, error) {
+	if err := checkSize(m.conn, m.max, msg); err != nil {
+		return dst, err
+	}
+	return append(dst, msg...), nil
+}
 
 func (m *messages) write(buf []byte, ends []int, progress func()) (int, error) {
 	var err error

@@ -329,7 +329,7 @@ func plainMessage(t *testing.T, command string, payload []byte) []byte {
 	t.Helper()
 	msg, err := BitcoinProtocol.AppendNotification(nil, command, payload, nil)
 	if err == nil {
-		msg, err = BitcoinFramer{Magic: BitcoinMainnet}.AppendFrame(nil, msg)
+		msg, err = BitcoinFramer{Magic: BitcoinMainnet, MaxPayload: -1}.AppendFrame(nil, msg)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -59,6 +59,30 @@ func (wire) Decode(m *rpcx.Message, msg []byte, _ int) {
 	}
 }
 
+// DecodeStart implements [rpcx.StartDecoder].
+func (wire) DecodeStart(m *rpcx.Message, start []byte) {
+	item := m.Single()
+	item.Kind = rpcx.KindFatal // an answer without an ID would end the connection
+	n, _, elements := header(start)
+	if n < 0 || kindOf(start[0]) != kindArray || elements != 3 {
+		return
+	}
+	var parts [2][]byte
+	for i, rest := 0, start[n:]; i < len(parts); i++ {
+		size := skip(rest, 0)
+		if size < 0 {
+			return
+		}
+		parts[i], rest = rest[:size:size], rest[size:]
+	}
+	switch number, ok := integer(parts[0]); {
+	case ok && number == typeRequest:
+		item.Kind, item.ID = rpcx.KindRequest, parts[1]
+	case ok && (number == typeResult || number == typeException):
+		item.Kind, item.ID = rpcx.KindResponse, callID(parts[1])
+	}
+}
+
 // request makes item of the content of a request.
 func request(item *rpcx.Item, content []byte) {
 	item.Kind = rpcx.KindInvalid

@@ -217,3 +217,32 @@ func ExampleAiomas() {
 	fmt.Println(rpcx.Call[[]byte](context.Background(), client, "reverse", rpcx.Args{[]byte{0, 255}}))
 	// Output: [255 0] <nil>
 }
+
+// The beginning of a message shows what it is.
+func TestDecodeStart(t *testing.T) {
+	request, _ := msgpack.Aiomas.AppendRequest(nil, rpcx.ID("300"), "path", rpcx.Args{"x"}, nil)
+	result, _ := msgpack.Aiomas.AppendResult(nil, rpcx.ID("\x07"), "text", nil)
+	exception, _ := msgpack.Aiomas.AppendError(nil, rpcx.ID("\xcd\x01\x2c"), rpcx.InternalError(), nil)
+	for _, c := range []struct {
+		name, start string
+		kind        rpcx.Kind
+		id          string
+	}{
+		{"a request", string(request[:6]), rpcx.KindRequest, "\xcd\x01\x2c"},
+		{"a request with a long array header", "\xdc\x00\x03\x00\x07\x93", rpcx.KindRequest, "\x07"},
+		{"a result", string(result[:4]), rpcx.KindResponse, "7"},
+		{"an exception", string(exception[:6]), rpcx.KindResponse, "300"},
+		{"an id that is cut off", string(request[:4]), rpcx.KindFatal, ""},
+		{"another type", "\x93\x03\x07\xa1", rpcx.KindFatal, ""},
+		{"too many elements", "\x94\x00\x07\xa1", rpcx.KindFatal, ""},
+		{"an array that says it is huge", "\xdd\xff\xff\xff\xff\x00\x07", rpcx.KindFatal, ""},
+		{"no array", "{\"id\":7}", rpcx.KindFatal, ""},
+		{"nothing", "", rpcx.KindFatal, ""},
+	} {
+		var m rpcx.Message
+		msgpack.Aiomas.(rpcx.StartDecoder).DecodeStart(&m, []byte(c.start))
+		if item := m.Items[0]; m.Len() != 1 || item.Kind != c.kind || string(item.ID) != c.id {
+			t.Errorf("%s: %v %q, want %v %q", c.name, item.Kind, item.ID, c.kind, c.id)
+		}
+	}
+}

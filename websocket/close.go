@@ -74,6 +74,9 @@ func closingFor(cause error) closing {
 	if _, ok := errors.AsType[*rpcx.CostError](cause); ok {
 		return closing{websocket.StatusPolicyViolation, rpcx.ExcessiveResourceUsage().Message}
 	}
+	if size, ok := errors.AsType[*rpcx.SizeError](cause); ok {
+		return closing{websocket.StatusMessageTooBig, clip(fmt.Sprintf("message too large (over %d bytes)", size.Limit))}
+	}
 	busy, _ := errors.AsType[*rpcx.Error](cause)
 	violation, _ := errors.AsType[*rpcx.ProtocolError](cause)
 	switch {

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type conn struct {
 
 	buf      []byte
 	part     func(size int) error // tells the session of a part
+	rest     io.Reader            // of a message that is dropped; nil if there is none
 	received uint64               // bytes of messages
 	ended    atomic.Bool          // there is nothing more to read, and nobody to tell
 	cause    error                // why that is
@@ -75,6 +77,9 @@ func (c *conn) ReadMessage() ([]byte, error) {
 	if err == nil {
 		return msg, nil
 	}
+	if frame, ok := errors.AsType[*rpcx.FrameError](err); ok && frame.Recoverable {
+		return nil, err
+	}
 	c.mu.Lock()
 	ours := c.verdict != nil
 	c.mu.Unlock()
@@ -89,6 +94,9 @@ func (c *conn) ReadMessage() ([]byte, error) {
 }
 
 func (c *conn) read() ([]byte, error) {
+	if err := c.drop(); err != nil {
+		return nil, err
+	}
 	if cap(c.buf) > largeBuffer { // not to be held until the next message comes
 		c.buf = nil
 		_ = c.part(0) // asks for nothing
@@ -108,9 +116,16 @@ func (c *conn) read() ([]byte, error) {
 		c.received += uint64(n)
 		buf = buf[:len(buf)+n]
 		switch {
-		case len(buf) > c.maxSize:
-			return nil, c.refuse(websocket.StatusMessageTooBig, fmt.Sprintf("message over %d bytes", c.maxSize),
-				&rpcx.FrameError{Message: fmt.Sprintf("message over %d bytes (Config.MaxSize)", c.maxSize)})
+		case len(buf) > c.maxSize && (err != nil || len(buf) >= rpcx.StartSize):
+			if c.rest = r; err == io.EOF {
+				c.rest = nil
+			}
+			return nil, &rpcx.FrameError{
+				Message:     fmt.Sprintf("dropping message over %d bytes (Config.MaxSize)", c.maxSize),
+				Recoverable: true,
+				TooLarge:    &rpcx.SizeError{Limit: c.maxSize, Field: c.MaxMessageField()},
+				Start:       bytes.Clone(buf[:min(len(buf), rpcx.StartSize)]),
+			}
 		case err == io.EOF && c.out.cut.Load():
 			// The WebSocket takes the end of the connection between two reads for that
 			// of the message, which needs nothing more from the connection.
@@ -137,11 +152,31 @@ func (c *conn) read() ([]byte, error) {
 	}
 }
 
-// refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
-// What the peer has under way is dropped until it has answered: to close a connection
-// with unread bytes could lose it the code.
-func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
+// drop reads what is left of a message that is dropped.
+func (c *conn) drop() error {
+	for c.rest != nil {
+		n, err := c.rest.Read(c.buf[:min(fragment, cap(c.buf))])
+		c.received += uint64(n)
+		if err == io.EOF {
+			c.rest = nil
+		} else if err != nil {
+			return err
+		}
+		_ = c.part(held(cap(c.buf))) // asks for no more
+	}
+	return nil
+}
+
+// discard bounds what is read of the connection from now on. What the peer has under
+// way is dropped until it has answered: to close a connection with unread bytes could
+// lose it the code.
+func (c *conn) discard() {
 	c.out.rest.Store(&io.LimitedReader{R: c.out.conn, N: mostDropped})
+}
+
+// refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
+func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
+	c.discard()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.verdict = &verdict{err, closing{code, reason}}
@@ -161,6 +196,12 @@ func (c *conn) Received() uint64 { return c.received }
 
 // OnPart implements [rpcx.PartReader].
 func (c *conn) OnPart(part func(size int) error) { c.part = part }
+
+// MaxMessage implements [rpcx.SizeLimiter].
+func (c *conn) MaxMessage() int { return c.maxSize }
+
+// MaxMessageField returns the name of the field that sets the limit.
+func (c *conn) MaxMessageField() string { return "Config.MaxSize" }
 
 // reason says what an error of the WebSocket means for the session.
 func (c *conn) reason(err error) error {
@@ -244,6 +285,9 @@ func (c *conn) CloseWithError(cause error) error {
 	}
 	how := c.closing(cause)
 	c.mu.Unlock()
+	if how.code == websocket.StatusMessageTooBig {
+		c.discard()
+	}
 	if c.writing.Load() || c.ended.Load() {
 		err := c.out.Close()
 		_ = c.ws.CloseNow()

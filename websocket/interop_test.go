@@ -115,7 +115,7 @@ func TestInteropAiorpcxServer(t *testing.T) {
 const closeCodes = `hangup: 1000 "" true
 shutdown: 1001 "server shutting down" true
 costly: 1008 "excessive resource usage" true
-large: 1009 "message over 1000000 bytes" true
+large: 1009 "message too large (over 1000000 bytes)" true
 leave: 4001 "naïve ☃" true
 `
 

@@ -136,7 +136,10 @@ func TestCompressedMessageWithoutEnd(t *testing.T) {
 	read := make(chan error, 1)
 	// Owner: the test. End: the session closes the connection.
 	go func() {
-		_, _, err := ws.Read(t.Context())
+		_, _, err := ws.Read(t.Context()) // the answer, under id null
+		if err == nil {
+			_, _, err = ws.Read(t.Context())
+		}
 		read <- err
 	}()
 	zeros := make([]byte, 1<<20)
@@ -155,6 +158,69 @@ func TestCompressedMessageWithoutEnd(t *testing.T) {
 	if _, ok := errors.AsType[*rpcx.FrameError](ended(t, s)); !ok {
 		t.Errorf("the session ended with %v", s.Err())
 	}
+}
+
+// A message that is dropped is charged for, though it does not end.
+func TestDroppedBytesCost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{}
+		srv.Options.Limits.CostPerByte = 0.001
+		srv.Options.Limits.CostError = 1
+		conn, s, stop := partServer(t, srv, websocket.Config{MaxSize: 1000})
+		defer stop()
+		const request = `{"jsonrpc":"2.0","id":1,"method":"` // which can be answered
+		begin(t, conn, 3000)
+		conn.Write(append([]byte(request), make([]byte, 3000-len(request))...))
+		begin(t, conn, 1<<60)
+		chunk := make([]byte, 100_000)
+		conn.Write(append([]byte(request), chunk[:2000-len(request)]...))
+		synctest.Wait()
+		if got := s.Stats(); got.Errors != 2 || got.Cost < 2+3+1 || got.Cost > 2+3+2 {
+			t.Errorf("stats are %+v", got)
+		}
+		sent := 0
+		for ; sent < 100_000_000; sent += len(chunk) {
+			if _, err := conn.Write(chunk); err != nil {
+				break
+			}
+			synctest.Wait()
+		}
+		// CostHard is reached after 10 MB; they are counted by the MiB.
+		if sent < 10_000_000 || sent > 12_000_000 {
+			t.Errorf("it ended after %d bytes", sent)
+		}
+		if err := ended(t, s); !errors.Is(err, rpcx.ErrExcessiveResourceUsage) {
+			t.Errorf("the session ended with %v", err)
+		}
+	})
+}
+
+// Few bytes can be a message without end, which is charged for as it comes out.
+func TestCompressedBytesCost(t *testing.T) {
+	config := websocket.Config{Compress: true, MaxSize: 1000}
+	accepted := make(chan *rpcx.Session, 1)
+	srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { accepted <- s }}
+	srv.Options.Limits.CostPerByte = 0.001
+	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Close() })
+	url := serve(t, &websocket.Acceptor{Server: srv, Config: config})
+	ws := peer(t, url, &coder.DialOptions{CompressionMode: coder.CompressionNoContextTakeover})
+	s := <-accepted
+	w, err := ws.Writer(t.Context(), coder.MessageText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte(`{"jsonrpc":"2.0","id":1,"method":"`)); err != nil { // it can be answered
+		t.Fatal(err)
+	}
+	zeros := make([]byte, 1<<20)
+	for sent := 0; sent < 10_000 && err == nil; sent++ {
+		_, err = w.Write(zeros)
+	}
+	if err == nil {
+		t.Error("all of 10 GB was read")
+	}
+	ended(t, s)
 }
 
 // A WebSocket that has nothing to say does not keep the room of what it once said.

@@ -97,35 +97,6 @@ func converse(t *testing.T, s *rpcx.Session) {
 	wg.Wait()
 }
 
-// What is too large ends the session at once, on both sides, and says so.
-func TestMessageOverTheLimit(t *testing.T) {
-	accepted := make(chan *rpcx.Session, 1)
-	srv := &rpcx.Server{
-		Options:   rpcx.Options{Handler: methods()},
-		OnSession: func(s *rpcx.Session) { accepted <- s },
-	}
-	t.Cleanup(srv.Wait)
-	t.Cleanup(func() { srv.Close() })
-	url := serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: 1000}})
-	s := dial(t, websocket.Dialer{}, url, nil)
-	exact := strings.Repeat("x", 1000-len(`{"jsonrpc":"2.0","method":"echo","params":[""],"id":0}`))
-	if got, err := rpcx.Call[string](t.Context(), s, "echo", rpcx.Args{exact}); got != exact || err != nil {
-		t.Errorf("a message of the largest size: %d bytes, %v", len(got), err)
-	}
-	err := s.Call(t.Context(), "echo", rpcx.Args{exact + "x"}, nil)
-	if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || *closed != (websocket.CloseError{Code: 1009, Reason: "message over 1000 bytes"}) {
-		t.Errorf("a message that is one byte too large: %v", err)
-	}
-	server := <-accepted
-	frame, ok := errors.AsType[*rpcx.FrameError](ended(t, server))
-	if !ok || !strings.Contains(frame.Message, "Config.MaxSize") {
-		t.Errorf("the session ended with %v", server.Err())
-	}
-	if stats := server.Stats(); stats.Errors != 1 || stats.MessagesReceived != 1 {
-		t.Errorf("stats are %+v, want one error and one message", stats)
-	}
-}
-
 func TestServerLimitsAndShutdown(t *testing.T) {
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}, MaxSessions: 1}
 	url := serveRPC(t, srv)

@@ -34,7 +34,11 @@
 // # Messages
 //
 // Each message is one WebSocket message: of text if it is UTF-8, as JSON always
-// is, and binary otherwise. Both kinds are read. Options.Framer is ignored.
+// is, and binary otherwise. Both kinds are read. Options.Framer is ignored. A
+// message that is larger than [Config].MaxSize is dropped, counted, and answered with
+// an error, like a long line in a stream. If its first KiB does not show which request
+// it is, or which reply, the connection is closed with code 1009, since its sender
+// would wait in vain.
 //
 // # The end
 //
@@ -75,9 +79,8 @@ import (
 
 // Config is what both ends have in common. The zero value has the defaults.
 type Config struct {
-	// MaxSize is the largest message to be received, in bytes; 0 means
-	// [rpcx.DefaultMaxSize], a negative value no limit. A larger one ends the session,
-	// and its sender is told by close code 1009.
+	// MaxSize is the size of the largest message to be received or sent, in bytes; 0
+	// means [rpcx.DefaultMaxSize], a negative value no limit.
 	MaxSize int
 	// PingInterval is how long a peer may be silent before it is sent a ping, and
 	// then how long it has for the answer; 0 means 30 s, a negative value that no
