@@ -11,6 +11,40 @@ import (
 	"time"
 )
 
+// acceptErrorPasses reports whether Accept may succeed after err: if err is about one
+// connection, or about memory or files that others may give back. A listener that
+// is gone has other errors.
+func acceptErrorPasses(err error) bool {
+	is := func(target error) bool { return errors.Is(err, target) }
+	if is(net.ErrClosed) || slices.ContainsFunc(listenerErrors, is) {
+		return false
+	}
+	return slices.ContainsFunc(acceptErrors, is) || isTemporary(err)
+}
+
+// acceptErrors are the errors of a system's accept(2) that pass, and listenerErrors
+// those of a descriptor that is no listener, or no longer. The files for the
+// systems fill them.
+var acceptErrors, listenerErrors []error
+
+// isTemporary reports whether err, or an error that err wraps, says that it passes.
+// The outermost error that says anything counts. But what a [net.OpError] says is
+// about an error of the system only, and it denies for all others.
+func isTemporary(err error) bool {
+	if says, ok := err.(interface{ Temporary() bool }); ok {
+		if _, op := err.(*net.OpError); !op || says.Temporary() {
+			return says.Temporary()
+		}
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		return isTemporary(wrapper.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(wrapper.Unwrap(), isTemporary)
+	}
+	return false
+}
+
 // accept runs a session on conn, after its handshake if it has one.
 func (srv *Server) accept(conn net.Conn) {
 	shaker, ok := conn.(interface{ HandshakeContext(context.Context) error })

@@ -54,7 +54,7 @@ type Server struct {
 	refused  map[string]uint64 // connections, by the limits' names
 	options  *Options          // resolved
 	sessions map[*Session]struct{}
-	serving  map[net.Listener]struct{}
+	serving  map[*trackedListener]struct{}
 	stopped  bool
 	busy     int           // sessions and Serve calls
 	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits
@@ -108,12 +108,19 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // Serve runs a session on each connection that l accepts, and closes l when it
 // returns: with [ErrServerClosed] after [Server.StopListening],
 // [Server.Shutdown] or [Server.Close], or with the error of l. Sessions go on.
+//
+// An error of Accept that passes is logged, and Accept called again after 5 ms to a
+// second: an error that is Temporary, alone or wrapped, and those that accept(2)
+// has for one connection or for a lack of memory or files. After any other error,
+// such as [net.ErrClosed], l is taken to be gone.
 func (srv *Server) Serve(l net.Listener) error {
-	defer l.Close()
-	if !srv.track(l) {
+	tracked := srv.track(l)
+	if tracked == nil {
+		l.Close()
 		return ErrServerClosed
 	}
-	defer srv.untrack(l)
+	defer srv.untrack(tracked)
+	defer l.Close()
 	var delay time.Duration
 	for {
 		conn, err := l.Accept()
@@ -128,38 +135,48 @@ func (srv *Server) Serve(l net.Listener) error {
 		if stopped {
 			return ErrServerClosed
 		}
-		// Too many open files, or a connection that was gone before it was
-		// accepted: such errors pass, and must not end a server.
-		if temporary, ok := err.(interface{ Temporary() bool }); !ok || !temporary.Temporary() {
+		if !acceptErrorPasses(err) {
 			return err
 		}
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "accept failed",
 			slog.Any("error", err), slog.Duration("retry", delay))
-		time.Sleep(delay)
+		select {
+		case <-time.After(delay):
+		case <-tracked.stopped:
+			return ErrServerClosed
+		}
 	}
 }
 
-// track counts a listener in, unless the server was stopped.
-func (srv *Server) track(l net.Listener) bool {
+// trackedListener is the listener of one Serve call. The server knows it by its
+// pointer: a listener need not be comparable, and may be served twice.
+type trackedListener struct {
+	net.Listener
+	stopped chan struct{} // closed by StopListening
+}
+
+// track counts a listener in. It returns nil if the server was stopped.
+func (srv *Server) track(l net.Listener) *trackedListener {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	if srv.stopped {
-		return false
+		return nil
 	}
 	srv.init()
 	if srv.serving == nil {
-		srv.serving = make(map[net.Listener]struct{})
+		srv.serving = make(map[*trackedListener]struct{})
 	}
-	srv.serving[l] = struct{}{}
+	tracked := &trackedListener{l, make(chan struct{})}
+	srv.serving[tracked] = struct{}{}
 	srv.enter()
-	return true
+	return tracked
 }
 
-func (srv *Server) untrack(l net.Listener) {
+func (srv *Server) untrack(tracked *trackedListener) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	delete(srv.serving, l)
+	delete(srv.serving, tracked)
 	srv.leave()
 }
 
@@ -220,17 +237,22 @@ func (srv *Server) live() []*Session {
 	return live
 }
 
-// StopListening closes the listeners and leaves the sessions as they are.
-// Afterwards the server accepts nothing any more.
+// StopListening closes the listeners, gives up handshakes that are in progress, and
+// leaves the sessions as they are. Afterwards the server accepts nothing any more.
 func (srv *Server) StopListening() {
 	srv.mu.Lock()
-	defer srv.mu.Unlock()
 	srv.stopped = true
-	for l := range srv.serving {
-		l.Close()
+	serving := srv.serving
+	srv.serving = nil
+	for l := range serving {
+		close(l.stopped)
 	}
 	for _, h := range srv.shaking {
 		h.giveUp(ErrServerClosed)
+	}
+	srv.mu.Unlock()
+	for l := range serving {
+		l.Close() // without the lock: a listener is the user's code
 	}
 }
 

@@ -9,6 +9,16 @@ import (
 	"syscall"
 )
 
+func init() {
+	// Linux has accept(2) return network errors of the new connection, too. What
+	// ENOMEM and the like lack may be there again later.
+	acceptErrors = append(acceptErrors,
+		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EPERM, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ETIMEDOUT,
+		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM)
+	listenerErrors = append(listenerErrors, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK)
+}
+
 // socket reads and writes a socket of the operating system below package net,
 // for two things that an io.ReadWriter cannot do: to write only as much as goes
 // at once, so that a goroutine that has the only message can send it itself

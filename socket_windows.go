@@ -1,0 +1,27 @@
+package rpcx
+
+import "syscall"
+
+// Errors of AcceptEx, and of setting up what it has accepted. (The constants with the
+// names of Unix, such as syscall.ENOBUFS, are values that no call returns.)
+const (
+	errNotEnoughMemory = syscall.Errno(8)
+	wsaEBADF           = syscall.Errno(10009)
+	wsaEINVAL          = syscall.Errno(10022)
+	wsaEMFILE          = syscall.Errno(10024)
+	wsaENOTSOCK        = syscall.Errno(10038)
+	wsaENETDOWN        = syscall.Errno(10050)
+	wsaENETUNREACH     = syscall.Errno(10051)
+	wsaECONNABORTED    = syscall.Errno(10053)
+	wsaECONNRESET      = syscall.Errno(10054)
+	wsaENOBUFS         = syscall.Errno(10055)
+	wsaEHOSTDOWN       = syscall.Errno(10064)
+	wsaEHOSTUNREACH    = syscall.Errno(10065)
+)
+
+func init() {
+	acceptErrors = append(acceptErrors,
+		wsaECONNABORTED, wsaECONNRESET, wsaENETDOWN, wsaENETUNREACH, wsaEHOSTDOWN, wsaEHOSTUNREACH,
+		wsaEMFILE, wsaENOBUFS, errNotEnoughMemory)
+	listenerErrors = append(listenerErrors, wsaEBADF, wsaEINVAL, wsaENOTSOCK)
+}
