@@ -2,12 +2,16 @@ package rpcx
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
 	"math"
 	"net"
+	"reflect"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -45,82 +49,234 @@ func isTemporary(err error) bool {
 	return false
 }
 
-// accept runs a session on conn, after its handshake if it has one.
+// accept has a session run on conn, and does not wait for conn's peer. A connection
+// of package net can be asked anything without waiting. Any other connection is
+// prepared on the pool.
 func (srv *Server) accept(conn net.Conn) {
-	shaker, ok := conn.(interface{ HandshakeContext(context.Context) error })
-	if !ok {
+	if isPlain(conn) {
 		srv.ServeConn(conn)
 		return
 	}
 	srv.mu.Lock()
-	limit := limitOr(srv.MaxHandshakes, 256)
-	full := len(srv.shaking) >= limit
-	if full {
-		srv.refuse("Server.MaxHandshakes", limit)
-	}
-	if srv.stopped || full && time.Since(srv.shaking[0].began) < handshakeTime {
-		srv.mu.Unlock()
-		conn.Close()
-		return
-	}
-	if full {
-		srv.shaking[0].giveUp(errTooManyHandshakes)
-		srv.shaking = slices.Delete(srv.shaking, 0, 1)
-	}
-	ctx, giveUp := context.WithCancelCause(context.Background())
-	h := &handshake{time.Now(), giveUp}
-	srv.shaking = append(srv.shaking, h)
 	srv.enter()
 	srv.mu.Unlock()
 	srv.pool.run(func() {
-		defer giveUp(nil)
-		if timeout := srv.HandshakeTimeout; timeout >= 0 {
-			if timeout == 0 {
-				timeout = 10 * time.Second
-			}
-			defer time.AfterFunc(timeout, func() { giveUp(errHandshakeTimeout) }).Stop()
-		}
-		err := shaker.HandshakeContext(ctx)
-		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		srv.mu.Lock()
-		if i := slices.Index(srv.shaking, h); i >= 0 {
-			srv.shaking = slices.Delete(srv.shaking, i, i+1)
-		}
-		srv.mu.Unlock()
-		if err != nil {
-			srv.options.Logger.LogAttrs(context.Background(), slog.LevelInfo, "TLS handshake failed",
-				peerAttr(conn.RemoteAddr()), slog.Any("error", err))
-			conn.Close()
-		} else {
-			srv.ServeConn(conn)
-		}
+		srv.prepare(conn)
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
 		srv.leave()
 	})
 }
 
-// handshakeTime is how long a handshake may go on however many others there are.
-// Those that never end would lock out all others, so the oldest goes after that,
-// and not before: when many come at once, each would make way for the next, and
-// none would ever be through.
-const handshakeTime = 250 * time.Millisecond
+// isPlain reports whether conn's type is one of package net itself: TCP, a unix
+// socket, or [net.Pipe].
+func isPlain(conn io.ReadWriteCloser) bool {
+	t := reflect.TypeOf(conn)
+	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "net"
+}
 
-// handshake is one that is in progress.
+// prepare runs a session on conn once all is known of conn that its peer has to send
+// first. What needs the peer's address, or a session, comes after that; before it
+// only MaxSessions and MaxHandshakes count.
+func (srv *Server) prepare(conn net.Conn) {
+	closeConn := sync.OnceFunc(func() { conn.Close() })
+	if !srv.Accepts() {
+		closeConn()
+		return
+	}
+	o := srv.resolved()
+	var s *Session
+	var group string
+	err := srv.runHandshake(func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
+		h.peer = conn.RemoteAddr() // may read a header
+		if found, ok := findTLS(conn); ok {
+			h.failure = "TLS handshake failed"
+			if err := found.shake(ctx, conn); err != nil {
+				return err
+			}
+		}
+		s, group = srv.newSession(newStream(conn, o.Framer), o) // calls Exempt and Group
+		return nil
+	})
+	if err != nil || !srv.start(s, group, nil) {
+		closeConn()
+	}
+}
+
+// handshake is what comes before a session, or before OnSession, and may wait for
+// the peer.
 type handshake struct {
 	began time.Time
-	// giveUp ends it, whatever it waits for: the peer, or a certificate. To close
-	// the connection would end the former only, and may wait itself.
+	// giveUp ends the handshake, whatever it waits for: the peer, or a certificate.
+	// To close the connection would end the former only, and may wait itself.
 	giveUp context.CancelCauseFunc
+	ended  atomic.Bool
+	// For the log, and for the handshake's goroutine only.
+	peer    net.Addr // nil until it is known
+	failure string   // what it means that the handshake failed
 }
+
+// minHandshakeTime is how long a handshake may go on however many others there are.
+// Those that never end would lock out all others, so the oldest is given up after
+// that, and not before: when many come at once, each would make way for the next,
+// and none would get through.
+const minHandshakeTime = 250 * time.Millisecond
 
 // Why a handshake was given up, if not because the server was stopped.
 var (
 	errHandshakeTimeout  error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
 	errTooManyHandshakes       = errors.New("rpcx: handshake given up for a later one (Server.MaxHandshakes)")
 )
+
+// runHandshake runs shake on the caller's goroutine, within MaxHandshakes and
+// HandshakeTimeout. If the handshake is given up, its context ends, and abort is
+// called on another goroutine, to close the connection. The error is shake's, or the
+// reason why the handshake was given up or never begun.
+func (srv *Server) runHandshake(abort func(error), shake func(context.Context, *handshake) error) error {
+	ctx, giveUp := context.WithCancelCause(context.Background())
+	defer giveUp(nil)
+	h := &handshake{began: time.Now(), giveUp: giveUp, failure: "connection setup failed"}
+	if err := srv.addHandshake(h); err != nil {
+		return err
+	}
+	if timeout := srv.HandshakeTimeout; timeout >= 0 {
+		if timeout == 0 {
+			timeout = 10 * time.Second
+		}
+		defer time.AfterFunc(timeout, func() { giveUp(errHandshakeTimeout) }).Stop()
+	}
+	stop := context.AfterFunc(ctx, func() { abort(context.Cause(ctx)) })
+	err := shake(ctx, h)
+	srv.removeHandshake(h)
+	if !stop() { // it was given up, and the connection is closed
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		attrs := []slog.Attr{slog.Any("error", err)}
+		if h.peer != nil {
+			attrs = append(attrs, peerAttr(h.peer))
+		}
+		srv.options.Logger.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
+	}
+	return err
+}
+
+// addHandshake counts h in. If there are MaxHandshakes already, the oldest is given
+// up, or h must not begin.
+func (srv *Server) addHandshake(h *handshake) error {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if srv.stopped {
+		return ErrServerClosed
+	}
+	limit := limitOr(srv.MaxHandshakes, 256)
+	if len(srv.shaking) >= limit {
+		srv.pruneHandshakesLocked()
+	}
+	if len(srv.shaking) >= limit {
+		srv.refuse("Server.MaxHandshakes", limit)
+		oldest := srv.shaking[0]
+		if h.began.Sub(oldest.began) < minHandshakeTime {
+			return errTooManyHandshakes
+		}
+		oldest.giveUp(errTooManyHandshakes)
+		srv.shaking = slices.Delete(srv.shaking, 0, 1)
+	}
+	srv.shaking = append(srv.shaking, h)
+	return nil
+}
+
+// pruneHandshakesLocked removes handshakes that have ended.
+func (srv *Server) pruneHandshakesLocked() {
+	srv.shaking = slices.DeleteFunc(srv.shaking, func(h *handshake) bool { return h.ended.Load() })
+}
+
+// removeHandshake counts h out, and first of all without the lock. When thousands of
+// connections come at once, many goroutines wait for the lock, and handshakes that
+// took no time must not count as long as that.
+func (srv *Server) removeHandshake(h *handshake) {
+	h.ended.Store(true)
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if i := slices.Index(srv.shaking, h); i >= 0 {
+		srv.shaking = slices.Delete(srv.shaking, i, i+1)
+	}
+}
+
+// handshaker is [tls.Conn], or a connection of another package for TLS.
+type handshaker interface {
+	HandshakeContext(context.Context) error
+}
+
+var (
+	handshakerType = reflect.TypeFor[handshaker]()
+	netConnType    = reflect.TypeFor[net.Conn]()
+)
+
+// foundTLS is TLS within a connection: nil if its place is closed to other packages.
+type foundTLS struct{ handshaker }
+
+// shake makes the handshake of what was found in conn.
+func (t foundTLS) shake(ctx context.Context, conn net.Conn) error {
+	if t.handshaker != nil {
+		return t.HandshakeContext(ctx)
+	}
+	// To read nothing makes the handshake (see crypto/tls), as long as whoever
+	// stands between passes it on. If not, the first read of the session makes it.
+	_, err := conn.Read(nil)
+	return err
+}
+
+// findTLS finds the TLS that conn is or has inside. A listener that counts, limits or
+// logs connections wraps those that it accepts, and hides most of their methods.
+func findTLS(conn net.Conn) (foundTLS, bool) {
+	for range maxWrappers {
+		if found, ok := findTLSIn(reflect.ValueOf(conn), maxWrappers); ok {
+			return found, true
+		}
+		wrapper, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		if conn = wrapper.NetConn(); conn == nil {
+			break
+		}
+	}
+	return foundTLS{}, false
+}
+
+// maxWrappers is how many connections may be wrapped in each other.
+const maxWrappers = 8
+
+// findTLSIn finds TLS in v and in those of its fields that are connections.
+func findTLSIn(v reflect.Value, depth int) (foundTLS, bool) {
+	if depth == 0 || v.Kind() == reflect.Pointer && v.IsNil() {
+		return foundTLS{}, false
+	}
+	if v.Type().Implements(handshakerType) {
+		if v.CanInterface() {
+			return foundTLS{v.Interface().(handshaker)}, true
+		}
+		return foundTLS{}, true
+	}
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return foundTLS{}, false
+	}
+	for _, field := range v.Fields() {
+		if field.Kind() == reflect.Interface {
+			field = field.Elem()
+		}
+		if field.IsValid() && field.Type().Implements(netConnType) {
+			if found, ok := findTLSIn(field, depth-1); ok {
+				return found, true
+			}
+		}
+	}
+	return foundTLS{}, false
+}
 
 // refuse counts a connection that is closed for a limit. It is called under the
 // lock.
@@ -139,15 +295,31 @@ func (srv *Server) refuse(name string, limit int) {
 
 // ServeConn runs a session on a connection that was accepted elsewhere, as
 // [Server.Serve] does on its own. It returns nil, and closes conn, if the
-// server was stopped or has as many sessions as it may.
+// server was stopped or has as many sessions as it may. It asks conn for its
+// address, and so waits if conn does. If conn has TLS whose handshake is not
+// complete, the session begins with it, within HandshakeTimeout and MaxHandshakes.
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
-	return srv.serve(newStream(conn, srv.resolved().Framer))
+	return srv.serve(newStream(conn, srv.resolved().Framer), pendingTLS(conn))
+}
+
+// pendingTLS returns the TLS that conn has inside, nil if there is none, or none whose
+// handshake is to be made.
+func pendingTLS(conn io.ReadWriteCloser) handshaker {
+	c, ok := conn.(net.Conn)
+	if !ok || isPlain(conn) {
+		return nil
+	}
+	found, _ := findTLS(c)
+	if t, ok := found.handshaker.(*tls.Conn); ok && t.ConnectionState().HandshakeComplete {
+		return nil
+	}
+	return found.handshaker
 }
 
 // ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
 // apart by itself; Options.Framer is ignored.
 func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
-	return srv.serve(newMessages(conn))
+	return srv.serve(newMessages(conn), nil)
 }
 
 // Accepts reports whether the server would run a session on one more connection: it
@@ -176,9 +348,9 @@ func (srv *Server) hasRoom() bool {
 	return false
 }
 
-func (srv *Server) serve(conn transport) *Session {
-	s := srv.add(conn)
-	if s == nil {
+func (srv *Server) serve(conn transport, secure handshaker) *Session {
+	s, group := srv.newSession(conn, srv.resolved())
+	if !srv.start(s, group, secure) {
 		srv.mu.Lock()
 		stopped := srv.stopped
 		srv.mu.Unlock()
@@ -187,27 +359,33 @@ func (srv *Server) serve(conn transport) *Session {
 			cause = ErrServerClosed
 		}
 		_ = conn.close(cause)
+		return nil
 	}
 	return s
 }
 
-// add starts a session that the server keeps track of, unless it may not have it.
-func (srv *Server) add(conn transport) *Session {
-	s := newSession(conn, srv.resolved(), RoleServer, &srv.pool, &srv.load)
-	group := ""
+// newSession makes a session that is not started yet, and tells its group.
+func (srv *Server) newSession(conn transport, o *Options) (s *Session, group string) {
+	s = newSession(conn, o, RoleServer, &srv.pool, &srv.load)
 	if s.limits.Group != nil {
 		group = s.limits.Group(s)
 	}
+	return s, group
+}
+
+// start starts a session that the server keeps track of, unless a limit is reached. If
+// secure is not nil, the session starts after its handshake.
+func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 	srv.mu.Lock()
 	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
 	switch {
 	case !srv.hasRoom():
 		srv.mu.Unlock()
-		return nil
+		return false
 	case group != "" && srv.groups.size(group) >= mostOfGroup:
 		srv.refuse("Server.MaxGroup", mostOfGroup)
 		srv.mu.Unlock()
-		return nil
+		return false
 	}
 	var account *account
 	if group != "" {
@@ -217,7 +395,7 @@ func (srv *Server) add(conn transport) *Session {
 			s.retarget() // the others may have used much
 		}
 	}
-	held := srv.OnSession != nil || s.trace.Connected != nil
+	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
 	s.in.held = held
 	s.ended = func() {
 		srv.mu.Lock()
@@ -238,9 +416,11 @@ func (srv *Server) add(conn transport) *Session {
 	}
 	srv.mu.Unlock()
 
-	s.start()
+	if secure == nil {
+		s.start()
+	}
 	if held {
-		// Owner: the server. End: Trace.Connected and OnSession return.
+		// Owner: the server. End: the handshake, Trace.Connected and OnSession return.
 		go func() {
 			defer func() {
 				s.release()
@@ -248,13 +428,32 @@ func (srv *Server) add(conn transport) *Session {
 				defer srv.mu.Unlock()
 				srv.leave()
 			}()
+			shaken := true
+			if secure != nil {
+				shaken = srv.shakeSession(s, secure)
+				s.start() // also to end it
+			}
 			s.connected()
-			if srv.OnSession != nil {
+			if srv.OnSession != nil && shaken {
 				srv.OnSession(s)
 			}
 		}()
 	}
-	return s
+	return true
+}
+
+// shakeSession makes the handshake of a session that has not started yet. If the
+// handshake fails, shakeSession ends the session.
+func (srv *Server) shakeSession(s *Session, secure handshaker) bool {
+	abort := func(cause error) { s.end(cause, 0) }
+	err := srv.runHandshake(abort, func(ctx context.Context, h *handshake) error {
+		h.peer, h.failure = s.RemoteAddr(), "TLS handshake failed"
+		return secure.HandshakeContext(ctx)
+	})
+	if err != nil {
+		abort(err)
+	}
+	return err == nil
 }
 
 // release lets workers handle what a held session has received.

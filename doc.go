@@ -522,9 +522,10 @@
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once (HTTP: 503)
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
 //	Server.MaxHandshakes           256  handshakes  the oldest is closed if it has had
-//	                                                250 ms, otherwise the new; TLS only
-//	Server.HandshakeTimeout       10 s  a TLS       the connection is closed
-//	                                    handshake
+//	                                                250 ms, otherwise the new; TLS, and
+//	                                                headers that tell the client's address
+//	Server.HandshakeTimeout       10 s  a hand-     the connection is closed
+//	                                    shake
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:
 //	                                                requests are answered CodeServerBusy, callers
 //	                                                and handlers wait, and the session ends if a

@@ -113,7 +113,8 @@ type Limits struct {
 
 	// Group names the group whose members share one budget and
 	// Server.MaxGroup; "" is none. It is called when a Server starts a session
-	// (for others there is nobody to share with). A group's cost is never more than
+	// (for others there is nobody to share with), and must not wait: no other
+	// connection is accepted meanwhile. A group's cost is never more than
 	// twice CostHard. Default: none. See [GroupBySubnet].
 	Group func(*Session) string
 	// Exempt reports whether a session's cost is not counted. It is called when

@@ -29,11 +29,14 @@ type Server struct {
 	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
 	// limit of their own.
 	MaxGroup int
-	// MaxHandshakes is how many TLS handshakes may be in progress. Default 256.
-	// For one more, the connection whose handshake is the oldest is closed, if that
-	// has taken a quarter of a second, otherwise the new one.
+	// MaxHandshakes is how many handshakes may be in progress: what comes before a
+	// session and may wait for the peer, which is TLS, and the address of a
+	// connection that reads it from a header. Default 256. For one more, the
+	// connection whose handshake is the oldest is closed, if that has taken a
+	// quarter of a second, otherwise the new one.
 	MaxHandshakes int
-	// HandshakeTimeout is how long a TLS handshake may take. Default 10 s.
+	// HandshakeTimeout is how long a handshake may take. Default 10 s. See
+	// [Server.Serve] for where TLS is found.
 	HandshakeTimeout time.Duration
 	// MaxQueuedBytes is how many bytes may wait in all sessions together: requests,
 	// replies, and large messages of which a part has come. Default 256 MiB. Beyond,
@@ -41,16 +44,16 @@ type Server struct {
 	// have their requests answered CodeServerBusy, send one message at a time, for
 	// which others wait, and end if they need more for a message that comes in.
 	MaxQueuedBytes int
-	// OnSession is called for each new session, on a goroutine of its own. No
-	// request is handled before it returns, but it may call the peer. Shutdown
-	// and Wait wait for it.
+	// OnSession is called for each new session, on a goroutine of its own, after
+	// the TLS handshake. No request is handled before it returns, but it may call
+	// the peer. Shutdown and Wait wait for it.
 	OnSession func(*Session)
 
 	pool     pool
 	load     load
 	mu       sync.Mutex
 	groups   groups
-	shaking  []*handshake      // TLS handshakes in progress, the oldest first
+	shaking  []*handshake      // in progress, the oldest first
 	refused  map[string]uint64 // connections, by the limits' names
 	options  *Options          // resolved
 	sessions map[*Session]struct{}
@@ -113,6 +116,12 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // second: an error that is Temporary, alone or wrapped, and those that accept(2)
 // has for one connection or for a lack of memory or files. After any other error,
 // such as [net.ErrClosed], l is taken to be gone.
+//
+// Serve never waits for a peer. A connection that is not one of package net itself
+// may read from its peer to tell its address, or have TLS inside: Serve prepares it
+// elsewhere, within MaxHandshakes and HandshakeTimeout. TLS is found in what has a
+// method HandshakeContext, as [tls.Conn] does; in the fields of a wrapper that are
+// connections; and behind its method NetConn.
 func (srv *Server) Serve(l net.Listener) error {
 	tracked := srv.track(l)
 	if tracked == nil {
@@ -308,7 +317,7 @@ func (srv *Server) wait(ctx context.Context) error {
 // ServerStats count a server's sessions.
 type ServerStats struct {
 	Sessions   int // live
-	Handshakes int // in progress
+	Handshakes int // in progress, as Server.MaxHandshakes counts them
 	// Refused is how many connections were closed, or not made, for a limit, by its
 	// name: "Server.MaxSessions".
 	Refused     map[string]uint64
@@ -319,6 +328,7 @@ type ServerStats struct {
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
+	srv.pruneHandshakesLocked()
 	return ServerStats{
 		Sessions:    len(srv.sessions),
 		Handshakes:  len(srv.shaking),
