@@ -177,6 +177,53 @@ func TestAddressesThatAreNone(t *testing.T) {
 	}
 }
 
+func TestListenNeedsACertificate(t *testing.T) {
+	secure, _ := certificate(t)
+	for name, config := range map[string]*tls.Config{
+		"no configuration":        nil,
+		"an empty one":            {},
+		"no certificates":         {Certificates: []tls.Certificate{}},
+		"only what a client uses": {ServerName: "example.com", RootCAs: x509.NewCertPool()},
+		"only names":              {NameToCertificate: map[string]*tls.Certificate{"example.com": &secure.Certificates[0]}},
+	} {
+		free := freePort(t)
+		for _, scheme := range []string{"tls", "ssl"} {
+			l, err := rpcx.Listen(t.Context(), scheme+"://"+free, config)
+			if err == nil {
+				l.Close()
+			}
+			if err == nil || l != nil || !strings.Contains(err.Error(), "TLS") || !strings.Contains(err.Error(), free) {
+				t.Errorf("%s: Listen returns %v, %v", name, l, err)
+			}
+			srv := &rpcx.Server{TLS: config}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // or else it would serve
+			if err := srv.ListenAndServe(ctx, scheme+"://"+free); err == nil || errors.Is(err, rpcx.ErrServerClosed) {
+				t.Errorf("%s: ListenAndServe returns %v", name, err)
+			}
+		}
+	}
+	for name, config := range map[string]*tls.Config{
+		"certificates": secure,
+		"GetCertificate": {GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return &secure.Certificates[0], nil
+		}},
+		"GetConfigForClient": {GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return secure, nil }},
+	} {
+		l, err := rpcx.Listen(t.Context(), "tls://127.0.0.1:0", config)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		l.Close()
+	}
+	l, err := rpcx.Listen(t.Context(), "tcp://127.0.0.1:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
+
 func TestDialFails(t *testing.T) {
 	noLeak(t)
 	ended, cancel := context.WithCancel(t.Context())

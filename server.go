@@ -19,7 +19,8 @@ import (
 type Server struct {
 	// Options are those of every session.
 	Options Options
-	// TLS is used for tls:// addresses; [Server.Serve] takes a listener as it is.
+	// TLS, with a certificate, is used for tls:// addresses; [Server.Serve] takes a
+	// listener as it is.
 	TLS *tls.Config
 	// MaxSessions is how many sessions may be live. Default 10,000. A connection
 	// beyond is closed at once. For this limit and the next ones, 0 is the
@@ -65,18 +66,23 @@ type Server struct {
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
 // any that is free (see the listener's Addr), tls://host:port (or ssl://), which
-// needs config, or unix:///path, which must not exist: a program that was killed
-// leaves it behind. ctx bounds the looking up of a host name.
+// needs config with a certificate, or unix:///path, which must not exist: a program
+// that was killed leaves it behind. ctx bounds the looking up of a host name.
 func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener, error) {
 	network, address, secure, err := splitAddr(addr)
 	if err != nil {
 		return nil, err
 	}
-	if secure && config == nil {
-		return nil, fmt.Errorf("listen on %s: no TLS configuration", addr)
+	if secure {
+		if config == nil {
+			return nil, fmt.Errorf("listen on %s: no TLS configuration", addr)
+		}
+		// The condition of tls.Listen. (Nobody could make a handshake.)
+		if len(config.Certificates) == 0 && config.GetCertificate == nil && config.GetConfigForClient == nil {
+			return nil, fmt.Errorf("listen on %s: the TLS configuration has no certificate: set Certificates, GetCertificate or GetConfigForClient", addr)
+		}
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, network, address)
+	l, err := new(net.ListenConfig).Listen(ctx, network, address)
 	if err != nil || !secure {
 		return l, err
 	}
@@ -86,7 +92,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // ListenAndServe listens on addr and serves until ctx ends, which is a
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
-// which needs Server.TLS, and unix:///path. It returns [ErrServerClosed] once it
+// which needs Server.TLS with a certificate, and unix:///path. It returns [ErrServerClosed] once it
 // has been stopped; at the end of ctx only after all sessions have ended. Once it
 // has returned, after [Server.StopListening], the end of ctx does nothing.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
