@@ -32,7 +32,8 @@
 //	defer s.Close()
 //
 // An address is tcp://host:port, tls://host:port (ssl:// is the same) or
-// unix:///path; for ws:// and wss:// see WebSockets below. [Dialer] has what Dial
+// unix:///path (a server takes over a file on which nobody listens any more, see
+// [Listen]); for ws:// and wss:// see WebSockets below. [Dialer] has what Dial
 // leaves to defaults: a time limit, a TLS configuration, a proxy, and a function to
 // make the connection.
 //

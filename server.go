@@ -66,8 +66,16 @@ type Server struct {
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
 // any that is free (see the listener's Addr), tls://host:port (or ssl://), which
-// needs config with a certificate, or unix:///path, which must not exist: a program
-// that was killed leaves it behind. ctx bounds the looking up of a host name.
+// needs config with a certificate, or unix:///path. ctx bounds the looking up of a
+// host name, and the rest of Listen.
+//
+// A unix socket has a file, which Close removes if the file is still the listener's
+// own. A file on which nobody listens any more, since a program was killed, is taken
+// over, a quarter of a second after it was made at the earliest. If somebody listens
+// on the file, if Listen may not find that out, or if the file is no socket, Listen
+// fails. (On Windows it is as package net has it: nothing is taken over.) The
+// listener has the methods of a [net.UnixListener]. unix://@name is a name in Linux's
+// abstract namespace, without a file.
 func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener, error) {
 	network, address, secure, err := splitAddr(addr)
 	if err != nil {
@@ -82,6 +90,9 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 			return nil, fmt.Errorf("listen on %s: the TLS configuration has no certificate: set Certificates, GetCertificate or GetConfigForClient", addr)
 		}
 	}
+	if network == "unix" {
+		return listenUnix(ctx, address)
+	}
 	l, err := new(net.ListenConfig).Listen(ctx, network, address)
 	if err != nil || !secure {
 		return l, err
@@ -92,7 +103,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // ListenAndServe listens on addr and serves until ctx ends, which is a
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
-// which needs Server.TLS with a certificate, and unix:///path. It returns [ErrServerClosed] once it
+// which needs Server.TLS with a certificate, and unix:///path; see [Listen]. It returns [ErrServerClosed] once it
 // has been stopped; at the end of ctx only after all sessions have ended. Once it
 // has returned, after [Server.StopListening], the end of ctx does nothing.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {

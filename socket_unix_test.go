@@ -3,12 +3,21 @@
 package rpcx_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"example.com/rpcx"
 )
 
 func TestErrorsOfTheSystemThatPass(t *testing.T) {
@@ -40,5 +49,370 @@ func acceptErrorsOf(errno syscall.Errno) map[string]error {
 		"wrapped":        fmt.Errorf("listener 1: %w", op),
 		"one of several": errors.Join(errors.New("a log entry failed"), op),
 		"as it is":       errno,
+	}
+}
+
+// listenUnix listens on a unix socket, for a server that answers "reply".
+func listenUnix(t *testing.T, path string) net.Listener {
+	t.Helper()
+	l, err := rpcx.Listen(t.Context(), "unix://"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// serveUnix serves l until the test ends.
+func serveUnix(t *testing.T, l net.Listener) *rpcx.Server {
+	t.Helper()
+	srv := &rpcx.Server{Options: *handling(methods{"reply": reply})}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Close()
+		srv.Wait()
+		<-served
+	})
+	return srv
+}
+
+// answers reports whether a server answers at path.
+func answersAt(t *testing.T, path string) bool {
+	t.Helper()
+	s, err := rpcx.Dial(t.Context(), "unix://"+path, nil)
+	if err != nil {
+		return false
+	}
+	defer s.Close()
+	return s.Call(t.Context(), "reply", nil, nil) == nil
+}
+
+// leaveSocket makes the file of a unix socket on which nobody listens, as a program
+// that was killed leaves behind.
+func leaveSocket(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	age(t, path)
+}
+
+// age makes a file an hour old.
+func age(t *testing.T, path string) {
+	t.Helper()
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, old, old); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUnixSocketThatIsLeftIsTakenOver(t *testing.T) {
+	for name, path := range map[string]string{
+		"a path":               filepath.Join(t.TempDir(), "socket"),
+		"one as long as it is": longest(t),
+	} {
+		t.Run(name, func(t *testing.T) {
+			noLeak(t)
+			for range 3 {
+				leaveSocket(t, path)
+				srv := serveUnix(t, listenUnix(t, path))
+				if !answersAt(t, path) {
+					t.Error("nobody answers")
+				}
+				if names := namesIn(t, path); !slices.Equal(names, []string{filepath.Base(path)}) {
+					t.Errorf("the folder has %q", names)
+				}
+				srv.Close()
+				srv.Wait()
+				if names := namesIn(t, path); len(names) > 0 {
+					t.Errorf("left is %q", names)
+				}
+			}
+		})
+	}
+}
+
+// longest returns the longest path that a unix socket may have.
+func longest(t *testing.T) string {
+	dir, err := os.MkdirTemp("/tmp", "rpcx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, strings.Repeat("s", len(syscall.RawSockaddrUnix{}.Path)-1-len(dir)-1))
+}
+
+// namesIn returns what is in the folder of path.
+func namesIn(t *testing.T, path string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// A program may have made the file and be about to listen.
+func TestYoungUnixSocketIsNotTakenOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	soon := time.Now().Add(time.Hour) // for good, on a machine that is slow
+	if err := os.Chtimes(path, soon, soon); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if l, err := rpcx.Listen(ctx, "unix://"+path, nil); err == nil {
+		l.Close()
+		t.Error("it is taken over")
+	}
+	if err := syscall.Listen(fd, 10); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := rpcx.Listen(t.Context(), "unix://"+path, nil); err == nil {
+		l.Close()
+		t.Error("it is taken over when somebody listens")
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnixSocketThatIsNotLeftIsNotTakenOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(t *testing.T, path string)
+		want string // in the error
+	}{
+		"a server": {func(t *testing.T, path string) { serveUnix(t, listenUnix(t, path)) }, "somebody listens"},
+		"a server that accepts nothing": {func(t *testing.T, path string) {
+			l := listenUnix(t, path)
+			t.Cleanup(func() { l.Close() })
+		}, "somebody listens"},
+		"one of package net": {func(t *testing.T, path string) {
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, "somebody listens"},
+		"a socket for datagrams": {func(t *testing.T, path string) {
+			l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, "not known"},
+		"a file": {func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte("dear"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, "is no socket"},
+		"a folder": {func(t *testing.T, path string) {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "is no socket"},
+		"a link to one that is left": {func(t *testing.T, path string) {
+			left := filepath.Join(t.TempDir(), "left")
+			leaveSocket(t, left)
+			if err := os.Symlink(left, path); err != nil {
+				t.Fatal(err)
+			}
+		}, "is no socket"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			noLeak(t)
+			path := filepath.Join(t.TempDir(), "socket")
+			c.make(t, path)
+			if name != "a link to one that is left" {
+				age(t, path)
+			}
+			before, err := os.Lstat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := rpcx.Listen(t.Context(), "unix://"+path, nil)
+			if err == nil {
+				l.Close()
+				t.Fatal("it is taken over")
+			}
+			if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("Listen returns %v", err)
+			}
+			if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+				t.Errorf("the file is another: %v", err)
+			}
+			if names := namesIn(t, path); len(names) != 1 {
+				t.Errorf("the folder has %q", names)
+			}
+		})
+	}
+}
+
+func TestUnixSocketWithoutPermission(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root has all permissions")
+	}
+	path := filepath.Join(t.TempDir(), "socket")
+	leaveSocket(t, path)
+	for name, c := range map[string]struct {
+		path       string
+		mode, back fs.FileMode
+	}{
+		"to connect": {path, 0o400, 0o600},
+		"to remove":  {filepath.Dir(path), 0o500, 0o700},
+	} {
+		if err := os.Chmod(c.path, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		l, err := rpcx.Listen(t.Context(), "unix://"+path, nil)
+		if err == nil {
+			l.Close()
+			t.Errorf("without permission %s, it is taken over", name)
+		} else if !errors.Is(err, fs.ErrPermission) || !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("without permission %s, Listen returns %v", name, err)
+		}
+		if err := os.Chmod(c.path, c.back); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestServerRemovesItsOwnUnixSocketOnly(t *testing.T) {
+	for name, replace := range map[string]func(t *testing.T, path string){
+		"a server": func(t *testing.T, path string) { serveUnix(t, listenUnix(t, path)) },
+		"one of package net": func(t *testing.T, path string) {
+			l, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			serveUnix(t, l)
+		},
+		"a file": func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte("dear"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for how, end := range map[string]func(net.Listener){
+			"Listener.Close": func(l net.Listener) { l.Close() },
+			"Server.Close":   func(l net.Listener) { srv := serveUnix(t, l); srv.Close(); srv.Wait() },
+			"Serve": func(l net.Listener) { // of a server that was stopped
+				srv := &rpcx.Server{}
+				srv.Close()
+				srv.Serve(l)
+			},
+		} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				noLeak(t)
+				path := filepath.Join(t.TempDir(), "socket")
+				l := listenUnix(t, path)
+				age(t, path)
+				l2 := l
+				os.Remove(path)
+				replace(t, path) // which may have the number of the file that was removed
+				end(l)
+				l2.Close() // again
+				if _, err := os.Lstat(path); err != nil {
+					t.Fatalf("the other's file is gone: %v", err)
+				}
+				if name != "a file" && !answersAt(t, path) {
+					t.Error("the other server cannot be reached")
+				}
+				if names := namesIn(t, path); len(names) != 1 {
+					t.Errorf("the folder has %q", names)
+				}
+			})
+		}
+	}
+}
+
+func TestServerRemovesItsUnixSocket(t *testing.T) {
+	noLeak(t)
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for name, c := range map[string]struct {
+		before func(l net.Listener)
+		left   bool
+	}{
+		"as it is": {func(net.Listener) {}, false},
+		"with other permissions": {func(net.Listener) {
+			if err := os.Chmod(filepath.Join(dir, "socket"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		"from another folder": {func(net.Listener) { t.Chdir(t.TempDir()) }, false},
+		"unless told not to": {func(l net.Listener) {
+			l.(interface{ SetUnlinkOnClose(bool) }).SetUnlinkOnClose(false)
+		}, true},
+	} {
+		t.Chdir(dir)
+		l := listenUnix(t, "socket")
+		if l.Addr().String() != "socket" {
+			t.Errorf("%s: the address is %v", name, l.Addr())
+		}
+		c.before(l)
+		if err := l.Close(); err != nil {
+			t.Errorf("%s: Close returns %v", name, err)
+		}
+		err := os.Remove(filepath.Join(dir, "socket"))
+		if c.left != (err == nil) {
+			t.Errorf("%s: the file is left: %v", name, err)
+		}
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: closed again, Close returns %v", name, err)
+		}
+	}
+}
+
+// Of many that find a file on which nobody listens, one takes it over, and keeps it.
+func TestUnixSocketIsTakenOverOnce(t *testing.T) {
+	noLeak(t)
+	path := filepath.Join(t.TempDir(), "socket")
+	for range 20 {
+		leaveSocket(t, path)
+		var mu sync.Mutex
+		var won []net.Listener
+		var users sync.WaitGroup
+		for range 8 {
+			users.Go(func() {
+				l, err := rpcx.Listen(t.Context(), "unix://"+path, nil)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					won = append(won, l)
+				} else if !errors.Is(err, syscall.EADDRINUSE) {
+					t.Errorf("Listen returns %v", err)
+				}
+			})
+		}
+		users.Wait()
+		if len(won) != 1 {
+			t.Errorf("%d listen", len(won))
+		}
+		for _, l := range won {
+			srv := serveUnix(t, l)
+			if len(won) == 1 && !answersAt(t, path) {
+				t.Error("the server cannot be reached")
+			}
+			srv.Close()
+			srv.Wait()
+		}
+		if names := namesIn(t, path); len(names) > 0 {
+			t.Errorf("left is %q", names)
+		}
 	}
 }
