@@ -555,4 +555,30 @@
 // which outlives them, and is overdrawn by no more than an hour's decay.
 // [Session.Stats], Trace.CostChanged and the log show what goes on; the first
 // session that a server ends for its cost is logged with level Warn.
+//
+// # Behind a proxy
+//
+// To a session, the peer is the other end of the connection. Behind a proxy that is
+// the proxy, whoever the client is: a reverse proxy, a balancer, Tor for all clients
+// of an onion service. [GroupBySubnet] would give all of them one budget and one
+// MaxGroup, so that one abuser locks the others out. So it leaves those that arrive
+// from a loopback address, or by a unix socket, in no group: each session has its own
+// budget, and only MaxSessions bounds how many a client has. Those of a proxy on
+// another machine are one group.
+//
+// Have the proxy say who the client is, and believe that of this proxy only:
+//
+//   - with the PROXY protocol, by a listener whose connections read the header and
+//     return the client from RemoteAddr. GroupBySubnet works as it does without a
+//     proxy. [Server.Serve] bounds how long the header may take to come.
+//   - over WebSockets, by a Limits.Group that reads the header that the proxy sets, such
+//     as X-Forwarded-For, from the Request of package websocket. From the right end:
+//     what stands to the left of what your proxy adds, the client may have written.
+//   - for an onion service, by Tor's HiddenServiceExportCircuitID haproxy, which sends
+//     a PROXY header with an address for each circuit. They differ in the last 32 bits
+//     of an IPv6 address only, so group them by 128 bits.
+//   - by a login: Limits.Group is called too early for that, but a handler can count
+//     what a user costs, by [Session.BumpCost], or hang up by [ReplyAndDisconnect].
+//
+// If there is no way to tell clients apart, lower CostHard and MaxSessions instead.
 package rpcx

@@ -9,8 +9,12 @@ import (
 // GroupBySubnet returns a function for Limits.Group that puts sessions together
 // whose peers have the first bits of their IP addresses in common: bits4 of
 // IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). A number that
-// is negative or too large puts each address in a group of its own. Peers without an
-// IP address are in no group.
+// is negative or too large puts each address in a group of its own.
+//
+// Peers without an IP address are in no group, and so are those on a loopback address:
+// a proxy on this machine, or Tor, has all of its clients arrive from there, and one
+// of them could use up the budget of all. The clients of a proxy on another machine
+// are in one group. For both see the manual, "Behind a proxy".
 func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 	return func(s *Session) string {
 		addr := s.RemoteAddr()
@@ -22,6 +26,9 @@ func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 			return ""
 		}
 		ip := peer.Addr().Unmap().WithZone("")
+		if ip.IsLoopback() {
+			return ""
+		}
 		bits := bits6
 		if ip.Is4() {
 			bits = bits4

@@ -45,6 +45,14 @@ func TestGroupBySubnet(t *testing.T) {
 		{"IPv6 with a zone", 24, 64, tcp("[fe80::1%eth0]:1000"), "fe80::/64"},
 		{"more bits than there are", 33, 129, tcp("192.0.2.7:1000"), "192.0.2.7"},
 		{"no bits: all together", 0, 0, tcp("192.0.2.7:1000"), "0.0.0.0/0"},
+		{"this machine", 24, 48, tcp("127.0.0.1:1000"), ""},
+		{"this machine, another of its addresses", 32, 64, tcp("127.3.2.1:1000"), ""},
+		{"this machine, IPv6", 24, 48, tcp("[::1]:1000"), ""},
+		{"this machine, IPv4 in IPv6", 24, 48, text("[::ffff:127.0.0.1]:1000"), ""},
+		{"this machine, no bits", 0, 0, tcp("127.0.0.1:1000"), ""},
+		{"this machine, more bits than there are", 33, 129, tcp("[::1]:1000"), ""},
+		{"a neighbour of this machine's addresses", 24, 48, tcp("128.0.0.1:1000"), "128.0.0.0/24"},
+		{"a neighbour of this machine's, IPv6", 24, 128, tcp("[::2]:1000"), "::2/128"},
 		{"a unix socket", 24, 48, &net.UnixAddr{Net: "unix"}, ""},
 		{"a unix socket with a name", 24, 48, &net.UnixAddr{Net: "unix", Name: "@name"}, ""},
 		{"a name", 24, 48, text("localhost:1000"), ""},
@@ -135,6 +143,31 @@ func TestGroupPaysForMessagesThatAreCutOff(t *testing.T) {
 			t.Errorf("the cost is %v, want %v", got, times*size)
 		}
 		far.Close()
+		srv.Close()
+		srv.Wait()
+	})
+}
+
+// Behind a proxy on this machine, one client must not use up the budget of all.
+func TestClientsOfALocalProxyShareNoBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &Server{MaxGroup: 1, Options: Options{Limits: Limits{Group: GroupBySubnet(24, 64)}}}
+		for _, addr := range []net.Addr{text("127.0.0.1:1000"), text("[::1]:1000"), &net.UnixAddr{Net: "unix"}} {
+			var sessions []*Session
+			for range 2 {
+				near, far := net.Pipe()
+				defer far.Close()
+				s := srv.ServeConn(addressed{near, addr})
+				if s == nil {
+					t.Fatalf("a second client from %v is refused", addr)
+				}
+				sessions = append(sessions, s)
+			}
+			sessions[0].BumpCost(6000)
+			if got := sessions[1].Cost(); got != 0 {
+				t.Errorf("what a client from %v costs counts for another: %v", addr, got)
+			}
+		}
 		srv.Close()
 		srv.Wait()
 	})
