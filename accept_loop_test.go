@@ -32,16 +32,19 @@ type (
 	listOfOne [1]any
 )
 
+func (l listWithSlice) String() string { return fmt.Sprint(l.names) }
+func (l listWithFunc) Close() error    { l.log(); return l.Listener.Close() }
+
 func (l listOfOne) Accept() (net.Conn, error) { return l[0].([]*memory)[0].Accept() }
 func (l listOfOne) Close() error              { return l[0].([]*memory)[0].Close() }
 func (l listOfOne) Addr() net.Addr            { return l[0].([]*memory)[0].Addr() }
 
 func TestServeTakesListenersThatCannotBeCompared(t *testing.T) {
 	for name, listener := range map[string]func(*memory) net.Listener{
-		"a struct with a slice":     func(m *memory) net.Listener { return listWithSlice{memory: m} },
+		"a struct with a slice":     func(m *memory) net.Listener { return listWithSlice{m, []string{"one"}} },
 		"a struct with a function":  func(m *memory) net.Listener { return listWithFunc{m, func() {}} },
 		"an array that holds slice": func(m *memory) net.Listener { return listOfOne{[]*memory{m}} },
-		"one in another":            func(m *memory) net.Listener { return listWithFunc{listWithSlice{memory: m}, nil} },
+		"one in another":            func(m *memory) net.Listener { return listWithFunc{listWithSlice{m, nil}, func() {}} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -443,7 +446,7 @@ type (
 	wrappedValue   struct{ net.Conn }
 	wrappedPointer struct {
 		net.Conn
-		release func()
+		closed atomic.Bool
 	}
 	netConn       interface{ net.Conn }
 	wrappedHidden struct{ netConn }
@@ -468,6 +471,13 @@ func wrapCircle(conn net.Conn) net.Conn {
 type wrappedCircle struct {
 	self *wrappedCircle
 	net.Conn
+}
+
+func (c *wrappedPointer) Close() error {
+	if c.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	return c.Conn.Close()
 }
 
 func wrapNothing(c net.Conn) net.Conn   { return c }

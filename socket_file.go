@@ -87,7 +87,10 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 				return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 			}
 		}
-		switch removeErr := removeSocket(path, file); {
+		unlock := lockFolder(filepath.Dir(path))
+		removeErr := removeSocket(path, file)
+		unlock()
+		switch {
 		case removeErr == nil, errors.Is(removeErr, fs.ErrNotExist), removeErr == errNotOwn:
 		default:
 			return nil, fmt.Errorf("%w: nobody listens there, but the file cannot be removed: %w", err, removeErr)
@@ -117,7 +120,8 @@ var errNotOwn = errors.New("another file has taken its place")
 
 // removeSocket removes the socket at path if it is the one that own describes. There
 // is no system call for both: the file is renamed, looked at again, and, if somebody
-// has replaced it in between, put back.
+// has replaced it in between, put back. While it is away, a third program could
+// listen there: so those who take a file over lock its folder.
 func removeSocket(path string, own os.FileInfo) error {
 	if file, err := os.Lstat(path); err != nil {
 		return err
