@@ -210,43 +210,23 @@ func (aiomas) Codec() Codec { return wholeNumbers{} }
 type wholeNumbers struct{ jsonCodec }
 
 // Unmarshal implements [Codec].
-func (c wholeNumbers) Unmarshal(data []byte, v any) error {
-	dest, ok := v.(*any)
-	if !ok || dest == nil || *dest != nil {
-		return JSON.Unmarshal(data, v)
-	}
-	x, err := c.numbers(data)
-	*dest = c.whole(x)
-	return err
+func (wholeNumbers) Unmarshal(data []byte, v any) error {
+	return unmarshalForm(data, v, integerNumbers)
 }
 
 // number implements [numberCodec].
-func (wholeNumbers) number(n json.Number) (any, error) {
+func (wholeNumbers) number(n json.Number) (any, error) { return integerOrFloat(n), nil }
+
+// integerOrFloat returns an int64 if n is a whole number, a float64 if n has a
+// fraction or an exponent, and n itself beyond their ranges.
+func integerOrFloat(n json.Number) any {
 	if i, err := n.Int64(); err == nil {
-		return i, nil
+		return i
 	}
 	if f, err := n.Float64(); err == nil && strings.ContainsAny(string(n), ".eE") {
-		return f, nil
+		return f
 	}
-	return n, nil
-}
-
-// whole puts what number returns in the place of the json.Numbers in x.
-func (c wholeNumbers) whole(x any) any {
-	switch x := x.(type) {
-	case json.Number:
-		n, _ := c.number(x) // never fails
-		return n
-	case []any:
-		for i, v := range x {
-			x[i] = c.whole(v)
-		}
-	case map[string]any:
-		for key, v := range x {
-			x[key] = c.whole(v)
-		}
-	}
-	return x
+	return n
 }
 
 // Exception implements [ServiceProtocol]: the text of err is sent.

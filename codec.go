@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/bits"
 	"slices"
@@ -14,11 +15,23 @@ import (
 )
 
 // JSON is the built-in codec of the JSON protocols: encoding/json without HTML
-// escaping. It encodes and decodes the most common types by itself, with the
-// same results byte for byte, only faster.
+// escaping. It encodes and decodes the most common types by itself, which is faster.
 //
-// It is stricter than encoding/json in one thing: a [json.RawMessage], or the
-// output of a MarshalJSON method, that is no valid UTF-8 is an error.
+// What it writes is valid JSON in UTF-8, reads back as the same value, and is the
+// same bytes with every version of Go and of encoding/json. Strings have U+2028 and
+// U+2029 as \u2028 and \u2029. Each byte of a string that is not UTF-8 becomes
+// U+FFFD, itself and not an escape sequence. A [json.RawMessage], or the output of
+// a MarshalJSON method, loses its white space; invalid UTF-8 in it is an error, as
+// are arrays and objects nested over 10,000 levels deep. What types can be encoded,
+// and what malformed struct tags mean, encoding/json decides. A string that is not
+// UTF-8, in a map's key or in a field with the option "string", is outside the promise.
+//
+// Where any value is expected (*any, *[]any, *[Args], *map[string]any, and values
+// within these), decoding does not depend on encoding/json either. Numbers become
+// float64. The last of two equal keys counts. An unpaired surrogate becomes U+FFFD,
+// as does each byte that is not UTF-8. If decoding fails, the destination is
+// unchanged, except for what its pointers point to. In a destination of any other
+// type, such as a struct, a failure may leave a part of the value.
 var JSON Codec = jsonCodec{}
 
 type jsonCodec struct{}
@@ -223,8 +236,11 @@ func appendFloat(dst []byte, f float64, size int) ([]byte, error) {
 
 const hexDigits = "0123456789abcdef"
 
+// replacement is U+FFFD in UTF-8.
+const replacement = string(utf8.RuneError)
+
 // appendString appends s in quotes. Besides what must be escaped, U+2028 and
-// U+2029 are, for the sake of JavaScript; what is no UTF-8 becomes U+FFFD.
+// U+2029 are, for the sake of JavaScript. Each byte that is not UTF-8 becomes U+FFFD.
 func appendString(dst []byte, s string) []byte {
 	dst = append(slices.Grow(dst, len(s)+2), '"')
 	src := []byte(s) // does not copy, since src is only read
@@ -234,7 +250,7 @@ func appendString(dst []byte, s string) []byte {
 		case c >= utf8.RuneSelf:
 			r, size := utf8.DecodeRune(src[i:])
 			if r == utf8.RuneError && size == 1 {
-				dst = append(append(dst, src[start:i]...), `\ufffd`...)
+				dst = append(append(dst, src[start:i]...), replacement...)
 				start = i + size
 			} else if r == '\u2028' || r == '\u2029' {
 				dst = append(append(dst, src[start:i]...), '\\', 'u', '2', '0', '2', hexDigits[r&0xf])
@@ -308,12 +324,50 @@ func appendOther(dst []byte, v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	out = out[:len(out)-1] // without the newline that Encode adds
+	added := out[len(dst):]
 	// What a MarshalJSON method returned has been checked to be JSON, but not
 	// to be UTF-8.
-	if !utf8.Valid(out[len(dst):]) {
+	if !utf8.Valid(added) {
 		return nil, errors.New("invalid UTF-8 in the output of a MarshalJSON method")
 	}
-	return out[:len(out)-1], nil // without the newline that Encode adds
+	// One version of encoding/json has a limit to nesting, the other has none.
+	if len(added) > 2*maxDepth {
+		if ok, _ := validJSON(added); !ok {
+			return nil, fmt.Errorf("arrays and objects are nested over %d levels deep", maxDepth)
+		}
+	}
+	return unify(out, len(dst)), nil
+}
+
+// unify gives what encoding/json has appended to n bytes the form that it has with
+// every version: U+FFFD is not an escape sequence, U+2028 and U+2029 are.
+func unify(out []byte, n int) []byte {
+	const escaped = `\ufffd` // as encoding/json writes it; MarshalJSON methods may use capitals
+	if added := out[n:]; !bytes.Contains(added, []byte(escaped)) &&
+		!bytes.Contains(added, []byte("\u2028")) && !bytes.Contains(added, []byte("\u2029")) {
+		return out
+	}
+	src := bytes.Clone(out[n:])
+	out = out[:n]
+	for i := 0; i < len(src); {
+		size := 1
+		switch rest := src[i:]; {
+		case rest[0] == '\\' && bytes.HasPrefix(rest, []byte(escaped)):
+			out = append(out, replacement...)
+			i += len(escaped)
+			continue
+		case rest[0] == '\\':
+			size = 2
+		case rest[0] == 0xe2 && rest[1] == 0x80 && rest[2]&^1 == 0xa8: // U+2028, U+2029
+			out = append(out, '\\', 'u', '2', '0', '2', hexDigits[rest[2]&0xf])
+			i += 3
+			continue
+		}
+		out = append(out, src[i:i+size]...)
+		i += size
+	}
+	return out
 }
 
 // compact takes the white space out of valid JSON, in place, and returns the
@@ -335,30 +389,11 @@ func compact(data []byte) int {
 	return n
 }
 
-// Unmarshal goes the direct way where data is just what v expects. All else,
-// errors and null included, is left to encoding/json.
-func (jsonCodec) Unmarshal(data []byte, v any) error {
-	if !unmarshalDirect(data, v) {
-		return json.Unmarshal(data, v)
-	}
-	return nil
-}
+// Unmarshal implements [Codec].
+func (jsonCodec) Unmarshal(data []byte, v any) error { return unmarshalForm(data, v, floatNumbers) }
 
 // numbers implements [numberCodec].
-func (jsonCodec) numbers(data []byte) (x any, err error) {
-	if !bytes.ContainsAny(data, "[{") {
-		// A Decoder is much for a value so small, of which there may be many.
-		if data := bytes.TrimSpace(data); isNumber(data) {
-			return json.Number(data), nil
-		}
-		err = JSON.Unmarshal(data, &x)
-		return x, err
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	err = dec.Decode(&x)
-	return x, err
-}
+func (jsonCodec) numbers(data []byte) (any, error) { return decodeAny(data, textNumbers) }
 
 // number implements [numberCodec].
 func (jsonCodec) number(n json.Number) (any, error) {
@@ -367,6 +402,7 @@ func (jsonCodec) number(n json.Number) (any, error) {
 	return f, err
 }
 
+// unmarshalDirect decodes data into v if data is just what v expects.
 func unmarshalDirect(data []byte, v any) (ok bool) {
 	switch v := v.(type) {
 	case *string:
@@ -405,33 +441,8 @@ func unmarshalDirect(data []byte, v any) (ok bool) {
 				*v = append((*v)[:0], bytes.Trim(data, " \t\r\n")...)
 			}
 		}
-	case *any:
-		// If *v holds a pointer already, encoding/json decodes into what that
-		// points to.
-		if v != nil && *v == nil {
-			var x any
-			if x, ok = scalar(data); ok {
-				*v = x
-			}
-		}
 	}
 	return ok
-}
-
-// scalar decodes what is neither an array nor an object.
-func scalar(data []byte) (v any, ok bool) {
-	switch {
-	case isString(data):
-		return unquote(data), true
-	case isNumber(data):
-		f, err := strconv.ParseFloat(string(data), 64)
-		return f, err == nil
-	case string(data) == "true":
-		return true, true
-	case string(data) == "false":
-		return false, true
-	}
-	return nil, string(data) == "null"
 }
 
 func unmarshalInt[T int | int32 | int64](data []byte, v *T, size int) bool {

@@ -5,15 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 )
 
-// stdAppend is what JSON.Append has to do, except for text that is no UTF-8.
+// stdAppend is what encoding/json makes of v.
 func stdAppend(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -24,7 +25,8 @@ func stdAppend(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// checkAppend compares JSON.Append(v) with encoding/json.
+// checkAppend checks that JSON.Append(v) is valid, without white space, and has
+// the same value as the output of encoding/json, or its error.
 func checkAppend(t *testing.T, v any) {
 	t.Helper()
 	got, err := JSON.Append([]byte("before"), v)
@@ -33,17 +35,46 @@ func checkAppend(t *testing.T, v any) {
 		t.Fatalf("Append(%#v) changed what was there: %q", v, got)
 	}
 	want, wantErr := stdAppend(v)
-	if wantErr == nil && !utf8.Valid(want) {
-		if err == nil || len(rest) > 0 {
-			t.Errorf("Append(%#v) = %q, %v, want an error for invalid UTF-8", v, rest, err)
+	if wantErr == nil {
+		if valid, _ := validJSON(want); !valid { // no UTF-8, or nested too deep
+			if err == nil || len(rest) > 0 {
+				t.Errorf("Append(%#v) = %.80q, %v, want an error", v, rest, err)
+			}
+			return
 		}
-		return
 	}
 	if fmt.Sprint(err) != fmt.Sprint(wantErr) {
 		t.Errorf("Append(%#v): error %v, want %v", v, err, wantErr)
 	}
-	if !bytes.Equal(rest, want) {
-		t.Errorf("Append(%#v) =\n%s, want\n%s", v, rest, want)
+	if err != nil {
+		if len(rest) > 0 {
+			t.Errorf("Append(%#v) = %.80q beside an error", v, rest)
+		}
+		return
+	}
+	if ok, space := validJSON(rest); !ok || space {
+		t.Errorf("Append(%#v) = %.80q: not JSON, or not compact", v, rest)
+	}
+	if !sameTokens(rest, want) {
+		t.Errorf("Append(%#v) =\n%s, want the value of\n%s", v, rest, want)
+	}
+}
+
+// sameTokens reports whether two JSON texts have equal tokens in the same order,
+// numbers in the same form.
+func sameTokens(a, b []byte) bool {
+	x, y := json.NewDecoder(bytes.NewReader(a)), json.NewDecoder(bytes.NewReader(b))
+	x.UseNumber()
+	y.UseNumber()
+	for {
+		xt, xerr := x.Token()
+		yt, yerr := y.Token()
+		if xt != yt || fmt.Sprint(xerr) != fmt.Sprint(yerr) {
+			return false
+		}
+		if xerr != nil {
+			return xerr == io.EOF
+		}
 	}
 }
 
@@ -68,7 +99,7 @@ func (r *rawJSON) UnmarshalJSON(data []byte) error    { *r = rawJSON(data); retu
 func (k *textKey) UnmarshalText(text []byte) error    { *k = textKey(text); return nil }
 func (s *jsonString) UnmarshalJSON(data []byte) error { return errors.New("refused") }
 
-func TestCodecAppendsAsEncodingJSON(t *testing.T) {
+func TestCodecAppendsTheValue(t *testing.T) {
 	text, number, raw := "text", 5, json.RawMessage(`{"a": 1}`)
 	values := []any{
 		nil, true, false,
@@ -112,6 +143,75 @@ func TestCodecAppendsAsEncodingJSON(t *testing.T) {
 	}
 	for _, v := range values {
 		checkAppend(t, v)
+	}
+}
+
+// These bytes are the same with every version of Go and of encoding/json.
+func TestCodecWritesTheSameBytesEverywhere(t *testing.T) {
+	type fields struct {
+		S string          `json:"s,omitempty"`
+		R json.RawMessage `json:"r,omitempty"`
+		M rawJSON         `json:"m"`
+		T textString      `json:"t"`
+	}
+	type chain struct {
+		Next *chain `json:"n,omitempty"`
+	}
+	tests := []struct {
+		name string
+		v    any
+		want string
+	}{
+		{"a string that is not UTF-8", "a\xffb\xe2\x80c", "\"a\ufffdb\ufffd\ufffdc\""},
+		{"the same in a defined type", plainString("a\xffb\xe2\x80c"), "\"a\ufffdb\ufffd\ufffdc\""},
+		{"the same in a struct", struct{ A string }{"a\xffb\xe2\x80c"}, "{\"A\":\"a\ufffdb\ufffd\ufffdc\"}"},
+		{"the same behind a pointer", &[]string{"\xff"}[0], "\"\ufffd\""},
+		{"the same in lists", []any{[]string{"\xff"}, []plainString{"\xff"}, [1]string{"\xff"}}, "[[\"\ufffd\"],[\"\ufffd\"],[\"\ufffd\"]]"},
+		{"the same in maps", []any{map[string]any{"a": "\xff"}, map[string]string{"a": "\xff"}}, "[{\"a\":\"\ufffd\"},{\"a\":\"\ufffd\"}]"},
+		{"the same in keys", []any{map[string]any{"\xff": 1}, map[string]int{"\xff": 1}, map[plainString]int{"\xff": 1}}, "[{\"\ufffd\":1},{\"\ufffd\":1},{\"\ufffd\":1}]"},
+		{"U+FFFD itself", []any{"\ufffd", plainString("\ufffd")}, "[\"\ufffd\",\"\ufffd\"]"},
+		{"text that looks like an escape", []any{`\ufffd`, plainString(`\ufffd`), plainString(`\\ufffd`)}, `["\\ufffd","\\ufffd","\\\\ufffd"]`},
+		{"line separators", []any{"\u2028", plainString("\u2029"), map[string]int{"\u2028": 1}}, `["\u2028","\u2029",{"\u2028":1}]`},
+		{"their neighbours", []any{"\u2027\u202a“”", plainString("\u2027\u202a“”")}, "[\"\u2027\u202a“”\",\"\u2027\u202a“”\"]"},
+		{"HTML", []any{"<&>", plainString("<&>")}, `["<&>","<&>"]`},
+		{"control characters", []any{"\x00\b\f\n\r\t\x1f\x7f", plainString("\x00\b\f\n\r\t\x1f\x7f")},
+			"[\"\\u0000\\b\\f\\n\\r\\t\\u001f\x7f\",\"\\u0000\\b\\f\\n\\r\\t\\u001f\x7f\"]"},
+		{"line separators in raw JSON", fields{R: json.RawMessage("\"\u2028\u2029\""), M: "[\"\u2028\"]"}, `{"r":"\u2028\u2029","m":["\u2028"],"t":"<text>"}`},
+		{"escapes in raw JSON", fields{R: json.RawMessage(`"\ufffd\uFFFD\\ufffd\u0041\/\ud800"`), M: `"\ufffd"`}, "{\"r\":\"\ufffd\\uFFFD\\\\ufffd\\u0041\\/\\ud800\",\"m\":\"\ufffd\",\"t\":\"<text>\"}"},
+		{"raw JSON keeps its form", json.RawMessage(" { \"b\" : [ 1.0 , 1E5 , -0 ] , \"b\" : \"\\u0041\\/<\u2028\" }\n"), "{\"b\":[1.0,1E5,-0],\"b\":\"\\u0041\\/<\u2028\"}"},
+		{"and in a struct", fields{R: json.RawMessage(` { "b" : [ 1.0 , 1E5 , -0 ] , "b" : "\u0041\/<" } `), M: " 1E0 "}, `{"r":{"b":[1.0,1E5,-0],"b":"\u0041\/<"},"m":1E0,"t":"<text>"}`},
+		{"floats", []any{1e21, 1e20, 1e-7, float32(0.1), []float32{3.4e38, 1e-7, 16777216}, struct{ A float64 }{5e-324}}, `[1e+21,100000000000000000000,1e-7,0.1,[3.4e+38,1e-7,16777216],{"A":5e-324}]`},
+		{"keys in order", []any{map[string]any{"\U0001F600": 1, "\uffff": 2, "a": 3, "B": 4}, map[string]int{"\U0001F600": 1, "\uffff": 2, "a": 3, "B": 4}, map[int]string{10: "a", 9: "b", -1: "c"}},
+			"[{\"B\":4,\"a\":3,\"\uffff\":2,\"\U0001F600\":1},{\"B\":4,\"a\":3,\"\uffff\":2,\"\U0001F600\":1},{\"-1\":\"c\",\"10\":\"a\",\"9\":\"b\"}]"},
+		{"what is nil", []any{[]byte(nil), []int8(nil), map[string]int(nil), (*int)(nil), struct{ A error }{}}, `[null,null,null,null,{"A":null}]`},
+		{"times and bytes", []any{time.Unix(0, 1).UTC(), time.Second, []byte("hi"), [2]byte{1, 2}}, `["1970-01-01T00:00:00.000000001Z",1000000000,"aGk=",[1,2]]`},
+		{"the option string", struct {
+			A string  `json:",string"`
+			B int     `json:",string"`
+			C float64 `json:",string"`
+			D bool    `json:",string"`
+		}{"é\u2028", 1, 1e21, true}, "{\"A\":\"\\\"é\\\\u2028\\\"\",\"B\":\"1\",\"C\":\"1e+21\",\"D\":\"true\"}"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			checkAppend(t, test.v)
+			if got, err := JSON.Append(nil, test.v); err != nil || string(got) != test.want {
+				t.Errorf("got\n%s, %v, want\n%s", got, err, test.want)
+			}
+		})
+	}
+	link := new(chain)
+	for range 9999 {
+		link = &chain{link}
+	}
+	if got, err := JSON.Append(nil, link); err != nil || len(got) != 9999*len(`{"n":}`)+len("{}") {
+		t.Errorf("10,000 levels: %d bytes, %v", len(got), err)
+	}
+	raw := json.RawMessage(nested("[", 10000))
+	for _, v := range []any{&chain{link}, struct{ A json.RawMessage }{raw}, map[int]rawJSON{1: rawJSON(raw)}} {
+		if got, err := JSON.Append(nil, v); err == nil || len(got) > 0 {
+			t.Errorf("10,001 levels in a %T: %d bytes and no error", v, len(got))
+		}
 	}
 }
 
@@ -186,8 +286,20 @@ var unmarshalTargets = []func() any{
 	func() any { v := any(json.RawMessage("before")); return &v },
 	func() any { return new(*string) },
 	func() any { return new([]string) },
+	func() any { return new([]any) },
+	func() any { v := []any{"a", new(int), nil}[:2]; return &v },
+	func() any { return &[]any{new(*string), new(any), new([]int), map[string]any{"a": 1}} },
 	func() any { return new(Args) },
+	func() any { return &Args{1, 2, 3} },
 	func() any { return new(map[string]any) },
+	func() any { return &map[string]any{"A": new(int), "z": 1} },
+	func() any { v := any(&map[string]any{"z": 1}); return &v },
+	func() any { v := any(new(*int)); return &v },
+	func() any { return new(*any) },
+	func() any { return new([2]any) },
+	func() any { return new(map[string][]any) },
+	func() any { return new([]map[string]any) },
+	func() any { return &struct{ A any }{} },
 	func() any { return new([]byte) },
 	func() any { return new(plainString) },
 	func() any { return new(jsonString) },
@@ -206,8 +318,27 @@ var unmarshalTargets = []func() any{
 	func() any { return (*json.Number)(nil) },
 	func() any { return (*json.RawMessage)(nil) },
 	func() any { return (*any)(nil) },
+	func() any { return (*[]any)(nil) },
+	func() any { return (*Args)(nil) },
+	func() any { return (*map[string]any)(nil) },
 	func() any { return nil },
 	func() any { return "no pointer" },
+}
+
+// keptOnError reports whether v is unchanged when decoding into it fails: it takes
+// any values, and none of them has a pointer to decode into.
+func keptOnError(v any) bool {
+	switch v := v.(type) {
+	case *any:
+		return v != nil && !isPointer(*v)
+	case *[]any:
+		return v != nil && !slices.ContainsFunc(*v, isPointer)
+	case *Args:
+		return v != nil && !slices.ContainsFunc(*v, isPointer)
+	case *map[string]any:
+		return v != nil
+	}
+	return false
 }
 
 // checkUnmarshal compares JSON.Unmarshal with encoding/json for every target.
@@ -216,11 +347,17 @@ func checkUnmarshal(t *testing.T, data []byte) {
 	for _, target := range unmarshalTargets {
 		got, want := target(), target()
 		err, wantErr := JSON.Unmarshal(data, got), json.Unmarshal(data, want)
-		if fmt.Sprint(err) != fmt.Sprint(wantErr) {
+		if fmt.Sprintf("%T", err) != fmt.Sprintf("%T", wantErr) {
 			t.Errorf("Unmarshal(%.80q, %T): error %v, want %v", data, got, err, wantErr)
 		}
+		if err != nil {
+			if !keptOnError(got) {
+				continue
+			}
+			want = target()
+		}
 		if !reflect.DeepEqual(got, want) {
-			t.Errorf("Unmarshal(%.80q, %T): differs from encoding/json", data, got)
+			t.Errorf("Unmarshal(%.80q, %T) = %#v, want %#v", data, got, got, want)
 		}
 	}
 }
@@ -234,14 +371,153 @@ var unmarshalSeeds = []string{
 	`""`, `"a"`, ` "a" `, `"a" x`, `"a`, `"`, `"a""b"`, `"a\n\"\\\/\u00e9"`, `"\ud83d\ude00"`, `"\ud83d"`, `"\ude00\ud83d"`, `"\x"`, `"\u12"`,
 	"\"a\nb\"", "\"\x00\"", "\"\xff\"", "\"\xff\\n\"", "\"é€😀\"", "\"\u2028\"", `"12"`, `"YWJj"`,
 	`[]`, ` [ ] `, `["a", "b"]`, `[1,"a"]`, `[1,]`, `{}`, `{"A": [1, 2] }`, `{"a":1,"A":2}`, `{"a"}`, "[\"\xff\"]", "\n{\"A\"\t:\r1}\n",
+	`[null]`, `[1,null,"x",[]]`, `[[1,[2,{"a":[]}]],{}]`, `[1e309]`, `{"A":1e309}`, `{"A":{"x":1},"A":{"y":2}}`, `{"A":[1,2],"A":[3]}`, "{\"\xff\":1,\"\xfe\":2}",
+	`{"\u0041":1,"A":2}`, `{"\ud800":1,"\udc00":2}`, `{"A":1`, `{"A":1,}`, `{"A":1}}`, `[1 2]`, `{"A" 1}`, `{A:1}`, `[1]x`, "[\xff]", "[\"\xe2\x80\"]", `"\ud800\ud83d\ude00"`,
+	`123456789012345`, `1234567890123456`, `-123456789012345`, `0.0`, `[-0]`, `1E2`, `{"":{"":[{}]}}`,
 }
 
-func TestCodecUnmarshalsAsEncodingJSON(t *testing.T) {
+func TestCodecUnmarshalsTheValue(t *testing.T) {
 	for _, data := range unmarshalSeeds {
 		checkUnmarshal(t, []byte(data))
 	}
 	checkUnmarshal(t, []byte(nested("[", 10000)))
 	checkUnmarshal(t, []byte(nested("[", 10001)))
+}
+
+// Any value is decoded to the same with every version of Go and of encoding/json,
+// wherever it stands.
+func TestCodecDecodesAnyValueTheSameEverywhere(t *testing.T) {
+	tests := []struct {
+		name, data string
+		want       any // nil: an error
+	}{
+		{"numbers", `[0,-0,17,1.5,1e3,123456789012345,1234567890123456,9007199254740993,1e-400]`,
+			[]any{0.0, math.Copysign(0, -1), 17.0, 1.5, 1000.0, 123456789012345.0, 1234567890123456.0, 9007199254740992.0, 0.0}},
+		{"a number of many digits", "1" + strings.Repeat("0", 300), 1e300},
+		{"words", ` [ true , false , null ] `, []any{true, false, nil}},
+		{"what is empty", `["",[],{}]`, []any{"", []any{}, map[string]any{}}},
+		{"equal keys: the last counts", `{"a":1,"b":2,"\u0061":3}`, map[string]any{"a": 3.0, "b": 2.0}},
+		{"and nothing is merged", `{"a":{"x":1},"a":{"y":2},"b":[1,2],"b":[3]}`, map[string]any{"a": map[string]any{"y": 2.0}, "b": []any{3.0}}},
+		{"the case of keys counts", `{"a":1,"A":2}`, map[string]any{"a": 1.0, "A": 2.0}},
+		{"escapes", `"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00\u0000"`, "\"\\/\b\f\n\r\té\U0001F600\x00"},
+		{"unpaired surrogates", `["\ud800","\udc00x","\ud800\ud83d\ude00","\ude00\ud83d","\ud800\u0041"]`, []any{"\ufffd", "\ufffdx", "\ufffd\U0001F600", "\ufffd\ufffd", "\ufffdA"}},
+		{"keys that become equal by that", `{"\ud800":1,"\udc00":2}`, map[string]any{"\ufffd": 2.0}},
+		{"bytes that are not UTF-8", "[\"\xff\xfe\",\"é\xe2\x80\",{\"\xff\":1}]", []any{"\ufffd\ufffd", "é\ufffd\ufffd", map[string]any{"\ufffd": 1.0}}},
+		{"such bytes outside of a string", "[\xff]", nil},
+		{"a number beyond float64", `1e309`, nil},
+		{"such a number in a list", `[1,{"a":-1e309},2]`, nil},
+		{"two values", `1 2`, nil},
+		{"a comma alone", `,`, nil},
+		{"a list without its end", `[1,2`, nil},
+		{"a key without its value", `{"a"}`, nil},
+		{"a comma too many", `[1,]`, nil},
+		{"NaN", `[NaN]`, nil},
+		{"nesting over the limit", nested("[", 10001), nil},
+		{"nested objects over the limit", strings.Repeat(`{"a":`, 10001) + "1" + strings.Repeat("}", 10001), nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			check := func(data string, v any, get func() any) {
+				t.Helper()
+				err := JSON.Unmarshal([]byte(data), v)
+				if test.want == nil && err == nil {
+					t.Errorf("a %T is %v, want an error", v, get())
+				} else if test.want != nil && (err != nil || !reflect.DeepEqual(get(), test.want)) {
+					t.Errorf("a %T is %#v, %v, want %#v", v, get(), err, test.want)
+				}
+			}
+			var (
+				alone  any
+				list   []any
+				args   Args
+				object map[string]any
+				member struct{ A any }
+				array  [1]any
+				lists  map[string][]any
+				maps   []map[string]any
+				inside any = &alone
+			)
+			check(test.data, &alone, func() any { return alone })
+			check("["+test.data+"]", &list, func() any { return list[0] })
+			check("[1,"+test.data+"]", &args, func() any { return args[1] })
+			check(`{"A":`+test.data+"}", &object, func() any { return object["A"] })
+			check(`{"A":`+test.data+"}", &member, func() any { return member.A })
+			check("["+test.data+"]", &array, func() any { return array[0] })
+			check(`{"A":[`+test.data+"]}", &lists, func() any { return lists["A"][0] })
+			check(`[{"A":`+test.data+"}]", &maps, func() any { return maps[0]["A"] })
+			check(test.data, &inside, func() any { return *inside.(*any) })
+		})
+	}
+}
+
+// A destination that has values already is filled as by encoding/json, and is
+// unchanged if decoding fails.
+func TestCodecDecodesIntoWhatIsThere(t *testing.T) {
+	number, text := 1, "text"
+	list := []any{&number, "old", &text, 4}
+	memory := list
+	if err := JSON.Unmarshal([]byte(`[2,{"a":1},"new"]`), &list); err != nil {
+		t.Fatal(err)
+	}
+	if want := []any{&number, map[string]any{"a": 1.0}, &text}; !reflect.DeepEqual(list, want) || number != 2 || text != "new" || &memory[0] != &list[0] {
+		t.Errorf("the list is %v, with %v and %q", list, number, text)
+	}
+	object := map[string]any{"a": 1, "b": &number}
+	same := object
+	if err := JSON.Unmarshal([]byte(`{"b":5,"c":[]}`), &object); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]any{"a": 1, "b": 5.0, "c": []any{}}; !reflect.DeepEqual(same, want) || number != 2 {
+		t.Errorf("the map is %v, with %v", same, number)
+	}
+	var huge json.Number
+	if err := JSON.Unmarshal([]byte(`[1e999]`), &[]any{&huge}); err != nil || huge != "1e999" {
+		t.Errorf("a pointer within a list has %v, %v", huge, err)
+	}
+	for _, data := range []string{`[9,9,1e309]`, `{"a":9,"z":1e309}`, `[9,9`, `{"a":9`, `1e309`} {
+		value, list, args, object := any("old"), []any{1, 2, 3}, Args{1, 2, 3}, map[string]any{"a": 1}
+		for _, v := range []any{&value, &list, &args, &object} {
+			if err := JSON.Unmarshal([]byte(data), v); err == nil {
+				t.Errorf("no error for %s in a %T", data, v)
+			}
+		}
+		if value != "old" || !slices.Equal(list, []any{1, 2, 3}) || !slices.Equal(args, Args{1, 2, 3}) || len(object) != 1 || object["a"] != 1 {
+			t.Errorf("%s left %v, %v, %v, %v", data, value, list, args, object)
+		}
+	}
+	var itself any
+	itself = &itself
+	if err := JSON.Unmarshal([]byte(`1`), &itself); err != nil || itself != 1.0 {
+		t.Errorf("a value that points to itself is %v, %v", itself, err)
+	}
+}
+
+// Whole numbers stay whole wherever any value is expected.
+func TestCodecDecodesWholeNumbers(t *testing.T) {
+	const data = `[9007199254740993,1.0,-7,1e2,18446744073709551616,{"a":[3]}]`
+	want := []any{int64(9007199254740993), 1.0, int64(-7), 100.0, json.Number("18446744073709551616"), map[string]any{"a": []any{int64(3)}}}
+	var value any
+	var list []any
+	var args Args
+	object := map[string]any{}
+	inside := any(&value)
+	for _, test := range []struct {
+		data string
+		v    any
+		got  func() any
+	}{
+		{data, &value, func() any { return value }},
+		{data, &list, func() any { return list }},
+		{data, &args, func() any { return []any(args) }},
+		{`{"m":` + data + `}`, &object, func() any { return object["m"] }},
+		{data, &inside, func() any { return value }},
+		{`[` + data + `]`, &[]any{&value}, func() any { return value }},
+	} {
+		value = nil
+		if err := Aiomas.Codec().Unmarshal([]byte(test.data), test.v); err != nil || !reflect.DeepEqual(test.got(), want) {
+			t.Errorf("a %T has %#v, %v", test.v, test.got(), err)
+		}
+	}
 }
 
 func TestCodecUnmarshalKeepsNoData(t *testing.T) {
@@ -372,6 +648,16 @@ func FuzzCodecAppend(f *testing.F) {
 		} {
 			checkAppend(t, v)
 		}
+		// What encoding/json has written has the form that does not depend on it.
+		v := struct {
+			A string
+			B json.RawMessage
+			C map[string]rawJSON
+		}{s, r, map[string]rawJSON{"k": rawJSON(raw)}}
+		checkAppend(t, v)
+		if out, err := JSON.Append(nil, v); err == nil && bytes.ContainsAny(out, "\u2028\u2029") {
+			t.Errorf("a line separator is not escaped: %s", out)
+		}
 	})
 }
 
@@ -420,6 +706,26 @@ func BenchmarkUnmarshalString1MB(b *testing.B) {
 	}
 }
 
+func BenchmarkUnmarshalAny100KB(b *testing.B) {
+	for _, bench := range []struct{ name, element string }{
+		{"numbers", `1234,0.25,-17`},
+		{"strings", `"hello, world","a\nb","żółw"`},
+		{"objects", `{"jsonrpc":"2.0","id":17,"params":["x",{"height":800000,"hex":"00ff"}]}`},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			data := []byte("[" + strings.Repeat(bench.element+",", 100_000/len(bench.element)) + "null]")
+			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				var v any
+				if err := JSON.Unmarshal(data, &v); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkAppendSmall(b *testing.B) {
 	for _, v := range []any{
 		"hello, world", 12345, 0.25, Args{"hello, world"}, Args{1, 2.5, true}, json.RawMessage(`{"a":[1,2,3]}`),
@@ -445,6 +751,10 @@ func BenchmarkUnmarshalSmall(b *testing.B) {
 		{`0.25`, new(float64)},
 		{`{"a":[1,2,3]}`, new(json.RawMessage)},
 		{`{"A":"hello, world"}`, new(struct{ A string })},
+		{`"hello, world"`, new(any)},
+		{`12345`, new(any)},
+		{`[1,2.5,"x",true]`, new([]any)},
+		{`{"name":"x","id":17,"tags":["a","b"]}`, new(any)},
 	} {
 		b.Run(fmt.Sprintf("%T", bench.target), func(b *testing.B) {
 			data := []byte(bench.data)

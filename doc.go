@@ -420,9 +420,11 @@
 //
 // A [Codec] encodes and decodes params, results and the data of errors. The
 // built-in [JSON] is encoding/json without HTML escaping, and faster for common
-// types. What any other codec puts out is checked to be one JSON value in UTF-8,
-// and loses its white space, so that it cannot break out of its message. A codec
-// of another encoding than JSON, for a protocol of that, is a [RawCodec].
+// types. It writes the same bytes with every version of Go, and decodes any value
+// to the same: numbers to float64, the last of two equal keys. What any other codec
+// puts out is checked to be one JSON value in UTF-8, and loses its white space, so
+// that it cannot break out of its message. A codec of another encoding than JSON,
+// for a protocol of that, is a [RawCodec].
 //
 // # Concurrency and ordering
 //

@@ -296,7 +296,7 @@ func TestFuncReuse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := fmt.Sprintf("%s", kept); got != `["first" "other" ]` {
+	if got := fmt.Sprintf("%q", [][]byte{kept[0], kept[1], kept[2]}); got != `["\"first\"" "\"other\"" ""]` {
 		t.Errorf("got %s", got)
 	}
 
