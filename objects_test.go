@@ -384,7 +384,7 @@ type exactly int64
 func TestObjectsKeepTheirNumbers(t *testing.T) {
 	const n = 1<<53 + 1
 	opts := withObjects(rpcx.ExposeMap(map[string]any{
-		"any":  func() any { return map[string]any{"n": exactly(n), "f": 1.5, "list": []any{exactly(n), n}} },
+		"any":  func() any { return map[string]any{"n": exactly(n), "f": 1.5, "list": []any{exactly(n), int64(n)}} },
 		"list": func() any { return []any{2, "\u0000", exactly(n)} },
 		"none": func() any { return []any{2, "x"} },
 	}))
