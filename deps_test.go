@@ -14,7 +14,7 @@ func TestDependencies(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := false
-	for _, path := range strings.Fields(string(out)) {
+	for path := range strings.FieldsSeq(string(out)) {
 		if path == "example.com/rpcx" {
 			found = true
 		} else {

@@ -323,13 +323,13 @@ func testVectorClient(t *testing.T, c sessionCase) {
 		if !errors.As(err, &rpcErr) {
 			t.Fatalf("the error is %v", err)
 		}
-		checkJSON(t, "the code", []byte(fmt.Sprint(rpcErr.Code)), want.Code)
+		checkJSON(t, "the code", fmt.Append(nil, rpcErr.Code), want.Code)
 		equal(t, "the text", any(rpcErr.Message), want.Message)
 	case "ProtocolError":
 		if !errors.As(err, &protErr) {
 			t.Fatalf("the error is %v", err)
 		}
-		checkJSON(t, "the code", []byte(fmt.Sprint(protErr.Code)), want.Code)
+		checkJSON(t, "the code", fmt.Append(nil, protErr.Code), want.Code)
 	case "BatchError":
 		if !errors.As(err, &batchErr) {
 			t.Errorf("the error is %v", err)

@@ -93,7 +93,7 @@ func TestQuantiles(t *testing.T) {
 func TestChartIsXML(t *testing.T) {
 	c := goodCourse()
 	c.sort()
-	names := ""
+	var names strings.Builder
 	d := xml.NewDecoder(strings.NewReader(string(c.draw())))
 	for {
 		token, err := d.Token()
@@ -104,11 +104,11 @@ func TestChartIsXML(t *testing.T) {
 			t.Fatal(err)
 		}
 		if text, ok := token.(xml.CharData); ok {
-			names += string(text)
+			names.WriteString(string(text))
 		}
 	}
 	for _, p := range c.phases {
-		if !strings.Contains(names, p.name) {
+		if !strings.Contains(names.String(), p.name) {
 			t.Errorf("the phase %q is not named", p.name)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -142,10 +143,8 @@ func illFormed(content any) bool {
 func badObject(v any) bool {
 	switch v := v.(type) {
 	case []any:
-		for _, x := range v {
-			if badObject(x) {
-				return true
-			}
+		if slices.ContainsFunc(v, badObject) {
+			return true
 		}
 	case map[string]any:
 		if object, ok := v["__type__"]; ok {
