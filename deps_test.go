@@ -2,6 +2,7 @@ package rpcx_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,5 +24,19 @@ func TestDependencies(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("the list is without the package itself:\n%s", out)
+	}
+}
+
+// The module requires what the packages websocket and the tests need, and nothing
+// that only a nested module needs.
+func TestModuleDependencies(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Path}}", "all").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Fields(string(out))
+	want := []string{"example.com/rpcx", "github.com/coder/websocket", "github.com/google/go-cmp"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the module graph has\n%s, want\n%s", strings.Join(got, " "), strings.Join(want, " "))
 	}
 }

@@ -308,7 +308,7 @@
 // [Aiomas] is the protocol of aiomas.rpc, for Python programs that speak it. Services
 // are sent without Options.Objects there, and arguments by place and by name go
 // together. It has no notifications and no batches. The package msgpack has the same
-// in MessagePack.
+// in MessagePack. It is in a module of its own, example.com/rpcx/msgpack.
 //
 //	opts := &rpcx.Options{Protocol: rpcx.Aiomas, Framer: rpcx.LengthFramer{}}
 //

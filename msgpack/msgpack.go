@@ -7,6 +7,8 @@
 // say, so that types need not be tagged twice. Where any value is expected, integers
 // are decoded to int64 (uint64 beyond that), and a map whose keys are not all strings to a
 // map[any]any.
+//
+// The package is a module of its own, example.com/rpcx/msgpack.
 package msgpack
 
 import (
