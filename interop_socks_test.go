@@ -218,16 +218,7 @@ func carries(t *testing.T, proxy rpcx.SOCKSProxy) {
 // needProxy returns the path of a program, which may be where only root looks.
 func needProxy(t *testing.T, program, debianPackage string) string {
 	t.Helper()
-	path, err := exec.LookPath(program)
-	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} {
-		if err != nil {
-			path, err = exec.LookPath(filepath.Join(dir, program))
-		}
-	}
-	if err != nil {
-		interoptest.Missing(t, err, "apt-get install "+debianPackage)
-	}
-	return path
+	return interoptest.Program(t, "apt-get install "+debianPackage, program, "/usr/sbin", "/usr/local/sbin")
 }
 
 // startProxy starts a program whose last argument is its port.

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"example.com/rpcx/internal/interoptest"
 )
 
 func TestPlugin(t *testing.T) {
@@ -32,8 +34,12 @@ the plugin: exit status 0
 }
 
 // The symbols of a small file are asked of gopls itself.
-func TestLSP(t *testing.T) {
-	gopls := need(t, "go install golang.org/x/tools/gopls@v0.23.0", "gopls")
+func TestInteropLSP(t *testing.T) {
+	path, err := exec.Command("go", "env", "GOPATH").Output() // where go install puts it
+	if err != nil {
+		t.Fatal(err)
+	}
+	gopls := interoptest.Program(t, "go -C tools/gopls install tool", "gopls", filepath.Join(strings.TrimSpace(string(path)), "bin"))
 	const source = `package small
 
 // Pair is two numbers.
@@ -66,8 +72,8 @@ const Answer = 42
 
 // The page is looked at with Chromium: it is connected, has been called back, and
 // shows what the server pushes.
-func TestBrowser(t *testing.T) {
-	chromium := need(t, "apt-get install chromium", "chromium")
+func TestInteropBrowser(t *testing.T) {
+	chromium := interoptest.Program(t, "apt-get install chromium", "chromium")
 	cmd := command(t, "browser", "-listen", "127.0.0.1:0")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -145,25 +151,4 @@ func held(t *testing.T, page string) http.Handler {
 		}
 	})
 	return mux
-}
-
-// need returns the path of a program, and skips the test if it is not installed.
-func need(t *testing.T, install, program string) (path string) {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
-	}
-	// go install puts it where PATH need not point.
-	if bin, gone := exec.Command("go", "env", "GOPATH").Output(); gone == nil {
-		path := filepath.Join(strings.TrimSpace(string(bin)), "bin", program)
-		if _, gone := os.Stat(path); gone == nil {
-			return path
-		}
-	}
-	if os.Getenv("RPCX_INTEROP") == "require" {
-		t.Fatalf("%v: %s", err, install)
-	}
-	t.Skipf("%v: %s", err, install)
-	return ""
 }

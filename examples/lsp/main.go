@@ -2,7 +2,7 @@
 // server, speaks to it over its standard input and output with the headers of the
 // Language Server Protocol, answers what it asks, and ends it in order.
 //
-//	go install golang.org/x/tools/gopls@v0.23.0
+//	go -C tools/gopls install tool
 //	go run ./examples/lsp -server gopls examples/lsp/main.go
 package main
 

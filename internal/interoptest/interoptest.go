@@ -135,10 +135,36 @@ func Command(t *testing.T, command string, args ...string) *exec.Cmd {
 // Need skips the test if the command, which only looks for a peer, fails.
 func Need(t *testing.T, install, command string, args ...string) {
 	t.Helper()
+	unwanted(t, install)
 	cmd := exec.CommandContext(t.Context(), command, args...)
 	cmd.Dir = dir(t)
 	if err := cmd.Run(); err != nil {
 		Missing(t, err, install)
+	}
+}
+
+// Program returns the path of a program, which is in PATH or in one of the folders.
+// It skips the test if the program is not installed.
+func Program(t *testing.T, install, program string, folders ...string) string {
+	t.Helper()
+	unwanted(t, install)
+	path, err := exec.LookPath(program)
+	for _, folder := range folders {
+		if err != nil {
+			path, err = exec.LookPath(filepath.Join(folder, program))
+		}
+	}
+	if err != nil {
+		Missing(t, err, install)
+	}
+	return path
+}
+
+// unwanted skips the test if RPCX_INTEROP=skip is set: as if no peer were installed.
+func unwanted(t *testing.T, install string) {
+	t.Helper()
+	if os.Getenv("RPCX_INTEROP") == "skip" {
+		Missing(t, errors.New("RPCX_INTEROP=skip"), install)
 	}
 }
 
