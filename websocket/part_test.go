@@ -3,6 +3,7 @@ package websocket_test
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"net"
 	"runtime"
 	"strings"
@@ -101,7 +102,7 @@ func TestMessageWithoutEnd(t *testing.T) {
 		conn, s, stop := partServer(t, srv, websocket.Config{MaxSize: 1000})
 		defer stop()
 		start := time.Now()
-		begin(t, conn, 1<<60)
+		begin(t, conn, math.MaxInt)
 		chunk := make([]byte, 100_000)
 		sent := 0
 		for ; sent < 100_000_000; sent += len(chunk) {
@@ -171,7 +172,7 @@ func TestDroppedBytesCost(t *testing.T) {
 		const request = `{"jsonrpc":"2.0","id":1,"method":"` // which can be answered
 		begin(t, conn, 3000)
 		conn.Write(append([]byte(request), make([]byte, 3000-len(request))...))
-		begin(t, conn, 1<<60)
+		begin(t, conn, math.MaxInt)
 		chunk := make([]byte, 100_000)
 		conn.Write(append([]byte(request), chunk[:2000-len(request)]...))
 		synctest.Wait()
