@@ -103,7 +103,7 @@ const maxDirect = 100
 // are encoding/json's.
 func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 	if depth > maxDirect {
-		return appendOther(dst, v)
+		return appendOther(dst, v, depth)
 	}
 	element := func(dst []byte, v any) ([]byte, error) { return appendJSON(dst, v, depth+1) }
 	// Only exact types match here: a type that is defined by others, and may
@@ -149,7 +149,7 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 		if v == nil {
 			return append(dst, "null"...), nil
 		}
-		if ok, space := validJSON(v); ok {
+		if ok, space := validWithin(v, depth); ok {
 			n := len(dst)
 			if dst = append(dst, v...); space {
 				dst = dst[:n+compact(dst[n:])]
@@ -169,7 +169,7 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 	case map[string]any:
 		return appendMap(dst, v, element)
 	}
-	return appendOther(dst, v)
+	return appendOther(dst, v, depth)
 }
 
 func appendArray[T any](dst []byte, list []T, element func([]byte, T) ([]byte, error)) ([]byte, error) {
@@ -218,7 +218,7 @@ func appendMap(dst []byte, m map[string]any, element func([]byte, any) ([]byte, 
 func appendFloat(dst []byte, f float64, size int) ([]byte, error) {
 	abs := math.Abs(f)
 	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return appendOther(dst, f)
+		return appendOther(dst, f, 0)
 	}
 	small, large := abs < 1e-6, abs >= 1e21
 	if size == 32 {
@@ -313,8 +313,8 @@ var otherEncoders = sync.Pool{New: func() any {
 	return o
 }}
 
-// appendOther encodes v with encoding/json.
-func appendOther(dst []byte, v any) ([]byte, error) {
+// appendOther encodes v, which lies in depth arrays and maps, with encoding/json.
+func appendOther(dst []byte, v any, depth int) ([]byte, error) {
 	o := otherEncoders.Get().(*otherEncoder)
 	o.dst = dst
 	err := o.enc.Encode(v)
@@ -332,8 +332,8 @@ func appendOther(dst []byte, v any) ([]byte, error) {
 		return nil, errors.New("invalid UTF-8 in the output of a MarshalJSON method")
 	}
 	// One version of encoding/json has a limit to nesting, the other has none.
-	if len(added) > 2*maxDepth {
-		if ok, _ := validJSON(added); !ok {
+	if len(added) > 2*(maxDepth-depth) {
+		if ok, _ := validWithin(added, depth); !ok {
 			return nil, fmt.Errorf("arrays and objects are nested over %d levels deep", maxDepth)
 		}
 	}

@@ -208,7 +208,14 @@ func TestCodecWritesTheSameBytesEverywhere(t *testing.T) {
 		t.Errorf("10,000 levels: %d bytes, %v", len(got), err)
 	}
 	raw := json.RawMessage(nested("[", 10000))
-	for _, v := range []any{&chain{link}, struct{ A json.RawMessage }{raw}, map[int]rawJSON{1: rawJSON(raw)}} {
+	var lists any
+	for range 10001 {
+		lists = []any{lists}
+	}
+	if got, err := JSON.Append(nil, lists.([]any)[0]); err != nil || len(got) != 2*10000+len("null") {
+		t.Errorf("10,000 lists: %d bytes, %v", len(got), err)
+	}
+	for _, v := range []any{&chain{link}, struct{ A json.RawMessage }{raw}, map[int]rawJSON{1: rawJSON(raw)}, Args{raw}, map[string]any{"a": link}, lists} {
 		if got, err := JSON.Append(nil, v); err == nil || len(got) > 0 {
 			t.Errorf("10,001 levels in a %T: %d bytes and no error", v, len(got))
 		}

@@ -33,8 +33,11 @@ type nesting struct {
 
 // validJSON reports whether data is one JSON value in UTF-8; space tells whether
 // there is white space between its tokens.
-func validJSON(data []byte) (ok, space bool) {
-	s := scanner{data: data}
+func validJSON(data []byte) (ok, space bool) { return validWithin(data, 0) }
+
+// validWithin is validJSON for a value that lies in depth arrays and objects.
+func validWithin(data []byte, depth int) (ok, space bool) {
+	s := scanner{data: data, depth: depth}
 	ok = s.value() && s.end() && s.utf8()
 	return ok, s.space
 }
