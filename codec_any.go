@@ -37,10 +37,10 @@ func decodeAny(data []byte, form numberForm) (any, error) {
 		return decodeAny([]byte(string([]rune(string(data)))), form)
 	}
 	switch {
-	case d.err != nil:
-		return nil, d.err
 	case !ok:
 		return nil, errorOf(data, new(any))
+	case d.err != nil:
+		return nil, d.err
 	}
 	return v, nil
 }
