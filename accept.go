@@ -462,6 +462,7 @@ func (s *Session) release() {
 	s.in.held = false
 	s.unblock()
 	wake := s.state < stateClosing && s.in.wants()
+	s.checkPauseLocked()
 	s.mu.Unlock()
 	if wake {
 		s.pool.run(s.workFn)

@@ -208,7 +208,7 @@ func TestMaxQueuedBytes(t *testing.T) {
 		if n := srv.Stats().QueuedBytes; n < 96_000 || n > 104_000 {
 			t.Errorf("%d bytes wait", n)
 		}
-		full := `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - over 100000 bytes waiting (Server.MaxQueuedBytes)"},"id":`
+		full := `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - over 100000 bytes waiting (Server.MaxQueuedBytes)","data":{"started":false,"reason":"queue"}},"id":`
 		greedy.say(large + `2}`)
 		greedy.expect(full + `2}`)
 		modest.say(ask("m", 3)) // which has not had its share

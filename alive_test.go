@@ -197,7 +197,7 @@ func TestKeepAliveByTCP(t *testing.T) {
 		want []net.KeepAliveConfig
 	}{
 		{"is left alone by default", 0, nil},
-		{"is set", time.Minute, []net.KeepAliveConfig{{Enable: true, Idle: time.Minute, Interval: time.Minute}}},
+		{"is set", time.Minute, []net.KeepAliveConfig{{Enable: true, Idle: time.Minute, Interval: time.Minute, Count: 2}}},
 		{"is switched off", -1, []net.KeepAliveConfig{{Idle: -1, Interval: -1}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

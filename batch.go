@@ -116,10 +116,8 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-own.Done():
-	case <-ctx.Done():
-		s.giveUp(own, context.Cause(ctx))
+	if err := own.wait(ctx); err != nil {
+		s.giveUp(own, err)
 		<-own.Done()
 	}
 	return own.fill()

@@ -27,6 +27,8 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 		s.pool.putCall(f)
 		return err
 	}
+	h := s.handlerOf(ctx)
+	s.waitForReply(h)
 	if end := ctx.Done(); end == nil {
 		<-f.done
 	} else {
@@ -37,6 +39,7 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 			<-f.done // by whoever removed it from the table, if not by us (I3)
 		}
 	}
+	s.waitedForReply(h)
 	err := f.decode(result)
 	s.pool.putCall(f) // not after a panic (of a hook, say), when the table may have it still
 	return err

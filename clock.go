@@ -20,8 +20,9 @@ type deadline struct {
 
 // expirer is what a deadline is for.
 type expirer interface {
-	// expire is called under the session's lock when the deadline has passed
-	// and is no longer in its list. What it returns is called without the lock.
+	// expire is called under the session's lock when the deadline has passed. The
+	// caller removes it from its list afterwards. What it returns is called without
+	// the lock.
 	expire(s *Session) func()
 }
 
@@ -86,9 +87,8 @@ func (s *Session) tick() {
 	for _, list := range []*deadlines{&s.outgoing, &s.incoming} {
 		for list.first != nil && list.first.at <= now {
 			d := list.first
-			owner := d.owner
+			due = append(due, d.owner.expire(s))
 			list.remove(d)
-			due = append(due, owner.expire(s))
 		}
 		if list.first != nil {
 			s.arm(list.first.at)
@@ -101,12 +101,20 @@ func (s *Session) tick() {
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
+	s.checkPauseTimeLocked(now)
+	if f := s.checkInputTimeLocked(now); f != nil {
+		due = append(due, f)
+	}
+	if f := s.checkNetworkLocked(now); f != nil {
+		due = append(due, f)
+	}
 	if f := s.keepVigil(now); f != nil {
 		due = append(due, f)
 	}
 	if s.state == stateClosing {
 		if s.closeBy <= now {
 			due = append(due, s.closeConn)
+			s.out.wakeWriter() // which may linger
 		} else {
 			s.arm(s.closeBy)
 		}

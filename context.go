@@ -15,14 +15,15 @@ type handlerContext struct {
 	session  *Session
 	deadline time.Duration // on the session's clock
 
+	// Guarded by the session's lock.
+	waits    waits
+	returned bool // its handler has
+
 	mu     sync.Mutex
 	real   context.Context
 	cancel context.CancelCauseFunc
 	cause  error // why it ended, nil before
 }
-
-// sessionKey is the context key for the session whose handler it is.
-type sessionKey struct{}
 
 // end ends the context, and reports whether it had ended by itself, at its
 // deadline, before.
@@ -92,8 +93,8 @@ func (c *handlerContext) Err() error {
 }
 
 func (c *handlerContext) Value(key any) any {
-	if _, ok := key.(sessionKey); ok {
-		return c.session
+	if _, ok := key.(handlerKey); ok {
+		return c
 	}
 	if v := c.session.Value(key); v != nil {
 		return v

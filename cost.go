@@ -221,7 +221,7 @@ func (s *Session) unblock() {
 	switch {
 	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
 	case s.state >= stateClosing:
-		s.in.clear() // or it would hold up the end
+		s.discard() // or they would hold up the end
 	case s.overdrawn():
 		s.pool.run(s.dismiss)
 	}
@@ -285,7 +285,7 @@ func (s *Session) dismiss() {
 	s.cost.why = why
 	e := s.excessive()
 	var refusals []func()
-	for _, entry := range s.in.clear() {
+	for _, entry := range s.in.waiting() {
 		s.turnAway(entry, e)
 		refusals = append(refusals, entry.refuse(s, e, fromReader))
 	}

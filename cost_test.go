@@ -189,16 +189,15 @@ func TestWhatIsQueuedAtTheHardLimitIsAnswered(t *testing.T) {
 	})
 }
 
-// A request that is taken in has no worker yet when the refusal of the next one
+// A request that is taken in has no worker yet when the next message, which is bad,
 // exhausts the session's budget.
-func TestRequestBeforeARefusalThatCostsTooMuchIsAnswered(t *testing.T) {
+func TestRequestBeforeAMistakeThatCostsTooMuchIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := handling(methods{"reply": reply})
-		opts.Limits.QueueBytes = 1
 		s, w := newServed(t, opts)
 		s.BumpCost(9850)
 		s.BumpCost(95)
-		w.say(ask("reply", 1) + "\n" + ask("reply", 2)) // in one piece
+		w.say(ask("reply", 1) + "\n" + `{"jsonrpc":"2.0","id":2}`) // in one piece
 		lines := w.heard()
 		if len(lines) != 2 || !slices.Contains(lines, excessive+"1}") {
 			t.Errorf("heard %q", lines)

@@ -42,6 +42,7 @@ type mayhem struct {
 	costly   []int // and if its cost does, unless their handlers run
 	spoilt   bool  // by something that ends it without answers
 	stop     bool
+	flood    bool // requests come faster than they are handled
 }
 
 func (m *mayhem) rand(n int) int {
@@ -233,7 +234,11 @@ func (m *mayhem) talk() {
 		if m.write(m.message()) != nil {
 			return
 		}
-		m.pause(60 * time.Millisecond)
+		if m.flood {
+			m.pause(time.Millisecond)
+		} else {
+			m.pause(60 * time.Millisecond)
+		}
 	}
 }
 
@@ -336,6 +341,7 @@ func (m *mayhem) run() {
 		m.srv.OnSession = func(s *Session) { m.pause(50 * time.Millisecond) }
 	}
 	lazy := rng.IntN(4) == 0
+	m.flood = rng.IntN(3) == 0
 	near, far := net.Pipe()
 	m.far = far
 	m.s = m.srv.ServeConn(mayhemConn{near, m})
@@ -442,6 +448,9 @@ func (m *mayhem) quiet() {
 	}
 	if s.state == stateOpen && (s.assembled != 0 || s.incoming.first != nil || s.outgoing.first != nil || len(s.requests) != 0) {
 		m.t.Errorf("assembled %d, incoming %v, outgoing %v, requests %v", s.assembled, s.incoming.first, s.outgoing.first, s.requests)
+	}
+	if b := &s.pressure; b.paused || b.tied != 0 || b.crammed != 0 || b.insist {
+		m.t.Errorf("the state of pauses is %+v", *b)
 	}
 	if d := s.weight - s.partial; s.state == stateOpen && s.load.limit > 0 && (d >= weightStep || d <= -weightStep) {
 		m.t.Errorf("the weight is %d, of which %d are part of a message; in %d, out %d, assembled %d", s.weight, s.partial, s.in.bytes, s.out.size(), s.assembled)

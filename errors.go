@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -81,6 +82,54 @@ func ServerBusy(why string) *Error {
 	return &Error{Code: CodeServerBusy, Message: "server busy - " + why}
 }
 
+// busyData is the data of this library's own errors with [CodeServerBusy].
+type busyData struct {
+	Started *bool  `json:"started"`
+	Reason  string `json:"reason"` // "queue", "shutting down", "no worker" or "timeout"
+}
+
+func serverBusy(why string, started bool, reason string) *Error {
+	e := ServerBusy(why)
+	e.Data = busyData{&started, reason}
+	return e
+}
+
+// notStarted returns the error of a request whose handler was not called.
+func notStarted(reason, format string, args ...any) *Error {
+	return serverBusy(fmt.Sprintf(format, args...), false, reason)
+}
+
+// timedOut returns the error of a request at Limits.ProcessingTimeout. One that was
+// not begun has only waited in the queue.
+func timedOut(running bool) *Error {
+	if running {
+		return serverBusy("request timed out", true, "timeout")
+	}
+	return notStarted("queue", "request timed out")
+}
+
+// NotStarted reports whether the peer says that it has not begun to handle the request,
+// which may be repeated then: an error with [CodeServerBusy] whose data is an object
+// with "started": false. It is false where the data does not say so. This library sends
+//
+//	{"started": false, "reason": "queue" | "shutting down" | "no worker"}
+//	{"started": true, "reason": "timeout"}
+func (e *Error) NotStarted() bool {
+	if e == nil || e.Code != CodeServerBusy {
+		return false
+	}
+	var data busyData
+	switch d := e.Data.(type) {
+	case busyData:
+		data = d
+	case json.RawMessage:
+		if json.Unmarshal(d, &data) != nil {
+			return false
+		}
+	}
+	return data.Started != nil && !*data.Started
+}
+
 func (e *Error) Error() string { return fmt.Sprintf("%s (code %d)", e.Message, e.Code) }
 
 // Is reports whether target is an *Error with the same code.
@@ -117,6 +166,9 @@ var (
 	ErrSlowPeer = errors.New("rpcx: peer does not read")
 	// ErrIdle says that the session was ended after Limits.IdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
+	// ErrUnreachable says that the session was ended because the peer has acknowledged
+	// nothing for three times Limits.KeepAlive: it or the network is gone.
+	ErrUnreachable = errors.New("rpcx: peer is unreachable (Limits.KeepAlive)")
 	// ErrExcessiveCost, returned by a handler, has the session end as one whose
 	// cost is too high.
 	ErrExcessiveCost = errors.New("rpcx: excessive cost")

@@ -19,6 +19,7 @@ type Future struct {
 	started  time.Duration
 	deadline deadline
 	untimed  bool        // its context has a deadline, which counts instead of ours
+	expired  bool        // Limits.RequestTimeout has passed before it was queued
 	stop     func() bool // ends the watch over its context
 
 	batch   *Batch    // that it is a member of
@@ -84,16 +85,30 @@ func (f *Future) Err() error {
 // were given to [Batch.Call].
 func (f *Future) Wait(ctx context.Context, v any) error {
 	if !f.over() {
-		select {
-		case <-f.Done():
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		err := f.wait(ctx)
+		if err != nil {
+			return err
 		}
 	}
 	if err := f.fill(); err != nil {
 		return err
 	}
 	return f.Decode(v)
+}
+
+// wait waits for the call to be over, or returns the cause of ctx's end.
+func (f *Future) wait(ctx context.Context) error {
+	if s := f.session; s != nil { // nil in a batch that was not sent
+		h := s.handlerOf(ctx)
+		s.waitForReply(h)
+		defer s.waitedForReply(h)
+	}
+	select {
+	case <-f.Done():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Decode decodes the result into v, a pointer, or does nothing if v is nil. It
@@ -273,5 +288,11 @@ func (f *Future) finish() {
 
 // expire implements [expirer]: Limits.RequestTimeout has passed.
 func (f *Future) expire(s *Session) func() {
+	if f.queued == 0 { // it still waits for a slot or for room
+		f.expired = true
+		s.slots.line.release()
+		s.out.line.release()
+		return func() {}
+	}
 	return s.forget(f, ErrTimeout)
 }

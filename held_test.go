@@ -53,14 +53,14 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 	}
 }
 
-// A request whose time is over stays in the queue until it is its turn.
+// A request that is about to be refused can expire first.
 func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
 	o.receive([]byte(`{"jsonrpc":"2.0","method":"m","id":1}`))
 	o.mu.Lock()
-	waiting := o.in.clear()
-	o.incoming.remove(waiting[0].due())
+	waiting := o.in.waiting()
 	expired := waiting[0].expire(o.Session)
+	o.incoming.remove(waiting[0].due())
 	refused := waiting[0].refuse(o.Session, ServerBusy("shutting down"), fromHandler)
 	o.mu.Unlock()
 	refused()
@@ -73,6 +73,7 @@ func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 // A batch of small members is small on the wire only.
 func TestWaitingBatchCountsWhatItHolds(t *testing.T) {
 	o := newOffline(JSONRPCv2)
+	o.pressure.insist = true // reading goes on
 	batch := []byte(`[{"jsonrpc":"2.0","method":"m","id":1}` + strings.Repeat(",0", 9999) + `]`)
 	refused := 0
 	for range 10 {
@@ -335,5 +336,29 @@ func TestKeepAliveThatTheEndOvertakesIsNoFault(t *testing.T) {
 				t.Errorf("logged is %q", log.String())
 			}
 		})
+	}
+}
+
+// A batch whose members were all cancelled has left the queue before its replies are
+// queued, while it is still between those that wait.
+func TestBatchThatWasCancelledInTheQueueIsPassedOver(t *testing.T) {
+	o := newOffline(JSONRPCv2)
+	for _, msg := range []string{
+		`{"jsonrpc":"2.0","method":"first","id":1}`, `[{"jsonrpc":"2.0","method":"second","id":2}]`, `{"jsonrpc":"2.0","method":"third","id":3}`,
+	} {
+		o.receive([]byte(msg))
+	}
+	o.mu.Lock()
+	b := o.in.waiting()[1].(*inBatch)
+	reply := b.cancel(o.Session, &b.members[0], ServerBusy("cancelled"))
+	first := o.in.take(o.Session)
+	waiting := o.in.waiting()
+	o.mu.Unlock()
+	reply()
+	if rest := o.take(); first.Method != "first" || len(waiting) != 1 || len(rest) != 1 || rest[0].Method != "third" {
+		t.Errorf("%s, then %d wait, then %d are taken", first.Method, len(waiting), len(rest))
+	}
+	if stats := o.Stats(); stats.Queued != 0 || stats.QueuedBytes != 0 {
+		t.Errorf("stats are %+v", stats)
 	}
 }

@@ -37,22 +37,32 @@ func (b *inBatch) arrive(s *Session, now time.Duration) {
 
 func (b *inBatch) bytes() int     { return b.size }
 func (b *inBatch) due() *deadline { return &b.deadline }
+func (b *inBatch) waits() bool    { return b.deadline.owner != nil && b.taken < len(b.members) }
 
 func (b *inBatch) about() (string, slog.Attr) {
 	return "request refused", slog.Int("batch of", len(b.members))
 }
 
 func (b *inBatch) next(s *Session) (c *call, last bool) {
-	for b.taken < len(b.members) {
+	for b.skipAnswered() {
 		c := &b.members[b.taken]
 		b.taken++
-		if !c.answered && (c.IsNotification() || s.state < stateClosing) {
+		if c.IsNotification() || s.state < stateClosing {
 			c.arrived = b.arrived
 			c.begin(s)
-			return c, b.taken == len(b.members)
+			return c, !b.skipAnswered()
 		}
 	}
 	return nil, true
+}
+
+// skipAnswered passes over members that need no handler, and reports whether there
+// is one that does.
+func (b *inBatch) skipAnswered() bool {
+	for b.taken < len(b.members) && b.members[b.taken].answered {
+		b.taken++
+	}
+	return b.taken < len(b.members)
 }
 
 func (b *inBatch) running(calls []*call) []*call {
@@ -126,12 +136,20 @@ func (b *inBatch) refuse(s *Session, e *Error, from sender) func() {
 
 func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
 	c.settle(s)
+	if b.waits() && !b.skipAnswered() {
+		s.in.drop(b)
+		s.weigh()
+	}
 	return s.refusal(func() { b.fail(s, []*call{c}, e, fromReader) })
 }
 
 // remaining takes what was not begun: it drops the notifications and returns
 // the requests.
 func (b *inBatch) remaining(s *Session) (rest []*call) {
+	if b.waits() {
+		s.in.drop(b)
+		s.weigh()
+	}
 	for ; b.taken < len(b.members); b.taken++ {
 		switch c := &b.members[b.taken]; {
 		case c.answered:
@@ -162,39 +180,44 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 		s.mu.Unlock()
 	}
 	if complete {
-		b.send(s, from)
+		b.send(s, nil, from)
 	}
 }
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
 // is not over is an error, as it would be by itself.
 func (b *inBatch) expire(s *Session) func() {
-	e := ServerBusy("request timed out")
 	for i := range b.members {
-		if !b.members[i].answered {
-			s.turnAway(&b.members[i], e)
+		if c := &b.members[i]; !c.answered {
+			s.turnAway(c, timedOut(c.isRunning()))
 		}
 	}
-	members := b.remaining(s)
+	waiting := b.remaining(s)
 	calls := b.running(nil)
+	var begun []*call
 	for _, c := range calls {
 		c.settle(s)
-		if c.IsNotification() {
+		switch {
+		case c.IsNotification():
 			b.finish(s)
-		} else {
-			members = append(members, c)
+		case c.isRunning():
+			begun = append(begun, c)
+		default:
+			waiting = append(waiting, c)
 		}
 	}
 	return s.refusal(func() {
-		b.fail(s, members, e, fromReader)
+		b.fail(s, waiting, timedOut(false), fromReader)
+		b.fail(s, begun, timedOut(true), fromReader)
 		for _, c := range calls {
 			c.ctx.end(errProcessing)
 		}
 	})
 }
 
-// send sends the replies. Nobody else has the batch any more.
-func (b *inBatch) send(s *Session, from sender) {
+// send sends the replies, for the handler h if that is not nil. Nobody else has the
+// batch any more.
+func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
 	s.mu.Lock()
 	s.assembled -= b.held
 	s.weigh()
@@ -203,13 +226,13 @@ func (b *inBatch) send(s *Session, from sender) {
 	defer sc.put()
 	if b.frame(s, sc) == nil {
 		s.mu.Lock()
-		_ = s.queue(context.Background(), sc, from, nil) // fails only if the session ends
+		_ = s.queue(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
 	s.mu.Lock()
 	b.sending = false
 	s.mu.Unlock()
 	if b.disconnect { // which stands now
-		s.end(ErrClosed, s.limits.CloseTimeout)
+		s.endPolitely(ErrClosed)
 	}
 }
 

@@ -2,18 +2,20 @@ package rpcx
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"time"
 )
 
-// inbox holds what waits for a worker, and knows how many workers there are.
-// It is guarded by the session's lock.
+// inbox holds what waits for a worker, and counts the workers. It is guarded by
+// the session's lock.
+//
+// Entries are taken in the order of their arrival, so those that wait are at the end
+// of Session.incoming, the list of all entries that are not answered. Between them may
+// be batches that were refused and whose replies are about to be queued.
 type inbox struct {
-	queue []entry
-	head  int // of queue; before it all is nil
-	count int
-	bytes int
+	first *deadline // of the entry that is taken next; nil if none waits
+	count int       // entries that wait
+	bytes int       // of these
 
 	workers int  // that have the session
 	waking  bool // one was called and has not looked yet
@@ -44,32 +46,38 @@ type entry interface {
 	// arrive says that it has been admitted.
 	arrive(s *Session, now time.Duration)
 	due() *deadline
+	// waits reports whether it is in the inbox.
+	waits() bool
 	bytes() int // that it counts in Limits.QueueBytes
 }
 
+// push adds the entry at the end of the session's incoming list.
 func (in *inbox) push(e entry) {
-	in.queue = append(in.queue, e)
+	if in.first == nil {
+		in.first = e.due()
+	}
 	in.count++
 	in.bytes += e.bytes()
 }
 
+// drop removes an entry that waits, which is still in the session's incoming list.
+func (in *inbox) drop(e entry) {
+	if in.first == e.due() {
+		in.first = nextWaiting(in.first.next)
+	}
+	in.count--
+	in.bytes -= e.bytes()
+}
+
 // take returns the next call to be run, nil if there is none.
 func (in *inbox) take(s *Session) *call {
-	for in.head < len(in.queue) && !in.waits {
-		e := in.queue[in.head]
+	for in.first != nil && !in.waits {
+		e := in.first.owner.(entry)
 		c, last := e.next(s)
 		if c == nil || last {
-			in.queue[in.head] = nil
-			if in.head++; in.head == len(in.queue) {
-				in.queue, in.head = in.queue[:0], 0
-			} else if in.head >= 1024 && in.head > len(in.queue)/2 {
-				n := copy(in.queue, in.queue[in.head:])
-				clear(in.queue[n:])
-				in.queue, in.head = in.queue[:n], 0
-			}
-			in.count--
-			in.bytes -= e.bytes()
+			in.drop(e)
 			if c == nil {
+				s.incoming.remove(e.due())
 				s.weigh() // otherwise handled does
 			}
 		}
@@ -90,17 +98,36 @@ func (in *inbox) done(c *call) {
 	}
 }
 
-// clear empties the inbox and returns what was in it.
-func (in *inbox) clear() []entry {
-	entries := in.queue[in.head:]
-	in.queue, in.head, in.count, in.bytes = nil, 0, 0, 0
+// waiting returns the entries that wait.
+func (in *inbox) waiting() []entry {
+	entries := make([]entry, 0, in.count)
+	for d := in.first; d != nil; d = nextWaiting(d.next) {
+		entries = append(entries, d.owner.(entry))
+	}
 	return entries
+}
+
+// nextWaiting returns the first of d and those behind it whose entry waits.
+func nextWaiting(d *deadline) *deadline {
+	for d != nil && !d.owner.(entry).waits() {
+		d = d.next
+	}
+	return d
+}
+
+// discard drops all entries that wait, without an answer.
+func (s *Session) discard() {
+	for _, e := range s.in.waiting() {
+		s.in.drop(e)
+		s.incoming.remove(e.due())
+	}
+	s.weigh()
 }
 
 // wants reports whether another worker is to be called, and counts it in if so:
 // one at a time, and only while work waits that nobody is coming for.
 func (in *inbox) wants() bool {
-	if in.waking || in.held || in.waits || in.workers >= in.limit || in.head == len(in.queue) {
+	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil {
 		return false
 	}
 	in.waking = true
@@ -112,19 +139,15 @@ func (in *inbox) wants() bool {
 // do, without the lock. It is called under the lock.
 func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	var why *Error
-	switch size := e.bytes(); {
+	switch {
 	case s.state >= stateClosing:
 		return nil // nobody waits for an answer any more
 	case s.state == stateDraining:
-		return e.refuse(s, ServerBusy("shutting down"), fromReader)
+		return e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
 	case s.cost.over:
 		why = s.excessive()
-	case s.in.count-max(0, s.in.limit-s.in.running) >= s.limits.Queue: // those whose turn it is do not wait
-		why = ServerBusy(fmt.Sprintf("over %d requests waiting (Limits.Queue)", s.limits.Queue))
-	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
-		why = ServerBusy(fmt.Sprintf("over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes))
-	case s.load.full(s.weight):
-		why = ServerBusy(fmt.Sprintf("over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit))
+	case !s.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
+		why = s.fullErrorLocked(e.bytes())
 	}
 	if why != nil {
 		s.turnAway(e, why)
@@ -140,7 +163,14 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 // turnAway counts that what was as it should be is not handled, or not to its end,
 // and has it logged. It is called under the lock.
 func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *Error) {
-	s.penalize(why)
+	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
+		s.stats.Errors++
+		if !why.NotStarted() {
+			s.charge(s.limits.CostHandlerError)
+		}
+	} else {
+		s.penalize(why)
+	}
 	msg, attr := what.about()
 	s.note(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
@@ -158,6 +188,7 @@ func (s *Session) work() {
 		s.in.workers--
 		s.unblock()
 		wake := !s.cost.over && s.in.wants()
+		s.checkPauseLocked()
 		s.checkDrained()
 		s.leave()
 		s.mu.Unlock()
@@ -166,6 +197,11 @@ func (s *Session) work() {
 		}
 	}()
 	for !s.cost.over && s.in.workers <= s.in.limit {
+		if s.input.closed && s.in.count > 0 {
+			s.mu.Unlock()
+			s.endIfHungUp() // nobody wants the replies any more
+			s.mu.Lock()
+		}
 		if c = s.in.take(s); c == nil {
 			break
 		}
@@ -177,6 +213,7 @@ func (s *Session) work() {
 			s.stats.RequestsReceived++
 		}
 		wake := s.in.wants()
+		s.checkPauseLocked()
 		s.mu.Unlock()
 		if wake {
 			s.pool.run(s.workFn)
@@ -200,6 +237,7 @@ func (s *Session) work() {
 // handled is called when c's handler has returned, or ended its goroutine.
 func (s *Session) handled(c *call) {
 	s.in.done(c)
+	s.handlerReturnedLocked(c)
 	s.rested()
 	s.weigh()
 }
@@ -248,6 +286,7 @@ func (c *single) arrive(s *Session, now time.Duration) {
 
 func (c *single) bytes() int     { return c.size }
 func (c *single) due() *deadline { return &c.deadline }
+func (c *single) waits() bool    { return c.deadline.owner != nil && !c.begun }
 
 func (c *single) next(s *Session) (*call, bool) {
 	if c.answered || s.state >= stateClosing && !c.IsNotification() {
@@ -268,6 +307,10 @@ func (c *single) refuse(s *Session, e *Error, from sender) func() {
 	if c.answered { // it was cancelled, or its time was over
 		return func() {}
 	}
+	if c.waits() {
+		s.in.drop(c)
+		s.weigh()
+	}
 	s.incoming.remove(&c.deadline)
 	c.settle(s)
 	if c.IsNotification() && !c.begun {
@@ -284,7 +327,7 @@ func (c *single) cancel(s *Session, _ *call, e *Error) func() { return c.refuse(
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
 func (c *single) expire(s *Session) func() {
-	e := ServerBusy("request timed out")
+	e := timedOut(c.isRunning())
 	s.turnAway(c, e)
 	refuse := c.refuse(s, e, fromReader)
 	return func() {

@@ -64,11 +64,21 @@ type Limits struct {
 	// SIGKILL.
 	KillTimeout time.Duration
 
+	// HalfClose is how long a session goes on when its peer has finished sending
+	// (closed its half of the connection), to handle and answer what it had sent.
+	// Default: ProcessingTimeout for unix sockets, pipes and programs, 5 s for TCP and
+	// TLS, where a peer that is gone looks the same. A connection that cannot be closed
+	// by halves, such as a WebSocket, ends at once, and so does any other if HalfClose is
+	// negative.
+	HalfClose time.Duration
+
 	// Outgoing is how many of our calls wait for a reply at once, in the
 	// beginning. Default 50. A batch is one. Others wait for their turn, in order;
 	// those of a running handler do not. After every 30 replies the number is
 	// changed so that they take ResponseTime (default 3 s), up to OutgoingMax
-	// (default 250), as in aiorpcX.
+	// (default 250), as in aiorpcX. It is lowered only if it was reached and replies
+	// take more than twice as long as when it was not, and not below a fifth of
+	// Outgoing.
 	Outgoing     int
 	OutgoingMax  int
 	ResponseTime time.Duration
@@ -105,6 +115,9 @@ type Limits struct {
 	// CostError is the cost of an error, to which an Error's own Cost is added; a
 	// message that is no JSON costs ten times as much in addition. Default 100.
 	CostError float64
+	// CostHandlerError is the cost of a request that was begun and not finished within
+	// ProcessingTimeout. Default 0; in aiorpcX it is 100.
+	CostHandlerError float64
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
 	CostDelay time.Duration
 	// CostData has the peer told what a CostError says, in the data of the error
@@ -128,6 +141,9 @@ const (
 	reserve = 256 << 10
 	// closeGrace is how long Close goes on writing what was queued.
 	closeGrace = time.Second
+	// outgoingFloor is into how many parts Limits.Outgoing is divided for the lowest
+	// number of calls that may wait for a reply.
+	outgoingFloor = 5
 	// lateIDs is how many calls and batches given up are remembered, to know late replies.
 	lateIDs = 1024
 

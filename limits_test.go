@@ -14,7 +14,14 @@ import (
 	"example.com/rpcx"
 )
 
-const timedOut = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - request timed out"},"id":`
+// What requests are answered at Limits.ProcessingTimeout, up to their ids.
+const (
+	timedOut    = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - request timed out","data":{"started":true,"reason":"timeout"}},"id":`
+	timedOutNew = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - request timed out","data":{"started":false,"reason":"queue"}},"id":` // not begun
+)
+
+// What requests are answered when the session is shutting down, up to their ids.
+const shuttingDown = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down","data":{"started":false,"reason":"shutting down"}},"id":`
 
 func TestProcessingTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -55,7 +62,7 @@ func TestProcessingTimeout(t *testing.T) {
 		time.Sleep(10*time.Second - 1)
 		w.expectNothing()
 		time.Sleep(time.Nanosecond)
-		w.expect(timedOut + `2}`)
+		w.expect(timedOutNew + `2}`)
 		time.Sleep(5 * time.Second) // now the handler returns
 		w.expect(`{"jsonrpc":"2.0","result":"next","id":3}`)
 		if began := began.take(); !slices.Equal(began, []string{"3"}) {
@@ -84,7 +91,7 @@ func TestProcessingTimeoutOfABatch(t *testing.T) {
 		time.Sleep(30*time.Second - 1)
 		w.expectNothing()
 		time.Sleep(time.Nanosecond)
-		w.expect(`[` + timedOut + `1}, {"jsonrpc":"2.0","result":2,"id":2}, ` + timedOut + `4}, ` +
+		w.expect(`[` + timedOut + `1}, {"jsonrpc":"2.0","result":2,"id":2}, ` + timedOutNew + `4}, ` +
 			`{"jsonrpc":"2.0","error":{"code":-32600,"message":"request object must be a dictionary"},"id":null}]`)
 		close(open)
 		w.expectNothing()
@@ -342,7 +349,7 @@ func TestRepliesOfTheReaderHaveAReserveInTheOutbox(t *testing.T) {
 func TestFullQueueRefuses(t *testing.T) {
 	const request = `{"jsonrpc":"2.0","method":"m","id":1}`
 	busy := func(why string) string {
-		return `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - ` + why + `"},"id":1}`
+		return `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - ` + why + `","data":{"started":false,"reason":"queue"}},"id":1}`
 	}
 	for _, c := range []struct {
 		name   string

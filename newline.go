@@ -29,7 +29,7 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 	limit := maxSize(f.MaxSize)
 	scanned := 0      // how much of data has no newline
 	dropping := false // until the next newline
-	return func(data []byte, _ bool) (int, []byte, error) {
+	return func(data []byte, atEOF bool) (int, []byte, error) {
 		i := bytes.IndexByte(data[scanned:], '\n')
 		if i >= 0 {
 			i += scanned
@@ -48,6 +48,9 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 		case len(data) > limit:
 			scanned, dropping = 0, true
 			return len(data), nil, f.tooLong(limit, data)
+		case atEOF && len(data) > 0: // the last line needs no newline
+			scanned = 0
+			return len(data), data, nil
 		}
 		scanned = len(data)
 		return 0, nil, nil

@@ -33,14 +33,16 @@ func TestLoggerTellsWhatIsNotHandled(t *testing.T) {
 				log := &records{}
 				c.opts.Handler = methods{"hang": hang}
 				c.opts.Logger = slog.New(log)
-				c.opts.Limits = rpcx.Limits{Concurrency: 1, Queue: 1, ProcessingTimeout: time.Second}
+				c.opts.Limits = rpcx.Limits{Concurrency: 1, Queue: 1, ProcessingTimeout: 10 * time.Second}
 				_, w := newWire(t, &c.opts)
 				w.say(`{"jsonrpc":"2.0","method":"hang"}`)
 				if c.then != "" {
 					w.say(ask("hang", 2), c.then)
-				} else {
-					time.Sleep(2 * time.Second)
 				}
+				if c.then == "" {
+					time.Sleep(11 * time.Second)
+				}
+				time.Sleep(time.Second) // after 5 s, when reading goes on
 				synctest.Wait()
 				if got := log.take(); !slices.Contains(got, c.want) {
 					t.Errorf("%q was logged, want %q", got, c.want)

@@ -382,13 +382,16 @@ func TestLoggerTellsRefusalsFromBadMessages(t *testing.T) {
 		log := &records{}
 		opts := handling(methods{"hang": hang})
 		opts.Logger = slog.New(log)
-		opts.Limits = rpcx.Limits{Concurrency: 1, Queue: 1, ProcessingTimeout: time.Second}
+		opts.Limits = rpcx.Limits{Concurrency: 1, Queue: 1, ProcessingTimeout: 10 * time.Second}
 		_, w := newWire(t, opts)
 		w.say(ask("hang", 1), ask("hang", 2), ask("hang", 3))
-		if got := log.take(); fmt.Sprint(got) != "[WARN request refused]" {
+		time.Sleep(time.Second) // after 5 s, when reading goes on
+		want := []string{"INFO reading paused: requests arrive faster than they are handled",
+			"WARN reading goes on though the queue is full: no handler has returned", "WARN request refused"}
+		if got := log.take(); !slices.Equal(got, want) {
 			t.Errorf("for a full queue, %q was logged", got)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(5 * time.Second)
 		if got := log.take(); !slices.Contains(got, "WARN request refused") || slices.Contains(got, "WARN bad message") {
 			t.Errorf("for requests that took too long, %q was logged", got)
 		}

@@ -146,7 +146,7 @@ func TestNotificationThatTakesTooLongHoldsUpItsFollowers(t *testing.T) {
 		_, w := newWire(t, opts)
 		w.say(sayNote("stuck", 1), ask("reply", 2))
 		time.Sleep(30 * time.Second)
-		w.expect(timedOut + `2}`)
+		w.expect(timedOutNew + `2}`)
 		w.say(ask("reply", 3))
 		w.expectNothing()
 		close(open)

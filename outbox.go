@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"math"
 	"runtime"
@@ -36,7 +37,8 @@ type outbox struct {
 
 	inFlight int           // bytes that are being written
 	writing  bool          // the writer is in a write
-	writeBy  time.Duration // when that has to have made progress
+	progress time.Duration // when a write began or has made progress
+	writeBy  time.Duration // when there has to be some
 	idle     bool          // the writer waits for wake
 	wake     sync.Cond     // the writer's, on the session's lock
 	sock     *socket       // nil if there is none
@@ -173,8 +175,18 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 	if err := s.framed(sc); err != nil {
 		return err
 	}
+	h := s.handlerOf(ctx)
 	s.mu.Lock()
-	return s.queue(ctx, sc, from, register)
+	return s.queue(ctx, h, sc, from, register)
+}
+
+// postFor is post of a reply, by the handler h if that is not nil.
+func (s *Session) postFor(h *handlerContext, sc *scratch, from sender) error {
+	if err := s.framed(sc); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	return s.queue(context.Background(), h, sc, from, nil)
 }
 
 // framed frames sc.msg.
@@ -183,8 +195,9 @@ func (s *Session) framed(sc *scratch) (err error) {
 	return err
 }
 
-// queue is the rest of post. It is called with the lock held and releases it.
-func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register *Future) error {
+// queue is the rest of post, for the handler h if that is not nil. It is called with
+// the lock held and releases it.
+func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
 	switch from {
 	case fromReader:
 		limit := s.limits.Outbox
@@ -203,17 +216,7 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 			return nil
 		}
 	default:
-		slot := register != nil && register.waits()
-		if slot {
-			if err := s.waitForSlot(ctx, &from); err != nil {
-				s.mu.Unlock()
-				return err
-			}
-		}
-		if err := s.waitForRoom(ctx, len(sc.frame), &from); err != nil {
-			if slot {
-				s.slots.free()
-			}
+		if err := s.waitToSend(ctx, h, len(sc.frame), from, register); err != nil {
 			s.mu.Unlock()
 			return err
 		}
@@ -224,10 +227,11 @@ func (s *Session) queue(ctx context.Context, sc *scratch, from sender, register 
 	}
 	if register != nil {
 		s.register(register)
+		s.checkPauseLocked() // OnSession may need the reader from now on
 	}
 	s.spend(len(sc.msg))
 	if from != fromNobody {
-		s.lived()
+		s.markAlive()
 	}
 	lent := s.out.lend(len(sc.frame), s.alone(from, register))
 	if !lent {
@@ -268,18 +272,70 @@ func (s *Session) alone(from sender, call *Future) bool {
 	return false
 }
 
-// waitForRoom returns, with the lock held as it is called, when n bytes fit into
-// the outbox and nobody waited longer. Where the server holds all that it may and
-// the session more than its share, only an empty outbox has room.
-func (s *Session) waitForRoom(ctx context.Context, n int, from *sender) error {
-	return s.out.line.wait(ctx, &s.mu, func() (bool, error) {
-		err := s.mayCall(ctx, from)
-		limit := s.limits.Outbox
-		if s.load.full(s.weight) {
-			limit = 0
+// waitToSend returns when n bytes fit into the outbox and nobody waited longer;
+// before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
+// released while it waits. The handler h, if it is not nil, takes a slot without
+// waiting: all slots may be taken by calls whose replies wait for it.
+func (s *Session) waitToSend(ctx context.Context, h *handlerContext, n int, from sender, call *Future) error {
+	if call != nil && !call.waits() {
+		call = nil
+	}
+	if call != nil {
+		if h == nil && !s.slots.hasFree() {
+			err := s.waitInLine(ctx, &s.slots.line, h, from, call, s.slots.isFree)
+			if err != nil {
+				return err
+			}
 		}
-		return s.out.room(n, limit), err
+		s.slots.take()
+	}
+	err := s.maySend(h, from, call)
+	if err == nil && !(len(s.out.line.turns) == 0 && s.hasRoom(n)) {
+		s.changeWaitsLocked(h, 0, 1)
+		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
+		s.changeWaitsLocked(h, 0, -1)
+	}
+	if err != nil && call != nil {
+		s.slots.free()
+	}
+	return err
+}
+
+// waitInLine returns when it is the caller's turn in l and ready says so, or with the
+// error for which nothing can be sent any more. Limits.RequestTimeout of a call
+// begins with the first wait. Callers must hold s.mu, which is released while it waits.
+func (s *Session) waitInLine(ctx context.Context, l *line, h *handlerContext, from sender, call *Future, ready func() bool) error {
+	if call != nil {
+		s.startTimeout(call)
+	}
+	err := l.wait(ctx, &s.mu, func() (bool, error) {
+		err := s.maySend(h, from, call)
+		if err == nil && call != nil && call.expired {
+			err = ErrTimeout
+		}
+		return ready(), err
 	})
+	if err != nil && call != nil {
+		s.outgoing.remove(&call.deadline)
+	}
+	return err
+}
+
+// hasRoom reports whether n bytes fit into the outbox. Where the server holds all
+// that it may and the session more than its share, only an empty outbox has room.
+func (s *Session) hasRoom(n int) bool {
+	limit := s.limits.Outbox
+	if s.load.full(s.weight) {
+		limit = 0
+	}
+	return s.out.room(n, limit)
+}
+
+// startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
+func (s *Session) startTimeout(call *Future) {
+	if call.deadline.owner == nil && !call.untimed && s.limits.RequestTimeout != never {
+		s.outgoing.add(s, &call.deadline, after(s.now(), s.limits.RequestTimeout), call)
+	}
 }
 
 // closedError is ErrClosed, with the reason for the end if it is another.
@@ -312,8 +368,8 @@ func (s *Session) register(f *Future) {
 		}
 		s.table.add(calls...)
 	}
-	if !f.untimed && s.limits.RequestTimeout != never && f.waits() {
-		s.outgoing.add(s, &f.deadline, after(f.started, s.limits.RequestTimeout), f)
+	if f.waits() {
+		s.startTimeout(f)
 	}
 }
 
@@ -345,7 +401,7 @@ func (s *Session) writeLoop() {
 		n, err := s.conn.write(f.buf, f.ends, func() {
 			s.mu.Lock()
 			s.progress()
-			s.lived()
+			s.markAlive()
 			s.mu.Unlock()
 		})
 		s.mu.Lock()
@@ -354,6 +410,9 @@ func (s *Session) writeLoop() {
 		if err != nil {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
 				s.out.written++
+			}
+			if s.input.closed {
+				err = io.EOF // the peer had closed both halves
 			}
 			s.mu.Unlock()
 			s.end(err, 0) // (I10)
@@ -364,8 +423,11 @@ func (s *Session) writeLoop() {
 		s.weigh()
 		s.checkDrained()
 	}
+	if s.lingers && s.out.empty() {
+		s.lingerLocked()
+	}
 	s.out.frames, s.out.inFlight = nil, 0
-	finish := s.lose(true)
+	finish := s.lose(s.cause, true)
 	s.mu.Unlock()
 	for _, f := range finish {
 		f.finish()
@@ -377,13 +439,30 @@ func (s *Session) writeLoop() {
 	s.mu.Unlock()
 }
 
+// lingerLocked closes this end's half of the connection, and waits for the reader to
+// come to the end of the peer's, for at most closeGrace. A connection that is closed
+// with unread bytes is reset, and the peer may lose the last replies. Callers must
+// hold s.mu, which is released meanwhile.
+func (s *Session) lingerLocked() {
+	if closeBy := after(s.now(), closeGrace); closeBy < s.closeBy {
+		s.closeBy = closeBy
+		s.arm(closeBy)
+	}
+	s.mu.Unlock()
+	closed := s.conn.closeWrite()
+	s.mu.Lock()
+	for closed && (s.loops == 2 || s.reader.gaveUp) && s.now() < s.closeBy {
+		s.out.idle = true
+		s.out.wake.Wait()
+	}
+}
+
 // progress restarts the time that a write may take.
 func (s *Session) progress() {
-	if s.limits.SendTimeout != never {
-		s.out.writeBy = s.now() + s.limits.SendTimeout
+	s.out.progress = s.now()
+	s.out.writeBy = after(s.out.progress, s.limits.SendTimeout)
+	if s.out.writeBy != never {
 		s.arm(s.out.writeBy)
-	} else {
-		s.out.writeBy = never
 	}
 }
 

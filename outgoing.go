@@ -83,10 +83,16 @@ const calibration = 30
 // many have come as are too many. They are guarded by the session's lock.
 type slots struct {
 	limit int // now; beyond reach if it is off
+	floor int // below which it is not lowered
 	taken int
 	line  line
-	took  time.Duration // the replies since the last calibration, together
-	count int           // of these
+
+	// Since the last calibration.
+	took    time.Duration // of all replies together
+	count   int           // of replies
+	reached bool          // the limit was
+
+	calm time.Duration // what replies took on average when the limit was last not reached
 }
 
 func (o *slots) off() bool { return o.limit == math.MaxInt }
@@ -100,51 +106,52 @@ func (o *slots) free() {
 // done gives one back after a call, or a batch of n messages.
 func (o *slots) done(took time.Duration, n int, l *Limits) {
 	if o.took, o.count = o.took+took, o.count+n; o.count >= calibration {
-		o.limit = recalibrate(o.limit, o.took/time.Duration(o.count), l.ResponseTime, l.OutgoingMax)
-		o.took, o.count = 0, 0
+		o.calibrate(o.took/time.Duration(o.count), l)
+		o.took, o.count, o.reached = 0, 0, false
 	}
 	o.free()
 }
 
-// waitForSlot takes a slot. It is called with the lock held, and returns so.
-func (s *Session) waitForSlot(ctx context.Context, from *sender) error {
-	// A running handler does not wait: all slots may be taken by calls whose
-	// replies wait for it.
-	if (s.slots.taken >= s.slots.limit || len(s.slots.line.turns) > 0) && !s.handles(ctx) {
-		err := s.slots.line.wait(ctx, &s.mu, func() (bool, error) {
-			err := s.mayCall(ctx, from)
-			return s.slots.taken < s.slots.limit, err
-		})
-		if err != nil {
-			return err
-		}
+// calibrate adapts the limit to what replies took on average. It is lowered only
+// because of calls that the load makes slow: if it was reached, and if replies take
+// more than twice as long as when it was not. Calls that are slow by themselves, such
+// as long polls, say nothing about the peer.
+func (o *slots) calibrate(average time.Duration, l *Limits) {
+	next := recalibrate(o.limit, average, l.ResponseTime, l.OutgoingMax)
+	if !o.reached {
+		o.calm = average
 	}
-	s.slots.taken++
-	return nil
+	if next < o.limit && (!o.reached || o.calm > 0 && average/2 <= o.calm) {
+		return
+	}
+	o.limit = max(next, min(o.limit, o.floor))
 }
 
-// mayCall reports why a message of ours cannot be sent any more. It is called
-// with the lock held, which it may give up for a moment.
-func (s *Session) mayCall(ctx context.Context, from *sender) error {
-	if s.state == stateDraining && *from == fromCaller {
-		// Only what a running handler calls goes out now.
-		if !s.handles(ctx) {
-			return ErrClosed
-		}
-		*from = fromHandler
-	}
-	if s.state >= stateClosing {
+// take takes a slot.
+func (o *slots) take() {
+	o.taken++
+	o.reached = o.reached || o.taken >= o.limit
+}
+
+// isFree reports whether a slot is free.
+func (o *slots) isFree() bool { return o.taken < o.limit }
+
+// hasFree reports whether a slot is free that nobody waits for.
+func (o *slots) hasFree() bool { return o.isFree() && len(o.line.turns) == 0 }
+
+// maySend returns why a message cannot be sent any more, nil if it can: by the
+// handler h if that is not nil, and for the given call if that is not nil. Callers
+// must hold s.mu.
+func (s *Session) maySend(h *handlerContext, from sender, call *Future) error {
+	switch {
+	case s.state == stateDraining && from == fromCaller && h == nil:
+		return ErrClosed // only what a running handler calls goes out now
+	case s.state >= stateClosing:
 		return s.closedError()
+	case call != nil && s.input.closed:
+		return &endedError{errInputClosed}
 	}
 	return nil
-}
-
-// handles reports whether ctx is that of a handler of s. It gives up the lock,
-// with which it is called, for a moment.
-func (s *Session) handles(ctx context.Context) bool {
-	s.mu.Unlock()
-	defer s.mu.Lock()
-	return ctx.Value(sessionKey{}) == s
 }
 
 // free gives back the slot of a call, or a batch, that was over at the given time.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,55 +204,84 @@ func TestHandlersCallBackThoughAllSlotsAreTaken(t *testing.T) {
 func TestOutgoingFollowsTheResponseTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newWire(t, waitingCalls(10))
-		round := func(calls int, took time.Duration) int {
+		ctx, cancel := context.WithTimeout(t.Context(), 1000*time.Hour) // instead of Limits.RequestTimeout
+		defer cancel()
+		// round makes calls, so many at once as there are slots, at most.
+		round := func(calls, atOnce int, took time.Duration) int {
+			turns := make(chan struct{}, atOnce)
+			var wg sync.WaitGroup
 			for range calls {
-				f := s.Go(t.Context(), "m", nil)
-				time.Sleep(took)
-				w.say(answered("null", int(idNumber(t, w.heard()[0]))))
-				if err := f.Wait(t.Context(), nil); err != nil {
-					t.Fatal(err)
-				}
+				wg.Go(func() {
+					turns <- struct{}{}
+					defer func() { <-turns }()
+					if err := s.Call(ctx, "m", nil, nil); err != nil {
+						t.Error(err)
+					}
+				})
 			}
+			for answers := 0; answers < calls; {
+				lines := w.heard()
+				time.Sleep(took)
+				for _, line := range lines {
+					w.say(answered("null", int(idNumber(t, line))))
+				}
+				answers += len(lines)
+			}
+			wg.Wait()
 			return s.Stats().Outgoing
 		}
 		for _, c := range []struct {
-			calls int
-			took  time.Duration
-			want  int
+			calls, atOnce int
+			took          time.Duration
+			want          int
 		}{
-			{29, time.Millisecond, 10}, {1, time.Millisecond, 13}, // up, by 3 or a tenth
-			{30, time.Millisecond, 16},
-			{30, 6 * time.Second, 13}, // down, by a fifth
-			{30, 3 * time.Second, 13}, // as it should be
+			{29, 1, time.Millisecond, 10}, {1, 1, time.Millisecond, 13}, // up, by 3 or a tenth
+			{30, 1, time.Millisecond, 16},
+			{30, 1, 6 * time.Second, 16},  // slow, but not because of the number of calls
+			{30, 30, 6 * time.Second, 16}, // no slower when all slots are taken
+			{30, 1, time.Millisecond, 19},
+			{30, 30, 6 * time.Second, 15}, // down, by a fifth
+			{30, 30, 3 * time.Second, 15}, // as it should be
+			{300, 30, 9 * time.Second, 2}, // down to a fifth of Limits.Outgoing
+			{30, 1, time.Millisecond, 5},  // and up again
 		} {
-			if got := round(c.calls, c.took); got != c.want {
-				t.Errorf("after %d calls of %v there are %d slots, want %d", c.calls, c.took, got, c.want)
+			if got := round(c.calls, c.atOnce, c.took); got != c.want {
+				t.Errorf("after %d calls of %v, %d at once, there are %d slots, want %d", c.calls, c.took, c.atOnce, got, c.want)
 			}
 		}
 
-		// A batch of 30 that took 180 s counts as 30 calls of 6 s.
+		// A batch of 30 that took 60 s counts as 30 calls of 2 s.
 		var b rpcx.Batch
+		for range 30 {
+			b.Call("m", nil, nil)
+		}
+		f := s.GoBatch(ctx, &b)
+		time.Sleep(60 * time.Second)
+		first := 0
+		if _, err := fmt.Sscanf(w.heard()[0], `[{"jsonrpc":"2.0","method":"m","id":%d`, &first); err != nil {
+			t.Fatal(err)
+		}
 		var replies []string
 		for i := range 30 {
-			b.Call("m", nil, nil)
-			replies = append(replies, answered("null", 120+i))
+			replies = append(replies, answered("null", first+i))
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		f := s.GoBatch(ctx, &b)
-		time.Sleep(180 * time.Second)
-		w.heard()
 		w.say("[" + strings.Join(replies, ",") + "]")
 		if err := f.Wait(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
-		if got := s.Stats().Outgoing; got != 10 {
+		if got := s.Stats().Outgoing; got != 8 {
 			t.Errorf("after a batch there are %d slots", got)
 		}
-		for range 30 {
-			matches(t, s.Call(t.Context(), "m", nil, nil), rpcx.ErrTimeout)
+
+		// Calls that time out took as long.
+		for range 4 {
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() { matches(t, s.Call(context.Background(), "m", nil, nil), rpcx.ErrTimeout) })
+			}
+			wg.Wait()
 		}
-		if got := s.Stats().Outgoing; got != 8 {
+		if got := s.Stats().Outgoing; got != 6 {
 			t.Errorf("after timeouts there are %d slots", got)
 		}
 	})

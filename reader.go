@@ -34,6 +34,8 @@ func (r *reading) release() {
 // what came in at once under one lock.
 type intake struct {
 	messages uint64
+	bytes    int  // of the messages
+	crowded  bool // the queue was when the last were handed over: reading may have to pause
 	blank    bool // there were blank messages, too
 	replies  []reply
 	results  arena // of the replies
@@ -48,16 +50,29 @@ type reply struct {
 	err    error
 }
 
-// maxIntake is how much is decoded before it is handed over, though there is more.
+// maxIntake is how many messages are decoded before they are handed over, though
+// there are more: two for each worker, at most so many.
 const maxIntake = 32
 
-// readLoop reads messages until the connection fails or is closed.
+// readLoop reads messages until the connection fails or is closed, or until reading
+// pauses (I13).
 func (s *Session) readLoop() {
 	r := readings.Get().(*reading)
 	for {
+		if r.crowded {
+			s.deliver(&r.intake)
+			r.crowded = false
+			if s.pause() {
+				r.release()
+				return
+			}
+		}
 		msg, err := s.conn.next(false)
 		if msg == nil && err == nil {
 			s.deliver(&r.intake)
+			if r.crowded {
+				continue
+			}
 			// What was woken by the last messages runs first: what it sends goes
 			// out sooner, and more comes in at once. Meanwhile, and that may be
 			// long, nothing is held that can be had again.
@@ -67,12 +82,28 @@ func (s *Session) readLoop() {
 			r = readings.Get().(*reading)
 		}
 		if err == nil {
-			if !s.ignoring { // then it is only read, lest the peer is reset before it has read the rest
+			if !s.reader.ignoring {
 				s.receive(&r.intake, &r.Message, msg)
+				continue
 			}
-			continue
+			if s.reader.ignores(s.conn.received()) {
+				continue
+			}
+			s.mu.Lock()
+			s.reader.gaveUp = true
+			s.mu.Unlock()
+			break
 		}
 		s.deliver(&r.intake)
+		if err == errIgnored {
+			s.mu.Lock()
+			s.reader.gaveUp = true
+			s.mu.Unlock()
+			break
+		}
+		if err == io.EOF && s.reader.cutOff {
+			err = io.ErrUnexpectedEOF
+		}
 		err = s.explain(err)
 		frame, bad := errors.AsType[*FrameError](err)
 		s.mu.Lock()
@@ -82,7 +113,7 @@ func (s *Session) readLoop() {
 		}
 		s.mu.Unlock()
 		told, unclear := false, false
-		if bad && !s.ignoring {
+		if bad && !s.reader.ignoring {
 			told, unclear = s.receiveDropped(&r.Message, frame)
 		}
 		if bad && frame.Recoverable && unclear && s.conn.tells() {
@@ -91,6 +122,10 @@ func (s *Session) readLoop() {
 			frame, err, told = &final, &final, true // by the close
 		}
 		if !bad || !frame.Recoverable {
+			if s.closeInput(err) {
+				r.release()
+				return
+			}
 			grace := time.Duration(0)
 			if told || errors.Is(err, io.EOF) {
 				grace = closeGrace // the peer may read on: it gets what is queued
@@ -113,9 +148,30 @@ func (s *Session) readLoop() {
 	}
 	s.mu.Lock()
 	s.loops--
+	s.out.wakeWriter() // which may linger
 	s.leave()
 	s.mu.Unlock()
 }
+
+// maxIgnored is how many bytes are read, and not looked at, of a session that ends.
+const maxIgnored = 256 << 10
+
+// errIgnored ends the reading of a long message when enough was ignored.
+var errIgnored = errors.New("rpcx: input ignored")
+
+// readerState belongs to the reader.
+type readerState struct {
+	most     uint64 // messages that are handed over at once
+	ignoring bool   // the session ends: what arrives is read and dropped
+	from     uint64 // the bytes that had arrived when that began
+	cutOff   bool   // the input has ended within a message
+	gaveUp   bool   // there is more input than is ignored; guarded by the session's lock
+}
+
+// ignores reports whether reading goes on when so many bytes have arrived: the peer
+// that is sent the last replies should not be reset before it has read them, and
+// cannot keep the session busy.
+func (r *readerState) ignores(received uint64) bool { return received-r.from <= maxIgnored }
 
 // receive deals with one message, which is valid only until it returns.
 func (s *Session) receive(in *intake, m *Message, msg []byte) {
@@ -128,6 +184,10 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		}
 		if s.passOver(msg) {
 			in.blank = true
+			return
+		}
+		if s.conn.unterminated() {
+			s.reader.cutOff = true // the connection ended in the middle of it
 			return
 		}
 	}
@@ -161,7 +221,8 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		in.entries = append(in.entries, s.request(item, len(msg)))
 	}
 	in.messages++
-	if in.messages >= maxIntake {
+	in.bytes += len(msg)
+	if in.messages >= s.reader.most || in.bytes >= maxIntakeBytes {
 		s.deliver(in)
 	}
 }
@@ -189,7 +250,7 @@ func (s *Session) deliver(in *intake) {
 	s.mu.Lock()
 	s.stats.MessagesReceived += in.messages
 	s.meter()
-	s.lived()
+	s.markAlive()
 	now := s.now()
 	for _, r := range in.replies {
 		if r.id == nil {
@@ -214,7 +275,10 @@ func (s *Session) deliver(in *intake) {
 	}
 	s.unblock() // what was refused may have cost what those before it need
 	wake := s.in.wants()
-	s.ignoring = s.state >= stateClosing
+	in.crowded = s.crowdedLocked(now, 4)
+	if !s.reader.ignoring && s.state >= stateClosing {
+		s.reader.ignoring, s.reader.from = true, s.conn.received()
+	}
 	s.checkDrained()
 	s.mu.Unlock()
 
@@ -231,8 +295,8 @@ func (s *Session) deliver(in *intake) {
 	clear(in.replies)
 	clear(in.entries)
 	clear(finish)
-	in.messages, in.replies, in.entries, in.finish, in.results = 0, in.replies[:0], in.entries[:0], finish[:0], nil
-	in.blank = false
+	in.messages, in.bytes, in.blank = 0, 0, false
+	in.replies, in.entries, in.finish, in.results = in.replies[:0], in.entries[:0], finish[:0], nil
 }
 
 // match removes the call that a response is for from the table, and returns it
@@ -389,7 +453,7 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 	refuse()
 	if foreign != "" {
 		s.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
-		s.ignoring = true
+		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
 }
 
@@ -448,7 +512,7 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 	}
 	b.size += len(b.replies) + memberSize*len(b.members)
 	if b.waiting == 0 && invalid > 0 {
-		b.send(s, fromReader)
+		b.send(s, nil, fromReader)
 	}
 	if invalid > 0 {
 		s.refused()

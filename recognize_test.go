@@ -216,7 +216,6 @@ func TestForeignInputIsNamed(t *testing.T) {
 		{"JSON where there is no limit", []rpcx.Framer{rpcx.LengthFramer{MaxSize: -1}}, sumCall, "JSON with nothing before it", false},
 		{"lengths where lines are expected", text("lines", "values"), "\x00\x00\x00\x36" + sumCall, "as LengthFramer reads", false},
 		{"JSON without newlines", text("lines"), sumReply + `{"id":"echo","method":"echo","params":[]}`, "JSON without newlines", false},
-		{"one message without a newline", text("lines"), sumReply, "JSON without newlines", false},
 		{"much JSON without newlines", text("lines"), strings.Repeat(sumCall, 20_000), "JSON without newlines", true},
 	} {
 		for _, framer := range c.framers {

@@ -160,6 +160,10 @@ type Trace struct {
 	CostChanged func(s *Session, cost float64, concurrency int)
 	// Closed: the session is over, for the reason err.
 	Closed func(s *Session, err error)
+	// Paused: reading pauses, because requests arrive faster than they are handled.
+	Paused func(s *Session)
+	// Resumed: reading goes on after a pause of d.
+	Resumed func(s *Session, d time.Duration)
 }
 
 // Stats count what a session did and hold.
@@ -180,6 +184,9 @@ type Stats struct {
 	Outgoing             int     // calls of ours that may wait for a reply at once
 	Cost                 float64 // see Limits.CostHard; 0 if it is not counted
 	OutboxBytes          int     // waiting to be written
+
+	Pauses uint64        // how often reading has paused, because requests arrive faster than they are handled
+	Paused time.Duration // how long reading has paused, all pauses together, with one that goes on
 }
 
 // Call calls method on s and returns its result, as a T. See [Session.Call].

@@ -50,6 +50,10 @@ func (c *call) about() (msg string, what slog.Attr) {
 	return msg, slog.String("method", c.Method)
 }
 
+// isRunning reports whether the handler of c was called: not if it is to be after a
+// delay.
+func (c *call) isRunning() bool { return c.begun && !c.delayed }
+
 // begin says that the handler of c is about to be called.
 func (c *call) begin(s *Session) {
 	c.begun = true
@@ -153,7 +157,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	if first {
 		s.dismiss()
 	} else if c.disconnect && !c.deferEnd(s) {
-		s.end(ErrClosed, s.limits.CloseTimeout)
+		s.endPolitely(ErrClosed)
 	}
 }
 
@@ -173,8 +177,8 @@ func (s *Session) overdue(c *call) {
 		s.mu.Unlock()
 		return
 	}
-	s.incoming.remove(c.entry.due())
 	finish := c.entry.expire(s)
+	s.incoming.remove(c.entry.due())
 	s.mu.Unlock()
 	finish()
 }
@@ -285,7 +289,7 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 		s.note(slog.LevelError, "error cannot be framed", slog.Any("error", err))
 		return
 	}
-	_ = s.queue(context.Background(), sc, from, nil) // fails only if the session ends
+	_ = s.queue(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
 // answer sends the reply to c that sc has, unless c was answered already. It
@@ -328,7 +332,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	switch {
 	case alone:
 		s.incoming.remove(c.entry.due())
-		_ = s.queue(context.Background(), sc, fromHandler, nil) // fails only if the session ends
+		_ = s.queue(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
 		return e
 	case b == nil:
 		s.incoming.remove(c.entry.due())
@@ -339,7 +343,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	}
 	s.mu.Unlock()
 	if complete {
-		b.send(s, fromHandler)
+		b.send(s, &c.ctx, fromHandler)
 	}
 	return e
 }

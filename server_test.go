@@ -192,7 +192,7 @@ func TestServerShutdown(t *testing.T) {
 				t.Error("an idle session goes on")
 			}
 			busy.say(`{"jsonrpc":"2.0","method":"slow","id":2}`)
-			busy.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":2}`)
+			busy.expect(shuttingDown + "2}")
 			if err := <-shut; err != nil {
 				t.Errorf("Shutdown returns %v", err)
 			}
@@ -292,7 +292,7 @@ func TestOnSessionComesBeforeTheFirstRequest(t *testing.T) {
 				t.Errorf("Shutdown returns %v", err)
 			}
 		})
-		w.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":1}`)
+		w.expect(shuttingDown + "1}")
 	})
 }
 
@@ -310,7 +310,7 @@ func TestRefusalsAtShutdownAreFlushed(t *testing.T) {
 		go s.Shutdown(t.Context())
 		time.Sleep(10 * time.Second) // the peer reads late, but it does
 		w.listen()
-		w.expect(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":1}`)
+		w.expect(shuttingDown + "1}")
 	})
 }
 

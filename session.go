@@ -3,6 +3,7 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -36,9 +37,9 @@ import (
 //
 //	I1   Only the reader reads the connection. Only the writer writes it, or while it
 //	     is idle the sender that the outbox lent it to, who does not wait.
-//	I2   The reader never waits for anything but the connection and s.mu, and runs
-//	     no user code but the Protocol's, the Framer's and, for Limits.CostData, the
-//	     Codec's.
+//	I2   The reader never waits for anything but the connection and s.mu, pauses only
+//	     by I13, and runs no user code but the Protocol's, the Framer's and, for
+//	     Limits.CostData, the Codec's.
 //	I3   A call is completed once, by whoever removes it from the table.
 //	I4   A call is registered before its message is queued, under one lock.
 //	I5   No user code runs under s.mu.
@@ -49,6 +50,11 @@ import (
 //	I10  A partial write ends the session.
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
+//	I13  Reading pauses if and only if the queue is full (or crowded) and a running
+//	     handler that does not wait for this session can empty it. Nobody waits in a
+//	     pause: who makes room starts the reader.
+//	I14  When the input ends between two messages, what was read is handled in order
+//	     and answered, and no call is pending; then the session ends with io.EOF.
 
 // Session is one end of a connection over which both ends may call each other.
 // All of its methods may be called from any goroutine, handlers included.
@@ -72,12 +78,13 @@ type Session struct {
 	load            *load     // what the server's sessions hold together
 	epoch           time.Time // of the session's clock
 	workFn          func()    // s.work, made once
+	readFn          func()    // s.readLoop, made once
 	ended           func()    // tells the server; may be nil
 	proto           atomic.Pointer[Protocol]
 
 	mu        sync.Mutex
 	state     state
-	ignoring  bool          // the reader does not look at what it reads any more
+	lingers   bool          // the writer closes its half first, and waits for the peer's
 	blank     uint8         // how many blank messages came in succession; reader only
 	logging   bool          // somebody logs notes, or is about to
 	over      bool          // it is done and the callbacks have returned
@@ -87,13 +94,16 @@ type Session struct {
 	drained   chan struct{} // closed when Shutdown has nothing to wait for
 	flushTo   uint64        // the message that it waits for to be written, at last
 	refusing  int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
-	loops     int32         // of reader and writer, how many run
+	loops     int32         // of reader and writer, how many run; a paused reader does not
 	table     table
 	replied   uint64    // the messages queued when the last reply was matched
 	outgoing  deadlines // of our calls
 	slots     slots
 	out       outbox
 	in        inbox
+	reader    readerState
+	pressure  backPressure
+	input     inputClosed
 	requests  map[string]*call // that are not answered, by their ids, if they can be cancelled
 	incoming  deadlines        // of the requests that are not answered
 	timer     *time.Timer
@@ -193,10 +203,12 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	}
 	s.table.lastID.Store(o.FirstID)
 	s.slots.limit = s.limits.Outgoing
+	s.slots.floor = max(1, s.limits.Outgoing/outgoingFloor)
 	s.in.order = o.Order
 	if s.in.limit = s.limits.Concurrency; o.Order == Sequential {
 		s.in.limit = 1
 	}
+	s.reader.most = uint64(min(maxIntake, 2*min(s.in.limit, maxIntake)))
 	if s.cancel != nil {
 		s.requests = make(map[string]*call)
 	}
@@ -207,7 +219,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	if o.objects != nil {
 		s.codec = &objects{o.Codec, o.objects, s}
 	}
-	s.workFn = s.work
+	s.workFn, s.readFn = s.work, s.readLoop
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
 	s.out.wake.L = &s.mu
@@ -220,7 +232,8 @@ func (s *Session) start() {
 	s.pool.join()
 	s.load.sessions.Add(1)
 	s.watchConn()
-	// Owner: the session. End: the connection fails or is closed by the writer.
+	// Owner: the session. End: the connection fails or is closed by the writer, or
+	// reading pauses.
 	go s.readLoop()
 	// Owner: the session. End: the session is closing and the rest is written.
 	go s.writeLoop()
@@ -290,6 +303,9 @@ func (s *Session) Stats() Stats {
 	stats.Pending = s.table.pending
 	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
 	stats.OutboxBytes = s.out.size()
+	if s.pressure.paused {
+		stats.Paused += s.now() - s.pressure.since
+	}
 	stats.Concurrency, stats.Outgoing = s.in.limit, s.slots.limit
 	if s.cost.account != nil {
 		s.pay()
@@ -323,12 +339,13 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 	if s.state == stateOpen {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
-		for _, e := range s.in.clear() {
-			refusals = append(refusals, e.refuse(s, ServerBusy("shutting down"), fromHandler))
+		for _, e := range s.in.waiting() {
+			refusals = append(refusals, e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler))
 		}
 		s.weigh()
 		s.out.line.release()
 		s.slots.line.release()
+		s.checkPauseLocked()
 		s.checkDrained()
 	}
 	drained := s.drained
@@ -352,8 +369,10 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 	}
 }
 
-// checkDrained is called after each change that Shutdown may be waiting for.
+// checkDrained is called after each change that Shutdown, or a session without input,
+// may be waiting for.
 func (s *Session) checkDrained() {
+	s.checkInputLocked()
 	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || s.table.pending > 0 {
 		return
 	}
@@ -393,7 +412,7 @@ func (s *Session) refused() {
 	s.checkDrained()
 	s.mu.Unlock()
 	if why != nil {
-		s.end(why, s.limits.CloseTimeout)
+		s.endPolitely(why)
 	}
 }
 
@@ -408,8 +427,11 @@ func runAll(fs []func()) {
 // side the end of its server is a Close: only the connection is told of it.
 func (s *Session) end(cause error, grace time.Duration) {
 	told := cause
-	if cause == ErrServerClosed {
+	switch {
+	case cause == ErrServerClosed:
 		cause = ErrClosed
+	case isUnreachable(cause):
+		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
 	}
 	s.mu.Lock()
 	closeBy := after(s.now(), grace)
@@ -427,10 +449,9 @@ func (s *Session) end(cause error, grace time.Duration) {
 	}
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
-	finish := s.lose(grace > 0 && !errors.Is(cause, io.EOF))
+	finish := s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
 	if !hungUp(cause) || s.in.held {
-		s.in.clear() // otherwise the notifications in it are handled yet
-		s.weigh()
+		s.discard() // otherwise the notifications in it are handled yet
 	}
 	var running []*call
 	for d := s.incoming.first; d != nil; d = d.next {
@@ -439,6 +460,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	s.out.line.release()
 	s.slots.line.release()
 	s.out.wakeWriter()
+	s.checkPauseLocked()
 	s.mu.Unlock()
 
 	for _, f := range finish {
@@ -452,14 +474,23 @@ func (s *Session) end(cause error, grace time.Duration) {
 	}
 }
 
+// endPolitely is end where the peer is to read what it was answered last: the writer
+// has Limits.CloseTimeout, and lingers.
+func (s *Session) endPolitely(cause error) {
+	s.mu.Lock()
+	s.lingers = s.state < stateClosing
+	s.mu.Unlock()
+	s.end(cause, s.limits.CloseTimeout)
+}
+
 // hungUp reports whether a session ends since its peer has closed the connection.
 func hungUp(cause error) bool {
 	return errors.Is(cause, io.EOF) || errors.Is(cause, io.ErrUnexpectedEOF)
 }
 
-// lose settles the calls that are pending as lost, and returns what is to be
-// finished. Those that are not written only if unwritten is set.
-func (s *Session) lose(unwritten bool) (finish []*Future) {
+// lose settles the calls that are pending as lost for the given cause, and returns
+// what is to be finished. Those that are not written only if unwritten is set.
+func (s *Session) lose(cause error, unwritten bool) (finish []*Future) {
 	now := s.now()
 	for _, f := range s.table.all() {
 		written := f.queued <= s.out.written
@@ -467,7 +498,7 @@ func (s *Session) lose(unwritten bool) (finish []*Future) {
 			continue
 		}
 		s.table.remove(f)
-		whole := f.settle(now, nil, &ConnectionError{written, s.cause})
+		whole := f.settle(now, nil, &ConnectionError{written, cause})
 		if f.batch != nil {
 			finish = append(finish, f)
 		}

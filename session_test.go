@@ -187,7 +187,7 @@ func TestCallBackFromAHandler(t *testing.T) {
 
 func TestMessagesLeaveInTheOrderOfTheCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, w := newWire(t, nil)
+		s, w := newWire(t, waitingCalls(-1))
 		var want []string
 		for i, id := 0, 0; i < 100; i++ {
 			switch i % 3 {

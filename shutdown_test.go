@@ -219,7 +219,7 @@ func TestShutdownRefusesWhatHasNotBegun(t *testing.T) {
 		w.expectNothing()
 		shut := make(chan error, 1)
 		go func() { shut <- s.Shutdown(t.Context()) }()
-		const busy = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":`
+		const busy = shuttingDown
 		const invalid = `{"jsonrpc":"2.0","error":{"code":-32600,"message":"request object must be a dictionary"},"id":null}`
 		w.expect(busy+`2}`, `[`+busy+`3}, `+invalid+`]`)
 		w.say(
@@ -254,7 +254,7 @@ func TestShutdownRefusesABatchInTheMiddle(t *testing.T) {
 		go s.Shutdown(t.Context())
 		w.expectNothing()
 		close(open)
-		w.expect(`[{"jsonrpc":"2.0","result":"through","id":1}, {"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down"},"id":2}]`)
+		w.expect(`[{"jsonrpc":"2.0","result":"through","id":1}, ` + shuttingDown + "2}]")
 		ended(t, s)
 		if n := s.Stats().NotificationsDropped; n != 1 {
 			t.Errorf("%d notifications dropped, want 1", n)

@@ -1,8 +1,60 @@
 package rpcx
 
-import "syscall"
+import (
+	"encoding/binary"
+	"syscall"
+	"time"
+	"unsafe"
+)
 
 func init() {
 	acceptErrors = append(acceptErrors,
 		syscall.ENONET, syscall.ENOSR, syscall.ESOCKTNOSUPPORT, syscall.EPROTONOSUPPORT)
+}
+
+// peerGone reports whether the socket or pipe says that the peer has closed both
+// halves of the connection, or has reset it. Reading does not tell: it says that the
+// input has ended, as it does when only one half is closed.
+func peerGone(raw syscall.RawConn) (gone bool) {
+	const pollErr, pollHup = 0x8, 0x10 // which are always asked for
+	_ = raw.Control(func(fd uintptr) {
+		poll := struct {
+			fd              int32
+			events, revents int16
+		}{fd: int32(fd)}
+		var now syscall.Timespec
+		n, _, _ := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+		gone = n == 1 && poll.revents&(pollErr|pollHup) != 0
+	})
+	return gone
+}
+
+// setUserTimeout has the operating system give a connection up whose peer does not
+// acknowledge what was sent, or does not read, for d.
+func setUserTimeout(raw syscall.RawConn, d time.Duration) {
+	const tcpUserTimeout = 18
+	_ = raw.Control(func(fd uintptr) {
+		// If it fails, TCP's own patience counts.
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(min(d.Milliseconds(), 1<<31-1)))
+	})
+}
+
+// canSeeRepeats says that repeats works.
+const canSeeRepeats = true
+
+// repeats reports whether the operating system sends again what the peer has not
+// acknowledged. A peer that does not read acknowledges: then it reports false.
+func repeats(raw syscall.RawConn) (yes bool) {
+	_ = raw.Control(func(fd uintptr) {
+		// TCP_INFO begins with bytes, of which the third is tcpi_retransmits and the
+		// fourth tcpi_probes. The type is that of another option of 32 bytes.
+		info, err := syscall.GetsockoptICMPv6Filter(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+		if err != nil {
+			return
+		}
+		var b [4]byte
+		binary.NativeEndian.PutUint32(b[:], info.Data[0])
+		yes = b[2] > 0 || b[3] > 1
+	})
+	return yes
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 )
 
 // transport is a connection as the session's reader and writer see it: a
@@ -34,6 +35,14 @@ type transport interface {
 	close(cause error) error
 	// tells reports whether close tells the peer the cause.
 	tells() bool
+	// closeWrite closes this end's half of the connection, and reports whether it could.
+	closeWrite() bool
+	// unterminated reports whether the input has ended behind the last message without
+	// what ends a message.
+	unterminated() bool
+	// hungUp reports whether the operating system says that the peer has closed both
+	// halves of the connection; false if that cannot be told.
+	hungUp() bool
 	received() uint64 // bytes, for the reader
 	// unread returns what came in where next failed: the beginning of the message that
 	// was at fault or cut off, and what is behind it. It is valid until the next call.
@@ -59,6 +68,7 @@ type stream struct {
 	total  uint64
 	last   int   // what the last Read returned
 	err    error // of it
+	bare   bool  // the last message was the end of the input, without a delimiter
 	once   sync.Once
 }
 
@@ -95,12 +105,13 @@ func (s *stream) onPart(part func(int) error) { s.part = part }
 func (s *stream) next(wait bool) ([]byte, error) {
 	for {
 		if s.w > s.r || s.err != nil {
-			s.from = s.r
-			advance, token, err := s.split(s.buf[s.r:s.w], s.err != nil)
+			s.markUnread()
+			advance, token, err := s.split(s.buf[s.r:s.w], s.err == io.EOF)
 			if advance < 0 || advance > s.w-s.r {
 				return nil, &FrameError{Message: "the framer advanced beyond its data"}
 			}
 			s.r += advance
+			s.bare = s.err == io.EOF && len(token) == advance
 			if advance == 0 && (err != nil || token != nil) {
 				// It would do so again and again.
 				if frame, ok := err.(*FrameError); ok && frame.Recoverable {
@@ -118,11 +129,13 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			if advance > 0 && s.r < s.w {
 				continue
 			} else if advance > 0 {
-				_ = s.part(s.large) // of a message that is dropped; asks for no more
+				if err := s.part(s.large); err != nil { // of a message that is dropped
+					return nil, err
+				}
 			}
 		}
 		if s.err != nil {
-			s.from = s.r
+			s.markUnread()
 			if s.err == io.EOF && s.w > s.r {
 				return nil, io.ErrUnexpectedEOF
 			}
@@ -132,6 +145,14 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			return nil, nil
 		}
 		s.fill()
+	}
+}
+
+// markUnread notes where the next message begins, for unread. A last message without
+// its delimiter stays what was not read.
+func (s *stream) markUnread() {
+	if !s.unterminated() {
+		s.from = s.r
 	}
 }
 
@@ -154,8 +175,8 @@ func (s *stream) fill() {
 			giveBuffer(s.buf)
 			s.buf = nil
 		}
-	} else {
-		_ = s.part(s.large) // asks for no more
+	} else if s.err = s.part(s.large); s.err != nil {
+		return
 	}
 	switch {
 	case s.buf == nil:
@@ -228,6 +249,18 @@ func (s *stream) tells() bool { return false }
 func (s *stream) received() uint64 { return s.total }
 
 func (s *stream) unread() ([]byte, framing) { return s.buf[s.from:s.w], framingOf(s.framer) }
+
+func (s *stream) closeWrite() bool {
+	conn, ok := s.conn.(halfCloser)
+	return ok && conn.CloseWrite() == nil
+}
+
+func (s *stream) unterminated() bool { return s.bare && s.r == s.w }
+
+func (s *stream) hungUp() bool {
+	raw := rawConn(s.conn)
+	return raw != nil && peerGone(raw)
+}
 
 func (s *stream) under() any { return s.conn }
 
@@ -312,6 +345,10 @@ func (m *messages) tells() bool {
 	return ok
 }
 
+func (m *messages) closeWrite() bool   { return false }
+func (m *messages) unterminated() bool { return false }
+func (m *messages) hungUp() bool       { return false }
+
 func (m *messages) received() uint64 {
 	if conn, ok := m.conn.(PartReader); ok {
 		return conn.Received()
@@ -335,6 +372,24 @@ func (s *Session) RemoteAddr() net.Addr {
 func (s *Session) LocalAddr() net.Addr {
 	if conn := s.NetConn(); conn != nil {
 		return conn.LocalAddr()
+	}
+	return nil
+}
+
+// rawConn returns the file descriptor under conn by which the peer's end can be
+// watched, nil if there is none.
+func rawConn(conn any) syscall.RawConn {
+	switch c := conn.(type) {
+	case *SOCKSConn:
+		return rawConn(c.Conn)
+	case *joined:
+		return rawConn(c.w)
+	case syscall.Conn:
+		if raw, err := c.SyscallConn(); err == nil {
+			return raw
+		}
+	case interface{ NetConn() net.Conn }:
+		return rawConn(c.NetConn())
 	}
 	return nil
 }

@@ -117,7 +117,7 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 	case "cancel_pending_requests":
 		// What the end of a session does to its calls, without the end.
 		r.cause = ErrClosed
-		for _, f := range r.lose(true) {
+		for _, f := range r.lose(r.cause, true) {
 			f.finish()
 		}
 		r.cause = nil

@@ -112,7 +112,7 @@ func testVectorRecalibration(t *testing.T, c sessionCase) {
 	var want struct{ Next int }
 	c.expect(t, &want)
 	l := Limits{Outgoing: c.Current, ResponseTime: seconds(c.ResponseTime)}.resolved(RoleClient)
-	o := slots{limit: l.Outgoing}
+	o := slots{limit: l.Outgoing, reached: true} // the original always lowers it
 	for range calibration - 1 {
 		o.done(seconds(*c.Average), 1, &l)
 	}
@@ -173,12 +173,13 @@ func testVectorThrottling(t *testing.T, c sessionCase) {
 		equal(t, "errors", s.Stats().Errors, want.Errors)
 		return
 	}
-	for i := range c.Requests {
-		far.say(t, fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","id":%d}`, i))
-	}
+	go func() { // reading may pause
+		for i := range c.Requests {
+			far.send(fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","id":%d}`, i))
+		}
+	}()
 	time.Sleep(time.Second / 2)
-	stats := s.Stats()
-	equal(t, "requests unanswered at half a second", stats.Running+stats.Queued, want.Unanswered)
+	equal(t, "requests unanswered at half a second", c.Requests-int(s.Stats().MessagesSent), want.Unanswered)
 	time.Sleep(max(30*time.Second, seconds(want.Times[len(want.Times)-1])))
 	var times []float64
 	for _, h := range far.take() {

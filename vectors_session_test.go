@@ -206,11 +206,16 @@ func (f *farEnd) Close() error {
 // say sends a message to the session, and waits for what follows from it.
 func (f *farEnd) say(t *testing.T, msg string) {
 	t.Helper()
+	f.send(msg)
+	synctest.Wait()
+}
+
+// send says a message to the session.
+func (f *farEnd) send(msg string) {
 	select {
 	case f.said <- []byte(msg):
 	case <-f.end:
 	}
-	synctest.Wait()
 }
 
 // take returns what was heard since it was last asked.
@@ -238,11 +243,15 @@ func (f *farEnd) closed() bool {
 func newVectorSession(t *testing.T, role Role, opts *Options) (*Session, *farEnd) {
 	f := &farEnd{said: make(chan []byte), end: make(chan struct{}), start: time.Now()}
 	f.transport = &messages{conn: f}
+	if opts == nil {
+		opts = new(Options)
+	}
 	s := startVectorSession(t, f, role, opts)
 	return s, f
 }
 
 func startVectorSession(t *testing.T, conn transport, role Role, opts *Options) *Session {
+	opts.Limits.CostHandlerError = 100 // as in the original
 	s := newSession(conn, options(opts), role, &pool{}, &load{})
 	s.start()
 	t.Cleanup(func() {

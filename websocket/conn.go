@@ -40,6 +40,7 @@ type conn struct {
 	part     func(size int) error // tells the session of a part
 	rest     io.Reader            // of a message that is dropped; nil if there is none
 	received uint64               // bytes of messages
+	reading  atomic.Bool          // the session reads; otherwise it pauses, or is about to read
 	ended    atomic.Bool          // there is nothing more to read, and nobody to tell
 	cause    error                // why that is
 	over     chan struct{}        // closed when cause is known
@@ -73,7 +74,9 @@ func (c *conn) NetConn() net.Conn { return c.under }
 
 // ReadMessage implements [rpcx.MessageConn].
 func (c *conn) ReadMessage() ([]byte, error) {
+	c.reading.Store(true)
 	msg, err := c.read()
+	c.reading.Store(false)
 	if err == nil {
 		return msg, nil
 	}
@@ -162,7 +165,9 @@ func (c *conn) drop() error {
 		} else if err != nil {
 			return err
 		}
-		_ = c.part(held(cap(c.buf))) // asks for no more
+		if err := c.part(held(cap(c.buf))); err != nil {
+			return c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
+		}
 	}
 	return nil
 }
@@ -170,9 +175,7 @@ func (c *conn) drop() error {
 // discard bounds what is read of the connection from now on. What the peer has under
 // way is dropped until it has answered: to close a connection with unread bytes could
 // lose it the code.
-func (c *conn) discard() {
-	c.out.rest.Store(&io.LimitedReader{R: c.out.conn, N: mostDropped})
-}
+func (c *conn) discard() { c.out.bound(mostDropped) }
 
 // refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
 func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
@@ -293,6 +296,7 @@ func (c *conn) CloseWithError(cause error) error {
 		_ = c.ws.CloseNow()
 		return err
 	}
+	c.out.bound(maxDropped) // until the peer's close frame
 	impatient := time.AfterFunc(closeWait, func() { _ = c.out.Close() })
 	defer impatient.Stop()
 	return c.ws.Close(how.code, how.reason)
@@ -300,9 +304,10 @@ func (c *conn) CloseWithError(cause error) error {
 
 // ping makes sure that the peer is there if nothing has been heard from it. It is
 // called by the timer, and ends with the answer or the connection. A peer that is
-// being written to may be busy reading; Limits.SendTimeout is for that.
+// being written to may be busy reading; Limits.SendTimeout is for that. While the
+// session does not read, nothing can be heard.
 func (c *conn) ping() {
-	if !c.out.heard.Swap(false) && !c.writing.Load() && !c.answered() {
+	if !c.out.heard.Swap(false) && !c.writing.Load() && c.reading.Load() && !c.answered() {
 		_ = c.out.Close()
 		return
 	}
@@ -320,6 +325,9 @@ func (c *conn) answered() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), c.interval)
 	defer cancel()
 	err := c.ws.Ping(ctx)
+	if c.out.heard.Load() {
+		return true // the answer is behind what was heard, where reading has paused
+	}
 	// Any other error is that of a connection that was closed meanwhile.
 	c.silent = errors.Is(err, context.DeadlineExceeded)
 	return err == nil

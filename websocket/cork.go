@@ -69,6 +69,14 @@ func (c *corked) Write(p []byte) (n int, err error) {
 	return n, c.err
 }
 
+// maxDropped is how much of what the peer sends is read to find its close frame.
+const maxDropped = 64 << 10
+
+// bound has no more than n bytes read from now on, unless less is to be read already.
+func (c *corked) bound(n int64) {
+	c.rest.CompareAndSwap(nil, &io.LimitedReader{R: c.conn, N: n})
+}
+
 func (c *corked) Read(p []byte) (int, error) {
 	var r io.Reader = c.conn
 	if rest := c.rest.Load(); rest != nil {

@@ -1,0 +1,124 @@
+package rpcx
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// Half-close (I14). A peer may close its half of the connection when it has sent all
+// that it has to say, and read on. When its input ends between two messages, the
+// session handles what it has read and sends the replies; then it ends with io.EOF.
+// There is nobody to call any more: what is pending fails at once.
+//
+// A peer that has closed the whole connection looks the same, until something is
+// written. So the session also ends at the first error of a write, when the operating
+// system says that both halves are closed, and after Limits.HalfClose.
+
+// inputCheck is how often the operating system is asked whether the peer is gone.
+const inputCheck = time.Second
+
+// inputClosed is the state of a session whose peer has finished sending. It is guarded
+// by the session's lock.
+type inputClosed struct {
+	closed bool
+	ending bool          // nothing is left to do
+	endBy  time.Duration // when the session ends, whatever is left
+}
+
+// errInputClosed is the reason why nothing can be asked of a peer that has finished
+// sending.
+var errInputClosed = errors.New("the peer has finished sending")
+
+// halfCloser is a connection of which the peer may close one half.
+type halfCloser interface{ CloseWrite() error }
+
+// closeInput is called by the reader when the input has ended with err. It reports
+// whether the session goes on without input.
+func (s *Session) closeInput(err error) bool {
+	if err != io.EOF {
+		return false
+	}
+	limit := s.halfCloseLimit()
+	if limit <= 0 || s.conn.hungUp() {
+		return false
+	}
+	s.mu.Lock()
+	if s.state >= stateClosing {
+		s.mu.Unlock()
+		return false
+	}
+	now := s.now()
+	s.input.closed, s.input.endBy = true, after(now, limit)
+	finish := s.lose(io.EOF, true)
+	s.out.line.release()
+	s.slots.line.release()
+	s.arm(min(s.input.endBy, after(now, inputCheck)))
+	s.loops--
+	s.checkDrained()
+	s.mu.Unlock()
+	for _, f := range finish {
+		f.finish()
+	}
+	return true
+}
+
+// halfCloseLimit returns how long the session may go on without input; 0 if the
+// connection has no halves.
+func (s *Session) halfCloseLimit() time.Duration {
+	limit := s.limits.HalfClose
+	conn := s.Conn()
+	for {
+		switch c := conn.(type) {
+		case *SOCKSConn:
+			conn = c.Conn
+			continue
+		case *joined, *program, *net.UnixConn:
+			if limit == 0 {
+				limit = s.limits.ProcessingTimeout
+			}
+		case halfCloser:
+			if limit == 0 {
+				limit = 5 * time.Second
+			}
+		default:
+			return 0
+		}
+		return limit
+	}
+}
+
+// checkInputLocked ends a session without input when nothing is left to do. Callers
+// must hold s.mu.
+func (s *Session) checkInputLocked() {
+	if !s.input.closed || s.input.ending || s.state >= stateClosing ||
+		s.refusing > 0 || s.in.running > 0 || s.in.count > 0 || s.out.lent || s.out.size() > 0 {
+		return
+	}
+	s.input.ending = true
+	s.pool.run(func() { s.end(io.EOF, closeGrace) })
+}
+
+// checkInputTimeLocked is called by the session's timer. It returns what is to be
+// done without the lock, nil if nothing. Callers must hold s.mu.
+func (s *Session) checkInputTimeLocked(now time.Duration) func() {
+	switch {
+	case !s.input.closed || s.state >= stateClosing:
+		return nil
+	case s.input.endBy <= now:
+		s.note(slog.LevelInfo, "session ended: the peer has finished sending, and its requests take too long",
+			slog.Int("waiting", s.in.count), slog.Int("handlers", s.in.running))
+		return func() { s.end(io.EOF, closeGrace) }
+	}
+	s.arm(min(s.input.endBy, now+inputCheck))
+	return s.endIfHungUp
+}
+
+// endIfHungUp ends the session if the operating system says that the peer is gone.
+func (s *Session) endIfHungUp() {
+	if s.conn.hungUp() {
+		s.end(io.EOF, 0)
+	}
+}

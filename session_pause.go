@@ -1,0 +1,318 @@
+package rpcx
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Back-pressure (I13). The reader pauses when the queue is full and a running
+// handler can empty it. Then nobody has the reader's role: its goroutine has
+// returned, and whoever makes room starts readLoop again.
+//
+// The queue is full at Limits.Queue, at Limits.QueueBytes, or when the server holds
+// Server.MaxQueuedBytes and the session more than its share. It is crowded before
+// that, when more requests wait than handlers have returned in the last quarter of
+// Limits.ProcessingTimeout (but at least two for each worker): those that arrive
+// next would wait longer than that. Reading pauses at either. Where it has to go on,
+// only what arrives at a full queue is refused.
+//
+// A running handler is tied while it waits for a reply of the session's peer: it needs
+// the reader, so reading goes on when all are tied. A handler that waits for room in
+// the outbox needs a peer that reads. It is tied, too, once the writer has made no
+// progress for stallLimit, for then the peer may wait for this side to read.
+//
+// A handler that waits for the peer in another way (through another goroutine or
+// session) is not recognised: therefore reading also goes on when no handler has
+// returned for pauseLimit.
+
+// backPressure is the state of a session's pauses. It is guarded by the session's lock.
+type backPressure struct {
+	paused   bool          // nobody reads
+	since    time.Duration // when the pause began
+	progress time.Duration // when a handler last returned in the pause, or when it began
+	reported bool          // a pause of more than reportAfter was logged
+	insist   bool          // reading goes on after pauseLimit: no pause before there is room
+	tied     int           // running handlers that wait for a reply
+	crammed  int           // running handlers that wait for room and for no reply
+	stalled  bool          // the writer made no progress: these are tied, until the queue is empty
+	stalls   int           // how often that was so lately
+	stall    time.Duration // when it was last
+
+	// Handlers that have returned in the current period and in the one before. A
+	// period is an eighth of Limits.ProcessingTimeout.
+	period            time.Duration // when the current one began
+	current, previous int
+}
+
+const (
+	// maxPauseLimit is the longest time without a returning handler in a pause.
+	maxPauseLimit = 5 * time.Second
+	// cancelRoom is how many requests may wait at least if the peer can cancel them: it
+	// is not heard in a pause.
+	cancelRoom = 64
+	// stallLimit is how long the writer may make no progress before handlers that wait
+	// for room are tied; half of that the next time, and so on, until there has been no
+	// stall for forgetStalls.
+	stallLimit   = time.Second
+	forgetStalls = time.Minute
+	// reportAfter is how long a pause may take before it is logged.
+	reportAfter = time.Second
+	// maxIntakeBytes is how many bytes of messages are handed over at once: by so many,
+	// and one message, Limits.QueueBytes can be exceeded before reading pauses.
+	maxIntakeBytes = 64 << 10
+)
+
+// pauseLimit returns how long a pause may last without a returning handler: less than
+// half of what the peer, with the same limits, waits for a write, and than what a
+// keep-alive waits for life.
+func (l *Limits) pauseLimit() time.Duration {
+	limit := min(maxPauseLimit, l.SendTimeout/4)
+	if keepAlive := l.keepAlive(); keepAlive > 0 && keepAlive < limit {
+		limit = min(limit, keepAlive*keepAliveProbes/2)
+	}
+	return limit
+}
+
+// fullErrorLocked returns the error for a request of the given size that finds no
+// room, nil if there is room. Callers must hold s.mu.
+func (s *Session) fullErrorLocked(size int) *Error {
+	switch {
+	case s.in.depth() >= s.limits.Queue:
+		return notStarted("queue", "over %d requests waiting (Limits.Queue)", s.limits.Queue)
+	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
+		return notStarted("queue", "over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes)
+	case s.load.full(s.weight):
+		return notStarted("queue", "over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit)
+	}
+	return nil
+}
+
+// depth returns how many requests wait, without those whose turn it is.
+func (in *inbox) depth() int { return in.count - max(0, in.limit-in.running) }
+
+// crowdedLocked reports whether the requests that wait take so many quarters of the
+// room for them, or more. Callers must hold s.mu.
+func (s *Session) crowdedLocked(now time.Duration, quarters int) bool {
+	if s.in.count == 0 {
+		return false
+	}
+	if s.in.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.full(s.weight) {
+		return true
+	}
+	depth := s.in.depth()
+	if depth <= 0 {
+		return false
+	}
+	room := 2 * s.in.limit
+	if s.cancel != nil {
+		room = max(room, cancelRoom)
+	}
+	if depth >= quartersOf(room, quarters) {
+		room = max(room, s.pressure.returned(now, s.limits))
+	}
+	return depth >= quartersOf(min(room, s.limits.Queue), quarters)
+}
+
+// quartersOf returns so many quarters of n, rounded up.
+func quartersOf(n, quarters int) int { return n - n/4*(4-quarters) }
+
+// returned returns how many handlers have returned in the last quarter of
+// Limits.ProcessingTimeout, or a little less.
+func (b *backPressure) returned(now time.Duration, l *Limits) int {
+	if l.ProcessingTimeout == never {
+		return l.Queue // nothing expires, however long it waits
+	}
+	switch period, passed := l.ProcessingTimeout/8, now-b.period; {
+	case passed >= 2*period:
+		b.period, b.previous, b.current = now, 0, 0
+	case passed >= period:
+		b.period, b.previous, b.current = now, b.current, 0
+	}
+	return b.previous + b.current
+}
+
+// mayPauseLocked reports whether somebody will make room who does not need the
+// reader: a running handler that is not tied, a worker that is being started, or
+// OnSession while it calls nobody. Callers must hold s.mu.
+func (s *Session) mayPauseLocked() bool {
+	switch {
+	case s.state != stateOpen || s.pressure.insist:
+		return false
+	case s.in.held:
+		return s.table.pending == 0
+	}
+	tied := s.pressure.tied
+	if s.pressure.stalled {
+		tied += s.pressure.crammed
+	}
+	return s.in.waking || s.in.running > tied
+}
+
+// pause gives up the reader's role if the session is to pause, and reports whether
+// it did. Only the reader calls it, after it has handed over all that it had decoded.
+func (s *Session) pause() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if !s.mayPauseLocked() || !s.crowdedLocked(now, 4) {
+		return false
+	}
+	b := &s.pressure
+	b.paused, b.since, b.progress, b.reported = true, now, now, false
+	s.loops--
+	s.stats.Pauses++
+	s.arm(after(now, min(s.limits.pauseLimit(), reportAfter)))
+	if s.trace.Paused != nil {
+		s.pool.run(func() { s.trace.Paused(s) })
+	}
+	return true
+}
+
+// checkPauseLocked has reading go on if there is no reason for the pause any more.
+// It is called after each change that can be such a reason. Callers must hold s.mu.
+func (s *Session) checkPauseLocked() {
+	if s.pressure.paused && !(s.mayPauseLocked() && s.crowdedLocked(s.now(), 3)) {
+		s.resumeLocked()
+	}
+}
+
+// resumeLocked starts a reader after a pause. Callers must hold s.mu.
+func (s *Session) resumeLocked() {
+	b, now := &s.pressure, s.now()
+	b.paused = false
+	s.loops++
+	took := now - b.since
+	s.stats.Paused += took
+	s.markAlive() // silence counts only while somebody reads
+	if s.trace.Resumed != nil {
+		s.pool.run(func() { s.trace.Resumed(s, took) })
+	}
+	s.pool.run(s.readFn)
+}
+
+// handlerReturnedLocked notes that the handler of c has returned. Callers must hold
+// s.mu, and call checkPauseLocked before they release it.
+func (s *Session) handlerReturnedLocked(c *call) {
+	b := &s.pressure
+	b.current++
+	b.count(&c.ctx, -1)
+	c.ctx.returned = true
+	if s.in.count == 0 {
+		b.stalled = false
+	}
+	if b.paused {
+		b.progress = s.now()
+	}
+	if b.insist && !s.crowdedLocked(s.now(), 3) {
+		b.insist = false
+	}
+}
+
+// checkPauseTimeLocked is called by the session's timer: it logs a long pause, and
+// ends one in which no handler returns. Callers must hold s.mu.
+func (s *Session) checkPauseTimeLocked(now time.Duration) {
+	b := &s.pressure
+	if !b.paused {
+		return
+	}
+	if !b.reported && now-b.since >= reportAfter {
+		b.reported = true
+		s.note(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
+			slog.Int("waiting", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
+	}
+	progress := b.progress
+	if b.crammed > 0 && s.in.running <= b.tied+b.crammed {
+		written := max(b.since, s.out.progress)
+		if stall := written + b.stallLimit(now); stall <= now {
+			b.stalled, b.stall = true, now
+			b.stalls++
+			s.checkPauseLocked()
+		} else {
+			s.arm(stall)
+		}
+		progress = max(progress, written) // which is all that these handlers wait for
+	}
+	limit := after(progress, s.limits.pauseLimit())
+	switch {
+	case !b.paused:
+		return
+	case limit <= now:
+		b.insist = true
+		s.note(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
+			slog.Duration("for", now-progress), slog.Int("waiting", s.in.count))
+		s.resumeLocked()
+		return
+	case !b.reported:
+		limit = min(limit, b.since+reportAfter)
+	}
+	s.arm(limit)
+}
+
+// stallLimit returns how long the writer may make no progress now. Two sides that flood
+// each other stall again and again: all of that together takes no longer than twice
+// stallLimit.
+func (b *backPressure) stallLimit(now time.Duration) time.Duration {
+	if now-b.stall >= forgetStalls {
+		b.stalls = 0
+	}
+	return stallLimit >> min(b.stalls, 20)
+}
+
+// handlerKey is the context key for the context of the handler that it is made from.
+type handlerKey struct{}
+
+// handlerOf returns the context of the handler of s that ctx is made from, nil if
+// there is none.
+func (s *Session) handlerOf(ctx context.Context) *handlerContext {
+	if h, ok := ctx.Value(handlerKey{}).(*handlerContext); ok && h.session == s {
+		return h
+	}
+	return nil
+}
+
+// waits are the waits of a handler's goroutines for the session.
+type waits struct{ replies, room int32 }
+
+// count counts a running handler by what it waits for.
+func (b *backPressure) count(h *handlerContext, n int) {
+	switch {
+	case h.returned:
+	case h.waits.replies > 0:
+		b.tied += n
+	case h.waits.room > 0:
+		b.crammed += n
+	}
+}
+
+// changeWaitsLocked changes what the handler h waits for; a nil h is none. Callers
+// must hold s.mu.
+func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
+	if h == nil {
+		return
+	}
+	b := &s.pressure
+	b.count(h, -1)
+	h.waits.replies += replies
+	h.waits.room += room
+	b.count(h, 1)
+	s.checkPauseLocked()
+	if b.paused && b.crammed > 0 {
+		now := s.now()
+		s.arm(now + b.stallLimit(now))
+	}
+}
+
+// waitForReply notes that the handler h waits for a reply; a nil h is none.
+func (s *Session) waitForReply(h *handlerContext) { s.changeWaits(h, 1) }
+
+// waitedForReply ends what waitForReply has begun.
+func (s *Session) waitedForReply(h *handlerContext) { s.changeWaits(h, -1) }
+
+func (s *Session) changeWaits(h *handlerContext, replies int32) {
+	if h != nil {
+		s.mu.Lock()
+		s.changeWaitsLocked(h, replies, 0)
+		s.mu.Unlock()
+	}
+}

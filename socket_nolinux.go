@@ -1,0 +1,16 @@
+//go:build !linux
+
+package rpcx
+
+import (
+	"syscall"
+	"time"
+)
+
+// Only on Linux is the operating system asked about a connection.
+
+const canSeeRepeats = false
+
+func peerGone(syscall.RawConn) bool                 { return false }
+func setUserTimeout(syscall.RawConn, time.Duration) {}
+func repeats(syscall.RawConn) bool                  { return false }
