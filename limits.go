@@ -66,8 +66,8 @@ type Limits struct {
 
 	// HalfClose is how long a session goes on when its peer has finished sending
 	// (closed its half of the connection), to handle and answer what it had sent.
-	// Default: ProcessingTimeout for unix sockets, pipes and programs, 5 s for TCP and
-	// TLS, where a peer that is gone looks the same. A connection that cannot be closed
+	// Default: ProcessingTimeout and a second more for unix sockets, pipes and
+	// programs, 5 s for TCP and TLS, where a peer that is gone looks the same. A connection that cannot be closed
 	// by halves, such as a WebSocket, ends at once, and so does any other if HalfClose is
 	// negative.
 	HalfClose time.Duration

@@ -48,9 +48,11 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 		case len(data) > limit:
 			scanned, dropping = 0, true
 			return len(data), nil, f.tooLong(limit, data)
-		case atEOF && len(data) > 0: // the last line needs no newline
+		case atEOF && len(bytes.TrimSpace(data)) > 0: // the last line needs no newline
 			scanned = 0
 			return len(data), data, nil
+		case atEOF:
+			return len(data), nil, nil
 		}
 		scanned = len(data)
 		return 0, nil, nil

@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math"
@@ -411,7 +412,7 @@ func (s *Session) writeLoop() {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
 				s.out.written++
 			}
-			if s.input.closed {
+			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
 			}
 			s.mu.Unlock()

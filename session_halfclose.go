@@ -77,7 +77,7 @@ func (s *Session) halfCloseLimit() time.Duration {
 			continue
 		case *joined, *program, *net.UnixConn:
 			if limit == 0 {
-				limit = s.limits.ProcessingTimeout
+				limit = after(s.limits.ProcessingTimeout, closeGrace) // what times out is answered
 			}
 		case halfCloser:
 			if limit == 0 {

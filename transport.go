@@ -258,6 +258,9 @@ func (s *stream) closeWrite() bool {
 func (s *stream) unterminated() bool { return s.bare && s.r == s.w }
 
 func (s *stream) hungUp() bool {
+	if p, ok := s.conn.(*program); ok {
+		return p.hasEnded()
+	}
 	raw := rawConn(s.conn)
 	return raw != nil && peerGone(raw)
 }
