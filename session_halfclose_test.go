@@ -298,10 +298,10 @@ func (r *atOnce) Read(p []byte) (int, error) {
 
 func TestCallsEndWithTheInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var back error
+		back := make(chan error, 1)
 		opts := handling(methods{"m": func(ctx context.Context, req *rpcx.Request) (any, error) {
 			time.Sleep(time.Second)
-			back = req.Session().Call(ctx, "back", nil, nil)
+			back <- req.Session().Call(ctx, "back", nil, nil)
 			return nil, req.Session().Notify(ctx, "note", nil)
 		}})
 		s, far, w := newHalfWire(t, opts)
@@ -330,7 +330,7 @@ func TestCallsEndWithTheInput(t *testing.T) {
 		w.expect(`{"jsonrpc":"2.0","method":"note"}`)
 		live(t, s)
 		time.Sleep(time.Second)
-		refused(back)
+		refused(<-back)
 		w.expect(`{"jsonrpc":"2.0","method":"note"}`, answered("null", 1))
 		if err := ended(t, s); err != io.EOF {
 			t.Errorf("it ended with %v", err)
