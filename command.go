@@ -239,16 +239,6 @@ func (p *program) because(err error) error {
 	return err
 }
 
-// hasEnded reports whether the program has, so that nobody reads what is written.
-func (p *program) hasEnded() bool {
-	select {
-	case <-p.ended:
-		return true
-	default:
-		return false
-	}
-}
-
 // exitError is the end of the input and output of a program that has failed.
 type exitError struct{ exit *exec.ExitError }
 

@@ -104,7 +104,9 @@ func (s *Session) readLoop() {
 		if err == io.EOF && s.reader.cutOff {
 			err = io.ErrUnexpectedEOF
 		}
-		err = s.explain(err)
+		if err != io.EOF {
+			err = s.explain(err)
+		}
 		frame, bad := errors.AsType[*FrameError](err)
 		s.mu.Lock()
 		s.meter() // what is dropped, or was cut off by the end
