@@ -82,15 +82,15 @@ func ServerBusy(why string) *Error {
 	return &Error{Code: CodeServerBusy, Message: "server busy - " + why}
 }
 
-// busyData is the data of this library's own errors with [CodeServerBusy].
-type busyData struct {
-	Started *bool  `json:"started"`
-	Reason  string `json:"reason"` // "queue", "shutting down", "no worker" or "timeout"
-}
+// busyData is the data of this library's own errors with [CodeServerBusy], as JSON.
+type busyData string
+
+// MarshalJSON is for protocols and codecs that do not know the type.
+func (d busyData) MarshalJSON() ([]byte, error) { return []byte(d), nil }
 
 func serverBusy(why string, started bool, reason string) *Error {
 	e := ServerBusy(why)
-	e.Data = busyData{&started, reason}
+	e.Data = busyData(fmt.Sprintf(`{"started":%t,"reason":%q}`, started, reason))
 	return e
 }
 
@@ -118,10 +118,10 @@ func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {
 		return false
 	}
-	var data busyData
+	var data struct{ Started *bool }
 	switch d := e.Data.(type) {
 	case busyData:
-		data = d
+		_ = json.Unmarshal([]byte(d), &data)
 	case json.RawMessage:
 		if json.Unmarshal(d, &data) != nil {
 			return false

@@ -286,9 +286,13 @@ func appendErrorObject(dst []byte, e *Error, c Codec) ([]byte, error) {
 	out = strconv.AppendInt(out, int64(e.Code), 10)
 	out = append(out, `,"message":`...)
 	out = appendString(out, e.Message)
-	if e.Data != nil {
+	switch data := e.Data.(type) {
+	case nil:
+	case busyData:
+		out = append(append(out, `,"data":`...), data...)
+	default:
 		var err error
-		if out, err = appendCodec(append(out, `,"data":`...), c, e.Data); err != nil {
+		if out, err = appendCodec(append(out, `,"data":`...), c, data); err != nil {
 			return dst, err
 		}
 	}

@@ -82,6 +82,9 @@ func (v1) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 }
 
 func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+	if _, ours := e.Data.(busyData); ours { // peers of 1.0 expect no more than a code and a message
+		e = &Error{Code: e.Code, Message: e.Message}
+	}
 	out, err := appendErrorObject(append(dst, `{"result":null,"error":`...), e, c)
 	if err != nil {
 		return dst, err
