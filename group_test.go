@@ -261,8 +261,8 @@ func TestLentWriteIsNotCountedForEver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := srv.Stats().QueuedBytes; n != 0 {
-		t.Errorf("%d bytes are said to wait", n)
+	for srv.Stats().QueuedBytes != 0 { // the reply can be faster than the end of the write
+		runtime.Gosched()
 	}
 	c.Close()
 	<-c.Done()

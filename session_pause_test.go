@@ -325,7 +325,7 @@ func TestCrowded(t *testing.T) {
 		{"less", Limits{QueueBytes: 1000}, false, 1, 0, 749, false, false},
 		{"requests that can be cancelled", Limits{Concurrency: 1}, true, 63 + 1, 0, 0, false, true},
 		{"64 of them", Limits{Concurrency: 1}, true, 64 + 1, 0, 0, true, true},
-		{"without a limit", Limits{Queue: -1, QueueBytes: -1, ProcessingTimeout: -1}, false, 1 << 30, 0, 1 << 40, false, false},
+		{"without a limit", Limits{Queue: -1, QueueBytes: -1, ProcessingTimeout: -1}, false, 1 << 30, 0, 1 << 30, false, false},
 		{"without a limit of handlers", Limits{Concurrency: -1}, false, 1 << 30, 0, 0, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
