@@ -461,7 +461,7 @@ func (s *Session) release() {
 	s.mu.Lock()
 	s.in.held = false
 	s.unblock()
-	wake := s.state < stateClosing && s.in.wants()
+	wake := s.state < stateClosing && s.wantsWorkerLocked()
 	s.checkPauseLocked()
 	s.mu.Unlock()
 	if wake {

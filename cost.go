@@ -129,7 +129,7 @@ func (s *Session) UpdateCost() {
 		s.cost.told, s.cost.extra = asked, extra
 	}
 	s.retarget()
-	wake := s.in.wants()
+	wake := s.wantsWorkerLocked()
 	s.mu.Unlock()
 	if wake {
 		s.pool.run(s.workFn)

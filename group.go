@@ -1,10 +1,6 @@
 package rpcx
 
-import (
-	"fmt"
-	"net/netip"
-	"sync/atomic"
-)
+import "net/netip"
 
 // GroupBySubnet returns a function for Limits.Group that puts sessions together
 // whose peers have the first bits of their IP addresses in common: bits4 of
@@ -80,81 +76,4 @@ func (g *groups) size(name string) int {
 		return a.sessions
 	}
 	return 0
-}
-
-// load is what the sessions of a server hold together.
-type load struct {
-	limits   *Limits // of each, resolved; nil where each has its own
-	limit    int     // of the bytes; 0 is none
-	bytes    atomic.Int64
-	sessions atomic.Int64
-	warned   atomic.Bool // of a session that was ended for its cost
-}
-
-// lone is for sessions that are no server's. It has no limit.
-var lone load
-
-func (l *load) add(bytes int) {
-	if bytes != 0 {
-		l.bytes.Add(int64(bytes))
-	}
-}
-
-// full reports whether the limit is reached, and by one that holds weight bytes,
-// more than its share. So a few that hold much do not lock the others out, and
-// all together hold twice the limit at most, and one message each; more if they
-// were fewer when they took it, though never more than the sum of what were the
-// shares of the first, the second and so on: ten times the limit with 10,000.
-func (l *load) full(weight int) bool {
-	return l.limit > 0 && l.bytes.Load() >= int64(l.limit) && int64(weight) >= int64(l.limit)/max(l.sessions.Load(), 1)
-}
-
-// weightStep is by how much what a session holds has to change before it is
-// counted anew: an atomic addition for each message would be felt.
-const weightStep = 4 << 10
-
-// weigh counts what the session holds: requests that wait, messages to be written,
-// the replies of batches that are not complete, and what has come of a message that
-// is not complete. It is called under the lock, when that has changed. The end of the
-// session takes all off: a batch whose last member is refused later changes nothing.
-func (s *Session) weigh() {
-	if s.load.limit == 0 || s.state == stateDone {
-		return
-	}
-	if d := s.in.bytes + s.out.size() + s.partial + s.assembled - s.weight; d >= weightStep || d <= -weightStep {
-		s.weight += d
-		s.load.add(d)
-	}
-}
-
-// partStep is how much of a message may come before it is charged for: one that is
-// dropped need never end.
-const partStep = 1 << 20
-
-// receivePart is called by the reader before it reads more of a message of which a
-// part has come, for which it takes size bytes; with less when it has given them back.
-func (s *Session) receivePart(size int) error {
-	if s.reader.ignoring && !s.reader.ignores(s.conn.received()) {
-		return errIgnored
-	}
-	endless := s.conn.received()-s.stats.BytesReceived >= partStep
-	if size == s.partial && !endless && !s.vigil.on {
-		return nil // only the reader changes the first two, and nobody the third
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.markAlive()
-	if endless {
-		s.meter()
-		if s.overdrawn() {
-			s.pool.run(s.dismiss)
-		}
-	}
-	more := size > s.partial
-	s.partial = size
-	s.weigh()
-	if more && s.load.full(s.weight) {
-		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}
-	}
-	return nil
 }

@@ -24,6 +24,9 @@ type inbox struct {
 	held    bool // no worker is called for now
 	order   Order
 	waits   bool // for the handler of a notification, by its order
+
+	handling int  // bytes of the requests whose handlers run, if they are many
+	blocked  bool // until the server handles fewer bytes; see load
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.
@@ -124,10 +127,12 @@ func (s *Session) discard() {
 	s.weigh()
 }
 
-// wants reports whether another worker is to be called, and counts it in if so:
-// one at a time, and only while work waits that nobody is coming for.
-func (in *inbox) wants() bool {
-	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil {
+// wantsWorkerLocked reports whether another worker is to be called, and counts it in if
+// so: one at a time, and only while work waits that nobody is coming for. Callers must
+// hold s.mu.
+func (s *Session) wantsWorkerLocked() bool {
+	in := &s.in
+	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
 		return false
 	}
 	in.waking = true
@@ -187,7 +192,7 @@ func (s *Session) work() {
 		}
 		s.in.workers--
 		s.unblock()
-		wake := !s.cost.over && s.in.wants()
+		wake := !s.cost.over && s.wantsWorkerLocked()
 		s.checkPauseLocked()
 		s.checkDrained()
 		s.leave()
@@ -196,7 +201,7 @@ func (s *Session) work() {
 			s.pool.run(s.workFn)
 		}
 	}()
-	for !s.cost.over && s.in.workers <= s.in.limit {
+	for !s.cost.over && s.in.workers <= s.in.limit && s.mayStartLocked() {
 		if s.input.closed && s.in.count > 0 {
 			s.mu.Unlock()
 			s.endIfHungUp() // nobody wants the replies any more
@@ -205,6 +210,7 @@ func (s *Session) work() {
 		if c = s.in.take(s); c == nil {
 			break
 		}
+		s.startHandlingLocked(c)
 		if s.state >= stateClosing {
 			c.ctx.end(s.cause)
 		}
@@ -212,7 +218,7 @@ func (s *Session) work() {
 		if c.delayed = delay > 0; !c.delayed {
 			s.stats.RequestsReceived++
 		}
-		wake := s.in.wants()
+		wake := s.wantsWorkerLocked()
 		s.checkPauseLocked()
 		s.mu.Unlock()
 		if wake {
@@ -237,6 +243,7 @@ func (s *Session) work() {
 // handled is called when c's handler has returned, or ended its goroutine.
 func (s *Session) handled(c *call) {
 	s.in.done(c)
+	s.stopHandlingLocked(c)
 	s.handlerReturnedLocked(c)
 	s.rested()
 	s.weigh()

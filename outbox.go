@@ -44,6 +44,7 @@ type outbox struct {
 	wake     sync.Cond     // the writer's, on the session's lock
 	sock     *socket       // nil if there is none
 	lent     bool          // a sender has the write side, while the writer is idle
+	waiting  int           // bytes of messages whose senders wait for room
 
 	queued, written uint64 // messages, ever
 
@@ -199,6 +200,7 @@ func (s *Session) framed(sc *scratch) (err error) {
 // queue is the rest of post, for the handler h if that is not nil. It is called with
 // the lock held and releases it.
 func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
+	size := len(sc.msg)
 	switch from {
 	case fromReader:
 		limit := s.limits.Outbox
@@ -217,7 +219,7 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 			return nil
 		}
 	default:
-		if err := s.waitToSend(ctx, h, len(sc.frame), from, register); err != nil {
+		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
 			s.mu.Unlock()
 			return err
 		}
@@ -230,7 +232,7 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		s.register(register)
 		s.checkPauseLocked() // OnSession may need the reader from now on
 	}
-	s.spend(len(sc.msg))
+	s.spend(size)
 	if from != fromNobody {
 		s.markAlive()
 	}
@@ -253,6 +255,7 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		s.stats.BytesSent += uint64(n)
 		s.out.unlend(sc.frame, n)
 		s.weigh()
+		s.wakeAfterWriteLocked()
 		if s.state >= stateClosing {
 			s.out.wakeWriter()
 		}
@@ -273,11 +276,11 @@ func (s *Session) alone(from sender, call *Future) bool {
 	return false
 }
 
-// waitToSend returns when n bytes fit into the outbox and nobody waited longer;
+// waitToSend returns when sc.frame fits into the outbox and nobody waited longer;
 // before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
 // released while it waits. The handler h, if it is not nil, takes a slot without
 // waiting: all slots may be taken by calls whose replies wait for it.
-func (s *Session) waitToSend(ctx context.Context, h *handlerContext, n int, from sender, call *Future) error {
+func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch, from sender, call *Future) error {
 	if call != nil && !call.waits() {
 		call = nil
 	}
@@ -291,10 +294,20 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, n int, from
 		s.slots.take()
 	}
 	err := s.maySend(h, from, call)
-	if err == nil && !(len(s.out.line.turns) == 0 && s.hasRoom(n)) {
+	if n := len(sc.frame); err == nil && !(len(s.out.line.turns) == 0 && s.hasRoom(n)) {
+		sc.msg = nil // one copy is enough to wait with
+		s.out.waiting += n
+		s.weigh()
+		if from == fromHandler && s.load.over(s.weight) {
+			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Server.MaxQueuedBytes", s.load.limit))
+			s.pool.run(func() { s.end(ErrSlowPeer, 0) })
+		}
 		s.changeWaitsLocked(h, 0, 1)
 		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
 		s.changeWaitsLocked(h, 0, -1)
+		s.out.waiting -= n
+		s.weigh()
+		s.wakeWorkerLocked() // while this waited, no worker was called
 	}
 	if err != nil && call != nil {
 		s.slots.free()
@@ -422,6 +435,7 @@ func (s *Session) writeLoop() {
 		}
 		s.out.giveBack(f)
 		s.weigh()
+		s.wakeAfterWriteLocked()
 		s.checkDrained()
 	}
 	if s.lingers && s.out.empty() {

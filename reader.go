@@ -276,7 +276,7 @@ func (s *Session) deliver(in *intake) {
 		}
 	}
 	s.unblock() // what was refused may have cost what those before it need
-	wake := s.in.wants()
+	wake := s.wantsWorkerLocked()
 	in.crowded = s.crowdedLocked(now, 4)
 	if !s.reader.ignoring && s.state >= stateClosing {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()

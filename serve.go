@@ -17,10 +17,11 @@ type call struct {
 	entry      entry // that it came in: a single, or the batch that it is a member of
 	index      int   // in the batch
 	arrived    time.Duration
-	begun      bool // its handler was called, or is to be after a delay
-	delayed    bool // it is
-	answered   bool // it was replied to, or nobody waits for its end any more
-	disconnect bool // its handler wants it once it is replied to
+	begun      bool  // its handler was called, or is to be after a delay
+	delayed    bool  // it is
+	answered   bool  // it was replied to, or nobody waits for its end any more
+	disconnect bool  // its handler wants it once it is replied to
+	held       int32 // bytes that it counts while it is handled; 0 if they are few
 }
 
 // init makes c the call that item asks for.
@@ -35,6 +36,15 @@ func (c *call) init(s *Session, item *Item, in entry) {
 func (c *call) batch() *inBatch {
 	b, _ := c.entry.(*inBatch)
 	return b
+}
+
+// size returns how many bytes c counts while it is handled.
+func (c *call) size() int {
+	if single, ok := c.entry.(*single); ok {
+		return single.bytes()
+	}
+	p := &c.Params
+	return len(p.Positional) + len(p.Named) + len(p.Raw)
 }
 
 // about says in the log what it is that is not handled, or not to its end. Nobody but

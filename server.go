@@ -45,6 +45,12 @@ type Server struct {
 	// have their requests answered CodeServerBusy, send one message at a time, for
 	// which others wait, and end if they need more for a message that comes in.
 	MaxQueuedBytes int
+	// MaxHandledBytes is how many bytes the requests may have together that are being
+	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
+	// any, JSON takes up to 16 times as much. Beyond, the requests of sessions that have
+	// more than their share (the limit divided by their number) wait until others have
+	// been handled.
+	MaxHandledBytes int
 	// OnSession is called for each new session, on a goroutine of its own, after
 	// the TLS handshake. No request is handled before it returns, but it may call
 	// the peer. Shutdown and Wait wait for it.
@@ -226,6 +232,7 @@ func (srv *Server) init() {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
+	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 }
 
 // enter and leave count what Wait waits for, and keep the pool alive with it.
@@ -339,6 +346,8 @@ type ServerStats struct {
 	// name: "Server.MaxSessions".
 	Refused     map[string]uint64
 	QueuedBytes int // what counts for Server.MaxQueuedBytes, to about 4 KiB a session
+	// HandledBytes is what counts for Server.MaxHandledBytes.
+	HandledBytes int
 }
 
 // Stats returns what the server has now.
@@ -347,9 +356,10 @@ func (srv *Server) Stats() ServerStats {
 	defer srv.mu.Unlock()
 	srv.pruneHandshakesLocked()
 	return ServerStats{
-		Sessions:    len(srv.sessions),
-		Handshakes:  len(srv.shaking),
-		Refused:     maps.Clone(srv.refused),
-		QueuedBytes: int(srv.load.bytes.Load()),
+		Sessions:     len(srv.sessions),
+		Handshakes:   len(srv.shaking),
+		Refused:      maps.Clone(srv.refused),
+		QueuedBytes:  int(srv.load.bytes.Load()),
+		HandledBytes: int(srv.load.handling.Load()),
 	}
 }

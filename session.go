@@ -460,6 +460,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	s.out.line.release()
 	s.slots.line.release()
 	s.out.wakeWriter()
+	s.wakeWorkerLocked() // which waits for nobody any more
 	s.checkPauseLocked()
 	s.mu.Unlock()
 

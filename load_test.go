@@ -1,0 +1,138 @@
+package rpcx_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"example.com/rpcx"
+)
+
+// newLoadedServer returns a server and wires to n sessions of it, whose ends do not read
+// until they listen.
+func newLoadedServer(t *testing.T, srv *rpcx.Server, n int) []*wire {
+	t.Helper()
+	wires := make([]*wire, n)
+	for i := range wires {
+		near, far := net.Pipe()
+		srv.ServeConn(near)
+		wires[i] = &wire{Conn: far, t: t}
+	}
+	t.Cleanup(func() {
+		srv.Close()
+		srv.Wait()
+	})
+	return wires
+}
+
+// Replies that nobody reads count, also those that wait for room in the outbox, and
+// the memory that they take is bounded.
+func TestUnreadRepliesAreBounded(t *testing.T) {
+	const limit, sessions, size = 8 << 20, 60, 60_000
+	synctest.Test(t, func(t *testing.T) {
+		heap := func() int {
+			var stats runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&stats)
+			return int(stats.HeapAlloc)
+		}
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			return strings.Repeat("x", size), nil
+		})
+		before := heap()
+		wires := newLoadedServer(t, srv, sessions)
+		for _, w := range wires {
+			_, _ = io.WriteString(w.Conn, strings.Repeat(ask("m", 1)+"\n", 100)) // fails if the session has been ended
+		}
+		synctest.Wait()
+		counted := srv.Stats().QueuedBytes
+		if counted < limit || counted > 2*limit {
+			t.Errorf("%d bytes wait, of %d", counted, limit)
+		}
+		if held := heap() - before; held > 2*limit {
+			t.Errorf("%d bytes of memory are held, of %d", held, limit)
+		}
+		for _, w := range wires {
+			w.Close()
+		}
+	})
+}
+
+// padded is a request of about so many bytes.
+func padded(id, bytes int) string {
+	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","params":["%s"],"id":%d}`, strings.Repeat("x", bytes), id)
+}
+
+// Of large requests only so many are handled at once on a server. Sessions that have
+// more than their share wait, and the others go on.
+func TestMaxHandledBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxHandledBytes: 200_000, Options: rpcx.Options{Handler: open}}
+		wires := newLoadedServer(t, srv, 4)
+		running := func() (running int) {
+			synctest.Wait()
+			for s := range srv.Sessions() {
+				running += s.Stats().Running
+			}
+			return running
+		}
+		for _, w := range wires {
+			w.listen()
+		}
+		for id := range 20 {
+			wires[0].say(padded(id, 40_000))
+			wires[1].say(padded(id, 40_000))
+		}
+		if n, bytes := running(), srv.Stats().HandledBytes; n != 4 || bytes > 200_000 {
+			t.Errorf("%d handlers run, of %d bytes", n, bytes)
+		}
+		before := running()
+		wires[2].say(padded(1, 40_000)) // within its share
+		wires[3].say(ask("m", 1))       // too small to count
+		if n := running(); n != before+2 {
+			t.Errorf("%d handlers run, %d before", n, before)
+		}
+		close(open)
+		synctest.Wait()
+		for i, want := range []int{20, 20, 1, 1} {
+			if n := len(wires[i].heard()); n != want {
+				t.Errorf("session %d has %d replies, want %d", i, n, want)
+			}
+		}
+		if stats := srv.Stats(); stats.HandledBytes != 0 || stats.QueuedBytes > 4*4096 {
+			t.Errorf("afterwards stats are %+v", stats)
+		}
+	})
+}
+
+// A session that waits for others can end: its notifications are handled.
+func TestBlockedSessionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxHandledBytes: 50_000, Options: rpcx.Options{Handler: open}}
+		wires := newLoadedServer(t, srv, 2)
+		wires[0].say(padded(1, 45_000)) // runs
+		wires[1].say(padded(1, 24_000), padded(2, 24_000), strings.Replace(padded(3, 24_000), `,"id":3`, "", 1))
+		synctest.Wait()
+		ends := make(chan error, 1)
+		for s := range srv.Sessions() {
+			if s.Stats().Queued > 0 {
+				s.OnClose(func(err error) { ends <- err })
+			}
+		}
+		wires[1].Close()
+		synctest.Wait()
+		close(open)
+		if err := <-ends; err != io.EOF {
+			t.Errorf("it ended with %v", err)
+		}
+		wires[0].Close()
+	})
+}
