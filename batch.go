@@ -9,13 +9,35 @@ import (
 // Batch collects requests and notifications that are sent in one message. The
 // zero value is ready to use. It is sent once, by [Session.SendBatch] or
 // [Session.GoBatch], and is for one goroutine until then.
+//
+// A Batch must not be copied after its first use: its methods panic on the copy, and
+// go vet finds most copies.
 type Batch struct {
+	_         noCopy
+	self      *Batch // the receiver of the first use, which a copy is not
 	entries   []batchEntry
 	futures   []Future // to be given to the next calls
 	sent      bool
 	own       *Future // the outcome of the whole
 	unsettled int     // members without an outcome
 	answered  bool    // a member of an array was the reply to one of ours
+}
+
+// noCopy makes go vet report the copies of a struct that has a field of this type.
+type noCopy struct{}
+
+// Lock and Unlock are what go vet looks for. Nobody calls them.
+func (*noCopy) Lock()   {}
+func (*noCopy) Unlock() {}
+
+// checkCopy panics if b is a copy of a batch that was used.
+func (b *Batch) checkCopy() {
+	if b.self == nil {
+		b.self = b
+	}
+	if b.self != b {
+		panic("rpcx: a Batch was copied after its first use: pass a *Batch instead")
+	}
 }
 
 type batchEntry struct {
@@ -27,6 +49,7 @@ type batchEntry struct {
 // Call adds a call. Its result goes to dest, a pointer or nil, when
 // [Session.SendBatch] returns or when the future or the batch's is waited for.
 func (b *Batch) Call(method string, params, dest any) *Future {
+	b.checkCopy()
 	if b.sent {
 		return failed(nil, method, ErrBatchSent)
 	}
@@ -42,6 +65,7 @@ func (b *Batch) Call(method string, params, dest any) *Future {
 
 // Notify adds a notification.
 func (b *Batch) Notify(method string, params any) {
+	b.checkCopy()
 	b.entries = append(b.entries, batchEntry{method, params, nil})
 }
 
@@ -52,6 +76,7 @@ func (b *Batch) Len() int { return len(b.entries) }
 // gives the calls their ids. It fails, with dst as it was, if a member cannot be
 // built, or if p has no batches. It is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
+	b.checkCopy()
 	f := getFrames()
 	defer f.put()
 	for _, e := range b.entries {
@@ -136,6 +161,7 @@ func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 
 // sendBatch queues b and returns the future of the whole.
 func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
+	b.checkCopy()
 	if b.sent {
 		return nil, ErrBatchSent
 	}
