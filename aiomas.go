@@ -39,7 +39,7 @@ func (aiomas) Decode(m *Message, msg []byte, _ int) {
 	s := scanner{data: msg}
 	var parts [3]json.RawMessage
 	if !s.array(parts[:]) || !s.end() || !s.utf8() {
-		item.Err = &ProtocolError{CodeParseError, "the message is not [type, id, content]"}
+		item.Err = protocolError(CodeParseError, "the message is not [type, id, content]")
 		return
 	}
 	kind, ok := integralValue(parts[0])
@@ -58,7 +58,7 @@ func (aiomas) Decode(m *Message, msg []byte, _ int) {
 		}
 		item.Err = TracebackError(traceback)
 	default:
-		item.Err = &ProtocolError{CodeInvalidRequest, "invalid message type " + excerpt(parts[0])}
+		item.Err = protocolError(CodeInvalidRequest, "invalid message type "+excerpt(parts[0]))
 	}
 }
 
@@ -97,13 +97,13 @@ func (m *Message) request(item *Item, content []byte) {
 	var parts [3]json.RawMessage
 	switch {
 	case !s.array(parts[:]):
-		item.Err = &ProtocolError{CodeInvalidRequest, "the content of a request has to be [path, args, kwargs]"}
+		item.Err = protocolError(CodeInvalidRequest, "the content of a request has to be [path, args, kwargs]")
 	case parts[0][0] != '"':
-		item.Err = &ProtocolError{CodeInvalidRequest, "the path of a request has to be a string"}
+		item.Err = protocolError(CodeInvalidRequest, "the path of a request has to be a string")
 	case parts[1][0] != '[':
-		item.Err = &ProtocolError{CodeInvalidParams, "the args of a request have to be a list"}
+		item.Err = protocolError(CodeInvalidParams, "the args of a request have to be a list")
 	case parts[2][0] != '{':
-		item.Err = &ProtocolError{CodeInvalidParams, "the kwargs of a request have to be a dictionary"}
+		item.Err = protocolError(CodeInvalidParams, "the kwargs of a request have to be a dictionary")
 	default:
 		item.Kind, item.Method = KindRequest, m.methodName(parts[0])
 		item.Params = Params{Positional: parts[1], Named: parts[2]}
@@ -136,7 +136,7 @@ func (s *scanner) array(parts []json.RawMessage) bool {
 // AppendRequest implements [Protocol].
 func (aiomas) AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
 	if id == nil {
-		return dst, &ProtocolError{CodeInvalidRequest, "a request needs an ID"}
+		return dst, unsentf(CodeInvalidRequest, "a request needs an ID")
 	}
 	positional, named := params, any(nil)
 	switch p := params.(type) {
@@ -161,7 +161,7 @@ func (aiomas) AppendRequest(dst []byte, id ID, method string, params any, c Code
 		out = append(slices.Insert(out, start, '[', ']', ','), "]]"...)
 		return out, nil
 	default:
-		return dst, &ProtocolError{CodeInvalidParams, "request arguments must be a list or a dictionary"}
+		return dst, illTypedParams(params)
 	}
 	start = len(out)
 	if out, err = appendCodec(out, c, named); err != nil {
@@ -172,14 +172,14 @@ func (aiomas) AppendRequest(dst []byte, id ID, method string, params any, c Code
 		out = append(out[:start], "{}"...)
 	case '{':
 	default:
-		return dst, &ProtocolError{CodeInvalidParams, "named arguments must be a dictionary"}
+		return dst, unsentf(CodeInvalidParams, "named arguments must be a dictionary")
 	}
 	return append(out, "]]"...), nil
 }
 
 // AppendNotification implements [Protocol].
 func (aiomas) AppendNotification(dst []byte, _ string, _ any, _ Codec) ([]byte, error) {
-	return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit notifications"}
+	return dst, unsentf(CodeInvalidRequest, "protocol does not permit notifications")
 }
 
 // AppendResult implements [Protocol].
@@ -200,7 +200,7 @@ func (aiomas) AppendError(dst []byte, id ID, e *Error, _ Codec) ([]byte, error) 
 
 // AppendBatch implements [Protocol].
 func (aiomas) AppendBatch(dst []byte, _ [][]byte) ([]byte, error) {
-	return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
+	return dst, unsentf(CodeInvalidRequest, "protocol does not permit batches")
 }
 
 // Codec returns [JSON], save that where any value is expected whole numbers become

@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 )
@@ -72,6 +73,12 @@ func (b *Batch) Notify(method string, params any) {
 // Len returns the number of calls and notifications.
 func (b *Batch) Len() int { return len(b.entries) }
 
+// isEmpty reports whether nothing was added.
+func (b *Batch) isEmpty() bool {
+	b.checkCopy()
+	return !b.sent && len(b.entries) == 0
+}
+
 // Append appends the batch as one message under p, without framing, to dst; id
 // gives the calls their ids. It fails, with dst as it was, if a member cannot be
 // built, or if p has no batches. It is for use without a session.
@@ -79,7 +86,7 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 	b.checkCopy()
 	f := getFrames()
 	defer f.put()
-	for _, e := range b.entries {
+	for i, e := range b.entries {
 		var err error
 		if e.future != nil {
 			f.buf, err = p.AppendRequest(f.buf, id(), e.method, e.params, c)
@@ -89,9 +96,9 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 		if err != nil {
 			// A protocol that has no batches says so, whatever their members are.
 			if _, none := p.AppendBatch(nil, [][]byte{[]byte("0")}); none != nil {
-				err = none
+				return dst, none
 			}
-			return dst, err
+			return dst, fmt.Errorf("member %d of the batch, %q: %w", i+1, e.method, asUnsent(err))
 		}
 		f.ends = append(f.ends, len(f.buf))
 	}
@@ -134,9 +141,13 @@ func batchError(members []*Future, errOf func(*Future) error) error {
 // SendBatch sends b and waits for the replies to all of its calls. ctx bounds
 // the whole, as for [Session.Call]. If a call fails the error is a
 // [*BatchError]; then the results of the others are there all the same. If the
-// batch cannot be sent the error says why. A batch of notifications only is over
-// when it has been queued.
+// batch cannot be sent the error says why, and because of which member. A batch of
+// notifications only is over when it has been queued. For an empty batch nothing is
+// sent, and nil returned; it may be filled and sent later.
 func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
+	if b.isEmpty() {
+		return nil
+	}
 	own, err := s.sendBatch(ctx, b)
 	if err != nil {
 		return err
@@ -149,8 +160,15 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 }
 
 // GoBatch sends b and returns a future for the whole of it. It waits, and ctx bounds
-// the calls, as for [Session.Go]; to Limits.Outgoing a batch is one call.
+// the calls, as for [Session.Go]; to Limits.Outgoing a batch is one call. For an empty
+// batch nothing is sent, as by SendBatch, and the future is done.
 func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
+	if b.isEmpty() {
+		done := newFuture(s, "")
+		done.members = []*Future{}
+		done.finish()
+		return done
+	}
 	own, err := s.sendBatch(ctx, b)
 	if err != nil {
 		return failed(s, "", err)
@@ -185,7 +203,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	if n := len(b.entries); err == nil && n > s.limits.Batch {
 		// The receiver, whose limit is the same by default, would refuse it as a
 		// whole, and this side a reply of as many members.
-		err = protocolErrorf(CodeInvalidRequest, "batch too long (%d calls and notifications, over the %d of Limits.Batch): "+
+		err = unsentf(CodeInvalidRequest, "batch too long (%d calls and notifications, over the %d of Limits.Batch): "+
 			"send it in parts, or raise Limits.Batch at both ends", n, s.limits.Batch)
 	}
 	if err == nil {
@@ -227,7 +245,7 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 		return sc.id
 	})
 	if err != nil {
-		return err
+		return asUnsent(err)
 	}
 	if err = s.post(ctx, sc, fromCaller, b.own); err != nil {
 		return err

@@ -317,13 +317,20 @@ func TestBatchesWithoutCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newWire(t, nil)
 		var empty, notes, more rpcx.Batch
-		if err := s.SendBatch(t.Context(), &empty); err == nil {
-			t.Error("an empty batch was sent")
-		}
-		if err := s.GoBatch(t.Context(), new(rpcx.Batch)).Err(); err == nil {
-			t.Error("an empty batch was sent")
-		}
+		takes(t, 0, func() {
+			if err := s.SendBatch(t.Context(), &empty); err != nil {
+				t.Errorf("an empty batch has the error %v", err)
+			}
+			if err := s.GoBatch(t.Context(), &empty).Wait(t.Context(), nil); err != nil {
+				t.Errorf("the future of an empty batch has %v", err)
+			}
+		})
 		w.expectNothing()
+		empty.Notify("m", rpcx.Args{"later"})
+		if err := s.SendBatch(t.Context(), &empty); err != nil {
+			t.Errorf("filled, it has the error %v", err)
+		}
+		w.expect(`[{"jsonrpc":"2.0","method":"m","params":["later"]}]`)
 		notes.Notify("m", nil)
 		more.Notify("m", nil)
 		more.Notify("m", rpcx.Args{1})

@@ -191,7 +191,7 @@ func (bitcoin) Decode(m *Message, msg []byte, _ int) {
 
 func (bitcoin) AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error) {
 	if len(method) > bitcoinCommand {
-		return dst, protocolErrorf(CodeInvalidRequest, "a command of %d bytes, over %d, is too long", len(method), bitcoinCommand)
+		return dst, unsentf(CodeInvalidRequest, "a command of %d bytes, over %d, is too long", len(method), bitcoinCommand)
 	}
 	if p, ok := params.(Params); ok && p.Positional == nil && p.Named == nil {
 		params = p.Raw
@@ -207,7 +207,7 @@ func (bitcoin) AppendNotification(dst []byte, method string, params any, c Codec
 	}
 	out, err := c.Append(out, params)
 	if err != nil {
-		return dst, protocolErrorf(CodeInvalidParams, "payload encoding error: %v", err)
+		return dst, unsentf(CodeInvalidParams, "payload encoding error: %v", err)
 	}
 	return out, nil
 }

@@ -81,7 +81,7 @@ func (s *Session) notify(ctx context.Context, from sender, method string, params
 	sc := getScratch()
 	defer sc.put()
 	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
-		return err
+		return asUnsent(err)
 	}
 	return s.post(ctx, sc, from, nil)
 }
@@ -111,7 +111,7 @@ func (s *Session) send(ctx context.Context, f *Future, params any) error {
 	sc.id = strconv.AppendUint(sc.id[:0], f.id, 10)
 	var err error
 	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
-		return err
+		return asUnsent(err)
 	}
 	if err = s.post(ctx, sc, fromCaller, f); err == nil {
 		s.traceSent(f.method, f)

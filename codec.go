@@ -54,7 +54,7 @@ func appendCodec(dst []byte, c Codec, v any) ([]byte, error) {
 		out, err = checkAppended(out, len(dst))
 	}
 	if err != nil {
-		return dst, protocolErrorf(CodeInternalError, "JSON payload encoding error: %v", err)
+		return dst, unsentf(CodeInternalError, "JSON payload encoding error: %v", err)
 	}
 	return out, nil
 }

@@ -602,7 +602,7 @@ func TestAppendCodecWithTheBuiltInOne(t *testing.T) {
 		got, err = appendCodec([]byte("before"), c, Args{1, math.NaN()})
 		var protocolErr *ProtocolError
 		if string(got) != "before" || !errors.As(err, &protocolErr) ||
-			*protocolErr != (ProtocolError{CodeInternalError, "JSON payload encoding error: json: unsupported value: NaN"}) {
+			*protocolErr != (ProtocolError{Code: CodeInternalError, Message: "JSON payload encoding error: json: unsupported value: NaN", Unsent: true}) {
 			t.Errorf("got %q, %v", got, err)
 		}
 	}

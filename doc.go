@@ -167,7 +167,9 @@
 //	err := s.SendBatch(ctx, &b)
 //
 // The error is a [*BatchError] if any of the calls failed; the results of the
-// others are in their places all the same. Batch.Call returns the future of the
+// others are in their places all the same. If a member cannot be encoded, nothing is
+// sent, and the error says which. An empty batch is not sent, and is no error. A Batch
+// must not be copied once it was used: its methods panic then, and go vet finds it. Batch.Call returns the future of the
 // one call, and [Session.GoBatch] that of the whole, instead of waiting. Results
 // are decoded into their destinations by SendBatch, or by Wait on one of the
 // futures, on the goroutine that calls it.
@@ -250,7 +252,11 @@
 // # Errors
 //
 // A handler that returns an [*Error], or an error that wraps one, has its code,
-// message and data sent. Of any other error nothing is sent: it is logged, and
+// message and data sent:
+//
+//	return nil, rpcx.Errorf(1, "out of stock").WithData(map[string]any{"item": id})
+//
+// Of any other error nothing is sent: it is logged, and
 // answered [CodeInternalError], "internal server error". (The protocol of aiomas
 // sends its text.)
 //
@@ -260,7 +266,7 @@
 //	                   errors.Is(err, rpcx.ErrMethodNotFound)
 //	*ProtocolError     the peer's answer was ill-formed, which ends the call at once if
 //	                   the answer has its id; or the call could not be expressed and
-//	                   was not sent; its code matches in the same way
+//	                   was not sent (Unsent); its code matches in the same way
 //	*SizeError         the call is larger than the framer takes, and was not sent; or its
 //	                   reply was, and was dropped
 //	*ConnectionError   the connection ended first; it matches ErrConnectionLost and the

@@ -40,6 +40,19 @@ type Error struct {
 	// Cost is what this error costs the session that caused it, beyond the
 	// base cost of any error. It is for the side that answers and is never sent.
 	Cost float64
+	// Hint is logged with the error, and never sent: how the side that answers could
+	// allow what is refused, for example. An error of [Func] has one if params are
+	// missing or unknown.
+	Hint string
+}
+
+// WithData returns a copy of e that has data, to be returned in one expression:
+//
+//	return nil, rpcx.Errorf(1, "out of stock").WithData(map[string]any{"item": id})
+func (e *Error) WithData(data any) *Error {
+	with := *e
+	with.Data = data
+	return &with
 }
 
 // Errorf returns an [*Error] with the given code and a formatted message.
@@ -253,18 +266,50 @@ func (e *ConnectionError) Is(target error) bool { return target == ErrConnection
 func (e *ConnectionError) Unwrap() error        { return e.Err }
 
 // ProtocolError is a violation of the protocol: by a message that was
-// received, or by one that cannot be expressed and so was not sent.
+// received, or by one that cannot be expressed and so was not sent (Unsent).
 type ProtocolError struct {
 	Code    int // the code with which it is answered, if it is
 	Message string
+	// Unsent is set if the message is one of this side, which was not sent.
+	Unsent bool
+	// Hint says what may be wrong at this side and how to mend it, "" if nothing is
+	// known. Error has it; the peer is not told.
+	Hint string
+}
+
+func protocolError(code int, text string) *ProtocolError {
+	return &ProtocolError{Code: code, Message: text}
 }
 
 func protocolErrorf(code int, format string, args ...any) *ProtocolError {
-	return &ProtocolError{code, fmt.Sprintf(format, args...)}
+	return protocolError(code, fmt.Sprintf(format, args...))
+}
+
+// unsentf returns the error of a message of this side that is not sent.
+func unsentf(code int, format string, args ...any) *ProtocolError {
+	return &ProtocolError{Code: code, Message: fmt.Sprintf(format, args...), Unsent: true}
+}
+
+// asUnsent returns err, with which a message of this side could not be built, marked as
+// that: a Protocol of another package may not do so.
+func asUnsent(err error) error {
+	if e, ok := err.(*ProtocolError); ok && !e.Unsent {
+		marked := *e
+		marked.Unsent = true
+		return &marked
+	}
+	return err
 }
 
 func (e *ProtocolError) Error() string {
-	return fmt.Sprintf("protocol error: %s (code %d)", e.Message, e.Code)
+	what, hint := "protocol error", e.Hint
+	if e.Unsent {
+		what = "message not sent"
+	}
+	if hint != "" {
+		hint = "; " + hint
+	}
+	return fmt.Sprintf("%s: %s%s (code %d)", what, e.Message, hint, e.Code)
 }
 
 // Is reports whether target is an *Error with the same code.
@@ -330,16 +375,18 @@ type BatchError struct {
 }
 
 func (e *BatchError) Error() string {
-	var failed int
-	var first error
-	for _, err := range e.Errs {
+	failed, number := 0, 0
+	for i, err := range e.Errs {
 		if err != nil {
-			if failed++; first == nil {
-				first = err
+			if failed++; number == 0 {
+				number = i + 1
 			}
 		}
 	}
-	return fmt.Sprintf("%d of %d batch requests failed, the first: %v", failed, len(e.Errs), first)
+	if failed == 0 {
+		return fmt.Sprintf("none of %d batch requests failed", len(e.Errs))
+	}
+	return fmt.Sprintf("%d of %d batch requests failed, the first, number %d: %v", failed, len(e.Errs), number, e.Errs[number-1])
 }
 
 // Unwrap returns the errors of the items that failed.

@@ -31,7 +31,7 @@ func ExampleBitcoinFramer() {
 	fmt.Println(a.Call(context.Background(), "ping", nil, nil))
 	// Output:
 	// pong 12345678 <nil>
-	// protocol error: BitcoinProtocol has no calls, only notifications (code -32600)
+	// message not sent: BitcoinProtocol has no calls, only notifications (code -32600)
 }
 
 // The bytes that go over the wire.

@@ -203,7 +203,7 @@ func ExampleSession_SendBatch() {
 	fmt.Println(reply, good.Err())
 	fmt.Println(bad.Err())
 	// Output:
-	// 1 of 2 batch requests failed, the first: unknown method "nope" (code -32601)
+	// 1 of 2 batch requests failed, the first, number 2: unknown method "nope" (code -32601)
 	// true
 	// good <nil>
 	// unknown method "nope" (code -32601)

@@ -132,7 +132,7 @@ func (m *Message) Single() *Item {
 
 // invalid makes m a single invalid item.
 func (m *Message) invalid(code int, text string) {
-	m.Single().Err = &ProtocolError{code, text}
+	m.Single().Err = protocolError(code, text)
 }
 
 // Len returns the number of items.

@@ -3,6 +3,7 @@ package rpcx
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"strconv"
 	"unicode/utf8"
@@ -173,7 +174,7 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 	case perr != nil:
 		item.Err = perr
 	case !e.has(memberMethod) || e.vals[memberMethod][0] != '"':
-		item.Err = &ProtocolError{CodeInvalidRequest, "method must be a string"}
+		item.Err = protocolError(CodeInvalidRequest, "method must be a string")
 	default:
 		if raw := e.vals[memberParams]; m.StrictParams || raw != nil && !isNull(raw) {
 			if item.Params, perr = p.params(e); perr != nil {
@@ -192,14 +193,14 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 // check sets the item's ID and checks what requests and responses share.
 func (p jsonrpc) check(item *Item, e *envelope, response bool) *ProtocolError {
 	if !e.object {
-		return &ProtocolError{CodeInvalidRequest, textNotObject}
+		return protocolError(CodeInvalidRequest, textNotObject)
 	}
 	if e.dup != 0 {
 		// The last would win in one program and the first in another.
 		if e.dup&(1<<memberID) == 0 {
 			item.ID, _ = p.id(e, response)
 		}
-		return &ProtocolError{CodeInvalidRequest, "a member of the message is given twice"}
+		return protocolError(CodeInvalidRequest, "a member of the message is given twice")
 	}
 	var perr *ProtocolError
 	if item.ID, perr = p.id(e, response); perr != nil {
@@ -210,7 +211,7 @@ func (p jsonrpc) check(item *Item, e *envelope, response bool) *ProtocolError {
 
 func (p jsonrpc) AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
 	if id == nil {
-		return dst, &ProtocolError{CodeInvalidRequest, "a request needs an ID"}
+		return dst, unsentf(CodeInvalidRequest, "a request needs an ID")
 	}
 	return p.appendRequest(dst, id, method, params, codecOr(c))
 }
@@ -229,10 +230,10 @@ func (p jsonrpc) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, erro
 
 func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
 	if len(parts) == 0 || len(parts) == 1 && len(parts[0]) == 0 {
-		return dst, &ProtocolError{CodeInvalidRequest, textEmpty}
+		return dst, unsentf(CodeInvalidRequest, textEmpty)
 	}
 	if !p.batches() {
-		return dst, &ProtocolError{CodeInvalidRequest, "protocol does not permit batches"}
+		return dst, unsentf(CodeInvalidRequest, "protocol does not permit batches")
 	}
 	dst = append(dst, '[')
 	for i, part := range parts {
@@ -258,7 +259,7 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 	case Mixed:
 		if params = p.Args; p.Named != nil {
 			if len(p.Args) > 0 {
-				return dst, &ProtocolError{CodeInvalidParams, "JSON-RPC cannot carry positional and named arguments together"}
+				return dst, unsentf(CodeInvalidParams, "JSON-RPC cannot carry positional and named arguments together")
 			}
 			params = p.Named
 		}
@@ -277,7 +278,15 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 	case added[0] == '[', isNull(added):
 		return dst, nil
 	}
-	return dst, &ProtocolError{CodeInvalidParams, "request arguments must be a list or a dictionary"}
+	return dst, illTypedParams(params)
+}
+
+// illTypedParams is the error for params of this side that encode to neither an array
+// nor an object.
+func illTypedParams(params any) *ProtocolError {
+	e := unsentf(CodeInvalidParams, "request arguments must be a list or a dictionary")
+	e.Hint = fmt.Sprintf("of the params, a value of type %T, make rpcx.Args{…}, or a map or struct for named ones", params)
+	return e
 }
 
 // appendErrorObject appends the object that describes e.

@@ -19,7 +19,7 @@ func (loose) outcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
 	case err != nil && !isNull(err) && result != nil && !isNull(result):
-		return nil, &ProtocolError{CodeInvalidRequest, `response contains both "result" and "error"`}
+		return nil, protocolError(CodeInvalidRequest, `response contains both "result" and "error"`)
 	case err != nil && !isNull(err):
 		return nil, bestEffortError(err)
 	case result == nil:

@@ -19,9 +19,9 @@ func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
 	raw := e.vals[memberID]
 	switch {
 	case raw == nil:
-		return nil, &ProtocolError{CodeInvalidRequest, `request has no "id"`}
+		return nil, protocolError(CodeInvalidRequest, `request has no "id"`)
 	case raw[0] == 't' || raw[0] == 'f':
-		return nil, &ProtocolError{CodeInvalidRequest, `invalid "id": ` + string(raw)}
+		return nil, protocolError(CodeInvalidRequest, `invalid "id": `+string(raw))
 	case isNull(raw):
 		return nil, nil
 	}
@@ -45,11 +45,11 @@ func (v1) outcome(e *envelope) (json.RawMessage, error) {
 	switch {
 	case err == nil || isNull(err):
 		if result == nil {
-			return nil, &ProtocolError{CodeInvalidRequest, `response must contain both "result" and "error"`}
+			return nil, protocolError(CodeInvalidRequest, `response must contain both "result" and "error"`)
 		}
 		return result, nil
 	case result != nil && !isNull(result):
-		return nil, &ProtocolError{CodeInvalidRequest, `response has a "result" and an "error"`}
+		return nil, protocolError(CodeInvalidRequest, `response has a "result" and an "error"`)
 	}
 	return nil, bestEffortError(err)
 }
@@ -66,7 +66,7 @@ func (v1) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 	case len(out) == start:
 		out = append(out, "[]"...)
 	case out[start] == '{':
-		return dst, &ProtocolError{CodeInvalidParams, "JSONRPCv1 does not support named arguments"}
+		return dst, unsentf(CodeInvalidParams, "JSONRPCv1 does not support named arguments")
 	}
 	out = appendID(append(out, `,"id":`...), id)
 	return append(out, '}'), nil
@@ -98,5 +98,5 @@ func invalidParams(raw []byte) *ProtocolError {
 	if raw == nil {
 		raw = []byte("none")
 	}
-	return &ProtocolError{CodeInvalidParams, "invalid request arguments: " + excerpt(raw)}
+	return protocolError(CodeInvalidParams, "invalid request arguments: "+excerpt(raw))
 }

@@ -18,13 +18,13 @@ func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 	raw := e.vals[memberID]
 	switch {
 	case raw == nil && response:
-		return nil, &ProtocolError{CodeInvalidRequest, `request has no "id"`}
+		return nil, protocolError(CodeInvalidRequest, `request has no "id"`)
 	case raw == nil || isNull(raw):
 		return nil, nil
 	case raw[0] == '"' || raw[0] == '-' || raw[0]-'0' <= 9:
 		return ID(raw), nil
 	}
-	return nil, &ProtocolError{CodeInvalidRequest, `invalid "id": ` + excerpt(raw)}
+	return nil, protocolError(CodeInvalidRequest, `invalid "id": `+excerpt(raw))
 }
 
 // version: "A String specifying the version of the JSON-RPC protocol. MUST be
@@ -32,7 +32,7 @@ func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 func (v2) version(e *envelope) *ProtocolError {
 	v := e.vals[memberVersion]
 	if string(v) != `"2.0"` && (v == nil || !equalString(v, "2.0")) {
-		return &ProtocolError{CodeInvalidRequest, `"jsonrpc" is not "2.0"`}
+		return protocolError(CodeInvalidRequest, `"jsonrpc" is not "2.0"`)
 	}
 	return nil
 }
@@ -58,16 +58,16 @@ func (v2) outcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
 	case result != nil && err != nil:
-		return nil, &ProtocolError{CodeInvalidRequest, `response contains both "result" and "error"`}
+		return nil, protocolError(CodeInvalidRequest, `response contains both "result" and "error"`)
 	case result != nil:
 		return result, nil
 	case err == nil:
-		return nil, &ProtocolError{CodeInvalidRequest, `response contains neither "result" nor "error"`}
+		return nil, protocolError(CodeInvalidRequest, `response contains neither "result" nor "error"`)
 	}
 	object, codeOK, messageOK := errorObject(err, integer)
 	if !codeOK || !messageOK {
 		text := "ill-formed response error object: " + excerpt(err) + " (ID: " + excerpt(appendID(nil, e.vals[memberID])) + ")"
-		return nil, &ProtocolError{CodeInvalidRequest, text}
+		return nil, protocolError(CodeInvalidRequest, text)
 	}
 	return nil, object
 }

@@ -207,9 +207,9 @@ func (l *ledger) receive(items []Item, batch bool) (faults []error) {
 
 func unexpectedResponse(item *Item) error {
 	if e, ok := item.Err.(*Error); ok && item.ID == nil {
-		return &ProtocolError{CodeInvalidRequest, "diagnostic error received: " + excerpt([]byte(e.Error()))}
+		return protocolError(CodeInvalidRequest, "diagnostic error received: "+excerpt([]byte(e.Error())))
 	}
-	return &ProtocolError{CodeInvalidRequest, "response to unsent request (ID: " + excerpt(appendID(nil, item.ID)) + ")"}
+	return protocolError(CodeInvalidRequest, "response to unsent request (ID: "+excerpt(appendID(nil, item.ID))+")")
 }
 
 func (c *ledgerCall) settle(state ledgerState, result []byte, err error) {

@@ -228,13 +228,13 @@ func (t *table) awaits(id ID) bool {
 // what it carried.
 func unexpectedReply(id ID, err error) *ProtocolError {
 	if e, ok := err.(*Error); ok && id == nil {
-		return &ProtocolError{CodeInvalidRequest, "diagnostic error received: " + excerpt([]byte(e.Error()))}
+		return protocolError(CodeInvalidRequest, "diagnostic error received: "+excerpt([]byte(e.Error())))
 	}
 	text := "null"
 	if id != nil {
 		text = excerpt(id)
 	}
-	return &ProtocolError{CodeInvalidRequest, "response to unsent request (ID: " + text + ")"}
+	return protocolError(CodeInvalidRequest, "response to unsent request (ID: "+text+")")
 }
 
 // all returns the pending calls in the order of their ids.

@@ -142,15 +142,15 @@ Bad calls:
   echo [5] -> the peer's error -32602: invalid argument "message" of method "echo": json: cannot unmarshal number into Go value of type string
   echo {"text":"a wrong name"} -> the peer's error -32602: method "echo" requires parameter "message"
   sum [1,"two"] -> the peer's error -32602: invalid argument 2 of method "sum": json: cannot unmarshal string into Go value of type float64
-  echo "neither an array nor an object" -> protocol error: request arguments must be a list or a dictionary (code -32602)
+  echo "neither an array nor an object" -> message not sent: request arguments must be a list or a dictionary; of the params, a value of type string, make rpcx.Args{…}, or a map or struct for named ones (code -32602)
 A batch:
   echo -> "in a batch"
   nope -> the peer's error -32601: unknown method "nope"
   sum -> 9
-  the batch -> 1 of 3 batch requests failed, the first: unknown method "nope" (code -32601)
+  the batch -> 1 of 3 batch requests failed, the first, number 2: unknown method "nope" (code -32601)
 `
-	noNames = "protocol error: JSONRPCv1 does not support named arguments (code -32602)"
-	noBatch = "protocol error: protocol does not permit batches (code -32600)"
+	noNames = "message not sent: JSONRPCv1 does not support named arguments (code -32602)"
+	noBatch = "message not sent: protocol does not permit batches (code -32600)"
 )
 
 // clientV1 is what the client prints that speaks JSON-RPC 1.0.

@@ -126,7 +126,7 @@ const (
 func (wire) AppendRequest(dst []byte, id rpcx.ID, method string, params any, c rpcx.Codec) ([]byte, error) {
 	number, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
-		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidRequest, Message: "a request needs a number as its ID"}
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidRequest, Message: "a request needs a number as its ID", Unsent: true}
 	}
 	positional, named := params, any(nil)
 	switch p := params.(type) {
@@ -150,7 +150,10 @@ func (wire) AppendRequest(dst []byte, id rpcx.ID, method string, params any, c r
 	case kind == kindMap && named == nil: // they are given by name alone
 		return slices.Insert(out, start, emptyArray), nil
 	default:
-		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "request arguments must be a list or a dictionary"}
+		return dst, &rpcx.ProtocolError{
+			Code: rpcx.CodeInvalidParams, Message: "request arguments must be a list or a dictionary", Unsent: true,
+			Hint: fmt.Sprintf("of the params, a value of type %T, make rpcx.Args{…}, or a map or struct for named ones", positional),
+		}
 	}
 	start = len(out)
 	if out, err = encode(out, c, named); err != nil {
@@ -161,7 +164,7 @@ func (wire) AppendRequest(dst []byte, id rpcx.ID, method string, params any, c r
 	case kindNull:
 		out[start] = emptyMap
 	default:
-		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "named arguments must be a dictionary"}
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Message: "named arguments must be a dictionary", Unsent: true}
 	}
 	return out, nil
 }
@@ -182,7 +185,7 @@ func encode(dst []byte, c rpcx.Codec, v any) ([]byte, error) {
 		err = errors.New("the codec's output is not one value in MessagePack")
 	}
 	if err != nil {
-		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInternalError, Message: "payload encoding error: " + err.Error()}
+		return dst, &rpcx.ProtocolError{Code: rpcx.CodeInternalError, Message: "payload encoding error: " + err.Error(), Unsent: true}
 	}
 	return out, nil
 }
