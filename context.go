@@ -13,6 +13,7 @@ import (
 // from it attach without a goroutine of their own.
 type handlerContext struct {
 	session  *Session
+	request  *Request
 	deadline time.Duration // on the session's clock
 
 	// Guarded by the session's lock.

@@ -139,7 +139,8 @@
 // of agents' tools send more than one asks for. What cannot be a handler panics when
 // it is built, and not when it is called.
 //
-// A [HandlerFunc] sees the [Request] as it came, and decodes with [Request.Bind].
+// A [HandlerFunc] sees the [Request] as it came, and decodes with [Request.Bind]. Any
+// other handler reaches it by [RequestFromContext].
 // Options.Middleware is wrapped around Options.Handler, the first outermost: once
 // for a session, or once for all sessions of a [Server].
 //

@@ -293,3 +293,18 @@ func ExampleConnectionError() {
 	// true true
 	// true
 }
+
+// A function that takes typed arguments has the request, too.
+func ExampleRequestFromContext() {
+	router := rpcx.NewRouter()
+	router.Handle("greet", rpcx.Func(func(ctx context.Context, name string) string {
+		req := rpcx.RequestFromContext(ctx)
+		return fmt.Sprintf("%s, %s by request %s of a %T", req.Method, name, req.ID, req.Session())
+	}, "name"))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer server.Close()
+	defer s.Close()
+
+	fmt.Println(rpcx.Call[string](context.Background(), s, "greet", rpcx.Args{"Ann"}))
+	// Output: greet, Ann by request 0 of a *rpcx.Session <nil>
+}

@@ -47,6 +47,22 @@ func (r *Request) IsNotification() bool { return r.ID == nil }
 // Bind decodes the params into v; see [Params.Bind].
 func (r *Request) Bind(v any) error { return r.Params.Bind(v) }
 
+// RequestFromContext returns the request that is being handled, given the context of
+// its handler or one derived from that, and nil for any other context. By it a function
+// of [Func] has the method, the id, the params as they came and the session:
+//
+//	rpcx.Func(func(ctx context.Context, name string) (string, error) {
+//		req := rpcx.RequestFromContext(ctx)
+//		slog.Info("hello", "method", req.Method, "notification", req.IsNotification(), "peer", req.Session().RemoteAddr())
+//		…
+//	})
+func RequestFromContext(ctx context.Context) *Request {
+	if h, ok := ctx.Value(handlerKey{}).(*handlerContext); ok {
+		return h.request
+	}
+	return nil
+}
+
 // ReplyAndDisconnect makes the session reply with v and then close. A handler
 // returns it as its result or as its error; if v is an [*Error], the reply is
 // that error. In a batch this waits for the other replies. What is queued for

@@ -28,7 +28,7 @@ type call struct {
 func (c *call) init(s *Session, item *Item, in entry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
-	c.ctx.session = s
+	c.ctx.session, c.ctx.request = s, &c.Request
 	c.entry = in
 }
 
