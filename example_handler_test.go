@@ -93,7 +93,7 @@ func ExampleFunc_struct() {
 	// Output:
 	// "go", at most 10 <nil>
 	//  method "find" requires parameter "text" (code -32602)
-	//  method "find" does not take parameter "Limit" (code -32602)
+	//  method "find" does not take parameter "Limit"; names are case-sensitive: "limit" (not "Limit") (code -32602)
 }
 
 // A router passes requests on by method. Methods may be added while it serves.

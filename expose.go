@@ -44,7 +44,7 @@ func Expose[I any](impl I, rename ...func(method string) string) *Router {
 		if !m.IsExported() {
 			fail("method %s is not exported", m.Name)
 		}
-		h, err := newFunc(v.MethodByName(m.Name).Interface(), nil)
+		h, err := newMethod(v.MethodByName(m.Name).Interface())
 		if err != nil {
 			fail("method %s: %v", m.Name, err)
 		}

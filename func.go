@@ -55,11 +55,25 @@ func Func(fn any, names ...string) Handler {
 // newFunc is Func with an error.
 func newFunc(fn any, names []string) (Handler, error) {
 	sig, err := newSignature(reflect.TypeOf(fn), names)
-	if err == nil && reflect.ValueOf(fn).IsNil() {
-		err = errors.New("the function is nil")
+	if err == nil {
+		return sig.handler(fn)
 	}
+	return nil, err
+}
+
+// newMethod is newFunc for a method of an interface, whose parameters have no names.
+func newMethod(fn any) (Handler, error) {
+	sig, err := signatureOf(reflect.TypeOf(fn), nil, true)
 	if err != nil {
 		return nil, err
+	}
+	return sig.handler(fn)
+}
+
+// handler returns the handler that calls fn.
+func (sig *signature) handler(fn any) (Handler, error) {
+	if reflect.ValueOf(fn).IsNil() {
+		return nil, errors.New("the function is nil")
 	}
 	if h := direct(sig, fn); h != nil {
 		return h, nil
@@ -83,9 +97,19 @@ func (sig *signature) reflected(fn reflect.Value) HandlerFunc {
 			in = append(in, reflect.ValueOf(req.session))
 		}
 		var object reflect.Value // the struct, if that is what the arguments are for
-		if sig.object != nil {
+		switch {
+		case sig.object != nil && sig.pointer:
+			in = append(in, reflect.New(sig.object))
+			object = in[len(in)-1].Elem()
+		case sig.object != nil:
 			object = reflect.New(sig.object).Elem()
 			in = append(in, object)
+		case sig.mapping != nil:
+			all, err := sig.decodeMap(req)
+			if err != nil {
+				return nil, err
+			}
+			in = append(in, all)
 		}
 		for i, p := range sig.params {
 			var v reflect.Value
@@ -110,7 +134,11 @@ func (sig *signature) reflected(fn reflect.Value) HandlerFunc {
 				return nil, err
 			}
 		}
-		return sig.results(fn.CallSlice(append(in, tail)))
+		in = append(in, tail)
+		if sig.list {
+			return sig.results(fn.Call(in))
+		}
+		return sig.results(fn.CallSlice(in))
 	}
 }
 

@@ -22,6 +22,10 @@ type signature struct {
 	more             bool           // what else is given by name is left out
 	variadic         reflect.Type   // the slice that is a variadic function's last parameter, or nil
 	object           reflect.Type   // the struct whose fields the params are, or nil
+	pointer          bool           // the function takes a pointer to it
+	mapping          reflect.Type   // the map that takes all that is given by name, or nil
+	list             bool           // variadic is a slice that takes all positional arguments, of a function that is not variadic
+	method           bool           // of an interface, without names
 	raw              bool           // its one parameter is a []byte
 	returns, fails   bool           // it returns a result, an error
 }
@@ -44,10 +48,18 @@ var (
 // newSignature returns the signature of a function of type t. Its errors say
 // what is wrong with the function or with names.
 func newSignature(t reflect.Type, names []string) (*signature, error) {
-	if t == nil || t.Kind() != reflect.Func {
+	return signatureOf(t, names, false)
+}
+
+// signatureOf is newSignature, also for a method of an interface.
+func signatureOf(t reflect.Type, names []string, method bool) (*signature, error) {
+	switch {
+	case t != nil && t.Kind() != reflect.Func && t.NumMethod() > 0:
+		return nil, errors.New("not a function: write rpcx.Expose[I](v) for the methods of an interface I")
+	case t == nil || t.Kind() != reflect.Func:
 		return nil, errors.New("not a function")
 	}
-	sig := new(signature)
+	sig := &signature{method: method}
 	if err := sig.setResults(t); err != nil {
 		return nil, err
 	}
@@ -62,11 +74,19 @@ func newSignature(t reflect.Type, names []string) (*signature, error) {
 		switch {
 		case t == contextType || t == sessionType:
 			return nil, fmt.Errorf("%v has to come first", t)
-		case t == requestType:
-			return nil, errors.New("a function that takes a *Request is a HandlerFunc")
+		case t == requestType || t == requestType.Elem():
+			return nil, errors.New("a function that takes a *Request is a HandlerFunc: " +
+				"write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error)), or use rpcx.RequestFromContext(ctx)")
+		case t == sessionType.Elem():
+			return nil, errors.New("a Session must not be copied: write *rpcx.Session")
 		case !decodable(t):
 			return nil, fmt.Errorf("parameter %d: %v cannot be decoded", i+1, t)
 		}
+	}
+	if len(names) == 0 && !sig.context && !sig.session && !t.IsVariadic() && sig.fails && !sig.returns &&
+		len(in) == 2 && in[1].Kind() == reflect.Pointer {
+		return nil, fmt.Errorf("it looks like a method for net/rpc, but a second parameter is not where the reply goes: "+
+			"write func(ctx context.Context, args %v) (%v, error); if both are parameters, begin with a context.Context", in[0], in[1].Elem())
 	}
 	if t.IsVariadic() {
 		sig.variadic, in = in[len(in)-1], in[:len(in)-1]
@@ -74,12 +94,59 @@ func newSignature(t reflect.Type, names []string) (*signature, error) {
 	if n := len(names); n > 0 && names[n-1] == "..." {
 		sig.more, names = true, names[:n-1]
 	}
-	if len(in) == 1 && len(names) == 0 && sig.variadic == nil && isObject(in[0]) {
-		sig.object, sig.byName = in[0], true
-		return sig, sig.addFields(in[0], nil)
+	if len(in) == 1 && len(names) == 0 && sig.variadic == nil {
+		done, err := sig.setWhole(in[0])
+		if done || err != nil {
+			return sig, err
+		}
+		if sig.list {
+			in = nil
+		}
 	}
 	sig.raw = len(in) == 1 && sig.variadic == nil && in[0] == reflect.TypeFor[[]byte]()
 	return sig, sig.setParams(in, names)
+}
+
+// setWhole has an only parameter of type t that has no name take all params, if it is a
+// struct, a map or a slice; done unless it is a slice. In what else they would be all of
+// the params elsewhere is refused.
+func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
+	elem, pointer := t, t.Kind() == reflect.Pointer
+	if pointer {
+		elem = t.Elem()
+	}
+	switch {
+	case isObject(elem):
+		sig.object, sig.pointer, sig.byName = elem, pointer, true
+		if err := sig.addFields(elem, nil); err != nil {
+			return true, err
+		}
+		if len(sig.params) == 0 && elem.NumField() > 0 {
+			return true, fmt.Errorf("%v has no fields that can be params: export them, or give the parameter a name", elem)
+		}
+		return true, nil
+	case sig.method: // whose parameters are positional
+	case isMapping(elem) && pointer, isList(elem) && pointer:
+		return true, fmt.Errorf("a pointer to all params: write %v, or give the parameter a name", elem)
+	case isMapping(t):
+		sig.mapping, sig.byName = t, true
+		return true, nil
+	case isList(t):
+		sig.variadic, sig.list = t, true
+	case elem.Kind() == reflect.Array && !decodesItself(elem):
+		return true, fmt.Errorf("an array of all params: write []%v for any number of them, a parameter for each, or give the parameter a name", elem.Elem())
+	}
+	return false, nil
+}
+
+// isMapping reports whether t is a map that encoding/json takes for any object.
+func isMapping(t reflect.Type) bool {
+	return t.Kind() == reflect.Map && t.Key().Kind() == reflect.String && !decodesItself(t) && !decodesItself(t.Key())
+}
+
+// isList reports whether t is a slice that encoding/json takes for an array.
+func isList(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8 && !decodesItself(t)
 }
 
 func (sig *signature) setResults(t reflect.Type) error {
@@ -87,16 +154,35 @@ func (sig *signature) setResults(t reflect.Type) error {
 	if n := len(out); n > 0 && out[n-1] == errorType {
 		sig.fails, out = true, out[:n-1]
 	}
+	for _, t := range out {
+		if t.Implements(errorType) && t != reflect.TypeFor[*Disconnect]() {
+			return fmt.Errorf("result %v is an error: write error, as the last result, and return nil where there is none", t)
+		}
+	}
 	if len(out) > 1 {
-		return errors.New("the results have to be (T, error), T, error or none")
+		return errors.New("the results have to be (T, error), T, error or none: write a struct or a slice for several")
 	}
 	if len(out) == 1 {
 		sig.returns = true
-		if !hasJSON(out[0]) {
+		if !hasJSON(out[0]) || isLive(out[0]) {
 			return fmt.Errorf("result %v cannot be encoded", out[0])
 		}
 	}
 	return nil
+}
+
+// live are the types of this package that are not data.
+var live = []reflect.Type{
+	sessionType.Elem(), requestType.Elem(), routerType.Elem(),
+	reflect.TypeFor[Future](), reflect.TypeFor[Batch](), reflect.TypeFor[Server](),
+}
+
+// isLive reports whether t is one of these, or a pointer to one; a *Router is a service.
+func isLive(t reflect.Type) bool {
+	if t.Kind() == reflect.Pointer && t != routerType {
+		t = t.Elem()
+	}
+	return slices.Contains(live, t)
 }
 
 func (sig *signature) setParams(in []reflect.Type, names []string) error {
@@ -104,8 +190,12 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 	if !sig.byName && (len(names) > 0 || sig.more) {
 		return fmt.Errorf("wrong number of names: %d, want %d (a variadic parameter has none)", len(names), len(in))
 	}
+	fixed := len(in) // those that are not left out at the end, if there are no names
+	for len(names) == 0 && fixed > 0 && in[fixed-1].Kind() == reflect.Pointer {
+		fixed--
+	}
 	for i, t := range in {
-		p := param{typ: t}
+		p := param{typ: t, optional: i >= fixed}
 		if sig.byName {
 			p.name, p.optional = strings.CutSuffix(names[i], "?")
 			switch p.name {
@@ -213,7 +303,7 @@ func decodable(t reflect.Type) bool {
 		if decodesItself(t) {
 			return true
 		}
-		if t == routerType {
+		if t == routerType || isLive(t) {
 			return false // a *Proxy is what arrives
 		}
 		switch t.Kind() {
@@ -258,6 +348,14 @@ func (rest *surplus) next() json.RawMessage {
 // bind sorts the arguments of req into args, which has a place for each of
 // sig.params. It leaves nil for an optional one that is absent.
 func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, err error) {
+	if rest, err = sig.sort(req, args); err != nil {
+		err = sig.explain(req, err)
+	}
+	return rest, err
+}
+
+// sort is bind, but for what the error says of how to mend it.
+func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, err error) {
 	p := &req.Params
 	if p.Raw != nil {
 		if !sig.raw {
@@ -290,6 +388,10 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 	_, _, some := first.next()
 	byName := some || p.Named != nil && p.Positional == nil
 	switch {
+	case sig.mapping != nil && n == 0:
+		return rest, nil
+	case sig.mapping != nil:
+		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, req.Method)
 	case sig.object != nil && n > 0:
 		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, req.Method)
 	case rest.n > 0 && sig.variadic == nil:
@@ -319,7 +421,7 @@ func (sig *signature) bindNamed(req *Request, named members, args []json.RawMess
 			expected = i + 1
 		}
 		switch {
-		case i < 0 && sig.more:
+		case i < 0 && (sig.more || req.ignoresUnknownParams()):
 		case i < 0:
 			unknown = append(unknown, unquote(key))
 		case args[i] != nil:
@@ -353,6 +455,9 @@ func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) er
 		return nil
 	}
 	err := codecOr(req.Params.codec).Unmarshal(raw, v)
+	if err == nil {
+		err = checkObject(req.Params.codec, raw, v)
+	}
 	if err == nil {
 		return nil
 	}

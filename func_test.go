@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +54,20 @@ func describe(q query) string {
 func join(first string, n int, rest ...string) string {
 	return fmt.Sprintf("%s%d%v", first, n, rest)
 }
+
+type (
+	label  string
+	labels []label
+)
+
+func counts(m map[string]int) string { return fmt.Sprint(m) }
+
+func total(list []float64) float64 {
+	sum, _ := sum(context.Background(), list...)
+	return sum
+}
+
+func optional(a int, b *int, c *string) string { return fmt.Sprint(a, b == nil, c == nil) }
 
 func TestFunc(t *testing.T) {
 	named := func(text string) rpcx.Params { return rpcx.Params{Named: json.RawMessage(text)} }
@@ -118,6 +134,13 @@ func TestFunc(t *testing.T) {
 		{"the same of an argument that has a name", describe, "q", named(`{"q":{"NAME":"n"}}`), `"n page 0 [] no limit -62135596800"`, ""},
 		{"missing fields", describe, "", rpcx.Params{}, "", `method "m" requires parameters "name", "page"`},
 		{"fields in another case are unknown", describe, "", named(`{"name":"n","page":1,"Page":2}`), "", `method "m" does not take parameter "Page"`},
+		{"and so they are missing", describe, "", named(`{"Name":"n","page":1}`), "", `method "m" requires parameter "name"; names are case-sensitive: "name" (not "Name")`},
+		{"each of them", describe, "", named(`{"NAME":"n","PAGE":1}`), "", `method "m" requires parameters "name", "page"; names are case-sensitive: "page" (not "PAGE"), "name" (not "NAME")`},
+		{"optional ones, too", describe, "", named(`{"name":"n","page":1,"Limit":1,"tags":[]}`), "", `method "m" does not take parameters "Limit", "tags"; names are case-sensitive: "Tags" (not "tags"), "limit" (not "Limit")`},
+		{"a field without a tag", func(q struct{ Text string }) string { return q.Text }, "", named(`{"text":"hi"}`), "", `method "m" requires parameter "Text"; names are case-sensitive: "Text" (not "text")`},
+		{"a parameter in another case", divide, "a b", named(`{"A":1,"b":1}`), "", `method "m" requires parameter "a"; names are case-sensitive: "a" (not "A")`},
+		{"an optional one", echo, "message?", named(`{"Message":"hi"}`), "", `method "m" does not take parameter "Message"; names are case-sensitive: "message" (not "Message")`},
+		{"one that is missing though more may be given", describe, "...", named(`{"Name":"n","page":1}`), "", `method "m" requires parameter "name"; names are case-sensitive: "name" (not "Name")`},
 		{"fields that JSON does not see are unknown", describe, "", named(`{"name":"n","page":1,"hidden":1,"Secret":"s","-":0}`), "", `method "m" does not take parameters "-", "Secret", "hidden"`},
 		{"a field given twice", describe, "", named(`{"name":"n","page":1,"page":2}`), "", `method "m" was given parameter "page" twice`},
 		{"an ill-typed field", describe, "", named(`{"name":"n","page":"1"}`), "", `invalid argument "page" of method "m": json: cannot unmarshal string into Go value of type int`},
@@ -130,7 +153,49 @@ func TestFunc(t *testing.T) {
 		{"a struct has no order to bind by", describe, "", placed(`["n"]`), "", `method "m" cannot be called with positional arguments`},
 		{"an empty array has nothing to bind", describe, "", both(`[]`, `{"name":"n","page":1}`), `"n page 1 [] no limit -62135596800"`, ""},
 		{"a struct that decodes itself is an ordinary parameter", func(at time.Time) int64 { return at.Unix() }, "", placed(`["1970-01-01T00:01:00Z"]`), `60`, ""},
-		{"so is a pointer to a struct", func(p *paging) int { return p.Page }, "", placed(`[{"page":7}]`), `7`, ""},
+		{"so is a pointer to that", func(at *time.Time) int64 { return at.Unix() }, "", placed(`["1970-01-01T00:01:00Z"]`), `60`, ""},
+
+		{"a pointer to a struct is like the struct", func(p *paging) int { return p.Page }, "", named(`{"page":7}`), `7`, ""},
+		{"its fields are required", func(p *paging) int { return p.Page }, "", rpcx.Params{}, "", `method "m" requires parameter "page"`},
+		{"it is not nil without params", func(p *struct{ N *int }) bool { return p != nil }, "", rpcx.Params{}, `true`, ""},
+		{"it has no order", func(p *paging) int { return p.Page }, "", placed(`[{"page":7}]`), "", `method "m" cannot be called with positional arguments`},
+		{"with a name it is an ordinary parameter", func(p *paging) int { return p.Page }, "p", placed(`[{"page":7}]`), `7`, ""},
+		{"with a context, too", func(_ context.Context, p *paging) (int, error) { return p.Page, nil }, "", named(`{"page":7}`), `7`, ""},
+		{"beside another parameter it is an ordinary one", func(n int, p *paging) int { return n + p.Page }, "", placed(`[1,{"page":7}]`), `8`, ""},
+
+		{"a map takes all named params", counts, "", named(`{"a":1,"b":2}`), `"map[a:1 b:2]"`, ""},
+		{"none", counts, "", rpcx.Params{}, `"map[]"`, ""},
+		{"also beside an empty array", counts, "", both(`[]`, `{"a":1}`), `"map[a:1]"`, ""},
+		{"with escapes in their names", counts, "", named(`{"\u0061":1}`), `"map[a:1]"`, ""},
+		{"of any type", func(_ context.Context, m map[string]any) (any, error) { return m, nil }, "", named(`{"a":[1],"b":null}`), `{"a":[1],"b":null}`, ""},
+		{"of a type of one's own", func(m map[label]*paging) int { return m["a"].Page }, "", named(`{"a":{"page":3}}`), `3`, ""},
+		{"with more allowed, too", counts, "...", named(`{"a":1}`), `"map[a:1]"`, ""},
+		{"a map takes no positional ones", counts, "", placed(`[{"a":1}]`), "", `method "m" cannot be called with positional arguments`},
+		{"nor one twice", counts, "", named(`{"a":1,"b":1,"\u0061":1}`), "", `method "m" was given parameter "a" twice`},
+		{"an ill-typed one in a map is named", counts, "", named(`{"a":1,"b":"x"}`), "", `invalid argument "b" of method "m": json: cannot unmarshal string into Go value of type int`},
+		{"with a name a map is an ordinary parameter", counts, "m", placed(`[{"a":1}]`), `"map[a:1]"`, ""},
+		{"a map whose keys are no strings is one, too", func(m map[int]int) int { return m[3] }, "", placed(`[{"3":4}]`), `4`, ""},
+
+		{"a slice takes all positional arguments", total, "", placed(`[1,2.5,-1e1]`), `-6.5`, ""},
+		{"or none of them", total, "", rpcx.Params{}, `0`, ""},
+		{"a slice that is empty is not nil", func(list []string) bool { return list != nil }, "", placed(`[]`), `true`, ""},
+		{"of a type that has a name", func(l labels) int { return len(l) }, "", placed(`["a","b"]`), `2`, ""},
+		{"of slices", func(l [][]int) int { return len(l) }, "", placed(`[[1,2],[3],[]]`), `3`, ""},
+		{"with a context as well", func(_ context.Context, l []string) (string, error) { return strings.Join(l, "+"), nil }, "", placed(`["a","b"]`), `"a+b"`, ""},
+		{"an ill-typed one of them is named", total, "", placed(`[1,"x"]`), "", `invalid argument 2 of method "m": json: cannot unmarshal string into Go value of type float64`},
+		{"a slice takes none by name", total, "", named(`{"list":[1]}`), "", `method "m" does not take parameter "list"`},
+		{"with a name a slice is an ordinary parameter", total, "list", placed(`[[1,2]]`), `3`, ""},
+		{"by name, too", total, "list", named(`{"list":[1,2]}`), `3`, ""},
+		{"an optional name is one", total, "list?", rpcx.Params{}, `0`, ""},
+		{"beside another a slice is an ordinary parameter", func(n int, l []int) int { return n + len(l) }, "", placed(`[1,[2,3]]`), `3`, ""},
+		{"a slice that decodes itself is one", func(ip net.IP) string { return ip.String() }, "", placed(`["127.0.0.1"]`), `"127.0.0.1"`, ""},
+
+		{"pointers at the end may be absent", optional, "", placed(`[1]`), `"1 true true"`, ""},
+		{"or be given in part", optional, "", placed(`[1,null]`), `"1 true true"`, ""},
+		{"or in full", func(a *int, b *int) int { return *a + *b }, "", placed(`[1,2]`), `3`, ""},
+		{"but not what is before them", optional, "", placed(`[]`), "", `0 arguments passed to method "m" but it requires 1`},
+		{"nor what has a name without a question mark", optional, "a b c", placed(`[1]`), "", `1 argument passed to method "m" but it requires 3`},
+		{"before a variadic parameter, too", func(a *int, rest ...int) bool { return a == nil && len(rest) == 0 }, "", placed(`[]`), `true`, ""},
 
 		{"a raw payload binds to bytes", func(b []byte) int { return len(b) }, "", rpcx.Params{Raw: []byte{0, 255}}, `2`, ""},
 		{"an empty raw payload, too", func(b []byte) int { return len(b) }, "b", rpcx.Params{Raw: []byte{}}, `0`, ""},
@@ -221,6 +286,16 @@ func TestFuncContext(t *testing.T) {
 	}
 }
 
+// foreignRequest is like the request of another library, which has only methods.
+type foreignRequest struct{ id, params string }
+
+type hasMethods struct{}
+
+func (*hasMethods) Add(a, b int) int { return a + b }
+
+// sessionByValue takes what go vet would find.
+var sessionByValue = reflect.Zero(reflect.FuncOf([]reflect.Type{reflect.TypeFor[rpcx.Session]()}, nil, false)).Interface()
+
 func TestFuncPanics(t *testing.T) {
 	type cyclic []cyclic // is fine, and is not followed for ever
 	rpcx.Func(func(cyclic) {})
@@ -262,6 +337,30 @@ func TestFuncPanics(t *testing.T) {
 		{"a map whose keys are no text", func(map[float64]int) {}, nil, "map[float64]int cannot be decoded"},
 		{"a map of channels", func(map[string]chan int) {}, nil, "map[string]chan int cannot be decoded"},
 		{"a channel as result", func() chan int { return nil }, nil, "result chan int cannot be encoded"},
+		{"the *Error of this package as result", func() *rpcx.Error { return nil }, nil, "result *rpcx.Error is an error: write error"},
+		{"that with a context and an argument", func(context.Context, int) *rpcx.Error { return nil }, nil, "result *rpcx.Error is an error: write error"},
+		{"that behind a result", func() (int, *rpcx.Error) { return 0, nil }, nil, "result *rpcx.Error is an error: write error"},
+		{"that before an error", func() (*rpcx.Error, error) { return nil, nil }, nil, "result *rpcx.Error is an error: write error"},
+		{"another type of errors", func() *net.OpError { return nil }, nil, "result *net.OpError is an error: write error"},
+		{"an interface of errors", func() (int, net.Error) { return 0, nil }, nil, "result net.Error is an error: write error"},
+		{"an error that is no pointer", func() rpcx.TimeoutCancellationError { panic("") }, nil, "is an error: write error"},
+		{"the error first", func() (error, int) { return nil, 0 }, nil, "result error is an error: write error, as the last result"},
+		{"a session as result", func() *rpcx.Session { return nil }, nil, "result *rpcx.Session cannot be encoded"},
+		{"a future as result", func() (*rpcx.Future, error) { return nil, nil }, nil, "result *rpcx.Future cannot be encoded"},
+		{"a batch as result", func() *rpcx.Batch { return nil }, nil, "result *rpcx.Batch cannot be encoded"},
+		{"a session by value", sessionByValue, nil, "a Session must not be copied: write *rpcx.Session"},
+		{"a future as parameter", func(int, *rpcx.Future) {}, nil, "parameter 2: *rpcx.Future cannot be decoded"},
+		{"batches as parameters", func(...*rpcx.Batch) {}, nil, "[]*rpcx.Batch cannot be decoded"},
+		{"a request by value", func(context.Context, rpcx.Request) error { return nil }, nil, "write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error))"},
+		{"a handler of net/rpc", func(args paging, reply *int) error { return nil }, nil, "write func(ctx context.Context, args rpcx_test.paging) (int, error)"},
+		{"one with two pointers", func(args *paging, reply *paging) error { return nil }, nil, "write func(ctx context.Context, args *rpcx_test.paging) (rpcx_test.paging, error)"},
+		{"another library's request", func(context.Context, *foreignRequest) (any, error) { return nil, nil }, nil, "foreignRequest has no fields that can be params: export them, or give the parameter a name"},
+		{"a struct without exported fields", func(struct{ a, b int }) {}, nil, "has no fields that can be params"},
+		{"an array of all params", func(context.Context, [1]string) error { return nil }, nil, "an array of all params: write []string for any number of them"},
+		{"a pointer to an array", func(*[2]int) {}, nil, "an array of all params: write []int"},
+		{"a pointer to a slice", func(*[]int) {}, nil, "a pointer to all params: write []int, or give the parameter a name"},
+		{"a pointer to a map", func(*map[string]int) {}, nil, "a pointer to all params: write map[string]int, or give the parameter a name"},
+		{"a service's methods", new(hasMethods), nil, "not a function: write rpcx.Expose[I](v) for the methods of an interface I"},
 		{"two results", func() (int, int) { return 0, 0 }, nil, "the results have to be (T, error), T, error or none"},
 		{"three results", func() (int, int, error) { return 0, 0, nil }, nil, "the results have to be (T, error), T, error or none"},
 		{"a struct with an embedded pointer", func(embedded) {}, nil, "field paging is an embedded pointer"},

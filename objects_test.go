@@ -198,10 +198,10 @@ func TestObjectsIllFormed(t *testing.T) {
 		root := rpcx.NewRouter()
 		root.Handle("proxy", rpcx.Func(func(p *rpcx.Proxy) any { return p == nil }))
 		root.Handle("value", rpcx.Func(func(p rpcx.Proxy) string { return p.String() }))
-		root.Handle("list", rpcx.Func(func(p []*rpcx.Proxy) any { return len(p) }))
+		root.Handle("list", rpcx.Func(func(p []*rpcx.Proxy) any { return len(p) }, "p"))
 		root.Handle("any", rpcx.Func(func(v any) string { return fmt.Sprintf("%T", v) }))
 		rpcx.Expose[counting](new(counter)) // so that pointers to it are services
-		root.Handle("service", rpcx.Func(func(c *counter) any { return c == nil }))
+		root.Handle("service", rpcx.Func(func(c *counter) any { return c == nil }, "c"))
 		_, w := newWire(t, withObjects(root))
 		for _, test := range []struct{ method, arg, want string }{
 			{"proxy", `null`, `"result":true`},
@@ -224,7 +224,7 @@ func TestObjectsIllFormed(t *testing.T) {
 			{"proxy", `{"__type__":["0","x"]}`, `no type with the id of an object`},
 			{"proxy", `{"__type__":[0,7]}`, `the path of a service has to be a string`},
 			{"any", `[[{"__type__":[0,{}]}]]`, `the path of a service has to be a string`},
-			{"list", `[null,{"__type__":[0,""]},5]`, `invalid argument 1`},
+			{"list", `[null,{"__type__":[0,""]},5]`, `invalid argument \"p\"`},
 		} {
 			w.say(`{"jsonrpc":"2.0","method":"` + test.method + `","params":[` + test.arg + `],"id":1}`)
 			if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], test.want) {

@@ -27,8 +27,9 @@ import (
 // With the tag "-" a field is left alone, and so is one of any other kind.
 //
 // A function takes a context and arguments, which are positional, the elements of
-// a variadic parameter among them; but if its only argument is a struct (and none of
-// Options.Types), then the fields are given by name, as [Func] takes them. It returns
+// a variadic parameter among them; but if its only argument is a struct or a pointer to
+// one (and no service, and none of Options.Types), then the fields are given by name, as
+// [Func] takes them. It returns
 // (T, error) or an error. If there is a function that is no such one, BindProxy fails
 // and sets none.
 func BindProxy(p *Proxy, client any) error {
@@ -113,7 +114,7 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 		fixed--
 	}
 	// The one parameter is params as it is: a struct by name, a variadic's slice.
-	whole := t.NumIn() == 2 && !t.IsVariadic() && isObject(t.In(1)) && !p.session.asObject(t.In(1)) ||
+	whole := t.NumIn() == 2 && !t.IsVariadic() && p.session.asParams(t.In(1)) ||
 		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
 	session := p.session
 	call := func(ctx context.Context, params, result any) error { return session.Call(ctx, method, params, result) }
@@ -157,10 +158,24 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 	}), nil
 }
 
-// asObject reports whether t is one of Options.Types.
-func (s *Session) asObject(t reflect.Type) bool {
+// asParams reports whether t is a struct, or a pointer to one, whose fields are params: no
+// service, and none of Options.Types.
+func (s *Session) asParams(t reflect.Type) bool {
 	o, ok := s.codec.(*objects)
-	return ok && o.plan(t).kind == planObject
+	for {
+		if kind := planNone; t == routerType {
+			return false
+		} else if ok {
+			kind = o.plan(t).kind
+			if kind == planObject || kind == planService {
+				return false
+			}
+		}
+		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+			return isObject(t)
+		}
+		t = t.Elem()
+	}
 }
 
 // errorValue returns err as an interface value, which reflect.ValueOf does not.

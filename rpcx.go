@@ -29,6 +29,10 @@ type Options struct {
 	// 1.0 one without params, refused with CodeInvalidParams, as aiorpcX does. By
 	// default it is a request without arguments.
 	StrictParams bool
+	// IgnoreUnknownParams has the handlers of [Func] leave out named params that they
+	// have no parameter for, as if "..." were the last name of each. By default they
+	// refuse them with CodeInvalidParams.
+	IgnoreUnknownParams bool
 	// FirstID is the id of the first call, from which the others count up. Default 0,
 	// which some peers take for no id at all: they are called from 1 on. A peer that
 	// reads numbers as floats needs ids below 1<<53.

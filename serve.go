@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"runtime/debug"
 	"time"
 )
@@ -126,6 +127,12 @@ func (s *Session) reply(c *call, result any, err error) {
 			result, err = nil, e
 		}
 	}
+	if failure, ok := result.(error); ok && err == nil && !isNilPointer(failure) {
+		result, err = nil, failure
+	}
+	if err != nil && isNilPointer(err) {
+		err = fmt.Errorf("the handler returned a nil %T as its error: where there is none it has to return nil", err)
+	}
 	var e *Error
 	excessive, first := errors.Is(err, ErrExcessiveCost), false
 	switch {
@@ -147,9 +154,8 @@ func (s *Session) reply(c *call, result any, err error) {
 			}
 			s.log.LogAttrs(context.Background(), level, "handler failed",
 				slog.String("method", c.Method), slog.Any("error", err))
-		} else if c.IsNotification() && e.Code != CodeInternalError { // nobody else is told, save of a panic
-			s.log.LogAttrs(context.Background(), slog.LevelInfo, "notification failed",
-				slog.String("method", c.Method), slog.Any("error", e))
+		} else if c.IsNotification() && e.Code != CodeInternalError || e.Hint != "" { // of a notification nobody else is told, save of a panic
+			s.logFailed(c, e)
 		}
 	}
 	sc := getScratch()
@@ -169,6 +175,26 @@ func (s *Session) reply(c *call, result any, err error) {
 	} else if c.disconnect && !c.deferEnd(s) {
 		s.endPolitely(ErrClosed)
 	}
+}
+
+// logFailed logs that the handler of c returned e, with its hint.
+func (s *Session) logFailed(c *call, e *Error) {
+	msg := "request failed"
+	if c.IsNotification() {
+		msg = "notification failed"
+	}
+	attrs := []slog.Attr{slog.String("method", c.Method), slog.Any("error", e)}
+	if e.Hint != "" {
+		attrs = append(attrs, slog.String("hint", e.Hint))
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
+}
+
+// isNilPointer reports whether err is a pointer that is nil, as a variable of type
+// *Error is that was returned as an error.
+func isNilPointer(err error) bool {
+	v := reflect.ValueOf(err)
+	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // heeded reports whether c's handler failed because its context had ended before it

@@ -67,6 +67,7 @@ type Session struct {
 	handler         Handler
 	cancel          *Cancellation // nil if there is none
 	strictParams    bool          // Options.StrictParams
+	openParams      bool          // Options.IgnoreUnknownParams
 	extraCost       func(*Session) float64
 	onExcessiveCost func(*Session)
 	codec           Codec
@@ -175,6 +176,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 		codec:           o.Codec,
 		cancel:          o.Cancellation,
 		strictParams:    o.StrictParams,
+		openParams:      o.IgnoreUnknownParams,
 		extraCost:       o.ExtraCost,
 		onExcessiveCost: o.OnExcessiveCost,
 		role:            role,

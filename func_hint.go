@@ -1,0 +1,170 @@
+package rpcx
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// ignoresUnknownParams reports whether Options.IgnoreUnknownParams is set.
+func (r *Request) ignoresUnknownParams() bool {
+	return r.session != nil && r.session.openParams
+}
+
+// decodeMap decodes all named params of req into a map.
+func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
+	all := reflect.MakeMap(sig.mapping)
+	_, named, err := req.Params.split()
+	if err != nil {
+		return all, err
+	}
+	codec := codecOr(req.Params.codec)
+	for {
+		key, raw, ok := named.next()
+		if !ok {
+			return all, nil
+		}
+		name := unquote(key)
+		index := reflect.ValueOf(name).Convert(sig.mapping.Key())
+		if all.MapIndex(index).IsValid() {
+			return all, InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt([]byte(req.Method)), excerpt([]byte(name)))
+		}
+		v := reflect.New(sig.mapping.Elem())
+		err := codec.Unmarshal(raw, v.Interface())
+		if err == nil {
+			err = checkObject(codec, raw, v.Interface())
+		}
+		if err != nil {
+			return all, InvalidParams(`invalid argument "%s" of method "%s": %v`, excerpt([]byte(name)), excerpt([]byte(req.Method)), err)
+		}
+		all.SetMapIndex(index, v.Elem())
+	}
+}
+
+// explain completes err, with which binding the params of req has failed: the peer is
+// told of names that differ in case only, and the log of this side how to allow what is
+// refused.
+func (sig *signature) explain(req *Request, err error) error {
+	e, ok := err.(*Error)
+	positional, named, splitErr := req.Params.split()
+	if !ok || splitErr != nil || req.Params.Raw != nil {
+		return err
+	}
+	n := 0
+	for _, more := positional.next(); more; _, more = positional.next() {
+		n++
+	}
+	given := make(map[string]bool)
+	for key, _, more := named.next(); more; key, _, more = named.next() {
+		given[unquote(key)] = true
+	}
+	switch {
+	case (sig.object != nil || sig.mapping != nil) && n > 0:
+		e.Hint = "an only parameter without a name takes all params by name: " +
+			sig.naming(`rpcx.Func(fn, "name")`) + " takes it by position"
+	case n > len(sig.params) && sig.variadic == nil:
+	case len(given) > 0 && !sig.byName, len(given) > 0 && sig.list:
+		e.Hint = "to take params by name, " + sig.naming("give rpcx.Func the names of all parameters")
+	case len(given) > 0 || sig.object != nil:
+		sig.explainNames(e, given, n)
+	case sig.byName && n < sig.required:
+		p := sig.params[n].name
+		e.Hint = fmt.Sprintf(`to make %q optional, name it %q`, p, p+"?")
+	case n < sig.required:
+		e.Hint = "to make parameters optional, " + sig.naming(`name them, "a?" for an optional one`) + ", or make the last ones pointers"
+	}
+	return e
+}
+
+// naming returns how to name parameters: as text says, unless nothing can.
+func (sig *signature) naming(text string) string {
+	if sig.method {
+		return "let the method take a struct" // Expose has no names
+	}
+	return text
+}
+
+// explainNames completes e, the error for named params, of which n stood before them by
+// position.
+func (sig *signature) explainNames(e *Error, given map[string]bool, n int) {
+	unknown := make(map[string]string) // in lower case, as it was given
+	for name := range given {
+		if _, known := sig.places[name]; !known {
+			unknown[strings.ToLower(name)] = name
+		}
+	}
+	var missing string
+	var cases []string
+	for i, p := range sig.params {
+		if given[p.name] || i < n {
+			continue
+		}
+		if !p.optional && missing == "" {
+			missing = p.name
+		}
+		if other, ok := unknown[strings.ToLower(p.name)]; ok {
+			cases = append(cases, fmt.Sprintf("%q (not %q)", p.name, other))
+		}
+	}
+	switch {
+	case missing == "" && len(unknown) == 0: // one was given twice
+		return
+	case missing != "" && sig.object != nil:
+		e.Hint = fmt.Sprintf("to make %q optional, add omitempty to the tag of its field, or make that a pointer", missing)
+	case missing != "":
+		e.Hint = fmt.Sprintf("to make %q optional, name it %q", missing, missing+"?")
+	default:
+		e.Hint = "to ignore unknown params, set Options.IgnoreUnknownParams"
+		if !sig.method {
+			e.Hint += `, or give rpcx.Func "..." as its last name`
+		}
+	}
+	if len(cases) == 0 {
+		return
+	}
+	e.Message += "; names are case-sensitive: " + strings.Join(cases, ", ")
+	if sig.object != nil {
+		e.Hint = "the tag of a field can set its name: `json:\"name\"`; " + e.Hint
+	}
+}
+
+// looksLikeObject says what data is that was received without Options.Objects.
+const looksLikeObject = "it looks like a service, or an object of Options.Types: set Options.Objects at this side, too"
+
+// errLooksLikeObject is the error of such data that was to be decoded into a struct.
+var errLooksLikeObject = errors.New(looksLikeObject)
+
+// checkObject returns an error if data, which c has decoded into v, is an object of a
+// session that has Options.Objects, and v the struct that stands for it.
+func checkObject(c Codec, data []byte, v any) error {
+	if isObjectData(c, data) && !takesObjectData(v) {
+		return errLooksLikeObject
+	}
+	return nil
+}
+
+// takesObjectData reports whether v, a pointer, is no struct or one that has a field for
+// what objects are sent as.
+func takesObjectData(v any) bool {
+	t := reflect.TypeOf(v)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if !isObject(t) {
+		return true
+	}
+	for f := range t.Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name == typeKey {
+			return true
+		}
+	}
+	return false
+}
+
+// isObjectData reports whether data looks like an object where c takes it for none.
+func isObjectData(c Codec, data []byte) bool {
+	_, objects := c.(*objects)
+	return !objects && bytes.HasPrefix(data, []byte(`{"`+typeKey+`":[`))
+}
