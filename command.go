@@ -57,8 +57,10 @@ const (
 // 200 ms after its output has ended. Processes that outlive the program and have its
 // output hold the session up for cmd.WaitDelay (default 5 s) at most.
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
-	o := options(opts)
-	err := context.Cause(ctx)
+	o, err := resolveOptions(opts)
+	if err == nil {
+		err = context.Cause(ctx)
+	}
 	var s *Session
 	if err == nil {
 		s, err = startProgram(cmd, o)

@@ -38,11 +38,15 @@ func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
 // tcp://host:port, tls://host:port (or ssl://) and unix:///path. ctx bounds only
 // the dialling; a nil opts is the zero [Options].
 func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
+	o, err := resolveOptions(opts)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
 	conn, err := d.Connect(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	return NewSession(conn, opts), nil
+	return startAlone(newStream(conn, o.Framer), o), nil
 }
 
 func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {

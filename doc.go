@@ -130,14 +130,19 @@
 //	}, "a", "b"))
 //
 // The names at the end allow calls with named arguments; "b?" would make b
-// optional. A variadic parameter takes the rest of the positional arguments. A
-// function whose only parameter is a struct takes the struct's fields by name,
-// unless the parameter itself has a name.
+// optional. A variadic parameter takes the rest of the positional arguments. An only
+// parameter that has no name takes all params: a struct, or a pointer to one, its fields
+// by name; a map, whatever is given by name; a slice, all positional arguments.
 // Arguments that are missing, too many, unknown, given twice or of the wrong type
 // are answered with [CodeInvalidParams] and a message that names them. With "..." as
 // the last name those that are unknown are left out: clients of language servers and
-// of agents' tools send more than one asks for. What cannot be a handler panics when
-// it is built, and not when it is called.
+// of agents' tools send more than one asks for; Options.IgnoreUnknownParams does so for
+// a whole session. The log of this side is told how what was missing or unknown could be
+// allowed. What cannot be a handler panics when it is built, and not when it is called,
+// with what to write instead.
+//
+// A handler without a result answers null. One that returns struct{}{} answers {}, which
+// peers such as those of MCP expect.
 //
 // A [HandlerFunc] sees the [Request] as it came, and decodes with [Request.Bind]. Any
 // other handler reaches it by [RequestFromContext].

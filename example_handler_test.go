@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"example.com/rpcx"
@@ -94,6 +95,38 @@ func ExampleFunc_struct() {
 	// "go", at most 10 <nil>
 	//  method "find" requires parameter "text" (code -32602)
 	//  method "find" does not take parameter "Limit"; names are case-sensitive: "limit" (not "Limit") (code -32602)
+}
+
+// An only parameter without a name takes all params. With a name it is one of them.
+func ExampleFunc_shapes() {
+	type Query struct {
+		Text  string `json:"text"`
+		Limit int    `json:"limit,omitempty"`
+	}
+	router := rpcx.NewRouter()
+	router.Handle("find", rpcx.Func(func(ctx context.Context, q *Query) (string, error) {
+		return fmt.Sprintf("%q, at most %d", q.Text, q.Limit), nil
+	}))
+	router.Handle("set", rpcx.Func(func(values map[string]int) string { return fmt.Sprint(values) }))
+	router.Handle("sort", rpcx.Func(func(words []string) []string {
+		slices.Sort(words)
+		return words
+	}))
+	router.Handle("named", rpcx.Func(func(words []string) int { return len(words) }, "words"))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer server.Close()
+	defer s.Close()
+	ctx := context.Background()
+
+	fmt.Println(rpcx.Call[string](ctx, s, "find", map[string]any{"text": "go"}))
+	fmt.Println(rpcx.Call[string](ctx, s, "set", map[string]any{"width": 3, "height": 4}))
+	fmt.Println(rpcx.Call[[]string](ctx, s, "sort", rpcx.Args{"pear", "apple"}))
+	fmt.Println(rpcx.Call[int](ctx, s, "named", map[string]any{"words": []string{"pear", "apple"}}))
+	// Output:
+	// "go", at most 0 <nil>
+	// map[height:4 width:3] <nil>
+	// [apple pear] <nil>
+	// 2 <nil>
 }
 
 // A router passes requests on by method. Methods may be added while it serves.

@@ -2,6 +2,7 @@ package rpcx_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"example.com/rpcx"
@@ -22,6 +23,8 @@ func Example_mcp() {
 	tools.Handle("initialize", rpcx.Func(func() object {
 		return object{"protocolVersion": "2025-06-18", "capabilities": object{"tools": object{}}, "serverInfo": object{"name": "example", "version": "1"}}
 	}, "...")) // the client says more than this server asks
+	// Without a result the reply would be null, which clients take for an invalid message.
+	tools.Handle("ping", rpcx.Func(func() struct{} { return struct{}{} }, "..."))
 	tools.Handle("notifications/initialized", rpcx.Func(func() {}, "..."))
 	tools.Handle("tools/list", rpcx.Func(func() object {
 		return object{"tools": []object{{"name": "dig", "inputSchema": object{"type": "object"}}}}
@@ -56,6 +59,8 @@ func Example_mcp() {
 	ctx := context.Background()
 	err := s.Call(ctx, "initialize", object{"protocolVersion": "2025-06-18", "capabilities": object{}, "clientInfo": object{"name": "me"}}, nil)
 	fmt.Println(err, s.Notify(ctx, "notifications/initialized", nil))
+	pong, err := rpcx.Call[json.RawMessage](ctx, s, "ping", nil)
+	fmt.Println(string(pong), err)
 	f := s.Go(ctx, "tools/call", object{"name": "dig", "arguments": object{}, "_meta": object{"progressToken": "hole"}})
 	fmt.Println(<-progress)
 	f.Cancel()
@@ -63,6 +68,7 @@ func Example_mcp() {
 	fmt.Println(<-cancelled)
 	// Output:
 	// <nil> <nil>
+	// {} <nil>
 	// hole 1
 	// rpcx: call cancelled
 	// rpcx: request cancelled by the peer

@@ -16,7 +16,8 @@ import (
 // lower snake case (GetName is get_name, too), or what rename makes of it, if it
 // is given. The methods take and return what [Func]'s functions do; since the
 // names of their parameters are not known, they are called with positional
-// arguments, or by name if a struct is their only parameter.
+// arguments, a map or a slice among them even if it is the only one; or by name if a
+// struct, or a pointer to one, is their only parameter.
 //
 // If impl is a pointer it can itself be sent to a peer that may call it; see
 // [Options].Objects. To ask for another of its exported methods or fields is

@@ -20,7 +20,11 @@ import (
 //
 // fn may begin with a [context.Context], then a *[Session]: those of the
 // request. Its other parameters are for the arguments. It returns (T, error),
-// T, error or nothing; the error goes out as that of any Handler would.
+// T, error or nothing; the error goes out as that of any Handler would. Without a
+// result the reply is null. Where peers expect an empty object instead, as those of MCP
+// do, the result is a struct{}, which is sent as {}:
+//
+//	rpcx.Func(func() struct{} { return struct{}{} }) // MCP's "ping"
 //
 // Positional arguments bind by place, and a variadic parameter takes the rest
 // of them. Named ones bind by names, which has a name for every parameter but a
@@ -29,21 +33,31 @@ import (
 // may follow. Without names, fn can be called with positional arguments alone.
 // If the last of names is "...", named arguments that fn has no parameter for are
 // left out: peers of some protocols (LSP and MCP are two) send more than one asks
-// for. An argument null leaves the zero value in what cannot be nil.
+// for. Options.IgnoreUnknownParams does the same for all functions of a session. An
+// argument null leaves the zero value in what cannot be nil. Pointers at the end that
+// have no names are optional, as in go-ethereum.
 //
-// If a struct is fn's only parameter, and it has no name, then its fields
-// are the parameters, by name only. They are called what encoding/json calls
-// them, but in exact case, and each is required unless it is a pointer or has
-// the option omitempty or omitzero. (A struct that decodes itself, like
-// [time.Time], is an ordinary parameter; a pointer to a struct is one, too. So is
-// one that has a name: Func(func(q Query) { … }, "q") is called with [{…}].)
+// An only parameter that has no name takes all params, if it is one of these:
+//
+//	func(q Query), func(q *Query)  the fields of the struct, by name only
+//	func(m map[string]T)           whatever is given by name
+//	func(list []T)                 all positional arguments, as list ...T does
+//
+// The fields of a struct are called what encoding/json calls them, but in exact case,
+// and each is required unless it is a pointer or has the option omitempty or omitzero.
+// A parameter that has a name is an ordinary one: Func(func(q Query) { … }, "q") is
+// called with [{…}]. So is one whose type decodes itself, like [time.Time], and a
+// []byte, which is base64 in JSON.
 //
 // A raw payload binds to a function whose only parameter is a []byte.
 //
 // Arguments that are missing, too many, unknown, given twice or of the wrong
-// type are answered [CodeInvalidParams], with a message that names them.
+// type are answered [CodeInvalidParams], with a message that names them. If they are
+// missing or unknown, Options.Logger is told how to allow that: see [Error].Hint.
 //
-// Func panics if it cannot make a handler of fn.
+// Func panics if it cannot make a handler of fn, and says what to write instead. An
+// array as the only parameter, a reply as the second one, as in net/rpc, and a result
+// such as *[Error], which is an error, are refused so.
 func Func(fn any, names ...string) Handler {
 	h, err := newFunc(fn, names)
 	if err != nil {

@@ -163,8 +163,11 @@ func takesObjectData(v any) bool {
 	return false
 }
 
+// objectStart is how objects begin in JSON.
+var objectStart = []byte(`{"` + typeKey + `":[`)
+
 // isObjectData reports whether data looks like an object where c takes it for none.
 func isObjectData(c Codec, data []byte) bool {
 	_, objects := c.(*objects)
-	return !objects && bytes.HasPrefix(data, []byte(`{"`+typeKey+`":[`))
+	return !objects && bytes.HasPrefix(data, objectStart)
 }

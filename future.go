@@ -127,7 +127,11 @@ func (f *Future) decode(v any) error {
 	if f.err != nil || v == nil {
 		return f.err
 	}
-	if err := f.session.codec.Unmarshal(f.result, v); err != nil {
+	err := f.session.codec.Unmarshal(f.result, v)
+	if isObjectData(f.session.codec, f.result) && (err != nil || !takesObjectData(v)) {
+		err = errLooksLikeObject
+	}
+	if err != nil {
 		return fmt.Errorf("decode the result of %q: %w", f.method, err)
 	}
 	return nil

@@ -6,8 +6,9 @@ import (
 
 // A Handler answers requests and takes notifications. What it returns as
 // result is encoded by the session's codec and sent as the reply; a
-// [json.RawMessage] is sent as it is, without white space. If it returns an
-// [*Error] (or an error that wraps one), that is sent instead. Any other error is
+// [json.RawMessage] is sent as it is, without white space; nil is sent as null, and
+// struct{}{} as {}. If it returns an
+// [*Error] (or an error that wraps one), that is sent instead, also as its result. Any other error is
 // logged and answered [CodeInternalError] "internal server error": its text stays
 // here. So is a panic, which is recovered, and a result that cannot be encoded. (An
 // error that says that ctx has ended is logged with level Debug: that is no failure.)

@@ -98,6 +98,9 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	default:
 		if ok = s.value(); ok {
 			m.invalid(CodeInvalidRequest, textNotObject)
+			if c == '[' {
+				m.Items[0].Err.(*ProtocolError).Hint = hintV2
+			}
 		}
 	}
 	ok = ok && (s.stopped || s.end())
@@ -162,6 +165,9 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 // interpret makes item of an envelope.
 func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 	perr := p.check(item, e, response)
+	if perr != nil {
+		perr.Hint = p.versionHint(e)
+	}
 	switch {
 	case response:
 		item.Kind = KindResponse
@@ -178,6 +184,7 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 	default:
 		if raw := e.vals[memberParams]; m.StrictParams || raw != nil && !isNull(raw) {
 			if item.Params, perr = p.params(e); perr != nil {
+				perr.Hint = p.versionHint(e)
 				item.Err = perr
 				return
 			}
@@ -188,6 +195,34 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 			item.Kind = KindNotification
 		}
 	}
+}
+
+const (
+	hintV1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect for either"
+	hintV2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, or to JSONRPCAutoDetect for either"
+)
+
+// versionHint returns the hint for an invalid message whose sender speaks another version
+// than p, "" if that is not so.
+func (p jsonrpc) versionHint(e *envelope) string {
+	if !e.object {
+		return ""
+	}
+	version := e.vals[memberVersion]
+	switch p.dialect {
+	case v1{}:
+		if version != nil && equalString(version, "2.0") {
+			return hintV2
+		}
+	case v2{}:
+		switch {
+		case version != nil && version[0] != '"':
+			return `"jsonrpc" has to be a string, "2.0"`
+		case version == nil && (e.has(memberMethod) || e.likeResponse()) || version != nil && equalString(version, "1.0"):
+			return hintV1
+		}
+	}
+	return ""
 }
 
 // check sets the item's ID and checks what requests and responses share.

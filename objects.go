@@ -30,8 +30,8 @@ type Type struct {
 // it); decode is its inverse. A T is found at any depth of params and results, and
 // where a T is expected nothing but such an object is accepted.
 //
-// As the only parameter of a [Func], a T that is a struct needs a name, or to be a
-// pointer, for otherwise its fields are the parameters.
+// As the only parameter of a [Func], a T that is a struct, and a pointer to one, needs a
+// name, for otherwise its fields are the parameters. So do a map and a slice.
 //
 // NewType panics if T is an interface or a pointer, or has no name of its own, like
 // string or []int: a value of such a type is what it is in JSON.

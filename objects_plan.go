@@ -27,20 +27,24 @@ type planTable struct {
 	byType    sync.Map
 }
 
-// newObjectTypes panics if a type is given twice.
+// checkTypes returns an error if a type is given twice.
+func checkTypes(types []Type) error {
+	for i, t := range types {
+		for _, before := range types[:i] {
+			if before.typ == t.typ {
+				return fmt.Errorf("Options.Types has %v twice", t.typ)
+			}
+		}
+	}
+	return nil
+}
+
 func newObjectTypes(handler Handler, types []Type, c Codec) *objectTypes {
 	o := &objectTypes{types: types, raw: rawType(c)}
 	o.root, _ = handler.(*Router)
 	o.null, _ = c.Append(nil, nil)
 	if o.raw == nil {
 		o.raw = reflect.TypeFor[json.RawMessage]()
-	}
-	for i, t := range types {
-		for _, before := range types[:i] {
-			if before.typ == t.typ {
-				panic(fmt.Sprintf("rpcx: Options.Types has %v twice", t.typ))
-			}
-		}
 	}
 	return o
 }

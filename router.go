@@ -44,10 +44,10 @@ var trees sync.RWMutex
 // NewRouter returns an empty router.
 func NewRouter() *Router { return &Router{entries: make(map[string]Handler)} }
 
-// Handle has h handle the requests for method. It panics if h is nil or a
+// Handle has h handle the requests for method. It panics if h is nil, a nil HandlerFunc or a
 // *Router (which is mounted instead), or if method has a handler.
 func (r *Router) Handle(method string, h Handler) {
-	if h == nil {
+	if h == nil || isNilHandler(h) {
 		panic("rpcx: nil handler for method " + method)
 	}
 	if _, ok := h.(*Router); ok {

@@ -2,6 +2,8 @@ package rpcx
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 )
@@ -48,8 +50,9 @@ type Options struct {
 	// of Handler, which then is a *Router. The peer receives a *Proxy, also where it
 	// takes an any. On a session whose protocol is a [ServiceProtocol] it is always so.
 	Objects bool
-	// Types are further types whose values are sent as objects, where services are.
-	// Both sides need the same, in the same order. None may be given twice.
+	// Types are further types whose values are sent as objects, where services are:
+	// with Objects, or a ServiceProtocol. Both sides need the same, in the same order.
+	// None may be given twice.
 	Types []Type
 
 	// Role is which end of the connection the session is. By default a session
@@ -79,8 +82,18 @@ type Options struct {
 // noMethods is the handler where there is none.
 var noMethods = NewRouter()
 
-// options returns a copy of opts with defaults filled in.
+// options is resolveOptions for who cannot return an error.
 func options(opts *Options) *Options {
+	o, err := resolveOptions(opts)
+	if err != nil {
+		panic("rpcx: " + err.Error())
+	}
+	return o
+}
+
+// resolveOptions returns a copy of opts with defaults filled in, or what is wrong with
+// them.
+func resolveOptions(opts *Options) (*Options, error) {
 	var o Options
 	if opts != nil {
 		o = *opts
@@ -97,12 +110,25 @@ func options(opts *Options) *Options {
 	if o.Handler == nil {
 		o.Handler = noMethods
 	}
+	if isNilHandler(o.Handler) {
+		return nil, fmt.Errorf("Options.Handler is a %T that is nil", o.Handler)
+	}
 	o.objects = nil
+	if err := checkTypes(o.Types); err != nil {
+		return nil, err
+	}
 	if _, service := o.Protocol.(ServiceProtocol); service || o.Objects {
 		o.objects = newObjectTypes(o.Handler, o.Types, o.Codec)
+	} else if len(o.Types) > 0 {
+		return nil, errors.New("Options.Types without Options.Objects: set that, too, at both ends")
 	}
 	for i := len(o.Middleware) - 1; i >= 0; i-- {
-		o.Handler = o.Middleware[i](o.Handler)
+		if o.Middleware[i] == nil {
+			return nil, fmt.Errorf("Options.Middleware[%d] is nil", i)
+		}
+		if o.Handler = o.Middleware[i](o.Handler); o.Handler == nil || isNilHandler(o.Handler) {
+			return nil, fmt.Errorf("Options.Middleware[%d] has returned a nil Handler", i)
+		}
 	}
 	o.Middleware = nil
 	if o.Logger == nil {
@@ -114,7 +140,18 @@ func options(opts *Options) *Options {
 		trace := *o.Trace
 		o.Trace = &trace
 	}
-	return &o
+	return &o, nil
+}
+
+// isNilHandler reports whether h is of a type of this package and has nothing to call.
+func isNilHandler(h Handler) bool {
+	switch h := h.(type) {
+	case HandlerFunc:
+		return h == nil
+	case *Router:
+		return h == nil
+	}
+	return false
 }
 
 var noTrace = new(Trace)

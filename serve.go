@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -119,6 +120,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	if c.ctx.end(context.Canceled) {
 		s.overdue(c)
 	}
+	err = noNilError(err)
 	d := disconnection(result, err)
 	if d != nil {
 		c.disconnect = true // though the reply cannot be encoded, and so is another
@@ -130,9 +132,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	if failure, ok := result.(error); ok && err == nil && !isNilPointer(failure) {
 		result, err = nil, failure
 	}
-	if err != nil && isNilPointer(err) {
-		err = fmt.Errorf("the handler returned a nil %T as its error: where there is none it has to return nil", err)
-	}
+	err = noNilError(err)
 	var e *Error
 	excessive, first := errors.Is(err, ErrExcessiveCost), false
 	switch {
@@ -154,7 +154,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			}
 			s.log.LogAttrs(context.Background(), level, "handler failed",
 				slog.String("method", c.Method), slog.Any("error", err))
-		} else if c.IsNotification() && e.Code != CodeInternalError || e.Hint != "" { // of a notification nobody else is told, save of a panic
+		} else if c.IsNotification() && e.Code != CodeInternalError || c.hint(e) != "" { // of a notification nobody else is told, save of a panic
 			s.logFailed(c, e)
 		}
 	}
@@ -177,6 +177,15 @@ func (s *Session) reply(c *call, result any, err error) {
 	}
 }
 
+// hint returns how to mend what c failed with, "" if nothing is known.
+func (c *call) hint(e *Error) string {
+	if _, objects := c.Params.codec.(*objects); !objects && e.Code == CodeInvalidParams &&
+		(bytes.Contains(c.Params.Positional, objectStart) || bytes.Contains(c.Params.Named, objectStart)) {
+		return looksLikeObject
+	}
+	return e.Hint
+}
+
 // logFailed logs that the handler of c returned e, with its hint.
 func (s *Session) logFailed(c *call, e *Error) {
 	msg := "request failed"
@@ -184,10 +193,19 @@ func (s *Session) logFailed(c *call, e *Error) {
 		msg = "notification failed"
 	}
 	attrs := []slog.Attr{slog.String("method", c.Method), slog.Any("error", e)}
-	if e.Hint != "" {
-		attrs = append(attrs, slog.String("hint", e.Hint))
+	if hint := c.hint(e); hint != "" {
+		attrs = append(attrs, slog.String("hint", hint))
 	}
 	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
+}
+
+// noNilError returns err, or another error in the place of a pointer that is nil, whose
+// methods may panic.
+func noNilError(err error) error {
+	if err != nil && isNilPointer(err) {
+		return fmt.Errorf("the handler returned a nil %T as its error: where there is none it has to return nil", err)
+	}
+	return err
 }
 
 // isNilPointer reports whether err is a pointer that is nil, as a variable of type

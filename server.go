@@ -146,6 +146,10 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // method HandshakeContext, as [tls.Conn] does; in the fields of a wrapper that are
 // connections; and behind its method NetConn.
 func (srv *Server) Serve(l net.Listener) error {
+	if err := srv.check(); err != nil {
+		l.Close()
+		return fmt.Errorf("serve: %w", err)
+	}
 	tracked := srv.track(l)
 	if tracked == nil {
 		l.Close()
@@ -220,11 +224,27 @@ func (srv *Server) resolved() *Options {
 	return srv.options
 }
 
+// check returns what is wrong with the options.
+func (srv *Server) check() error {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	return srv.resolve()
+}
+
 func (srv *Server) init() {
-	if srv.options != nil {
-		return
+	if err := srv.resolve(); err != nil {
+		panic("rpcx: " + err.Error())
 	}
-	srv.options = options(&srv.Options)
+}
+
+// resolve is init with an error.
+func (srv *Server) resolve() (err error) {
+	if srv.options != nil {
+		return nil
+	}
+	if srv.options, err = resolveOptions(&srv.Options); err != nil {
+		return err
+	}
 	role := RoleServer
 	if srv.options.Role != RoleDefault {
 		role = srv.options.Role
@@ -233,6 +253,7 @@ func (srv *Server) init() {
 	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
+	return nil
 }
 
 // enter and leave count what Wait waits for, and keep the pool alive with it.

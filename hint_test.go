@@ -1,0 +1,324 @@
+package rpcx_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"example.com/rpcx"
+)
+
+// logged is what a logger wrote.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// take returns what was written since it was last asked.
+func (l *logged) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.buf.String()
+	l.buf.Reset()
+	return strings.ReplaceAll(text, `\"`, `"`)
+}
+
+func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+type adder interface{ Add(a, b int) int }
+
+type hinted struct {
+	Text string
+	Page int `json:"page"`
+}
+
+// An error about params tells the log, and not the peer, how to allow them.
+func TestHintsAboutParams(t *testing.T) {
+	router := rpcx.NewRouter()
+	router.Handle("fields", rpcx.Func(func(hinted) {}))
+	router.Handle("pointer", rpcx.Func(func(context.Context, *hinted) error { return nil }))
+	router.Handle("named", rpcx.Func(func(a, b int) {}, "a", "b?"))
+	router.Handle("direct", rpcx.Func(func(context.Context, string) error { return nil }, "a"))
+	router.Handle("nameless", rpcx.Func(func(a, b int) {}))
+	router.Handle("map", rpcx.Func(func(map[string]int) {}))
+	router.Handle("slice", rpcx.Func(func([]int) {}))
+	router.Handle("any", rpcx.Func(func(any) {}, "v"))
+	router.Handle("own", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Hint: "there is no more"} }))
+	if err := router.Mount("exposed", rpcx.Expose[adder](new(hasMethods))); err != nil {
+		t.Fatal(err)
+	}
+	const unknown = `hint="to ignore unknown params, set Options.IgnoreUnknownParams, or give rpcx.Func "..." as its last name"`
+	for name, c := range map[string]struct{ method, params, want string }{
+		"a missing field":             {"fields", `{"Text":""}`, `hint="to make "page" optional, add omitempty to the tag of its field, or make that a pointer"`},
+		"no params":                   {"pointer", `{}`, `hint="to make "Text" optional, add omitempty`},
+		"a field in another case":     {"fields", `{"text":"","page":1}`, `the tag of a field can set its name: `},
+		"an unknown field":            {"pointer", `{"Text":"","page":1,"more":1}`, unknown},
+		"a missing name":              {"named", `{"b":1}`, `hint="to make "a" optional, name it "a?""`},
+		"an unknown name":             {"named", `{"a":1,"c":1}`, unknown},
+		"an unknown one, directly":    {"direct", `{"a":"","c":1}`, unknown},
+		"too few arguments":           {"named", `[]`, `hint="to make "a" optional, name it "a?""`},
+		"too few without names":       {"nameless", `[1]`, `hint="to make parameters optional, name them, "a?" for an optional one, or make the last ones pointers"`},
+		"names for no names":          {"nameless", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
+		"names for a method":          {"exposed/Add", `{"a":1}`, `hint="to take params by name, let the method take a struct"`},
+		"names for a slice":           {"slice", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
+		"positions for a struct":      {"fields", `[{"Text":""}]`, `rpcx.Func(fn, "name") takes it by position`},
+		"positions for a map":         {"map", `[{"a":1}]`, `rpcx.Func(fn, "name") takes it by position`},
+		"an object as an argument":    {"nameless", `[1,{"__type__":[0,"x"]}]`, `set Options.Objects at this side`},
+		"an object in place of a map": {"map", `{"a":{"__type__":[0,"x"]}}`, `set Options.Objects at this side`},
+		"a hint of the program's own": {"own", `[]`, `hint="there is no more"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				_, w := newWire(t, &rpcx.Options{Handler: router, Logger: log.logger()})
+				w.say(`{"jsonrpc":"2.0","method":"` + c.method + `","params":` + c.params + `,"id":1}`)
+				if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], `"error"`) || strings.Contains(got[0], "optional") || strings.Contains(got[0], "Options") && !strings.Contains(name, "object") {
+					t.Errorf("the reply is %s", got)
+				}
+				text := log.take()
+				if !strings.Contains(text, c.want) || !strings.Contains(text, `msg="request failed" peer=pipe method=`+c.method) {
+					t.Errorf("the log is %s, want %s", text, c.want)
+				}
+				w.say(`{"jsonrpc":"2.0","method":"` + c.method + `","params":` + c.params + `}`)
+				synctest.Wait()
+				if text := log.take(); !strings.Contains(text, c.want) || !strings.Contains(text, "notification failed") {
+					t.Errorf("of a notification the log is %s", text)
+				}
+			})
+		})
+	}
+}
+
+// What has no hint, and what succeeds, is not logged.
+func TestErrorsWithoutHints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		opts := handling(rpcx.Func(func(_ context.Context, a int) error { return rpcx.Errorf(5, "no") }, "a"))
+		opts.Logger = log.logger()
+		_, w := newWire(t, opts)
+		for _, params := range []string{`[1]`, `["x"]`, `{"a":1,"\u0061":2}`, `[1,2]`} {
+			w.say(`{"jsonrpc":"2.0","method":"m","params":` + params + `,"id":1}`)
+			if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], `"error"`) {
+				t.Errorf("%s: %s", params, got)
+			}
+			if text := log.take(); text != "" {
+				t.Errorf("%s: logged %s", params, text)
+			}
+		}
+	})
+}
+
+func TestIgnoreUnknownParams(t *testing.T) {
+	router := rpcx.NewRouter()
+	router.Handle("fields", rpcx.Func(func(q hinted) string { return q.Text }))
+	router.Handle("named", rpcx.Func(func(_ context.Context, a string) (string, error) { return a, nil }, "a"))
+	router.Handle("none", rpcx.Func(func() string { return "none" }))
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newPipe(t, nil, &rpcx.Options{Handler: router, IgnoreUnknownParams: true})
+		strict, _ := newPipe(t, nil, handling(router))
+		for _, c := range []struct {
+			method, want string
+			params       any
+		}{
+			{"fields", "hi", map[string]any{"Text": "hi", "page": 1, "_meta": 2}},
+			{"named", "hi", map[string]any{"a": "hi", "b": 1}},
+			{"none", "none", map[string]any{"a": "hi"}},
+		} {
+			if got, err := rpcx.Call[string](t.Context(), s, c.method, c.params); got != c.want || err != nil {
+				t.Errorf("%s: got %q, %v", c.method, got, err)
+			}
+			_, err := rpcx.Call[string](t.Context(), strict, c.method, c.params)
+			matches(t, err, rpcx.ErrInvalidParams)
+		}
+		_, err := rpcx.Call[string](t.Context(), s, "fields", map[string]any{"Text": "hi"})
+		matches(t, err, rpcx.ErrInvalidParams) // "page" is still required
+		_, err = rpcx.Call[string](t.Context(), s, "named", rpcx.Args{"hi", 1})
+		matches(t, err, rpcx.ErrInvalidParams) // as are all by position known
+	})
+}
+
+// Options that can only be mistaken are refused: by an error where there is one to
+// return, and else by a panic.
+func TestOptionsThatAreRefused(t *testing.T) {
+	next := func(h rpcx.Handler) rpcx.Handler { return h }
+	for want, opts := range map[string]*rpcx.Options{
+		"Options.Handler is a rpcx.HandlerFunc that is nil":      {Handler: rpcx.HandlerFunc(nil)},
+		"Options.Handler is a *rpcx.Router that is nil":          {Handler: (*rpcx.Router)(nil)},
+		"Options.Middleware[1] is nil":                           {Middleware: []func(rpcx.Handler) rpcx.Handler{next, nil}},
+		"Options.Middleware[0] has returned a nil Handler":       {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return nil }}},
+		"Options.Types without Options.Objects: set that, too":   {Types: []rpcx.Type{celsiusType}},
+		"Options.Types has rpcx_test.celsius twice":              {Types: []rpcx.Type{celsiusType, momentType, celsiusType}, Objects: true},
+		"Options.Middleware[0] has returned a nil Handler\u200b": {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return rpcx.HandlerFunc(nil) }}},
+	} {
+		want = strings.TrimSuffix(want, "\u200b")
+		t.Run(want, func(t *testing.T) {
+			near, far := net.Pipe()
+			defer near.Close()
+			defer far.Close()
+			panicsWith(t, "rpcx: "+want, func() { rpcx.NewSession(near, opts) })
+			panicsWith(t, "rpcx: "+want, func() { rpcx.Pipe(opts, nil) })
+			panicsWith(t, "rpcx: "+want, func() { rpcx.Pipe(nil, opts) })
+			d := rpcx.Dialer{DialContext: func(context.Context, string, string) (net.Conn, error) {
+				t.Error("it dials all the same")
+				return nil, io.EOF
+			}}
+			_, err := d.Dial(t.Context(), "tcp://localhost:1", opts)
+			failsWith(t, "Dial", err, want)
+			_, err = rpcx.Command(t.Context(), exec.Command("no such program"), opts)
+			failsWith(t, "Command", err, want)
+			srv := &rpcx.Server{Options: *opts}
+			failsWith(t, "ListenAndServe", srv.ListenAndServe(t.Context(), "tcp://127.0.0.1:0"), want)
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			failsWith(t, "Serve", srv.Serve(l), want)
+			if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the listener is open: %v", err)
+			}
+		})
+	}
+}
+
+func failsWith(t *testing.T, what string, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%s returns %v", what, err)
+	}
+}
+
+func TestNilHandlerFuncOfAMethod(t *testing.T) {
+	panicsWith(t, "rpcx: nil handler for method m", func() { rpcx.NewRouter().Handle("m", rpcx.HandlerFunc(nil)) })
+	panicsWith(t, "rpcx: nil handler for method m", func() { rpcx.ExposeMap(map[string]any{"m": rpcx.HandlerFunc(nil)}) })
+}
+
+// An error is never sent as a result, and a nil pointer is not taken for one by mistake.
+func TestErrorsInThePlaceOfResults(t *testing.T) {
+	const internal = `{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`
+	var none *rpcx.Error
+	var lost *rpcx.ConnectionError
+	for name, c := range map[string]struct {
+		h         rpcx.Handler
+		want, log string
+	}{
+		"an *Error as the result":    {rpcx.Func(func() any { return rpcx.Errorf(5, "no") }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
+		"by a HandlerFunc":           {rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return rpcx.Errorf(5, "no"), nil }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
+		"another error":              {rpcx.Func(func() any { return errors.New("secret") }), internal, "error=secret"},
+		"a nil *Error as the result": {rpcx.Func(func() any { return none }), `{"jsonrpc":"2.0","result":null,"id":1}`, ""},
+		"a nil *Error as the error":  {rpcx.Func(func() error { return none }), internal, "the handler returned a nil *rpcx.Error as its error: where there is none it has to return nil"},
+		"that by reflection":         {rpcx.Func(func(int) (int, error) { return 1, none }, "n?"), internal, "the handler returned a nil *rpcx.Error"},
+		"that by a HandlerFunc":      {rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return 1, none }), internal, "the handler returned a nil *rpcx.Error"},
+		"a nil pointer of another":   {rpcx.Func(func() error { return lost }), internal, "the handler returned a nil *rpcx.ConnectionError"},
+		"an empty struct":            {rpcx.Func(func() struct{} { return struct{}{} }), `{"jsonrpc":"2.0","result":{},"id":1}`, ""},
+		"no result":                  {rpcx.Func(func() {}), `{"jsonrpc":"2.0","result":null,"id":1}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				_, w := newWire(t, &rpcx.Options{Handler: c.h, Logger: log.logger()})
+				w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+				w.expect(c.want)
+				if text := log.take(); !strings.Contains(text, c.log) || c.log == "" && text != "" || strings.Contains(text, "panic") {
+					t.Errorf("the log is %s", text)
+				}
+			})
+		})
+	}
+}
+
+// The other version of JSON-RPC is recognized, by who answers and by who calls.
+func TestHintsAboutVersions(t *testing.T) {
+	const (
+		like1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect"
+		like2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, or to JSONRPCAutoDetect"
+	)
+	for name, c := range map[string]struct {
+		p          rpcx.Protocol
+		line, want string
+	}{
+		"a request of 1.0":                 {rpcx.JSONRPCv2, `{"method":"m","params":[],"id":1}`, like1},
+		"a notification of 1.0":            {rpcx.JSONRPCv2, `{"method":"m","params":[],"id":null}`, like1},
+		"one that names its version":       {rpcx.JSONRPCv2, `{"jsonrpc":"1.0","method":"m","params":[],"id":1}`, like1},
+		"a version that is a number":       {rpcx.JSONRPCv2, `{"jsonrpc":2.0,"method":"m","id":1}`, `"jsonrpc" has to be a string, "2.0"`},
+		"named params of 2.0":              {rpcx.JSONRPCv1, `{"jsonrpc":"2.0","method":"m","params":{"a":1},"id":1}`, like2},
+		"a notification of 2.0":            {rpcx.JSONRPCv1, `{"jsonrpc":"2.0","method":"m"}`, like2},
+		"a batch of 2.0":                   {rpcx.JSONRPCv1, `[{"jsonrpc":"2.0","method":"m","id":1}]`, like2},
+		"what is no message of any":        {rpcx.JSONRPCv2, `{"foo":1}`, ""},
+		"another version":                  {rpcx.JSONRPCv2, `{"jsonrpc":"3.0","method":"m","id":1}`, ""},
+		"a scalar":                         {rpcx.JSONRPCv1, `5`, ""},
+		"a request of 1.0 that is no good": {rpcx.JSONRPCv1, `{"method":5,"params":[],"id":1}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				_, w := newWire(t, &rpcx.Options{Protocol: c.p, Logger: log.logger()})
+				w.say(c.line)
+				if got := w.heard(); len(got) != 1 || strings.Contains(got[0], "Options") {
+					t.Errorf("the reply is %s", got)
+				}
+				text := log.take()
+				if !strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "looks like") {
+					t.Errorf("the log is %s", text)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, nil)
+		for id, line := range []string{`{"result":1,"error":null,"id":0}`, `{"result":null,"error":{"code":1,"message":"no"},"id":1}`, `{"result":1,"id":2}`} {
+			f := s.Go(t.Context(), "m", nil)
+			w.heard()
+			w.say(line)
+			if err := f.Wait(t.Context(), nil); err == nil || !strings.Contains(err.Error(), like1) {
+				t.Errorf("call %d has the error %v", id, err)
+			}
+		}
+	})
+}
+
+// A caller without Options.Objects is told what it has received.
+func TestResultsThatLookLikeObjects(t *testing.T) {
+	type point struct{ X, Y int }
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, nil)
+		id := 0
+		call := func(result string, dest any) error {
+			f := s.Go(t.Context(), "m", nil)
+			w.heard()
+			w.say(`{"jsonrpc":"2.0","result":` + result + `,"id":` + string(rune('0'+id)) + `}`)
+			id++
+			return f.Wait(t.Context(), dest)
+		}
+		object := `{"__type__":[0,{"X":1,"Y":2}]}`
+		for _, dest := range []any{new(point), new(*point), new(int), new([]int), new(rpcx.Proxy)} {
+			if err := call(object, dest); err == nil || !strings.Contains(err.Error(), "set Options.Objects at this side") {
+				t.Errorf("a %T has the error %v", dest, err)
+			}
+		}
+		var own struct {
+			Type []any `json:"__type__"`
+		}
+		for _, dest := range []any{new(any), new(map[string]any), &own, nil} {
+			if err := call(object, dest); err != nil {
+				t.Errorf("a %T has the error %v", dest, err)
+			}
+		}
+		if len(own.Type) != 2 {
+			t.Errorf("got %v", own)
+		}
+	})
+}
