@@ -57,10 +57,15 @@ func (sig *signature) explain(req *Request, err error) error {
 		n++
 	}
 	given := make(map[string]bool)
+	twice := false
 	for key, _, more := named.next(); more; key, _, more = named.next() {
-		given[unquote(key)] = true
+		name := unquote(key)
+		i, known := sig.places[name]
+		twice = twice || known && (given[name] || i < n)
+		given[name] = true
 	}
 	switch {
+	case twice:
 	case (sig.object != nil || sig.mapping != nil) && n > 0:
 		e.Hint = "an only parameter without a name takes all params by name: " +
 			sig.naming(`rpcx.Func(fn, "name")`) + " takes it by position"
@@ -109,8 +114,6 @@ func (sig *signature) explainNames(e *Error, given map[string]bool, n int) {
 		}
 	}
 	switch {
-	case missing == "" && len(unknown) == 0: // one was given twice
-		return
 	case missing != "" && sig.object != nil:
 		e.Hint = fmt.Sprintf("to make %q optional, add omitempty to the tag of its field, or make that a pointer", missing)
 	case missing != "":

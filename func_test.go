@@ -287,7 +287,10 @@ func TestFuncContext(t *testing.T) {
 }
 
 // foreignRequest is like the request of another library, which has only methods.
-type foreignRequest struct{ id, params string }
+type foreignRequest struct {
+	//lint:ignore U1000 it shows that unexported fields are no params
+	id, params string
+}
 
 type hasMethods struct{}
 
@@ -295,6 +298,9 @@ func (*hasMethods) Add(a, b int) int { return a + b }
 
 // sessionByValue takes what go vet would find.
 var sessionByValue = reflect.Zero(reflect.FuncOf([]reflect.Type{reflect.TypeFor[rpcx.Session]()}, nil, false)).Interface()
+
+// errorFirst returns an error and an int.
+var errorFirst = reflect.Zero(reflect.FuncOf(nil, []reflect.Type{reflect.TypeFor[error](), reflect.TypeFor[int]()}, false)).Interface()
 
 func TestFuncPanics(t *testing.T) {
 	type cyclic []cyclic // is fine, and is not followed for ever
@@ -344,7 +350,7 @@ func TestFuncPanics(t *testing.T) {
 		{"another type of errors", func() *net.OpError { return nil }, nil, "result *net.OpError is an error: write error"},
 		{"an interface of errors", func() (int, net.Error) { return 0, nil }, nil, "result net.Error is an error: write error"},
 		{"an error that is no pointer", func() rpcx.TimeoutCancellationError { panic("") }, nil, "is an error: write error"},
-		{"the error first", func() (error, int) { return nil, 0 }, nil, "result error is an error: write error, as the last result"},
+		{"the error first", errorFirst, nil, "result error is an error: write error, as the last result"},
 		{"a session as result", func() *rpcx.Session { return nil }, nil, "result *rpcx.Session cannot be encoded"},
 		{"a future as result", func() (*rpcx.Future, error) { return nil, nil }, nil, "result *rpcx.Future cannot be encoded"},
 		{"a batch as result", func() *rpcx.Batch { return nil }, nil, "result *rpcx.Batch cannot be encoded"},

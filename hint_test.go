@@ -110,7 +110,7 @@ func TestErrorsWithoutHints(t *testing.T) {
 		opts := handling(rpcx.Func(func(_ context.Context, a int) error { return rpcx.Errorf(5, "no") }, "a"))
 		opts.Logger = log.logger()
 		_, w := newWire(t, opts)
-		for _, params := range []string{`[1]`, `["x"]`, `{"a":1,"\u0061":2}`, `[1,2]`} {
+		for _, params := range []string{`[1]`, `["x"]`, `{"a":1,"\u0061":2}`, `{"a":1,"a":1,"A":2}`, `[1,2]`} {
 			w.say(`{"jsonrpc":"2.0","method":"m","params":` + params + `,"id":1}`)
 			if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], `"error"`) {
 				t.Errorf("%s: %s", params, got)
@@ -178,7 +178,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 			}}
 			_, err := d.Dial(t.Context(), "tcp://localhost:1", opts)
 			failsWith(t, "Dial", err, want)
-			_, err = rpcx.Command(t.Context(), exec.Command("no such program"), opts)
+			_, err = rpcx.Command(t.Context(), exec.Command("no-such-program"), opts)
 			failsWith(t, "Command", err, want)
 			srv := &rpcx.Server{Options: *opts}
 			failsWith(t, "ListenAndServe", srv.ListenAndServe(t.Context(), "tcp://127.0.0.1:0"), want)
