@@ -342,6 +342,7 @@ func TestUnfinishedMessageIsLogged(t *testing.T) {
 				opts.Framer, opts.Logger = c.framer, slog.New(log)
 				s, w := newWire(t, opts)
 				w.Write([]byte(c.input))
+				synctest.Wait() // for the reply, which could not be written any more
 				w.Close()
 				if err := ended(t, s); err != io.ErrUnexpectedEOF {
 					t.Errorf("it ended with %v", err)
