@@ -66,9 +66,10 @@ func (sig *signature) explain(req *Request, err error) error {
 	}
 	switch {
 	case twice:
-	case (sig.object != nil || sig.mapping != nil) && n > 0:
-		e.Hint = "an only parameter without a name takes all params by name: " +
-			sig.naming(`rpcx.Func(fn, "name")`) + " takes it by position"
+	case n > 0 && sig.object != nil && sig.method:
+		e.Hint = "a struct that is the only parameter of a method takes named params: beside a second one it is positional"
+	case n > 0 && (sig.object != nil || sig.mapping != nil):
+		e.Hint = `an only parameter without a name takes named params: rpcx.Func(fn, "name") takes it by position`
 	case n > len(sig.params) && sig.variadic == nil:
 	case len(given) > 0 && !sig.byName, len(given) > 0 && sig.list:
 		e.Hint = "to take params by name, " + sig.naming("give rpcx.Func the names of all parameters")
@@ -96,8 +97,10 @@ func (sig *signature) naming(text string) string {
 func (sig *signature) explainNames(e *Error, given map[string]bool, n int) {
 	unknown := make(map[string]string) // in lower case, as it was given
 	for name := range given {
-		if _, known := sig.places[name]; !known {
-			unknown[strings.ToLower(name)] = name
+		_, known := sig.places[name]
+		lower := strings.ToLower(name)
+		if other, taken := unknown[lower]; !known && (!taken || name < other) {
+			unknown[lower] = name
 		}
 	}
 	var missing string

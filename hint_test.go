@@ -39,7 +39,12 @@ func (l *logged) take() string {
 
 func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-type adder interface{ Add(a, b int) int }
+type adder interface {
+	Add(a, b int) int
+	Find(q hinted)
+}
+
+func (*hasMethods) Find(hinted) {}
 
 type hinted struct {
 	Text string
@@ -77,6 +82,7 @@ func TestHintsAboutParams(t *testing.T) {
 		"names for a slice":           {"slice", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
 		"positions for a struct":      {"fields", `[{"Text":""}]`, `rpcx.Func(fn, "name") takes it by position`},
 		"positions for a map":         {"map", `[{"a":1}]`, `rpcx.Func(fn, "name") takes it by position`},
+		"positions for a method":      {"exposed/Find", `[{"Text":""}]`, `beside a second one it is positional`},
 		"an object as an argument":    {"nameless", `[1,{"__type__":[0,"x"]}]`, `set Options.Objects at this side`},
 		"an object in place of a map": {"map", `{"a":{"__type__":[0,"x"]}}`, `set Options.Objects at this side`},
 		"a hint of the program's own": {"own", `[]`, `hint="there is no more"`},
