@@ -135,7 +135,7 @@ func TestFunc(t *testing.T) {
 		{"missing fields", describe, "", rpcx.Params{}, "", `method "m" requires parameters "name", "page"`},
 		{"fields in another case are unknown", describe, "", named(`{"name":"n","page":1,"Page":2}`), "", `method "m" does not take parameter "Page"`},
 		{"and so they are missing", describe, "", named(`{"Name":"n","page":1}`), "", `method "m" requires parameter "name"; names are case-sensitive: "name" (not "Name")`},
-		{"the first of several other cases", divide, "a b", named(`{"a":1,"bb":1,"B":1}`), "", `method "m" requires parameter "b"; names are case-sensitive: "b" (not "B")`},
+		{"the first of several other cases", echo, "message", named(`{"messagE":"","Message":"","MESSAGE":"","mEssage":""}`), "", `method "m" requires parameter "message"; names are case-sensitive: "message" (not "MESSAGE")`},
 		{"each of them", describe, "", named(`{"NAME":"n","PAGE":1}`), "", `method "m" requires parameters "name", "page"; names are case-sensitive: "page" (not "PAGE"), "name" (not "NAME")`},
 		{"optional ones, too", describe, "", named(`{"name":"n","page":1,"Limit":1,"tags":[]}`), "", `method "m" does not take parameters "Limit", "tags"; names are case-sensitive: "Tags" (not "tags"), "limit" (not "Limit")`},
 		{"a field without a tag", func(q struct{ Text string }) string { return q.Text }, "", named(`{"text":"hi"}`), "", `method "m" requires parameter "Text"; names are case-sensitive: "Text" (not "text")`},
