@@ -27,7 +27,7 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 		s.pool.putCall(f)
 		return err
 	}
-	h := s.handlerOf(ctx)
+	h := handlerOf(ctx)
 	s.waitForReply(h)
 	if end := ctx.Done(); end == nil {
 		<-f.done

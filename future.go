@@ -99,7 +99,7 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 // wait waits for the call to be over, or returns the cause of ctx's end.
 func (f *Future) wait(ctx context.Context) error {
 	if s := f.session; s != nil { // nil in a batch that was not sent
-		h := s.handlerOf(ctx)
+		h := handlerOf(ctx)
 		s.waitForReply(h)
 		defer s.waitedForReply(h)
 	}

@@ -177,7 +177,7 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 	if err := s.framed(sc); err != nil {
 		return err
 	}
-	h := s.handlerOf(ctx)
+	h := handlerOf(ctx)
 	s.mu.Lock()
 	return s.queue(ctx, h, sc, from, register)
 }
@@ -278,15 +278,17 @@ func (s *Session) alone(from sender, call *Future) bool {
 
 // waitToSend returns when sc.frame fits into the outbox and nobody waited longer;
 // before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
-// released while it waits. The handler h, if it is not nil, takes a slot without
-// waiting: all slots may be taken by calls whose replies wait for it.
+// released while it waits. A handler h of the session takes a slot without waiting: all
+// slots may be taken by calls whose replies wait for it.
 func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch, from sender, call *Future) error {
 	if call != nil && !call.waits() {
 		call = nil
 	}
 	if call != nil {
-		if h == nil && !s.slots.hasFree() {
+		if own := h != nil && h.session == s; !own && !s.slots.hasFree() {
+			s.changeWaitsLocked(h, 1, 0)
 			err := s.waitInLine(ctx, &s.slots.line, h, from, call, s.slots.isFree)
+			s.changeWaitsLocked(h, -1, 0)
 			if err != nil {
 				return err
 			}

@@ -144,7 +144,7 @@ func (o *slots) hasFree() bool { return o.isFree() && len(o.line.turns) == 0 }
 // must hold s.mu.
 func (s *Session) maySend(h *handlerContext, from sender, call *Future) error {
 	switch {
-	case s.state == stateDraining && from == fromCaller && h == nil:
+	case s.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
 		return ErrClosed // only what a running handler calls goes out now
 	case s.state >= stateClosing:
 		return s.closedError()

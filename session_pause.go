@@ -24,7 +24,8 @@ import (
 //
 // A handler that waits for the peer in another way (through another goroutine or
 // session) is not recognised: therefore reading also goes on when no handler has
-// returned for pauseLimit.
+// returned for pauseLimit. That is stallLimit while handlers of other sessions wait
+// for this one: they may be what this session's handlers wait for.
 
 // backPressure is the state of a session's pauses. It is guarded by the session's lock.
 type backPressure struct {
@@ -35,6 +36,7 @@ type backPressure struct {
 	insist   bool          // reading goes on after pauseLimit: no pause before there is room
 	tied     int           // running handlers that wait for a reply
 	crammed  int           // running handlers that wait for room and for no reply
+	outside  int           // waits of handlers of other sessions for this one
 	stalled  bool          // the writer made no progress: these are tied, until the queue is empty
 	stalls   int           // how often that was so lately
 	stall    time.Duration // when it was last
@@ -51,9 +53,9 @@ const (
 	// cancelRoom is how many requests may wait at least if the peer can cancel them: it
 	// is not heard in a pause.
 	cancelRoom = 64
-	// stallLimit is how long the writer may make no progress before handlers that wait
-	// for room are tied; half of that the next time, and so on, until there has been no
-	// stall for forgetStalls.
+	// stallLimit is how long a pause may bring no progress where it is likely that others
+	// wait for this session to read; half of that the next time, and so on, until there
+	// has been no stall for forgetStalls.
 	stallLimit   = time.Second
 	forgetStalls = time.Minute
 	// reportAfter is how long a pause may take before it is logged.
@@ -233,12 +235,19 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 		}
 		progress = max(progress, written) // which is all that these handlers wait for
 	}
-	limit := after(progress, s.limits.pauseLimit())
+	patience := s.limits.pauseLimit()
+	if b.outside > 0 {
+		patience = min(patience, b.stallLimit(now))
+	}
+	limit := after(progress, patience)
 	switch {
 	case !b.paused:
 		return
 	case limit <= now:
-		b.insist = true
+		if b.insist = true; b.outside > 0 {
+			b.stall = now
+			b.stalls++
+		}
 		s.note(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
 			slog.Duration("for", now-progress), slog.Int("waiting", s.in.count))
 		s.resumeLocked()
@@ -249,7 +258,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 	s.arm(limit)
 }
 
-// stallLimit returns how long the writer may make no progress now. Two sides that flood
+// stallLimit returns how long a pause may bring no progress now. Two sides that flood
 // each other stall again and again: all of that together takes no longer than twice
 // stallLimit.
 func (b *backPressure) stallLimit(now time.Duration) time.Duration {
@@ -262,13 +271,11 @@ func (b *backPressure) stallLimit(now time.Duration) time.Duration {
 // handlerKey is the context key for the context of the handler that it is made from.
 type handlerKey struct{}
 
-// handlerOf returns the context of the handler of s that ctx is made from, nil if
-// there is none.
-func (s *Session) handlerOf(ctx context.Context) *handlerContext {
-	if h, ok := ctx.Value(handlerKey{}).(*handlerContext); ok && h.session == s {
-		return h
-	}
-	return nil
+// handlerOf returns the context of the handler that ctx is made from, nil if there is
+// none. It may be a handler of another session.
+func handlerOf(ctx context.Context) *handlerContext {
+	h, _ := ctx.Value(handlerKey{}).(*handlerContext)
+	return h
 }
 
 // waits are the waits of a handler's goroutines for the session.
@@ -292,12 +299,16 @@ func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
 		return
 	}
 	b := &s.pressure
-	b.count(h, -1)
-	h.waits.replies += replies
-	h.waits.room += room
-	b.count(h, 1)
-	s.checkPauseLocked()
-	if b.paused && b.crammed > 0 {
+	if h.session == s {
+		b.count(h, -1)
+		h.waits.replies += replies
+		h.waits.room += room
+		b.count(h, 1)
+		s.checkPauseLocked()
+	} else {
+		b.outside += int(replies + room)
+	}
+	if b.paused && b.crammed+b.outside > 0 {
 		now := s.now()
 		s.arm(now + b.stallLimit(now))
 	}

@@ -22,7 +22,7 @@ func atRest(t *testing.T, s *Session) {
 		t.Errorf("running %d, workers %d, count %d, bytes %d, waking %v, pending %d, slots %d, refusing %d",
 			s.in.running, s.in.workers, s.in.count, s.in.bytes, s.in.waking, s.table.pending, s.slots.taken, s.refusing)
 	}
-	if b.paused || b.tied != 0 || b.crammed != 0 || b.insist || b.stalled {
+	if b.paused || b.tied != 0 || b.crammed != 0 || b.outside != 0 || b.insist || b.stalled {
 		t.Errorf("the state of its pauses is %+v", *b)
 	}
 	if s.state == stateOpen && (s.incoming.first != nil || s.outgoing.first != nil || s.loops != 2) {
@@ -87,7 +87,7 @@ func TestFloodsOfBothSidesEnd(t *testing.T) {
 		{"by all of them", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for seed := range uint64(20) {
+			for seed := range uint64(6) {
 				synctest.Test(t, func(t *testing.T) { testFloods(t, seed, c.calls) })
 				if t.Failed() {
 					t.Fatalf("seed %d", seed)
@@ -140,7 +140,7 @@ func testFloods(t *testing.T, seed uint64, calls func(ctx context.Context, s *Se
 	for _, s := range []*Session{a, b} {
 		for range 3 {
 			floods.Go(func() {
-				for i := 0; !over.Load() && i < 3000; i++ {
+				for i := 0; !over.Load() && i < 1000; i++ {
 					if err := s.Notify(context.Background(), "work", Args{i}); err != nil {
 						t.Error(err)
 					}
@@ -149,7 +149,7 @@ func testFloods(t *testing.T, seed uint64, calls func(ctx context.Context, s *Se
 		}
 		for range 4 {
 			asked.Go(func() {
-				for range 50 {
+				for range 20 {
 					err := s.Call(context.Background(), "work", nil, nil)
 					if !errors.Is(err, ErrInternalError) { // of a panic
 						mustEnd(t, "a call", err)
@@ -192,7 +192,7 @@ func batchMember(err error) error {
 
 // TestRingOfThreeSessionsEnds has calls go around a ring of three nodes in both
 // directions: their handlers wait for another session than their own, whose reader
-// may have paused, too. That ends by pauseLimit.
+// may have paused, too.
 func TestRingOfThreeSessionsEnds(t *testing.T) {
 	for seed := range uint64(10) {
 		synctest.Test(t, func(t *testing.T) {
@@ -230,7 +230,7 @@ func TestRingOfThreeSessionsEnds(t *testing.T) {
 				}
 				for n := range 3 {
 					wg.Go(func() {
-						for range 100 {
+						for range 300 {
 							notice(context.Background(), next[n][direction], 10)
 						}
 					})
@@ -238,8 +238,7 @@ func TestRingOfThreeSessionsEnds(t *testing.T) {
 			}
 			wg.Wait()
 			took := time.Since(start)
-			// A node may wait for both others, and be flooded again then.
-			if took > 4*all[0].limits.pauseLimit() {
+			if took > 2*all[0].limits.pauseLimit() {
 				t.Errorf("it took %v", took)
 			}
 			time.Sleep(all[0].limits.pauseLimit()) // what the floods have left
