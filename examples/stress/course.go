@@ -28,6 +28,7 @@ type course struct {
 // phase is a part of the course, with its results.
 type phase struct {
 	name     string
+	share    int      // of the whole time
 	classes  []string // of hostile clients
 	from, to time.Duration
 	hostile  map[string]tally
@@ -42,13 +43,25 @@ type phase struct {
 
 // plan returns the phases before they have happened.
 func plan() []phase {
-	phases := []phase{{name: "alone"}}
+	phases := []phase{{name: "alone", share: 2}}
 	var all []string
 	for _, class := range classes {
-		phases = append(phases, phase{name: class.name, classes: []string{class.name}})
+		share := 2
+		if class.name == "sleepers" {
+			share = 5
+		}
+		phases = append(phases, phase{name: class.name, share: share, classes: []string{class.name}})
 		all = append(all, class.name)
 	}
-	return append(phases, phase{name: "all", classes: all}, phase{name: "quiet"})
+	return append(phases, phase{name: "all", share: 2, classes: all}, phase{name: "quiet", share: 2})
+}
+
+// shares returns those of all phases together.
+func (c *course) shares() (n int) {
+	for _, p := range c.phases {
+		n += p.share
+	}
+	return n
 }
 
 func (c *course) now() time.Duration { return time.Since(c.began) }
@@ -82,8 +95,9 @@ func (c *course) run(ctx context.Context, length time.Duration, seed uint64) (er
 	c.phases = plan()
 	for i := range c.phases {
 		p := &c.phases[i]
-		order := order{Addr: addr, Classes: p.classes, Seed: seed + uint64(i)}
-		if err := c.pass(ctx, p, length/time.Duration(len(c.phases)), hostile, order); err != nil {
+		takes := length * time.Duration(p.share) / time.Duration(c.shares())
+		order := order{Addr: addr, Classes: p.classes, Seed: seed + uint64(i), Rest: takes * 4 / 5}
+		if err := c.pass(ctx, p, takes, hostile, order); err != nil {
 			return err
 		}
 		// So that the memory of the next phase is its own.

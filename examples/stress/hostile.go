@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -25,7 +26,13 @@ var classes = []class{
 	{"half-open", 300, halfOpen},
 	{"storm", 8, storm},
 	{"batches", 2, batches},
+	{"pipeliners", 2, pipeline},
+	{"sleepers", 4, sleepAndRead},
 }
+
+// slowOnly are the classes whose clients do nothing wrong: each request of theirs is to
+// be answered.
+var slowOnly = []string{"pipeliners", "sleepers"}
 
 type class struct {
 	name  string
@@ -40,6 +47,8 @@ type order struct {
 	Addr    string   `json:"addr"`
 	Classes []string `json:"classes"`
 	Seed    uint64   `json:"seed"`
+	// Rest is how long sleepers do not read.
+	Rest time.Duration `json:"rest"`
 }
 
 // tally is what the clients of a class have done.
@@ -48,6 +57,7 @@ type tally struct {
 	Cut         int       `json:"cut"` // of these, by the server
 	Messages    int       `json:"messages"`
 	Bytes       int       `json:"bytes"`
+	Refused     int       `json:"refused"`  // of the messages of pipeliners and sleepers
 	Answered    quantiles `json:"answered"` // of those who wait for an answer
 }
 
@@ -101,6 +111,7 @@ func (c *campaign) cease() map[string]tally {
 		t.Cut += h.Cut
 		t.Messages += h.Messages
 		t.Bytes += h.Bytes
+		t.Refused += h.Refused
 		tallies[h.class.name] = t
 		times[h.class.name] = append(times[h.class.name], h.times...)
 	}
@@ -255,6 +266,58 @@ func batches(h *client, conn net.Conn) error {
 		}
 		if i%2 == 0 {
 			h.times = append(h.times, time.Since(began))
+		}
+	}
+	return nil
+}
+
+// pipeline asks 20,000 times in one go, and reads the answers as they come, at 200 kB
+// a second.
+func pipeline(h *client, conn net.Conn) error {
+	const n = 20_000
+	failed := make(chan error, 1)
+	// Owner: pipeline. End: all is sent, or the connection closed.
+	go func() { failed <- h.send(conn, strings.Repeat(request("echo", 1, `"in the pipe"`), n), n) }()
+	err := h.read(conn, n, 100*time.Millisecond)
+	if err != nil {
+		conn.Close()
+	}
+	return cmp.Or(<-failed, err)
+}
+
+// sleepAndRead asks 1,000 times, and reads nothing for a long time. Then it reads on as
+// if nothing had been.
+func sleepAndRead(h *client, conn net.Conn) error {
+	const n = 1000
+	for {
+		if err := h.send(conn, strings.Repeat(request("echo", 1, `"before I sleep"`), n), n); err != nil {
+			return err
+		}
+		if err := sleep(h.ctx, h.Rest); err != nil {
+			return err
+		}
+		if err := h.read(conn, n, 0); err != nil {
+			return err
+		}
+	}
+}
+
+// read reads n answers, in pieces of about 20 kB at the given interval, and counts those
+// that are errors.
+func (h *client) read(conn net.Conn, n int, interval time.Duration) error {
+	answers, size := bufio.NewReader(conn), 0
+	for range n {
+		line, err := answers.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if strings.Contains(line, `"error"`) {
+			h.Refused++
+		}
+		if size += len(line); size > 20_000 && interval > 0 {
+			if size = 0; sleep(h.ctx, interval) != nil {
+				return h.ctx.Err()
+			}
 		}
 	}
 	return nil

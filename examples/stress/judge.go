@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -65,6 +66,9 @@ func (c *course) judge() (problems []string) {
 			if p.hostile[class].Connections == 0 {
 				fail("%s: no connection of %s", p.name, class)
 			}
+			if h := p.hostile[class]; slices.Contains(slowOnly, class) && h.Refused+h.Cut > 0 {
+				fail("%s: %d messages of %s were refused, and %d connections cut off, though they are only slow", p.name, h.Refused, class, h.Cut)
+			}
 			if want := defence(class, p.to-p.from); want != "" && p.ended[want] == 0 {
 				fail("%s: %s, but no session was ended for %q", p.name, class, want)
 			}
@@ -92,8 +96,6 @@ func defence(class string, after time.Duration) string {
 	switch {
 	case class == "garbage":
 		return overCost // eleven lines are enough
-	case class == "flood" && after > 5*time.Second:
-		return overCost // when the queue is full
 	case class == "slow readers" && after > 25*time.Second:
 		return slowPeer // Limits.SendTimeout is 20 s
 	}

@@ -1,8 +1,8 @@
 // Stress puts a server with default limits under load from good and bad clients
 // at once, and shows what it does to the good ones.
 //
-//	go run ./examples/stress -svg soak.svg     # four and a half minutes
-//	go run ./examples/stress -short            # a quarter of a minute
+//	go run ./examples/stress -svg soak.svg     # six and a quarter minutes
+//	go run ./examples/stress -short            # a third of a minute
 //
 // Three processes of this program run: the server, whose memory and goroutines
 // are then its own; the hostile clients, at a lower priority, since they share
@@ -27,13 +27,14 @@ import (
 )
 
 const (
-	fullTime  = 270 * time.Second // phases of 30 s: a write may stand still for 20 s
-	shortTime = 13 * time.Second
+	// Phases of 30 s, since a write may stand still for 20 s; 75 s for the sleepers.
+	fullTime  = 375 * time.Second
+	shortTime = 18 * time.Second
 	warmUp    = time.Second
 )
 
 func main() {
-	length := flag.Duration("time", 0, "how long all phases take together; less than 4m gives the beginning of an attack much weight (default 4m30s, with -short 13s)")
+	length := flag.Duration("time", 0, "how long all phases take together; less than 5m30s gives the beginning of an attack much weight (default 6m15s, with -short 18s)")
 	seed := flag.Uint64("seed", 1, "of the random sizes and intervals")
 	svg := flag.String("svg", "", "file to draw the course of it into")
 	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
