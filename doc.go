@@ -109,8 +109,8 @@
 // [Future.Decode]), call back ([Future.OnDone]), or be given up
 // ([Future.Cancel]). There is no goroutine for a call that is under way.
 //
-// The context given to a call bounds all of it, from the wait for room to the
-// reply. When it ends, the call fails with its cause ([context.Cause]), the peer
+// The context given to a call bounds all of it, from the wait for a slot or for room
+// to the reply. When it ends, the call fails with its cause ([context.Cause]), the peer
 // is not told (unless Options.Cancellation says how), and a reply that comes later
 // is dropped. Where a call's context
 // has no deadline, Limits.RequestTimeout takes its place. The context given to
@@ -424,9 +424,9 @@
 // A message with a wrong checksum is dropped and counted. The magic of another
 // network, and a payload over the limit, end the session with a [*FrameError]; a
 // payload of our own over the limit is a [*SizeError], and is not sent. A
-// block may be larger than Limits.QueueBytes: then it is dropped if other
-// messages wait for a handler, so where large ones are expected that has to be
-// raised as well.
+// block may be larger than Limits.QueueBytes: then reading pauses while it waits for a
+// handler. Where reading has to go on it is dropped if other messages wait, so where
+// large ones are expected that limit has to be raised as well.
 //
 // # Codecs
 //
@@ -467,7 +467,8 @@
 // taken up when the one before has been handled, and effects are in order; but
 // then a handler that calls back cannot be called while it waits.
 //
-// Replies to this side's calls are never held up by handlers. So a reply can
+// Replies to this side's calls are not held up by handlers, unless reading pauses (see
+// Bursts). So a reply can
 // overtake a notification: that the call has returned does not mean that what the
 // peer sent before has been handled. The replies to a batch are one message, in
 // the order of its requests, sent when the last of them has been handled. The
@@ -485,9 +486,9 @@
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait
-//	Queue                 4,096  messages   requests that would wait are answered
-//	                                        CodeServerBusy, notifications dropped; a batch
-//	                                        counts as one
+//	Queue                 4,096  messages   reading pauses, mostly long before; where it has to
+//	                                        go on, requests are answered CodeServerBusy and
+//	                                        notifications dropped; a batch counts as one
 //	QueueBytes            8 MiB  bytes      the same; one message always has room, and each
 //	                                        member of a batch counts 256 bytes more
 //	Outbox                4 MiB  bytes      callers and handlers wait; one message always has
@@ -496,21 +497,28 @@
 //	Batch                10,000  members    the batch is answered with one CodeInvalidRequest
 //	Response           MaxSize,  bytes      the reply is replaced by a CodeInvalidRequest; it, or
 //	                   see below            Outbox, bounds all that waits in unfinished batches
-//	RequestTimeout         30 s  a call     it fails with ErrTimeout; if its context has a
-//	                                        deadline that counts instead
+//	RequestTimeout         30 s  a call     it fails with ErrTimeout, the wait for a slot and
+//	                                        for room included; if its context has a deadline
+//	                                        that counts instead
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
 //	                                        the time for each 16 KiB
 //	CloseTimeout           30 s  a close    what is unsent at ReplyAndDisconnect, or at the end
 //	                                        for CostHard, is dropped
-//	Outgoing                 50  calls      calls wait for a slot; between 1 and OutgoingMax,
-//	                                        as ResponseTime has it
+//	HalfClose         see there  a session  it ends, when the peer has finished sending: after
+//	                                        5 s over TCP and TLS, ProcessingTimeout and 1 s
+//	                                        over unix sockets, pipes and programs
+//	Outgoing                 50  calls      calls wait for a slot; between a fifth of it and
+//	                                        OutgoingMax, as ResponseTime has it
 //	OutgoingMax             250  calls      Outgoing is raised no further
-//	ResponseTime            3 s  a reply    Outgoing is lowered, or raised
+//	ResponseTime            3 s  a reply    Outgoing is raised below; above, it is lowered if the
+//	                                        number of calls has made replies slow
 //	IdleTimeout            none  a silence  the session ends with ErrIdle
 //	KeepAlive              60 s  a silence  a notification KeepAliveMethod is sent; without one,
-//	                                        TCP's probes, after 15 s
+//	                                        TCP's probes, after 15 s. After three times KeepAlive
+//	                                        without an answer the session ends with
+//	                                        ErrUnreachable (over TCP)
 //	CostSoft              2,000  cost       requests are delayed, and fewer handled at once
 //	CostHard             10,000  cost       requests are answered CodeExcessiveResourceUsage, and
 //	                                        the session ends with a *CostError (CostOff: not)
@@ -542,7 +550,7 @@
 //	Server.HandshakeTimeout       10 s  a hand-     the connection is closed
 //	                                    shake
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:
-//	                                                requests are answered CodeServerBusy, callers
+//	                                                reading pauses, as for Limits.Queue, callers
 //	                                                and handlers wait, and the session ends if a
 //	                                                large message comes in
 //
@@ -552,14 +560,39 @@
 // in succession, one in 101 is a bad message, and the others cost nothing; the last 1,024 calls
 // and batches that were given up are remembered, to tell late replies from wrong ones.
 //
+// # Bursts
+//
+// A peer may send any number of requests in one go and read the replies as they come:
+// all are answered, in bounded memory. When more wait than can be handled in time,
+// reading pauses, and the peer's connection fills up; when there is room, reading goes
+// on. Requests that wait are too many when there are more than handlers have returned
+// in the last quarter of ProcessingTimeout, two for each worker at least (and 64, with
+// Options.Cancellation: in a pause no cancellation is heard, nor is a reply).
+//
+// Reading pauses only while somebody can make room: a handler that runs and does not
+// itself wait for this session, in a call to the peer with its own context. So two sides
+// that flood each other and call each other's handlers do not wait for ever. A handler
+// that waits for the peer in another way is not recognised. Therefore reading also goes
+// on when no handler has returned for 5 s (or a quarter of SendTimeout, or half of what
+// KeepAlive allows, if that is less), or for a second while handlers of other sessions
+// call this one. Then Queue and QueueBytes count, and what finds no room is refused.
+//
+// Such a refusal costs the peer nothing, and says that the request was not begun:
+// [Error.NotStarted]. One at ProcessingTimeout says whether it was. Only what was not
+// begun may be sent again without a second thought.
+//
+// Stats.Pauses and Stats.Paused count pauses, Trace.Paused and Trace.Resumed tell of each,
+// and one of more than a second is logged. A peer with a SendTimeout of its own, as
+// every session has, ends the session if it gets rid of less than 16 KiB in that time.
+//
 // # Cost
 //
 // What a server's sessions use has a cost: 1 for 100,000 bytes sent or received,
 // 100 for an error (1,100 for a message that is no JSON, and what an [Error]'s
 // Cost adds), and what [Session.BumpCost] and Options.ExtraCost say. It decays by
 // 10,000 in an hour. Above CostSoft each request is delayed, by up to 2 seconds,
-// and fewer handlers run at once. What is refused or times out because of that is an
-// error as well. At CostHard the session ends, after Options.OnExcessiveCost was
+// and fewer handlers run at once. What a limit refuses and what times out costs nothing
+// (but see Limits.CostHandlerError). At CostHard the session ends, after Options.OnExcessiveCost was
 // called. So a peer that errs now and then never notices, and one that does nothing
 // else is gone after some ninety errors. The numbers are aiorpcX's.
 //

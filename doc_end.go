@@ -16,10 +16,33 @@
 //
 // When the connection fails, or the peer breaks the framing, the session ends without
 // writing more (but a [CloserWithError], as a WebSocket is, has the rest written first,
-// and then tells the peer why). When the peer
-// closes it, or its own half of it, what had been queued is still written, as by
-// Close, and notifications that the peer had sent before are still handled, with
-// a context that has ended; its requests are not, since nobody may wait for them.
+// and then tells the peer why).
+//
+// When the peer has finished sending, and has closed the connection or only its own half
+// of it, what it had sent is still handled in order, and answered: so
+//
+//	printf '…' | server        server < requests > replies        nc -N host port < requests
+//
+// get all their replies. The last line of the input needs no newline. There is nobody to
+// call any more: calls that are pending fail at once, and new ones with [ErrClosed], "the
+// peer has finished sending"; notifications go out. The session ends, with io.EOF, when
+// nothing is left to handle and to write, when a write fails, when the operating system
+// says that the peer is gone, or after Limits.HalfClose. An end within a message is an
+// io.ErrUnexpectedEOF, and ends the session at once.
+//
+// A connection that has no halves, such as a WebSocket, ends as a whole: what had been
+// queued is still written, as by Close, and notifications that the peer had sent before
+// are still handled, with a context that has ended; its requests are not, since nobody
+// waits for them.
+//
+// A session that ends by [ReplyAndDisconnect], or because of its cost, closes its half
+// first, and reads on for up to a second and 256 KiB, so that the peer hears the last
+// reply and is not reset.
+//
+// A network that is gone says nothing. Over TCP (for what is sent: on Linux only) a session
+// ends within three times Limits.KeepAlive, with [ErrUnreachable]. A peer that is silent,
+// or does not read, is not gone: that is what IdleTimeout and SendTimeout are for.
+//
 // The first cause of the end is the one that Err reports. When no handler runs any
 // more, and reader and writer have returned, the callbacks given to OnClose are
 // called, and Done is closed. Not before: a handler that does not heed its context

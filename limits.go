@@ -13,8 +13,10 @@ type Limits struct {
 
 	// Queue and QueueBytes are how many requests, and of how many bytes
 	// together, may wait for a handler. A batch is one request here, and each of
-	// its members counts 256 bytes more. Defaults 4,096 and 8 MiB. A request
-	// beyond is answered CodeServerBusy, a notification dropped and counted.
+	// its members counts 256 bytes more. Defaults 4,096 and 8 MiB. Reading pauses
+	// then, and before if they would wait too long. Where reading has to go on (see
+	// the manual on bursts), a request beyond is answered CodeServerBusy, at no cost,
+	// and a notification dropped and counted.
 	Queue      int
 	QueueBytes int
 
@@ -36,8 +38,9 @@ type Limits struct {
 	// with CodeInvalidRequest.
 	Response int
 
-	// RequestTimeout is how long a call waits for its reply when its context
-	// has no deadline. Default 30 s. The error is ErrTimeout.
+	// RequestTimeout is how long a call takes when its context has no deadline: from
+	// when it waits for a slot or for room, if it does, to the reply. Default 30 s.
+	// The error is ErrTimeout.
 	RequestTimeout time.Duration
 
 	// ProcessingTimeout is how long a request may take from its arrival, waiting
@@ -91,7 +94,9 @@ type Limits struct {
 	// probed: by a notification if KeepAliveMethod names one (default 60 s; what
 	// is sent so is no life for this side's IdleTimeout), otherwise by TCP
 	// (default what package net does: 15 s). The peer should have a handler for
-	// that method, or each probe is an error, with its cost.
+	// that method, or each probe is an error, with its cost. Over TCP the session ends
+	// with ErrUnreachable if nothing is acknowledged for three times KeepAlive; where
+	// something of ours is under way, that is only so on Linux.
 	KeepAlive       time.Duration
 	KeepAliveMethod string
 
