@@ -164,7 +164,7 @@ func (s *Session) pause() bool {
 	b.paused, b.since, b.progress, b.reported = true, now, now, false
 	s.loops--
 	s.stats.Pauses++
-	s.arm(after(now, min(s.limits.pauseLimit(), reportAfter)))
+	s.arm(now + min(s.limits.pauseLimit(), b.stallLimit(now)))
 	if s.trace.Paused != nil {
 		s.pool.run(func() { s.trace.Paused(s) })
 	}
@@ -224,7 +224,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 			slog.Int("waiting", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
 	}
 	progress := b.progress
-	if b.crammed > 0 && s.in.running <= b.tied+b.crammed {
+	if b.crammed > 0 && s.in.running <= b.tied+b.crammed && !b.stalled {
 		written := max(b.since, s.out.progress)
 		if stall := written + b.stallLimit(now); stall <= now {
 			b.stalled, b.stall = true, now
@@ -248,8 +248,10 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 			b.stall = now
 			b.stalls++
 		}
-		s.note(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
-			slog.Duration("for", now-progress), slog.Int("waiting", s.in.count))
+		if b.stalls <= 1 { // the next ones come soon
+			s.note(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
+				slog.Duration("for", now-progress), slog.Int("waiting", s.in.count))
+		}
 		s.resumeLocked()
 		return
 	case !b.reported:
