@@ -481,7 +481,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 // has Limits.CloseTimeout, and lingers.
 func (s *Session) endPolitely(cause error) {
 	s.mu.Lock()
-	s.lingers = s.state < stateClosing
+	s.lingers = s.lingers || s.state < stateClosing
 	s.mu.Unlock()
 	s.end(cause, s.limits.CloseTimeout)
 }
