@@ -48,7 +48,7 @@ func TestEndingSessionIgnoresABoundedInput(t *testing.T) {
 				<-trigger
 				return c.end()
 			}}))
-			io.WriteString(far, ask("end", 0)+"\n"+sayNote("end", 0)+"\n") // both of which end it
+			io.WriteString(far, ask("end", 0)+"\n")
 			line := sayNote("hang", 1) + "\n"
 			heard := make(chan []string, 1)
 			var broken error
