@@ -94,6 +94,7 @@ func (s *Session) tick() {
 			s.arm(list.first.at)
 		}
 	}
+	s.checkSentLocked(now)
 	switch {
 	case s.out.writing && s.out.writeBy <= now:
 		s.note(slog.LevelWarn, "peer does not read", slog.Duration("Limits.SendTimeout", s.limits.SendTimeout))

@@ -67,8 +67,8 @@ func checkSize(v any, limit int, msg []byte) error {
 // [Session.NetConn] and [Session.RemoteAddr].
 //
 // One that drops messages, or takes memory for one before it has come in whole,
-// should be a [PartReader], too; one that can tell its peer why it is closed, a
-// [CloserWithError].
+// should be a [PartReader], too; one that writes a message in parts, a [PartWriter]; one
+// that can tell its peer why it is closed, a [CloserWithError].
 type MessageConn interface {
 	// ReadMessage returns the next message. The slice belongs to the
 	// connection, and is valid until the next call. A recoverable [*FrameError]
@@ -96,6 +96,7 @@ type CloserWithError interface {
 	//	*CostError        the session cost too much
 	//	ErrIdle           nothing was going on
 	//	ErrSlowPeer       the peer does not read
+	//	ErrFaultyPeer     the peer sends too much that is wrong
 	//	*FrameError       what ReadMessage or a PartReader's part has returned
 	//	*ProtocolError    a message that cannot be answered
 	//	*Error            CodeServerBusy: the server had no room for the session, which
@@ -112,12 +113,23 @@ type CloserWithError interface {
 // charged. Received is called on the goroutine that calls ReadMessage.
 type PartReader interface {
 	MessageConn
-	// Received returns how many bytes of messages have come in, those of messages
-	// that were dropped included.
+	// Received returns how many bytes have come in, with those of messages that were
+	// dropped, and with whatever else the peer has sent.
 	Received() uint64
 	// OnPart is called once, before anything is read. While a message comes in, or is
 	// dropped, ReadMessage calls part after each part of it, with the size of the
 	// buffer that it is about to hold, 0 if that is not over 64 KiB; and with 0 when it
-	// has given a larger one back. If part fails ReadMessage returns its error.
+	// has given a larger one back. What the connection holds as long as it lives is added
+	// to each size. While anything else comes in, part is called at times, with the last
+	// size again. If part fails ReadMessage returns its error.
 	OnPart(part func(size int) error)
+}
+
+// A PartWriter is a [MessageConn] that writes a large message in parts and tells of
+// each, so that Limits.SendTimeout is for a part and not for the whole message.
+type PartWriter interface {
+	MessageConn
+	// OnWritten is called once, before anything is written. WriteMessages calls written
+	// when it has written a part of a message, on its own goroutine.
+	OnWritten(written func())
 }

@@ -205,6 +205,63 @@ func TestSlowSocketIsNotEvicted(t *testing.T) {
 	})
 }
 
+// partSocket writes each message in parts, which take their time.
+type partSocket struct {
+	*socket
+	parts   int
+	written func() // nil if it tells of none
+}
+
+func (s *partSocket) WriteMessages(msgs [][]byte) error {
+	for range s.parts {
+		time.Sleep(15 * time.Second)
+		if s.written != nil {
+			s.written()
+		}
+	}
+	return s.socket.WriteMessages(msgs)
+}
+
+type tellingPartSocket struct{ *partSocket }
+
+func (s tellingPartSocket) OnWritten(written func()) { s.written = written }
+
+// A large message may take long if its parts do not.
+func TestSendTimeoutIsForAPart(t *testing.T) {
+	for name, c := range map[string]struct {
+		tells bool
+		want  error
+	}{
+		"told of":     {true, nil},
+		"not told of": {false, rpcx.ErrSlowPeer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := newSockets()
+				conn := &partSocket{socket: near, parts: 10}
+				var s *rpcx.Session
+				if c.tells {
+					s = rpcx.NewMessageSession(tellingPartSocket{conn}, nil)
+				} else {
+					s = rpcx.NewMessageSession(conn, nil)
+				}
+				defer func() {
+					s.Close()
+					<-s.Done()
+				}()
+				s.Notify(t.Context(), "m", nil)
+				if c.want != nil {
+					<-s.Done()
+					matches(t, s.Err(), c.want)
+					return
+				}
+				takes(t, 150*time.Second, func() { <-far.in })
+				live(t, s)
+			})
+		})
+	}
+}
+
 // note is a notification of exactly size bytes with its newline.
 func note(size int) rpcx.Args {
 	return rpcx.Args{strings.Repeat("x", size-len(`{"jsonrpc":"2.0","method":"m","params":[""]}`+"\n"))}

@@ -45,6 +45,7 @@ type outbox struct {
 	sock     *socket       // nil if there is none
 	lent     bool          // a sender has the write side, while the writer is idle
 	waiting  int           // bytes of messages whose senders wait for room
+	queue    sendQueue
 
 	queued, written uint64 // messages, ever
 
@@ -478,8 +479,12 @@ func (s *Session) lingerLocked() {
 func (s *Session) progress() {
 	s.out.progress = s.now()
 	s.out.writeBy = after(s.out.progress, s.limits.SendTimeout)
+	s.out.queue.looked = false
 	if s.out.writeBy != never {
 		s.arm(s.out.writeBy)
+		if canSeeUnsent {
+			s.arm(after(s.out.progress, s.limits.SendTimeout/queueLooks))
+		}
 	}
 }
 

@@ -274,10 +274,15 @@ type messages struct {
 	msgs  [][]byte
 	total uint64
 	once  sync.Once
+	part  func() // is told of parts that were written; for the writer
 }
 
 func newMessages(conn MessageConn) *messages {
-	return &messages{conn: conn, max: maxMessage(conn)}
+	m := &messages{conn: conn, max: maxMessage(conn)}
+	if conn, ok := conn.(PartWriter); ok {
+		conn.OnWritten(func() { m.part() })
+	}
+	return m
 }
 
 func (m *messages) next(wait bool) ([]byte, error) {
@@ -312,6 +317,7 @@ func (m *messages) frame(dst, msg []byte) ([]byte, error) {
 func (m *messages) write(buf []byte, ends []int, progress func()) (int, error) {
 	var err error
 	written, start := 0, 0
+	m.part = progress
 	for _, end := range ends {
 		m.msgs = append(m.msgs, buf[start:end:end])
 		start = end
