@@ -105,6 +105,12 @@ func TestConnectionIsToldWhyTheSessionEnds(t *testing.T) {
 					}
 				}
 			}, told: is(rpcx.ErrSlowPeer)},
+		{name: "the peer sends too much that is wrong", opts: rpcx.Options{Limits: rpcx.Limits{PeerErrors: 1}},
+			end: func(_ *testing.T, _ *rpcx.Server, _ *rpcx.Session, c *tellingConn) {
+				for range 11 {
+					c.in <- []byte("{}")
+				}
+			}, told: is(rpcx.ErrFaultyPeer)},
 		{name: "a violation that the connection has found", end: func(_ *testing.T, _ *rpcx.Server, _ *rpcx.Session, c *tellingConn) { c.errs <- frame }, told: is(frame)},
 		{name: "a message that ends the session", opts: rpcx.Options{Protocol: rpcx.Aiomas, Framer: rpcx.LengthFramer{}},
 			end:  func(_ *testing.T, _ *rpcx.Server, _ *rpcx.Session, c *tellingConn) { c.in <- []byte("rubbish") },

@@ -300,3 +300,31 @@ func (s *Session) dismiss() {
 	s.leave() // if it was ending already, and waited for what was refused
 	s.mu.Unlock()
 }
+
+// peerErrors is the part of a session in Limits.PeerErrors.
+type peerErrors struct {
+	budget
+	exceeded bool
+}
+
+// What an error of the peer's counts for Limits.PeerErrors.
+const (
+	wholeError = 10
+	tenthError = 1 // of a request that is wrong by itself alone
+)
+
+// countPeerErrorLocked counts an error of the peer's, and has the session end if there
+// are too many. Callers must hold s.mu.
+func (s *Session) countPeerErrorLocked(weight float64) {
+	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.state >= stateClosing {
+		return
+	}
+	rate := wholeError * float64(s.limits.PeerErrors)
+	s.faults.decay(s.now(), rate)
+	if s.faults.charge(weight); s.faults.cost <= errorSeconds*rate {
+		return
+	}
+	s.faults.exceeded = true
+	s.note(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", s.limits.PeerErrors))
+	s.pool.run(func() { s.end(ErrFaultyPeer, s.violationGrace()) })
+}

@@ -177,6 +177,9 @@ var (
 	ErrConnectionLost = errors.New("rpcx: connection lost")
 	// ErrSlowPeer says that the session was ended because its peer did not read.
 	ErrSlowPeer = errors.New("rpcx: peer does not read")
+	// ErrFaultyPeer says that the session was ended because too much of what its peer
+	// sent was wrong.
+	ErrFaultyPeer = errors.New("rpcx: peer sends too much that is wrong (Limits.PeerErrors)")
 	// ErrIdle says that the session was ended after Limits.IdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
 	// ErrUnreachable says that the session was ended because the peer has acknowledged

@@ -50,7 +50,9 @@ type Limits struct {
 
 	// SendTimeout is how long a write may make no progress, that is, how long the
 	// peer may take for 16 KiB (for a MessageConn, for that many and one message
-	// more). Default 20 s. Then the session ends with ErrSlowPeer.
+	// more, or one part of it if the connection is a PartWriter). Default 20 s. Then the
+	// session ends with ErrSlowPeer. How fast a peer has to read so is in the manual,
+	// under Limits.
 	SendTimeout time.Duration
 
 	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect,
@@ -129,6 +131,14 @@ type Limits struct {
 	// that it is answered, which decodes to one.
 	CostData bool
 
+	// PeerErrors is how many errors a second the peer may make, as an average over ten
+	// seconds: messages that are wrong, and replies to nothing that was asked. A request
+	// or notification whose method or arguments are wrong counts a tenth. With more the
+	// session ends with ErrFaultyPeer. Default 10,000 for role client, which is not held
+	// to cost: no honest server gets there, and one that does would keep the client busy
+	// for nothing. For role server the default is none.
+	PeerErrors int
+
 	// Group names the group whose members share one budget and
 	// Server.MaxGroup; "" is none. It is called when a Server starts a session
 	// (for others there is nobody to share with), and must not wait: no other
@@ -149,6 +159,8 @@ const (
 	// outgoingFloor is into how many parts Limits.Outgoing is divided for the lowest
 	// number of calls that may wait for a reply.
 	outgoingFloor = 5
+	// errorSeconds is over how many seconds PeerErrors is an average.
+	errorSeconds = 10
 	// lateIDs is how many calls and batches given up are remembered, to know late replies.
 	lateIDs = 1024
 
@@ -198,6 +210,11 @@ func (l Limits) resolved(role Role) Limits {
 
 	if l.CostHard < 0 || l.CostHard == 0 && role != RoleServer {
 		l.CostOff = true
+	}
+	if role == RoleServer {
+		number(&l.PeerErrors, math.MaxInt)
+	} else {
+		number(&l.PeerErrors, 10000)
 	}
 	rate(&l.CostHard, 10000)
 	if l.CostSoft == 0 {

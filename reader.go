@@ -429,6 +429,7 @@ func (s *Session) faultOf(err error, nth int) {
 }
 
 func (s *Session) noteFault(err error, more ...slog.Attr) {
+	s.countPeerErrorLocked(wholeError)
 	s.note(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 

@@ -380,6 +380,9 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
 		s.stats.Errors++
 		s.charge(s.limits.CostError + e.Cost)
+		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
+			s.countPeerErrorLocked(tenthError)
+		}
 	}
 	c.settle(s)
 	complete := false

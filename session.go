@@ -111,6 +111,7 @@ type Session struct {
 	armed     time.Duration // what the timer is set for, never if it is not
 	stats     Stats
 	cost      expense
+	faults    peerErrors
 	weight    int // what load counts of this session
 	assembled int // bytes of replies that wait for others of their batches
 	partial   int // what the reader has taken for a message that is not complete
@@ -271,8 +272,9 @@ func (s *Session) Done() <-chan struct{} {
 
 // Err says why the session ended, nil before Done is closed: [ErrClosed] if by
 // Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer],
-// [ErrIdle], a [*CostError], a [*FrameError], or the connection's error. The last two
-// say what the input looks like, if it is recognized as something else than messages.
+// [ErrFaultyPeer], [ErrIdle], a [*CostError], a [*FrameError], or the connection's
+// error. The last two say what the input looks like, if it is recognized as something
+// else than messages.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

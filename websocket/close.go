@@ -88,6 +88,8 @@ func closingFor(cause error) closing {
 		return closing{websocket.StatusNormalClosure, "session idle"}
 	case errors.Is(cause, rpcx.ErrSlowPeer):
 		return closing{websocket.StatusPolicyViolation, "peer does not read"}
+	case errors.Is(cause, rpcx.ErrFaultyPeer):
+		return closing{websocket.StatusPolicyViolation, "too many bad messages"}
 	case busy != nil && busy.Code == rpcx.CodeServerBusy:
 		return closing{websocket.StatusTryAgainLater, clip(busy.Message)}
 	case violation != nil:

@@ -107,10 +107,15 @@ func closes() map[string]closeCase {
 		"one whose letters lie apart":      {end: fragments("\"\xc3", "\xa9", "\xc3", "\""), want: coder.CloseError{Code: 1007, Reason: "text message is no UTF-8"}},
 		"a cost that is too high":          {opts: rpcx.Options{Limits: rpcx.Limits{CostPerByte: 10_000}}, end: ask("echo"), want: coder.CloseError{Code: 1008, Reason: "excessive resource usage"}},
 		"a handler that finds it too high": {end: ask("costly"), want: coder.CloseError{Code: 1008, Reason: "excessive resource usage"}},
-		"a message that is too large":      {end: say(coder.MessageText, strings.Repeat(" ", 2001)), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
-		"a binary one":                     {end: say(coder.MessageBinary, strings.Repeat("\xff", 5000)), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
-		"one in fragments":                 {end: fragments(strings.Repeat(" ", 1000), strings.Repeat(" ", 1000), " ", " "), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
-		"a very large one":                 {end: fragments(strings.Repeat(strings.Repeat(" ", 100_000), 20)), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
+		"too much that is wrong": {
+			opts: rpcx.Options{Limits: rpcx.Limits{PeerErrors: 1}},
+			end:  say(coder.MessageText, "["+strings.Repeat("1,", 10)+"1]"),
+			want: coder.CloseError{Code: 1008, Reason: "too many bad messages"},
+		},
+		"a message that is too large": {end: say(coder.MessageText, strings.Repeat(" ", 2001)), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
+		"a binary one":                {end: say(coder.MessageBinary, strings.Repeat("\xff", 5000)), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
+		"one in fragments":            {end: fragments(strings.Repeat(" ", 1000), strings.Repeat(" ", 1000), " ", " "), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
+		"a very large one":            {end: fragments(strings.Repeat(strings.Repeat(" ", 100_000), 20)), want: coder.CloseError{Code: 1009, Reason: "message too large (over 2000 bytes)"}},
 	}
 }
 
