@@ -209,7 +209,7 @@ type Trace struct {
 
 // Stats count what a session did and hold.
 type Stats struct {
-	BytesSent, BytesReceived       uint64 // framing included (not for a MessageConn)
+	BytesSent, BytesReceived       uint64 // framing included (not in what a MessageConn sends)
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
 	RequestsReceived     uint64  // requests and notifications that were handled, members of batches too

@@ -22,6 +22,7 @@ const (
 	closeWait   = time.Second // for the peer's answer to our close frame
 	firstBuffer = 512         // to read into
 	largeBuffer = 64 << 10    // beyond is given back
+	partStep    = 64 << 10    // of what comes in is told to the session
 	fragment    = 32 << 10    // of a message: what is sent and read at a time
 	mostDropped = 16 << 20    // of what a peer that was refused still sends, until it answers
 )
@@ -39,8 +40,14 @@ type conn struct {
 	buf      []byte
 	part     func(size int) error // tells the session of a part
 	rest     io.Reader            // of a message that is dropped; nil if there is none
-	received uint64               // bytes of messages
 	reading  atomic.Bool          // the session reads; otherwise it pauses, or is about to read
+	written  func()               // tells the session of a part written; nil if it need not be
+	messages uint64               // bytes of messages received
+	told     uint64               // what Received was when part was called last
+	size     int                  // what it was called with, less kept
+	kept     int                  // bytes of request
+	begun    bool                 // ReadMessage was called
+	control  *controlFrames       // the peer's
 	ended    atomic.Bool          // there is nothing more to read, and nobody to tell
 	cause    error                // why that is
 	over     chan struct{}        // closed when cause is known
@@ -55,12 +62,13 @@ type conn struct {
 	chosen   *closing    // by SetCloseCode; nil if nobody has
 }
 
-func newConn(ws *websocket.Conn, out *corked, under net.Conn, config Config) *conn {
+func newConn(ws *websocket.Conn, out *corked, under net.Conn, control *controlFrames, config Config) *conn {
 	ws.SetReadLimit(-1) // ours is another, and lets what is queued be written
 	c := &conn{
 		ws: ws, out: out, under: under, maxSize: config.maxSize(), interval: config.pingInterval(),
-		over: make(chan struct{}),
+		over: make(chan struct{}), control: control,
 	}
+	out.check = c.check
 	if c.interval > 0 {
 		c.mu.Lock() // ping may run at once
 		defer c.mu.Unlock()
@@ -84,9 +92,11 @@ func (c *conn) ReadMessage() ([]byte, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	ours := c.verdict != nil
+	verdict := c.verdict
 	c.mu.Unlock()
-	if !ours {
+	if verdict != nil {
+		err = verdict.err
+	} else {
 		c.ended.Store(true)
 		_ = c.ws.CloseNow() // which ends a ping
 		err = c.reason(err)
@@ -97,12 +107,20 @@ func (c *conn) ReadMessage() ([]byte, error) {
 }
 
 func (c *conn) read() ([]byte, error) {
+	if !c.begun {
+		c.begun = true
+		if c.kept > 0 {
+			if err := c.tell(0); err != nil {
+				return nil, c.refuse(websocket.StatusTryAgainLater, "no room for the request", err)
+			}
+		}
+	}
 	if err := c.drop(); err != nil {
 		return nil, err
 	}
 	if cap(c.buf) > largeBuffer { // not to be held until the next message comes
 		c.buf = nil
-		_ = c.part(0) // asks for nothing
+		_ = c.tell(0) // asks for nothing
 	}
 	kind, r, err := c.ws.Reader(context.Background())
 	if err != nil {
@@ -116,7 +134,7 @@ func (c *conn) read() ([]byte, error) {
 	for {
 		// The WebSocket waits for all of what it is asked for.
 		n, err := r.Read(buf[len(buf):min(len(buf)+fragment, cap(buf))])
-		c.received += uint64(n)
+		c.messages += uint64(n)
 		buf = buf[:len(buf)+n]
 		switch {
 		case len(buf) > c.maxSize && (err != nil || len(buf) >= rpcx.StartSize):
@@ -145,7 +163,7 @@ func (c *conn) read() ([]byte, error) {
 		if len(buf) == size {
 			size *= 2
 		}
-		if err := c.part(held(size)); err != nil {
+		if err := c.tell(held(size)); err != nil {
 			return nil, c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
 		}
 		if size > cap(buf) {
@@ -159,13 +177,13 @@ func (c *conn) read() ([]byte, error) {
 func (c *conn) drop() error {
 	for c.rest != nil {
 		n, err := c.rest.Read(c.buf[:min(fragment, cap(c.buf))])
-		c.received += uint64(n)
+		c.messages += uint64(n)
 		if err == io.EOF {
 			c.rest = nil
 		} else if err != nil {
 			return err
 		}
-		if err := c.part(held(cap(c.buf))); err != nil {
+		if err := c.tell(held(cap(c.buf))); err != nil {
 			return c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
 		}
 	}
@@ -194,8 +212,33 @@ func held(size int) int {
 	return size
 }
 
-// Received implements [rpcx.PartReader].
-func (c *conn) Received() uint64 { return c.received }
+// tell tells the session of a part of a message, for which a buffer of size bytes is held.
+func (c *conn) tell(size int) error {
+	c.size, c.told = size, c.Received()
+	return c.part(c.kept + size)
+}
+
+// check tells the session of what has come in beside messages, and returns an error if
+// the peer has sent more control frames than it may. It is called by who reads.
+func (c *conn) check() error {
+	if c.control.exceeded {
+		c.out.deaf = true
+		return c.refuse(websocket.StatusPolicyViolation, "too many control frames", &rpcx.FrameError{
+			Message: fmt.Sprintf("over %d control frames a second (Config.ControlFrames)", c.control.rate),
+		})
+	}
+	if !c.begun || c.Received()-c.told < partStep {
+		return nil
+	}
+	if err := c.tell(c.size); err != nil {
+		return c.refuse(websocket.StatusTryAgainLater, "no room", err)
+	}
+	return nil
+}
+
+// Received implements [rpcx.PartReader]. What a compressed message is for counts, where
+// that is more than what has come over the connection.
+func (c *conn) Received() uint64 { return max(c.out.received.Load(), c.messages) }
 
 // OnPart implements [rpcx.PartReader].
 func (c *conn) OnPart(part func(size int) error) { c.part = part }
@@ -205,6 +248,9 @@ func (c *conn) MaxMessage() int { return c.maxSize }
 
 // MaxMessageField returns the name of the field that sets the limit.
 func (c *conn) MaxMessageField() string { return "Config.MaxSize" }
+
+// OnWritten implements [rpcx.PartWriter].
+func (c *conn) OnWritten(written func()) { c.written = written }
 
 // reason says what an error of the WebSocket means for the session.
 func (c *conn) reason(err error) error {
@@ -267,7 +313,9 @@ func (c *conn) write(kind websocket.MessageType, msg []byte) error {
 	for err == nil && len(msg) > 0 {
 		n := min(len(msg), fragment)
 		_, err = w.Write(msg[:n])
-		msg = msg[n:]
+		if msg = msg[n:]; err == nil && len(msg) > 0 && c.written != nil {
+			c.written()
+		}
 	}
 	if err == nil {
 		err = w.Close()
@@ -297,6 +345,7 @@ func (c *conn) CloseWithError(cause error) error {
 		return err
 	}
 	c.out.bound(maxDropped) // until the peer's close frame
+	c.out.closing.Store(true)
 	impatient := time.AfterFunc(closeWait, func() { _ = c.out.Close() })
 	defer impatient.Stop()
 	return c.ws.Close(how.code, how.reason)

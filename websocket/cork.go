@@ -15,6 +15,13 @@ type corked struct {
 	cut   atomic.Bool                      // nothing more will come
 	rest  atomic.Pointer[io.LimitedReader] // what is read yet of conn; nil if there is no limit
 
+	received atomic.Uint64
+	// check is called before each read, until the connection is being closed; an error
+	// is the result of the read. Nil if nobody checks.
+	check   func() error
+	closing atomic.Bool // only the peer's close frame is waited for
+	deaf    bool        // and not even that is looked for; for who reads
+
 	mu  sync.Mutex
 	buf *[]byte // what is held back; nil if nothing is to be
 	err error   // of the first write that failed
@@ -82,7 +89,18 @@ func (c *corked) Read(p []byte) (int, error) {
 	if rest := c.rest.Load(); rest != nil {
 		r = rest
 	}
+	if !c.closing.Load() && c.check != nil {
+		if err := c.check(); err != nil {
+			return 0, err
+		}
+	} else if c.deaf {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return 0, err
+		}
+		return 0, io.EOF
+	}
 	n, err := r.Read(p)
+	c.received.Add(uint64(n))
 	switch {
 	case n > 0:
 		err = nil // comes again, when more is asked for

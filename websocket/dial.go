@@ -80,15 +80,20 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return d.dialRequest(ctx, addr) },
 		TLSClientConfig:   d.TLS,
 		DisableKeepAlives: true, // there is one request
+
+		MaxResponseHeaderBytes: largestReply,
 	}}
 	defer t.base.CloseIdleConnections() // or it would go on dialling when ctx has ended
 	header, host := splitHost(d.Header)
+	control := d.controlFrames()
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: t, CheckRedirect: checkRedirect},
 		HTTPHeader:      header,
 		Host:            host,
 		Subprotocols:    d.Subprotocols,
 		CompressionMode: d.compression(),
+		OnPingReceived:  control.received,
+		OnPongReceived:  control.pong,
 	})
 	if err != nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(resp.Body) // is in memory
@@ -96,7 +101,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return newConn(ws, t.out, under, d.Config), nil
+	return newConn(ws, t.out, under, control, d.Config), nil
 }
 
 // checkRedirect follows as many redirections as package http does (the WebSocket

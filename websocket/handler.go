@@ -35,12 +35,21 @@ type Acceptor struct {
 	// (A name that leads to this machine may be anybody's: a server for pages on
 	// the same machine should look at the Host of requests before they come here.)
 	Origins []string
+	// MaxHeaderFields and MaxHeaderBytes are how large a request may be: how many fields
+	// its header, and how many parameters its URL may have together, and how many bytes
+	// both are. 0 means 100 and 16 KiB, a negative value no limit but that of the
+	// [http.Server]. A session keeps its request, which counts for Server.MaxQueuedBytes.
+	MaxHeaderFields int
+	MaxHeaderBytes  int
+	// Headers are the names of the header fields that a session keeps, for [Request], in
+	// any case: those that the program will look at. Nil is all of them.
+	Headers []string
 }
 
 // ServeHTTP answers a request for a WebSocket, and starts a session on it, which
 // goes on when ServeHTTP has returned. It refuses pages of other origins (403),
-// what is no such request, and all while the server accepts none (503); and all (501)
-// if a middleware's [http.ResponseWriter] is no [http.Hijacker] and has no method
+// what is no such request, one that is too large (431), and all while the server accepts
+// none (503); and all (501) if a middleware's [http.ResponseWriter] is no [http.Hijacker] and has no method
 // Unwrap. A session beyond Server.MaxGroup is closed at once, since its group can
 // depend on the connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -48,29 +57,39 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no more sessions", http.StatusServiceUnavailable)
 		return
 	}
+	if err := a.checkSize(r); err != nil {
+		http.Error(w, err.Error(), http.StatusRequestHeaderFieldsTooLarge)
+		a.logRefused(r, err)
+		return
+	}
 	h := &hijacker{ResponseWriter: w}
 	if hijackable(w) {
 		w = h
 	}
+	control := a.controlFrames()
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		OriginPatterns:     a.patterns(),
 		InsecureSkipVerify: a.allowsHidden(r),
 		Subprotocols:       a.Subprotocols,
 		CompressionMode:    a.compression(),
+		OnPingReceived:     control.received,
+		OnPongReceived:     control.pong,
 	})
 	if err != nil { // which has been answered
-		if log := a.Server.Options.Logger; log != nil {
-			log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused",
-				slog.String("peer", r.RemoteAddr), slog.Any("error", err))
-		}
+		a.logRefused(r, err)
 		return
 	}
-	c := newConn(ws, h.conn.corked, h.conn.Conn, a.Config)
-	// A copy, since what stands around this handler may still change the request.
-	c.request = r.Clone(context.WithoutCancel(r.Context()))
-	c.request.Body = http.NoBody
-	_ = c.request.ParseForm() // or the first FormValue would, while others look
+	c := newConn(ws, h.conn.corked, h.conn.Conn, control, a.Config)
+	c.request = a.keep(r)
+	c.kept = requestSize(c.request)
 	a.Server.ServeMessageConn(c)
+}
+
+func (a *Acceptor) logRefused(r *http.Request, err error) {
+	if log := a.Server.Options.Logger; log != nil {
+		log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused",
+			slog.String("peer", r.RemoteAddr), slog.Any("error", err))
+	}
 }
 
 // hidden is the origin that a browser does not tell (RFC 6454, section 7.3).
@@ -91,8 +110,9 @@ func (a *Acceptor) patterns() []string {
 
 // Request returns the HTTP request that a session of an [Acceptor] came with, nil
 // for any other session. It has no body, belongs to all who ask for it, and must not
-// be changed. Its context does not end, and has the values of the one that the
-// request was served with: so a middleware says who is there. In Limits.Group and
+// be changed. Of its header it has the fields that [Acceptor].Headers names. Its context
+// does not end, and has the values of the one that the request was served with: so a
+// middleware says who is there. In Limits.Group and
 // Limits.Exempt, too, it can be asked for.
 func Request(s *rpcx.Session) *http.Request {
 	if c, ok := s.Conn().(*conn); ok {
@@ -129,6 +149,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	h.conn = corkedConn{conn, &corked{conn: conn}}
+	h.conn.received.Store(uint64(rw.Reader.Buffered()))
 	return h.conn, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.conn)), nil
 }
 

@@ -15,7 +15,8 @@ import (
 	"example.com/rpcx"
 )
 
-// largestReply is how much a proxy may answer before the tunnel begins.
+// largestReply is how much a proxy may answer before the tunnel begins, and a server
+// before the WebSocket does.
 const largestReply = 64 << 10
 
 // hop is the proxy of a request.

@@ -13,8 +13,9 @@
 //
 // A browser says which page a connection comes from, and pages of other hosts are
 // refused unless [Acceptor].Origins allows them (a page without an origin, by "null"):
-// otherwise any page could act in the name of whoever looks at it. Who never ends a request is the [http.Server]'s to
-// bound, whose ReadHeaderTimeout should be set on a public port.
+// otherwise any page could act in the name of whoever looks at it. A request that is too large is refused
+// (Acceptor.MaxHeaderFields, MaxHeaderBytes). Who never ends a request is the
+// [http.Server]'s to bound, whose ReadHeaderTimeout should be set on a public port.
 //
 // Who may connect is up to middleware, as for any handler: it answers a request that
 // is to be refused, with a status of its choice, and passes the others on. [Request]
@@ -49,7 +50,8 @@
 //	1001  Shutdown or Close of the server
 //	1002  a message that the protocol cannot answer
 //	1007  a text message that is no UTF-8
-//	1008  the session has cost too much, or its peer does not read
+//	1008  the session has cost too much, its peer does not read, sends too many control
+//	      frames (Config.ControlFrames) or too much that is wrong (Limits.PeerErrors)
 //	1009  a message over Config.MaxSize
 //	1011  any other error of this side
 //	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes
@@ -86,6 +88,10 @@ type Config struct {
 	// then how long it has for the answer; 0 means 30 s, a negative value that no
 	// pings are sent.
 	PingInterval time.Duration
+	// ControlFrames is how many control frames (pings, and answers to ours) the peer may
+	// send a second, as an average over ten seconds; 0 means 100 (or twice as many as
+	// PingInterval asks for), a negative value no limit. One that sends more ends the session, and is told by close code 1008.
+	ControlFrames int
 	// Compress allows messages to be compressed if the peer agrees. That takes much
 	// time and memory; MaxSize is about what comes out.
 	Compress bool

@@ -287,6 +287,17 @@ func TestSlowPeer(t *testing.T) {
 			_, err := io.Copy(io.Discard, r)
 			return err
 		},
+		"it takes long for all of it, and reads on": func(_ *coder.Conn, r io.Reader) error {
+			var err error
+			for err == nil {
+				time.Sleep(9 * time.Second)
+				_, err = io.CopyN(io.Discard, r, 32<<10)
+			}
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		},
 		"it pings": func(ws *coder.Conn, r io.Reader) error {
 			pinged := make(chan error, 1)
 			// Owner: the test. End: the ping is answered while the loop reads.
