@@ -503,7 +503,7 @@
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
-//	                                        the time for each 16 KiB
+//	                                        the time for each 16 KiB (see below)
 //	CloseTimeout           30 s  a close    what is unsent at ReplyAndDisconnect, or at the end
 //	                                        for CostHard, is dropped
 //	HalfClose         see there  a session  it ends, when the peer has finished sending: after
@@ -527,6 +527,8 @@
 //	                   / 3,600
 //	CostPerByte       1/100,000  a byte     the cost rises, sent or received
 //	CostError               100  an error   the cost rises; for what is no JSON eleven times so
+//	PeerErrors           10,000  errors a   the session ends with ErrFaultyPeer; over 10 s, and
+//	                             second     for clients only
 //
 // Limits that have their place elsewhere:
 //
@@ -538,6 +540,11 @@
 //	HeaderFramer.MaxSize     1,000,000  bytes       the same
 //	websocket.Config.MaxSize 1,000,000  bytes       the same; if the message shows no id, the
 //	                                                session ends with close code 1009
+//	websocket.Config
+//	  .ControlFrames               100  frames      the same, by code 1008; a second, over 10 s
+//	websocket.Acceptor
+//	  .MaxHeaderFields             100  fields      a request is answered 431; with those of its URL
+//	  .MaxHeaderBytes           16,384  bytes       the same; header and URL
 //	BitcoinFramer.MaxPayload 2,000,000  bytes       the session ends with a FrameError; a message
 //	                                                of our own fails with a SizeError
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
@@ -553,6 +560,17 @@
 //	                                                reading pauses, as for Limits.Queue, callers
 //	                                                and handlers wait, and the session ends if a
 //	                                                large message comes in
+//
+// How fast a peer has to read. On Linux, a write makes progress when the peer's system
+// has acknowledged bytes (of a unix socket, when the peer has read them), also under TLS
+// and WebSockets. TCP acknowledges in steps: a system that has run out of buffer takes
+// more when about a sixteenth of it is free. So a peer has to read one step within
+// SendTimeout. With 20 s, and Linux at the other end, that is 7 kB/s over TCP. It is
+// 30 kB/s where the peer's buffer has grown to several megabytes, because the peer read
+// fast before, and 3 kB/s over a unix socket. On other systems a write makes progress when
+// this side's system has room for 16 KiB more. Some say so only when a good part of their
+// buffer has been sent: with a third of 4 MB the peer has to read 70 kB/s. For peers that
+// are slower, raise SendTimeout.
 //
 // And some are fixed: Close goes on writing for a second; DetectSOCKS waits 5 s
 // for each version; a message is nested 10,000 levels deep, and objects within
@@ -596,8 +614,14 @@
 // called. So a peer that errs now and then never notices, and one that does nothing
 // else is gone after some ninety errors. The numbers are aiorpcX's.
 //
-// Clients are not held to anything, unless their Limits set CostHard. Limits.CostOff
-// switches all of it off, and Limits.Exempt for some sessions. With Limits.Group,
+// Clients are not held to cost, unless their Limits set CostHard: what a server may send
+// is for the client to know. But one whose messages are wrong is not listened to for ever.
+// Limits.PeerErrors ends a client's session with [ErrFaultyPeer] at more than 10,000 errors
+// a second for ten seconds, or 100,000 at once: what is no message, and replies to nothing
+// that was asked. A request or notification that no method is there for, or whose arguments
+// do not fit, is a tenth of an error. What is handled is free, and so are late replies.
+//
+// Limits.CostOff switches cost off, and Limits.Exempt for some sessions. With Limits.Group,
 // made by [GroupBySubnet] for example, sessions of a [Server] share one budget,
 // which outlives them, and is overdrawn by no more than an hour's decay.
 // [Session.Stats], Trace.CostChanged and the log show what goes on; the first
