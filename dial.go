@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // Dialer connects to servers. The zero value is ready to use.
@@ -29,7 +31,7 @@ type Dialer struct {
 func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := d.connect(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", addr, err)
+		return nil, fmt.Errorf("dial %s: %w", addr, bounded.Error(err))
 	}
 	return conn, nil
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"strings"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // Error codes. The first five are JSON-RPC's own; the rest are this library's
@@ -79,9 +81,10 @@ func ExcessiveResourceUsage() *Error {
 }
 
 // MethodNotFound returns the [*Error] that answers a request for a method
-// that does not exist.
+// that does not exist. Its message repeats the first 64 bytes of the method's name
+// and, if there are more, the length of the name.
 func MethodNotFound(method string) *Error {
-	return &Error{Code: CodeMethodNotFound, Message: `unknown method "` + method + `"`}
+	return &Error{Code: CodeMethodNotFound, Message: `unknown method "` + excerpt(method) + `"`}
 }
 
 // InternalError returns the [*Error] that answers a request whose handler failed.
@@ -143,7 +146,12 @@ func (e *Error) NotStarted() bool {
 	return data.Started != nil && !*data.Started
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s (code %d)", e.Message, e.Code) }
+// Error returns the message and the code. It writes characters that cannot be printed
+// as escape sequences, and of a message over 512 bytes only the beginning and the
+// length: the message may be a hostile peer's. Message has the whole of it.
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s (code %d)", bounded.Text(e.Message), e.Code)
+}
 
 // Is reports whether target is an *Error with the same code.
 func (e *Error) Is(target error) bool {
@@ -304,6 +312,7 @@ func asUnsent(err error) error {
 	return err
 }
 
+// Error returns the message and the code, in the form of [Error.Error].
 func (e *ProtocolError) Error() string {
 	what, hint := "protocol error", e.Hint
 	if e.Unsent {
@@ -312,7 +321,7 @@ func (e *ProtocolError) Error() string {
 	if hint != "" {
 		hint = "; " + hint
 	}
-	return fmt.Sprintf("%s: %s%s (code %d)", what, e.Message, hint, e.Code)
+	return fmt.Sprintf("%s: %s%s (code %d)", what, bounded.Text(e.Message), hint, e.Code)
 }
 
 // Is reports whether target is an *Error with the same code.
@@ -343,7 +352,8 @@ type FrameError struct {
 	Answer *Error
 }
 
-func (e *FrameError) Error() string { return "framing error: " + e.Message }
+// Error returns the message, in the form of [Error.Error].
+func (e *FrameError) Error() string { return "framing error: " + bounded.Text(e.Message) }
 
 // Unwrap returns TooLarge.
 func (e *FrameError) Unwrap() error {
@@ -402,6 +412,10 @@ func (e *BatchError) Unwrap() []error {
 	}
 	return errs
 }
+
+// excerpt returns a text of the peer as errors and logs repeat it: 64 bytes at most, and
+// the length of a longer text.
+func excerpt[T ~string | ~[]byte](text T) string { return bounded.Excerpt(text) }
 
 // trimPrefix takes the sentinels' prefix off, for a text that has one already.
 func trimPrefix(err error) string { return strings.TrimPrefix(err.Error(), "rpcx: ") }

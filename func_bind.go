@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
 	"encoding"
 	"encoding/json"
@@ -10,6 +9,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // signature is what a function takes and returns, found out once by [Func].
@@ -272,20 +273,17 @@ func (sig *signature) addParam(p param) bool {
 }
 
 // place returns the place in params of the parameter that key, a JSON string,
-// names, or -1 if there is none. Most peers send members in the order of the
-// parameters, so the caller says where that order goes on.
-func (sig *signature) place(key []byte, expected int) int {
-	name := key[1 : len(key)-1]
-	if bytes.IndexByte(name, '\\') >= 0 {
-		name = []byte(unquote(key))
-	}
+// names, or -1 if there is none, and the name itself. Most peers send members in the
+// order of the parameters, so the caller says where that order goes on.
+func (sig *signature) place(key []byte, expected int) (i int, name []byte) {
+	name = unquoted(key)
 	if expected < len(sig.params) && string(name) == sig.params[expected].name {
-		return expected
+		return expected, name
 	}
 	if i, ok := sig.places[string(name)]; ok {
-		return i
+		return i, name
 	}
-	return -1
+	return -1, name
 }
 
 // isObject reports whether t is a struct that encoding/json takes for an object.
@@ -359,7 +357,7 @@ func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, 
 	p := &req.Params
 	if p.Raw != nil {
 		if !sig.raw {
-			return rest, InvalidParams(`method "%s" does not take a raw payload`, req.Method)
+			return rest, InvalidParams(`method "%s" does not take a raw payload`, excerpt(req.Method))
 		}
 		args[0] = p.Raw
 		return rest, nil
@@ -391,17 +389,17 @@ func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, 
 	case sig.mapping != nil && n == 0:
 		return rest, nil
 	case sig.mapping != nil:
-		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, req.Method)
+		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, excerpt(req.Method))
 	case sig.object != nil && n > 0:
-		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, req.Method)
+		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, excerpt(req.Method))
 	case rest.n > 0 && sig.variadic == nil:
-		return rest, InvalidParams(`%s passed to method %s taking at most %d`, countArguments(n), req.Method, len(args))
+		return rest, InvalidParams(`%s passed to method %s taking at most %d`, countArguments(n), excerpt(req.Method), len(args))
 	case byName && !sig.byName:
-		return rest, InvalidParams(`method "%s" cannot be called with named arguments`, req.Method)
+		return rest, InvalidParams(`method "%s" cannot be called with named arguments`, excerpt(req.Method))
 	case byName || sig.object != nil:
 		return rest, sig.bindNamed(req, named, args)
 	case n < sig.required:
-		return rest, InvalidParams(`%s passed to method "%s" but it requires %d`, countArguments(n), req.Method, sig.required)
+		return rest, InvalidParams(`%s passed to method "%s" but it requires %d`, countArguments(n), excerpt(req.Method), sig.required)
 	}
 	return rest, nil
 }
@@ -410,22 +408,25 @@ func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, 
 // ones are already.
 func (sig *signature) bindNamed(req *Request, named members, args []json.RawMessage) error {
 	var unknown, missing []string
+	more := 0 // that are unknown
 	expected := 0
 	for {
 		key, value, ok := named.next()
 		if !ok {
 			break
 		}
-		i := sig.place(key, expected)
+		i, name := sig.place(key, expected)
 		if i >= 0 {
 			expected = i + 1
 		}
 		switch {
 		case i < 0 && (sig.more || req.ignoresUnknownParams()):
+		case i < 0 && len(unknown) == maxUnknown:
+			more++
 		case i < 0:
-			unknown = append(unknown, unquote(key))
+			unknown = append(unknown, excerpt(name))
 		case args[i] != nil:
-			return InvalidParams(`method "%s" was given parameter "%s" twice`, req.Method, sig.params[i].name)
+			return InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt(req.Method), sig.params[i].name)
 		default:
 			args[i] = value
 		}
@@ -436,10 +437,10 @@ func (sig *signature) bindNamed(req *Request, named members, args []json.RawMess
 		}
 	}
 	if missing != nil {
-		return InvalidParams(`method "%s" requires %s`, req.Method, listParameters(missing))
+		return InvalidParams(`method "%s" requires %s`, excerpt(req.Method), listParameters(missing, 0))
 	}
 	if unknown != nil {
-		return InvalidParams(`method "%s" does not take %s`, req.Method, listParameters(unknown))
+		return InvalidParams(`method "%s" does not take %s`, excerpt(req.Method), listParameters(unknown, more))
 	}
 	return nil
 }
@@ -461,10 +462,11 @@ func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) er
 	if err == nil {
 		return nil
 	}
+	text := bounded.Text(err.Error()) // which may repeat the argument
 	if i < len(sig.params) && sig.params[i].name != "" {
-		return InvalidParams(`invalid argument "%s" of method "%s": %v`, sig.params[i].name, req.Method, err)
+		return InvalidParams(`invalid argument "%s" of method "%s": %s`, sig.params[i].name, excerpt(req.Method), text)
 	}
-	return InvalidParams(`invalid argument %d of method "%s": %v`, i+1, req.Method, err)
+	return InvalidParams(`invalid argument %d of method "%s": %s`, i+1, excerpt(req.Method), text)
 }
 
 func countArguments(n int) string {
@@ -474,8 +476,12 @@ func countArguments(n int) string {
 	return fmt.Sprintf("%d arguments", n)
 }
 
-// listParameters names parameters, each once and in order.
-func listParameters(names []string) string {
+// maxUnknown is how many unknown arguments an error names.
+const maxUnknown = 16
+
+// listParameters names parameters, each once and in order, and says how many more there
+// are.
+func listParameters(names []string, more int) string {
 	quoted := make([]string, len(names))
 	for i, name := range names {
 		quoted[i] = `"` + name + `"`
@@ -483,8 +489,12 @@ func listParameters(names []string) string {
 	slices.Sort(quoted)
 	quoted = slices.Compact(quoted)
 	what := "parameters "
-	if len(quoted) == 1 {
+	if len(quoted) == 1 && more == 0 {
 		what = "parameter "
 	}
-	return what + strings.Join(quoted, ", ")
+	list := what + strings.Join(quoted, ", ")
+	if more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return list
 }

@@ -165,6 +165,33 @@ func TestFuncLooksUpEachMemberOnce(t *testing.T) {
 	}
 }
 
+// A key that no parameter has is unquoted once, too: to be looked up, and to be named.
+func TestFuncUnquotesUnknownKeysOnce(t *testing.T) {
+	const n = 1024
+	_, unknown := manyFields(n, "other")
+	for name, names := range map[string][]string{"left out": {"a", "b", "c", "..."}, "refused": {"a", "b", "c"}} {
+		t.Run(name, func(t *testing.T) {
+			sig, err := newSignature(reflect.TypeFor[func(a, b, c int)](), names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			known := []string{"a", "b", "c"}
+			req := &Request{Method: "m", Params: namedParams(append(known, unknown...), escaped)}
+			args := make([]json.RawMessage, 3)
+			allocs := testing.AllocsPerRun(1, func() {
+				clear(args)
+				_, err = sig.bind(req, args)
+			})
+			if (err == nil) != (name == "left out") {
+				t.Fatalf("got %v", err)
+			}
+			if most := float64(2*n + 100); allocs > most {
+				t.Errorf("%v allocations for %d members, want at most %v", allocs, n, most)
+			}
+		})
+	}
+}
+
 // What a field costs does not depend on how many there are. Where each name is
 // compared with all others, a field costs 30 times as much among 2,048 as alone.
 func TestFuncOfManyFieldsIsBuiltInLinearTime(t *testing.T) {

@@ -49,7 +49,7 @@ func (p *Params) split() (positional elements, named members, err error) {
 	if p.Positional != nil {
 		list := reflect.New(reflect.SliceOf(raw))
 		if err := p.codec.Unmarshal(p.Positional, list.Interface()); err != nil {
-			return positional, named, InvalidParams("invalid request arguments: %v", err)
+			return positional, named, invalidArguments(err)
 		}
 		for i := range list.Elem().Len() {
 			positional.pieces = append(positional.pieces, piece(p.codec, list.Elem().Index(i)))
@@ -58,7 +58,7 @@ func (p *Params) split() (positional elements, named members, err error) {
 	if p.Named != nil {
 		object := reflect.New(reflect.MapOf(reflect.TypeFor[string](), raw))
 		if err := p.codec.Unmarshal(p.Named, object.Interface()); err != nil {
-			return positional, named, InvalidParams("invalid request arguments: %v", err)
+			return positional, named, invalidArguments(err)
 		}
 		for each := object.Elem().MapRange(); each.Next(); {
 			key := appendString(nil, each.Key().String())

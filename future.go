@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // Future is a call that was sent, or is to be sent in a [Batch]. Its methods
@@ -132,7 +134,7 @@ func (f *Future) decode(v any) error {
 		err = errLooksLikeObject
 	}
 	if err != nil {
-		return fmt.Errorf("decode the result of %q: %w", f.method, err)
+		return fmt.Errorf("decode the result of %q: %w", f.method, bounded.Error(err))
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func (h *headers) field(line []byte) error {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	switch {
 	case !ok, bytes.ContainsAny(name, notInNames):
-		return &FrameError{Message: fmt.Sprintf("not a header: %.60q", line)}
+		return &FrameError{Message: fmt.Sprintf("not a header: %q", excerpt(line))}
 	case bytes.EqualFold(name, []byte("Content-Type")):
 		return checkCharset(value)
 	case !bytes.EqualFold(name, []byte("Content-Length")):
@@ -137,7 +137,7 @@ func (h *headers) field(line []byte) error {
 		n = 10*n + int(c-'0')
 	}
 	if n < 0 || len(digits) == 0 {
-		return &FrameError{Message: fmt.Sprintf("bad Content-Length: %.60q", digits)}
+		return &FrameError{Message: fmt.Sprintf("bad Content-Length: %q", excerpt(digits))}
 	}
 	h.length = n
 	return nil
@@ -156,7 +156,7 @@ func checkCharset(contentType []byte) error {
 		}
 		value = bytes.Trim(value, " \t\"'")
 		if len(value) > 0 && !bytes.EqualFold(value, []byte("utf-8")) && !bytes.EqualFold(value, []byte("utf8")) {
-			text := fmt.Sprintf("charset %.60q in a Content-Type: messages have to be in utf-8", value)
+			text := fmt.Sprintf("charset %q in a Content-Type: messages have to be in utf-8", excerpt(value))
 			return &FrameError{Message: text, Answer: &Error{Code: CodeParseError, Message: text}}
 		}
 	}

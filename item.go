@@ -3,6 +3,8 @@ package rpcx
 import (
 	"encoding/json"
 	"iter"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // ID is the id of a request as it stands in its message, byte for byte: for
@@ -53,9 +55,15 @@ func (p Params) Bind(v any) error {
 		data = p.Raw
 	}
 	if err := codecOr(p.codec).Unmarshal(data, v); err != nil {
-		return InvalidParams("invalid request arguments: %v", err)
+		return invalidArguments(err)
 	}
 	return nil
+}
+
+// invalidArguments returns the error for params that a codec cannot decode. The codec's
+// text may repeat the peer's, such as a number of any length.
+func invalidArguments(err error) *Error {
+	return InvalidParams("invalid request arguments: %s", bounded.Text(err.Error()))
 }
 
 // Kind says what an [Item] is.

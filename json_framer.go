@@ -106,7 +106,7 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 	case ended:
 		s.state, s.depth, s.pos, s.dropping = jsonBetween, 0, 0, false
 	case s.state == jsonInLine && s.dense && !tooLarge:
-		return 0, nil, &FrameError{Message: fmt.Sprintf("no JSON, and no newline behind which the next message would begin: %.60q", data)}
+		return 0, nil, &FrameError{Message: fmt.Sprintf("no JSON, and no newline behind which the next message would begin: %q", excerpt(data))}
 	case dropped:
 		s.pos, s.dropping = 0, true
 	default:

@@ -493,16 +493,3 @@ func integralValue(raw []byte) (uint64, bool) {
 	n, err := strconv.ParseUint(string(text), 10, 64)
 	return n, err == nil
 }
-
-// excerpt shortens a value that is quoted in an error message.
-func excerpt(raw []byte) string {
-	const limit = 64
-	if len(raw) <= limit {
-		return string(raw)
-	}
-	n := limit
-	for n > 0 && !utf8.RuneStart(raw[n]) {
-		n--
-	}
-	return string(raw[:n]) + "..."
-}

@@ -125,8 +125,9 @@ func (e *envelope) set(key, value []byte) {
 	if !s.str() || s.pos != len(key) {
 		return
 	}
+	text := unquoted(key)
 	for i, name := range envelopeKeys {
-		if equalString(key, name) {
+		if string(text) == name {
 			if e.vals[i] != nil {
 				e.dup |= 1 << i
 			}

@@ -21,7 +21,7 @@ func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
 	case raw == nil:
 		return nil, protocolError(CodeInvalidRequest, `request has no "id"`)
 	case raw[0] == 't' || raw[0] == 'f':
-		return nil, protocolError(CodeInvalidRequest, `invalid "id": `+string(raw))
+		return nil, protocolError(CodeInvalidRequest, `invalid "id": `+excerpt(raw))
 	case isNull(raw):
 		return nil, nil
 	}

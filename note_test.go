@@ -62,7 +62,7 @@ func TestLoggerShowsWhatIsNoJSON(t *testing.T) {
 		_, w := newWire(t, &rpcx.Options{Logger: slog.New(log)})
 		w.say("Starting server on port 80", strings.Repeat("x", 1000), `{"jsonrpc":"2.0"}`)
 		synctest.Wait()
-		want := []string{"Starting server on port 80", strings.Repeat("x", 64) + "..."}
+		want := []string{"Starting server on port 80", strings.Repeat("x", 64) + "... (1000 bytes)"}
 		if got := log.attr("begin"); !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}

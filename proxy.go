@@ -113,7 +113,7 @@ func (p *Proxy) String() string {
 	if addr := p.session.RemoteAddr(); addr != nil {
 		peer = addr.String()
 	}
-	return fmt.Sprintf("Proxy(%s, %q)", peer, p.path)
+	return fmt.Sprintf("Proxy(%s, %q)", peer, excerpt(p.path))
 }
 
 var errNoObjects = errors.New("services are received only on a session with Options.Objects")

@@ -333,7 +333,7 @@ func TestUnfinishedMessageIsLogged(t *testing.T) {
 		"headers":          {rpcx.HeaderFramer{}, "Content-Len", "Content-Len"},
 		"behind headers":   {rpcx.HeaderFramer{}, "Content-Length: 99\r\n\r\n{", "Content-Length: 99\r\n\r\n{"},
 		"behind a length":  {rpcx.LengthFramer{}, "\x00\x00\x00\x09{", "\x00\x00\x00\x09{"},
-		"longer than that": {rpcx.NewlineFramer{}, strings.Repeat("x", 1000), strings.Repeat("x", 64) + "..."},
+		"longer than that": {rpcx.NewlineFramer{}, strings.Repeat("x", 1000), strings.Repeat("x", 64) + "... (1000 bytes)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -227,7 +227,7 @@ func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	}
 	h, miss := r.find(req.Method, separators)
 	if _, ok := h.(*Router); ok {
-		h, miss.why = nil, fmt.Sprintf("%q is a service and not a method", req.Method)
+		h, miss.why = nil, fmt.Sprintf("%q is a service and not a method", excerpt(req.Method))
 	}
 	switch {
 	case h != nil:
@@ -253,7 +253,7 @@ func (m missing) String() string {
 	if m.why != "" {
 		return m.why
 	}
-	return `Name "` + m.name + `" not found in "` + m.in + `"`
+	return `Name "` + excerpt(m.name) + `" not found in "` + m.in + `"`
 }
 
 // find returns what is at path, or why there is nothing. There are one or two

@@ -334,6 +334,14 @@ func unquote(raw []byte) string {
 	return b.String()
 }
 
+// unquoted returns what unquote does, as a part of raw if there is no escape sequence.
+func unquoted(raw []byte) []byte {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return raw[1 : len(raw)-1]
+	}
+	return []byte(unquote(raw))
+}
+
 // hex4 returns the number that four hexadecimal digits make.
 func hex4(digits []byte) (r rune) {
 	for _, c := range digits[:4] {
@@ -350,7 +358,8 @@ func equalString(raw []byte, s string) bool {
 	if len(raw) == len(s)+2 && raw[0] == '"' {
 		return string(raw[1:len(raw)-1]) == s && bytes.IndexByte(raw, '\\') < 0
 	}
-	return len(raw) > 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') >= 0 && unquote(raw) == s
+	const longest = 6 // bytes that an escape sequence takes for one
+	return len(raw) > 2 && len(raw)-2 <= longest*len(s) && raw[0] == '"' && bytes.IndexByte(raw, '\\') >= 0 && unquote(raw) == s
 }
 
 func isNull(raw []byte) bool { return len(raw) == 4 && raw[0] == 'n' }

@@ -371,3 +371,33 @@ func BenchmarkScanSmall(b *testing.B) {
 		validJSON(data)
 	}
 }
+
+// Of a long string with an escape sequence that cannot be equal nothing is unquoted.
+func TestEqualStringLooksAtNoMoreThanCanBeEqual(t *testing.T) {
+	long := []byte(`"\u0032.0` + strings.Repeat("x", 100_000) + `"`)
+	if n := testing.AllocsPerRun(10, func() {
+		if equalString(long, "2.0") {
+			t.Error("a longer string is equal")
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if !equalString([]byte(`"\u0032\u002e\u0030"`), "2.0") {
+		t.Error("a string of escape sequences is not equal")
+	}
+}
+
+// A key that may be one of several members is unquoted once.
+func TestEnvelopeUnquotesAKeyOnce(t *testing.T) {
+	for key, member := range map[string]int{`"\u0065rror"`: memberError, `"\u006fther and no member of any message"`: -1} {
+		var e envelope
+		once := testing.AllocsPerRun(10, func() { unquoted([]byte(key)) })
+		all := testing.AllocsPerRun(10, func() { e.set([]byte(key), []byte("1")) })
+		if all > once+1 {
+			t.Errorf("%s: %v allocations, and %v to unquote it", key, all, once)
+		}
+		if member >= 0 && !e.has(member) {
+			t.Errorf("%s was not found", key)
+		}
+	}
+}

@@ -228,7 +228,7 @@ func (t *table) awaits(id ID) bool {
 // what it carried.
 func unexpectedReply(id ID, err error) *ProtocolError {
 	if e, ok := err.(*Error); ok && id == nil {
-		return protocolError(CodeInvalidRequest, "diagnostic error received: "+excerpt([]byte(e.Error())))
+		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %s (code %d)", excerpt(e.Message), e.Code)
 	}
 	text := "null"
 	if id != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
 
 	"github.com/coder/websocket"
 )
@@ -49,7 +50,7 @@ func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, e
 func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	c, err := d.connect(ctx, url)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", redacted(url), err)
+		return nil, fmt.Errorf("dial %s: %w", redacted(url), bounded.Error(err))
 	}
 	return rpcx.NewMessageSession(c, opts), nil
 }
