@@ -114,6 +114,7 @@ type Message struct {
 	env     envelope
 	spare   []Item // for a batch
 	method  string // the last one, which is often the next as well
+	replies bool   // a batch was refused for its invalid members, which may be replies
 }
 
 // methodName returns the method that raw, a JSON string, names.
@@ -132,7 +133,7 @@ func (m *Message) methodName(raw []byte) string {
 // Single makes m one item, which is empty, and returns it: for a Protocol to decode
 // a message to that is no batch.
 func (m *Message) Single() *Item {
-	m.Batch = false
+	m.Batch, m.replies = false, false
 	m.scratch[0] = Item{}
 	m.Items = m.scratch[:]
 	return &m.Items[0]

@@ -76,11 +76,18 @@ func (s *scanner) envelope(e *envelope) (ok bool) {
 	return ok
 }
 
+// maxInvalid is how many members of a batch that are invalid are answered each for
+// itself. A batch with more is refused as a whole: its sender sends no requests, and
+// members of two bytes would each get a hundred back.
+const maxInvalid = 16
+
 const (
 	textNotUTF8   = "messages must be encoded in UTF-8"
 	textNotJSON   = "invalid JSON"
 	textNotObject = "request object must be a dictionary"
 	textEmpty     = "batch is empty"
+
+	textManyInvalid = "batch has over 16 invalid members"
 )
 
 // Decode interprets a message; see [Protocol].
@@ -105,7 +112,7 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	}
 	ok = ok && (s.stopped || s.end())
 	switch {
-	case ok && s.stopped: // a batch that is too long: the rest does not matter
+	case ok && s.stopped: // a batch that is refused: the rest does not matter
 	case (s.high || !ok) && !utf8.Valid(msg):
 		m.invalid(CodeParseError, textNotUTF8)
 	case !ok:
@@ -131,6 +138,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 	}
 	m.Batch, m.Items = true, m.Items[:0]
 	s.depth = 1
+	invalid := 0
 	for {
 		if maxBatch > 0 && len(m.Items) == maxBatch {
 			m.invalid(CodeInvalidRequest, "batch too long (over "+strconv.Itoa(maxBatch)+" members)")
@@ -148,7 +156,17 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 			}
 		}
 		m.Items = append(m.Items, Item{})
-		p.interpret(m, &m.Items[len(m.Items)-1], e, responses)
+		item := &m.Items[len(m.Items)-1]
+		p.interpret(m, item, e, responses)
+		if item.Kind == KindInvalid {
+			if invalid++; invalid > maxInvalid {
+				onlyInvalid := len(m.Items) == invalid
+				m.invalid(CodeInvalidRequest, textManyInvalid)
+				m.replies = onlyInvalid
+				s.stopped = true
+				return true
+			}
+		}
 		switch s.ws() {
 		case ',':
 			s.pos++

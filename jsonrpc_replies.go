@@ -10,7 +10,8 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 	perr, _ := m.Items[0].Err.(*ProtocolError)
 	broken := !m.Batch && perr != nil && perr.Code == CodeParseError
 	array := firstByte(msg) == '['
-	if array && !broken && !m.Batch || array && !p.batches() {
+	refused := array && !broken && !m.Batch // the batch as a whole
+	if refused && !m.replies || array && !p.batches() {
 		return nil // an empty batch, one that is too long, or none
 	}
 	o := outline{data: msg, level: 1}
@@ -34,6 +35,9 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 			r.Kind, r.Err = KindResponse, protocolErrorf(CodeParseError, "%s (ID: %s)", perr.Message, excerpt(id))
 		default:
 			p.interpret(m, &r.Item, &e, true)
+			if refused {
+				r.place = 0
+			}
 		}
 		if r.ID != nil {
 			found = append(found, r)

@@ -21,7 +21,8 @@ type Protocol interface {
 	// Decode interprets msg and stores what it holds in m, replacing what was
 	// there. The items share msg's memory. A message that is invalid as a whole
 	// is one [KindInvalid] item; so is a batch of more than maxBatch members (if
-	// maxBatch is positive), which is not read further. m.StrictParams is for
+	// maxBatch is positive), or with more than 16 invalid ones, which is not read
+	// further. m.StrictParams is for
 	// protocols whose messages have params.
 	Decode(m *Message, msg []byte, maxBatch int)
 
