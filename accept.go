@@ -152,13 +152,30 @@ func (srv *Server) runHandshake(abort func(error), shake func(context.Context, *
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		attrs := []slog.Attr{slog.Any("error", err)}
-		if h.peer != nil {
-			attrs = append(attrs, peerAttr(h.peer))
-		}
-		srv.options.Logger.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
+		srv.logHandshake(h, err)
 	}
 	return err
+}
+
+// logHandshake logs that a handshake failed, unless many others did. Any peer can make
+// handshakes fail, and some of the errors repeat what the peer has sent.
+func (srv *Server) logHandshake(h *handshake, err error) {
+	log := srv.options.Logger
+	if !log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	ok, skipped := srv.failed.Allow()
+	if !ok {
+		return
+	}
+	attrs := []slog.Attr{errorAttr(err)}
+	if h.peer != nil {
+		attrs = append(attrs, peerAttr(h.peer))
+	}
+	if skipped > 0 {
+		attrs = append(attrs, slog.Int("left out", skipped))
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
 }
 
 // addHandshake counts h in. If there are MaxHandshakes already, the oldest is given

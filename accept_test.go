@@ -417,3 +417,41 @@ func TestSessionsAreUsedFromTheirFirstMoment(t *testing.T) {
 		t.Errorf("stats are %+v", got)
 	}
 }
+
+// Failed handshakes cost a peer little, and some of their errors repeat what it has sent.
+func TestHandshakesThatFailAreLoggedWithinBounds(t *testing.T) {
+	secure, client := certificate(t)
+	client.ServerName = "example.com"
+	secure.NextProtos = []string{"jsonrpc"}
+	client.NextProtos = nil
+	for range 50 {
+		client.NextProtos = append(client.NextProtos, strings.Repeat("\x1b", 200))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		srv := &rpcx.Server{Options: rpcx.Options{Logger: slog.New(log)}}
+		m := newSecureServer(t, srv, secure)
+		const n = 300
+		for range n {
+			if err := tls.Client(m.dial(t), client).Handshake(); err == nil {
+				t.Fatal("the handshake did not fail")
+			}
+		}
+		if got := len(log.take()); got != 100 {
+			t.Errorf("%d of %d failed handshakes were logged at once", got, n)
+		}
+		for _, text := range log.attr("error") {
+			if len(text) > 600 || strings.ContainsAny(text, "\x1b") || !strings.Contains(text, "jsonrpc") && !strings.Contains(text, "protocol") {
+				t.Fatalf("the error is %q", text)
+			}
+		}
+		time.Sleep(time.Second)
+		tls.Client(m.dial(t), client).Handshake()
+		if got := log.take(); len(got) != 1 {
+			t.Errorf("a second later %q was logged", got)
+		}
+		if got := log.attr("left out"); !slices.Equal(got, []string{"200"}) {
+			t.Errorf("left out were %q", got)
+		}
+	})
+}

@@ -73,10 +73,10 @@ func ExampleOptions_logger() {
 		},
 	}))
 	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router, Logger: logger})
-	defer server.Close()
-	defer s.Close()
-
-	fmt.Println(s.Call(context.Background(), "load", nil, nil))
+	err := s.Call(context.Background(), "load", nil, nil)
+	s.Close()
+	<-server.Done() // by now all is logged
+	fmt.Println(err)
 	// Output:
 	// level=ERROR msg="handler failed" peer=pipe method=load error="disk on fire"
 	// internal server error (code -32603)

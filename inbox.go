@@ -177,7 +177,7 @@ func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *E
 		s.penalize(why)
 	}
 	msg, attr := what.about()
-	s.note(slog.LevelWarn, msg, attr, slog.Any("error", why))
+	s.notePeerLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
 
 // work handles requests until there are none.

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"math"
 	"net"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // note is something to be logged that the reader saw, which cannot do it.
@@ -36,18 +38,122 @@ func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 	}
 }
 
+// A logBudget bounds the bytes of the records that the peer causes: logBurst, and one for
+// each byte that was received. Once it is used up, no record fits before there is room
+// for several, so that what is logged of a flood are runs of records.
+type logBudget struct {
+	logged uint64 // about how many bytes
+	full   bool
+}
+
+const (
+	logBurst = 16 << 10
+	logRun   = 4 << 10
+)
+
+// take reports whether there is room for a record of the given size, and counts it.
+func (b *logBudget) take(size int, received uint64) bool {
+	after := b.logged + uint64(size)
+	switch total := received + logBurst; {
+	case after > total, b.full && after+logRun > total:
+		b.full = true
+		return false
+	}
+	b.full, b.logged = false, after
+	return true
+}
+
+// logBudgets are a session's: records of level Error have one of their own, so that a
+// peer cannot hide a handler's panic behind bad messages.
+type logBudgets struct{ errors, others logBudget }
+
+// notePeerLocked is note for what a peer can cause as often as it likes. Records for
+// which the budget has no room are only counted. Attributes have no errors but this
+// package's own, and those of bounded.Error.
+func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+	if s.log.Handler() != slog.DiscardHandler {
+		s.noteSizedLocked(recordSize(msg, attrs), level, msg, attrs)
+	}
+}
+
+func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+	budget := &s.budgets.others
+	if level >= slog.LevelError {
+		budget = &s.budgets.errors
+	}
+	if len(s.notes) >= maxNotes || !budget.take(size, s.stats.BytesReceived) {
+		s.unlogged++
+		return
+	}
+	s.note(level, msg, attrs...)
+}
+
+// noteHandler logs what happened when c was handled, within the budget. A nil err is
+// left out. Callers must not hold s.mu: the logger and err are the user's.
+func (s *Session) noteHandler(level slog.Level, msg string, c *call, err error, more ...slog.Attr) {
+	if !s.log.Enabled(context.Background(), level) {
+		return
+	}
+	attrs := append([]slog.Attr{methodAttr(c.Method)}, more...)
+	if err != nil {
+		attrs = append(attrs, errorAttr(err))
+	}
+	size := recordSize(msg, attrs)
+	s.mu.Lock()
+	s.noteSizedLocked(size, level, msg, attrs)
+	s.mu.Unlock()
+}
+
+// recordSizeAround is about how many bytes the time, the level and the peer have in a
+// record.
+const recordSizeAround = 192
+
+// recordSize returns about how many bytes a record has as text, and not fewer.
+func recordSize(msg string, attrs []slog.Attr) int {
+	size := recordSizeAround + len(msg)
+	for _, a := range attrs {
+		size += len(a.Key) + len(`="" `)
+		switch v := a.Value; v.Kind() {
+		case slog.KindLogValuer:
+			size += bounded.MaxText
+		default:
+			size += quotedSize(v.String())
+		}
+	}
+	return size
+}
+
+// quotedSize returns how many bytes text has at most when a logger has quoted it.
+func quotedSize(text string) int {
+	size := 0
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\' || r == '\n' || r == '\t':
+			size += 2
+		case r >= ' ' && r < 0x7f:
+			size++
+		default:
+			size += 6 // an escape sequence, if it is no character of 4 bytes
+		}
+	}
+	return size
+}
+
 // logNotes logs until there is nothing left. It makes room for as much as it takes, so
 // that a log which is always too slow still shows some of all that happens.
 func (s *Session) logNotes() {
 	for {
 		s.mu.Lock()
 		notes, unlogged := s.notes, s.unlogged
-		s.notes, s.unlogged = nil, 0
-		if len(notes) == 0 {
+		if len(notes) == 0 && (unlogged == 0 || !s.lastLocked()) {
 			s.logging = false
 			s.leave()
 			s.mu.Unlock()
 			return
+		}
+		s.notes, s.unlogged = nil, 0
+		if unlogged > 0 {
+			s.budgets.others.logged += recordSizeAround // for the record that says so
 		}
 		s.mu.Unlock()
 		for _, n := range notes {
@@ -66,6 +172,12 @@ func limitAttr(name string, value int) slog.Attr {
 	}
 	return slog.Group("limit", slog.String("name", name), slog.Int("value", value))
 }
+
+// methodAttr names a method, which the peer may have made up, in a log record.
+func methodAttr(method string) slog.Attr { return slog.String("method", excerpt(method)) }
+
+// errorAttr tells of an error of a handler, a codec or a connection in a log record.
+func errorAttr(err error) slog.Attr { return slog.Any("error", bounded.Error(err)) }
 
 // peerAttr names a peer in a log record: as text, since a handler that writes JSON
 // would take the address apart.

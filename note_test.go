@@ -95,7 +95,7 @@ func TestLoggerThatIsAlwaysTooSlowShowsSomeOfAll(t *testing.T) {
 		log.then = func() { time.Sleep(time.Second) }
 		s, w := newWire(t, &rpcx.Options{Logger: slog.New(log), Limits: rpcx.Limits{CostOff: true}})
 		for range 5000 {
-			w.say("rubbish")
+			w.say(strings.Repeat("rubbish", 30)) // as many bytes as are logged of it
 			time.Sleep(100 * time.Millisecond)
 		}
 		w.Close()

@@ -430,7 +430,7 @@ func (s *Session) faultOf(err error, nth int) {
 
 func (s *Session) noteFault(err error, more ...slog.Attr) {
 	s.countPeerErrorLocked(wholeError)
-	s.note(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
+	s.notePeerLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 
 // receiveInvalid answers what is no valid request: msg as a whole. If the first message

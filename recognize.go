@@ -197,11 +197,12 @@ func (s *Session) explain(err error) error {
 	case like != "":
 		err = fmt.Errorf("%w; the input looks like %s", err, like)
 	}
+	attr := errorAttr(err) // before the lock is held: the connection may be the user's
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(input) > 0 && (like != "" || s.state < stateClosing) {
 		s.note(slog.LevelWarn, "the input ended within a message", slog.Int("bytes", len(input)),
-			slog.String("begin", excerpt(input)), slog.Any("error", err))
+			slog.String("begin", excerpt(input)), attr)
 	}
 	return err
 }

@@ -71,7 +71,10 @@ type Options struct {
 	// handlers that fail or panic, notifications that fail with an [*Error],
 	// messages that are dropped. Each record has the peer's address, if it has one,
 	// or the program that [Command] has started. Default: silent. What a peer sent is
-	// only ever in attributes, never in the message.
+	// only ever in attributes, never in the message, and there at most 64 bytes of a
+	// text and its length (512 bytes of an error's text). What a peer causes takes up
+	// at most 32 KiB for each session, and two bytes for each byte received; half of
+	// that is kept for level Error. What was left out is counted in a record.
 	Logger *slog.Logger
 	// Trace is told of what happens. Default: nobody.
 	Trace *Trace

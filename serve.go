@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"runtime/debug"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // call is a request or notification that is to be handled, or is.
@@ -59,7 +61,7 @@ func (c *call) about() (msg string, what slog.Attr) {
 			msg = "notification timed out"
 		}
 	}
-	return msg, slog.String("method", c.Method)
+	return msg, methodAttr(c.Method)
 }
 
 // isRunning reports whether the handler of c was called: not if it is to be after a
@@ -85,8 +87,8 @@ func (s *Session) serve(c *call) {
 		// The handler (or the encoding of its result) panicked, or ended the
 		// goroutine. Either way the caller is told that it failed.
 		if r := recover(); r != nil {
-			s.log.LogAttrs(context.Background(), slog.LevelError, "handler panicked",
-				slog.String("method", c.Method), slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
+			s.noteHandler(slog.LevelError, "handler panicked", c, nil,
+				slog.String("panic", bounded.Text(fmt.Sprint(r))), slog.String("stack", bounded.Cut(debug.Stack(), maxStack)))
 		}
 		s.reply(c, nil, InternalError())
 	}()
@@ -94,6 +96,10 @@ func (s *Session) serve(c *call) {
 	s.reply(c, result, err)
 	returned = true
 }
+
+// maxStack is how many bytes of the stack of a panic are logged: more than the budget for
+// records leaves would not be.
+const maxStack = 8 << 10
 
 // wireError returns the error as it can be sent, nil if its text is not for the peer.
 func wireError(err error) *Error {
@@ -152,8 +158,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			if c.heeded(err) {
 				level = slog.LevelDebug
 			}
-			s.log.LogAttrs(context.Background(), level, "handler failed",
-				slog.String("method", c.Method), slog.Any("error", err))
+			s.noteHandler(level, "handler failed", c, err)
 		} else if c.IsNotification() && e.Code != CodeInternalError || c.hint(e) != "" { // of a notification nobody else is told, save of a panic
 			s.logFailed(c, e)
 		}
@@ -192,11 +197,11 @@ func (s *Session) logFailed(c *call, e *Error) {
 	if c.IsNotification() {
 		msg = "notification failed"
 	}
-	attrs := []slog.Attr{slog.String("method", c.Method), slog.Any("error", e)}
+	var attrs []slog.Attr
 	if hint := c.hint(e); hint != "" {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
-	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
+	s.noteHandler(slog.LevelInfo, msg, c, e, attrs...)
 }
 
 // noNilError returns err, or another error in the place of a pointer that is nil, whose
@@ -266,8 +271,7 @@ func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error
 	if e == nil {
 		var err error
 		if sc.msg, err = s.Protocol().AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
-			s.log.LogAttrs(context.Background(), slog.LevelError, "result cannot be encoded",
-				slog.String("method", c.Method), slog.Any("error", err))
+			s.noteHandler(slog.LevelError, "result cannot be encoded", c, err)
 			e = InternalError()
 		}
 	}
@@ -322,8 +326,9 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
 	}
 	if err != nil {
+		attr := errorAttr(err) // before the lock is held: the codec may be the user's
 		s.mu.Lock()
-		s.note(slog.LevelError, "error cannot be encoded", slog.Any("error", err))
+		s.notePeerLocked(slog.LevelError, "error cannot be encoded", attr)
 		s.mu.Unlock()
 	}
 	return err == nil
@@ -336,13 +341,14 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 	if !s.encodeError(sc, id, e) {
 		return
 	}
-	err := s.frameError(sc, e)
-	s.mu.Lock()
-	if err != nil {
+	if err := s.frameError(sc, e); err != nil {
+		attr := errorAttr(err) // before the lock is held: the framer may be the user's
+		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.note(slog.LevelError, "error cannot be framed", slog.Any("error", err))
+		s.notePeerLocked(slog.LevelError, "error cannot be framed", attr)
 		return
 	}
+	s.mu.Lock()
 	_ = s.queue(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
@@ -356,8 +362,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 			if size, ok := errors.AsType[*SizeError](err); ok { // with an error in it: the id is what is large
 				e = s.encodeTooLarge(sc, c, size.Limit)
 			} else {
-				s.log.LogAttrs(context.Background(), slog.LevelError, "reply cannot be framed",
-					slog.String("method", c.Method), slog.Any("error", err))
+				s.noteHandler(slog.LevelError, "reply cannot be framed", c, err)
 				e = InternalError()
 				s.encodeError(sc, c.ID, e)
 			}

@@ -11,6 +11,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // Server accepts connections and runs a session on each. Its fields must not be
@@ -61,6 +63,7 @@ type Server struct {
 	mu       sync.Mutex
 	groups   groups
 	shaking  []*handshake      // in progress, the oldest first
+	failed   bounded.Rate      // handshakes that are logged
 	refused  map[string]uint64 // connections, by the limits' names
 	options  *Options          // resolved
 	sessions map[*Session]struct{}

@@ -118,6 +118,7 @@ type Session struct {
 	vigil     vigil
 	notes     []note      // to be logged
 	unlogged  int         // notes for which there was no room
+	budgets   logBudgets  // of those that the peer causes
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	done      chan struct{} // closed then; made when asked for
@@ -529,10 +530,20 @@ func (s *Session) violationGrace() time.Duration {
 	return 0
 }
 
+// lastLocked reports whether nothing is left of a session but to log what has happened.
+func (s *Session) lastLocked() bool {
+	return s.state == stateClosing && s.loops == 0 && s.in.workers == 0 && s.in.count == 0
+}
+
 // leave is called, under the lock, when the reader or the writer returns, when a
 // worker does, and when all is logged. The last of them ends the session.
 func (s *Session) leave() {
-	if s.state != stateClosing || s.loops > 0 || s.in.workers > 0 || s.in.count > 0 || s.logging {
+	if !s.lastLocked() || s.logging {
+		return
+	}
+	if s.unlogged > 0 {
+		s.logging = true
+		s.pool.run(s.logNotes) // which calls leave again
 		return
 	}
 	s.state = stateDone

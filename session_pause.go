@@ -220,7 +220,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 	}
 	if !b.reported && now-b.since >= reportAfter {
 		b.reported = true
-		s.note(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
+		s.notePeerLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
 			slog.Int("waiting", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
 	}
 	progress := b.progress
@@ -249,7 +249,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 			b.stalls++
 		}
 		if b.stalls <= 1 { // the next ones come soon
-			s.note(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
+			s.notePeerLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
 				slog.Duration("for", now-progress), slog.Int("waiting", s.in.count))
 		}
 		s.resumeLocked()

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
 
 	"github.com/coder/websocket"
 )
@@ -44,6 +45,8 @@ type Acceptor struct {
 	// Headers are the names of the header fields that a session keeps, for [Request], in
 	// any case: those that the program will look at. Nil is all of them.
 	Headers []string
+
+	refused bounded.Rate // that are logged
 }
 
 // ServeHTTP answers a request for a WebSocket, and starts a session on it, which
@@ -59,7 +62,7 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := a.checkSize(r); err != nil {
 		http.Error(w, err.Error(), http.StatusRequestHeaderFieldsTooLarge)
-		a.logRefused(r, err)
+		a.logRefusal(r, err)
 		return
 	}
 	h := &hijacker{ResponseWriter: w}
@@ -76,7 +79,7 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		OnPongReceived:     control.pong,
 	})
 	if err != nil { // which has been answered
-		a.logRefused(r, err)
+		a.logRefusal(r, err)
 		return
 	}
 	c := newConn(ws, h.conn.corked, h.conn.Conn, control, a.Config)
@@ -85,11 +88,22 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.Server.ServeMessageConn(c)
 }
 
-func (a *Acceptor) logRefused(r *http.Request, err error) {
-	if log := a.Server.Options.Logger; log != nil {
-		log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused",
-			slog.String("peer", r.RemoteAddr), slog.Any("error", err))
+// logRefusal logs that a request was refused. Anybody can have that happen, and some of
+// the errors repeat what the request has: so it logs a bounded number of records.
+func (a *Acceptor) logRefusal(r *http.Request, err error) {
+	log := a.Server.Options.Logger
+	if log == nil || !log.Enabled(r.Context(), slog.LevelWarn) {
+		return
 	}
+	ok, skipped := a.refused.Allow()
+	if !ok {
+		return
+	}
+	attrs := []slog.Attr{slog.String("peer", r.RemoteAddr), slog.Any("error", bounded.Error(err))}
+	if skipped > 0 {
+		attrs = append(attrs, slog.Int("left out", skipped))
+	}
+	log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused", attrs...)
 }
 
 // hidden is the origin that a browser does not tell (RFC 6454, section 7.3).

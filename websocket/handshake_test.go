@@ -281,3 +281,46 @@ type unwrapping struct {
 }
 
 func (u unwrapping) Unwrap() http.ResponseWriter { return u.wrapped }
+
+// A request that is refused costs a peer little, and the error repeats its headers.
+func TestRefusalsAreLoggedWithinBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		a := &websocket.Acceptor{Server: &rpcx.Server{Options: rpcx.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}}}
+		r := httptest.NewRequest(http.MethodGet, "http://example.com", nil)
+		r.Header.Set("Connection", strings.Repeat("\x1b", 100_000))
+		const n = 300
+		for range n {
+			w := httptest.NewRecorder()
+			if a.ServeHTTP(w, r); w.Code < 400 {
+				t.Fatalf("the status is %d", w.Code)
+			}
+		}
+		if got := strings.Count(log.String(), "WebSocket refused"); got != 100 {
+			t.Errorf("%d of %d refusals were logged at once", got, n)
+		}
+		if got := log.Len(); got > 100*1200 {
+			t.Errorf("%d bytes were logged", got)
+		}
+		log.Reset()
+		time.Sleep(time.Second)
+		a.ServeHTTP(httptest.NewRecorder(), r)
+		if got := log.String(); !strings.Contains(got, `"left out"=200`) {
+			t.Errorf("a second later %q was logged", got)
+		}
+	})
+}
+
+// What a server answers instead of a WebSocket comes into the error of Dial in part.
+func TestDialErrorIsCut(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", strings.Repeat("x", 100_000))
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	}))
+	defer srv.Close()
+	_, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(srv.URL, "http"), nil)
+	if err == nil || len(err.Error()) > 700 {
+		t.Errorf("got %.1000v", err)
+	}
+}
