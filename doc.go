@@ -184,7 +184,9 @@
 // that is left out of a reply fails with [ErrNoResponse]. A peer that answers
 // members one by one is understood, too: the batch is over when the last is
 // answered. The members of a batch that comes in are handled concurrently, like
-// requests that come one by one. A batch of more calls and notifications than
+// requests that come one by one. Of its invalid members the first 16 are answered; if
+// there are more, the whole batch is answered with one error, and none of its members
+// is handled. A batch of more calls and notifications than
 // Limits.Batch is refused when it comes in, and is not sent. A peer that refuses a
 // batch as a whole answers with one error without an id (null). Such an error fails
 // the calls that are pending at once if it says that a message could not be read
@@ -265,6 +267,11 @@
 // Of any other error nothing is sent: it is logged, and
 // answered [CodeInternalError], "internal server error". (The protocol of aiomas
 // sends its text.)
+//
+// Errors of this package repeat at most 64 bytes of a name that the peer has made up,
+// and its length. The text of an error, as its method Error returns it, has at most 512
+// bytes of a message and no characters that cannot be printed, for it ends up in logs
+// and on terminals; Error.Message is what the peer has sent.
 //
 // A call returns:
 //

@@ -74,7 +74,8 @@ type Options struct {
 	// only ever in attributes, never in the message, and there at most 64 bytes of a
 	// text and its length (512 bytes of an error's text). What a peer causes takes up
 	// at most 32 KiB for each session, and two bytes for each byte received; half of
-	// that is kept for level Error. What was left out is counted in a record.
+	// that is kept for level Error. What was left out is counted in a record. A session
+	// writes its records on a goroutine of its own, all of them before Done is closed.
 	Logger *slog.Logger
 	// Trace is told of what happens. Default: nobody.
 	Trace *Trace
