@@ -83,7 +83,7 @@ func TestRequestTooLarge(t *testing.T) {
 	}
 	params := func(n int) string { return "/rpc?" + strings.TrimSuffix(strings.Repeat("a&", n), "&") }
 	for name, c := range map[string]struct {
-		acceptor websocket.Acceptor
+		acceptor *websocket.Acceptor
 		target   string
 		header   http.Header
 		field    string // that the answer names; "" if the request is accepted
@@ -99,19 +99,23 @@ func TestRequestTooLarge(t *testing.T) {
 		"a large path":                       {target: "/" + strings.Repeat("x", 16<<10), field: "MaxHeaderBytes"},
 		"a large query":                      {target: "/?" + strings.Repeat("x", 16<<10), field: "MaxHeaderBytes"},
 		"what a browser may have in cookies": {target: "/", header: http.Header{"Cookie": {strings.Repeat("x", 15<<10)}}},
-		"more than a limit that is set":      {acceptor: websocket.Acceptor{MaxHeaderFields: 10}, target: "/", header: fields(10), field: "MaxHeaderFields"},
-		"bytes beyond a limit that is set":   {acceptor: websocket.Acceptor{MaxHeaderBytes: 1000}, target: params(2), header: http.Header{"X": {strings.Repeat("x", 900)}}, field: "MaxHeaderBytes"},
+		"more than a limit that is set":      {acceptor: &websocket.Acceptor{MaxHeaderFields: 10}, target: "/", header: fields(10), field: "MaxHeaderFields"},
+		"bytes beyond a limit that is set":   {acceptor: &websocket.Acceptor{MaxHeaderBytes: 1000}, target: params(2), header: http.Header{"X": {strings.Repeat("x", 900)}}, field: "MaxHeaderBytes"},
 		"anything without limits": {
-			acceptor: websocket.Acceptor{MaxHeaderFields: -1, MaxHeaderBytes: -1},
+			acceptor: &websocket.Acceptor{MaxHeaderFields: -1, MaxHeaderBytes: -1},
 			target:   params(5000), header: fields(5000),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := &rpcx.Server{}
-			c.acceptor.Server = srv
+			acceptor := c.acceptor
+			if acceptor == nil {
+				acceptor = &websocket.Acceptor{}
+			}
+			acceptor.Server = srv
 			t.Cleanup(srv.Wait)
 			t.Cleanup(func() { srv.Close() })
-			url := serve(t, &c.acceptor)
+			url := serve(t, acceptor)
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "ws://"))
 			if err != nil {
 				t.Fatal(err)
