@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // ignoresUnknownParams reports whether Options.IgnoreUnknownParams is set.
@@ -29,7 +31,7 @@ func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
 		name := unquote(key)
 		index := reflect.ValueOf(name).Convert(sig.mapping.Key())
 		if all.MapIndex(index).IsValid() {
-			return all, InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt([]byte(req.Method)), excerpt([]byte(name)))
+			return all, InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt(req.Method), excerpt(name))
 		}
 		v := reflect.New(sig.mapping.Elem())
 		err := codec.Unmarshal(raw, v.Interface())
@@ -37,7 +39,7 @@ func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
 			err = checkObject(codec, raw, v.Interface())
 		}
 		if err != nil {
-			return all, InvalidParams(`invalid argument "%s" of method "%s": %v`, excerpt([]byte(name)), excerpt([]byte(req.Method)), err)
+			return all, InvalidParams(`invalid argument "%s" of method "%s": %s`, excerpt(name), excerpt(req.Method), bounded.Text(err.Error()))
 		}
 		all.SetMapIndex(index, v.Elem())
 	}
@@ -56,13 +58,26 @@ func (sig *signature) explain(req *Request, err error) error {
 	for _, more := positional.next(); more; _, more = positional.next() {
 		n++
 	}
-	given := make(map[string]bool)
-	twice := false
+	lowers := make(map[string]bool) // the names of the parameters in lower case
+	longest := 0
+	for _, p := range sig.params {
+		lower := strings.ToLower(p.name)
+		lowers[lower] = true
+		longest = max(longest, len(lower))
+	}
+	given := make(map[string]bool) // of what the peer has named, what differs in case at most
+	some, twice := false, false
 	for key, _, more := named.next(); more; key, _, more = named.next() {
-		name := unquote(key)
+		some = true
+		if len(key)-2 > maxEscape*longest {
+			continue // cannot be one of them, and may be of any length
+		}
+		name := string(unquoted(key))
 		i, known := sig.places[name]
 		twice = twice || known && (given[name] || i < n)
-		given[name] = true
+		if known || lowers[strings.ToLower(name)] {
+			given[name] = true
+		}
 	}
 	switch {
 	case twice:
@@ -71,9 +86,9 @@ func (sig *signature) explain(req *Request, err error) error {
 	case n > 0 && (sig.object != nil || sig.mapping != nil):
 		e.Hint = `an only parameter without a name takes named params: rpcx.Func(fn, "name") takes it by position`
 	case n > len(sig.params) && sig.variadic == nil:
-	case len(given) > 0 && !sig.byName, len(given) > 0 && sig.list:
+	case some && !sig.byName, some && sig.list:
 		e.Hint = "to take params by name, " + sig.naming("give rpcx.Func the names of all parameters")
-	case len(given) > 0 || sig.object != nil:
+	case some || sig.object != nil:
 		sig.explainNames(e, given, n)
 	case sig.byName && n < sig.required:
 		p := sig.params[n].name
@@ -93,7 +108,7 @@ func (sig *signature) naming(text string) string {
 }
 
 // explainNames completes e, the error for named params, of which n stood before them by
-// position.
+// position. given has those whose names differ from a parameter's in case at most.
 func (sig *signature) explainNames(e *Error, given map[string]bool, n int) {
 	unknown := make(map[string]string) // in lower case, as it was given
 	for name := range given {

@@ -353,13 +353,15 @@ func hex4(digits []byte) (r rune) {
 	return r
 }
 
+// maxEscape is how many bytes of a JSON string stand for one of its value at most.
+const maxEscape = 6
+
 // equalString reports whether the JSON value raw is the string s.
 func equalString(raw []byte, s string) bool {
 	if len(raw) == len(s)+2 && raw[0] == '"' {
 		return string(raw[1:len(raw)-1]) == s && bytes.IndexByte(raw, '\\') < 0
 	}
-	const longest = 6 // bytes that an escape sequence takes for one
-	return len(raw) > 2 && len(raw)-2 <= longest*len(s) && raw[0] == '"' && bytes.IndexByte(raw, '\\') >= 0 && unquote(raw) == s
+	return len(raw) > 2 && len(raw)-2 <= maxEscape*len(s) && raw[0] == '"' && bytes.IndexByte(raw, '\\') >= 0 && unquote(raw) == s
 }
 
 func isNull(raw []byte) bool { return len(raw) == 4 && raw[0] == 'n' }
