@@ -236,6 +236,7 @@ func TestMaxQueuedBytesBoundsReplies(t *testing.T) {
 		srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
 			return large, nil
 		})
+		srv.Options.Limits.Concurrency = 1 // no handler has started before the limit is reached
 		var wires []*wire
 		for range 10 {
 			near, far := net.Pipe()
