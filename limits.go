@@ -52,7 +52,8 @@ type Limits struct {
 	// peer may take for 16 KiB (for a MessageConn, for that many and one message
 	// more, or one part of it if the connection is a PartWriter). Default 20 s. Then the
 	// session ends with ErrSlowPeer. How fast a peer has to read so is in the manual,
-	// under Limits.
+	// under Limits. A peer whose reading pauses takes as long as its handlers do: one whose
+	// handlers get through less than that needs a longer SendTimeout at this end.
 	SendTimeout time.Duration
 
 	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect,
@@ -72,9 +73,9 @@ type Limits struct {
 	// HalfClose is how long a session goes on when its peer has finished sending
 	// (closed its half of the connection), to handle and answer what it had sent.
 	// Default: ProcessingTimeout and a second more for unix sockets, pipes and
-	// programs, 5 s for TCP and TLS, where a peer that is gone looks the same. A connection that cannot be closed
-	// by halves, such as a WebSocket, ends at once, and so does any other if HalfClose is
-	// negative.
+	// programs, 5 s for TCP and TLS, where a peer that is gone looks the same. A
+	// connection that cannot be closed by halves, such as a WebSocket, ends at once, and
+	// so does any other if HalfClose is negative.
 	HalfClose time.Duration
 
 	// Outgoing is how many of our calls wait for a reply at once, in the

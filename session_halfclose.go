@@ -68,6 +68,9 @@ func (s *Session) closeInput(err error) bool {
 // halfCloseLimit returns how long the session may go on without input; 0 if the
 // connection has no halves.
 func (s *Session) halfCloseLimit() time.Duration {
+	if _, ok := s.conn.(*messages); ok {
+		return 0 // whatever methods the type has of the connection below
+	}
 	limit := s.limits.HalfClose
 	conn := s.Conn()
 	for {

@@ -1,6 +1,7 @@
 package rpcx_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -424,6 +425,41 @@ func TestConnectionsWithoutHalvesEndAtOnce(t *testing.T) {
 		synctest.Wait()
 		takes(t, 0, func() { w.Close(); <-s.Done() })
 	})
+}
+
+// tcpMessages is a message connection with all methods of the TCP connection below.
+type tcpMessages struct {
+	*net.TCPConn
+	lines *bufio.Reader
+}
+
+func (c tcpMessages) ReadMessage() ([]byte, error) { return c.lines.ReadBytes('\n') }
+
+func (c tcpMessages) WriteMessages(msgs [][]byte) error {
+	for _, msg := range msgs {
+		if _, err := c.Write(append(msg, '\n')); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Message connections have no halves, whatever methods they have.
+func TestMessageConnectionsEndAtOnce(t *testing.T) {
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
+	opts := handling(methods{"hang": hang})
+	opts.Limits.HalfClose = time.Hour
+	s := rpcx.NewMessageSession(tcpMessages{near.(*net.TCPConn), bufio.NewReader(near)}, opts)
+	io.WriteString(far, ask("hang", 1)+"\n")
+	if err := far.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the session goes on")
+		s.Close()
+	}
 }
 
 func TestNothingIsAskedOfAPeerThatHasFinishedSending(t *testing.T) {
