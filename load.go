@@ -81,15 +81,13 @@ const partStep = 1 << 20
 // receivePart is called by the reader before it reads more of a message of which a
 // part has come, for which it takes size bytes; with less when it has given them back.
 func (s *Session) receivePart(size int) error {
+	endless := s.conn.received()-s.stats.BytesReceived >= partStep
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ignoreIfEndingLocked()
 	if s.reader.ignoring && !s.reader.ignores(s.conn.received()) {
 		return errIgnored
 	}
-	endless := s.conn.received()-s.stats.BytesReceived >= partStep
-	if size == s.partial && !endless && !s.vigil.on {
-		return nil // only the reader changes the first two, and nobody the third
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.markAlive()
 	if endless {
 		s.meter()

@@ -175,6 +175,14 @@ type readerState struct {
 // cannot keep the session busy.
 func (r *readerState) ignores(received uint64) bool { return received-r.from <= maxIgnored }
 
+// ignoreIfEndingLocked has the reader drop what arrives from now on if the session is
+// ending. Callers must hold s.mu and be the reader.
+func (s *Session) ignoreIfEndingLocked() {
+	if !s.reader.ignoring && s.state >= stateClosing {
+		s.reader.ignoring, s.reader.from = true, s.conn.received()
+	}
+}
+
 // receive deals with one message, which is valid only until it returns.
 func (s *Session) receive(in *intake, m *Message, msg []byte) {
 	s.decode(m, msg)
@@ -278,9 +286,7 @@ func (s *Session) deliver(in *intake) {
 	s.unblock() // what was refused may have cost what those before it need
 	wake := s.wantsWorkerLocked()
 	in.crowded = s.crowdedLocked(now, 4)
-	if !s.reader.ignoring && s.state >= stateClosing {
-		s.reader.ignoring, s.reader.from = true, s.conn.received()
-	}
+	s.ignoreIfEndingLocked()
 	s.checkDrained()
 	s.mu.Unlock()
 

@@ -105,3 +105,51 @@ func TestEndingSessionIgnoresABoundedInput(t *testing.T) {
 		})
 	}
 }
+
+// The end may come in the middle of a long message, and of one that is dropped.
+func TestEndingSessionIgnoresALongMessage(t *testing.T) {
+	for name, framer := range map[string]rpcx.Framer{
+		"that is read":    &rpcx.NewlineFramer{MaxSize: 64 << 20},
+		"that is dropped": &rpcx.NewlineFramer{MaxSize: 4 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			near, far := socketPair(t, "tcp", "127.0.0.1:0")
+			conn := &countingConn{TCPConn: near.(*net.TCPConn)}
+			begun, trigger := make(chan struct{}), make(chan struct{})
+			opts := handling(methods{"end": func(context.Context, *rpcx.Request) (any, error) {
+				close(begun)
+				<-trigger
+				return rpcx.ReplyAndDisconnect("bye"), nil
+			}})
+			opts.Framer = framer
+			s := rpcx.NewSession(conn, opts)
+			io.WriteString(far, ask("end", 0)+"\n")
+			<-begun
+			chunk := strings.Repeat("x", 64<<10)
+			io.WriteString(far, chunk)
+			for conn.read.Load() < int64(len(chunk)) {
+				time.Sleep(time.Millisecond)
+			}
+			close(trigger)
+			replies := bufio.NewReader(far)
+			for line := ""; !strings.Contains(line, "bye"); {
+				var err error
+				if line, err = replies.ReadString('\n'); err != nil {
+					t.Fatalf("the peer heard %q, %v", line, err)
+				}
+			}
+			before := conn.read.Load()
+			for n := 0; n < 32<<20; n += len(chunk) {
+				if _, err := io.WriteString(far, chunk); err != nil {
+					break
+				}
+			}
+			<-s.Done()
+			const buffers = 512 << 10 // the read that was under way, and the last: a long message's are long
+			if read := conn.read.Load() - before; read > 256<<10+buffers {
+				t.Errorf("%d bytes were read after the end", read)
+			}
+		})
+	}
+}
