@@ -102,6 +102,7 @@ func (s *Session) tick() {
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
+	s.checkPauseLocked() // what has expired left room
 	s.checkPauseTimeLocked(now)
 	if f := s.checkInputTimeLocked(now); f != nil {
 		due = append(due, f)

@@ -26,6 +26,12 @@ import (
 // session) is not recognised: therefore reading also goes on when no handler has
 // returned for pauseLimit. That is stallLimit while handlers of other sessions wait
 // for this one: they may be what this session's handlers wait for.
+//
+// Handlers may return all the time, and a pause take long all the same: a few batches
+// can fill the queue. After twice pauseLimit the reader takes maxIntakeBytes and a
+// message at most, and pauses again. So the peer's SendTimeout does not end the session,
+// and replies and pings come through. What is read so is admitted, until the queue is
+// twice as full as it may be.
 
 // backPressure is the state of a session's pauses. It is guarded by the session's lock.
 type backPressure struct {
@@ -34,6 +40,7 @@ type backPressure struct {
 	progress time.Duration // when a handler last returned in the pause, or when it began
 	reported bool          // a pause of more than reportAfter was logged
 	insist   bool          // reading goes on after pauseLimit: no pause before there is room
+	sipTo    uint64        // Stats.BytesReceived below which there is no pause: a little is read
 	tied     int           // running handlers that wait for a reply
 	crammed  int           // running handlers that wait for room and for no reply
 	outside  int           // waits of handlers of other sessions for this one
@@ -157,10 +164,10 @@ func (s *Session) pause() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if !s.mayPauseLocked() || !s.crowdedLocked(now, 4) {
+	b := &s.pressure
+	if !s.mayPauseLocked() || !s.crowdedLocked(now, 4) || s.stats.BytesReceived < b.sipTo {
 		return false
 	}
-	b := &s.pressure
 	b.paused, b.since, b.progress, b.reported = true, now, now, false
 	s.loops--
 	s.stats.Pauses++
@@ -240,6 +247,10 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 		patience = min(patience, b.stallLimit(now))
 	}
 	limit := after(progress, patience)
+	sip := after(b.since, 2*s.limits.pauseLimit())
+	if !s.maySipLocked() {
+		sip = never
+	}
 	switch {
 	case !b.paused:
 		return
@@ -254,10 +265,22 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 		}
 		s.resumeLocked()
 		return
+	case sip <= now:
+		b.sipTo = s.stats.BytesReceived + maxIntakeBytes
+		s.resumeLocked()
+		return
 	case !b.reported:
 		limit = min(limit, b.since+reportAfter)
 	}
-	s.arm(limit)
+	s.arm(min(limit, sip))
+}
+
+// maySipLocked reports whether a little may be read in a long pause: not if the queue
+// is twice as full as it may be, and not if the peer does not read its replies. Callers
+// must hold s.mu.
+func (s *Session) maySipLocked() bool {
+	return s.pressure.crammed == 0 && s.in.bytes/2 < s.limits.QueueBytes && s.in.depth()/2 < s.limits.Queue &&
+		!s.load.full(s.weight)
 }
 
 // stallLimit returns how long a pause may bring no progress now. Two sides that flood

@@ -3,7 +3,10 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -364,4 +367,121 @@ func TestReturnedHandlersAreForgotten(t *testing.T) {
 			t.Errorf("step %d: %d", i, got)
 		}
 	}
+}
+
+// Requests that time out leave room: reading goes on then, though no handler returns.
+func TestPauseEndsWhenRequestsExpire(t *testing.T) {
+	for _, order := range []Order{0, Sequential, NotificationsFirst} {
+		for name, line := range map[string]string{
+			"requests":      `{"jsonrpc":"2.0","method":"m","id":1}`,
+			"notifications": `{"jsonrpc":"2.0","method":"m"}`,
+			"batches":       `[{"jsonrpc":"2.0","method":"m","id":1},{"jsonrpc":"2.0","method":"m"}]`,
+		} {
+			t.Run(fmt.Sprint(name, order), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					near, far := net.Pipe()
+					stuck := make(chan struct{})
+					s := NewSession(near, &Options{Order: order, Role: RoleServer, Handler: HandlerFunc(func(context.Context, *Request) (any, error) {
+						<-stuck
+						return nil, nil
+					}), Limits: Limits{Concurrency: 1, ProcessingTimeout: time.Second}})
+					go io.Copy(io.Discard, far)
+					for range 4 { // the last is read when the first have timed out
+						fmt.Fprintln(far, line)
+					}
+					fmt.Fprintln(far, line)
+					synctest.Wait()
+					if stats := s.Stats(); stats.Pauses == 0 || stats.Paused > 2*time.Second {
+						t.Errorf("reading paused %d times, for %v", stats.Pauses, stats.Paused)
+					}
+					close(stuck)
+					s.Close()
+					far.Close()
+					<-s.Done()
+				})
+			})
+		}
+	}
+}
+
+// A few batches may fill the queue for longer than the peer's SendTimeout. The peer is
+// not to take that for death, and its replies come through.
+func TestLongPauseIsNoDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := Pipe(&Options{Handler: HandlerFunc(func(context.Context, *Request) (any, error) { return 7, nil })},
+			&Options{Handler: HandlerFunc(func(context.Context, *Request) (any, error) {
+				time.Sleep(50 * time.Millisecond)
+				return nil, nil
+			}), Limits: Limits{ProcessingTimeout: -1}})
+		for range 3 { // 3 MB each, as Limits.QueueBytes counts, and 25 s of work
+			var batch Batch
+			for range 10000 {
+				batch.Notify("m", Args{1})
+			}
+			if err := a.SendBatch(t.Context(), &batch); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const notes = 5000
+		sent := make(chan error)
+		go func() {
+			for range notes {
+				if err := a.Notify(t.Context(), "m", Args{string(make([]byte, 100))}); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		if _, err := Call[int](t.Context(), b, "ask", nil); err != nil { // not a handler's
+			t.Errorf("the reply did not come: %v", err)
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+		if err := a.Shutdown(t.Context()); err != nil || a.Err() != ErrClosed {
+			t.Errorf("Shutdown returned %v, the session ended with %v", err, a.Err())
+		}
+		<-b.Done()
+		stats := b.Stats()
+		if stats.RequestsReceived != 3*10000+notes || stats.NotificationsDropped != 0 {
+			t.Errorf("stats are %+v", stats)
+		}
+		atRest(t, a)
+		atRest(t, b)
+	})
+}
+
+// What is read in a long pause has a bound: twice Limits.Queue and QueueBytes, and what
+// is read at once.
+func TestLongPauseTakesBoundedMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const queueBytes = 250_000
+		var most int
+		a, b := Pipe(&Options{Limits: Limits{SendTimeout: -1}}, &Options{Handler: HandlerFunc(func(_ context.Context, r *Request) (any, error) {
+			time.Sleep(time.Second)
+			most = max(most, r.Session().Stats().QueuedBytes)
+			return nil, nil
+		}), Limits: Limits{Concurrency: 1, ProcessingTimeout: -1, QueueBytes: queueBytes}})
+		var batch Batch
+		for range 1000 {
+			batch.Notify("m", nil)
+		}
+		if err := a.SendBatch(t.Context(), &batch); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for a.Notify(t.Context(), "m", Args{string(make([]byte, 1000))}) == nil {
+			}
+		}()
+		time.Sleep(900 * time.Second)
+		size := b.Stats().QueuedBytes
+		a.Close()
+		b.Close()
+		<-a.Done()
+		<-b.Done()
+		if bound := 2*queueBytes + maxIntakeBytes + 2000; most > bound || size <= queueBytes {
+			t.Errorf("%d bytes waited, %d in the end", most, size)
+		}
+	})
 }
