@@ -485,3 +485,41 @@ func TestLongPauseTakesBoundedMemory(t *testing.T) {
 		}
 	})
 }
+
+// A context may outlive its handler. What is called with it is like any other call.
+func TestContextThatOutlivesItsHandlerIsNoHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := make(chan context.Context, 1)
+		a, b := Pipe(&Options{Handler: HandlerFunc(func(ctx context.Context, _ *Request) (any, error) {
+			kept <- context.WithoutCancel(ctx)
+			return nil, nil
+		}), Limits: Limits{Outgoing: 2}}, &Options{Handler: HandlerFunc(func(ctx context.Context, _ *Request) (any, error) {
+			time.Sleep(time.Second)
+			return nil, nil
+		})})
+		if err := b.Call(t.Context(), "m", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		ctx := <-kept
+		var calls sync.WaitGroup
+		for range 10 {
+			calls.Go(func() { _ = a.Call(ctx, "m", nil, nil) })
+		}
+		synctest.Wait()
+		if pending := a.Stats().Pending; pending != 2 {
+			t.Errorf("%d calls have a slot, want 2", pending)
+		}
+		down := make(chan error)
+		go func() { down <- a.Shutdown(t.Context()) }()
+		synctest.Wait()
+		if err := a.Call(ctx, "m", nil, nil); !errors.Is(err, ErrClosed) {
+			t.Errorf("while the session drains, a call returns %v", err)
+		}
+		if err := <-down; err != nil {
+			t.Error(err)
+		}
+		calls.Wait()
+		b.Close()
+		<-b.Done()
+	})
+}
