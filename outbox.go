@@ -183,15 +183,6 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 	return s.queue(ctx, h, sc, from, register)
 }
 
-// postFor is post of a reply, by the handler h if that is not nil.
-func (s *Session) postFor(h *handlerContext, sc *scratch, from sender) error {
-	if err := s.framed(sc); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	return s.queue(context.Background(), h, sc, from, nil)
-}
-
 // framed frames sc.msg.
 func (s *Session) framed(sc *scratch) (err error) {
 	sc.frame, err = s.conn.frame(sc.frame[:0], sc.msg)
