@@ -3,9 +3,10 @@ package rpcx
 import "bytes"
 
 // findReplies implements [replyFinder]. A member of a batch, or a message, may be a
-// reply if it is an object with an id and without a method. One that is no valid JSON
-// needs a result or an error as well: then the ids are found by the outline of the
-// text, which is all that can be told of it.
+// reply if it is an object with an id and without a method. One that is no valid JSON,
+// or has a method that is no string, needs a result or an error as well. If it is no
+// valid JSON, the ids are found by the outline of the text, which is all that can be
+// told of it.
 func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foundReply) {
 	perr, _ := m.Items[0].Err.(*ProtocolError)
 	broken := !m.Batch && perr != nil && perr.Code == CodeParseError
@@ -22,7 +23,7 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 	for o.next(&e) && (maxBatch <= 0 || o.place < maxBatch) {
 		r := foundReply{place: o.place}
 		switch {
-		case e.has(memberMethod) || len(e.vals[memberID]) == 0 || e.dup&(1<<memberID) != 0:
+		case e.has(memberMethod) && !e.isReplyWithMethod() || len(e.vals[memberID]) == 0 || e.dup&(1<<memberID) != 0:
 			continue
 		case broken:
 			id := e.vals[memberID]
@@ -38,12 +39,23 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 			if refused {
 				r.place = 0
 			}
+			if e.has(memberMethod) && !p.loose() {
+				r.Result, r.Err = nil, protocolErrorf(CodeInvalidRequest, `response contains a "method" (ID: %s)`, excerpt(e.vals[memberID]))
+			}
 		}
 		if r.ID != nil {
 			found = append(found, r)
 		}
 	}
 	return found
+}
+
+// isReplyWithMethod reports whether a message has an outcome beside a method that is no
+// string, and so can only be a reply. Some programs send null for each member that they
+// do not use.
+func (e *envelope) isReplyWithMethod() bool {
+	method := e.vals[memberMethod]
+	return e.likeResponse() && len(method) > 0 && method[0] != '"'
 }
 
 // firstByte returns the first byte of a message that is no white space, 0 if there is none.

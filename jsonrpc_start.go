@@ -16,8 +16,10 @@ func (p jsonrpc) DecodeStart(m *Message, start []byte) {
 	}
 	e := &m.env
 	seen, closed := s.start(e)
-	request := seen&(1<<memberMethod|1<<memberParams) != 0
-	response := !request && seen&(1<<memberResult|1<<memberError) != 0
+	outcome := seen&(1<<memberResult|1<<memberError) != 0
+	method := e.vals[memberMethod]
+	response := outcome && (method != nil && method[0] != '"' || seen&(1<<memberMethod|1<<memberParams) == 0)
+	request := !response && seen&(1<<memberMethod|1<<memberParams) != 0
 	if !request && !response {
 		return
 	}

@@ -66,6 +66,9 @@ func TestDecodeStart(t *testing.T) {
 		{"an error that is cut off", all, `{"id":7,"error":{"code":1,"message":"`, "response 7"},
 		{"a reply to ours in another form", all, `{"id":7.0,"result":[`, "response 7"},
 		{"a reply with a null beside it", all, `{"id":7,"error":null,"result":[`, "response 7"},
+		{"a reply with a null for each other member", all, `{"method":null,"params":null,"id":7,"error":null,"result":[`, "response 7"},
+		{"a reply with a null for the method", all, `{"id":7,"method":null,"result":"x`, "response 7"},
+		{"a method that is null, no outcome yet", all, `{"id":7,"method":null,"params":[`, "request 7"},
 		{"a request with a result", all, `{"id":7,"result":1,"method":"`, "request 7"},
 		{"an error without an id", all, `{"id":null,"error":{"code":1,"message":"`, "notification"},
 

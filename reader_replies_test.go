@@ -148,6 +148,11 @@ func TestBadReplyEndsItsCallAtOnce(t *testing.T) {
 		"loose, two outcomes":             {rpcx.JSONRPCLoose, `{"id":"0","result":1,"error":1}`, `both "result" and "error"`},
 		"loose, NaN":                      {rpcx.JSONRPCLoose, `{"id":"0","result":NaN}`, `invalid JSON (ID: "0")`},
 		"not known yet, a string":         {rpcx.JSONRPCAutoDetect, `{"jsonrpc":"2.0","id":"0","result":1}`, `the string "0", not the number 0`},
+		"a method that is null":           {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":null,"result":1,"id":0}`, `a "method" (ID: 0)`},
+		"and null params, and an error":   {rpcx.JSONRPCv2, `{"id":0,"jsonrpc":"2.0","method":null,"params":null,"error":{"code":1,"message":"m"}}`, `a "method" (ID: 0)`},
+		"a method that is a number":       {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":5,"result":1,"id":0}`, `a "method" (ID: 0)`},
+		"a method that is null, and NaN":  {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":null,"result":NaN,"id":0}`, `invalid JSON (ID: 0)`},
+		"1.0, a method that is null":      {rpcx.JSONRPCv1, `{"method":null,"result":1,"error":null,"id":0}`, `a "method" (ID: 0)`},
 		"not known yet, an array of NaNs": {rpcx.JSONRPCAutoDetect, `[{"jsonrpc":"2.0","id":0,"result":NaN}]`, `invalid JSON (ID: 0)`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -195,11 +200,12 @@ func TestLooseRepliesAreTakenForWhatTheyMean(t *testing.T) {
 		say  string
 		want string
 	}{
-		"no result":                   {`{"jsonrpc":"2.0","id":0}`, "null"},
-		"a null error, and no result": {`{"id":0,"error":null}`, "null"},
-		"an id that is a string":      {`{"id":"0","result":[1]}`, "[1]"},
-		"that, without a result":      {`{"id":"0"}`, "null"},
-		"all in an array":             {`[{"id":"0","result":5}]`, "5"},
+		"no result":                    {`{"jsonrpc":"2.0","id":0}`, "null"},
+		"a null error, and no result":  {`{"id":0,"error":null}`, "null"},
+		"an id that is a string":       {`{"id":"0","result":[1]}`, "[1]"},
+		"that, without a result":       {`{"id":"0"}`, "null"},
+		"all in an array":              {`[{"id":"0","result":5}]`, "5"},
+		"a null for each other member": {`{"method":null,"params":null,"error":null,"id":0,"result":7}`, "7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
