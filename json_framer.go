@@ -100,7 +100,7 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 	if !ended {
 		end = s.pos
 	}
-	tooLarge := end > s.limit && !s.dropping
+	tooLarge := end > s.limit && !s.dropping && (ended || atEOF || end >= StartSize)
 	dropped := tooLarge || s.dropping
 	switch {
 	case ended:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -126,6 +127,30 @@ func TestRequestOverASmallLimit(t *testing.T) {
 		w.say(`{"jsonrpc":"2.0","method":"reply","a":"` + strings.Repeat("x", 100) + `","id":7}`)
 		w.expect(tooLarge("100", "7"))
 	})
+}
+
+// JSONFramer waits for the first KiB, or for the end of the message. (The recorded cases
+// of NewlineFramer have it report a message with the chunk that goes beyond the limit.)
+func TestRequestOverASmallLimitInChunks(t *testing.T) {
+	for _, chunk := range []int{1, 60, 120, 2000} {
+		for padding, id := range map[int]string{100: "7", 900: "7", 2000: "null"} {
+			t.Run(fmt.Sprintf("%d bytes by %d", padding, chunk), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					opts := handling(methods{"reply": reply})
+					opts.Framer = rpcx.JSONFramer{MaxSize: 100}
+					_, w := newWire(t, opts)
+					request := `{"jsonrpc":"2.0","method":"reply","a":"` + strings.Repeat("x", padding) + `","id":7}`
+					for part := range slices.Chunk([]byte(request), chunk) {
+						w.Write(part)
+						synctest.Wait()
+					}
+					w.expect(tooLarge("100", id))
+					w.say(`{"jsonrpc":"2.0","method":"reply","id":8}`)
+					w.expect(`{"jsonrpc":"2.0","result":null,"id":8}`)
+				})
+			})
+		}
+	}
 }
 
 // Other protocols answer in their own form.
