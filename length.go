@@ -57,14 +57,17 @@ func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 // mayBegin reports whether a message of JSON or MessagePack may begin with start. What
 // may not is no message that could show its id, and perhaps no length came before it.
 func mayBegin(start []byte) bool {
-	if len(start) == 0 {
+	rest := start[spaces(start):]
+	if len(rest) == 0 {
 		return true
 	}
-	switch c := start[0]; c {
-	case '{', '[', ' ', '\n', 0xdc, 0xdd, 0xde, 0xdf:
+	switch c := rest[0]; c {
+	case '{', '[':
 		return true
+	case 0xdc, 0xdd, 0xde, 0xdf:
+		return len(rest) == len(start)
 	default:
-		return c >= 0x80 && c <= 0x9f
+		return c >= 0x80 && c <= 0x9f && len(rest) == len(start)
 	}
 }
 
