@@ -17,6 +17,7 @@ import (
 //
 // Header names are read in any case, and a header that is received may end in a
 // newline alone. Headers other than Content-Length and Content-Type are passed over.
+// A blank line before the headers is an empty message, which a session passes over.
 // Headers that are no headers, and a Content-Length that is missing, is given twice
 // or is no number, end the session with a [*FrameError], for where the next message
 // begins cannot be told. So do headers of more than 4,096 bytes, and a Content-Type
@@ -43,6 +44,10 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 			n := min(skip, len(data))
 			skip -= n
 			return n, nil, nil
+		}
+		if n := blankLine(data); n > 0 && h.line == 0 {
+			h.scanned = 0
+			return n, data[:0], nil
 		}
 		if err := h.read(data); err != nil {
 			return 0, nil, err
@@ -112,6 +117,17 @@ func (h *headers) read(data []byte) error {
 		}
 	}
 	return nil
+}
+
+// blankLine returns the size of the blank line that data begins with, 0 if there is none.
+func blankLine(data []byte) int {
+	switch {
+	case bytes.HasPrefix(data, []byte("\n")):
+		return 1
+	case bytes.HasPrefix(data, []byte("\r\n")):
+		return 2
+	}
+	return 0
 }
 
 // field reads one header.

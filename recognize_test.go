@@ -46,6 +46,53 @@ func TestBlankLinesArePassedOver(t *testing.T) {
 	}
 }
 
+// Some programs end a message with a newline that its Content-Length does not count.
+func TestBlankLinesBeforeHeadersArePassedOver(t *testing.T) {
+	for name, blank := range map[string]string{
+		"a newline":               "\n",
+		"as in headers":           "\r\n",
+		"as many as there may be": strings.Repeat("\r\n", 100),
+	} {
+		for _, chunk := range []int{1, 10_000} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					opts := adding()
+					opts.Framer = rpcx.HeaderFramer{}
+					s, w := newWire(t, opts)
+					call := string(frame(t, opts.Framer, sumCall))
+					for part := range slices.Chunk([]byte(blank+call+blank+call+blank), chunk) {
+						w.Write(part)
+						synctest.Wait()
+					}
+					if stats := s.Stats(); stats.Errors != 0 || stats.MessagesReceived != 2 || stats.MessagesSent != 2 {
+						t.Errorf("%d errors, %d messages, %d replies", stats.Errors, stats.MessagesReceived, stats.MessagesSent)
+					}
+					w.Close()
+					if err := ended(t, s); err != io.EOF {
+						t.Errorf("it ended with %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Blank lines before headers have the bound of others, and the session goes on.
+func TestBlankLinesBeforeHeadersHaveABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := adding()
+		opts.Framer = rpcx.HeaderFramer{}
+		s, w := newWire(t, opts)
+		w.Write([]byte(strings.Repeat("\r\n", 101)))
+		w.Write(frame(t, opts.Framer, sumCall))
+		synctest.Wait()
+		if stats := s.Stats(); stats.Errors != 1 || stats.MessagesReceived != 2 || stats.MessagesSent != 2 {
+			t.Errorf("%d errors, %d messages, %d replies", stats.Errors, stats.MessagesReceived, stats.MessagesSent)
+		}
+		live(t, s)
+	})
+}
+
 // Beyond the bound, one blank line of 101 is a bad message. A peer that sends one from
 // time to time, to keep the connection, is not cut off.
 func TestBlankLinesHaveABound(t *testing.T) {
@@ -205,6 +252,7 @@ func TestForeignInputIsNamed(t *testing.T) {
 	}{
 		{"a response", text("lines", "values", "headers", "lengths", "bitcoin", "others"), "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n400 Bad Request", `HTTP ("HTTP/1.1 400 Bad Request")`, true},
 		{"a request", text("lines", "values", "headers", "lengths", "bitcoin", "others"), "GET / HTTP/1.1\r\nHost: localhost:1234\r\nUser-Agent: curl\r\n\r\n", `HTTP ("GET / HTTP/1.1")`, true},
+		{"a request with a body", text("lines", "values", "headers", "lengths", "bitcoin", "others"), "POST /rpc HTTP/1.1\r\nHost: localhost:1234\r\nContent-Length: 54\r\n\r\n" + sumCall, `HTTP ("POST /rpc HTTP/1.1")`, true},
 		{"a TLS hello", text("lines", "values", "headers"), hello, "a TLS handshake", false},
 		{"a TLS hello, and a length", text("lengths"), hello, "a TLS handshake", true},
 		{"a TLS hello with a newline in it", text("lines", "values", "headers"), hello + "\r\n", "a TLS handshake", true},
