@@ -30,11 +30,11 @@ import (
 // Text that breaks the structure then ends the session with a [*FrameError], for
 // where the next message begins cannot be told.
 type JSONFramer struct {
-	// MaxSize is the largest message to be received, in bytes without the white
-	// space around it; 0 means [DefaultMaxSize], a negative value no limit. A message
-	// that is larger is dropped as its bytes arrive, with one recoverable
-	// [*FrameError]; its end is found as that of any other, save that a number takes
-	// the rest of its line with it.
+	// MaxSize is the size of the largest message to be received or sent, in bytes
+	// without the white space around it; 0 means [DefaultMaxSize], a negative value no
+	// limit. A message received that is larger is dropped as its bytes arrive, with one
+	// recoverable [*FrameError]. Its end is found as that of any other, except that a
+	// number takes the rest of its line with it.
 	MaxSize int
 }
 
