@@ -16,9 +16,7 @@ type handlerContext struct {
 	request  *Request
 	deadline time.Duration // on the session's clock
 
-	// Guarded by the session's lock.
-	waits    waits
-	returned bool // its handler has
+	waits waits // guarded by the session's lock
 
 	mu     sync.Mutex
 	real   context.Context

@@ -176,7 +176,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 			s.encodeError(sc, c.ID, e)
 		}
 		s.mu.Lock()
-		complete = b.put(s, c.index, sc.msg)
+		complete = b.put(s, int(c.index), sc.msg)
 		s.mu.Unlock()
 	}
 	if complete {

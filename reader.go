@@ -497,7 +497,7 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 	invalid := 0
 	for i := range items {
 		item, c := &items[i], &b.members[i]
-		c.index = i
+		c.index = int32(i)
 		switch item.Kind {
 		case KindInvalid:
 			invalid++

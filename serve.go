@@ -19,13 +19,13 @@ type call struct {
 	Request
 	ctx        handlerContext
 	entry      entry // that it came in: a single, or the batch that it is a member of
-	index      int   // in the batch
 	arrived    time.Duration
+	index      int32 // in the batch
+	held       int32 // bytes that it counts while it is handled; 0 if they are few
 	begun      bool  // its handler was called, or is to be after a delay
 	delayed    bool  // it is
 	answered   bool  // it was replied to, or nobody waits for its end any more
 	disconnect bool  // its handler wants it once it is replied to
-	held       int32 // bytes that it counts while it is handled; 0 if they are few
 }
 
 // init makes c the call that item asks for.
@@ -401,7 +401,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	case c.IsNotification():
 		b.finish(s)
 	default:
-		complete = b.put(s, c.index, sc.msg)
+		complete = b.put(s, int(c.index), sc.msg)
 	}
 	s.mu.Unlock()
 	if complete {

@@ -206,7 +206,7 @@ func (s *Session) handlerReturnedLocked(c *call) {
 	b := &s.pressure
 	b.current++
 	b.count(&c.ctx, -1)
-	c.ctx.returned = true
+	c.ctx.waits.returned = true
 	if s.in.count == 0 {
 		b.stalled = false
 	}
@@ -303,16 +303,21 @@ func handlerOf(ctx context.Context) *handlerContext {
 	return h
 }
 
-// waits are the waits of a handler's goroutines for the session.
-type waits struct{ replies, room int32 }
+// waits are the waits of a handler's goroutines for the session. They are small, since
+// each request has some.
+type waits struct {
+	replies  int32
+	room     int16 // beyond its range it is right again when the waits end
+	returned bool  // the handler has: then they are nobody's
+}
 
 // count counts a running handler by what it waits for.
 func (b *backPressure) count(h *handlerContext, n int) {
 	switch {
-	case h.returned:
+	case h.waits.returned:
 	case h.waits.replies > 0:
 		b.tied += n
-	case h.waits.room > 0:
+	case h.waits.room != 0:
 		b.crammed += n
 	}
 }
@@ -327,7 +332,7 @@ func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
 	if h.session == s {
 		b.count(h, -1)
 		h.waits.replies += replies
-		h.waits.room += room
+		h.waits.room += int16(room)
 		b.count(h, 1)
 		s.checkPauseLocked()
 	} else {

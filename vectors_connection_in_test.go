@@ -70,7 +70,7 @@ func (r *scriptRunner) checkItems(t *testing.T, step *connectionStep, m *Message
 			t.Errorf("got %+v, want %+v", c.Request, want)
 		}
 		checkJSON(t, "args", paramsJSON(c.Params), want.Args)
-		r.in[want.Ref] = &inItem{call: c, message: message, place: c.index}
+		r.in[want.Ref] = &inItem{call: c, message: message, place: int(c.index)}
 		if !c.IsNotification() {
 			message.waiting++
 		}
