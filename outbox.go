@@ -192,7 +192,7 @@ func (s *Session) framed(sc *scratch) (err error) {
 // queue is the rest of post, for the handler h if that is not nil. It is called with
 // the lock held and releases it.
 func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
-	if h != nil && h.session == s && h.returned {
+	if h != nil && h.session == s && h.waits.returned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
 	size := len(sc.msg)
