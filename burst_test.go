@@ -292,7 +292,11 @@ func TestPausesAreSeen(t *testing.T) {
 			Resumed: func(_ *rpcx.Session, d time.Duration) { seen.add("resumed after %v", d) },
 		}
 		s, w := newWire(t, opts)
-		go io.WriteString(w, strings.Repeat(sayNote("m", 1)+"\n", 8))
+		go func() {
+			for range 8 {
+				io.WriteString(w, sayNote("m", 1)+"\n")
+			}
+		}()
 		time.Sleep(500 * time.Millisecond)
 		if stats := s.Stats(); stats.Pauses != 1 || stats.Paused != 500*time.Millisecond || stats.Queued != 2 {
 			t.Errorf("in a pause, stats are %+v", stats)
