@@ -414,13 +414,17 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
 	s.in.held = held
-	s.ended = func() {
+	s.left = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
 		if account != nil {
 			account.sessions--
 		}
 		delete(srv.sessions, s)
+	}
+	s.ended = func() {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
 		srv.leave()
 	}
 	if srv.sessions == nil {
@@ -478,7 +482,7 @@ func (s *Session) release() {
 	s.mu.Lock()
 	s.in.held = false
 	s.unblock()
-	wake := s.state < stateClosing && s.wantsWorkerLocked()
+	wake := s.wantsWorkerLocked()
 	s.checkPauseLocked()
 	s.mu.Unlock()
 	if wake {

@@ -120,6 +120,7 @@ func (s *Session) tick() {
 		} else {
 			s.arm(s.closeBy)
 		}
+		s.leave() // if what expired was all that it waited for
 	}
 	s.mu.Unlock()
 	runAll(due)

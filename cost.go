@@ -221,7 +221,7 @@ func (s *Session) unblock() {
 	switch {
 	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
 	case s.state >= stateClosing:
-		s.discard() // or they would hold up the end
+		s.discard(false) // or they would hold up the end
 	case s.overdrawn():
 		s.pool.run(s.dismiss)
 	}

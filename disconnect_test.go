@@ -193,8 +193,8 @@ func TestDoneErrAndOnCloseComeInOrder(t *testing.T) {
 					t.Error("Done is closed before the callbacks have returned")
 				default:
 				}
-				if s.Err() != nil {
-					t.Errorf("Err returns %v before Done is closed", s.Err())
+				if s.Err() != err {
+					t.Errorf("Err returns %v in a callback that is given %v", s.Err(), err)
 				}
 				s.Close() // a callback may use the session, for what that is worth
 				s.Stats()

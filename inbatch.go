@@ -43,6 +43,15 @@ func (b *inBatch) about() (string, slog.Attr) {
 	return "request refused", slog.Int("batch of", len(b.members))
 }
 
+func (b *inBatch) notifications(calls []*call) []*call {
+	for i := b.taken; i < len(b.members); i++ {
+		if c := &b.members[i]; c.IsNotification() && !c.answered {
+			calls = append(calls, c)
+		}
+	}
+	return calls
+}
+
 func (b *inBatch) next(s *Session) (c *call, last bool) {
 	for b.skipAnswered() {
 		c := &b.members[b.taken]
@@ -155,7 +164,7 @@ func (b *inBatch) remaining(s *Session) (rest []*call) {
 		case c.answered:
 		case c.IsNotification():
 			c.settle(s)
-			s.stats.NotificationsDropped++
+			s.countDroppedLocked(c)
 			b.finish(s)
 		default:
 			c.settle(s)

@@ -41,6 +41,8 @@ type entry interface {
 	// refuse answers what was not begun with e, as post sends for from. What it
 	// returns does that, and is called without the lock.
 	refuse(s *Session, e *Error, from sender) func()
+	// notifications appends the notifications that would be lost if the entry were discarded.
+	notifications(calls []*call) []*call
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
 	// cancel answers the request c with e, or not at all if that is nil, in the
@@ -118,9 +120,18 @@ func nextWaiting(d *deadline) *deadline {
 	return d
 }
 
-// discard drops all entries that wait, without an answer.
-func (s *Session) discard() {
+// discard drops the entries that wait, without an answer: all of them, or if
+// keepNotifications is set those that have none. Callers must hold s.mu.
+func (s *Session) discard(keepNotifications bool) {
+	var calls []*call
 	for _, e := range s.in.waiting() {
+		calls = e.notifications(calls[:0])
+		if keepNotifications && len(calls) > 0 {
+			continue
+		}
+		for _, c := range calls {
+			s.dropLocked(c)
+		}
 		s.in.drop(e)
 		s.incoming.remove(e.due())
 	}
@@ -146,6 +157,9 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	var why *Error
 	switch {
 	case s.state >= stateClosing:
+		for _, c := range e.notifications(nil) {
+			s.dropLocked(c)
+		}
 		return nil // nobody waits for an answer any more
 	case s.state == stateDraining:
 		return e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
@@ -232,11 +246,31 @@ func (s *Session) work() {
 		}
 		s.mu.Lock()
 		if !handle && c.IsNotification() {
-			s.stats.NotificationsDropped++
+			s.dropDelayedLocked(c)
 		}
 		s.handled(c)
 		c = nil
 		s.checkDrained()
+	}
+}
+
+// countDroppedLocked counts a notification that is refused. While the session is open,
+// turnAway has it logged. Callers must hold s.mu.
+func (s *Session) countDroppedLocked(c *call) {
+	if s.state == stateOpen {
+		s.stats.NotificationsDropped++
+	} else {
+		s.dropLocked(c)
+	}
+}
+
+// dropDelayedLocked counts a notification whose handler was to be called after a delay,
+// and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
+func (s *Session) dropDelayedLocked(c *call) {
+	if c.ctx.ended() == errProcessing {
+		s.stats.NotificationsDropped++
+	} else {
+		s.dropLocked(c)
 	}
 }
 
@@ -295,6 +329,13 @@ func (c *single) bytes() int     { return c.size }
 func (c *single) due() *deadline { return &c.deadline }
 func (c *single) waits() bool    { return c.deadline.owner != nil && !c.begun }
 
+func (c *single) notifications(calls []*call) []*call {
+	if c.IsNotification() && !c.begun && !c.answered {
+		calls = append(calls, &c.call)
+	}
+	return calls
+}
+
 func (c *single) next(s *Session) (*call, bool) {
 	if c.answered || s.state >= stateClosing && !c.IsNotification() {
 		return nil, true
@@ -321,7 +362,7 @@ func (c *single) refuse(s *Session, e *Error, from sender) func() {
 	s.incoming.remove(&c.deadline)
 	c.settle(s)
 	if c.IsNotification() && !c.begun {
-		s.stats.NotificationsDropped++
+		s.countDroppedLocked(&c.call)
 	}
 	return s.refusal(func() {
 		if e != nil && !c.IsNotification() {

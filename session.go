@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,8 +30,8 @@ import (
 //	open      NewSession
 //	draining  Shutdown                           requests are refused (-102); only running handlers may call
 //	closing   Close, a drained Shutdown, an      nothing more is queued or handled, but for notifications
-//	          error, ReplyAndDisconnect          that came before an EOF; no call is pending; the writer
-//	                                             writes what was queued, until closeBy
+//	          error, ReplyAndDisconnect          that came before the peer hung up; no call is pending; the
+//	                                             writer writes what was queued, until closeBy
 //	done      reader, writer, handlers returned  nothing happens any more
 //
 // What always holds:
@@ -80,7 +81,8 @@ type Session struct {
 	epoch           time.Time // of the session's clock
 	workFn          func()    // s.work, made once
 	readFn          func()    // s.readLoop, made once
-	ended           func()    // tells the server; may be nil
+	left            func()    // tells the server before the callbacks, so that it forgets the session; may be nil
+	ended           func()    // tells the server after them; may be nil
 	proto           atomic.Pointer[Protocol]
 
 	mu        sync.Mutex
@@ -119,6 +121,7 @@ type Session struct {
 	notes     []note      // to be logged
 	unlogged  int         // notes for which there was no room
 	budgets   logBudgets  // of those that the peer causes
+	dropped   dropped     // notifications, since the session ends
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	done      chan struct{} // closed then; made when asked for
@@ -271,16 +274,17 @@ func (s *Session) Done() <-chan struct{} {
 	return s.done
 }
 
-// Err says why the session ended, nil before Done is closed: [ErrClosed] if by
-// Close or Shutdown, io.EOF if the peer closed the connection, [ErrSlowPeer],
-// [ErrFaultyPeer], [ErrIdle], a [*CostError], a [*FrameError], or the connection's
-// error. The last two say what the input looks like, if it is recognized as something
-// else than messages.
+// Err says why the session has ended, or is about to, nil before: [ErrClosed] if by
+// Close or Shutdown, io.EOF if the peer closed the connection, or its half of it,
+// [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle], a [*CostError], a [*FrameError], or the
+// connection's error. The last two say what the input looks like, if it is recognized as
+// something else than messages. Err is set before a call fails with [ErrConnectionLost],
+// and before the callbacks of OnClose are called.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over {
-		return nil
+	if s.cause == nil && s.input.closed {
+		return io.EOF
 	}
 	return s.cause
 }
@@ -455,9 +459,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	finish := s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	if !hungUp(cause) || s.in.held {
-		s.discard() // otherwise the notifications in it are handled yet
-	}
+	s.discard(hungUp(cause))
 	var running []*call
 	for d := s.incoming.first; d != nil; d = d.next {
 		running = d.owner.(entry).running(running)
@@ -489,9 +491,30 @@ func (s *Session) endPolitely(cause error) {
 	s.end(cause, s.limits.CloseTimeout)
 }
 
-// hungUp reports whether a session ends since its peer has closed the connection.
+// hungUp reports whether a session ends since its peer has closed the connection: what
+// the peer had sent before was sent in good faith.
 func hungUp(cause error) bool {
-	return errors.Is(cause, io.EOF) || errors.Is(cause, io.ErrUnexpectedEOF)
+	return slices.ContainsFunc(hangUps, func(target error) bool { return errors.Is(cause, target) })
+}
+
+// hangUps are the errors of a connection that the peer has closed. The files for the
+// systems add theirs.
+var hangUps = []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe}
+
+// dropped counts notifications that were received and dropped because the session was
+// ending.
+type dropped struct {
+	count int
+	first string // the method of the first
+}
+
+// dropLocked counts a notification that is dropped because the session ends. One record
+// tells of all of them when the session is over. Callers must hold s.mu.
+func (s *Session) dropLocked(c *call) {
+	s.stats.NotificationsDropped++
+	if s.dropped.count++; s.dropped.count == 1 {
+		s.dropped.first = c.Method
+	}
 }
 
 // lose settles the calls that are pending as lost for the given cause, and returns
@@ -553,11 +576,18 @@ func (s *Session) leave() {
 		s.timer.Stop()
 	}
 	// Owner: the session. End: the callbacks return.
-	go s.finish(s.onClose)
+	go s.finish(s.onClose, s.dropped)
 }
 
-// finish runs the callbacks and closes Done.
-func (s *Session) finish(callbacks []func(error)) {
+// finish logs how many notifications were dropped, runs the callbacks and closes Done.
+func (s *Session) finish(callbacks []func(error), dropped dropped) {
+	if dropped.count > 0 {
+		s.log.LogAttrs(context.Background(), slog.LevelInfo, "notifications dropped: the session was ending",
+			slog.Int("number", dropped.count), slog.String("first", dropped.first), slog.Any("error", s.cause))
+	}
+	if s.left != nil {
+		s.left()
+	}
 	if s.trace.Closed != nil {
 		s.trace.Closed(s, s.cause)
 	}

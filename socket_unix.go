@@ -16,6 +16,7 @@ func init() {
 		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EPERM, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ETIMEDOUT,
 		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM)
+	hangUps = append(hangUps, syscall.EPIPE, syscall.ECONNRESET)
 	listenerErrors = append(listenerErrors, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK)
 }
 

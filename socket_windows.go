@@ -23,5 +23,6 @@ func init() {
 	acceptErrors = append(acceptErrors,
 		wsaECONNABORTED, wsaECONNRESET, wsaENETDOWN, wsaENETUNREACH, wsaEHOSTDOWN, wsaEHOSTUNREACH,
 		wsaEMFILE, wsaENOBUFS, errNotEnoughMemory)
+	hangUps = append(hangUps, wsaECONNABORTED, wsaECONNRESET)
 	listenerErrors = append(listenerErrors, wsaEBADF, wsaEINVAL, wsaENOTSOCK)
 }
