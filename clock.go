@@ -102,6 +102,12 @@ func (s *Session) tick() {
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
+	switch {
+	case s.input.awaited && s.input.awaitBy <= now:
+		s.out.wakeWriter()
+	case s.input.awaited:
+		s.arm(s.input.awaitBy)
+	}
 	s.checkPauseLocked() // what has expired left room
 	s.checkPauseTimeLocked(now)
 	if f := s.checkInputTimeLocked(now); f != nil {

@@ -422,6 +422,9 @@ func (s *Session) writeLoop() {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
 				s.out.written++
 			}
+			s.mu.Unlock()
+			s.awaitInput(err)
+			s.mu.Lock()
 			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
 			}

@@ -26,6 +26,9 @@ type inputClosed struct {
 	closed bool
 	ending bool          // nothing is left to do
 	endBy  time.Duration // when the session ends, whatever is left
+
+	awaited bool          // the writer has failed, and waits for the reader
+	awaitBy time.Duration // for so long at most
 }
 
 // errInputClosed is the reason why nothing can be asked of a peer that has finished
@@ -57,12 +60,41 @@ func (s *Session) closeInput(err error) bool {
 	s.slots.line.release()
 	s.arm(min(s.input.endBy, after(now, inputCheck)))
 	s.loops--
+	if s.input.awaited {
+		s.out.wakeWriter()
+	}
 	s.checkDrained()
 	s.mu.Unlock()
 	for _, f := range finish {
 		f.finish()
 	}
 	return true
+}
+
+// awaitInput waits until the reader has read what the peer had sent, if err says that
+// the peer has closed the connection: a write finds out before the reader does. The
+// writer calls it when a write has failed.
+func (s *Session) awaitInput(err error) {
+	if !hungUp(err) {
+		return
+	}
+	limit := closeGrace
+	switch s.Conn().(type) {
+	case *joined, *program: // whose input may go on
+	default:
+		if s.conn.hungUp() { // what is left has arrived already
+			limit = max(limit, s.halfCloseLimit())
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.input.awaited, s.input.awaitBy = true, after(s.now(), limit)
+	s.arm(s.input.awaitBy)
+	for s.state < stateClosing && !s.input.closed && s.now() < s.input.awaitBy {
+		s.out.idle = true
+		s.out.wake.Wait()
+	}
+	s.input.awaited = false
 }
 
 // halfCloseLimit returns how long the session may go on without input; 0 if the
