@@ -46,6 +46,7 @@ type outbox struct {
 	lent     bool          // a sender has the write side, while the writer is idle
 	waiting  int           // bytes of messages whose senders wait for room
 	queue    sendQueue
+	flushed  chan struct{} // closed when Close need not wait for the writer any more; nil if it does not
 
 	queued, written uint64 // messages, ever
 
@@ -413,7 +414,11 @@ func (s *Session) writeLoop() {
 			s.mu.Lock()
 			s.progress()
 			s.markAlive()
+			flushing := s.out.flushed != nil
 			s.mu.Unlock()
+			if flushing && !s.conn.writable() {
+				s.endFlush()
+			}
 		})
 		s.mu.Lock()
 		s.out.writing = false
@@ -438,6 +443,7 @@ func (s *Session) writeLoop() {
 		s.wakeAfterWriteLocked()
 		s.checkDrained()
 	}
+	s.endFlushLocked()
 	if s.lingers && s.out.empty() {
 		s.lingerLocked()
 	}
@@ -452,6 +458,50 @@ func (s *Session) writeLoop() {
 	s.loops--
 	s.leave()
 	s.mu.Unlock()
+}
+
+// flushLimit is how long Close waits for the writer, which has nothing to wait for.
+const flushLimit = 100 * time.Millisecond
+
+// flush waits until the writer has written what is queued, as long as the connection
+// takes it without waiting for the peer. It is called when the session is closing.
+func (s *Session) flush() {
+	s.mu.Lock()
+	size := s.out.size()
+	s.mu.Unlock()
+	if size == 0 || !s.conn.writable() {
+		return
+	}
+	s.mu.Lock()
+	if s.state != stateClosing || s.out.size() == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.out.flushed == nil {
+		s.out.flushed = make(chan struct{})
+	}
+	flushed := s.out.flushed
+	s.mu.Unlock()
+	timer := time.NewTimer(flushLimit)
+	defer timer.Stop()
+	select {
+	case <-flushed:
+	case <-timer.C:
+	}
+}
+
+// endFlush ends what flush waits for.
+func (s *Session) endFlush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endFlushLocked()
+}
+
+func (s *Session) endFlushLocked() {
+	if s.out.flushed != nil {
+		close(s.out.flushed)
+		s.out.flushed = nil
+	}
 }
 
 // lingerLocked closes this end's half of the connection, and waits for the reader to

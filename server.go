@@ -334,8 +334,12 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 // Close stops listening and closes all sessions; see [Session.Close].
 func (srv *Server) Close() error {
 	srv.StopListening()
-	for _, s := range srv.live() {
+	live := srv.live()
+	for _, s := range live {
 		s.end(ErrServerClosed, closeGrace)
+	}
+	for _, s := range live {
+		s.flush()
 	}
 	return nil
 }

@@ -323,12 +323,23 @@ func (s *Session) Stats() Stats {
 	return stats
 }
 
-// Close ends the session, and returns at once. Calls that are pending fail, and
-// the contexts of running handlers end. What had been queued for the peer is
-// still written, in the background and for at most a second.
+// Close ends the session, and does not wait for the peer. Calls that are pending fail,
+// and the contexts of running handlers end. Of what had been queued for the peer, Close
+// writes as much as the operating system takes at once, which is nearly always all of
+// it. (That may take a tenth of a second where the system does not say how much it
+// takes.) The rest is written in the background, for at most a second, and so is all of
+// it on connections that are not the operating system's. A program that ends right
+// after Close may lose that rest, and nobody says whether the peer has read anything:
+// a program ends with [Session.Shutdown].
 func (s *Session) Close() error {
-	s.end(ErrClosed, closeGrace)
+	s.close(ErrClosed)
 	return nil
+}
+
+// close is Close, for the cause given.
+func (s *Session) close(cause error) {
+	s.end(cause, closeGrace)
+	s.flush()
 }
 
 // Shutdown ends the session in order. From now on requests are answered
@@ -367,7 +378,7 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 		s.end(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
-		s.end(cause, closeGrace)
+		s.close(cause)
 		return ctx.Err()
 	}
 	select {

@@ -15,18 +15,31 @@ func init() {
 // peerGone reports whether the socket or pipe says that the peer has closed both
 // halves of the connection, or has reset it. Reading does not tell: it says that the
 // input has ended, as it does when only one half is closed.
-func peerGone(raw syscall.RawConn) (gone bool) {
+func peerGone(raw syscall.RawConn) bool {
 	const pollErr, pollHup = 0x8, 0x10 // which are always asked for
+	return poll(raw, 0)&(pollErr|pollHup) != 0
+}
+
+// hasRoom reports whether the socket or pipe takes some KiB without waiting.
+func hasRoom(raw syscall.RawConn) bool {
+	const pollOut = 0x4
+	return poll(raw, pollOut)&pollOut != 0
+}
+
+// poll asks for events, and returns those that there are.
+func poll(raw syscall.RawConn, events int16) (found int16) {
 	_ = raw.Control(func(fd uintptr) {
 		poll := struct {
 			fd              int32
 			events, revents int16
-		}{fd: int32(fd)}
+		}{fd: int32(fd), events: events}
 		var now syscall.Timespec
 		n, _, _ := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-		gone = n == 1 && poll.revents&(pollErr|pollHup) != 0
+		if n == 1 {
+			found = poll.revents
+		}
 	})
-	return gone
+	return found
 }
 
 // setUserTimeout has the operating system give a connection up whose peer does not

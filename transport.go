@@ -31,6 +31,9 @@ type transport interface {
 	onPart(part func(size int) error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
+	// writable reports whether a write would not wait for the peer, as far as the
+	// operating system says; false if the connection is none of the system's.
+	writable() bool
 	// close closes the connection because of cause, which it may tell the peer.
 	close(cause error) error
 	// tells reports whether close tells the peer the cause.
@@ -265,6 +268,8 @@ func (s *stream) hungUp() bool {
 	return raw != nil && peerGone(raw)
 }
 
+func (s *stream) writable() bool { return writable(s.conn) }
+
 func (s *stream) under() any { return s.conn }
 
 // messages is a MessageConn.
@@ -357,6 +362,7 @@ func (m *messages) tells() bool {
 func (m *messages) closeWrite() bool   { return false }
 func (m *messages) unterminated() bool { return false }
 func (m *messages) hungUp() bool       { return false }
+func (m *messages) writable() bool     { return writable(m.conn) }
 
 func (m *messages) received() uint64 {
 	if conn, ok := m.conn.(PartReader); ok {
@@ -383,6 +389,15 @@ func (s *Session) LocalAddr() net.Addr {
 		return conn.LocalAddr()
 	}
 	return nil
+}
+
+// writable reports whether the operating system takes more of conn's output at once.
+func writable(conn any) bool {
+	if p, ok := conn.(*program); ok {
+		conn = p.WriteCloser
+	}
+	raw := rawConn(conn)
+	return raw != nil && hasRoom(raw)
 }
 
 // rawConn returns the file descriptor under conn by which the peer's end can be
