@@ -58,7 +58,7 @@ func TestServeTakesListenersThatCannotBeCompared(t *testing.T) {
 				w.say(ask("reply", 1))
 				w.expect(answered("null", 1))
 				srv.Close()
-				srv.Wait()
+				srv.Wait(context.Background())
 				for range 2 {
 					if err := <-served; err != rpcx.ErrServerClosed {
 						t.Errorf("Serve returns %v", err)
@@ -93,7 +93,7 @@ func TestStoppingDoesNotWaitForTheNextAccept(t *testing.T) {
 				synctest.Wait()
 				takes(t, 0, func() {
 					stop(srv)
-					srv.Wait()
+					srv.Wait(context.Background())
 				})
 				if err := <-served; err != rpcx.ErrServerClosed {
 					t.Errorf("Serve returns %v", err)
@@ -210,7 +210,7 @@ func newWrapping(t *testing.T, srv *rpcx.Server, wrap func(net.Conn) net.Conn) *
 	go srv.Serve(wrapping{m, wrap})
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 	synctest.Wait()
 	return m
@@ -327,7 +327,7 @@ func TestMaxHandshakesIsForAddressesToo(t *testing.T) {
 		}
 		takes(t, 0, func() {
 			srv.Close()
-			srv.Wait()
+			srv.Wait(context.Background())
 		})
 		if !isClosed(second) || !isClosed(third) {
 			t.Error("a connection outlives the server")
@@ -437,7 +437,7 @@ func TestManyWrappedConnectionsAtOnce(t *testing.T) {
 			t.Errorf("stats are %+v", got)
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }
 
@@ -644,7 +644,7 @@ func TestServeConnMakesTheHandshakeFirst(t *testing.T) {
 				}
 				s.Close()
 				<-last.Done()
-				srv.Wait()
+				srv.Wait(context.Background())
 			})
 		})
 	}

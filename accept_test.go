@@ -26,7 +26,7 @@ func newSecureServer(t *testing.T, srv *rpcx.Server, config *tls.Config) *memory
 	go srv.Serve(tls.NewListener(m, config))
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 	synctest.Wait()
 	return m
@@ -135,7 +135,7 @@ func TestHandshakeEndsWithTheServer(t *testing.T) {
 		}
 		takes(t, 0, func() {
 			srv.Close()
-			srv.Wait()
+			srv.Wait(context.Background())
 		})
 		if !isClosed(conn) {
 			t.Error("the connection is left open")
@@ -264,7 +264,7 @@ func TestMaxQueuedBytesBoundsReplies(t *testing.T) {
 			}
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }
 
@@ -413,7 +413,7 @@ func TestSessionsAreUsedFromTheirFirstMoment(t *testing.T) {
 	close(over)
 	users.Wait()
 	srv.Close()
-	srv.Wait()
+	srv.Wait(context.Background())
 	if got := srv.Stats(); got.Sessions != 0 || got.QueuedBytes != 0 {
 		t.Errorf("stats are %+v", got)
 	}

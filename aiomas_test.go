@@ -164,7 +164,7 @@ func TestAiomasLostConnections(t *testing.T) {
 			},
 		}
 		go srv.Serve(l) // until Close
-		defer srv.Wait()
+		defer srv.Wait(context.Background())
 		defer srv.Close()
 		client, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), opts(nil))
 		if err != nil {

@@ -56,7 +56,7 @@ func callAllocs(t *testing.T, opts rpcx.Options) float64 {
 	}
 	srv := &rpcx.Server{Options: opts}
 	go srv.Serve(l)
-	defer srv.Wait()
+	defer srv.Wait(context.Background())
 	defer srv.Close()
 	s, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), nil)
 	if err != nil {

@@ -160,7 +160,7 @@ func TestConnectionIsToldWhyTheSessionEnds(t *testing.T) {
 					t.Errorf("the session ended with %v", s.Err())
 				}
 				if c.server != nil {
-					c.server.Wait()
+					c.server.Wait(context.Background())
 				}
 			})
 		})

@@ -24,6 +24,11 @@ type handlerContext struct {
 	cause  error // why it ended, nil before
 }
 
+// errHandlerReturned is the cause with which a handler's context ends when the handler
+// has returned, if it had not ended before. Whoever keeps the context, to call the peer
+// later, is told so.
+var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
+
 // end ends the context, and reports whether it had ended by itself, at its
 // deadline, before.
 func (c *handlerContext) end(cause error) (overdue bool) {

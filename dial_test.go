@@ -98,7 +98,7 @@ func TestListenAndServeAndDial(t *testing.T) {
 				t.Errorf("an address that is in use: %v", err)
 			}
 			cancel()
-			if err := <-served; err != rpcx.ErrServerClosed {
+			if err := <-served; err != nil {
 				t.Errorf("ListenAndServe returns %v", err)
 			}
 			<-s.Done()
@@ -140,7 +140,7 @@ func TestListenAndServeEndsAfterItsSessions(t *testing.T) {
 	default:
 	}
 	close(end)
-	if err := <-served; err != rpcx.ErrServerClosed {
+	if err := <-served; err != nil {
 		t.Errorf("ListenAndServe returns %v", err)
 	}
 	if err := f.Wait(t.Context(), nil); err != nil {
@@ -251,7 +251,7 @@ func TestDialFails(t *testing.T) {
 	}
 	srv := &rpcx.Server{Options: *handling(methods{"reply": reply})}
 	go srv.Serve(l)
-	defer srv.Wait()
+	defer srv.Wait(context.Background())
 	defer srv.Close()
 	addr := "tls://" + l.Addr().String()
 	_, err = rpcx.Dial(t.Context(), addr, nil)
@@ -357,6 +357,6 @@ func TestDialContextMakesTheConnection(t *testing.T) {
 		if got := strings.Join(asked, ", "); got != "tcp a.test:1, unix /a/b" {
 			t.Errorf("asked for %s", got)
 		}
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }

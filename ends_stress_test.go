@@ -431,7 +431,7 @@ func (m *mayhem) run() {
 	synctest.Wait()
 	m.quiet()
 	m.srv.Close()
-	m.srv.Wait()
+	m.srv.Wait(context.Background())
 	if got := m.srv.Stats(); got.QueuedBytes != 0 || got.Sessions != 0 {
 		m.t.Errorf("the server's stats are %+v", got)
 	}

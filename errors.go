@@ -177,9 +177,13 @@ var (
 var (
 	// ErrClosed says that the session is over (or ending) and takes no more work.
 	ErrClosed error = &closedError{"rpcx: session closed"}
-	// ErrServerClosed is returned by a Server's Serve and ListenAndServe after
-	// StopListening, Shutdown or Close.
+	// ErrServerClosed is returned by a Server's Serve, ServeContext and ListenAndServe
+	// after StopListening, Shutdown or Close, not at the end of their context.
 	ErrServerClosed error = &closedError{"rpcx: server closed"}
+	// ErrInHandler is returned by a Shutdown, and by Server.Wait, whose context is that of
+	// a handler that it would wait for, or is made from it: neither would ever end.
+	ErrInHandler = errors.New("rpcx: called by a handler that it would wait for: " +
+		"return ReplyAndDisconnect to end the session, or shut down in a goroutine, with context.Background()")
 	// ErrConnectionLost says that the connection ended before the reply came;
 	// the error is a [*ConnectionError].
 	ErrConnectionLost = errors.New("rpcx: connection lost")

@@ -67,7 +67,7 @@ func ExampleServer_state() {
 	fmt.Println(name, err, login.Wait(ctx, nil))
 	fmt.Println(s.Call(ctx, "login", rpcx.Args{"ferris"}, nil))
 	s.Close()
-	srv.Wait()
+	srv.Wait(context.Background())
 	// Output:
 	// gopher <nil> <nil>
 	// logged in already (code -32600)

@@ -118,7 +118,7 @@ func TestGroupIsNotLockedOutForLong(t *testing.T) {
 		}
 		far.Close()
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }
 
@@ -144,7 +144,7 @@ func TestGroupPaysForMessagesThatAreCutOff(t *testing.T) {
 		}
 		far.Close()
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }
 
@@ -169,7 +169,7 @@ func TestClientsOfALocalProxyShareNoBudget(t *testing.T) {
 			}
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }
 
@@ -229,7 +229,7 @@ func TestGroupSharesItsBudget(t *testing.T) {
 			t.Errorf("after two hours: %+v, %v", d.Stats(), d.Err())
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 }
 
@@ -267,6 +267,6 @@ func TestLentWriteIsNotCountedForEver(t *testing.T) {
 	c.Close()
 	<-c.Done()
 	srv.Close()
-	srv.Wait()
+	srv.Wait(context.Background())
 	<-served
 }

@@ -15,7 +15,8 @@ import (
 //
 // Handlers of one session run concurrently, up to Limits.Concurrency of them.
 // ctx ends when the handler returns, when Limits.ProcessingTimeout has passed,
-// and when the session ends, with a cause; see [context.Cause]. Over a connection
+// and when the session ends, with a cause; see [context.Cause]. (What outlives the
+// handler needs a context of its own: [context.WithoutCancel].) Over a connection
 // without halves (a WebSocket) it has ended already for a notification that the peer sent
 // just before it closed the connection, which is handled all the same. A handler may call
 // back to its peer, through req.Session(), and should do so with ctx: so the session

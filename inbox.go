@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"log/slog"
 	"time"
 )
@@ -241,7 +240,7 @@ func (s *Session) work() {
 		handle := delay <= 0 || c.wait(s, delay)
 		if handle {
 			s.serve(c)
-		} else if c.ctx.end(context.Canceled) {
+		} else if c.ctx.end(errHandlerReturned) {
 			s.overdue(c)
 		}
 		s.mu.Lock()

@@ -101,7 +101,7 @@ func interopServe(t *testing.T, srv *rpcx.Server, transport string, cert *intero
 	go func() { served <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 		if err := <-served; !errors.Is(err, rpcx.ErrServerClosed) {
 			t.Errorf("Serve: %v", err)
 		}

@@ -224,7 +224,7 @@ func TestPeerThatStopsReadingHoldsUpNobodyElse(t *testing.T) {
 		if n := srv.Stats().Sessions; n != 2 {
 			t.Fatalf("%d sessions", n)
 		}
-		takes(t, time.Second, func() { srv.Close(); srv.Wait() })
+		takes(t, time.Second, func() { srv.Close(); srv.Wait(context.Background()) })
 	})
 }
 

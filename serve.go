@@ -123,7 +123,7 @@ func (s *Session) exception(err error) *Error {
 // reply ends the handling of c: it sends the reply, unless c is a notification
 // or was answered at its deadline.
 func (s *Session) reply(c *call, result any, err error) {
-	if c.ctx.end(context.Canceled) {
+	if c.ctx.end(errHandlerReturned) {
 		s.overdue(c)
 	}
 	err = noNilError(err)
@@ -224,7 +224,7 @@ func isNilPointer(err error) bool {
 // returned: as it should, and nobody waits for what it returns any more.
 func (c *call) heeded(err error) bool {
 	cause := c.ctx.ended()
-	return cause != context.Canceled && // which is that it has returned
+	return cause != errHandlerReturned &&
 		(errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, cause))
 }
 

@@ -53,9 +53,14 @@ type Server struct {
 	// more than their share (the limit divided by their number) wait until others have
 	// been handled.
 	MaxHandledBytes int
+	// ShutdownTimeout is how long sessions have to finish what is under way when the
+	// context of ListenAndServe or ServeContext ends. Default 30 s. Then those that are
+	// left are closed. 0 is the default, and a negative value no limit.
+	ShutdownTimeout time.Duration
 	// OnSession is called for each new session, on a goroutine of its own, after
 	// the TLS handshake. No request is handled before it returns, but it may call
-	// the peer. Shutdown and Wait wait for it.
+	// the peer. Shutdown and Wait wait for it. What the peer has sent before it closed
+	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
 	pool     pool
@@ -112,26 +117,61 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // ListenAndServe listens on addr and serves until ctx ends, which is a
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
-// which needs Server.TLS with a certificate, and unix:///path; see [Listen]. It returns [ErrServerClosed] once it
-// has been stopped; at the end of ctx only after all sessions have ended. Once it
-// has returned, after [Server.StopListening], the end of ctx does nothing.
+// which needs Server.TLS with a certificate, and unix:///path; see [Listen]. What it
+// returns is [Server.ServeContext]'s, or why it cannot listen.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	l, err := Listen(ctx, addr, srv.TLS)
-	if err != nil {
-		return err
-	}
-	shut := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		// What this waits for is bounded by the sessions' timeouts, but for a
-		// handler that does not heed its context; Close ends the wait for that.
-		_ = srv.Shutdown(context.WithoutCancel(ctx))
-		close(shut)
-	})
-	err = srv.Serve(l)
-	if !stop() {
-		<-shut
+	switch {
+	case err == nil:
+		return srv.ServeContext(ctx, l)
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return srv.drain()
 	}
 	return err
+}
+
+// ServeContext is [Server.Serve] until ctx ends, which is a [Server.Shutdown] of the
+// server, for at most ShutdownTimeout. Then it returns after all sessions have ended:
+// nil if they did in time, otherwise an error that matches context.DeadlineExceeded.
+// So
+//
+//	if err := srv.ServeContext(ctx, l); err != nil {
+//		log.Fatal(err)
+//	}
+//
+// is right where nobody else stops the server. If somebody does, by StopListening,
+// Shutdown or Close, it returns [ErrServerClosed] as Serve does, and the end of ctx does
+// nothing afterwards.
+func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
+	mustHave("Server.ServeContext", "listener", l)
+	drained := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
+	err := srv.Serve(l)
+	if stop() {
+		return err
+	}
+	if failed := <-drained; err == ErrServerClosed {
+		return failed
+	}
+	return err
+}
+
+// drain is the Shutdown at the end of a context.
+func (srv *Server) drain() error {
+	timeout := srv.ShutdownTimeout
+	if timeout == 0 {
+		timeout = 30 * time.Second
+	}
+	ctx := context.Background()
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	if srv.shutdown(ctx) != nil {
+		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (Server.ShutdownTimeout)", timeout)}
+	}
+	return nil
 }
 
 // Serve runs a session on each connection that l accepts, and closes l when it
@@ -149,6 +189,7 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // method HandshakeContext, as [tls.Conn] does; in the fields of a wrapper that are
 // connections; and behind its method NetConn.
 func (srv *Server) Serve(l net.Listener) error {
+	mustHave("Server.Serve", "listener", l)
 	if err := srv.check(); err != nil {
 		l.Close()
 		return fmt.Errorf("serve: %w", err)
@@ -315,7 +356,29 @@ func (srv *Server) StopListening() {
 
 // Shutdown stops listening and shuts all sessions down; see [Session.Shutdown].
 // If ctx ends first it closes those that are left and returns ctx's error.
+//
+// A handler must not call it, since it waits for the handler. With the context of a
+// handler of one of its sessions, or one made from it, Shutdown returns [ErrInHandler]
+// at once and does nothing; that a handler calls it with another context cannot be
+// recognised. A handler can have it done:
+//
+//	go srv.Shutdown(context.Background())
 func (srv *Server) Shutdown(ctx context.Context) error {
+	if srv.runsHandlerOf(ctx) {
+		return ErrInHandler
+	}
+	return srv.shutdown(ctx)
+}
+
+// runsHandlerOf reports whether ctx is made from the context of a handler that runs, in
+// a session of the server.
+func (srv *Server) runsHandlerOf(ctx context.Context) bool {
+	h := handlerOf(ctx)
+	return h != nil && h.session.load == &srv.load && h.session.runsHandlerOf(ctx)
+}
+
+// shutdown is Shutdown for a context that is no handler's.
+func (srv *Server) shutdown(ctx context.Context) error {
 	srv.StopListening()
 	live := srv.live()
 	errs := make([]error, len(live))
@@ -344,8 +407,15 @@ func (srv *Server) Close() error {
 	return nil
 }
 
-// Wait returns when nothing of the server is left: no listener and no session.
-func (srv *Server) Wait() { _ = srv.wait(context.Background()) }
+// Wait returns when nothing of the server is left, no listener and no session, or with
+// ctx's error when ctx ends. For the context of a handler of one of the sessions, which
+// would wait for itself, it is [ErrInHandler], as for [Server.Shutdown].
+func (srv *Server) Wait(ctx context.Context) error {
+	if srv.runsHandlerOf(ctx) {
+		return ErrInHandler
+	}
+	return srv.wait(ctx)
+}
 
 func (srv *Server) wait(ctx context.Context) error {
 	srv.mu.Lock()

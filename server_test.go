@@ -70,7 +70,7 @@ func newServer(t *testing.T, srv *rpcx.Server) (m *memory, served <-chan error) 
 	go func() { errs <- srv.Serve(m) }()
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 	synctest.Wait()
 	return m, errs
@@ -100,7 +100,7 @@ func TestServerServes(t *testing.T) {
 			t.Errorf("after one was closed %d are live, %d counted", n, srv.Stats().Sessions)
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 		if err := <-served; err != rpcx.ErrServerClosed || !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Serve returns %v", err)
 		}
@@ -118,7 +118,7 @@ func TestServerServes(t *testing.T) {
 func TestZeroServerKnowsNoMethod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var srv rpcx.Server
-		takes(t, 0, srv.Wait) // for nothing
+		takes(t, 0, func() { srv.Wait(context.Background()) }) // for nothing
 		m, _ := newServer(t, &srv)
 		w := m.connect(t)
 		w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
@@ -161,7 +161,7 @@ func TestStopListeningLeavesTheSessions(t *testing.T) {
 		}
 
 		waited := make(chan struct{})
-		go func() { srv.Wait(); close(waited) }()
+		go func() { srv.Wait(context.Background()); close(waited) }()
 		w.Close()
 		synctest.Wait()
 		select {
@@ -198,7 +198,7 @@ func TestServerShutdown(t *testing.T) {
 			}
 		})
 		busy.expect(`{"jsonrpc":"2.0","result":"done","id":1}`)
-		takes(t, 0, srv.Wait)
+		takes(t, 0, func() { srv.Wait(context.Background()) })
 		if err := srv.Shutdown(t.Context()); err != nil {
 			t.Errorf("again it returns %v", err)
 		}
@@ -224,7 +224,7 @@ func TestServerShutdownThatTakesTooLongIsAClose(t *testing.T) {
 			t.Error("a connection is open")
 		}
 		time.AfterFunc(time.Minute, func() { close(open) })
-		takes(t, time.Minute, srv.Wait) // for the handler
+		takes(t, time.Minute, func() { srv.Wait(context.Background()) }) // for the handler
 	})
 }
 
@@ -238,7 +238,7 @@ func TestServerCloseDoesNotWait(t *testing.T) {
 		takes(t, 0, func() {
 			srv.Close()
 			srv.Close()
-			srv.Wait()
+			srv.Wait(context.Background())
 		})
 		if !w.hungUp() {
 			t.Error("the connection is open")
@@ -367,7 +367,7 @@ func TestServeConn(t *testing.T) {
 			t.Errorf("got %d, %v", got, err)
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 		if err := ended(t, client); err != io.EOF {
 			t.Errorf("the client's session ended with %v", err)
 		}

@@ -138,16 +138,32 @@ const (
 
 // NewSession starts a session on a byte stream. A nil opts is the zero Options.
 // Closing conn must unblock its Read and Write, as it does for a [net.Conn]; see
-// [Join] for what does not. Close may wait, but only for what ends by itself.
+// [Join] for what does not. Close may wait, but only for what ends by itself. A nil
+// conn panics.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
+	mustHave("NewSession", "connection", conn)
 	o := options(opts)
 	return startAlone(newStream(conn, o.Framer), o)
 }
 
 // NewMessageSession starts a session on a connection that keeps messages apart
-// by itself; Options.Framer is ignored. A nil opts is the zero Options.
+// by itself; Options.Framer is ignored. A nil opts is the zero Options. A nil conn
+// panics.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
+	mustHave("NewMessageSession", "connection", conn)
 	return startAlone(newMessages(conn), options(opts))
+}
+
+// mustHave panics if v, which a user has given to a function of the given name, is nil
+// or a nil pointer. Otherwise that would be found in a goroutine of ours.
+func mustHave(function, what string, v any) {
+	r := reflect.ValueOf(v)
+	switch {
+	case !r.IsValid(), r.Kind() == reflect.Pointer && r.IsNil():
+		panic("rpcx: " + function + " with a nil " + what + ": check the error of what returned it")
+	case r.Kind() == reflect.Func && r.IsNil():
+		panic("rpcx: " + function + " with a nil " + what)
+	}
 }
 
 // startAlone starts a session that is no server's and has a pool of its own.
@@ -261,7 +277,9 @@ func (s *Session) Protocol() Protocol { return *s.proto.Load() }
 func (s *Session) Role() Role { return s.role }
 
 // Done returns a channel that is closed when the session is over: its reader
-// and writer have returned and no handler runs. A handler must not wait for it.
+// and writer have returned and no handler runs. A handler must not wait for it, and
+// neither must [Server.OnSession]: the session waits for them, and nobody can tell that
+// they do.
 func (s *Session) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,6 +311,7 @@ func (s *Session) Err() error {
 // before Done is closed; at once if it is closed. Callbacks run one after the
 // other, on a goroutine of their own, and must not wait for Done.
 func (s *Session) OnClose(callback func(err error)) {
+	mustHave("Session.OnClose", "callback", callback)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != stateDone {
@@ -349,8 +368,28 @@ func (s *Session) close(cause error) {
 // that run, for the calls that are pending, and until all is written; then it
 // closes the session and waits for its end. For that of a session that is ending
 // already it only waits. If ctx ends first it calls Close, and returns ctx's error.
-// It must not be called by a handler.
-func (s *Session) Shutdown(ctx context.Context) error { return s.shutdown(ctx, ErrClosed) }
+//
+// A handler must not call it, since it waits for the handler. With the handler's
+// context, or one made from it, Shutdown returns [ErrInHandler] at once and does
+// nothing; that a handler calls it with another context cannot be recognised. See
+// [ReplyAndDisconnect].
+func (s *Session) Shutdown(ctx context.Context) error {
+	if s.runsHandlerOf(ctx) {
+		return ErrInHandler
+	}
+	return s.shutdown(ctx, ErrClosed)
+}
+
+// runsHandlerOf reports whether ctx is made from the context of a handler that runs.
+func (s *Session) runsHandlerOf(ctx context.Context) bool {
+	h := handlerOf(ctx)
+	if h == nil || h.session != s {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !h.returned
+}
 
 // shutdown is Shutdown, for the cause given.
 func (s *Session) shutdown(ctx context.Context, cause error) error {

@@ -207,7 +207,7 @@ func TestInteropNetcatAndSocat(t *testing.T) {
 				}
 				allAnswered(t, 200, output)
 				srv.Close()
-				srv.Wait()
+				srv.Wait(context.Background())
 			}
 		})
 	}
@@ -510,7 +510,7 @@ func TestSessionWithoutInputCountsInMaxSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	go srv.Serve(l)
-	defer func() { srv.Close(); srv.Wait() }()
+	defer func() { srv.Close(); srv.Wait(context.Background()) }()
 	dial := func() *net.TCPConn {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {

@@ -1,6 +1,7 @@
 package rpcx_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,7 +33,7 @@ func TestUnixSocketWithoutAFile(t *testing.T) {
 			t.Errorf("a second one: %v", err)
 		}
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	}
 	if entries, err := os.ReadDir("."); err != nil || len(entries) > 0 {
 		t.Errorf("there are files: %v, %v", entries, err)

@@ -70,7 +70,7 @@ func serveUnix(t *testing.T, l net.Listener) *rpcx.Server {
 	go func() { served <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 		<-served
 	})
 	return srv
@@ -126,7 +126,7 @@ func TestUnixSocketThatIsLeftIsTakenOver(t *testing.T) {
 					t.Errorf("the folder has %q", names)
 				}
 				srv.Close()
-				srv.Wait()
+				srv.Wait(context.Background())
 				if names := namesIn(t, path); len(names) > 0 {
 					t.Errorf("left is %q", names)
 				}
@@ -309,7 +309,7 @@ func TestServerRemovesItsOwnUnixSocketOnly(t *testing.T) {
 	} {
 		for how, end := range map[string]func(net.Listener){
 			"Listener.Close": func(l net.Listener) { l.Close() },
-			"Server.Close":   func(l net.Listener) { srv := serveUnix(t, l); srv.Close(); srv.Wait() },
+			"Server.Close":   func(l net.Listener) { srv := serveUnix(t, l); srv.Close(); srv.Wait(context.Background()) },
 			"Serve": func(l net.Listener) { // of a server that was stopped
 				srv := &rpcx.Server{}
 				srv.Close()
@@ -408,7 +408,7 @@ func TestUnixSocketIsTakenOverOnce(t *testing.T) {
 				t.Error("the server cannot be reached")
 			}
 			srv.Close()
-			srv.Wait()
+			srv.Wait(context.Background())
 		}
 		if names := namesIn(t, path); len(names) > 0 {
 			t.Errorf("left is %q", names)

@@ -33,7 +33,7 @@ func serveSessions(t *testing.T, config *tls.Config) (addr string, srv *rpcx.Ser
 	go srv.Serve(l)
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 	return addr, srv
 }

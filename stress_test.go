@@ -305,7 +305,7 @@ func TestStressSockets(t *testing.T) {
 					}
 				}
 				srv.Close()
-				srv.Wait()
+				srv.Wait(context.Background())
 				if ctx.Err() != nil {
 					t.Error("it took too long")
 				}
@@ -364,7 +364,7 @@ func TestStressServer(t *testing.T) {
 		if err := <-served; err != rpcx.ErrServerClosed {
 			t.Errorf("Serve returns %v", err)
 		}
-		srv.Wait()
+		srv.Wait(context.Background())
 		wg.Wait()
 		if n := srv.Stats().Sessions; n != 0 {
 			t.Errorf("%d sessions are left", n)

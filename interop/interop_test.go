@@ -63,7 +63,7 @@ func serve(t *testing.T, opts rpcx.Options) net.Conn {
 	go func() { served <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 		if err := <-served; !errors.Is(err, rpcx.ErrServerClosed) {
 			t.Errorf("Serve: %v", err)
 		}

@@ -1,6 +1,7 @@
 package websocket_test
 
 import (
+	"context"
 	"net/http"
 	"os"
 	"strings"
@@ -29,7 +30,7 @@ func TestInteropBrowserPythonAndGo(t *testing.T) {
 	interoptest.Need(t, "apt-get install chromium", "chromium", "--version")
 	needAiorpcx(t)
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: meeting(3)}}
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	finished := make(chan struct{}, 1)
 	mux := http.NewServeMux()

@@ -156,7 +156,7 @@ func TestCloseCodes(t *testing.T) {
 				}
 				<-s.Done()
 				srv.Close()
-				srv.Wait()
+				srv.Wait(context.Background())
 			})
 		})
 	}
@@ -264,7 +264,7 @@ func TestViolationWhileWeWrite(t *testing.T) {
 		for s.Notify(context.Background(), "tick", rpcx.Args{strings.Repeat("x", 50_000)}) == nil {
 		}
 	}}
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	url := serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: 1000}})
 	for range 30 {

@@ -75,12 +75,12 @@ func TestOrigins(t *testing.T) {
 		})
 	}
 	srv.Close()
-	srv.Wait()
+	srv.Wait(context.Background())
 }
 
 func TestSubprotocols(t *testing.T) {
 	srv := &rpcx.Server{}
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	url := serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{Subprotocols: []string{"jsonrpc"}}})
 	ws := peer(t, url, &coder.DialOptions{Subprotocols: []string{"other", "jsonrpc"}})
@@ -96,7 +96,7 @@ func TestTLSAndProxy(t *testing.T) {
 	web.Config.ErrorLog = log.New(io.Discard, "", 0)
 	web.StartTLS()
 	defer web.Close()
-	defer srv.Wait()
+	defer srv.Wait(context.Background())
 	defer srv.Close()
 	var tunnels atomic.Int32
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -248,7 +248,7 @@ func TestPlainRequests(t *testing.T) {
 func TestMiddleware(t *testing.T) {
 	type hiding struct{ http.ResponseWriter }
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	h := websocket.Handler(srv)
 	for name, c := range map[string]struct {

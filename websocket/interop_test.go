@@ -140,7 +140,7 @@ func closing(t *testing.T) http.Handler {
 			go srv.Shutdown(context.Background())
 			return nil, nil
 		})
-		t.Cleanup(srv.Wait)
+		t.Cleanup(func() { srv.Wait(context.Background()) })
 		t.Cleanup(func() { srv.Close() })
 		websocket.Handler(srv).ServeHTTP(w, r)
 	})

@@ -31,7 +31,7 @@ func serveRPC(t *testing.T, srv *rpcx.Server) (url string) {
 	t.Helper()
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 	return serve(t, websocket.Handler(srv))
 }

@@ -1,6 +1,7 @@
 package websocket_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -42,7 +43,7 @@ func partServer(t *testing.T, srv *rpcx.Server, config websocket.Config) (conn n
 		srv.Close()
 		client.NetConn().Close()
 		<-client.Done()
-		srv.Wait()
+		srv.Wait(context.Background())
 		stopped()
 	}
 }
@@ -126,7 +127,7 @@ func TestCompressedMessageWithoutEnd(t *testing.T) {
 	config := websocket.Config{Compress: true, MaxSize: 1000}
 	accepted := make(chan *rpcx.Session, 1)
 	srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { accepted <- s }}
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	url := serve(t, &websocket.Acceptor{Server: srv, Config: config})
 	ws := peer(t, url, &coder.DialOptions{CompressionMode: coder.CompressionNoContextTakeover})
@@ -203,7 +204,7 @@ func TestCompressedBytesCost(t *testing.T) {
 	accepted := make(chan *rpcx.Session, 1)
 	srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { accepted <- s }}
 	srv.Options.Limits.CostPerByte = 0.001
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	url := serve(t, &websocket.Acceptor{Server: srv, Config: config})
 	ws := peer(t, url, &coder.DialOptions{CompressionMode: coder.CompressionNoContextTakeover})

@@ -62,7 +62,7 @@ func TestForwardProxy(t *testing.T) {
 		header <- r.Header.Clone()
 		h.ServeHTTP(w, r)
 	}))
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	plain := newAskedProxy(t, (*httptest.Server).Start)
 	secure := newAskedProxy(t, (*httptest.Server).StartTLS)
@@ -149,7 +149,7 @@ func TestTLSThroughAProxyOverTLS(t *testing.T) {
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods()}}
 	web := httptest.NewTLSServer(websocket.Handler(srv))
 	t.Cleanup(web.Close)
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	p := newAskedProxy(t, (*httptest.Server).StartTLS)
 	proxy, err := url.Parse(p.URL)
@@ -372,7 +372,7 @@ func TestHostHeader(t *testing.T) {
 		}
 		h.ServeHTTP(w, r)
 	}))
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	addr := strings.TrimPrefix(server, "ws://")
 	for name, c := range map[string]struct {

@@ -2,6 +2,7 @@ package websocket_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -35,7 +36,7 @@ func TestRequest(t *testing.T) {
 		r.Header.Del("X-Forwarded-For")
 		close(served)
 	}))
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	d := websocket.Dialer{Header: http.Header{"X-Forwarded-For": {"192.0.2.7"}}}
 	client := dial(t, d, url+"/rpc?token=abc", nil)

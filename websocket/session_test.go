@@ -40,7 +40,7 @@ func TestSession(t *testing.T) {
 				Options:   rpcx.Options{Handler: methods()},
 				OnSession: func(s *rpcx.Session) { accepted <- s },
 			}
-			t.Cleanup(srv.Wait)
+			t.Cleanup(func() { srv.Wait(context.Background()) })
 			t.Cleanup(func() { srv.Close() })
 			url := serve(t, &websocket.Acceptor{Server: srv, Config: config})
 			client := dial(t, websocket.Dialer{Config: config}, url, &rpcx.Options{Handler: methods()})

@@ -18,7 +18,7 @@ import (
 func sizeServer(t *testing.T, maxSize int, protocol rpcx.Protocol) (url string, srv *rpcx.Server) {
 	t.Helper()
 	srv = &rpcx.Server{Options: rpcx.Options{Handler: methods(), Protocol: protocol}}
-	t.Cleanup(srv.Wait)
+	t.Cleanup(func() { srv.Wait(context.Background()) })
 	t.Cleanup(func() { srv.Close() })
 	return serve(t, &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: maxSize}}), srv
 }
@@ -92,7 +92,7 @@ func TestMessageOverTheLimitEndsTheConnection(t *testing.T) {
 				if closed, ok := errors.AsType[coder.CloseError](err); !ok || closed.Code != coder.StatusMessageTooBig || closed.Reason != "message too large (over 100 bytes)" {
 					t.Errorf("then came %q, %v", got, err)
 				}
-				srv.Wait()
+				srv.Wait(context.Background())
 			})
 		}
 	}
