@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -74,27 +75,25 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 		return err
 	}
 	srv := &rpcx.Server{
-		Options:   rpcx.Options{Handler: methods(), Protocol: p, Logger: slog.Default()},
-		OnSession: logSession,
+		Options:         rpcx.Options{Handler: methods(), Protocol: p, Logger: slog.Default()},
+		OnSession:       logSession,
+		ShutdownTimeout: grace,
 	}
-	served := make(chan error, 1)
-	go func() {
-		if web {
-			// It is any http.Handler, and may be one of many in a mux.
-			front := &http.Server{Handler: websocket.Handler(srv), ReadHeaderTimeout: 10 * time.Second}
-			served <- front.Serve(l)
-		} else {
-			served <- srv.Serve(l)
-		}
-	}()
 	fmt.Printf("listening on %s://%s\n", scheme, l.Addr())
-
-	select {
-	case err := <-served: // the listener failed
-		return err
-	case <-ctx.Done():
+	if web {
+		return serveWeb(ctx, srv, l)
 	}
-	slog.Info("shutting down", "sessions", srv.Stats().Sessions)
+	return srv.ServeContext(ctx, l)
+}
+
+// serveWeb serves WebSockets until ctx ends.
+func serveWeb(ctx context.Context, srv *rpcx.Server, l net.Listener) error {
+	// It is any http.Handler, and may be one of many in a mux.
+	front := &http.Server{Handler: websocket.Handler(srv), ReadHeaderTimeout: 10 * time.Second}
+	context.AfterFunc(ctx, func() { front.Close() }) // which leaves WebSockets alone
+	if err := front.Serve(l); ctx.Err() == nil {
+		return err
+	}
 	draining, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	return srv.Shutdown(draining)
