@@ -53,6 +53,7 @@ func isTemporary(err error) bool {
 // of package net can be asked anything without waiting. Any other connection is
 // prepared on the pool.
 func (srv *Server) accept(conn net.Conn) {
+	mustHave("Server.Serve, whose listener accepts,", "connection", conn)
 	if isPlain(conn) {
 		srv.ServeConn(conn)
 		return
@@ -316,6 +317,7 @@ func (srv *Server) refuse(name string, limit int) {
 // address, and so waits if conn does. If conn has TLS whose handshake is not
 // complete, the session begins with it, within HandshakeTimeout and MaxHandshakes.
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
+	mustHave("Server.ServeConn", "connection", conn)
 	return srv.serve(newStream(conn, srv.resolved().Framer), pendingTLS(conn))
 }
 
@@ -336,6 +338,7 @@ func pendingTLS(conn io.ReadWriteCloser) handshaker {
 // ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
 // apart by itself; Options.Framer is ignored.
 func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
+	mustHave("Server.ServeMessageConn", "connection", conn)
 	return srv.serve(newMessages(conn), nil)
 }
 

@@ -3,6 +3,7 @@ package rpcx
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -66,6 +67,9 @@ func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 		defer cancel()
 	}
 	conn, err := d.dial(ctx, network, address)
+	if err == nil && conn == nil {
+		err = errors.New("DialContext returned neither a connection nor an error")
+	}
 	if err != nil || !secure {
 		return conn, err
 	}

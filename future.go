@@ -12,7 +12,7 @@ import (
 )
 
 // Future is a call that was sent, or is to be sent in a [Batch]. Its methods
-// may be called from any goroutine.
+// may be called from any goroutine. The zero value is no call, and has failed.
 type Future struct {
 	session  *Session // set when it is sent
 	method   string
@@ -51,10 +51,21 @@ func failed(s *Session, method string, err error) *Future {
 	return f
 }
 
+// errZeroFuture is the error of a Future that nothing of this package has made.
+var errZeroFuture = errors.New("rpcx: a zero Future is no call: Session.Go, Session.GoBatch and Batch.Call return futures")
+
+// checkZeroLocked has a zero Future fail. Callers must hold f.mu.
+func (f *Future) checkZeroLocked() {
+	if f.session == nil && f.batch == nil && f.members == nil && !f.finished {
+		f.finished, f.err = true, errZeroFuture
+	}
+}
+
 // Done returns a channel that is closed when the call is over.
 func (f *Future) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.checkZeroLocked()
 	if f.done == nil {
 		f.done = make(chan struct{})
 		if f.finished {
@@ -68,6 +79,7 @@ func (f *Future) Done() <-chan struct{} {
 func (f *Future) over() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.checkZeroLocked()
 	return f.finished
 }
 
@@ -160,6 +172,7 @@ func (f *Future) fill() error {
 // same is dropped. Cancelling a batch's future cancels all of its calls.
 func (f *Future) Cancel() {
 	f.mu.Lock()
+	f.checkZeroLocked()
 	s := f.session
 	f.withdrawn = true
 	if s == nil && !f.finished {
@@ -204,7 +217,9 @@ func (f *Future) isWithdrawn() bool {
 // OnDone has callback called when the call is over, or now if it is. It runs
 // on a goroutine of its own.
 func (f *Future) OnDone(callback func(*Future)) {
+	mustHave("Future.OnDone", "callback", callback)
 	f.mu.Lock()
+	f.checkZeroLocked()
 	if !f.finished {
 		f.callbacks = append(f.callbacks, callback)
 		f.mu.Unlock()

@@ -22,7 +22,7 @@ import (
 // Only what was put into a router can be reached. Anything else is answered
 // [CodeMethodNotFound], with a message that says which name was not found where.
 //
-// A tree may be changed while it serves.
+// A tree may be changed while it serves. The zero value is an empty router.
 type Router struct {
 	mu      sync.RWMutex
 	entries map[string]Handler // a *Router is one that is mounted
@@ -42,7 +42,7 @@ type Router struct {
 var trees sync.RWMutex
 
 // NewRouter returns an empty router.
-func NewRouter() *Router { return &Router{entries: make(map[string]Handler)} }
+func NewRouter() *Router { return new(Router) }
 
 // Handle has h handle the requests for method. It panics if h is nil, a nil HandlerFunc or a
 // *Router (which is mounted instead), or if method has a handler.
@@ -64,6 +64,9 @@ func (r *Router) add(name string, h Handler) bool {
 	defer r.mu.Unlock()
 	if r.entries[name] != nil {
 		return false
+	}
+	if r.entries == nil {
+		r.entries = make(map[string]Handler)
 	}
 	r.entries[name] = h
 	r.longest = max(r.longest, len(name))

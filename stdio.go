@@ -31,6 +31,8 @@ func Stdio() io.ReadWriteCloser { return Join(os.Stdin, standardOutput(os.Stdout
 // also closes r and w if they are an [io.Closer]. For standard input and output there
 // is [Stdio].
 func Join(r io.Reader, w io.Writer) io.ReadWriteCloser {
+	mustHave("Join", "reader", r)
+	mustHave("Join", "writer", w)
 	return &joined{
 		r: r, w: w, closed: make(chan struct{}),
 		reads:  operation{do: r.Read, done: make(chan struct{}, 1)},

@@ -28,6 +28,7 @@ type Task[T any] struct {
 // StartTask starts f as a task that is in no group; [TaskGroup.Add] puts it into
 // one. The context that f is given is made from ctx, as in [TaskGroup.Go].
 func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *Task[T] {
+	mustHave("StartTask", "function", f)
 	t := &Task[T]{f: f}
 	t.ctx.parent = ctx
 	// Owner: the caller. End: f returns, and no task of its group waits.

@@ -110,6 +110,7 @@ func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup
 // If f panics the program ends: to hand the panic over to Join would delay or
 // hide it.
 func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
+	mustHave("TaskGroup.Go", "function", f)
 	return g.start(&Task[T]{f: f})
 }
 
@@ -118,6 +119,7 @@ func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 // others. NextDone, Results, Len and Limit pass it over, and if it fails nothing
 // happens.
 func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
+	mustHave("TaskGroup.GoDaemon", "function", f)
 	return g.start(&Task[T]{f: f, daemon: true})
 }
 
