@@ -3,7 +3,6 @@ package rpcx_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
