@@ -34,6 +34,15 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.duplicate.Write(p)
 }
 
+// SyscallConn implements [syscall.Conn], so that the session can ask whether the reader
+// is gone, and whether there is room.
+func (o *output) SyscallConn() (syscall.RawConn, error) {
+	if o.err != nil {
+		return nil, o.err
+	}
+	return o.duplicate.SyscallConn()
+}
+
 // Close closes both files, since the reader sees no end of the output before.
 func (o *output) Close() error {
 	if o.err != nil {

@@ -17,7 +17,12 @@ import (
 // Handler returns an [http.Handler] that runs a session of srv on each WebSocket
 // that it accepts: an [Acceptor] with its defaults. srv need not listen itself;
 // its limits, its OnSession and its Shutdown are for these sessions, too.
-func Handler(srv *rpcx.Server) http.Handler { return &Acceptor{Server: srv} }
+func Handler(srv *rpcx.Server) http.Handler {
+	if srv == nil {
+		panic("websocket: Handler with a nil *rpcx.Server")
+	}
+	return &Acceptor{Server: srv}
+}
 
 // Acceptor is an [http.Handler] that accepts WebSockets. Its fields must not be
 // changed once it serves. To a session, its peer is the other end of the

@@ -141,7 +141,8 @@ func (e *StatusError) Error() string {
 
 // CloseError is why a session ended whose peer closed the connection and said why. With
 // code 1000 (an ordinary close) or 1001 (the peer goes away: a server that shuts down,
-// a page that is left) it matches io.EOF by [errors.Is].
+// a page that is left) it matches io.EOF by [errors.Is], with any other code
+// io.ErrUnexpectedEOF.
 type CloseError struct {
 	Code   int // of RFC 6455, section 7.4; 3000 to 4999 are applications'
 	Reason string
@@ -151,7 +152,11 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed the WebSocket with code %d %q", e.Code, e.Reason)
 }
 
-// Is reports whether target is io.EOF and the peer closed the connection in order.
+// Is reports whether target is io.EOF if the peer closed the connection in order, and
+// io.ErrUnexpectedEOF if not.
 func (e *CloseError) Is(target error) bool {
-	return target == io.EOF && (e.Code == int(websocket.StatusNormalClosure) || e.Code == int(websocket.StatusGoingAway))
+	if e.Code == int(websocket.StatusNormalClosure) || e.Code == int(websocket.StatusGoingAway) {
+		return target == io.EOF
+	}
+	return target == io.ErrUnexpectedEOF
 }
