@@ -25,7 +25,7 @@ func newLoadedServer(t *testing.T, srv *rpcx.Server, n int) []*wire {
 	}
 	t.Cleanup(func() {
 		srv.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 	})
 	return wires
 }

@@ -3,6 +3,7 @@ package websocket_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -50,7 +51,7 @@ func rawServer(t *testing.T, srv *rpcx.Server, config websocket.Config) (conn ne
 	return conn, r, s, func() {
 		srv.Close()
 		conn.Close()
-		srv.Wait()
+		srv.Wait(context.Background())
 		stopped()
 	}
 }
@@ -272,7 +273,7 @@ func TestManyPingsOfOurOwn(t *testing.T) {
 		srv.Close()
 		<-reading
 		ws.CloseNow()
-		srv.Wait()
+		srv.Wait(context.Background())
 		stopped()
 	})
 }

@@ -114,7 +114,7 @@ func TestRequestTooLarge(t *testing.T) {
 				acceptor = &websocket.Acceptor{}
 			}
 			acceptor.Server = srv
-			t.Cleanup(srv.Wait)
+			t.Cleanup(func() { srv.Wait(context.Background()) })
 			t.Cleanup(func() { srv.Close() })
 			url := serve(t, acceptor)
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "ws://"))
@@ -155,7 +155,7 @@ func TestRequestKeepsHeaders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sessions := make(chan *rpcx.Session, 1)
 			srv := &rpcx.Server{OnSession: func(s *rpcx.Session) { sessions <- s }}
-			t.Cleanup(srv.Wait)
+			t.Cleanup(func() { srv.Wait(context.Background()) })
 			t.Cleanup(func() { srv.Close() })
 			url := serve(t, &websocket.Acceptor{Server: srv, Headers: c.headers})
 			dial(t, websocket.Dialer{Header: sent}, url+"/rpc?token=abc", nil)
@@ -212,7 +212,7 @@ func TestRequestsAreCounted(t *testing.T) {
 		for _, conn := range conns {
 			conn.Close()
 		}
-		srv.Wait()
+		srv.Wait(context.Background())
 		if n := srv.Stats().QueuedBytes; n != 0 {
 			t.Errorf("%d bytes are counted when all is over", n)
 		}
@@ -275,7 +275,7 @@ func TestRequestBeyondMaxQueuedBytes(t *testing.T) {
 		for _, conn := range conns {
 			conn.Close()
 		}
-		srv.Wait()
+		srv.Wait(context.Background())
 		stopped()
 	})
 }
