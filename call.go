@@ -64,7 +64,9 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 // Notify sends a notification: a request that is not answered. It returns when
 // the message is queued; ctx bounds the wait for room in the outbox. The error is
 // ctx's cause, one that matches [ErrClosed], or why the message cannot be built or
-// framed: a [*SizeError] if it is larger than the framer takes.
+// framed: a [*SizeError] if it is larger than the framer takes. That it returns nil does
+// not mean that the peer has the notification: before a program ends, it should call
+// [Session.Shutdown], which waits until all is written, and not only Close.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

@@ -40,10 +40,10 @@
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	err := srv.ListenAndServe(ctx, "tcp://:8888")
 //
-// ListenAndServe serves until ctx ends, lets what is under way be finished, and
-// returns [ErrServerClosed]. It may be called for several addresses at once, one for
-// TCP and one for TLS, say. [Server.Serve] takes a listener, your own or that of
-// [Listen], and [Server.ServeConn] a connection. [Server.OnSession] is called for
+// ListenAndServe serves until ctx ends, lets what is under way be finished, and returns
+// nil, or an error if that took longer than Server.ShutdownTimeout. It may be called for several addresses at once, one for
+// TCP and one for TLS, say. [Server.ServeContext] takes a listener, your own or that of
+// [Listen], [Server.Serve] does without a context, and [Server.ServeConn] a connection. [Server.OnSession] is called for
 // each session before its first request is handled: to log it, to keep it for calls
 // to the client, to set a callback for its end with [Session.OnClose], and to give it
 // what the program has to know of it with [Session.SetValue], which handlers find in
@@ -450,7 +450,7 @@
 // The methods of [Session], [Server], [Router] and [Future] may be called from any
 // goroutine, handlers and callbacks included. But a handler, and a callback given
 // to OnClose, must not wait for the end of their own session, by Done or by a
-// Shutdown, for the session waits for them. A [Batch] is for one goroutine until
+// Shutdown, for the session waits for them (see [ErrInHandler]). A [Batch] is for one goroutine until
 // it is sent. Handlers, protocols, framers and codecs are shared by all the
 // sessions that were given them, and must be safe for concurrent use. Options are
 // copied when a session is made, or when a Server begins to serve, and may be used
@@ -563,6 +563,8 @@
 //	                                                headers that tell the client's address
 //	Server.HandshakeTimeout       10 s  a hand-     the connection is closed
 //	                                    shake
+//	Server.ShutdownTimeout        30 s  the drain   at the end of a context, sessions that are
+//	                                                left are closed, and an error says so
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:
 //	                                                reading pauses, as for Limits.Queue, callers
 //	                                                and handlers wait, and the session ends if a

@@ -1,10 +1,18 @@
 // # How it ends
 //
-// [Session.Close] returns at once, any number of times, from anywhere, handlers
-// included. Calls that are pending fail, the contexts of handlers end, and
-// nothing more is queued. What had been queued is still written, in the
-// background and for at most a second, so that a Notify before a Close arrives.
-// So may a call that had been queued, though it has failed.
+// A program ends with [Session.Shutdown], or with [Server.Shutdown], which is the end of
+// the context of ListenAndServe or ServeContext.
+//
+// [Session.Close] does not wait for the peer. It may be called any number of times,
+// from anywhere, handlers included. Calls that are pending fail, the contexts of handlers
+// end, and nothing more is queued. Of what had been queued, Close writes as much as the
+// operating system takes at once, nearly always all of it; the rest is written in the
+// background, for at most a second. So a Notify before a Close goes out even where the
+// program ends with the Close. That is not promised if the peer reads slowly, if more is
+// queued than the system takes, on a connection that is not the system's, or when a
+// write is under way through a wrapper that shows no connection below it; and nobody
+// says that the peer has read it. A call that had been queued may be sent, though it has
+// failed.
 //
 // [Session.Shutdown] ends in order. From then on, requests that come and those
 // that wait are answered [CodeServerBusy], "server busy - shutting down", and
@@ -13,6 +21,15 @@
 // run, for the calls that are pending, and until all is written; then it closes.
 // If its context ends first it closes at once, and returns the context's
 // error.
+//
+// A handler cannot wait for its own end: a Shutdown, or a [Server.Wait], with the
+// handler's context returns [ErrInHandler]. With another context it waits for ever, and
+// so does <-s.Done(). A method "stop" is one of these:
+//
+//	return rpcx.ReplyAndDisconnect("bye"), nil // ends this session
+//
+//	go srv.Shutdown(context.Background()) // ends the server, this reply first
+//	return "bye", nil
 //
 // When the connection fails, or the peer breaks the framing, the session ends without
 // writing more (but a [CloserWithError], as a WebSocket is, has the rest written first,
@@ -33,7 +50,10 @@
 // A connection that has no halves, such as a WebSocket, ends as a whole: what had been
 // queued is still written, as by Close, and notifications that the peer had sent before
 // are still handled, with a context that has ended; its requests are not, since nobody
-// waits for them.
+// waits for them. So are the notifications before a connection that the peer has reset,
+// and those that [Server.OnSession] has held up until then. Those that are dropped when a
+// session ends, since it was this side that ended it, or since their time is over, are
+// counted in Stats.NotificationsDropped and logged.
 //
 // A session that ends by [ReplyAndDisconnect], or because of its cost, closes its half
 // first, and reads on for up to a second and 256 KiB, so that the peer hears the last
@@ -43,14 +63,23 @@
 // ends within three times Limits.KeepAlive, with [ErrUnreachable]. A peer that is silent,
 // or does not read, is not gone: that is what IdleTimeout and SendTimeout are for.
 //
-// The first cause of the end is the one that Err reports. When no handler runs any
+// The first cause of the end is the one that Err reports, from the moment of that cause
+// on. When no handler runs any
 // more, and reader and writer have returned, the callbacks given to OnClose are
-// called, and Done is closed. Not before: a handler that does not heed its context
+// called, and Done is closed; a server has forgotten the session before. Not before: a handler that does not heed its context
 // holds this up, and so does a callback or a logger.
 //
 // [Server.Shutdown] stops listening and shuts all sessions down;
 // [Server.Close] closes them; [Server.StopListening] leaves them to themselves,
-// and [Server.Wait] returns when all is over.
+// and [Server.Wait] returns when all is over. [Server.ListenAndServe] and
+// [Server.ServeContext] shut the server down at the end of their context, within
+// Server.ShutdownTimeout, and return nil if that went well:
+//
+//	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//	defer stop()
+//	if err := srv.ListenAndServe(ctx, "tcp://:8888"); err != nil {
+//		log.Fatal(err)
+//	}
 //
 // # Seeing inside
 //
