@@ -290,7 +290,7 @@ func TestHandlerContextEndsWithTheHandler(t *testing.T) {
 		default:
 			t.Error("the context has not ended")
 		}
-		if kept.Err() != context.Canceled || context.Cause(kept) != context.Canceled {
+		if kept.Err() != context.Canceled || !errors.Is(context.Cause(kept), context.Canceled) {
 			t.Errorf("it ended with %v and the cause %v", kept.Err(), context.Cause(kept))
 		}
 	})

@@ -36,7 +36,7 @@ func newClient(t *testing.T) *client {
 	c.server = jrpc2.NewServer(c.methods(), &jrpc2.ServerOptions{AllowPush: true, Concurrency: 20}).Start(lines(conn))
 	t.Cleanup(func() {
 		c.server.Stop()
-		c.server.Wait(context.Background())
+		c.server.Wait()
 	})
 	return c
 }
