@@ -388,7 +388,7 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !h.returned
+	return !h.waits.returned
 }
 
 // shutdown is Shutdown, for the cause given.
