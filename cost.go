@@ -311,7 +311,19 @@ type peerErrors struct {
 const (
 	wholeError = 10
 	tenthError = 1 // of a request that is wrong by itself alone
+
+	// errorBytes is for how many bytes of a message that is wrong there is one error more:
+	// they had to be read to find that.
+	errorBytes = 10_000
 )
+
+// countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
+// error weighs so much. Callers must hold s.mu.
+func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
+	if bytes >= errorBytes {
+		s.countPeerErrorLocked(weight * float64(bytes/errorBytes))
+	}
+}
 
 // countPeerErrorLocked counts an error of the peer's, and has the session end if there
 // are too many. Callers must hold s.mu.

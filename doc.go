@@ -627,7 +627,7 @@
 // is for the client to know. But one whose messages are wrong is not listened to for ever.
 // Limits.PeerErrors ends a client's session with [ErrFaultyPeer] at more than 10,000 errors
 // a second for ten seconds, or 100,000 at once: what is no message, and replies to nothing
-// that was asked. A request or notification that no method is there for, or whose arguments
+// that was asked, with each 10,000 bytes of them once more. A request or notification that no method is there for, or whose arguments
 // do not fit, is a tenth of an error. What is handled is free, and so are late replies.
 //
 // Limits.CostOff switches cost off, and Limits.Exempt for some sessions. With Limits.Group,

@@ -133,8 +133,9 @@ type Limits struct {
 	CostData bool
 
 	// PeerErrors is how many errors a second the peer may make, as an average over ten
-	// seconds: messages that are wrong, and replies to nothing that was asked. A request
-	// or notification whose method or arguments are wrong counts a tenth. With more the
+	// seconds: messages that are wrong, and replies to nothing that was asked, each 10,000
+	// bytes of them once more. A request or notification whose method or arguments are
+	// wrong counts a tenth. With more the
 	// session ends with ErrFaultyPeer. Default 10,000 for role client, which is not held
 	// to cost: no honest server gets there, and one that does would keep the client busy
 	// for nothing. For role server the default is none.

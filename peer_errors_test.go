@@ -58,6 +58,35 @@ func TestPeerErrors(t *testing.T) {
 			})
 		})
 	}
+	for name, line := range map[string]string{
+		"long rubbish":    `{"a":"` + strings.Repeat("x", 89_998) + `"`,
+		"a long reply":    `{"jsonrpc":"2.0","id":77,"result":"` + strings.Repeat("x", 90_000) + `"}`,
+		"one in an array": `[{"jsonrpc":"2.0","id":77,"result":"` + strings.Repeat("x", 90_000) + `"}]`,
+		"a long request":  `{"jsonrpc":"2.0","method":"unknown","params":["` + strings.Repeat("x", 900_000) + `"]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := &rpcx.Options{}
+				opts.Limits.PeerErrors = 20
+				s, w := newWire(t, opts)
+				for n := 0; s.Err() == nil && n < 300; n++ {
+					if _, err := w.Write([]byte(line + "\n")); err != nil {
+						break
+					}
+					synctest.Wait()
+					if n == 10 {
+						live(t, s)
+					}
+					if n > 25 {
+						t.Fatal("the session goes on")
+					}
+				}
+				if err := ended(t, s); err != rpcx.ErrFaultyPeer {
+					t.Errorf("the session ended with %v", err)
+				}
+			})
+		})
+	}
 	t.Run("members of a batch", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			opts := &rpcx.Options{}

@@ -272,6 +272,7 @@ func (s *Session) deliver(in *intake) {
 		f, err, fault := s.match(r.id, r.err)
 		if fault != nil {
 			s.fault(fault)
+			s.countPeerErrorBytesLocked(wholeError, len(r.result))
 		}
 		if f != nil {
 			finish = append(finish, f.settle(now, r.result, err))
@@ -354,6 +355,7 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 		if fault != nil {
 			faults++
 			s.faultOf(fault, faults)
+			s.countPeerErrorBytesLocked(wholeError, len(item.Result))
 		}
 		if f == nil {
 			return
@@ -457,6 +459,7 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 	}
 	s.mu.Lock()
 	s.fault(item.Err, more...)
+	s.countPeerErrorBytesLocked(wholeError, len(msg))
 	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
 	s.mu.Unlock()
 	refuse()
@@ -532,10 +535,9 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 }
 
 // bytes is how many bytes of the message the item needs.
-func (item *Item) bytes() int {
-	p := &item.Params
-	return len(item.ID) + len(p.Positional) + len(p.Named) + len(p.Raw)
-}
+func (item *Item) bytes() int { return len(item.ID) + item.Params.bytes() }
+
+func (p *Params) bytes() int { return len(p.Positional) + len(p.Named) + len(p.Raw) }
 
 // own moves what the item shares with its message to a, which has room for it.
 func (item *Item) own(a *arena) {

@@ -387,6 +387,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		s.charge(s.limits.CostError + e.Cost)
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
 			s.countPeerErrorLocked(tenthError)
+			s.countPeerErrorBytesLocked(tenthError, c.Params.bytes())
 		}
 	}
 	c.settle(s)
