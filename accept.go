@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // acceptErrorPasses reports whether Accept may succeed after err: if err is about one
@@ -156,6 +158,10 @@ func (srv *Server) runHandshake(abort func(error), shake func(context.Context, *
 		srv.logHandshake(h, err)
 	}
 	return err
+}
+
+func init() {
+	bounded.OfServer = func(server any) *bounded.Rate { return &server.(*Server).failed }
 }
 
 // logHandshake logs that a handshake failed, unless many others did. Any peer can make

@@ -68,7 +68,7 @@ type Server struct {
 	mu       sync.Mutex
 	groups   groups
 	shaking  []*handshake      // in progress, the oldest first
-	failed   bounded.Rate      // handshakes that are logged
+	failed   bounded.Rate      // handshakes and HTTP requests that are logged
 	refused  map[string]uint64 // connections, by the limits' names
 	options  *Options          // resolved
 	sessions map[*Session]struct{}

@@ -50,8 +50,6 @@ type Acceptor struct {
 	// Headers are the names of the header fields that a session keeps, for [Request], in
 	// any case: those that the program will look at. Nil is all of them.
 	Headers []string
-
-	refused bounded.Rate // that are logged
 }
 
 // ServeHTTP answers a request for a WebSocket, and starts a session on it, which
@@ -100,7 +98,7 @@ func (a *Acceptor) logRefusal(r *http.Request, err error) {
 	if log == nil || !log.Enabled(r.Context(), slog.LevelWarn) {
 		return
 	}
-	ok, skipped := a.refused.Allow()
+	ok, skipped := bounded.OfServer(a.Server).Allow()
 	if !ok {
 		return
 	}

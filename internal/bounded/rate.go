@@ -15,6 +15,10 @@ type Rate struct {
 	skipped int
 }
 
+// OfServer returns the rate at which an *rpcx.Server logs connections that fail before
+// there is a session. Package rpcx sets it, for the other packages of this module.
+var OfServer func(server any) *Rate
+
 const (
 	// Burst is how many records there may be at once.
 	Burst = 100
