@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"example.com/rpcx/internal/bounded"
@@ -90,8 +91,8 @@ func (srv *Server) prepare(conn net.Conn) {
 	o := srv.resolved()
 	var s *Session
 	var group string
-	err := srv.runHandshake(func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
-		h.peer = conn.RemoteAddr() // may read a header
+	err := srv.runHandshake(plainUnder(conn), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
+		srv.locateHandshake(h, conn)
 		if found, ok := findTLS(conn); ok {
 			h.failure = "TLS handshake failed"
 			if err := found.shake(ctx, conn); err != nil {
@@ -114,32 +115,32 @@ type handshake struct {
 	// To close the connection would end the former only, and may wait itself.
 	giveUp context.CancelCauseFunc
 	ended  atomic.Bool
+	// Guarded by the server's lock.
+	subnet, single *handshakeGroup // of the peer
+	known          bool            // the peer has an IP address
+	raw            syscall.RawConn // under the connection; nil if there is none
+	heard          bool            // the peer has sent something
 	// For the log, and for the handshake's goroutine only.
 	peer    net.Addr // nil until it is known
 	failure string   // what it means that the handshake failed
 }
 
-// minHandshakeTime is how long a handshake may go on however many others there are.
-// Those that never end would lock out all others, so the oldest is given up after
-// that, and not before: when many come at once, each would make way for the next,
-// and none would get through.
-const minHandshakeTime = 250 * time.Millisecond
-
 // Why a handshake was given up, if not because the server was stopped.
 var (
 	errHandshakeTimeout  error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
-	errTooManyHandshakes       = errors.New("rpcx: handshake given up for a later one (Server.MaxHandshakes)")
+	errTooManyHandshakes       = errors.New("rpcx: handshake given up, since there are too many (Server.MaxHandshakes)")
 )
 
 // runHandshake runs shake on the caller's goroutine, within MaxHandshakes and
-// HandshakeTimeout. If the handshake is given up, its context ends, and abort is
+// HandshakeTimeout. The peer's address is that of conn until shake calls
+// locateHandshake; conn may be nil. If the handshake is given up, its context ends, and abort is
 // called on another goroutine, to close the connection. The error is shake's, or the
 // reason why the handshake was given up or never begun.
-func (srv *Server) runHandshake(abort func(error), shake func(context.Context, *handshake) error) error {
+func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(context.Context, *handshake) error) error {
 	ctx, giveUp := context.WithCancelCause(context.Background())
 	defer giveUp(nil)
 	h := &handshake{began: time.Now(), giveUp: giveUp, failure: "connection setup failed"}
-	if err := srv.addHandshake(h); err != nil {
+	if err := srv.addHandshake(h, conn); err != nil {
 		return err
 	}
 	if timeout := srv.HandshakeTimeout; timeout >= 0 {
@@ -185,34 +186,42 @@ func (srv *Server) logHandshake(h *handshake, err error) {
 	log.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
 }
 
-// addHandshake counts h in. If there are MaxHandshakes already, the oldest is given
-// up, or h must not begin.
-func (srv *Server) addHandshake(h *handshake) error {
+// addHandshake counts h in, with the address of conn if that is not nil. If there are
+// MaxHandshakes already, another one is given up, or h must not begin.
+func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
+	var addr net.Addr
+	var raw syscall.RawConn
+	if conn != nil {
+		addr, raw = conn.RemoteAddr(), rawConn(conn)
+	}
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	if srv.stopped {
 		return ErrServerClosed
 	}
 	limit := limitOr(srv.MaxHandshakes, 256)
-	if len(srv.shaking) >= limit {
-		srv.pruneHandshakesLocked()
+	if len(srv.shaking.list) >= limit {
+		srv.shaking.prune()
 	}
-	if len(srv.shaking) >= limit {
+	srv.shaking.add(h, addr, raw)
+	if len(srv.shaking.list) > limit {
 		srv.refuse("Server.MaxHandshakes", limit)
-		oldest := srv.shaking[0]
-		if h.began.Sub(oldest.began) < minHandshakeTime {
+		victim := srv.shaking.victim()
+		srv.shaking.remove(victim)
+		if victim == h {
 			return errTooManyHandshakes
 		}
-		oldest.giveUp(errTooManyHandshakes)
-		srv.shaking = slices.Delete(srv.shaking, 0, 1)
+		victim.giveUp(errTooManyHandshakes)
 	}
-	srv.shaking = append(srv.shaking, h)
 	return nil
 }
 
-// pruneHandshakesLocked removes handshakes that have ended.
-func (srv *Server) pruneHandshakesLocked() {
-	srv.shaking = slices.DeleteFunc(srv.shaking, func(h *handshake) bool { return h.ended.Load() })
+// locateHandshake asks conn for the address of the peer of h, and waits if conn does.
+func (srv *Server) locateHandshake(h *handshake, conn net.Conn) {
+	h.peer = conn.RemoteAddr() // may read a header
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.shaking.locate(h, h.peer)
 }
 
 // removeHandshake counts h out, and first of all without the lock. When thousands of
@@ -222,9 +231,7 @@ func (srv *Server) removeHandshake(h *handshake) {
 	h.ended.Store(true)
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	if i := slices.Index(srv.shaking, h); i >= 0 {
-		srv.shaking = slices.Delete(srv.shaking, i, i+1)
-	}
+	srv.shaking.remove(h)
 }
 
 // handshaker is [tls.Conn], or a connection of another package for TLS.
@@ -476,7 +483,7 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 // handshake fails, shakeSession ends the session.
 func (srv *Server) shakeSession(s *Session, secure handshaker) bool {
 	abort := func(cause error) { s.end(cause, 0) }
-	err := srv.runHandshake(abort, func(ctx context.Context, h *handshake) error {
+	err := srv.runHandshake(s.NetConn(), abort, func(ctx context.Context, h *handshake) error {
 		h.peer, h.failure = s.RemoteAddr(), "TLS handshake failed"
 		return secure.HandshakeContext(ctx)
 	})

@@ -558,9 +558,9 @@
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once (HTTP: 503)
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
-//	Server.MaxHandshakes           256  handshakes  the oldest is closed if it has had
-//	                                                250 ms, otherwise the new; TLS, and
-//	                                                headers that tell the client's address
+//	Server.MaxHandshakes           256  handshakes  one of the address with the most is
+//	                                                closed; TLS, and headers that tell the
+//	                                                client's address
 //	Server.HandshakeTimeout       10 s  a hand-     the connection is closed
 //	                                    shake
 //	Server.ShutdownTimeout        30 s  the drain   at the end of a context, sessions that are

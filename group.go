@@ -1,7 +1,5 @@
 package rpcx
 
-import "net/netip"
-
 // GroupBySubnet returns a function for Limits.Group that puts sessions together
 // whose peers have the first bits of their IP addresses in common: bits4 of
 // IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). A number that
@@ -13,16 +11,8 @@ import "net/netip"
 // are in one group. For both see the manual, "Behind a proxy".
 func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 	return func(s *Session) string {
-		addr := s.RemoteAddr()
-		if addr == nil {
-			return ""
-		}
-		peer, err := netip.ParseAddrPort(addr.String())
-		if err != nil {
-			return ""
-		}
-		ip := peer.Addr().Unmap().WithZone("")
-		if ip.IsLoopback() {
+		ip := peerIP(s.RemoteAddr())
+		if !ip.IsValid() || ip.IsLoopback() {
 			return ""
 		}
 		bits := bits6

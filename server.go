@@ -34,9 +34,11 @@ type Server struct {
 	MaxGroup int
 	// MaxHandshakes is how many handshakes may be in progress: what comes before a
 	// session and may wait for the peer, which is TLS, and the address of a
-	// connection that reads it from a header. Default 256. For one more, the
-	// connection whose handshake is the oldest is closed, if that has taken a
-	// quarter of a second, otherwise the new one.
+	// connection that reads it from a header. Default 256. For one more, a connection
+	// is closed of the subnet (/24, or /48 of IPv6), and there of the address (a /64 of
+	// IPv6), that has the most: on Linux the oldest that has sent nothing yet, otherwise
+	// the oldest. If none has more than that of the new connection, and the oldest
+	// has not had a quarter of a second, the new one is closed.
 	MaxHandshakes int
 	// HandshakeTimeout is how long a handshake may take. Default 10 s. See
 	// [Server.Serve] for where TLS is found.
@@ -67,7 +69,7 @@ type Server struct {
 	load     load
 	mu       sync.Mutex
 	groups   groups
-	shaking  []*handshake      // in progress, the oldest first
+	shaking  handshakeTable
 	failed   bounded.Rate      // handshakes and HTTP requests that are logged
 	refused  map[string]uint64 // connections, by the limits' names
 	options  *Options          // resolved
@@ -345,7 +347,7 @@ func (srv *Server) StopListening() {
 	for l := range serving {
 		close(l.stopped)
 	}
-	for _, h := range srv.shaking {
+	for _, h := range srv.shaking.list {
 		h.giveUp(ErrServerClosed)
 	}
 	srv.mu.Unlock()
@@ -452,10 +454,10 @@ type ServerStats struct {
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.pruneHandshakesLocked()
+	srv.shaking.prune()
 	return ServerStats{
 		Sessions:     len(srv.sessions),
-		Handshakes:   len(srv.shaking),
+		Handshakes:   len(srv.shaking.list),
 		Refused:      maps.Clone(srv.refused),
 		QueuedBytes:  int(srv.load.bytes.Load()),
 		HandledBytes: int(srv.load.handling.Load()),

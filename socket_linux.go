@@ -57,17 +57,30 @@ const canSeeRepeats = true
 
 // repeats reports whether the operating system sends again what the peer has not
 // acknowledged. A peer that does not read acknowledges: then it reports false.
-func repeats(raw syscall.RawConn) (yes bool) {
+func repeats(raw syscall.RawConn) bool {
+	info, ok := tcpInfo(raw)
+	// It begins with bytes, of which the third is tcpi_retransmits and the fourth
+	// tcpi_probes.
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], info[0])
+	return ok && (b[2] > 0 || b[3] > 1)
+}
+
+// hasSentNothing reports whether nothing has come from the peer of a TCP connection.
+func hasSentNothing(raw syscall.RawConn) bool {
+	info, ok := tcpInfo(raw)
+	// The fourth word is tcpi_ato, how long an acknowledgement may be put off: 0 until
+	// the first data comes.
+	return ok && info[3] == 0
+}
+
+// tcpInfo returns the first words of TCP_INFO; false if raw is no TCP connection.
+func tcpInfo(raw syscall.RawConn) (words [8]uint32, ok bool) {
 	_ = raw.Control(func(fd uintptr) {
-		// TCP_INFO begins with bytes, of which the third is tcpi_retransmits and the
-		// fourth tcpi_probes. The type is that of another option of 32 bytes.
-		info, err := syscall.GetsockoptICMPv6Filter(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
-		if err != nil {
-			return
+		// The type is that of another option of 32 bytes.
+		if info, err := syscall.GetsockoptICMPv6Filter(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO); err == nil {
+			words, ok = info.Data, true
 		}
-		var b [4]byte
-		binary.NativeEndian.PutUint32(b[:], info.Data[0])
-		yes = b[2] > 0 || b[3] > 1
 	})
-	return yes
+	return words, ok
 }

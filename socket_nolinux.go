@@ -15,3 +15,4 @@ func peerGone(syscall.RawConn) bool                 { return false }
 func hasRoom(syscall.RawConn) bool                  { return true } // flushLimit bounds the attempt
 func setUserTimeout(syscall.RawConn, time.Duration) {}
 func repeats(syscall.RawConn) bool                  { return false }
+func hasSentNothing(syscall.RawConn) bool           { return false }
