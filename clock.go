@@ -113,6 +113,9 @@ func (s *Session) tick() {
 	if f := s.checkInputTimeLocked(now); f != nil {
 		due = append(due, f)
 	}
+	if f := s.checkPartLocked(now); f != nil {
+		due = append(due, f)
+	}
 	if f := s.checkNetworkLocked(now); f != nil {
 		due = append(due, f)
 	}

@@ -510,7 +510,9 @@
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
-//	                                        the time for each 16 KiB (see below)
+//	                                        the time for each 16 KiB (see below); also for
+//	                                        those of a large message that comes in, if memory
+//	                                        is short
 //	CloseTimeout           30 s  a close    what is unsent at ReplyAndDisconnect, or at the end
 //	                                        for CostHard, is dropped
 //	HalfClose         see there  a session  it ends, when the peer has finished sending: after
@@ -568,7 +570,9 @@
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:
 //	                                                reading pauses, as for Limits.Queue, callers
 //	                                                and handlers wait, and the session ends if a
-//	                                                large message comes in
+//	                                                large message comes in. The oldest large
+//	                                                messages that are not complete make room
+//	                                                for it first: their sessions end
 //
 // How fast a peer has to read. On Linux, a write makes progress when the peer's system
 // has acknowledged bytes (of a unix socket, when the peer has read them), also under TLS

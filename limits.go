@@ -54,6 +54,8 @@ type Limits struct {
 	// session ends with ErrSlowPeer. How fast a peer has to read so is in the manual,
 	// under Limits. A peer whose reading pauses takes as long as its handlers do: one whose
 	// handlers get through less than that needs a longer SendTimeout at this end.
+	// On a server that holds half of MaxQueuedBytes, 16 KiB of a message of more than
+	// 64 KiB have to come in the same time, or the session ends with a FrameError.
 	SendTimeout time.Duration
 
 	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect,

@@ -15,6 +15,8 @@ type load struct {
 	sessions atomic.Int64
 	warned   atomic.Bool // of a session that was ended for its cost
 
+	unfinished unfinished
+
 	handlingLimit int          // of the bytes that are being handled; 0 is none
 	handling      atomic.Int64 // the bytes of requests whose handlers run
 	mu            sync.Mutex
@@ -67,7 +69,7 @@ func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone {
 		return
 	}
-	held := s.in.bytes + requestOverhead*s.in.count + s.out.size() + s.out.waiting + s.partial + s.assembled
+	held := s.in.bytes + requestOverhead*s.in.count + s.out.size() + s.out.waiting + s.partWeightLocked() + s.assembled
 	if d := held - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d)
@@ -95,10 +97,11 @@ func (s *Session) receivePart(size int) error {
 			s.pool.run(s.dismiss)
 		}
 	}
-	more := size > s.partial
+	more := size - s.partial
 	s.partial = size
+	s.trackPartLocked(size)
 	s.weigh()
-	if more && s.load.full(s.weight) {
+	if more > 0 && s.load.full(s.weight) && !s.makeRoomLocked(more) {
 		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}
 	}
 	return nil

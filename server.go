@@ -47,7 +47,9 @@ type Server struct {
 	// replies, and large messages of which a part has come. Default 256 MiB. Beyond,
 	// sessions that hold more than their share (the limit divided by their number)
 	// have their requests answered CodeServerBusy, send one message at a time, for
-	// which others wait, and end if they need more for a message that comes in.
+	// which others wait, and end if they need more for a message that comes in. But
+	// first the oldest large messages make room that have begun and are not complete:
+	// their sessions end.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
 	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type

@@ -114,9 +114,10 @@ type Session struct {
 	stats     Stats
 	cost      expense
 	faults    peerErrors
-	weight    int // what load counts of this session
-	assembled int // bytes of replies that wait for others of their batches
-	partial   int // what the reader has taken for a message that is not complete
+	weight    int   // what load counts of this session
+	assembled int   // bytes of replies that wait for others of their batches
+	partial   int   // what the reader has taken for a message that is not complete
+	part      *part // that message, on a server that counts it; only the reader changes it
 	vigil     vigil
 	notes     []note      // to be logged
 	unlogged  int         // notes for which there was no room
@@ -621,6 +622,7 @@ func (s *Session) leave() {
 	}
 	s.state = stateDone
 	s.load.add(-s.weight)
+	s.dropPartLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {
 		s.timer.Stop()

@@ -95,6 +95,26 @@ func TestPartsBeyondMaxQueuedBytes(t *testing.T) {
 	})
 }
 
+// A large message has to go on when memory is short.
+func TestPartOfAMessageHasToGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: 300_000}
+		srv.Options.Limits.SendTimeout = 7 * time.Second
+		conn, s, stop := partServer(t, srv, websocket.Config{})
+		defer stop()
+		begin(t, conn, 900_000)
+		start := time.Now()
+		conn.Write(make([]byte, 150_000))
+		<-s.Done()
+		if took := time.Since(start); took < 7*time.Second || took > 10*time.Second {
+			t.Errorf("the session ended after %v", took)
+		}
+		if err := s.Err(); !strings.Contains(err.Error(), "Limits.SendTimeout") {
+			t.Errorf("the session ended with %v", err)
+		}
+	})
+}
+
 // A message that is too large costs what has come of it, and is not read for ever.
 func TestMessageWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
