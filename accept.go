@@ -423,10 +423,7 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 	var account *account
 	if group != "" {
 		account = srv.groups.join(group, s.limits)
-		if s.cost.account != nil {
-			s.cost.account = account
-			s.retarget() // the others may have used much
-		}
+		s.joinGroupLocked(account)
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
 	s.in.held = held
@@ -447,6 +444,7 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 		srv.sessions = make(map[*Session]struct{})
 	}
 	srv.sessions[s] = struct{}{} // from now on others see it
+	srv.watchCrowdLocked()
 	srv.enter()
 	if held {
 		srv.enter() // for the goroutine below

@@ -45,7 +45,9 @@ func (a *account) settle(perSecond float64) float64 {
 // expense is a session's part in cost accounting. All of it but the bytes is
 // nothing if there is no account.
 type expense struct {
-	account *account
+	account *account // its own, or that of its group
+	own     *account // its own if account is a group's, else nil
+	late    bool     // it has begun when its group was over CostHard, and that still is
 	throttle
 	extra    float64    // what Options.ExtraCost returned last
 	asked    uint64     // how often that was called
@@ -139,9 +141,46 @@ func (s *Session) UpdateCost() {
 // charge adds to the session's cost. It is called under the lock, as are the
 // next ones.
 func (s *Session) charge(delta float64) {
-	if s.cost.account != nil && s.cost.throttle.due(s.cost.account.charge(delta)) {
+	if s.cost.account == nil {
+		return
+	}
+	cost := s.cost.account.charge(delta)
+	if s.cost.own != nil {
+		s.cost.own.charge(delta)
+		cost = s.judgedCostLocked()
+	}
+	if s.cost.throttle.due(cost) {
 		s.update()
 	}
+}
+
+// judgedCostLocked returns the cost that the session is held to. In a group that is the
+// group's, unless the session has used little itself, and began before the group was
+// over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
+// s.mu.
+func (s *Session) judgedCostLocked() float64 {
+	e, l := &s.cost, s.limits
+	cost := e.account.settle(l.CostDecay)
+	if e.own == nil {
+		return cost
+	}
+	own := e.own.settle(l.CostDecay)
+	e.late = e.late && cost >= l.CostHard
+	if !e.late && own+e.extra <= l.goodCost() {
+		return own
+	}
+	return max(own, cost)
+}
+
+// joinGroupLocked has the session share the budget of a group from now on. Callers must
+// hold s.mu, or be the only ones who have the session.
+func (s *Session) joinGroupLocked(group *account) {
+	if s.cost.account == nil {
+		return
+	}
+	s.cost.own, s.cost.account = s.cost.account, group
+	s.cost.late = group.settle(s.limits.CostDecay) >= s.limits.CostHard
+	s.retarget()
 }
 
 // spend charges for bytes that were sent or received.
@@ -169,7 +208,7 @@ func (s *Session) update() {
 		s.retarget()
 		return
 	}
-	s.cost.last = s.cost.account.settle(s.limits.CostDecay)
+	s.cost.last = s.judgedCostLocked()
 	if s.cost.updating {
 		return
 	}
@@ -179,7 +218,7 @@ func (s *Session) update() {
 
 func (s *Session) retarget() {
 	before := s.in.limit
-	s.cost.throttle.update(s.limits, s.cost.account.settle(s.limits.CostDecay), s.cost.extra)
+	s.cost.throttle.update(s.limits, s.judgedCostLocked(), s.cost.extra)
 	s.in.limit = s.cost.target
 	if s.in.order == Sequential {
 		s.in.limit = min(s.in.limit, 1)

@@ -559,6 +559,8 @@
 //	BitcoinFramer.MaxBlock 128,000,000  bytes       the same; of the command "block"
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once (HTTP: 503)
+//	Server.CrowdedIdle-          1 min  a silence   from nine tenths of MaxSessions on, those
+//	  Timeout                                       that have been idle longest end
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
 //	Server.MaxHandshakes           256  handshakes  one of the address with the most is
 //	                                                closed; TLS, and headers that tell the
@@ -636,16 +638,35 @@
 //
 // Limits.CostOff switches cost off, and Limits.Exempt for some sessions. With Limits.Group,
 // made by [GroupBySubnet] for example, sessions of a [Server] share one budget,
-// which outlives them, and is overdrawn by no more than an hour's decay.
+// which outlives them, and is overdrawn by no more than an hour's decay. One member
+// could use it up for all: so a session that has not used more than CostSoft itself is
+// held to its own cost alone, and goes on. One that begins when the group is over
+// CostHard is answered CodeExcessiveResourceUsage and ends, until the group's cost has
+// decayed. Set [Server.MaxGroup], too: a group may use CostHard, and CostSoft for each
+// of its sessions.
+//
 // [Session.Stats], Trace.CostChanged and the log show what goes on; the first
 // session that a server ends for its cost is logged with level Warn.
+//
+// # Who could lock others out
+//
+// What is bounded for all can be used up by some. For each of these limits there is
+// something that has them make room:
+//
+//	Server.MaxSessions     idle connections: CrowdedIdleTimeout ends those that have been
+//	                       idle longest. One client's: set MaxGroup and Limits.Group
+//	Server.MaxHandshakes   silent connections: one of the subnet with the most goes
+//	Server.MaxQueuedBytes  large messages without an end: the oldest goes, and when half
+//	                       of the limit is in use each has to go on (Limits.SendTimeout)
+//	a group's budget       a neighbour's errors: sessions that were good go on
+//	a proxy's clients      who share one address: see the next section
 //
 // # Behind a proxy
 //
 // To a session, the peer is the other end of the connection. Behind a proxy that is
 // the proxy, whoever the client is: a reverse proxy, a balancer, Tor for all clients
 // of an onion service. [GroupBySubnet] would give all of them one budget and one
-// MaxGroup, so that one abuser locks the others out. So it leaves those that arrive
+// MaxGroup, so that one abuser locks new clients out. So it leaves those that arrive
 // from a loopback address, or by a unix socket, in no group: each session has its own
 // budget, and only MaxSessions bounds how many a client has. Those of a proxy on
 // another machine are one group.

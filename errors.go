@@ -192,7 +192,8 @@ var (
 	// ErrFaultyPeer says that the session was ended because too much of what its peer
 	// sent was wrong.
 	ErrFaultyPeer = errors.New("rpcx: peer sends too much that is wrong (Limits.PeerErrors)")
-	// ErrIdle says that the session was ended after Limits.IdleTimeout.
+	// ErrIdle says that the session was ended after Limits.IdleTimeout, or by
+	// Server.CrowdedIdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
 	// ErrUnreachable says that the session was ended because the peer has acknowledged
 	// nothing for three times Limits.KeepAlive: it or the network is gone.

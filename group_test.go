@@ -202,12 +202,14 @@ func TestGroupSharesItsBudget(t *testing.T) {
 		if a.Cost() != 6000 || b.Cost() != 6000 || other.Cost() != 0 || alone.Cost() != 0 {
 			t.Errorf("the costs are %v, %v, %v, %v", a.Cost(), b.Cost(), other.Cost(), alone.Cost())
 		}
-		say(farB) // it learns it when it next does something
+		b.BumpCost(2000) // too much to be held to its own cost alone
+		a.BumpCost(-2000)
+		say(farB)
 		if n := b.Stats().Concurrency; n != 10 {
 			t.Errorf("another member's concurrency is %d", n)
 		}
 		a.BumpCost(10000)
-		say(farB)
+		say(farB) // it learns it when it next does something
 		<-b.Done()
 		a.Close()
 		<-a.Done()
@@ -231,6 +233,84 @@ func TestGroupSharesItsBudget(t *testing.T) {
 		srv.Close()
 		srv.Wait(context.Background())
 	})
+}
+
+// One peer's mistakes do not end the sessions of its neighbours: those that were good go
+// on, and the new are refused.
+func TestGroupOverItsBudgetLetsTheGoodGoOn(t *testing.T) {
+	const request = `{"jsonrpc":"2.0","method":"m","id":1}` + "\n"
+	const good, refused = `{"jsonrpc":"2.0","result":"fine","id":1}`, `{"jsonrpc":"2.0","error":{"code":-101,`
+	for name, c := range map[string]struct {
+		limits  Limits
+		before  float64       // what the neighbour had used when the group's budget was used up
+		after   float64       // what it uses then
+		late    bool          // it begins then
+		wait    time.Duration // before it asks
+		answers string
+	}{
+		"one that has used nothing":                 {answers: good},
+		"one that has used a little":                {before: 900, after: 900, answers: good},
+		"one that has used no more than CostSoft":   {before: 1990, answers: good},
+		"one that has used more":                    {before: 2100, answers: refused},
+		"one that has used more, and then waits":    {before: 2100, wait: 10 * time.Minute, answers: good},
+		"one that uses more then":                   {before: 900, after: 1200, answers: refused},
+		"one that begins then":                      {late: true, answers: refused},
+		"one that begins then, and waits":           {late: true, wait: 2 * time.Hour, answers: good},
+		"one that begins then, and waits too short": {late: true, wait: 10 * time.Minute, answers: refused},
+		"without a soft limit, a good one":          {limits: Limits{CostSoft: -1}, before: 1900, answers: good},
+		"without a soft limit, another":             {limits: Limits{CostSoft: -1}, before: 2100, answers: refused},
+		"with a low hard limit, a good one":         {limits: Limits{CostHard: 1000}, before: 190, answers: good},
+		"with a low hard limit, another":            {limits: Limits{CostHard: 1000}, before: 250, answers: refused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.limits.Group = func(*Session) string { return "one" }
+				srv := &Server{Options: Options{Limits: c.limits, Handler: HandlerFunc(func(context.Context, *Request) (any, error) { return "fine", nil })}}
+				defer srv.Wait()
+				defer srv.Close()
+				serve := func() (*Session, net.Conn) {
+					near, far := net.Pipe()
+					t.Cleanup(func() { far.Close() })
+					return srv.ServeConn(near), far
+				}
+				spoil := func() {
+					near, far := net.Pipe()
+					abuser := srv.ServeConn(near)
+					go far.Write([]byte(strings.Repeat("x\n", 2000))) // the cost of a tenth of it would suffice
+					go io.Copy(io.Discard, far)
+					<-abuser.Done()
+					far.Close()
+				}
+				if c.late {
+					spoil()
+				}
+				s, far := serve()
+				s.BumpCost(c.before)
+				if !c.late {
+					spoil()
+				}
+				if got := s.Cost(); got < s.limits.CostHard {
+					t.Fatalf("the group's cost is %v", got)
+				}
+				s.BumpCost(c.after)
+				time.Sleep(c.wait)
+				start := time.Now()
+				go far.Write([]byte(request))
+				line := make([]byte, 1000)
+				n, err := far.Read(line)
+				if got := string(line[:n]); err != nil || !strings.HasPrefix(got, c.answers) {
+					t.Errorf("the answer is %s, %v; want %s", got, err, c.answers)
+				}
+				if took := time.Since(start); took > 0 {
+					t.Errorf("it came after %v", took)
+				}
+				synctest.Wait()
+				if err := s.Err(); c.answers == good && err != nil {
+					t.Errorf("the session has ended with %v", err)
+				}
+			})
+		})
+	}
 }
 
 // A message is counted that a sender writes itself, until it is written.

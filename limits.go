@@ -147,7 +147,10 @@ type Limits struct {
 	// Server.MaxGroup; "" is none. It is called when a Server starts a session
 	// (for others there is nobody to share with), and must not wait: no other
 	// connection is accepted meanwhile. A group's cost is never more than
-	// twice CostHard. Default: none. See [GroupBySubnet].
+	// twice CostHard. A session that has not used more than CostSoft itself (a fifth of
+	// CostHard, if that is negative) is held to its own cost alone, so that neighbours do
+	// not end it; but one that begins when the group is over CostHard is answered
+	// CodeExcessiveResourceUsage, and ends. Default: none. See [GroupBySubnet].
 	Group func(*Session) string
 	// Exempt reports whether a session's cost is not counted. It is called when
 	// the session starts. Default: none is exempt.
@@ -234,6 +237,15 @@ func (l Limits) resolved(role Role) Limits {
 	}
 	l.CostDelay = max(l.CostDelay, 0)
 	return l
+}
+
+// goodCost returns what a session may have used itself without being held to what the
+// others of its group have used.
+func (l *Limits) goodCost() float64 {
+	if l.CostSoft < 0 {
+		return l.CostHard / 5
+	}
+	return l.CostSoft
 }
 
 // clientLimits are the defaults, resolved, for all clients that have no others.

@@ -29,6 +29,11 @@ type Server struct {
 	// default and a negative value no limit; the first refusal for each is logged,
 	// and all are counted in ServerStats.
 	MaxSessions int
+	// CrowdedIdleTimeout is how long a session may be idle while nine tenths of
+	// MaxSessions are live: nothing passes, no handler runs and no call is pending.
+	// Default 1 min; a negative value is for ever. Then those that have been idle
+	// longest end, with an error that matches ErrIdle, until there are fewer.
+	CrowdedIdleTimeout time.Duration
 	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
 	// limit of their own.
 	MaxGroup int
@@ -77,6 +82,7 @@ type Server struct {
 	options  *Options          // resolved
 	sessions map[*Session]struct{}
 	serving  map[*trackedListener]struct{}
+	watching bool // the sessions, since there are many
 	stopped  bool
 	busy     int           // sessions and Serve calls
 	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits

@@ -119,6 +119,7 @@ type Session struct {
 	partial   int   // what the reader has taken for a message that is not complete
 	part      *part // that message, on a server that counts it; only the reader changes it
 	vigil     vigil
+	idle      idleMark    // for a server that is nearly full
 	notes     []note      // to be logged
 	unlogged  int         // notes for which there was no room
 	budgets   logBudgets  // of those that the peer causes

@@ -1,0 +1,108 @@
+package rpcx
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// A server that is nearly full ends sessions on which nothing passes, so that idle
+// connections cannot take all of MaxSessions for ever. It looks at the sessions now
+// and then, and only while it is nearly full: a session that is busy does nothing for it.
+
+// crowdLooks is how many times the sessions are looked at in CrowdedIdleTimeout.
+const crowdLooks = 4
+
+// idleMark is what a server remembers of a session on which nothing passes.
+type idleMark struct {
+	activity
+	since time.Time // when nothing had passed after it for the first time; zero before
+}
+
+// activity changes when something passes on a connection.
+type activity struct {
+	received, written uint64
+	part              time.Duration // when a large message last went on
+}
+
+// crowded returns from how many sessions on a server is nearly full: nine tenths of most.
+func crowded(most int) int { return most - most/10 }
+
+// crowdedIdleTimeout returns CrowdedIdleTimeout with its default.
+func (srv *Server) crowdedIdleTimeout() time.Duration {
+	if srv.CrowdedIdleTimeout == 0 {
+		return time.Minute
+	}
+	return srv.CrowdedIdleTimeout
+}
+
+// watchCrowdLocked begins to look at the sessions if the server is nearly full. Callers
+// must hold srv.mu.
+func (srv *Server) watchCrowdLocked() {
+	if srv.watching || len(srv.sessions) < crowded(limitOr(srv.MaxSessions, 10000)) || srv.crowdedIdleTimeout() < 0 {
+		return
+	}
+	srv.watching = true
+	time.AfterFunc(0, srv.endIdle)
+}
+
+// endIdle ends the sessions that have been idle longest, as long as the server is nearly
+// full, and looks again later.
+func (srv *Server) endIdle() {
+	timeout, now := srv.crowdedIdleTimeout(), time.Now()
+	srv.mu.Lock()
+	excess := len(srv.sessions) - crowded(limitOr(srv.MaxSessions, 10000)) + 1
+	srv.watching = excess > 0 && !srv.stopped
+	if srv.watching {
+		time.AfterFunc(max(1, timeout/crowdLooks), srv.endIdle)
+	}
+	srv.mu.Unlock()
+	if excess <= 0 {
+		return
+	}
+	type candidate struct {
+		*Session
+		since time.Time
+	}
+	var idle []candidate
+	for _, s := range srv.live() {
+		if since, ok := s.idleSince(now); ok && now.Sub(since) >= timeout {
+			idle = append(idle, candidate{s, since})
+		}
+	}
+	slices.SortFunc(idle, func(a, b candidate) int { return a.since.Compare(b.since) })
+	for _, s := range idle[:min(excess, len(idle))] {
+		s.mu.Lock()
+		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
+			slog.Duration("Server.CrowdedIdleTimeout", timeout))
+		s.mu.Unlock()
+		s.end(errCrowded, closeGrace)
+	}
+}
+
+// idleSince returns since when nothing has passed on the session's connection, as far
+// as it was looked at; false if something is under way.
+func (s *Session) idleSince(now time.Time) (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := activity{received: s.stats.BytesReceived, written: s.out.written}
+	if s.part != nil {
+		last.part = s.part.progress
+	}
+	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing
+	if busy || last != s.idle.activity || s.idle.since.IsZero() {
+		s.idle = idleMark{last, now}
+	}
+	return s.idle.since, !busy
+}
+
+// crowdedError is errCrowded's type. It matches ErrIdle.
+type crowdedError struct{}
+
+var errCrowded error = crowdedError{}
+
+func (crowdedError) Error() string {
+	return "rpcx: session idle, and the server nearly full (Server.CrowdedIdleTimeout, Server.MaxSessions)"
+}
+
+func (crowdedError) Is(target error) bool { return target == ErrIdle }
