@@ -46,7 +46,7 @@ func TestIdleSessionsMakeRoomWhereTheServerIsNearlyFull(t *testing.T) {
 		if n := srv.Stats().Sessions; n != 17 {
 			t.Errorf("%d sessions are left", n)
 		}
-		time.Sleep(24 * time.Hour)              // the server is not nearly full any more
+		time.Sleep(24 * time.Hour) // the server is not nearly full any more
 		if n := srv.Stats().Sessions; n != 17 {
 			t.Errorf("a day later %d sessions are left", n)
 		}
