@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"runtime"
 	"sync"
 
 	"example.com/rpcx"
@@ -78,15 +79,34 @@ func (codec) Unmarshal(data []byte, v any) error {
 	if skip(data, 0) != len(data) {
 		return errors.New("not one value in MessagePack")
 	}
-	d := decoders.Get().(*decoder)
-	defer decoders.Put(d)
-	d.Reader.Reset(data)
-	defer d.Reader.Reset(nil)
-	err := d.dec.Decode(v)
+	data, err := withoutMapsInExtensions(data)
+	if err != nil {
+		return err
+	}
+	err = decode(data, v)
 	if dest, ok := v.(*any); ok && err == nil {
 		*dest = widest(*dest)
 	}
 	return err
+}
+
+// decode has the library decode data, which was checked. The library panics where a key
+// of a map[any]any is a list or a map.
+func decode(data []byte, v any) (err error) {
+	d := decoders.Get().(*decoder)
+	d.Reader.Reset(data)
+	defer func() {
+		switch failure := recover().(type) {
+		case nil:
+			d.Reader.Reset(nil)
+			decoders.Put(d)
+		case runtime.Error: // nobody knows the state of d any more
+			err = fmt.Errorf("decode into a %T: %w", v, failure)
+		default: // from a value that decodes itself
+			panic(failure)
+		}
+	}()
+	return d.dec.Decode(v)
 }
 
 // widest gives the numbers in x the types that do not depend on how short they

@@ -180,15 +180,19 @@ func TestHostileMessages(t *testing.T) {
 func FuzzCodec(f *testing.F) {
 	for _, seed := range []string{
 		"\xc0", "\x93\x01\xa1x\xc4\x01y", "\x82\xa1a\x01\x02\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00", "\x81\x91\x00\x00",
+		"\xd7\x10\xdf/000=00", "\x92\xd7\x10\x81\x01\x02\xdf\xff\xff\xff\xff\xc0", "\xd7\xff\xdf\xff\xff\xff\xff\x00\x00\x00",
 		"\xd6\xff\x00\x00\x00\x00", "\xc7\x01\xff\x00", "\xcf\xff\xff\xff\xff\xff\xff\xff\xff", "\x81\xa2id\x05",
 	} {
 		f.Add([]byte(seed))
 	}
+	limitMemory(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m rpcx.Message
 		msgpack.Aiomas.Decode(&m, data, 0)
-		for _, dest := range []any{new(order), new(string), new([]int), new(map[string]any), new([][]byte), new(float32)} {
-			_ = msgpack.Codec.Unmarshal(data, dest)
+		for _, dest := range destinations() {
+			if took := allocated(func() { _ = msgpack.Codec.Unmarshal(data, dest) }); took > memoryFor(data) {
+				t.Fatalf("%x into a %T takes %d bytes", data, dest, took)
+			}
 		}
 		var v any
 		if msgpack.Codec.Unmarshal(data, &v) != nil {
