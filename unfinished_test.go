@@ -108,7 +108,7 @@ func TestUnfinishedMessagesMakeRoom(t *testing.T) {
 func TestOldestUnfinishedMessageGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &records{}
-		srv := &rpcx.Server{MaxQueuedBytes: 8*128<<10 + 1, Options: *handling(methods{"reply": reply})}
+		srv := &rpcx.Server{MaxQueuedBytes: 8*128<<10 + 16<<10, Options: *handling(methods{"reply": reply})}
 		srv.Options.Logger = slog.New(log)
 		m, _ := newServer(t, srv)
 		var wires []*wire
