@@ -266,7 +266,7 @@ func TestGroupOverItsBudgetLetsTheGoodGoOn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c.limits.Group = func(*Session) string { return "one" }
 				srv := &Server{Options: Options{Limits: c.limits, Handler: HandlerFunc(func(context.Context, *Request) (any, error) { return "fine", nil })}}
-				defer srv.Wait()
+				defer srv.Wait(context.Background())
 				defer srv.Close()
 				serve := func() (*Session, net.Conn) {
 					near, far := net.Pipe()

@@ -41,7 +41,7 @@ func TestSilentConnectionsLockNobodyOut(t *testing.T) {
 			}
 			served := make(chan error, 1)
 			go func() { served <- srv.Serve(c.listen(l, secure)) }()
-			defer func() { srv.Close(); srv.Wait(); <-served }()
+			defer func() { srv.Close(); srv.Wait(t.Context()); <-served }()
 			var silent []net.Conn
 			defer func() {
 				for _, conn := range silent {
