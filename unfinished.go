@@ -36,6 +36,9 @@ const partRate = writeChunk
 // trackPartLocked follows the large message for which the reader takes size bytes, 0 if
 // there is none. Only the reader calls it. Callers must hold s.mu.
 func (s *Session) trackPartLocked(size int) {
+	if size <= largeBuffer {
+		size = 0 // what a connection keeps beside messages, as a WebSocket its request
+	}
 	p := s.part
 	if p != nil && (size == 0 || p.messages != s.stats.MessagesReceived) {
 		s.dropPartLocked()
