@@ -68,6 +68,7 @@ func TestStrictParams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := handling(methods{"reply": reply})
 		opts.StrictParams = true
+		opts.Limits.Concurrency = 1 // the replies are in the order of the requests
 		s, w := newWire(t, opts)
 		w.say(`{"jsonrpc":"2.0","method":"reply","params":null,"id":1}`, `[{"jsonrpc":"2.0","method":"reply","params":null,"id":2}]`,
 			`{"jsonrpc":"2.0","method":"reply","id":3}`, `{"jsonrpc":"2.0","method":"reply","params":[null],"id":4}`)
