@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"runtime"
 	"sync"
 
 	"example.com/rpcx"
@@ -90,21 +89,19 @@ func (codec) Unmarshal(data []byte, v any) error {
 	return err
 }
 
-// decode has the library decode data, which was checked. The library panics where a key
-// of a map[any]any is a list or a map.
+// decode has the library decode data, which was checked. What the peer has sent must not
+// end the program: the library panics where a key of a map[any]any is a list, and where
+// a null stands for a struct in a list. Any panic is an error.
 func decode(data []byte, v any) (err error) {
 	d := decoders.Get().(*decoder)
 	d.Reader.Reset(data)
 	defer func() {
-		switch failure := recover().(type) {
-		case nil:
-			d.Reader.Reset(nil)
-			decoders.Put(d)
-		case runtime.Error: // nobody knows the state of d any more
-			err = fmt.Errorf("decode into a %T: %w", v, failure)
-		default: // from a value that decodes itself
-			panic(failure)
+		if failure := recover(); failure != nil { // nobody knows the state of d any more
+			err = fmt.Errorf("decode into a %T: %v", v, failure)
+			return
 		}
+		d.Reader.Reset(nil)
+		decoders.Put(d)
 	}()
 	return d.dec.Decode(v)
 }

@@ -90,6 +90,19 @@ func TestKeysThatCannotBeKeys(t *testing.T) {
 	}
 }
 
+// A null in the place of a struct is no panic either.
+func TestNullsForStructs(t *testing.T) {
+	for _, data := range []string{"\xc0", "\x91\xc0", "\x92\xc0\xc0", "\x81\xa1a\xc0", "\x92\x80\xc0"} {
+		for _, dest := range destinations() {
+			_ = msgpack.Codec.Unmarshal([]byte(data), dest) // must not panic
+		}
+	}
+	var ids []order
+	if err := msgpack.Codec.Unmarshal([]byte("\x91\x81\xa2id\x07"), &ids); err != nil || len(ids) != 1 || ids[0].ID != 7 {
+		t.Errorf("after that, decoded is %+v, %v", ids, err)
+	}
+}
+
 // Timestamps are what they were, however their bytes look.
 func TestTimestamps(t *testing.T) {
 	for _, want := range []time.Time{
