@@ -123,7 +123,7 @@ func TestErrorWithTheCodeOfCancellationCosts(t *testing.T) {
 				opts.Cancellation = dialect
 				s, w := newServed(t, opts)
 				w.say(ask("m", 1))
-				if n := len(w.heard()); n != 1 || s.Stats().Errors != 1 || int(s.Cost()) != 500 {
+				if n := len(w.heard()); n != 1 || s.Stats().Errors != 1 || int(s.Cost()) != 400 {
 					t.Errorf("%d answers, stats are %+v", n, s.Stats())
 				}
 			})

@@ -56,8 +56,13 @@ type expense struct {
 	updating bool       // ExtraCost is being asked
 	over     bool       // the session ends, or is about to, because of its cost
 	said     bool       // by a handler: ErrExcessiveCost
+	cancels  bool       // the peer cancels in a dialect that was not agreed on; logged
 	why      *CostError // what dismiss ends the session with
 }
+
+// cancellationShare is how many cancellations in a dialect that was not agreed on cost as
+// much as an error.
+const cancellationShare = 100
 
 // payStep is what bytes have to cost to be charged, rather than with the next
 // ones: by default, 10,000 of them.
@@ -181,6 +186,26 @@ func (s *Session) joinGroupLocked(group *account) {
 	s.cost.own, s.cost.account = s.cost.account, group
 	s.cost.late = group.settle(s.limits.CostDecay) >= s.limits.CostHard
 	s.retarget()
+}
+
+// costOfErrorLocked returns what the error e costs the peer whose request it answers,
+// without its own Cost: an error of the peer, or one of the handler. A peer that cancels
+// in a dialect which this side does not speak means well. Callers must hold s.mu.
+func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
+	switch e.Code {
+	case CodeMethodNotFound:
+		if s.cancel == nil && c.IsNotification() && (c.Method == LSPCancellation.Method || c.Method == MCPCancellation.Method) {
+			if !s.cost.cancels {
+				s.cost.cancels = true
+				s.note(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work", slog.String("method", c.Method))
+			}
+			return s.limits.CostError / cancellationShare
+		}
+		return s.limits.CostError
+	case CodeParseError, CodeInvalidRequest, CodeInvalidParams:
+		return s.limits.CostError
+	}
+	return s.limits.CostHandlerError
 }
 
 // spend charges for bytes that were sent or received.
@@ -315,7 +340,7 @@ func (s *Session) dismiss() {
 		}
 	}
 	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
-		slog.Float64("retry after", why.RetryAfter))
+		slog.Duration("retry after", time.Duration(why.RetryAfter*float64(time.Second))))
 	s.mu.Unlock()
 	if s.onExcessiveCost != nil {
 		s.onExcessiveCost(s)

@@ -490,3 +490,68 @@ func TestExtraCostThatIsOvertakenIsNotTaken(t *testing.T) {
 		}
 	})
 }
+
+// An application that says no has not been misused: only what the peer did wrong costs.
+func TestErrorsOfHandlersAreFree(t *testing.T) {
+	for _, c := range []struct {
+		name, method string
+		limits       rpcx.Limits
+		want         float64 // for each request
+	}{
+		{"an application's error", "missing", rpcx.Limits{}, 0},
+		{"one with a cost of its own", "costly", rpcx.Limits{}, 7},
+		{"an error without a code", "broken", rpcx.Limits{}, 0},
+		{"an unknown method", "nothing", rpcx.Limits{}, 100},
+		{"bad params", "strict", rpcx.Limits{}, 100},
+		{"as in the original", "missing", rpcx.Limits{CostHandlerError: 100}, 100},
+		{"as in the original, with its own", "costly", rpcx.Limits{CostHandlerError: 100}, 107},
+		{"without the original's", "missing", rpcx.Limits{CostHandlerError: -1}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				router := rpcx.NewRouter()
+				router.Handle("missing", rpcx.Func(func() error { return rpcx.Errorf(4, "no such key") }))
+				router.Handle("costly", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Cost: 7} }))
+				router.Handle("broken", rpcx.Func(func() error { return errors.New("disk") }))
+				router.Handle("strict", rpcx.Func(func(int) {}))
+				opts := &rpcx.Options{Handler: router, Limits: c.limits}
+				opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
+				s, w := newServed(t, opts)
+				for id := range 10 {
+					w.say(ask(c.method, id))
+				}
+				if n := len(w.heard()); n != 10 || s.Cost() != 10*c.want {
+					t.Errorf("%d answers cost %v, want %v", n, s.Cost(), 10*c.want)
+				}
+			})
+		})
+	}
+}
+
+// A peer that cancels in a dialect of its own is told of in the log, and not cut off.
+func TestCancellationThatWasNotAgreedOnCostsLittle(t *testing.T) {
+	for _, method := range []string{"$/cancelRequest", "notifications/cancelled"} {
+		synctest.Test(t, func(t *testing.T) {
+			log := &records{}
+			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log)}
+			opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
+			s, w := newServed(t, opts)
+			for range 200 {
+				w.say(`{"jsonrpc":"2.0","method":"` + method + `","params":{"id":1}}`)
+			}
+			w.expectNothing()
+			if s.Cost() != 200 || s.Err() != nil {
+				t.Errorf("the cost is %v, the session ended with %v", s.Cost(), s.Err())
+			}
+			told := 0
+			for _, text := range log.take() {
+				if strings.Contains(text, "Options.Cancellation") {
+					told++
+				}
+			}
+			if told != 1 {
+				t.Errorf("the log tells of it %d times", told)
+			}
+		})
+	}
+}

@@ -535,7 +535,9 @@
 //	CostDecay         CostHard   a second   the cost falls
 //	                   / 3,600
 //	CostPerByte       1/100,000  a byte     the cost rises, sent or received
-//	CostError               100  an error   the cost rises; for what is no JSON eleven times so
+//	CostError               100  an error   the cost rises, if it was the peer's; for what is
+//	                                        no JSON eleven times so
+//	CostHandlerError          0  an error   the cost rises, if it was the handler's
 //	PeerErrors           10,000  errors a   the session ends with ErrFaultyPeer; over 10 s, and
 //	                             second     for clients only
 //
@@ -621,12 +623,13 @@
 // # Cost
 //
 // What a server's sessions use has a cost: 1 for 100,000 bytes sent or received,
-// 100 for an error (1,100 for a message that is no JSON, and what an [Error]'s
-// Cost adds), and what [Session.BumpCost] and Options.ExtraCost say. It decays by
-// 10,000 in an hour. Above CostSoft each request is delayed, by up to 2 seconds,
-// and fewer handlers run at once. What a limit refuses and what times out costs nothing
-// (but see Limits.CostHandlerError). At CostHard the session ends, after Options.OnExcessiveCost was
-// called. So a peer that errs now and then never notices, and one that does nothing
+// 100 for an error of the peer's (1,100 for a message that is no JSON), and what
+// [Session.BumpCost] and Options.ExtraCost say. An error that a handler returns costs
+// what its own Cost says, unless its code is one of the peer's errors: -32700, -32600,
+// -32601 or -32602. What a limit refuses and what times out costs nothing.
+// Limits.CostHandlerError, 0 by default, is added to both. The cost decays by 10,000 in an
+// hour. Above CostSoft each request is delayed, by up to 2 seconds, and fewer handlers run
+// at once. At CostHard the session ends, after Options.OnExcessiveCost was called. So a peer that errs now and then never notices, and one that does nothing
 // else is gone after some ninety errors. The numbers are aiorpcX's.
 //
 // Clients are not held to cost, unless their Limits set CostHard: what a server may send

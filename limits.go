@@ -125,8 +125,10 @@ type Limits struct {
 	// CostError is the cost of an error, to which an Error's own Cost is added; a
 	// message that is no JSON costs ten times as much in addition. Default 100.
 	CostError float64
-	// CostHandlerError is the cost of a request that was begun and not finished within
-	// ProcessingTimeout. Default 0; in aiorpcX it is 100.
+	// CostHandlerError is the cost of an error of the handler's, to which the Error's own
+	// Cost is added, and of a request that was begun and not finished within
+	// ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
+	// aiorpcX it is 100.
 	CostHandlerError float64
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
 	CostDelay time.Duration

@@ -384,7 +384,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	}
 	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
 		s.stats.Errors++
-		s.charge(s.limits.CostError + e.Cost)
+		s.charge(s.costOfErrorLocked(c, e) + e.Cost)
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
 			s.countPeerErrorLocked(tenthError)
 			s.countPeerErrorBytesLocked(tenthError, c.Params.bytes())
