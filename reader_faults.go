@@ -1,0 +1,86 @@
+package rpcx
+
+import "log/slog"
+
+// meter counts the bytes that have come in, and charges for them. It is called under
+// the lock by the reader.
+func (s *Session) meter() {
+	received := s.conn.received()
+	s.spend(int(received - s.stats.BytesReceived))
+	s.stats.BytesReceived = received
+}
+
+// fault counts a message that was not as it should be, charges for it, and has it
+// logged. It is called under the lock.
+func (s *Session) fault(err error, more ...slog.Attr) {
+	s.penalize(err)
+	s.noteFault(err, more...)
+}
+
+// penalize counts an error and charges for it.
+func (s *Session) penalize(err error) {
+	s.stats.Errors++
+	cost := s.limits.CostError
+	switch e := err.(type) {
+	case *Error:
+		cost += e.Cost
+	case *FrameError:
+		cost += e.Cost
+	case *ProtocolError:
+		if e.Code == CodeParseError {
+			cost += 10 * s.limits.CostError
+		}
+	}
+	s.charge(cost)
+}
+
+// faultOf counts the nth fault of a message, which is one error however many
+// faults it has.
+func (s *Session) faultOf(err error, nth int) {
+	if nth == 1 {
+		s.fault(err)
+	} else {
+		s.noteFault(err)
+	}
+}
+
+func (s *Session) noteFault(err error, more ...slog.Attr) {
+	s.countPeerErrorLocked(wholeError)
+	s.notePeerLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
+}
+
+// receiveInvalid answers what is no valid request: msg as a whole. If the first message
+// is no JSON, and something else is recognized in it, it ends the session.
+func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
+	var more []slog.Attr
+	foreign := ""
+	if item.isNoJSON() { // which does not say what it was
+		_, f := s.conn.unread()
+		like := recognize(msg, f.content(), false)
+		if first && like != "" && like != likeValues {
+			foreign = like
+			item.Err = protocolErrorf(CodeParseError, "%s; the input looks like %s", textNotJSON, like)
+		}
+		if more = append(more, slog.String("begin", excerpt(msg))); like != "" {
+			more = append(more, slog.String("looks like", like))
+		}
+	}
+	s.mu.Lock()
+	s.fault(item.Err, more...)
+	s.countPeerErrorBytesLocked(wholeError, len(msg))
+	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
+	s.mu.Unlock()
+	refuse()
+	if foreign != "" {
+		s.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+		s.reader.ignoring, s.reader.from = true, s.conn.received()
+	}
+}
+
+// answerTo returns the error that an invalid item is answered.
+func (s *Session) answerTo(item *Item) *Error {
+	if e := wireError(item.Err); e != nil {
+		return e
+	}
+	return s.exception(item.Err)
+}

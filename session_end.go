@@ -1,0 +1,234 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// Shutdown ends the session in order. From now on requests are answered
+// [CodeServerBusy] "server busy - shutting down", those that wait for a handler
+// included, notifications are dropped, and calls fail with [ErrClosed] unless a
+// running handler makes them with its context. Shutdown waits for the handlers
+// that run, for the calls that are pending, and until all is written; then it
+// closes the session and waits for its end. For that of a session that is ending
+// already it only waits. If ctx ends first it calls Close, and returns ctx's error.
+//
+// A handler must not call it, since it waits for the handler. With the handler's
+// context, or one made from it, Shutdown returns [ErrInHandler] at once and does
+// nothing; that a handler calls it with another context cannot be recognised. See
+// [ReplyAndDisconnect].
+func (s *Session) Shutdown(ctx context.Context) error {
+	if s.runsHandlerOf(ctx) {
+		return ErrInHandler
+	}
+	return s.shutdown(ctx, ErrClosed)
+}
+
+// checkDrained is called after each change that Shutdown, or a session without input,
+// may be waiting for.
+func (s *Session) checkDrained() {
+	s.checkInputLocked()
+	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || s.table.pending > 0 {
+		return
+	}
+	if s.flushTo == 0 {
+		// What is refused from now on is not waited for, or a peer that goes on
+		// asking could hold the session open.
+		s.flushTo = s.out.queued
+	}
+	if s.out.written >= s.flushTo {
+		select {
+		case <-s.drained:
+		default:
+			close(s.drained)
+		}
+	}
+}
+
+// refusal counts f, which queues refusals and is to be called without the lock, in
+// refusing. It is called under the lock.
+func (s *Session) refusal(f func()) func() {
+	s.refusing++
+	return func() {
+		f()
+		s.refused()
+	}
+}
+
+// refused is called when refusals that refusing counts are queued. The last of them
+// ends a session that is being dismissed.
+func (s *Session) refused() {
+	s.mu.Lock()
+	s.refusing--
+	var why *CostError
+	if s.refusing == 0 {
+		why = s.cost.why
+	}
+	s.checkDrained()
+	s.mu.Unlock()
+	if why != nil {
+		s.endPolitely(why)
+	}
+}
+
+func runAll(fs []func()) {
+	for _, f := range fs {
+		f()
+	}
+}
+
+// end begins the end: it fails what is pending and leaves the writer grace to
+// write what is queued; none for 0. A second end may only shorten the grace. To this
+// side the end of its server is a Close: only the connection is told of it.
+func (s *Session) end(cause error, grace time.Duration) {
+	told := cause
+	switch {
+	case cause == ErrServerClosed:
+		cause = ErrClosed
+	case isUnreachable(cause):
+		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
+	}
+	s.mu.Lock()
+	closeBy := after(s.now(), grace)
+	if s.state >= stateClosing {
+		if s.state == stateClosing && closeBy < s.closeBy {
+			s.closeBy = closeBy
+			s.arm(closeBy)
+		}
+		s.mu.Unlock()
+		return
+	}
+	s.state, s.cause, s.told, s.closeBy = stateClosing, cause, told, closeBy
+	if grace > 0 {
+		s.arm(closeBy)
+	}
+	// What of the rest goes out is known when the writer returns: now, if the
+	// connection is closed.
+	finish := s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	s.discard(hungUp(cause))
+	var running []*call
+	for d := s.incoming.first; d != nil; d = d.next {
+		running = d.owner.(entry).running(running)
+	}
+	s.out.line.release()
+	s.slots.line.release()
+	s.out.wakeWriter()
+	s.wakeWorkerLocked() // which waits for nobody any more
+	s.checkPauseLocked()
+	s.mu.Unlock()
+
+	for _, f := range finish {
+		f.finish()
+	}
+	for _, c := range running {
+		c.ctx.end(cause)
+	}
+	if grace == 0 {
+		s.closeConn() // last, for it may take its time
+	}
+}
+
+// endPolitely is end where the peer is to read what it was answered last: the writer
+// has Limits.CloseTimeout, and lingers.
+func (s *Session) endPolitely(cause error) {
+	s.mu.Lock()
+	s.lingers = s.lingers || s.state < stateClosing
+	s.mu.Unlock()
+	s.end(cause, s.limits.CloseTimeout)
+}
+
+// hungUp reports whether a session ends since its peer has closed the connection: what
+// the peer had sent before was sent in good faith.
+func hungUp(cause error) bool {
+	return slices.ContainsFunc(hangUps, func(target error) bool { return errors.Is(cause, target) })
+}
+
+// lose settles the calls that are pending as lost for the given cause, and returns
+// what is to be finished. Those that are not written only if unwritten is set.
+func (s *Session) lose(cause error, unwritten bool) (finish []*Future) {
+	now := s.now()
+	for _, f := range s.table.all() {
+		written := f.queued <= s.out.written
+		if !written && !unwritten {
+			continue
+		}
+		s.table.remove(f)
+		whole := f.settle(now, nil, &ConnectionError{written, cause})
+		if f.batch != nil {
+			finish = append(finish, f)
+		}
+		finish = append(finish, whole)
+	}
+	return finish
+}
+
+// closeConn closes the connection, which ends the reader and a blocked writer.
+func (s *Session) closeConn() {
+	s.mu.Lock()
+	told := s.told
+	s.mu.Unlock()
+	_ = s.conn.close(told)
+}
+
+// violationGrace returns the grace of an end because of what the peer has sent. A
+// connection that tells the peer why must not be in a write then.
+func (s *Session) violationGrace() time.Duration {
+	if s.conn.tells() {
+		return closeGrace
+	}
+	return 0
+}
+
+// leave is called, under the lock, when the reader or the writer returns, when a
+// worker does, and when all is logged. The last of them ends the session.
+func (s *Session) leave() {
+	if !s.lastLocked() || s.logging {
+		return
+	}
+	if s.unlogged > 0 {
+		s.logging = true
+		s.pool.run(s.logNotes) // which calls leave again
+		return
+	}
+	s.state = stateDone
+	s.load.add(-s.weight)
+	s.dropPartLocked()
+	s.load.sessions.Add(-1)
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	// Owner: the session. End: the callbacks return.
+	go s.finish(s.onClose, s.dropped)
+}
+
+// finish logs how many notifications were dropped, runs the callbacks and closes Done.
+func (s *Session) finish(callbacks []func(error), dropped dropped) {
+	if dropped.count > 0 {
+		s.log.LogAttrs(context.Background(), slog.LevelInfo, "notifications dropped: the session was ending",
+			slog.Int("number", dropped.count), slog.String("first", dropped.first), slog.Any("error", s.cause))
+	}
+	if s.left != nil {
+		s.left()
+	}
+	if s.trace.Closed != nil {
+		s.trace.Closed(s, s.cause)
+	}
+	for _, callback := range callbacks {
+		callback(s.cause)
+	}
+	s.pool.leave()
+	s.mu.Lock()
+	s.over = true
+	if s.done != nil {
+		close(s.done)
+	}
+	s.mu.Unlock()
+	if s.ended != nil {
+		s.ended()
+	}
+}
