@@ -88,7 +88,12 @@
 //	                                                and handlers wait, and the session ends if a
 //	                                                large message comes in. The oldest large
 //	                                                messages that are not complete make room
-//	                                                for it first: their sessions end
+//	                                                for it first: their sessions end. From
+//	                                                three quarters on, each session has one
+//	                                                handler at a time
+//	Server.MaxHandledBytes      16 MiB  bytes       of requests that are being handled, of 1 KiB
+//	                                                and more: those of sessions that have more
+//	                                                than their share wait for others
 //
 // How fast a peer has to read. On Linux, a write makes progress when the peer's system
 // has acknowledged bytes (of a unix socket, when the peer has read them), also under TLS

@@ -54,7 +54,10 @@ type Server struct {
 	// have their requests answered CodeServerBusy, send one message at a time, for
 	// which others wait, and end if they need more for a message that comes in. But
 	// first the oldest large messages make room that have begun and are not complete:
-	// their sessions end.
+	// their sessions end. From three quarters of the limit on each session has one
+	// handler at a time, which starts when its outbox is empty; at one and a half times
+	// the limit sessions end with ErrSlowPeer that hold more than their share and do not
+	// read their replies.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
 	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
