@@ -74,13 +74,16 @@ func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error
 }
 
 func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
+	if cmd.Stdin != nil {
+		return nil, errors.New("cmd.Stdin is set: it has to be nil, for the session writes to it")
+	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
 	// Not a StdoutPipe, which Wait closes, with what is in it.
 	if cmd.Stdout != nil {
-		return nil, errors.Join(errors.New("cmd.Stdout is set"), stdin.Close())
+		return nil, errors.Join(errors.New("cmd.Stdout is set: it has to be nil, for the session reads from it"), stdin.Close())
 	}
 	output, writer, err := os.Pipe()
 	if err != nil {
@@ -278,16 +281,16 @@ func (p *program) end() error {
 		return nil
 	}
 	if canTerminate || p.cmd.Cancel != nil {
-		p.warn("program does not end, and is terminated", p.exitTimeout)
+		p.warn("program, or what it has started, does not end, and is terminated", p.exitTimeout)
 		if err := p.terminate(); err != nil {
 			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program cannot be terminated", slog.Any("error", err))
 		}
 		if p.endsWithin(p.killTimeout) {
 			return nil
 		}
-		p.warn("program does not end, and is killed", p.killTimeout)
+		p.warn("program, or what it has started, does not end, and is killed", p.killTimeout)
 	} else {
-		p.warn("program does not end, and is killed", p.exitTimeout)
+		p.warn("program, or what it has started, does not end, and is killed", p.exitTimeout)
 	}
 	if err := p.signal(os.Kill); err != nil {
 		return err

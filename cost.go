@@ -197,7 +197,7 @@ func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
 		if s.cancel == nil && c.IsNotification() && (c.Method == LSPCancellation.Method || c.Method == MCPCancellation.Method) {
 			if !s.cost.cancels {
 				s.cost.cancels = true
-				s.note(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work", slog.String("method", c.Method))
+				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work", methodAttr(c.Method))
 			}
 			return s.limits.CostError / cancellationShare
 		}

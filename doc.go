@@ -336,10 +336,10 @@
 // A [Framer] keeps messages apart in a stream of bytes. [NewlineFramer], the
 // default, ends each with a newline. [LengthFramer] has the length of each message
 // before it, and [HeaderFramer], as language servers do, headers with one. Both ends
-// need the same framer, and a framer of your own is two methods: see the example.
+// need the same framer, and a framer of your own is two methods: see ExampleFramer.
 //
 // No message is larger than MaxSize, a megabyte by default; where larger ones are
-// expected both ends set it. A message of our own that is larger is not sent, and the
+// expected both ends set it: Options{Framer: rpcx.NewlineFramer{MaxSize: 10 << 20}}. A message of our own that is larger is not sent, and the
 // call, notification or batch fails with a [*SizeError]. A reply is replaced by an error
 // with [CodeInvalidRequest]; if it is a batch's, errors first take the place of its
 // largest members.

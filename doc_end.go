@@ -40,7 +40,9 @@
 //
 //	printf '…' | server        server < requests > replies        nc -N host port < requests
 //
-// get all their replies. The last line of the input needs no newline. There is nobody to
+// get their replies, if the last is ready within Limits.HalfClose: ProcessingTimeout for
+// pipes, 5 s for TCP and TLS, so raise it for slow handlers there. The last line of the
+// input needs no newline. There is nobody to
 // call any more: calls that are pending fail at once, and new ones with [ErrClosed], "the
 // peer has finished sending"; notifications go out. The session ends, with io.EOF, when
 // nothing is left to handle and to write, when a write fails, when the operating system

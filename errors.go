@@ -130,6 +130,10 @@ func timedOut(running bool) *Error {
 //
 //	{"started": false, "reason": "queue" | "shutting down" | "no worker"}
 //	{"started": true, "reason": "timeout"}
+//
+// where "queue" is that there was no room (Limits.Queue), or that it waited for a handler
+// until Limits.ProcessingTimeout; "no worker" is kept for gateways; and after "timeout" its
+// handler may still run.
 func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {
 		return false

@@ -14,7 +14,7 @@ const DefaultMaxSize = 1_000_000
 // bytes, to tell whom that concerns.
 const StartSize = 1 << 10
 
-// NewlineFramer ends each message with a newline, which JSON as it is written
+// NewlineFramer ends each message with a newline (the last of the input needs none), which JSON as it is written
 // here never has in it. It is the default.
 type NewlineFramer struct {
 	// MaxSize is the size of the largest message to be received or sent, in bytes

@@ -101,7 +101,8 @@ type Args []any
 
 // EmptyArgs are params that are an empty array and are sent as one. JSON-RPC 2.0
 // leaves "params" out for nil and for Args{}; with EmptyArgs it sends "params":[],
-// for peers that ask for the member.
+// for peers that ask for the member. It is for a Session's Call and Go, Notify and a Batch:
+// among the arguments of a [Proxy] it is one of them, an empty array.
 var EmptyArgs any = emptyArgs{}
 
 // emptyArgs is a list, so that any codec encodes it as an empty one.

@@ -35,7 +35,8 @@ type Options struct {
 	// have no parameter for, as if "..." were the last name of each. By default they
 	// refuse them with CodeInvalidParams.
 	IgnoreUnknownParams bool
-	// FirstID is the id of the first call, from which the others count up. Default 0,
+	// FirstID is the id of the first call, from which the others count up. (Calls that
+	// fail before they are sent take a number, too.) Default 0,
 	// which some peers take for no id at all: they are called from 1 on. A peer that
 	// reads numbers as floats needs ids below 1<<53.
 	FirstID uint64

@@ -300,6 +300,10 @@ func (s *Session) maxResponse() int {
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e := responseTooLarge(limit)
 	s.encodeError(sc, c.ID, e)
+	s.mu.Lock()
+	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
+		methodAttr(c.Method), limitAttr("Limits.Response", limit))
+	s.mu.Unlock()
 	return e
 }
 

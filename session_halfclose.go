@@ -143,8 +143,8 @@ func (s *Session) checkInputTimeLocked(now time.Duration) func() {
 	case !s.input.closed || s.state >= stateClosing:
 		return nil
 	case s.input.endBy <= now:
-		s.note(slog.LevelInfo, "session ended: the peer has finished sending, and its requests take too long",
-			slog.Int("waiting", s.in.count), slog.Int("handlers", s.in.running))
+		s.note(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
+			slog.Duration("Limits.HalfClose", s.halfCloseLimit()), slog.Int("waiting", s.in.count), slog.Int("handlers", s.in.running))
 		return func() { s.end(io.EOF, closeGrace) }
 	}
 	s.arm(min(s.input.endBy, now+inputCheck))

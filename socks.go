@@ -148,7 +148,7 @@ func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dial
 		direct = p.Dial
 	}
 	if network != "tcp" {
-		return nil, fmt.Errorf("connect to %s through a SOCKS proxy: %w", addr, net.UnknownNetworkError(network))
+		return nil, fmt.Errorf("connect to %s through a SOCKS proxy: %w (want tcp; what is not is dialled without one)", addr, net.UnknownNetworkError(network))
 	}
 	dest, err := ParseNetAddress(addr)
 	if err != nil {
@@ -156,7 +156,7 @@ func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dial
 	}
 	proxy, err := parseProxyAddr(p.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("address of the SOCKS proxy: %w", err)
+		return nil, fmt.Errorf("address of the SOCKS proxy (SOCKSProxy.Addr, host:port or unix:///path): %w", err)
 	}
 	conn, err := p.dialDestination(ctx, proxy, dest, direct)
 	if err != nil {
