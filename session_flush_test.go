@@ -78,7 +78,7 @@ func TestCloseWritesWhatFits(t *testing.T) {
 				if l != nil {
 					defer l.Close()
 				}
-				for range 20 {
+				for range childRuns() {
 					cmd := program(t, "notifier")
 					cmd.Env = append(cmd.Env, addrVariable+"="+addr, fmt.Sprint(sizeVariable, "=", size))
 					heard := make(chan int, 1)

@@ -114,7 +114,7 @@ func TestStdioOutlivesItsReader(t *testing.T) {
 		{"a lower descriptor is free and the client is gone", true, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for range 20 {
+			for range childRuns() {
 				report := filepath.Join(t.TempDir(), "report")
 				cmd := program(t, "sender")
 				cmd.Env = append(cmd.Env, reportVariable+"="+report)
@@ -154,4 +154,13 @@ func TestStdioOutlivesItsReader(t *testing.T) {
 			}
 		})
 	}
+}
+
+// childRuns is how often a child process is run that may fail once in a while. With the
+// race detector each takes a second to start.
+func childRuns() int {
+	if raceEnabled || testing.Short() {
+		return 3
+	}
+	return 8
 }
