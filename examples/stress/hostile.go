@@ -206,7 +206,7 @@ func flood(h *client, conn net.Conn) error {
 
 // garbage sends 200 lines a second that are no JSON.
 func garbage(h *client, conn net.Conn) error {
-	return h.pour(conn, "GET / HTTP/1.1\r\n", 1, 5*time.Millisecond)
+	return h.pour(conn, "this is no message\r\n", 1, 5*time.Millisecond)
 }
 
 // slowReader asks for 64 MiB and reads nothing.
