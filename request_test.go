@@ -19,7 +19,7 @@ func TestRequestFromContext(t *testing.T) {
 			if req == nil || req.Session() != session {
 				return fmt.Sprintf("the request is %v", req)
 			}
-			return fmt.Sprintf("%s %s %s", req.Method, req.ID, req.Params.Positional)
+			return fmt.Sprintf("%s %s %s", req.Method, req.ID, []byte(req.Params.Positional)) // a RawMessage prints itself since Go 1.27
 		}
 		notified := make(chan string, 2)
 		router := rpcx.NewRouter()

@@ -104,7 +104,7 @@ func TestRequestTooLarge(t *testing.T) {
 		"bytes beyond a limit that is set":   {acceptor: &websocket.Acceptor{MaxHeaderBytes: 1000}, target: params(2), header: http.Header{"X": {strings.Repeat("x", 900)}}, field: "MaxHeaderBytes"},
 		"anything without limits": {
 			acceptor: &websocket.Acceptor{MaxHeaderFields: -1, MaxHeaderBytes: -1},
-			target:   params(5000), header: fields(5000),
+			target:   params(5000), header: fields(300),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestRequestKeepsHeaders(t *testing.T) {
 // What a session keeps of its request counts for Server.MaxQueuedBytes, at no less than
 // the memory that it takes, until the session is over.
 func TestRequestsAreCounted(t *testing.T) {
-	const sessions, most = 200, 1000
+	const sessions, most = 200, 400 // of 500 fields, net/http itself refuses a request since Go 1.27
 	small, params := make(http.Header), []string{}
 	for i := range most / 2 {
 		small.Set(fmt.Sprintf("A%d", i), "")
