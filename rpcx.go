@@ -192,7 +192,8 @@ type Trace struct {
 	// Connected: the session has started.
 	Connected func(s *Session)
 	// RequestSent: a request or (if id is nil) a notification was queued. It is
-	// called for each member of a batch.
+	// called for each member of a batch. ReplyReceived may come before it, if the
+	// peer is quick.
 	RequestSent func(s *Session, method string, id ID)
 	// ReplyReceived: a call ended, after d; err is its error.
 	ReplyReceived func(s *Session, method string, err error, d time.Duration)
