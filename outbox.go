@@ -318,7 +318,7 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch
 // begins with the first wait. Callers must hold s.mu, which is released while it waits.
 func (s *Session) waitInLine(ctx context.Context, l *line, h *handlerContext, from sender, call *Future, ready func() bool) error {
 	if call != nil {
-		s.startTimeout(call)
+		s.startTimeout(call, s.now())
 	}
 	err := l.wait(ctx, &s.mu, func() (bool, error) {
 		err := s.maySend(h, from, call)
@@ -344,9 +344,9 @@ func (s *Session) hasRoom(n int) bool {
 }
 
 // startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
-func (s *Session) startTimeout(call *Future) {
+func (s *Session) startTimeout(call *Future, now time.Duration) {
 	if call.deadline.owner == nil && !call.untimed && s.limits.RequestTimeout != never {
-		s.outgoing.add(s, &call.deadline, after(s.now(), s.limits.RequestTimeout), call)
+		s.outgoing.add(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
 	}
 }
 
@@ -381,7 +381,7 @@ func (s *Session) register(f *Future) {
 		s.table.add(calls...)
 	}
 	if f.waits() {
-		s.startTimeout(f)
+		s.startTimeout(f, f.started)
 	}
 }
 
