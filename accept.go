@@ -496,10 +496,6 @@ func (s *Session) release() {
 	s.mu.Lock()
 	s.in.held = false
 	s.unblock()
-	wake := s.wantsWorkerLocked()
-	s.checkPauseLocked()
-	s.mu.Unlock()
-	if wake {
-		s.pool.run(s.workFn)
-	}
+	s.wakeWorkerLocked()
+	s.unlock()
 }

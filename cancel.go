@@ -88,21 +88,13 @@ func (c *call) settle(s *Session) {
 func (s *Session) cancelled(id ID) {
 	s.mu.Lock()
 	c := s.requests[string(id)]
-	if c == nil {
-		s.mu.Unlock() // it has been answered meanwhile
-		return
+	if c != nil { // otherwise it has been answered meanwhile
+		if silent := s.cancel.Code == 0; !c.isRunning() || silent {
+			c.entry.cancel(s, c, s.cancellationError())
+		}
+		s.fx.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
 	}
-	runs := c.begun && !c.delayed
-	silent := s.cancel.Code == 0
-	var send func()
-	if !runs || silent {
-		send = c.entry.cancel(s, c, s.cancellationError())
-	}
-	s.mu.Unlock()
-	if send != nil {
-		send()
-	}
-	c.ctx.end(ErrPeerCancelled) // of a handler that runs, or of the wait for one
+	s.unlock()
 }
 
 // cancellationError is what a cancelled request is answered, nil if it is not.

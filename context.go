@@ -114,7 +114,7 @@ func (c *handlerContext) Value(key any) any {
 // handled, as a pointer to what has a lock.
 func (s *Session) SetValue(key, value any) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if value == nil {
 		delete(s.values, key)
 		return
@@ -128,6 +128,6 @@ func (s *Session) SetValue(key, value any) {
 // Value returns what [Session.SetValue] has stored under key, nil if nothing.
 func (s *Session) Value(key any) any {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	return s.values[key]
 }

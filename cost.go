@@ -99,7 +99,7 @@ func (e *CostError) Is(target error) bool {
 // counted.
 func (s *Session) Cost() float64 {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.cost.account == nil {
 		return 0
 	}
@@ -111,7 +111,7 @@ func (s *Session) Cost() float64 {
 // requests that take more than others. It does nothing if cost is not counted.
 func (s *Session) BumpCost(delta float64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	s.charge(delta)
 }
 
@@ -126,7 +126,7 @@ func (s *Session) UpdateCost() {
 	s.mu.Lock()
 	s.cost.asked++
 	asked := s.cost.asked
-	s.mu.Unlock()
+	s.unlock()
 	extra := 0.
 	if s.extraCost != nil {
 		extra = s.extraCost(s)
@@ -136,11 +136,8 @@ func (s *Session) UpdateCost() {
 		s.cost.told, s.cost.extra = asked, extra
 	}
 	s.retarget()
-	wake := s.wantsWorkerLocked()
-	s.mu.Unlock()
-	if wake {
-		s.pool.run(s.workFn)
-	}
+	s.wakeWorkerLocked()
+	s.unlock()
 }
 
 // charge adds to the session's cost. It is called under the lock, as are the
@@ -267,17 +264,18 @@ func (s *Session) delay() time.Duration {
 	return s.cost.delay(s.limits)
 }
 
-// overdrawn reports whether the session is now to be ended because of its cost:
-// dismiss is to be called then, without the lock. It is asked when something
-// comes from the peer, so that a peer who reaches the limit learns it from the
+// overdrawn has the session dismissed if its cost is too high now. It is called when
+// something comes from the peer, so that a peer who reaches the limit learns it from the
 // answer to its next request, and is forgiven what has decayed before.
-func (s *Session) overdrawn() bool {
+func (s *Session) overdrawn() {
 	if s.cost.account == nil || s.cost.over || s.cost.target > 0 || s.state >= stateClosing {
-		return false
+		return
 	}
 	s.retarget()
-	s.cost.over = s.cost.target == 0
-	return s.cost.over
+	if s.cost.target == 0 {
+		s.cost.over = true
+		s.fx.set(&s.fx.dismiss)
+	}
 }
 
 // unblock sees to what waits while the cost leaves no worker to handle it.
@@ -286,8 +284,8 @@ func (s *Session) unblock() {
 	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
 	case s.state >= stateClosing:
 		s.discard(false) // or they would hold up the end
-	case s.overdrawn():
-		s.pool.run(s.dismiss)
+	default:
+		s.overdrawn()
 	}
 }
 
@@ -341,28 +339,24 @@ func (s *Session) dismiss() {
 	}
 	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
 		slog.Duration("retry after", time.Duration(why.RetryAfter*float64(time.Second))))
-	s.mu.Unlock()
+	s.unlock()
 	if s.onExcessiveCost != nil {
 		s.onExcessiveCost(s)
 	}
 	s.mu.Lock()
 	s.cost.why = why
 	e := s.excessive()
-	var refusals []func()
 	for _, entry := range s.in.waiting() {
 		s.turnAway(entry, e)
-		refusals = append(refusals, entry.refuse(s, e, fromReader))
+		entry.refuse(s, e, fromReader)
 	}
 	for _, c := range s.unanswered() {
 		s.turnAway(c, e)
-		refusals = append(refusals, c.entry.cancel(s, c, e), func() { c.ctx.end(why) })
+		c.entry.cancel(s, c, e)
+		s.fx.endContext(c, why)
 	}
-	refuse := s.refusal(func() { runAll(refusals) }) // and ends the session
-	s.mu.Unlock()
-	refuse()
-	s.mu.Lock()
-	s.leave() // if it was ending already, and waited for what was refused
-	s.mu.Unlock()
+	s.fx.set(&s.fx.refusing) // though there be none: refused ends the session
+	s.unlock()
 }
 
 // peerErrors is the part of a session in Limits.PeerErrors.
@@ -402,5 +396,5 @@ func (s *Session) countPeerErrorLocked(weight float64) {
 	}
 	s.faults.exceeded = true
 	s.note(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", s.limits.PeerErrors))
-	s.pool.run(func() { s.end(ErrFaultyPeer, s.violationGrace()) })
+	s.fx.end(ErrFaultyPeer, s.violationGrace())
 }

@@ -75,8 +75,8 @@ func (srv *Server) endIdle() {
 		s.mu.Lock()
 		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
 			slog.Duration("Server.CrowdedIdleTimeout", timeout))
-		s.mu.Unlock()
-		s.end(errCrowded, closeGrace)
+		s.fx.end(errCrowded, closeGrace)
+		s.unlock()
 	}
 }
 
@@ -84,7 +84,7 @@ func (srv *Server) endIdle() {
 // as it was looked at; false if something is under way.
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	last := activity{received: s.stats.BytesReceived, written: s.out.written}
 	if s.part != nil {
 		last.part = s.part.progress

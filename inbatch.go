@@ -138,18 +138,16 @@ func (b *inBatch) finish(s *Session) {
 	}
 }
 
-func (b *inBatch) refuse(s *Session, e *Error, from sender) func() {
-	rest := b.remaining(s)
-	return s.refusal(func() { b.fail(s, rest, e, from) })
+func (b *inBatch) refuse(s *Session, e *Error, from sender) {
+	s.fx.failMembers(b, b.remaining(s), e, from)
 }
 
-func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
+func (b *inBatch) cancel(s *Session, c *call, e *Error) {
 	c.settle(s)
 	if b.waits() && !b.skipAnswered() {
 		s.in.drop(b)
-		s.weigh()
 	}
-	return s.refusal(func() { b.fail(s, []*call{c}, e, fromReader) })
+	s.fx.failMembers(b, []*call{c}, e, fromReader)
 }
 
 // remaining takes what was not begun: it drops the notifications and returns
@@ -157,7 +155,6 @@ func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
 func (b *inBatch) remaining(s *Session) (rest []*call) {
 	if b.waits() {
 		s.in.drop(b)
-		s.weigh()
 	}
 	for ; b.taken < len(b.members); b.taken++ {
 		switch c := &b.members[b.taken]; {
@@ -186,7 +183,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 		}
 		s.mu.Lock()
 		complete = b.put(s, int(c.index), sc.msg)
-		s.mu.Unlock()
+		s.unlock()
 	}
 	if complete {
 		b.send(s, nil, from)
@@ -195,7 +192,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
 // is not over is an error, as it would be by itself.
-func (b *inBatch) expire(s *Session) func() {
+func (b *inBatch) expire(s *Session) {
 	for i := range b.members {
 		if c := &b.members[i]; !c.answered {
 			s.turnAway(c, timedOut(c.isRunning()))
@@ -215,13 +212,11 @@ func (b *inBatch) expire(s *Session) func() {
 			waiting = append(waiting, c)
 		}
 	}
-	return s.refusal(func() {
-		b.fail(s, waiting, timedOut(false), fromReader)
-		b.fail(s, begun, timedOut(true), fromReader)
-		for _, c := range calls {
-			c.ctx.end(errProcessing)
-		}
-	})
+	s.fx.failMembers(b, waiting, timedOut(false), fromReader)
+	s.fx.failMembers(b, begun, timedOut(true), fromReader)
+	for _, c := range calls {
+		s.fx.endContext(c, errProcessing)
+	}
 }
 
 // send sends the replies, for the handler h if that is not nil. Nobody else has the
@@ -229,8 +224,7 @@ func (b *inBatch) expire(s *Session) func() {
 func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
 	s.mu.Lock()
 	s.assembled -= b.held
-	s.weigh()
-	s.mu.Unlock()
+	s.unlock()
 	sc := getScratch()
 	defer sc.put()
 	if b.frame(s, sc) == nil {
@@ -239,7 +233,7 @@ func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
 	}
 	s.mu.Lock()
 	b.sending = false
-	s.mu.Unlock()
+	s.unlock()
 	if b.disconnect { // which stands now
 		s.endPolitely(ErrClosed)
 	}

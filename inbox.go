@@ -37,16 +37,14 @@ type entry interface {
 	next(s *Session) (c *call, last bool)
 	// about says in the log what it is that is not handled.
 	about() (msg string, what slog.Attr)
-	// refuse answers what was not begun with e, as post sends for from. What it
-	// returns does that, and is called without the lock.
-	refuse(s *Session, e *Error, from sender) func()
+	// refuse answers what was not begun with e, as post sends for from.
+	refuse(s *Session, e *Error, from sender)
 	// notifications appends the notifications that would be lost if the entry were discarded.
 	notifications(calls []*call) []*call
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
-	// cancel answers the request c with e, or not at all if that is nil, in the
-	// same way.
-	cancel(s *Session, c *call, e *Error) func()
+	// cancel answers the request c with e, or not at all if that is nil.
+	cancel(s *Session, c *call, e *Error)
 	// arrive says that it has been admitted.
 	arrive(s *Session, now time.Duration)
 	due() *deadline
@@ -82,7 +80,6 @@ func (in *inbox) take(s *Session) *call {
 			in.drop(e)
 			if c == nil {
 				s.incoming.remove(e.due())
-				s.weigh() // otherwise handled does
 			}
 		}
 		if c != nil {
@@ -134,7 +131,6 @@ func (s *Session) discard(keepNotifications bool) {
 		s.in.drop(e)
 		s.incoming.remove(e.due())
 	}
-	s.weigh()
 }
 
 // wantsWorkerLocked reports whether another worker is to be called, and counts it in if
@@ -150,18 +146,18 @@ func (s *Session) wantsWorkerLocked() bool {
 	return true
 }
 
-// admit queues what has arrived now. If it is refused, that is for what it returns to
-// do, without the lock. It is called under the lock.
-func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
+// admit queues what has arrived now, or refuses it. Callers must hold s.mu.
+func (s *Session) admit(e entry, now time.Duration) {
 	var why *Error
 	switch {
 	case s.state >= stateClosing:
 		for _, c := range e.notifications(nil) {
 			s.dropLocked(c)
 		}
-		return nil // nobody waits for an answer any more
+		return // nobody waits for an answer any more
 	case s.state == stateDraining:
-		return e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
+		e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
+		return
 	case s.cost.over:
 		why = s.excessive()
 	case !s.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
@@ -169,13 +165,13 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	}
 	if why != nil {
 		s.turnAway(e, why)
-		return e.refuse(s, why, fromReader)
+		e.refuse(s, why, fromReader)
+		return
 	}
 	e.arrive(s, now)
 	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
 	s.in.push(e)
-	s.weigh()
-	return nil
+	s.weigh() // the next one may find the server full
 }
 
 // turnAway counts that what was as it should be is not handled, or not to its end,
@@ -205,18 +201,12 @@ func (s *Session) work() {
 		}
 		s.in.workers--
 		s.unblock()
-		wake := !s.cost.over && s.wantsWorkerLocked()
-		s.checkPauseLocked()
-		s.checkDrained()
-		s.leave()
-		s.mu.Unlock()
-		if wake {
-			s.pool.run(s.workFn)
-		}
+		s.wakeWorkerLocked()
+		s.unlock()
 	}()
 	for !s.cost.over && s.in.workers <= s.in.limit && s.mayStartLocked() {
 		if s.input.closed && s.in.count > 0 {
-			s.mu.Unlock()
+			s.unlock()
 			s.endIfHungUp() // nobody wants the replies any more
 			s.mu.Lock()
 		}
@@ -231,12 +221,8 @@ func (s *Session) work() {
 		if c.delayed = delay > 0; !c.delayed {
 			s.stats.RequestsReceived++
 		}
-		wake := s.wantsWorkerLocked()
-		s.checkPauseLocked()
-		s.mu.Unlock()
-		if wake {
-			s.pool.run(s.workFn)
-		}
+		s.wakeWorkerLocked()
+		s.unlock()
 		handle := delay <= 0 || c.wait(s, delay)
 		if handle {
 			s.serve(c)
@@ -249,7 +235,6 @@ func (s *Session) work() {
 		}
 		s.handled(c)
 		c = nil
-		s.checkDrained()
 	}
 }
 
@@ -302,7 +287,7 @@ func (c *call) wait(s *Session, delay time.Duration) bool {
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	c.delayed = false
 	if c.answered { // by dismiss, or since its time is over
 		return false
@@ -350,35 +335,29 @@ func (c *single) running(calls []*call) []*call {
 	return calls
 }
 
-func (c *single) refuse(s *Session, e *Error, from sender) func() {
+func (c *single) refuse(s *Session, e *Error, from sender) {
 	if c.answered { // it was cancelled, or its time was over
-		return func() {}
+		return
 	}
 	if c.waits() {
 		s.in.drop(c)
-		s.weigh()
 	}
 	s.incoming.remove(&c.deadline)
 	c.settle(s)
 	if c.IsNotification() && !c.begun {
 		s.countDroppedLocked(&c.call)
 	}
-	return s.refusal(func() {
-		if e != nil && !c.IsNotification() {
-			s.postError(c.ID, e, from)
-		}
-	})
+	if e != nil && !c.IsNotification() {
+		s.fx.replyError(c.ID, e, from)
+	}
 }
 
-func (c *single) cancel(s *Session, _ *call, e *Error) func() { return c.refuse(s, e, fromReader) }
+func (c *single) cancel(s *Session, _ *call, e *Error) { c.refuse(s, e, fromReader) }
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
-func (c *single) expire(s *Session) func() {
+func (c *single) expire(s *Session) {
 	e := timedOut(c.isRunning())
 	s.turnAway(c, e)
-	refuse := c.refuse(s, e, fromReader)
-	return func() {
-		refuse()
-		c.ctx.end(errProcessing)
-	}
+	c.refuse(s, e, fromReader)
+	s.fx.endContext(&c.call, errProcessing)
 }

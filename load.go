@@ -63,7 +63,7 @@ const requestOverhead = 448
 
 // weigh counts what the session holds: requests that wait, messages to be written or
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
-// is not complete. It is called under the lock, when that has changed. The end of the
+// is not complete. Callers must hold s.mu; unlock calls it. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
 func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone {
@@ -85,7 +85,7 @@ const partStep = 1 << 20
 func (s *Session) receivePart(size int) error {
 	endless := s.conn.received()-s.stats.BytesReceived >= partStep
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	s.ignoreIfEndingLocked()
 	if s.reader.ignoring && !s.reader.ignores(s.conn.received()) {
 		return errIgnored
@@ -93,9 +93,7 @@ func (s *Session) receivePart(size int) error {
 	s.markAlive()
 	if endless {
 		s.meter()
-		if s.overdrawn() {
-			s.pool.run(s.dismiss)
-		}
+		s.overdrawn()
 	}
 	more := size - s.partial
 	s.partial = size
@@ -184,16 +182,15 @@ func (s *Session) stopHandlingLocked(c *call) {
 // unblockHandling has the session look again whether its next request may be handled.
 func (s *Session) unblockHandling() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	s.in.blocked = false
 	s.wakeWorkerLocked()
-	s.checkPauseLocked()
 }
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.
 func (s *Session) wakeWorkerLocked() {
 	if !s.cost.over && s.wantsWorkerLocked() {
-		s.pool.run(s.workFn)
+		s.fx.set(&s.fx.startWorker)
 	}
 }
 

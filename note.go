@@ -101,7 +101,7 @@ func (s *Session) noteHandler(level slog.Level, msg string, c *call, err error, 
 	size := recordSize(msg, attrs)
 	s.mu.Lock()
 	s.noteSizedLocked(size, level, msg, attrs)
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // recordSizeAround is about how many bytes the time, the level and the peer have in a
@@ -147,15 +147,14 @@ func (s *Session) logNotes() {
 		notes, unlogged := s.notes, s.unlogged
 		if len(notes) == 0 && (unlogged == 0 || !s.lastLocked()) {
 			s.logging = false
-			s.leave()
-			s.mu.Unlock()
+			s.unlock()
 			return
 		}
 		s.notes, s.unlogged = nil, 0
 		if unlogged > 0 {
 			s.budgets.others.logged += recordSizeAround // for the record that says so
 		}
-		s.mu.Unlock()
+		s.unlock()
 		for _, n := range notes {
 			s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
 		}

@@ -205,28 +205,27 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		}
 		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
 			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Limits.Outbox", s.limits.Outbox))
-			s.mu.Unlock()
-			s.end(ErrSlowPeer, 0)
+			s.fx.end(ErrSlowPeer, 0)
+			s.unlock()
 			return ErrSlowPeer
 		}
 	case fromNobody:
 		if !s.out.room(len(sc.frame), s.limits.Outbox) {
-			s.mu.Unlock()
+			s.unlock()
 			return nil
 		}
 	default:
 		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
-			s.mu.Unlock()
+			s.unlock()
 			return err
 		}
 	}
 	if s.state >= stateClosing {
-		defer s.mu.Unlock()
+		defer s.unlock()
 		return s.closedError()
 	}
 	if register != nil {
 		s.register(register)
-		s.checkPauseLocked() // OnSession may need the reader from now on
 	}
 	s.spend(size)
 	if from != fromNobody {
@@ -243,20 +242,17 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		}
 	}
 	s.stats.MessagesSent++
-	s.weigh()
-	s.mu.Unlock()
+	s.unlock()
 	if lent {
 		n := s.out.sock.tryWrite(sc.frame)
 		s.mu.Lock()
 		s.stats.BytesSent += uint64(n)
 		s.out.unlend(sc.frame, n)
-		s.weigh()
 		s.wakeAfterWriteLocked()
 		if s.state >= stateClosing {
 			s.out.wakeWriter()
 		}
-		s.checkDrained()
-		s.mu.Unlock()
+		s.unlock()
 	}
 	return nil
 }
@@ -298,13 +294,12 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch
 		s.weigh()
 		if from == fromHandler && s.load.over(s.weight) {
 			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Server.MaxQueuedBytes", s.load.limit))
-			s.pool.run(func() { s.end(ErrSlowPeer, 0) })
+			s.fx.end(ErrSlowPeer, 0)
 		}
 		s.changeWaitsLocked(h, 0, 1)
 		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
 		s.changeWaitsLocked(h, 0, -1)
 		s.out.waiting -= n
-		s.weigh()
 		s.wakeWorkerLocked() // while this waited, no worker was called
 	}
 	if err != nil && call != nil {
@@ -320,7 +315,7 @@ func (s *Session) waitInLine(ctx context.Context, l *line, h *handlerContext, fr
 	if call != nil {
 		s.startTimeout(call, s.now())
 	}
-	err := l.wait(ctx, &s.mu, func() (bool, error) {
+	err := l.wait(ctx, (*locker)(s), func() (bool, error) {
 		err := s.maySend(h, from, call)
 		if err == nil && call != nil && call.expired {
 			err = ErrTimeout
@@ -398,7 +393,7 @@ func (s *Session) writeLoop() {
 			s.out.wake.Wait()
 			// Whoever is ready to run may have something to write as well: a
 			// write costs far more than this.
-			s.mu.Unlock()
+			s.unlock()
 			runtime.Gosched()
 			s.mu.Lock()
 			continue
@@ -409,13 +404,13 @@ func (s *Session) writeLoop() {
 		f := s.out.take()
 		s.out.writing = true
 		s.progress()
-		s.mu.Unlock()
+		s.unlock()
 		n, err := s.conn.write(f.buf, f.ends, func() {
 			s.mu.Lock()
 			s.progress()
 			s.markAlive()
 			flushing := s.out.flushed != nil
-			s.mu.Unlock()
+			s.unlock()
 			if flushing && !s.conn.writable() {
 				s.endFlush()
 			}
@@ -427,37 +422,31 @@ func (s *Session) writeLoop() {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
 				s.out.written++
 			}
-			s.mu.Unlock()
+			s.unlock()
 			s.awaitInput(err)
 			s.mu.Lock()
 			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
 			}
-			s.mu.Unlock()
-			s.end(err, 0) // (I10)
+			s.fx.end(err, 0) // (I10)
+			s.unlock()
 			s.mu.Lock()
 			break
 		}
 		s.out.giveBack(f)
-		s.weigh()
 		s.wakeAfterWriteLocked()
-		s.checkDrained()
 	}
 	s.endFlushLocked()
 	if s.lingers && s.out.empty() {
 		s.lingerLocked()
 	}
 	s.out.frames, s.out.inFlight = nil, 0
-	finish := s.lose(s.cause, true)
-	s.mu.Unlock()
-	for _, f := range finish {
-		f.finish()
-	}
+	s.lose(s.cause, true)
+	s.unlock()
 	s.closeConn()
 	s.mu.Lock()
 	s.loops--
-	s.leave()
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // flushLimit is how long Close waits for the writer, which has nothing to wait for.
@@ -468,20 +457,20 @@ const flushLimit = 100 * time.Millisecond
 func (s *Session) flush() {
 	s.mu.Lock()
 	size := s.out.size()
-	s.mu.Unlock()
+	s.unlock()
 	if size == 0 || !s.conn.writable() {
 		return
 	}
 	s.mu.Lock()
 	if s.state != stateClosing || s.out.size() == 0 {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	if s.out.flushed == nil {
 		s.out.flushed = make(chan struct{})
 	}
 	flushed := s.out.flushed
-	s.mu.Unlock()
+	s.unlock()
 	timer := time.NewTimer(flushLimit)
 	defer timer.Stop()
 	select {
@@ -493,7 +482,7 @@ func (s *Session) flush() {
 // endFlush ends what flush waits for.
 func (s *Session) endFlush() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	s.endFlushLocked()
 }
 
@@ -513,7 +502,7 @@ func (s *Session) lingerLocked() {
 		s.closeBy = closeBy
 		s.arm(closeBy)
 	}
-	s.mu.Unlock()
+	s.unlock()
 	closed := s.conn.closeWrite()
 	s.mu.Lock()
 	for closed && (s.loops == 2 || s.reader.gaveUp) && s.now() < s.closeBy {

@@ -65,14 +65,16 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 			more = append(more, slog.String("looks like", like))
 		}
 	}
+	answer := s.answerTo(item)
 	s.mu.Lock()
 	s.fault(item.Err, more...)
 	s.countPeerErrorBytesLocked(wholeError, len(msg))
-	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
-	s.mu.Unlock()
-	refuse()
+	s.fx.replyError(item.ID, answer, fromReader)
 	if foreign != "" {
-		s.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+		s.fx.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+	}
+	s.unlock()
+	if foreign != "" {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
 }

@@ -199,7 +199,7 @@ func (s *Session) explain(err error) error {
 	}
 	attr := errorAttr(err) // before the lock is held: the connection may be the user's
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if len(input) > 0 && (like != "" || s.state < stateClosing) {
 		s.note(slog.LevelWarn, "the input ended within a message", slog.Int("bytes", len(input)),
 			slog.String("begin", excerpt(input)), attr)

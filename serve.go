@@ -148,7 +148,7 @@ func (s *Session) reply(c *call, result any, err error) {
 		first = !s.cost.over
 		s.cost.over, s.cost.said = true, s.cost.said || first
 		e = s.excessive()
-		s.mu.Unlock()
+		s.unlock()
 	case s.cancel != nil && c.gaveUp(err):
 		e = s.cancellationError()
 	default:
@@ -232,21 +232,19 @@ func (c *call) heeded(err error) bool {
 // session's timer did.
 func (s *Session) overdue(c *call) {
 	s.mu.Lock()
+	defer s.unlock()
 	if c.answered {
-		s.mu.Unlock()
 		return
 	}
-	finish := c.entry.expire(s)
+	c.entry.expire(s)
 	s.incoming.remove(c.entry.due())
-	s.mu.Unlock()
-	finish()
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,
 // when its replies are queued, and reports whether it does.
 func (c *call) deferEnd(s *Session) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	b := c.batch()
 	if b == nil || b.waiting == 0 && !b.sending {
 		return false
@@ -303,7 +301,7 @@ func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	s.mu.Lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
 		methodAttr(c.Method), limitAttr("Limits.Response", limit))
-	s.mu.Unlock()
+	s.unlock()
 	return e
 }
 
@@ -333,7 +331,7 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 		attr := errorAttr(err) // before the lock is held: the codec may be the user's
 		s.mu.Lock()
 		s.notePeerLocked(slog.LevelError, "error cannot be encoded", attr)
-		s.mu.Unlock()
+		s.unlock()
 	}
 	return err == nil
 }
@@ -348,7 +346,7 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 	if err := s.frameError(sc, e); err != nil {
 		attr := errorAttr(err) // before the lock is held: the framer may be the user's
 		s.mu.Lock()
-		defer s.mu.Unlock()
+		defer s.unlock()
 		s.notePeerLocked(slog.LevelError, "error cannot be framed", attr)
 		return
 	}
@@ -376,14 +374,14 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	s.mu.Lock()
 	if b != nil && !c.answered && !c.IsNotification() {
 		if limit := b.hold(s, len(sc.msg)); limit > 0 {
-			s.mu.Unlock()
+			s.unlock()
 			e = s.encodeTooLarge(sc, c, limit)
 			s.mu.Lock()
 		}
 	}
 	if c.answered { // and paid for
 		s.stats.LateResults++
-		s.mu.Unlock()
+		s.unlock()
 		return e
 	}
 	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
@@ -408,7 +406,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	default:
 		complete = b.put(s, int(c.index), sc.msg)
 	}
-	s.mu.Unlock()
+	s.unlock()
 	if complete {
 		b.send(s, &c.ctx, fromHandler)
 	}

@@ -110,6 +110,7 @@ type Session struct {
 	armed     time.Duration // what the timer is set for, never if it is not
 	stats     Stats
 	cost      expense
+	fx        effects
 	faults    peerErrors
 	weight    int   // what load counts of this session
 	assembled int   // bytes of replies that wait for others of their batches
@@ -244,7 +245,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	s.workFn, s.readFn = s.work, s.readLoop
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
-	s.out.wake.L = &s.mu
+	s.out.wake.L = (*locker)(s)
 	s.out.sock = conn.socket()
 	conn.onPart(s.receivePart)
 	return s
@@ -281,7 +282,7 @@ func (s *Session) Role() Role { return s.role }
 // they do.
 func (s *Session) Done() <-chan struct{} {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.done == nil {
 		s.done = make(chan struct{})
 		if s.over {
@@ -299,7 +300,7 @@ func (s *Session) Done() <-chan struct{} {
 // and before the callbacks of OnClose are called.
 func (s *Session) Err() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.cause == nil && s.input.closed {
 		return io.EOF
 	}
@@ -312,7 +313,7 @@ func (s *Session) Err() error {
 func (s *Session) OnClose(callback func(err error)) {
 	mustHave("Session.OnClose", "callback", callback)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.state != stateDone {
 		s.onClose = append(s.onClose, callback)
 		return
@@ -325,7 +326,7 @@ func (s *Session) OnClose(callback func(err error)) {
 // Stats returns what the session did so far and holds now.
 func (s *Session) Stats() Stats {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	stats := s.stats
 	stats.Pending = s.table.pending
 	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
@@ -367,31 +368,25 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 		return false
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	return !h.waits.returned
 }
 
 // shutdown is Shutdown, for the cause given.
 func (s *Session) shutdown(ctx context.Context, cause error) error {
 	s.mu.Lock()
-	var refusals []func()
 	if s.state == stateOpen {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
 		for _, e := range s.in.waiting() {
-			refusals = append(refusals, e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler))
+			e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler)
 		}
-		s.weigh()
+		s.fx.mayWait = s.fx.refusing // until the session closes
 		s.out.line.release()
 		s.slots.line.release()
-		s.checkPauseLocked()
-		s.checkDrained()
 	}
 	drained := s.drained
-	s.mu.Unlock()
-	if len(refusals) > 0 {
-		s.pool.run(func() { runAll(refusals) }) // which may wait for room, until the session closes
-	}
+	s.unlock()
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
 		s.end(cause, closeGrace)

@@ -162,7 +162,7 @@ func (s *Session) mayPauseLocked() bool {
 // it did. Only the reader calls it, after it has handed over all that it had decoded.
 func (s *Session) pause() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	now := s.now()
 	b := &s.pressure
 	if !s.mayPauseLocked() || !s.crowdedLocked(now, 4) || s.stats.BytesReceived < b.sipTo {
@@ -355,6 +355,6 @@ func (s *Session) changeWaits(h *handlerContext, replies int32) {
 	if h != nil {
 		s.mu.Lock()
 		s.changeWaitsLocked(h, replies, 0)
-		s.mu.Unlock()
+		s.unlock()
 	}
 }

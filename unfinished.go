@@ -78,29 +78,27 @@ func (s *Session) partWeightLocked() int {
 	return s.partial
 }
 
-// checkPartLocked returns what is to be done now, without the lock, if a large message
-// has come in part and does not go on; nil if nothing. A message that is not read,
-// because reading pauses, is not waited for. Callers must hold s.mu.
-func (s *Session) checkPartLocked(now time.Duration) func() {
+// checkPartLocked ends a session where a large message has come in part and does not go
+// on. A message that is not read, because reading pauses, is not waited for. Callers must
+// hold s.mu.
+func (s *Session) checkPartLocked(now time.Duration) {
 	p := s.part
 	if p == nil || s.state >= stateClosing {
-		return nil
+		return
 	}
 	timeout := s.limits.SendTimeout
 	if by := after(p.progress, timeout); by > now {
 		s.arm(by)
-		return nil
+		return
 	}
 	if !s.load.nearFull() {
 		s.arm(after(now, timeout/4))
-		return nil
+		return
 	}
 	s.note(slog.LevelWarn, "a message does not go on, and memory is short",
 		slog.Duration("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
-	return func() {
-		s.end(&FrameError{Message: fmt.Sprintf("less than %d bytes of a message in %v (Limits.SendTimeout), near %d bytes on this server (Server.MaxQueuedBytes)",
-			partRate, timeout, s.load.limit)}, s.violationGrace())
-	}
+	s.fx.end(&FrameError{Message: fmt.Sprintf("less than %d bytes of a message in %v (Limits.SendTimeout), near %d bytes on this server (Server.MaxQueuedBytes)",
+		partRate, timeout, s.load.limit)}, s.violationGrace())
 }
 
 // nearFull reports whether half of what may wait on the server does.
@@ -126,16 +124,14 @@ func (s *Session) makeRoomLocked(bytes int) bool {
 func (p *part) giveUp() {
 	s := p.session
 	s.mu.Lock()
+	defer s.unlock()
 	if s.part != p || s.state >= stateClosing {
-		s.mu.Unlock()
 		return
 	}
 	p.given = true
-	s.weigh()
 	s.note(slog.LevelWarn, "a message that has come in part makes room for a later one",
 		limitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.partial))
-	s.mu.Unlock()
-	s.end(&FrameError{Message: fmt.Sprintf("no room for a message that has come in part: over %d bytes on this server (Server.MaxQueuedBytes)", s.load.limit)},
+	s.fx.end(&FrameError{Message: fmt.Sprintf("no room for a message that has come in part: over %d bytes on this server (Server.MaxQueuedBytes)", s.load.limit)},
 		s.violationGrace())
 }
 
