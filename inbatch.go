@@ -228,8 +228,7 @@ func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
 	sc := getScratch()
 	defer sc.put()
 	if b.frame(s, sc) == nil {
-		s.mu.Lock()
-		_ = s.queue(context.Background(), h, sc, from, nil) // fails only if the session ends
+		_ = s.postFramed(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
 	s.mu.Lock()
 	b.sending = false

@@ -179,9 +179,18 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 	if err := s.framed(sc); err != nil {
 		return err
 	}
-	h := handlerOf(ctx)
+	return s.postFramed(ctx, handlerOf(ctx), sc, from, register)
+}
+
+// postFramed is post for sc.frame, for the handler h if that is not nil.
+func (s *Session) postFramed(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
 	s.mu.Lock()
-	return s.queue(ctx, h, sc, from, register)
+	lent, err := s.queueLocked(ctx, h, sc, from, register)
+	s.unlock()
+	if lent {
+		s.writeDirectly(sc.frame)
+	}
+	return err
 }
 
 // framed frames sc.msg.
@@ -190,9 +199,10 @@ func (s *Session) framed(sc *scratch) (err error) {
 	return err
 }
 
-// queue is the rest of post, for the handler h if that is not nil. It is called with
-// the lock held and releases it.
-func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
+// queueLocked queues sc.frame. It reports whether the caller has the write side of the
+// connection and is to call writeDirectly instead, when it has left the lock. Callers must
+// hold s.mu, which is released while queueLocked waits for room.
+func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) (lent bool, err error) {
 	if h != nil && h.session == s && h.waits.returned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
@@ -206,23 +216,19 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
 			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Limits.Outbox", s.limits.Outbox))
 			s.fx.end(ErrSlowPeer, 0)
-			s.unlock()
-			return ErrSlowPeer
+			return false, ErrSlowPeer
 		}
 	case fromNobody:
 		if !s.out.room(len(sc.frame), s.limits.Outbox) {
-			s.unlock()
-			return nil
+			return false, nil
 		}
 	default:
 		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
-			s.unlock()
-			return err
+			return false, err
 		}
 	}
 	if s.state >= stateClosing {
-		defer s.unlock()
-		return s.closedError()
+		return false, s.closedError()
 	}
 	if register != nil {
 		s.register(register)
@@ -231,7 +237,7 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 	if from != fromNobody {
 		s.markAlive()
 	}
-	lent := s.out.lend(len(sc.frame), s.alone(from, register))
+	lent = s.out.lend(len(sc.frame), s.alone(from, register))
 	if !lent {
 		s.out.push(sc.frame)
 	}
@@ -242,19 +248,21 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		}
 	}
 	s.stats.MessagesSent++
-	s.unlock()
-	if lent {
-		n := s.out.sock.tryWrite(sc.frame)
-		s.mu.Lock()
-		s.stats.BytesSent += uint64(n)
-		s.out.unlend(sc.frame, n)
-		s.wakeAfterWriteLocked()
-		if s.state >= stateClosing {
-			s.out.wakeWriter()
-		}
-		s.unlock()
+	return lent, nil
+}
+
+// writeDirectly writes frame on the goroutine that sends it, to which the outbox has lent
+// the write side.
+func (s *Session) writeDirectly(frame []byte) {
+	n := s.out.sock.tryWrite(frame)
+	s.mu.Lock()
+	s.stats.BytesSent += uint64(n)
+	s.out.unlend(frame, n)
+	s.wakeAfterWriteLocked()
+	if s.state >= stateClosing {
+		s.out.wakeWriter()
 	}
-	return nil
+	s.unlock()
 }
 
 // alone reports whether nothing but the message at hand is going on.

@@ -350,8 +350,7 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 		s.notePeerLocked(slog.LevelError, "error cannot be framed", attr)
 		return
 	}
-	s.mu.Lock()
-	_ = s.queue(context.Background(), nil, sc, from, nil) // fails only if the session ends
+	_ = s.postFramed(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
 // answer sends the reply to c that sc has, unless c was answered already. It
@@ -393,12 +392,11 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		}
 	}
 	c.settle(s)
-	complete := false
+	complete, lent := false, false
 	switch {
 	case alone:
 		s.incoming.remove(c.entry.due())
-		_ = s.queue(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
-		return e
+		lent, _ = s.queueLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
 	case b == nil:
 		s.incoming.remove(c.entry.due())
 	case c.IsNotification():
@@ -407,7 +405,10 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		complete = b.put(s, int(c.index), sc.msg)
 	}
 	s.unlock()
-	if complete {
+	switch {
+	case lent:
+		s.writeDirectly(sc.frame)
+	case complete:
 		b.send(s, &c.ctx, fromHandler)
 	}
 	return e

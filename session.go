@@ -13,11 +13,11 @@ import (
 
 // How a message travels, by the functions that it passes:
 //
-//	our call       Call → send → post → queue → outbox.push ─▶ writeLoop → transport.write
-//	                                          → outbox.lend → socket.tryWrite, when it is alone
+//	our call       Call → send → post → queueLocked → outbox.push ─▶ writeLoop → transport.write
+//	                                          → outbox.lend, writeDirectly when it is alone
 //	its reply      readLoop → transport.next → Protocol.Decode → deliver → Future.finish
 //	their request  readLoop → transport.next → Protocol.Decode → deliver ─▶ work → serve → Handler
-//	our reply      reply → answer → queue → outbox.push ─▶ writeLoop → transport.write
+//	our reply      reply → answer → queueLocked → outbox.push ─▶ writeLoop → transport.write
 //
 // (─▶ passes to another goroutine.)
 //

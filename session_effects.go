@@ -5,20 +5,20 @@ import "time"
 // effects collects work that is decided while s.mu is held and must run without it.
 // Session.unlock runs it, on the goroutine that unlocks, in the order of run.
 type effects struct {
-	pending      bool        // there is any
-	completed    completions // calls that are over
-	refusing     bool        // there are errorResponses or failedMembers, which Shutdown waits for
+	pending        bool        // there is any
+	completed      completions // calls that are over
+	refusing       bool        // there are errorResponses or failedMembers, which Shutdown waits for
 	errorResponses []errorResponse
-	failed       []failedMembers
-	mayWait      bool // these may wait for room in the outbox: not on the goroutine that unlocks
-	ended        []endedContext
-	abandoned    []uint64 // ids of our calls, of which the peer is told
-	keepAlive    bool     // a keep-alive notification is due
-	startWorker  bool     // work waits for one more worker
-	dismiss      bool     // the session is over its cost
-	checkHungUp  bool     // the operating system is to be asked whether the peer is gone
-	closing      *closing
-	closeConn    bool
+	failed         []failedMembers
+	mayWait        bool // these may wait for room in the outbox: not on the goroutine that unlocks
+	ended          []endedContext
+	abandoned      []uint64 // ids of our calls, of which the peer is told
+	keepAlive      bool     // a keep-alive notification is due
+	startWorker    bool     // work waits for one more worker
+	dismiss        bool     // the session is over its cost
+	checkHungUp    bool     // the operating system is to be asked whether the peer is gone
+	closing        *closing
+	closeConn      bool
 }
 
 // completions is a list of futures, linked by Future.nextCompleted.
