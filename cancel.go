@@ -3,6 +3,8 @@ package rpcx
 import (
 	"context"
 	"errors"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // Cancellation is how one side tells the other, by a notification, that it does
@@ -44,15 +46,15 @@ func (c *Cancellation) params(id uint64) any {
 // id finds the id in the params of such a notification, nil if there is none.
 func (c *Cancellation) id(p Params) ID {
 	if c.Param == "" {
-		id, _ := nextElement(&scanner{data: p.Positional})
+		id, _ := (&jsonscan.Scanner{Data: p.Positional}).NextElement()
 		return ID(id)
 	}
 	var vals [1][]byte
-	s := scanner{data: p.Named}
+	s := jsonscan.Scanner{Data: p.Named}
 	if len(p.Named) == 0 {
 		return nil
 	}
-	if dup, ok := s.members([]string{c.Param}, vals[:]); !ok || dup != 0 {
+	if dup, ok := s.ScanMembers([]string{c.Param}, vals[:]); !ok || dup != 0 {
 		return nil
 	}
 	return vals[0]

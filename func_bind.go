@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/rpcx/internal/jsonscan"
+
 	"example.com/rpcx/internal/bounded"
 )
 
@@ -276,7 +278,7 @@ func (sig *signature) addParam(p param) bool {
 // names, or -1 if there is none, and the name itself. Most peers send members in the
 // order of the parameters, so the caller says where that order goes on.
 func (sig *signature) place(key []byte, expected int) (i int, name []byte) {
-	name = unquoted(key)
+	name = jsonscan.UnquoteBytes(key)
 	if expected < len(sig.params) && string(name) == sig.params[expected].name {
 		return expected, name
 	}

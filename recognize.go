@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // byteOrderMark is the one of UTF-8, which some programs put before their first message.
@@ -162,15 +164,15 @@ func beginsJSON(input []byte) bool {
 // beginsValues reports whether input begins with a whole object or array, and another
 // one stands behind that on the same line; or nothing does, if the input has ended.
 func beginsValues(input []byte, ended bool) bool {
-	s := scanner{data: input}
-	if c := s.ws(); c != '{' && c != '[' || !s.value() {
+	s := jsonscan.Scanner{Data: input}
+	if c := s.Peek(); c != '{' && c != '[' || !s.ScanValue() {
 		return false
 	}
-	end := s.pos
-	switch next := s.ws(); {
-	case bytes.IndexByte(input[end:s.pos], '\n') >= 0:
+	end := s.Pos
+	switch next := s.Peek(); {
+	case bytes.IndexByte(input[end:s.Pos], '\n') >= 0:
 		return false
-	case s.pos == len(input):
+	case s.Pos == len(input):
 		return ended
 	default:
 		return next == '{' || next == '['
