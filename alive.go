@@ -47,7 +47,7 @@ func (s *Session) watchConn() {
 			_ = t.SetKeepAliveConfig(config)
 		}
 	}
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	s.watchNetwork()
 	s.checkNetworkLocked(s.now())
@@ -158,6 +158,7 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 // checkNetworkLocked ends a session if what was sent is not acknowledged. Callers must
 // hold s.mu.
 func (s *Session) checkNetworkLocked(now time.Duration) {
+	s.owner.check()
 	v, keepAlive := &s.vigil, s.limits.keepAlive()
 	if v.network == nil || s.state >= stateClosing {
 		return

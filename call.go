@@ -94,7 +94,7 @@ func (s *Session) notify(ctx context.Context, from sender, method string, params
 func (s *Session) mention(method string, params any, failed string) bool {
 	err := s.notify(context.Background(), fromNobody, method, params)
 	if err != nil && !errors.Is(err, ErrClosed) {
-		s.mu.Lock()
+		s.lock()
 		s.note(slog.LevelWarn, failed, slog.Any("error", err))
 		s.unlock()
 	}
@@ -138,7 +138,7 @@ func (f *Future) watch(ctx context.Context) {
 
 // giveUp ends a call without its reply, if it is not over.
 func (s *Session) giveUp(f *Future, err error) {
-	s.mu.Lock()
+	s.lock()
 	s.forget(f, err)
 	s.unlock()
 }

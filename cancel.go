@@ -88,7 +88,7 @@ func (c *call) settle(s *Session) {
 // cancelled deals with the peer's report that it does not want the reply to a
 // request any more. It is called by the reader.
 func (s *Session) cancelled(id ID) {
-	s.mu.Lock()
+	s.lock()
 	c := s.requests[string(id)]
 	if c != nil { // otherwise it has been answered meanwhile
 		if silent := s.cancel.Code == 0; !c.isRunning() || silent {

@@ -75,7 +75,7 @@ func (s *Session) arm(at time.Duration) {
 
 // tick does what is due, and arms the timer for what is next.
 func (s *Session) tick() {
-	s.mu.Lock()
+	s.lock()
 	s.armed = never
 	if s.state == stateDone {
 		s.unlock()

@@ -98,7 +98,7 @@ func (e *CostError) Is(target error) bool {
 // Cost returns what the session, or its group, has used up; 0 if that is not
 // counted.
 func (s *Session) Cost() float64 {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if s.cost.account == nil {
 		return 0
@@ -110,7 +110,7 @@ func (s *Session) Cost() float64 {
 // BumpCost adds delta, which may be negative, to the session's cost: for
 // requests that take more than others. It does nothing if cost is not counted.
 func (s *Session) BumpCost(delta float64) {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	s.charge(delta)
 }
@@ -123,7 +123,7 @@ func (s *Session) UpdateCost() {
 	if s.cost.account == nil {
 		return
 	}
-	s.mu.Lock()
+	s.lock()
 	s.cost.asked++
 	asked := s.cost.asked
 	s.unlock()
@@ -131,7 +131,7 @@ func (s *Session) UpdateCost() {
 	if s.extraCost != nil {
 		extra = s.extraCost(s)
 	}
-	s.mu.Lock()
+	s.lock()
 	if s.cost.updating = false; asked > s.cost.told { // or what came meanwhile is newer
 		s.cost.told, s.cost.extra = asked, extra
 	}
@@ -161,6 +161,7 @@ func (s *Session) charge(delta float64) {
 // over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
 // s.mu.
 func (s *Session) judgedCostLocked() float64 {
+	s.owner.check()
 	e, l := &s.cost, s.limits
 	cost := e.account.settle(l.CostDecay)
 	if e.own == nil {
@@ -175,8 +176,9 @@ func (s *Session) judgedCostLocked() float64 {
 }
 
 // joinGroupLocked has the session share the budget of a group from now on. Callers must
-// hold s.mu, or be the only ones who have the session.
+// hold s.mu.
 func (s *Session) joinGroupLocked(group *account) {
+	s.owner.check()
 	if s.cost.account == nil {
 		return
 	}
@@ -189,6 +191,7 @@ func (s *Session) joinGroupLocked(group *account) {
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
+	s.owner.check()
 	switch e.Code {
 	case CodeMethodNotFound:
 		if s.cancel == nil && c.IsNotification() && (c.Method == LSPCancellation.Method || c.Method == MCPCancellation.Method) {
@@ -328,7 +331,7 @@ func (s *Session) unanswered() []*call {
 
 // dismiss ends the session because of its cost.
 func (s *Session) dismiss() {
-	s.mu.Lock()
+	s.lock()
 	why := s.costError()
 	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
 	if why.Limit > 0 {
@@ -343,7 +346,7 @@ func (s *Session) dismiss() {
 	if s.onExcessiveCost != nil {
 		s.onExcessiveCost(s)
 	}
-	s.mu.Lock()
+	s.lock()
 	s.cost.why = why
 	e := s.excessive()
 	for _, entry := range s.in.waiting() {
@@ -378,6 +381,7 @@ const (
 // countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
 // error weighs so much. Callers must hold s.mu.
 func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
+	s.owner.check()
 	if bytes >= errorBytes {
 		s.countPeerErrorLocked(weight * float64(bytes/errorBytes))
 	}
@@ -386,6 +390,7 @@ func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
 // countPeerErrorLocked counts an error of the peer's, and has the session end if there
 // are too many. Callers must hold s.mu.
 func (s *Session) countPeerErrorLocked(weight float64) {
+	s.owner.check()
 	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.state >= stateClosing {
 		return
 	}

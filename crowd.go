@@ -72,7 +72,7 @@ func (srv *Server) endIdle() {
 	}
 	slices.SortFunc(idle, func(a, b candidate) int { return a.since.Compare(b.since) })
 	for _, s := range idle[:min(excess, len(idle))] {
-		s.mu.Lock()
+		s.lock()
 		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
 			slog.Duration("Server.CrowdedIdleTimeout", timeout))
 		s.fx.end(errCrowded, closeGrace)
@@ -83,7 +83,7 @@ func (srv *Server) endIdle() {
 // idleSince returns since when nothing has passed on the session's connection, as far
 // as it was looked at; false if something is under way.
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	last := activity{received: s.stats.BytesReceived, written: s.out.written}
 	if s.part != nil {

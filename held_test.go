@@ -57,7 +57,7 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
 	o.receive([]byte(`{"jsonrpc":"2.0","method":"m","id":1}`))
-	o.mu.Lock()
+	o.lock()
 	waiting := o.in.waiting()
 	waiting[0].expire(o.Session)
 	o.incoming.remove(waiting[0].due())
@@ -346,7 +346,7 @@ func TestBatchThatWasCancelledInTheQueueIsPassedOver(t *testing.T) {
 	} {
 		o.receive([]byte(msg))
 	}
-	o.mu.Lock()
+	o.lock()
 	b := o.in.waiting()[1].(*inBatch)
 	b.cancel(o.Session, &b.members[0], ServerBusy("cancelled"))
 	first := o.in.take(o.Session)

@@ -181,7 +181,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 		if e != nil { // otherwise the request is not answered
 			s.encodeError(sc, c.ID, e)
 		}
-		s.mu.Lock()
+		s.lock()
 		complete = b.put(s, int(c.index), sc.msg)
 		s.unlock()
 	}
@@ -222,7 +222,7 @@ func (b *inBatch) expire(s *Session) {
 // send sends the replies, for the handler h if that is not nil. Nobody else has the
 // batch any more.
 func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
-	s.mu.Lock()
+	s.lock()
 	s.assembled -= b.held
 	s.unlock()
 	sc := getScratch()
@@ -230,7 +230,7 @@ func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
 	if b.frame(s, sc) == nil {
 		_ = s.postFramed(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
-	s.mu.Lock()
+	s.lock()
 	b.sending = false
 	s.unlock()
 	if b.disconnect { // which stands now

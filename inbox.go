@@ -137,6 +137,7 @@ func (s *Session) discard(keepNotifications bool) {
 // so: one at a time, and only while work waits that nobody is coming for. Callers must
 // hold s.mu.
 func (s *Session) wantsWorkerLocked() bool {
+	s.owner.check()
 	in := &s.in
 	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
 		return false
@@ -191,12 +192,12 @@ func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *E
 
 // work handles requests until there are none.
 func (s *Session) work() {
-	s.mu.Lock()
+	s.lock()
 	s.in.waking = false
 	var c *call
 	defer func() {
 		if c != nil { // its handler ended the goroutine: runtime.Goexit
-			s.mu.Lock()
+			s.lock()
 			s.handled(c)
 		}
 		s.in.workers--
@@ -208,7 +209,7 @@ func (s *Session) work() {
 		if s.input.closed && s.in.count > 0 {
 			s.unlock()
 			s.endIfHungUp() // nobody wants the replies any more
-			s.mu.Lock()
+			s.lock()
 		}
 		if c = s.in.take(s); c == nil {
 			break
@@ -229,7 +230,7 @@ func (s *Session) work() {
 		} else if c.ctx.end(errHandlerReturned) {
 			s.overdue(c)
 		}
-		s.mu.Lock()
+		s.lock()
 		if !handle && c.IsNotification() {
 			s.dropDelayedLocked(c)
 		}
@@ -241,6 +242,7 @@ func (s *Session) work() {
 // countDroppedLocked counts a notification that is refused. While the session is open,
 // turnAway has it logged. Callers must hold s.mu.
 func (s *Session) countDroppedLocked(c *call) {
+	s.owner.check()
 	if s.state == stateOpen {
 		s.stats.NotificationsDropped++
 	} else {
@@ -251,6 +253,7 @@ func (s *Session) countDroppedLocked(c *call) {
 // dropDelayedLocked counts a notification whose handler was to be called after a delay,
 // and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
 func (s *Session) dropDelayedLocked(c *call) {
+	s.owner.check()
 	if c.ctx.ended() == errProcessing {
 		s.stats.NotificationsDropped++
 	} else {
@@ -286,7 +289,7 @@ func (c *call) wait(s *Session, delay time.Duration) bool {
 			s.overdue(c)
 		}
 	}
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	c.delayed = false
 	if c.answered { // by dismiss, or since its time is over

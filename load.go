@@ -84,7 +84,7 @@ const partStep = 1 << 20
 // part has come, for which it takes size bytes; with less when it has given them back.
 func (s *Session) receivePart(size int) error {
 	endless := s.conn.received()-s.stats.BytesReceived >= partStep
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	s.ignoreIfEndingLocked()
 	if s.reader.ignoring && !s.reader.ignores(s.conn.received()) {
@@ -114,6 +114,7 @@ const minHandling = 1 << 10
 // at a time, when its outbox is empty. And where the server handles as many bytes as it may, such a
 // session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
+	s.owner.check()
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
@@ -153,6 +154,7 @@ func (l *load) mayHandle(s *Session, size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
+	s.owner.check()
 	size := c.size()
 	if size < minHandling || s.load.handlingLimit == 0 {
 		return
@@ -165,6 +167,7 @@ func (s *Session) startHandlingLocked(c *call) {
 // stopHandlingLocked ends what startHandlingLocked has begun, and has the sessions that
 // are blocked look again. Callers must hold s.mu.
 func (s *Session) stopHandlingLocked(c *call) {
+	s.owner.check()
 	if c.held == 0 {
 		return
 	}
@@ -181,7 +184,7 @@ func (s *Session) stopHandlingLocked(c *call) {
 
 // unblockHandling has the session look again whether its next request may be handled.
 func (s *Session) unblockHandling() {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	s.in.blocked = false
 	s.wakeWorkerLocked()
@@ -189,6 +192,7 @@ func (s *Session) unblockHandling() {
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.
 func (s *Session) wakeWorkerLocked() {
+	s.owner.check()
 	if !s.cost.over && s.wantsWorkerLocked() {
 		s.fx.set(&s.fx.startWorker)
 	}
@@ -197,6 +201,7 @@ func (s *Session) wakeWorkerLocked() {
 // wakeAfterWriteLocked calls a worker if the next request has waited for the outbox to
 // be empty. Callers must hold s.mu.
 func (s *Session) wakeAfterWriteLocked() {
+	s.owner.check()
 	if s.in.count > 0 && s.in.running == 0 && s.out.size() == 0 {
 		s.wakeWorkerLocked()
 	}

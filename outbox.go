@@ -184,7 +184,7 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 
 // postFramed is post for sc.frame, for the handler h if that is not nil.
 func (s *Session) postFramed(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
-	s.mu.Lock()
+	s.lock()
 	lent, err := s.queueLocked(ctx, h, sc, from, register)
 	s.unlock()
 	if lent {
@@ -203,6 +203,7 @@ func (s *Session) framed(sc *scratch) (err error) {
 // connection and is to call writeDirectly instead, when it has left the lock. Callers must
 // hold s.mu, which is released while queueLocked waits for room.
 func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) (lent bool, err error) {
+	s.owner.check()
 	if h != nil && h.session == s && h.waits.returned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
@@ -255,7 +256,7 @@ func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratc
 // the write side.
 func (s *Session) writeDirectly(frame []byte) {
 	n := s.out.sock.tryWrite(frame)
-	s.mu.Lock()
+	s.lock()
 	s.stats.BytesSent += uint64(n)
 	s.out.unlend(frame, n)
 	s.wakeAfterWriteLocked()
@@ -391,7 +392,7 @@ func (s *Session) register(f *Future) {
 // writeLoop writes what is queued, all of it in one write, until the session
 // ends; then the rest, and closes the connection.
 func (s *Session) writeLoop() {
-	s.mu.Lock()
+	s.lock()
 	for {
 		if s.out.empty() {
 			if s.state >= stateClosing && !s.out.lent {
@@ -403,7 +404,7 @@ func (s *Session) writeLoop() {
 			// write costs far more than this.
 			s.unlock()
 			runtime.Gosched()
-			s.mu.Lock()
+			s.lock()
 			continue
 		}
 		if s.state >= stateClosing && s.closeBy <= s.now() {
@@ -414,7 +415,7 @@ func (s *Session) writeLoop() {
 		s.progress()
 		s.unlock()
 		n, err := s.conn.write(f.buf, f.ends, func() {
-			s.mu.Lock()
+			s.lock()
 			s.progress()
 			s.markAlive()
 			flushing := s.out.flushed != nil
@@ -423,7 +424,7 @@ func (s *Session) writeLoop() {
 				s.endFlush()
 			}
 		})
-		s.mu.Lock()
+		s.lock()
 		s.out.writing = false
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
@@ -432,13 +433,13 @@ func (s *Session) writeLoop() {
 			}
 			s.unlock()
 			s.awaitInput(err)
-			s.mu.Lock()
+			s.lock()
 			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
 			}
 			s.fx.end(err, 0) // (I10)
 			s.unlock()
-			s.mu.Lock()
+			s.lock()
 			break
 		}
 		s.out.giveBack(f)
@@ -452,7 +453,7 @@ func (s *Session) writeLoop() {
 	s.lose(s.cause, true)
 	s.unlock()
 	s.closeConn()
-	s.mu.Lock()
+	s.lock()
 	s.loops--
 	s.unlock()
 }
@@ -463,13 +464,13 @@ const flushLimit = 100 * time.Millisecond
 // flush waits until the writer has written what is queued, as long as the connection
 // takes it without waiting for the peer. It is called when the session is closing.
 func (s *Session) flush() {
-	s.mu.Lock()
+	s.lock()
 	size := s.out.size()
 	s.unlock()
 	if size == 0 || !s.conn.writable() {
 		return
 	}
-	s.mu.Lock()
+	s.lock()
 	if s.state != stateClosing || s.out.size() == 0 {
 		s.unlock()
 		return
@@ -489,12 +490,13 @@ func (s *Session) flush() {
 
 // endFlush ends what flush waits for.
 func (s *Session) endFlush() {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	s.endFlushLocked()
 }
 
 func (s *Session) endFlushLocked() {
+	s.owner.check()
 	if s.out.flushed != nil {
 		close(s.out.flushed)
 		s.out.flushed = nil
@@ -506,13 +508,14 @@ func (s *Session) endFlushLocked() {
 // with unread bytes is reset, and the peer may lose the last replies. Callers must
 // hold s.mu, which is released meanwhile.
 func (s *Session) lingerLocked() {
+	s.owner.check()
 	if closeBy := after(s.now(), closeGrace); closeBy < s.closeBy {
 		s.closeBy = closeBy
 		s.arm(closeBy)
 	}
 	s.unlock()
 	closed := s.conn.closeWrite()
-	s.mu.Lock()
+	s.lock()
 	for closed && (s.loops == 2 || s.reader.gaveUp) && s.now() < s.closeBy {
 		s.out.idle = true
 		s.out.wake.Wait()

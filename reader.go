@@ -87,14 +87,14 @@ func (s *Session) readLoop() {
 			if s.reader.ignores(s.conn.received()) {
 				continue
 			}
-			s.mu.Lock()
+			s.lock()
 			s.reader.gaveUp = true
 			s.unlock()
 			break
 		}
 		s.deliver(&r.intake)
 		if err == errIgnored {
-			s.mu.Lock()
+			s.lock()
 			s.reader.gaveUp = true
 			s.unlock()
 			break
@@ -106,7 +106,7 @@ func (s *Session) readLoop() {
 			err = s.explain(err)
 		}
 		frame, bad := errors.AsType[*FrameError](err)
-		s.mu.Lock()
+		s.lock()
 		s.meter() // what is dropped, or was cut off by the end
 		if bad {
 			s.faultOfFrame(frame)
@@ -135,7 +135,7 @@ func (s *Session) readLoop() {
 			s.end(err, grace) // does nothing if the session was ending already (I6)
 			break
 		}
-		s.mu.Lock()
+		s.lock()
 		ending := s.state >= stateClosing
 		s.overdrawn()
 		s.unlock()
@@ -143,7 +143,7 @@ func (s *Session) readLoop() {
 			break
 		}
 	}
-	s.mu.Lock()
+	s.lock()
 	s.loops--
 	s.out.wakeWriter() // which may linger
 	s.unlock()
@@ -172,6 +172,7 @@ func (r *readerState) ignores(received uint64) bool { return received-r.from <= 
 // ignoreIfEndingLocked has the reader drop what arrives from now on if the session is
 // ending. Callers must hold s.mu and be the reader.
 func (s *Session) ignoreIfEndingLocked() {
+	s.owner.check()
 	if !s.reader.ignoring && s.state >= stateClosing {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
@@ -211,7 +212,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		}
 	case item.Kind == KindFatal:
 		s.deliver(in) // what came before
-		s.mu.Lock()
+		s.lock()
 		s.fault(item.Err)
 		s.fx.end(item.Err, s.violationGrace())
 		s.unlock()
@@ -249,7 +250,7 @@ func (s *Session) deliver(in *intake) {
 	if in.messages == 0 && len(in.entries) == 0 && !in.blank {
 		return
 	}
-	s.mu.Lock()
+	s.lock()
 	s.stats.MessagesReceived += in.messages
 	s.meter()
 	s.markAlive()
@@ -322,7 +323,7 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	results := make(arena, 0, need)
 	var touched []*Batch
 	faults := 0
-	s.mu.Lock()
+	s.lock()
 	now := s.now()
 	complete := func(item *Item) {
 		f, err, fault := s.match(item.ID, item.Err)
@@ -387,7 +388,7 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 		switch item.Kind {
 		case KindInvalid:
 			invalid++
-			s.mu.Lock()
+			s.lock()
 			s.faultOf(item.Err, invalid)
 			if invalid == 1 {
 				s.refusing++

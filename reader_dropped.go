@@ -37,7 +37,7 @@ func (s *Session) receiveDropped(m *Message, frame *FrameError) (told, unclear b
 	item := &m.Items[0]
 	switch item.Kind {
 	case KindRequest, KindInvalid:
-		s.mu.Lock()
+		s.lock()
 		s.fx.replyError(item.ID, answer, fromReader)
 		s.unlock()
 		return true, item.ID == nil
@@ -55,7 +55,7 @@ func (s *Session) failReply(id ID, array bool, frame *FrameError) bool {
 		err = frame
 	}
 	err = fmt.Errorf("reply dropped: %w", err)
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	f := s.table.only(array)
 	if id != nil {

@@ -66,7 +66,7 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 		}
 	}
 	answer := s.answerTo(item)
-	s.mu.Lock()
+	s.lock()
 	s.fault(item.Err, more...)
 	s.countPeerErrorBytesLocked(wholeError, len(msg))
 	s.fx.replyError(item.ID, answer, fromReader)

@@ -12,6 +12,7 @@ import (
 // answer under. So the error counts if its code says that, and if all pending calls
 // are of the one message that was sent since the last reply was matched.
 func (s *Session) completeRefusedLocked(now time.Duration, err error) bool {
+	s.owner.check()
 	e, ok := err.(*Error)
 	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queued-s.replied != 1 {
 		return false
@@ -80,7 +81,7 @@ func (s *Session) takeReplies(in *intake, p Protocol, m *Message, msg []byte) []
 	if !ok || slices.ContainsFunc(m.Items, func(item Item) bool { return item.Kind != KindInvalid }) {
 		return m.Items
 	}
-	s.mu.Lock()
+	s.lock()
 	none := s.table.pending == 0 && len(s.table.late) == 0
 	s.unlock()
 	if none {
@@ -88,7 +89,7 @@ func (s *Session) takeReplies(in *intake, p Protocol, m *Message, msg []byte) []
 	}
 	s.deliver(in) // the replies before it
 	found := finder.findReplies(m, msg, s.limits.Batch)
-	s.mu.Lock()
+	s.lock()
 	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.table.awaits(r.ID) })
 	s.unlock()
 	if len(found) == 0 {

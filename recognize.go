@@ -200,7 +200,7 @@ func (s *Session) explain(err error) error {
 		err = fmt.Errorf("%w; the input looks like %s", err, like)
 	}
 	attr := errorAttr(err) // before the lock is held: the connection may be the user's
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if len(input) > 0 && (like != "" || s.state < stateClosing) {
 		s.note(slog.LevelWarn, "the input ended within a message", slog.Int("bytes", len(input)),

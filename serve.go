@@ -144,7 +144,7 @@ func (s *Session) reply(c *call, result any, err error) {
 	switch {
 	case err == nil:
 	case excessive:
-		s.mu.Lock()
+		s.lock()
 		first = !s.cost.over
 		s.cost.over, s.cost.said = true, s.cost.said || first
 		e = s.excessive()
@@ -231,7 +231,7 @@ func (c *call) heeded(err error) bool {
 // overdue has c expire now. Its handler has seen that its time is over before the
 // session's timer did.
 func (s *Session) overdue(c *call) {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if c.answered {
 		return
@@ -243,7 +243,7 @@ func (s *Session) overdue(c *call) {
 // deferEnd leaves it to the batch that c is a member of to end the session,
 // when its replies are queued, and reports whether it does.
 func (c *call) deferEnd(s *Session) bool {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	b := c.batch()
 	if b == nil || b.waiting == 0 && !b.sending {
@@ -298,7 +298,7 @@ func (s *Session) maxResponse() int {
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e := responseTooLarge(limit)
 	s.encodeError(sc, c.ID, e)
-	s.mu.Lock()
+	s.lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
 		methodAttr(c.Method), limitAttr("Limits.Response", limit))
 	s.unlock()
@@ -329,7 +329,7 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	}
 	if err != nil {
 		attr := errorAttr(err) // before the lock is held: the codec may be the user's
-		s.mu.Lock()
+		s.lock()
 		s.notePeerLocked(slog.LevelError, "error cannot be encoded", attr)
 		s.unlock()
 	}
@@ -345,7 +345,7 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 	}
 	if err := s.frameError(sc, e); err != nil {
 		attr := errorAttr(err) // before the lock is held: the framer may be the user's
-		s.mu.Lock()
+		s.lock()
 		defer s.unlock()
 		s.notePeerLocked(slog.LevelError, "error cannot be framed", attr)
 		return
@@ -370,12 +370,12 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 			alone = s.frameError(sc, e) == nil // if not, there is nothing to be done
 		}
 	}
-	s.mu.Lock()
+	s.lock()
 	if b != nil && !c.answered && !c.IsNotification() {
 		if limit := b.hold(s, len(sc.msg)); limit > 0 {
 			s.unlock()
 			e = s.encodeTooLarge(sc, c, limit)
-			s.mu.Lock()
+			s.lock()
 		}
 	}
 	if c.answered { // and paid for

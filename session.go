@@ -83,6 +83,7 @@ type Session struct {
 	proto           atomic.Pointer[Protocol]
 
 	mu        sync.Mutex
+	owner     lockOwner // of mu
 	state     state
 	lingers   bool          // the writer closes its half first, and waits for the peer's
 	blank     uint8         // how many blank messages came in succession; reader only
@@ -281,7 +282,7 @@ func (s *Session) Role() Role { return s.role }
 // neither must [Server.OnSession]: the session waits for them, and nobody can tell that
 // they do.
 func (s *Session) Done() <-chan struct{} {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if s.done == nil {
 		s.done = make(chan struct{})
@@ -299,7 +300,7 @@ func (s *Session) Done() <-chan struct{} {
 // something else than messages. Err is set before a call fails with [ErrConnectionLost],
 // and before the callbacks of OnClose are called.
 func (s *Session) Err() error {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if s.cause == nil && s.input.closed {
 		return io.EOF
@@ -312,7 +313,7 @@ func (s *Session) Err() error {
 // other, on a goroutine of their own, and must not wait for Done.
 func (s *Session) OnClose(callback func(err error)) {
 	mustHave("Session.OnClose", "callback", callback)
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if s.state != stateDone {
 		s.onClose = append(s.onClose, callback)
@@ -325,7 +326,7 @@ func (s *Session) OnClose(callback func(err error)) {
 
 // Stats returns what the session did so far and holds now.
 func (s *Session) Stats() Stats {
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	stats := s.stats
 	stats.Pending = s.table.pending
@@ -367,14 +368,14 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	if h == nil || h.session != s {
 		return false
 	}
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	return !h.waits.returned
 }
 
 // shutdown is Shutdown, for the cause given.
 func (s *Session) shutdown(ctx context.Context, cause error) error {
-	s.mu.Lock()
+	s.lock()
 	if s.state == stateOpen {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
@@ -417,6 +418,7 @@ type dropped struct {
 // dropLocked counts a notification that is dropped because the session ends. One record
 // tells of all of them when the session is over. Callers must hold s.mu.
 func (s *Session) dropLocked(c *call) {
+	s.owner.check()
 	s.stats.NotificationsDropped++
 	if s.dropped.count++; s.dropped.count == 1 {
 		s.dropped.first = c.Method
@@ -425,5 +427,6 @@ func (s *Session) dropLocked(c *call) {
 
 // lastLocked reports whether nothing is left of a session but to log what has happened.
 func (s *Session) lastLocked() bool {
+	s.owner.check()
 	return s.state == stateClosing && s.loops == 0 && s.in.workers == 0 && s.in.count == 0
 }

@@ -98,6 +98,12 @@ func (fx *effects) end(cause error, grace time.Duration) {
 // set sets a flag of fx.
 func (fx *effects) set(flag *bool) { fx.pending, *flag = true, true }
 
+// lock takes s.mu.
+func (s *Session) lock() {
+	s.mu.Lock()
+	s.owner.set()
+}
+
 // unlock is how s.mu is left. It looks again at what depends on the state of the session,
 // and runs the effects without the lock.
 func (s *Session) unlock() {
@@ -112,12 +118,15 @@ func (s *Session) unlock() {
 		s.checkDrained()
 		s.leave()
 	}
+	s.owner.check()
 	if !s.fx.pending {
+		s.owner.clear()
 		s.mu.Unlock()
 		return
 	}
 	fx := s.fx
 	s.fx = effects{}
+	s.owner.clear()
 	s.mu.Unlock()
 	fx.run(s)
 }
@@ -176,7 +185,7 @@ func (s *Session) sendErrors(replies []errorResponse, failed []failedMembers) {
 // refused is called when errors that s.refusing counts are queued. The last of them
 // ends a session that is being dismissed.
 func (s *Session) refused() {
-	s.mu.Lock()
+	s.lock()
 	if s.refusing--; s.refusing == 0 && s.cost.why != nil {
 		s.endPolitelyLocked(s.cost.why)
 	}
@@ -186,5 +195,5 @@ func (s *Session) refused() {
 // locker is s.mu for what waits with it.
 type locker Session
 
-func (l *locker) Lock()   { l.mu.Lock() }
+func (l *locker) Lock()   { (*Session)(l).lock() }
 func (l *locker) Unlock() { (*Session)(l).unlock() }

@@ -61,7 +61,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	case isUnreachable(cause):
 		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
 	}
-	s.mu.Lock()
+	s.lock()
 	closeBy := after(s.now(), grace)
 	if s.state >= stateClosing {
 		if s.state == stateClosing && closeBy < s.closeBy {
@@ -99,13 +99,14 @@ func (s *Session) end(cause error, grace time.Duration) {
 // endPolitely is end where the peer is to read what it was answered last: the writer
 // has Limits.CloseTimeout, and lingers.
 func (s *Session) endPolitely(cause error) {
-	s.mu.Lock()
+	s.lock()
 	s.endPolitelyLocked(cause)
 	s.unlock()
 }
 
 // endPolitelyLocked is endPolitely for callers that hold s.mu.
 func (s *Session) endPolitelyLocked(cause error) {
+	s.owner.check()
 	s.lingers = s.lingers || s.state < stateClosing
 	s.fx.end(cause, s.limits.CloseTimeout)
 }
@@ -135,7 +136,7 @@ func (s *Session) lose(cause error, unwritten bool) {
 
 // closeConn closes the connection, which ends the reader and a blocked writer.
 func (s *Session) closeConn() {
-	s.mu.Lock()
+	s.lock()
 	told := s.told
 	s.unlock()
 	_ = s.conn.close(told)
@@ -188,7 +189,7 @@ func (s *Session) finish(callbacks []func(error), dropped dropped) {
 		callback(s.cause)
 	}
 	s.pool.leave()
-	s.mu.Lock()
+	s.lock()
 	s.over = true
 	if s.done != nil {
 		close(s.done)

@@ -48,7 +48,7 @@ func (s *Session) closeInput(err error) bool {
 	if limit <= 0 || s.conn.hungUp() {
 		return false
 	}
-	s.mu.Lock()
+	s.lock()
 	if s.state >= stateClosing {
 		s.unlock()
 		return false
@@ -82,7 +82,7 @@ func (s *Session) awaitInput(err error) {
 			limit = max(limit, s.halfCloseLimit())
 		}
 	}
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	s.input.awaited, s.input.awaitBy = true, after(s.now(), limit)
 	s.arm(s.input.awaitBy)
@@ -124,6 +124,7 @@ func (s *Session) halfCloseLimit() time.Duration {
 // checkInputLocked ends a session without input when nothing is left to do. Callers
 // must hold s.mu.
 func (s *Session) checkInputLocked() {
+	s.owner.check()
 	if !s.input.closed || s.input.ending || s.state >= stateClosing ||
 		s.refusing > 0 || s.in.running > 0 || s.in.count > 0 || s.out.lent || s.out.size() > 0 {
 		return
@@ -135,6 +136,7 @@ func (s *Session) checkInputLocked() {
 // checkInputTimeLocked is called by the session's timer. It ends a session whose input
 // has ended, when its time is over or the peer is gone. Callers must hold s.mu.
 func (s *Session) checkInputTimeLocked(now time.Duration) {
+	s.owner.check()
 	switch {
 	case !s.input.closed || s.state >= stateClosing:
 		return

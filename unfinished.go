@@ -36,6 +36,7 @@ const partRate = writeChunk
 // trackPartLocked follows the large message for which the reader takes size bytes, 0 if
 // there is none. Only the reader calls it. Callers must hold s.mu.
 func (s *Session) trackPartLocked(size int) {
+	s.owner.check()
 	if size <= largeBuffer {
 		size = 0 // what a connection keeps beside messages, as a WebSocket its request
 	}
@@ -63,6 +64,7 @@ func (s *Session) trackPartLocked(size int) {
 
 // dropPartLocked ends what trackPartLocked has begun. Callers must hold s.mu.
 func (s *Session) dropPartLocked() {
+	s.owner.check()
 	if s.part != nil {
 		s.load.unfinished.remove(s.part)
 		s.part = nil
@@ -72,6 +74,7 @@ func (s *Session) dropPartLocked() {
 // partWeightLocked returns how much the session holds of a message that has come in
 // part. Callers must hold s.mu.
 func (s *Session) partWeightLocked() int {
+	s.owner.check()
 	if s.part != nil && s.part.given {
 		return 0 // as soon as the reader returns
 	}
@@ -82,6 +85,7 @@ func (s *Session) partWeightLocked() int {
 // on. A message that is not read, because reading pauses, is not waited for. Callers must
 // hold s.mu.
 func (s *Session) checkPartLocked(now time.Duration) {
+	s.owner.check()
 	p := s.part
 	if p == nil || s.state >= stateClosing {
 		return
@@ -110,6 +114,7 @@ func (l *load) nearFull() bool { return l.limit > 0 && l.bytes.Load() >= int64(l
 // a session's share have to go: others do not lock anybody out.
 // Callers must hold s.mu.
 func (s *Session) makeRoomLocked(bytes int) bool {
+	s.owner.check()
 	if s.part == nil {
 		return false
 	}
@@ -123,7 +128,7 @@ func (s *Session) makeRoomLocked(bytes int) bool {
 // giveUp ends the session of a message that has come in part, to make room for others.
 func (p *part) giveUp() {
 	s := p.session
-	s.mu.Lock()
+	s.lock()
 	defer s.unlock()
 	if s.part != p || s.state >= stateClosing {
 		return

@@ -117,7 +117,7 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 	case "cancel_pending_requests":
 		// What the end of a session does to its calls, without the end.
 		r.cause = ErrClosed
-		r.mu.Lock()
+		r.lock()
 		r.lose(r.cause, true)
 		r.unlock()
 		r.cause = nil
