@@ -208,7 +208,7 @@ func TestMaxQueuedBytes(t *testing.T) {
 		if n := srv.Stats().QueuedBytes; n < 96_000 || n > 106_000 {
 			t.Errorf("%d bytes wait", n)
 		}
-		full := `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - over 100000 bytes waiting (Server.MaxQueuedBytes)","data":{"started":false,"reason":"queue"}},"id":`
+		full := `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - over 100,000 bytes waiting (Server.MaxQueuedBytes)","data":{"started":false,"reason":"queue"}},"id":`
 		greedy.say(large + `2}`)
 		greedy.expect(full + `2}`)
 		modest.say(ask("m", 3)) // which has not had its share
@@ -451,7 +451,7 @@ func TestHandshakesThatFailAreLoggedWithinBounds(t *testing.T) {
 		if got := log.take(); len(got) != 1 {
 			t.Errorf("a second later %q was logged", got)
 		}
-		if got := log.attr("left out"); !slices.Equal(got, []string{"200"}) {
+		if got := log.attr("records left out"); !slices.Equal(got, []string{"200"}) {
 			t.Errorf("left out were %q", got)
 		}
 	})

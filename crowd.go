@@ -74,7 +74,7 @@ func (srv *Server) endIdle() {
 	for _, s := range idle[:min(excess, len(idle))] {
 		s.mu.Lock()
 		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
-			slog.Duration("Server.CrowdedIdleTimeout", timeout))
+			timeLimit("Server.CrowdedIdleTimeout", timeout))
 		s.mu.Unlock()
 		s.end(errCrowded, closeGrace)
 	}

@@ -1,7 +1,8 @@
 // # Limits
 //
 // [Limits] bound what one session may use, and what is not worth a table is said
-// at their fields. Zero is the default; a negative value switches a limit off.
+// at their fields. Zero is the default; a negative value switches a limit off. Errors
+// and records name what was exceeded: "over 1,000 bytes (NewlineFramer.MaxSize)".
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait

@@ -54,11 +54,15 @@ func checkSize(v any, limit int, msg []byte) error {
 	if c, ok := v.(interface{ checkSize([]byte) error }); ok {
 		return c.checkSize(msg) // in terms of its own
 	}
-	field := fmt.Sprintf("%T.MaxMessage", v)
+	return &SizeError{Size: len(msg), Limit: limit, Field: maxMessageField(v)}
+}
+
+// maxMessageField returns the name of the field that sets the maxMessage of v.
+func maxMessageField(v any) string {
 	if l, ok := v.(interface{ MaxMessageField() string }); ok {
-		field = l.MaxMessageField()
+		return l.MaxMessageField()
 	}
-	return &SizeError{Size: len(msg), Limit: limit, Field: field}
+	return fmt.Sprintf("%T.MaxMessage", v)
 }
 
 // A MessageConn is a connection that keeps messages apart by itself, as a

@@ -40,7 +40,7 @@ func (b *inBatch) due() *deadline { return &b.deadline }
 func (b *inBatch) waits() bool    { return b.deadline.owner != nil && b.taken < len(b.members) }
 
 func (b *inBatch) about() (string, slog.Attr) {
-	return "request refused", slog.Int("batch of", len(b.members))
+	return "request refused", slog.Int("members", len(b.members))
 }
 
 func (b *inBatch) notifications(calls []*call) []*call {
@@ -254,6 +254,10 @@ func (b *inBatch) frame(s *Session, sc *scratch) error {
 		return err
 	}
 	e := responseTooLarge(size.Limit)
+	s.mu.Lock()
+	s.notePeerLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
+		slog.Int("members", len(b.members)), byteLimit(size.Field, size.Limit))
+	s.mu.Unlock()
 	b.shrink(s, sc, e, size.Size-size.Limit)
 	if err = b.join(s, sc); err == nil {
 		return nil

@@ -102,7 +102,7 @@ func (s *Session) receivePart(size int) error {
 	s.trackPartLocked(size)
 	s.weigh()
 	if more > 0 && s.load.full(s.weight) && !s.makeRoomLocked(more) {
-		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}
+		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}
 	}
 	return nil
 }

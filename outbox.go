@@ -204,10 +204,11 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 			limit += reserve
 		}
 		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
-			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Limits.Outbox", s.limits.Outbox))
+			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit("Limits.Outbox", s.limits.Outbox))
 			s.mu.Unlock()
-			s.end(ErrSlowPeer, 0)
-			return ErrSlowPeer
+			err := slowPeer("%s", over(s.limits.Outbox, "bytes waiting", "Limits.Outbox"))
+			s.end(err, 0)
+			return err
 		}
 	case fromNobody:
 		if !s.out.room(len(sc.frame), s.limits.Outbox) {
@@ -297,8 +298,8 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch
 		s.out.waiting += n
 		s.weigh()
 		if from == fromHandler && s.load.over(s.weight) {
-			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Server.MaxQueuedBytes", s.load.limit))
-			s.pool.run(func() { s.end(ErrSlowPeer, 0) })
+			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit("Server.MaxQueuedBytes", s.load.limit))
+			s.pool.run(func() { s.end(slowPeer("%s", over(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes")), 0) })
 		}
 		s.changeWaitsLocked(h, 0, 1)
 		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })

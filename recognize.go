@@ -190,7 +190,7 @@ func (s *Session) explain(err error) error {
 	case bad:
 		first := s.stats.MessagesReceived == 0
 		return &FrameError{
-			Message:     frame.Message + "; the input looks like " + like,
+			Message:     frame.text() + "; the input looks like " + like,
 			Recoverable: frame.Recoverable && !first,
 			Cost:        frame.Cost,
 		}

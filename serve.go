@@ -298,13 +298,26 @@ func (s *Session) maxResponse() int {
 
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
-	e := responseTooLarge(limit)
+	e, field := responseTooLarge(limit), s.responseField(limit)
 	s.encodeError(sc, c.ID, e)
 	s.mu.Lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
-		methodAttr(c.Method), limitAttr("Limits.Response", limit))
+		methodAttr(c.Method), byteLimit(field, limit))
 	s.mu.Unlock()
 	return e
+}
+
+// responseField returns the name of the field that sets limit, which a reply exceeds.
+// It is called without the lock: the framer may be the user's.
+func (s *Session) responseField(limit int) string {
+	switch limit {
+	case s.limits.Response:
+	case s.conn.maxMessage():
+		return s.conn.maxMessageField()
+	case s.limits.Outbox: // for what waits in unfinished batches
+		return "Limits.Outbox"
+	}
+	return "Limits.Response"
 }
 
 func responseTooLarge(limit int) *Error {
@@ -413,13 +426,4 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		b.send(s, &c.ctx, fromHandler)
 	}
 	return e
-}
-
-// thousands writes n with commas between its thousands.
-func thousands(n int) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }

@@ -233,7 +233,7 @@ func (srv *Server) Serve(l net.Listener) error {
 		}
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "accept failed",
-			slog.Any("error", err), slog.Duration("retry", delay))
+			slog.Any("error", err), slog.Duration("retry after", delay))
 		select {
 		case <-time.After(delay):
 		case <-tracked.stopped:

@@ -17,6 +17,8 @@ type transport interface {
 	next(wait bool) ([]byte, error)
 	// maxMessage returns the size of the largest message, 0 if that is not known.
 	maxMessage() int
+	// maxMessageField returns the name of the field that sets maxMessage.
+	maxMessageField() string
 	// frame appends msg to dst as it goes into the outbox. It fails with a
 	// [*SizeError] if msg is larger than maxMessage.
 	frame(dst, msg []byte) ([]byte, error)
@@ -215,6 +217,8 @@ func (s *stream) fill() {
 
 func (s *stream) maxMessage() int { return s.max }
 
+func (s *stream) maxMessageField() string { return maxMessageField(s.framer) }
+
 func (s *stream) frame(dst, msg []byte) ([]byte, error) {
 	if err := checkSize(s.framer, s.max, msg); err != nil {
 		return dst, err
@@ -311,6 +315,8 @@ func (m *messages) onPart(part func(int) error) {
 }
 
 func (m *messages) maxMessage() int { return m.max }
+
+func (m *messages) maxMessageField() string { return maxMessageField(m.conn) }
 
 func (m *messages) frame(dst, msg []byte) ([]byte, error) {
 	if err := checkSize(m.conn, m.max, msg); err != nil {

@@ -10,7 +10,6 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"time"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
@@ -64,15 +63,8 @@ func redacted(addr string) string {
 }
 
 func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 30 * time.Second // as rpcx.Dialer has it
-	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
+	defer cancel()
 	var under net.Conn
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { under = info.Conn },
@@ -100,7 +92,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 		body, _ := io.ReadAll(resp.Body) // is in memory
 		return nil, &StatusError{resp.StatusCode, resp.Header, string(body)}
 	} else if err != nil {
-		return nil, err
+		return nil, bounded.DialError(ctx, err)
 	}
 	return newConn(ws, t.out, under, control, d.Config), nil
 }

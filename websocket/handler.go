@@ -104,7 +104,7 @@ func (a *Acceptor) logRefusal(r *http.Request, err error) {
 	}
 	attrs := []slog.Attr{slog.String("peer", r.RemoteAddr), slog.Any("error", bounded.Error(err))}
 	if skipped > 0 {
-		attrs = append(attrs, slog.Int("left out", skipped))
+		attrs = append(attrs, slog.Int("records left out", skipped))
 	}
 	log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused", attrs...)
 }

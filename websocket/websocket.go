@@ -125,7 +125,7 @@ func (c Config) compression() websocket.CompressionMode {
 }
 
 // ErrNoPong is why a session ended whose peer did not answer a ping in time.
-var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (Config.PingInterval)")
+var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (websocket.Config.PingInterval)")
 
 // StatusError is why a WebSocket could not be dialled where the server answered by HTTP
 // and did not upgrade the connection.
