@@ -91,6 +91,9 @@ func (s *Session) receivePart(size int) error {
 		return errIgnored
 	}
 	s.markAlive()
+	if s.stats.MessagesReceived == 0 {
+		s.keepStandingLocked()
+	}
 	if endless {
 		s.meter()
 		if s.overdrawn() {

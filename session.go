@@ -121,6 +121,8 @@ type Session struct {
 	unlogged  int         // notes for which there was no room
 	budgets   logBudgets  // of those that the peer causes
 	dropped   dropped     // notifications, since the session ends
+	standing  *standing   // input, nil if there is none, or once a message has come
+	lastBad   *badMessage // nil if none came that a call may have waited for
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	done      chan struct{} // closed then; made when asked for
