@@ -113,6 +113,7 @@ func (s *Session) tick() {
 	if f := s.checkInputTimeLocked(now); f != nil {
 		due = append(due, f)
 	}
+	s.checkLateLocked(now)
 	s.checkStandingLocked(now)
 	if f := s.checkPartLocked(now); f != nil {
 		due = append(due, f)

@@ -198,7 +198,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 func (b *inBatch) expire(s *Session) func() {
 	for i := range b.members {
 		if c := &b.members[i]; !c.answered {
-			s.turnAway(c, timedOut(c.isRunning()))
+			s.timeOutLocked(c)
 		}
 	}
 	waiting := b.remaining(s)

@@ -44,7 +44,7 @@ func TestLoggerTellsWhatIsNotHandled(t *testing.T) {
 				}
 				time.Sleep(time.Second) // after 5 s, when reading goes on
 				synctest.Wait()
-				if got := log.take(); !slices.Contains(got, c.want) {
+				if got := log.take(); !slices.ContainsFunc(got, func(r string) bool { return strings.HasPrefix(r, c.want) }) {
 					t.Errorf("%q was logged, want %q", got, c.want)
 				}
 				if got := log.attr(c.key); !slices.Contains(got, c.attr) {

@@ -51,15 +51,12 @@ func (c *call) size() int {
 	return len(p.Positional) + len(p.Named) + len(p.Raw)
 }
 
-// about says in the log what it is that is not handled, or not to its end. Nobody but
-// the log tells of a notification.
+// about says in the log what it is that is not handled. Nobody but the log tells of a
+// notification.
 func (c *call) about() (msg string, what slog.Attr) {
 	msg = "request refused"
 	if c.IsNotification() {
 		msg = "notification dropped"
-		if c.begun {
-			msg = "notification timed out"
-		}
 	}
 	return msg, methodAttr(c.Method)
 }
