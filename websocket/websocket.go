@@ -75,6 +75,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/duration"
 
 	"github.com/coder/websocket"
 )
@@ -99,6 +100,9 @@ type Config struct {
 	// that names some gives up a connection for which the server picks none.
 	Subprotocols []string
 }
+
+// check returns what is wrong with the configuration, nil if nothing is.
+func (c *Config) check() error { return duration.Check("Config", c) }
 
 func (c Config) maxSize() int {
 	switch {
