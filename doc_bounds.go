@@ -2,9 +2,9 @@
 //
 // [Limits] bound what one session may use, and what is not worth a table is said
 // at their fields. Zero is the default; a negative value switches a limit off. A duration
-// between 0 and a millisecond is refused, since it lacks its unit: RequestTimeout: 30 is 30
-// nanoseconds. Dial, Serve and the like return the error; NewSession, NewMessageSession,
-// Pipe and ServeConn, which have none, panic with it.
+// between 0 and a millisecond, here or in a Server or Dialer, is refused, since it lacks
+// its unit: RequestTimeout: 30 is 30 nanoseconds. Dial, Serve and the like return the
+// error; NewSession, NewMessageSession, Pipe and ServeConn, which have none, panic with it.
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait
