@@ -16,9 +16,10 @@ import (
 //
 // ctx bounds the whole call, waiting for room in the outbox included: when it
 // ends the call is given up and fails with ctx's cause. If ctx has no deadline,
-// Limits.RequestTimeout applies, and the error is [ErrTimeout]. An error that matches
-// context.DeadlineExceeded may be wrapped, to say that a bad message came meanwhile, or
-// that what has come is not taken for a message. If the peer
+// Limits.RequestTimeout applies, and the error is [ErrTimeout]; a deadline of ctx counts
+// instead, even one that is longer. An error that matches context.DeadlineExceeded may be
+// wrapped, to say that a bad message came meanwhile, or that what has come is not taken for
+// a message. If the peer
 // answers with an error it is an [*Error]; if its answer is ill-formed a
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
 // session is over already it matches [ErrClosed]. If the request is larger than the

@@ -115,9 +115,9 @@ func TestErrorsNameTheirLimits(t *testing.T) {
 			})
 		})
 	}
-	_, err := (&rpcx.Dialer{Timeout: time.Nanosecond, SOCKS: &rpcx.SOCKSProxy{Addr: "proxy.test:1", Dial: neverAnswers}}).Dial(t.Context(), "tcp://a.test:1", nil)
+	_, err := (&rpcx.Dialer{Timeout: time.Millisecond, SOCKS: &rpcx.SOCKSProxy{Addr: "proxy.test:1", Dial: neverAnswers}}).Dial(t.Context(), "tcp://a.test:1", nil)
 	var timeout net.Error
-	if err == nil || strings.Count(err.Error(), "over 1ns (Dialer.Timeout)") != 1 || !errors.As(err, &timeout) || !timeout.Timeout() {
+	if err == nil || strings.Count(err.Error(), "over 1ms (Dialer.Timeout)") != 1 || !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("dialling by a proxy failed with %v", err)
 	}
 }
