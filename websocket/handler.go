@@ -61,7 +61,7 @@ type Acceptor struct {
 // depend on the connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.check(); err != nil {
-		panic("websocket: " + err.Error())
+		panic("rpcx: " + err.Error())
 	}
 	if !a.Server.Accepts() {
 		http.Error(w, "no more sessions", http.StatusServiceUnavailable)
