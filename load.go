@@ -102,10 +102,17 @@ func (s *Session) receivePart(size int) error {
 	s.trackPartLocked(size)
 	s.weigh()
 	if more > 0 && s.load.full(s.weight) && !s.makeRoomLocked(more) {
-		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}
+		return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}}
 	}
 	return nil
 }
+
+// fullError is why a session ends to make room on its server. It matches ErrServerFull
+// and the error that says what the session held.
+type fullError struct{ held error }
+
+func (e *fullError) Error() string   { return e.held.Error() }
+func (e *fullError) Unwrap() []error { return []error{e.held, ErrServerFull} }
 
 // minHandling is the size from which a request counts while it is handled.
 const minHandling = 1 << 10

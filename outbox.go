@@ -298,7 +298,7 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch
 		s.weigh()
 		if from == fromHandler && s.load.over(s.weight) {
 			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Server.MaxQueuedBytes", s.load.limit))
-			s.pool.run(func() { s.end(ErrSlowPeer, 0) })
+			s.pool.run(func() { s.end(&fullError{ErrSlowPeer}, 0) })
 		}
 		s.changeWaitsLocked(h, 0, 1)
 		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })

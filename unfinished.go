@@ -98,8 +98,8 @@ func (s *Session) checkPartLocked(now time.Duration) func() {
 	s.note(slog.LevelWarn, "a message does not go on, and memory is short",
 		slog.Duration("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
 	return func() {
-		s.end(&FrameError{Message: fmt.Sprintf("less than %d bytes of a message in %v (Limits.SendTimeout), near %d bytes on this server (Server.MaxQueuedBytes)",
-			partRate, timeout, s.load.limit)}, s.violationGrace())
+		s.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %d bytes of a message in %v (Limits.SendTimeout), near %d bytes on this server (Server.MaxQueuedBytes)",
+			partRate, timeout, s.load.limit)}}, s.violationGrace())
 	}
 }
 
@@ -135,7 +135,7 @@ func (p *part) giveUp() {
 	s.note(slog.LevelWarn, "a message that has come in part makes room for a later one",
 		limitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.partial))
 	s.mu.Unlock()
-	s.end(&FrameError{Message: fmt.Sprintf("no room for a message that has come in part: over %d bytes on this server (Server.MaxQueuedBytes)", s.load.limit)},
+	s.end(&fullError{&FrameError{Message: fmt.Sprintf("no room for a message that has come in part: over %d bytes on this server (Server.MaxQueuedBytes)", s.load.limit)}},
 		s.violationGrace())
 }
 

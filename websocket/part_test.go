@@ -272,3 +272,74 @@ func TestLargeBuffersAreGivenBack(t *testing.T) {
 		t.Errorf("%d sessions hold %d bytes", sessions, held)
 	}
 }
+
+// A session that ends to make room on its server tells its peer to come again.
+func TestCloseCodeOfSessionsThatMakeRoom(t *testing.T) {
+	part := func(t *testing.T, s *rpcx.Session, bytes int) {
+		begin(t, s.NetConn(), 900_000)
+		s.NetConn().Write(make([]byte, bytes)) // fails if the session ends meanwhile
+		synctest.Wait()
+	}
+	for name, c := range map[string]struct {
+		srv rpcx.Server
+		end func(t *testing.T, connect func() *rpcx.Session) (ended *rpcx.Session)
+		is  error // what the session's error matches, but for ErrServerFull
+	}{
+		"a message that does not fit": {rpcx.Server{MaxQueuedBytes: 100_000},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
+				s := connect()
+				part(t, s, 900_000)
+				return s
+			}, nil},
+		"one that makes room for a later one": {rpcx.Server{MaxQueuedBytes: 300_000},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
+				s := connect()
+				part(t, s, 150_000)
+				part(t, connect(), 100_000)
+				return s
+			}, nil},
+		"one that does not go on": {rpcx.Server{MaxQueuedBytes: 300_000},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
+				s := connect()
+				part(t, s, 150_000)
+				return s
+			}, nil},
+		"an idle session among many": {rpcx.Server{MaxSessions: 1, CrowdedIdleTimeout: time.Second},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session { return connect() }, rpcx.ErrIdle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := &c.srv
+				errs := make(chan error, 10)
+				srv.OnSession = func(s *rpcx.Session) { s.OnClose(func(err error) { errs <- err }) }
+				l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: websocket.Config{PingInterval: -1}})
+				defer stopped()
+				d := websocket.Dialer{Dialer: rpcx.Dialer{DialContext: l.dial}, Config: websocket.Config{PingInterval: -1}}
+				var sessions []*rpcx.Session
+				s := c.end(t, func() *rpcx.Session {
+					s, err := d.Dial(t.Context(), "ws://memory/", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					sessions = append(sessions, s)
+					return s
+				})
+				if closed, ok := errors.AsType[*websocket.CloseError](ended(t, s)); !ok || closed.Code != 1013 || closed.Reason == "" {
+					t.Errorf("the peer is told %v", s.Err())
+				}
+				err := <-errs
+				_, framing := errors.AsType[*rpcx.FrameError](err)
+				if !errors.Is(err, rpcx.ErrServerFull) || framing != (c.is == nil) || !framing && !errors.Is(err, c.is) {
+					t.Errorf("the session ended with %v", err)
+				}
+				srv.Close()
+				for _, s := range sessions {
+					s.NetConn().Close()
+					<-s.Done()
+				}
+				srv.Wait(context.Background())
+			})
+		})
+	}
+}
