@@ -309,6 +309,7 @@ func (srv *Server) resolve() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
+	srv.load.live = srv.live
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }

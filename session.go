@@ -112,6 +112,7 @@ type Session struct {
 	cost      expense
 	faults    peerErrors
 	weight    int   // what load counts of this session
+	gaveWay   bool  // it is ended to make room for others, and not counted any more
 	assembled int   // bytes of replies that wait for others of their batches
 	partial   int   // what the reader has taken for a message that is not complete
 	part      *part // that message, on a server that counts it; only the reader changes it

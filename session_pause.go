@@ -91,7 +91,7 @@ func (s *Session) fullErrorLocked(size int) *Error {
 		return notStarted("queue", "over %d requests waiting (Limits.Queue)", s.limits.Queue)
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
 		return notStarted("queue", "over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes)
-	case s.load.full(s.weight) && !s.makeRoomLocked(size):
+	case (s.load.full(s.weight) || s.load.exceeds(size)) && !s.makeRoomLocked(size):
 		return notStarted("queue", "over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit)
 	}
 	return nil
