@@ -281,35 +281,35 @@ func TestCloseCodeOfSessionsThatMakeRoom(t *testing.T) {
 		synctest.Wait()
 	}
 	for name, c := range map[string]struct {
-		srv rpcx.Server
+		srv *rpcx.Server
 		end func(t *testing.T, connect func() *rpcx.Session) (ended *rpcx.Session)
 		is  error // what the session's error matches, but for ErrServerFull
 	}{
-		"a message that does not fit": {rpcx.Server{MaxQueuedBytes: 100_000},
+		"a message that does not fit": {&rpcx.Server{MaxQueuedBytes: 100_000},
 			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
 				s := connect()
 				part(t, s, 900_000)
 				return s
 			}, nil},
-		"one that makes room for a later one": {rpcx.Server{MaxQueuedBytes: 300_000},
+		"one that makes room for a later one": {&rpcx.Server{MaxQueuedBytes: 300_000},
 			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
 				s := connect()
 				part(t, s, 150_000)
 				part(t, connect(), 100_000)
 				return s
 			}, nil},
-		"one that does not go on": {rpcx.Server{MaxQueuedBytes: 300_000},
+		"one that does not go on": {&rpcx.Server{MaxQueuedBytes: 300_000},
 			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
 				s := connect()
 				part(t, s, 150_000)
 				return s
 			}, nil},
-		"an idle session among many": {rpcx.Server{MaxSessions: 1, CrowdedIdleTimeout: time.Second},
+		"an idle session among many": {&rpcx.Server{MaxSessions: 1, CrowdedIdleTimeout: time.Second},
 			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session { return connect() }, rpcx.ErrIdle},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv := &c.srv
+				srv := c.srv
 				errs := make(chan error, 10)
 				srv.OnSession = func(s *rpcx.Session) { s.OnClose(func(err error) { errs <- err }) }
 				l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: websocket.Config{PingInterval: -1}})
