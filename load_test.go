@@ -76,7 +76,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		{"small replies", 300, replying(200), requests(100), false, false},
 		{"replies just over a small buffer", 300, replying(9000), requests(100), true, false},
 		{"replies of some size", 60, replying(60_000), requests(100), false, false},
-		{"one to each", 300, replying(60_000), requests(1), true, false},
+		{"one to each", 300, replying(60_000), requests(1), false, false},
 		{"large replies", 60, replying(300_000), requests(100), true, false},
 		{"large replies to many", 300, replying(300_000), requests(100), true, false},
 		{"batches", 60, replying(10_000), strings.Repeat(batch, 10), true, false},
