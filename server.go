@@ -58,7 +58,8 @@ type Server struct {
 	// handler at a time, which starts when its outbox is empty. At one and a half times
 	// the limit sessions end whose replies take more than half of their share, with an
 	// error that matches ErrSlowPeer and ErrServerFull: first those whose writes began
-	// first. The memory that is held is at most twice the limit, without garbage.
+	// first. The memory in use for what counts is at most twice the limit; garbage, and what
+	// is too little to count in a session (100 KiB), come on top.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
 	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
