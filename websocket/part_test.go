@@ -343,3 +343,43 @@ func TestCloseCodeOfSessionsThatMakeRoom(t *testing.T) {
 		})
 	}
 }
+
+// Peers that do not read hold no more than twice the limit over WebSockets either.
+func TestUnreadRepliesAreBounded(t *testing.T) {
+	const limit, sessions, size = 8 << 20, 100, 300_000
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			return strings.Repeat("x", size), nil
+		})
+		l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: websocket.Config{PingInterval: -1}})
+		defer stopped()
+		var conns []*coder.Conn
+		for range sessions {
+			ws := dialPeer(t, l)
+			defer ws.CloseNow()
+			conns = append(conns, ws)
+		}
+		synctest.Wait()
+		before, most := heapBytes(), 0
+		for i, ws := range conns {
+			for range 10 {
+				_ = ws.Write(t.Context(), coder.MessageText, []byte(`{"jsonrpc":"2.0","method":"m","id":1}`)) // fails if the session has ended
+			}
+			if i%10 == 9 {
+				synctest.Wait()
+				most = max(most, heapBytes()-before)
+			}
+		}
+		n := srv.Stats().Sessions
+		t.Logf("%.2f of the limit are held, at most; %d sessions are left", float64(most)/limit, n)
+		if most > 2*limit || n == sessions {
+			t.Errorf("%d bytes of memory are held, of %d, and %d sessions are left", most, limit, n)
+		}
+		srv.Close()
+		for _, ws := range conns {
+			ws.CloseNow()
+		}
+		srv.Wait(context.Background())
+	})
+}
