@@ -84,7 +84,7 @@ func (b *Batch) isEmpty() bool {
 // built, or if p has no batches. It is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
 	b.checkCopy()
-	f := getFrames()
+	f := getFrames(0)
 	defer f.put()
 	for i, e := range b.entries {
 		var err error

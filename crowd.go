@@ -96,7 +96,7 @@ func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	return s.idle.since, !busy
 }
 
-// crowdedError is errCrowded's type. It matches ErrIdle.
+// crowdedError is errCrowded's type. It matches ErrIdle and ErrServerFull.
 type crowdedError struct{}
 
 var errCrowded error = crowdedError{}
@@ -105,4 +105,4 @@ func (crowdedError) Error() string {
 	return "rpcx: session idle, and the server nearly full (Server.CrowdedIdleTimeout, Server.MaxSessions)"
 }
 
-func (crowdedError) Is(target error) bool { return target == ErrIdle }
+func (crowdedError) Is(target error) bool { return target == ErrIdle || target == ErrServerFull }

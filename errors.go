@@ -201,6 +201,10 @@ var (
 	// ErrIdle says that the session was ended after Limits.IdleTimeout, or by
 	// Server.CrowdedIdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
+	// ErrServerFull says that the server ended the session to make room for others: at
+	// Server.MaxQueuedBytes or near MaxSessions. The error matches a [*FrameError],
+	// ErrSlowPeer or ErrIdle, too: for what the session held.
+	ErrServerFull = errors.New("rpcx: server is full")
 	// ErrUnreachable says that the session was ended because the peer has acknowledged
 	// nothing for three times Limits.KeepAlive: it or the network is gone.
 	ErrUnreachable = errors.New("rpcx: peer is unreachable (Limits.KeepAlive)")

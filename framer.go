@@ -107,6 +107,8 @@ type CloserWithError interface {
 	//	                  was not started
 	//	any other         of the connection itself
 	//
+	// If the session ends to make room on its server, err matches ErrServerFull as well.
+	//
 	// It may wait for the peer, but for no more than a moment: [Session.Close] does not
 	// wait for it, and Done does.
 	CloseWithError(err error) error

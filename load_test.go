@@ -1,7 +1,9 @@
 package rpcx_test
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,33 +32,132 @@ func newLoadedServer(t *testing.T, srv *rpcx.Server, n int) []*wire {
 	return wires
 }
 
-// Replies that nobody reads count, also those that wait for room in the outbox, and
-// the memory that they take is bounded.
-func TestUnreadRepliesAreBounded(t *testing.T) {
-	const limit, sessions, size = 8 << 20, 60, 60_000
-	synctest.Test(t, func(t *testing.T) {
-		heap := func() int {
-			var stats runtime.MemStats
-			runtime.GC()
-			runtime.ReadMemStats(&stats)
-			return int(stats.HeapAlloc)
+// liveHeap returns how many bytes of the heap are in use, without garbage and what pools keep.
+func liveHeap() int {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.GC() // the pools keep what they have for one
+	runtime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc)
+}
+
+// Whatever peers do, the memory that a server holds for them is at most twice the limit,
+// without garbage.
+func TestMemoryIsBounded(t *testing.T) {
+	const limit, handled = 8 << 20, 8 << 20 / 16
+	replying := func(size int) func(chan struct{}) rpcx.HandlerFunc {
+		return func(chan struct{}) rpcx.HandlerFunc {
+			return func(context.Context, *rpcx.Request) (any, error) { return strings.Repeat("x", size), nil }
 		}
-		srv := &rpcx.Server{MaxQueuedBytes: limit}
+	}
+	waiting := func(open chan struct{}) rpcx.HandlerFunc {
+		return func(ctx context.Context, r *rpcx.Request) (any, error) {
+			var v any
+			err := r.Bind(&v)
+			select {
+			case <-open:
+			case <-ctx.Done():
+			}
+			runtime.KeepAlive(v)
+			return nil, err
+		}
+	}
+	requests := func(number int) string { return strings.Repeat(ask("m", 1)+"\n", number) }
+	batch := "[" + strings.Repeat(ask("m", 1)+",", 99) + ask("m", 1) + "]\n"
+	list := `{"jsonrpc":"2.0","method":"m","params":[` + strings.Repeat("0,", 100_000) + `0],"id":1}` + "\n"
+	for _, c := range []struct {
+		name     string
+		sessions int
+		handler  func(open chan struct{}) rpcx.HandlerFunc
+		says     string // each of the peers
+		ends     bool   // some sessions, surely
+		decodes  bool   // large params
+	}{
+		{"small replies", 300, replying(200), requests(100), false, false},
+		{"replies just over a small buffer", 300, replying(9000), requests(100), true, false},
+		{"replies of some size", 60, replying(60_000), requests(100), false, false},
+		{"one to each", 300, replying(60_000), requests(1), false, false},
+		{"large replies", 60, replying(300_000), requests(100), true, false},
+		{"large replies to many", 300, replying(300_000), requests(100), true, false},
+		{"batches", 60, replying(10_000), strings.Repeat(batch, 10), true, false},
+		{"batches of many", 300, replying(2000), strings.Repeat(batch, 10), true, false},
+		{"tiny requests that wait", 100, waiting, requests(1000), false, false},
+		{"large requests that wait", 100, waiting, strings.Repeat(padded(1, 100_000)+"\n", 10), false, false},
+		{"large lists that are decoded", 100, waiting, strings.Repeat(list, 3), false, true},
+		{"large messages without an end", 100, waiting, padded(1, 600_000), true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open, says := make(chan struct{}), []byte(c.says)
+				srv := &rpcx.Server{MaxQueuedBytes: limit, MaxHandledBytes: handled}
+				srv.Options.Handler = c.handler(open)
+				ends := make(chan error, c.sessions)
+				srv.OnSession = func(s *rpcx.Session) { s.OnClose(func(err error) { ends <- err }) }
+				wires := newLoadedServer(t, srv, c.sessions)
+				synctest.Wait()
+				before, most, counted := liveHeap(), 0, 0
+				for i, w := range wires {
+					// Owner: the test. End: the session ends.
+					go w.Conn.Write(says) // one copy, for all
+					if i%20 == 19 {
+						synctest.Wait()
+						most, counted = max(most, liveHeap()-before), max(counted, srv.Stats().QueuedBytes)
+					}
+				}
+				t.Logf("%.2f of the limit are held and %.2f counted, at most", float64(most)/limit, float64(counted)/limit)
+				allowed := 2 * limit
+				if c.decodes {
+					allowed += 16 * handled
+				}
+				if most > allowed {
+					t.Errorf("%d bytes of memory are held, of %d", most, allowed)
+				}
+				if counted > 3*limit/2+limit/8 {
+					t.Errorf("%d bytes are counted, of %d", counted, limit)
+				}
+				select {
+				case err := <-ends:
+					_, framing := errors.AsType[*rpcx.FrameError](err)
+					if !errors.Is(err, rpcx.ErrServerFull) || !framing && !errors.Is(err, rpcx.ErrSlowPeer) {
+						t.Errorf("a session ended with %v", err)
+					}
+				default:
+					if c.ends {
+						t.Error("no session ended")
+					}
+				}
+				close(open)
+				srv.Close()
+				for _, w := range wires {
+					w.Close()
+				}
+			})
+		})
+	}
+}
+
+// Who reads is answered while others do not, and have taken all the memory there is.
+func TestReadersGoOnWhileOthersDoNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 300_000
+		srv := &rpcx.Server{MaxQueuedBytes: 8 << 20}
 		srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
 			return strings.Repeat("x", size), nil
 		})
-		before := heap()
-		wires := newLoadedServer(t, srv, sessions)
-		for _, w := range wires {
-			_, _ = io.WriteString(w.Conn, strings.Repeat(ask("m", 1)+"\n", 100)) // fails if the session has been ended
+		wires := newLoadedServer(t, srv, 101)
+		honest, attackers := wires[0], wires[1:]
+		replies := bufio.NewReaderSize(honest.Conn, 2*size)
+		for _, w := range attackers {
+			// Owner: the test. End: the session ends.
+			go io.WriteString(w.Conn, strings.Repeat(ask("m", 1)+"\n", 100))
+			synctest.Wait()
+			go io.WriteString(honest.Conn, ask("m", 1)+"\n")
+			if line, err := replies.ReadSlice('\n'); err != nil || len(line) < size {
+				t.Fatalf("it is answered %.200q, %v", line, err)
+			}
 		}
-		synctest.Wait()
-		counted := srv.Stats().QueuedBytes
-		if counted < limit || counted > 2*limit {
-			t.Errorf("%d bytes wait, of %d", counted, limit)
-		}
-		if held := heap() - before; held > 5*limit/2 { // buffers grow by more than is needed
-			t.Errorf("%d bytes of memory are held, of %d", held, limit)
+		if n := srv.Stats().Sessions; n > 60 {
+			t.Errorf("%d sessions are left", n)
 		}
 		for _, w := range wires {
 			w.Close()

@@ -186,7 +186,7 @@ func (s *Session) explain(err error) error {
 	frame, bad := errors.AsType[*FrameError](err)
 	like := recognize(input, f, !bad)
 	switch {
-	case bad && like == "":
+	case bad && like == "", errors.Is(err, ErrServerFull):
 		return err
 	case bad:
 		first := s.stats.MessagesReceived == 0

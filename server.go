@@ -56,9 +56,11 @@ type Server struct {
 	// which others wait, and end if they need more for a message that comes in. But
 	// first the oldest large messages make room that have begun and are not complete:
 	// their sessions end. From three quarters of the limit on each session has one
-	// handler at a time, which starts when its outbox is empty; at one and a half times
-	// the limit sessions end with ErrSlowPeer that hold more than their share and do not
-	// read their replies.
+	// handler at a time, which starts when its outbox is empty. At one and a half times
+	// the limit sessions end whose replies take more than half of their share, with an
+	// error that matches ErrSlowPeer and ErrServerFull: first those whose writes began
+	// first. The memory in use for what counts is at most twice the limit; garbage, and what
+	// is too little to count in a session (100 KiB), come on top.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
 	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
@@ -316,6 +318,7 @@ func (srv *Server) resolve() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
+	srv.load.live = srv.live
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }

@@ -196,7 +196,7 @@ func (s *Session) leave() {
 		return
 	}
 	s.state = stateDone
-	s.load.add(-s.weight)
+	s.load.add(-s.weight, s.pool)
 	s.dropPartLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {

@@ -52,6 +52,9 @@ type transport interface {
 	// unread returns what came in where next failed: the beginning of the message that
 	// was at fault or cut off, and what is behind it. It is valid until the next call.
 	unread() ([]byte, framing)
+	// releaseInput gives back what is held of the input. The reader calls it last: a
+	// program may keep a session that has ended.
+	releaseInput()
 	under() any // what it was made of
 }
 
@@ -255,6 +258,13 @@ func (s *stream) tells() bool { return false }
 
 func (s *stream) received() uint64 { return s.total }
 
+func (s *stream) releaseInput() {
+	if s.buf != nil {
+		giveBuffer(s.buf)
+	}
+	s.buf, s.r, s.w, s.from = nil, 0, 0, 0
+}
+
 func (s *stream) unread() ([]byte, framing) { return s.buf[s.from:s.w], framingOf(s.framer) }
 
 func (s *stream) closeWrite() bool {
@@ -377,6 +387,7 @@ func (m *messages) received() uint64 {
 	return m.total
 }
 
+func (m *messages) releaseInput()             {}
 func (m *messages) unread() ([]byte, framing) { return nil, framedOtherwise }
 
 func (m *messages) under() any { return m.conn }

@@ -98,8 +98,8 @@ func (s *Session) checkPartLocked(now time.Duration) func() {
 	s.note(slog.LevelWarn, "a message does not go on, and memory is short",
 		timeLimit("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
 	return func() {
-		s.end(&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
-			thousands(partRate), timeout, thousands(s.load.limit))}, s.violationGrace())
+		s.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
+			thousands(partRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
 	}
 }
 
@@ -135,7 +135,7 @@ func (p *part) giveUp() {
 	s.note(slog.LevelWarn, "a message that has come in part makes room for a later one",
 		byteLimit("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.partial))
 	s.mu.Unlock()
-	s.end(&FrameError{Message: "no room for a message that has come in part: " + over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")},
+	s.end(&fullError{&FrameError{Message: "no room for a message that has come in part: " + over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}},
 		s.violationGrace())
 }
 

@@ -102,6 +102,7 @@ func (c *conn) ReadMessage() ([]byte, error) {
 		err = c.reason(err)
 	}
 	c.cause = err
+	c.buf, c.rest = nil, nil
 	close(c.over)
 	return nil, err
 }

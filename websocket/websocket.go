@@ -57,7 +57,8 @@
 //	      frames (Config.ControlFrames) or too much that is wrong (Limits.PeerErrors)
 //	1009  a message over Config.MaxSize
 //	1011  any other error of this side
-//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes
+//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes; these are also why an idle
+//	      session ends, or a message is not waited for, on a server that is nearly full
 //
 // [SetCloseCode] has another code sent, of the program's own. A peer that does not read
 // is told nothing if a write to it is under way.
