@@ -61,13 +61,13 @@ func (t *Task[T]) run() {
 		}
 	}()
 	for t != nil {
-		t.call()
+		t.callFunction()
 		t = t.finish()
 	}
 }
 
-// call calls the task's function, unless the task was cancelled before.
-func (t *Task[T]) call() {
+// callFunction calls the task's function, unless the task was cancelled before.
+func (t *Task[T]) callFunction() {
 	if t.ctx.Err() != nil {
 		t.err = context.Cause(&t.ctx)
 		return
@@ -80,12 +80,12 @@ func (t *Task[T]) call() {
 // run. The group comes first, so that who has waited for the task finds it there.
 func (t *Task[T]) finish() (next *Task[T]) {
 	t.f = nil
-	t.ctx.end(context.Canceled)
+	t.ctx.cancel(context.Canceled)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.finished = true
 	if t.group != nil {
-		next = t.group.leave(t)
+		next = t.group.removeRunning(t)
 	}
 	if t.done != nil {
 		close(t.done)
@@ -97,7 +97,7 @@ func (t *Task[T]) finish() (next *Task[T]) {
 // [ErrTaskCancelled], and does not wait. A function that does not heed its context
 // runs on; one that was not called yet will not be, and the task finishes when it
 // would have been its turn. To cancel a task that has finished does nothing.
-func (t *Task[T]) Cancel() { t.ctx.end(ErrTaskCancelled) }
+func (t *Task[T]) Cancel() { t.ctx.cancel(ErrTaskCancelled) }
 
 // Done returns a channel that is closed when the task has finished: its function
 // has returned, or was not called because the task was cancelled before.
@@ -116,7 +116,7 @@ func (t *Task[T]) Done() <-chan struct{} {
 // Wait waits for the task to finish and returns its Result, or for ctx to end,
 // which ends the waiting only, and returns ctx's cause.
 func (t *Task[T]) Wait(ctx context.Context) (T, error) {
-	if !t.over() {
+	if !t.isFinished() {
 		select {
 		case <-t.Done():
 		case <-ctx.Done():
@@ -131,7 +131,7 @@ func (t *Task[T]) Wait(ctx context.Context) (T, error) {
 // before its function was called the error is the cause of that, and before the
 // task has finished it is [ErrNotDone].
 func (t *Task[T]) Result() (T, error) {
-	if !t.over() {
+	if !t.isFinished() {
 		var zero T
 		return zero, ErrNotDone
 	}
@@ -140,13 +140,13 @@ func (t *Task[T]) Result() (T, error) {
 
 // Err returns the error of Result, but nil before the task has finished.
 func (t *Task[T]) Err() error {
-	if !t.over() {
+	if !t.isFinished() {
 		return nil
 	}
 	return t.err
 }
 
-func (t *Task[T]) over() bool {
+func (t *Task[T]) isFinished() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.finished
@@ -169,8 +169,8 @@ type realContext struct {
 	cancel context.CancelCauseFunc
 }
 
-// end ends the context unless it has ended.
-func (c *taskContext) end(cause error) {
+// cancel ends the context unless it has ended.
+func (c *taskContext) cancel(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -181,8 +181,8 @@ func (c *taskContext) end(cause error) {
 	}
 }
 
-// materialise returns the real context.
-func (c *taskContext) materialise() context.Context {
+// makeReal returns the real context.
+func (c *taskContext) makeReal() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
@@ -200,8 +200,8 @@ func (c *taskContext) materialise() context.Context {
 }
 
 func (c *taskContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
-func (c *taskContext) Done() <-chan struct{}       { return c.materialise().Done() }
-func (c *taskContext) Value(key any) any           { return c.materialise().Value(key) }
+func (c *taskContext) Done() <-chan struct{}       { return c.makeReal().Done() }
+func (c *taskContext) Value(key any) any           { return c.makeReal().Value(key) }
 
 func (c *taskContext) Err() error {
 	c.mu.Lock()

@@ -66,22 +66,22 @@ type TaskGroup[T any] struct {
 	ctx  context.Context
 	opts TaskGroupOptions
 
-	mu        sync.Mutex
-	changed   sync.Cond   // of what settle says
-	waiting   taskList[T] // for a goroutine, or for Limit
-	pending   taskList[T] // that run
-	daemons   taskList[T] // that run
-	done      taskList[T] // finished and not taken, in that order
-	retained  []*Task[T]  // all, daemons excepted, if Retain
-	completed *Task[T]
-	coming    bool // a goroutine is on its way to a task that waits
-	nexting   int  // calls of NextDone that wait
-	joining   int  // calls of Join
-	decided   bool // they have waited enough
-	failed    bool // because of an error of a task
-	ending    bool // Do's body has failed
-	closed    bool // Join waits for no more tasks
-	joined    bool
+	mu         sync.Mutex
+	changed    sync.Cond   // of what updateDecisionLocked says
+	waiting    taskList[T] // for a goroutine, or for Limit
+	running    taskList[T] // that run
+	daemons    taskList[T] // that run
+	finished   taskList[T] // finished and not taken, in that order
+	retained   []*Task[T]  // all, daemons excepted, if Retain
+	completed  *Task[T]
+	starting   bool // a goroutine is on its way to a task that waits
+	nextCalls  int  // calls of NextDone that wait
+	joinCalls  int  // calls of Join
+	decided    bool // they have waited enough
+	taskFailed bool // because of an error of a task
+	bodyFailed bool // Do's body has failed
+	closed     bool // Join waits for no more tasks
+	joined     bool
 }
 
 // NewTaskGroup returns an empty group. Its tasks' contexts are made from ctx,
@@ -111,7 +111,7 @@ func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup
 // hide it.
 func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.Go", "function", f)
-	return g.start(&Task[T]{f: f})
+	return g.enqueue(&Task[T]{f: f})
 }
 
 // GoDaemon starts f as a daemon: a task in the background that serves the others.
@@ -120,10 +120,10 @@ func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 // happens.
 func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.GoDaemon", "function", f)
-	return g.start(&Task[T]{f: f, daemon: true})
+	return g.enqueue(&Task[T]{f: f, daemon: true})
 }
 
-func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
+func (g *TaskGroup[T]) enqueue(t *Task[T]) *Task[T] {
 	t.ctx.parent, t.group = g.ctx, g
 	g.mu.Lock()
 	if err := g.refusalLocked(); err != nil {
@@ -140,8 +140,8 @@ func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
 		return t
 	}
 	g.waiting.push(t)
-	g.retain(t)
-	g.fetch()
+	g.retainLocked(t)
+	g.startWorkerLocked()
 	return t
 }
 
@@ -151,31 +151,31 @@ func (g *TaskGroup[T]) refusalLocked() error {
 	switch {
 	case g.closed:
 		return ErrTaskGroupJoined
-	case g.ending:
+	case g.bodyFailed:
 		return ErrTaskCancelled
 	}
 	return nil
 }
 
-func (g *TaskGroup[T]) retain(t *Task[T]) {
+func (g *TaskGroup[T]) retainLocked(t *Task[T]) {
 	if g.opts.Retain {
 		g.retained = append(g.retained, t)
 	}
 }
 
-// fetch sends for a goroutine if a task waits that may run and none is coming for
+// startWorkerLocked sends for a goroutine if a task waits that may run and none is coming for
 // it. A goroutine whose task has finished takes another by itself, so many short
 // tasks need few goroutines; but it never leaves one behind that nobody comes for.
-func (g *TaskGroup[T]) fetch() {
-	if g.coming || !g.ready() {
+func (g *TaskGroup[T]) startWorkerLocked() {
+	if g.starting || !g.mayRunLocked() {
 		return
 	}
-	g.coming = true
+	g.starting = true
 	// Owner: the group. End: no task waits that may run.
 	go func() {
 		g.mu.Lock()
-		g.coming = false
-		t := g.take()
+		g.starting = false
+		t := g.takeWaitingLocked()
 		g.mu.Unlock()
 		if t != nil {
 			t.run()
@@ -183,19 +183,19 @@ func (g *TaskGroup[T]) fetch() {
 	}()
 }
 
-// ready reports whether a task waits that may run.
-func (g *TaskGroup[T]) ready() bool {
-	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.pending.len < g.opts.Limit)
+// mayRunLocked reports whether a task waits that may run.
+func (g *TaskGroup[T]) mayRunLocked() bool {
+	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.running.len < g.opts.Limit)
 }
 
-// take returns a task that is to be run now, nil if there is none.
-func (g *TaskGroup[T]) take() *Task[T] {
-	if !g.ready() {
+// takeWaitingLocked returns a task that is to be run now, nil if there is none.
+func (g *TaskGroup[T]) takeWaitingLocked() *Task[T] {
+	if !g.mayRunLocked() {
 		return nil
 	}
 	t := g.waiting.pop()
-	g.pending.push(t)
-	g.fetch()
+	g.running.push(t)
+	g.startWorkerLocked()
 	return t
 }
 
@@ -203,12 +203,12 @@ func (g *TaskGroup[T]) take() *Task[T] {
 // It fails with [ErrTaskInGroup] if the task is or was in a group, and with
 // [ErrTaskGroupJoined] if this group takes no more, as in Go; the task then goes
 // on alone. Limit does not hold it up, but it counts.
-func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.add(t, false) }
+func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.adopt(t, false) }
 
 // AddDaemon is Add for a task that is to be a daemon, as in GoDaemon.
-func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.add(t, true) }
+func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.adopt(t, true) }
 
-func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
+func (g *TaskGroup[T]) adopt(t *Task[T], daemon bool) error {
 	t.mu.Lock() // so that it does not finish meanwhile
 	defer t.mu.Unlock()
 	g.mu.Lock()
@@ -222,12 +222,12 @@ func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
 	t.group, t.daemon = g, daemon
 	switch {
 	case !daemon:
-		g.retain(t)
+		g.retainLocked(t)
 		if t.finished {
-			g.done.push(t)
-			g.settle()
+			g.finished.push(t)
+			g.updateDecisionLocked()
 		} else {
-			g.pending.push(t)
+			g.running.push(t)
 		}
 	case !t.finished:
 		g.daemons.push(t)
@@ -235,51 +235,51 @@ func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
 	return nil
 }
 
-// leave counts out a task that has finished, and returns one to be run next.
-func (g *TaskGroup[T]) leave(t *Task[T]) (next *Task[T]) {
+// removeRunning counts out a task that has finished, and returns one to be run next.
+func (g *TaskGroup[T]) removeRunning(t *Task[T]) (next *Task[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.daemon {
 		g.daemons.remove(t)
 	} else {
-		g.pending.remove(t)
-		g.done.push(t)
+		g.running.remove(t)
+		g.finished.push(t)
 	}
-	next = g.take()
-	g.settle()
+	next = g.takeWaitingLocked()
+	g.updateDecisionLocked()
 	return next
 }
 
-// settle follows each change. It does what Join does with tasks that have
+// updateDecisionLocked follows each change. It does what Join does with tasks that have
 // finished, so that Join is woken once, and not by each task; and it wakes those
 // who wait for what is the case now.
-func (g *TaskGroup[T]) settle() {
+func (g *TaskGroup[T]) updateDecisionLocked() {
 	decided := g.decided
-	for g.joining > 0 && !g.decided && g.nexting == 0 {
-		t := g.done.pop()
+	for g.joinCalls > 0 && !g.decided && g.nextCalls == 0 {
+		t := g.finished.pop()
 		if t == nil {
-			g.decided = g.unfinished() == 0
+			g.decided = g.unfinishedLocked() == 0
 			break
 		}
 		if g.completed == nil && (t.err != nil || g.opts.Wait != WaitFirst || !isNil(t.value)) {
 			g.completed = t
 		}
-		g.failed = t.err != nil
-		g.decided = g.failed || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
+		g.taskFailed = t.err != nil
+		g.decided = g.taskFailed || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
 	}
 	// What is added before Join is awake would be begun, only to be cancelled.
 	g.closed = g.closed || g.decided
-	if g.nexting > 0 || g.decided != decided || g.closed && g.unfinished()+g.daemons.len == 0 {
+	if g.nextCalls > 0 || g.decided != decided || g.closed && g.unfinishedLocked()+g.daemons.len == 0 {
 		g.changed.Broadcast()
 	}
 }
 
-// unfinished is how many tasks have not finished, daemons not counted.
-func (g *TaskGroup[T]) unfinished() int { return g.pending.len + g.waiting.len }
+// unfinishedLocked is how many tasks have not finished, daemons not counted.
+func (g *TaskGroup[T]) unfinishedLocked() int { return g.running.len + g.waiting.len }
 
-// await waits, under the lock, until ready, or until ctx ends, and then returns
+// waitLocked waits, under the lock, until ready, or until ctx ends, and then returns
 // its cause.
-func (g *TaskGroup[T]) await(ctx context.Context, ready func() bool) error {
+func (g *TaskGroup[T]) waitLocked(ctx context.Context, ready func() bool) error {
 	if ready() {
 		return nil
 	}
@@ -307,11 +307,11 @@ func (g *TaskGroup[T]) await(ctx context.Context, ready func() bool) error {
 func (g *TaskGroup[T]) NextDone(ctx context.Context) (*Task[T], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.nexting++
-	err := g.await(ctx, func() bool { return g.done.len > 0 || g.unfinished() == 0 })
-	g.nexting--
-	t := g.done.pop()
-	g.settle()
+	g.nextCalls++
+	err := g.waitLocked(ctx, func() bool { return g.finished.len > 0 || g.unfinishedLocked() == 0 })
+	g.nextCalls--
+	t := g.finished.pop()
+	g.updateDecisionLocked()
 	switch {
 	case t != nil:
 		return t, nil
@@ -351,17 +351,17 @@ func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 // by a task that it has cancelled, is run.
 func (g *TaskGroup[T]) CancelRemaining() {
 	g.mu.Lock()
-	tasks := g.pending.appendTo(g.waiting.appendTo(nil))
+	tasks := g.running.appendTo(g.waiting.appendTo(nil))
 	g.mu.Unlock()
-	cancelAll(tasks)
+	cancelTasks(tasks)
 	for _, t := range tasks {
 		<-t.Done()
 	}
 }
 
-// cancelAll cancels tasks. Those that wait come first in the list, lest they are
+// cancelTasks cancels tasks. Those that wait come first in the list, lest they are
 // begun when those that run have been cancelled.
-func cancelAll[T any](tasks []*Task[T]) {
+func cancelTasks[T any](tasks []*Task[T]) {
 	for _, t := range tasks {
 		t.Cancel()
 	}
@@ -376,26 +376,26 @@ func cancelAll[T any](tasks []*Task[T]) {
 func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.joining == 0 {
-		g.decided, g.failed = g.opts.Wait == WaitNone, false
+	if g.joinCalls == 0 {
+		g.decided, g.taskFailed = g.opts.Wait == WaitNone, false
 	}
-	g.joining++
-	g.settle()
-	err := g.await(ctx, func() bool { return g.decided })
-	if err == nil && g.failed && ctx.Err() != nil {
+	g.joinCalls++
+	g.updateDecisionLocked()
+	err := g.waitLocked(ctx, func() bool { return g.decided })
+	if err == nil && g.taskFailed && ctx.Err() != nil {
 		err = context.Cause(ctx) // a task that ends with ctx may be seen first
 	}
 	g.decided, g.closed = true, true
 	g.changed.Broadcast() // to others that join
-	tasks := g.daemons.appendTo(g.pending.appendTo(g.waiting.appendTo(nil)))
+	tasks := g.daemons.appendTo(g.running.appendTo(g.waiting.appendTo(nil)))
 	g.mu.Unlock()
-	cancelAll(tasks)
+	cancelTasks(tasks)
 	g.mu.Lock()
-	for g.unfinished()+g.daemons.len > 0 {
+	for g.unfinishedLocked()+g.daemons.len > 0 {
 		g.changed.Wait()
 	}
 	g.joined = true
-	g.joining--
+	g.joinCalls--
 	return err
 }
 
@@ -405,11 +405,11 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 // does not hold Do up. A panic in body counts as a failure, and goes on when the
 // group is joined. (It is the original's with-block.)
 func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error) (err error) {
-	failed := true // if body does not return
+	bodyFailed := true // if body does not return
 	defer func() {
-		if failed {
+		if bodyFailed {
 			g.mu.Lock()
-			g.ending = true
+			g.bodyFailed = true
 			g.mu.Unlock()
 			g.CancelRemaining()
 		}
@@ -418,6 +418,6 @@ func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error)
 		}
 	}()
 	err = body(ctx)
-	failed = err != nil
+	bodyFailed = err != nil
 	return err
 }

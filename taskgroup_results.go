@@ -17,7 +17,7 @@ func (g *TaskGroup[T]) Len() int {
 	if g.opts.Retain {
 		return len(g.retained)
 	}
-	return g.unfinished()
+	return g.unfinishedLocked()
 }
 
 // Completed returns the task that decided Join, as [WaitPolicy] says; nil if there
