@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -581,6 +583,41 @@ func TestAllCanBeBrokenOff(t *testing.T) {
 	})
 }
 
+// Each function that a group starts runs on a goroutine that the errgroup has started,
+// also where a goroutine takes over from another one.
+func TestTasksRunOnTheGoroutinesOfAnErrgroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[bool](t.Context(), &rpcx.TaskGroupOptions{Limit: 1, Retain: true})
+		onErrgroup := func(context.Context) (bool, error) {
+			return strings.Contains(string(debug.Stack()), "created by golang.org/x/sync/errgroup.(*Group).Go"), nil
+		}
+		outside := rpcx.StartTask(t.Context(), after(time.Second, true))
+		if err := g.Add(outside); err != nil {
+			t.Fatal(err)
+		}
+		tasks := map[string]*rpcx.Task[bool]{
+			"a daemon": g.GoDaemon(onErrgroup),
+			"a task that waits for a task that was started elsewhere": g.Go(onErrgroup),
+			"a task on the same goroutine":                            g.Go(onErrgroup),
+		}
+		g.Go(func(context.Context) (bool, error) {
+			runtime.Goexit()
+			return false, nil
+		})
+		tasks["a task after one that exits"] = g.Go(onErrgroup)
+		for range g.All(t.Context()) {
+		}
+		if err := g.Join(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for name, task := range tasks {
+			if ok, err := task.Result(); !ok || err != nil {
+				t.Errorf("%s: %v, %v", name, ok, err)
+			}
+		}
+	})
+}
+
 // TestTaskGroupRaces has everything happen to one group at the same time.
 func TestTaskGroupRaces(t *testing.T) {
 	noLeak(t)
@@ -608,7 +645,9 @@ func TestTaskGroupRaces(t *testing.T) {
 				return 0, nil
 			})
 		}
-		others.Go(func(context.Context) (int, error) { return 0, g.Join(t.Context()) })
+		for range 2 {
+			others.Go(func(context.Context) (int, error) { return 0, g.Join(t.Context()) })
+		}
 		if err := others.Join(t.Context()); err != nil || others.Err() != nil {
 			t.Fatal(err, others.Err())
 		}
