@@ -583,6 +583,33 @@ func TestAllCanBeBrokenOff(t *testing.T) {
 	})
 }
 
+// Join waits until a cancelled task has finished, also if the goroutine is not the
+// group's.
+func TestJoinWaitsForCancelledTasksThatWereStartedElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ignoresCancel := func(context.Context) (int, error) {
+			time.Sleep(time.Minute)
+			return 1, nil
+		}
+		for _, add := range []func(*rpcx.TaskGroup[int], *rpcx.Task[int]) error{
+			(*rpcx.TaskGroup[int]).Add, (*rpcx.TaskGroup[int]).AddDaemon,
+		} {
+			g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitNone})
+			task := rpcx.StartTask(t.Context(), ignoresCancel)
+			synctest.Wait()
+			if err := add(g, task); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Join(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if v, err := task.Result(); v != 1 || err != nil {
+				t.Errorf("after Join the task has %v, %v", v, err)
+			}
+		}
+	})
+}
+
 // Each function that a group starts runs on a goroutine that the errgroup has started,
 // also where a goroutine takes over from another one.
 func TestTasksRunOnTheGoroutinesOfAnErrgroup(t *testing.T) {
