@@ -9,18 +9,21 @@ import (
 )
 
 // WaitPolicy says which tasks [TaskGroup.Join] waits for before Join cancels the other
-// tasks. Join never waits for daemons, and under each policy an error of a task, or
-// the end of Join's context, ends the waiting.
+// tasks. Join never waits for daemons. The end of Join's context ends the waiting, and so
+// does, except under WaitSuccess, a task that fails.
 //
-//	           Join waits until               then Join cancels   Completed is
-//	WaitAll    all tasks have finished        daemons             the first task that finished
-//	WaitAny    one task has finished          all other tasks     that task
-//	WaitFirst  one task has a result that is  all other tasks     that task
-//	           not nil, or all have finished
-//	WaitNone   –                              all tasks           nil
+//	             Join waits until                then Join cancels  Completed is
+//	WaitAll      all tasks have finished         daemons            the first task that finished
+//	WaitAny      one task has finished           all other tasks    that task
+//	WaitSuccess  one task has returned no        all other tasks    that task; nil if all
+//	             error, or all have finished                        have failed
+//	WaitFirst    one task has a result that is   all other tasks    that task
+//	             not nil, or all have finished
+//	WaitNone     –                               all tasks          nil
 //
 // If a task fails before, Join stops waiting and cancels all other tasks. Completed is
-// then the task that failed, unless under WaitAll another task has finished first.
+// then the task that failed, unless under WaitAll another task has finished first. Under
+// WaitSuccess, Join goes on waiting for the other tasks, and Failures has the error.
 type WaitPolicy uint8
 
 const (
@@ -30,12 +33,17 @@ const (
 	// WaitAny waits for any task: one outcome is enough, and may be nil.
 	WaitAny
 	// WaitFirst waits for the first result that is not nil. A task without a result
-	// returns nil and no error, and the waiting goes on. If the type T has no nil,
-	// WaitFirst is the same as WaitAny. (WaitFirst is curio's wait=object.)
+	// returns nil and no error, and the waiting goes on; an error ends the waiting. If the
+	// type T has no nil, WaitFirst is the same as WaitAny. (WaitFirst is curio's
+	// wait=object.)
 	WaitFirst
 	// WaitNone waits for no task: tasks that have not finished when Join is called are
 	// not needed.
 	WaitNone
+	// WaitSuccess waits for the first task that returns no error: one of several servers
+	// is enough, and some may be down. The errors of tasks that failed before are kept, see
+	// [TaskGroup.Failures]. If all tasks fail, Result and Err return all of the errors.
+	WaitSuccess
 )
 
 // TaskGroupOptions holds the settings of a [TaskGroup]. The zero value is the default.
@@ -81,6 +89,7 @@ type TaskGroup[T any] struct {
 	finished   taskList[T] // not taken, in the order of finishing
 	retained   []*Task[T]  // if Retain, all tasks, daemons excepted
 	completed  *Task[T]    // see WaitPolicy
+	failures   []error     // see Failures
 	starting   bool        // a goroutine was started for a waiting task, and has not taken it
 	nextCalls  int         // calls of NextDone in progress
 	joinCalls  int         // calls of Join in progress
@@ -288,11 +297,17 @@ func (g *TaskGroup[T]) updateDecisionLocked() {
 // applyPolicyLocked decides whether t, which has finished, ends the waiting of Join.
 func (g *TaskGroup[T]) applyPolicyLocked(t *Task[T]) {
 	wait := g.opts.Wait
+	g.taskFailed = t.err != nil
+	if wait == WaitSuccess && t.err != nil {
+		if g.completed == nil {
+			g.failures = append(g.failures, t.err)
+		}
+		return
+	}
 	if g.completed == nil && (t.err != nil || wait != WaitFirst || !isNil(t.value)) {
 		g.completed = t
 	}
-	g.taskFailed = t.err != nil
-	g.decided = g.taskFailed || wait == WaitAny || wait == WaitFirst && g.completed != nil
+	g.decided = g.taskFailed || wait == WaitAny || wait == WaitSuccess || wait == WaitFirst && g.completed != nil
 }
 
 // unfinishedLocked returns how many tasks have not finished, daemons not counted.

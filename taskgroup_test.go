@@ -290,6 +290,162 @@ func TestWaitFirstWithTypesThatCannotBeNil(t *testing.T) {
 	})
 }
 
+// fails returns a function that fails with err when d has passed, or before with the cause
+// of its context.
+func fails(d time.Duration, err error) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		if _, ended := after(d, 0)(ctx); ended != nil {
+			return "", ended
+		}
+		return "", err
+	}
+}
+
+func TestWaitSuccess(t *testing.T) {
+	type group = rpcx.TaskGroup[string]
+	first, second, third := errors.New("first"), errors.New("second"), errors.New("third")
+	for _, test := range []struct {
+		name      string
+		start     func(g *group)
+		took      time.Duration
+		joinErr   error
+		result    string
+		resultErr []error // nil if there is a result; otherwise all that the error matches
+		err       bool    // whether Err is the error of Result
+		failures  []error
+	}{
+		{
+			name: "a task succeeds after two have failed, and the rest is cancelled",
+			start: func(g *group) {
+				g.Go(fails(2*time.Second, second))
+				g.Go(after(3*time.Second, "answer"))
+				g.Go(fails(time.Second, first))
+				g.Go(fails(time.Hour, third))
+				g.Go(after(time.Hour, "late"))
+			},
+			took: 3 * time.Second, result: "answer", failures: []error{first, second},
+		},
+		{
+			name: "the zero value is a result",
+			start: func(g *group) {
+				g.Go(after(time.Second, ""))
+				g.Go(after(time.Hour, "late"))
+			},
+			took: time.Second,
+		},
+		{
+			name: "all tasks fail",
+			start: func(g *group) {
+				g.Go(fails(3*time.Second, third))
+				g.Go(fails(2*time.Second, second))
+				g.Go(fails(time.Second, first))
+			},
+			took: 3 * time.Second, resultErr: []error{rpcx.ErrNoTaskCompleted, first, second, third}, err: true,
+			failures: []error{first, second, third},
+		},
+		{
+			name:      "no task was added",
+			start:     func(*group) {},
+			resultErr: []error{rpcx.ErrNoTaskCompleted},
+		},
+		{
+			name: "the context ends after a task has failed",
+			start: func(g *group) {
+				g.Go(fails(time.Second, first))
+				g.Go(after(2*time.Hour, "late"))
+			},
+			took: time.Hour, joinErr: context.DeadlineExceeded,
+			resultErr: []error{rpcx.ErrNoTaskCompleted, first}, err: true, failures: []error{first},
+		},
+		{
+			name: "a daemon is no task",
+			start: func(g *group) {
+				g.GoDaemon(fails(0, first))
+				g.GoDaemon(after(0, "daemon"))
+				g.Go(after(time.Second, "answer"))
+			},
+			took: time.Second, result: "answer",
+		},
+		{
+			name: "a task that was cancelled before has failed",
+			start: func(g *group) {
+				g.Go(after(time.Hour, "late")).Cancel()
+				g.Go(after(time.Second, "answer"))
+			},
+			took: time.Second, result: "answer", failures: []error{rpcx.ErrTaskCancelled},
+		},
+		{
+			name: "a task that was started elsewhere has failed",
+			start: func(g *group) {
+				task := rpcx.StartTask(context.Background(), fails(0, first))
+				<-task.Done()
+				if err := g.Add(task); err != nil {
+					panic(err)
+				}
+				g.Go(after(time.Second, "answer"))
+			},
+			took: time.Second, result: "answer", failures: []error{first},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				g := rpcx.NewTaskGroup[string](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
+				test.start(g)
+				start := time.Now()
+				if err := g.Join(ctx); err != test.joinErr || time.Since(start) != test.took {
+					t.Errorf("Join returned %v after %v, want %v after %v", err, time.Since(start), test.joinErr, test.took)
+				}
+				check := func() {
+					t.Helper()
+					result, err := g.Result()
+					if result != test.result || (err == nil) != (test.resultErr == nil) || (g.Completed() == nil) != (err != nil) {
+						t.Errorf("the result is %q, %v, completed %v", result, err, g.Completed())
+					}
+					for _, want := range test.resultErr {
+						if !errors.Is(err, want) {
+							t.Errorf("the error %q does not match %q", err, want)
+						}
+					}
+					if got := g.Err(); (got != nil) != test.err || got != nil && got.Error() != err.Error() {
+						t.Errorf("Err returned %v", got)
+					}
+					if got := g.Failures(); !slices.Equal(got, test.failures) {
+						t.Errorf("the failures are %v, want %v", got, test.failures)
+					}
+				}
+				check()
+				if test.result != "" { // what the first call has cancelled is no failure
+					if err := g.Join(ctx); err != nil {
+						t.Errorf("the second Join returned %v", err)
+					}
+					check()
+				}
+			})
+		})
+	}
+}
+
+// If the tasks fail because the context of Join has ended, Join returns the cause, whether
+// Join notices the tasks or the context first.
+func TestWaitSuccessWithTasksThatEndWithJoinsContext(t *testing.T) {
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
+		for range 2 {
+			g.Go(fails(time.Hour, nil))
+		}
+		rpcx.StartTask(t.Context(), func(context.Context) (int, error) {
+			cancel()
+			return 0, nil
+		})
+		if err := g.Join(ctx); err != context.Canceled {
+			t.Fatalf("Join returned %v", err)
+		}
+	}
+}
+
 // A task's error is its own, though it is one of those that a group makes.
 func TestATaskThatFailsWithTheErrorOfAnotherGroup(t *testing.T) {
 	g := rpcx.NewTaskGroup[int](t.Context(), nil)
@@ -404,6 +560,11 @@ func TestACancelledTaskThatStartsAnotherDoesNotHoldTheGroupUp(t *testing.T) {
 			return g.Do(ctx, succeed)
 		}, nil, rpcx.ErrTaskGroupJoined},
 		{"one task is enough", rpcx.WaitAny, func(ctx context.Context, g *group) error {
+			g.Go(value)
+			return g.Join(ctx)
+		}, nil, rpcx.ErrTaskGroupJoined},
+		{"one success is enough", rpcx.WaitSuccess, func(ctx context.Context, g *group) error {
+			g.Go(fail)
 			g.Go(value)
 			return g.Join(ctx)
 		}, nil, rpcx.ErrTaskGroupJoined},
