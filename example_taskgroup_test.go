@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+
 	"golang.org/x/sync/errgroup"
 )
 
