@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -136,6 +137,9 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
 // ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
+	if err := srv.check(); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
 	l, err := Listen(ctx, addr, srv.TLS)
 	switch {
 	case err == nil:
@@ -305,6 +309,9 @@ func (srv *Server) init() {
 func (srv *Server) resolve() (err error) {
 	if srv.options != nil {
 		return nil
+	}
+	if err := duration.Check("Server", srv); err != nil {
+		return err
 	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err

@@ -54,7 +54,8 @@ func methods() rpcx.Handler {
 // server is the server that is tried, in a process of its own.
 type server struct {
 	rpcx.Server
-	running errgroup.Group // Serve, and the sampling
+	end     context.CancelFunc // has ServeContext return
+	running errgroup.Group     // ServeContext, and the sampling
 
 	started    chan struct{} // closed when the session with the parent is
 	goroutines int           // there were before it began
@@ -90,8 +91,10 @@ func (srv *server) listen(s *rpcx.Session) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	ctx, end := context.WithCancel(context.Background())
+	srv.end = end
 	// Owner: the server. End: stop.
-	srv.running.Go(func() error { return srv.Serve(l) })
+	srv.running.Go(func() error { return srv.ServeContext(ctx, l) })
 	// Owner: the server. End: stop.
 	srv.running.Go(func() error { return srv.report(s) })
 	return "tcp://" + l.Addr().String(), nil
@@ -131,12 +134,10 @@ func (srv *server) settle() sample {
 
 // stop shuts the server down and returns what is left of it: no sessions, and
 // no goroutines, if all is well.
-func (srv *server) stop(ctx context.Context) (sample, error) {
-	if err := srv.Shutdown(ctx); err != nil {
-		return sample{}, err
-	}
+func (srv *server) stop() (sample, error) {
+	srv.end()
 	close(srv.quit)
-	if err := srv.running.Wait(); !errors.Is(err, rpcx.ErrServerClosed) {
+	if err := srv.running.Wait(); err != nil {
 		return sample{}, err
 	}
 	// What has been told to end may take a moment to do so.
