@@ -243,7 +243,8 @@ var (
 	ErrNoRemainingTasks = errors.New("rpcx: no tasks remain")
 	// ErrNotJoined says that a group has no outcome before it is joined.
 	ErrNotJoined = errors.New("rpcx: task group is not joined yet")
-	// ErrNoTaskCompleted says that a group was joined and no task decided that.
+	// ErrNoTaskCompleted says that a joined group has no task whose outcome is the
+	// group's: see [TaskGroup.Completed].
 	ErrNoTaskCompleted = errors.New("rpcx: no task completed")
 )
 

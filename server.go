@@ -14,6 +14,8 @@ import (
 
 	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/duration"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Server accepts connections and runs a session on each. Its fields must not be
@@ -134,7 +136,8 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
 // which needs Server.TLS with a certificate, and unix:///path; see [Listen]. What it
-// returns is [Server.ServeContext]'s, or why it cannot listen.
+// returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
+// ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	if err := srv.check(); err != nil {
 		return fmt.Errorf("serve: %w", err)
@@ -167,7 +170,11 @@ func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
 	err := srv.Serve(l)
 	if stop() {
-		return err
+		if ctx.Err() == nil {
+			return err
+		}
+		// Another ServeContext with the same context has stopped the server first.
+		drained <- srv.drain()
 	}
 	if failed := <-drained; err == ErrServerClosed {
 		return failed
@@ -403,15 +410,13 @@ func (srv *Server) runsHandlerOf(ctx context.Context) bool {
 // shutdown is Shutdown for a context that is no handler's.
 func (srv *Server) shutdown(ctx context.Context) error {
 	srv.StopListening()
-	live := srv.live()
-	errs := make([]error, len(live))
-	var wg sync.WaitGroup
-	for i, s := range live {
+	var shutdowns errgroup.Group
+	for _, s := range srv.live() {
 		// Owner: this call. End: the session's Shutdown returns.
-		wg.Go(func() { errs[i] = s.shutdown(ctx, ErrServerClosed) })
+		shutdowns.Go(func() error { return s.shutdown(ctx, ErrServerClosed) })
 	}
-	wg.Wait()
-	if err := ctx.Err(); err != nil && errors.Join(errs...) != nil {
+	failed := shutdowns.Wait() != nil
+	if err := ctx.Err(); err != nil && failed {
 		return err
 	}
 	return srv.wait(ctx)
