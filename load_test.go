@@ -64,6 +64,27 @@ func TestUnreadRepliesAreBounded(t *testing.T) {
 	})
 }
 
+// The errors that answer what is no request are bounded likewise, however large their
+// ids are: they wait for no room.
+func TestUnreadErrorsAreBounded(t *testing.T) {
+	const limit, sessions = 4 << 20, 60
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		wires := newLoadedServer(t, srv, sessions)
+		invalid := `{"jsonrpc":"2.0","id":"` + strings.Repeat("x", 30_000) + `","method":1}` + "\n"
+		for _, w := range wires {
+			_, _ = io.WriteString(w.Conn, strings.Repeat(invalid, 50)) // fails if the session has been ended
+		}
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted < limit || counted > 2*limit {
+			t.Errorf("%d bytes wait, of %d", counted, limit)
+		}
+		for _, w := range wires {
+			w.Close()
+		}
+	})
+}
+
 // padded is a request of about so many bytes.
 func padded(id, bytes int) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","params":["%s"],"id":%d}`, strings.Repeat("x", bytes), id)

@@ -199,12 +199,8 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 	size := len(sc.msg)
 	switch from {
 	case fromReader:
-		limit := s.limits.Outbox
-		if limit < math.MaxInt-reserve {
-			limit += reserve
-		}
-		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
-			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Limits.Outbox", s.limits.Outbox))
+		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
+			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr(name, limit))
 			s.mu.Unlock()
 			s.end(ErrSlowPeer, 0)
 			return ErrSlowPeer
@@ -341,6 +337,22 @@ func (s *Session) hasRoom(n int) bool {
 		limit = 0
 	}
 	return s.out.room(n, limit)
+}
+
+// outboxLimitLocked returns the limit for which n bytes of who never waits are too many
+// in the outbox, and its name; no name if there is none. Callers must hold s.mu.
+func (s *Session) outboxLimitLocked(n int) (name string, value int) {
+	limit, size := s.limits.Outbox, s.out.size()
+	if limit < math.MaxInt-reserve {
+		limit += reserve
+	}
+	switch {
+	case !s.out.room(n, limit):
+		return "Limits.Outbox", s.limits.Outbox
+	case size > 0 && s.load.over(size):
+		return "Server.MaxQueuedBytes", s.load.limit
+	}
+	return "", 0
 }
 
 // startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
