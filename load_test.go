@@ -85,6 +85,34 @@ func TestUnreadErrorsAreBounded(t *testing.T) {
 	})
 }
 
+// What could not be written of a session that ends counts no longer than the connection
+// lasts, though a handler goes on.
+func TestEndedSessionsHoldNoReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if req.Method == "large" {
+				return strings.Repeat("x", 500_000), nil
+			}
+			<-open
+			return nil, nil
+		})
+		wires := newLoadedServer(t, srv, 1)
+		_, _ = io.WriteString(wires[0].Conn, ask("m", 1)+"\n"+ask("large", 2)+"\n"+ask("large", 3)+"\n")
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted < 1_000_000 {
+			t.Errorf("%d bytes wait", counted)
+		}
+		wires[0].Close()
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted > 4096 {
+			t.Errorf("%d bytes wait when the connection is closed", counted)
+		}
+		close(open)
+	})
+}
+
 // padded is a request of about so many bytes.
 func padded(id, bytes int) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","params":["%s"],"id":%d}`, strings.Repeat("x", bytes), id)

@@ -460,6 +460,7 @@ func (s *Session) writeLoop() {
 		s.lingerLocked()
 	}
 	s.out.frames, s.out.inFlight = nil, 0
+	s.weigh()
 	finish := s.lose(s.cause, true)
 	s.mu.Unlock()
 	for _, f := range finish {
