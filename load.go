@@ -113,15 +113,16 @@ const minHandling = 1 << 10
 // mayStartLocked reports whether the next request may be given to a handler. While
 // somebody waits for room in the outbox, no other reply is made that would have to
 // wait, too. Where the server holds nearly all that it may, each session has one handler
-// at a time, when its outbox is empty. And where the server handles as many bytes as it may, such a
-// session waits until others have finished. Callers must hold s.mu.
+// at a time, beside those that wait for replies of the peer, which may ask before it
+// replies, and when its outbox is empty. And where the server handles as many bytes as it
+// may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
 	case len(s.out.line.turns) > 0:
 		return false
-	case s.load.nearlyReached() && (s.in.running > 0 || s.out.size() > 0):
+	case s.load.nearlyReached() && (s.in.running > s.pressure.tied || s.out.size() > 0):
 		return false
 	}
 	return s.load.mayHandle(s, s.in.first.owner.(entry).bytes())

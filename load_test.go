@@ -85,6 +85,46 @@ func TestUnreadErrorsAreBounded(t *testing.T) {
 	})
 }
 
+// A server that holds nearly all that it may has one handler at a time for a session. One
+// that waits for its peer does not count: the peer may have to ask before it replies.
+func TestNestedCallsGoOnWhereMemoryIsShort(t *testing.T) {
+	const limit = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		callPeer := func(ctx context.Context, req *rpcx.Request, method string) (any, error) {
+			var answer any
+			err := req.Session().Call(ctx, method, nil, &answer)
+			return answer, err
+		}
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			switch req.Method {
+			case "large":
+				return strings.Repeat("x", limit/10*9), nil
+			case "outer":
+				return callPeer(ctx, req, "middle")
+			}
+			return "inner", nil
+		})
+		wires := newLoadedServer(t, srv, 1)
+		_, _ = io.WriteString(wires[0].Conn, ask("large", 1)+"\n") // which is not read
+		near, far := net.Pipe()
+		srv.ServeConn(near)
+		c := rpcx.NewSession(far, &rpcx.Options{Handler: rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			return callPeer(ctx, req, "inner")
+		})})
+		defer c.Close()
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted < limit/4*3 || counted > limit {
+			t.Fatalf("%d bytes wait, of %d", counted, limit)
+		}
+		var answer string
+		if err := c.Call(context.Background(), "outer", nil, &answer); err != nil || answer != "inner" {
+			t.Errorf("got %q, %v", answer, err)
+		}
+		wires[0].Close()
+	})
+}
+
 // What could not be written of a session that ends counts no longer than the connection
 // lasts, though a handler goes on.
 func TestEndedSessionsHoldNoReplies(t *testing.T) {

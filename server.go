@@ -55,7 +55,8 @@ type Server struct {
 	// which others wait, and end if they need more for a message that comes in. But
 	// first the oldest large messages make room that have begun and are not complete:
 	// their sessions end. From three quarters of the limit on each session has one
-	// handler at a time, which starts when its outbox is empty; at one and a half times
+	// handler at a time, beside those that wait for a reply of its peer, which starts
+	// when its outbox is empty; at one and a half times
 	// the limit sessions end with ErrSlowPeer that hold more than their share and do not
 	// read their replies.
 	MaxQueuedBytes int

@@ -335,6 +335,9 @@ func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
 		h.waits.replies += replies
 		h.waits.room += int16(room)
 		b.count(h, 1)
+		if replies > 0 && s.in.count > 0 {
+			s.wakeWorkerLocked() // who answers may ask before
+		}
 		s.checkPauseLocked()
 	} else {
 		b.outside += int(replies + room)
