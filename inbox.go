@@ -15,6 +15,7 @@ type inbox struct {
 	first *deadline // of the entry that is taken next; nil if none waits
 	count int       // entries that wait
 	bytes int       // of these
+	begun int       // bytes of batches that do not wait any more, and whose handlers run
 
 	workers int  // that have the session
 	waking  bool // one was called and has not looked yet
@@ -71,6 +72,10 @@ func (in *inbox) drop(e entry) {
 	}
 	in.count--
 	in.bytes -= e.bytes()
+	if b, ok := e.(*inBatch); ok && b.handlers > 0 {
+		b.begun = true
+		in.begun += b.size
+	}
 }
 
 // take returns the next call to be run, nil if there is none.
@@ -99,6 +104,11 @@ func (in *inbox) done(c *call) {
 	in.running--
 	if c.IsNotification() {
 		in.waits = false
+	}
+	if b := c.batch(); b != nil {
+		if b.handlers--; b.handlers == 0 && b.begun {
+			in.begun -= b.size
+		}
 	}
 }
 

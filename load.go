@@ -61,7 +61,7 @@ const weightStep = 4 << 10
 // requestOverhead is about what a request that waits takes up beside its bytes.
 const requestOverhead = 448
 
-// weigh counts what the session holds: requests that wait, messages to be written or
+// weigh counts what the session holds: requests that wait, batches that are not over, messages to be written or
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
 // is not complete. It is called under the lock, when that has changed. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
@@ -69,7 +69,7 @@ func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone {
 		return
 	}
-	held := s.in.bytes + requestOverhead*s.in.count + s.out.size() + s.out.waiting + s.partWeightLocked() + s.assembled
+	held := s.in.bytes + s.in.begun + requestOverhead*s.in.count + s.out.size() + s.out.waiting + s.partWeightLocked() + s.assembled
 	if d := held - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d)

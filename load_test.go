@@ -153,6 +153,41 @@ func TestEndedSessionsHoldNoReplies(t *testing.T) {
 	})
 }
 
+// A batch counts until its last handler has returned, though none of its members waits.
+func TestBatchesCountUntilTheyAreOver(t *testing.T) {
+	const limit, sessions, members = 4 << 20, 10, 500
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if req.Method == "slow" {
+				<-open
+			}
+			return nil, nil
+		})
+		batch := "[" + strings.Repeat(padded(1, 100)+",", members) + ask("slow", 1) + "]"
+		wires := newLoadedServer(t, srv, sessions)
+		for _, w := range wires {
+			w.listen()
+			go w.Write([]byte(strings.Repeat(batch+"\n", 20))) // waits where reading pauses
+		}
+		synctest.Wait()
+		begun := 0
+		for s := range srv.Sessions() {
+			begun += s.Stats().Running
+		}
+		counted := srv.Stats().QueuedBytes
+		if least := begun * (len(batch) + members*256); counted < least/10*9 || counted > 2*limit {
+			t.Errorf("%d bytes count, with %d batches that are begun; the limit is %d", counted, begun, limit)
+		}
+		close(open)
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted > sessions*4096 {
+			t.Errorf("afterwards %d bytes count", counted)
+		}
+	})
+}
+
 // padded is a request of about so many bytes.
 func padded(id, bytes int) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","params":["%s"],"id":%d}`, strings.Repeat("x", bytes), id)
