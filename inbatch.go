@@ -77,6 +77,13 @@ func (b *inBatch) skipAnswered() bool {
 	return b.taken < len(b.members)
 }
 
+func (b *inBatch) nextSize() int {
+	if !b.skipAnswered() {
+		return 0
+	}
+	return b.members[b.taken].size()
+}
+
 func (b *inBatch) running(calls []*call) []*call {
 	for i := range b.members {
 		if c := &b.members[i]; c.begun && !c.answered {

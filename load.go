@@ -125,22 +125,24 @@ func (s *Session) mayStartLocked() bool {
 	case s.load.nearlyReached() && (s.in.running > s.pressure.tied || s.out.size() > 0):
 		return false
 	}
-	return s.load.mayHandle(s, s.in.first.owner.(entry).bytes())
+	return s.load.mayHandle(s, s.in.first.owner.(entry).nextSize())
 }
 
 // mayHandle reports whether a request of the given size may be handled now, by a
 // session that handles what s.in.handling says. If not, the session is blocked: unblock
 // starts it again. Callers must hold s.mu.
 func (l *load) mayHandle(s *Session, size int) bool {
-	if s.in.blocked {
-		return false
-	}
 	fits := func() bool {
 		all := int(l.handling.Load())
 		return all == 0 || all+size <= l.handlingLimit ||
 			s.in.handling+size <= l.handlingLimit/int(max(l.sessions.Load(), 1))
 	}
-	if l.handlingLimit == 0 || size < minHandling || fits() {
+	switch {
+	case l.handlingLimit == 0 || size < minHandling:
+		return true
+	case s.in.blocked:
+		return false
+	case fits():
 		return true
 	}
 	l.mu.Lock()

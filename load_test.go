@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -184,6 +185,48 @@ func TestBatchesCountUntilTheyAreOver(t *testing.T) {
 		synctest.Wait()
 		if counted := srv.Stats().QueuedBytes; counted > sessions*4096 {
 			t.Errorf("afterwards %d bytes count", counted)
+		}
+	})
+}
+
+// A large request that waits for others to be handled holds up what comes behind it no
+// longer than it waits itself, and of a batch its members count, each for itself.
+func TestSmallRequestsNeedNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxHandledBytes: 100_000}
+		srv.Options.Limits = rpcx.Limits{CostOff: true, ProcessingTimeout: time.Minute}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if len(req.Params.Positional) > 0 {
+				<-open // and does not heed its context
+			}
+			return nil, nil
+		})
+		wires := newLoadedServer(t, srv, 3)
+		for _, w := range wires {
+			w.listen()
+		}
+		wires[0].say(padded(1, 90_000))
+		wires[1].say(padded(1, 90_000), ask("m", 2))
+		wires[2].say("[" + strings.Repeat(ask("m", 1)+",", 999) + ask("m", 1) + "]")
+		if n := len(wires[2].heard()); n != 1 {
+			t.Errorf("the batch has %d replies", n)
+		}
+		if n := len(wires[1].heard()); n != 0 {
+			t.Errorf("there are %d replies before the first request is over", n)
+		}
+		time.Sleep(time.Minute)
+		if n := len(wires[1].heard()); n != 2 { // both were refused
+			t.Errorf("there are %d replies to two requests whose time is over", n)
+		}
+		wires[1].say(ask("m", 3))
+		if n := len(wires[1].heard()); n != 1 {
+			t.Errorf("there are %d replies to a small request behind a large one that is over", n)
+		}
+		close(open)
+		synctest.Wait()
+		if handled := srv.Stats().HandledBytes; handled != 0 {
+			t.Errorf("afterwards %d bytes are being handled", handled)
 		}
 	})
 }
