@@ -231,6 +231,42 @@ func TestSmallRequestsNeedNoRoom(t *testing.T) {
 	})
 }
 
+// Reading goes on for a handler that waits for a reply, though what is behind it waits for
+// handlers of other sessions.
+func TestReplyIsReadBeforeRequestsThatWaitForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxHandledBytes: 100_000}
+		srv.Options.Limits.QueueBytes = 90_000
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if len(req.Params.Positional) > 0 {
+				<-open
+				return nil, nil
+			}
+			return nil, req.Session().Call(ctx, "question", nil, nil)
+		})
+		wires := newLoadedServer(t, srv, 2)
+		for _, w := range wires {
+			w.listen()
+		}
+		wires[0].say(padded(1, 90_000))
+		wires[1].say(ask("m", 1))
+		question := wires[1].heard()
+		if len(question) != 1 {
+			t.Fatalf("heard %d lines", len(question))
+		}
+		wires[1].say(padded(2, 90_000))
+		takes(t, 0, func() {
+			wires[1].say(`{"jsonrpc":"2.0","result":null,"id":` + idOf(t, question[0]) + `}`)
+			if n := len(wires[1].heard()); n != 1 {
+				t.Errorf("%d requests are answered", n)
+			}
+		})
+		close(open)
+		synctest.Wait()
+	})
+}
+
 // padded is a request of about so many bytes.
 func padded(id, bytes int) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","params":["%s"],"id":%d}`, strings.Repeat("x", bytes), id)

@@ -155,7 +155,7 @@ func (s *Session) mayPauseLocked() bool {
 	if s.pressure.stalled {
 		tied += s.pressure.crammed
 	}
-	return s.in.waking || s.in.blocked || s.in.running > tied
+	return s.in.waking || s.in.blocked && s.in.running == 0 || s.in.running > tied
 }
 
 // pause gives up the reader's role if the session is to pause, and reports whether
