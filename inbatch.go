@@ -81,7 +81,7 @@ func (b *inBatch) nextSize() int {
 	if !b.skipAnswered() {
 		return 0
 	}
-	return b.members[b.taken].size()
+	return int(b.members[b.taken].held)
 }
 
 func (b *inBatch) running(calls []*call) []*call {

@@ -54,8 +54,8 @@ type entry interface {
 	// waits reports whether it is in the inbox.
 	waits() bool
 	bytes() int // that it counts in Limits.QueueBytes
-	// nextSize returns how many bytes the next call counts while it is handled, 0 if none
-	// is left.
+	// nextSize returns how many bytes the next call counts while it is handled, 0 if these
+	// are few or none is left.
 	nextSize() int
 }
 
@@ -338,7 +338,7 @@ func (c *single) arrive(s *Session, now time.Duration) {
 }
 
 func (c *single) bytes() int     { return c.size }
-func (c *single) nextSize() int  { return c.size }
+func (c *single) nextSize() int  { return int(c.held) }
 func (c *single) due() *deadline { return &c.deadline }
 func (c *single) waits() bool    { return c.deadline.owner != nil && !c.begun }
 

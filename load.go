@@ -2,7 +2,6 @@ package rpcx
 
 import (
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 )
@@ -110,6 +109,10 @@ func (s *Session) receivePart(size int) error {
 // minHandling is the size from which a request counts while it is handled.
 const minHandling = 1 << 10
 
+// objectSize is what each object of JSON counts beside its bytes: decoded into any, it is
+// a map with room for eight.
+const objectSize = 16
+
 // mayStartLocked reports whether the next request may be given to a handler. While
 // somebody waits for room in the outbox, no other reply is made that would have to
 // wait, too. Where the server holds nearly all that it may, each session has one handler
@@ -128,7 +131,7 @@ func (s *Session) mayStartLocked() bool {
 	return s.load.mayHandle(s, s.in.first.owner.(entry).nextSize())
 }
 
-// mayHandle reports whether a request of the given size may be handled now, by a
+// mayHandle reports whether a request that counts size bytes may be handled now, by a
 // session that handles what s.in.handling says. If not, the session is blocked: unblock
 // starts it again. Callers must hold s.mu.
 func (l *load) mayHandle(s *Session, size int) bool {
@@ -138,7 +141,7 @@ func (l *load) mayHandle(s *Session, size int) bool {
 			s.in.handling+size <= l.handlingLimit/int(max(l.sessions.Load(), 1))
 	}
 	switch {
-	case l.handlingLimit == 0 || size < minHandling:
+	case size == 0:
 		return true
 	case s.in.blocked:
 		return false
@@ -158,11 +161,9 @@ func (l *load) mayHandle(s *Session, size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
-	size := c.size()
-	if size < minHandling || s.load.handlingLimit == 0 {
+	if c.held == 0 {
 		return
 	}
-	c.held = int32(min(size, math.MaxInt32))
 	s.in.handling += int(c.held)
 	s.load.handling.Add(int64(c.held))
 }

@@ -339,3 +339,38 @@ func TestBlockedSessionEnds(t *testing.T) {
 		wires[0].Close()
 	})
 }
+
+// What JSON takes when it is decoded into any is said of Server.MaxHandledBytes.
+func TestDecodedJSONTakesAsMuchAsIsSaid(t *testing.T) {
+	held := func() int64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	nested := strings.Repeat(`{"":`, 500) + "0" + strings.Repeat("}", 500)
+	for _, element := range []string{nested, `{"":0}`, `{"":[]}`, `{"a":"b"}`, `{}`, `[]`, `[[]]`, `0`, `""`} {
+		var counted int
+		var grown int64
+		synctest.Test(t, func(t *testing.T) {
+			srv := &rpcx.Server{}
+			srv.Options.Handler = rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+				var args []any
+				before := held()
+				if err := req.Params.Bind(&args); err != nil {
+					return nil, err
+				}
+				grown, counted = held()-before, srv.Stats().HandledBytes
+				runtime.KeepAlive(args)
+				return nil, nil
+			})
+			w := newLoadedServer(t, srv, 1)[0]
+			w.listen()
+			w.say(`{"jsonrpc":"2.0","method":"m","id":1,"params":[` + strings.Repeat(element+",", 400_000/len(element)) + `0]}`)
+			w.expect(`{"jsonrpc":"2.0","result":null,"id":1}`)
+		})
+		if times := float64(grown) / float64(counted); times > 17.5 {
+			t.Errorf("%.20s takes %.1f times what it counts", element, times)
+		}
+	}
+}

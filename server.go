@@ -61,8 +61,9 @@ type Server struct {
 	// read their replies.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
-	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
-	// any, JSON takes up to 16 times as much. Beyond, the requests of sessions that have
+	// handled, of those of 1 KiB and more. Each object of JSON counts 16 bytes more. Default
+	// 16 MiB: decoded into values of type any, JSON takes up to 17 times as much, and
+	// MessagePack, whose maps count nothing more, up to 170 times. Beyond, the requests of sessions that have
 	// more than their share (the limit divided by their number) wait until others have
 	// been handled.
 	MaxHandledBytes int
