@@ -349,7 +349,7 @@ func (s *Session) outboxLimitLocked(n int) (name string, value int) {
 	switch {
 	case !s.out.room(n, limit):
 		return "Limits.Outbox", s.limits.Outbox
-	case size > 0 && s.load.over(size):
+	case size > writeChunk && s.load.over(size-writeChunk): // short refusals find room
 		return "Server.MaxQueuedBytes", s.load.limit
 	}
 	return "", 0
