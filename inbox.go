@@ -20,6 +20,7 @@ type inbox struct {
 	first *deadline // of the entry that is taken next; nil if none waits
 	count int       // entries that wait
 	bytes int       // of these
+	begun int       // bytes of batches that do not wait any more, and whose handlers run
 
 	workers int                // that have the session
 	waking  bool               // one was called and has not looked yet
@@ -61,6 +62,9 @@ type entry interface {
 	// waits reports whether it is in the inbox.
 	waits() bool
 	bytes() int // that it counts in Limits.QueueBytes
+	// nextSize returns how many bytes the next call counts while it is handled, 0 if these
+	// are few or none is left.
+	nextSize() int
 }
 
 // push adds the entry at the end of the session's incoming list.
@@ -79,6 +83,10 @@ func (in *inbox) drop(e entry) {
 	}
 	in.count--
 	in.bytes -= e.bytes()
+	if b, ok := e.(*inBatch); ok && b.handlers > 0 {
+		b.begun = true
+		in.begun += b.size
+	}
 }
 
 // take returns the next call to be run, nil if there is none.
@@ -111,6 +119,11 @@ func (in *inbox) done(c *call) {
 	}
 	if c.IsNotification() {
 		in.waits = false
+	}
+	if b := c.batch(); b != nil {
+		if b.handlers--; b.handlers == 0 && b.begun {
+			in.begun -= b.size
+		}
 	}
 }
 
@@ -430,6 +443,7 @@ func (c *single) arrive(s *Session, now time.Duration) {
 }
 
 func (c *single) bytes() int     { return c.size }
+func (c *single) nextSize() int  { return int(c.held) }
 func (c *single) due() *deadline { return &c.deadline }
 func (c *single) waits() bool    { return c.deadline.owner != nil && !c.begun }
 

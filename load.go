@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -133,7 +132,7 @@ const weightStep = 4 << 10
 // requestOverhead is about what a request that waits takes up beside its bytes.
 const requestOverhead = 448
 
-// weigh counts what the session holds: requests that wait, messages to be written or
+// weigh counts what the session holds: requests that wait, batches that are not over, messages to be written or
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
 // is not complete. It is called under the lock, when that has changed. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
@@ -141,7 +140,7 @@ func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone || s.gaveWay {
 		return
 	}
-	held := s.in.bytes + requestOverhead*s.in.count + s.out.held() + s.out.waiting + s.partWeightLocked() + s.assembled
+	held := s.in.bytes + s.in.begun + requestOverhead*s.in.count + s.out.held() + s.out.waiting + s.partWeightLocked() + s.assembled
 	if d := held - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d, s.pool)
@@ -192,36 +191,43 @@ func (e *fullError) Unwrap() []error { return []error{e.held, ErrServerFull} }
 // minHandling is the size from which a request counts while it is handled.
 const minHandling = 1 << 10
 
+// objectSize is what each object of JSON counts beside its bytes: decoded into any, it is
+// a map with room for eight.
+const objectSize = 16
+
 // mayStartLocked reports whether the next request may be given to a handler. While
 // somebody waits for room in the outbox, no other reply is made that would have to
 // wait, too. Where the server holds nearly all that it may, each session has one handler
-// at a time, when its outbox is empty. And where the server handles as many bytes as it may, such a
-// session waits until others have finished. Callers must hold s.mu.
+// at a time, beside those that wait for replies of the peer, which may ask before it
+// replies, and when its outbox is empty. And where the server handles as many bytes as it
+// may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
 	case len(s.out.line.turns) > 0:
 		return false
-	case s.load.nearlyReached() && (s.in.running > 0 || s.out.size() > 0):
+	case s.load.nearlyReached() && (s.in.running > s.pressure.tied || s.out.size() > 0):
 		return false
 	}
-	return s.load.mayHandle(s, s.in.first.owner.(entry).bytes())
+	return s.load.mayHandle(s, s.in.first.owner.(entry).nextSize())
 }
 
-// mayHandle reports whether a request of the given size may be handled now, by a
+// mayHandle reports whether a request that counts size bytes may be handled now, by a
 // session that handles what s.in.handling says. If not, the session is blocked: unblock
 // starts it again. Callers must hold s.mu.
 func (l *load) mayHandle(s *Session, size int) bool {
-	if s.in.blocked {
-		return false
-	}
 	fits := func() bool {
 		all := int(l.handling.Load())
 		return all == 0 || all+size <= l.handlingLimit ||
 			s.in.handling+size <= l.handlingLimit/int(max(l.sessions.Load(), 1))
 	}
-	if l.handlingLimit == 0 || size < minHandling || fits() {
+	switch {
+	case size == 0:
+		return true
+	case s.in.blocked:
+		return false
+	case fits():
 		return true
 	}
 	l.mu.Lock()
@@ -237,11 +243,9 @@ func (l *load) mayHandle(s *Session, size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
-	size := c.size()
-	if size < minHandling || s.load.handlingLimit == 0 {
+	if c.held == 0 {
 		return
 	}
-	c.held = int32(min(size, math.MaxInt32))
 	s.in.handling += int(c.held)
 	s.load.handling.Add(int64(c.held))
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -165,6 +166,210 @@ func TestReadersGoOnWhileOthersDoNotRead(t *testing.T) {
 	})
 }
 
+// The errors that answer what is no request are bounded likewise, however large their
+// ids are: they wait for no room.
+func TestUnreadErrorsAreBounded(t *testing.T) {
+	const limit, sessions = 4 << 20, 60
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		wires := newLoadedServer(t, srv, sessions)
+		invalid := `{"jsonrpc":"2.0","id":"` + strings.Repeat("x", 30_000) + `","method":1}` + "\n"
+		for _, w := range wires {
+			_, _ = io.WriteString(w.Conn, strings.Repeat(invalid, 50)) // fails if the session has been ended
+		}
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted < limit || counted > 2*limit {
+			t.Errorf("%d bytes wait, of %d", counted, limit)
+		}
+		for _, w := range wires {
+			w.Close()
+		}
+	})
+}
+
+// A server that holds nearly all that it may has one handler at a time for a session. One
+// that waits for its peer does not count: the peer may have to ask before it replies.
+func TestNestedCallsGoOnWhereMemoryIsShort(t *testing.T) {
+	const limit = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		callPeer := func(ctx context.Context, req *rpcx.Request, method string) (any, error) {
+			var answer any
+			err := req.Session().Call(ctx, method, nil, &answer)
+			return answer, err
+		}
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			switch req.Method {
+			case "large":
+				return strings.Repeat("x", limit/10*9), nil
+			case "outer":
+				return callPeer(ctx, req, "middle")
+			}
+			return "inner", nil
+		})
+		wires := newLoadedServer(t, srv, 1)
+		_, _ = io.WriteString(wires[0].Conn, ask("large", 1)+"\n") // which is not read
+		near, far := net.Pipe()
+		srv.ServeConn(near)
+		c := rpcx.NewSession(far, &rpcx.Options{Handler: rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			return callPeer(ctx, req, "inner")
+		})})
+		defer c.Close()
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted < limit/4*3 || counted > limit {
+			t.Fatalf("%d bytes wait, of %d", counted, limit)
+		}
+		var answer string
+		if err := c.Call(context.Background(), "outer", nil, &answer); err != nil || answer != "inner" {
+			t.Errorf("got %q, %v", answer, err)
+		}
+		wires[0].Close()
+	})
+}
+
+// What could not be written of a session that ends counts no longer than the connection
+// lasts, though a handler goes on.
+func TestEndedSessionsHoldNoReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if req.Method == "large" {
+				return strings.Repeat("x", 500_000), nil
+			}
+			<-open
+			return nil, nil
+		})
+		wires := newLoadedServer(t, srv, 1)
+		_, _ = io.WriteString(wires[0].Conn, ask("m", 1)+"\n"+ask("large", 2)+"\n"+ask("large", 3)+"\n")
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted < 1_000_000 {
+			t.Errorf("%d bytes wait", counted)
+		}
+		wires[0].Close()
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted > 4096 {
+			t.Errorf("%d bytes wait when the connection is closed", counted)
+		}
+		close(open)
+	})
+}
+
+// A batch counts until its last handler has returned, though none of its members waits.
+func TestBatchesCountUntilTheyAreOver(t *testing.T) {
+	const limit, sessions, members = 4 << 20, 10, 500
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if req.Method == "slow" {
+				<-open
+			}
+			return nil, nil
+		})
+		batch := "[" + strings.Repeat(padded(1, 100)+",", members) + ask("slow", 1) + "]"
+		wires := newLoadedServer(t, srv, sessions)
+		for _, w := range wires {
+			w.listen()
+			go w.Write([]byte(strings.Repeat(batch+"\n", 20))) // waits where reading pauses
+		}
+		synctest.Wait()
+		begun := 0
+		for s := range srv.Sessions() {
+			begun += s.Stats().Running
+		}
+		counted := srv.Stats().QueuedBytes
+		size := len(batch) + members*256
+		if counted < begun*size/10*9 || counted > 2*limit+sessions*size { // and one message each
+
+			t.Errorf("%d bytes count, with %d batches that are begun; the limit is %d", counted, begun, limit)
+		}
+		close(open)
+		synctest.Wait()
+		if counted := srv.Stats().QueuedBytes; counted > sessions*4096 {
+			t.Errorf("afterwards %d bytes count", counted)
+		}
+	})
+}
+
+// A large request that waits for others to be handled holds up what comes behind it no
+// longer than it waits itself, and of a batch its members count, each for itself.
+func TestSmallRequestsNeedNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxHandledBytes: 100_000}
+		srv.Options.Limits = rpcx.Limits{CostOff: true, ProcessingTimeout: time.Minute}
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if len(req.Params.Positional) > 0 {
+				<-open // and does not heed its context
+			}
+			return nil, nil
+		})
+		wires := newLoadedServer(t, srv, 3)
+		for _, w := range wires {
+			w.listen()
+		}
+		wires[0].say(padded(1, 90_000))
+		wires[1].say(padded(1, 90_000), ask("m", 2))
+		wires[2].say("[" + strings.Repeat(ask("m", 1)+",", 999) + ask("m", 1) + "]")
+		if n := len(wires[2].heard()); n != 1 {
+			t.Errorf("the batch has %d replies", n)
+		}
+		if n := len(wires[1].heard()); n != 0 {
+			t.Errorf("there are %d replies before the first request is over", n)
+		}
+		time.Sleep(time.Minute)
+		if n := len(wires[1].heard()); n != 2 { // both were refused
+			t.Errorf("there are %d replies to two requests whose time is over", n)
+		}
+		wires[1].say(ask("m", 3))
+		if n := len(wires[1].heard()); n != 1 {
+			t.Errorf("there are %d replies to a small request behind a large one that is over", n)
+		}
+		close(open)
+		synctest.Wait()
+		if handled := srv.Stats().HandledBytes; handled != 0 {
+			t.Errorf("afterwards %d bytes are being handled", handled)
+		}
+	})
+}
+
+// Reading goes on for a handler that waits for a reply, though what is behind it waits for
+// handlers of other sessions.
+func TestReplyIsReadBeforeRequestsThatWaitForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		srv := &rpcx.Server{MaxHandledBytes: 100_000}
+		srv.Options.Limits.QueueBytes = 90_000
+		srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			if len(req.Params.Positional) > 0 {
+				<-open
+				return nil, nil
+			}
+			return nil, req.Session().Call(ctx, "question", nil, nil)
+		})
+		wires := newLoadedServer(t, srv, 2)
+		for _, w := range wires {
+			w.listen()
+		}
+		wires[0].say(padded(1, 90_000))
+		wires[1].say(ask("m", 1))
+		question := wires[1].heard()
+		if len(question) != 1 {
+			t.Fatalf("heard %d lines", len(question))
+		}
+		wires[1].say(padded(2, 90_000))
+		takes(t, 0, func() {
+			wires[1].say(`{"jsonrpc":"2.0","result":null,"id":` + idOf(t, question[0]) + `}`)
+			if n := len(wires[1].heard()); n != 1 {
+				t.Errorf("%d requests are answered", n)
+			}
+		})
+		close(open)
+		synctest.Wait()
+	})
+}
+
 // padded is a request of about so many bytes.
 func padded(id, bytes int) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"m","params":["%s"],"id":%d}`, strings.Repeat("x", bytes), id)
@@ -236,4 +441,39 @@ func TestBlockedSessionEnds(t *testing.T) {
 		}
 		wires[0].Close()
 	})
+}
+
+// What JSON takes when it is decoded into any is said of Server.MaxHandledBytes.
+func TestDecodedJSONTakesAsMuchAsIsSaid(t *testing.T) {
+	held := func() int64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	nested := strings.Repeat(`{"":`, 500) + "0" + strings.Repeat("}", 500)
+	for _, element := range []string{nested, `{"":0}`, `{"":[]}`, `{"a":"b"}`, `{}`, `[]`, `[[]]`, `0`, `""`} {
+		var counted int
+		var grown int64
+		synctest.Test(t, func(t *testing.T) {
+			srv := &rpcx.Server{}
+			srv.Options.Handler = rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+				var args []any
+				before := held()
+				if err := req.Params.Bind(&args); err != nil {
+					return nil, err
+				}
+				grown, counted = held()-before, srv.Stats().HandledBytes
+				runtime.KeepAlive(args)
+				return nil, nil
+			})
+			w := newLoadedServer(t, srv, 1)[0]
+			w.listen()
+			w.say(`{"jsonrpc":"2.0","method":"m","id":1,"params":[` + strings.Repeat(element+",", 400_000/len(element)) + `0]}`)
+			w.expect(`{"jsonrpc":"2.0","result":null,"id":1}`)
+		})
+		if times := float64(grown) / float64(counted); times > 17.5 {
+			t.Errorf("%.20s takes %.1f times what it counts", element, times)
+		}
+	}
 }

@@ -259,14 +259,13 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 	size := len(sc.msg)
 	switch from {
 	case fromReader:
-		limit := s.limits.Outbox
-		if limit < math.MaxInt-reserve {
-			limit += reserve
-		}
-		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
-			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit("Limits.Outbox", s.limits.Outbox))
+		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
+			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit(name, limit))
 			s.mu.Unlock()
-			err := slowPeer("%s", over(s.limits.Outbox, "bytes waiting", "Limits.Outbox"))
+			err := slowPeer("%s", over(limit, "bytes waiting", name))
+			if name != "Limits.Outbox" {
+				err = &fullError{err}
+			}
 			s.end(err, 0)
 			return err
 		}
@@ -411,6 +410,22 @@ func (s *Session) hasRoom(n int) bool {
 	return s.out.room(n, limit)
 }
 
+// outboxLimitLocked returns the limit for which n bytes of who never waits are too many
+// in the outbox, and its name; no name if there is none. Callers must hold s.mu.
+func (s *Session) outboxLimitLocked(n int) (name string, value int) {
+	limit, size := s.limits.Outbox, s.out.size()
+	if limit < math.MaxInt-reserve {
+		limit += reserve
+	}
+	switch {
+	case !s.out.room(n, limit):
+		return "Limits.Outbox", s.limits.Outbox
+	case size > writeChunk && s.load.exceeds(n) && s.load.full(size-writeChunk): // short refusals find room
+		return "Server.MaxQueuedBytes", s.load.limit
+	}
+	return "", 0
+}
+
 // startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
 func (s *Session) startTimeout(call *Future, now time.Duration) {
 	if call.deadline.owner == nil && !call.untimed && s.limits.RequestTimeout != never {
@@ -517,6 +532,7 @@ func (s *Session) writeLoop() {
 		s.lingerLocked()
 	}
 	s.out.frames, s.out.inFlight, s.out.taken = nil, 0, 0
+	s.weigh()
 	finish := s.lose(s.cause, true)
 	s.mu.Unlock()
 	for _, f := range finish {

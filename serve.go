@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"reflect"
 	"runtime/debug"
 	"time"
@@ -34,6 +35,13 @@ func (c *call) init(s *Session, item *Item, in entry) {
 	c.Params.codec = s.codec
 	c.ctx.session, c.ctx.request = s, &c.Request
 	c.entry = in
+	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
+		p := &c.Params
+		for _, data := range [][]byte{p.Positional, p.Named, p.Raw} {
+			size += objectSize * bytes.Count(data, []byte{'{'})
+		}
+		c.held = int32(min(size, math.MaxInt32))
+	}
 }
 
 // batch returns the batch that c is a member of, nil if it came alone.
@@ -42,7 +50,7 @@ func (c *call) batch() *inBatch {
 	return b
 }
 
-// size returns how many bytes c counts while it is handled.
+// size returns how many bytes c has.
 func (c *call) size() int {
 	if single, ok := c.entry.(*single); ok {
 		return single.bytes()

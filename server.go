@@ -58,15 +58,17 @@ type Server struct {
 	// which others wait, and end if they need more for a message that comes in. But
 	// first the oldest large messages make room that have begun and are not complete:
 	// their sessions end. From three quarters of the limit on each session has one
-	// handler at a time, which starts when its outbox is empty. At one and a half times
+	// handler at a time, beside those that wait for a reply of its peer, which starts
+	// when its outbox is empty. At one and a half times
 	// the limit sessions end whose replies take more than half of their share, with an
 	// error that matches ErrSlowPeer and ErrServerFull: first those whose writes began
 	// first. The memory in use for what counts is at most twice the limit; garbage, and what
 	// is too little to count in a session (100 KiB), come on top.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
-	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
-	// any, JSON takes up to 16 times as much. Beyond, the requests of sessions that have
+	// handled, of those of 1 KiB and more. Each object of JSON counts 16 bytes more. Default
+	// 16 MiB: decoded into values of type any, JSON takes up to 17 times as much, and
+	// MessagePack, whose maps count nothing more, up to 170 times. Beyond, the requests of sessions that have
 	// more than their share (the limit divided by their number) wait until others have
 	// been handled.
 	MaxHandledBytes int

@@ -155,7 +155,7 @@ func (s *Session) mayPauseLocked() bool {
 	if s.pressure.stalled {
 		tied += s.pressure.crammed
 	}
-	return s.in.waking || s.in.blocked || s.in.running > tied
+	return s.in.waking || s.in.blocked && s.in.running == 0 || s.in.running > tied
 }
 
 // pause gives up the reader's role if the session is to pause, and reports whether
@@ -335,6 +335,9 @@ func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
 		h.waits.replies += replies
 		h.waits.room += int16(room)
 		b.count(h, 1)
+		if replies > 0 && s.in.count > 0 {
+			s.wakeWorkerLocked() // who answers may ask before
+		}
 		s.checkPauseLocked()
 	} else {
 		b.outside += int(replies + room)
