@@ -95,8 +95,8 @@ func (s *Session) tick() {
 	s.checkSentLocked(now)
 	switch {
 	case s.out.writing && s.out.writeBy <= now:
-		s.note(slog.LevelWarn, "peer does not read", slog.Duration("Limits.SendTimeout", s.limits.SendTimeout))
-		s.fx.end(ErrSlowPeer, 0)
+		s.note(slog.LevelWarn, "peer does not read", timeLimit("Limits.SendTimeout", s.limits.SendTimeout))
+		s.fx.end(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0)
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
@@ -109,6 +109,8 @@ func (s *Session) tick() {
 	s.checkPauseLocked() // what has expired left room
 	s.checkPauseTimeLocked(now)
 	s.checkInputTimeLocked(now)
+	s.checkLateLocked(now)
+	s.checkStandingLocked(now)
 	s.checkPartLocked(now)
 	s.checkNetworkLocked(now)
 	s.keepVigil(now)

@@ -165,7 +165,7 @@ func TestHardLimitAnswersAndEndsTheSession(t *testing.T) {
 		if got := log.take(); !slices.Contains(got, "WARN session ended because of its cost") {
 			t.Errorf("logged was %q", got)
 		}
-		if got := log.attr("limit"); !slices.Contains(got, "[name=Limits.CostHard value=10000]") {
+		if got := log.attr("limit"); !slices.Contains(got, "[name=Limits.CostHard cost=10000]") {
 			t.Errorf("with the limits %q", got)
 		}
 	})
@@ -530,7 +530,7 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 
 // A peer that cancels in a dialect of its own is told of in the log, and not cut off.
 func TestCancellationThatWasNotAgreedOnCostsLittle(t *testing.T) {
-	for _, method := range []string{"$/cancelRequest", "notifications/cancelled"} {
+	for _, method := range []string{"$/cancelRequest", "notifications/cancelled", "rpc.cancel"} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &records{}
 			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log)}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 )
 
 // Dialer connects to servers. The zero value is ready to use.
@@ -53,19 +54,21 @@ func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session
 }
 
 func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
+	if err := duration.Check("Dialer", d); err != nil {
+		return nil, err
+	}
 	network, address, secure, err := splitAddr(addr)
 	if err != nil {
 		return nil, err
 	}
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 30 * time.Second
-	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
+	defer cancel()
+	conn, err := d.open(ctx, network, address, secure)
+	return conn, bounded.DialError(ctx, err)
+}
+
+// open makes the connection, with TLS if secure is set.
+func (d *Dialer) open(ctx context.Context, network, address string, secure bool) (net.Conn, error) {
 	conn, err := d.dial(ctx, network, address)
 	if err == nil && conn == nil {
 		err = errors.New("DialContext returned neither a connection nor an error")

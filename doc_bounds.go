@@ -1,7 +1,11 @@
 // # Limits
 //
 // [Limits] bound what one session may use, and what is not worth a table is said
-// at their fields. Zero is the default; a negative value switches a limit off.
+// at their fields. Zero is the default; a negative value switches a limit off. A duration
+// between 0 and a millisecond, here or in a Server or Dialer, is refused, since it lacks
+// its unit: RequestTimeout: 30 is 30 nanoseconds. Dial, Serve and the like return the
+// error; NewSession, NewMessageSession, Pipe and ServeConn, which have none, panic with it.
+// Errors and records name what was exceeded: "over 1,000 bytes (NewlineFramer.MaxSize)".
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait
@@ -17,8 +21,8 @@
 //	Response           MaxSize,  bytes      the reply is replaced by a CodeInvalidRequest; it, or
 //	                   see below            Outbox, bounds all that waits in unfinished batches
 //	RequestTimeout         30 s  a call     it fails with ErrTimeout, the wait for a slot and
-//	                                        for room included; if its context has a deadline
-//	                                        that counts instead
+//	                                        for room included; NOT if its context has a
+//	                                        deadline, which counts instead, longer or not
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
@@ -90,7 +94,9 @@
 //	                                                messages that are not complete make room
 //	                                                for it first: their sessions end. From
 //	                                                three quarters on, each session has one
-//	                                                handler at a time
+//	                                                handler at a time. At one and a half
+//	                                                times the limit nothing more is held:
+//	                                                sessions end whose peers do not read
 //	Server.MaxHandledBytes      16 MiB  bytes       of requests that are being handled, of 1 KiB
 //	                                                and more: those of sessions that have more
 //	                                                than their share wait for others
@@ -177,7 +183,9 @@
 //	                       idle longest. One client's: set MaxGroup and Limits.Group
 //	Server.MaxHandshakes   silent connections: one of the subnet with the most goes
 //	Server.MaxQueuedBytes  large messages without an end: the oldest goes, and when half
-//	                       of the limit is in use each has to go on (Limits.SendTimeout)
+//	                       of the limit is in use each has to go on (Limits.SendTimeout).
+//	                       Replies that are not read: the session whose write began
+//	                       first goes
 //	a group's budget       a neighbour's errors: sessions that were good go on
 //	a proxy's clients      who share one address: see the next section
 //

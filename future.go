@@ -314,5 +314,5 @@ func (f *Future) expire(s *Session) {
 		s.out.line.release()
 		return
 	}
-	s.forget(f, ErrTimeout)
+	s.forget(f, s.timeoutErrorLocked(f, ErrTimeout))
 }

@@ -143,6 +143,7 @@ func (s *Session) readLoop() {
 			break
 		}
 	}
+	s.conn.releaseInput()
 	s.lock()
 	s.loops--
 	s.out.wakeWriter() // which may linger

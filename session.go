@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -114,6 +115,7 @@ type Session struct {
 	fx        effects
 	faults    peerErrors
 	weight    int   // what load counts of this session
+	gaveWay   bool  // it is ended to make room for others, and not counted any more
 	assembled int   // bytes of replies that wait for others of their batches
 	partial   int   // what the reader has taken for a message that is not complete
 	part      *part // that message, on a server that counts it; only the reader changes it
@@ -123,6 +125,8 @@ type Session struct {
 	unlogged  int         // notes for which there was no room
 	budgets   logBudgets  // of those that the peer causes
 	dropped   dropped     // notifications, since the session ends
+	standing  *standing   // input, nil if there is none, or once a message has come
+	lastBad   *badMessage // nil if none came that a call may have waited for
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	done      chan struct{} // closed then; made when asked for
@@ -140,7 +144,7 @@ const (
 // NewSession starts a session on a byte stream. A nil opts is the zero Options.
 // Closing conn must unblock its Read and Write, as it does for a [net.Conn]; see
 // [Join] for what does not. Close may wait, but only for what ends by itself. A nil
-// conn panics.
+// conn panics, and so do options that are wrong.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	mustHave("NewSession", "connection", conn)
 	o := options(opts)
@@ -149,20 +153,39 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 
 // NewMessageSession starts a session on a connection that keeps messages apart
 // by itself; Options.Framer is ignored. A nil opts is the zero Options. A nil conn
-// panics.
+// panics, and so do options that are wrong.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
 	mustHave("NewMessageSession", "connection", conn)
 	return startAlone(newMessages(conn), options(opts))
 }
 
+// DialMessageSession starts a session, as [NewMessageSession] does, on the connection that
+// connect makes. It is for the Dial of a transport. If the options are wrong, it returns
+// an error and does not call connect. An error of connect is returned as it is, and a nil
+// connection without one is an error, too.
+func DialMessageSession(connect func() (MessageConn, error), opts *Options) (*Session, error) {
+	mustHave("DialMessageSession", "function", connect)
+	o, err := resolveOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	if conn == nil || isNilPointer(conn) {
+		return nil, errors.New("connect returned neither a connection nor an error")
+	}
+	return startAlone(newMessages(conn), o), nil
+}
+
 // mustHave panics if v, which a user has given to a function of the given name, is nil
 // or a nil pointer. Otherwise that would be found in a goroutine of ours.
 func mustHave(function, what string, v any) {
-	r := reflect.ValueOf(v)
 	switch {
-	case !r.IsValid(), r.Kind() == reflect.Pointer && r.IsNil():
+	case v == nil, isNilPointer(v):
 		panic("rpcx: " + function + " with a nil " + what + ": check the error of what returned it")
-	case r.Kind() == reflect.Func && r.IsNil():
+	case reflect.TypeOf(v).Kind() == reflect.Func && reflect.ValueOf(v).IsNil():
 		panic("rpcx: " + function + " with a nil " + what)
 	}
 }
@@ -176,7 +199,8 @@ func startAlone(conn transport, o *Options) *Session {
 }
 
 // Pipe returns two sessions that are joined in memory: a client with the options a,
-// and a server with b. They work in a bubble of testing/synctest.
+// and a server with b. They work in a bubble of testing/synctest. Options that are
+// wrong panic.
 func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()
@@ -297,7 +321,8 @@ func (s *Session) Done() <-chan struct{} {
 // Close or Shutdown, io.EOF if the peer closed the connection, or its half of it,
 // [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle], a [*CostError], a [*FrameError], or the
 // connection's error. The last two say what the input looks like, if it is recognized as
-// something else than messages. Err is set before a call fails with [ErrConnectionLost],
+// something else than messages. An end that makes room on the server matches
+// [ErrServerFull] as well. Err is set before a call fails with [ErrConnectionLost],
 // and before the callbacks of OnClose are called.
 func (s *Session) Err() error {
 	s.lock()

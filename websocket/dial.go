@@ -10,10 +10,10 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"time"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 
 	"github.com/coder/websocket"
 )
@@ -48,11 +48,11 @@ func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, e
 // Dial connects to a server at ws://host/path or wss://host/path and starts a
 // session. ctx bounds only the dialling; a nil opts is the zero [rpcx.Options].
 func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
-	c, err := d.connect(ctx, url)
+	s, err := rpcx.DialMessageSession(func() (rpcx.MessageConn, error) { return d.connect(ctx, url) }, opts)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", redacted(url), bounded.Error(err))
 	}
-	return rpcx.NewMessageSession(c, opts), nil
+	return s, nil
 }
 
 // redacted returns an address without its password.
@@ -63,16 +63,12 @@ func redacted(addr string) string {
 	return addr
 }
 
-func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 30 * time.Second // as rpcx.Dialer has it
+func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, error) {
+	if err := errors.Join(duration.Check("Dialer", &d.Dialer), d.Config.check()); err != nil {
+		return nil, err
 	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
+	defer cancel()
 	var under net.Conn
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { under = info.Conn },
@@ -100,7 +96,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
 		body, _ := io.ReadAll(resp.Body) // is in memory
 		return nil, &StatusError{resp.StatusCode, resp.Header, string(body)}
 	} else if err != nil {
-		return nil, err
+		return nil, bounded.DialError(ctx, err)
 	}
 	return newConn(ws, t.out, under, control, d.Config), nil
 }

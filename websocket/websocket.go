@@ -6,10 +6,13 @@
 //
 // [Handler] is an [http.Handler] for any mux. The sessions are those of an
 // [rpcx.Server], which may serve other listeners as well, counts them, and shuts
-// them down. ([http.Server.Shutdown] does not know of WebSockets.)
+// them down. ([http.Server.Shutdown] does not know of WebSockets.) [ServeContext] serves
+// until a context ends, and then shuts both servers down:
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	mux.Handle("/rpc", websocket.Handler(srv))
+//	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+//	err := websocket.ServeContext(ctx, srv, web, l) // l, err := net.Listen("tcp", ":8080")
 //
 // A browser says which page a connection comes from, and pages of other hosts are
 // refused unless [Acceptor].Origins allows them (a page without an origin, by "null"):
@@ -54,7 +57,8 @@
 //	      frames (Config.ControlFrames) or too much that is wrong (Limits.PeerErrors)
 //	1009  a message over Config.MaxSize
 //	1011  any other error of this side
-//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes
+//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes; these are also why an idle
+//	      session ends, or a message is not waited for, on a server that is nearly full
 //
 // [SetCloseCode] has another code sent, of the program's own. A peer that does not read
 // is told nothing if a write to it is under way.
@@ -75,6 +79,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/duration"
 
 	"github.com/coder/websocket"
 )
@@ -99,6 +104,9 @@ type Config struct {
 	// that names some gives up a connection for which the server picks none.
 	Subprotocols []string
 }
+
+// check returns what is wrong with the configuration, nil if nothing is.
+func (c *Config) check() error { return duration.Check("websocket.Config", c) }
 
 func (c Config) maxSize() int {
 	switch {
@@ -125,7 +133,7 @@ func (c Config) compression() websocket.CompressionMode {
 }
 
 // ErrNoPong is why a session ended whose peer did not answer a ping in time.
-var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (Config.PingInterval)")
+var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (websocket.Config.PingInterval)")
 
 // StatusError is why a WebSocket could not be dialled where the server answered by HTTP
 // and did not upgrade the connection.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"example.com/rpcx"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // lookTime is how long "look" takes: as a query to a database would, without
@@ -52,12 +54,12 @@ func methods() rpcx.Handler {
 // server is the server that is tried, in a process of its own.
 type server struct {
 	rpcx.Server
-	served chan error
+	end     context.CancelFunc // has ServeContext return
+	running errgroup.Group     // ServeContext, and the sampling
 
 	started    chan struct{} // closed when the session with the parent is
 	goroutines int           // there were before it began
 	quit       chan struct{} // closed to end the sampling
-	sampled    chan struct{} // closed at the end of it
 
 	mu    sync.Mutex
 	ended map[string]int
@@ -66,9 +68,7 @@ type server struct {
 // serve is the server's process: it does what its parent says, until that ends.
 func serve() {
 	srv := &server{
-		served:  make(chan error, 1),
 		quit:    make(chan struct{}),
-		sampled: make(chan struct{}),
 		started: make(chan struct{}),
 		ended:   make(map[string]int),
 	}
@@ -91,16 +91,17 @@ func (srv *server) listen(s *rpcx.Session) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	ctx, end := context.WithCancel(context.Background())
+	srv.end = end
 	// Owner: the server. End: stop.
-	go func() { srv.served <- srv.Serve(l) }()
+	srv.running.Go(func() error { return srv.ServeContext(ctx, l) })
 	// Owner: the server. End: stop.
-	go srv.report(s)
+	srv.running.Go(func() error { return srv.report(s) })
 	return "tcp://" + l.Addr().String(), nil
 }
 
 // report sends samples until the server is stopped.
-func (srv *server) report(parent *rpcx.Session) {
-	defer close(srv.sampled)
+func (srv *server) report(parent *rpcx.Session) error {
 	tick := time.NewTicker(sampling)
 	defer tick.Stop()
 	for {
@@ -108,7 +109,7 @@ func (srv *server) report(parent *rpcx.Session) {
 		case <-tick.C:
 			_ = parent.Notify(context.Background(), "sample", srv.sample()) // fails only if all is over
 		case <-srv.quit:
-			return
+			return nil
 		}
 	}
 }
@@ -133,15 +134,12 @@ func (srv *server) settle() sample {
 
 // stop shuts the server down and returns what is left of it: no sessions, and
 // no goroutines, if all is well.
-func (srv *server) stop(ctx context.Context) (sample, error) {
-	if err := srv.Shutdown(ctx); err != nil {
-		return sample{}, err
-	}
-	if err := <-srv.served; !errors.Is(err, rpcx.ErrServerClosed) {
-		return sample{}, err
-	}
+func (srv *server) stop() (sample, error) {
+	srv.end()
 	close(srv.quit)
-	<-srv.sampled
+	if err := srv.running.Wait(); err != nil {
+		return sample{}, err
+	}
 	// What has been told to end may take a moment to do so.
 	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > srv.goroutines && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
