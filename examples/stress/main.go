@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"time"
 )
 
@@ -38,11 +39,19 @@ func main() {
 	seed := flag.Uint64("seed", 1, "of the random sizes and intervals")
 	svg := flag.String("svg", "", "file to draw the course of it into")
 	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
+	withAttacks := flag.Bool("attacks", false, "make one attack after the other, each on a server of its own")
+	only := flag.String("only", "", "with -attacks, a regular expression for their names")
 	flag.Parse()
 	if *length <= 0 {
-		*length = fullTime
-		if *short {
+		switch {
+		case *withAttacks && *short:
+			*length = shortAttack
+		case *withAttacks:
+			*length = longAttack
+		case *short:
 			*length = shortTime
+		default:
+			*length = fullTime
 		}
 	}
 
@@ -53,8 +62,14 @@ func main() {
 	case serverRole:
 		serve()
 	case hostileRole:
-		attack()
+		runHostile()
+	case targetRole:
+		runTarget()
 	case "":
+		if *withAttacks {
+			err = attackAll(ctx, *length, *short, *only)
+			break
+		}
 		err = run(ctx, *length, *seed, *svg, *short)
 	default:
 		err = fmt.Errorf("unknown role %q", role)
@@ -87,4 +102,17 @@ func run(ctx context.Context, length time.Duration, seed uint64, svg string, sho
 	}
 	fmt.Println("all is well")
 	return nil
+}
+
+// attackAll makes the attacks whose names match.
+func attackAll(ctx context.Context, length time.Duration, short bool, only string) error {
+	names, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	failed, err := runAttacks(ctx, os.Stdout, length, short, names)
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("%d attacks failed", failed)
+	}
+	return err
 }

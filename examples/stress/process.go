@@ -14,6 +14,7 @@ import (
 const (
 	serverRole  = "server"
 	hostileRole = "hostile"
+	targetRole  = "target"
 )
 
 // process is another process of this program, and the session with it. Either

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"time"
+)
+
+// What attacks must not exceed, if their bounds say nothing else.
+const (
+	// attackHeap is what the heap may be, garbage included.
+	attackHeap = 128 << 20
+	// heapAtLimit is that where Server.MaxQueuedBytes, of 256 MiB, is all that helps.
+	heapAtLimit = 2 * 256 << 20
+	// leftHeap is what may be left when the server has stopped: of the pools.
+	leftHeap = 8 << 20
+
+	// attackCPU is how many times the time of an echo of the same bytes, and of as many
+	// connections that ask once, the attack may cost. Less than idleCPU of a processor
+	// does no harm, and is not judged.
+	attackCPU = 10
+	idleCPU   = 0.05
+	// shortCPU is by how much more that may be in the short form, where times are short
+	// and the machine may be busy.
+	shortCPU = 5
+
+	// Replies, to what is wrong and what is not: for each byte, and for each session until
+	// it has cost too much.
+	repliesPerByte    = 1
+	repliesPerSession = 160_000
+
+	// Log records: for each byte, for each session, and for a server.
+	logPerByte    = 2
+	logPerSession = 32 << 10
+	logPerServer  = 100 << 10 // before there is a session
+	logPerSecond  = 10 << 10
+
+	// fullSlowdown is slowdown where the processors have all they can do.
+	fullSlowdown = 10
+)
+
+// received returns how many bytes the sessions of the attack have received.
+func (t *trial) receivedBytes() uint64 { return less(t.damage.Received, t.honest.sent+t.newcomer.sent) }
+
+// repliedBytes returns how many bytes the attackers were sent.
+func (t *trial) repliedBytes() uint64 {
+	return max(less(t.damage.Sent, t.honest.received+t.newcomer.received), uint64(t.attackers.Received))
+}
+
+func less(a, b uint64) uint64 { return a - min(a, b) }
+
+// cost returns the time of processors that the attack took, without what the honest clients did.
+func (t *trial) cost() time.Duration {
+	return max(0, t.CPU-time.Duration(t.calm.idle()*float64(t.Took)))
+}
+
+// idle returns the share of a processor that is used without an attack.
+func (t *trial) idle() float64 { return t.CPU.Seconds() / t.Took.Seconds() }
+
+// perConnection returns the time of processors that a connection takes that asks once.
+func (t *trial) perConnection() float64 {
+	return t.cost().Seconds() / float64(max(1, t.attackers.Connections))
+}
+
+// perByte returns the time of processors that a byte of an echo takes.
+func (t *trial) perByte() float64 {
+	connects := t.connects.perConnection() * float64(t.attackers.Connections)
+	return max(0, t.cost().Seconds()-connects) / float64(max(1, t.receivedBytes()))
+}
+
+// cpuRatio returns how many times an echo the attack has cost.
+func (t *trial) cpuRatio() float64 {
+	echo := float64(t.receivedBytes())*t.echo.perByte() + float64(t.attackers.Connections)*t.connects.perConnection()
+	if echo == 0 {
+		return 0
+	}
+	return t.cost().Seconds() / echo
+}
+
+// latencyBound returns what the honest client's p99 must not exceed.
+func (t *trial) latencyBound(short bool) time.Duration {
+	if short {
+		return shortLatency
+	}
+	factor := time.Duration(slowdown)
+	if t.full {
+		factor = fullSlowdown
+	}
+	return max(factor*t.calm.took.P99, latencyFloor)
+}
+
+// judge returns what was not as it should be.
+func (t *trial) judge(short bool) (problems []string) {
+	fail := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if t.attackers.Connections == 0 {
+		fail("the attack did not take place")
+	}
+	t.judgeHonest(short, fail)
+
+	if bound := cmp.Or(t.heap, attackHeap); t.Peak.Heap > bound {
+		fail("the heap is %s, over %s", mega(t.Peak.Heap), mega(bound))
+	}
+	cpu := cmp.Or(t.cpu, attackCPU)
+	if short {
+		cpu *= shortCPU
+	}
+	if ratio := t.cpuRatio(); ratio > cpu && t.cost() > time.Duration(idleCPU*float64(t.Took)) {
+		fail("the time of processors is %.1f times that of an echo, over %.0f", ratio, cpu)
+	}
+	received, sessions := float64(t.receivedBytes()), float64(t.attackers.Connections)
+	if bound := cmp.Or(t.replies, repliesPerByte)*received + repliesPerSession*sessions; t.replies >= 0 && float64(t.repliedBytes()) > bound {
+		fail("%d bytes of replies, over %.0f", t.repliedBytes(), bound)
+	}
+	if bound := t.logBound(); float64(t.Records.Bytes) > bound {
+		fail("%d bytes of log, over %.0f", t.Records.Bytes, bound)
+	}
+	if t.Records.Broken > 0 {
+		fail("%d records of the log have control characters", t.Records.Broken)
+	}
+	for _, fault := range t.Faults {
+		fail("%s", fault)
+	}
+	if t.ends > 0 && t.lasted >= t.ends && !t.hasEnded() {
+		fail("no session of the attack was ended")
+	}
+	if t.spares && t.attackers.Cut+t.attackers.Refused > 0 {
+		fail("%d connections cut off, and %d requests refused, of clients that are only slow", t.attackers.Cut, t.attackers.Refused)
+	}
+	if t.Left.Sessions > 0 && !(t.lingers && short) || t.Left.Goroutines > 0 {
+		fail("%d sessions and %d goroutines are left", t.Left.Sessions, t.Left.Goroutines)
+	}
+	if t.Left.Heap > leftHeap {
+		fail("a heap of %s is left, over %s", mega(t.Left.Heap), mega(leftHeap))
+	}
+	return problems
+}
+
+// judgeHonest looks at what honest clients have noticed.
+func (t *trial) judgeHonest(short bool, fail func(string, ...any)) {
+	if t.calls == 0 || t.newcomer.calls == 0 && t.locksOut >= 0 {
+		fail("%d calls of the honest client were answered, and %d of newcomers", t.calls, t.newcomer.calls)
+	}
+	if len(t.failures) > 0 {
+		fail("%d calls of the honest client failed, the first: %v", len(t.failures), t.failures[0].err)
+	}
+	for _, call := range t.newcomer.failures {
+		if t.locksOut >= 0 && call.at >= t.locksOut {
+			fail("a newcomer after %v was refused: %v", call.at.Round(time.Millisecond), call.err)
+			break
+		}
+	}
+	if bound := t.latencyBound(short); t.took.P99 > bound {
+		fail("the honest client's p99 is %v, over %v", t.took.P99, bound)
+	}
+}
+
+// hasEnded reports whether the program under attack has ended a session.
+func (t *trial) hasEnded() bool {
+	for why := range t.Ended {
+		if why != peerLeft && why != ownEnd {
+			return true
+		}
+	}
+	return false
+}
+
+// logBound returns how many bytes may be logged.
+func (t *trial) logBound() float64 {
+	return logPerByte*float64(t.receivedBytes()) + logPerSession*float64(t.attackers.Connections) +
+		logPerServer + logPerSecond*t.Took.Seconds()
+}
+
+// printHead writes the head of the table of attacks.
+func printHead(w io.Writer) {
+	fmt.Fprintf(w, "%-28s %-11s %7s %9s %9s %8s %8s %8s %8s %9s %9s %9s %9s  %s\n", "attack", "over", "conns", "MB in", "CPU",
+		"x echo", "heap", "replies", "log", "p50", "p99", "max", "newcomer", "verdict")
+}
+
+// print writes how an attack went, as a line, and what was wrong.
+func (t *trial) print(w io.Writer, problems []string) {
+	verdict := "ok"
+	if len(problems) > 0 {
+		verdict = "FAILED"
+	}
+	over := t.over.String()
+	if t.serves {
+		over = "client"
+	}
+	perByte := func(n uint64) float64 { return float64(n) / float64(max(1, t.receivedBytes())) }
+	fmt.Fprintf(w, "%-28s %-11s %7d %9.1f %8.0f%% %8.1f %5.0f MiB %8.3f %8.3f %9s %9s %9s %9s  %s\n", t.name, over, t.attackers.Connections,
+		float64(t.receivedBytes())/1e6, 100*t.cost().Seconds()/t.Took.Seconds(), t.cpuRatio(), float64(t.Peak.Heap)/(1<<20),
+		perByte(t.repliedBytes()), perByte(t.Records.Bytes), milli(t.took.P50), milli(t.took.P99), milli(t.took.Max), milli(t.newcomer.took.Max), verdict)
+	for _, problem := range problems {
+		fmt.Fprintln(w, "    FAILED:", problem)
+	}
+}
