@@ -421,6 +421,10 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 		case KindInvalid:
 			invalid++
 			s.mu.Lock()
+			if invalid == 1 && s.dropsFaultsLocked() {
+				s.mu.Unlock()
+				return
+			}
 			s.faultOf(item.Err, invalid)
 			if invalid == 1 {
 				s.refusing++

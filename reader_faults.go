@@ -66,15 +66,33 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 		}
 	}
 	s.mu.Lock()
+	if s.dropsFaultsLocked() {
+		s.mu.Unlock()
+		return
+	}
+	over := s.overdrawn()
 	s.fault(item.Err, more...)
 	s.countPeerErrorBytesLocked(wholeError, len(msg))
 	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
 	s.mu.Unlock()
 	refuse()
+	if over {
+		s.pool.run(s.dismiss)
+	}
 	if foreign != "" {
 		s.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
+}
+
+// dropsFaultsLocked reports whether a message that is wrong is dropped, and counts it
+// then: the session is about to end because of its cost. The reader may receive
+// thousands of messages before that. Callers must hold s.mu.
+func (s *Session) dropsFaultsLocked() bool {
+	if s.cost.over {
+		s.stats.Errors++
+	}
+	return s.cost.over
 }
 
 // answerTo returns the error that an invalid item is answered.
