@@ -11,9 +11,10 @@ import (
 // send or end.
 var peersAttacks = []attack{
 	{
-		class: class{name: "the same id", count: 4, use: pours(repeat(`{"jsonrpc":"2.0","method":"look","id":1}` + "\n"))},
-		shows: "requests with the same id are separate",
-		like:  tiny,
+		class:  class{name: "the same id", count: 4, use: pours(repeat(`{"jsonrpc":"2.0","method":"look","id":1}` + "\n"))},
+		shows:  "requests with the same id are separate",
+		like:   tiny,
+		bounds: bounds{cpu: 20},
 	},
 	{
 		class:  class{name: "unagreed cancellations", count: 4, use: pours(repeat(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}` + "\n"))},
@@ -40,9 +41,10 @@ var peersAttacks = []attack{
 		bounds: bounds{replies: 5, lingers: true, heap: heapAtLimit},
 	},
 	{
-		class: class{name: "ask and leave", count: 8, use: askAndLeave},
-		shows: "handlers of a peer that has left are cancelled, and what it had asked for is dropped",
-		like:  tiny,
+		class:  class{name: "ask and leave", count: 8, use: askAndLeave},
+		shows:  "handlers of a peer that has left are cancelled, and what it had asked for is dropped",
+		like:   tiny,
+		bounds: bounds{cpu: 20},
 	},
 	{
 		class: class{name: "half-closed connections", count: 8, use: halfClose},
@@ -62,9 +64,10 @@ var peersAttacks = []attack{
 		bounds: bounds{heap: heapAtLimit, large: true},
 	},
 	{
-		class: class{name: "trickled bytes", count: 200, use: trickle(just(`{"jsonrpc":"2.0","method":"echo","params":["x"],"id":1}` + "\n"))},
-		shows: "bytes that arrive one by one cost what a packet costs",
-		like:  tiny,
+		class:  class{name: "trickled bytes", count: 200, use: trickle(just(`{"jsonrpc":"2.0","method":"echo","params":["x"],"id":1}` + "\n"))},
+		shows:  "bytes that arrive one by one cost what a packet costs",
+		like:   tiny,
+		bounds: bounds{cpu: 60},
 	},
 	{
 		class:  class{name: "slow readers, honest", count: 8, use: readSlowly},
@@ -85,7 +88,7 @@ var peersAttacks = []attack{
 		like:  tiny,
 	},
 	{
-		class: class{name: "storm", again: time.Millisecond, count: 16, use: storm},
+		class: class{name: "connections that are reset", again: time.Millisecond, count: 16, use: storm},
 		shows: "connections that ask once and are reset leave nothing behind",
 		like:  tiny,
 	},

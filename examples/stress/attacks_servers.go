@@ -14,7 +14,7 @@ var serversAttacks = []attack{
 		class:  class{name: "server: garbage", count: 4, serves: true, raw: true, use: pours(repeat("no message\n"))},
 		shows:  "a client is not kept busy for ever with what is no message",
 		like:   tiny,
-		bounds: bounds{replies: 12, ends: later},
+		bounds: bounds{cpu: 20, replies: 12, ends: later},
 	},
 	{
 		class: class{name: "server: endless line", count: 4, serves: true, raw: true, use: pours(repeat("x"))},

@@ -125,11 +125,11 @@ func TestAttacks(t *testing.T) {
 	seen := make(map[string]bool)
 	for i := range attacks {
 		a := &attacks[i]
-		if seen[a.name] || a.count == 0 || a.use == nil || a.like == 0 {
+		if seen[a.name] || a.count == 0 || a.use == nil || a.like == 0 || a.shows == "" {
 			t.Errorf("%q is incomplete, or there are two", a.name)
 		}
 		seen[a.name] = true
-		if c, ok := findClass(a.name); !ok || c.name != a.name {
+		if c, ok := findClass(a.name); !ok || c.count != a.count || c.over != a.over {
 			t.Errorf("the hostile clients do not know %q", a.name)
 		}
 		for _, r := range a.references() {

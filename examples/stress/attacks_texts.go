@@ -19,9 +19,10 @@ var textsAttacks = []attack{
 		like:  large,
 	},
 	{
-		class: class{name: "blank lines", count: 4, use: pours(repeat("\n"))},
-		shows: "blank lines are passed over, and many of them are an error",
-		like:  tiny,
+		class:  class{name: "blank lines", count: 4, use: pours(repeat("\n"))},
+		shows:  "blank lines are passed over, and many of them are an error",
+		like:   tiny,
+		bounds: bounds{cpu: 20},
 	},
 	{
 		class:  class{name: "zeros", count: 4, use: pours(repeat("0\n"))},
@@ -39,13 +40,13 @@ var textsAttacks = []attack{
 		class:  class{name: "batches of 16 zeros", count: 4, use: pours(repeat("[" + strings.Repeat("0,", 15) + "0]\n"))},
 		shows:  "what has the longest replies for its size ends the session after about a hundred",
 		like:   tiny,
-		bounds: bounds{ends: soon},
+		bounds: bounds{cpu: 20, ends: soon},
 	},
 	{
 		class:  class{name: "deep nesting", count: 4, use: pours(params("any", strings.Repeat("[", 9_000)+strings.Repeat("]", 9_000)+",", "[]"))},
 		shows:  "values that are nested 9,000 levels deep are decoded in bounded memory",
 		like:   large,
-		bounds: bounds{lingers: true, heap: heapAtLimit, full: true},
+		bounds: bounds{cpu: 60, lingers: true, heap: heapAtLimit, full: true},
 	},
 	{
 		class:  class{name: "nesting too deep", count: 4, use: pours(params("any", "[", ""))},
@@ -98,7 +99,7 @@ var textsAttacks = []attack{
 		class:  class{name: "large values of any type", count: 10, use: pours(params("any", "[],", "[]"))},
 		shows:  "what is decoded at once is bounded by Server.MaxHandledBytes",
 		like:   large,
-		bounds: bounds{lingers: true, heap: heapAtLimit, full: true},
+		bounds: bounds{cpu: 20, lingers: true, heap: heapAtLimit, full: true},
 	},
 	{
 		class:  class{name: "batches of 10,000", count: 4, use: pours(func() string { return batch(10_000) })},

@@ -16,9 +16,10 @@ var tlsAttacks = []attack{
 		like:  tiny,
 	},
 	{
-		class: class{name: "trickled handshakes", count: 200, over: overTLS, raw: true, use: trickle(fill("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "x", 500, ""))},
-		shows: "handshakes that arrive byte by byte do so, too",
-		like:  tiny,
+		class:  class{name: "trickled handshakes", count: 200, over: overTLS, raw: true, use: trickle(fill("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "x", 500, ""))},
+		shows:  "handshakes that arrive byte by byte do so, too",
+		like:   tiny,
+		bounds: bounds{cpu: 60},
 	},
 	{
 		class: class{name: "bytes that are no TLS", again: time.Millisecond, count: 8, over: overTLS, raw: true, use: pours(repeat("0\n"))},

@@ -12,7 +12,7 @@ var websocketAttacks = []attack{
 		class:  class{name: "pings", count: 4, over: overWS, use: pours(repeat(frame(opPing|finalFrame, "")))},
 		shows:  "over 100 control frames a second end the session",
 		like:   tiny,
-		bounds: bounds{ends: soon},
+		bounds: bounds{cpu: 40, ends: soon},
 	},
 	{
 		class: class{name: "empty frames", count: 4, over: overWS, use: beginsAndPours(frame(opText, ""), repeat(frame(opContinuing, "")))},
@@ -67,7 +67,7 @@ var websocketAttacks = []attack{
 		shows:     "where compression is allowed, what comes out is bounded by Config.MaxSize",
 		like:      tiny,
 		configure: compresses,
-		bounds:    bounds{ends: soon},
+		bounds:    bounds{ends: later},
 	},
 	{
 		class:  class{name: "text over WebSockets", count: 4, over: overWS, use: pours(repeat(frame(opText|finalFrame, "no message")))},

@@ -151,7 +151,7 @@ func (t *target) begin() {
 func (t *target) finish(ctx context.Context, attack time.Duration) (damage, error) {
 	t.cancel()
 	t.dialing.Wait()
-	for deadline := time.Now().Add(max(6*attack, 3*time.Second)); t.Stats().Sessions > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(max(7*attack, 3*time.Second)); t.Stats().Sessions > 0 && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	d := damage{Took: time.Since(t.began), CPU: processTime() - t.cpu, Left: sample{Sessions: t.Stats().Sessions}}

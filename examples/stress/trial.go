@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"sync"
 	"time"
@@ -80,10 +79,12 @@ func runAttacks(ctx context.Context, w io.Writer, length time.Duration, short bo
 	if err != nil {
 		return 0, err
 	}
-	for _, t := range references {
-		complete(t)
-	}
 	printHead(w)
+	for _, a := range compared {
+		t := references[a.name]
+		complete(t)
+		t.printLine(w, "", "")
+	}
 	err = runAll(ctx, chosen, atOnce, length, func(t *trial) {
 		complete(t)
 		problems := t.judge(short)
@@ -184,9 +185,6 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	t.honest.count(s.Stats())
 	if err := victim.Call(ctx, "finish", rpcx.Args{length}, &t.damage); err != nil {
 		return nil, err
-	}
-	if os.Getenv("DEBUGT") != "" {
-		fmt.Fprintln(os.Stderr, a.name, "total", now(), "took", t.Took, "to", to, t.Ended, t.attackers)
 	}
 	return t, nil
 }

@@ -29,6 +29,10 @@ const (
 	// and the machine may be busy.
 	shortCPU = 5
 
+	// shortBytes is from how many bytes on an attack has had the processors' time that it
+	// needs, in the short form.
+	shortBytes = 100_000
+
 	// Replies, to what is wrong and what is not: for each byte, and for each session until
 	// it has cost too much.
 	repliesPerByte    = 1
@@ -45,13 +49,11 @@ const (
 )
 
 // receivedBytes returns how many bytes the attack has sent: as many as its sessions have
-// received, or, if there were none, as the attackers have got rid of without what the
+// received, or, if that is more, as the attackers have got rid of without what the
 // system's buffers may hold.
 func (t *trial) receivedBytes() uint64 {
-	if n := less(t.damage.Received, t.honest.sent+t.newcomer.sent); n > 0 {
-		return n
-	}
-	return uint64(min(t.attackers.Bytes, t.attackers.Connections*max(block, t.like)))
+	sessions := less(t.damage.Received, t.honest.sent+t.newcomer.sent)
+	return max(sessions, uint64(min(t.attackers.Bytes, t.attackers.Connections*max(block, t.like))))
 }
 
 // repliedBytes returns how many bytes the attackers were sent.
@@ -62,19 +64,14 @@ func (t *trial) repliedBytes() uint64 {
 func less(a, b uint64) uint64 { return a - min(a, b) }
 
 // cost returns the time of processors that the attack took, without what the honest clients did.
-func (t *trial) cost() time.Duration {
-	return max(0, t.CPU-time.Duration(t.calm.idle()*float64(t.Took)))
-}
+func (t *trial) cost() time.Duration { return max(0, t.CPU-t.calm.CPU) }
 
-// idle returns the share of a processor that is used without an attack.
-func (t *trial) idle() float64 { return t.CPU.Seconds() / t.Took.Seconds() }
-
-// perConnection returns the time of processors that a connection takes that asks once.
+// perConnection returns the seconds of processors that a connection takes that asks once.
 func (t *trial) perConnection() float64 {
 	return t.cost().Seconds() / float64(max(1, t.attackers.Connections))
 }
 
-// perByte returns the time of processors that a byte of an echo takes.
+// perByte returns the seconds of processors that a byte of an echo takes.
 func (t *trial) perByte() float64 {
 	connects := t.connects.perConnection() * float64(t.attackers.Connections)
 	return max(0, t.cost().Seconds()-connects) / float64(max(1, t.receivedBytes()))
@@ -120,7 +117,7 @@ func (t *trial) judge(short bool) (problems []string) {
 	if short {
 		cpu *= shortCPU
 	}
-	if ratio := t.cpuRatio(); ratio > cpu && t.cost() > time.Duration(idleCPU*float64(t.Took)) {
+	if ratio := t.cpuRatio(); ratio > cpu && t.cost() > time.Duration(idleCPU*float64(t.lasted)) {
 		fail("the time of processors is %.1f times that of an echo, over %.0f", ratio, cpu)
 	}
 	received, sessions := float64(t.receivedBytes()), float64(t.attackers.Connections)
@@ -136,7 +133,7 @@ func (t *trial) judge(short bool) (problems []string) {
 	for _, fault := range t.Faults {
 		fail("%s", fault)
 	}
-	if t.ends > 0 && t.lasted >= t.ends && !t.hasEnded() {
+	if t.ends > 0 && t.lasted >= t.ends && (!short || t.receivedBytes() >= shortBytes) && !t.hasEnded() {
 		fail("no session of the attack was ended")
 	}
 	if t.spares && t.attackers.Cut+t.attackers.Refused > 0 {
@@ -186,10 +183,11 @@ func (t *trial) logBound() float64 {
 		logPerServer + logPerSecond*t.Took.Seconds()
 }
 
+const lineFormat = "%-28s %-11s %6v %7s %5s %6s %8s %8s %8s %9s %9s %10s %10s %10s %10s  %s\n"
+
 // printHead writes the head of the table of attacks.
 func printHead(w io.Writer) {
-	fmt.Fprintf(w, "%-28s %-11s %7s %9s %9s %8s %8s %8s %8s %8s %9s %9s %9s %9s  %s\n", "attack", "over", "conns", "MB in", "CPU",
-		"x echo", "live", "heap", "replies", "log", "p50", "p99", "max", "newcomer", "verdict")
+	fmt.Fprintf(w, lineFormat, "attack", "over", "conns", "MB", "CPU", "echo", "in use", "heap", "RSS", "replies", "log", "p50", "p99", "max", "newcomer", "verdict")
 }
 
 // print writes how an attack went, as a line, and what was wrong.
@@ -198,15 +196,30 @@ func (t *trial) print(w io.Writer, problems []string) {
 	if len(problems) > 0 {
 		verdict = "FAILED"
 	}
+	t.printLine(w, fmt.Sprintf("%.1f", t.cpuRatio()), verdict)
+	for _, problem := range problems {
+		fmt.Fprintln(w, "    FAILED:", problem)
+	}
+	if len(problems) > 0 {
+		fmt.Fprintf(w, "    What should hold: %s.\n", t.shows)
+	}
+}
+
+// printLine writes what was measured.
+func (t *trial) printLine(w io.Writer, ratio, verdict string) {
 	over := t.over.String()
 	if t.serves {
 		over = "client"
 	}
-	perByte := func(n uint64) float64 { return float64(n) / float64(max(1, t.receivedBytes())) }
-	fmt.Fprintf(w, "%-28s %-11s %7d %9.1f %8.0f%% %8.1f %5.0f MiB %5.0f MiB %8.3f %8.3f %9s %9s %9s %9s  %s\n", t.name, over, t.attackers.Connections,
-		float64(t.receivedBytes())/1e6, 100*t.cost().Seconds()/t.Took.Seconds(), t.cpuRatio(), float64(t.Peak.Live)/(1<<20), float64(t.Peak.Heap)/(1<<20),
-		perByte(t.repliedBytes()), perByte(t.Records.Bytes), milli(t.took.P50), milli(t.took.P99), milli(t.took.Max), milli(t.newcomer.took.Max), verdict)
-	for _, problem := range problems {
-		fmt.Fprintln(w, "    FAILED:", problem)
+	each := func(n uint64) string {
+		if t.receivedBytes() < 100_000 { // a ratio says nothing
+			return fmt.Sprintf("%.1fkB", float64(n)/1e3)
+		}
+		return fmt.Sprintf("x %.3f", float64(n)/float64(t.receivedBytes()))
 	}
+	fmt.Fprintf(w, lineFormat, t.name, over, t.attackers.Connections, fmt.Sprintf("%.1f", float64(t.receivedBytes())/1e6),
+		fmt.Sprintf("%.0f%%", 100*t.cost().Seconds()/t.lasted.Seconds()), ratio, wholeMega(t.Peak.Live), wholeMega(t.Peak.Heap), wholeMega(t.Peak.RSS),
+		each(t.repliedBytes()), each(t.Records.Bytes), milli(t.took.P50), milli(t.took.P99), milli(t.took.Max), milli(t.newcomer.took.Max), verdict)
 }
+
+func wholeMega(bytes uint64) string { return fmt.Sprintf("%.0f MiB", float64(bytes)/(1<<20)) }
