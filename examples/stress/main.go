@@ -15,6 +15,20 @@
 // all of them, then alone again. At the end the server shuts down. The exit
 // status is 1 if the well-behaved notice more than they should, if memory is not
 // given back, or if a session or a goroutine is left (judge.go).
+//
+// With -attacks it makes one attack after the other instead, each on a new server
+// process or, for attacks on clients, a new client process (attacks.go, trial.go):
+//
+//	go run ./examples/stress -attacks          # ten minutes
+//	go run ./examples/stress -attacks -short   # half a minute
+//	go run ./examples/stress -attacks -only 'pings|zeros'
+//
+// Beside each attack an honest client calls, and honest newcomers connect. A line for
+// each attack says what it has cost: memory, time of processors, bytes of replies and
+// of log, and what the honest have noticed. It ends with ok, or with FAILED if
+// a bound is exceeded (verdict.go); then the exit status is 1. The first lines are
+// what attacks are compared with: an honest client alone, connections that ask once,
+// and echoes.
 package main
 
 import (
