@@ -19,7 +19,7 @@
 // With -attacks it makes one attack after the other instead, each on a new server
 // process or, for attacks on clients, a new client process (attacks.go, trial.go):
 //
-//	go run ./examples/stress -attacks          # ten minutes
+//	go run ./examples/stress -attacks          # seven minutes
 //	go run ./examples/stress -attacks -short   # half a minute
 //	go run ./examples/stress -attacks -only 'pings|zeros'
 //

@@ -151,10 +151,10 @@ func (t *target) begin() {
 func (t *target) finish(ctx context.Context, attack time.Duration) (damage, error) {
 	t.cancel()
 	t.dialing.Wait()
-	for deadline := time.Now().Add(max(7*attack, 3*time.Second)); t.Stats().Sessions > 0 && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	d := damage{Took: time.Since(t.began), CPU: processTime() - t.cpu, Left: sample{Sessions: t.Stats().Sessions}}
+	t.awaitSessions(3 * time.Second)
+	d := damage{Took: time.Since(t.began), CPU: processTime() - t.cpu}
+	t.awaitSessions(7*attack - 3*time.Second)
+	d.Left.Sessions = t.Stats().Sessions
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if t.http.Handler != nil {
@@ -177,6 +177,13 @@ func (t *target) finish(ctx context.Context, attack time.Duration) (damage, erro
 	d.Records = t.log.read()
 	d.Ended = t.ended
 	return d, nil
+}
+
+// awaitSessions waits until all sessions have ended, for so long at most.
+func (t *target) awaitSessions(timeout time.Duration) {
+	for deadline := time.Now().Add(timeout); t.Stats().Sessions > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // over counts a session that has ended.

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	longAttack  = 5 * time.Second
+	longAttack  = 3 * time.Second
 	shortAttack = 500 * time.Millisecond
 	// shortAtOnce is how many attacks are made at once in the short form, where times are
 	// judged roughly.
