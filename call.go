@@ -16,7 +16,8 @@ import (
 //
 // ctx bounds the whole call, waiting for room in the outbox included: when it
 // ends the call is given up and fails with ctx's cause. If ctx has no deadline,
-// Limits.RequestTimeout applies, and the error is [ErrTimeout]. If the peer
+// Limits.RequestTimeout applies, and the error is [ErrTimeout]; a deadline of ctx counts
+// instead, even one that is longer. If the peer
 // answers with an error it is an [*Error]; if its answer is ill-formed a
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
 // session is over already it matches [ErrClosed]. If the request is larger than the

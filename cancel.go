@@ -3,6 +3,7 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // Cancellation is how one side tells the other, by a notification, that it does
@@ -32,6 +33,23 @@ var LSPCancellation = &Cancellation{Method: "$/cancelRequest", Param: "id", Code
 // MCPCancellation is the cancellation of the Model Context Protocol. A request that is
 // cancelled is not answered. (A client must not cancel its "initialize".)
 var MCPCancellation = &Cancellation{Method: "notifications/cancelled", Param: "requestId"}
+
+// RPCCancellation is the cancellation for a protocol of one's own, between programs that
+// both set it: a notification "rpc.cancel" with the request's id as its only param.
+// JSON-RPC reserves names that begin with "rpc." for such extensions.
+//
+//	{"jsonrpc":"2.0","method":"rpc.cancel","params":[7]}
+//	{"jsonrpc":"2.0","error":{"code":-32097,"message":"request cancelled"},"id":7}
+var RPCCancellation = &Cancellation{Method: "rpc.cancel", Code: -32097}
+
+// dialects are the cancellations that have names.
+var dialects = []*Cancellation{LSPCancellation, MCPCancellation, RPCCancellation}
+
+// isCancellation reports whether a notification of that method cancels in a dialect that
+// has a name.
+func isCancellation(method string) bool {
+	return slices.ContainsFunc(dialects, func(c *Cancellation) bool { return c.Method == method })
+}
 
 // params returns those of the notification that cancels our call id.
 func (c *Cancellation) params(id uint64) any {

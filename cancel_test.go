@@ -286,3 +286,15 @@ func TestCancellationFromEndToEnd(t *testing.T) {
 		}
 	})
 }
+
+func TestRPCCancellationOnTheWire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, &rpcx.Options{Handler: rpcx.HandlerFunc(hang), Cancellation: rpcx.RPCCancellation})
+		w.say(ask("m", 7), sayNote("rpc.cancel", 7))
+		w.expect(`{"jsonrpc":"2.0","error":{"code":-32097,"message":"request cancelled"},"id":7}`)
+		f := s.Go(t.Context(), "m", nil)
+		w.expect(ask("m", 0))
+		f.Cancel()
+		w.expect(`{"jsonrpc":"2.0","method":"rpc.cancel","params":[0]}`)
+	})
+}

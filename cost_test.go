@@ -552,7 +552,7 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 
 // A peer that cancels in a dialect of its own is told of in the log, and not cut off.
 func TestCancellationThatWasNotAgreedOnCostsLittle(t *testing.T) {
-	for _, method := range []string{"$/cancelRequest", "notifications/cancelled"} {
+	for _, method := range []string{"$/cancelRequest", "notifications/cancelled", "rpc.cancel"} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &records{}
 			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log)}

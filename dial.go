@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 )
 
 // Dialer connects to servers. The zero value is ready to use.
@@ -53,6 +54,9 @@ func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session
 }
 
 func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
+	if err := duration.Check("Dialer", d); err != nil {
+		return nil, err
+	}
 	network, address, secure, err := splitAddr(addr)
 	if err != nil {
 		return nil, err

@@ -111,10 +111,17 @@
 //
 // The context given to a call bounds all of it, from the wait for a slot or for room
 // to the reply. When it ends, the call fails with its cause ([context.Cause]), the peer
-// is not told (unless Options.Cancellation says how), and a reply that comes later
-// is dropped. Where a call's context
-// has no deadline, Limits.RequestTimeout takes its place. The context given to
-// Wait bounds only the waiting; that of Notify only the wait for room.
+// is not told (unless Options.Cancellation says how, see Cancellation), and a reply that
+// comes later is dropped. The context given to Wait bounds only the waiting; that of
+// Notify only the wait for room.
+//
+// Limits.RequestTimeout, 30 s by default, is for calls whose context has no deadline, and
+// for no others. It is NOT an upper limit: a context with a deadline of ten minutes lets
+// its call take ten minutes, which is how a long poll is made. The shorter of the two does
+// not win, since a deadline that somebody has set is a wish, and the default is a guess.
+// Who wants a shorter time for one call gives it a context with that. The context of a
+// handler has a deadline, too (Limits.ProcessingTimeout): it bounds the calls that are
+// made with it.
 //
 // # Handlers
 //
@@ -161,6 +168,39 @@
 // OnSession, in a callback or in a [Trace] ends the program.) The result of
 // [ReplyAndDisconnect] is sent, in a batch when its other replies are there, and
 // then the session is closed.
+//
+// # Cancellation
+//
+// JSON-RPC has no way to say that a reply is not wanted any more. With one notification
+// that both ends know, a [Cancellation], there is one:
+//
+//	opts := &rpcx.Options{Handler: router, Cancellation: rpcx.RPCCancellation} // at both ends
+//
+//	router.Handle("search", rpcx.Func(func(ctx context.Context, text string) ([]string, error) {
+//		return index.Search(ctx, text) // which returns ctx.Err() when ctx ends
+//	}))
+//
+//	ctx, cancel := context.WithTimeout(ctx, time.Second) // or Future.Cancel, or any other end
+//	defer cancel()
+//	found, err := rpcx.Call[[]string](ctx, s, "search", rpcx.Args{"gopher"})
+//
+// The caller gets the cause of its context's end, or [ErrCancelled] by [Future.Cancel], at
+// once: it does not wait for the peer. The notification follows if the outbox has room.
+// The handler sees its context end, with the cause [ErrPeerCancelled]. If it returns the
+// context's error, the request is answered with the dialect's code, which costs nothing;
+// if it returns a result all the same, that is sent. (A dialect without a code has neither
+// sent.) The caller's session drops what comes, as a late reply. A request that has not begun is answered at once, and never handled. A handler that
+// does not look at its context runs on, as it would without cancellation.
+//
+// The dialects differ in the method, the param and the code:
+//
+//	RPCCancellation   rpc.cancel               [id]               code -32097
+//	LSPCancellation   $/cancelRequest          {"id": id}         code -32800
+//	MCPCancellation   notifications/cancelled  {"requestId": id}  not answered
+//
+// For a protocol of your own take RPCCancellation. Peers that have another dialect have a
+// Cancellation of theirs. If only one end has one of the three set, nothing breaks: the
+// other logs the first notification, and its handlers go on.
 //
 // # Batches
 //
@@ -372,6 +412,7 @@
 // others. Its sessions are these, with all that they do:
 //
 //	mux.Handle("/rpc", websocket.Handler(srv)) // srv is a *rpcx.Server
+//	err := websocket.ServeContext(ctx, srv, web, l) // web is an *http.Server with mux
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
 //	r := websocket.Request(s) // in a handler of srv: the HTTP request, with who is there
 //
@@ -477,7 +518,25 @@
 // Replies to this side's calls are not held up by handlers, unless reading pauses (see
 // Bursts). So a reply can
 // overtake a notification: that the call has returned does not mean that what the
-// peer sent before has been handled. The replies to a batch are one message, in
+// peer sent before has been handled. And a notification that is BEHIND a reply on the
+// wire can be handled before Call returns: the reader has completed the call by then, but
+// the goroutine that waits in Call has to be run as well, beside the handler. So the first
+// news can be handled before its subscriber knows the subscription's number. What works is
+// to call by Go, and to have the handler wait for the future, which is done by then:
+//
+//	subscribed := make(chan *rpcx.Future, 1)
+//	router.Handle("news", rpcx.Func(func(ctx context.Context, number int, text string) error {
+//		f := <-subscribed
+//		subscribed <- f // for the next
+//		var own int
+//		if err := f.Wait(ctx, &own); err != nil || number != own {
+//			return err
+//		}
+//		…
+//	}))
+//	subscribed <- s.Go(ctx, "subscribe", nil)
+//
+// With [Sequential] notifications are then handled in their order. The replies to a batch are one message, in
 // the order of its requests, sent when the last of them has been handled. The
 // futures of a batch are done together, save those that are cancelled by
 // themselves. Callbacks of futures are called in no particular order.

@@ -1,7 +1,10 @@
 // # Limits
 //
 // [Limits] bound what one session may use, and what is not worth a table is said
-// at their fields. Zero is the default; a negative value switches a limit off.
+// at their fields. Zero is the default; a negative value switches a limit off. A duration
+// between 0 and a millisecond, here or in a Server or Dialer, is refused, since it lacks
+// its unit: RequestTimeout: 30 is 30 nanoseconds. Dial, Serve and the like return the
+// error; NewSession, NewMessageSession, Pipe and ServeConn, which have none, panic with it.
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait
@@ -17,8 +20,8 @@
 //	Response           MaxSize,  bytes      the reply is replaced by a CodeInvalidRequest; it, or
 //	                   see below            Outbox, bounds all that waits in unfinished batches
 //	RequestTimeout         30 s  a call     it fails with ErrTimeout, the wait for a slot and
-//	                                        for room included; if its context has a deadline
-//	                                        that counts instead
+//	                                        for room included; NOT if its context has a
+//	                                        deadline, which counts instead, longer or not
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is

@@ -1,7 +1,61 @@
-// # How it ends
+// # Ending a program
 //
-// A program ends with [Session.Shutdown], or with [Server.Shutdown], which is the end of
-// the context of ListenAndServe or ServeContext.
+// When main returns, or calls os.Exit or log.Fatal, all that is unsent or unfinished is
+// lost. So the last act of a program is to wait, for a time that its context bounds.
+//
+// A client waits in [Session.Shutdown], until its calls are answered and all is written.
+// Close does not wait, and is for the ways out before:
+//
+//	defer s.Close()
+//	…
+//	err := s.Notify(ctx, "log", rpcx.Args{"bye"})
+//	return s.Shutdown(ctx) // last in main
+//
+// A server serves until a signal comes. It finishes what is under way, for at most
+// Server.ShutdownTimeout, and returns nil if that went well:
+//
+//	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//	defer stop()
+//	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}, ShutdownTimeout: 10 * time.Second}
+//	if err := srv.ListenAndServe(ctx, "tcp://:8888"); err != nil { // or srv.ServeContext(ctx, l)
+//		log.Fatal(err)
+//	}
+//
+// Behind package net/http it is websocket.ServeContext(ctx, srv, web, l), which ends the
+// web server as well.
+//
+// A method "stop" must not wait for the session or the server, which waits for its handler.
+// One of these is its last line:
+//
+//	return rpcx.ReplyAndDisconnect("bye"), nil // ends this session
+//
+//	go srv.Shutdown(context.Background()) // ends the server, this reply first
+//	return "bye", nil
+//
+// A Shutdown, or a [Server.Wait], with the handler's own context is recognised, and returns
+// [ErrInHandler] at once. With another context it waits for ever, and so does <-s.Done().
+// When a method has ended the server, ServeContext and ListenAndServe return
+// [ErrServerClosed] as soon as nothing is accepted any more, which main takes for no error,
+// and waits for the rest:
+//
+//	if err := srv.ListenAndServe(ctx, addr); err != nil && err != rpcx.ErrServerClosed {
+//		log.Fatal(err)
+//	}
+//	srv.Wait(context.Background())
+//
+// A program on standard input and output ends when the other one closes its input: what had
+// come in is answered first. It is the session that waits:
+//
+//	s := rpcx.NewSession(rpcx.Stdio(), opts)
+//	<-s.Done()
+//
+// A program that was started by [Command] ends with its session. Shutdown, or Done after
+// Close, waits until it has; without that it may outlive main:
+//
+//	err := s.Shutdown(ctx)
+//	fmt.Println(cmd.ProcessState)
+//
+// # How it ends
 //
 // [Session.Close] does not wait for the peer. It may be called any number of times,
 // from anywhere, handlers included. Calls that are pending fail, the contexts of handlers
@@ -22,14 +76,7 @@
 // If its context ends first it closes at once, and returns the context's
 // error.
 //
-// A handler cannot wait for its own end: a Shutdown, or a [Server.Wait], with the
-// handler's context returns [ErrInHandler]. With another context it waits for ever, and
-// so does <-s.Done(). A method "stop" is one of these:
-//
-//	return rpcx.ReplyAndDisconnect("bye"), nil // ends this session
-//
-//	go srv.Shutdown(context.Background()) // ends the server, this reply first
-//	return "bye", nil
+// A handler cannot wait for its own end: see Ending a program.
 //
 // When the connection fails, or the peer breaks the framing, the session ends without
 // writing more (but a [CloserWithError], as a WebSocket is, has the rest written first,
@@ -75,13 +122,7 @@
 // [Server.Close] closes them; [Server.StopListening] leaves them to themselves,
 // and [Server.Wait] returns when all is over. [Server.ListenAndServe] and
 // [Server.ServeContext] shut the server down at the end of their context, within
-// Server.ShutdownTimeout, and return nil if that went well:
-//
-//	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-//	defer stop()
-//	if err := srv.ListenAndServe(ctx, "tcp://:8888"); err != nil {
-//		log.Fatal(err)
-//	}
+// Server.ShutdownTimeout, and return nil if that went well.
 //
 // # Seeing inside
 //

@@ -53,12 +53,18 @@ func ExampleSession_Call_named() {
 	// from a struct <nil>
 }
 
-// The context bounds a call; where it has no deadline, Limits.RequestTimeout does.
+// The context bounds a call; where it has no deadline, Limits.RequestTimeout does. So a
+// long poll is a call with a deadline that is far away.
 func ExampleSession_Call_timeout() {
+	rain := make(chan bool)
 	router := rpcx.NewRouter()
-	router.Handle("sleep", rpcx.Func(func(ctx context.Context) error {
-		<-ctx.Done() // until the session ends
-		return ctx.Err()
+	router.Handle("news", rpcx.Func(func(ctx context.Context) (string, error) {
+		select {
+		case <-rain:
+			return "it rains", nil
+		case <-ctx.Done(): // the session ends, or Limits.ProcessingTimeout has passed
+			return "", ctx.Err()
+		}
 	}))
 	s, server := rpcx.Pipe(
 		&rpcx.Options{Limits: rpcx.Limits{RequestTimeout: 10 * time.Millisecond}},
@@ -67,12 +73,22 @@ func ExampleSession_Call_timeout() {
 	defer server.Close()
 	defer s.Close()
 
-	err := s.Call(context.Background(), "sleep", nil, nil)
+	hour, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	poll := s.Go(hour, "news", nil)
+
+	err := s.Call(context.Background(), "news", nil, nil)
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, rpcx.ErrTimeout), errors.Is(err, context.DeadlineExceeded))
+
+	close(rain)
+	var news string
+	err = poll.Wait(context.Background(), &news)
+	fmt.Println(news, err)
 	// Output:
 	// rpcx: request timed out (Limits.RequestTimeout)
 	// true true
+	// it rains <nil>
 }
 
 // Go does not wait for the reply, so any number of calls may be under way.
@@ -225,4 +241,38 @@ func ExampleSession_GoBatch() {
 	// Output:
 	// <nil> 9
 	// <nil>
+}
+
+// A notification behind a reply can be handled before Call returns. A handler that has to
+// know the result waits for the future, which is done by then.
+func ExampleFuture_Wait_order() {
+	feed := rpcx.NewRouter()
+	feed.Handle("subscribe", rpcx.Func(func() int { return 7 }))
+	feed.Handle("publish", rpcx.Func(func(ctx context.Context, s *rpcx.Session, text string) error {
+		return s.Notify(ctx, "news", rpcx.Args{7, text})
+	}))
+
+	subscribed, handled := make(chan *rpcx.Future, 1), make(chan bool)
+	router := rpcx.NewRouter()
+	router.Handle("news", rpcx.Func(func(ctx context.Context, number int, text string) error {
+		defer close(handled)
+		f := <-subscribed
+		subscribed <- f // for the next
+		var own int
+		err := f.Wait(ctx, &own)
+		fmt.Println(text, number == own, err)
+		return err
+	}))
+	s, server := rpcx.Pipe(&rpcx.Options{Handler: router}, &rpcx.Options{Handler: feed, Order: rpcx.Sequential})
+	defer server.Close()
+	defer s.Close()
+
+	ctx := context.Background()
+	subscribed <- s.Go(ctx, "subscribe", nil)
+	if err := s.Notify(ctx, "publish", rpcx.Args{"it rains"}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	<-handled
+	// Output: it rains true <nil>
 }

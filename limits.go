@@ -6,7 +6,8 @@ import (
 )
 
 // Limits bound what one session may use. The zero value of a field is its
-// default, a negative value switches it off.
+// default, a negative value switches it off. A duration between 0 and a millisecond is
+// refused: it is a number without its unit (30 instead of 30*time.Second).
 type Limits struct {
 	// Concurrency is how many handlers run at once. Default 20. Cost lowers it.
 	Concurrency int
@@ -40,7 +41,8 @@ type Limits struct {
 
 	// RequestTimeout is how long a call takes when its context has no deadline: from
 	// when it waits for a slot or for room, if it does, to the reply. Default 30 s.
-	// The error is ErrTimeout.
+	// The error is ErrTimeout. It is no upper limit: a context with a deadline, be that
+	// shorter or longer, counts instead.
 	RequestTimeout time.Duration
 
 	// ProcessingTimeout is how long a request may take from its arrival, waiting

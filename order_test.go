@@ -153,3 +153,27 @@ func TestNotificationThatTakesTooLongHoldsUpItsFollowers(t *testing.T) {
 		w.expect(answered("null", 3))
 	})
 }
+
+// The manual's recipe for what follows a reply: the future is done when the handler of a
+// notification behind it begins.
+func TestFutureIsDoneWhenWhatFollowsItsReplyIsHandled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 {
+			calls, done := make(chan *rpcx.Future, 1), make(chan bool)
+			s, w := newWire(t, handling(methods{"news": func(context.Context, *rpcx.Request) (any, error) {
+				var number int
+				err := (<-calls).Decode(&number)
+				if err != nil || number != 7 {
+					t.Errorf("the result is %d, %v", number, err)
+				}
+				close(done)
+				return nil, nil
+			}}))
+			f := s.Go(t.Context(), "subscribe", nil)
+			calls <- f
+			w.expect(ask("subscribe", 0))
+			w.say(answered("7", 0) + "\n" + sayNote("news", 7))
+			<-done
+		}
+	})
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"example.com/rpcx/internal/duration"
 )
 
 // Options are how a session works. The zero value, and a nil *Options, are the
@@ -117,6 +119,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 	}
 	if isNilHandler(o.Handler) {
 		return nil, fmt.Errorf("Options.Handler is a %T that is nil", o.Handler)
+	}
+	if err := duration.Check("Limits", &o.Limits); err != nil {
+		return nil, err
 	}
 	o.objects = nil
 	if err := checkTypes(o.Types); err != nil {

@@ -213,11 +213,11 @@ func noNilError(err error) error {
 	return err
 }
 
-// isNilPointer reports whether err is a pointer that is nil, as a variable of type
+// isNilPointer reports whether v is a pointer that is nil, as a variable of type
 // *Error is that was returned as an error.
-func isNilPointer(err error) bool {
-	v := reflect.ValueOf(err)
-	return v.Kind() == reflect.Pointer && v.IsNil()
+func isNilPointer(v any) bool {
+	r := reflect.ValueOf(v)
+	return r.Kind() == reflect.Pointer && r.IsNil()
 }
 
 // heeded reports whether c's handler failed because its context had ended before it

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 )
 
 // Server accepts connections and runs a session on each. Its fields must not be
@@ -133,6 +134,9 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // which needs Server.TLS with a certificate, and unix:///path; see [Listen]. What it
 // returns is [Server.ServeContext]'s, or why it cannot listen.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
+	if err := srv.check(); err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
 	l, err := Listen(ctx, addr, srv.TLS)
 	switch {
 	case err == nil:
@@ -298,6 +302,9 @@ func (srv *Server) init() {
 func (srv *Server) resolve() (err error) {
 	if srv.options != nil {
 		return nil
+	}
+	if err := duration.Check("Server", srv); err != nil {
+		return err
 	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err

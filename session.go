@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -138,7 +139,7 @@ const (
 // NewSession starts a session on a byte stream. A nil opts is the zero Options.
 // Closing conn must unblock its Read and Write, as it does for a [net.Conn]; see
 // [Join] for what does not. Close may wait, but only for what ends by itself. A nil
-// conn panics.
+// conn panics, and so do options that are wrong.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	mustHave("NewSession", "connection", conn)
 	o := options(opts)
@@ -147,20 +148,39 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 
 // NewMessageSession starts a session on a connection that keeps messages apart
 // by itself; Options.Framer is ignored. A nil opts is the zero Options. A nil conn
-// panics.
+// panics, and so do options that are wrong.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
 	mustHave("NewMessageSession", "connection", conn)
 	return startAlone(newMessages(conn), options(opts))
 }
 
+// DialMessageSession starts a session, as [NewMessageSession] does, on the connection that
+// connect makes. It is for the Dial of a transport. If the options are wrong, it returns
+// an error and does not call connect. An error of connect is returned as it is, and a nil
+// connection without one is an error, too.
+func DialMessageSession(connect func() (MessageConn, error), opts *Options) (*Session, error) {
+	mustHave("DialMessageSession", "function", connect)
+	o, err := resolveOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	if conn == nil || isNilPointer(conn) {
+		return nil, errors.New("connect returned neither a connection nor an error")
+	}
+	return startAlone(newMessages(conn), o), nil
+}
+
 // mustHave panics if v, which a user has given to a function of the given name, is nil
 // or a nil pointer. Otherwise that would be found in a goroutine of ours.
 func mustHave(function, what string, v any) {
-	r := reflect.ValueOf(v)
 	switch {
-	case !r.IsValid(), r.Kind() == reflect.Pointer && r.IsNil():
+	case v == nil, isNilPointer(v):
 		panic("rpcx: " + function + " with a nil " + what + ": check the error of what returned it")
-	case r.Kind() == reflect.Func && r.IsNil():
+	case reflect.TypeOf(v).Kind() == reflect.Func && reflect.ValueOf(v).IsNil():
 		panic("rpcx: " + function + " with a nil " + what)
 	}
 }
@@ -174,7 +194,8 @@ func startAlone(conn transport, o *Options) *Session {
 }
 
 // Pipe returns two sessions that are joined in memory: a client with the options a,
-// and a server with b. They work in a bubble of testing/synctest.
+// and a server with b. They work in a bubble of testing/synctest. Options that are
+// wrong panic.
 func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()

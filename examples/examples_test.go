@@ -80,7 +80,7 @@ batch       "one" and "two"; unknown method "nope" (code -32601)
 an error    code 1001, "7 cannot be divided by zero"
 another     1 argument passed to method "divide" but it requires 2 (code -32602); invalid params: true
 call back   "hello, client"
-the end     client: rpcx: session closed; server: rpcx: server closed
+the end     client: rpcx: session closed; server: all finished
 `
 	got := regexp.MustCompile(`\([0-9.]+[µm]?s\)`).ReplaceAllString(output(t, "quickstart"), "(TIME)")
 	if got != want {

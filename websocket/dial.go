@@ -14,6 +14,7 @@ import (
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 
 	"github.com/coder/websocket"
 )
@@ -48,11 +49,11 @@ func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, e
 // Dial connects to a server at ws://host/path or wss://host/path and starts a
 // session. ctx bounds only the dialling; a nil opts is the zero [rpcx.Options].
 func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
-	c, err := d.connect(ctx, url)
+	s, err := rpcx.DialMessageSession(func() (rpcx.MessageConn, error) { return d.connect(ctx, url) }, opts)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", redacted(url), bounded.Error(err))
 	}
-	return rpcx.NewMessageSession(c, opts), nil
+	return s, nil
 }
 
 // redacted returns an address without its password.
@@ -63,7 +64,10 @@ func redacted(addr string) string {
 	return addr
 }
 
-func (d *Dialer) connect(ctx context.Context, url string) (*conn, error) {
+func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, error) {
+	if err := errors.Join(duration.Check("Dialer", &d.Dialer), d.Config.check()); err != nil {
+		return nil, err
+	}
 	timeout := d.Timeout
 	if timeout == 0 {
 		timeout = 30 * time.Second // as rpcx.Dialer has it

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"example.com/rpcx"
 	"example.com/rpcx/websocket"
@@ -39,6 +41,41 @@ func Example() {
 	// Output:
 	// hello, client <nil>
 	// <nil>
+}
+
+// A web server with WebSockets ends with its context, which in a program is that of
+// [os/signal.NotifyContext]: calls and pages are finished first.
+func ExampleServeContext() {
+	router := rpcx.NewRouter()
+	router.Handle("echo", rpcx.Func(func(message string) string { return message }))
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}, ShutdownTimeout: 10 * time.Second}
+	mux := http.NewServeMux()
+	mux.Handle("/rpc", websocket.Handler(srv))
+	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	served := make(chan error)
+	go func() { served <- websocket.ServeContext(ctx, srv, web, l) }()
+
+	s, err := websocket.Dial(context.Background(), "ws://"+l.Addr().String()+"/rpc", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(rpcx.Call[string](context.Background(), s, "echo", rpcx.Args{"Howdy"}))
+	stop()
+	fmt.Println(<-served)
+	<-s.Done()
+	fmt.Println(s.Err())
+	// Output:
+	// Howdy <nil>
+	// <nil>
+	// peer closed the WebSocket with code 1001 "server shutting down"
 }
 
 // userKey is the key of the user's name in the context of a request.

@@ -56,9 +56,13 @@ type Acceptor struct {
 // goes on when ServeHTTP has returned. It refuses pages of other origins (403),
 // what is no such request, one that is too large (431), and all while the server accepts
 // none (503); and all (501) if a middleware's [http.ResponseWriter] is no [http.Hijacker] and has no method
-// Unwrap. A session beyond Server.MaxGroup is closed at once, since its group can
+// Unwrap. Options of the server, and a Config, that are wrong panic, which package http
+// logs. A session beyond Server.MaxGroup is closed at once, since its group can
 // depend on the connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := a.check(); err != nil {
+		panic("websocket: " + err.Error())
+	}
 	if !a.Server.Accepts() {
 		http.Error(w, "no more sessions", http.StatusServiceUnavailable)
 		return

@@ -6,10 +6,13 @@
 //
 // [Handler] is an [http.Handler] for any mux. The sessions are those of an
 // [rpcx.Server], which may serve other listeners as well, counts them, and shuts
-// them down. ([http.Server.Shutdown] does not know of WebSockets.)
+// them down. ([http.Server.Shutdown] does not know of WebSockets.) [ServeContext] serves
+// until a context ends, and then shuts both servers down:
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	mux.Handle("/rpc", websocket.Handler(srv))
+//	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+//	err := websocket.ServeContext(ctx, srv, web, l) // l, err := net.Listen("tcp", ":8080")
 //
 // A browser says which page a connection comes from, and pages of other hosts are
 // refused unless [Acceptor].Origins allows them (a page without an origin, by "null"):
@@ -75,6 +78,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/duration"
 
 	"github.com/coder/websocket"
 )
@@ -99,6 +103,9 @@ type Config struct {
 	// that names some gives up a connection for which the server picks none.
 	Subprotocols []string
 }
+
+// check returns what is wrong with the configuration, nil if nothing is.
+func (c *Config) check() error { return duration.Check("Config", c) }
 
 func (c Config) maxSize() int {
 	switch {

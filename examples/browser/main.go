@@ -10,7 +10,6 @@ package main
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -53,7 +52,7 @@ func run(ctx context.Context, addr string) error {
 		Handler:    methods(),
 		Middleware: []func(rpcx.Handler) rpcx.Handler{count},
 		Logger:     slog.Default(),
-	}}
+	}, ShutdownTimeout: 10 * time.Second}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -68,20 +67,8 @@ func run(ctx context.Context, addr string) error {
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	// Owner: run. End: the end of ctx.
 	go push(ctx, srv, &requests)
-	served := make(chan error, 1)
-	// Owner: run. End: Shutdown of the web server.
-	go func() { served <- web.Serve(l) }()
 	fmt.Printf("look at http://%s/\n", l.Addr())
-
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	// The web server does not know of WebSockets, and ours not of web pages.
-	return errors.Join(web.Shutdown(ending), srv.Shutdown(ending))
+	return websocket.ServeContext(ctx, srv, web, l) // ends both servers, in order
 }
 
 // push sends the counters to all pages, again and again.

@@ -55,10 +55,9 @@ func host(ctx context.Context) error {
 	_, err = rpcx.Call[int](ctx, s, "count", rpcx.Args{len(text) + 1})
 	fmt.Println("one part too many:", err)
 
-	s.Close()  // closes the plugin's input, which ends it
-	<-s.Done() // it has ended
+	err = s.Shutdown(ctx) // closes the plugin's input, which ends it, and waits for that
 	fmt.Println("the plugin:", cmd.ProcessState)
-	return nil
+	return err
 }
 
 // plugin is the other side. It must not print anything.

@@ -53,8 +53,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.ServeContext(serving, l) }()
 
 	// The client. It has a method of its own, for the server to call.
 	own := rpcx.NewRouter()
@@ -128,10 +130,11 @@ func run(ctx context.Context) error {
 	if err := s.Shutdown(ctx); err != nil {
 		return err
 	}
-	if err := srv.Shutdown(ctx); err != nil {
+	stop() // a server in a program of its own: signal.NotifyContext does it
+	if err := <-served; err != nil {
 		return err
 	}
-	show("the end", "client: %v; server: %v", s.Err(), <-served)
+	show("the end", "client: %v; server: all finished", s.Err())
 	return nil
 }
 

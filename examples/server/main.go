@@ -17,7 +17,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -81,22 +80,11 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 	}
 	fmt.Printf("listening on %s://%s\n", scheme, l.Addr())
 	if web {
-		return serveWeb(ctx, srv, l)
+		// The handler may be one of many in a mux.
+		front := &http.Server{Handler: websocket.Handler(srv), ReadHeaderTimeout: 10 * time.Second}
+		return websocket.ServeContext(ctx, srv, front, l)
 	}
 	return srv.ServeContext(ctx, l)
-}
-
-// serveWeb serves WebSockets until ctx ends.
-func serveWeb(ctx context.Context, srv *rpcx.Server, l net.Listener) error {
-	// It is any http.Handler, and may be one of many in a mux.
-	front := &http.Server{Handler: websocket.Handler(srv), ReadHeaderTimeout: 10 * time.Second}
-	context.AfterFunc(ctx, func() { front.Close() }) // which leaves WebSockets alone
-	if err := front.Serve(l); ctx.Err() == nil {
-		return err
-	}
-	draining, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	return srv.Shutdown(draining)
 }
 
 // methods returns what the server can do.

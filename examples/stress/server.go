@@ -52,6 +52,7 @@ func methods() *rpcx.Router {
 // server is the server that is tried, in a process of its own.
 type server struct {
 	rpcx.Server
+	end    context.CancelFunc // has ServeContext return
 	served chan error
 
 	started    chan struct{} // closed when the session with the parent is
@@ -91,8 +92,10 @@ func (srv *server) listen(s *rpcx.Session) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	ctx, end := context.WithCancel(context.Background())
+	srv.end = end
 	// Owner: the server. End: stop.
-	go func() { srv.served <- srv.Serve(l) }()
+	go func() { srv.served <- srv.ServeContext(ctx, l) }()
 	// Owner: the server. End: stop.
 	go srv.report(s)
 	return "tcp://" + l.Addr().String(), nil
@@ -133,11 +136,9 @@ func (srv *server) settle() sample {
 
 // stop shuts the server down and returns what is left of it: no sessions, and
 // no goroutines, if all is well.
-func (srv *server) stop(ctx context.Context) (sample, error) {
-	if err := srv.Shutdown(ctx); err != nil {
-		return sample{}, err
-	}
-	if err := <-srv.served; !errors.Is(err, rpcx.ErrServerClosed) {
+func (srv *server) stop() (sample, error) {
+	srv.end()
+	if err := <-srv.served; err != nil {
 		return sample{}, err
 	}
 	close(srv.quit)

@@ -1,0 +1,42 @@
+// Package duration refuses options of type [time.Duration] that were written without a
+// unit.
+package duration
+
+import (
+	"fmt"
+	"reflect"
+	"time"
+)
+
+// Least is the shortest duration that an option may have, other than zero and below.
+const Least = time.Millisecond
+
+var durationType = reflect.TypeFor[time.Duration]()
+
+// Check returns an error if an exported field of type time.Duration is above zero and
+// below [Least]. options is a pointer to a struct, whose own fields Check looks at, and
+// name is what the error calls the struct.
+func Check(name string, options any) error {
+	v := reflect.ValueOf(options).Elem()
+	for i := range v.NumField() {
+		field := v.Field(i)
+		if field.Kind() != reflect.Int64 || field.Type() != durationType {
+			continue
+		}
+		d := time.Duration(field.Int())
+		if d <= 0 || d >= Least || !v.Type().Field(i).IsExported() {
+			continue
+		}
+		return fmt.Errorf("%s.%s is %v: %s", name, v.Type().Field(i).Name, d, advice(d))
+	}
+	return nil
+}
+
+// advice returns what to write instead of d. A number below a thousand was most likely
+// meant as seconds.
+func advice(d time.Duration) string {
+	if d < time.Microsecond {
+		return fmt.Sprintf("write %d*time.Second", d)
+	}
+	return fmt.Sprintf("a duration is at least %v, with its unit, such as 30*time.Second", Least)
+}
