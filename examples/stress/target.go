@@ -147,13 +147,13 @@ func (t *target) begin() {
 }
 
 // finish ends the clients, waits until the sessions of the attack have ended, shuts down,
-// and returns what the attack has done. The attack has taken so long.
-func (t *target) finish(ctx context.Context, attack time.Duration) (damage, error) {
+// and returns what the attack has done. It waits for so long at most.
+func (t *target) finish(ctx context.Context, patience time.Duration) (damage, error) {
 	t.cancel()
 	t.dialing.Wait()
-	t.awaitSessions(3 * time.Second)
+	t.awaitSessions(shortPatience)
 	d := damage{Took: time.Since(t.began), CPU: processTime() - t.cpu}
-	t.awaitSessions(7*attack - 3*time.Second)
+	t.awaitSessions(patience - shortPatience)
 	d.Left.Sessions = t.Stats().Sessions
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -21,6 +21,10 @@ const (
 	// what else the machine does can only make them later.
 	maxTries     = 3
 	warmUpAttack = 100 * time.Millisecond
+	// Sessions of an attack may go on after it for so long, in the long form for as long as
+	// Limits.ProcessingTimeout lets them.
+	shortPatience = 3 * time.Second
+	longPatience  = 40 * time.Second
 	// honestPause is between two calls of the honest client, and newcomerPause between
 	// two connections of honest newcomers, on average.
 	honestPause   = 5 * time.Millisecond
@@ -199,7 +203,11 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	}
 	t.honest.add(calls, from, to)
 	t.honest.count(s.Stats())
-	if err := victim.Call(ctx, "finish", rpcx.Args{length}, &t.damage); err != nil {
+	patience := longPatience
+	if length < longAttack {
+		patience = shortPatience
+	}
+	if err := victim.Call(ctx, "finish", rpcx.Args{patience}, &t.damage); err != nil {
 		return nil, err
 	}
 	return t, nil
