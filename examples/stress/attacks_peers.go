@@ -27,6 +27,7 @@ var peersAttacks = []attack{
 		shows:     "requests that are cancelled at once are answered or dropped",
 		like:      tiny,
 		configure: cancellable,
+		bounds:    bounds{full: true},
 	},
 	{
 		class:  class{name: "requests that wait", count: 100, use: pours(repeat(`{"jsonrpc":"2.0","method":"wait","id":1}` + "\n"))},
@@ -38,7 +39,7 @@ var peersAttacks = []attack{
 		class:  class{name: "call-backs unanswered", count: 20, use: pours(repeat(`{"jsonrpc":"2.0","method":"back","id":1}` + "\n"))},
 		shows:  "handlers that wait for the peer do not stop the reader",
 		like:   tiny,
-		bounds: bounds{replies: 5, lingers: true, heap: heapAtLimit},
+		bounds: bounds{full: true, replies: 5, lingers: true, heap: heapAtLimit},
 	},
 	{
 		class:  class{name: "ask and leave", count: 8, use: askAndLeave},
@@ -55,13 +56,13 @@ var peersAttacks = []attack{
 		class:  class{name: "unread replies", count: 60, use: unread},
 		shows:  "replies that nobody reads are bounded by Server.MaxQueuedBytes",
 		like:   tiny,
-		bounds: bounds{replies: -1, heap: heapAtLimit},
+		bounds: bounds{full: true, replies: -1, heap: heapAtLimit},
 	},
 	{
 		class:  class{name: "unfinished lines", count: 500, use: stays(fill(`{"jsonrpc":"2.0","method":"`, "x", 600_000, ""))},
 		shows:  "large messages without an end make room for those of honest newcomers",
 		like:   large,
-		bounds: bounds{heap: heapAtLimit, large: true},
+		bounds: bounds{full: true, heap: heapAtLimit, large: true},
 	},
 	{
 		class:  class{name: "trickled bytes", count: 200, use: trickle(just(`{"jsonrpc":"2.0","method":"echo","params":["x"],"id":1}` + "\n"))},

@@ -36,6 +36,6 @@ var tlsAttacks = []attack{
 		class:  class{name: "unread replies over TLS", count: 60, over: overTLS, use: unread},
 		shows:  "replies that nobody reads are bounded over TLS, too",
 		like:   tiny,
-		bounds: bounds{replies: -1, heap: heapAtLimit},
+		bounds: bounds{full: true, replies: -1, heap: heapAtLimit},
 	},
 }

@@ -15,9 +15,10 @@ var websocketAttacks = []attack{
 		bounds: bounds{cpu: 40, ends: soon},
 	},
 	{
-		class: class{name: "empty frames", count: 4, over: overWS, use: beginsAndPours(frame(opText, ""), repeat(frame(opContinuing, "")))},
-		shows: "frames without content cost what their bytes cost",
-		like:  tiny,
+		class:  class{name: "empty frames", count: 4, over: overWS, use: beginsAndPours(frame(opText, ""), repeat(frame(opContinuing, "")))},
+		shows:  "frames without content cost what their bytes cost",
+		like:   tiny,
+		bounds: bounds{full: true},
 	},
 	{
 		class:  class{name: "empty messages", count: 4, over: overWS, use: pours(repeat(frame(opText|finalFrame, "")))},
@@ -26,14 +27,16 @@ var websocketAttacks = []attack{
 		bounds: bounds{ends: soon},
 	},
 	{
-		class: class{name: "frames of one byte", count: 4, over: overWS, use: beginsAndPours(frame(opText, `{"method":"`), repeat(frame(opContinuing, "x")))},
-		shows: "the smallest frames of a message cost what their bytes cost",
-		like:  tiny,
+		class:  class{name: "frames of one byte", count: 4, over: overWS, use: beginsAndPours(frame(opText, `{"method":"`), repeat(frame(opContinuing, "x")))},
+		shows:  "the smallest frames of a message cost what their bytes cost",
+		like:   tiny,
+		bounds: bounds{full: true},
 	},
 	{
-		class: class{name: "header floods", count: 20, over: overWS, raw: true, use: sends(func() string { return upgrade(strings.Repeat("A:b\r\n", large/5)) })},
-		shows: "a request with too large a header is answered 431",
-		like:  large,
+		class:  class{name: "header floods", count: 20, over: overWS, raw: true, use: sends(func() string { return upgrade(strings.Repeat("A:b\r\n", large/5)) })},
+		shows:  "a request with too large a header is answered 431",
+		like:   large,
+		bounds: bounds{full: true},
 	},
 	{
 		class: class{name: "many headers", count: 500, over: overWS, raw: true, use: stays(func() string { return upgrade(strings.Repeat("A: 1\r\n", 90)) })},
@@ -79,7 +82,7 @@ var websocketAttacks = []attack{
 		class:  class{name: "unread replies by WebSocket", count: 60, over: overWS, use: unread},
 		shows:  "replies that nobody reads are bounded over WebSockets, too",
 		like:   tiny,
-		bounds: bounds{replies: -1, heap: heapAtLimit},
+		bounds: bounds{full: true, replies: -1, heap: heapAtLimit},
 	},
 }
 

@@ -24,7 +24,7 @@ const (
 	// connections that ask once, the attack may cost. Less than idleCPU of a processor
 	// does no harm, and is not judged.
 	attackCPU = 10
-	idleCPU   = 0.05
+	idleCPU   = 0.1
 	// shortCPU is by how much more that may be in the short form, where times are short
 	// and the machine may be busy.
 	shortCPU = 5
