@@ -53,11 +53,14 @@ const (
 )
 
 // receivedBytes returns how many bytes the attack has sent: as many as its sessions have
-// received, or, if that is more, as the attackers have got rid of without what the
-// system's buffers may hold.
+// received, or, of attacks that need not come to a session, as the attackers have got rid
+// of without what the system's buffers may hold, if that is more.
 func (t *trial) receivedBytes() uint64 {
-	sessions := less(t.damage.Received, t.honest.sent+t.newcomer.sent)
-	return max(sessions, uint64(min(t.attackers.Bytes, t.attackers.Connections*max(block, t.like))))
+	received := less(t.damage.Received, t.honest.sent+t.newcomer.sent)
+	if !t.raw {
+		return received
+	}
+	return max(received, uint64(min(t.attackers.Bytes, t.attackers.Connections*max(block, t.like))))
 }
 
 // repliedBytes returns how many bytes the attackers were sent.
