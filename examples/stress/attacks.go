@@ -33,10 +33,13 @@ type bounds struct {
 	replies float64 // bytes for each byte received; any number if negative
 	full    bool    // the processors have all they can do
 	// ends is after how much time sessions of the attack must have been ended, 0 if never.
-	ends    time.Duration
-	lingers bool // its sessions may go on for Limits.ProcessingTimeout
-	spares  bool // its clients do nothing wrong: none may be cut off, nor refused
-	large   bool // the newcomers' requests have 900 kB
+	ends time.Duration
+	// lingers says that its sessions may go on for Limits.ProcessingTimeout, and throttled
+	// that they may go on until what they have received is handled with the delays of
+	// Limits.CostSoft.
+	lingers, throttled bool
+	spares             bool // its clients do nothing wrong: none may be cut off, nor refused
+	large              bool // the newcomers' requests have 900 kB
 	// locksOut is for how long newcomers may be refused: for ever, if negative.
 	locksOut time.Duration
 }

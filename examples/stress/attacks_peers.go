@@ -20,7 +20,7 @@ var peersAttacks = []attack{
 		class:  class{name: "unagreed cancellations", count: 4, use: pours(repeat(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}` + "\n"))},
 		shows:  "notifications that cost little are held to their cost",
 		like:   tiny,
-		bounds: bounds{lingers: true},
+		bounds: bounds{throttled: true},
 	},
 	{
 		class:     class{name: "cancel flood", count: 4, use: cancels},

@@ -204,7 +204,7 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	t.honest.add(calls, from, to)
 	t.honest.count(s.Stats())
 	patience := longPatience
-	if length < longAttack {
+	if length < longAttack || a.throttled {
 		patience = shortPatience
 	}
 	if err := victim.Call(ctx, "finish", rpcx.Args{patience}, &t.damage); err != nil {

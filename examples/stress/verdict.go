@@ -162,7 +162,7 @@ func (t *trial) judgeBounds(short bool) (problems []string) {
 	if t.spares && t.attackers.Cut+t.attackers.Refused > 0 {
 		fail("%d connections cut off, and %d requests refused, of clients that are only slow", t.attackers.Cut, t.attackers.Refused)
 	}
-	if t.Left.Sessions > 0 && !(t.lingers && short) || t.Left.Goroutines > 0 {
+	if t.Left.Sessions > 0 && !t.throttled && !(t.lingers && short) || t.Left.Goroutines > 0 {
 		fail("%d sessions and %d goroutines are left", t.Left.Sessions, t.Left.Goroutines)
 	}
 	if t.Left.Heap > leftHeap {
