@@ -419,18 +419,18 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 		c.index = int32(i)
 		switch item.Kind {
 		case KindInvalid:
-			invalid++
+			c.answered = true
 			s.mu.Lock()
-			if invalid == 1 && s.dropsFaultsLocked() {
+			if s.dropsFaultsLocked() {
 				s.mu.Unlock()
-				return
+				continue
 			}
+			invalid++
 			s.faultOf(item.Err, invalid)
 			if invalid == 1 {
 				s.refusing++
 			}
 			s.mu.Unlock()
-			c.answered = true
 			if s.encodeError(sc, item.ID, s.answerTo(item)) {
 				b.append(i, sc.msg)
 			}
