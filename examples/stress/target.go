@@ -108,6 +108,7 @@ func (t *target) listen(attack string) (string, error) {
 	if over == overWS {
 		t.http.Handler = &acceptor
 		t.http.ReadHeaderTimeout = 10 * time.Second
+		t.http.MaxHeaderBytes = 32 << 10 // a megabyte of small fields takes 30 ms, before the Acceptor sees it
 		t.http.ErrorLog = slog.NewLogLogger(t.Options.Logger.Handler(), slog.LevelWarn)
 		// Owner: the target. End: finish.
 		go func() { t.served <- t.http.Serve(l) }()
