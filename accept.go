@@ -181,7 +181,7 @@ func (srv *Server) logHandshake(h *handshake, err error) {
 		attrs = append(attrs, peerAttr(h.peer))
 	}
 	if skipped > 0 {
-		attrs = append(attrs, slog.Int("left out", skipped))
+		attrs = append(attrs, slog.Int("records left out", skipped))
 	}
 	log.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
 }
@@ -205,7 +205,7 @@ func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
 	}
 	srv.shaking.add(h, addr, raw)
 	if len(srv.shaking.list) > limit {
-		srv.refuse("Server.MaxHandshakes", limit)
+		srv.refuse("Server.MaxHandshakes", slog.Int("handshakes", limit))
 		victim := srv.shaking.victim()
 		srv.shaking.remove(victim)
 		if victim == h {
@@ -311,7 +311,7 @@ func findTLSIn(v reflect.Value, depth int) (foundTLS, bool) {
 
 // refuse counts a connection that is closed for a limit. It is called under the
 // lock.
-func (srv *Server) refuse(name string, limit int) {
+func (srv *Server) refuse(name string, limit slog.Attr) {
 	if srv.refused == nil {
 		srv.refused = make(map[string]uint64)
 	}
@@ -377,7 +377,7 @@ func (srv *Server) hasRoom() bool {
 	if len(srv.sessions) < most {
 		return true
 	}
-	srv.refuse("Server.MaxSessions", most)
+	srv.refuse("Server.MaxSessions", slog.Int("sessions", most))
 	return false
 }
 
@@ -416,7 +416,7 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 		srv.mu.Unlock()
 		return false
 	case group != "" && srv.groups.size(group) >= mostOfGroup:
-		srv.refuse("Server.MaxGroup", mostOfGroup)
+		srv.refuse("Server.MaxGroup", slog.Int("sessions", mostOfGroup))
 		srv.mu.Unlock()
 		return false
 	}

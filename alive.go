@@ -94,7 +94,7 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 		s.arm(after(max(v.life, v.probed), l.KeepAlive))
 	}
 	if after(idle, l.IdleTimeout) <= now {
-		s.note(slog.LevelInfo, "session is idle", slog.Duration("Limits.IdleTimeout", l.IdleTimeout))
+		s.note(slog.LevelInfo, "session is idle", timeLimit("Limits.IdleTimeout", l.IdleTimeout))
 		return func() { s.end(ErrIdle, closeGrace) }
 	}
 	s.arm(after(idle, l.IdleTimeout))

@@ -84,7 +84,7 @@ func (b *Batch) isEmpty() bool {
 // built, or if p has no batches. It is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
 	b.checkCopy()
-	f := getFrames()
+	f := getFrames(0)
 	defer f.put()
 	for i, e := range b.entries {
 		var err error
@@ -203,8 +203,8 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	if n := len(b.entries); err == nil && n > s.limits.Batch {
 		// The receiver, whose limit is the same by default, would refuse it as a
 		// whole, and this side a reply of as many members.
-		err = unsentf(CodeInvalidRequest, "batch too long (%d calls and notifications, over the %d of Limits.Batch): "+
-			"send it in parts, or raise Limits.Batch at both ends", n, s.limits.Batch)
+		err = unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
+			thousands(n), over(s.limits.Batch, "members", "Limits.Batch"))
 	}
 	if err == nil {
 		err = s.queueBatch(ctx, b)

@@ -62,11 +62,11 @@ func TestBatchLimit(t *testing.T) {
 		want  string // nothing for a batch that is answered
 	}{
 		{"as many as are allowed", 3, batch(3, "]"), ``},
-		{"one more", 3, batch(4, "]"), `batch too long (over 3 members)`},
-		{"one more, which is not even looked at", 3, batch(3, ",\x00\xff}}}"), `batch too long (over 3 members)`},
-		{"many more", 3, batch(10000, "]"), `batch too long (over 3 members)`},
+		{"one more", 3, batch(4, "]"), `batch too long: over 3 members (Limits.Batch)`},
+		{"one more, which is not even looked at", 3, batch(3, ",\x00\xff}}}"), `batch too long: over 3 members (Limits.Batch)`},
+		{"many more", 3, batch(10000, "]"), `batch too long: over 3 members (Limits.Batch)`},
 		{"10,000 by default", 0, batch(10000, "]"), ``},
-		{"10,001 by default", 0, batch(10001, "]"), `batch too long (over 10000 members)`},
+		{"10,001 by default", 0, batch(10001, "]"), `batch too long: over 10,000 members (Limits.Batch)`},
 		{"any number if it is off", -1, batch(12000, "]"), ``},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -79,7 +79,7 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 		limit, field := f.limit(command)
 		if uint64(length) > uint64(limit) {
 			return bitcoinHeader, nil, &FrameError{
-				Message:  fmt.Sprintf("a payload of %d bytes for %q, over %s bytes (%s)", length, command, thousands(limit), field),
+				Message:  fmt.Sprintf("a payload of %d bytes for %q, %s", length, command, over(limit, "bytes", field)),
 				Cost:     500,
 				TooLarge: &SizeError{Size: int(min(uint64(length), math.MaxInt)), Limit: limit, Field: field},
 			}

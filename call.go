@@ -17,7 +17,9 @@ import (
 // ctx bounds the whole call, waiting for room in the outbox included: when it
 // ends the call is given up and fails with ctx's cause. If ctx has no deadline,
 // Limits.RequestTimeout applies, and the error is [ErrTimeout]; a deadline of ctx counts
-// instead, even one that is longer. If the peer
+// instead, even one that is longer. An error that matches context.DeadlineExceeded may be
+// wrapped, to say that a bad message came meanwhile, or that what has come is not taken for
+// a message. If the peer
 // answers with an error it is an [*Error]; if its answer is ill-formed a
 // [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
 // session is over already it matches [ErrClosed]. If the request is larger than the
@@ -139,7 +141,11 @@ func (f *Future) watch(ctx context.Context) {
 
 // giveUp ends a call without its reply, if it is not over.
 func (s *Session) giveUp(f *Future, err error) {
+	late := errors.Is(err, context.DeadlineExceeded) // before the lock is held: err may be the user's
 	s.mu.Lock()
+	if late {
+		err = s.timeoutErrorLocked(f, err)
+	}
 	finish := s.forget(f, err)
 	s.mu.Unlock()
 	finish()

@@ -97,8 +97,8 @@ func (s *Session) tick() {
 	s.checkSentLocked(now)
 	switch {
 	case s.out.writing && s.out.writeBy <= now:
-		s.note(slog.LevelWarn, "peer does not read", slog.Duration("Limits.SendTimeout", s.limits.SendTimeout))
-		due = append(due, func() { s.end(ErrSlowPeer, 0) })
+		s.note(slog.LevelWarn, "peer does not read", timeLimit("Limits.SendTimeout", s.limits.SendTimeout))
+		due = append(due, func() { s.end(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0) })
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
@@ -113,6 +113,8 @@ func (s *Session) tick() {
 	if f := s.checkInputTimeLocked(now); f != nil {
 		due = append(due, f)
 	}
+	s.checkLateLocked(now)
+	s.checkStandingLocked(now)
 	if f := s.checkPartLocked(now); f != nil {
 		due = append(due, f)
 	}

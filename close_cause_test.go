@@ -104,7 +104,7 @@ func TestConnectionIsToldWhyTheSessionEnds(t *testing.T) {
 						t.Error(err)
 					}
 				}
-			}, told: is(rpcx.ErrSlowPeer)},
+			}, told: func(err error) bool { return errors.Is(err, rpcx.ErrSlowPeer) }},
 		{name: "the peer sends too much that is wrong", opts: rpcx.Options{Limits: rpcx.Limits{PeerErrors: 1}},
 			end: func(_ *testing.T, _ *rpcx.Server, _ *rpcx.Session, c *tellingConn) {
 				for range 11 {

@@ -281,16 +281,16 @@ func (p *program) end() error {
 		return nil
 	}
 	if canTerminate || p.cmd.Cancel != nil {
-		p.warn("program, or what it has started, does not end, and is terminated", p.exitTimeout)
+		p.warn("program, or what it has started, does not end, and is terminated", "Limits.ExitTimeout", p.exitTimeout)
 		if err := p.terminate(); err != nil {
 			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program cannot be terminated", slog.Any("error", err))
 		}
 		if p.endsWithin(p.killTimeout) {
 			return nil
 		}
-		p.warn("program, or what it has started, does not end, and is killed", p.killTimeout)
+		p.warn("program, or what it has started, does not end, and is killed", "Limits.KillTimeout", p.killTimeout)
 	} else {
-		p.warn("program, or what it has started, does not end, and is killed", p.exitTimeout)
+		p.warn("program, or what it has started, does not end, and is killed", "Limits.ExitTimeout", p.exitTimeout)
 	}
 	if err := p.signal(os.Kill); err != nil {
 		return err
@@ -300,8 +300,8 @@ func (p *program) end() error {
 	return nil
 }
 
-func (p *program) warn(text string, waited time.Duration) {
-	p.log.LogAttrs(context.Background(), slog.LevelWarn, text, slog.Duration("waited", waited))
+func (p *program) warn(text, limit string, waited time.Duration) {
+	p.log.LogAttrs(context.Background(), slog.LevelWarn, text, timeLimit(limit, waited))
 }
 
 // terminate asks the program to end.

@@ -249,7 +249,7 @@ func (s *Session) retarget() {
 		s.in.limit = min(s.in.limit, 1)
 	}
 	if math.Abs(float64(s.in.limit-before)) > 1 {
-		s.note(slog.LevelInfo, "concurrency changed", slog.Int("from", before), slog.Int("to", s.in.limit),
+		s.note(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.in.limit),
 			slog.Float64("cost", s.cost.throttle.last))
 	}
 	if s.trace.CostChanged != nil {
@@ -334,7 +334,7 @@ func (s *Session) dismiss() {
 	why := s.costError()
 	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
 	if why.Limit > 0 {
-		by = slog.Group("limit", slog.String("name", "Limits.CostHard"), slog.Float64("value", why.Limit))
+		by = limitAttr("Limits.CostHard", slog.Float64("cost", why.Limit))
 		if s.load == &lone || s.load.warned.CompareAndSwap(false, true) {
 			level = slog.LevelWarn // once: on a busy server there may be many
 		}
@@ -401,6 +401,6 @@ func (s *Session) countPeerErrorLocked(weight float64) {
 		return
 	}
 	s.faults.exceeded = true
-	s.note(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", s.limits.PeerErrors))
+	s.note(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", slog.Int("errors a second", s.limits.PeerErrors)))
 	s.pool.run(func() { s.end(ErrFaultyPeer, s.violationGrace()) })
 }

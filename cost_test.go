@@ -165,7 +165,7 @@ func TestHardLimitAnswersAndEndsTheSession(t *testing.T) {
 		if got := log.take(); !slices.Contains(got, "WARN session ended because of its cost") {
 			t.Errorf("logged was %q", got)
 		}
-		if got := log.attr("limit"); !slices.Contains(got, "[name=Limits.CostHard value=10000]") {
+		if got := log.attr("limit"); !slices.Contains(got, "[name=Limits.CostHard cost=10000]") {
 			t.Errorf("with the limits %q", got)
 		}
 	})

@@ -74,7 +74,7 @@ func (srv *Server) endIdle() {
 	for _, s := range idle[:min(excess, len(idle))] {
 		s.mu.Lock()
 		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
-			slog.Duration("Server.CrowdedIdleTimeout", timeout))
+			timeLimit("Server.CrowdedIdleTimeout", timeout))
 		s.mu.Unlock()
 		s.end(errCrowded, closeGrace)
 	}
@@ -96,7 +96,7 @@ func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	return s.idle.since, !busy
 }
 
-// crowdedError is errCrowded's type. It matches ErrIdle.
+// crowdedError is errCrowded's type. It matches ErrIdle and ErrServerFull.
 type crowdedError struct{}
 
 var errCrowded error = crowdedError{}
@@ -105,4 +105,4 @@ func (crowdedError) Error() string {
 	return "rpcx: session idle, and the server nearly full (Server.CrowdedIdleTimeout, Server.MaxSessions)"
 }
 
-func (crowdedError) Is(target error) bool { return target == ErrIdle }
+func (crowdedError) Is(target error) bool { return target == ErrIdle || target == ErrServerFull }

@@ -96,7 +96,7 @@ func TestWhatIsIdleWhereTheServerIsNearlyFull(t *testing.T) {
 				}
 				if c.lives {
 					live(t, s)
-				} else if err := ended(t, s); !errors.Is(err, rpcx.ErrIdle) || !strings.Contains(err.Error(), "Server.CrowdedIdleTimeout") {
+				} else if err := ended(t, s); !errors.Is(err, rpcx.ErrIdle) || !errors.Is(err, rpcx.ErrServerFull) || !strings.Contains(err.Error(), "Server.CrowdedIdleTimeout") {
 					t.Errorf("it ended with %v", err)
 				}
 			})

@@ -147,14 +147,14 @@ func TestDecided(t *testing.T) {
 		{"a longer one gets one error, and is not read further", JSONRPCv2, `
 			longest batch 2
 			--> [{"jsonrpc":"2.0","method":"a","id":1},{"jsonrpc":"2.0","method":"a","id":2},{"jsonrpc":"2.0","method":"a","id":3}]
-			<-- {"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long (over 2 members)"},"id":null}
+			<-- {"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long: over 2 members (Limits.Batch)"},"id":null}
 			--> [1,2,and so on
-			<-- {"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long (over 2 members)"},"id":null}`},
+			<-- {"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long: over 2 members (Limits.Batch)"},"id":null}`},
 		{"so does one of responses, and no call ends", JSONRPCv2, `
 			batch a b
 			longest batch 1
 			--> [{"jsonrpc":"2.0","result":1,"id":0},{"jsonrpc":"2.0","result":1,"id":1}]
-			<-- {"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long (over 1 members)"},"id":null}
+			<-- {"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long: over 1 members (Limits.Batch)"},"id":null}
 			0 ?
 			1 ?`},
 

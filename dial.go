@@ -61,15 +61,14 @@ func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 30 * time.Second
-	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
+	defer cancel()
+	conn, err := d.open(ctx, network, address, secure)
+	return conn, bounded.DialError(ctx, err)
+}
+
+// open makes the connection, with TLS if secure is set.
+func (d *Dialer) open(ctx context.Context, network, address string, secure bool) (net.Conn, error) {
 	conn, err := d.dial(ctx, network, address)
 	if err == nil && conn == nil {
 		err = errors.New("DialContext returned neither a connection nor an error")

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http/httptest"
@@ -317,8 +318,12 @@ func TestDialIsBounded(t *testing.T) {
 					}
 					d := rpcx.Dialer{Timeout: c.timeout, DialContext: dial.hook}
 					takes(t, c.want, func() {
-						if _, err := d.Dial(ctx, dial.addr, nil); !errors.Is(err, context.DeadlineExceeded) {
+						_, err := d.Dial(ctx, dial.addr, nil)
+						if !errors.Is(err, context.DeadlineExceeded) {
 							t.Errorf("%s: %v", what, err)
+						}
+						if text := fmt.Sprintf("over %v (Dialer.Timeout)", c.want); strings.Contains(err.Error(), text) != (c.ctx == 0) {
+							t.Errorf("%s: the error is %v", what, err)
 						}
 					})
 				})

@@ -398,7 +398,9 @@
 // Lightning ends each of its own, and over a byte order mark before the first message.
 // If the first that comes in is no message but looks like HTTP, TLS, SSH, UTF-16 or the
 // framing of another framer, the session ends with a [*FrameError] that says so, and so
-// does the log. The log tells of a message that the end of input cut off.
+// does the log. The log tells of a message that the end of input cut off. If what has come
+// is no message yet and nothing more comes for 5 s, the log says, once, what it looks like
+// (JSON that no newline ends, and which framer reads that), as do calls that time out.
 //
 // A transport that keeps messages apart by itself is a [MessageConn], which
 // [NewMessageSession] and [Server.ServeMessageConn] take. It is a [PartReader], too, if

@@ -5,6 +5,7 @@
 // between 0 and a millisecond, here or in a Server or Dialer, is refused, since it lacks
 // its unit: RequestTimeout: 30 is 30 nanoseconds. Dial, Serve and the like return the
 // error; NewSession, NewMessageSession, Pipe and ServeConn, which have none, panic with it.
+// Errors and records name what was exceeded: "over 1,000 bytes (NewlineFramer.MaxSize)".
 //
 //	Limits              default  unit       when it is met
 //	Concurrency              20  handlers   requests wait
@@ -93,7 +94,9 @@
 //	                                                messages that are not complete make room
 //	                                                for it first: their sessions end. From
 //	                                                three quarters on, each session has one
-//	                                                handler at a time
+//	                                                handler at a time. At one and a half
+//	                                                times the limit nothing more is held:
+//	                                                sessions end whose peers do not read
 //	Server.MaxHandledBytes      16 MiB  bytes       of requests that are being handled, of 1 KiB
 //	                                                and more: those of sessions that have more
 //	                                                than their share wait for others
@@ -183,7 +186,9 @@
 //	                       idle longest. One client's: set MaxGroup and Limits.Group
 //	Server.MaxHandshakes   silent connections: one of the subnet with the most goes
 //	Server.MaxQueuedBytes  large messages without an end: the oldest goes, and when half
-//	                       of the limit is in use each has to go on (Limits.SendTimeout)
+//	                       of the limit is in use each has to go on (Limits.SendTimeout).
+//	                       Replies that are not read: the session whose write began
+//	                       first goes
 //	a group's budget       a neighbour's errors: sessions that were good go on
 //	a proxy's clients      who share one address: see the next section
 //

@@ -152,24 +152,30 @@
 //
 // # Task groups and deadlines
 //
-// They need no session. A [TaskGroup] runs functions concurrently, has their
-// results, and lets nothing of it run on when it is joined:
+// They need no session. A [TaskGroup] runs functions concurrently and has their results.
+// When the group is joined, no function runs any more. The first answer of three
+// servers, of which some may be down:
 //
-//	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
+//	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
 //	err := g.Do(ctx, func(ctx context.Context) error {
 //		for _, addr := range addrs {
 //			g.Go(func(ctx context.Context) (string, error) { return fetch(ctx, addr) })
 //		}
 //		return nil
 //	})
-//	answer, err := g.Result()
+//	if err != nil {
+//		return err // the cause of ctx
+//	}
+//	answer, err := g.Result() // if all have failed, err has the error of each
+//	down := g.Failures()      // the errors of those that failed before the answer
 //
-// The [WaitPolicy] says whether Join waits for all tasks, for one, for the first
-// result, or for none, before it cancels the others. Whatever it is, a task that fails
-// ends the waiting. Errors stay with the tasks: [TaskGroup.Err] and
-// [TaskGroup.Errs] have them, and Do and Join return only the error of the body or
-// the cause of ctx's end. [TaskGroup.All] has the tasks as they finish,
-// [TaskGroup.GoDaemon] starts one that nobody waits for, and Limit bounds how many run.
+// The [WaitPolicy] says whether Join waits for all tasks, for one task, for the first
+// success, for the first result that is not nil, or for none, before Join cancels the
+// other tasks. Except under WaitSuccess, a task that fails ends the waiting. Errors stay with
+// the tasks: [TaskGroup.Err], [TaskGroup.Errs] and [TaskGroup.Failures] return errors of
+// tasks, and Do and Join return only the error of the body or the cause of ctx.
+// [TaskGroup.All] ranges over the tasks as they finish, [TaskGroup.GoDaemon] starts a task
+// that Join does not wait for, and Limit bounds how many tasks run at once.
 //
 // [TimeoutAfter] and its like run a function under a deadline. They can be
 // nested, and the error tells whose deadline it was: one's own is a

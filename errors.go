@@ -111,8 +111,8 @@ func serverBusy(why string, started bool, reason string) *Error {
 }
 
 // notStarted returns the error of a request whose handler was not called.
-func notStarted(reason, format string, args ...any) *Error {
-	return serverBusy(fmt.Sprintf(format, args...), false, reason)
+func notStarted(reason, why string) *Error {
+	return serverBusy(why, false, reason)
 }
 
 // timedOut returns the error of a request at Limits.ProcessingTimeout. One that was
@@ -191,7 +191,9 @@ var (
 	// ErrConnectionLost says that the connection ended before the reply came;
 	// the error is a [*ConnectionError].
 	ErrConnectionLost = errors.New("rpcx: connection lost")
-	// ErrSlowPeer says that the session was ended because its peer did not read.
+	// ErrSlowPeer says that the session was ended because its peer did not read. The
+	// session's error wraps it, and names the limit: Limits.SendTimeout, Limits.Outbox or
+	// Server.MaxQueuedBytes.
 	ErrSlowPeer = errors.New("rpcx: peer does not read")
 	// ErrFaultyPeer says that the session was ended because too much of what its peer
 	// sent was wrong.
@@ -199,6 +201,10 @@ var (
 	// ErrIdle says that the session was ended after Limits.IdleTimeout, or by
 	// Server.CrowdedIdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
+	// ErrServerFull says that the server ended the session to make room for others: at
+	// Server.MaxQueuedBytes or near MaxSessions. The error matches a [*FrameError],
+	// ErrSlowPeer or ErrIdle, too: for what the session held.
+	ErrServerFull = errors.New("rpcx: server is full")
 	// ErrUnreachable says that the session was ended because the peer has acknowledged
 	// nothing for three times Limits.KeepAlive: it or the network is gone.
 	ErrUnreachable = errors.New("rpcx: peer is unreachable (Limits.KeepAlive)")
@@ -209,7 +215,9 @@ var (
 	// peer cancels the request; see [Cancellation].
 	ErrPeerCancelled error = &cancelledError{"rpcx: request cancelled by the peer"}
 	// ErrTimeout says that Limits.RequestTimeout passed without a reply. It
-	// matches context.DeadlineExceeded too.
+	// matches context.DeadlineExceeded too. If a bad message came while the call was
+	// pending, such as one that was too large, the error of the call wraps ErrTimeout and
+	// says so.
 	ErrTimeout error = &timeoutError{"rpcx: request timed out (Limits.RequestTimeout)"}
 	// ErrNoResponse says that a batch was answered without this member of it.
 	ErrNoResponse = errors.New("rpcx: no response to this member of the batch")
@@ -235,9 +243,15 @@ var (
 	ErrNoRemainingTasks = errors.New("rpcx: no tasks remain")
 	// ErrNotJoined says that a group has no outcome before it is joined.
 	ErrNotJoined = errors.New("rpcx: task group is not joined yet")
-	// ErrNoTaskCompleted says that a group was joined and no task decided that.
+	// ErrNoTaskCompleted says that a joined group has no task whose outcome is the
+	// group's: see [TaskGroup.Completed].
 	ErrNoTaskCompleted = errors.New("rpcx: no task completed")
 )
+
+// slowPeer returns ErrSlowPeer with the limit that the peer has exceeded.
+func slowPeer(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrSlowPeer}, args...)...)
+}
 
 // closedError is a sentinel that wraps net.ErrClosed.
 type closedError struct{ text string }
@@ -254,7 +268,7 @@ func (*timeoutError) Is(target error) bool { return target == context.DeadlineEx
 
 // errProcessing is the cause with which a handler's context ends at
 // Limits.ProcessingTimeout.
-var errProcessing error = &timeoutError{"rpcx: Limits.ProcessingTimeout passed"}
+var errProcessing error = &timeoutError{"rpcx: request timed out (Limits.ProcessingTimeout)"}
 
 // cancelledError is a sentinel that matches context.Canceled.
 type cancelledError struct{ text string }
@@ -341,7 +355,8 @@ func (e *ProtocolError) Is(target error) bool {
 
 // FrameError is a violation of the framing of a byte stream.
 type FrameError struct {
-	// Message says what was wrong, and names the limit if one was exceeded.
+	// Message says what was wrong. If the limit that was exceeded has a field that
+	// Message does not name, Error names it.
 	Message string
 	// Recoverable says that the offending message was dropped and the stream is
 	// in step again (or will be, without further errors): the session goes on.
@@ -362,7 +377,15 @@ type FrameError struct {
 }
 
 // Error returns the message, in the form of [Error.Error].
-func (e *FrameError) Error() string { return "framing error: " + bounded.Text(e.Message) }
+func (e *FrameError) Error() string { return "framing error: " + bounded.Text(e.text()) }
+
+// text returns the message, with the field of the limit that was exceeded.
+func (e *FrameError) text() string {
+	if e.TooLarge == nil || e.TooLarge.Field == "" || strings.Contains(e.Message, e.TooLarge.Field) {
+		return e.Message
+	}
+	return e.Message + " (" + e.TooLarge.Field + ")"
+}
 
 // Unwrap returns TooLarge.
 func (e *FrameError) Unwrap() error {
@@ -386,7 +409,7 @@ func (e *SizeError) Error() string {
 	if e.Size > 0 {
 		size += " of " + thousands(e.Size) + " bytes"
 	}
-	return size + " is too large: over " + thousands(e.Limit) + " bytes (" + e.Field + ", to be raised at both ends)"
+	return size + " is too large: " + over(e.Limit, "bytes", e.Field) + ", to be raised at both ends"
 }
 
 // BatchError is the error of a batch of which at least one item failed.
@@ -425,6 +448,12 @@ func (e *BatchError) Unwrap() []error {
 // excerpt returns a text of the peer as errors and logs repeat it: 64 bytes at most, and
 // the length of a longer text.
 func excerpt[T ~string | ~[]byte](text T) string { return bounded.Excerpt(text) }
+
+// over says which limit is exceeded, in the one form that errors have for it.
+func over(limit int, unit, field string) string { return bounded.Over(limit, unit, field) }
+
+// thousands writes n with commas between its thousands.
+func thousands(n int) string { return bounded.Thousands(n) }
 
 // trimPrefix takes the sentinels' prefix off, for a text that has one already.
 func trimPrefix(err error) string { return strings.TrimPrefix(err.Error(), "rpcx: ") }

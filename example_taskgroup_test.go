@@ -4,19 +4,113 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
 	"example.com/rpcx"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// Happy eyeballs: all addresses are dialled, the first connection wins, and the
-// others are given up. A task that cannot connect returns nil, and no error, for
-// an error would end the race; connections that come too late are closed.
+// firstAnswer asks all servers at once, and returns the first answer. Servers that are
+// down do not matter, unless all are: then the error has the error of each.
+func firstAnswer(ctx context.Context, addrs ...string) (float64, error) {
+	g := rpcx.NewTaskGroup[float64](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
+	err := g.Do(ctx, func(context.Context) error {
+		for _, addr := range addrs {
+			g.Go(func(ctx context.Context) (float64, error) {
+				s, err := rpcx.Dial(ctx, addr, nil)
+				if err != nil {
+					return 0, err
+				}
+				defer s.Close()
+				return rpcx.Call[float64](ctx, s, "sum", rpcx.Args{1, 2})
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err // the cause of ctx
+	}
+	return g.Result()
+}
+
+// The first answer of three servers, one of which is down.
+func ExampleTaskGroup_firstAnswer() {
+	ctx := context.Background()
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: exampleMethods()}}
+	var serving errgroup.Group
+	var addrs []string
+	for i := range 3 {
+		l, err := rpcx.Listen(ctx, "tcp://127.0.0.1:0", nil)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		addrs = append(addrs, "tcp://"+l.Addr().String())
+		if i == 0 {
+			l.Close() // the server that is down
+			continue
+		}
+		serving.Go(func() error { return srv.Serve(l) })
+	}
+	fmt.Println(firstAnswer(ctx, addrs...))
+
+	fmt.Println(srv.Shutdown(ctx))
+	fmt.Println(serving.Wait())
+	// Output:
+	// 3 <nil>
+	// <nil>
+	// rpcx: server closed
+}
+
+// If all servers are down, the error has the error of each of them.
+func ExampleTaskGroup_allDown() {
+	ctx := context.Background()
+	_, err := firstAnswer(ctx, "unix:///nonexistent/a", "unix:///nonexistent/b", "unix:///nonexistent/c")
+	fmt.Println(errors.Is(err, rpcx.ErrNoTaskCompleted))
+	fmt.Println(errors.Is(err, fs.ErrNotExist))
+	lines := strings.Split(err.Error(), "\n") // errors.Join has an error on each line
+	slices.Sort(lines[1:])
+	fmt.Println(strings.Join(lines, "\n"))
+	// Output:
+	// true
+	// true
+	// rpcx: no task completed
+	// dial unix:///nonexistent/a: dial unix /nonexistent/a: connect: no such file or directory
+	// dial unix:///nonexistent/b: dial unix /nonexistent/b: connect: no such file or directory
+	// dial unix:///nonexistent/c: dial unix /nonexistent/c: connect: no such file or directory
+}
+
+// With a limit of one, servers are asked in turn until one has answered.
+func ExampleTaskGroup_Failures() {
+	ctx := context.Background()
+	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess, Limit: 1})
+	for _, server := range []string{"first", "second", "third", "fourth"} {
+		g.Go(func(context.Context) (string, error) {
+			if server == "third" {
+				return "answer of the third", nil
+			}
+			return "", fmt.Errorf("the %s is down", server)
+		})
+	}
+	fmt.Println(g.Join(ctx))
+	fmt.Println(g.Result())
+	fmt.Println(g.Failures())
+	// Output:
+	// <nil>
+	// answer of the third <nil>
+	// [the first is down the second is down]
+}
+
+// Happy eyeballs: all addresses are dialled, the first connection is used, and the other
+// attempts are cancelled. Connections that come too late are closed.
 func ExampleTaskGroup_happyEyeballs() {
 	ctx := context.Background()
-	dial := func(ctx context.Context, addr string, takes time.Duration) (net.Conn, error) {
+	dial := func(ctx context.Context, takes time.Duration) (net.Conn, error) {
 		select {
 		case <-time.After(takes):
 		case <-ctx.Done():
@@ -30,40 +124,34 @@ func ExampleTaskGroup_happyEyeballs() {
 		return conn, nil
 	}
 
-	g := rpcx.NewTaskGroup[net.Conn](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitFirst})
+	g := rpcx.NewTaskGroup[net.Conn](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
 	addresses := map[string]time.Duration{"[2001:db8::1]:80": 0, "192.0.2.1:80": 10 * time.Millisecond, "192.0.2.2:80": time.Hour}
-	winner := make(chan string, len(addresses))
+	names := make(map[*rpcx.Task[net.Conn]]string)
 	for addr, takes := range addresses {
-		g.Go(func(ctx context.Context) (net.Conn, error) {
-			conn, err := dial(ctx, addr, takes)
-			if err != nil {
-				return nil, nil
-			}
-			winner <- addr
-			return conn, nil
-		})
+		task := g.Go(func(ctx context.Context) (net.Conn, error) { return dial(ctx, takes) })
+		names[task] = addr
 	}
 	if err := g.Join(ctx); err != nil {
 		fmt.Println(err)
 		return
 	}
-	won, err := g.Result()
+	conn, err := g.Result()
 	if err != nil {
-		fmt.Println(err) // rpcx.ErrNoTaskCompleted if none could connect
+		fmt.Println(err) // no address could be connected to
 		return
 	}
-	defer won.Close()
-	for task := range g.All(ctx) { // those that Join did not wait for
-		if late, _ := task.Result(); late != nil {
+	defer conn.Close()
+	for task := range g.All(ctx) { // the tasks that Join has cancelled
+		if late, err := task.Result(); err == nil {
 			late.Close()
 		}
 	}
-	fmt.Println("connected to", <-winner)
+	fmt.Println("connected to", names[g.Completed()])
 	// Output:
 	// connected to 192.0.2.1:80
 }
 
-// Fan-out: many tasks, a few at a time, and results as they come.
+// Fan-out: many tasks, of which a few run at once, and results as the tasks finish.
 func ExampleTaskGroup_fanOut() {
 	ctx := context.Background()
 	g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Limit: 2})
@@ -98,7 +186,8 @@ func ExampleTaskGroup_fanOut() {
 	// <nil>
 }
 
-// Daemons serve the other tasks in the background, and end with them.
+// Daemons serve the other tasks in the background. Join cancels the daemons when the other
+// tasks have finished.
 func ExampleTaskGroup_GoDaemon() {
 	ctx := context.Background()
 	jobs := make(chan string)
@@ -131,7 +220,7 @@ func ExampleTaskGroup_GoDaemon() {
 	// the daemon: rpcx: task cancelled
 }
 
-// A deadline around a group: its tasks have that long, all together.
+// A deadline around a group: all tasks together have 100 ms.
 func ExampleTimeoutAfter() {
 	err := rpcx.TimeoutAfter(context.Background(), 100*time.Millisecond, func(ctx context.Context) error {
 		g := rpcx.NewTaskGroup[string](ctx, nil)
@@ -156,7 +245,7 @@ func ExampleTimeoutAfter() {
 	// true task timed out after 100ms
 }
 
-// A deadline that is no error: what there is by then is enough.
+// A deadline that is no error: the results until then are enough.
 func ExampleIgnoreAfter() {
 	var found []int
 	expired, err := rpcx.IgnoreAfter(context.Background(), 100*time.Millisecond, func(ctx context.Context) error {
@@ -174,7 +263,7 @@ func ExampleIgnoreAfter() {
 	// [0] true <nil>
 }
 
-// A task that was started elsewhere joins a group.
+// Add puts a task that was started without a group into a group.
 func ExampleTaskGroup_Add() {
 	ctx := context.Background()
 	task := rpcx.StartTask(ctx, func(context.Context) (string, error) { return "here", nil })

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"example.com/rpcx"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The shortest way: two sessions joined in memory. One has a method, the other
@@ -224,6 +226,20 @@ func ExampleServer_ListenAndServe() {
 		ShutdownTimeout: 10 * time.Second,
 	}
 	fmt.Println(srv.ListenAndServe(ctx, "tcp://127.0.0.1:0"))
+	// Output: <nil>
+}
+
+// A server on several addresses. If one of the addresses fails, the end of the errgroup's
+// context shuts the server down, and Wait returns the error.
+func ExampleServer_ListenAndServe_severalAddresses() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: exampleMethods()}}
+	serving, ctx := errgroup.WithContext(ctx)
+	for _, addr := range []string{"tcp://127.0.0.1:0", "tcp://127.0.0.2:0"} {
+		serving.Go(func() error { return srv.ListenAndServe(ctx, addr) })
+	}
+	fmt.Println(serving.Wait())
 	// Output: <nil>
 }
 

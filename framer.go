@@ -54,11 +54,15 @@ func checkSize(v any, limit int, msg []byte) error {
 	if c, ok := v.(interface{ checkSize([]byte) error }); ok {
 		return c.checkSize(msg) // in terms of its own
 	}
-	field := fmt.Sprintf("%T.MaxMessage", v)
+	return &SizeError{Size: len(msg), Limit: limit, Field: maxMessageField(v)}
+}
+
+// maxMessageField returns the name of the field that sets the maxMessage of v.
+func maxMessageField(v any) string {
 	if l, ok := v.(interface{ MaxMessageField() string }); ok {
-		field = l.MaxMessageField()
+		return l.MaxMessageField()
 	}
-	return &SizeError{Size: len(msg), Limit: limit, Field: field}
+	return fmt.Sprintf("%T.MaxMessage", v)
 }
 
 // A MessageConn is a connection that keeps messages apart by itself, as a
@@ -102,6 +106,8 @@ type CloserWithError interface {
 	//	*Error            CodeServerBusy: the server had no room for the session, which
 	//	                  was not started
 	//	any other         of the connection itself
+	//
+	// If the session ends to make room on its server, err matches ErrServerFull as well.
 	//
 	// It may wait for the peer, but for no more than a moment: [Session.Close] does not
 	// wait for it, and Done does.

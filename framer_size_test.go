@@ -91,7 +91,7 @@ func checkOwnMessages(t *testing.T, s *rpcx.Session, field string) {
 			t.Errorf("%s: %v, want %+v", what, err, want)
 			return
 		}
-		if want := fmt.Sprintf("over 1,000 bytes (%s, to be raised at both ends)", field); !strings.Contains(err.Error(), want) {
+		if want := fmt.Sprintf("over 1,000 bytes (%s), to be raised at both ends", field); !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -315,5 +315,5 @@ func (f *Future) expire(s *Session) func() {
 		s.out.line.release()
 		return func() {}
 	}
-	return s.forget(f, ErrTimeout)
+	return s.forget(f, s.timeoutErrorLocked(f, ErrTimeout))
 }

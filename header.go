@@ -64,7 +64,7 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 			h = headers{length: -1}
 			skip = length - len(start)
 			return body + len(start), nil, &FrameError{
-				Message:     "dropping message of " + thousands(length) + " bytes, over " + thousands(limit) + " (HeaderFramer.MaxSize)",
+				Message:     "dropping message of " + thousands(length) + " bytes, " + over(limit, "bytes", f.MaxMessageField()),
 				Recoverable: true,
 				TooLarge:    &SizeError{Size: length, Limit: limit, Field: f.MaxMessageField()},
 				Start:       startOf(start),

@@ -296,6 +296,34 @@ func TestHintsAboutVersions(t *testing.T) {
 	})
 }
 
+// The refusal of params that are null, or missing, tells the log alone how to allow them.
+func TestHintAboutStrictParams(t *testing.T) {
+	const hint = "; null or missing params are taken for none without Options.StrictParams"
+	for name, c := range map[string]struct {
+		p    rpcx.Protocol
+		line string
+		hint bool
+	}{
+		"null":            {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"m","params":null,"id":1}`, true},
+		"missing, in 1.0": {rpcx.JSONRPCv1, `{"method":"m","id":1}`, true},
+		"a number":        {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"m","params":5,"id":1}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				_, w := newWire(t, &rpcx.Options{Protocol: c.p, StrictParams: true, Logger: log.logger()})
+				w.say(c.line)
+				if got := w.heard(); len(got) != 1 || strings.Contains(got[0], "StrictParams") || !strings.Contains(got[0], "-32602") {
+					t.Errorf("the reply is %s", got)
+				}
+				if text := log.take(); strings.Contains(text, hint) != c.hint {
+					t.Errorf("the log is %s", text)
+				}
+			})
+		})
+	}
+}
+
 // A caller without Options.Objects is told what it has received.
 func TestResultsThatLookLikeObjects(t *testing.T) {
 	type point struct{ X, Y int }

@@ -24,6 +24,8 @@ type inBatch struct {
 	size       int    // what it counts in Limits.QueueBytes
 	arrived    time.Duration
 	deadline   deadline
+	handlers   int  // of members, that run
+	begun      bool // it does not wait any more, and handlers run: inbox.begun counts it
 	sending    bool // all replies are there, and not queued yet
 	disconnect bool // a member's handler wants it when the replies are queued
 }
@@ -40,7 +42,7 @@ func (b *inBatch) due() *deadline { return &b.deadline }
 func (b *inBatch) waits() bool    { return b.deadline.owner != nil && b.taken < len(b.members) }
 
 func (b *inBatch) about() (string, slog.Attr) {
-	return "request refused", slog.Int("batch of", len(b.members))
+	return "request refused", slog.Int("members", len(b.members))
 }
 
 func (b *inBatch) notifications(calls []*call) []*call {
@@ -59,6 +61,7 @@ func (b *inBatch) next(s *Session) (c *call, last bool) {
 		if c.IsNotification() || s.state < stateClosing {
 			c.arrived = b.arrived
 			c.begin(s)
+			b.handlers++
 			return c, !b.skipAnswered()
 		}
 	}
@@ -72,6 +75,13 @@ func (b *inBatch) skipAnswered() bool {
 		b.taken++
 	}
 	return b.taken < len(b.members)
+}
+
+func (b *inBatch) nextSize() int {
+	if !b.skipAnswered() {
+		return 0
+	}
+	return int(b.members[b.taken].held)
 }
 
 func (b *inBatch) running(calls []*call) []*call {
@@ -198,7 +208,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 func (b *inBatch) expire(s *Session) func() {
 	for i := range b.members {
 		if c := &b.members[i]; !c.answered {
-			s.turnAway(c, timedOut(c.isRunning()))
+			s.timeOutLocked(c)
 		}
 	}
 	waiting := b.remaining(s)
@@ -233,7 +243,10 @@ func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
 	s.mu.Unlock()
 	sc := getScratch()
 	defer sc.put()
-	if b.frame(s, sc) == nil {
+	err := b.frame(s, sc)
+	b.replies, b.spans = nil, nil // one copy is enough to wait with
+	clear(sc.parts)
+	if err == nil {
 		s.mu.Lock()
 		_ = s.queue(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
@@ -254,6 +267,10 @@ func (b *inBatch) frame(s *Session, sc *scratch) error {
 		return err
 	}
 	e := responseTooLarge(size.Limit)
+	s.mu.Lock()
+	s.notePeerLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
+		slog.Int("members", len(b.members)), byteLimit(size.Field, size.Limit))
+	s.mu.Unlock()
 	b.shrink(s, sc, e, size.Size-size.Limit)
 	if err = b.join(s, sc); err == nil {
 		return nil

@@ -1,7 +1,12 @@
 package rpcx
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,12 +20,16 @@ type inbox struct {
 	first *deadline // of the entry that is taken next; nil if none waits
 	count int       // entries that wait
 	bytes int       // of these
+	begun int       // bytes of batches that do not wait any more, and whose handlers run
 
-	workers int  // that have the session
-	waking  bool // one was called and has not looked yet
-	running int  // handlers
-	limit   int  // of workers
-	held    bool // no worker is called for now
+	workers int                // that have the session
+	waking  bool               // one was called and has not looked yet
+	running int                // handlers
+	late    map[*call]struct{} // of these, those whose requests have timed out
+	lateAt  time.Duration      // when to log that these have all places, 0 if they have not
+	allLate bool               // it was logged, and since then there was always one
+	limit   int                // of workers
+	held    bool               // no worker is called for now
 	order   Order
 	waits   bool // for the handler of a notification, by its order
 
@@ -53,6 +62,9 @@ type entry interface {
 	// waits reports whether it is in the inbox.
 	waits() bool
 	bytes() int // that it counts in Limits.QueueBytes
+	// nextSize returns how many bytes the next call counts while it is handled, 0 if these
+	// are few or none is left.
+	nextSize() int
 }
 
 // push adds the entry at the end of the session's incoming list.
@@ -71,6 +83,10 @@ func (in *inbox) drop(e entry) {
 	}
 	in.count--
 	in.bytes -= e.bytes()
+	if b, ok := e.(*inBatch); ok && b.handlers > 0 {
+		b.begun = true
+		in.begun += b.size
+	}
 }
 
 // take returns the next call to be run, nil if there is none.
@@ -97,8 +113,17 @@ func (in *inbox) take(s *Session) *call {
 // done is called when the handler of c has returned.
 func (in *inbox) done(c *call) {
 	in.running--
+	if len(in.late) > 0 {
+		delete(in.late, c)
+		in.allLate, in.lateAt = in.allLate && len(in.late) > 0, 0
+	}
 	if c.IsNotification() {
 		in.waits = false
+	}
+	if b := c.batch(); b != nil {
+		if b.handlers--; b.handlers == 0 && b.begun {
+			in.begun -= b.size
+		}
 	}
 }
 
@@ -178,9 +203,17 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	return nil
 }
 
-// turnAway counts that what was as it should be is not handled, or not to its end,
-// and has it logged. It is called under the lock.
+// turnAway counts that what was as it should be is not handled, and has it logged. It is
+// called under the lock.
 func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *Error) {
+	s.countRefusedLocked(why)
+	msg, attr := what.about()
+	s.notePeerLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
+}
+
+// countRefusedLocked counts that what was as it should be is not handled, or not to its
+// end. Callers must hold s.mu.
+func (s *Session) countRefusedLocked(why *Error) {
 	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
@@ -189,8 +222,93 @@ func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *E
 	} else {
 		s.penalize(why)
 	}
-	msg, attr := what.about()
-	s.notePeerLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
+}
+
+// timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
+// returns the error that c is answered. Callers must hold s.mu.
+func (s *Session) timeOutLocked(c *call) *Error {
+	e := timedOut(c.isRunning())
+	s.countRefusedLocked(e)
+	msg := "request timed out"
+	if c.IsNotification() {
+		msg = "notification timed out"
+	}
+	switch {
+	case !c.isRunning():
+		msg += " before its handler was called"
+	case c.ctx.ended() == nil:
+		msg += ", and its handler goes on"
+		s.trackLateLocked(c)
+	}
+	s.notePeerLocked(slog.LevelWarn, msg, methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout))
+	return e
+}
+
+// lateGrace is how long a handler may take to return once its context has ended.
+const lateGrace = time.Second
+
+// trackLateLocked notes that the handler of c goes on though its request has timed out.
+// Callers must hold s.mu.
+func (s *Session) trackLateLocked(c *call) {
+	in := &s.in
+	if in.late == nil {
+		in.late = make(map[*call]struct{})
+	}
+	in.late[c] = struct{}{}
+	if !in.allLate && len(in.late) >= in.limit {
+		in.lateAt = after(s.now(), lateGrace)
+		s.arm(in.lateAt)
+	}
+}
+
+// checkLateLocked is called by the session's timer. It logs, once, that handlers whose
+// requests have timed out have all places for handlers. Callers must hold s.mu.
+func (s *Session) checkLateLocked(now time.Duration) {
+	in := &s.in
+	switch {
+	case in.lateAt == 0:
+		return
+	case in.lateAt > now:
+		s.arm(in.lateAt)
+		return
+	case len(in.late) < in.limit: // which has been raised
+		in.lateAt = 0
+		return
+	}
+	in.lateAt, in.allLate = 0, true
+	field := "Limits.Concurrency"
+	if in.order == Sequential {
+		field = "Options.Order"
+	}
+	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
+		limitAttr(field, slog.Int("handlers", in.limit)), slog.String("methods", in.lateMethods()))
+}
+
+// mostMethods is how many methods lateMethods names.
+const mostMethods = 8
+
+// lateMethods names the methods of the handlers in late, and of how many each is, the
+// most frequent first.
+func (in *inbox) lateMethods() string {
+	counts := make(map[string]int)
+	for c := range in.late {
+		counts[c.Method]++
+	}
+	methods := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
+	})
+	var b strings.Builder
+	for i, method := range methods {
+		if i == mostMethods {
+			fmt.Fprintf(&b, " and %d others", len(methods)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s (%d)", excerpt(method), counts[method])
+	}
+	return b.String()
 }
 
 // work handles requests until there are none.
@@ -325,6 +443,7 @@ func (c *single) arrive(s *Session, now time.Duration) {
 }
 
 func (c *single) bytes() int     { return c.size }
+func (c *single) nextSize() int  { return int(c.held) }
 func (c *single) due() *deadline { return &c.deadline }
 func (c *single) waits() bool    { return c.deadline.owner != nil && !c.begun }
 
@@ -374,8 +493,7 @@ func (c *single) cancel(s *Session, _ *call, e *Error) func() { return c.refuse(
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
 func (c *single) expire(s *Session) func() {
-	e := timedOut(c.isRunning())
-	s.turnAway(c, e)
+	e := s.timeOutLocked(&c.call)
 	refuse := c.refuse(s, e, fromReader)
 	return func() {
 		refuse()

@@ -115,7 +115,7 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 	switch {
 	case tooLarge:
 		return end, nil, &FrameError{
-			Message:     "dropping message over " + thousands(s.limit) + " bytes (JSONFramer.MaxSize)",
+			Message:     "dropping message " + over(s.limit, "bytes", JSONFramer{}.MaxMessageField()),
 			Recoverable: true,
 			TooLarge:    &SizeError{Limit: s.limit, Field: JSONFramer{}.MaxMessageField()},
 			Start:       startOf(data),

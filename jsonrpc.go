@@ -141,7 +141,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 	invalid := 0
 	for {
 		if maxBatch > 0 && len(m.Items) == maxBatch {
-			m.invalid(CodeInvalidRequest, "batch too long (over "+strconv.Itoa(maxBatch)+" members)")
+			m.invalid(CodeInvalidRequest, "batch too long: "+over(maxBatch, "members", "Limits.Batch"))
 			s.stopped = true
 			return true
 		}
@@ -200,9 +200,13 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 	case !e.has(memberMethod) || e.vals[memberMethod][0] != '"':
 		item.Err = protocolError(CodeInvalidRequest, "method must be a string")
 	default:
-		if raw := e.vals[memberParams]; m.StrictParams || raw != nil && !isNull(raw) {
+		raw := e.vals[memberParams]
+		without := raw == nil || isNull(raw)
+		if m.StrictParams || !without {
 			if item.Params, perr = p.params(e); perr != nil {
-				perr.Hint = p.versionHint(e)
+				if perr.Hint = p.versionHint(e); perr.Hint == "" && without {
+					perr.Hint = hintStrict
+				}
 				item.Err = perr
 				return
 			}
@@ -216,7 +220,9 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 }
 
 const (
-	hintV1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect for either"
+	hintV1     = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect for either"
+	hintStrict = "null or missing params are taken for none without Options.StrictParams"
+
 	hintV2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, or to JSONRPCAutoDetect for either"
 )
 

@@ -41,7 +41,7 @@ func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 			}
 			dropping = size - uint64(len(start))
 			return lengthSize + len(start), nil, &FrameError{
-				Message:     "dropping message over " + thousands(int(limit)) + " bytes (LengthFramer.MaxSize)",
+				Message:     "dropping message " + over(int(limit), "bytes", f.MaxMessageField()),
 				Recoverable: true,
 				TooLarge:    &SizeError{Size: int(min(size, math.MaxInt)), Limit: int(limit), Field: f.MaxMessageField()},
 				Start:       startOf(start),
@@ -80,7 +80,7 @@ func (LengthFramer) MaxMessageField() string { return "LengthFramer.MaxSize" }
 // AppendFrame implements [Framer]. It fails for a message of 4 GiB or more.
 func (LengthFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	if uint64(len(msg)) > math.MaxUint32 {
-		return dst, fmt.Errorf("frame a message of %d bytes: its length does not fit into 4 bytes", len(msg))
+		return dst, fmt.Errorf("frame a message of %s bytes: its length does not fit into 4 bytes", thousands(len(msg)))
 	}
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(msg))), msg...), nil
 }

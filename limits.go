@@ -47,7 +47,8 @@ type Limits struct {
 
 	// ProcessingTimeout is how long a request may take from its arrival, waiting
 	// included. Default 30 s. Then it is answered CodeServerBusy and its
-	// handler's context ends; what the handler returns later is dropped.
+	// handler's context ends; what the handler returns later is dropped. Once handlers
+	// that go on all the same have all places of Concurrency, the log has their methods.
 	ProcessingTimeout time.Duration
 
 	// SendTimeout is how long a write may make no progress, that is, how long the

@@ -153,7 +153,7 @@ func TestPeerThatDoesNotReadIsEvicted(t *testing.T) {
 				time.Sleep(time.Hour) // with nothing to be read
 				live(t, s)
 				takes(t, c.want, func() { lost(t, s.Call(t.Context(), "m", nil, nil), false, rpcx.ErrSlowPeer) })
-				if err := ended(t, s); err != rpcx.ErrSlowPeer {
+				if err := ended(t, s); !errors.Is(err, rpcx.ErrSlowPeer) {
 					t.Errorf("it ended with %v", err)
 				}
 			})
@@ -179,7 +179,7 @@ func TestPeerThatDoesNotReadIsEvicted(t *testing.T) {
 			}
 			live(t, s)
 			<-s.Done() // a few bytes are left
-			if s.Err() != rpcx.ErrSlowPeer {
+			if !errors.Is(s.Err(), rpcx.ErrSlowPeer) {
 				t.Errorf("it ended with %v", s.Err())
 			}
 		})
@@ -396,7 +396,7 @@ func TestRepliesOfTheReaderHaveAReserveInTheOutbox(t *testing.T) {
 				t.Error("a call that cannot be sent waits for room")
 			}
 			w.say("rubbish")
-			if err := ended(t, s); err != rpcx.ErrSlowPeer {
+			if err := ended(t, s); !errors.Is(err, rpcx.ErrSlowPeer) {
 				t.Errorf("one more, and it ended with %v", err)
 			}
 		})

@@ -1,10 +1,13 @@
 package rpcx
 
 import (
+	"cmp"
 	"fmt"
-	"math"
+	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // load is what the sessions of a server hold together.
@@ -17,6 +20,10 @@ type load struct {
 
 	unfinished unfinished
 
+	live     func() []*Session // of the server; nil if there is no limit
+	making   sync.Mutex        // room, in makeRoom
+	awaiting atomic.Bool       // makeRoom was called, and has not begun
+
 	handlingLimit int          // of the bytes that are being handled; 0 is none
 	handling      atomic.Int64 // the bytes of requests whose handlers run
 	mu            sync.Mutex
@@ -26,9 +33,17 @@ type load struct {
 // lone is for sessions that are no server's. It has no limit.
 var lone load
 
-func (l *load) add(bytes int) {
-	if bytes != 0 {
-		l.bytes.Add(int64(bytes))
+// add counts bytes more, and has room made if they are too many.
+func (l *load) add(bytes int, p *pool) {
+	if bytes == 0 {
+		return
+	}
+	l.bytes.Add(int64(bytes))
+	if bytes > 0 && l.exceeds(0) && l.awaiting.CompareAndSwap(false, true) {
+		p.run(func() {
+			l.awaiting.Store(false)
+			l.makeRoom(0)
+		})
 	}
 }
 
@@ -39,19 +54,75 @@ func (l *load) reached() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.
 func (l *load) nearlyReached() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/4*3 }
 
 // full reports whether the limit is reached, and by one that holds weight bytes,
-// more than its share. So a few that hold much do not lock the others out, and
-// all together hold twice the limit at most, and one message each; more if they
-// were fewer when they took it, though never more than the sum of what were the
-// shares of the first, the second and so on: ten times the limit with 10,000.
+// more than its share. So a few that hold much do not lock the others out. What all
+// hold together is bounded by exceeds.
 func (l *load) full(weight int) bool {
 	return l.reached() && int64(weight) >= int64(l.limit)/max(l.sessions.Load(), 1)
 }
 
-// over reports whether one and a half times the limit is reached, and by one that holds
-// more than its share: handlers that had started before the limit was reached have
-// replies that nobody reads.
-func (l *load) over(weight int) bool {
-	return l.full(weight) && l.bytes.Load()/3*2 >= int64(l.limit)
+// exceeds reports whether one and a half times the limit would be passed with bytes
+// more. That is for none, whatever its share is: sessions that came when there were few
+// had large shares, and each may have a message that is larger than its share.
+func (l *load) exceeds(bytes int) bool {
+	return l.limit > 0 && (l.bytes.Load()+int64(bytes))/3*2 > int64(l.limit)
+}
+
+// makeRoom ends sessions for so many bytes, and reports whether there is room then: those
+// whose replies take more than half of their share. The first to end are those whose
+// writes began first; then come those who have their replies still put together, the
+// largest before the others. They end until a quarter over the limit is left, so that
+// the sessions need not be looked at again soon. Callers must hold no session's lock.
+func (l *load) makeRoom(bytes int) bool {
+	l.making.Lock()
+	defer l.making.Unlock()
+	if !l.exceeds(bytes) {
+		return true // others have made it
+	}
+	type candidate struct {
+		*Session
+		weight int
+		began  time.Time // notWriting if nothing is being written
+	}
+	notWriting := time.Now().Add(time.Hour) // later than any that has begun
+	var held []candidate
+	least := l.limit / int(2*max(l.sessions.Load(), 1))
+	for _, s := range l.live() {
+		s.mu.Lock()
+		if replies := s.out.held() + s.out.waiting + s.assembled; s.state < stateClosing && replies > least {
+			c := candidate{Session: s, weight: s.weight, began: notWriting}
+			if s.out.writing {
+				c.began = s.epoch.Add(s.out.began)
+			}
+			held = append(held, c)
+		}
+		s.mu.Unlock()
+	}
+	slices.SortFunc(held, func(a, b candidate) int {
+		return cmp.Or(a.began.Compare(b.began), cmp.Compare(b.weight, a.weight))
+	})
+	for _, s := range held {
+		if (l.bytes.Load()+int64(bytes))/5*4 <= int64(l.limit) {
+			break
+		}
+		s.makeWay()
+	}
+	return !l.exceeds(bytes)
+}
+
+// makeWay ends the session, whose replies take memory that others need. What it holds
+// is not counted any more: nothing but the end of a write keeps it.
+func (s *Session) makeWay() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state >= stateClosing || s.gaveWay {
+		return
+	}
+	s.note(slog.LevelWarn, "peer does not read its replies, and others need the memory",
+		byteLimit("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.weight))
+	s.gaveWay = true
+	s.load.add(-s.weight, s.pool)
+	s.weight = 0
+	s.pool.run(func() { s.end(&fullError{ErrSlowPeer}, 0) })
 }
 
 // weightStep is by how much what a session holds has to change before it is
@@ -61,18 +132,18 @@ const weightStep = 4 << 10
 // requestOverhead is about what a request that waits takes up beside its bytes.
 const requestOverhead = 448
 
-// weigh counts what the session holds: requests that wait, messages to be written or
+// weigh counts what the session holds: requests that wait, batches that are not over, messages to be written or
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
 // is not complete. It is called under the lock, when that has changed. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
 func (s *Session) weigh() {
-	if s.load.limit == 0 || s.state == stateDone {
+	if s.load.limit == 0 || s.state == stateDone || s.gaveWay {
 		return
 	}
-	held := s.in.bytes + requestOverhead*s.in.count + s.out.size() + s.out.waiting + s.partWeightLocked() + s.assembled
+	held := s.in.bytes + s.in.begun + requestOverhead*s.in.count + s.out.held() + s.out.waiting + s.partWeightLocked() + s.assembled
 	if d := held - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
-		s.load.add(d)
+		s.load.add(d, s.pool)
 	}
 }
 
@@ -91,6 +162,9 @@ func (s *Session) receivePart(size int) error {
 		return errIgnored
 	}
 	s.markAlive()
+	if s.stats.MessagesReceived == 0 {
+		s.keepStandingLocked()
+	}
 	if endless {
 		s.meter()
 		if s.overdrawn() {
@@ -101,45 +175,59 @@ func (s *Session) receivePart(size int) error {
 	s.partial = size
 	s.trackPartLocked(size)
 	s.weigh()
-	if more > 0 && s.load.full(s.weight) && !s.makeRoomLocked(more) {
-		return &FrameError{Message: fmt.Sprintf("no room for a message of more than %d bytes: over %d bytes on this server (Server.MaxQueuedBytes)", size/2, s.load.limit)}
+	if more > 0 && (s.load.full(s.weight) || s.load.exceeds(0)) && !s.makeRoomLocked(more) {
+		return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
 	}
 	return nil
 }
 
+// fullError is why a session ends to make room on its server. It matches ErrServerFull
+// and the error that says what the session held.
+type fullError struct{ held error }
+
+func (e *fullError) Error() string   { return e.held.Error() }
+func (e *fullError) Unwrap() []error { return []error{e.held, ErrServerFull} }
+
 // minHandling is the size from which a request counts while it is handled.
 const minHandling = 1 << 10
+
+// objectSize is what each object of JSON counts beside its bytes: decoded into any, it is
+// a map with room for eight.
+const objectSize = 16
 
 // mayStartLocked reports whether the next request may be given to a handler. While
 // somebody waits for room in the outbox, no other reply is made that would have to
 // wait, too. Where the server holds nearly all that it may, each session has one handler
-// at a time, when its outbox is empty. And where the server handles as many bytes as it may, such a
-// session waits until others have finished. Callers must hold s.mu.
+// at a time, beside those that wait for replies of the peer, which may ask before it
+// replies, and when its outbox is empty. And where the server handles as many bytes as it
+// may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
 	case len(s.out.line.turns) > 0:
 		return false
-	case s.load.nearlyReached() && (s.in.running > 0 || s.out.size() > 0):
+	case s.load.nearlyReached() && (s.in.running > s.pressure.tied || s.out.size() > 0):
 		return false
 	}
-	return s.load.mayHandle(s, s.in.first.owner.(entry).bytes())
+	return s.load.mayHandle(s, s.in.first.owner.(entry).nextSize())
 }
 
-// mayHandle reports whether a request of the given size may be handled now, by a
+// mayHandle reports whether a request that counts size bytes may be handled now, by a
 // session that handles what s.in.handling says. If not, the session is blocked: unblock
 // starts it again. Callers must hold s.mu.
 func (l *load) mayHandle(s *Session, size int) bool {
-	if s.in.blocked {
-		return false
-	}
 	fits := func() bool {
 		all := int(l.handling.Load())
 		return all == 0 || all+size <= l.handlingLimit ||
 			s.in.handling+size <= l.handlingLimit/int(max(l.sessions.Load(), 1))
 	}
-	if l.handlingLimit == 0 || size < minHandling || fits() {
+	switch {
+	case size == 0:
+		return true
+	case s.in.blocked:
+		return false
+	case fits():
 		return true
 	}
 	l.mu.Lock()
@@ -155,11 +243,9 @@ func (l *load) mayHandle(s *Session, size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
-	size := c.size()
-	if size < minHandling || s.load.handlingLimit == 0 {
+	if c.held == 0 {
 		return
 	}
-	c.held = int32(min(size, math.MaxInt32))
 	s.in.handling += int(c.held)
 	s.load.handling.Add(int64(c.held))
 }

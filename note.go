@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
+	"time"
 
 	"example.com/rpcx/internal/bounded"
 )
@@ -160,17 +160,22 @@ func (s *Session) logNotes() {
 			s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
 		}
 		if unlogged > 0 {
-			s.log.LogAttrs(context.Background(), slog.LevelWarn, "too much to log", slog.Int("left out", unlogged))
+			s.log.LogAttrs(context.Background(), slog.LevelWarn, "too much to log", slog.Int("records left out", unlogged))
 		}
 	}
 }
 
-// limitAttr names a limit in a log record.
-func limitAttr(name string, value int) slog.Attr {
-	if value == math.MaxInt {
-		value = -1
-	}
-	return slog.Group("limit", slog.String("name", name), slog.Int("value", value))
+// limitAttr names a limit in a log record, and its value, whose key is the unit.
+func limitAttr(name string, value slog.Attr) slog.Attr {
+	return slog.Group("limit", slog.String("name", name), value)
+}
+
+// byteLimit is limitAttr for a number of bytes.
+func byteLimit(name string, bytes int) slog.Attr { return limitAttr(name, slog.Int("bytes", bytes)) }
+
+// timeLimit is limitAttr for a duration.
+func timeLimit(name string, d time.Duration) slog.Attr {
+	return limitAttr(name, slog.Duration("duration", d))
 }
 
 // methodAttr names a method, which the peer may have made up, in a log record.

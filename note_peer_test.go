@@ -227,7 +227,7 @@ func TestLoggerTellsAtTheEndHowMuchItLeftOut(t *testing.T) {
 					}
 				}
 				left := 0
-				for _, value := range log.attr("left out") {
+				for _, value := range log.attr("records left out") {
 					var n int
 					if _, err := fmt.Sscan(value, &n); err != nil {
 						t.Error(err)

@@ -1,11 +1,13 @@
 package rpcx
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"math"
+	"math/bits"
 	"runtime"
 	"slices"
 	"strconv"
@@ -19,16 +21,65 @@ type frames struct {
 	ends []int // where each ends in buf
 }
 
-// framesPool has the buffers of outboxes: one that is empty holds none.
-var framesPool = sync.Pool{New: func() any { return new(frames) }}
+// largeFrames is the capacity from which a buffer of frames is a large one. Large
+// buffers have powers of two as their capacities, and a pool for each: what few frames
+// of a peer that does not read hold is no more than twice their size.
+const largeFrames = 16 << 10
 
-func getFrames() *frames { return framesPool.Get().(*frames) }
+// The buffers of outboxes: one that is empty holds none.
+var (
+	smallFramesPool  = sync.Pool{New: func() any { return new(frames) }}
+	largeFramesPools [bits.UintSize]sync.Pool // by the logarithm of their capacities
+)
+
+// getFrames returns empty frames, for need bytes if these need a large buffer.
+func getFrames(need int) *frames {
+	if need <= largeFrames/2 {
+		return smallFramesPool.Get().(*frames)
+	}
+	log := bits.Len(uint(need - 1))
+	if f, ok := largeFramesPools[log].Get().(*frames); ok {
+		return f
+	}
+	size := need
+	if need <= maxScratch {
+		size = 1 << log
+	}
+	return &frames{buf: make([]byte, 0, size)}
+}
 
 func (f *frames) put() {
-	if cap(f.buf) <= maxScratch {
-		f.buf, f.ends = f.buf[:0], f.ends[:0]
-		framesPool.Put(f)
+	pool, size := &smallFramesPool, cap(f.buf)
+	if size >= largeFrames {
+		log := bits.TrailingZeros(uint(size))
+		if size != 1<<log || size > maxScratch {
+			return
+		}
+		pool = &largeFramesPools[log]
 	}
+	f.buf, f.ends = f.buf[:0], f.ends[:0]
+	pool.Put(f)
+}
+
+// add adds a framed message, and returns f, or what it was moved to.
+func (f *frames) add(frame []byte) *frames {
+	if need := len(f.buf) + len(frame); need > cap(f.buf) && need > largeFrames/2 {
+		larger := getFrames(need)
+		larger.buf, larger.ends = append(larger.buf, f.buf...), append(larger.ends, f.ends...)
+		f.put()
+		f = larger
+	}
+	f.buf = append(f.buf, frame...)
+	f.ends = append(f.ends, len(f.buf))
+	return f
+}
+
+// held returns how much memory counts: that of small buffers is not worth it.
+func (f *frames) held() int {
+	if size := cap(f.buf); size >= largeFrames {
+		return size
+	}
+	return len(f.buf)
 }
 
 // outbox holds framed messages until the writer takes them. It is guarded by
@@ -37,8 +88,10 @@ type outbox struct {
 	*frames // that wait; nil if none do
 
 	inFlight int           // bytes that are being written
+	taken    int           // what these hold
 	writing  bool          // the writer is in a write
-	progress time.Duration // when a write began or has made progress
+	began    time.Duration // when the last write began
+	progress time.Duration // when that was or it has made progress
 	writeBy  time.Duration // when there has to be some
 	idle     bool          // the writer waits for wake
 	wake     sync.Cond     // the writer's, on the session's lock
@@ -62,6 +115,14 @@ func (o *outbox) size() int {
 	return len(o.buf) + o.inFlight
 }
 
+// held returns how much memory counts of what waits and is being written.
+func (o *outbox) held() int {
+	if o.empty() {
+		return o.taken
+	}
+	return o.frames.held() + o.taken
+}
+
 // room reports whether n bytes fit within limit. What is too large for it fits
 // when nothing else is there.
 func (o *outbox) room(n, limit int) bool {
@@ -72,10 +133,9 @@ func (o *outbox) room(n, limit int) bool {
 // push adds a framed message.
 func (o *outbox) push(frame []byte) {
 	if o.empty() {
-		o.frames = getFrames()
+		o.frames = getFrames(len(frame))
 	}
-	o.buf = append(o.buf, frame...)
-	o.ends = append(o.ends, len(o.buf))
+	o.frames = o.frames.add(frame)
 	o.queued++
 	o.wakeWriter()
 }
@@ -103,7 +163,7 @@ func (o *outbox) unlend(frame []byte, n int) {
 		o.line.next()
 	} else {
 		if o.empty() {
-			o.frames = getFrames()
+			o.frames = getFrames(len(frame) - n)
 		}
 		rest := len(frame) - n
 		o.buf = slices.Insert(o.buf, 0, frame[n:]...)
@@ -128,13 +188,13 @@ func (o *outbox) wakeWriter() {
 func (o *outbox) take() *frames {
 	f := o.frames
 	o.frames = nil
-	o.inFlight = len(f.buf)
+	o.inFlight, o.taken = len(f.buf), f.held()
 	return f
 }
 
 // giveBack takes the frames back from the writer, who has written them.
 func (o *outbox) giveBack(f *frames) {
-	o.inFlight = 0
+	o.inFlight, o.taken = 0, 0
 	o.written += uint64(len(f.ends))
 	f.put()
 	o.line.next()
@@ -199,15 +259,15 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 	size := len(sc.msg)
 	switch from {
 	case fromReader:
-		limit := s.limits.Outbox
-		if limit < math.MaxInt-reserve {
-			limit += reserve
-		}
-		if s.state < stateClosing && !s.out.room(len(sc.frame), limit) {
-			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Limits.Outbox", s.limits.Outbox))
+		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
+			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit(name, limit))
 			s.mu.Unlock()
-			s.end(ErrSlowPeer, 0)
-			return ErrSlowPeer
+			err := slowPeer("%s", over(limit, "bytes waiting", name))
+			if name != "Limits.Outbox" {
+				err = &fullError{err}
+			}
+			s.end(err, 0)
+			return err
 		}
 	case fromNobody:
 		if !s.out.room(len(sc.frame), s.limits.Outbox) {
@@ -215,6 +275,14 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 			return nil
 		}
 	default:
+		if n := len(sc.frame); n >= weightStep && s.load.exceeds(n) {
+			s.mu.Unlock()
+			room := s.load.makeRoom(n)
+			if !room {
+				s.makeWay()
+			}
+			s.mu.Lock()
+		}
 		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
 			s.mu.Unlock()
 			return err
@@ -294,12 +362,11 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch
 	err := s.maySend(h, from, call)
 	if n := len(sc.frame); err == nil && !(len(s.out.line.turns) == 0 && s.hasRoom(n)) {
 		sc.msg = nil // one copy is enough to wait with
+		if cap(sc.frame) > 2*n {
+			sc.frame = bytes.Clone(sc.frame)
+		}
 		s.out.waiting += n
 		s.weigh()
-		if from == fromHandler && s.load.over(s.weight) {
-			s.note(slog.LevelWarn, "peer does not read its replies", limitAttr("Server.MaxQueuedBytes", s.load.limit))
-			s.pool.run(func() { s.end(ErrSlowPeer, 0) })
-		}
 		s.changeWaitsLocked(h, 0, 1)
 		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
 		s.changeWaitsLocked(h, 0, -1)
@@ -341,6 +408,22 @@ func (s *Session) hasRoom(n int) bool {
 		limit = 0
 	}
 	return s.out.room(n, limit)
+}
+
+// outboxLimitLocked returns the limit for which n bytes of who never waits are too many
+// in the outbox, and its name; no name if there is none. Callers must hold s.mu.
+func (s *Session) outboxLimitLocked(n int) (name string, value int) {
+	limit, size := s.limits.Outbox, s.out.size()
+	if limit < math.MaxInt-reserve {
+		limit += reserve
+	}
+	switch {
+	case !s.out.room(n, limit):
+		return "Limits.Outbox", s.limits.Outbox
+	case size > writeChunk && s.load.exceeds(n) && s.load.full(size-writeChunk): // short refusals find room
+		return "Server.MaxQueuedBytes", s.load.limit
+	}
+	return "", 0
 }
 
 // startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
@@ -409,6 +492,7 @@ func (s *Session) writeLoop() {
 		f := s.out.take()
 		s.out.writing = true
 		s.progress()
+		s.out.began = s.out.progress
 		s.mu.Unlock()
 		n, err := s.conn.write(f.buf, f.ends, func() {
 			s.mu.Lock()
@@ -447,7 +531,8 @@ func (s *Session) writeLoop() {
 	if s.lingers && s.out.empty() {
 		s.lingerLocked()
 	}
-	s.out.frames, s.out.inFlight = nil, 0
+	s.out.frames, s.out.inFlight, s.out.taken = nil, 0, 0
+	s.weigh()
 	finish := s.lose(s.cause, true)
 	s.mu.Unlock()
 	for _, f := range finish {

@@ -147,6 +147,7 @@ func (s *Session) readLoop() {
 			break
 		}
 	}
+	s.conn.releaseInput()
 	s.mu.Lock()
 	s.loops--
 	s.out.wakeWriter() // which may linger

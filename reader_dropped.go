@@ -10,7 +10,7 @@ import (
 func (s *Session) faultOfFrame(frame *FrameError) {
 	var more []slog.Attr
 	if size := frame.TooLarge; size != nil {
-		more = append(more, limitAttr(size.Field, size.Limit))
+		more = append(more, byteLimit(size.Field, size.Limit))
 	}
 	noted := *frame
 	noted.Start = nil // not to be kept until it is logged

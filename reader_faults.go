@@ -34,6 +34,34 @@ func (s *Session) penalize(err error) {
 	s.charge(cost)
 }
 
+// badMessage is the last message that was not as it should be.
+type badMessage struct {
+	err    error
+	queued uint64 // the messages that had been queued when it came
+}
+
+// lateError is the error of a call that timed out while something came that may have been
+// its reply.
+type lateError struct {
+	err  error // the timeout
+	came string
+}
+
+func (e *lateError) Error() string { return e.err.Error() + "; " + e.came }
+func (e *lateError) Unwrap() error { return e.err }
+
+// timeoutErrorLocked returns err, with which the call f times out, and tells of what has
+// come meanwhile that may have been its reply. Callers must hold s.mu.
+func (s *Session) timeoutErrorLocked(f *Future, err error) error {
+	if like := s.standingLocked(); like != "" {
+		return &lateError{err, standingText + ": it looks like " + like}
+	}
+	if bad := s.lastBad; bad != nil && f.queued > 0 && f.queued <= bad.queued {
+		return &lateError{err, "a bad message came meanwhile: " + bad.err.Error()}
+	}
+	return err
+}
+
 // faultOf counts the nth fault of a message, which is one error however many
 // faults it has.
 func (s *Session) faultOf(err error, nth int) {
@@ -44,8 +72,13 @@ func (s *Session) faultOf(err error, nth int) {
 	}
 }
 
+// noteFault has a fault logged, and keeps it for the calls that are pending. Callers
+// must hold s.mu.
 func (s *Session) noteFault(err error, more ...slog.Attr) {
 	s.countPeerErrorLocked(wholeError)
+	if s.table.pending > 0 {
+		s.lastBad = &badMessage{err, s.out.queued}
+	}
 	s.notePeerLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 

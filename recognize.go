@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 )
 
 // byteOrderMark is the one of UTF-8, which some programs put before their first message.
@@ -185,12 +186,12 @@ func (s *Session) explain(err error) error {
 	frame, bad := errors.AsType[*FrameError](err)
 	like := recognize(input, f, !bad)
 	switch {
-	case bad && like == "":
+	case bad && like == "", errors.Is(err, ErrServerFull):
 		return err
 	case bad:
 		first := s.stats.MessagesReceived == 0
 		return &FrameError{
-			Message:     frame.Message + "; the input looks like " + like,
+			Message:     frame.text() + "; the input looks like " + like,
 			Recoverable: frame.Recoverable && !first,
 			Cost:        frame.Cost,
 		}
@@ -205,6 +206,75 @@ func (s *Session) explain(err error) error {
 			slog.String("begin", excerpt(input)), attr)
 	}
 	return err
+}
+
+// standing is a copy of how the input begins, while that is no message yet. The peer may
+// never send what this side takes for the end of a message.
+type standing struct {
+	begin   []byte // at most maxStanding bytes
+	size    int    // of what has come
+	framing framing
+	lookAt  time.Duration // when it is looked at, unless more comes; never if it was
+	noted   bool          // in the log
+}
+
+const (
+	// maxStanding is how much of the beginning of the input is looked at before there is
+	// a message.
+	maxStanding = 4 << 10
+	// standingTime is after how long without more input that is looked at.
+	standingTime = 5 * time.Second
+
+	standingText = "what has come is not taken for a message"
+)
+
+// keepStandingLocked notes what has come of the first message. Only the reader calls it.
+// Callers must hold s.mu.
+func (s *Session) keepStandingLocked() {
+	input, f := s.conn.unread()
+	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
+		s.standing = nil
+		return
+	}
+	if s.standing == nil {
+		s.standing = &standing{framing: f}
+	}
+	st := s.standing
+	if len(st.begin) < maxStanding {
+		st.begin = append(st.begin[:0], input[:min(len(input), maxStanding)]...)
+	}
+	st.size, st.lookAt = len(input), after(s.now(), standingTime)
+	s.arm(st.lookAt)
+}
+
+// standingLocked returns what the input looks like while it is no message, "" if that
+// cannot be told. Callers must hold s.mu.
+func (s *Session) standingLocked() string {
+	st := s.standing
+	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
+		return ""
+	}
+	return recognize(st.begin, st.framing, len(st.begin) == st.size)
+}
+
+// checkStandingLocked is called by the session's timer. It logs, once, what the input
+// looks like if it has been no message for long. Callers must hold s.mu.
+func (s *Session) checkStandingLocked(now time.Duration) {
+	st := s.standing
+	switch {
+	case st == nil:
+	case s.stats.MessagesReceived > 0:
+		s.standing = nil
+	case st.lookAt > now:
+		s.arm(st.lookAt)
+	case !st.noted:
+		st.lookAt = never
+		if like := s.standingLocked(); like != "" {
+			st.noted = true
+			s.note(slog.LevelWarn, standingText, slog.Int("bytes", st.size),
+				slog.String("begin", excerpt(st.begin)), slog.String("looks like", like))
+		}
+	}
 }
 
 // isNoJSON reports whether the item stands for a message that is no JSON.

@@ -421,7 +421,7 @@ func TestBatchOf280000(t *testing.T) {
 		t.Errorf("ten times the members took %.1f times the objects and %.1f times the bytes", objects, bytes)
 	}
 	refused, _, size := answer(0, 280000)
-	if want := `{"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long (over 10000 members)"},"id":null}`; string(refused) != want {
+	if want := `{"jsonrpc":"2.0","error":{"code":-32600,"message":"batch too long: over 10,000 members (Limits.Batch)"},"id":null}`; string(refused) != want {
 		t.Errorf("under the default limit the answer is %s", refused)
 	}
 	if limit := uint64(10000 * 1024); size > limit || manyBytes < 2*limit {

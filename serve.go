@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"reflect"
 	"runtime/debug"
 	"time"
@@ -34,6 +35,13 @@ func (c *call) init(s *Session, item *Item, in entry) {
 	c.Params.codec = s.codec
 	c.ctx.session, c.ctx.request = s, &c.Request
 	c.entry = in
+	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
+		p := &c.Params
+		for _, data := range [][]byte{p.Positional, p.Named, p.Raw} {
+			size += objectSize * bytes.Count(data, []byte{'{'})
+		}
+		c.held = int32(min(size, math.MaxInt32))
+	}
 }
 
 // batch returns the batch that c is a member of, nil if it came alone.
@@ -42,7 +50,7 @@ func (c *call) batch() *inBatch {
 	return b
 }
 
-// size returns how many bytes c counts while it is handled.
+// size returns how many bytes c has.
 func (c *call) size() int {
 	if single, ok := c.entry.(*single); ok {
 		return single.bytes()
@@ -51,15 +59,12 @@ func (c *call) size() int {
 	return len(p.Positional) + len(p.Named) + len(p.Raw)
 }
 
-// about says in the log what it is that is not handled, or not to its end. Nobody but
-// the log tells of a notification.
+// about says in the log what it is that is not handled. Nobody but the log tells of a
+// notification.
 func (c *call) about() (msg string, what slog.Attr) {
 	msg = "request refused"
 	if c.IsNotification() {
 		msg = "notification dropped"
-		if c.begun {
-			msg = "notification timed out"
-		}
 	}
 	return msg, methodAttr(c.Method)
 }
@@ -298,13 +303,26 @@ func (s *Session) maxResponse() int {
 
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
-	e := responseTooLarge(limit)
+	e, field := responseTooLarge(limit), s.responseField(limit)
 	s.encodeError(sc, c.ID, e)
 	s.mu.Lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
-		methodAttr(c.Method), limitAttr("Limits.Response", limit))
+		methodAttr(c.Method), byteLimit(field, limit))
 	s.mu.Unlock()
 	return e
+}
+
+// responseField returns the name of the field that sets limit, which a reply exceeds.
+// It is called without the lock: the framer may be the user's.
+func (s *Session) responseField(limit int) string {
+	switch limit {
+	case s.limits.Response:
+	case s.conn.maxMessage():
+		return s.conn.maxMessageField()
+	case s.limits.Outbox: // for what waits in unfinished batches
+		return "Limits.Outbox"
+	}
+	return "Limits.Response"
 }
 
 func responseTooLarge(limit int) *Error {
@@ -413,13 +431,4 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		b.send(s, &c.ctx, fromHandler)
 	}
 	return e
-}
-
-// thousands writes n with commas between its thousands.
-func thousands(n int) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }

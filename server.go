@@ -14,6 +14,8 @@ import (
 
 	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/duration"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Server accepts connections and runs a session on each. Its fields must not be
@@ -56,13 +58,17 @@ type Server struct {
 	// which others wait, and end if they need more for a message that comes in. But
 	// first the oldest large messages make room that have begun and are not complete:
 	// their sessions end. From three quarters of the limit on each session has one
-	// handler at a time, which starts when its outbox is empty; at one and a half times
-	// the limit sessions end with ErrSlowPeer that hold more than their share and do not
-	// read their replies.
+	// handler at a time, beside those that wait for a reply of its peer, which starts
+	// when its outbox is empty. At one and a half times
+	// the limit sessions end whose replies take more than half of their share, with an
+	// error that matches ErrSlowPeer and ErrServerFull: first those whose writes began
+	// first. The memory in use for what counts is at most twice the limit; garbage, and what
+	// is too little to count in a session (100 KiB), come on top.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
-	// handled, of those of 1 KiB and more. Default 16 MiB: decoded into values of type
-	// any, JSON takes up to 16 times as much. Beyond, the requests of sessions that have
+	// handled, of those of 1 KiB and more. Each object of JSON counts 16 bytes more. Default
+	// 16 MiB: decoded into values of type any, JSON takes up to 17 times as much, and
+	// MessagePack, whose maps count nothing more, up to 170 times. Beyond, the requests of sessions that have
 	// more than their share (the limit divided by their number) wait until others have
 	// been handled.
 	MaxHandledBytes int
@@ -132,7 +138,8 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // [Server.Shutdown], or until the server is stopped. Addresses are
 // tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
 // which needs Server.TLS with a certificate, and unix:///path; see [Listen]. What it
-// returns is [Server.ServeContext]'s, or why it cannot listen.
+// returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
+// ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	if err := srv.check(); err != nil {
 		return fmt.Errorf("serve: %w", err)
@@ -165,7 +172,11 @@ func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
 	err := srv.Serve(l)
 	if stop() {
-		return err
+		if ctx.Err() == nil {
+			return err
+		}
+		// Another ServeContext with the same context has stopped the server first.
+		drained <- srv.drain()
 	}
 	if failed := <-drained; err == ErrServerClosed {
 		return failed
@@ -237,7 +248,7 @@ func (srv *Server) Serve(l net.Listener) error {
 		}
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "accept failed",
-			slog.Any("error", err), slog.Duration("retry", delay))
+			slog.Any("error", err), slog.Duration("retry after", delay))
 		select {
 		case <-time.After(delay):
 		case <-tracked.stopped:
@@ -316,6 +327,7 @@ func (srv *Server) resolve() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
+	srv.load.live = srv.live
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }
@@ -400,15 +412,13 @@ func (srv *Server) runsHandlerOf(ctx context.Context) bool {
 // shutdown is Shutdown for a context that is no handler's.
 func (srv *Server) shutdown(ctx context.Context) error {
 	srv.StopListening()
-	live := srv.live()
-	errs := make([]error, len(live))
-	var wg sync.WaitGroup
-	for i, s := range live {
+	var shutdowns errgroup.Group
+	for _, s := range srv.live() {
 		// Owner: this call. End: the session's Shutdown returns.
-		wg.Go(func() { errs[i] = s.shutdown(ctx, ErrServerClosed) })
+		shutdowns.Go(func() error { return s.shutdown(ctx, ErrServerClosed) })
 	}
-	wg.Wait()
-	if err := ctx.Err(); err != nil && errors.Join(errs...) != nil {
+	failed := shutdowns.Wait() != nil
+	if err := ctx.Err(); err != nil && failed {
 		return err
 	}
 	return srv.wait(ctx)

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/rpcx"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Serving until a context ends is no error if all is finished in time.
@@ -88,6 +91,40 @@ func TestServeContext(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The end of a context shared by several listeners is no error for any of them, though one
+// of them shuts the server down before the others have noticed the end.
+func TestServeContextOnSeveralListeners(t *testing.T) {
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		srv := new(rpcx.Server)
+		var serving errgroup.Group
+		accepting := make(chan struct{})
+		for range 8 {
+			l := &firstAccept{memory: newMemory(), begun: accepting}
+			serving.Go(func() error { return srv.ServeContext(ctx, l) })
+		}
+		for range 8 {
+			<-accepting
+		}
+		cancel()
+		if err := serving.Wait(); err != nil {
+			t.Fatalf("it returns %v", err)
+		}
+	}
+}
+
+// firstAccept is a listener that sends to begun when Accept is called first.
+type firstAccept struct {
+	*memory
+	begun chan<- struct{}
+	once  sync.Once
+}
+
+func (l *firstAccept) Accept() (net.Conn, error) {
+	l.once.Do(func() { l.begun <- struct{}{} })
+	return l.memory.Accept()
 }
 
 // A context that has ended before is the same, for Listen too.

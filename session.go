@@ -113,6 +113,7 @@ type Session struct {
 	cost      expense
 	faults    peerErrors
 	weight    int   // what load counts of this session
+	gaveWay   bool  // it is ended to make room for others, and not counted any more
 	assembled int   // bytes of replies that wait for others of their batches
 	partial   int   // what the reader has taken for a message that is not complete
 	part      *part // that message, on a server that counts it; only the reader changes it
@@ -122,6 +123,8 @@ type Session struct {
 	unlogged  int         // notes for which there was no room
 	budgets   logBudgets  // of those that the peer causes
 	dropped   dropped     // notifications, since the session ends
+	standing  *standing   // input, nil if there is none, or once a message has come
+	lastBad   *badMessage // nil if none came that a call may have waited for
 	values    map[any]any // of SetValue
 	onClose   []func(error)
 	done      chan struct{} // closed then; made when asked for
@@ -316,7 +319,8 @@ func (s *Session) Done() <-chan struct{} {
 // Close or Shutdown, io.EOF if the peer closed the connection, or its half of it,
 // [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle], a [*CostError], a [*FrameError], or the
 // connection's error. The last two say what the input looks like, if it is recognized as
-// something else than messages. Err is set before a call fails with [ErrConnectionLost],
+// something else than messages. An end that makes room on the server matches
+// [ErrServerFull] as well. Err is set before a call fails with [ErrConnectionLost],
 // and before the callbacks of OnClose are called.
 func (s *Session) Err() error {
 	s.mu.Lock()

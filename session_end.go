@@ -196,7 +196,7 @@ func (s *Session) leave() {
 		return
 	}
 	s.state = stateDone
-	s.load.add(-s.weight)
+	s.load.add(-s.weight, s.pool)
 	s.dropPartLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {
@@ -210,7 +210,7 @@ func (s *Session) leave() {
 func (s *Session) finish(callbacks []func(error), dropped dropped) {
 	if dropped.count > 0 {
 		s.log.LogAttrs(context.Background(), slog.LevelInfo, "notifications dropped: the session was ending",
-			slog.Int("number", dropped.count), slog.String("first", dropped.first), slog.Any("error", s.cause))
+			slog.Int("notifications", dropped.count), slog.String("first", dropped.first), slog.Any("error", s.cause))
 	}
 	if s.left != nil {
 		s.left()

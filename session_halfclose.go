@@ -144,7 +144,7 @@ func (s *Session) checkInputTimeLocked(now time.Duration) func() {
 		return nil
 	case s.input.endBy <= now:
 		s.note(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
-			slog.Duration("Limits.HalfClose", s.halfCloseLimit()), slog.Int("waiting", s.in.count), slog.Int("handlers", s.in.running))
+			timeLimit("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.in.count), slog.Int("handlers", s.in.running))
 		return func() { s.end(io.EOF, closeGrace) }
 	}
 	s.arm(min(s.input.endBy, now+inputCheck))

@@ -88,11 +88,11 @@ func (l *Limits) pauseLimit() time.Duration {
 func (s *Session) fullErrorLocked(size int) *Error {
 	switch {
 	case s.in.depth() >= s.limits.Queue:
-		return notStarted("queue", "over %d requests waiting (Limits.Queue)", s.limits.Queue)
+		return notStarted("queue", over(s.limits.Queue, "requests waiting", "Limits.Queue"))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
-		return notStarted("queue", "over %d bytes of requests waiting (Limits.QueueBytes)", s.limits.QueueBytes)
-	case s.load.full(s.weight) && !s.makeRoomLocked(size):
-		return notStarted("queue", "over %d bytes waiting (Server.MaxQueuedBytes)", s.load.limit)
+		return notStarted("queue", over(s.limits.QueueBytes, "bytes of requests waiting", "Limits.QueueBytes"))
+	case (s.load.full(s.weight) || s.load.exceeds(size)) && !s.makeRoomLocked(size):
+		return notStarted("queue", over(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes"))
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func (s *Session) mayPauseLocked() bool {
 	if s.pressure.stalled {
 		tied += s.pressure.crammed
 	}
-	return s.in.waking || s.in.blocked || s.in.running > tied
+	return s.in.waking || s.in.blocked && s.in.running == 0 || s.in.running > tied
 }
 
 // pause gives up the reader's role if the session is to pause, and reports whether
@@ -229,7 +229,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 	if !b.reported && now-b.since >= reportAfter {
 		b.reported = true
 		s.notePeerLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
-			slog.Int("waiting", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
+			slog.Int("requests", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
 	}
 	progress := b.progress
 	if b.crammed > 0 && s.in.running <= b.tied+b.crammed && !b.stalled {
@@ -262,7 +262,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 		}
 		if b.stalls <= 1 { // the next ones come soon
 			s.notePeerLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
-				slog.Duration("for", now-progress), slog.Int("waiting", s.in.count))
+				slog.Duration("for", now-progress), slog.Int("requests", s.in.count))
 		}
 		s.resumeLocked()
 		return
@@ -335,6 +335,9 @@ func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
 		h.waits.replies += replies
 		h.waits.room += int16(room)
 		b.count(h, 1)
+		if replies > 0 && s.in.count > 0 {
+			s.wakeWorkerLocked() // who answers may ask before
+		}
 		s.checkPauseLocked()
 	} else {
 		b.outside += int(replies + room)

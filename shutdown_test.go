@@ -400,7 +400,7 @@ func TestShutdownOfASlowPeerEndsWithTheSession(t *testing.T) {
 		s.Notify(t.Context(), "m", nil)
 		synctest.Wait()
 		takes(t, 20*time.Second, func() { s.Shutdown(t.Context()) })
-		if err := ended(t, s); err != rpcx.ErrSlowPeer {
+		if err := ended(t, s); !errors.Is(err, rpcx.ErrSlowPeer) {
 			t.Errorf("it ended with %v", err)
 		}
 	})

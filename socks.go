@@ -37,14 +37,16 @@ type SOCKSProxy struct {
 
 // ParseSOCKSProxy returns the proxy of a URL such as
 // socks5://user:password@host:port, or socks5+unix:///path for one on a unix socket
-// (socks5+unix://user:password@/path). The scheme is socks5, for which socks and
+// (socks5+unix://user:password@/path), where @name in place of /path is an abstract socket
+// (socks5+unix://user:password@@name). The scheme is socks5, for which socks and
 // socks5h are other names, socks4a or socks4, with or without +unix; unix:///path is
 // SOCKS5. The password, the user, and the port, 1080, may be left out. Special
 // characters are written as in any URL (%40 for @). The proxy looks up names whatever
 // the scheme, unlike with curl, for which socks5 is not socks5h.
 func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 	// The errors of package url have parts of the URL in them, the password too.
-	u, err := url.Parse(proxyURL)
+	pathURL, abstract := abstractPath(proxyURL)
+	u, err := url.Parse(pathURL)
 	if err != nil || u.Scheme == "" || u.Opaque+u.RawQuery+u.Fragment != "" {
 		return nil, errProxyURL
 	}
@@ -65,7 +67,9 @@ func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 	}
 	switch path := strings.TrimLeft(u.Path, "/"); {
 	case unix && (u.Host != "" || path == ""):
-		return nil, fmt.Errorf("parse proxy URL: want a path and no host with the scheme %s: %s:///path", scheme, scheme)
+		return nil, fmt.Errorf("parse proxy URL: want a path and no host with the scheme %s: %s:///path, or @name for an abstract socket", scheme, scheme)
+	case unix && abstract:
+		p.Addr = "unix://@" + strings.TrimPrefix(u.Path, "/")
 	case unix:
 		p.Addr = "unix://" + u.Path
 	case u.Host == "" || path != "":
@@ -85,6 +89,22 @@ func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 		return nil, fmt.Errorf("parse proxy URL: %w", err)
 	}
 	return p, nil
+}
+
+// abstractPath returns proxyURL with an abstract socket, as in unix://@name or
+// socks5+unix://user:password@@name, written as a path, and whether there is one.
+func abstractPath(proxyURL string) (pathURL string, abstract bool) {
+	scheme, rest, _ := strings.Cut(proxyURL, "://")
+	if !strings.HasSuffix(strings.ToLower(scheme), "unix") {
+		return proxyURL, false
+	}
+	if name, ok := strings.CutPrefix(rest, "@"); ok {
+		return scheme + ":///" + name, true
+	}
+	if authority, name, ok := strings.Cut(rest, "@@"); ok && !strings.Contains(authority, "/") {
+		return scheme + "://" + authority + "@/" + name, true
+	}
+	return proxyURL, false
 }
 
 var errProxyURL = errors.New("parse proxy URL: want socks5://user:password@host:port or socks5+unix:///path, or with another scheme (socks, socks5h, socks4a, socks4)")

@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -434,6 +436,24 @@ func TestSOCKSProxyOnAUnixSocket(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	if runtime.GOOS == "linux" {
+		t.Run("without a file", func(t *testing.T) {
+			name := fmt.Sprintf("@rpcx/%d/%s", os.Getpid(), t.Name())
+			p := newTestProxyAt(t, "unix", name)
+			p.answer = func(string) (byte, string) { return 0, addr }
+			parsed, err := rpcx.ParseSOCKSProxy("unix://" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := (&rpcx.Dialer{SOCKS: parsed}).Dial(t.Context(), "tcp://a.test:2", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers(t, s)
+			s.Close()
+			<-s.Done()
+		})
+	}
 	for _, addr := range []string{"unix://", "tcp://127.0.0.1:1", "tls://127.0.0.1:1", "ws://127.0.0.1:1", "other:///path"} {
 		proxy := rpcx.SOCKSProxy{Addr: addr}
 		if _, err := proxy.DialContext(t.Context(), "tcp", "a.test:2"); err == nil || !strings.Contains(err.Error(), "address of the SOCKS proxy") {
@@ -461,6 +481,10 @@ func TestSOCKSProxyURLs(t *testing.T) {
 		{"socks4a+unix://user@/run/tor/socks", "SOCKS4a proxy at unix:///run/tor/socks, auth: username"},
 		{"socks4+unix:///run/tor/socks", "SOCKS4 proxy at unix:///run/tor/socks, auth: none"},
 		{"unix:///run/tor/socks", "SOCKS5 proxy at unix:///run/tor/socks, auth: none"},
+		{"unix://@name", "SOCKS5 proxy at unix://@name, auth: none"},
+		{"Socks4a+Unix://@my%20name/of", "SOCKS4a proxy at unix://@my name/of, auth: none"},
+		{"socks5+unix://user:pass@@name", "SOCKS5 proxy at unix://@name, auth: username"},
+		{"unix:///@name", "SOCKS5 proxy at unix:///@name, auth: none"},
 		{"unix://user:pass@/run/tor/socks", "SOCKS5 proxy at unix:///run/tor/socks, auth: username"},
 	} {
 		p, err := rpcx.ParseSOCKSProxy(c.url)
@@ -495,6 +519,8 @@ func TestSOCKSProxyURLs(t *testing.T) {
 		"unix and no path":      "socks5+unix://u:secret@/",
 		"unix and a query":      "socks5+unix:///path?secret",
 		"unix without slashes":  "unix:secret",
+		"unix and no name":      "socks5+unix://u:secret@@",
+		"unix, @, and nothing":  "unix://@",
 		"unix twice":            "unix+unix://u:secret@/path",
 		"a password too long":   "socks5://user:secret" + strings.Repeat("x", 250) + "@127.0.0.1:9050",
 		"a port that is none":   "socks5://u:secret@127.0.0.1:0",

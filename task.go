@@ -8,66 +8,86 @@ import (
 	"time"
 )
 
-// Task is a function that runs concurrently, and what comes of it. It is started
-// by [TaskGroup.Go], or without a group by [StartTask]. Its methods may be called
-// from any goroutine.
+// Task is a function that runs concurrently, and its outcome. [TaskGroup.Go] starts
+// a task in a group, and [StartTask] a task without a group. The methods of a task
+// may be called from any goroutine.
 type Task[T any] struct {
 	ctx   taskContext
-	f     func(context.Context) (T, error) // nil once it has been called
-	value T                                // value and err are not changed once it has finished
+	f     func(context.Context) (T, error) // nil once it has returned
+	value T                                // value and err do not change once the task has finished
 	err   error
 
-	mu         sync.Mutex // taken before the group's, and that before a context's
+	// The order of the locks: Task.mu, TaskGroup.mu, taskContext.mu.
+
+	mu         sync.Mutex
 	group      *TaskGroup[T]
 	daemon     bool
 	finished   bool
-	done       chan struct{} // closed when finished; made when asked for
-	prev, next *Task[T]      // in a list of the group's
+	done       chan struct{} // closed when finished; made by the first call of Done
+	prev, next *Task[T]      // the neighbours in a list of the group; guarded by TaskGroup.mu
 }
 
-// StartTask starts f as a task that is in no group; [TaskGroup.Add] puts it into
-// one. The context that f is given is made from ctx, as in [TaskGroup.Go].
+// StartTask starts f as a task without a group. [TaskGroup.Add] puts the task into a
+// group. The context of f is made from ctx, as in [TaskGroup.Go].
 func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *Task[T] {
 	mustHave("StartTask", "function", f)
 	t := &Task[T]{f: f}
 	t.ctx.parent = ctx
-	// Owner: the caller. End: f returns, and no task of its group waits.
-	go t.run()
+	// Owner: the caller. End: f returns.
+	go t.runOutside()
 	return t
+}
+
+// runOutside runs a task on a goroutine that is not the group's. If the task was added
+// to a group, a waiting task that may run now gets a goroutine of the group.
+func (t *Task[T]) runOutside() {
+	if next := t.run(); next != nil {
+		next.group.startGoroutine(next)
+	}
+}
+
+// runTasks runs the task, and then waiting tasks of its group until none may run. The
+// error is nil: the errors of tasks stay with the tasks.
+func (t *Task[T]) runTasks() error {
+	for t != nil {
+		t = t.run()
+	}
+	return nil
 }
 
 // errExited is the error of a task whose function did not return, but called
 // runtime.Goexit, as testing.T.FailNow does.
 var errExited = errors.New("rpcx: task called runtime.Goexit")
 
-// run runs the task, and then others of its group that wait for a goroutine.
+// run calls the function and finishes the task. The result is a waiting task of the
+// group that the caller must run next, or nil.
 //
-// A panic is not recovered, and so ends the program, as in errgroup. To hand it
-// to whoever joins the group would delay it until then, or for ever if that is
-// stuck because of it; and its stack, which tells what was wrong, would be lost.
-// Nor does the task finish, for then whoever joins the group would go on, and
-// might exit before the program has ended.
-func (t *Task[T]) run() {
+// A panic is not recovered, and so ends the program, as in errgroup. Handing the panic
+// to Join would delay the panic, or hide it for ever if Join is stuck because of it; and
+// the stack, which tells the cause, would be lost. A task that panics does not finish
+// either: otherwise Join would return, and the program might exit before the panic
+// has ended it.
+func (t *Task[T]) run() *Task[T] {
+	returned := false
 	defer func() {
-		if t == nil {
+		if returned {
 			return
 		}
 		if v := recover(); v != nil {
 			panic(v)
 		}
+		// The function has called runtime.Goexit, which ends this goroutine.
 		if next := t.finish(); next != nil {
-			// Owner: the group. End: its function returns, and no other task waits.
-			go next.run()
+			next.group.startGoroutine(next)
 		}
 	}()
-	for t != nil {
-		t.call()
-		t = t.finish()
-	}
+	t.callFunction()
+	returned = true
+	return t.finish()
 }
 
-// call calls the task's function, unless the task was cancelled before.
-func (t *Task[T]) call() {
+// callFunction calls the function of the task, unless the task was cancelled before.
+func (t *Task[T]) callFunction() {
 	if t.ctx.Err() != nil {
 		t.err = context.Cause(&t.ctx)
 		return
@@ -76,16 +96,17 @@ func (t *Task[T]) call() {
 	t.value, t.err = t.f(&t.ctx)
 }
 
-// finish publishes the outcome, and returns a task of the group that waits to be
-// run. The group comes first, so that who has waited for the task finds it there.
+// finish publishes the outcome. The result is a waiting task of the group that the caller
+// must run next, or nil. The group is told before Done is closed, so that a caller who
+// has waited for the task finds the task among the finished ones.
 func (t *Task[T]) finish() (next *Task[T]) {
 	t.f = nil
-	t.ctx.end(context.Canceled)
+	t.ctx.cancel(context.Canceled)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.finished = true
 	if t.group != nil {
-		next = t.group.leave(t)
+		next = t.group.removeRunning(t)
 	}
 	if t.done != nil {
 		close(t.done)
@@ -93,14 +114,14 @@ func (t *Task[T]) finish() (next *Task[T]) {
 	return next
 }
 
-// Cancel ends the context of the task's function, with the cause
-// [ErrTaskCancelled], and does not wait. A function that does not heed its context
-// runs on; one that was not called yet will not be, and the task finishes when it
-// would have been its turn. To cancel a task that has finished does nothing.
-func (t *Task[T]) Cancel() { t.ctx.end(ErrTaskCancelled) }
+// Cancel ends the context of the function, with the cause [ErrTaskCancelled], and does
+// not wait. A function that ignores its context runs on. A function that was not called
+// yet is not called, and the task finishes when the function would have been called. If
+// the task has finished, Cancel does nothing.
+func (t *Task[T]) Cancel() { t.ctx.cancel(ErrTaskCancelled) }
 
-// Done returns a channel that is closed when the task has finished: its function
-// has returned, or was not called because the task was cancelled before.
+// Done returns a channel that is closed when the task has finished: the function has
+// returned, or was not called because the task was cancelled before.
 func (t *Task[T]) Done() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -113,10 +134,10 @@ func (t *Task[T]) Done() <-chan struct{} {
 	return t.done
 }
 
-// Wait waits for the task to finish and returns its Result, or for ctx to end,
-// which ends the waiting only, and returns ctx's cause.
+// Wait waits until the task has finished, and returns the Result. If ctx ends before, Wait
+// returns the cause of ctx, and the task runs on.
 func (t *Task[T]) Wait(ctx context.Context) (T, error) {
-	if !t.over() {
+	if !t.isFinished() {
 		select {
 		case <-t.Done():
 		case <-ctx.Done():
@@ -127,50 +148,52 @@ func (t *Task[T]) Wait(ctx context.Context) (T, error) {
 	return t.value, t.err
 }
 
-// Result returns what the task's function has returned. If the task was cancelled
-// before its function was called the error is the cause of that, and before the
-// task has finished it is [ErrNotDone].
+// Result returns the results of the function. If the task was cancelled before the
+// function was called, the error is the cause, such as [ErrTaskCancelled]. Before the task
+// has finished, the error is [ErrNotDone].
 func (t *Task[T]) Result() (T, error) {
-	if !t.over() {
+	if !t.isFinished() {
 		var zero T
 		return zero, ErrNotDone
 	}
 	return t.value, t.err
 }
 
-// Err returns the error of Result, but nil before the task has finished.
+// Err returns the error of Result, and nil before the task has finished.
 func (t *Task[T]) Err() error {
-	if !t.over() {
+	if !t.isFinished() {
 		return nil
 	}
 	return t.err
 }
 
-func (t *Task[T]) over() bool {
+// isFinished reports whether the outcome is published.
+func (t *Task[T]) isFinished() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.finished
 }
 
-// taskContext is the context of a task. Most tasks never wait on theirs, so it is
-// a part of the task, and becomes a real one of package context only when
-// somebody asks for its Done channel or for a value. From then on it stands
-// behind that one, so contexts derived from it attach without a goroutine.
+// taskContext is the context of a task. Most tasks never wait for the end of their
+// context, so the context is a field of the task. The first call of Done or Value makes a
+// real context of package context, to which all methods lead from then on. So contexts that
+// are made from a taskContext need no goroutine.
 type taskContext struct {
 	parent context.Context
 
 	mu    sync.Mutex
 	real  *realContext
-	cause error // why it ended, nil if it has not or if parent ended first
+	cause error // why the context ended; nil if it has not ended, or parent ended first
 }
 
+// realContext is a context of package context, with its cancel function.
 type realContext struct {
 	context.Context
 	cancel context.CancelCauseFunc
 }
 
-// end ends the context unless it has ended.
-func (c *taskContext) end(cause error) {
+// cancel ends the context with cause. If the context has ended, cancel does nothing.
+func (c *taskContext) cancel(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -181,13 +204,13 @@ func (c *taskContext) end(cause error) {
 	}
 }
 
-// materialise returns the real context.
-func (c *taskContext) materialise() context.Context {
+// makeReal returns the real context, which the first call makes.
+func (c *taskContext) makeReal() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
 		parent := c.parent
-		if c.cause != nil { // that is why it ended, whatever parent does since
+		if c.cause != nil { // the end of parent must not replace the cause
 			parent = context.WithoutCancel(parent)
 		}
 		ctx, cancel := context.WithCancelCause(parent)
@@ -200,8 +223,8 @@ func (c *taskContext) materialise() context.Context {
 }
 
 func (c *taskContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
-func (c *taskContext) Done() <-chan struct{}       { return c.materialise().Done() }
-func (c *taskContext) Value(key any) any           { return c.materialise().Value(key) }
+func (c *taskContext) Done() <-chan struct{}       { return c.makeReal().Done() }
+func (c *taskContext) Value(key any) any           { return c.makeReal().Value(key) }
 
 func (c *taskContext) Err() error {
 	c.mu.Lock()
@@ -215,12 +238,13 @@ func (c *taskContext) Err() error {
 	return c.parent.Err()
 }
 
-// taskList is a list of tasks, each of which is in one list at most.
+// taskList is a linked list of tasks. A task is in one list at most.
 type taskList[T any] struct {
 	first, last *Task[T]
 	len         int
 }
 
+// push appends t to the list.
 func (l *taskList[T]) push(t *Task[T]) {
 	t.prev = l.last
 	if l.last != nil {
@@ -232,6 +256,7 @@ func (l *taskList[T]) push(t *Task[T]) {
 	l.len++
 }
 
+// remove removes t, which must be in the list.
 func (l *taskList[T]) remove(t *Task[T]) {
 	if t.prev != nil {
 		t.prev.next = t.next
@@ -247,7 +272,7 @@ func (l *taskList[T]) remove(t *Task[T]) {
 	l.len--
 }
 
-// pop removes and returns the first task, nil if there is none.
+// pop removes and returns the first task, or nil if the list is empty.
 func (l *taskList[T]) pop() *Task[T] {
 	t := l.first
 	if t != nil {
@@ -256,6 +281,7 @@ func (l *taskList[T]) pop() *Task[T] {
 	return t
 }
 
+// appendTo appends the tasks of the list to tasks.
 func (l *taskList[T]) appendTo(tasks []*Task[T]) []*Task[T] {
 	for t := l.first; t != nil; t = t.next {
 		tasks = append(tasks, t)
@@ -263,7 +289,7 @@ func (l *taskList[T]) appendTo(tasks []*Task[T]) []*Task[T] {
 	return tasks
 }
 
-// isNil reports whether v is nil, which only a value of some types can be.
+// isNil reports whether v is nil. Values of most types cannot be nil.
 func isNil[T any](v T) bool {
 	switch r := reflect.ValueOf(&v).Elem(); r.Kind() {
 	case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan, reflect.UnsafePointer:

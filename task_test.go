@@ -83,23 +83,41 @@ func (slowPanic) Error() string {
 	return "ouch"
 }
 
-// The test runs itself, as a program that ends well if it can join its group.
+// The test runs itself as a program that ends well if Join returns.
 func TestAPanicEndsTheProgram(t *testing.T) {
 	const variable = "RPCX_TEST_PANIC"
-	if os.Getenv(variable) != "" {
-		g := rpcx.NewTaskGroup[int](t.Context(), nil)
-		g.Go(func(context.Context) (int, error) { panic(slowPanic{}) })
-		_ = g.Join(t.Context())
+	programs := map[string]func(){
+		"while Join waits": func() {
+			g := rpcx.NewTaskGroup[int](t.Context(), nil)
+			g.Go(func(context.Context) (int, error) { panic(slowPanic{}) })
+			_ = g.Join(t.Context())
+		},
+		"when Join cancels": func() {
+			g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitNone})
+			started := make(chan struct{})
+			g.Go(func(ctx context.Context) (int, error) {
+				close(started)
+				<-ctx.Done()
+				panic(slowPanic{})
+			})
+			<-started
+			_ = g.Join(t.Context())
+		},
+	}
+	if program := programs[os.Getenv(variable)]; program != nil {
+		program()
 		os.Exit(0)
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), variable+"=1")
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		t.Error("the program went on")
-	}
-	if !strings.Contains(string(out), "ouch") || !strings.Contains(string(out), t.Name()) {
-		t.Errorf("what went wrong, and where, is not in\n%s", out)
+	for name := range programs {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), variable+"="+name)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Errorf("%s: the program went on", name)
+		}
+		if !strings.Contains(string(out), "ouch") || !strings.Contains(string(out), t.Name()) {
+			t.Errorf("%s: the panic and the place of the panic are not in\n%s", name, out)
+		}
 	}
 }
 

@@ -4,126 +4,142 @@ import (
 	"context"
 	"iter"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// WaitPolicy says which tasks [TaskGroup.Join] waits for before it cancels the
-// others. Daemons are never waited for, and whatever the policy, an error of a
-// task, or the end of Join's context, ends the waiting.
+// WaitPolicy says which tasks [TaskGroup.Join] waits for before Join cancels the other
+// tasks. Join never waits for daemons. The end of Join's context ends the waiting, and so
+// does, except under WaitSuccess, a task that fails.
 //
-//	           Join waits until               then it cancels   Completed is
-//	WaitAll    all tasks have finished        daemons           the first to finish
-//	WaitAny    one task has finished          all others        that task
-//	WaitFirst  one has a result that is       all others        that task
-//	           not nil, or all have finished
-//	WaitNone   –                              all tasks         nil
+//	             Join waits until                then Join cancels  Completed is
+//	WaitAll      all tasks have finished         daemons            the first task that finished
+//	WaitAny      one task has finished           all other tasks    that task
+//	WaitSuccess  one task has returned no        all other tasks    that task; nil if all
+//	             error, or all have finished                        have failed
+//	WaitFirst    one task has a result that is   all other tasks    that task
+//	             not nil, or all have finished
+//	WaitNone     –                               all tasks          nil
 //
-// If a task fails before, Join waits no longer and cancels all others, and
-// Completed is the task that failed, unless under WaitAll another has finished
-// first.
+// If a task fails before, Join stops waiting and cancels all other tasks. Completed is
+// then the task that failed, unless under WaitAll another task has finished first. Under
+// WaitSuccess, Join goes on waiting for the other tasks, and Failures has the error.
 type WaitPolicy uint8
 
 const (
-	// WaitAll waits for all tasks: they are the parts of one piece of work. It is
-	// the default.
+	// WaitAll waits for all tasks: the tasks are the parts of one piece of work.
+	// WaitAll is the default.
 	WaitAll WaitPolicy = iota
-	// WaitAny waits for any one task: one outcome is enough, be it nil.
+	// WaitAny waits for any task: one outcome is enough, and may be nil.
 	WaitAny
-	// WaitFirst waits for the first result: one answer is enough, and a task whose
-	// result is nil had none. To have none and leave the race to others, a task
-	// returns nil and no error: an error would end the race. For a T that cannot be
-	// nil it is the same as WaitAny. (It is curio's wait=object.)
+	// WaitFirst waits for the first result that is not nil. A task without a result
+	// returns nil and no error, and the waiting goes on; an error ends the waiting. If the
+	// type T has no nil, WaitFirst is the same as WaitAny. (WaitFirst is curio's
+	// wait=object.)
 	WaitFirst
-	// WaitNone waits for no task: what is left when Join is called is not needed.
+	// WaitNone waits for no task: tasks that have not finished when Join is called are
+	// not needed.
 	WaitNone
+	// WaitSuccess waits for the first task that returns no error: one of several servers
+	// is enough, and some may be down. The errors of tasks that failed before are kept, see
+	// [TaskGroup.Failures]. If all tasks fail, Result and Err return all of the errors.
+	WaitSuccess
 )
 
-// TaskGroupOptions are what a [TaskGroup] can be told. The zero value is the
-// default.
+// TaskGroupOptions holds the settings of a [TaskGroup]. The zero value is the default.
 type TaskGroupOptions struct {
 	Wait WaitPolicy // what Join waits for; WaitAll by default
-	// Retain keeps tasks that have finished, for Results and Errs. Otherwise a
-	// task is released when NextDone or Join has taken it, so that a group can
-	// live for days: have somebody in one of the two all the time.
+	// Retain keeps tasks that have finished, for Results and Errs. Without Retain a task
+	// is released when NextDone or Join has taken the task. So a group can live for days,
+	// provided that some goroutine is in NextDone or Join all the time.
 	Retain bool
-	// Limit is how many tasks may run at once, daemons not counted; there is none
-	// if it is 0 or negative. Tasks beyond it wait for others to finish, in the
-	// order in which they were added.
+	// Limit is how many tasks may run at once, daemons not counted. If Limit is 0 or
+	// negative, there is no limit. Tasks beyond the limit wait until other tasks have
+	// finished, in the order in which the tasks were added.
 	Limit int
 }
 
-// TaskGroup runs tasks that end together: whoever joins it goes on when none of
-// them runs any more. Unlike an errgroup it need not wait for all of them, and
-// has their results; it behaves as a TaskGroup of aiorpcX and curio. It is made
-// by [NewTaskGroup], and its methods may be called from any goroutine.
+// TaskGroup runs tasks that end together: when Join returns, no task of the group runs
+// any more. An errgroup carries the goroutines. Beyond an errgroup, a TaskGroup keeps the
+// results and need not wait for all tasks; a TaskGroup behaves as those of aiorpcX and
+// curio. [NewTaskGroup] makes a group, and the methods may be called from any goroutine.
 //
-// Tasks are started by [TaskGroup.Go], taken in the order in which they finish by
-// [TaskGroup.NextDone] or [TaskGroup.All], and the rest is left to
-// [TaskGroup.Join], which must be called: [TaskGroup.Do] does it. The error of a
-// task stays with it, and does nothing to the others until Join comes upon it. A
-// task must not wait for its own group, by Join or CancelRemaining or by taking
-// tasks until none remain, for these wait for the task.
+// [TaskGroup.Go] starts tasks. [TaskGroup.NextDone] and [TaskGroup.All] take tasks in
+// the order in which the tasks finish. [TaskGroup.Join] handles the rest and must be
+// called; [TaskGroup.Do] calls Join. The error of a task stays with the task, and has no
+// effect on other tasks until Join takes the task. A task must not wait for its own
+// group, by Join or CancelRemaining, or by taking tasks until none remain: these wait
+// for the task.
 type TaskGroup[T any] struct {
-	ctx  context.Context
-	opts TaskGroupOptions
+	// Immutable.
+	ctx    context.Context
+	opts   TaskGroupOptions
+	worker func() error // the method work, bound once for all goroutines
 
-	mu        sync.Mutex
-	changed   sync.Cond   // of what settle says
-	waiting   taskList[T] // for a goroutine, or for Limit
-	pending   taskList[T] // that run
-	daemons   taskList[T] // that run
-	done      taskList[T] // finished and not taken, in that order
-	retained  []*Task[T]  // all, daemons excepted, if Retain
-	completed *Task[T]
-	coming    bool // a goroutine is on its way to a task that waits
-	nexting   int  // calls of NextDone that wait
-	joining   int  // calls of Join
-	decided   bool // they have waited enough
-	failed    bool // because of an error of a task
-	ending    bool // Do's body has failed
-	closed    bool // Join waits for no more tasks
-	joined    bool
+	// goroutines carries all goroutines of the group. Goroutines are started under mu,
+	// or by a goroutine of the group, or for a task in the list running; and Join calls
+	// Wait when the group is closed and no task is left. So no start races with Wait.
+	goroutines errgroup.Group
+
+	mu         sync.Mutex
+	changed    sync.Cond   // see updateDecisionLocked
+	waiting    taskList[T] // not started: no goroutine yet, or beyond Limit
+	running    taskList[T]
+	daemons    taskList[T] // not finished
+	finished   taskList[T] // not taken, in the order of finishing
+	retained   []*Task[T]  // if Retain, all tasks, daemons excepted
+	completed  *Task[T]    // see WaitPolicy
+	failures   []error     // see Failures
+	starting   bool        // a goroutine was started for a waiting task, and has not taken it
+	nextCalls  int         // calls of NextDone in progress
+	joinCalls  int         // calls of Join in progress
+	decided    bool        // the calls of Join have waited for enough tasks
+	taskFailed bool        // the last task that Join took has failed
+	bodyFailed bool        // the body of Do has failed
+	closed     bool        // new tasks are refused with ErrTaskGroupJoined
+	joined     bool
 }
 
-// NewTaskGroup returns an empty group. Its tasks' contexts are made from ctx,
-// whose end cancels them, but it does not end the group. A nil opts is the zero
-// TaskGroupOptions.
+// NewTaskGroup returns an empty group. The contexts of tasks are made from ctx. The end of
+// ctx cancels the tasks, and does not end the group. If opts is nil, the options are the
+// zero TaskGroupOptions.
 func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup[T] {
 	g := &TaskGroup[T]{ctx: ctx}
 	if opts != nil {
 		g.opts = *opts
 	}
+	g.worker = g.work
 	g.changed.L = &g.mu
 	return g
 }
 
-// Go starts f as a task of the group, at once or when Limit lets it, and returns
-// without waiting. The context given to f ends when the task is cancelled, when
-// the group's context ends, and when f returns. A task whose context has ended
-// before it was its turn finishes without f being called.
+// Go starts f as a task of the group, at once or when Limit allows, and returns
+// without waiting. The context of f ends when the task is cancelled, when the context of
+// the group ends, and when f returns. If the context has ended before f would be
+// called, the task finishes without a call of f.
 //
-// Tasks can be added by other tasks, and while Join waits. Once the group has begun
-// to end, a new task is cancelled at birth: f is not called, and the task has
-// finished when Go returns. If Join cancels what is left, or has done so, the error of
-// the task is [ErrTaskGroupJoined]. If the body of [TaskGroup.Do] has failed, the
-// error is [ErrTaskCancelled] until Join begins.
+// Tasks may add tasks, and tasks may be added while Join waits. Once the group has begun
+// to end, a new task is cancelled at birth: f is not called, and the task has finished when
+// Go returns. If Join cancels tasks, or has done so, the error of the new task is
+// [ErrTaskGroupJoined]. If the body of [TaskGroup.Do] has failed, the error is
+// [ErrTaskCancelled] until Join begins.
 //
-// If f panics the program ends: to hand the panic over to Join would delay or
-// hide it.
+// If f panics, the program ends: handing the panic to Join would delay or hide the panic.
 func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.Go", "function", f)
-	return g.start(&Task[T]{f: f})
+	return g.enqueue(&Task[T]{f: f})
 }
 
-// GoDaemon starts f as a daemon: a task in the background that serves the others.
-// Join does not wait for it, but cancels it when it has done waiting for the
-// others. NextDone, Results, Len and Limit pass it over, and if it fails nothing
-// happens.
+// GoDaemon starts f as a daemon: a task in the background that serves the other tasks.
+// Join does not wait for daemons, but cancels daemons after the waiting for other tasks.
+// NextDone, Results, Len and Limit ignore daemons. The error of a daemon has no effect.
 func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.GoDaemon", "function", f)
-	return g.start(&Task[T]{f: f, daemon: true})
+	return g.enqueue(&Task[T]{f: f, daemon: true})
 }
 
-func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
+// enqueue adds a new task, and starts a goroutine if the task needs one.
+func (g *TaskGroup[T]) enqueue(t *Task[T]) *Task[T] {
 	t.ctx.parent, t.group = g.ctx, g
 	g.mu.Lock()
 	if err := g.refusalLocked(); err != nil {
@@ -135,81 +151,87 @@ func (g *TaskGroup[T]) start(t *Task[T]) *Task[T] {
 	defer g.mu.Unlock()
 	if t.daemon {
 		g.daemons.push(t)
-		// Owner: the group. End: the task's function returns, and no other task waits.
-		go t.run()
+		g.startGoroutine(t)
 		return t
 	}
 	g.waiting.push(t)
-	g.retain(t)
-	g.fetch()
+	g.retainLocked(t)
+	g.startWorkerLocked()
 	return t
 }
 
-// refusalLocked returns the error of a task that the group does not run because the
-// group has begun to end, or nil. Callers must hold g.mu.
+// refusalLocked returns the error of a new task if the group has begun to end, or nil.
 func (g *TaskGroup[T]) refusalLocked() error {
 	switch {
 	case g.closed:
 		return ErrTaskGroupJoined
-	case g.ending:
+	case g.bodyFailed:
 		return ErrTaskCancelled
 	}
 	return nil
 }
 
-func (g *TaskGroup[T]) retain(t *Task[T]) {
+// retainLocked keeps t if Retain is set.
+func (g *TaskGroup[T]) retainLocked(t *Task[T]) {
 	if g.opts.Retain {
 		g.retained = append(g.retained, t)
 	}
 }
 
-// fetch sends for a goroutine if a task waits that may run and none is coming for
-// it. A goroutine whose task has finished takes another by itself, so many short
-// tasks need few goroutines; but it never leaves one behind that nobody comes for.
-func (g *TaskGroup[T]) fetch() {
-	if g.coming || !g.ready() {
+// startGoroutine starts a goroutine of the group that begins with t, which must be in the
+// list running or daemons. The goroutine ends when no waiting task may run.
+func (g *TaskGroup[T]) startGoroutine(t *Task[T]) { g.goroutines.Go(t.runTasks) }
+
+// startWorkerLocked starts a goroutine if a waiting task may run, and no goroutine has been
+// started for that yet. A goroutine that has finished a task takes the next waiting task,
+// so many short tasks need few goroutines. Each goroutine that takes a task also calls
+// startWorkerLocked, so a task that blocks delays no other task.
+func (g *TaskGroup[T]) startWorkerLocked() {
+	if g.starting || !g.mayRunLocked() {
 		return
 	}
-	g.coming = true
-	// Owner: the group. End: no task waits that may run.
-	go func() {
-		g.mu.Lock()
-		g.coming = false
-		t := g.take()
-		g.mu.Unlock()
-		if t != nil {
-			t.run()
-		}
-	}()
+	g.starting = true
+	g.goroutines.Go(g.worker)
 }
 
-// ready reports whether a task waits that may run.
-func (g *TaskGroup[T]) ready() bool {
-	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.pending.len < g.opts.Limit)
+// work takes a waiting task and runs it, and then others until none may run.
+func (g *TaskGroup[T]) work() error {
+	g.mu.Lock()
+	g.starting = false
+	t := g.takeWaitingLocked()
+	g.mu.Unlock()
+	return t.runTasks()
 }
 
-// take returns a task that is to be run now, nil if there is none.
-func (g *TaskGroup[T]) take() *Task[T] {
-	if !g.ready() {
+// mayRunLocked reports whether there is a waiting task that may run.
+func (g *TaskGroup[T]) mayRunLocked() bool {
+	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.running.len < g.opts.Limit)
+}
+
+// takeWaitingLocked moves the first waiting task to the list running and returns the task,
+// which the caller must run. If no waiting task may run, the result is nil.
+func (g *TaskGroup[T]) takeWaitingLocked() *Task[T] {
+	if !g.mayRunLocked() {
 		return nil
 	}
 	t := g.waiting.pop()
-	g.pending.push(t)
-	g.fetch()
+	g.running.push(t)
+	g.startWorkerLocked()
 	return t
 }
 
-// Add puts a task into the group that [StartTask] has started, finished or not.
-// It fails with [ErrTaskInGroup] if the task is or was in a group, and with
-// [ErrTaskGroupJoined] if this group takes no more, as in Go; the task then goes
-// on alone. Limit does not hold it up, but it counts.
-func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.add(t, false) }
+// Add puts a task into the group that [StartTask] has started, finished or not. If the
+// task is or was in a group, the error is [ErrTaskInGroup]. If the group refuses new
+// tasks, as in Go, the error is [ErrTaskGroupJoined], and the task runs on without a
+// group. Limit does not delay the task, but counts the task.
+func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.adopt(t, false) }
 
-// AddDaemon is Add for a task that is to be a daemon, as in GoDaemon.
-func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.add(t, true) }
+// AddDaemon is Add for a task that becomes a daemon, as in GoDaemon.
+func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.adopt(t, true) }
 
-func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
-	t.mu.Lock() // so that it does not finish meanwhile
+// adopt puts a task into the group that was started without a group.
+func (g *TaskGroup[T]) adopt(t *Task[T], daemon bool) error {
+	t.mu.Lock() // keeps the task from finishing meanwhile
 	defer t.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -222,12 +244,12 @@ func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
 	t.group, t.daemon = g, daemon
 	switch {
 	case !daemon:
-		g.retain(t)
+		g.retainLocked(t)
 		if t.finished {
-			g.done.push(t)
-			g.settle()
+			g.finished.push(t)
+			g.updateDecisionLocked()
 		} else {
-			g.pending.push(t)
+			g.running.push(t)
 		}
 	case !t.finished:
 		g.daemons.push(t)
@@ -235,51 +257,65 @@ func (g *TaskGroup[T]) add(t *Task[T], daemon bool) error {
 	return nil
 }
 
-// leave counts out a task that has finished, and returns one to be run next.
-func (g *TaskGroup[T]) leave(t *Task[T]) (next *Task[T]) {
+// removeRunning records that t has finished. The result is a waiting task that the caller
+// must run next, or nil.
+func (g *TaskGroup[T]) removeRunning(t *Task[T]) (next *Task[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if t.daemon {
 		g.daemons.remove(t)
 	} else {
-		g.pending.remove(t)
-		g.done.push(t)
+		g.running.remove(t)
+		g.finished.push(t)
 	}
-	next = g.take()
-	g.settle()
+	next = g.takeWaitingLocked()
+	g.updateDecisionLocked()
 	return next
 }
 
-// settle follows each change. It does what Join does with tasks that have
-// finished, so that Join is woken once, and not by each task; and it wakes those
-// who wait for what is the case now.
-func (g *TaskGroup[T]) settle() {
+// updateDecisionLocked must be called after each change of the lists. If a call of Join
+// waits, updateDecisionLocked takes the finished tasks and applies the policy, so that
+// Join wakes up once, and not for each task. If the condition of a waiting call may have
+// become true, the waiting calls wake up.
+func (g *TaskGroup[T]) updateDecisionLocked() {
 	decided := g.decided
-	for g.joining > 0 && !g.decided && g.nexting == 0 {
-		t := g.done.pop()
+	for g.joinCalls > 0 && !g.decided && g.nextCalls == 0 {
+		t := g.finished.pop()
 		if t == nil {
-			g.decided = g.unfinished() == 0
+			g.decided = g.unfinishedLocked() == 0
 			break
 		}
-		if g.completed == nil && (t.err != nil || g.opts.Wait != WaitFirst || !isNil(t.value)) {
-			g.completed = t
-		}
-		g.failed = t.err != nil
-		g.decided = g.failed || g.opts.Wait == WaitAny || g.opts.Wait == WaitFirst && g.completed != nil
+		g.applyPolicyLocked(t)
 	}
-	// What is added before Join is awake would be begun, only to be cancelled.
+	// A task that is added before Join is awake would start only to be cancelled.
 	g.closed = g.closed || g.decided
-	if g.nexting > 0 || g.decided != decided || g.closed && g.unfinished()+g.daemons.len == 0 {
+	if g.nextCalls > 0 || g.decided != decided || g.closed && g.unfinishedLocked()+g.daemons.len == 0 {
 		g.changed.Broadcast()
 	}
 }
 
-// unfinished is how many tasks have not finished, daemons not counted.
-func (g *TaskGroup[T]) unfinished() int { return g.pending.len + g.waiting.len }
+// applyPolicyLocked decides whether t, which has finished, ends the waiting of Join.
+func (g *TaskGroup[T]) applyPolicyLocked(t *Task[T]) {
+	wait := g.opts.Wait
+	g.taskFailed = t.err != nil
+	if wait == WaitSuccess && t.err != nil {
+		if g.completed == nil {
+			g.failures = append(g.failures, t.err)
+		}
+		return
+	}
+	if g.completed == nil && (t.err != nil || wait != WaitFirst || !isNil(t.value)) {
+		g.completed = t
+	}
+	g.decided = g.taskFailed || wait == WaitAny || wait == WaitSuccess || wait == WaitFirst && g.completed != nil
+}
 
-// await waits, under the lock, until ready, or until ctx ends, and then returns
-// its cause.
-func (g *TaskGroup[T]) await(ctx context.Context, ready func() bool) error {
+// unfinishedLocked returns how many tasks have not finished, daemons not counted.
+func (g *TaskGroup[T]) unfinishedLocked() int { return g.running.len + g.waiting.len }
+
+// waitLocked waits until ready returns true. If ctx ends before, waitLocked returns the
+// cause of ctx.
+func (g *TaskGroup[T]) waitLocked(ctx context.Context, ready func() bool) error {
 	if ready() {
 		return nil
 	}
@@ -300,18 +336,18 @@ func (g *TaskGroup[T]) await(ctx context.Context, ready func() bool) error {
 	return nil
 }
 
-// NextDone waits for a task to finish, takes it from the group and returns it:
-// each task once, in the order in which they finish. When no tasks remain it
-// fails with [ErrNoRemainingTasks], and when ctx ends before one has finished,
-// with its cause. While somebody waits in NextDone, tasks go there and not to Join.
+// NextDone waits until a task has finished, takes the task from the group and returns it:
+// each task once, in the order in which the tasks finish. If no tasks remain, the error is
+// [ErrNoRemainingTasks]. If ctx ends before a task has finished, the error is the cause
+// of ctx. While a call of NextDone waits, finished tasks go to NextDone and not to Join.
 func (g *TaskGroup[T]) NextDone(ctx context.Context) (*Task[T], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.nexting++
-	err := g.await(ctx, func() bool { return g.done.len > 0 || g.unfinished() == 0 })
-	g.nexting--
-	t := g.done.pop()
-	g.settle()
+	g.nextCalls++
+	err := g.waitLocked(ctx, func() bool { return g.finished.len > 0 || g.unfinishedLocked() == 0 })
+	g.nextCalls--
+	t := g.finished.pop()
+	g.updateDecisionLocked()
 	switch {
 	case t != nil:
 		return t, nil
@@ -321,8 +357,8 @@ func (g *TaskGroup[T]) NextDone(ctx context.Context) (*Task[T], error) {
 	return nil, ErrNoRemainingTasks
 }
 
-// NextResult is NextDone for the task's Result: its error may be that of the
-// task, [ErrNoRemainingTasks] or ctx's cause.
+// NextResult is NextDone for the Result of the task. The error may be the error of the
+// task, [ErrNoRemainingTasks] or the cause of ctx.
 func (g *TaskGroup[T]) NextResult(ctx context.Context) (T, error) {
 	t, err := g.NextDone(ctx)
 	if err != nil {
@@ -332,9 +368,9 @@ func (g *TaskGroup[T]) NextResult(ctx context.Context) (T, error) {
 	return t.Result()
 }
 
-// All ranges over the tasks as NextDone returns them, until none remain or ctx
-// ends. A task that fails does not end it, nor does the policy. What is left when
-// the loop is broken off stays in the group. After Join it has what that left.
+// All ranges over the tasks as NextDone returns them, until no tasks remain or ctx ends.
+// Neither a task that fails nor the policy ends the loop. If the loop breaks, the other
+// tasks stay in the group. After Join, All ranges over the tasks that Join has not taken.
 func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 	return func(yield func(*Task[T]) bool) {
 		for {
@@ -347,69 +383,77 @@ func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 }
 
 // CancelRemaining cancels all tasks that have not finished, daemons excepted, and
-// returns when they have. It does not end the group: a task that is added later, even
-// by a task that it has cancelled, is run.
+// returns when those tasks have finished. The group does not end: a task that is added
+// later is run, even if a cancelled task adds the new task.
 func (g *TaskGroup[T]) CancelRemaining() {
 	g.mu.Lock()
-	tasks := g.pending.appendTo(g.waiting.appendTo(nil))
+	tasks := g.running.appendTo(g.waiting.appendTo(nil))
 	g.mu.Unlock()
-	cancelAll(tasks)
+	cancelTasks(tasks)
 	for _, t := range tasks {
 		<-t.Done()
 	}
 }
 
-// cancelAll cancels tasks. Those that wait come first in the list, lest they are
-// begun when those that run have been cancelled.
-func cancelAll[T any](tasks []*Task[T]) {
+// cancelTasks cancels tasks. Waiting tasks must come first: otherwise a waiting task could
+// start when a running task has been cancelled.
+func cancelTasks[T any](tasks []*Task[T]) {
 	for _, t := range tasks {
 		t.Cancel()
 	}
 }
 
-// Join waits for tasks as the group's [WaitPolicy] says, cancels what is left,
-// daemons included, and returns when all have finished, however long they take:
-// of the group nothing runs any more. If ctx ends during the first, or a task
-// fails with it, Join goes on to the second and returns ctx's cause; otherwise it
-// returns nil, for the errors of tasks are with them (see Err). To join again goes
-// on with what the policy has left untaken.
+// Join waits for tasks as the [WaitPolicy] of the group says. Then Join cancels the
+// remaining tasks, daemons included, and returns when all tasks have finished, however
+// long that takes: no goroutine of the group is left. If ctx ends during the
+// waiting, or a task fails together with ctx, the result is the cause of ctx. Otherwise
+// the result is nil: the errors of tasks stay with the tasks (see Err). Another call of
+// Join goes on with the tasks that the policy has left.
 func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.joining == 0 {
-		g.decided, g.failed = g.opts.Wait == WaitNone, false
+	if g.joinCalls == 0 {
+		g.decided, g.taskFailed = g.opts.Wait == WaitNone, false
 	}
-	g.joining++
-	g.settle()
-	err := g.await(ctx, func() bool { return g.decided })
-	if err == nil && g.failed && ctx.Err() != nil {
+	g.joinCalls++
+	g.updateDecisionLocked()
+	err := g.waitLocked(ctx, func() bool { return g.decided })
+	if err == nil && g.taskFailed && ctx.Err() != nil {
 		err = context.Cause(ctx) // a task that ends with ctx may be seen first
 	}
 	g.decided, g.closed = true, true
-	g.changed.Broadcast() // to others that join
-	tasks := g.daemons.appendTo(g.pending.appendTo(g.waiting.appendTo(nil)))
+	g.changed.Broadcast() // to other calls of Join
+	tasks := g.daemons.appendTo(g.running.appendTo(g.waiting.appendTo(nil)))
 	g.mu.Unlock()
-	cancelAll(tasks)
+
+	cancelTasks(tasks)
+
+	// The lists are waited for first: tasks that were added may run on other goroutines,
+	// and a goroutine leaves the errgroup in a panic before the panic ends the program.
 	g.mu.Lock()
-	for g.unfinished()+g.daemons.len > 0 {
+	for g.unfinishedLocked()+g.daemons.len > 0 {
 		g.changed.Wait()
 	}
+	g.mu.Unlock()
+	_ = g.goroutines.Wait() // the error is always nil
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.joined = true
-	g.joining--
+	g.joinCalls--
 	return err
 }
 
-// Do runs body and joins the group. If body fails, what remains of the tasks is
-// cancelled first, and Do returns body's error; otherwise it returns Join's. From
-// then on the group takes no tasks, so a task that starts another when it is cancelled
-// does not hold Do up. A panic in body counts as a failure, and goes on when the
-// group is joined. (It is the original's with-block.)
+// Do runs body and joins the group. If body fails, Do first cancels the remaining tasks,
+// and returns the error of body; otherwise Do returns the error of Join. After a failure
+// of body the group refuses new tasks, so a cancelled task that starts another task does
+// not delay Do. A panic in body counts as a failure, and goes on when the group is
+// joined. (Do is the with-block of the original.)
 func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error) (err error) {
-	failed := true // if body does not return
+	bodyFailed := true // holds if body does not return
 	defer func() {
-		if failed {
+		if bodyFailed {
 			g.mu.Lock()
-			g.ending = true
+			g.bodyFailed = true
 			g.mu.Unlock()
 			g.CancelRemaining()
 		}
@@ -418,6 +462,6 @@ func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error)
 		}
 	}()
 	err = body(ctx)
-	failed = err != nil
+	bodyFailed = err != nil
 	return err
 }

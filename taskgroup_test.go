@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -288,6 +290,162 @@ func TestWaitFirstWithTypesThatCannotBeNil(t *testing.T) {
 	})
 }
 
+// fails returns a function that fails with err when d has passed, or before with the cause
+// of its context.
+func fails(d time.Duration, err error) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		if _, ended := after(d, 0)(ctx); ended != nil {
+			return "", ended
+		}
+		return "", err
+	}
+}
+
+func TestWaitSuccess(t *testing.T) {
+	type group = rpcx.TaskGroup[string]
+	first, second, third := errors.New("first"), errors.New("second"), errors.New("third")
+	for _, test := range []struct {
+		name      string
+		start     func(g *group)
+		took      time.Duration
+		joinErr   error
+		result    string
+		resultErr []error // nil if there is a result; otherwise all that the error matches
+		err       bool    // whether Err is the error of Result
+		failures  []error
+	}{
+		{
+			name: "a task succeeds after two have failed, and the rest is cancelled",
+			start: func(g *group) {
+				g.Go(fails(2*time.Second, second))
+				g.Go(after(3*time.Second, "answer"))
+				g.Go(fails(time.Second, first))
+				g.Go(fails(time.Hour, third))
+				g.Go(after(time.Hour, "late"))
+			},
+			took: 3 * time.Second, result: "answer", failures: []error{first, second},
+		},
+		{
+			name: "the zero value is a result",
+			start: func(g *group) {
+				g.Go(after(time.Second, ""))
+				g.Go(after(time.Hour, "late"))
+			},
+			took: time.Second,
+		},
+		{
+			name: "all tasks fail",
+			start: func(g *group) {
+				g.Go(fails(3*time.Second, third))
+				g.Go(fails(2*time.Second, second))
+				g.Go(fails(time.Second, first))
+			},
+			took: 3 * time.Second, resultErr: []error{rpcx.ErrNoTaskCompleted, first, second, third}, err: true,
+			failures: []error{first, second, third},
+		},
+		{
+			name:      "no task was added",
+			start:     func(*group) {},
+			resultErr: []error{rpcx.ErrNoTaskCompleted},
+		},
+		{
+			name: "the context ends after a task has failed",
+			start: func(g *group) {
+				g.Go(fails(time.Second, first))
+				g.Go(after(2*time.Hour, "late"))
+			},
+			took: time.Hour, joinErr: context.DeadlineExceeded,
+			resultErr: []error{rpcx.ErrNoTaskCompleted, first}, err: true, failures: []error{first},
+		},
+		{
+			name: "a daemon is no task",
+			start: func(g *group) {
+				g.GoDaemon(fails(0, first))
+				g.GoDaemon(after(0, "daemon"))
+				g.Go(after(time.Second, "answer"))
+			},
+			took: time.Second, result: "answer",
+		},
+		{
+			name: "a task that was cancelled before has failed",
+			start: func(g *group) {
+				g.Go(after(time.Hour, "late")).Cancel()
+				g.Go(after(time.Second, "answer"))
+			},
+			took: time.Second, result: "answer", failures: []error{rpcx.ErrTaskCancelled},
+		},
+		{
+			name: "a task that was started elsewhere has failed",
+			start: func(g *group) {
+				task := rpcx.StartTask(context.Background(), fails(0, first))
+				<-task.Done()
+				if err := g.Add(task); err != nil {
+					panic(err)
+				}
+				g.Go(after(time.Second, "answer"))
+			},
+			took: time.Second, result: "answer", failures: []error{first},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				g := rpcx.NewTaskGroup[string](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
+				test.start(g)
+				start := time.Now()
+				if err := g.Join(ctx); err != test.joinErr || time.Since(start) != test.took {
+					t.Errorf("Join returned %v after %v, want %v after %v", err, time.Since(start), test.joinErr, test.took)
+				}
+				check := func() {
+					t.Helper()
+					result, err := g.Result()
+					if result != test.result || (err == nil) != (test.resultErr == nil) || (g.Completed() == nil) != (err != nil) {
+						t.Errorf("the result is %q, %v, completed %v", result, err, g.Completed())
+					}
+					for _, want := range test.resultErr {
+						if !errors.Is(err, want) {
+							t.Errorf("the error %q does not match %q", err, want)
+						}
+					}
+					if got := g.Err(); (got != nil) != test.err || got != nil && got.Error() != err.Error() {
+						t.Errorf("Err returned %v", got)
+					}
+					if got := g.Failures(); !slices.Equal(got, test.failures) {
+						t.Errorf("the failures are %v, want %v", got, test.failures)
+					}
+				}
+				check()
+				if test.result != "" { // what the first call has cancelled is no failure
+					if err := g.Join(ctx); err != nil {
+						t.Errorf("the second Join returned %v", err)
+					}
+					check()
+				}
+			})
+		})
+	}
+}
+
+// If the tasks fail because the context of Join has ended, Join returns the cause, whether
+// Join notices the tasks or the context first.
+func TestWaitSuccessWithTasksThatEndWithJoinsContext(t *testing.T) {
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess})
+		for range 2 {
+			g.Go(fails(time.Hour, nil))
+		}
+		rpcx.StartTask(t.Context(), func(context.Context) (int, error) {
+			cancel()
+			return 0, nil
+		})
+		if err := g.Join(ctx); err != context.Canceled {
+			t.Fatalf("Join returned %v", err)
+		}
+	}
+}
+
 // A task's error is its own, though it is one of those that a group makes.
 func TestATaskThatFailsWithTheErrorOfAnotherGroup(t *testing.T) {
 	g := rpcx.NewTaskGroup[int](t.Context(), nil)
@@ -402,6 +560,11 @@ func TestACancelledTaskThatStartsAnotherDoesNotHoldTheGroupUp(t *testing.T) {
 			return g.Do(ctx, succeed)
 		}, nil, rpcx.ErrTaskGroupJoined},
 		{"one task is enough", rpcx.WaitAny, func(ctx context.Context, g *group) error {
+			g.Go(value)
+			return g.Join(ctx)
+		}, nil, rpcx.ErrTaskGroupJoined},
+		{"one success is enough", rpcx.WaitSuccess, func(ctx context.Context, g *group) error {
+			g.Go(fail)
 			g.Go(value)
 			return g.Join(ctx)
 		}, nil, rpcx.ErrTaskGroupJoined},
@@ -581,6 +744,68 @@ func TestAllCanBeBrokenOff(t *testing.T) {
 	})
 }
 
+// Join waits until a cancelled task has finished, also if the goroutine is not the
+// group's.
+func TestJoinWaitsForCancelledTasksThatWereStartedElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ignoresCancel := func(context.Context) (int, error) {
+			time.Sleep(time.Minute)
+			return 1, nil
+		}
+		for _, add := range []func(*rpcx.TaskGroup[int], *rpcx.Task[int]) error{
+			(*rpcx.TaskGroup[int]).Add, (*rpcx.TaskGroup[int]).AddDaemon,
+		} {
+			g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitNone})
+			task := rpcx.StartTask(t.Context(), ignoresCancel)
+			synctest.Wait()
+			if err := add(g, task); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Join(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if v, err := task.Result(); v != 1 || err != nil {
+				t.Errorf("after Join the task has %v, %v", v, err)
+			}
+		}
+	})
+}
+
+// Each function that a group starts runs on a goroutine that the errgroup has started,
+// also where a goroutine takes over from another one.
+func TestTasksRunOnTheGoroutinesOfAnErrgroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := rpcx.NewTaskGroup[bool](t.Context(), &rpcx.TaskGroupOptions{Limit: 1, Retain: true})
+		onErrgroup := func(context.Context) (bool, error) {
+			return strings.Contains(string(debug.Stack()), "created by golang.org/x/sync/errgroup.(*Group).Go"), nil
+		}
+		outside := rpcx.StartTask(t.Context(), after(time.Second, true))
+		if err := g.Add(outside); err != nil {
+			t.Fatal(err)
+		}
+		tasks := map[string]*rpcx.Task[bool]{
+			"a daemon": g.GoDaemon(onErrgroup),
+			"a task that waits for a task that was started elsewhere": g.Go(onErrgroup),
+			"a task on the same goroutine":                            g.Go(onErrgroup),
+		}
+		g.Go(func(context.Context) (bool, error) {
+			runtime.Goexit()
+			return false, nil
+		})
+		tasks["a task after one that exits"] = g.Go(onErrgroup)
+		for range g.All(t.Context()) {
+		}
+		if err := g.Join(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for name, task := range tasks {
+			if ok, err := task.Result(); !ok || err != nil {
+				t.Errorf("%s: %v, %v", name, ok, err)
+			}
+		}
+	})
+}
+
 // TestTaskGroupRaces has everything happen to one group at the same time.
 func TestTaskGroupRaces(t *testing.T) {
 	noLeak(t)
@@ -608,7 +833,9 @@ func TestTaskGroupRaces(t *testing.T) {
 				return 0, nil
 			})
 		}
-		others.Go(func(context.Context) (int, error) { return 0, g.Join(t.Context()) })
+		for range 2 {
+			others.Go(func(context.Context) (int, error) { return 0, g.Join(t.Context()) })
+		}
 		if err := others.Join(t.Context()); err != nil || others.Err() != nil {
 			t.Fatal(err, others.Err())
 		}

@@ -17,6 +17,8 @@ type transport interface {
 	next(wait bool) ([]byte, error)
 	// maxMessage returns the size of the largest message, 0 if that is not known.
 	maxMessage() int
+	// maxMessageField returns the name of the field that sets maxMessage.
+	maxMessageField() string
 	// frame appends msg to dst as it goes into the outbox. It fails with a
 	// [*SizeError] if msg is larger than maxMessage.
 	frame(dst, msg []byte) ([]byte, error)
@@ -50,6 +52,9 @@ type transport interface {
 	// unread returns what came in where next failed: the beginning of the message that
 	// was at fault or cut off, and what is behind it. It is valid until the next call.
 	unread() ([]byte, framing)
+	// releaseInput gives back what is held of the input. The reader calls it last: a
+	// program may keep a session that has ended.
+	releaseInput()
 	under() any // what it was made of
 }
 
@@ -215,6 +220,8 @@ func (s *stream) fill() {
 
 func (s *stream) maxMessage() int { return s.max }
 
+func (s *stream) maxMessageField() string { return maxMessageField(s.framer) }
+
 func (s *stream) frame(dst, msg []byte) ([]byte, error) {
 	if err := checkSize(s.framer, s.max, msg); err != nil {
 		return dst, err
@@ -250,6 +257,13 @@ func (s *stream) close(error) (err error) {
 func (s *stream) tells() bool { return false }
 
 func (s *stream) received() uint64 { return s.total }
+
+func (s *stream) releaseInput() {
+	if s.buf != nil {
+		giveBuffer(s.buf)
+	}
+	s.buf, s.r, s.w, s.from = nil, 0, 0, 0
+}
 
 func (s *stream) unread() ([]byte, framing) { return s.buf[s.from:s.w], framingOf(s.framer) }
 
@@ -312,6 +326,8 @@ func (m *messages) onPart(part func(int) error) {
 
 func (m *messages) maxMessage() int { return m.max }
 
+func (m *messages) maxMessageField() string { return maxMessageField(m.conn) }
+
 func (m *messages) frame(dst, msg []byte) ([]byte, error) {
 	if err := checkSize(m.conn, m.max, msg); err != nil {
 		return dst, err
@@ -371,6 +387,7 @@ func (m *messages) received() uint64 {
 	return m.total
 }
 
+func (m *messages) releaseInput()             {}
 func (m *messages) unread() ([]byte, framing) { return nil, framedOtherwise }
 
 func (m *messages) under() any { return m.conn }

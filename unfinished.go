@@ -96,10 +96,10 @@ func (s *Session) checkPartLocked(now time.Duration) func() {
 		return nil
 	}
 	s.note(slog.LevelWarn, "a message does not go on, and memory is short",
-		slog.Duration("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
+		timeLimit("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
 	return func() {
-		s.end(&FrameError{Message: fmt.Sprintf("less than %d bytes of a message in %v (Limits.SendTimeout), near %d bytes on this server (Server.MaxQueuedBytes)",
-			partRate, timeout, s.load.limit)}, s.violationGrace())
+		s.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
+			thousands(partRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
 	}
 }
 
@@ -133,9 +133,9 @@ func (p *part) giveUp() {
 	p.given = true
 	s.weigh()
 	s.note(slog.LevelWarn, "a message that has come in part makes room for a later one",
-		limitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.partial))
+		byteLimit("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.partial))
 	s.mu.Unlock()
-	s.end(&FrameError{Message: fmt.Sprintf("no room for a message that has come in part: over %d bytes on this server (Server.MaxQueuedBytes)", s.load.limit)},
+	s.end(&fullError{&FrameError{Message: "no room for a message that has come in part: " + over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}},
 		s.violationGrace())
 }
 

@@ -245,7 +245,7 @@ func (r *groupRunner) held() (tasks, daemons []string) {
 	r.group.mu.Lock()
 	held := r.group.retained
 	if !r.group.opts.Retain {
-		held = r.group.pending.appendTo(r.group.waiting.appendTo(nil))
+		held = r.group.running.appendTo(r.group.waiting.appendTo(nil))
 	}
 	background := r.group.daemons.appendTo(nil)
 	r.group.mu.Unlock()

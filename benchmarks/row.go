@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Burst is how many members a batch has, and how many notifications are sent
@@ -177,25 +178,21 @@ func (b *Bench) Run(ctx context.Context, n int) error {
 		}
 		return nil
 	}
-	var (
-		left  atomic.Int64
-		wg    sync.WaitGroup
-		once  sync.Once
-		first error
-	)
+	var left atomic.Int64
 	left.Store(int64(n))
+	var running errgroup.Group
 	for i := range b.callers {
-		wg.Go(func() { // ends when no operations are left
+		running.Go(func() error { // ends when no operations are left
 			for left.Add(-1) >= 0 {
 				if err := b.row.op(ctx, &b.callers[i]); err != nil {
-					once.Do(func() { first = err })
 					left.Store(0)
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	wg.Wait()
-	return first
+	return running.Wait()
 }
 
 // Close closes the clients, then the server.

@@ -1,6 +1,6 @@
 module example.com/rpcx/msgpack
 
-go 1.26
+go 1.26.0
 
 replace example.com/rpcx => ../
 
@@ -10,4 +10,7 @@ require (
 	github.com/vmihailenco/msgpack/v5 v5.4.1
 )
 
-require github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
+require (
+	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+)

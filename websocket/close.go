@@ -80,6 +80,8 @@ func closingFor(cause error) closing {
 	busy, _ := errors.AsType[*rpcx.Error](cause)
 	violation, _ := errors.AsType[*rpcx.ProtocolError](cause)
 	switch {
+	case errors.Is(cause, rpcx.ErrServerFull): // as well as another
+		return closing{websocket.StatusTryAgainLater, "server full"}
 	case errors.Is(cause, rpcx.ErrClosed), errors.Is(cause, io.EOF):
 		return closing{code: websocket.StatusNormalClosure}
 	case errors.Is(cause, rpcx.ErrServerClosed):

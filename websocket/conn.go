@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
 
 	"github.com/coder/websocket"
 )
@@ -102,6 +102,7 @@ func (c *conn) ReadMessage() ([]byte, error) {
 		err = c.reason(err)
 	}
 	c.cause = err
+	c.buf, c.rest = nil, nil
 	close(c.over)
 	return nil, err
 }
@@ -142,7 +143,7 @@ func (c *conn) read() ([]byte, error) {
 				c.rest = nil
 			}
 			return nil, &rpcx.FrameError{
-				Message:     fmt.Sprintf("dropping message over %d bytes (Config.MaxSize)", c.maxSize),
+				Message:     "dropping message " + bounded.Over(c.maxSize, "bytes", c.MaxMessageField()),
 				Recoverable: true,
 				TooLarge:    &rpcx.SizeError{Limit: c.maxSize, Field: c.MaxMessageField()},
 				Start:       bytes.Clone(buf[:min(len(buf), rpcx.StartSize)]),
@@ -224,7 +225,7 @@ func (c *conn) check() error {
 	if c.control.exceeded {
 		c.out.deaf = true
 		return c.refuse(websocket.StatusPolicyViolation, "too many control frames", &rpcx.FrameError{
-			Message: fmt.Sprintf("over %d control frames a second (Config.ControlFrames)", c.control.rate),
+			Message: bounded.Over(c.control.rate, "control frames a second", "websocket.Config.ControlFrames"),
 		})
 	}
 	if !c.begun || c.Received()-c.told < partStep {
@@ -247,7 +248,7 @@ func (c *conn) OnPart(part func(size int) error) { c.part = part }
 func (c *conn) MaxMessage() int { return c.maxSize }
 
 // MaxMessageField returns the name of the field that sets the limit.
-func (c *conn) MaxMessageField() string { return "Config.MaxSize" }
+func (c *conn) MaxMessageField() string { return "websocket.Config.MaxSize" }
 
 // OnWritten implements [rpcx.PartWriter].
 func (c *conn) OnWritten(written func()) { c.written = written }

@@ -147,7 +147,7 @@ func TestTooManyControlFrames(t *testing.T) {
 				}
 				<-s.Done()
 				frame, ok := errors.AsType[*rpcx.FrameError](s.Err())
-				if !ok || !strings.Contains(frame.Message, c.field) || !strings.Contains(frame.Message, "Config.ControlFrames") {
+				if !ok || !strings.Contains(frame.Message, c.field) || !strings.Contains(frame.Message, "websocket.Config.ControlFrames") {
 					t.Errorf("the session ended with %v", s.Err())
 				}
 			})
@@ -207,7 +207,7 @@ func TestTooManyControlFramesOfAServer(t *testing.T) {
 		for ; pings < 5000 && ws.Ping(t.Context()) == nil; pings++ {
 		}
 		<-s.Done()
-		if frame, ok := errors.AsType[*rpcx.FrameError](s.Err()); !ok || !strings.Contains(frame.Message, "Config.ControlFrames") {
+		if frame, ok := errors.AsType[*rpcx.FrameError](s.Err()); !ok || !strings.Contains(frame.Message, "websocket.Config.ControlFrames") {
 			t.Errorf("the session ended with %v", s.Err())
 		}
 		if pings != 1000 {

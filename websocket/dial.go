@@ -10,7 +10,6 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"time"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
@@ -68,15 +67,8 @@ func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, err
 	if err := errors.Join(duration.Check("Dialer", &d.Dialer), d.Config.check()); err != nil {
 		return nil, err
 	}
-	timeout := d.Timeout
-	if timeout == 0 {
-		timeout = 30 * time.Second // as rpcx.Dialer has it
-	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
+	defer cancel()
 	var under net.Conn
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { under = info.Conn },
@@ -104,7 +96,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, err
 		body, _ := io.ReadAll(resp.Body) // is in memory
 		return nil, &StatusError{resp.StatusCode, resp.Header, string(body)}
 	} else if err != nil {
-		return nil, err
+		return nil, bounded.DialError(ctx, err)
 	}
 	return newConn(ws, t.out, under, control, d.Config), nil
 }

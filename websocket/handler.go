@@ -61,7 +61,7 @@ type Acceptor struct {
 // depend on the connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.check(); err != nil {
-		panic("websocket: " + err.Error())
+		panic("rpcx: " + err.Error())
 	}
 	if !a.Server.Accepts() {
 		http.Error(w, "no more sessions", http.StatusServiceUnavailable)
@@ -108,7 +108,7 @@ func (a *Acceptor) logRefusal(r *http.Request, err error) {
 	}
 	attrs := []slog.Attr{slog.String("peer", r.RemoteAddr), slog.Any("error", bounded.Error(err))}
 	if skipped > 0 {
-		attrs = append(attrs, slog.Int("left out", skipped))
+		attrs = append(attrs, slog.Int("records left out", skipped))
 	}
 	log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused", attrs...)
 }

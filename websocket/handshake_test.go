@@ -305,7 +305,7 @@ func TestRefusalsAreLoggedWithinBounds(t *testing.T) {
 		log.Reset()
 		time.Sleep(time.Second)
 		a.ServeHTTP(httptest.NewRecorder(), r)
-		if got := log.String(); !strings.Contains(got, `"left out"=200`) {
+		if got := log.String(); !strings.Contains(got, `"records left out"=200`) {
 			t.Errorf("a second later %q was logged", got)
 		}
 	})

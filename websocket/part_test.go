@@ -272,3 +272,114 @@ func TestLargeBuffersAreGivenBack(t *testing.T) {
 		t.Errorf("%d sessions hold %d bytes", sessions, held)
 	}
 }
+
+// A session that ends to make room on its server tells its peer to come again.
+func TestCloseCodeOfSessionsThatMakeRoom(t *testing.T) {
+	part := func(t *testing.T, s *rpcx.Session, bytes int) {
+		begin(t, s.NetConn(), 900_000)
+		s.NetConn().Write(make([]byte, bytes)) // fails if the session ends meanwhile
+		synctest.Wait()
+	}
+	for name, c := range map[string]struct {
+		srv *rpcx.Server
+		end func(t *testing.T, connect func() *rpcx.Session) (ended *rpcx.Session)
+		is  error // what the session's error matches, but for ErrServerFull
+	}{
+		"a message that does not fit": {&rpcx.Server{MaxQueuedBytes: 100_000},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
+				s := connect()
+				part(t, s, 900_000)
+				return s
+			}, nil},
+		"one that makes room for a later one": {&rpcx.Server{MaxQueuedBytes: 300_000},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
+				s := connect()
+				part(t, s, 150_000)
+				part(t, connect(), 100_000)
+				return s
+			}, nil},
+		"one that does not go on": {&rpcx.Server{MaxQueuedBytes: 300_000},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session {
+				s := connect()
+				part(t, s, 150_000)
+				return s
+			}, nil},
+		"an idle session among many": {&rpcx.Server{MaxSessions: 1, CrowdedIdleTimeout: time.Second},
+			func(t *testing.T, connect func() *rpcx.Session) *rpcx.Session { return connect() }, rpcx.ErrIdle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := c.srv
+				errs := make(chan error, 10)
+				srv.OnSession = func(s *rpcx.Session) { s.OnClose(func(err error) { errs <- err }) }
+				l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: websocket.Config{PingInterval: -1}})
+				defer stopped()
+				d := websocket.Dialer{Dialer: rpcx.Dialer{DialContext: l.dial}, Config: websocket.Config{PingInterval: -1}}
+				var sessions []*rpcx.Session
+				s := c.end(t, func() *rpcx.Session {
+					s, err := d.Dial(t.Context(), "ws://memory/", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					sessions = append(sessions, s)
+					return s
+				})
+				if closed, ok := errors.AsType[*websocket.CloseError](ended(t, s)); !ok || closed.Code != 1013 || closed.Reason == "" {
+					t.Errorf("the peer is told %v", s.Err())
+				}
+				err := <-errs
+				_, framing := errors.AsType[*rpcx.FrameError](err)
+				if !errors.Is(err, rpcx.ErrServerFull) || framing != (c.is == nil) || !framing && !errors.Is(err, c.is) {
+					t.Errorf("the session ended with %v", err)
+				}
+				srv.Close()
+				for _, s := range sessions {
+					s.NetConn().Close()
+					<-s.Done()
+				}
+				srv.Wait(context.Background())
+			})
+		})
+	}
+}
+
+// Peers that do not read hold no more than twice the limit over WebSockets either.
+func TestUnreadRepliesAreBounded(t *testing.T) {
+	const limit, sessions, size = 8 << 20, 100, 300_000
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: limit}
+		srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			return strings.Repeat("x", size), nil
+		})
+		l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: websocket.Config{PingInterval: -1}})
+		defer stopped()
+		var conns []*coder.Conn
+		for range sessions {
+			ws := dialPeer(t, l)
+			defer ws.CloseNow()
+			conns = append(conns, ws)
+		}
+		synctest.Wait()
+		before, most := heapBytes(), 0
+		for i, ws := range conns {
+			for range 10 {
+				_ = ws.Write(t.Context(), coder.MessageText, []byte(`{"jsonrpc":"2.0","method":"m","id":1}`)) // fails if the session has ended
+			}
+			if i%10 == 9 {
+				synctest.Wait()
+				most = max(most, heapBytes()-before)
+			}
+		}
+		n := srv.Stats().Sessions
+		t.Logf("%.2f of the limit are held, at most; %d sessions are left", float64(most)/limit, n)
+		if most > 2*limit || n == sessions {
+			t.Errorf("%d bytes of memory are held, of %d, and %d sessions are left", most, limit, n)
+		}
+		srv.Close()
+		for _, ws := range conns {
+			ws.CloseNow()
+		}
+		srv.Wait(context.Background())
+	})
+}

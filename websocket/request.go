@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 const (
@@ -19,10 +21,10 @@ const (
 func (a *Acceptor) checkSize(r *http.Request) error {
 	fields, size := measure(r)
 	if limit := limitOr(a.MaxHeaderFields, defaultHeaderFields); fields > limit {
-		return fmt.Errorf("request has %d header fields and URL parameters: over %d (Acceptor.MaxHeaderFields)", fields, limit)
+		return fmt.Errorf("request with %d header fields and URL parameters is too large: %s", fields, bounded.Over(limit, "fields", "websocket.Acceptor.MaxHeaderFields"))
 	}
 	if limit := limitOr(a.MaxHeaderBytes, defaultHeaderBytes); size > limit {
-		return fmt.Errorf("header and URL of the request have %d bytes: over %d (Acceptor.MaxHeaderBytes)", size, limit)
+		return fmt.Errorf("request with %s bytes of header and URL is too large: %s", bounded.Thousands(size), bounded.Over(limit, "bytes", "websocket.Acceptor.MaxHeaderBytes"))
 	}
 	return nil
 }

@@ -130,7 +130,7 @@ func TestRequestTooLarge(t *testing.T) {
 				return
 			}
 			body, err := io.ReadAll(resp.Body)
-			if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge || err != nil || !strings.Contains(string(body), "(Acceptor."+c.field+")") {
+			if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge || err != nil || !strings.Contains(string(body), "(websocket.Acceptor."+c.field+")") {
 				t.Errorf("it is answered %s: %s (%v)", resp.Status, body, err)
 			}
 			if len(body) > 200 {

@@ -178,7 +178,7 @@ func TestDialWithWrongOptions(t *testing.T) {
 		"Limits.RequestTimeout is 30ns: write 30*time.Second":                {websocket.Dialer{}, rpcx.Options{Limits: rpcx.Limits{RequestTimeout: 30}}},
 		"Options.Types without Options.Objects: set that, too, at both ends": {websocket.Dialer{}, rpcx.Options{Types: []rpcx.Type{{}}}},
 		"Dialer.Timeout is 10ns: write 10*time.Second":                       {websocket.Dialer{Dialer: rpcx.Dialer{Timeout: 10}}, rpcx.Options{}},
-		"Config.PingInterval is 5ns: write 5*time.Second":                    {websocket.Dialer{Config: websocket.Config{PingInterval: 5}}, rpcx.Options{}},
+		"websocket.Config.PingInterval is 5ns: write 5*time.Second":          {websocket.Dialer{Config: websocket.Config{PingInterval: 5}}, rpcx.Options{}},
 	} {
 		c.dialer.DialContext = func(context.Context, string, string) (net.Conn, error) {
 			t.Error("it is dialled")
@@ -194,7 +194,7 @@ func TestDialWithWrongOptions(t *testing.T) {
 func TestAcceptorWithoutUnit(t *testing.T) {
 	a := &websocket.Acceptor{Server: &rpcx.Server{}, Config: websocket.Config{PingInterval: 30}}
 	defer func() {
-		if got := fmt.Sprint(recover()); got != "websocket: Config.PingInterval is 30ns: write 30*time.Second" {
+		if got := fmt.Sprint(recover()); got != "rpcx: websocket.Config.PingInterval is 30ns: write 30*time.Second" {
 			t.Errorf("it panics with %q", got)
 		}
 	}()

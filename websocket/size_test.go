@@ -166,7 +166,7 @@ func TestReplyOverTheLimit(t *testing.T) {
 			for _, i := range c.ended {
 				err := calls[i].Wait(ctx, nil)
 				size, ok := errors.AsType[*rpcx.SizeError](err)
-				if !ok || size.Limit != 1000 || size.Field != "Config.MaxSize" || errors.Is(err, rpcx.ErrConnectionLost) {
+				if !ok || size.Limit != 1000 || size.Field != "websocket.Config.MaxSize" || errors.Is(err, rpcx.ErrConnectionLost) {
 					t.Errorf("call %d ended with %v", i, err)
 				}
 			}
@@ -197,7 +197,7 @@ func TestOwnMessageOverTheLimit(t *testing.T) {
 	url, srv := sizeServer(t, 1000, nil)
 	s := dial(t, websocket.Dialer{Config: websocket.Config{MaxSize: 1000}}, url, nil)
 	err := s.Call(t.Context(), "echo", rpcx.Args{strings.Repeat("x", 5000)}, nil)
-	if want := "message of 5,054 bytes is too large: over 1,000 bytes (Config.MaxSize, to be raised at both ends)"; err == nil || err.Error() != want {
+	if want := "message of 5,054 bytes is too large: over 1,000 bytes (websocket.Config.MaxSize), to be raised at both ends"; err == nil || err.Error() != want {
 		t.Errorf("the error is %v, want %s", err, want)
 	}
 	if err := s.Call(t.Context(), "refuse", nil, nil); err == nil || s.Stats().MessagesSent != 1 {

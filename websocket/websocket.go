@@ -58,7 +58,8 @@
 //	      frames (Config.ControlFrames) or too much that is wrong (Limits.PeerErrors)
 //	1009  a message over Config.MaxSize
 //	1011  any other error of this side
-//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes
+//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes; these are also why an idle
+//	      session ends, or a message is not waited for, on a server that is nearly full
 //
 // [SetCloseCode] has another code sent, of the program's own. A peer that does not read
 // is told nothing if a write to it is under way.
@@ -106,7 +107,7 @@ type Config struct {
 }
 
 // check returns what is wrong with the configuration, nil if nothing is.
-func (c *Config) check() error { return duration.Check("Config", c) }
+func (c *Config) check() error { return duration.Check("websocket.Config", c) }
 
 func (c Config) maxSize() int {
 	switch {
@@ -133,7 +134,7 @@ func (c Config) compression() websocket.CompressionMode {
 }
 
 // ErrNoPong is why a session ended whose peer did not answer a ping in time.
-var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (Config.PingInterval)")
+var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (websocket.Config.PingInterval)")
 
 // StatusError is why a WebSocket could not be dialled where the server answered by HTTP
 // and did not upgrade the connection.

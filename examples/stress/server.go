@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"example.com/rpcx"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // lookTime is how long "look" takes: as a query to a database would, without
@@ -52,13 +54,12 @@ func methods() *rpcx.Router {
 // server is the server that is tried, in a process of its own.
 type server struct {
 	rpcx.Server
-	end    context.CancelFunc // has ServeContext return
-	served chan error
+	end     context.CancelFunc // has ServeContext return
+	running errgroup.Group     // ServeContext, and the sampling
 
 	started    chan struct{} // closed when the session with the parent is
 	goroutines int           // there were before it began
 	quit       chan struct{} // closed to end the sampling
-	sampled    chan struct{} // closed at the end of it
 
 	mu    sync.Mutex
 	ended map[string]int
@@ -67,9 +68,7 @@ type server struct {
 // serve is the server's process: it does what its parent says, until that ends.
 func serve() {
 	srv := &server{
-		served:  make(chan error, 1),
 		quit:    make(chan struct{}),
-		sampled: make(chan struct{}),
 		started: make(chan struct{}),
 		ended:   make(map[string]int),
 	}
@@ -95,15 +94,14 @@ func (srv *server) listen(s *rpcx.Session) (string, error) {
 	ctx, end := context.WithCancel(context.Background())
 	srv.end = end
 	// Owner: the server. End: stop.
-	go func() { srv.served <- srv.ServeContext(ctx, l) }()
+	srv.running.Go(func() error { return srv.ServeContext(ctx, l) })
 	// Owner: the server. End: stop.
-	go srv.report(s)
+	srv.running.Go(func() error { return srv.report(s) })
 	return "tcp://" + l.Addr().String(), nil
 }
 
 // report sends samples until the server is stopped.
-func (srv *server) report(parent *rpcx.Session) {
-	defer close(srv.sampled)
+func (srv *server) report(parent *rpcx.Session) error {
 	tick := time.NewTicker(sampling)
 	defer tick.Stop()
 	for {
@@ -111,7 +109,7 @@ func (srv *server) report(parent *rpcx.Session) {
 		case <-tick.C:
 			_ = parent.Notify(context.Background(), "sample", srv.sample()) // fails only if all is over
 		case <-srv.quit:
-			return
+			return nil
 		}
 	}
 }
@@ -138,11 +136,10 @@ func (srv *server) settle() sample {
 // no goroutines, if all is well.
 func (srv *server) stop() (sample, error) {
 	srv.end()
-	if err := <-srv.served; err != nil {
+	close(srv.quit)
+	if err := srv.running.Wait(); err != nil {
 		return sample{}, err
 	}
-	close(srv.quit)
-	<-srv.sampled
 	return srv.leftOver(), nil
 }
 

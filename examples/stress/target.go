@@ -56,9 +56,7 @@ type target struct {
 // until that ends.
 func runTarget() {
 	t := &target{server: server{
-		served:  make(chan error, 1),
 		quit:    make(chan struct{}),
-		sampled: make(chan struct{}),
 		started: make(chan struct{}),
 		ended:   make(map[string]int),
 	}}
@@ -111,19 +109,18 @@ func (t *target) listen(attack string) (string, error) {
 		t.http.MaxHeaderBytes = 32 << 10 // a megabyte of small fields takes 30 ms, before the Acceptor sees it
 		t.http.ErrorLog = slog.NewLogLogger(t.Options.Logger.Handler(), slog.LevelWarn)
 		// Owner: the target. End: finish.
-		go func() { t.served <- t.http.Serve(l) }()
+		t.running.Go(func() error { return whenClosed(t.http.Serve(l)) })
 	} else {
 		// Owner: the target. End: finish.
-		go func() { t.served <- t.Serve(l) }()
+		t.running.Go(func() error { return whenClosed(t.Serve(l)) })
 	}
 	// Owner: the target. End: finish.
-	go t.watch()
+	t.running.Go(t.watch)
 	return addr, nil
 }
 
 // watch looks at the process until the end.
-func (t *target) watch() {
-	defer close(t.sampled)
+func (t *target) watch() error {
 	tick := time.NewTicker(targetSampling)
 	defer tick.Stop()
 	for {
@@ -136,7 +133,7 @@ func (t *target) watch() {
 			t.peak.highest(s)
 			t.mu.Unlock()
 		case <-t.quit:
-			return
+			return nil
 		}
 	}
 }
@@ -164,11 +161,10 @@ func (t *target) finish(ctx context.Context, patience time.Duration) (damage, er
 	if err := t.Shutdown(ctx); err != nil {
 		return d, err
 	}
-	if err := <-t.served; !errors.Is(err, rpcx.ErrServerClosed) && !errors.Is(err, http.ErrServerClosed) {
+	close(t.quit)
+	if err := t.running.Wait(); err != nil {
 		return d, err
 	}
-	close(t.quit)
-	<-t.sampled
 	sessions := d.Left.Sessions
 	d.Left = t.leftOver()
 	d.Left.Sessions = sessions
@@ -178,6 +174,14 @@ func (t *target) finish(ctx context.Context, patience time.Duration) (damage, er
 	d.Records = t.log.read()
 	d.Ended = t.ended
 	return d, nil
+}
+
+// whenClosed returns nil for what servers return that have been stopped.
+func whenClosed(err error) error {
+	if errors.Is(err, rpcx.ErrServerClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 // awaitSessions waits until all sessions have ended, for so long at most.

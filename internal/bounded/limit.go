@@ -1,0 +1,22 @@
+package bounded
+
+import "strconv"
+
+// Over says which limit is exceeded, in the one form that errors have for it:
+// "over 1,000 bytes (NewlineFramer.MaxSize)".
+func Over(limit int, unit, field string) string {
+	return "over " + Thousands(limit) + " " + unit + " (" + field + ")"
+}
+
+// Thousands writes n with commas between its thousands.
+func Thousands(n int) string {
+	s := strconv.Itoa(n)
+	first := 0
+	if n < 0 {
+		first = 1
+	}
+	for i := len(s) - 3; i > first; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
