@@ -357,6 +357,10 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 // sort is bind, but for what the error says of how to mend it.
 func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, err error) {
 	p := &req.Params
+	if p.bytes() >= largeParams {
+		takeDecodingSlot()
+		defer releaseDecodingSlot()
+	}
 	if p.Raw != nil {
 		if !sig.raw {
 			return rest, InvalidParams(`method "%s" does not take a raw payload`, excerpt(req.Method))
@@ -457,7 +461,7 @@ func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) er
 	if raw == nil {
 		return nil
 	}
-	err := codecOr(req.Params.codec).Unmarshal(raw, v)
+	err := unmarshalInTurn(codecOr(req.Params.codec), raw, v)
 	if err == nil {
 		err = checkObject(req.Params.codec, raw, v)
 	}

@@ -36,7 +36,7 @@ func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
 			return all, InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt(req.Method), excerpt(name))
 		}
 		v := reflect.New(sig.mapping.Elem())
-		err := codec.Unmarshal(raw, v.Interface())
+		err := unmarshalInTurn(codec, raw, v.Interface())
 		if err == nil {
 			err = checkObject(codec, raw, v.Interface())
 		}

@@ -56,7 +56,7 @@ func (p Params) Bind(v any) error {
 		}
 		data = p.Raw
 	}
-	if err := codecOr(p.codec).Unmarshal(data, v); err != nil {
+	if err := unmarshalInTurn(codecOr(p.codec), data, v); err != nil {
 		return invalidArguments(err)
 	}
 	return nil

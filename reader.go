@@ -388,14 +388,18 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 		c.index = int32(i)
 		switch item.Kind {
 		case KindInvalid:
-			invalid++
+			c.answered = true
 			s.lock()
+			if s.dropsFaultsLocked() {
+				s.unlock()
+				continue
+			}
+			invalid++
 			s.faultOf(item.Err, invalid)
 			if invalid == 1 {
 				s.refusing++
 			}
 			s.unlock()
-			c.answered = true
 			if s.encodeError(sc, item.ID, s.answerTo(item)) {
 				b.append(i, sc.msg)
 			}

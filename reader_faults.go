@@ -101,6 +101,11 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 	}
 	answer := s.answerTo(item)
 	s.lock()
+	if s.dropsFaultsLocked() {
+		s.unlock()
+		return
+	}
+	s.overdrawn()
 	s.fault(item.Err, more...)
 	s.countPeerErrorBytesLocked(wholeError, len(msg))
 	s.fx.replyError(item.ID, answer, fromReader)
@@ -111,6 +116,17 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 	if foreign != "" {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
+}
+
+// dropsFaultsLocked reports whether a message that is wrong is dropped, and counts it
+// then: the session is about to end because of its cost. The reader may receive
+// thousands of messages before that. Callers must hold s.mu.
+func (s *Session) dropsFaultsLocked() bool {
+	s.owner.check()
+	if s.cost.over {
+		s.stats.Errors++
+	}
+	return s.cost.over
 }
 
 // answerTo returns the error that an invalid item is answered.
