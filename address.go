@@ -147,6 +147,9 @@ func allDigits(s string) bool {
 
 func parsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
+	if s == "" {
+		return 0, errors.New("invalid port: none (want host:port, with a port of 1 to 65535)")
+	}
 	if err != nil || port == 0 {
 		return 0, fmt.Errorf("invalid port: %s", s)
 	}

@@ -24,7 +24,10 @@ type Dialer struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// SOCKS, if set, is the proxy that everything is dialled through; unix:///path
 	// cannot be (but the proxy can be there). The connection to the proxy is made by its
-	// own Dial, or else by DialContext. See [ParseSOCKSProxy] for one from a URL.
+	// own Dial, or else by DialContext. See [ParseSOCKSProxy] for one from a URL. If SOCKS
+	// is nil there is no proxy, and all is dialled directly: a program that must not do
+	// that checks its configuration, or sets DialContext to the proxy's DialContext, which
+	// fails if the proxy is nil.
 	SOCKS *SOCKSProxy
 }
 

@@ -154,7 +154,7 @@ func (p SOCKSProxy) String() string {
 // It fits [Dialer.DialContext] (but see [Dialer.SOCKS]), http.Transport's, and under
 // tls.Client. The error is a [*net.OpError] from the proxy to the destination. It
 // wraps a [*SOCKSError] if the proxy answered; otherwise ctx's cause, or the error of
-// the connection to the proxy.
+// the connection to the proxy. A nil proxy is an error, and dials nothing.
 func (p *SOCKSProxy) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	return p.dial(ctx, network, addr, nil)
 }
@@ -164,6 +164,9 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // dial is DialContext, but that direct connects to the proxy if p.Dial is nil.
 func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dialFunc) (net.Conn, error) {
+	if p == nil {
+		return nil, fmt.Errorf("connect to %s through a SOCKS proxy: the *SOCKSProxy is nil", addr)
+	}
 	if p.Dial != nil {
 		direct = p.Dial
 	}
@@ -180,10 +183,7 @@ func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dial
 	}
 	conn, err := p.dialDestination(ctx, proxy, dest, direct)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx) // whatever was under way says it in its own way
-		}
-		return nil, &net.OpError{Op: "socks", Net: network, Source: proxy, Addr: dest, Err: err}
+		return nil, &net.OpError{Op: "socks", Net: network, Source: proxy, Addr: dest, Err: causeOr(ctx, err)}
 	}
 	return conn, nil
 }
@@ -258,9 +258,27 @@ func (h *SOCKSHandshake) do(ctx context.Context, conn net.Conn) error {
 	err := h.exchange(conn)
 	if !stop() {
 		<-closed
-		return context.Cause(ctx)
+		return &socksUnanswered{h.awaited(), context.Cause(ctx)}
 	}
 	return err
+}
+
+// socksUnanswered is the error of a handshake that a context has ended.
+type socksUnanswered struct {
+	awaited string
+	cause   error
+}
+
+func (e *socksUnanswered) Error() string { return e.awaited + ": " + e.cause.Error() }
+func (e *socksUnanswered) Unwrap() error { return e.cause }
+func (e *socksUnanswered) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }
+
+// awaited says what the proxy has not done yet.
+func (h *SOCKSHandshake) awaited() string {
+	if h.version == SOCKS5 && !h.greeted {
+		return "the proxy did not answer the SOCKS5 greeting (is it a SOCKS proxy?)"
+	}
+	return fmt.Sprintf("the proxy did not answer the %v request to connect", h.version)
 }
 
 func (h *SOCKSHandshake) exchange(conn io.ReadWriter) error {
@@ -319,7 +337,7 @@ func inTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.Con
 			return result, nil
 		}
 		if ctx.Err() != nil {
-			return none, context.Cause(ctx)
+			return none, causeOr(ctx, err)
 		}
 		if len(errs) == 0 || errs[len(errs)-1].Error() != err.Error() {
 			errs = append(errs, err)
@@ -329,6 +347,15 @@ func inTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.Con
 		return none, errs[0]
 	}
 	return none, errors.Join(errs...)
+}
+
+// causeOr returns the cause of ctx if ctx has ended, since whatever was under way says it
+// in its own way. If err wraps the cause, or if ctx has not ended, the result is err.
+func causeOr(ctx context.Context, err error) error {
+	if ctx.Err() == nil || errors.Is(err, context.Cause(ctx)) {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 // share returns a context that ends after one of so many parts of the time that

@@ -17,6 +17,8 @@ type SOCKSError struct {
 	Reply   int
 	Message string // what was wrong, or the meaning of Reply
 	Err     error  // ErrSOCKSFailure or ErrSOCKSProtocol
+
+	hint string // what to do at this side, a part of the text; "" for nothing
 }
 
 // Sentinels that a [*SOCKSError] matches.
@@ -25,15 +27,28 @@ var (
 	ErrSOCKSFailure  = errors.New("rpcx: SOCKS proxy refused")
 )
 
-func (e *SOCKSError) Error() string { return trimPrefix(e.Err) + ": " + e.Message }
+func (e *SOCKSError) Error() string {
+	text := trimPrefix(e.Err) + ": " + e.Message
+	if e.hint != "" {
+		text += " (" + e.hint + ")"
+	}
+	return text
+}
+
 func (e *SOCKSError) Unwrap() error { return e.Err }
 
-func (h *SOCKSHandshake) protocolError(format string, args ...any) error {
+func (h *SOCKSHandshake) protocolError(format string, args ...any) *SOCKSError {
 	return &SOCKSError{Version: h.version, Message: fmt.Sprintf(format, args...), Err: ErrSOCKSProtocol}
 }
 
-func (h *SOCKSHandshake) failure(reply int, format string, args ...any) error {
+func (h *SOCKSHandshake) failure(reply int, format string, args ...any) *SOCKSError {
 	return &SOCKSError{Version: h.version, Reply: reply, Message: fmt.Sprintf(format, args...), Err: ErrSOCKSFailure}
+}
+
+// withHint returns e, whose text says what to do at this side.
+func (e *SOCKSError) withHint(hint string) *SOCKSError {
+	e.hint = hint
+	return e
 }
 
 var socks4Replies = map[byte]string{

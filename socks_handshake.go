@@ -49,6 +49,7 @@ type SOCKSHandshake struct {
 	login    []byte // the message of RFC 1929, nil without credentials
 	request  []byte
 	probe    bool // it ends with the proxy's first reply, which must be a known one
+	greeted  bool // a SOCKS5 proxy has answered the greeting
 
 	reply []byte // what has come of the reply that is awaited
 	want  int    // how long that is, as far as it is known
@@ -86,7 +87,7 @@ func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*
 	case SOCKS4, SOCKS4a:
 		err = h.begin4(dest, user)
 	default:
-		err = h.protocolError("unknown version of SOCKS: %d", uint8(version))
+		err = h.protocolError("unknown version of SOCKS: %d", uint8(version)).withHint("SOCKSProxy.Version is rpcx.SOCKS5, which is 0, rpcx.SOCKS4a or rpcx.SOCKS4")
 	}
 	if err != nil {
 		return nil, err
@@ -216,12 +217,12 @@ func (h *SOCKSHandshake) begin5(dest NetAddress, user *SOCKSUserAuth) error {
 	h.greeting = []byte{5, 1, methodNone}
 	if user != nil {
 		if n := len(user.Username); n < 1 || n > 255 {
-			return h.protocolError("username %s has invalid length %d", user.Username, n)
+			return h.protocolError("username %s has invalid length %d", user.Username, n).withHint("1 to 255 bytes; without a user, SOCKSProxy.Auth is nil")
 		}
 		// RFC 1929 wants one of at least a byte. Proxies that know users without a
 		// password take an empty one, as other clients send it.
 		if n := len(user.Password); n > 255 {
-			return h.protocolError("password has invalid length %d", n)
+			return h.protocolError("password has invalid length %d", n).withHint("at most 255 bytes")
 		}
 		h.login = append(append(h.login, 1, byte(len(user.Username))), user.Username...)
 		h.login = append(append(h.login, byte(len(user.Password))), user.Password...)
@@ -244,13 +245,18 @@ const (
 
 func (h *SOCKSHandshake) greeted5(reply []byte) ([]byte, error) {
 	method := reply[1]
+	h.greeted = true
 	switch {
 	case reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
 	case h.probe && method != methodNone && method != methodPassword && method != methodsRefused:
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply) // it was not offered
 	case method != methodNone && (method != methodPassword || h.login == nil):
-		return nil, h.failure(0, "SOCKS5 proxy rejected authentication methods")
+		refusal := h.failure(0, "SOCKS5 proxy rejected authentication methods")
+		if h.login == nil {
+			return nil, refusal.withHint("set SOCKSProxy.Auth if it wants a user name and password")
+		}
+		return nil, refusal.withHint("it takes neither SOCKSProxy.Auth nor nothing")
 	case h.probe:
 		return h.done(nil)
 	case method == methodPassword:
@@ -267,7 +273,7 @@ func (h *SOCKSHandshake) loggedIn5(reply []byte) ([]byte, error) {
 	case reply[0] != 1 && reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy auth response: %q", reply)
 	case reply[1] != 0:
-		return nil, h.failure(0, "SOCKS5 proxy auth failure code: %d", reply[1])
+		return nil, h.failure(0, "SOCKS5 proxy auth failure code: %d", reply[1]).withHint("it refuses the user name or password of SOCKSProxy.Auth")
 	}
 	return h.connect5()
 }

@@ -258,9 +258,9 @@ func TestLoginAnsweredByVersion5(t *testing.T) {
 	for reply, want := range map[string]string{
 		"\x01\x00": "",
 		"\x05\x00": "",
-		"\x01\x01": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 1",
-		"\x05\x01": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 1",
-		"\x05\xff": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 255",
+		"\x01\x01": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 1 (it refuses the user name or password of SOCKSProxy.Auth)",
+		"\x05\x01": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 1 (it refuses the user name or password of SOCKSProxy.Auth)",
+		"\x05\xff": "SOCKS proxy refused: SOCKS5 proxy auth failure code: 255 (it refuses the user name or password of SOCKSProxy.Auth)",
 		"\x00\x00": `SOCKS protocol error: invalid SOCKS5 proxy auth response: "\x00\x00"`,
 		"\x04\x00": `SOCKS protocol error: invalid SOCKS5 proxy auth response: "\x04\x00"`,
 	} {
@@ -324,5 +324,78 @@ func TestNoFormatShowsThePassword(t *testing.T) {
 	fmt.Fprintf(&log, "%v %+v %#v %s", proxy, proxy, proxy.Auth, proxy)
 	if strings.Contains(log.String(), "secret") || !strings.Contains(log.String(), "username me") {
 		t.Error(log.String())
+	}
+}
+
+// The texts of errors say what to do at this side. SOCKSError.Message stays the original's.
+func TestSOCKSErrorsSayWhatToDo(t *testing.T) {
+	login := SOCKSUserAuth{"user", "password"}
+	for _, c := range []struct {
+		name    string
+		version SOCKSVersion
+		auth    SOCKSAuth
+		reply   string
+		want    string
+	}{
+		{"a version that is a number", 5, nil, "", "unknown version of SOCKS: 5 (SOCKSProxy.Version is rpcx.SOCKS5, which is 0, rpcx.SOCKS4a or rpcx.SOCKS4)"},
+		{"no user name", SOCKS5, SOCKSUserAuth{}, "", "username  has invalid length 0 (1 to 255 bytes; without a user, SOCKSProxy.Auth is nil)"},
+		{"a long password", SOCKS5, SOCKSUserAuth{"u", strings.Repeat("p", 256)}, "", "password has invalid length 256 (at most 255 bytes)"},
+		{"no credentials where some are wanted", SOCKS5, nil, "\x05\xff", "SOCKS5 proxy rejected authentication methods (set SOCKSProxy.Auth if it wants a user name and password)"},
+		{"credentials of a kind that is not wanted", SOCKS5, login, "\x05\xff", "SOCKS5 proxy rejected authentication methods (it takes neither SOCKSProxy.Auth nor nothing)"},
+		{"credentials that are wrong", SOCKS5, login, "\x05\x02\x01\x01", "SOCKS5 proxy auth failure code: 1 (it refuses the user name or password of SOCKSProxy.Auth)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, err := NewSOCKSHandshake(c.version, anyDestination, c.auth)
+			if err == nil {
+				err = h.exchange(&socksScript{bytes: []byte(c.reply)})
+			}
+			if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+// An error tells how far the proxy has come when the time is over.
+func TestSOCKSProxyThatDoesNotAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		version SOCKSVersion
+		answer  string
+		want    string
+	}{
+		{"the greeting", SOCKS5, "", "the proxy did not answer the SOCKS5 greeting (is it a SOCKS proxy?): context deadline exceeded"},
+		{"the request", SOCKS5, "\x05\x00", "the proxy did not answer the SOCKS5 request to connect: context deadline exceeded"},
+		{"the request of version 4", SOCKS4, "", "the proxy did not answer the SOCKS4 request to connect: context deadline exceeded"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				proxy := SOCKSProxy{Addr: "127.0.0.1:1", Version: c.version, Dial: func(context.Context, string, string) (net.Conn, error) {
+					near, far := net.Pipe()
+					go func() {
+						defer far.Close()
+						far.Read(make([]byte, 512))
+						far.Write([]byte(c.answer))
+						io.Copy(io.Discard, far)
+					}()
+					return near, nil
+				}}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := proxy.DialContext(ctx, "tcp", "192.0.2.1:80")
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.HasSuffix(err.Error(), ": "+c.want) {
+					t.Errorf("got %v, want %s", err, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestNilSOCKSProxyDialsNothing(t *testing.T) {
+	var proxy *SOCKSProxy
+	d := Dialer{DialContext: proxy.DialContext}
+	_, err := d.Dial(t.Context(), "tcp://127.0.0.1:1", nil)
+	if err == nil || !strings.Contains(err.Error(), "the *SOCKSProxy is nil") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"example.com/rpcx/internal/duration"
 )
 
 // TaskTimeout is the error of [TimeoutAfter] and [TimeoutAt] when their own
@@ -14,10 +16,18 @@ type TaskTimeout struct {
 	// that had passed before.
 	Duration time.Duration
 
-	at time.Time // the deadline; zero if somebody else made the error
+	at    time.Time // the deadline; zero if somebody else made the error
+	given bool      // Duration is what the caller wrote, and not the time until a point
 }
 
-func (e *TaskTimeout) Error() string      { return fmt.Sprintf("task timed out after %v", e.Duration) }
+func (e *TaskTimeout) Error() string {
+	text := fmt.Sprintf("task timed out after %v", e.Duration)
+	if advice := duration.Advice(e.Duration); e.given && advice != "" {
+		text += ": " + advice
+	}
+	return text
+}
+
 func (*TaskTimeout) Timeout() bool        { return true }
 func (*TaskTimeout) Is(target error) bool { return target == context.DeadlineExceeded }
 
@@ -60,24 +70,34 @@ func (e UncaughtTimeoutError) Error() string {
 //	another cancellation         f's error                   f's error
 //
 // Deadlines that are exactly equal pass together: each returns its own *TaskTimeout.
+//
+// A d of 0 or below has passed at once. A number without a unit is in nanoseconds: for
+// three seconds write 3*time.Second. The text of the error says so if d is above 0 and
+// below a millisecond, which is no error by itself, as what is left of a longer time may
+// be so short.
 func TimeoutAfter(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	return timeout(ctx, &TaskTimeout{d, time.Now().Add(d)}, f)
+	return timeout(ctx, newTimeout(d), f)
+}
+
+// newTimeout returns the timeout of a deadline d from now.
+func newTimeout(d time.Duration) *TaskTimeout {
+	return &TaskTimeout{Duration: d, at: time.Now().Add(d), given: true}
 }
 
 // TimeoutAt is [TimeoutAfter] with a point in time.
 func TimeoutAt(ctx context.Context, at time.Time, f func(context.Context) error) error {
-	return timeout(ctx, &TaskTimeout{time.Until(at), at}, f)
+	return timeout(ctx, &TaskTimeout{Duration: time.Until(at), at: at}, f)
 }
 
 // IgnoreAfter is [TimeoutAfter] for a deadline that is no error: where that returns its
 // [*TaskTimeout], this returns true and nil, and otherwise false.
 func IgnoreAfter(ctx context.Context, d time.Duration, f func(context.Context) error) (expired bool, err error) {
-	return ignore(ctx, &TaskTimeout{d, time.Now().Add(d)}, f)
+	return ignore(ctx, newTimeout(d), f)
 }
 
 // IgnoreAt is [IgnoreAfter] with a point in time.
 func IgnoreAt(ctx context.Context, at time.Time, f func(context.Context) error) (expired bool, err error) {
-	return ignore(ctx, &TaskTimeout{time.Until(at), at}, f)
+	return ignore(ctx, &TaskTimeout{Duration: time.Until(at), at: at}, f)
 }
 
 func ignore(ctx context.Context, own *TaskTimeout, f func(context.Context) error) (expired bool, err error) {

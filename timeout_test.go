@@ -173,3 +173,22 @@ func TestADeadlineHoldsForTheTasksOfAGroup(t *testing.T) {
 		}
 	})
 }
+
+func TestATimeoutWithoutAUnitSaysSo(t *testing.T) {
+	wait := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for d, want := range map[time.Duration]string{
+		3:                "task timed out after 3ns: write 3*time.Second",
+		time.Millisecond: "task timed out after 1ms",
+		0:                "task timed out after 0s",
+	} {
+		if err := rpcx.TimeoutAfter(t.Context(), d, wait); err == nil || err.Error() != want {
+			t.Errorf("%v: got %v, want %s", d, err, want)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { // a point in time has no unit
+		err := rpcx.TimeoutAt(t.Context(), time.Now().Add(3), wait)
+		if err == nil || err.Error() != "task timed out after 3ns" {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -220,6 +220,10 @@ func (e addressExpect) checkError(t *testing.T, err error) {
 		if !strings.HasPrefix(err.Error(), "invalid host: ") {
 			t.Errorf("got %q, want one about the host", err)
 		}
+	case e.Message == "invalid port: ": // which ends with nothing
+		if !strings.HasPrefix(err.Error(), "invalid port: none (") {
+			t.Errorf("got %q, want one about the port that is not there", err)
+		}
 	case leadingZeros.ReplaceAllString(err.Error(), "$1$2") != e.Message:
 		t.Errorf("got %q, want %q", err, e.Message)
 	}

@@ -27,14 +27,17 @@ func Check(name string, options any) error {
 		if d <= 0 || d >= Least || !v.Type().Field(i).IsExported() {
 			continue
 		}
-		return fmt.Errorf("%s.%s is %v: %s", name, v.Type().Field(i).Name, d, advice(d))
+		return fmt.Errorf("%s.%s is %v: %s", name, v.Type().Field(i).Name, d, Advice(d))
 	}
 	return nil
 }
 
-// advice returns what to write instead of d. A number below a thousand was most likely
-// meant as seconds.
-func advice(d time.Duration) string {
+// Advice returns what to write instead of d, "" if d is not above zero and below [Least].
+// A number below a thousand was most likely meant as seconds.
+func Advice(d time.Duration) string {
+	if d <= 0 || d >= Least {
+		return ""
+	}
 	if d < time.Microsecond {
 		return fmt.Sprintf("write %d*time.Second", d)
 	}
