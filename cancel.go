@@ -17,7 +17,10 @@ import (
 // at once if it waits for a handler; if one runs, its context ends with
 // [ErrPeerCancelled], and what it returns is sent, unless that is the context's
 // error. A report is a message of its own: in a batch it is a notification like any
-// other.
+// other. See the example of Cancellation, and the example Mcp.
+//
+// The end of a connection is no report. Over TCP the handlers of a client that hangs up
+// may go on for Limits.HalfClose, 5 s.
 type Cancellation struct {
 	// Method is the notification's.
 	Method string

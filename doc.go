@@ -117,7 +117,8 @@
 //
 // Limits.RequestTimeout, 30 s by default, is for calls whose context has no deadline, and
 // for no others. It is NOT an upper limit: a context with a deadline of ten minutes lets
-// its call take ten minutes, which is how a long poll is made. The shorter of the two does
+// its call take ten minutes, which is how a long poll is made, if the other side's
+// Limits.ProcessingTimeout lets the handler take as long. The shorter of the two does
 // not win, since a deadline that somebody has set is a wish, and the default is a guess.
 // Who wants a shorter time for one call gives it a context with that. The context of a
 // handler has a deadline, too (Limits.ProcessingTimeout): it bounds the calls that are
@@ -159,7 +160,9 @@
 // A handler's context ends when the handler returns, when
 // Limits.ProcessingTimeout has passed since the request arrived, and when the
 // session ends, or the peer cancels the request where there is a [Cancellation];
-// [context.Cause] tells which. It carries no values from outside. A
+// [context.Cause] tells which. Over TCP, a client that hangs up does not cancel its
+// handlers at once: it may have closed only its half, and wait for replies. They may go
+// on for Limits.HalfClose, 5 s, or until a write fails. The context carries no values from outside. A
 // handler that goes on after its context has ended keeps its place among the
 // Limits.Concurrency that may run, and what it returns is dropped.
 //
@@ -167,7 +170,9 @@
 // and does no harm to the session. (Nothing else is recovered: a panic in
 // OnSession, in a callback or in a [Trace] ends the program.) The result of
 // [ReplyAndDisconnect] is sent, in a batch when its other replies are there, and
-// then the session is closed.
+// then the session is closed. A handler of a notification can return it, too.
+//
+// Examples are those of [Func], [Router], [HandlerFunc] and [ReplyAndDisconnect].
 //
 // # Cancellation
 //
@@ -190,7 +195,9 @@
 // context's error, the request is answered with the dialect's code, which costs nothing;
 // if it returns a result all the same, that is sent. (A dialect without a code has neither
 // sent.) The caller's session drops what comes, as a late reply. A request that has not begun is answered at once, and never handled. A handler that
-// does not look at its context runs on, as it would without cancellation.
+// does not look at its context runs on, as it would without cancellation. A caller that
+// hangs up cancels nothing by that: over TCP its handlers may go on for Limits.HalfClose,
+// 5 s.
 //
 // The dialects differ in the method, the param and the code:
 //
@@ -252,6 +259,13 @@
 //
 // A server calls its clients in the same way at any time: [Server.Sessions]
 // ranges over them.
+//
+// A broadcast must not wait for the slowest. Notify waits for room when Limits.Outbox is
+// full, and a client that does not read holds up a loop for up to Limits.SendTimeout; a
+// call waits for the client's reply. So give each Notify a context with a short deadline
+// and go on when it fails, or give each session a queue and a goroutine that ends with
+// <-s.Done(). Session.OnClose removes the session from the list. The example Chat does all
+// this. Hold no mutex while you call or notify.
 //
 // # Services and proxies
 //
@@ -506,16 +520,21 @@
 // in the order in which the handlers return, which need not be that of the
 // requests. What another goroutine sends is in no order with a reply: the first news
 // for a subscriber can leave before the reply to its subscription, and be newer than
-// what that says. Number them, or let the client keep the higher one.
+// what that says. Number them, or let the client keep the higher one. Or begin to send in
+// Trace.ReplySent, when the reply has been queued: see the example of Trace, ReplySent.
 //
 // Receiving. Requests and notifications are taken up in the order in which they
 // arrive, the members of a batch in their order. Then up to Limits.Concurrency of
 // them are handled at the same time, so the effect of a later one can come first:
 // a peer that depends on the order must wait for a reply before it goes on, or
 // Options.Order says otherwise. With [NotificationsFirst], what follows a
-// notification waits until that has been handled. With [Sequential] a request is
+// notification waits until that has been handled. This is what a language server wants,
+// whose requests are about the text that notifications have changed. With [Sequential] a
+// request is
 // taken up when the one before has been handled, and effects are in order; but
-// then a handler that calls back cannot be called while it waits.
+// then a handler that calls back cannot be called while it waits. Sequential is also what
+// lets a handler say that another request must come first, such as a login: see the
+// example of Server, Login.
 //
 // Replies to this side's calls are not held up by handlers, unless reading pauses (see
 // Bursts). So a reply can

@@ -22,7 +22,9 @@
 //	                   see below            Outbox, bounds all that waits in unfinished batches
 //	RequestTimeout         30 s  a call     it fails with ErrTimeout, the wait for a slot and
 //	                                        for room included; NOT if its context has a
-//	                                        deadline, which counts instead, longer or not
+//	                                        deadline, which counts instead, longer or not.
+//	                                        If the peer's ProcessingTimeout is 30 s as well,
+//	                                        either may come first
 //	ProcessingTimeout      30 s  a request  it is answered CodeServerBusy, waiting included, and
 //	                                        its handler's context ends
 //	SendTimeout            20 s  a write    the session ends with ErrSlowPeer; for streams it is
@@ -33,7 +35,8 @@
 //	                                        for CostHard, is dropped
 //	HalfClose         see there  a session  it ends, when the peer has finished sending: after
 //	                                        5 s over TCP and TLS, ProcessingTimeout and 1 s
-//	                                        over unix sockets, pipes and programs
+//	                                        over unix sockets, pipes of the system and
+//	                                        programs; a Pipe ends at once
 //	Outgoing                 50  calls      calls wait for a slot; between a fifth of it and
 //	                                        OutgoingMax, as ResponseTime has it
 //	OutgoingMax             250  calls      Outgoing is raised no further

@@ -15,11 +15,14 @@
 // Server.ShutdownTimeout, and returns nil if that went well:
 //
 //	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-//	defer stop()
+//	context.AfterFunc(ctx, stop) // so that a second Ctrl-C ends the program at once
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}, ShutdownTimeout: 10 * time.Second}
 //	if err := srv.ListenAndServe(ctx, "tcp://:8888"); err != nil { // or srv.ServeContext(ctx, l)
 //		log.Fatal(err)
 //	}
+//
+// Without AfterFunc the second Ctrl-C is swallowed, and who presses it waits for
+// ShutdownTimeout: NotifyContext catches signals until stop is called.
 //
 // Behind package net/http it is websocket.ServeContext(ctx, srv, web, l), which ends the
 // web server as well.
@@ -28,6 +31,9 @@
 // One of these is its last line:
 //
 //	return rpcx.ReplyAndDisconnect("bye"), nil // ends this session
+//
+// This works in the handler of a notification, too, which has no reply: the exit of LSP,
+// say.
 //
 //	go srv.Shutdown(context.Background()) // ends the server, this reply first
 //	return "bye", nil
@@ -88,7 +94,7 @@
 //	printf '…' | server        server < requests > replies        nc -N host port < requests
 //
 // get their replies, if the last is ready within Limits.HalfClose: ProcessingTimeout for
-// pipes, 5 s for TCP and TLS, so raise it for slow handlers there. The last line of the
+// the pipes of the system, 5 s for TCP and TLS, so raise it for slow handlers there. The last line of the
 // input needs no newline. There is nobody to
 // call any more: calls that are pending fail at once, and new ones with [ErrClosed], "the
 // peer has finished sending"; notifications go out. The session ends, with io.EOF, when
@@ -96,7 +102,7 @@
 // says that the peer is gone, or after Limits.HalfClose. An end within a message is an
 // io.ErrUnexpectedEOF, and ends the session at once.
 //
-// A connection that has no halves, such as a WebSocket, ends as a whole: what had been
+// A connection that has no halves, such as a WebSocket or a [Pipe], ends as a whole: what had been
 // queued is still written, as by Close, and notifications that the peer had sent before
 // are still handled, with a context that has ended; its requests are not, since nobody
 // waits for them. So are the notifications before a connection that the peer has reset,
@@ -138,10 +144,17 @@
 // [Pipe] joins two sessions in memory. Within a bubble of [testing/synctest],
 // timeouts take no time:
 //
+//	router.Handle("sleep", rpcx.Func(func(seconds int) {
+//		time.Sleep(time.Duration(seconds) * time.Second)
+//	}))
 //	synctest.Test(t, func(t *testing.T) {
 //		client, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
-//		defer server.Close()
-//		defer client.Close()
+//		defer func() {
+//			client.Close()
+//			server.Close()
+//			<-client.Done()
+//			<-server.Done() // when the handler has returned
+//		}()
 //		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 //		defer cancel()
 //		err := client.Call(ctx, "sleep", rpcx.Args{10}, nil)
@@ -149,6 +162,19 @@
 //			t.Error(err)
 //		}
 //	})
+//
+// Make the sessions inside the bubble, and wait there for their end. A handler that still
+// sleeps when the test returns makes the bubble panic with "deadlock". Sockets do not work
+// in a bubble: time stands still while a goroutine waits for one. The same is true of a
+// mutex, so hold none while time passes. Do not call Shutdown(t.Context()) in t.Cleanup:
+// that context has ended by then, so Shutdown does not wait for handlers.
+//
+// RequestTimeout and the peer's ProcessingTimeout are both 30 s. So a call of a handler
+// that takes longer ends with [ErrTimeout] or with [CodeServerBusy], whichever comes
+// first. A test that wants one of them sets the other limit.
+//
+// A Pipe has no halves. When one session is closed, the contexts of the other's handlers
+// end at once. Over TCP these may go on for Limits.HalfClose, 5 s.
 //
 // # Task groups and deadlines
 //
@@ -168,6 +194,11 @@
 //	}
 //	answer, err := g.Result() // if all have failed, err has the error of each
 //	down := g.Failures()      // the errors of those that failed before the answer
+//
+// With a deadline the group is made inside [TimeoutAfter], with the context that this
+// passes: see the example TaskGroup, Deadline. Only then does the deadline cancel the tasks, and
+// tasks that it has cancelled have the error of the deadline's context. A task that was
+// cancelled because another one has succeeded is not among the Failures.
 //
 // The [WaitPolicy] says whether Join waits for all tasks, for one task, for the first
 // success, for the first result that is not nil, or for none, before Join cancels the

@@ -22,7 +22,7 @@ const (
 
 	CodeUnavailable            = -100 // the peer sent an error without a code
 	CodeExcessiveResourceUsage = -101 // the session used more than it may
-	CodeServerBusy             = -102 // too much work, too slow, or shutting down
+	CodeServerBusy             = -102 // too much work, over Limits.ProcessingTimeout, or shutting down
 )
 
 // Error is a JSON-RPC error: what a handler returns to have it sent to the
@@ -138,23 +138,48 @@ func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {
 		return false
 	}
-	var data struct{ Started *bool }
+	started, _ := e.busy()
+	return started != nil && !*started
+}
+
+// busy returns what the data of an error with CodeServerBusy says: whether the request was
+// begun, nil if the data does not say so, and why the request was refused.
+func (e *Error) busy() (started *bool, reason string) {
+	var data struct {
+		Started *bool
+		Reason  any
+	}
 	switch d := e.Data.(type) {
 	case busyData:
 		_ = json.Unmarshal([]byte(d), &data)
 	case json.RawMessage:
 		if json.Unmarshal(d, &data) != nil {
-			return false
+			return nil, ""
 		}
 	}
-	return data.Started != nil && !*data.Started
+	reason, _ = data.Reason.(string)
+	return data.Started, reason
+}
+
+// handlerTimedOut reports whether the peer says that the time of the handler was over.
+func (e *Error) handlerTimedOut() bool {
+	if _, received := e.Data.(json.RawMessage); !received || e.Code != CodeServerBusy {
+		return false
+	}
+	started, reason := e.busy()
+	return started != nil && *started && reason == "timeout"
 }
 
 // Error returns the message and the code. It writes characters that cannot be printed
 // as escape sequences, and of a message over 512 bytes only the beginning and the
-// length: the message may be a hostile peer's. Message has the whole of it.
+// length: the message may be a hostile peer's. Message has the whole of it. If the data
+// says that the time of the handler was over, the text says so.
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s (code %d)", bounded.Text(e.Message), e.Code)
+	text := bounded.Text(e.Message)
+	if e.handlerTimedOut() {
+		text += ", over the time that the peer has for a handler (Limits.ProcessingTimeout)"
+	}
+	return fmt.Sprintf("%s (code %d)", text, e.Code)
 }
 
 // Is reports whether target is an *Error with the same code.

@@ -54,7 +54,8 @@ func ExampleSession_Call_named() {
 }
 
 // The context bounds a call; where it has no deadline, Limits.RequestTimeout does. So a
-// long poll is a call with a deadline that is far away.
+// long poll is a call with a deadline that is far away. The server must allow as much:
+// its Limits.ProcessingTimeout, 30 s by default, bounds the handler.
 func ExampleSession_Call_timeout() {
 	rain := make(chan bool)
 	router := rpcx.NewRouter()
@@ -68,7 +69,7 @@ func ExampleSession_Call_timeout() {
 	}))
 	s, server := rpcx.Pipe(
 		&rpcx.Options{Limits: rpcx.Limits{RequestTimeout: 10 * time.Millisecond}},
-		&rpcx.Options{Handler: router},
+		&rpcx.Options{Handler: router, Limits: rpcx.Limits{ProcessingTimeout: time.Hour}},
 	)
 	defer server.Close()
 	defer s.Close()

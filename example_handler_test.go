@@ -243,6 +243,27 @@ func ExampleReplyAndDisconnect() {
 	// EOF
 }
 
+// A notification can end the session, too, as "exit" does in the protocol of language
+// servers. Order lets the requests before it be answered, and what edits a text be handled
+// before what asks about it.
+func ExampleReplyAndDisconnect_notification() {
+	router := rpcx.NewRouter()
+	router.Handle("shutdown", rpcx.Func(func() {}))
+	router.Handle("exit", rpcx.Func(func() any { return rpcx.ReplyAndDisconnect(nil) }))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router, Order: rpcx.NotificationsFirst})
+	ctx := context.Background()
+
+	fmt.Println(s.Call(ctx, "shutdown", nil, nil))
+	fmt.Println(s.Notify(ctx, "exit", nil))
+	<-server.Done()
+	fmt.Println(server.Err())
+	<-s.Done()
+	// Output:
+	// <nil>
+	// <nil>
+	// rpcx: session closed
+}
+
 // A handler may call the peer whose request it handles.
 func ExampleRequest_Session() {
 	router := rpcx.NewRouter()

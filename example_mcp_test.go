@@ -9,7 +9,8 @@ import (
 )
 
 // A server of the Model Context Protocol, and its client: a tool that tells how far it
-// is, and is cancelled. The server is started by Command, and is a session on Stdio.
+// is, and is cancelled. Here both are joined by a Pipe. In a real program the client
+// starts the server by Command, and the server is a session on Stdio.
 func Example_mcp() {
 	type object = map[string]any
 	type call struct {

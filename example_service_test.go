@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"sync"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -128,55 +129,93 @@ func ExampleExposeMap() {
 // room is a chat: it calls all who have joined.
 type room struct {
 	mu      sync.Mutex
-	members []*rpcx.Proxy
+	members map[*rpcx.Session]chan string // what each is still to hear
 }
 
-func (r *room) Join(_ context.Context, member *rpcx.Proxy) error {
+func (r *room) Join(_ context.Context, s *rpcx.Session, member *rpcx.Proxy) error {
+	queue := make(chan string, 16)
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.members = append(r.members, member)
+	_, joined := r.members[s]
+	if !joined {
+		r.members[s] = queue
+	}
+	r.mu.Unlock() // before anything that may wait
+	if joined {
+		return rpcx.InvalidRequest("joined already")
+	}
+	s.OnClose(func(error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.members, s)
+	})
+	go deliver(s, member, queue)
 	return nil
 }
 
-func (r *room) Say(ctx context.Context, text string) error {
+// deliver calls a member with what it is to hear, in that order. It ends with the
+// session.
+func deliver(s *rpcx.Session, member *rpcx.Proxy, queue <-chan string) {
+	for {
+		select {
+		case text := <-queue:
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			if err := member.Call(ctx, nil, "hear", text); err != nil && !errors.Is(err, rpcx.ErrConnectionLost) {
+				log.Print(err) // the others hear it all the same
+			}
+			cancel()
+		case <-s.Done():
+			return
+		}
+	}
+}
+
+// Say waits for nobody: who is slow and has a full queue misses what is said.
+func (r *room) Say(_ context.Context, text string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, member := range r.members {
-		if err := member.Call(ctx, nil, "hear", text); err != nil {
-			return err
+	for _, queue := range r.members {
+		select {
+		case queue <- text:
+		default:
 		}
 	}
 	return nil
 }
 
 // member is what a client of the chat exposes.
-type member struct{ name string }
+type member struct {
+	name  string
+	heard chan string
+}
 
 func (m *member) Hear(_ context.Context, text string) error {
 	if text == "" {
 		return errors.New("nothing was said")
 	}
-	fmt.Printf("%s hears %q\n", m.name, text)
+	m.heard <- fmt.Sprintf("%s hears %q", m.name, text)
 	return nil
 }
 
-// A chat, in which the server calls every client back.
+// A chat, in which the server calls every client back. Each member has a queue, so that
+// nobody waits for one that is slow. By Order: Sequential what a client says is passed on
+// in the order in which it has said it.
 func Example_chat() {
 	type chat interface {
-		Join(ctx context.Context, member *rpcx.Proxy) error
+		Join(ctx context.Context, s *rpcx.Session, member *rpcx.Proxy) error
 		Say(ctx context.Context, text string) error
 	}
 	type hearer interface {
 		Hear(ctx context.Context, text string) error
 	}
-	server := rpcx.Expose[chat](&room{})
+	server := rpcx.Expose[chat](&room{members: make(map[*rpcx.Session]chan string)})
 	ctx := context.Background()
+	heard := make(chan string)
 	var last *rpcx.Session
 	for _, name := range []string{"Kim", "Sascha"} {
-		me := &member{name}
+		me := &member{name, heard}
 		client, far := rpcx.Pipe(
 			&rpcx.Options{Handler: rpcx.Expose[hearer](me), Objects: true},
-			&rpcx.Options{Handler: server, Objects: true})
+			&rpcx.Options{Handler: server, Objects: true, Order: rpcx.Sequential})
 		defer far.Close()
 		defer client.Close()
 		// The member is sent as a reference, and arrives as a proxy.
@@ -188,7 +227,9 @@ func Example_chat() {
 	if err := last.Remote().Call(ctx, nil, "say", "hello, everybody"); err != nil {
 		log.Fatal(err)
 	}
-	// Output:
+	fmt.Println(<-heard)
+	fmt.Println(<-heard)
+	// Unordered output:
 	// Kim hears "hello, everybody"
 	// Sascha hears "hello, everybody"
 }

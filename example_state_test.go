@@ -38,7 +38,8 @@ func loginFirst(next rpcx.Handler) rpcx.Handler {
 	})
 }
 
-// The state of a session: here a name, without which there is nothing to be had.
+// The state of a session: here a name, without which there is nothing to be had. What
+// comes before the login is done waits for it. To refuse it instead see the example Login.
 func ExampleServer_state() {
 	router := rpcx.NewRouter()
 	router.Handle("login", rpcx.Func(func(ctx context.Context, name string) error {
@@ -71,4 +72,59 @@ func ExampleServer_state() {
 	// Output:
 	// gopher <nil> <nil>
 	// logged in already (code -32600)
+}
+
+// client is what a server knows of one session. It needs no lock, since the handlers of
+// the session run one at a time.
+type client struct{ name string }
+
+type clientKey struct{}
+
+// refuseBeforeLogin refuses at once what comes before the login, and ends the session.
+func refuseBeforeLogin(next rpcx.Handler) rpcx.Handler {
+	return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		if req.Method != "login" && ctx.Value(clientKey{}).(*client).name == "" {
+			return nil, rpcx.ReplyAndDisconnect(rpcx.InvalidRequest("login first"))
+		}
+		return next.ServeRPC(ctx, req)
+	})
+}
+
+// A method that must be first, here login. With Order: Sequential a request is handled when
+// the one before has been: so the server knows what was first, and can be strict.
+func ExampleServer_login() {
+	router := rpcx.NewRouter()
+	router.Handle("login", rpcx.Func(func(ctx context.Context, name string) {
+		ctx.Value(clientKey{}).(*client).name = name
+	}))
+	router.Handle("whoami", rpcx.Func(func(ctx context.Context) string { return ctx.Value(clientKey{}).(*client).name }))
+	srv := &rpcx.Server{
+		Options: rpcx.Options{
+			Handler:    router,
+			Middleware: []func(rpcx.Handler) rpcx.Handler{refuseBeforeLogin},
+			Order:      rpcx.Sequential,
+		},
+		OnSession: func(s *rpcx.Session) { s.SetValue(clientKey{}, new(client)) },
+	}
+	connect := func() *rpcx.Session {
+		here, there := net.Pipe()
+		srv.ServeConn(there)
+		return rpcx.NewSession(here, nil)
+	}
+
+	ctx := context.Background()
+	s := connect()
+	login := s.Go(ctx, "login", rpcx.Args{"gopher"})
+	name, err := rpcx.Call[string](ctx, s, "whoami", nil) // without waiting for the login
+	fmt.Println(name, err, login.Wait(ctx, nil))
+	s.Close()
+
+	s = connect()
+	_, err = rpcx.Call[string](ctx, s, "whoami", nil)
+	fmt.Println(err)
+	<-s.Done()
+	srv.Wait(ctx)
+	// Output:
+	// gopher <nil> <nil>
+	// login first (code -32600)
 }

@@ -106,6 +106,43 @@ func ExampleTaskGroup_Failures() {
 	// [the first is down the second is down]
 }
 
+// A deadline for the first answer of many servers, two of which are asked at once. The
+// group is made inside TimeoutAfter, with the context of that.
+func ExampleTaskGroup_deadline() {
+	ask := func(ctx context.Context, server string) (string, error) {
+		switch server {
+		case "down":
+			return "", errors.New("connection refused")
+		case "silent":
+			<-ctx.Done()
+			return "", context.Cause(ctx)
+		}
+		return "answer of " + server, nil
+	}
+	first := func(servers ...string) {
+		var answer string
+		var failures []error
+		err := rpcx.TimeoutAfter(context.Background(), 10*time.Millisecond, func(ctx context.Context) error {
+			g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess, Limit: 2})
+			for _, server := range servers {
+				g.Go(func(ctx context.Context) (string, error) { return ask(ctx, server) })
+			}
+			err := g.Join(ctx) // the deadline's, or nil
+			if err == nil {
+				answer, err = g.Result() // the errors of all if none has answered
+			}
+			failures = g.Failures()
+			return err
+		})
+		fmt.Printf("%q %v %q\n", answer, err, failures[0])
+	}
+	first("silent", "down", "good")   // the silent one is cancelled, and no failure
+	first("silent", "down", "silent") // those that the deadline ends can be failures
+	// Output:
+	// "answer of good" <nil> "connection refused"
+	// "" task timed out after 10ms "connection refused"
+}
+
 // Happy eyeballs: all addresses are dialled, the first connection is used, and the other
 // attempts are cancelled. Connections that come too late are closed.
 func ExampleTaskGroup_happyEyeballs() {

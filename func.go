@@ -51,6 +51,8 @@ import (
 //
 // A raw payload binds to a function whose only parameter is a []byte.
 //
+// Each of these forms has an example, in example_handler_test.go.
+//
 // Arguments that are missing, too many, unknown, given twice or of the wrong
 // type are answered [CodeInvalidParams], with a message that names them. If they are
 // missing or unknown, Options.Logger is told how to allow that: see [Error].Hint.

@@ -41,7 +41,7 @@ type Router struct {
 // trees as they are at one time.
 var trees sync.RWMutex
 
-// NewRouter returns an empty router.
+// NewRouter returns an empty router. See the examples of [Router] and [Func].
 func NewRouter() *Router { return new(Router) }
 
 // Handle has h handle the requests for method. It panics if h is nil, a nil HandlerFunc or a

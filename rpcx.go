@@ -175,9 +175,10 @@ const (
 	// Concurrent: up to Limits.Concurrency handlers run at once.
 	Concurrent Order = iota
 	// NotificationsFirst: what follows a notification waits until it has been
-	// handled.
+	// handled. It is for language servers, among others.
 	NotificationsFirst
-	// Sequential: one at a time.
+	// Sequential: one at a time. A handler can rely on the effects of all requests
+	// before its own, a login for example.
 	Sequential
 )
 
@@ -205,7 +206,9 @@ type Trace struct {
 	// RequestReceived: a request or notification is about to be handled.
 	RequestReceived func(req *Request)
 	// ReplySent: the handler returned, d after the request had arrived; err is
-	// what it failed with. It is called for notifications too.
+	// what it failed with. It is called for notifications too. The reply has been queued
+	// by then, so what is sent from here on leaves after it; in a batch, the reply leaves
+	// with those to the other members, which may be later.
 	ReplySent func(req *Request, err error, d time.Duration)
 	// CostChanged: the session's cost has changed by more than 100, or while it
 	// is being held to it; concurrency is how many handlers may run at once now.

@@ -201,6 +201,9 @@ func startAlone(conn transport, o *Options) *Session {
 // Pipe returns two sessions that are joined in memory: a client with the options a,
 // and a server with b. They work in a bubble of testing/synctest. Options that are
 // wrong panic.
+//
+// A pipe has no halves. When one session closes, the other ends at once, and so do the
+// contexts of its handlers. Over TCP these may go on for Limits.HalfClose, 5 s.
 func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()

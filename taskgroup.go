@@ -101,7 +101,8 @@ type TaskGroup[T any] struct {
 }
 
 // NewTaskGroup returns an empty group. The contexts of tasks are made from ctx. The end of
-// ctx cancels the tasks, and does not end the group. If opts is nil, the options are the
+// ctx cancels the tasks, and does not end the group. So a group that [TimeoutAfter] is to
+// bound is made inside of it, with its context. If opts is nil, the options are the
 // zero TaskGroupOptions.
 func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup[T] {
 	g := &TaskGroup[T]{ctx: ctx}
