@@ -156,7 +156,9 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 
 // ServeContext is [Server.Serve] until ctx ends, which is a [Server.Shutdown] of the
 // server, for at most ShutdownTimeout. Then it returns after all sessions have ended:
-// nil if they did in time, otherwise an error that matches context.DeadlineExceeded.
+// nil if they did in time, otherwise an error that matches context.DeadlineExceeded. The
+// sessions that are left are closed then, but not waited for: wait for them with
+// [Server.Wait] where OnClose has to have been called.
 // So
 //
 //	if err := srv.ServeContext(ctx, l); err != nil {

@@ -37,16 +37,16 @@ type Dialer struct {
 	Proxy func(*http.Request) (*url.URL, error)
 }
 
-// Dial connects to a server at ws://host/path or wss://host/path and starts a
-// session: [Dialer.Dial] with a zero Dialer. It fails with a [*StatusError] if the server
+// Dial connects to a server at ws://host/path or wss://host/path (http:// and https:// are
+// the same) and starts a session: [Dialer.Dial] with a zero Dialer. It fails with a [*StatusError] if the server
 // answers with something else than a WebSocket.
 func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	var d Dialer
 	return d.Dial(ctx, url, opts)
 }
 
-// Dial connects to a server at ws://host/path or wss://host/path and starts a
-// session. ctx bounds only the dialling; a nil opts is the zero [rpcx.Options].
+// Dial connects to a server at ws://host/path or wss://host/path (http:// and https:// are
+// the same) and starts a session. ctx bounds only the dialling; a nil opts is the zero [rpcx.Options].
 func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	s, err := rpcx.DialMessageSession(func() (rpcx.MessageConn, error) { return d.connect(ctx, url) }, opts)
 	if err != nil {
@@ -64,7 +64,7 @@ func redacted(addr string) string {
 }
 
 func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, error) {
-	if err := errors.Join(duration.Check("Dialer", &d.Dialer), d.Config.check()); err != nil {
+	if err := errors.Join(checkScheme(url), duration.Check("Dialer", &d.Dialer), d.Config.check()); err != nil {
 		return nil, err
 	}
 	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
@@ -99,6 +99,19 @@ func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, err
 		return nil, bounded.DialError(ctx, err)
 	}
 	return newConn(ws, t.out, under, control, d.Config), nil
+}
+
+// checkScheme returns an error if an address is of another transport, or has no scheme.
+func checkScheme(addr string) error {
+	scheme, _, ok := strings.Cut(addr, "://")
+	if !ok {
+		return errors.New("the address has no scheme: want ws://host/path or wss://host/path")
+	}
+	switch strings.ToLower(scheme) {
+	case "ws", "wss", "http", "https":
+		return nil
+	}
+	return fmt.Errorf("the scheme %.20q is no WebSocket's: want ws://host/path or wss://host/path", scheme)
 }
 
 // checkRedirect follows as many redirections as package http does (the WebSocket

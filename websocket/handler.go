@@ -134,7 +134,8 @@ func (a *Acceptor) patterns() []string {
 // be changed. Of its header it has the fields that [Acceptor].Headers names. Its context
 // does not end, and has the values of the one that the request was served with: so a
 // middleware says who is there. In Limits.Group and
-// Limits.Exempt, too, it can be asked for.
+// Limits.Exempt, too, it can be asked for. A function for [rpcx.Func] does not take an
+// *http.Request: it takes the *rpcx.Session, and calls Request.
 func Request(s *rpcx.Session) *http.Request {
 	if c, ok := s.Conn().(*conn); ok {
 		return c.request

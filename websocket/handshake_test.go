@@ -163,8 +163,8 @@ func TestDialErrors(t *testing.T) {
 	notThere := serve(t, http.NotFoundHandler())
 	for name, c := range map[string]struct{ url, want string }{
 		"there is no WebSocket":   {notThere, "404"},
-		"the scheme is another":   {"tcp://127.0.0.1:1", "scheme"},
-		"there is no scheme":      {"127.0.0.1:1", ""},
+		"the scheme is another":   {"tcp://127.0.0.1:1", "want ws://host/path or wss://host/path"},
+		"there is no scheme":      {"127.0.0.1:1", "ws://host/path"},
 		"nobody listens":          {"ws://127.0.0.1:1/", "refused"},
 		"the address is no URL":   {"ws://%", ""},
 		"the address has no host": {"ws://", ""},
@@ -185,6 +185,9 @@ func TestDialErrors(t *testing.T) {
 	e, ok := errors.AsType[*websocket.StatusError](err)
 	if !ok || e.Code != http.StatusTooManyRequests || e.Header.Get("Retry-After") != "60" || e.Body != strings.Repeat("later ", 1000)[:1024] {
 		t.Errorf("a server without time: %v, %+v", err, e)
+	}
+	if text := err.Error(); !strings.HasSuffix(text, ` 429 Too Many Requests: "`+strings.Repeat("later ", 22)[:128]+`…"`) {
+		t.Errorf("the error is %q", text)
 	}
 	if text := err.Error(); strings.Contains(text, "secret") || !strings.Contains(text, "ann") {
 		t.Errorf("the error is %q", text)

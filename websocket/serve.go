@@ -17,7 +17,10 @@ import (
 // srv.ShutdownTimeout together: the sessions finish what is under way, as by
 // [rpcx.Server.Shutdown], and the HTTP requests, as by [http.Server.Shutdown], which
 // leaves WebSockets alone. After that it returns: nil if all had ended in time, otherwise
-// an error that matches context.DeadlineExceeded, with what was left closed. So
+// an error that matches context.DeadlineExceeded, with what was left closed. If the
+// program exits at once then, clients may see the connection end without the close code
+// 1001, and OnClose may not have been called. Before log.Fatal, srv.Wait with a context of
+// a second or two lets both happen. So
 //
 //	if err := websocket.ServeContext(ctx, srv, web, l); err != nil {
 //		log.Fatal(err)

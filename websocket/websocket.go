@@ -29,10 +29,13 @@
 //
 //	user := websocket.Request(s).Context().Value(userKey{})
 //
+// A handler has the session as a parameter, s *rpcx.Session, and not the *http.Request.
+//
 // # A client
 //
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
 //
+// http:// and https:// mean the same as ws:// and wss://.
 // [Dialer] has headers, TLS and proxies, which are asked for a tunnel. Other answers
 // than a WebSocket are a [*StatusError].
 //
@@ -62,7 +65,9 @@
 //	      session ends, or a message is not waited for, on a server that is nearly full
 //
 // [SetCloseCode] has another code sent, of the program's own. A peer that does not read
-// is told nothing if a write to it is under way.
+// is told nothing if a write to it is under way. A program that exits right after Close
+// may take the code with it, one time in twenty or so: its last act is Shutdown, or to
+// wait for Done after Close.
 //
 // When the peer closes the connection, [rpcx.Session.Err] is a [*CloseError] with its
 // code and its reason; io.EOF if it gave none, or 1000 without a reason; and
@@ -77,6 +82,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"example.com/rpcx"
@@ -144,9 +150,22 @@ type StatusError struct {
 	Body   string // its first 1024 bytes
 }
 
+// Error returns the status and the beginning of the body, of which the server may have
+// written anything.
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("server answers the request for a WebSocket with status %d %s", e.Code, http.StatusText(e.Code))
+	text := fmt.Sprintf("server answers the request for a WebSocket with status %d %s", e.Code, http.StatusText(e.Code))
+	body := strings.TrimSpace(e.Body)
+	if len(body) > largestExcerpt {
+		body = body[:largestExcerpt] + "…"
+	}
+	if body != "" {
+		text += fmt.Sprintf(": %q", body)
+	}
+	return text
 }
+
+// largestExcerpt is how much of a body is in the text of an error, in bytes.
+const largestExcerpt = 128
 
 // CloseError is why a session ended whose peer closed the connection and said why. With
 // code 1000 (an ordinary close) or 1001 (the peer goes away: a server that shuts down,

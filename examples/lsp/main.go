@@ -1,6 +1,7 @@
 // Lsp asks a language server, gopls, for the symbols of a Go file: it starts the
 // server, speaks to it over its standard input and output with the headers of the
-// Language Server Protocol, answers what it asks, and ends it in order.
+// Language Server Protocol, answers what it asks, and ends it in order. (A language server sets Options.Order to
+// rpcx.NotificationsFirst, so that it answers for the text as its client has edited it.)
 //
 //	go -C tools/gopls install tool
 //	go run ./examples/lsp -server gopls examples/lsp/main.go
