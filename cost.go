@@ -192,6 +192,9 @@ func (s *Session) joinGroupLocked(group *account) {
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
+	if c.tooLarge {
+		return s.limits.CostHandlerError
+	}
 	switch e.Code {
 	case CodeMethodNotFound:
 		if s.cancel == nil && c.IsNotification() && isCancellation(c.Method) {

@@ -505,6 +505,8 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 		{"bad params", "strict", rpcx.Limits{}, 100},
 		{"as in the original", "missing", rpcx.Limits{CostHandlerError: 100}, 100},
 		{"as in the original, with its own", "costly", rpcx.Limits{CostHandlerError: 100}, 107},
+		{"a reply that is too large", "large", rpcx.Limits{Response: 1000}, 0},
+		{"a large reply, as in the original", "large", rpcx.Limits{Response: 1000, CostHandlerError: 100}, 100},
 		{"without the original's", "missing", rpcx.Limits{CostHandlerError: -1}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -514,6 +516,7 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 				router.Handle("costly", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Cost: 7} }))
 				router.Handle("broken", rpcx.Func(func() error { return errors.New("disk") }))
 				router.Handle("strict", rpcx.Func(func(int) {}))
+				router.Handle("large", rpcx.Func(func() string { return strings.Repeat("x", 1000) }))
 				opts := &rpcx.Options{Handler: router, Limits: c.limits}
 				opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
 				s, w := newServed(t, opts)

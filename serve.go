@@ -27,6 +27,7 @@ type call struct {
 	delayed    bool  // it is
 	answered   bool  // it was replied to, or nobody waits for its end any more
 	disconnect bool  // its handler wants it once it is replied to
+	tooLarge   bool  // its reply is replaced by an error, which is not the peer's
 }
 
 // init makes c the call that item asks for.
@@ -304,6 +305,7 @@ func (s *Session) maxResponse() int {
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e, field := responseTooLarge(limit), s.responseField(limit)
+	c.tooLarge = true
 	s.encodeError(sc, c.ID, e)
 	s.mu.Lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
