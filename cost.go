@@ -197,7 +197,7 @@ func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
 	}
 	switch e.Code {
 	case CodeMethodNotFound:
-		if s.cancel == nil && c.IsNotification() && isCancellation(c.Method) {
+		if c.IsNotification() && isCancellation(c.Method) && (s.cancel == nil || s.cancel.Method != c.Method) {
 			if !s.cost.cancels {
 				s.cost.cancels = true
 				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work", methodAttr(c.Method))

@@ -533,10 +533,14 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 
 // A peer that cancels in a dialect of its own is told of in the log, and not cut off.
 func TestCancellationThatWasNotAgreedOnCostsLittle(t *testing.T) {
-	for _, method := range []string{"$/cancelRequest", "notifications/cancelled", "rpc.cancel"} {
+	for method, own := range map[string]*rpcx.Cancellation{
+		"$/cancelRequest":         nil,
+		"notifications/cancelled": rpcx.LSPCancellation, // this side has another one
+		"rpc.cancel":              nil,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &records{}
-			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log)}
+			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log), Cancellation: own}
 			opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
 			s, w := newServed(t, opts)
 			for range 200 {
