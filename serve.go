@@ -112,7 +112,7 @@ func wireError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	if p, ok := errors.AsType[*ProtocolError](err); ok && p.Code != CodeInternalError { // that would be one of this side
+	if p, ok := errors.AsType[*ProtocolError](err); ok && !p.Unsent && p.Code != CodeInternalError { // those would be of this side
 		return &Error{Code: p.Code, Message: p.Message}
 	}
 	return nil
