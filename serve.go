@@ -141,7 +141,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			result, err = nil, e
 		}
 	}
-	if failure, ok := result.(error); ok && err == nil && !isNilPointer(failure) {
+	if failure := failureOf(result); failure != nil && err == nil {
 		result, err = nil, failure
 	}
 	err = noNilError(err)
@@ -208,6 +208,19 @@ func (s *Session) logFailed(c *call, e *Error) {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
 	s.noteHandler(slog.LevelInfo, msg, c, e, attrs...)
+}
+
+// failureOf returns the error that a handler returned as its result, nil if that is none.
+func failureOf(result any) error {
+	switch v := result.(type) {
+	case Error: // which is one only as a pointer
+		return &v
+	case error:
+		if !isNilPointer(v) {
+			return v
+		}
+	}
+	return nil
 }
 
 // noNilError returns err, or another error in the place of a pointer that is nil, whose
