@@ -110,11 +110,11 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	finish := s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	s.discard(hungUp(cause))
 	var running []*call
-	for d := s.incoming.first; d != nil; d = d.next {
+	for d := s.incoming.first; d != nil; d = d.next { // before discard, which takes batches out that are begun
 		running = d.owner.(entry).running(running)
 	}
+	s.discard(hungUp(cause))
 	s.out.line.release()
 	s.slots.line.release()
 	s.out.wakeWriter()
