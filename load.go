@@ -87,7 +87,7 @@ func (l *load) makeRoom(bytes int) bool {
 	var held []candidate
 	least := l.limit / int(2*max(l.sessions.Load(), 1))
 	for _, s := range l.live() {
-		s.mu.Lock()
+		s.lock()
 		if replies := s.out.held() + s.out.waiting + s.assembled; s.state < stateClosing && replies > least {
 			c := candidate{Session: s, weight: s.weight, began: notWriting}
 			if s.out.writing {
@@ -95,7 +95,7 @@ func (l *load) makeRoom(bytes int) bool {
 			}
 			held = append(held, c)
 		}
-		s.mu.Unlock()
+		s.unlock()
 	}
 	slices.SortFunc(held, func(a, b candidate) int {
 		return cmp.Or(a.began.Compare(b.began), cmp.Compare(b.weight, a.weight))
@@ -112,8 +112,8 @@ func (l *load) makeRoom(bytes int) bool {
 // makeWay ends the session, whose replies take memory that others need. What it holds
 // is not counted any more: nothing but the end of a write keeps it.
 func (s *Session) makeWay() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.state >= stateClosing || s.gaveWay {
 		return
 	}
@@ -134,7 +134,7 @@ const requestOverhead = 448
 
 // weigh counts what the session holds: requests that wait, batches that are not over, messages to be written or
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
-// is not complete. It is called under the lock, when that has changed. The end of the
+// is not complete. Callers must hold s.mu; unlock calls it. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
 func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone || s.gaveWay {
@@ -155,8 +155,8 @@ const partStep = 1 << 20
 // part has come, for which it takes size bytes; with less when it has given them back.
 func (s *Session) receivePart(size int) error {
 	endless := s.conn.received()-s.stats.BytesReceived >= partStep
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.ignoreIfEndingLocked()
 	if s.reader.ignoring && !s.reader.ignores(s.conn.received()) {
 		return errIgnored
@@ -167,9 +167,7 @@ func (s *Session) receivePart(size int) error {
 	}
 	if endless {
 		s.meter()
-		if s.overdrawn() {
-			s.pool.run(s.dismiss)
-		}
+		s.overdrawn()
 	}
 	more := size - s.partial
 	s.partial = size
@@ -202,6 +200,7 @@ const objectSize = 16
 // replies, and when its outbox is empty. And where the server handles as many bytes as it
 // may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
+	s.owner.check()
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
@@ -243,6 +242,7 @@ func (l *load) mayHandle(s *Session, size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
+	s.owner.check()
 	if c.held == 0 {
 		return
 	}
@@ -253,6 +253,7 @@ func (s *Session) startHandlingLocked(c *call) {
 // stopHandlingLocked ends what startHandlingLocked has begun, and has the sessions that
 // are blocked look again. Callers must hold s.mu.
 func (s *Session) stopHandlingLocked(c *call) {
+	s.owner.check()
 	if c.held == 0 {
 		return
 	}
@@ -269,23 +270,24 @@ func (s *Session) stopHandlingLocked(c *call) {
 
 // unblockHandling has the session look again whether its next request may be handled.
 func (s *Session) unblockHandling() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.in.blocked = false
 	s.wakeWorkerLocked()
-	s.checkPauseLocked()
 }
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.
 func (s *Session) wakeWorkerLocked() {
+	s.owner.check()
 	if !s.cost.over && s.wantsWorkerLocked() {
-		s.pool.run(s.workFn)
+		s.fx.set(&s.fx.startWorker)
 	}
 }
 
 // wakeAfterWriteLocked calls a worker if the next request has waited for the outbox to
 // be empty. Callers must hold s.mu.
 func (s *Session) wakeAfterWriteLocked() {
+	s.owner.check()
 	if s.in.count > 0 && s.in.running == 0 && s.out.size() == 0 {
 		s.wakeWorkerLocked()
 	}

@@ -71,12 +71,14 @@ type logBudgets struct{ errors, others logBudget }
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own, and those of bounded.Error.
 func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+	s.owner.check()
 	if s.log.Handler() != slog.DiscardHandler {
 		s.noteSizedLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
 }
 
 func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+	s.owner.check()
 	budget := &s.budgets.others
 	if level >= slog.LevelError {
 		budget = &s.budgets.errors
@@ -99,9 +101,9 @@ func (s *Session) noteHandler(level slog.Level, msg string, c *call, err error, 
 		attrs = append(attrs, errorAttr(err))
 	}
 	size := recordSize(msg, attrs)
-	s.mu.Lock()
+	s.lock()
 	s.noteSizedLocked(size, level, msg, attrs)
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // recordSizeAround is about how many bytes the time, the level and the peer have in a
@@ -143,19 +145,18 @@ func quotedSize(text string) int {
 // that a log which is always too slow still shows some of all that happens.
 func (s *Session) logNotes() {
 	for {
-		s.mu.Lock()
+		s.lock()
 		notes, unlogged := s.notes, s.unlogged
 		if len(notes) == 0 && (unlogged == 0 || !s.lastLocked()) {
 			s.logging = false
-			s.leave()
-			s.mu.Unlock()
+			s.unlock()
 			return
 		}
 		s.notes, s.unlogged = nil, 0
 		if unlogged > 0 {
 			s.budgets.others.logged += recordSizeAround // for the record that says so
 		}
-		s.mu.Unlock()
+		s.unlock()
 		for _, n := range notes {
 			s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
 		}

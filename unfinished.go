@@ -36,6 +36,7 @@ const partRate = writeChunk
 // trackPartLocked follows the large message for which the reader takes size bytes, 0 if
 // there is none. Only the reader calls it. Callers must hold s.mu.
 func (s *Session) trackPartLocked(size int) {
+	s.owner.check()
 	if size <= largeBuffer {
 		size = 0 // what a connection keeps beside messages, as a WebSocket its request
 	}
@@ -63,6 +64,7 @@ func (s *Session) trackPartLocked(size int) {
 
 // dropPartLocked ends what trackPartLocked has begun. Callers must hold s.mu.
 func (s *Session) dropPartLocked() {
+	s.owner.check()
 	if s.part != nil {
 		s.load.unfinished.remove(s.part)
 		s.part = nil
@@ -72,35 +74,35 @@ func (s *Session) dropPartLocked() {
 // partWeightLocked returns how much the session holds of a message that has come in
 // part. Callers must hold s.mu.
 func (s *Session) partWeightLocked() int {
+	s.owner.check()
 	if s.part != nil && s.part.given {
 		return 0 // as soon as the reader returns
 	}
 	return s.partial
 }
 
-// checkPartLocked returns what is to be done now, without the lock, if a large message
-// has come in part and does not go on; nil if nothing. A message that is not read,
-// because reading pauses, is not waited for. Callers must hold s.mu.
-func (s *Session) checkPartLocked(now time.Duration) func() {
+// checkPartLocked ends a session where a large message has come in part and does not go
+// on. A message that is not read, because reading pauses, is not waited for. Callers must
+// hold s.mu.
+func (s *Session) checkPartLocked(now time.Duration) {
+	s.owner.check()
 	p := s.part
 	if p == nil || s.state >= stateClosing {
-		return nil
+		return
 	}
 	timeout := s.limits.SendTimeout
 	if by := after(p.progress, timeout); by > now {
 		s.arm(by)
-		return nil
+		return
 	}
 	if !s.load.nearFull() {
 		s.arm(after(now, timeout/4))
-		return nil
+		return
 	}
 	s.note(slog.LevelWarn, "a message does not go on, and memory is short",
 		timeLimit("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
-	return func() {
-		s.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
-			thousands(partRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
-	}
+	s.fx.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
+		thousands(partRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
 }
 
 // nearFull reports whether half of what may wait on the server does.
@@ -112,6 +114,7 @@ func (l *load) nearFull() bool { return l.limit > 0 && l.bytes.Load() >= int64(l
 // a session's share have to go: others do not lock anybody out.
 // Callers must hold s.mu.
 func (s *Session) makeRoomLocked(bytes int) bool {
+	s.owner.check()
 	if s.part == nil {
 		return false
 	}
@@ -125,17 +128,15 @@ func (s *Session) makeRoomLocked(bytes int) bool {
 // giveUp ends the session of a message that has come in part, to make room for others.
 func (p *part) giveUp() {
 	s := p.session
-	s.mu.Lock()
+	s.lock()
+	defer s.unlock()
 	if s.part != p || s.state >= stateClosing {
-		s.mu.Unlock()
 		return
 	}
 	p.given = true
-	s.weigh()
 	s.note(slog.LevelWarn, "a message that has come in part makes room for a later one",
 		byteLimit("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.partial))
-	s.mu.Unlock()
-	s.end(&fullError{&FrameError{Message: "no room for a message that has come in part: " + over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}},
+	s.fx.end(&fullError{&FrameError{Message: "no room for a message that has come in part: " + over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}},
 		s.violationGrace())
 }
 
