@@ -527,6 +527,8 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 		{"bad params", "strict", rpcx.Limits{}, 100},
 		{"as in the original", "missing", rpcx.Limits{CostHandlerError: 100}, 100},
 		{"as in the original, with its own", "costly", rpcx.Limits{CostHandlerError: 100}, 107},
+		{"a reply that is too large", "large", rpcx.Limits{Response: 1000}, 0},
+		{"a large reply, as in the original", "large", rpcx.Limits{Response: 1000, CostHandlerError: 100}, 100},
 		{"without the original's", "missing", rpcx.Limits{CostHandlerError: -1}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -536,6 +538,7 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 				router.Handle("costly", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Cost: 7} }))
 				router.Handle("broken", rpcx.Func(func() error { return errors.New("disk") }))
 				router.Handle("strict", rpcx.Func(func(int) {}))
+				router.Handle("large", rpcx.Func(func() string { return strings.Repeat("x", 1000) }))
 				opts := &rpcx.Options{Handler: router, Limits: c.limits}
 				opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
 				s, w := newServed(t, opts)
@@ -552,10 +555,14 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 
 // A peer that cancels in a dialect of its own is told of in the log, and not cut off.
 func TestCancellationThatWasNotAgreedOnCostsLittle(t *testing.T) {
-	for _, method := range []string{"$/cancelRequest", "notifications/cancelled", "rpc.cancel"} {
+	for method, own := range map[string]*rpcx.Cancellation{
+		"$/cancelRequest":         nil,
+		"notifications/cancelled": rpcx.LSPCancellation, // this side has another one
+		"rpc.cancel":              nil,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &records{}
-			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log)}
+			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log), Cancellation: own}
 			opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
 			s, w := newServed(t, opts)
 			for range 200 {

@@ -243,6 +243,12 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	return e
 }
 
+// isAllLate reports whether no other handler can start before one of those returns whose
+// requests have timed out.
+func (in *inbox) isAllLate() bool {
+	return len(in.late) >= in.limit || in.waits && len(in.late) >= in.running
+}
+
 // lateGrace is how long a handler may take to return once its context has ended.
 const lateGrace = time.Second
 
@@ -255,7 +261,7 @@ func (s *Session) trackLateLocked(c *call) {
 		in.late = make(map[*call]struct{})
 	}
 	in.late[c] = struct{}{}
-	if !in.allLate && len(in.late) >= in.limit {
+	if !in.allLate && in.isAllLate() {
 		in.lateAt = after(s.now(), lateGrace)
 		s.arm(in.lateAt)
 	}
@@ -272,17 +278,17 @@ func (s *Session) checkLateLocked(now time.Duration) {
 	case in.lateAt > now:
 		s.arm(in.lateAt)
 		return
-	case len(in.late) < in.limit: // which has been raised
+	case !in.isAllLate(): // since the limit has been raised
 		in.lateAt = 0
 		return
 	}
 	in.lateAt, in.allLate = 0, true
-	field := "Limits.Concurrency"
-	if in.order == Sequential {
-		field = "Options.Order"
+	field, limit := "Limits.Concurrency", in.limit
+	if in.order == Sequential || in.waits {
+		field, limit = "Options.Order", 1
 	}
 	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", in.limit)), slog.String("methods", in.lateMethods()))
+		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", in.lateMethods()))
 }
 
 // mostMethods is how many methods lateMethods names.

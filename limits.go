@@ -129,8 +129,8 @@ type Limits struct {
 	// message that is no JSON costs ten times as much in addition. Default 100.
 	CostError float64
 	// CostHandlerError is the cost of an error of the handler's, to which the Error's own
-	// Cost is added, and of a request that was begun and not finished within
-	// ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
+	// Cost is added, of a reply that is too large, and of a request that was begun and not
+	// finished within ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
 	// aiorpcX it is 100.
 	CostHandlerError float64
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.

@@ -78,11 +78,11 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	s.discard(hungUp(cause))
 	var running []*call
-	for d := s.incoming.first; d != nil; d = d.next {
+	for d := s.incoming.first; d != nil; d = d.next { // before discard, which takes batches out that are begun
 		running = d.owner.(entry).running(running)
 	}
+	s.discard(hungUp(cause))
 	for _, c := range running {
 		s.fx.endContext(c, cause)
 	}
