@@ -137,7 +137,9 @@ func TestHandlerThatIgnoresItsCancellationKeepsItsSlot(t *testing.T) {
 		opts := cancelling(open)
 		opts.Limits.Concurrency = 1
 		s, w := newWire(t, opts)
-		w.say(ask("m", 1), ask("m", 2), sayCancel("1"))
+		w.say(ask("m", 1))
+		synctest.Wait()
+		w.say(ask("m", 2), sayCancel("1"))
 		w.expectNothing()
 		if stats := s.Stats(); stats.Running != 1 || stats.Queued != 1 {
 			t.Errorf("stats are %+v", stats)
