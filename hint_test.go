@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -42,9 +43,12 @@ func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, 
 type adder interface {
 	Add(a, b int) int
 	Find(q hinted)
+	Sum(values ...int) int
 }
 
 func (*hasMethods) Find(hinted) {}
+
+func (*hasMethods) Sum(...int) int { return 0 }
 
 type hinted struct {
 	Text string
@@ -61,6 +65,9 @@ func TestHintsAboutParams(t *testing.T) {
 	router.Handle("nameless", rpcx.Func(func(a, b int) {}))
 	router.Handle("map", rpcx.Func(func(map[string]int) {}))
 	router.Handle("slice", rpcx.Func(func([]int) {}))
+	router.Handle("variadic", rpcx.Func(func(...int) {}))
+	router.Handle("raw", rpcx.Func(func(json.RawMessage) {}))
+	router.Handle("anything", rpcx.Func(func(context.Context, any) error { return nil }))
 	router.Handle("any", rpcx.Func(func(any) {}, "v"))
 	router.Handle("own", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Hint: "there is no more"} }))
 	if err := router.Mount("exposed", rpcx.Expose[adder](new(hasMethods))); err != nil {
@@ -79,7 +86,14 @@ func TestHintsAboutParams(t *testing.T) {
 		"too few without names":       {"nameless", `[1]`, `hint="to make parameters optional, name them, "a?" for an optional one, or make the last ones pointers"`},
 		"names for no names":          {"nameless", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
 		"names for a method":          {"exposed/Add", `{"a":1}`, `hint="to take params by name, let the method take a struct"`},
-		"names for a slice":           {"slice", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
+		"names for a slice":           {"slice", `{"a":1}`, `hint="the function takes positional params only: rpcx.Func(fn, "list") takes the slice as one param instead, {"list": […]} or [[…]]"`},
+		"names for a variadic one":    {"variadic", `{"a":1}`, `hint="the function takes positional params only: a variadic parameter has no name"`},
+		"names for a method's rest":   {"exposed/Sum", `{"a":1}`, `hint="the function takes positional params only: let the method take a struct"`},
+		"names for raw JSON":          {"raw", `{"a":1}`, `hint="to take all params as they are, write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … }) and use req.Bind; to take those by name, write a map[string]any as the only parameter"`},
+		"names for any value":         {"anything", `{"a":1}`, `hint="to take all params as they are, write rpcx.HandlerFunc(`},
+		"a wrong name":                {"named", `{"x":1,"n":2}`, `hint="the peer has sent parameters "n", "x", which the method does not have; to make "a" optional, name it "a?""`},
+		"a wrong field":               {"fields", `{"Txt":"","page":1}`, `hint="the peer has sent parameter "Txt", which the method does not have; to make "Text" optional, add omitempty`},
+		"many wrong names":            {"direct", `{"g":1,"f":1,"e":1,"d":1,"c":1,"b":1}`, `hint="the peer has sent parameters "d", "e", "f", "g", which the method does not have; to make "a" optional`},
 		"positions for a struct":      {"fields", `[{"Text":""}]`, `rpcx.Func(fn, "name") takes it by position`},
 		"positions for a map":         {"map", `[{"a":1}]`, `rpcx.Func(fn, "name") takes it by position`},
 		"positions for a method":      {"exposed/Find", `[{"Text":""}]`, `beside a second one it is positional`},
