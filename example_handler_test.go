@@ -289,6 +289,28 @@ func ExampleError() {
 	// {"balance":5}
 }
 
+// The data of an error are decoded into a value of one's own.
+func ExampleError_DecodeData() {
+	router := rpcx.NewRouter()
+	router.Handle("withdraw", rpcx.Func(func(amount int) error {
+		return rpcx.Errorf(2001, "not enough money").WithData(map[string]int{"balance": 5})
+	}))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer server.Close()
+	defer s.Close()
+
+	err := s.Call(context.Background(), "withdraw", rpcx.Args{10}, nil)
+	var e *rpcx.Error
+	if errors.As(err, &e) {
+		var account struct {
+			Balance int `json:"balance"`
+		}
+		err := e.DecodeData(&account)
+		fmt.Println(e.Code, account.Balance, err)
+	}
+	// Output: 2001 5 <nil>
+}
+
 // Errors match by their code.
 func ExampleError_Is() {
 	s, end := examplePipe()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -138,6 +139,117 @@ func TestErrorsWithoutHints(t *testing.T) {
 			if text := log.take(); text != "" {
 				t.Errorf("%s: logged %s", params, text)
 			}
+		}
+	})
+}
+
+// The log, and not the peer, is told why a method may not be found.
+func TestHintsAboutUnknownMethods(t *testing.T) {
+	nop := rpcx.Func(func() {})
+	router := rpcx.ExposeMap(map[string]any{
+		"create": nop, "Cut": nop, "CUT": nop, "dotted.Name": nop,
+		"math": map[string]any{"add": nop, "deep": map[string]any{"er": nop}},
+	})
+	for name, c := range map[string]struct {
+		handler      rpcx.Handler
+		method, want string // "" if nothing is logged
+	}{
+		"another case":                {router, "Create", `hint="names are case-sensitive: there is "create""`},
+		"the first of several":        {router, "cut", `there is "CUT""`},
+		"another case of a path":      {router, "Math/Add", `there is "math/add""`},
+		"another case with dots":      {router, "math.ADD", `there is "math.add""`},
+		"another case further down":   {router, "math/deep.Er", `there is "math/deep.er""`},
+		"another case of dotted one":  {router, "Dotted.name", `there is "dotted.Name""`},
+		"another name":                {router, "creat", ""},
+		"a service in another case":   {router, "MATH", ""},
+		"a long name":                 {router, "Create" + strings.Repeat("x", 300), ""},
+		"a session without a handler": {nil, "create", `hint="this session has no handler: set Options.Handler"`},
+		"a router without methods":    {rpcx.NewRouter(), "create", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				_, w := newWire(t, &rpcx.Options{Handler: c.handler, Logger: log.logger()})
+				w.say(`{"jsonrpc":"2.0","method":"` + c.method + `","id":1}`)
+				if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], "-32601") || strings.Contains(got[0], "case-sensitive") || strings.Contains(got[0], "Options") {
+					t.Errorf("the reply is %s", got)
+				}
+				if text := log.take(); !strings.Contains(text, c.want) || c.want == "" && text != "" {
+					t.Errorf("the log is %s, want %s", text, c.want)
+				}
+			})
+		})
+	}
+}
+
+// libraryError is the error of another library, with its code in fields.
+type libraryError struct {
+	Code    int32
+	Message string
+}
+
+func (libraryError) Error() string { return "no such account" }
+
+// codedError is the error of another library, with its code in a method.
+type codedError struct{ error }
+
+func (codedError) ErrorCode() int { return 7 }
+
+// The log says that the codes of other libraries' errors are not sent.
+func TestHintsAboutForeignErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want string // "" for no hint
+	}{
+		"fields":              {libraryError{7, "no"}, "those of a rpcx_test.libraryError are not: return rpcx.Errorf(code, …)"},
+		"fields, a pointer":   {&libraryError{7, "no"}, "those of a *rpcx_test.libraryError are not"},
+		"a method":            {codedError{errors.New("no such account")}, "those of a rpcx_test.codedError are not"},
+		"one that is wrapped": {fmt.Errorf("no such account: %w", libraryError{7, "no"}), "and those of a *fmt.wrapError are not"},
+		"no code":             {errors.New("no such account"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				opts := handling(rpcx.Func(func() error { return c.err }))
+				opts.Logger = log.logger()
+				_, w := newWire(t, opts)
+				w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+				w.expect(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`)
+				text := log.take()
+				if !strings.Contains(text, "no such account") || !strings.Contains(text, c.want) || strings.Contains(text, "hint=") != (c.want != "") {
+					t.Errorf("the log is %s, want %s", text, c.want)
+				}
+			})
+		})
+	}
+}
+
+// A destination that is no pointer, and bytes that are JSON already, are told of.
+func TestHintsAboutValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		s, _ := newPipe(t, nil, &rpcx.Options{Logger: log.logger(), Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			if req.Method == "bind" {
+				return nil, req.Bind([]string{})
+			}
+			return []string{"a"}, nil
+		})})
+		var list []string
+		err := s.Call(t.Context(), "list", nil, list)
+		if err == nil || !strings.Contains(err.Error(), `decode the result of "list": json: Unmarshal(non-pointer []string): pass a pointer to where the result goes, not a []string`) {
+			t.Errorf("a result: %v", err)
+		}
+		if err := s.Go(t.Context(), "list", nil).Wait(t.Context(), list); err == nil || !strings.Contains(err.Error(), "pass a pointer") {
+			t.Errorf("the result of a future: %v", err)
+		}
+		matches(t, s.Call(t.Context(), "bind", rpcx.Args{"a"}, nil), rpcx.ErrInvalidParams)
+		synctest.Wait()
+		if text := log.take(); !strings.Contains(text, `hint="pass a pointer to Bind, not a []string"`) {
+			t.Errorf("the log is %s", text)
+		}
+		err = s.Call(t.Context(), "list", []byte(`[1]`), nil)
+		if err == nil || !strings.Contains(err.Error(), "; of bytes that are JSON already, json.RawMessage(params)") {
+			t.Errorf("params of bytes: %v", err)
 		}
 	})
 }
