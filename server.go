@@ -82,20 +82,23 @@ type Server struct {
 	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
-	pool     pool
-	load     load
-	mu       sync.Mutex
-	groups   groups
-	shaking  handshakeTable
-	failed   bounded.Rate      // handshakes and HTTP requests that are logged
-	refused  map[string]uint64 // connections, by the limits' names
-	options  *Options          // resolved
-	sessions map[*Session]struct{}
-	serving  map[*trackedListener]struct{}
-	watching bool // the sessions, since there are many
-	stopped  bool
-	busy     int           // sessions and Serve calls
-	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits
+	pool    pool
+	load    load
+	mu      sync.Mutex
+	groups  groups
+	shaking handshakeTable
+	// beginning holds a token for each connection whose goroutine has not begun its
+	// handshake; nil before the first.
+	beginning chan struct{}
+	failed    bounded.Rate      // handshakes and HTTP requests that are logged
+	refused   map[string]uint64 // connections, by the limits' names
+	options   *Options          // resolved
+	sessions  map[*Session]struct{}
+	serving   map[*trackedListener]struct{}
+	watching  bool // the sessions, since there are many
+	stopped   bool
+	busy      int           // sessions and Serve calls
+	idle      chan struct{} // closed when busy falls to 0; nil if nobody waits
 }
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
@@ -482,7 +485,7 @@ type ServerStats struct {
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.shaking.prune()
+	srv.shaking.update()
 	return ServerStats{
 		Sessions:     len(srv.sessions),
 		Handshakes:   len(srv.shaking.list),
