@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"encoding/json"
+	"fmt"
 	"iter"
 
 	"example.com/rpcx/internal/jsonscan"
@@ -57,7 +58,11 @@ func (p Params) Bind(v any) error {
 		data = p.Raw
 	}
 	if err := unmarshalInTurn(codecOr(p.codec), data, v); err != nil {
-		return invalidArguments(err)
+		e := invalidArguments(err)
+		if !isPointer(v) {
+			e.Hint = fmt.Sprintf("pass a pointer to Bind, not a %T", v)
+		}
+		return e
 	}
 	return nil
 }

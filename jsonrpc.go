@@ -347,6 +347,9 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 func illTypedParams(params any) *ProtocolError {
 	e := unsentf(CodeInvalidParams, "request arguments must be a list or a dictionary")
 	e.Hint = fmt.Sprintf("of the params, a value of type %T, make rpcx.Args{…}, or a map or struct for named ones", params)
+	if _, ok := params.([]byte); ok {
+		e.Hint += "; of bytes that are JSON already, json.RawMessage(params)"
+	}
 	return e
 }
 

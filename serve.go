@@ -126,6 +126,44 @@ func (s *Session) exception(err error) *Error {
 	return InternalError() // its text stays here
 }
 
+// hintForeign returns the hint about err, which a handler has returned, if err is the error
+// type of another JSON-RPC library, whose code and message are not sent.
+func (s *Session) hintForeign(err error) []slog.Attr {
+	if !s.log.Enabled(context.Background(), slog.LevelError) {
+		return nil
+	}
+	if _, service := s.Protocol().(ServiceProtocol); service || !hasForeignCode(err) {
+		return nil
+	}
+	return []slog.Attr{slog.String("hint",
+		fmt.Sprintf("the code and the message of an *rpcx.Error are sent, and those of a %T are not: return rpcx.Errorf(code, …)", err))}
+}
+
+// hasForeignCode reports whether err, or an error that it wraps, has a code as the errors of
+// other JSON-RPC libraries do: as a method, or as a field beside the message.
+func hasForeignCode(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		t := reflect.TypeOf(err)
+		for _, name := range []string{"ErrorCode", "ErrCode"} {
+			if m, ok := t.MethodByName(name); ok && m.Type.NumIn() == 1 && m.Type.NumOut() == 1 && m.Type.Out(0).ConvertibleTo(reflect.TypeFor[int]()) {
+				return true
+			}
+		}
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			continue
+		}
+		code, hasCode := t.FieldByName("Code")
+		message, hasMessage := t.FieldByName("Message")
+		if hasCode && hasMessage && code.Type.ConvertibleTo(reflect.TypeFor[int]()) && message.Type.Kind() == reflect.String {
+			return true
+		}
+	}
+	return false
+}
+
 // reply ends the handling of c: it sends the reply, unless c is a notification
 // or was answered at its deadline.
 func (s *Session) reply(c *call, result any, err error) {
@@ -164,7 +202,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			if c.heeded(err) {
 				level = slog.LevelDebug
 			}
-			s.noteHandler(level, "handler failed", c, err)
+			s.noteHandler(level, "handler failed", c, err, s.hintForeign(err)...)
 		} else if c.IsNotification() && e.Code != CodeInternalError || c.hint(e) != "" { // of a notification nobody else is told, save of a panic
 			s.logFailed(c, e)
 		}
