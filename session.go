@@ -328,7 +328,7 @@ func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
 	if s.cause == nil && s.input.closed {
-		return io.EOF
+		return s.endOfInput()
 	}
 	return s.cause
 }

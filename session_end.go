@@ -58,6 +58,8 @@ func (s *Session) end(cause error, grace time.Duration) {
 	switch {
 	case cause == ErrServerClosed:
 		cause = ErrClosed
+	case cause == io.EOF:
+		cause = s.endOfInput()
 	case isUnreachable(cause):
 		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
 	}
