@@ -166,6 +166,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"Options.Handler is a *rpcx.Router that is nil":          {Handler: (*rpcx.Router)(nil)},
 		"Options.Middleware[1] is nil":                           {Middleware: []func(rpcx.Handler) rpcx.Handler{next, nil}},
 		"Options.Middleware[0] has returned a nil Handler":       {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return nil }}},
+		"Options.Cancellation has no Method":                     {Cancellation: &rpcx.Cancellation{Code: -1}},
 		"Options.Types without Options.Objects: set that, too":   {Types: []rpcx.Type{celsiusType}},
 		"Options.Types has rpcx_test.celsius twice":              {Types: []rpcx.Type{celsiusType, momentType, celsiusType}, Objects: true},
 		"Options.Middleware[0] has returned a nil Handler\u200b": {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return rpcx.HandlerFunc(nil) }}},

@@ -120,6 +120,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 	if isNilHandler(o.Handler) {
 		return nil, fmt.Errorf("Options.Handler is a %T that is nil", o.Handler)
 	}
+	if o.Cancellation != nil && o.Cancellation.Method == "" {
+		return nil, errors.New("Options.Cancellation has no Method")
+	}
 	if err := duration.Check("Limits", &o.Limits); err != nil {
 		return nil, err
 	}
