@@ -67,6 +67,15 @@ var programs = map[string]func(){
 	},
 	"broken": func() { os.Exit(3) },
 	"done":   func() { os.Exit(0) },
+	"traced": func() { // panics when its first handler has returned
+		s := rpcx.NewSession(rpcx.Stdio(), &rpcx.Options{
+			Handler: rpcx.Func(func() {}),
+			Trace: &rpcx.Trace{ReplySent: func(req *rpcx.Request, _ error, _ time.Duration) {
+				panic("the trace of " + req.Method)
+			}},
+		})
+		<-s.Done()
+	},
 	"usage": func() {
 		fmt.Fprint(os.Stderr, "the program starts\nunknown flag: \"-x\"")
 		os.Exit(2)
@@ -357,6 +366,24 @@ func TestCommandTellsHowItsProgramHasEnded(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A panic of a Trace is no handler's, and ends the program. The reply is queued before.
+func TestPanicOfTraceEndsTheProgram(t *testing.T) {
+	noLeak(t)
+	var log journal
+	s, err := rpcx.Command(t.Context(), program(t, "traced"), log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Go(t.Context(), "m", nil)
+	<-s.Done()
+	if exit, ok := errors.AsType[*exec.ExitError](s.Err()); !ok || exit.ExitCode() != 2 {
+		t.Errorf("the program ended with %v", s.Err())
+	}
+	if strings.Count(log.String(), "the trace of m") != 1 {
+		t.Errorf("its standard error is\n%s", log.String())
 	}
 }
 

@@ -229,17 +229,21 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
+	attrs := []slog.Attr{methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
 	if c.IsNotification() {
 		msg = "notification timed out"
 	}
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
+		if s.in.held {
+			attrs = append(attrs, slog.String("reason", "Server.OnSession or Trace.Connected has not returned"))
+		}
 	case c.ctx.ended() == nil:
 		msg += ", and its handler goes on"
 		s.trackLateLocked(c)
 	}
-	s.notePeerLocked(slog.LevelWarn, msg, methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout))
+	s.notePeerLocked(slog.LevelWarn, msg, attrs...)
 	return e
 }
 

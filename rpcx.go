@@ -227,7 +227,7 @@ type Stats struct {
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
 	RequestsReceived     uint64  // requests and notifications that were handled, members of batches too
-	NotificationsDropped uint64  // because the queue was full, their time over or the session ending
+	NotificationsDropped uint64  // because the queue was full, their time over or the session ending; not those that were not read yet then
 	Errors               uint64  // protocol and framing errors, requests refused or failed
 	LateReplies          uint64  // to calls that had been given up
 	UnexpectedReplies    uint64  // to nothing that was asked

@@ -78,7 +78,9 @@ type Server struct {
 	ShutdownTimeout time.Duration
 	// OnSession is called for each new session, on a goroutine of its own, after
 	// the TLS handshake. No request is handled before it returns, but it may call
-	// the peer. Shutdown and Wait wait for it. What the peer has sent before it closed
+	// the peer. So it must not wait for a request of the peer, such as a login, nor for the
+	// end of the session: a handler, or a goroutine, can do that. The requests that time out
+	// meanwhile are logged with that reason. Shutdown and Wait wait for it. What the peer has sent before it closed
 	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
