@@ -65,6 +65,7 @@ const (
 // It is io.EOF alone if the program goes on for more than 200 ms after its output has ended. Processes that outlive the program and have its
 // output hold the session up for cmd.WaitDelay (default 5 s) at most.
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
+	mustHaveContext("Command", ctx)
 	o, err := resolveOptions(opts)
 	if err == nil {
 		err = context.Cause(ctx)

@@ -3,6 +3,7 @@ package rpcx
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -286,17 +287,16 @@ func (s *Session) checkLateLocked(now time.Duration) {
 		field = "Options.Order"
 	}
 	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", in.limit)), slog.String("methods", in.lateMethods()))
+		limitAttr(field, slog.Int("handlers", in.limit)), slog.String("methods", methodsOf(maps.Keys(in.late))))
 }
 
-// mostMethods is how many methods lateMethods names.
+// mostMethods is how many methods methodsOf names.
 const mostMethods = 8
 
-// lateMethods names the methods of the handlers in late, and of how many each is, the
-// most frequent first.
-func (in *inbox) lateMethods() string {
+// methodsOf names the methods of calls, and of how many each is, the most frequent first.
+func methodsOf(calls iter.Seq[*call]) string {
 	counts := make(map[string]int)
-	for c := range in.late {
+	for c := range calls {
 		counts[c.Method]++
 	}
 	methods := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {

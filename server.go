@@ -37,8 +37,8 @@ type Server struct {
 	// Default 1 min; a negative value is for ever. Then those that have been idle
 	// longest end, with an error that matches ErrIdle, until there are fewer.
 	CrowdedIdleTimeout time.Duration
-	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
-	// limit of their own.
+	// MaxGroup is how many sessions of one Limits.Group, which has to be set, may be live.
+	// Default: no limit of their own.
 	MaxGroup int
 	// MaxHandshakes is how many handshakes may be in progress: what comes before a
 	// session and may wait for the peer, which is TLS, and the address of a
@@ -143,6 +143,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
 // ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
+	mustHaveContext("Server.ListenAndServe", ctx)
 	if err := srv.check(); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
@@ -169,6 +170,7 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // Shutdown or Close, it returns [ErrServerClosed] as Serve does, and the end of ctx does
 // nothing afterwards.
 func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
+	mustHaveContext("Server.ServeContext", ctx)
 	mustHave("Server.ServeContext", "listener", l)
 	drained := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
@@ -319,6 +321,9 @@ func (srv *Server) resolve() (err error) {
 	if err := duration.Check("Server", srv); err != nil {
 		return err
 	}
+	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
+		return errors.New("Server.MaxGroup without Options.Limits.Group: set that, too, to GroupBySubnet(24, 64), for example")
+	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err
 	}
@@ -328,6 +333,9 @@ func (srv *Server) resolve() (err error) {
 	}
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
+	if log := srv.options.Logger; limits.costIsVoid() {
+		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttrs()...) })
+	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.live
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
@@ -398,6 +406,7 @@ func (srv *Server) StopListening() {
 //
 //	go srv.Shutdown(context.Background())
 func (srv *Server) Shutdown(ctx context.Context) error {
+	mustHaveContext("Server.Shutdown", ctx)
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
@@ -443,6 +452,7 @@ func (srv *Server) Close() error {
 // ctx's error when ctx ends. For the context of a handler of one of the sessions, which
 // would wait for itself, it is [ErrInHandler], as for [Server.Shutdown].
 func (srv *Server) Wait(ctx context.Context) error {
+	mustHaveContext("Server.Wait", ctx)
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
