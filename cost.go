@@ -197,10 +197,11 @@ func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
 	}
 	switch e.Code {
 	case CodeMethodNotFound:
-		if c.IsNotification() && isCancellation(c.Method) && (s.cancel == nil || s.cancel.Method != c.Method) {
+		if dialect := dialectOf(c.Method); dialect != "" && c.IsNotification() && (s.cancel == nil || s.cancel.Method != c.Method) {
 			if !s.cost.cancels {
 				s.cost.cancels = true
-				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work", methodAttr(c.Method))
+				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work",
+					methodAttr(c.Method), slog.String("Options.Cancellation", dialect))
 			}
 			return s.limits.CostError / cancellationShare
 		}

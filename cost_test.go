@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -322,6 +323,34 @@ func TestWhoIsHeldToTheirCost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A hard limit below the soft one switches both off. The log says so, once.
+func TestLogSaysThatCostLimitsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log journal
+		opts := rpcx.Options{Role: rpcx.RoleServer, Logger: log.options().Logger, Limits: rpcx.Limits{CostSoft: 20000}}
+		const want = `msg="cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"`
+		newWire(t, &opts)
+		synctest.Wait()
+		if strings.Count(log.String(), want) != 1 || !strings.Contains(log.String(), "Limits.CostHard=10000 Limits.CostSoft=20000") {
+			t.Errorf("the log of a session says\n%s", log.String())
+		}
+		srv := &rpcx.Server{Options: opts}
+		for range 2 {
+			near, far := net.Pipe()
+			srv.ServeConn(near)
+			far.Close()
+		}
+		synctest.Wait()
+		if strings.Count(log.String(), want) != 2 {
+			t.Errorf("the log of a session and a server says\n%s", log.String())
+		}
+		if err := (&rpcx.Server{MaxGroup: 2}).ListenAndServe(t.Context(), "tcp://127.0.0.1:0"); err == nil ||
+			!strings.Contains(err.Error(), "Server.MaxGroup without Options.Limits.Group") {
+			t.Errorf("MaxGroup without Group: %v", err)
+		}
+	})
 }
 
 func TestWithoutASoftLimitNothingIsDelayed(t *testing.T) {

@@ -199,8 +199,8 @@
 //	MCPCancellation   notifications/cancelled  {"requestId": id}  not answered
 //
 // For a protocol of your own take RPCCancellation. Peers that have another dialect have a
-// Cancellation of theirs. If only one end has one of the three set, or both have different
-// ones, nothing breaks: the other logs the first notification, and its handlers go on.
+// Cancellation of theirs. If the other end has not set the same one of the three, nothing
+// breaks: it logs the first notification and what to set, and its handlers go on.
 //
 // # Batches
 //

@@ -34,7 +34,8 @@ const (
 type Error struct {
 	Code    int
 	Message string
-	// Data is sent as the error's "data" member if it is not nil. In an error
+	// Data is sent as the error's "data" member if it is not nil. If it cannot be encoded,
+	// that is logged, and the error sent without it. In an error
 	// that was received it is a json.RawMessage (see DecodeData), or nil if there was none; by [Aiomas],
 	// the traceback, a string. By [JSONRPCv1] and [JSONRPCLoose] it is the whole error
 	// if that is not an object with a code, a message and nothing else but data.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -292,6 +293,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"Options.Handler is a *rpcx.Router that is nil":          {Handler: (*rpcx.Router)(nil)},
 		"Options.Middleware[1] is nil":                           {Middleware: []func(rpcx.Handler) rpcx.Handler{next, nil}},
 		"Options.Middleware[0] has returned a nil Handler":       {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return nil }}},
+		"Options.Cancellation has no Method":                     {Cancellation: &rpcx.Cancellation{Code: -1}},
 		"Options.Types without Options.Objects: set that, too":   {Types: []rpcx.Type{celsiusType}},
 		"Options.Types has rpcx_test.celsius twice":              {Types: []rpcx.Type{celsiusType, momentType, celsiusType}, Objects: true},
 		"Options.Middleware[0] has returned a nil Handler\u200b": {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return rpcx.HandlerFunc(nil) }}},
@@ -377,8 +379,8 @@ func TestErrorsInThePlaceOfResults(t *testing.T) {
 // The other version of JSON-RPC is recognized, by who answers and by who calls.
 func TestHintsAboutVersions(t *testing.T) {
 	const (
-		like1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect"
-		like2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, or to JSONRPCAutoDetect"
+		like1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose"
+		like2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose"
 	)
 	for name, c := range map[string]struct {
 		p          rpcx.Protocol
@@ -481,6 +483,77 @@ func TestResultsThatLookLikeObjects(t *testing.T) {
 		}
 		if len(own.Type) != 2 {
 			t.Errorf("got %v", own)
+		}
+	})
+}
+
+// What is wrong at this side is told to the log, and not charged to the peer.
+func TestBindToNoPointer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		s, w := newServed(t, &rpcx.Options{Logger: log.logger(), Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			var params struct{ A int }
+			return nil, req.Bind(params)
+		})})
+		for _, message := range []string{`{"jsonrpc":"2.0","method":"m","params":{"A":1},"id":1}`, `{"jsonrpc":"2.0","method":"m","id":1}`} {
+			w.say(message)
+			w.expect(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`)
+			if text := log.take(); !strings.Contains(text, `msg="handler failed"`) || !strings.Contains(text, "bind params: struct { A int } is no pointer") {
+				t.Errorf("the log says\n%s", text)
+			}
+		}
+		if cost := s.Cost(); cost > 1 {
+			t.Errorf("the cost is %v", cost)
+		}
+	})
+}
+
+func TestDataThatCannotBeEncodedIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		_, w := newWire(t, &rpcx.Options{Logger: log.logger(), Handler: rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			return nil, rpcx.Errorf(7, "sold out").WithData(make(chan int))
+		})})
+		w.say(ask("m", 1))
+		w.expect(`{"jsonrpc":"2.0","error":{"code":7,"message":"sold out"},"id":1}`)
+		if text := log.take(); !strings.Contains(text, `msg="data of an error cannot be encoded, and is left out" peer=pipe code=7 error=`) {
+			t.Errorf("the log says\n%s", text)
+		}
+	})
+}
+
+func TestLogSaysThatOnSessionHasNotReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		returns := make(chan struct{})
+		srv := &rpcx.Server{Options: rpcx.Options{Logger: log.logger(), Limits: rpcx.Limits{ProcessingTimeout: time.Second}}, OnSession: func(*rpcx.Session) { <-returns }}
+		near, far := net.Pipe()
+		srv.ServeConn(near)
+		client := rpcx.NewSession(far, nil)
+		matches(t, client.Call(t.Context(), "login", nil, nil), rpcx.ErrServerBusy)
+		synctest.Wait()
+		text := log.take()
+		if !strings.Contains(text, "before its handler was called") || !strings.Contains(text, `reason="Server.OnSession or Trace.Connected has not returned"`) {
+			t.Errorf("the log says\n%s", text)
+		}
+		close(returns)
+		client.Close()
+		srv.Close()
+		if err := srv.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The code of an error that answers nothing is the peer's, and not mistaken for this side's.
+func TestDiagnosticErrorTellsItsCodeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		_, w := newWire(t, &rpcx.Options{Logger: log.logger()})
+		w.say(`{"jsonrpc":"2.0","error":{"code":-32600,"message":"invalid request"},"id":null}`)
+		w.expectNothing()
+		if text := log.take(); !strings.Contains(text, "diagnostic error received: -32600 invalid request (code -32600)") {
+			t.Errorf("the log says\n%s", text)
 		}
 	})
 }

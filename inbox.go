@@ -3,6 +3,7 @@ package rpcx
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -229,17 +230,21 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
+	attrs := []slog.Attr{methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
 	if c.IsNotification() {
 		msg = "notification timed out"
 	}
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
+		if s.in.held {
+			attrs = append(attrs, slog.String("reason", "Server.OnSession or Trace.Connected has not returned"))
+		}
 	case c.ctx.ended() == nil:
 		msg += ", and its handler goes on"
 		s.trackLateLocked(c)
 	}
-	s.notePeerLocked(slog.LevelWarn, msg, methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout))
+	s.notePeerLocked(slog.LevelWarn, msg, attrs...)
 	return e
 }
 
@@ -288,17 +293,16 @@ func (s *Session) checkLateLocked(now time.Duration) {
 		field, limit = "Options.Order", 1
 	}
 	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", in.lateMethods()))
+		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.late))))
 }
 
-// mostMethods is how many methods lateMethods names.
+// mostMethods is how many methods methodsOf names.
 const mostMethods = 8
 
-// lateMethods names the methods of the handlers in late, and of how many each is, the
-// most frequent first.
-func (in *inbox) lateMethods() string {
+// methodsOf names the methods of calls, and of how many each is, the most frequent first.
+func methodsOf(calls iter.Seq[*call]) string {
 	counts := make(map[string]int)
-	for c := range in.late {
+	for c := range calls {
 		counts[c.Method]++
 	}
 	methods := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {

@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"log/slog"
 	"math"
 	"time"
 )
@@ -119,7 +120,7 @@ type Limits struct {
 	CostSoft float64
 	// CostHard is the cost at which the session's requests are answered
 	// CodeExcessiveResourceUsage and it ends with a [*CostError]. Default 10,000.
-	// If it is not above CostSoft, nothing is limited.
+	// If it is not above CostSoft, nothing is limited, as in aiorpcX, and that is logged.
 	CostHard float64
 	// CostDecay is by how much a cost falls each second. Default CostHard / 3,600.
 	CostDecay float64
@@ -242,6 +243,16 @@ func (l Limits) resolved(role Role) Limits {
 	}
 	l.CostDelay = max(l.CostDelay, 0)
 	return l
+}
+
+// costIsVoid reports whether a session's cost is counted in vain.
+func (l *Limits) costIsVoid() bool { return !l.CostOff && l.CostSoft >= 0 && l.CostHard <= l.CostSoft }
+
+const voidCost = "cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"
+
+// costAttrs returns the limits that voidCost is about.
+func (l *Limits) costAttrs() []slog.Attr {
+	return []slog.Attr{slog.Float64("Limits.CostHard", l.CostHard), slog.Float64("Limits.CostSoft", l.CostSoft)}
 }
 
 // goodCost returns what a session may have used itself without being held to what the

@@ -28,6 +28,7 @@ type call struct {
 	answered   bool  // it was replied to, or nobody waits for its end any more
 	disconnect bool  // its handler wants it once it is replied to
 	tooLarge   bool  // its reply is replaced by an error, which is not the peer's
+	replied    bool  // its handler has returned, and reply has done the rest but tell of it
 }
 
 // init makes c the call that item asks for.
@@ -85,9 +86,8 @@ func (s *Session) serve(c *call) {
 	if s.trace.RequestReceived != nil {
 		s.trace.RequestReceived(&c.Request)
 	}
-	returned := false
 	defer func() {
-		if returned {
+		if c.replied { // a panic of a Trace or a callback ends the program
 			return
 		}
 		// The handler (or the encoding of its result) panicked, or ended the
@@ -100,7 +100,6 @@ func (s *Session) serve(c *call) {
 	}()
 	result, err := s.handler.ServeRPC(&c.ctx, &c.Request)
 	s.reply(c, result, err)
-	returned = true
 }
 
 // maxStack is how many bytes of the stack of a panic are logged: more than the budget for
@@ -213,6 +212,7 @@ func (s *Session) reply(c *call, result any, err error) {
 		e = s.encodeReply(sc, c, result, e)
 	}
 	e = s.answer(c, sc, e)
+	c.replied = true
 	if s.trace.ReplySent != nil {
 		if e != nil && err == nil {
 			err = e
@@ -396,6 +396,10 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	p := s.Protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
+		attr := errorAttr(err) // before the lock is held: the codec may be the user's
+		s.lock()
+		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.Int("code", e.Code), attr)
+		s.unlock()
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
 	}
 	if err != nil {

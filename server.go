@@ -37,8 +37,8 @@ type Server struct {
 	// Default 1 min; a negative value is for ever. Then those that have been idle
 	// longest end, with an error that matches ErrIdle, until there are fewer.
 	CrowdedIdleTimeout time.Duration
-	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
-	// limit of their own.
+	// MaxGroup is how many sessions of one Limits.Group, which has to be set, may be live.
+	// Default: no limit of their own.
 	MaxGroup int
 	// MaxHandshakes is how many handshakes may be in progress: what comes before a
 	// session and may wait for the peer, which is TLS, and the address of a
@@ -78,7 +78,9 @@ type Server struct {
 	ShutdownTimeout time.Duration
 	// OnSession is called for each new session, on a goroutine of its own, after
 	// the TLS handshake. No request is handled before it returns, but it may call
-	// the peer. Shutdown and Wait wait for it. What the peer has sent before it closed
+	// the peer. So it must not wait for a request of the peer, such as a login, nor for the
+	// end of the session: a handler, or a goroutine, can do that. The requests that time out
+	// meanwhile are logged with that reason. Shutdown and Wait wait for it. What the peer has sent before it closed
 	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
@@ -144,6 +146,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
 // ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
+	mustHaveContext("Server.ListenAndServe", ctx)
 	if err := srv.check(); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
@@ -170,6 +173,7 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // Shutdown or Close, it returns [ErrServerClosed] as Serve does, and the end of ctx does
 // nothing afterwards.
 func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
+	mustHaveContext("Server.ServeContext", ctx)
 	mustHave("Server.ServeContext", "listener", l)
 	drained := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
@@ -320,6 +324,9 @@ func (srv *Server) resolve() (err error) {
 	if err := duration.Check("Server", srv); err != nil {
 		return err
 	}
+	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
+		return errors.New("Server.MaxGroup without Options.Limits.Group: set that, too, to GroupBySubnet(24, 64), for example")
+	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err
 	}
@@ -329,6 +336,9 @@ func (srv *Server) resolve() (err error) {
 	}
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
+	if log := srv.options.Logger; limits.costIsVoid() {
+		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttrs()...) })
+	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.live
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
@@ -399,6 +409,7 @@ func (srv *Server) StopListening() {
 //
 //	go srv.Shutdown(context.Background())
 func (srv *Server) Shutdown(ctx context.Context) error {
+	mustHaveContext("Server.Shutdown", ctx)
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
@@ -444,6 +455,7 @@ func (srv *Server) Close() error {
 // ctx's error when ctx ends. For the context of a handler of one of the sessions, which
 // would wait for itself, it is [ErrInHandler], as for [Server.Shutdown].
 func (srv *Server) Wait(ctx context.Context) error {
+	mustHaveContext("Server.Wait", ctx)
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}

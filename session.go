@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -190,6 +192,14 @@ func mustHave(function, what string, v any) {
 	}
 }
 
+// mustHaveContext panics if ctx, which a user has given to a function of the given name, is
+// nil.
+func mustHaveContext(function string, ctx context.Context) {
+	if ctx == nil {
+		panic("rpcx: " + function + " with a nil context: write context.Background() if there is none")
+	}
+}
+
 // startAlone starts a session that is no server's and has a pool of its own.
 func startAlone(conn transport, o *Options) *Session {
 	s := newSession(conn, o, RoleClient, &pool{}, &lone)
@@ -279,6 +289,11 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 func (s *Session) start() {
 	s.pool.join()
 	s.load.sessions.Add(1)
+	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
+		s.lock()
+		s.note(slog.LevelWarn, voidCost, s.limits.costAttrs()...)
+		s.unlock()
+	}
 	s.watchConn()
 	// Owner: the session. End: the connection fails or is closed by the writer, or
 	// reading pauses.
@@ -328,7 +343,7 @@ func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
 	if s.cause == nil && s.input.closed {
-		return io.EOF
+		return s.endOfInput()
 	}
 	return s.cause
 }
@@ -413,11 +428,15 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 	}
 	drained := s.drained
 	s.unlock()
+	// Owner: this call. End: it logs.
+	slow := time.AfterFunc(shutdownNotice, func() { s.noteWaits("shutdown waits") })
+	defer slow.Stop()
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
 		s.end(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
+		s.noteWaits(shutdownGivenUp)
 		s.close(cause)
 		return ctx.Err()
 	}
@@ -425,8 +444,36 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 	case <-s.Done():
 		return nil
 	case <-ctx.Done():
+		s.noteWaits(shutdownGivenUp)
 		return ctx.Err()
 	}
+}
+
+// shutdownNotice is after how long a Shutdown has logged what it waits for.
+const shutdownNotice = 10 * time.Second
+
+const shutdownGivenUp = "shutdown did not finish in time"
+
+// noteWaits logs what a Shutdown waits for, if that are handlers or calls.
+func (s *Session) noteWaits(msg string) {
+	s.lock()
+	defer s.unlock()
+	running := slices.AppendSeq(s.runningLocked(), maps.Keys(s.in.late))
+	if len(running) == 0 && s.table.pending == 0 {
+		return
+	}
+	s.note(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
+		slog.Int("calls without a reply", s.table.pending))
+}
+
+// runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.
+func (s *Session) runningLocked() []*call {
+	s.owner.check()
+	var running []*call
+	for d := s.incoming.first; d != nil; d = d.next {
+		running = d.owner.(entry).running(running)
+	}
+	return running
 }
 
 // hangUps are the errors of a connection that the peer has closed. The files for the

@@ -16,13 +16,15 @@ import (
 // running handler makes them with its context. Shutdown waits for the handlers
 // that run, for the calls that are pending, and until all is written; then it
 // closes the session and waits for its end. For that of a session that is ending
-// already it only waits. If ctx ends first it calls Close, and returns ctx's error.
+// already it only waits. If ctx ends first it calls Close, and returns ctx's error. The
+// methods of the handlers that it waits for are logged then, and after 10 seconds.
 //
 // A handler must not call it, since it waits for the handler. With the handler's
 // context, or one made from it, Shutdown returns [ErrInHandler] at once and does
 // nothing; that a handler calls it with another context cannot be recognised. See
 // [ReplyAndDisconnect].
 func (s *Session) Shutdown(ctx context.Context) error {
+	mustHaveContext("Session.Shutdown", ctx)
 	if s.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
@@ -58,6 +60,8 @@ func (s *Session) end(cause error, grace time.Duration) {
 	switch {
 	case cause == ErrServerClosed:
 		cause = ErrClosed
+	case cause == io.EOF:
+		cause = s.endOfInput()
 	case isUnreachable(cause):
 		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
 	}
@@ -78,10 +82,7 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	var running []*call
-	for d := s.incoming.first; d != nil; d = d.next { // before discard, which takes batches out that are begun
-		running = d.owner.(entry).running(running)
-	}
+	running := s.runningLocked() // before discard, which takes batches out that are begun
 	s.discard(hungUp(cause))
 	for _, c := range running {
 		s.fx.endContext(c, cause)

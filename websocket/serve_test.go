@@ -200,3 +200,12 @@ func TestAcceptorWithoutUnit(t *testing.T) {
 	}()
 	a.ServeHTTP(nil, nil)
 }
+
+func TestAcceptorWithoutAServer(t *testing.T) {
+	defer func() {
+		if text := fmt.Sprint(recover()); text != "rpcx: websocket.Acceptor without a Server: set that field" {
+			t.Errorf("it panics with %q", text)
+		}
+	}()
+	new(websocket.Acceptor).ServeHTTP(nil, nil)
+}
