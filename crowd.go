@@ -86,9 +86,7 @@ func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := activity{received: s.stats.BytesReceived, written: s.out.written}
-	if s.part != nil {
-		last.part = s.part.progress
-	}
+	last.part = s.part.progress
 	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing
 	if busy || last != s.idle.activity || s.idle.since.IsZero() {
 		s.idle = idleMark{last, now}

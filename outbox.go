@@ -279,7 +279,7 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 			s.mu.Unlock()
 			room := s.load.makeRoom(n)
 			if !room {
-				s.makeWay()
+				s.makeWay(false)
 			}
 			s.mu.Lock()
 		}

@@ -257,6 +257,7 @@ func (s *Session) deliver(in *intake) {
 	}
 	var refusals []func()
 	finish := in.finish[:0]
+	s.makeRoomForRequests(in.entries)
 	s.mu.Lock()
 	s.stats.MessagesReceived += in.messages
 	s.meter()
