@@ -307,13 +307,13 @@ func (s *Session) mayStartLocked() bool {
 }
 
 // mayHandle reports whether a request that counts size bytes may be handled now, by a
-// session that handles what s.in.handling says. If not, the session is blocked: unblock
-// starts it again. Callers must hold s.mu.
+// session that handles what s.in.handling says. If not, the session is blocked until
+// unblockSessions finds room for the request, which is reserved for the session. Callers
+// must hold s.mu.
 func (l *load) mayHandle(s *Session, size int) bool {
 	fits := func() bool {
-		all := int(l.handling.Load())
-		return all == 0 || all+size <= l.handlingLimit ||
-			s.in.handling+size <= l.handlingLimit/int(max(l.sessions.Load(), 1))
+		all := int(l.handling.Load()) - s.in.reserved
+		return all == 0 || all+size <= l.handlingLimit || s.fitsShare(size)
 	}
 	switch {
 	case size == 0:
@@ -328,9 +328,15 @@ func (l *load) mayHandle(s *Session, size int) bool {
 	if fits() { // the last handler may have returned just now
 		return true
 	}
-	s.in.blocked = true
+	s.in.blocked, s.in.needs = true, size
 	l.blocked = append(l.blocked, s)
 	return false
+}
+
+// fitsShare reports whether a request that counts size bytes is within the session's
+// share of what is handled. Callers must hold s.mu.
+func (s *Session) fitsShare(size int) bool {
+	return s.in.handling+size <= s.load.handlingLimit/int(max(s.load.sessions.Load(), 1))
 }
 
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
@@ -343,30 +349,71 @@ func (s *Session) startHandlingLocked(c *call) {
 	s.load.handling.Add(int64(c.held))
 }
 
-// stopHandlingLocked ends what startHandlingLocked has begun, and has the sessions that
-// are blocked look again. Callers must hold s.mu.
+// stopHandlingLocked ends what startHandlingLocked has begun, and has as many of the
+// sessions that are blocked go on as there is room for. Callers must hold s.mu.
 func (s *Session) stopHandlingLocked(c *call) {
 	if c.held == 0 {
 		return
 	}
 	s.in.handling -= int(c.held)
-	l := s.load
-	l.handling.Add(-int64(c.held))
+	s.load.handling.Add(-int64(c.held))
+	s.load.unblockSessions(s)
+}
+
+// unblockSessions has blocked sessions go on, the first before the others, as far as
+// there is room for the requests that they wait with; and own if its request is within its
+// share by now. The room is reserved until a worker of the session has looked. Callers
+// must hold the lock of own, which may be nil.
+func (l *load) unblockSessions(own *Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, blocked := range l.blocked {
-		blocked.pool.run(blocked.unblockHandling)
+	if len(l.blocked) == 0 {
+		return
 	}
-	l.blocked = nil
+	l.blocked = slices.DeleteFunc(l.blocked, func(s *Session) bool {
+		all := int(l.handling.Load())
+		if room := l.handlingLimit - all; room < minHandling && all > 0 && s != own {
+			return false
+		} else if size := s.in.needs; all == 0 || size <= room || s == own && s.fitsShare(size) {
+			l.handling.Add(int64(size))
+			s.pool.run(s.unblockHandling)
+			return true
+		}
+		return false
+	})
 }
 
 // unblockHandling has the session look again whether its next request may be handled.
 func (s *Session) unblockHandling() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.in.blocked = false
-	s.wakeWorkerLocked()
+	s.in.blocked, s.in.reserved = false, s.in.needs
+	if s.cost.over || !s.wantsWorkerLocked() {
+		s.freeReservedLocked()
+	} else {
+		s.pool.run(s.workFn)
+	}
 	s.checkPauseLocked()
+}
+
+// freeReservedLocked gives the room back that is reserved for the session, and has it
+// used by others if the session has not. Callers must hold s.mu.
+func (s *Session) freeReservedLocked() {
+	if s.in.reserved > 0 {
+		s.load.handling.Add(-int64(s.in.reserved))
+		s.in.reserved = 0
+		s.load.unblockSessions(s)
+	}
+}
+
+// stopWaitingLocked has the session wait for no other's handlers any more. Callers must
+// hold s.mu.
+func (s *Session) stopWaitingLocked() {
+	if l := s.load; s.in.blocked {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.blocked = slices.DeleteFunc(l.blocked, func(blocked *Session) bool { return blocked == s })
+	}
 }
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.

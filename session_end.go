@@ -198,6 +198,7 @@ func (s *Session) leave() {
 	s.state = stateDone
 	s.load.add(-s.weight, s.pool)
 	s.dropPartLocked()
+	s.stopWaitingLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {
 		s.timer.Stop()
