@@ -33,8 +33,11 @@ type Server struct {
 	// and all are counted in ServerStats.
 	MaxSessions int
 	// CrowdedIdleTimeout is how long a session may be idle while nine tenths of
-	// MaxSessions are live: nothing passes, no handler runs and no call is pending.
-	// Default 1 min; a negative value is for ever. Then those that have been idle
+	// MaxSessions are live: no message passes, no handler runs and no call is pending.
+	// Blank lines, the pings of a WebSocket and bytes of a message that does not end are no
+	// messages; 16 KiB more of one that is larger than 64 KiB count as one. Default 1 min, but if MaxSessions is
+	// less than 10 (when nine tenths are all of them) for ever: such a server is meant to
+	// be full. A negative value is for ever, too. Then those that have been idle
 	// longest end, with an error that matches ErrIdle, until there are fewer.
 	CrowdedIdleTimeout time.Duration
 	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
