@@ -17,6 +17,7 @@ type load struct {
 	bytes    atomic.Int64
 	sessions atomic.Int64
 	warned   atomic.Bool // of a session that was ended for its cost
+	logs     *serverLogs // nil where each has only its own budgets
 
 	live     func() []*Session // of the server; nil if there is no limit
 	making   sync.Mutex        // room: the claims that make it are not looked at twice

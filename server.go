@@ -331,6 +331,7 @@ func (srv *Server) resolve() (err error) {
 	srv.load.limits = &limits
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.live
+	srv.load.logs = newServerLogs()
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }
@@ -479,6 +480,11 @@ type ServerStats struct {
 	QueuedBytes int // what counts for Server.MaxQueuedBytes, to about 4 KiB a session
 	// HandledBytes is what counts for Server.MaxHandledBytes.
 	HandledBytes int
+	// LogRecordsLeftOut is how many records of sessions were not logged because the
+	// server's budget was used up: for those of level Error, for others that a peer causes,
+	// and for what ends sessions, 256 KiB each and 8 KiB a second, and for the first two a
+	// byte for each byte received.
+	LogRecordsLeftOut uint64
 }
 
 // Stats returns what the server has now.
@@ -486,11 +492,19 @@ func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	srv.shaking.prune()
+	leftOut := uint64(0)
+	if srv.load.logs != nil {
+		for _, b := range srv.load.logs.all() {
+			leftOut += b.Skipped()
+		}
+	}
 	return ServerStats{
 		Sessions:     len(srv.sessions),
 		Handshakes:   len(srv.shaking.list),
 		Refused:      maps.Clone(srv.refused),
 		QueuedBytes:  int(srv.load.bytes.Load()),
 		HandledBytes: int(srv.load.handling.Load()),
+
+		LogRecordsLeftOut: leftOut,
 	}
 }
