@@ -423,7 +423,9 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 	var account *account
 	if group != "" {
 		account = srv.groups.join(group, s.limits)
+		s.lock() // nobody else has the session yet
 		s.joinGroupLocked(account)
+		s.unlock()
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
 	s.in.held = held
@@ -493,13 +495,9 @@ func (srv *Server) shakeSession(s *Session, secure handshaker) bool {
 
 // release lets workers handle what a held session has received.
 func (s *Session) release() {
-	s.mu.Lock()
+	s.lock()
 	s.in.held = false
 	s.unblock()
-	wake := s.wantsWorkerLocked()
-	s.checkPauseLocked()
-	s.mu.Unlock()
-	if wake {
-		s.pool.run(s.workFn)
-	}
+	s.wakeWorkerLocked()
+	s.unlock()
 }

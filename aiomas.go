@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // Aiomas is the protocol of aiomas.rpc with its JSON codec; it goes together with
@@ -36,9 +38,9 @@ const (
 func (aiomas) Decode(m *Message, msg []byte, _ int) {
 	item := m.Single()
 	item.Kind = KindFatal
-	s := scanner{data: msg}
+	s := jsonscan.Scanner{Data: msg}
 	var parts [3]json.RawMessage
-	if !s.array(parts[:]) || !s.end() || !s.utf8() {
+	if !scanArray(&s, parts[:]) || !s.AtEnd() || !s.IsUTF8() {
 		item.Err = protocolError(CodeParseError, "the message is not [type, id, content]")
 		return
 	}
@@ -54,7 +56,7 @@ func (aiomas) Decode(m *Message, msg []byte, _ int) {
 		item.Kind, item.ID = KindResponse, callID(ID(parts[1]))
 		traceback := string(content)
 		if content[0] == '"' {
-			traceback = unquote(content)
+			traceback = jsonscan.Unquote(content)
 		}
 		item.Err = TracebackError(traceback)
 	default:
@@ -66,24 +68,24 @@ func (aiomas) Decode(m *Message, msg []byte, _ int) {
 func (aiomas) DecodeStart(m *Message, start []byte) {
 	item := m.Single()
 	item.Kind = KindFatal // an answer without an ID would end the connection
-	s := scanner{data: start}
-	if s.ws() != '[' {
+	s := jsonscan.Scanner{Data: start}
+	if s.Peek() != '[' {
 		return
 	}
 	var parts [2]json.RawMessage
 	for i := range parts {
-		s.pos++ // the bracket or comma
-		s.ws()
-		begin := s.pos
-		if !s.value() {
+		s.Pos++ // the bracket or comma
+		s.Peek()
+		begin := s.Pos
+		if !s.ScanValue() {
 			return
 		}
-		parts[i] = start[begin:s.pos:s.pos]
-		if s.ws() != ',' {
+		parts[i] = start[begin:s.Pos:s.Pos]
+		if s.Peek() != ',' {
 			return
 		}
 	}
-	if kind, ok := integralValue(parts[0]); ok && kind <= aiomasException && s.utf8() {
+	if kind, ok := integralValue(parts[0]); ok && kind <= aiomasException && s.IsUTF8() {
 		if item.Kind, item.ID = KindRequest, ID(parts[1]); kind != aiomasRequest {
 			item.Kind, item.ID = KindResponse, callID(item.ID)
 		}
@@ -93,10 +95,10 @@ func (aiomas) DecodeStart(m *Message, start []byte) {
 // request makes item of the content of a request.
 func (m *Message) request(item *Item, content []byte) {
 	item.Kind = KindInvalid
-	s := scanner{data: content}
+	s := jsonscan.Scanner{Data: content}
 	var parts [3]json.RawMessage
 	switch {
-	case !s.array(parts[:]):
+	case !scanArray(&s, parts[:]):
 		item.Err = protocolError(CodeInvalidRequest, "the content of a request has to be [path, args, kwargs]")
 	case parts[0][0] != '"':
 		item.Err = protocolError(CodeInvalidRequest, "the path of a request has to be a string")
@@ -110,26 +112,26 @@ func (m *Message) request(item *Item, content []byte) {
 	}
 }
 
-// array scans an array of just as many elements as there is room for.
-func (s *scanner) array(parts []json.RawMessage) bool {
-	if s.ws() != '[' {
+// scanArray scans an array of just as many elements as parts has.
+func scanArray(s *jsonscan.Scanner, parts []json.RawMessage) bool {
+	if s.Peek() != '[' {
 		return false
 	}
-	s.depth++
-	defer func() { s.depth-- }()
+	s.Depth++
+	defer func() { s.Depth-- }()
 	for i := range parts {
-		s.pos++ // the bracket or comma
-		s.ws()
-		start := s.pos
-		if !s.value() {
+		s.Pos++ // the bracket or comma
+		s.Peek()
+		start := s.Pos
+		if !s.ScanValue() {
 			return false
 		}
-		parts[i] = s.data[start:s.pos:s.pos]
-		if c := s.ws(); c != ',' && i < len(parts)-1 || c != ']' && i == len(parts)-1 {
+		parts[i] = s.Data[start:s.Pos:s.Pos]
+		if c := s.Peek(); c != ',' && i < len(parts)-1 || c != ']' && i == len(parts)-1 {
 			return false
 		}
 	}
-	s.pos++
+	s.Pos++
 	return true
 }
 
@@ -146,7 +148,7 @@ func (aiomas) AppendRequest(dst []byte, id ID, method string, params any, c Code
 		positional, named = p.Positional, p.Named
 	}
 	out := append(append(append(dst, "[0,"...), id...), ",["...)
-	out = append(appendString(out, method), ',')
+	out = append(jsonscan.AppendString(out, method), ',')
 	start := len(out)
 	out, err := appendCodec(out, c, positional)
 	if err != nil {
@@ -195,7 +197,7 @@ func (aiomas) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, erro
 // AppendError implements [Protocol].
 func (aiomas) AppendError(dst []byte, id ID, e *Error, _ Codec) ([]byte, error) {
 	out := append(appendID(append(dst, "[2,"...), id), ',')
-	return append(appendString(out, Traceback(e)), ']'), nil
+	return append(jsonscan.AppendString(out, Traceback(e)), ']'), nil
 }
 
 // AppendBatch implements [Protocol].

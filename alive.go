@@ -47,8 +47,8 @@ func (s *Session) watchConn() {
 			_ = t.SetKeepAliveConfig(config)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.watchNetwork()
 	s.checkNetworkLocked(s.now())
 	if s.vigil.on = l.IdleTimeout != never || l.KeepAliveMethod != ""; s.vigil.on {
@@ -72,12 +72,12 @@ func (s *Session) rested() {
 	}
 }
 
-// keepVigil returns what is to be done now, without the lock with which it is
-// called; nil if nothing.
-func (s *Session) keepVigil(now time.Duration) (due func()) {
+// keepVigil ends a session that is idle, and sends what keeps one alive. Callers must
+// hold s.mu.
+func (s *Session) keepVigil(now time.Duration) {
 	v, l := &s.vigil, s.limits
 	if !v.on || s.state >= stateClosing || s.input.closed {
-		return nil
+		return
 	}
 	if s.pressure.paused {
 		v.life = now // silence counts only while somebody reads
@@ -89,16 +89,17 @@ func (s *Session) keepVigil(now time.Duration) (due func()) {
 	if l.KeepAliveMethod != "" {
 		if after(max(v.life, v.probed), l.KeepAlive) <= now {
 			v.probed = now
-			due = s.probe
+			s.fx.set(&s.fx.keepAlive)
 		}
 		s.arm(after(max(v.life, v.probed), l.KeepAlive))
 	}
 	if after(idle, l.IdleTimeout) <= now {
 		s.note(slog.LevelInfo, "session is idle", timeLimit("Limits.IdleTimeout", l.IdleTimeout))
-		return func() { s.end(ErrIdle, closeGrace) }
+		s.fx.keepAlive = false
+		s.fx.end(ErrIdle, closeGrace)
+		return
 	}
 	s.arm(after(idle, l.IdleTimeout))
-	return due
 }
 
 // probe sends a notification whose arrival is all that it is for.
@@ -154,12 +155,13 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 	return nil
 }
 
-// checkNetworkLocked returns what is to be done now, without the lock, if what was sent
-// is not acknowledged; nil if nothing. Callers must hold s.mu.
-func (s *Session) checkNetworkLocked(now time.Duration) func() {
+// checkNetworkLocked ends a session if what was sent is not acknowledged. Callers must
+// hold s.mu.
+func (s *Session) checkNetworkLocked(now time.Duration) {
+	s.owner.check()
 	v, keepAlive := &s.vigil, s.limits.keepAlive()
 	if v.network == nil || s.state >= stateClosing {
-		return nil
+		return
 	}
 	s.arm(after(now, keepAlive/4))
 	switch {
@@ -169,9 +171,8 @@ func (s *Session) checkNetworkLocked(now time.Duration) func() {
 		v.repeats = now
 	case now-v.repeats >= 2*keepAlive: // which leaves one for the first repetition
 		v.network = nil
-		return func() { s.end(ErrUnreachable, 0) }
+		s.fx.end(ErrUnreachable, 0)
 	}
-	return nil
 }
 
 // isUnreachable reports whether the operating system has given the connection up

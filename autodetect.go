@@ -1,5 +1,7 @@
 package rpcx
 
+import "example.com/rpcx/internal/jsonscan"
+
 // JSONRPCAutoDetect settles on one of the other three by the first message
 // that a session receives. Until then it writes JSON-RPC 2.0. A message that
 // says its version decides for it; one that has both "result" and "error" is
@@ -21,47 +23,47 @@ func (a autoDetect) Decode(m *Message, msg []byte, maxBatch int) {
 // Detect implements [Detector]. A message that does not parse, one that gives
 // a member twice, and a batch that is too long decide nothing.
 func (autoDetect) Detect(msg []byte, maxBatch int) Protocol {
-	s := scanner{data: msg}
+	s := jsonscan.Scanner{Data: msg}
 	var found Protocol
-	if s.ws() == '[' {
+	if s.Peek() == '[' {
 		if found = detectBatch(&s, maxBatch); found == nil {
 			return nil
 		}
 	} else {
 		var e envelope
-		if !s.envelope(&e) || e.dup != 0 {
+		if !scanEnvelope(&s, &e) || e.dup != 0 {
 			return nil
 		}
 		found = e.protocol()
 	}
-	if !s.end() || !s.utf8() {
+	if !s.AtEnd() || !s.IsUTF8() {
 		return nil
 	}
 	return found
 }
 
 // detectBatch scans a batch; s is in it as in decodeBatch.
-func detectBatch(s *scanner, maxBatch int) Protocol {
+func detectBatch(s *jsonscan.Scanner, maxBatch int) Protocol {
 	found := JSONRPCLoose
-	s.pos++
-	s.depth = 1
-	if s.ws() == ']' {
-		s.pos++
+	s.Pos++
+	s.Depth = 1
+	if s.Peek() == ']' {
+		s.Pos++
 		return found
 	}
 	for n := 1; maxBatch <= 0 || n <= maxBatch; n++ {
 		var e envelope
-		if !s.envelope(&e) {
+		if !scanEnvelope(s, &e) {
 			return nil
 		}
 		if p := e.protocol(); p == JSONRPCv2 || p == JSONRPCv1 && found == JSONRPCLoose {
 			found = p
 		}
-		switch s.ws() {
+		switch s.Peek() {
 		case ',':
-			s.pos++
+			s.Pos++
 		case ']':
-			s.pos++
+			s.Pos++
 			return found
 		default:
 			return nil
@@ -73,9 +75,9 @@ func detectBatch(s *scanner, maxBatch int) Protocol {
 // protocol returns the protocol that a message or member shows.
 func (e *envelope) protocol() Protocol {
 	switch version := e.vals[memberVersion]; {
-	case version != nil && equalString(version, "2.0"):
+	case version != nil && jsonscan.EqualString(version, "2.0"):
 		return JSONRPCv2
-	case version != nil && equalString(version, "1.0"):
+	case version != nil && jsonscan.EqualString(version, "1.0"):
 		return JSONRPCv1
 	case e.has(memberResult) && e.has(memberError):
 		return JSONRPCv1

@@ -97,9 +97,9 @@ func (s *Session) notify(ctx context.Context, from sender, method string, params
 func (s *Session) mention(method string, params any, failed string) bool {
 	err := s.notify(context.Background(), fromNobody, method, params)
 	if err != nil && !errors.Is(err, ErrClosed) {
-		s.mu.Lock()
+		s.lock()
 		s.note(slog.LevelWarn, failed, slog.Any("error", err))
-		s.mu.Unlock()
+		s.unlock()
 	}
 	return err == nil
 }
@@ -142,43 +142,33 @@ func (f *Future) watch(ctx context.Context) {
 // giveUp ends a call without its reply, if it is not over.
 func (s *Session) giveUp(f *Future, err error) {
 	late := errors.Is(err, context.DeadlineExceeded) // before the lock is held: err may be the user's
-	s.mu.Lock()
+	s.lock()
 	if late {
 		err = s.timeoutErrorLocked(f, err)
 	}
-	finish := s.forget(f, err)
-	s.mu.Unlock()
-	finish()
+	s.forget(f, err)
+	s.unlock()
 }
 
-// forget removes a call, or all that is pending of a batch, from the table and
-// settles it. It is called under the lock; what it returns without.
-func (s *Session) forget(f *Future, err error) (finish func()) {
-	var whole *Future
-	var told []uint64
+// forget removes a call, or all that is pending of a batch, from the table. Callers must
+// hold s.mu.
+func (s *Session) forget(f *Future, err error) {
 	now := s.now()
-	if f.members == nil {
-		if !s.table.giveUp(f) {
-			return func() {}
-		}
-		told = append(told, f.id)
-		whole = f.settle(now, nil, err)
+	calls := f.members
+	if calls == nil {
+		calls = []*Future{f}
 	}
-	for _, member := range f.members {
-		if s.table.giveUp(member) {
-			told = append(told, member.id)
-			whole = member.settle(now, nil, err)
+	for _, c := range calls {
+		if !s.table.giveUp(c) {
+			continue
 		}
+		if s.cancel != nil {
+			s.fx.abandonCall(c.id)
+		}
+		if c == f && f.batch != nil {
+			s.fx.complete(f) // a member that is given up by itself does not wait for its batch
+		}
+		s.complete(c, now, nil, err)
 	}
 	s.rested()
-	s.checkDrained()
-	return func() {
-		if s.cancel != nil {
-			defer s.tell(told)
-		}
-		if f.batch != nil {
-			f.finish() // a member that is given up by itself does not wait for its batch
-		}
-		whole.finish()
-	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // Cancellation is how one side tells the other, by a notification, that it does
@@ -62,15 +64,15 @@ func (c *Cancellation) params(id uint64) any {
 // id finds the id in the params of such a notification, nil if there is none.
 func (c *Cancellation) id(p Params) ID {
 	if c.Param == "" {
-		id, _ := nextElement(&scanner{data: p.Positional})
+		id, _ := (&jsonscan.Scanner{Data: p.Positional}).NextElement()
 		return ID(id)
 	}
 	var vals [1][]byte
-	s := scanner{data: p.Named}
+	s := jsonscan.Scanner{Data: p.Named}
 	if len(p.Named) == 0 {
 		return nil
 	}
-	if dup, ok := s.members([]string{c.Param}, vals[:]); !ok || dup != 0 {
+	if dup, ok := s.ScanMembers([]string{c.Param}, vals[:]); !ok || dup != 0 {
 		return nil
 	}
 	return vals[0]
@@ -104,23 +106,15 @@ func (c *call) settle(s *Session) {
 // cancelled deals with the peer's report that it does not want the reply to a
 // request any more. It is called by the reader.
 func (s *Session) cancelled(id ID) {
-	s.mu.Lock()
+	s.lock()
 	c := s.requests[string(id)]
-	if c == nil {
-		s.mu.Unlock() // it has been answered meanwhile
-		return
+	if c != nil { // otherwise it has been answered meanwhile
+		if silent := s.cancel.Code == 0; !c.isRunning() || silent {
+			c.entry.cancel(s, c, s.cancellationError())
+		}
+		s.fx.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
 	}
-	runs := c.begun && !c.delayed
-	silent := s.cancel.Code == 0
-	var send func()
-	if !runs || silent {
-		send = c.entry.cancel(s, c, s.cancellationError())
-	}
-	s.mu.Unlock()
-	if send != nil {
-		send()
-	}
-	c.ctx.end(ErrPeerCancelled) // of a handler that runs, or of the wait for one
+	s.unlock()
 }
 
 // cancellationError is what a cancelled request is answered, nil if it is not.

@@ -20,10 +20,9 @@ type deadline struct {
 
 // expirer is what a deadline is for.
 type expirer interface {
-	// expire is called under the session's lock when the deadline has passed. The
-	// caller removes it from its list afterwards. What it returns is called without
-	// the lock.
-	expire(s *Session) func()
+	// expire is called when the deadline has passed. The caller holds s.mu, and removes
+	// the deadline from its list afterwards.
+	expire(s *Session)
 }
 
 type deadlines struct{ first, last *deadline }
@@ -76,18 +75,17 @@ func (s *Session) arm(at time.Duration) {
 
 // tick does what is due, and arms the timer for what is next.
 func (s *Session) tick() {
-	var due []func()
-	s.mu.Lock()
+	s.lock()
 	s.armed = never
 	if s.state == stateDone {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	now := s.now()
 	for _, list := range []*deadlines{&s.outgoing, &s.incoming} {
 		for list.first != nil && list.first.at <= now {
 			d := list.first
-			due = append(due, d.owner.expire(s))
+			d.owner.expire(s)
 			list.remove(d)
 		}
 		if list.first != nil {
@@ -98,7 +96,7 @@ func (s *Session) tick() {
 	switch {
 	case s.out.writing && s.out.writeBy <= now:
 		s.note(slog.LevelWarn, "peer does not read", timeLimit("Limits.SendTimeout", s.limits.SendTimeout))
-		due = append(due, func() { s.end(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0) })
+		s.fx.end(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0)
 	case s.out.writing:
 		s.arm(s.out.writeBy)
 	}
@@ -110,29 +108,19 @@ func (s *Session) tick() {
 	}
 	s.checkPauseLocked() // what has expired left room
 	s.checkPauseTimeLocked(now)
-	if f := s.checkInputTimeLocked(now); f != nil {
-		due = append(due, f)
-	}
+	s.checkInputTimeLocked(now)
 	s.checkLateLocked(now)
 	s.checkStandingLocked(now)
-	if f := s.checkPartLocked(now); f != nil {
-		due = append(due, f)
-	}
-	if f := s.checkNetworkLocked(now); f != nil {
-		due = append(due, f)
-	}
-	if f := s.keepVigil(now); f != nil {
-		due = append(due, f)
-	}
+	s.checkPartLocked(now)
+	s.checkNetworkLocked(now)
+	s.keepVigil(now)
 	if s.state == stateClosing {
 		if s.closeBy <= now {
-			due = append(due, s.closeConn)
+			s.fx.set(&s.fx.closeConn)
 			s.out.wakeWriter() // which may linger
 		} else {
 			s.arm(s.closeBy)
 		}
-		s.leave() // if what expired was all that it waited for
 	}
-	s.mu.Unlock()
-	runAll(due)
+	s.unlock()
 }

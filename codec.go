@@ -2,16 +2,16 @@ package rpcx
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"slices"
 	"strconv"
 	"sync"
 	"unicode/utf8"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // JSON is the built-in codec of the JSON protocols: encoding/json without HTML
@@ -76,12 +76,12 @@ func checkAppended(out []byte, n int) ([]byte, error) {
 	if len(out) < n {
 		return nil, errors.New("the codec shortened the message")
 	}
-	ok, space := validJSON(out[n:])
+	ok, space := jsonscan.Valid(out[n:])
 	if !ok {
 		return nil, errors.New("the codec's output is not one JSON value in UTF-8")
 	}
 	if space {
-		out = out[:n+compact(out[n:])]
+		out = out[:n+jsonscan.Compact(out[n:])]
 	}
 	return out, nil
 }
@@ -112,7 +112,7 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 	case nil:
 		return append(dst, "null"...), nil
 	case string:
-		return appendString(dst, v), nil
+		return jsonscan.AppendString(dst, v), nil
 	case bool:
 		return strconv.AppendBool(dst, v), nil
 	case int:
@@ -149,10 +149,10 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 		if v == nil {
 			return append(dst, "null"...), nil
 		}
-		if ok, space := validWithin(v, depth); ok {
+		if ok, space := jsonscan.ValidWithin(v, depth); ok {
 			n := len(dst)
 			if dst = append(dst, v...); space {
-				dst = dst[:n+compact(dst[n:])]
+				dst = dst[:n+jsonscan.Compact(dst[n:])]
 			}
 			return dst, nil
 		}
@@ -161,7 +161,7 @@ func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 	case []any:
 		return appendArray(dst, v, element)
 	case []string:
-		return appendArray(dst, v, func(dst []byte, v string) ([]byte, error) { return appendString(dst, v), nil })
+		return appendArray(dst, v, func(dst []byte, v string) ([]byte, error) { return jsonscan.AppendString(dst, v), nil })
 	case []int:
 		return appendArray(dst, v, func(dst []byte, v int) ([]byte, error) { return strconv.AppendInt(dst, int64(v), 10), nil })
 	case []float64:
@@ -204,7 +204,7 @@ func appendMap(dst []byte, m map[string]any, element func([]byte, any) ([]byte, 
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(appendString(dst, key), ':')
+		dst = append(jsonscan.AppendString(dst, key), ':')
 		var err error
 		if dst, err = element(dst, m[key]); err != nil {
 			return nil, err
@@ -232,67 +232,6 @@ func appendFloat(dst []byte, f float64, size int) ([]byte, error) {
 		dst = append(dst[:n-2], dst[n-1])
 	}
 	return dst, nil
-}
-
-const hexDigits = "0123456789abcdef"
-
-// replacement is U+FFFD in UTF-8.
-const replacement = string(utf8.RuneError)
-
-// appendString appends s in quotes. Besides what must be escaped, U+2028 and
-// U+2029 are, for the sake of JavaScript. Each byte that is not UTF-8 becomes U+FFFD.
-func appendString(dst []byte, s string) []byte {
-	dst = append(slices.Grow(dst, len(s)+2), '"')
-	src := []byte(s) // does not copy, since src is only read
-	start, i := 0, 0 // src[start:i] can be copied as it is
-	for i < len(src) {
-		switch c := src[i]; {
-		case c >= utf8.RuneSelf:
-			r, size := utf8.DecodeRune(src[i:])
-			if r == utf8.RuneError && size == 1 {
-				dst = append(append(dst, src[start:i]...), replacement...)
-				start = i + size
-			} else if r == '\u2028' || r == '\u2029' {
-				dst = append(append(dst, src[start:i]...), '\\', 'u', '2', '0', '2', hexDigits[r&0xf])
-				start = i + size
-			}
-			i += size
-		case c < 0x20 || c == '"' || c == '\\':
-			dst = appendEscape(append(dst, src[start:i]...), c)
-			i++
-			start = i
-		default:
-			i++
-			// On to what needs attention, eight bytes at a time.
-			for i <= len(src)-8 {
-				w := binary.LittleEndian.Uint64(src[i : i+8])
-				if mark := special(w) | w&highs; mark != 0 {
-					i += bits.TrailingZeros64(mark) / 8
-					break
-				}
-				i += 8
-			}
-		}
-	}
-	return append(append(dst, src[start:]...), '"')
-}
-
-func appendEscape(dst []byte, c byte) []byte {
-	switch c {
-	case '"', '\\':
-		return append(dst, '\\', c)
-	case '\b':
-		return append(dst, '\\', 'b')
-	case '\f':
-		return append(dst, '\\', 'f')
-	case '\n':
-		return append(dst, '\\', 'n')
-	case '\r':
-		return append(dst, '\\', 'r')
-	case '\t':
-		return append(dst, '\\', 't')
-	}
-	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
 }
 
 // otherEncoder is encoding/json's Encoder, made to append.
@@ -332,9 +271,9 @@ func appendOther(dst []byte, v any, depth int) ([]byte, error) {
 		return nil, errors.New("invalid UTF-8 in the output of a MarshalJSON method")
 	}
 	// One version of encoding/json has a limit to nesting, the other has none.
-	if len(added) > 2*(maxDepth-depth) {
-		if ok, _ := validWithin(added, depth); !ok {
-			return nil, fmt.Errorf("arrays and objects are nested over %d levels deep", maxDepth)
+	if len(added) > 2*(jsonscan.MaxDepth-depth) {
+		if ok, _ := jsonscan.ValidWithin(added, depth); !ok {
+			return nil, fmt.Errorf("arrays and objects are nested over %d levels deep", jsonscan.MaxDepth)
 		}
 	}
 	return unify(out, len(dst)), nil
@@ -354,13 +293,13 @@ func unify(out []byte, n int) []byte {
 		size := 1
 		switch rest := src[i:]; {
 		case rest[0] == '\\' && bytes.HasPrefix(rest, []byte(escaped)):
-			out = append(out, replacement...)
+			out = append(out, string(utf8.RuneError)...)
 			i += len(escaped)
 			continue
 		case rest[0] == '\\':
 			size = 2
 		case rest[0] == 0xe2 && rest[1] == 0x80 && rest[2]&^1 == 0xa8: // U+2028, U+2029
-			out = append(out, '\\', 'u', '2', '0', '2', hexDigits[rest[2]&0xf])
+			out = append(out, '\\', 'u', '2', '0', '2', '0'+rest[2]&0xf)
 			i += 3
 			continue
 		}
@@ -368,25 +307,6 @@ func unify(out []byte, n int) []byte {
 		i += size
 	}
 	return out
-}
-
-// compact takes the white space out of valid JSON, in place, and returns the
-// length that remains.
-func compact(data []byte) int {
-	n := 0
-	s := scanner{data: data}
-	for s.ws() != 0 {
-		start := s.pos
-		if data[start] == '"' {
-			s.str()
-		} else {
-			for s.pos < len(data) && data[s.pos] > ' ' && data[s.pos] != '"' {
-				s.pos++
-			}
-		}
-		n += copy(data[n:], data[start:s.pos])
-	}
-	return n
 }
 
 // Unmarshal implements [Codec].
@@ -407,7 +327,7 @@ func unmarshalDirect(data []byte, v any) (ok bool) {
 	switch v := v.(type) {
 	case *string:
 		if ok = v != nil && isString(data); ok {
-			*v = unquote(data)
+			*v = jsonscan.Unquote(data)
 		}
 	case *bool:
 		if ok = v != nil && (string(data) == "true" || string(data) == "false"); ok {
@@ -437,7 +357,7 @@ func unmarshalDirect(data []byte, v any) (ok bool) {
 		}
 	case *json.RawMessage:
 		if v != nil {
-			if ok, _ = validJSON(data); ok {
+			if ok, _ = jsonscan.Valid(data); ok {
 				*v = append((*v)[:0], bytes.Trim(data, " \t\r\n")...)
 			}
 		}
@@ -469,12 +389,12 @@ func unmarshalUint[T uint | uint32 | uint64](data []byte, v *T, size int) bool {
 
 // isString reports whether data is one JSON string in UTF-8, and no more.
 func isString(data []byte) bool {
-	s := scanner{data: data}
-	return len(data) > 0 && data[0] == '"' && s.str() && s.pos == len(data) && s.utf8()
+	s := jsonscan.Scanner{Data: data}
+	return len(data) > 0 && data[0] == '"' && s.ScanString() && s.Pos == len(data) && s.IsUTF8()
 }
 
 // isNumber reports whether data is one JSON number, and no more.
 func isNumber(data []byte) bool {
-	s := scanner{data: data}
-	return len(data) > 0 && s.number() && s.pos == len(data)
+	s := jsonscan.Scanner{Data: data}
+	return len(data) > 0 && s.ScanNumber() && s.Pos == len(data)
 }

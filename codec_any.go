@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // numberForm says what a JSON number becomes where any value is expected.
@@ -28,10 +30,10 @@ const (
 //
 // All of encoding/json's versions do so. The error of what is no JSON is theirs.
 func decodeAny(data []byte, form numberForm) (any, error) {
-	d := anyDecoder{scanner: scanner{data: data}, form: form}
+	d := anyDecoder{Scanner: jsonscan.Scanner{Data: data}, form: form}
 	v, ok := d.decode()
-	ok = ok && d.end()
-	if ok && !d.utf8() {
+	ok = ok && d.AtEnd()
+	if ok && !d.IsUTF8() {
 		// Each wrong byte is a rune of its own here. The text can be scanned
 		// again, since all of them are within strings.
 		return decodeAny([]byte(string([]rune(string(data)))), form)
@@ -55,7 +57,7 @@ func errorOf(data []byte, v any) error {
 
 // anyDecoder is a scanner that makes values of what it scans.
 type anyDecoder struct {
-	scanner
+	jsonscan.Scanner
 	form numberForm
 	err  error // the first number that has no place in its Go type
 }
@@ -63,7 +65,7 @@ type anyDecoder struct {
 // decode scans and returns one value. Like encoding/json it recurses, at most
 // maxDepth levels deep.
 func (d *anyDecoder) decode() (v any, ok bool) {
-	switch c := d.ws(); {
+	switch c := d.Peek(); {
 	case c == '"':
 		return d.text()
 	case c == '{':
@@ -71,13 +73,13 @@ func (d *anyDecoder) decode() (v any, ok bool) {
 	case c == '[':
 		return d.decodeArray()
 	case c == '-' || c-'0' <= 9:
-		start := d.pos
-		if !d.number() {
+		start := d.Pos
+		if !d.ScanNumber() {
 			return nil, false
 		}
-		return d.numberValue(d.data[start:d.pos]), true
+		return d.numberValue(d.Data[start:d.Pos]), true
 	default:
-		if !d.literal(c) {
+		if !d.ScanLiteral(c) {
 			return nil, false
 		}
 		if c == 'n' {
@@ -89,25 +91,25 @@ func (d *anyDecoder) decode() (v any, ok bool) {
 
 // text scans and returns a string.
 func (d *anyDecoder) text() (s string, ok bool) {
-	start := d.pos
-	d.escaped = false
-	if !d.str() {
+	start := d.Pos
+	d.HasEscape = false
+	if !d.ScanString() {
 		return "", false
 	}
-	if d.escaped {
-		return unquote(d.data[start:d.pos]), true
+	if d.HasEscape {
+		return jsonscan.Unquote(d.Data[start:d.Pos]), true
 	}
-	return string(d.data[start+1 : d.pos-1]), true
+	return string(d.Data[start+1 : d.Pos-1]), true
 }
 
 func (d *anyDecoder) decodeArray() (v any, ok bool) {
-	d.pos++
-	if d.depth++; d.depth > maxDepth {
+	d.Pos++
+	if d.Depth++; d.Depth > jsonscan.MaxDepth {
 		return nil, false
 	}
-	if d.ws() == ']' {
-		d.pos++
-		d.depth--
+	if d.Peek() == ']' {
+		d.Pos++
+		d.Depth--
 		return []any{}, true
 	}
 	var list []any
@@ -117,12 +119,12 @@ func (d *anyDecoder) decodeArray() (v any, ok bool) {
 			return nil, false
 		}
 		list = append(list, x)
-		switch d.ws() {
+		switch d.Peek() {
 		case ',':
-			d.pos++
+			d.Pos++
 		case ']':
-			d.pos++
-			d.depth--
+			d.Pos++
+			d.Depth--
 			return list, true
 		default:
 			return nil, false
@@ -131,34 +133,34 @@ func (d *anyDecoder) decodeArray() (v any, ok bool) {
 }
 
 func (d *anyDecoder) decodeObject() (v any, ok bool) {
-	d.pos++
-	if d.depth++; d.depth > maxDepth {
+	d.Pos++
+	if d.Depth++; d.Depth > jsonscan.MaxDepth {
 		return nil, false
 	}
 	m := make(map[string]any)
-	if d.ws() == '}' {
-		d.pos++
-		d.depth--
+	if d.Peek() == '}' {
+		d.Pos++
+		d.Depth--
 		return m, true
 	}
 	for {
-		if d.ws() != '"' {
+		if d.Peek() != '"' {
 			return nil, false
 		}
 		key, ok := d.text()
-		if !ok || d.ws() != ':' {
+		if !ok || d.Peek() != ':' {
 			return nil, false
 		}
-		d.pos++
+		d.Pos++
 		if m[key], ok = d.decode(); !ok {
 			return nil, false
 		}
-		switch d.ws() {
+		switch d.Peek() {
 		case ',':
-			d.pos++
+			d.Pos++
 		case '}':
-			d.pos++
-			d.depth--
+			d.Pos++
+			d.Depth--
 			return m, true
 		default:
 			return nil, false
@@ -176,7 +178,7 @@ func (d *anyDecoder) numberValue(raw []byte) any {
 	}
 	f, err := parseFloat(raw)
 	if err != nil && d.err == nil {
-		d.err = &json.UnmarshalTypeError{Value: "number " + excerpt(raw), Type: reflect.TypeFor[float64](), Offset: int64(d.pos)}
+		d.err = &json.UnmarshalTypeError{Value: "number " + excerpt(raw), Type: reflect.TypeFor[float64](), Offset: int64(d.Pos)}
 	}
 	return f
 }
@@ -228,7 +230,7 @@ func unmarshalForm(data []byte, v any, form numberForm) error {
 // points to, as in encoding/json. If there is an error, *v is unchanged.
 func unmarshalInto(data []byte, v *any, form numberForm) error {
 	if to := reflect.ValueOf(*v); to.Kind() == reflect.Pointer && !to.IsNil() && *v != any(v) {
-		if to.Elem().Kind() == reflect.Pointer || !isNull(bytes.Trim(data, " \t\r\n")) {
+		if to.Elem().Kind() == reflect.Pointer || !jsonscan.IsNull(bytes.Trim(data, " \t\r\n")) {
 			return unmarshalForm(data, *v, form)
 		}
 	}
@@ -265,18 +267,18 @@ func isPointer(v any) bool { return reflect.ValueOf(v).Kind() == reflect.Pointer
 
 // unmarshalElements decodes a list of any values one by one.
 func unmarshalElements(data []byte, dest any, list *[]any, form numberForm) error {
-	s := scanner{data: data}
-	start := s.ws()
-	if !s.value() || !s.end() || start != '[' && start != 'n' {
+	s := jsonscan.Scanner{Data: data}
+	start := s.Peek()
+	if !s.ScanValue() || !s.AtEnd() || start != '[' && start != 'n' {
 		return errorOf(data, dest)
 	}
 	if start == 'n' {
 		*list = nil
 		return nil
 	}
-	s = scanner{data: data}
+	s = jsonscan.Scanner{Data: data}
 	values := []any{}
-	for raw, ok := nextElement(&s); ok; raw, ok = nextElement(&s) {
+	for raw, ok := s.NextElement(); ok; raw, ok = s.NextElement() {
 		var x any
 		if i := len(values); i < len(*list) && isPointer((*list)[i]) {
 			x = (*list)[i]

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // stdAppend is what encoding/json makes of v.
@@ -36,7 +38,7 @@ func checkAppend(t *testing.T, v any) {
 	}
 	want, wantErr := stdAppend(v)
 	if wantErr == nil {
-		if valid, _ := validJSON(want); !valid { // no UTF-8, or nested too deep
+		if valid, _ := jsonscan.Valid(want); !valid { // no UTF-8, or nested too deep
 			if err == nil || len(rest) > 0 {
 				t.Errorf("Append(%#v) = %.80q, %v, want an error", v, rest, err)
 			}
@@ -52,7 +54,7 @@ func checkAppend(t *testing.T, v any) {
 		}
 		return
 	}
-	if ok, space := validJSON(rest); !ok || space {
+	if ok, space := jsonscan.Valid(rest); !ok || space {
 		t.Errorf("Append(%#v) = %.80q: not JSON, or not compact", v, rest)
 	}
 	if !sameTokens(rest, want) {
@@ -771,4 +773,12 @@ func BenchmarkUnmarshalSmall(b *testing.B) {
 			}
 		})
 	}
+}
+
+// nested returns n arrays or objects within each other, of which open begins one.
+func nested(open string, n int) string {
+	if open == "[" {
+		return strings.Repeat("[", n) + strings.Repeat("]", n)
+	}
+	return strings.Repeat(open, n) + "1" + strings.Repeat("}", n)
 }

@@ -113,8 +113,8 @@ func (c *handlerContext) Value(key any) any {
 // changes should be stored once, by [Server.OnSession] before the first request is
 // handled, as a pointer to what has a lock.
 func (s *Session) SetValue(key, value any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if value == nil {
 		delete(s.values, key)
 		return
@@ -127,7 +127,7 @@ func (s *Session) SetValue(key, value any) {
 
 // Value returns what [Session.SetValue] has stored under key, nil if nothing.
 func (s *Session) Value(key any) any {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	return s.values[key]
 }

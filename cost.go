@@ -98,8 +98,8 @@ func (e *CostError) Is(target error) bool {
 // Cost returns what the session, or its group, has used up; 0 if that is not
 // counted.
 func (s *Session) Cost() float64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.cost.account == nil {
 		return 0
 	}
@@ -110,8 +110,8 @@ func (s *Session) Cost() float64 {
 // BumpCost adds delta, which may be negative, to the session's cost: for
 // requests that take more than others. It does nothing if cost is not counted.
 func (s *Session) BumpCost(delta float64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.charge(delta)
 }
 
@@ -123,24 +123,21 @@ func (s *Session) UpdateCost() {
 	if s.cost.account == nil {
 		return
 	}
-	s.mu.Lock()
+	s.lock()
 	s.cost.asked++
 	asked := s.cost.asked
-	s.mu.Unlock()
+	s.unlock()
 	extra := 0.
 	if s.extraCost != nil {
 		extra = s.extraCost(s)
 	}
-	s.mu.Lock()
+	s.lock()
 	if s.cost.updating = false; asked > s.cost.told { // or what came meanwhile is newer
 		s.cost.told, s.cost.extra = asked, extra
 	}
 	s.retarget()
-	wake := s.wantsWorkerLocked()
-	s.mu.Unlock()
-	if wake {
-		s.pool.run(s.workFn)
-	}
+	s.wakeWorkerLocked()
+	s.unlock()
 }
 
 // charge adds to the session's cost. It is called under the lock, as are the
@@ -164,6 +161,7 @@ func (s *Session) charge(delta float64) {
 // over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
 // s.mu.
 func (s *Session) judgedCostLocked() float64 {
+	s.owner.check()
 	e, l := &s.cost, s.limits
 	cost := e.account.settle(l.CostDecay)
 	if e.own == nil {
@@ -178,8 +176,9 @@ func (s *Session) judgedCostLocked() float64 {
 }
 
 // joinGroupLocked has the session share the budget of a group from now on. Callers must
-// hold s.mu, or be the only ones who have the session.
+// hold s.mu.
 func (s *Session) joinGroupLocked(group *account) {
+	s.owner.check()
 	if s.cost.account == nil {
 		return
 	}
@@ -192,6 +191,7 @@ func (s *Session) joinGroupLocked(group *account) {
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
+	s.owner.check()
 	switch e.Code {
 	case CodeMethodNotFound:
 		if s.cancel == nil && c.IsNotification() && isCancellation(c.Method) {
@@ -267,17 +267,18 @@ func (s *Session) delay() time.Duration {
 	return s.cost.delay(s.limits)
 }
 
-// overdrawn reports whether the session is now to be ended because of its cost:
-// dismiss is to be called then, without the lock. It is asked when something
-// comes from the peer, so that a peer who reaches the limit learns it from the
+// overdrawn has the session dismissed if its cost is too high now. It is called when
+// something comes from the peer, so that a peer who reaches the limit learns it from the
 // answer to its next request, and is forgiven what has decayed before.
-func (s *Session) overdrawn() bool {
+func (s *Session) overdrawn() {
 	if s.cost.account == nil || s.cost.over || s.cost.target > 0 || s.state >= stateClosing {
-		return false
+		return
 	}
 	s.retarget()
-	s.cost.over = s.cost.target == 0
-	return s.cost.over
+	if s.cost.target == 0 {
+		s.cost.over = true
+		s.fx.set(&s.fx.dismiss)
+	}
 }
 
 // unblock sees to what waits while the cost leaves no worker to handle it.
@@ -286,8 +287,8 @@ func (s *Session) unblock() {
 	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
 	case s.state >= stateClosing:
 		s.discard(false) // or they would hold up the end
-	case s.overdrawn():
-		s.pool.run(s.dismiss)
+	default:
+		s.overdrawn()
 	}
 }
 
@@ -330,7 +331,7 @@ func (s *Session) unanswered() []*call {
 
 // dismiss ends the session because of its cost.
 func (s *Session) dismiss() {
-	s.mu.Lock()
+	s.lock()
 	why := s.costError()
 	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
 	if why.Limit > 0 {
@@ -341,28 +342,24 @@ func (s *Session) dismiss() {
 	}
 	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
 		slog.Duration("retry after", time.Duration(why.RetryAfter*float64(time.Second))))
-	s.mu.Unlock()
+	s.unlock()
 	if s.onExcessiveCost != nil {
 		s.onExcessiveCost(s)
 	}
-	s.mu.Lock()
+	s.lock()
 	s.cost.why = why
 	e := s.excessive()
-	var refusals []func()
 	for _, entry := range s.in.waiting() {
 		s.turnAway(entry, e)
-		refusals = append(refusals, entry.refuse(s, e, fromReader))
+		entry.refuse(s, e, fromReader)
 	}
 	for _, c := range s.unanswered() {
 		s.turnAway(c, e)
-		refusals = append(refusals, c.entry.cancel(s, c, e), func() { c.ctx.end(why) })
+		c.entry.cancel(s, c, e)
+		s.fx.endContext(c, why)
 	}
-	refuse := s.refusal(func() { runAll(refusals) }) // and ends the session
-	s.mu.Unlock()
-	refuse()
-	s.mu.Lock()
-	s.leave() // if it was ending already, and waited for what was refused
-	s.mu.Unlock()
+	s.fx.set(&s.fx.refusing) // though there be none: refused ends the session
+	s.unlock()
 }
 
 // peerErrors is the part of a session in Limits.PeerErrors.
@@ -384,6 +381,7 @@ const (
 // countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
 // error weighs so much. Callers must hold s.mu.
 func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
+	s.owner.check()
 	if bytes >= errorBytes {
 		s.countPeerErrorLocked(weight * float64(bytes/errorBytes))
 	}
@@ -392,6 +390,7 @@ func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
 // countPeerErrorLocked counts an error of the peer's, and has the session end if there
 // are too many. Callers must hold s.mu.
 func (s *Session) countPeerErrorLocked(weight float64) {
+	s.owner.check()
 	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.state >= stateClosing {
 		return
 	}
@@ -402,5 +401,5 @@ func (s *Session) countPeerErrorLocked(weight float64) {
 	}
 	s.faults.exceeded = true
 	s.note(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", slog.Int("errors a second", s.limits.PeerErrors)))
-	s.pool.run(func() { s.end(ErrFaultyPeer, s.violationGrace()) })
+	s.fx.end(ErrFaultyPeer, s.violationGrace())
 }

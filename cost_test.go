@@ -414,6 +414,28 @@ func TestFloodOfRubbishEndsTheSession(t *testing.T) {
 	})
 }
 
+// Messages that arrive together are answered until the session is over its cost, and no
+// more while its end is being made ready.
+func TestRubbishThatArrivesAtOnceIsNotAnsweredBeyondTheCost(t *testing.T) {
+	for name, message := range map[string]string{
+		"messages": "0",
+		"batches":  membersOf(16, "0"),
+		"both":     "0\n" + membersOf(16, "0"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, w := newServed(t, &rpcx.Options{})
+				go func() { _, _ = w.Write([]byte(strings.Repeat(message+"\n", 2000))) }() // fails at the end of the session
+				matches(t, ended(t, s), rpcx.ErrExcessiveResourceUsage)
+				// Each costs 100, and the last is the one that meets with the limit.
+				if n := len(w.heard()); n < 100 || n > 102 {
+					t.Errorf("%d messages were answered", n)
+				}
+			})
+		})
+	}
+}
+
 func TestBytesCost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := handling(methods{"reply": reply})

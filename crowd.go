@@ -80,19 +80,19 @@ func (srv *Server) endIdle() {
 	}
 	slices.SortFunc(idle, func(a, b candidate) int { return a.since.Compare(b.since) })
 	for _, s := range idle[:min(excess, len(idle))] {
-		s.mu.Lock()
+		s.lock()
 		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
 			timeLimit("Server.CrowdedIdleTimeout", timeout))
-		s.mu.Unlock()
-		s.end(errCrowded, closeGrace)
+		s.fx.end(errCrowded, closeGrace)
+		s.unlock()
 	}
 }
 
 // idleSince returns since when no message has passed on the session's connection, as far
 // as it was looked at; false if something is under way.
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	last := activity{received: s.stats.MessagesReceived, written: s.out.written}
 	last.part = s.part.progress
 	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing

@@ -119,7 +119,10 @@
 // for each version; a message is nested 10,000 levels deep, and objects within
 // objects 32; HeaderFramer takes 4,096 bytes of headers; of more than 100 blank messages
 // in succession, one in 101 is a bad message, and the others cost nothing; the last 1,024 calls
-// and batches that were given up are remembered, to tell late replies from wrong ones.
+// and batches that were given up are remembered, to tell late replies from wrong ones. Params
+// of 64 KiB and more are decoded by fewer goroutines of the program at once than it has
+// processors (or by one), so that small requests do not wait for them: an UnmarshalJSON must
+// not wait for another request.
 //
 // # Bursts
 //

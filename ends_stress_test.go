@@ -441,8 +441,8 @@ func (m *mayhem) run() {
 // quiet checks what has to be so where nothing goes on.
 func (m *mayhem) quiet() {
 	s := m.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.refusing != 0 || s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.table.pending != 0 || s.slots.taken != 0 || s.out.size() != 0 || s.in.waking || s.in.waits {
 		m.t.Errorf("refusing %d, running %d, workers %d, count %d, bytes %d, pending %d, slots %d, outbox %d, waking %v, waits %v", s.refusing, s.in.running, s.in.workers, s.in.count, s.in.bytes, s.table.pending, s.slots.taken, s.out.size(), s.in.waking, s.in.waits)
 	}

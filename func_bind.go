@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/rpcx/internal/jsonscan"
+
 	"example.com/rpcx/internal/bounded"
 )
 
@@ -276,7 +278,7 @@ func (sig *signature) addParam(p param) bool {
 // names, or -1 if there is none, and the name itself. Most peers send members in the
 // order of the parameters, so the caller says where that order goes on.
 func (sig *signature) place(key []byte, expected int) (i int, name []byte) {
-	name = unquoted(key)
+	name = jsonscan.UnquoteBytes(key)
 	if expected < len(sig.params) && string(name) == sig.params[expected].name {
 		return expected, name
 	}
@@ -355,6 +357,10 @@ func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, 
 // sort is bind, but for what the error says of how to mend it.
 func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, err error) {
 	p := &req.Params
+	if p.bytes() >= largeParams {
+		takeDecodingSlot()
+		defer releaseDecodingSlot()
+	}
 	if p.Raw != nil {
 		if !sig.raw {
 			return rest, InvalidParams(`method "%s" does not take a raw payload`, excerpt(req.Method))
@@ -455,7 +461,7 @@ func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) er
 	if raw == nil {
 		return nil
 	}
-	err := codecOr(req.Params.codec).Unmarshal(raw, v)
+	err := unmarshalInTurn(codecOr(req.Params.codec), raw, v)
 	if err == nil {
 		err = checkObject(req.Params.codec, raw, v)
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 func TestFuncSession(t *testing.T) {
@@ -38,7 +40,7 @@ func (loudCodec) Unmarshal(data []byte, v any) error {
 	if !ok {
 		return errors.New("not loud")
 	}
-	*s = strings.ToUpper(unquote(data))
+	*s = strings.ToUpper(jsonscan.Unquote(data))
 	return nil
 }
 

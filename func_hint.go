@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 
+	"example.com/rpcx/internal/jsonscan"
+
 	"example.com/rpcx/internal/bounded"
 )
 
@@ -28,13 +30,13 @@ func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
 		if !ok {
 			return all, nil
 		}
-		name := unquote(key)
+		name := jsonscan.Unquote(key)
 		index := reflect.ValueOf(name).Convert(sig.mapping.Key())
 		if all.MapIndex(index).IsValid() {
 			return all, InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt(req.Method), excerpt(name))
 		}
 		v := reflect.New(sig.mapping.Elem())
-		err := codec.Unmarshal(raw, v.Interface())
+		err := unmarshalInTurn(codec, raw, v.Interface())
 		if err == nil {
 			err = checkObject(codec, raw, v.Interface())
 		}
@@ -69,10 +71,10 @@ func (sig *signature) explain(req *Request, err error) error {
 	some, twice := false, false
 	for key, _, more := named.next(); more; key, _, more = named.next() {
 		some = true
-		if len(key)-2 > maxEscape*longest {
+		if len(key)-2 > jsonscan.MaxEscape*longest {
 			continue // cannot be one of them, and may be of any length
 		}
-		name := string(unquoted(key))
+		name := string(jsonscan.UnquoteBytes(key))
 		i, known := sig.places[name]
 		twice = twice || known && (given[name] || i < n)
 		if known || lowers[strings.ToLower(name)] {

@@ -1,15 +1,16 @@
 package rpcx
 
 import (
-	"bytes"
 	"encoding/json"
 	"reflect"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // elements goes through the elements of an array: of JSON as it stands, of any
 // other encoding as the codec has taken it to pieces.
 type elements struct {
-	scan   scanner // behind the element before
+	scan   jsonscan.Scanner // behind the element before
 	pieces []json.RawMessage
 }
 
@@ -19,12 +20,12 @@ func (e *elements) next() (value json.RawMessage, ok bool) {
 		value, e.pieces = e.pieces[0], e.pieces[1:]
 		return value, true
 	}
-	return nextElement(&e.scan)
+	return e.scan.NextElement()
 }
 
 // members goes through the members of an object likewise.
 type members struct {
-	scan   scanner
+	scan   jsonscan.Scanner
 	pieces []member
 }
 
@@ -36,14 +37,14 @@ func (m *members) next() (key, value json.RawMessage, ok bool) {
 		m.pieces = m.pieces[1:]
 		return next.key, next.value, true
 	}
-	return nextMember(&m.scan)
+	return m.scan.NextMember()
 }
 
 // split returns what goes through the params, from their start.
 func (p *Params) split() (positional elements, named members, err error) {
 	raw := rawType(p.codec)
 	if raw == nil {
-		positional.scan.data, named.scan.data = p.Positional, p.Named
+		positional.scan.Data, named.scan.Data = p.Positional, p.Named
 		return positional, named, nil
 	}
 	if p.Positional != nil {
@@ -61,7 +62,7 @@ func (p *Params) split() (positional elements, named members, err error) {
 			return positional, named, invalidArguments(err)
 		}
 		for each := object.Elem().MapRange(); each.Next(); {
-			key := appendString(nil, each.Key().String())
+			key := jsonscan.AppendString(nil, each.Key().String())
 			named.pieces = append(named.pieces, member{key, piece(p.codec, each.Value())})
 		}
 	}
@@ -86,41 +87,4 @@ func rawType(c Codec) reflect.Type {
 		return c.RawType()
 	}
 	return nil
-}
-
-// nextElement returns the next element of the array that s is within or at the
-// start of. ok is false behind the last one.
-func nextElement(s *scanner) (value json.RawMessage, ok bool) {
-	if c := s.ws(); c != '[' && c != ',' {
-		return nil, false
-	}
-	s.pos++
-	return nextValue(s)
-}
-
-// nextMember returns the next member of the object that s is within or at the
-// start of, its key in quotes. ok is false behind the last one.
-func nextMember(s *scanner) (key, value json.RawMessage, ok bool) {
-	if c := s.ws(); c != '{' && c != ',' {
-		return nil, nil, false
-	}
-	s.pos++
-	s.ws()
-	start := s.pos
-	if !s.key() {
-		return nil, nil, false // the object is empty
-	}
-	key = bytes.TrimRight(s.data[start:s.pos-1], " \t\r\n") // -1 is the colon
-	value, ok = nextValue(s)
-	return key, value, ok
-}
-
-// nextValue returns the value that comes next, or false at a closing bracket.
-func nextValue(s *scanner) (json.RawMessage, bool) {
-	s.ws()
-	start := s.pos
-	if !s.value() {
-		return nil, false
-	}
-	return s.data[start:s.pos:s.pos], true
 }

@@ -30,6 +30,8 @@ type Future struct {
 	filled  sync.Once
 	fillErr error
 
+	nextCompleted *Future // in completions
+
 	result []byte // owned
 	err    error
 
@@ -247,28 +249,25 @@ func (f *Future) waits() bool {
 // isSent reports whether a member of a batch is sent: not if it was cancelled before.
 func (f *Future) isSent() bool { return f.session != nil }
 
-// settle stores the outcome of a call that was removed from the table (I3) now,
-// and returns the future that is to be finished, without the session's lock: a
-// batch finishes as a whole, when its last member is settled.
-func (f *Future) settle(now time.Duration, result []byte, err error) (whole *Future) {
+// complete stores the outcome of a call that was removed from the table (I3) now. The
+// call is finished when the lock is left; a batch as a whole, when its last member is
+// complete. Callers must hold s.mu.
+func (s *Session) complete(f *Future, now time.Duration, result []byte, err error) {
 	f.result, f.err = result, err
-	whole = f
+	whole := f
 	if f.batch != nil {
 		if f.batch.unsettled--; f.batch.unsettled > 0 {
-			return nil
+			return
 		}
 		whole = f.batch.own
 	}
-	f.session.outgoing.remove(&whole.deadline)
-	f.session.free(f, now)
-	return whole
+	s.outgoing.remove(&whole.deadline)
+	s.free(f, now)
+	s.fx.complete(whole)
 }
 
-// finish tells everybody that the call is over. A nil f is none.
+// finish tells everybody that the call is over.
 func (f *Future) finish() {
-	if f == nil {
-		return
-	}
 	f.mu.Lock()
 	if f.finished {
 		f.mu.Unlock()
@@ -308,12 +307,12 @@ func (f *Future) finish() {
 }
 
 // expire implements [expirer]: Limits.RequestTimeout has passed.
-func (f *Future) expire(s *Session) func() {
+func (f *Future) expire(s *Session) {
 	if f.queued == 0 { // it still waits for a slot or for room
 		f.expired = true
 		s.slots.line.release()
 		s.out.line.release()
-		return func() {}
+		return
 	}
-	return s.forget(f, s.timeoutErrorLocked(f, ErrTimeout))
+	s.forget(f, s.timeoutErrorLocked(f, ErrTimeout))
 }

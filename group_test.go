@@ -333,9 +333,9 @@ func TestLentWriteIsNotCountedForEver(t *testing.T) {
 	}
 	for s := range srv.Sessions() {
 		for idle := false; !idle; runtime.Gosched() {
-			s.mu.Lock()
+			s.lock()
 			idle = s.out.idle
-			s.mu.Unlock()
+			s.unlock()
 		}
 		if err := s.Call(t.Context(), "m", Args{strings.Repeat("x", 20000)}, nil); err != nil {
 			t.Fatal(err)

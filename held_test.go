@@ -57,14 +57,12 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
 	o.receive([]byte(`{"jsonrpc":"2.0","method":"m","id":1}`))
-	o.mu.Lock()
+	o.lock()
 	waiting := o.in.waiting()
-	expired := waiting[0].expire(o.Session)
+	waiting[0].expire(o.Session)
 	o.incoming.remove(waiting[0].due())
-	refused := waiting[0].refuse(o.Session, ServerBusy("shutting down"), fromHandler)
-	o.mu.Unlock()
-	refused()
-	expired()
+	waiting[0].refuse(o.Session, ServerBusy("shutting down"), fromHandler)
+	o.unlock()
 	if sent := o.sent(); len(sent) != 1 {
 		t.Errorf("it is answered with %s", sent)
 	}
@@ -348,13 +346,12 @@ func TestBatchThatWasCancelledInTheQueueIsPassedOver(t *testing.T) {
 	} {
 		o.receive([]byte(msg))
 	}
-	o.mu.Lock()
+	o.lock()
 	b := o.in.waiting()[1].(*inBatch)
-	reply := b.cancel(o.Session, &b.members[0], ServerBusy("cancelled"))
+	b.cancel(o.Session, &b.members[0], ServerBusy("cancelled"))
 	first := o.in.take(o.Session)
 	waiting := o.in.waiting()
-	o.mu.Unlock()
-	reply()
+	o.unlock()
 	if rest := o.take(); first.Method != "first" || len(waiting) != 1 || len(rest) != 1 || rest[0].Method != "third" {
 		t.Errorf("%s, then %d wait, then %d are taken", first.Method, len(waiting), len(rest))
 	}

@@ -148,18 +148,16 @@ func (b *inBatch) finish(s *Session) {
 	}
 }
 
-func (b *inBatch) refuse(s *Session, e *Error, from sender) func() {
-	rest := b.remaining(s)
-	return s.refusal(func() { b.fail(s, rest, e, from) })
+func (b *inBatch) refuse(s *Session, e *Error, from sender) {
+	s.fx.failMembers(b, b.remaining(s), e, from)
 }
 
-func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
+func (b *inBatch) cancel(s *Session, c *call, e *Error) {
 	c.settle(s)
 	if b.waits() && !b.skipAnswered() {
 		s.in.drop(b)
-		s.weigh()
 	}
-	return s.refusal(func() { b.fail(s, []*call{c}, e, fromReader) })
+	s.fx.failMembers(b, []*call{c}, e, fromReader)
 }
 
 // remaining takes what was not begun: it drops the notifications and returns
@@ -167,7 +165,6 @@ func (b *inBatch) cancel(s *Session, c *call, e *Error) func() {
 func (b *inBatch) remaining(s *Session) (rest []*call) {
 	if b.waits() {
 		s.in.drop(b)
-		s.weigh()
 	}
 	for ; b.taken < len(b.members); b.taken++ {
 		switch c := &b.members[b.taken]; {
@@ -194,9 +191,9 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 		if e != nil { // otherwise the request is not answered
 			s.encodeError(sc, c.ID, e)
 		}
-		s.mu.Lock()
+		s.lock()
 		complete = b.put(s, int(c.index), sc.msg)
-		s.mu.Unlock()
+		s.unlock()
 	}
 	if complete {
 		b.send(s, nil, from)
@@ -205,7 +202,7 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
 // is not over is an error, as it would be by itself.
-func (b *inBatch) expire(s *Session) func() {
+func (b *inBatch) expire(s *Session) {
 	for i := range b.members {
 		if c := &b.members[i]; !c.answered {
 			s.timeOutLocked(c)
@@ -225,34 +222,30 @@ func (b *inBatch) expire(s *Session) func() {
 			waiting = append(waiting, c)
 		}
 	}
-	return s.refusal(func() {
-		b.fail(s, waiting, timedOut(false), fromReader)
-		b.fail(s, begun, timedOut(true), fromReader)
-		for _, c := range calls {
-			c.ctx.end(errProcessing)
-		}
-	})
+	s.fx.failMembers(b, waiting, timedOut(false), fromReader)
+	s.fx.failMembers(b, begun, timedOut(true), fromReader)
+	for _, c := range calls {
+		s.fx.endContext(c, errProcessing)
+	}
 }
 
 // send sends the replies, for the handler h if that is not nil. Nobody else has the
 // batch any more.
 func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
-	s.mu.Lock()
+	s.lock()
 	s.assembled -= b.held
-	s.weigh()
-	s.mu.Unlock()
+	s.unlock()
 	sc := getScratch()
 	defer sc.put()
 	err := b.frame(s, sc)
 	b.replies, b.spans = nil, nil // one copy is enough to wait with
 	clear(sc.parts)
 	if err == nil {
-		s.mu.Lock()
-		_ = s.queue(context.Background(), h, sc, from, nil) // fails only if the session ends
+		_ = s.postFramed(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
-	s.mu.Lock()
+	s.lock()
 	b.sending = false
-	s.mu.Unlock()
+	s.unlock()
 	if b.disconnect { // which stands now
 		s.endPolitely(ErrClosed)
 	}
@@ -267,10 +260,10 @@ func (b *inBatch) frame(s *Session, sc *scratch) error {
 		return err
 	}
 	e := responseTooLarge(size.Limit)
-	s.mu.Lock()
+	s.lock()
 	s.notePeerLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
 		slog.Int("members", len(b.members)), byteLimit(size.Field, size.Limit))
-	s.mu.Unlock()
+	s.unlock()
 	b.shrink(s, sc, e, size.Size-size.Limit)
 	if err = b.join(s, sc); err == nil {
 		return nil

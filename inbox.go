@@ -48,16 +48,14 @@ type entry interface {
 	next(s *Session) (c *call, last bool)
 	// about says in the log what it is that is not handled.
 	about() (msg string, what slog.Attr)
-	// refuse answers what was not begun with e, as post sends for from. What it
-	// returns does that, and is called without the lock.
-	refuse(s *Session, e *Error, from sender) func()
+	// refuse answers what was not begun with e, as post sends for from.
+	refuse(s *Session, e *Error, from sender)
 	// notifications appends the notifications that would be lost if the entry were discarded.
 	notifications(calls []*call) []*call
 	// running appends the calls that were begun and not answered.
 	running(calls []*call) []*call
-	// cancel answers the request c with e, or not at all if that is nil, in the
-	// same way.
-	cancel(s *Session, c *call, e *Error) func()
+	// cancel answers the request c with e, or not at all if that is nil.
+	cancel(s *Session, c *call, e *Error)
 	// arrive says that it has been admitted.
 	arrive(s *Session, now time.Duration)
 	due() *deadline
@@ -100,7 +98,6 @@ func (in *inbox) take(s *Session) *call {
 			in.drop(e)
 			if c == nil {
 				s.incoming.remove(e.due())
-				s.weigh() // otherwise handled does
 			}
 		}
 		if c != nil {
@@ -161,13 +158,13 @@ func (s *Session) discard(keepNotifications bool) {
 		s.in.drop(e)
 		s.incoming.remove(e.due())
 	}
-	s.weigh()
 }
 
 // wantsWorkerLocked reports whether another worker is to be called, and counts it in if
 // so: one at a time, and only while work waits that nobody is coming for. Callers must
 // hold s.mu.
 func (s *Session) wantsWorkerLocked() bool {
+	s.owner.check()
 	in := &s.in
 	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
 		return false
@@ -177,18 +174,18 @@ func (s *Session) wantsWorkerLocked() bool {
 	return true
 }
 
-// admit queues what has arrived now. If it is refused, that is for what it returns to
-// do, without the lock. It is called under the lock.
-func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
+// admit queues what has arrived now, or refuses it. Callers must hold s.mu.
+func (s *Session) admit(e entry, now time.Duration) {
 	var why *Error
 	switch {
 	case s.state >= stateClosing:
 		for _, c := range e.notifications(nil) {
 			s.dropLocked(c)
 		}
-		return nil // nobody waits for an answer any more
+		return // nobody waits for an answer any more
 	case s.state == stateDraining:
-		return e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
+		e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
+		return
 	case s.cost.over:
 		why = s.excessive()
 	case !s.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
@@ -196,13 +193,13 @@ func (s *Session) admit(e entry, now time.Duration) (refuse func()) {
 	}
 	if why != nil {
 		s.turnAway(e, why)
-		return e.refuse(s, why, fromReader)
+		e.refuse(s, why, fromReader)
+		return
 	}
 	e.arrive(s, now)
 	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
 	s.in.push(e)
-	s.weigh()
-	return nil
+	s.weigh() // the next one may find the server full
 }
 
 // turnAway counts that what was as it should be is not handled, and has it logged. It is
@@ -216,6 +213,7 @@ func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *E
 // countRefusedLocked counts that what was as it should be is not handled, or not to its
 // end. Callers must hold s.mu.
 func (s *Session) countRefusedLocked(why *Error) {
+	s.owner.check()
 	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
@@ -229,6 +227,7 @@ func (s *Session) countRefusedLocked(why *Error) {
 // timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
 // returns the error that c is answered. Callers must hold s.mu.
 func (s *Session) timeOutLocked(c *call) *Error {
+	s.owner.check()
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
@@ -252,6 +251,7 @@ const lateGrace = time.Second
 // trackLateLocked notes that the handler of c goes on though its request has timed out.
 // Callers must hold s.mu.
 func (s *Session) trackLateLocked(c *call) {
+	s.owner.check()
 	in := &s.in
 	if in.late == nil {
 		in.late = make(map[*call]struct{})
@@ -266,6 +266,7 @@ func (s *Session) trackLateLocked(c *call) {
 // checkLateLocked is called by the session's timer. It logs, once, that handlers whose
 // requests have timed out have all places for handlers. Callers must hold s.mu.
 func (s *Session) checkLateLocked(now time.Duration) {
+	s.owner.check()
 	in := &s.in
 	switch {
 	case in.lateAt == 0:
@@ -315,31 +316,25 @@ func (in *inbox) lateMethods() string {
 
 // work handles requests until there are none.
 func (s *Session) work() {
-	s.mu.Lock()
+	s.lock()
 	s.in.waking = false
 	var c *call
 	defer func() {
 		if c != nil { // its handler ended the goroutine: runtime.Goexit
-			s.mu.Lock()
+			s.lock()
 			s.handled(c)
 		}
 		s.in.workers--
 		s.freeReservedLocked()
 		s.unblock()
-		wake := !s.cost.over && s.wantsWorkerLocked()
-		s.checkPauseLocked()
-		s.checkDrained()
-		s.leave()
-		s.mu.Unlock()
-		if wake {
-			s.pool.run(s.workFn)
-		}
+		s.wakeWorkerLocked()
+		s.unlock()
 	}()
 	for !s.cost.over && s.in.workers <= s.in.limit && s.mayStartLocked() {
 		if s.input.closed && s.in.count > 0 {
-			s.mu.Unlock()
+			s.unlock()
 			s.endIfHungUp() // nobody wants the replies any more
-			s.mu.Lock()
+			s.lock()
 		}
 		if c = s.in.take(s); c == nil {
 			break
@@ -353,31 +348,27 @@ func (s *Session) work() {
 		if c.delayed = delay > 0; !c.delayed {
 			s.stats.RequestsReceived++
 		}
-		wake := s.wantsWorkerLocked()
-		s.checkPauseLocked()
-		s.mu.Unlock()
-		if wake {
-			s.pool.run(s.workFn)
-		}
+		s.wakeWorkerLocked()
+		s.unlock()
 		handle := delay <= 0 || c.wait(s, delay)
 		if handle {
 			s.serve(c)
 		} else if c.ctx.end(errHandlerReturned) {
 			s.overdue(c)
 		}
-		s.mu.Lock()
+		s.lock()
 		if !handle && c.IsNotification() {
 			s.dropDelayedLocked(c)
 		}
 		s.handled(c)
 		c = nil
-		s.checkDrained()
 	}
 }
 
 // countDroppedLocked counts a notification that is refused. While the session is open,
 // turnAway has it logged. Callers must hold s.mu.
 func (s *Session) countDroppedLocked(c *call) {
+	s.owner.check()
 	if s.state == stateOpen {
 		s.stats.NotificationsDropped++
 	} else {
@@ -388,6 +379,7 @@ func (s *Session) countDroppedLocked(c *call) {
 // dropDelayedLocked counts a notification whose handler was to be called after a delay,
 // and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
 func (s *Session) dropDelayedLocked(c *call) {
+	s.owner.check()
 	if c.ctx.ended() == errProcessing {
 		s.stats.NotificationsDropped++
 	} else {
@@ -423,8 +415,8 @@ func (c *call) wait(s *Session, delay time.Duration) bool {
 			s.overdue(c)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	c.delayed = false
 	if c.answered { // by dismiss, or since its time is over
 		return false
@@ -473,34 +465,28 @@ func (c *single) running(calls []*call) []*call {
 	return calls
 }
 
-func (c *single) refuse(s *Session, e *Error, from sender) func() {
+func (c *single) refuse(s *Session, e *Error, from sender) {
 	if c.answered { // it was cancelled, or its time was over
-		return func() {}
+		return
 	}
 	if c.waits() {
 		s.in.drop(c)
-		s.weigh()
 	}
 	s.incoming.remove(&c.deadline)
 	c.settle(s)
 	if c.IsNotification() && !c.begun {
 		s.countDroppedLocked(&c.call)
 	}
-	return s.refusal(func() {
-		if e != nil && !c.IsNotification() {
-			s.postError(c.ID, e, from)
-		}
-	})
+	if e != nil && !c.IsNotification() {
+		s.fx.replyError(c.ID, e, from)
+	}
 }
 
-func (c *single) cancel(s *Session, _ *call, e *Error) func() { return c.refuse(s, e, fromReader) }
+func (c *single) cancel(s *Session, _ *call, e *Error) { c.refuse(s, e, fromReader) }
 
 // expire implements [expirer]: Limits.ProcessingTimeout has passed.
-func (c *single) expire(s *Session) func() {
+func (c *single) expire(s *Session) {
 	e := s.timeOutLocked(&c.call)
-	refuse := c.refuse(s, e, fromReader)
-	return func() {
-		refuse()
-		c.ctx.end(errProcessing)
-	}
+	c.refuse(s, e, fromReader)
+	s.fx.endContext(&c.call, errProcessing)
 }

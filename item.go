@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"iter"
 
+	"example.com/rpcx/internal/jsonscan"
+
 	"example.com/rpcx/internal/bounded"
 )
 
@@ -54,7 +56,7 @@ func (p Params) Bind(v any) error {
 		}
 		data = p.Raw
 	}
-	if err := codecOr(p.codec).Unmarshal(data, v); err != nil {
+	if err := unmarshalInTurn(codecOr(p.codec), data, v); err != nil {
 		return invalidArguments(err)
 	}
 	return nil
@@ -123,7 +125,7 @@ func (m *Message) methodName(raw []byte) string {
 	if string(inner) == m.method {
 		return m.method
 	}
-	name := unquote(raw)
+	name := jsonscan.Unquote(raw)
 	if len(name) <= 64 && len(name) == len(inner) { // it has no escape sequence, nor a backslash
 		m.method = name
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // JSONFramer finds where each JSON value ends, for peers that put nothing between
@@ -75,7 +77,7 @@ type jsonSplitter struct {
 	limit    int
 	pos      int // the data before it has been scanned
 	depth    int
-	open     nesting // the kinds of the arrays and objects that are open
+	open     jsonscan.Nesting // the kinds of the arrays and objects that are open
 	state    jsonState
 	newline  bool // within jsonBehind: the last byte was a newline
 	dropping bool // the value is over the limit
@@ -198,17 +200,17 @@ func (s *jsonSplitter) token(c byte) int {
 	opens := c == '{' || c == '['
 	s.newline = c == '\n'
 	switch {
-	case isSpace(c):
+	case jsonscan.IsSpace(c):
 	case behind && opens && newline:
 		return s.pos // the value was not finished, and c begins another one
 	case behind && c != ',' && c != ':' && c != '}' && c != ']':
 		s.state = jsonInLine
 		return -1
-	case opens && s.depth < maxDepth:
-		s.open.push(s.depth, c == '{')
+	case opens && s.depth < jsonscan.MaxDepth:
+		s.open.Push(s.depth, c == '{')
 		s.depth++
 		s.state = jsonStart
-	case (c == '}' || c == ']') && s.depth > 0 && s.open.object(s.depth-1) == (c == '}'):
+	case (c == '}' || c == ']') && s.depth > 0 && s.open.IsObject(s.depth-1) == (c == '}'):
 		if s.depth--; s.depth == 0 {
 			s.pos++
 			return s.close()
@@ -232,7 +234,7 @@ func (s *jsonSplitter) token(c byte) int {
 func (s *jsonSplitter) str(data []byte) bool {
 	for i := s.pos; i < len(data); {
 		if i <= len(data)-8 {
-			mark := special(binary.LittleEndian.Uint64(data[i:]))
+			mark := jsonscan.MarkSpecial(binary.LittleEndian.Uint64(data[i:]))
 			if mark == 0 {
 				i += 8
 				continue
@@ -263,16 +265,14 @@ func (s *jsonSplitter) close() int {
 }
 
 func isJSON(data []byte) bool {
-	ok, _ := validJSON(data)
+	ok, _ := jsonscan.Valid(data)
 	return ok
 }
-
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
 // spaces returns how many bytes of white space data begins with.
 func spaces(data []byte) int {
 	n := 0
-	for n < len(data) && isSpace(data[n]) {
+	for n < len(data) && jsonscan.IsSpace(data[n]) {
 		n++
 	}
 	return n

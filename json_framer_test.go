@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 func TestJSONFramer(t *testing.T) {
-	deep := strings.Repeat("[", maxDepth+1)
+	deep := strings.Repeat("[", jsonscan.MaxDepth+1)
 	for _, c := range []struct {
 		name   string
 		stream string
@@ -51,7 +53,7 @@ func TestJSONFramer(t *testing.T) {
 		{"a message cut short before a value", "{\"a\":\n{\"b\":2}\n{}\n", []string{"{\"a\":\n{\"b\":2}\n", "{}"}, 0, "EOF"},
 		{"a missing comma in an indented value", "[\n  {}\n  {}\n]\n{}\n", []string{"[\n  {}\n  {}", "]", "{}"}, 0, "EOF"},
 		{"too many levels", deep + "\n{}\n", []string{deep, "{}"}, 0, "EOF"},
-		{"as many levels as there may be", nested("[", maxDepth) + nested(`{"a":`, maxDepth), []string{nested("[", maxDepth), nested(`{"a":`, maxDepth)}, 0, "EOF"},
+		{"as many levels as there may be", nested("[", jsonscan.MaxDepth) + nested(`{"a":`, jsonscan.MaxDepth), []string{nested("[", jsonscan.MaxDepth), nested(`{"a":`, jsonscan.MaxDepth)}, 0, "EOF"},
 		{"a byte order mark within the stream", "{}\n\ufeff{}\n{}", []string{"{}", "\ufeff{}", "{}"}, 0, "EOF"},
 
 		{"no newline to go on behind", `{}{}{"a":[1}{}`, []string{"{}", "{}"}, 0, "no newline behind which"},
@@ -135,7 +137,7 @@ func FuzzJSONFramer(f *testing.F) {
 			if len(msg) > framer.MaxMessage() {
 				t.Errorf("a message of %d bytes: %.100q", len(msg), msg)
 			}
-			if len(msg) == 0 || isSpace(msg[0]) {
+			if len(msg) == 0 || jsonscan.IsSpace(msg[0]) {
 				t.Errorf("message %q", msg)
 			}
 		}

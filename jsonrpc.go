@@ -7,6 +7,8 @@ import (
 	"math"
 	"strconv"
 	"unicode/utf8"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // jsonrpc is a version of JSON-RPC as a [Protocol]. What the versions share
@@ -59,19 +61,19 @@ func (e *envelope) has(member int) bool { return e.vals[member] != nil }
 // likeResponse reports whether it can be a response.
 func (e *envelope) likeResponse() bool { return e.has(memberResult) || e.has(memberError) }
 
-// envelope scans one value at pos, and the members of interest if it is an object.
-func (s *scanner) envelope(e *envelope) (ok bool) {
-	*e = envelope{object: s.ws() == '{'}
+// scanEnvelope scans one value, and the members of interest if it is an object.
+func scanEnvelope(s *jsonscan.Scanner, e *envelope) (ok bool) {
+	*e = envelope{object: s.Peek() == '{'}
 	const usual = `{"jsonrpc":"2.0",` // as nearly all of them begin
-	switch rest := s.data[s.pos:]; {
+	switch rest := s.Data[s.Pos:]; {
 	case !e.object:
-		return s.value()
+		return s.ScanValue()
 	case len(rest) > len(usual) && string(rest[:len(usual)]) == usual:
 		e.vals[memberVersion] = rest[len(`{"jsonrpc":`) : len(usual)-1 : len(usual)-1]
-		s.pos += len(usual)
-		e.dup, ok = s.moreMembers(envelopeKeys[:], e.vals[:])
+		s.Pos += len(usual)
+		e.dup, ok = s.ScanMoreMembers(envelopeKeys[:], e.vals[:])
 	default:
-		e.dup, ok = s.members(envelopeKeys[:], e.vals[:])
+		e.dup, ok = s.ScanMembers(envelopeKeys[:], e.vals[:])
 	}
 	return ok
 }
@@ -92,28 +94,28 @@ const (
 
 // Decode interprets a message; see [Protocol].
 func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
-	s := scanner{data: msg}
+	s := jsonscan.Scanner{Data: msg}
 	var ok bool
-	switch c := s.ws(); {
+	switch c := s.Peek(); {
 	case c == '[' && p.batches():
 		ok = p.decodeBatch(m, &s, maxBatch, true)
 	case c == '{':
 		e := &m.env
-		if ok = s.envelope(e); ok {
+		if ok = scanEnvelope(&s, e); ok {
 			p.interpret(m, m.Single(), e, !e.has(memberMethod) && e.likeResponse())
 		}
 	default:
-		if ok = s.value(); ok {
+		if ok = s.ScanValue(); ok {
 			m.invalid(CodeInvalidRequest, textNotObject)
 			if c == '[' {
 				m.Items[0].Err.(*ProtocolError).Hint = hintV2
 			}
 		}
 	}
-	ok = ok && (s.stopped || s.end())
+	ok = ok && (s.Stopped || s.AtEnd())
 	switch {
-	case ok && s.stopped: // a batch that is refused: the rest does not matter
-	case (s.high || !ok) && !utf8.Valid(msg):
+	case ok && s.Stopped: // a batch that is refused: the rest does not matter
+	case (s.NonASCII || !ok) && !utf8.Valid(msg):
 		m.invalid(CodeParseError, textNotUTF8)
 	case !ok:
 		m.invalid(CodeParseError, textNotJSON)
@@ -123,35 +125,35 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 // decodeBatch scans a batch from its opening bracket to its closing one. A
 // batch is one of responses if every member looks like one; that is assumed of
 // a batch whose first member does, and taken back, once, when another does not.
-func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses bool) bool {
-	start := s.pos
-	s.pos++
-	if s.ws() == ']' {
-		s.pos++
+func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, responses bool) bool {
+	start := s.Pos
+	s.Pos++
+	if s.Peek() == ']' {
+		s.Pos++
 		m.invalid(CodeInvalidRequest, textEmpty)
 		return true
 	}
 	if cap(m.Items) <= len(m.scratch) {
 		if m.Items, m.spare = m.spare, nil; m.Items == nil {
-			m.Items = make([]Item, 0, min(len(s.data)/40+1, 128)) // about as many as there are, if few
+			m.Items = make([]Item, 0, min(len(s.Data)/40+1, 128)) // about as many as there are, if few
 		}
 	}
 	m.Batch, m.Items = true, m.Items[:0]
-	s.depth = 1
+	s.Depth = 1
 	invalid := 0
 	for {
 		if maxBatch > 0 && len(m.Items) == maxBatch {
 			m.invalid(CodeInvalidRequest, "batch too long: "+over(maxBatch, "members", "Limits.Batch"))
-			s.stopped = true
+			s.Stopped = true
 			return true
 		}
 		e := &m.env
-		if !s.envelope(e) {
+		if !scanEnvelope(s, e) {
 			return false
 		}
 		if responses && !e.likeResponse() {
 			if responses = false; len(m.Items) > 0 {
-				s.pos = start
+				s.Pos = start
 				return p.decodeBatch(m, s, maxBatch, false)
 			}
 		}
@@ -163,16 +165,16 @@ func (p jsonrpc) decodeBatch(m *Message, s *scanner, maxBatch int, responses boo
 				onlyInvalid := len(m.Items) == invalid
 				m.invalid(CodeInvalidRequest, textManyInvalid)
 				m.replies = onlyInvalid
-				s.stopped = true
+				s.Stopped = true
 				return true
 			}
 		}
-		switch s.ws() {
+		switch s.Peek() {
 		case ',':
-			s.pos++
+			s.Pos++
 		case ']':
-			s.pos++
-			s.depth = 0
+			s.Pos++
+			s.Depth = 0
 			return true
 		default:
 			return false
@@ -201,7 +203,7 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 		item.Err = protocolError(CodeInvalidRequest, "method must be a string")
 	default:
 		raw := e.vals[memberParams]
-		without := raw == nil || isNull(raw)
+		without := raw == nil || jsonscan.IsNull(raw)
 		if m.StrictParams || !without {
 			if item.Params, perr = p.params(e); perr != nil {
 				if perr.Hint = p.versionHint(e); perr.Hint == "" && without {
@@ -235,14 +237,14 @@ func (p jsonrpc) versionHint(e *envelope) string {
 	version := e.vals[memberVersion]
 	switch p.dialect {
 	case v1{}:
-		if version != nil && equalString(version, "2.0") {
+		if version != nil && jsonscan.EqualString(version, "2.0") {
 			return hintV2
 		}
 	case v2{}:
 		switch {
 		case version != nil && version[0] != '"':
 			return `"jsonrpc" has to be a string, "2.0"`
-		case version == nil && (e.has(memberMethod) || e.likeResponse()) || version != nil && equalString(version, "1.0"):
+		case version == nil && (e.has(memberMethod) || e.likeResponse()) || version != nil && jsonscan.EqualString(version, "1.0"):
 			return hintV1
 		}
 	}
@@ -334,7 +336,7 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 	switch added := out[len(dst):]; {
 	case added[0] == '{', added[0] == '[' && len(added) > 2:
 		return out, nil
-	case added[0] == '[', isNull(added):
+	case added[0] == '[', jsonscan.IsNull(added):
 		return dst, nil
 	}
 	return dst, illTypedParams(params)
@@ -353,7 +355,7 @@ func appendErrorObject(dst []byte, e *Error, c Codec) ([]byte, error) {
 	out := append(dst, `{"code":`...)
 	out = strconv.AppendInt(out, int64(e.Code), 10)
 	out = append(out, `,"message":`...)
-	out = appendString(out, e.Message)
+	out = jsonscan.AppendString(out, e.Message)
 	switch data := e.Data.(type) {
 	case nil:
 	case busyData:
@@ -384,15 +386,15 @@ func errorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, codeOK
 		return e, false, false
 	}
 	var vals [len(errorKeys)][]byte
-	s := scanner{data: raw}
-	if _, ok := s.members(errorKeys[:], vals[:]); !ok {
+	s := jsonscan.Scanner{Data: raw}
+	if _, ok := s.ScanMembers(errorKeys[:], vals[:]); !ok {
 		return e, false, false
 	}
 	if vals[0] != nil {
 		e.Code, codeOK = integer(vals[0])
 	}
 	if vals[1] != nil && vals[1][0] == '"' {
-		e.Message, messageOK = unquote(vals[1]), true
+		e.Message, messageOK = jsonscan.Unquote(vals[1]), true
 	}
 	if vals[2] != nil {
 		e.Data = json.RawMessage(bytes.Clone(vals[2]))
@@ -408,7 +410,7 @@ func bestEffortError(raw []byte) *Error {
 		e.Data = json.RawMessage(bytes.Clone(raw))
 	}
 	if raw[0] == '"' {
-		e.Message, messageOK = unquote(raw), true
+		e.Message, messageOK = jsonscan.Unquote(raw), true
 	} else if raw[0] != '{' {
 		e.Code, codeOK = looseInteger(raw)
 	}
@@ -423,9 +425,9 @@ func bestEffortError(raw []byte) *Error {
 
 // hasMore reports whether an error object has more members than a code and a message.
 func hasMore(raw []byte) bool {
-	s := scanner{data: raw}
+	s := jsonscan.Scanner{Data: raw}
 	n := 0
-	for _, _, ok := nextMember(&s); ok; _, _, ok = nextMember(&s) {
+	for _, _, ok := s.NextMember(); ok; _, _, ok = s.NextMember() {
 		n++
 	}
 	return n > 2
@@ -463,8 +465,8 @@ const maxNumber = 64
 // numberIn returns the JSON number that raw is, or that is in the string raw; nil if
 // there is none.
 func numberIn(raw []byte) []byte {
-	if s := (scanner{data: raw}); s.ws() == '"' && len(raw) <= 6*maxNumber && s.str() && s.pos == len(raw) {
-		raw = []byte(unquote(raw))
+	if s := (jsonscan.Scanner{Data: raw}); s.Peek() == '"' && len(raw) <= 6*maxNumber && s.ScanString() && s.Pos == len(raw) {
+		raw = []byte(jsonscan.Unquote(raw))
 	}
 	if !isNumber(raw) {
 		return nil

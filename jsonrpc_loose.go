@@ -1,6 +1,10 @@
 package rpcx
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"example.com/rpcx/internal/jsonscan"
+)
 
 // JSONRPCLoose reads both versions of JSON-RPC and what lies between them: no
 // version is asked for, and a response may have a null beside what counts. A result
@@ -18,9 +22,9 @@ func (loose) version(*envelope) *ProtocolError { return nil }
 func (loose) outcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
-	case err != nil && !isNull(err) && result != nil && !isNull(result):
+	case err != nil && !jsonscan.IsNull(err) && result != nil && !jsonscan.IsNull(result):
 		return nil, protocolError(CodeInvalidRequest, `response contains both "result" and "error"`)
-	case err != nil && !isNull(err):
+	case err != nil && !jsonscan.IsNull(err):
 		return nil, bestEffortError(err)
 	case result == nil:
 		return json.RawMessage("null"), nil

@@ -1,6 +1,10 @@
 package rpcx
 
-import "bytes"
+import (
+	"bytes"
+
+	"example.com/rpcx/internal/jsonscan"
+)
 
 // findReplies implements [replyFinder]. A member of a batch, or a message, may be a
 // reply if it is an object with an id and without a method. One that is no valid JSON,
@@ -27,7 +31,7 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 			continue
 		case broken:
 			id := e.vals[memberID]
-			if ok, _ := validJSON(id); !ok || !e.likeResponse() {
+			if ok, _ := jsonscan.Valid(id); !ok || !e.likeResponse() {
 				continue
 			}
 			r.place = 0
@@ -60,8 +64,8 @@ func (e *envelope) isReplyWithMethod() bool {
 
 // firstByte returns the first byte of a message that is no white space, 0 if there is none.
 func firstByte(msg []byte) byte {
-	s := scanner{data: msg}
-	return s.ws()
+	s := jsonscan.Scanner{Data: msg}
+	return s.Peek()
 }
 
 // outline goes through a text by its brackets and strings alone, whether or not it is
@@ -137,11 +141,11 @@ func stringEnd(data []byte, start int) int {
 
 // set stores a member of an object.
 func (e *envelope) set(key, value []byte) {
-	s := scanner{data: key}
-	if !s.str() || s.pos != len(key) {
+	s := jsonscan.Scanner{Data: key}
+	if !s.ScanString() || s.Pos != len(key) {
 		return
 	}
-	text := unquoted(key)
+	text := jsonscan.UnquoteBytes(key)
 	for i, name := range envelopeKeys {
 		if string(text) == name {
 			if e.vals[i] != nil {

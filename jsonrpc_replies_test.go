@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 func TestFindReplies(t *testing.T) {
@@ -101,9 +103,9 @@ func FuzzFindReplies(f *testing.F) {
 				}
 			}
 		}
-		s := scanner{data: msg}
+		s := jsonscan.Scanner{Data: msg}
 		var want envelope
-		if s.ws() != '{' || !s.envelope(&want) || !s.end() {
+		if s.Peek() != '{' || !scanEnvelope(&s, &want) || !s.AtEnd() {
 			return
 		}
 		o := outline{data: msg, level: 1}

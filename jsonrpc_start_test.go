@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // startItem returns what the beginning of a message is taken for.
@@ -128,7 +130,7 @@ func FuzzDecodeStart(f *testing.F) {
 				switch {
 				case want.Kind == KindInvalid || want.Kind == KindFatal:
 					if got.ID != nil {
-						if ok, _ := validJSON(got.ID); !ok {
+						if ok, _ := jsonscan.Valid(got.ID); !ok {
 							t.Fatalf("%T: of %q the id is %q", p, msg[:cut], got.ID)
 						}
 					}
@@ -147,11 +149,11 @@ func FuzzDecodeStart(f *testing.F) {
 // hasResult reports whether msg has a result or an error.
 func hasResult(msg []byte) bool {
 	var e envelope
-	s := scanner{data: msg}
-	if s.ws() == '[' {
-		s.pos++
+	s := jsonscan.Scanner{Data: msg}
+	if s.Peek() == '[' {
+		s.Pos++
 	}
-	return s.envelope(&e) && e.likeResponse()
+	return scanEnvelope(&s, &e) && e.likeResponse()
 }
 
 func BenchmarkDecodeStart(b *testing.B) {
@@ -162,5 +164,20 @@ func BenchmarkDecodeStart(b *testing.B) {
 	}
 	if string(m.Items[0].ID) != "7" {
 		b.Fatal("it has no id")
+	}
+}
+
+// A key that may be one of several members is unquoted once.
+func TestEnvelopeUnquotesAKeyOnce(t *testing.T) {
+	for key, member := range map[string]int{`"\u0065rror"`: memberError, `"\u006fther and no member of any message"`: -1} {
+		var e envelope
+		once := testing.AllocsPerRun(10, func() { jsonscan.UnquoteBytes([]byte(key)) })
+		all := testing.AllocsPerRun(10, func() { e.set([]byte(key), []byte("1")) })
+		if all > once+1 {
+			t.Errorf("%s: %v allocations, and %v to unquote it", key, all, once)
+		}
+		if member >= 0 && !e.has(member) {
+			t.Errorf("%s was not found", key)
+		}
 	}
 }

@@ -1,6 +1,10 @@
 package rpcx
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"example.com/rpcx/internal/jsonscan"
+)
 
 // JSONRPCv1 is JSON-RPC 1.0: positional params only, always an id (null for
 // notifications), both "result" and "error" in every response, no batches. A
@@ -22,7 +26,7 @@ func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
 		return nil, protocolError(CodeInvalidRequest, `request has no "id"`)
 	case raw[0] == 't' || raw[0] == 'f':
 		return nil, protocolError(CodeInvalidRequest, `invalid "id": `+excerpt(raw))
-	case isNull(raw):
+	case jsonscan.IsNull(raw):
 		return nil, nil
 	}
 	return ID(raw), nil
@@ -43,12 +47,12 @@ func (v1) params(e *envelope) (Params, *ProtocolError) {
 func (v1) outcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
-	case err == nil || isNull(err):
+	case err == nil || jsonscan.IsNull(err):
 		if result == nil {
 			return nil, protocolError(CodeInvalidRequest, `response must contain both "result" and "error"`)
 		}
 		return result, nil
-	case result != nil && !isNull(result):
+	case result != nil && !jsonscan.IsNull(result):
 		return nil, protocolError(CodeInvalidRequest, `response has a "result" and an "error"`)
 	}
 	return nil, bestEffortError(err)
@@ -56,7 +60,7 @@ func (v1) outcome(e *envelope) (json.RawMessage, error) {
 
 func (v1) appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
 	out := append(dst, `{"method":`...)
-	out = appendString(out, method)
+	out = jsonscan.AppendString(out, method)
 	out = append(out, `,"params":`...)
 	start := len(out)
 	out, err := appendParams(out, params, c)

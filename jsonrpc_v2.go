@@ -1,6 +1,10 @@
 package rpcx
 
-import "encoding/json"
+import (
+	"encoding/json"
+
+	"example.com/rpcx/internal/jsonscan"
+)
 
 // JSONRPCv2 is JSON-RPC 2.0, strictly: every message says that it is. A request
 // whose id is null is a notification, as in aiorpcX, and is not answered.
@@ -19,7 +23,7 @@ func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 	switch {
 	case raw == nil && response:
 		return nil, protocolError(CodeInvalidRequest, `request has no "id"`)
-	case raw == nil || isNull(raw):
+	case raw == nil || jsonscan.IsNull(raw):
 		return nil, nil
 	case raw[0] == '"' || raw[0] == '-' || raw[0]-'0' <= 9:
 		return ID(raw), nil
@@ -31,7 +35,7 @@ func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 // exactly "2.0"."
 func (v2) version(e *envelope) *ProtocolError {
 	v := e.vals[memberVersion]
-	if string(v) != `"2.0"` && (v == nil || !equalString(v, "2.0")) {
+	if string(v) != `"2.0"` && (v == nil || !jsonscan.EqualString(v, "2.0")) {
 		return protocolError(CodeInvalidRequest, `"jsonrpc" is not "2.0"`)
 	}
 	return nil
@@ -74,7 +78,7 @@ func (v2) outcome(e *envelope) (json.RawMessage, error) {
 
 func (v2) appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
 	out := append(dst, `{"jsonrpc":"2.0","method":`...)
-	out = appendString(out, method)
+	out = jsonscan.AppendString(out, method)
 	if id != nil {
 		out = append(append(out, `,"id":`...), id...)
 	}

@@ -91,10 +91,10 @@ func (l *load) claims(by time.Time, except *Session) []claim {
 		if s == except {
 			continue
 		}
-		s.mu.Lock()
+		s.lock()
 		c := s.claimLocked()
 		ending := s.state >= stateClosing || s.gaveWay
-		s.mu.Unlock()
+		s.unlock()
 		if !ending && c.size > least && !c.began.After(by) {
 			claims = append(claims, c)
 		}
@@ -110,6 +110,7 @@ var notBegun = time.Unix(1<<40, 0)
 
 // claimLocked returns the session's claim. Callers must hold s.mu.
 func (s *Session) claimLocked() claim {
+	s.owner.check()
 	c := claim{Session: s, began: notBegun, all: s.weight, size: s.out.held() + s.out.waiting + s.assembled + s.part.size}
 	if s.out.writing {
 		c.began = s.epoch.Add(s.out.began)
@@ -172,8 +173,8 @@ func (l *load) makeRoomForMessage(s *Session, began time.Time, bytes int) bool {
 // come in part if part is set, otherwise for its replies. What it holds is not counted any
 // more: the end of a write or a read frees it.
 func (s *Session) makeWay(part bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.state >= stateClosing || s.gaveWay {
 		return
 	}
@@ -198,7 +199,7 @@ const requestOverhead = 448
 
 // weigh counts what the session holds: requests that wait, batches that are not over, messages to be written or
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
-// is not complete. It is called under the lock, when that has changed. The end of the
+// is not complete. Callers must hold s.mu; unlock calls it. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
 func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone || s.gaveWay {
@@ -219,8 +220,8 @@ const partStep = 1 << 20
 // part has come, for which it takes size bytes; with less when it has given them back.
 func (s *Session) receivePart(size int) error {
 	endless := s.conn.received()-s.stats.BytesReceived >= partStep
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.ignoreIfEndingLocked()
 	if s.reader.ignoring && !s.reader.ignores(s.conn.received()) {
 		return errIgnored
@@ -231,18 +232,16 @@ func (s *Session) receivePart(size int) error {
 	}
 	if endless {
 		s.meter()
-		if s.overdrawn() {
-			s.pool.run(s.dismiss)
-		}
+		s.overdrawn()
 	}
 	s.trackPartLocked(size)
 	more, began := size-s.partial, s.epoch.Add(s.part.began)
 	large, kept := s.part.size > largeBuffer, s.part.size == 0
 	needs := more > 0 && (large || kept) && (s.load.fullWith(more, s.weight) || s.load.exceeds(more))
 	if needs {
-		s.mu.Unlock()
+		s.unlock()
 		room := !kept && s.load.makeRoomForMessage(s, began, more)
-		s.mu.Lock()
+		s.lock()
 		if !room {
 			return s.noRoomError(size)
 		}
@@ -267,9 +266,9 @@ func (s *Session) makeRoomForRequests(entries []entry) {
 	for _, e := range entries {
 		bytes += e.bytes()
 	}
-	s.mu.Lock()
+	s.lock()
 	refused := !s.mayPauseLocked() && (s.load.full(s.weight) || s.load.exceeds(bytes))
-	s.mu.Unlock()
+	s.unlock()
 	if refused {
 		s.load.makeRoomForMessage(s, s.epoch.Add(s.part.began), bytes)
 	}
@@ -296,6 +295,7 @@ const objectSize = 16
 // replies, and when its outbox is empty. And where the server handles as many bytes as it
 // may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
+	s.owner.check()
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
@@ -343,6 +343,7 @@ func (s *Session) fitsShare(size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
+	s.owner.check()
 	if c.held == 0 {
 		return
 	}
@@ -353,6 +354,7 @@ func (s *Session) startHandlingLocked(c *call) {
 // stopHandlingLocked ends what startHandlingLocked has begun, and has as many of the
 // sessions that are blocked go on as there is room for. Callers must hold s.mu.
 func (s *Session) stopHandlingLocked(c *call) {
+	s.owner.check()
 	if c.held == 0 {
 		return
 	}
@@ -386,13 +388,13 @@ func (l *load) unblockSessions(own *Session) {
 
 // unblockHandling has the session look again whether its next request may be handled.
 func (s *Session) unblockHandling() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.in.blocked, s.in.reserved = false, s.in.needs
 	if s.cost.over || !s.wantsWorkerLocked() {
 		s.freeReservedLocked()
 	} else {
-		s.pool.run(s.workFn)
+		s.fx.set(&s.fx.startWorker)
 	}
 	s.checkPauseLocked()
 }
@@ -400,6 +402,7 @@ func (s *Session) unblockHandling() {
 // freeReservedLocked gives the room back that is reserved for the session, and has it
 // used by others if the session has not. Callers must hold s.mu.
 func (s *Session) freeReservedLocked() {
+	s.owner.check()
 	if s.in.reserved > 0 {
 		s.load.handling.Add(-int64(s.in.reserved))
 		s.in.reserved = 0
@@ -410,6 +413,7 @@ func (s *Session) freeReservedLocked() {
 // stopWaitingLocked has the session wait for no other's handlers any more. Callers must
 // hold s.mu.
 func (s *Session) stopWaitingLocked() {
+	s.owner.check()
 	if l := s.load; s.in.blocked {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -419,14 +423,16 @@ func (s *Session) stopWaitingLocked() {
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.
 func (s *Session) wakeWorkerLocked() {
+	s.owner.check()
 	if !s.cost.over && s.wantsWorkerLocked() {
-		s.pool.run(s.workFn)
+		s.fx.set(&s.fx.startWorker)
 	}
 }
 
 // wakeAfterWriteLocked calls a worker if the next request has waited for the outbox to
 // be empty. Callers must hold s.mu.
 func (s *Session) wakeAfterWriteLocked() {
+	s.owner.check()
 	if s.in.count > 0 && s.in.running == 0 && s.out.size() == 0 {
 		s.wakeWorkerLocked()
 	}

@@ -35,6 +35,7 @@ func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 
 // queueNoteLocked is note for what the budgets have room for. Callers must hold s.mu.
 func (s *Session) queueNoteLocked(level slog.Level, msg string, attrs []slog.Attr) {
+	s.owner.check()
 	if len(s.notes) >= maxNotes {
 		s.unlogged++
 		return
@@ -103,6 +104,7 @@ func (l *serverLogs) all() []*bounded.Budget {
 // given size, which tells of so many; earned are bytes received that it has not been given
 // for. If others were left out before, that is said first. Callers must hold s.mu.
 func (s *Session) takeServerLogLocked(b *bounded.Budget, size, earned, records int) bool {
+	s.owner.check()
 	ok, skipped := b.Take(float64(size), float64(earned), records)
 	if skipped > 0 {
 		s.queueNoteLocked(slog.LevelWarn, "too much to log of this server's sessions",
@@ -114,6 +116,7 @@ func (s *Session) takeServerLogLocked(b *bounded.Budget, size, earned, records i
 // takeLogLocked reports whether the budgets of the session and its server have room for a
 // record. Callers must hold s.mu.
 func (s *Session) takeLogLocked(level slog.Level, size int) bool {
+	s.owner.check()
 	budget := &s.budgets.others
 	if level >= slog.LevelError {
 		budget = &s.budgets.errors
@@ -144,12 +147,14 @@ func (s *Session) takeLogLocked(level slog.Level, size int) bool {
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own, and those of bounded.Error.
 func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+	s.owner.check()
 	if s.log.Handler() != slog.DiscardHandler {
 		s.noteSizedLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
 }
 
 func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+	s.owner.check()
 	if s.state != stateDone && s.takeLogLocked(level, size) {
 		s.queueNoteLocked(level, msg, attrs)
 	}
@@ -166,9 +171,9 @@ func (s *Session) noteHandler(level slog.Level, msg string, c *call, err error, 
 		attrs = append(attrs, errorAttr(err))
 	}
 	size := recordSize(msg, attrs)
-	s.mu.Lock()
+	s.lock()
 	s.noteSizedLocked(size, level, msg, attrs)
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // recordSizeAround is about how many bytes the time, the level and the peer have in a
@@ -210,12 +215,11 @@ func quotedSize(text string) int {
 // that a log which is always too slow still shows some of all that happens.
 func (s *Session) logNotes() {
 	for {
-		s.mu.Lock()
+		s.lock()
 		notes, unlogged := s.notes, s.unlogged
 		if len(notes) == 0 && (unlogged == 0 || !s.lastLocked()) {
 			s.logging = false
-			s.leave()
-			s.mu.Unlock()
+			s.unlock()
 			return
 		}
 		s.notes, s.unlogged = nil, 0
@@ -225,7 +229,7 @@ func (s *Session) logNotes() {
 				unlogged = 0 // the server says it
 			}
 		}
-		s.mu.Unlock()
+		s.unlock()
 		for _, n := range notes {
 			s.log.LogAttrs(context.Background(), n.level, n.msg, n.attrs...)
 		}

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // Objects are values that travel as {"__type__": [id, data]}, as in aiomas: those
@@ -77,8 +79,8 @@ func (o *objects) append(dst []byte, v any, depth int) ([]byte, error) {
 // lower returns v with what the codec can encode in the place of its objects. If
 // there are none that is v itself, and nothing is allocated.
 func (o *objects) lower(v any, depth int) (_ any, changed bool, err error) {
-	if depth > maxDepth {
-		return nil, false, fmt.Errorf("a value is nested over %d levels deep", maxDepth)
+	if depth > jsonscan.MaxDepth {
+		return nil, false, fmt.Errorf("a value is nested over %d levels deep", jsonscan.MaxDepth)
 	}
 	switch x := v.(type) {
 	case nil, bool, string, int, int64, float64:

@@ -239,9 +239,18 @@ func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *
 	if err := s.framed(sc); err != nil {
 		return err
 	}
-	h := handlerOf(ctx)
-	s.mu.Lock()
-	return s.queue(ctx, h, sc, from, register)
+	return s.postFramed(ctx, handlerOf(ctx), sc, from, register)
+}
+
+// postFramed is post for sc.frame, for the handler h if that is not nil.
+func (s *Session) postFramed(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
+	s.lock()
+	lent, err := s.queueLocked(ctx, h, sc, from, register)
+	s.unlock()
+	if lent {
+		s.writeDirectly(sc.frame)
+	}
+	return err
 }
 
 // framed frames sc.msg.
@@ -250,9 +259,11 @@ func (s *Session) framed(sc *scratch) (err error) {
 	return err
 }
 
-// queue is the rest of post, for the handler h if that is not nil. It is called with
-// the lock held and releases it.
-func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
+// queueLocked queues sc.frame. It reports whether the caller has the write side of the
+// connection and is to call writeDirectly instead, when it has left the lock. Callers must
+// hold s.mu, which is released while queueLocked waits for room.
+func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) (lent bool, err error) {
+	s.owner.check()
 	if h != nil && h.session == s && h.waits.returned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
@@ -261,46 +272,41 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 	case fromReader:
 		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
 			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit(name, limit))
-			s.mu.Unlock()
 			err := slowPeer("%s", over(limit, "bytes waiting", name))
 			if name != "Limits.Outbox" {
 				err = &fullError{err}
 			}
-			s.end(err, 0)
-			return err
+			s.fx.end(err, 0)
+			return false, err
 		}
 	case fromNobody:
 		if !s.out.room(len(sc.frame), s.limits.Outbox) {
-			s.mu.Unlock()
-			return nil
+			return false, nil
 		}
 	default:
 		if n := len(sc.frame); n >= weightStep && s.load.exceeds(n) {
-			s.mu.Unlock()
+			s.unlock()
 			room := s.load.makeRoom(n)
 			if !room {
 				s.makeWay(false)
 			}
-			s.mu.Lock()
+			s.lock()
 		}
 		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
-			s.mu.Unlock()
-			return err
+			return false, err
 		}
 	}
 	if s.state >= stateClosing {
-		defer s.mu.Unlock()
-		return s.closedError()
+		return false, s.closedError()
 	}
 	if register != nil {
 		s.register(register)
-		s.checkPauseLocked() // OnSession may need the reader from now on
 	}
 	s.spend(size)
 	if from != fromNobody {
 		s.markAlive()
 	}
-	lent := s.out.lend(len(sc.frame), s.alone(from, register))
+	lent = s.out.lend(len(sc.frame), s.alone(from, register))
 	if !lent {
 		s.out.push(sc.frame)
 	}
@@ -311,22 +317,21 @@ func (s *Session) queue(ctx context.Context, h *handlerContext, sc *scratch, fro
 		}
 	}
 	s.stats.MessagesSent++
-	s.weigh()
-	s.mu.Unlock()
-	if lent {
-		n := s.out.sock.tryWrite(sc.frame)
-		s.mu.Lock()
-		s.stats.BytesSent += uint64(n)
-		s.out.unlend(sc.frame, n)
-		s.weigh()
-		s.wakeAfterWriteLocked()
-		if s.state >= stateClosing {
-			s.out.wakeWriter()
-		}
-		s.checkDrained()
-		s.mu.Unlock()
+	return lent, nil
+}
+
+// writeDirectly writes frame on the goroutine that sends it, to which the outbox has lent
+// the write side.
+func (s *Session) writeDirectly(frame []byte) {
+	n := s.out.sock.tryWrite(frame)
+	s.lock()
+	s.stats.BytesSent += uint64(n)
+	s.out.unlend(frame, n)
+	s.wakeAfterWriteLocked()
+	if s.state >= stateClosing {
+		s.out.wakeWriter()
 	}
-	return nil
+	s.unlock()
 }
 
 // alone reports whether nothing but the message at hand is going on.
@@ -371,7 +376,6 @@ func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch
 		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
 		s.changeWaitsLocked(h, 0, -1)
 		s.out.waiting -= n
-		s.weigh()
 		s.wakeWorkerLocked() // while this waited, no worker was called
 	}
 	if err != nil && call != nil {
@@ -387,7 +391,7 @@ func (s *Session) waitInLine(ctx context.Context, l *line, h *handlerContext, fr
 	if call != nil {
 		s.startTimeout(call, s.now())
 	}
-	err := l.wait(ctx, &s.mu, func() (bool, error) {
+	err := l.wait(ctx, (*locker)(s), func() (bool, error) {
 		err := s.maySend(h, from, call)
 		if err == nil && call != nil && call.expired {
 			err = ErrTimeout
@@ -413,6 +417,7 @@ func (s *Session) hasRoom(n int) bool {
 // outboxLimitLocked returns the limit for which n bytes of who never waits are too many
 // in the outbox, and its name; no name if there is none. Callers must hold s.mu.
 func (s *Session) outboxLimitLocked(n int) (name string, value int) {
+	s.owner.check()
 	limit, size := s.limits.Outbox, s.out.size()
 	if limit < math.MaxInt-reserve {
 		limit += reserve
@@ -471,7 +476,7 @@ func (s *Session) register(f *Future) {
 // writeLoop writes what is queued, all of it in one write, until the session
 // ends; then the rest, and closes the connection.
 func (s *Session) writeLoop() {
-	s.mu.Lock()
+	s.lock()
 	for {
 		if s.out.empty() {
 			if s.state >= stateClosing && !s.out.lent {
@@ -481,9 +486,9 @@ func (s *Session) writeLoop() {
 			s.out.wake.Wait()
 			// Whoever is ready to run may have something to write as well: a
 			// write costs far more than this.
-			s.mu.Unlock()
+			s.unlock()
 			runtime.Gosched()
-			s.mu.Lock()
+			s.lock()
 			continue
 		}
 		if s.state >= stateClosing && s.closeBy <= s.now() {
@@ -493,56 +498,49 @@ func (s *Session) writeLoop() {
 		s.out.writing = true
 		s.progress()
 		s.out.began = s.out.progress
-		s.mu.Unlock()
+		s.unlock()
 		n, err := s.conn.write(f.buf, f.ends, func() {
-			s.mu.Lock()
+			s.lock()
 			s.progress()
 			s.markAlive()
 			flushing := s.out.flushed != nil
-			s.mu.Unlock()
+			s.unlock()
 			if flushing && !s.conn.writable() {
 				s.endFlush()
 			}
 		})
-		s.mu.Lock()
+		s.lock()
 		s.out.writing = false
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
 				s.out.written++
 			}
-			s.mu.Unlock()
+			s.unlock()
 			s.awaitInput(err)
-			s.mu.Lock()
+			s.lock()
 			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
 			}
-			s.mu.Unlock()
-			s.end(err, 0) // (I10)
-			s.mu.Lock()
+			s.fx.end(err, 0) // (I10)
+			s.unlock()
+			s.lock()
 			break
 		}
 		s.out.giveBack(f)
-		s.weigh()
 		s.wakeAfterWriteLocked()
-		s.checkDrained()
 	}
 	s.endFlushLocked()
 	if s.lingers && s.out.empty() {
 		s.lingerLocked()
 	}
 	s.out.frames, s.out.inFlight, s.out.taken = nil, 0, 0
-	s.weigh()
-	finish := s.lose(s.cause, true)
-	s.mu.Unlock()
-	for _, f := range finish {
-		f.finish()
-	}
+	s.lose(s.cause, true)
+	s.unlock()
 	s.closeConn()
-	s.mu.Lock()
+	s.lock()
 	s.loops--
-	s.leave()
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // flushLimit is how long Close waits for the writer, which has nothing to wait for.
@@ -551,22 +549,22 @@ const flushLimit = 100 * time.Millisecond
 // flush waits until the writer has written what is queued, as long as the connection
 // takes it without waiting for the peer. It is called when the session is closing.
 func (s *Session) flush() {
-	s.mu.Lock()
+	s.lock()
 	size := s.out.size()
-	s.mu.Unlock()
+	s.unlock()
 	if size == 0 || !s.conn.writable() {
 		return
 	}
-	s.mu.Lock()
+	s.lock()
 	if s.state != stateClosing || s.out.size() == 0 {
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	if s.out.flushed == nil {
 		s.out.flushed = make(chan struct{})
 	}
 	flushed := s.out.flushed
-	s.mu.Unlock()
+	s.unlock()
 	timer := time.NewTimer(flushLimit)
 	defer timer.Stop()
 	select {
@@ -577,12 +575,13 @@ func (s *Session) flush() {
 
 // endFlush ends what flush waits for.
 func (s *Session) endFlush() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.endFlushLocked()
 }
 
 func (s *Session) endFlushLocked() {
+	s.owner.check()
 	if s.out.flushed != nil {
 		close(s.out.flushed)
 		s.out.flushed = nil
@@ -594,13 +593,14 @@ func (s *Session) endFlushLocked() {
 // with unread bytes is reset, and the peer may lose the last replies. Callers must
 // hold s.mu, which is released meanwhile.
 func (s *Session) lingerLocked() {
+	s.owner.check()
 	if closeBy := after(s.now(), closeGrace); closeBy < s.closeBy {
 		s.closeBy = closeBy
 		s.arm(closeBy)
 	}
-	s.mu.Unlock()
+	s.unlock()
 	closed := s.conn.closeWrite()
-	s.mu.Lock()
+	s.lock()
 	for closed && (s.loops == 2 || s.reader.gaveUp) && s.now() < s.closeBy {
 		s.out.idle = true
 		s.out.wake.Wait()

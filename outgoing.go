@@ -16,7 +16,7 @@ type line struct {
 
 // wait returns when it is the caller's turn and ready says so, or with the error
 // of ready or of ctx. It is called with mu held, and returns so.
-func (l *line) wait(ctx context.Context, mu *sync.Mutex, ready func() (bool, error)) error {
+func (l *line) wait(ctx context.Context, mu sync.Locker, ready func() (bool, error)) error {
 	var turn chan struct{}
 	for {
 		ok, err := ready()

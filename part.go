@@ -24,6 +24,7 @@ const partRate = writeChunk
 // trackPartLocked follows the message for which the reader takes size bytes, 0 if there
 // is none. Only the reader calls it. Callers must hold s.mu.
 func (s *Session) trackPartLocked(size int) {
+	s.owner.check()
 	p := &s.part
 	if size -= s.kept; size <= readBuffer || s.load.limit == 0 {
 		s.dropPartLocked()
@@ -45,31 +46,33 @@ func (s *Session) trackPartLocked(size int) {
 }
 
 // dropPartLocked ends what trackPartLocked has begun. Callers must hold s.mu.
-func (s *Session) dropPartLocked() { s.part = part{} }
+func (s *Session) dropPartLocked() {
+	s.owner.check()
+	s.part = part{}
+}
 
-// checkPartLocked returns what is to be done now, without the lock, if a large message
-// has come in part and does not go on; nil if nothing. A message that is not read,
-// because reading pauses, is not waited for. Callers must hold s.mu.
-func (s *Session) checkPartLocked(now time.Duration) func() {
+// checkPartLocked ends a session where a large message has come in part and does not go
+// on. A message that is not read, because reading pauses, is not waited for. Callers must
+// hold s.mu.
+func (s *Session) checkPartLocked(now time.Duration) {
+	s.owner.check()
 	p := &s.part
 	if p.size <= largeBuffer || s.state >= stateClosing {
-		return nil
+		return
 	}
 	timeout := s.limits.SendTimeout
 	if by := after(p.progress, timeout); by > now {
 		s.arm(by)
-		return nil
+		return
 	}
 	if !s.load.nearFull() {
 		s.arm(after(now, timeout/4))
-		return nil
+		return
 	}
 	s.note(slog.LevelWarn, "a message does not go on, and memory is short",
 		timeLimit("Limits.SendTimeout", timeout), slog.Int("bytes", s.partial))
-	return func() {
-		s.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
-			thousands(partRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
-	}
+	s.fx.end(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
+		thousands(partRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
 }
 
 // nearFull reports whether half of what may wait on the server does.

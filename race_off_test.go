@@ -1,4 +1,4 @@
-//go:build !race
+//go:build !race && !rpcxdebug
 
 package rpcx_test
 

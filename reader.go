@@ -39,7 +39,6 @@ type intake struct {
 	replies  []reply
 	results  arena // of the replies
 	entries  []entry
-	finish   []*Future // kept for reuse
 }
 
 // reply is a response that came as a message of its own.
@@ -88,16 +87,16 @@ func (s *Session) readLoop() {
 			if s.reader.ignores(s.conn.received()) {
 				continue
 			}
-			s.mu.Lock()
+			s.lock()
 			s.reader.gaveUp = true
-			s.mu.Unlock()
+			s.unlock()
 			break
 		}
 		s.deliver(&r.intake)
 		if err == errIgnored {
-			s.mu.Lock()
+			s.lock()
 			s.reader.gaveUp = true
-			s.mu.Unlock()
+			s.unlock()
 			break
 		}
 		if err == io.EOF && s.reader.cutOff {
@@ -107,12 +106,12 @@ func (s *Session) readLoop() {
 			err = s.explain(err)
 		}
 		frame, bad := errors.AsType[*FrameError](err)
-		s.mu.Lock()
+		s.lock()
 		s.meter() // what is dropped, or was cut off by the end
 		if bad {
 			s.faultOfFrame(frame)
 		}
-		s.mu.Unlock()
+		s.unlock()
 		told, unclear := false, false
 		if bad && !s.reader.ignoring {
 			told, unclear = s.receiveDropped(&r.Message, frame)
@@ -136,23 +135,19 @@ func (s *Session) readLoop() {
 			s.end(err, grace) // does nothing if the session was ending already (I6)
 			break
 		}
-		s.mu.Lock()
+		s.lock()
 		ending := s.state >= stateClosing
-		over := s.overdrawn()
-		s.mu.Unlock()
-		if over {
-			s.pool.run(s.dismiss)
-		}
+		s.overdrawn()
+		s.unlock()
 		if ending {
 			break
 		}
 	}
 	s.conn.releaseInput()
-	s.mu.Lock()
+	s.lock()
 	s.loops--
 	s.out.wakeWriter() // which may linger
-	s.leave()
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // maxIgnored is how many bytes are read, and not looked at, of a session that ends.
@@ -178,6 +173,7 @@ func (r *readerState) ignores(received uint64) bool { return received-r.from <= 
 // ignoreIfEndingLocked has the reader drop what arrives from now on if the session is
 // ending. Callers must hold s.mu and be the reader.
 func (s *Session) ignoreIfEndingLocked() {
+	s.owner.check()
 	if !s.reader.ignoring && s.state >= stateClosing {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
@@ -217,10 +213,10 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		}
 	case item.Kind == KindFatal:
 		s.deliver(in) // what came before
-		s.mu.Lock()
+		s.lock()
 		s.fault(item.Err)
-		s.mu.Unlock()
-		s.end(item.Err, s.violationGrace())
+		s.fx.end(item.Err, s.violationGrace())
+		s.unlock()
 	case item.Kind == KindResponse:
 		in.results.grow(len(item.ID) + len(item.Result))
 		in.replies = append(in.replies, reply{in.results.add(item.ID), in.results.add(item.Result), item.Err})
@@ -250,25 +246,20 @@ func (s *Session) decode(m *Message, msg []byte) {
 	p.Decode(m, msg, s.limits.Batch)
 }
 
-// deliver hands over what was received: it settles calls and queues requests.
+// deliver hands over what was received: it completes calls and queues requests.
 func (s *Session) deliver(in *intake) {
 	if in.messages == 0 && len(in.entries) == 0 && !in.blank {
 		return
 	}
-	var refusals []func()
-	finish := in.finish[:0]
 	s.makeRoomForRequests(in.entries)
-	s.mu.Lock()
+	s.lock()
 	s.stats.MessagesReceived += in.messages
 	s.meter()
 	s.markAlive()
 	now := s.now()
 	for _, r := range in.replies {
-		if r.id == nil {
-			if refused := s.completeRefusedLocked(now, r.err); len(refused) > 0 {
-				finish = append(finish, refused...)
-				continue
-			}
+		if r.id == nil && s.completeRefusedLocked(now, r.err) {
+			continue
 		}
 		f, err, fault := s.match(r.id, r.err)
 		if fault != nil {
@@ -276,41 +267,27 @@ func (s *Session) deliver(in *intake) {
 			s.countPeerErrorBytesLocked(wholeError, len(r.result))
 		}
 		if f != nil {
-			finish = append(finish, f.settle(now, r.result, err))
+			s.complete(f, now, r.result, err)
 		}
 	}
-	over := s.overdrawn()
+	s.overdrawn()
 	for _, e := range in.entries {
-		if refuse := s.admit(e, now); refuse != nil {
-			refusals = append(refusals, refuse)
-		}
+		s.admit(e, now)
 	}
 	s.unblock() // what was refused may have cost what those before it need
-	wake := s.wantsWorkerLocked()
+	s.wakeWorkerLocked()
 	in.crowded = s.crowdedLocked(now, 4)
 	s.ignoreIfEndingLocked()
-	s.checkDrained()
-	s.mu.Unlock()
+	s.unlock()
 
-	for _, f := range finish {
-		f.finish()
-	}
-	runAll(refusals)
-	if wake {
-		s.pool.run(s.workFn)
-	}
-	if over {
-		s.pool.run(s.dismiss)
-	}
 	clear(in.replies)
 	clear(in.entries)
-	clear(finish)
 	in.messages, in.bytes, in.blank = 0, 0, false
-	in.replies, in.entries, in.finish, in.results = in.replies[:0], in.entries[:0], finish[:0], nil
+	in.replies, in.entries, in.results = in.replies[:0], in.entries[:0], nil
 }
 
 // match removes the call that a response is for from the table, and returns it
-// to be settled and finished; nil if there is none. outcome is the call's error, if
+// to be completed; nil if there is none. outcome is the call's error, if
 // it has one. fault is what is to be counted against the peer. It is called under
 // the lock.
 func (s *Session) match(id ID, err error) (f *Future, outcome, fault error) {
@@ -337,7 +314,7 @@ func (s *Session) match(id ID, err error) (f *Future, outcome, fault error) {
 	return f, err, fault
 }
 
-// receiveBatchResponse settles the calls that a batch of responses answers, or those
+// receiveBatchResponse completes the calls that a batch of responses answers, or those
 // that responses of one message do if array is not set. The members of our batches
 // that an array answers in part fail where it does not.
 func (s *Session) receiveBatchResponse(items []Item, array bool) {
@@ -346,12 +323,11 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 		need += len(items[i].Result)
 	}
 	results := make(arena, 0, need)
-	finish := make([]*Future, 0, len(items))
 	var touched []*Batch
 	faults := 0
-	s.mu.Lock()
+	s.lock()
 	now := s.now()
-	settle := func(item *Item) {
+	complete := func(item *Item) {
 		f, err, fault := s.match(item.ID, item.Err)
 		if fault != nil {
 			faults++
@@ -361,7 +337,7 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 		if f == nil {
 			return
 		}
-		finish = append(finish, f.settle(now, results.add(item.Result), err))
+		s.complete(f, now, results.add(item.Result), err)
 		if array && f.batch != nil && !f.batch.answered {
 			f.batch.answered = true
 			touched = append(touched, f.batch)
@@ -369,30 +345,22 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	}
 	for i := range items {
 		if items[i].ID != nil {
-			settle(&items[i])
+			complete(&items[i])
 		}
 	}
 	for _, b := range touched {
 		for _, f := range b.own.members {
 			if s.table.giveUp(f) {
-				finish = append(finish, f.settle(now, nil, ErrNoResponse))
+				s.complete(f, now, nil, ErrNoResponse)
 			}
 		}
 	}
 	for i := range items { // last: what has an id says what the others can be for
-		if items[i].ID == nil {
-			if refused := s.completeRefusedLocked(now, items[i].Err); len(refused) > 0 {
-				finish = append(finish, refused...)
-			} else {
-				settle(&items[i])
-			}
+		if items[i].ID == nil && !s.completeRefusedLocked(now, items[i].Err) {
+			complete(&items[i])
 		}
 	}
-	s.checkDrained()
-	s.mu.Unlock()
-	for _, f := range finish {
-		f.finish()
-	}
+	s.unlock()
 }
 
 // request makes a call of a request or notification.
@@ -421,14 +389,18 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 		c.index = int32(i)
 		switch item.Kind {
 		case KindInvalid:
+			c.answered = true
+			s.lock()
+			if s.dropsFaultsLocked() {
+				s.unlock()
+				continue
+			}
 			invalid++
-			s.mu.Lock()
 			s.faultOf(item.Err, invalid)
 			if invalid == 1 {
 				s.refusing++
 			}
-			s.mu.Unlock()
-			c.answered = true
+			s.unlock()
 			if s.encodeError(sc, item.ID, s.answerTo(item)) {
 				b.append(i, sc.msg)
 			}

@@ -37,10 +37,9 @@ func (s *Session) receiveDropped(m *Message, frame *FrameError) (told, unclear b
 	item := &m.Items[0]
 	switch item.Kind {
 	case KindRequest, KindInvalid:
-		s.mu.Lock()
-		refuse := s.refusal(func() { s.postError(item.ID, answer, fromReader) })
-		s.mu.Unlock()
-		refuse()
+		s.lock()
+		s.fx.replyError(item.ID, answer, fromReader)
+		s.unlock()
 		return true, item.ID == nil
 	case KindResponse:
 		return false, !s.failReply(item.ID, m.Batch, frame)
@@ -56,7 +55,8 @@ func (s *Session) failReply(id ID, array bool, frame *FrameError) bool {
 		err = frame
 	}
 	err = fmt.Errorf("reply dropped: %w", err)
-	s.mu.Lock()
+	s.lock()
+	defer s.unlock()
 	f := s.table.only(array)
 	if id != nil {
 		f, _, _ = s.match(id, nil) // the fault is that of the frame
@@ -64,22 +64,16 @@ func (s *Session) failReply(id ID, array bool, frame *FrameError) bool {
 		s.table.remove(f)
 	}
 	if f == nil {
-		defer s.mu.Unlock()
 		return id != nil || s.table.pending == 0
 	}
 	now := s.now()
-	finish := []*Future{f.settle(now, nil, err)}
+	s.complete(f, now, nil, err)
 	if f.batch != nil && array {
 		for _, member := range f.batch.own.members {
 			if s.table.giveUp(member) { // another part of its reply may come
-				finish = append(finish, member.settle(now, nil, err))
+				s.complete(member, now, nil, err)
 			}
 		}
-	}
-	s.checkDrained()
-	s.mu.Unlock()
-	for _, f := range finish {
-		f.finish()
 	}
 	return true
 }

@@ -53,6 +53,7 @@ func (e *lateError) Unwrap() error { return e.err }
 // timeoutErrorLocked returns err, with which the call f times out, and tells of what has
 // come meanwhile that may have been its reply. Callers must hold s.mu.
 func (s *Session) timeoutErrorLocked(f *Future, err error) error {
+	s.owner.check()
 	if like := s.standingLocked(); like != "" {
 		return &lateError{err, standingText + ": it looks like " + like}
 	}
@@ -98,16 +99,34 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 			more = append(more, slog.String("looks like", like))
 		}
 	}
-	s.mu.Lock()
+	answer := s.answerTo(item)
+	s.lock()
+	if s.dropsFaultsLocked() {
+		s.unlock()
+		return
+	}
+	s.overdrawn()
 	s.fault(item.Err, more...)
 	s.countPeerErrorBytesLocked(wholeError, len(msg))
-	refuse := s.refusal(func() { s.postError(item.ID, s.answerTo(item), fromReader) })
-	s.mu.Unlock()
-	refuse()
+	s.fx.replyError(item.ID, answer, fromReader)
 	if foreign != "" {
-		s.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+		s.fx.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+	}
+	s.unlock()
+	if foreign != "" {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}
+}
+
+// dropsFaultsLocked reports whether a message that is wrong is dropped, and counts it
+// then: the session is about to end because of its cost. The reader may receive
+// thousands of messages before that. Callers must hold s.mu.
+func (s *Session) dropsFaultsLocked() bool {
+	s.owner.check()
+	if s.cost.over {
+		s.stats.Errors++
+	}
+	return s.cost.over
 }
 
 // answerTo returns the error that an invalid item is answered.

@@ -6,28 +6,27 @@ import (
 	"time"
 )
 
-// completeRefusedLocked settles the calls that an error under id null can only be
-// for, and returns what is to be finished; none if it may be for anything else. A
+// completeRefusedLocked completes the calls that an error under id null can only be
+// for. It reports false if it may be for anything else. A
 // peer that cannot read a message, or refuses a batch as a whole, knows no id to
 // answer under. So the error counts if its code says that, and if all pending calls
 // are of the one message that was sent since the last reply was matched.
-func (s *Session) completeRefusedLocked(now time.Duration, err error) (finish []*Future) {
+func (s *Session) completeRefusedLocked(now time.Duration, err error) bool {
+	s.owner.check()
 	e, ok := err.(*Error)
 	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queued-s.replied != 1 {
-		return nil
+		return false
 	}
 	calls := s.table.all()
-	if slices.ContainsFunc(calls, func(f *Future) bool { return f.queued != s.out.queued }) {
-		return nil
+	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.queued != s.out.queued }) {
+		return false
 	}
 	for _, f := range calls {
 		s.table.remove(f)
-		finish = append(finish, f.settle(now, nil, err))
+		s.complete(f, now, nil, err)
 	}
-	if len(calls) > 0 {
-		s.replied = s.out.queued
-	}
-	return finish
+	s.replied = s.out.queued
+	return true
 }
 
 // matchString does what table.receive does for a response of JSON-RPC whose id is a
@@ -82,17 +81,17 @@ func (s *Session) takeReplies(in *intake, p Protocol, m *Message, msg []byte) []
 	if !ok || slices.ContainsFunc(m.Items, func(item Item) bool { return item.Kind != KindInvalid }) {
 		return m.Items
 	}
-	s.mu.Lock()
+	s.lock()
 	none := s.table.pending == 0 && len(s.table.late) == 0
-	s.mu.Unlock()
+	s.unlock()
 	if none {
 		return m.Items
 	}
 	s.deliver(in) // the replies before it
 	found := finder.findReplies(m, msg, s.limits.Batch)
-	s.mu.Lock()
+	s.lock()
 	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.table.awaits(r.ID) })
-	s.mu.Unlock()
+	s.unlock()
 	if len(found) == 0 {
 		return m.Items
 	}

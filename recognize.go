@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // byteOrderMark is the one of UTF-8, which some programs put before their first message.
@@ -163,15 +165,15 @@ func beginsJSON(input []byte) bool {
 // beginsValues reports whether input begins with a whole object or array, and another
 // one stands behind that on the same line; or nothing does, if the input has ended.
 func beginsValues(input []byte, ended bool) bool {
-	s := scanner{data: input}
-	if c := s.ws(); c != '{' && c != '[' || !s.value() {
+	s := jsonscan.Scanner{Data: input}
+	if c := s.Peek(); c != '{' && c != '[' || !s.ScanValue() {
 		return false
 	}
-	end := s.pos
-	switch next := s.ws(); {
-	case bytes.IndexByte(input[end:s.pos], '\n') >= 0:
+	end := s.Pos
+	switch next := s.Peek(); {
+	case bytes.IndexByte(input[end:s.Pos], '\n') >= 0:
 		return false
-	case s.pos == len(input):
+	case s.Pos == len(input):
 		return ended
 	default:
 		return next == '{' || next == '['
@@ -199,8 +201,8 @@ func (s *Session) explain(err error) error {
 		err = fmt.Errorf("%w; the input looks like %s", err, like)
 	}
 	attr := errorAttr(err) // before the lock is held: the connection may be the user's
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if len(input) > 0 && (like != "" || s.state < stateClosing) {
 		s.note(slog.LevelWarn, "the input ended within a message", slog.Int("bytes", len(input)),
 			slog.String("begin", excerpt(input)), attr)
@@ -231,6 +233,7 @@ const (
 // keepStandingLocked notes what has come of the first message. Only the reader calls it.
 // Callers must hold s.mu.
 func (s *Session) keepStandingLocked() {
+	s.owner.check()
 	input, f := s.conn.unread()
 	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
 		s.standing = nil
@@ -250,6 +253,7 @@ func (s *Session) keepStandingLocked() {
 // standingLocked returns what the input looks like while it is no message, "" if that
 // cannot be told. Callers must hold s.mu.
 func (s *Session) standingLocked() string {
+	s.owner.check()
 	st := s.standing
 	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
 		return ""
@@ -260,6 +264,7 @@ func (s *Session) standingLocked() string {
 // checkStandingLocked is called by the session's timer. It logs, once, what the input
 // looks like if it has been no message for long. Callers must hold s.mu.
 func (s *Session) checkStandingLocked(now time.Duration) {
+	s.owner.check()
 	st := s.standing
 	switch {
 	case st == nil:

@@ -401,6 +401,7 @@ func TestBatchOf280000(t *testing.T) {
 		opts := handling(methods{"m": func(context.Context, *rpcx.Request) (any, error) { return nil, nil }})
 		opts.Limits.Batch = limit
 		opts.Limits.Response = -1
+		opts.Limits.ProcessingTimeout = -1
 		conn := newChanConn()
 		s := rpcx.NewMessageSession(conn, opts)
 		batch := batchOf(members)

@@ -92,8 +92,8 @@ func TestWhatTheSystemSendsIsProgress(t *testing.T) {
 			// restarted reports whether the time of the write begins anew in so many
 			// minutes, in which it would not by itself.
 			restarted := func(minutes time.Duration) bool {
-				s.mu.Lock()
-				defer s.mu.Unlock()
+				s.lock()
+				defer s.unlock()
 				now := s.now() + minutes*time.Minute
 				s.checkSentLocked(now)
 				return s.out.writeBy == now+time.Hour

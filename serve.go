@@ -149,11 +149,11 @@ func (s *Session) reply(c *call, result any, err error) {
 	switch {
 	case err == nil:
 	case excessive:
-		s.mu.Lock()
+		s.lock()
 		first = !s.cost.over
 		s.cost.over, s.cost.said = true, s.cost.said || first
 		e = s.excessive()
-		s.mu.Unlock()
+		s.unlock()
 	case s.cancel != nil && c.gaveUp(err):
 		e = s.cancellationError()
 	default:
@@ -236,22 +236,20 @@ func (c *call) heeded(err error) bool {
 // overdue has c expire now. Its handler has seen that its time is over before the
 // session's timer did.
 func (s *Session) overdue(c *call) {
-	s.mu.Lock()
+	s.lock()
+	defer s.unlock()
 	if c.answered {
-		s.mu.Unlock()
 		return
 	}
-	finish := c.entry.expire(s)
+	c.entry.expire(s)
 	s.incoming.remove(c.entry.due())
-	s.mu.Unlock()
-	finish()
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,
 // when its replies are queued, and reports whether it does.
 func (c *call) deferEnd(s *Session) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	b := c.batch()
 	if b == nil || b.waiting == 0 && !b.sending {
 		return false
@@ -305,10 +303,10 @@ func (s *Session) maxResponse() int {
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e, field := responseTooLarge(limit), s.responseField(limit)
 	s.encodeError(sc, c.ID, e)
-	s.mu.Lock()
+	s.lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
 		methodAttr(c.Method), byteLimit(field, limit))
-	s.mu.Unlock()
+	s.unlock()
 	return e
 }
 
@@ -349,9 +347,9 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	}
 	if err != nil {
 		attr := errorAttr(err) // before the lock is held: the codec may be the user's
-		s.mu.Lock()
+		s.lock()
 		s.notePeerLocked(slog.LevelError, "error cannot be encoded", attr)
-		s.mu.Unlock()
+		s.unlock()
 	}
 	return err == nil
 }
@@ -365,13 +363,12 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 	}
 	if err := s.frameError(sc, e); err != nil {
 		attr := errorAttr(err) // before the lock is held: the framer may be the user's
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.lock()
+		defer s.unlock()
 		s.notePeerLocked(slog.LevelError, "error cannot be framed", attr)
 		return
 	}
-	s.mu.Lock()
-	_ = s.queue(context.Background(), nil, sc, from, nil) // fails only if the session ends
+	_ = s.postFramed(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
 // answer sends the reply to c that sc has, unless c was answered already. It
@@ -391,17 +388,17 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 			alone = s.frameError(sc, e) == nil // if not, there is nothing to be done
 		}
 	}
-	s.mu.Lock()
+	s.lock()
 	if b != nil && !c.answered && !c.IsNotification() {
 		if limit := b.hold(s, len(sc.msg)); limit > 0 {
-			s.mu.Unlock()
+			s.unlock()
 			e = s.encodeTooLarge(sc, c, limit)
-			s.mu.Lock()
+			s.lock()
 		}
 	}
 	if c.answered { // and paid for
 		s.stats.LateResults++
-		s.mu.Unlock()
+		s.unlock()
 		return e
 	}
 	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
@@ -413,12 +410,11 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		}
 	}
 	c.settle(s)
-	complete := false
+	complete, lent := false, false
 	switch {
 	case alone:
 		s.incoming.remove(c.entry.due())
-		_ = s.queue(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
-		return e
+		lent, _ = s.queueLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
 	case b == nil:
 		s.incoming.remove(c.entry.due())
 	case c.IsNotification():
@@ -426,8 +422,11 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	default:
 		complete = b.put(s, int(c.index), sc.msg)
 	}
-	s.mu.Unlock()
-	if complete {
+	s.unlock()
+	switch {
+	case lent:
+		s.writeDirectly(sc.frame)
+	case complete:
 		b.send(s, &c.ctx, fromHandler)
 	}
 	return e

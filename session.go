@@ -14,11 +14,11 @@ import (
 
 // How a message travels, by the functions that it passes:
 //
-//	our call       Call → send → post → queue → outbox.push ─▶ writeLoop → transport.write
-//	                                          → outbox.lend → socket.tryWrite, when it is alone
+//	our call       Call → send → post → queueLocked → outbox.push ─▶ writeLoop → transport.write
+//	                                          → outbox.lend, writeDirectly when it is alone
 //	its reply      readLoop → transport.next → Protocol.Decode → deliver → Future.finish
 //	their request  readLoop → transport.next → Protocol.Decode → deliver ─▶ work → serve → Handler
-//	our reply      reply → answer → queue → outbox.push ─▶ writeLoop → transport.write
+//	our reply      reply → answer → queueLocked → outbox.push ─▶ writeLoop → transport.write
 //
 // (─▶ passes to another goroutine.)
 //
@@ -85,6 +85,7 @@ type Session struct {
 	proto           atomic.Pointer[Protocol]
 
 	mu        sync.Mutex
+	owner     lockOwner // of mu
 	state     state
 	lingers   bool          // the writer closes its half first, and waits for the peer's
 	blank     uint8         // how many blank messages came in succession; reader only
@@ -112,6 +113,7 @@ type Session struct {
 	armed     time.Duration // what the timer is set for, never if it is not
 	stats     Stats
 	cost      expense
+	fx        effects
 	faults    peerErrors
 	weight    int  // what load counts of this session
 	gaveWay   bool // it is ended to make room for others, and not counted any more
@@ -269,7 +271,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	s.workFn, s.readFn = s.work, s.readLoop
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
-	s.out.wake.L = &s.mu
+	s.out.wake.L = (*locker)(s)
 	s.out.sock = conn.socket()
 	s.kept = keptBytes(conn.under())
 	conn.onPart(s.receivePart)
@@ -306,8 +308,8 @@ func (s *Session) Role() Role { return s.role }
 // neither must [Server.OnSession]: the session waits for them, and nobody can tell that
 // they do.
 func (s *Session) Done() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.done == nil {
 		s.done = make(chan struct{})
 		if s.over {
@@ -325,8 +327,8 @@ func (s *Session) Done() <-chan struct{} {
 // [ErrServerFull] as well. Err is set before a call fails with [ErrConnectionLost],
 // and before the callbacks of OnClose are called.
 func (s *Session) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.cause == nil && s.input.closed {
 		return io.EOF
 	}
@@ -338,8 +340,8 @@ func (s *Session) Err() error {
 // other, on a goroutine of their own, and must not wait for Done.
 func (s *Session) OnClose(callback func(err error)) {
 	mustHave("Session.OnClose", "callback", callback)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	if s.state != stateDone {
 		s.onClose = append(s.onClose, callback)
 		return
@@ -351,8 +353,8 @@ func (s *Session) OnClose(callback func(err error)) {
 
 // Stats returns what the session did so far and holds now.
 func (s *Session) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	stats := s.stats
 	stats.Pending = s.table.pending
 	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
@@ -393,32 +395,26 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	if h == nil || h.session != s {
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	return !h.waits.returned
 }
 
 // shutdown is Shutdown, for the cause given.
 func (s *Session) shutdown(ctx context.Context, cause error) error {
-	s.mu.Lock()
-	var refusals []func()
+	s.lock()
 	if s.state == stateOpen {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
 		for _, e := range s.in.waiting() {
-			refusals = append(refusals, e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler))
+			e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler)
 		}
-		s.weigh()
+		s.fx.mayWait = s.fx.refusing // until the session closes
 		s.out.line.release()
 		s.slots.line.release()
-		s.checkPauseLocked()
-		s.checkDrained()
 	}
 	drained := s.drained
-	s.mu.Unlock()
-	if len(refusals) > 0 {
-		s.pool.run(func() { runAll(refusals) }) // which may wait for room, until the session closes
-	}
+	s.unlock()
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
 		s.end(cause, closeGrace)
@@ -449,6 +445,7 @@ type dropped struct {
 // dropLocked counts a notification that is dropped because the session ends. One record
 // tells of all of them when the session is over. Callers must hold s.mu.
 func (s *Session) dropLocked(c *call) {
+	s.owner.check()
 	s.stats.NotificationsDropped++
 	if s.dropped.count++; s.dropped.count == 1 {
 		s.dropped.first = c.Method
@@ -457,5 +454,6 @@ func (s *Session) dropLocked(c *call) {
 
 // lastLocked reports whether nothing is left of a session but to log what has happened.
 func (s *Session) lastLocked() bool {
+	s.owner.check()
 	return s.state == stateClosing && s.loops == 0 && s.in.workers == 0 && s.in.count == 0
 }

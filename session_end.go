@@ -29,8 +29,8 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	return s.shutdown(ctx, ErrClosed)
 }
 
-// checkDrained is called after each change that Shutdown, or a session without input,
-// may be waiting for.
+// checkDrained sees whether Shutdown, or a session without input, has anything left to
+// wait for. Callers must hold s.mu.
 func (s *Session) checkDrained() {
 	s.checkInputLocked()
 	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || s.table.pending > 0 {
@@ -50,38 +50,6 @@ func (s *Session) checkDrained() {
 	}
 }
 
-// refusal counts f, which queues refusals and is to be called without the lock, in
-// refusing. It is called under the lock.
-func (s *Session) refusal(f func()) func() {
-	s.refusing++
-	return func() {
-		f()
-		s.refused()
-	}
-}
-
-// refused is called when refusals that refusing counts are queued. The last of them
-// ends a session that is being dismissed.
-func (s *Session) refused() {
-	s.mu.Lock()
-	s.refusing--
-	var why *CostError
-	if s.refusing == 0 {
-		why = s.cost.why
-	}
-	s.checkDrained()
-	s.mu.Unlock()
-	if why != nil {
-		s.endPolitely(why)
-	}
-}
-
-func runAll(fs []func()) {
-	for _, f := range fs {
-		f()
-	}
-}
-
 // end begins the end: it fails what is pending and leaves the writer grace to
 // write what is queued; none for 0. A second end may only shorten the grace. To this
 // side the end of its server is a Close: only the connection is told of it.
@@ -93,14 +61,14 @@ func (s *Session) end(cause error, grace time.Duration) {
 	case isUnreachable(cause):
 		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
 	}
-	s.mu.Lock()
+	s.lock()
 	closeBy := after(s.now(), grace)
 	if s.state >= stateClosing {
 		if s.state == stateClosing && closeBy < s.closeBy {
 			s.closeBy = closeBy
 			s.arm(closeBy)
 		}
-		s.mu.Unlock()
+		s.unlock()
 		return
 	}
 	s.state, s.cause, s.told, s.closeBy = stateClosing, cause, told, closeBy
@@ -109,37 +77,38 @@ func (s *Session) end(cause error, grace time.Duration) {
 	}
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
-	finish := s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
 	s.discard(hungUp(cause))
 	var running []*call
 	for d := s.incoming.first; d != nil; d = d.next {
 		running = d.owner.(entry).running(running)
 	}
+	for _, c := range running {
+		s.fx.endContext(c, cause)
+	}
 	s.out.line.release()
 	s.slots.line.release()
 	s.out.wakeWriter()
 	s.wakeWorkerLocked() // which waits for nobody any more
-	s.checkPauseLocked()
-	s.mu.Unlock()
-
-	for _, f := range finish {
-		f.finish()
-	}
-	for _, c := range running {
-		c.ctx.end(cause)
-	}
 	if grace == 0 {
-		s.closeConn() // last, for it may take its time
+		s.fx.set(&s.fx.closeConn)
 	}
+	s.unlock()
 }
 
 // endPolitely is end where the peer is to read what it was answered last: the writer
 // has Limits.CloseTimeout, and lingers.
 func (s *Session) endPolitely(cause error) {
-	s.mu.Lock()
+	s.lock()
+	s.endPolitelyLocked(cause)
+	s.unlock()
+}
+
+// endPolitelyLocked is endPolitely for callers that hold s.mu.
+func (s *Session) endPolitelyLocked(cause error) {
+	s.owner.check()
 	s.lingers = s.lingers || s.state < stateClosing
-	s.mu.Unlock()
-	s.end(cause, s.limits.CloseTimeout)
+	s.fx.end(cause, s.limits.CloseTimeout)
 }
 
 // hungUp reports whether a session ends since its peer has closed the connection: what
@@ -148,9 +117,9 @@ func hungUp(cause error) bool {
 	return slices.ContainsFunc(hangUps, func(target error) bool { return errors.Is(cause, target) })
 }
 
-// lose settles the calls that are pending as lost for the given cause, and returns
-// what is to be finished. Those that are not written only if unwritten is set.
-func (s *Session) lose(cause error, unwritten bool) (finish []*Future) {
+// lose completes the calls that are pending as lost for the given cause. Those that are
+// not written only if unwritten is set. Callers must hold s.mu.
+func (s *Session) lose(cause error, unwritten bool) {
 	now := s.now()
 	for _, f := range s.table.all() {
 		written := f.queued <= s.out.written
@@ -158,20 +127,18 @@ func (s *Session) lose(cause error, unwritten bool) (finish []*Future) {
 			continue
 		}
 		s.table.remove(f)
-		whole := f.settle(now, nil, &ConnectionError{written, cause})
 		if f.batch != nil {
-			finish = append(finish, f)
+			s.fx.complete(f)
 		}
-		finish = append(finish, whole)
+		s.complete(f, now, nil, &ConnectionError{written, cause})
 	}
-	return finish
 }
 
 // closeConn closes the connection, which ends the reader and a blocked writer.
 func (s *Session) closeConn() {
-	s.mu.Lock()
+	s.lock()
 	told := s.told
-	s.mu.Unlock()
+	s.unlock()
 	_ = s.conn.close(told)
 }
 
@@ -184,8 +151,8 @@ func (s *Session) violationGrace() time.Duration {
 	return 0
 }
 
-// leave is called, under the lock, when the reader or the writer returns, when a
-// worker does, and when all is logged. The last of them ends the session.
+// leave ends the session when the reader, the writer and all workers have returned, and
+// all is logged. Callers must hold s.mu.
 func (s *Session) leave() {
 	if !s.lastLocked() || s.logging {
 		return
@@ -238,12 +205,12 @@ func (s *Session) finish(callbacks []func(error), dropped dropped) {
 		callback(s.cause)
 	}
 	s.pool.leave()
-	s.mu.Lock()
+	s.lock()
 	s.over = true
 	if s.done != nil {
 		close(s.done)
 	}
-	s.mu.Unlock()
+	s.unlock()
 	if s.ended != nil {
 		s.ended()
 	}

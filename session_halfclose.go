@@ -48,14 +48,14 @@ func (s *Session) closeInput(err error) bool {
 	if limit <= 0 || s.conn.hungUp() {
 		return false
 	}
-	s.mu.Lock()
+	s.lock()
 	if s.state >= stateClosing {
-		s.mu.Unlock()
+		s.unlock()
 		return false
 	}
 	now := s.now()
 	s.input.closed, s.input.endBy = true, after(now, limit)
-	finish := s.lose(io.EOF, true)
+	s.lose(io.EOF, true)
 	s.out.line.release()
 	s.slots.line.release()
 	s.arm(min(s.input.endBy, after(now, inputCheck)))
@@ -63,11 +63,7 @@ func (s *Session) closeInput(err error) bool {
 	if s.input.awaited {
 		s.out.wakeWriter()
 	}
-	s.checkDrained()
-	s.mu.Unlock()
-	for _, f := range finish {
-		f.finish()
-	}
+	s.unlock()
 	return true
 }
 
@@ -86,8 +82,8 @@ func (s *Session) awaitInput(err error) {
 			limit = max(limit, s.halfCloseLimit())
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.input.awaited, s.input.awaitBy = true, after(s.now(), limit)
 	s.arm(s.input.awaitBy)
 	for s.state < stateClosing && !s.input.closed && s.now() < s.input.awaitBy {
@@ -128,27 +124,30 @@ func (s *Session) halfCloseLimit() time.Duration {
 // checkInputLocked ends a session without input when nothing is left to do. Callers
 // must hold s.mu.
 func (s *Session) checkInputLocked() {
+	s.owner.check()
 	if !s.input.closed || s.input.ending || s.state >= stateClosing ||
 		s.refusing > 0 || s.in.running > 0 || s.in.count > 0 || s.out.lent || s.out.size() > 0 {
 		return
 	}
 	s.input.ending = true
-	s.pool.run(func() { s.end(io.EOF, closeGrace) })
+	s.fx.end(io.EOF, closeGrace)
 }
 
-// checkInputTimeLocked is called by the session's timer. It returns what is to be
-// done without the lock, nil if nothing. Callers must hold s.mu.
-func (s *Session) checkInputTimeLocked(now time.Duration) func() {
+// checkInputTimeLocked is called by the session's timer. It ends a session whose input
+// has ended, when its time is over or the peer is gone. Callers must hold s.mu.
+func (s *Session) checkInputTimeLocked(now time.Duration) {
+	s.owner.check()
 	switch {
 	case !s.input.closed || s.state >= stateClosing:
-		return nil
+		return
 	case s.input.endBy <= now:
 		s.note(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
 			timeLimit("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.in.count), slog.Int("handlers", s.in.running))
-		return func() { s.end(io.EOF, closeGrace) }
+		s.fx.end(io.EOF, closeGrace)
+		return
 	}
 	s.arm(min(s.input.endBy, now+inputCheck))
-	return s.endIfHungUp
+	s.fx.set(&s.fx.checkHungUp)
 }
 
 // endIfHungUp ends the session if the operating system says that the peer is gone.

@@ -86,6 +86,7 @@ func (l *Limits) pauseLimit() time.Duration {
 // fullErrorLocked returns the error for a request of the given size that finds no
 // room, nil if there is room. Callers must hold s.mu.
 func (s *Session) fullErrorLocked(size int) *Error {
+	s.owner.check()
 	switch {
 	case s.in.depth() >= s.limits.Queue:
 		return notStarted("queue", over(s.limits.Queue, "requests waiting", "Limits.Queue"))
@@ -103,6 +104,7 @@ func (in *inbox) depth() int { return in.count - max(0, in.limit-in.running) }
 // crowdedLocked reports whether the requests that wait take so many quarters of the
 // room for them, or more. Callers must hold s.mu.
 func (s *Session) crowdedLocked(now time.Duration, quarters int) bool {
+	s.owner.check()
 	if s.in.count == 0 {
 		return false
 	}
@@ -145,6 +147,7 @@ func (b *backPressure) returned(now time.Duration, l *Limits) int {
 // reader: a running handler that is not tied, a worker that is being started, or
 // OnSession while it calls nobody. Callers must hold s.mu.
 func (s *Session) mayPauseLocked() bool {
+	s.owner.check()
 	switch {
 	case s.state != stateOpen || s.pressure.insist:
 		return false
@@ -161,8 +164,8 @@ func (s *Session) mayPauseLocked() bool {
 // pause gives up the reader's role if the session is to pause, and reports whether
 // it did. Only the reader calls it, after it has handed over all that it had decoded.
 func (s *Session) pause() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	now := s.now()
 	b := &s.pressure
 	if !s.mayPauseLocked() || !s.crowdedLocked(now, 4) || s.stats.BytesReceived < b.sipTo {
@@ -182,6 +185,7 @@ func (s *Session) pause() bool {
 // checkPauseLocked has reading go on if there is no reason for the pause any more.
 // It is called after each change that can be such a reason. Callers must hold s.mu.
 func (s *Session) checkPauseLocked() {
+	s.owner.check()
 	if s.pressure.paused && !(s.mayPauseLocked() && s.crowdedLocked(s.now(), 3)) {
 		s.resumeLocked()
 	}
@@ -189,6 +193,7 @@ func (s *Session) checkPauseLocked() {
 
 // resumeLocked starts a reader after a pause. Callers must hold s.mu.
 func (s *Session) resumeLocked() {
+	s.owner.check()
 	b, now := &s.pressure, s.now()
 	b.paused = false
 	s.loops++
@@ -204,6 +209,7 @@ func (s *Session) resumeLocked() {
 // handlerReturnedLocked notes that the handler of c has returned. Callers must hold
 // s.mu, and call checkPauseLocked before they release it.
 func (s *Session) handlerReturnedLocked(c *call) {
+	s.owner.check()
 	b := &s.pressure
 	b.current++
 	b.count(&c.ctx, -1)
@@ -222,6 +228,7 @@ func (s *Session) handlerReturnedLocked(c *call) {
 // checkPauseTimeLocked is called by the session's timer: it logs a long pause, and
 // ends one in which no handler returns. Callers must hold s.mu.
 func (s *Session) checkPauseTimeLocked(now time.Duration) {
+	s.owner.check()
 	b := &s.pressure
 	if !b.paused {
 		return
@@ -280,6 +287,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 // is twice as full as it may be, and not if the peer does not read its replies. Callers
 // must hold s.mu.
 func (s *Session) maySipLocked() bool {
+	s.owner.check()
 	return s.pressure.crammed == 0 && s.in.bytes/2 < s.limits.QueueBytes && s.in.depth()/2 < s.limits.Queue &&
 		!s.load.full(s.weight)
 }
@@ -326,6 +334,7 @@ func (b *backPressure) count(h *handlerContext, n int) {
 // changeWaitsLocked changes what the handler h waits for; a nil h is none. Callers
 // must hold s.mu.
 func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
+	s.owner.check()
 	if h == nil {
 		return
 	}
@@ -356,8 +365,8 @@ func (s *Session) waitedForReply(h *handlerContext) { s.changeWaits(h, -1) }
 
 func (s *Session) changeWaits(h *handlerContext, replies int32) {
 	if h != nil {
-		s.mu.Lock()
+		s.lock()
 		s.changeWaitsLocked(h, replies, 0)
-		s.mu.Unlock()
+		s.unlock()
 	}
 }

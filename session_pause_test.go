@@ -18,8 +18,8 @@ import (
 // atRest checks that a session where nothing goes on counts nothing.
 func atRest(t *testing.T, s *Session) {
 	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	b := &s.pressure
 	if s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.in.waking || s.table.pending != 0 || s.slots.taken != 0 || s.refusing != 0 {
 		t.Errorf("running %d, workers %d, count %d, bytes %d, waking %v, pending %d, slots %d, refusing %d",
@@ -169,9 +169,9 @@ func testFloods(t *testing.T, seed uint64, calls func(ctx context.Context, s *Se
 	}
 	time.Sleep(a.limits.pauseLimit()) // what the floods have left
 	for _, s := range []*Session{a, b} {
-		s.mu.Lock()
+		s.lock()
 		s.pressure.insist = false // until a handler returns
-		s.mu.Unlock()
+		s.unlock()
 		atRest(t, s)
 		s.Close()
 	}
@@ -246,9 +246,9 @@ func TestRingOfThreeSessionsEnds(t *testing.T) {
 			}
 			time.Sleep(all[0].limits.pauseLimit()) // what the floods have left
 			for _, s := range all {
-				s.mu.Lock()
+				s.lock()
 				s.pressure.insist = false
-				s.mu.Unlock()
+				s.unlock()
 				atRest(t, s)
 			}
 			for _, s := range all {
@@ -280,8 +280,8 @@ func TestWaitsThatOutliveTheirHandlerTieNobody(t *testing.T) {
 			return nil, nil
 		})})
 		tied := func() int {
-			a.mu.Lock()
-			defer a.mu.Unlock()
+			a.lock()
+			defer a.unlock()
 			return a.pressure.tied
 		}
 		if err := b.Notify(t.Context(), "m", nil); err != nil {
@@ -336,6 +336,8 @@ func TestCrowded(t *testing.T) {
 				o.Cancellation = LSPCancellation
 			}
 			s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &lone)
+			s.lock()
+			defer s.mu.Unlock() // what it holds is made up
 			s.in.count, s.in.bytes = c.waiting, c.bytes
 			s.pressure.current = c.returned
 			if got := s.crowdedLocked(0, 4); got != c.crowded {

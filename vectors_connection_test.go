@@ -117,9 +117,9 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 	case "cancel_pending_requests":
 		// What the end of a session does to its calls, without the end.
 		r.cause = ErrClosed
-		for _, f := range r.lose(r.cause, true) {
-			f.finish()
-		}
+		r.lock()
+		r.lose(r.cause, true)
+		r.unlock()
 		r.cause = nil
 		for _, c := range r.ledger.calls { // the original forgets the cancelled ones, too
 			c.swept = true

@@ -33,9 +33,9 @@ func testVectorFormula(t *testing.T, c sessionCase) {
 
 	// The same in a session.
 	s, _ := newVectorSession(t, RoleServer, &Options{ExtraCost: func(*Session) float64 { return c.Extra }})
-	s.mu.Lock()
+	s.lock()
 	s.limits.CostSoft, s.limits.CostHard, s.limits.Concurrency = c.Soft, c.Hard, c.Concurrent
-	s.mu.Unlock()
+	s.unlock()
 	s.BumpCost(c.Cost)
 	s.UpdateCost()
 	equal(t, "the session's concurrency", s.Stats().Concurrency, target)
@@ -56,9 +56,9 @@ func testVectorBump(t *testing.T, c sessionCase) {
 	for i, delta := range c.Deltas {
 		s.BumpCost(delta)
 		near(t, "the cost", plainCost(s), want[i].Cost)
-		s.mu.Lock()
+		s.lock()
 		now := s.cost.throttle
-		s.mu.Unlock()
+		s.unlock()
 		near(t, "the cost at the last calculation", now.last, want[i].Last)
 		near(t, "the fraction", now.fraction, want[i].CostFraction)
 		equal(t, "the target", now.target, want[i].Target)
@@ -245,9 +245,9 @@ func testVectorConcurrency(t *testing.T, c sessionCase) {
 			s.BumpCost(20000)
 			continue
 		}
-		s.mu.Lock()
+		s.lock()
 		s.in.limit = int(r.Target)
-		s.mu.Unlock()
+		s.unlock()
 	}
 	time.Sleep(time.Hour)
 	synctest.Wait()

@@ -263,8 +263,8 @@ func startVectorSession(t *testing.T, conn transport, role Role, opts *Options) 
 
 // plainCost returns the cost without what it decays by until somebody looks.
 func plainCost(s *Session) float64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.pay()
 	return s.cost.account.cost
 }

@@ -3,6 +3,7 @@ package websocket
 import (
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -84,6 +85,11 @@ func (c *corked) bound(n int64) {
 	c.rest.CompareAndSwap(nil, &io.LimitedReader{R: c.conn, N: n})
 }
 
+// yieldBytes is after how many bytes a reader lets others run. A peer that sends small
+// frames without end keeps its reader from waiting for anything. The scheduler looks for
+// connections that have become readable only now and then if no goroutine waits.
+const yieldBytes = 16 << 10
+
 func (c *corked) Read(p []byte) (int, error) {
 	var r io.Reader = c.conn
 	if rest := c.rest.Load(); rest != nil {
@@ -100,7 +106,9 @@ func (c *corked) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := r.Read(p)
-	c.received.Add(uint64(n))
+	if received := c.received.Add(uint64(n)); received/yieldBytes != (received-uint64(n))/yieldBytes {
+		runtime.Gosched()
+	}
 	switch {
 	case n > 0:
 		err = nil // comes again, when more is asked for

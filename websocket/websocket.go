@@ -18,7 +18,8 @@
 // refused unless [Acceptor].Origins allows them (a page without an origin, by "null"):
 // otherwise any page could act in the name of whoever looks at it. A request that is too large is refused
 // (Acceptor.MaxHeaderFields, MaxHeaderBytes). Who never ends a request is the
-// [http.Server]'s to bound, whose ReadHeaderTimeout should be set on a public port.
+// [http.Server]'s to bound, whose ReadHeaderTimeout should be set on a public port, and
+// MaxHeaderBytes to 32 KiB, say: it reads a megabyte before the Acceptor sees a request.
 //
 // Who may connect is up to middleware, as for any handler: it answers a request that
 // is to be refused, with a status of its choice, and passes the others on. [Request]

@@ -30,6 +30,7 @@ type timing struct {
 // clients are the well-behaved ones.
 type clients struct {
 	now      func() time.Duration
+	pause    time.Duration // between a client's calls, on average
 	sessions []*rpcx.Session
 	cancel   context.CancelFunc
 	running  sync.WaitGroup // the clients, and the calls under way
@@ -38,29 +39,35 @@ type clients struct {
 	calls []timing
 }
 
-// newClients connects clients to addr that call until they are stopped.
-func newClients(ctx context.Context, addr string, seed uint64, now func() time.Duration) (*clients, error) {
-	c := &clients{now: now}
-	for range clientCount {
-		s, err := rpcx.Dial(ctx, addr, nil)
-		if err != nil {
-			return nil, err
-		}
-		c.sessions = append(c.sessions, s)
-	}
+// newClients has clients on the given sessions call until they are stopped.
+func newClients(ctx context.Context, sessions []*rpcx.Session, pause time.Duration, seed uint64, now func() time.Duration) *clients {
+	c := &clients{now: now, pause: pause, sessions: sessions}
 	ctx, c.cancel = context.WithCancel(ctx)
 	for i, s := range c.sessions {
 		// Owner: the clients. End: stop.
 		c.running.Go(func() { c.run(ctx, s, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
-	return c, nil
+	return c
+}
+
+// dialClients connects the well-behaved clients to addr.
+func dialClients(ctx context.Context, addr string) ([]*rpcx.Session, error) {
+	var sessions []*rpcx.Session
+	for range clientCount {
+		s, err := rpcx.Dial(ctx, addr, nil)
+		if err != nil {
+			return nil, err
+		}
+		sessions = append(sessions, s)
+	}
+	return sessions, nil
 }
 
 // run calls at random intervals. A call does not wait for the one before: a
 // server that stands still is met by as many calls as one that does not, and
 // cannot hide it.
 func (c *clients) run(ctx context.Context, s *rpcx.Session, r *rand.Rand) {
-	for sleep(ctx, time.Duration(r.ExpFloat64()*float64(clientPause))) == nil {
+	for sleep(ctx, time.Duration(r.ExpFloat64()*float64(c.pause))) == nil {
 		call := choose(r)
 		// Owner: the clients. End: the call is answered, or times out.
 		c.running.Go(func() {

@@ -85,10 +85,11 @@ func (c *course) run(ctx context.Context, length time.Duration, seed uint64) (er
 	if err != nil {
 		return err
 	}
-	good, err := newClients(ctx, addr, seed, c.now)
+	sessions, err := dialClients(ctx, addr)
 	if err != nil {
 		return err
 	}
+	good := newClients(ctx, sessions, clientPause, seed, c.now)
 	if err := sleep(ctx, warmUp); err != nil {
 		return err
 	}

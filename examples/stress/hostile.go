@@ -8,8 +8,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/rpcx"
@@ -20,14 +22,14 @@ import (
 // all of a machine with two processors: what is left of those is no matter of
 // the server's.
 var classes = []class{
-	{"flood", 4, flood},
-	{"garbage", 4, garbage},
-	{"slow readers", 8, slowReader},
-	{"half-open", 300, halfOpen},
-	{"storm", 8, storm},
-	{"batches", 2, batches},
-	{"pipeliners", 2, pipeline},
-	{"sleepers", 4, sleepAndRead},
+	{name: "flood", count: 4, use: flood},
+	{name: "garbage", count: 4, use: garbage},
+	{name: "slow readers", count: 8, use: slowReader},
+	{name: "half-open", count: 300, use: halfOpen},
+	{name: "storm", count: 8, use: storm},
+	{name: "batches", count: 2, use: batches},
+	{name: "pipeliners", count: 2, use: pipeline},
+	{name: "sleepers", count: 4, use: sleepAndRead},
 }
 
 // slowOnly are the classes whose clients do nothing wrong: each request of theirs is to
@@ -40,6 +42,13 @@ type class struct {
 	// use is what one of them does with a connection, until it has had enough of
 	// it, or the server, or the attack is over. Then the connection is closed.
 	use func(*client, net.Conn) error
+
+	over  transport     // the server's; zero is TCP
+	raw   bool          // use makes the transport's handshake itself, or none
+	again time.Duration // before one of them connects again; 50 ms if it is 0
+	// serves has the clients be servers: they use the connections that the program
+	// under attack makes to them.
+	serves bool
 }
 
 // order is which clients are to begin.
@@ -57,6 +66,7 @@ type tally struct {
 	Cut         int       `json:"cut"` // of these, by the server
 	Messages    int       `json:"messages"`
 	Bytes       int       `json:"bytes"`
+	Received    int64     `json:"received"` // bytes
 	Refused     int       `json:"refused"`  // of the messages of pipeliners and sleepers
 	Answered    quantiles `json:"answered"` // of those who wait for an answer
 }
@@ -66,38 +76,93 @@ type campaign struct {
 	order
 	ctx     context.Context
 	cancel  context.CancelFunc
-	clients []*client
 	running sync.WaitGroup
+
+	mu      sync.Mutex
+	clients []*client
 }
 
-// attack is the process of the hostile clients: it does what its parent says,
+// runHostile is the process of the hostile clients: it does what its parent says,
 // until that ends.
-func attack() {
+func runHostile() {
 	var c *campaign
 	router := rpcx.NewRouter()
-	router.Handle("begin", rpcx.Func(func(o order) { c = begin(o) }))
+	router.Handle("begin", rpcx.Func(func(o order) (addr string, err error) {
+		c, addr, err = begin(o)
+		return addr, err
+	}))
 	router.Handle("cease", rpcx.Func(func() map[string]tally { return c.cease() }))
 	<-control(router).Done()
 }
 
-func begin(o order) *campaign {
-	c := &campaign{order: o}
+// begin starts the clients of an order. It returns the address of those that serve, if
+// there are any.
+func begin(o order) (c *campaign, addr string, err error) {
+	c = &campaign{order: o}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	for _, name := range o.Classes {
-		for _, class := range classes {
-			if class.name != name {
-				continue
+		class, ok := findClass(name)
+		if !ok {
+			return nil, "", fmt.Errorf("no hostile clients %q", name)
+		}
+		if class.serves {
+			if addr, err = c.serve(class); err != nil {
+				return nil, "", err
 			}
-			for i := range class.count {
-				random := rand.New(rand.NewPCG(o.Seed, uint64(len(c.clients))))
-				h := &client{campaign: c, class: class, number: i, random: random}
-				c.clients = append(c.clients, h)
-				// Owner: the campaign. End: cease.
-				c.running.Go(h.run)
-			}
+			continue
+		}
+		for i := range class.count {
+			h := c.client(class, i)
+			// Owner: the campaign. End: cease.
+			c.running.Go(h.run)
 		}
 	}
-	return c
+	return c, addr, nil
+}
+
+// findClass returns the class with the given name.
+func findClass(name string) (class, bool) {
+	for _, class := range classes {
+		if class.name == name {
+			return class, true
+		}
+	}
+	if a := findAttack(name); a != nil {
+		return a.class, true
+	}
+	return class{}, false
+}
+
+// client returns a new client of the campaign.
+func (c *campaign) client(class class, number int) *client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	random := rand.New(rand.NewPCG(c.Seed, uint64(len(c.clients))))
+	h := &client{campaign: c, class: class, number: number, random: random}
+	c.clients = append(c.clients, h)
+	return h
+}
+
+// serve accepts connections for hostile servers until the campaign ends.
+func (c *campaign) serve(class class) (addr string, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	context.AfterFunc(c.ctx, func() { l.Close() })
+	// Owner: the campaign. End: cease.
+	c.running.Go(func() {
+		for i := 0; ; i++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			h := c.client(class, i)
+			// Owner: the campaign. End: cease.
+			c.running.Go(func() { h.handle(conn) })
+		}
+	})
+	return "tcp://" + l.Addr().String(), nil
 }
 
 func (c *campaign) cease() map[string]tally {
@@ -111,6 +176,7 @@ func (c *campaign) cease() map[string]tally {
 		t.Cut += h.Cut
 		t.Messages += h.Messages
 		t.Bytes += h.Bytes
+		t.Received += h.received.Load()
 		t.Refused += h.Refused
 		tallies[h.class.name] = t
 		times[h.class.name] = append(times[h.class.name], h.times...)
@@ -130,30 +196,70 @@ type client struct {
 	number int // among those of the class
 	random *rand.Rand
 	tally
-	times []time.Duration // until answers came
+	received atomic.Int64    // bytes
+	times    []time.Duration // until answers came
 }
 
 // run connects, again and again.
 func (h *client) run() {
-	for h.pause(50 * time.Millisecond) {
-		var d net.Dialer
-		conn, err := d.DialContext(h.ctx, "tcp", strings.TrimPrefix(h.Addr, "tcp://"))
-		if err != nil {
-			continue
+	for h.pause(cmp.Or(h.class.again, 50*time.Millisecond)) {
+		if conn, err := h.dial(); err == nil {
+			h.handle(conn)
 		}
-		h.Connections++
-		stop := context.AfterFunc(h.ctx, func() { conn.Close() })
-		if err := h.class.use(h, conn); err != nil && h.ctx.Err() == nil {
-			h.Cut++
-		}
-		stop()
-		conn.Close()
 	}
+}
+
+// dial connects to the server, from a subnet of its own where the system has one.
+func (h *client) dial() (net.Conn, error) {
+	var d net.Dialer
+	if runtime.GOOS == "linux" {
+		d.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 66, 0, 1)}
+	}
+	_, addr, _ := strings.Cut(h.Addr, "://")
+	return d.DialContext(h.ctx, "tcp", addr)
+}
+
+// handle uses a connection, and closes it.
+func (h *client) handle(conn net.Conn) {
+	defer conn.Close()
+	h.Connections++
+	stop := context.AfterFunc(h.ctx, func() { conn.Close() })
+	defer stop()
+	var err error
+	conn = &countedConn{conn.(*net.TCPConn), &h.received}
+	if !h.class.raw {
+		conn, err = h.class.over.handshake(conn)
+	}
+	if err == nil {
+		err = h.class.use(h, conn)
+	}
+	if err != nil && h.ctx.Err() == nil {
+		h.Cut++
+	}
+}
+
+// countedConn counts what is received.
+type countedConn struct {
+	*net.TCPConn
+	received *atomic.Int64
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	c.received.Add(int64(n))
+	return n, err
+}
+
+// WriteTo hides that of the connection, which does not count.
+func (c *countedConn) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{c})
 }
 
 // pause waits for d on average, and reports whether the attack goes on.
 func (h *client) pause(d time.Duration) bool {
-	d = d/2 + rand.N(d)
+	if d > 0 {
+		d = d/2 + rand.N(d)
+	}
 	return sleep(h.ctx, d) == nil
 }
 
@@ -211,7 +317,7 @@ func garbage(h *client, conn net.Conn) error {
 
 // slowReader asks for 64 MiB and reads nothing.
 func slowReader(h *client, conn net.Conn) error {
-	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10) // the system would take much for it
+	_ = conn.(*countedConn).SetReadBuffer(4 << 10) // the system would take much for it
 	err := h.send(conn, strings.Repeat(request("blob", 1, ""), 1024), 1024)
 	for err == nil && h.pause(time.Second) {
 		// This finds out whether the connection is still there.
@@ -243,7 +349,7 @@ func storm(h *client, conn net.Conn) error {
 	}
 	h.times = append(h.times, time.Since(began))
 	if h.random.IntN(2) == 0 {
-		_ = conn.(*net.TCPConn).SetLinger(0) // a reset
+		_ = conn.(*countedConn).SetLinger(0) // a reset
 	}
 	return nil
 }

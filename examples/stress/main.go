@@ -15,6 +15,20 @@
 // all of them, then alone again. At the end the server shuts down. The exit
 // status is 1 if the well-behaved notice more than they should, if memory is not
 // given back, or if a session or a goroutine is left (judge.go).
+//
+// With -attacks it makes one attack after the other instead, each on a new server
+// process or, for attacks on clients, a new client process (attacks.go, trial.go):
+//
+//	go run ./examples/stress -attacks          # seven minutes
+//	go run ./examples/stress -attacks -short   # half a minute
+//	go run ./examples/stress -attacks -only 'pings|zeros'
+//
+// Beside each attack an honest client calls, and honest newcomers connect. A line for
+// each attack says what it has cost: memory, time of processors, bytes of replies and
+// of log, and what the honest have noticed. It ends with ok, or with FAILED if
+// a bound is exceeded (verdict.go); then the exit status is 1. The first lines are
+// what attacks are compared with: an honest client alone, connections that ask once,
+// and echoes.
 package main
 
 import (
@@ -23,6 +37,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"time"
 )
 
@@ -38,11 +53,19 @@ func main() {
 	seed := flag.Uint64("seed", 1, "of the random sizes and intervals")
 	svg := flag.String("svg", "", "file to draw the course of it into")
 	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
+	withAttacks := flag.Bool("attacks", false, "make one attack after the other, each on a server of its own")
+	only := flag.String("only", "", "with -attacks, a regular expression for their names")
 	flag.Parse()
 	if *length <= 0 {
-		*length = fullTime
-		if *short {
+		switch {
+		case *withAttacks && *short:
+			*length = shortAttack
+		case *withAttacks:
+			*length = longAttack
+		case *short:
 			*length = shortTime
+		default:
+			*length = fullTime
 		}
 	}
 
@@ -53,8 +76,14 @@ func main() {
 	case serverRole:
 		serve()
 	case hostileRole:
-		attack()
+		runHostile()
+	case targetRole:
+		runTarget()
 	case "":
+		if *withAttacks {
+			err = attackAll(ctx, *length, *short, *only)
+			break
+		}
 		err = run(ctx, *length, *seed, *svg, *short)
 	default:
 		err = fmt.Errorf("unknown role %q", role)
@@ -87,4 +116,17 @@ func run(ctx context.Context, length time.Duration, seed uint64, svg string, sho
 	}
 	fmt.Println("all is well")
 	return nil
+}
+
+// attackAll makes the attacks whose names match.
+func attackAll(ctx context.Context, length time.Duration, short bool, only string) error {
+	names, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	failed, err := runAttacks(ctx, os.Stdout, length, short, names)
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("%d attacks failed", failed)
+	}
+	return err
 }

@@ -14,6 +14,7 @@ import (
 const (
 	serverRole  = "server"
 	hostileRole = "hostile"
+	targetRole  = "target"
 )
 
 // process is another process of this program, and the session with it. Either
@@ -47,7 +48,7 @@ func start(role string, handler rpcx.Handler) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the %s: %w", role, err)
 	}
-	s := rpcx.NewSession(stdio{stdout, stdin}, &rpcx.Options{Handler: handler})
+	s := rpcx.NewSession(stdio{stdout, stdin}, &rpcx.Options{Handler: handler, Limits: patient})
 	return &process{s, role, cmd}, nil
 }
 
@@ -65,11 +66,16 @@ func (p *process) stop(err error) error {
 // has started it, which ends when that does. With one handler at a time there is
 // one goroutine at most that was not there at the beginning.
 func control(handler rpcx.Handler) *rpcx.Session {
+	limits := patient
+	limits.Concurrency = 1
 	return rpcx.NewSession(stdio{os.Stdin, os.Stdout}, &rpcx.Options{
 		Handler: handler,
-		Limits:  rpcx.Limits{Concurrency: 1},
+		Limits:  limits,
 	})
 }
+
+// patient has calls between processes take as long as they do.
+var patient = rpcx.Limits{RequestTimeout: -1, ProcessingTimeout: -1}
 
 // stdio joins two pipes to a connection.
 type stdio struct {

@@ -16,6 +16,7 @@ const sampling = 200 * time.Millisecond
 type sample struct {
 	At         time.Duration  `json:"-"`    // when it came in
 	Heap       uint64         `json:"heap"` // bytes of objects, live or not collected yet
+	Live       uint64         `json:"live"` // bytes of objects that the last collection has found in use
 	RSS        uint64         `json:"rss"`  // bytes that the process has of the machine's memory
 	Goroutines int            `json:"goroutines"`
 	Sessions   int            `json:"sessions"`
@@ -28,9 +29,11 @@ func (s *sample) measure() {
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/total:bytes"},
 		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/gc/heap/live:bytes"},
 	}
 	metrics.Read(m)
 	s.Heap = m[0].Value.Uint64()
+	s.Live = m[3].Value.Uint64()
 	s.Goroutines = runtime.NumGoroutine()
 	s.RSS = m[1].Value.Uint64() - m[2].Value.Uint64() // about; Linux knows better
 	if text, err := os.ReadFile("/proc/self/statm"); err == nil {
@@ -44,6 +47,7 @@ func (s *sample) measure() {
 // highest makes s the highest of s and t, number by number.
 func (s *sample) highest(t sample) {
 	s.Heap = max(s.Heap, t.Heap)
+	s.Live = max(s.Live, t.Live)
 	s.RSS = max(s.RSS, t.RSS)
 	s.Goroutines = max(s.Goroutines, t.Goroutines)
 	s.Sessions = max(s.Sessions, t.Sessions)

@@ -26,7 +26,7 @@ import (
 const lookTime = 10 * time.Millisecond
 
 // methods returns what the server can do.
-func methods() rpcx.Handler {
+func methods() *rpcx.Router {
 	router := rpcx.NewRouter()
 	router.Handle("echo", rpcx.Func(func(ctx context.Context, message string) (string, error) {
 		return message, nil
@@ -140,6 +140,11 @@ func (srv *server) stop() (sample, error) {
 	if err := srv.running.Wait(); err != nil {
 		return sample{}, err
 	}
+	return srv.leftOver(), nil
+}
+
+// leftOver returns what is left of a server that has stopped.
+func (srv *server) leftOver() sample {
 	// What has been told to end may take a moment to do so.
 	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > srv.goroutines && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
@@ -148,7 +153,7 @@ func (srv *server) stop() (sample, error) {
 	if left.Goroutines -= srv.goroutines; left.Goroutines > 0 {
 		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1) // for the reader of the report
 	}
-	return left, nil
+	return left
 }
 
 // closed counts the end of a session.
@@ -164,6 +169,12 @@ const (
 	slowPeer = "slow peer"
 )
 
+// The other reasons.
+const (
+	peerLeft = "peer left"
+	ownEnd   = "shutdown"
+)
+
 // reason sorts the ends of sessions.
 func reason(err error) string {
 	var cost *rpcx.CostError
@@ -174,9 +185,9 @@ func reason(err error) string {
 		return slowPeer
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "peer left"
+		return peerLeft
 	case errors.Is(err, rpcx.ErrClosed):
-		return "shutdown"
+		return ownEnd
 	}
 	return fmt.Sprint(err)
 }

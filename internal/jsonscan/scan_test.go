@@ -1,4 +1,4 @@
-package rpcx
+package jsonscan
 
 import (
 	"bytes"
@@ -53,7 +53,7 @@ func TestScannerAcceptsWhatIsJSON(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if ok, _ := validJSON([]byte(test.text)); !ok {
+			if ok, _ := Valid([]byte(test.text)); !ok {
 				t.Errorf("refused %.80q", test.text)
 			}
 			if !json.Valid([]byte(test.text)) {
@@ -158,7 +158,7 @@ func TestScannerRefusesWhatIsNoJSON(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if ok, _ := validJSON([]byte(test.text)); ok {
+			if ok, _ := Valid([]byte(test.text)); ok {
 				t.Errorf("accepted %.80q", test.text)
 			}
 			if json.Valid([]byte(test.text)) && utf8.ValidString(test.text) {
@@ -179,8 +179,8 @@ func nested(open string, n int) string {
 func TestScannerCountsEnvelopesAsDepth(t *testing.T) {
 	text := []byte(nested("[", 5000))
 	for outside, want := range map[int]bool{5000: true, 5001: false} {
-		s := scanner{data: text, depth: outside}
-		if got := s.value(); got != want {
+		s := Scanner{Data: text, Depth: outside}
+		if got := s.ScanValue(); got != want {
 			t.Errorf("5000 levels within %d others: %v, want %v", outside, got, want)
 		}
 	}
@@ -203,7 +203,7 @@ func TestScannerFindsWhiteSpace(t *testing.T) {
 		{`{"a":1, "b":1}`, true},
 	}
 	for _, test := range tests {
-		if ok, space := validJSON([]byte(test.text)); !ok || space != test.space {
+		if ok, space := Valid([]byte(test.text)); !ok || space != test.space {
 			t.Errorf("validJSON(%q) = %v, %v, want true, %v", test.text, ok, space, test.space)
 		}
 	}
@@ -219,7 +219,7 @@ func TestScannerSeesEveryPlaceInAString(t *testing.T) {
 				`"`: false, "\n": false, "\x00": false, "\x1f": false, `\x`: false, "\xff": false,
 			} {
 				text = `"` + strings.Repeat("x", before) + text + strings.Repeat("x", after) + `"`
-				if ok, _ := validJSON([]byte(text)); ok != want {
+				if ok, _ := Valid([]byte(text)); ok != want {
 					t.Errorf("validJSON(%q) = %v", text, ok)
 				}
 			}
@@ -229,7 +229,7 @@ func TestScannerSeesEveryPlaceInAString(t *testing.T) {
 
 func TestScannerDoesNotAllocate(t *testing.T) {
 	text := []byte(nested(`{"a":`, 256))
-	if n := testing.AllocsPerRun(100, func() { validJSON(text) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { Valid(text) }); n != 0 {
 		t.Errorf("%v allocations at a depth of 256", n)
 	}
 }
@@ -256,7 +256,7 @@ func TestUnquote(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := unquote([]byte(test.raw)); got != test.want {
+			if got := Unquote([]byte(test.raw)); got != test.want {
 				t.Errorf("unquote(%s) = %q, want %q", test.raw, got, test.want)
 			}
 			var std string
@@ -293,7 +293,7 @@ func TestEqualString(t *testing.T) {
 		{``, "", false},
 	}
 	for _, test := range tests {
-		if got := equalString([]byte(test.raw), test.s); got != test.want {
+		if got := EqualString([]byte(test.raw), test.s); got != test.want {
 			t.Errorf("equalString(%s, %q) = %v", test.raw, test.s, got)
 		}
 	}
@@ -308,7 +308,7 @@ func FuzzScanner(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		ok, space := validJSON(data)
+		ok, space := Valid(data)
 		if want := json.Valid(data) && utf8.Valid(data); ok != want {
 			t.Fatalf("validJSON(%q) = %v, want %v", data, ok, want)
 		}
@@ -327,10 +327,10 @@ func FuzzScanner(f *testing.F) {
 			if err := json.Unmarshal(data, &s); err != nil {
 				t.Fatal(err)
 			}
-			if got := unquote(data); got != s {
+			if got := Unquote(data); got != s {
 				t.Fatalf("unquote(%s) = %q, want %q", data, got, s)
 			}
-			if !equalString(data, s) || equalString(data, s+"x") {
+			if !EqualString(data, s) || EqualString(data, s+"x") {
 				t.Fatalf("equalString(%s) fails", data)
 			}
 		}
@@ -355,7 +355,7 @@ func BenchmarkScan1MB(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if ok, _ := validJSON(data); !ok {
+				if ok, _ := Valid(data); !ok {
 					b.Fatal("refused")
 				}
 			}
@@ -368,7 +368,7 @@ func BenchmarkScanSmall(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	for b.Loop() {
-		validJSON(data)
+		Valid(data)
 	}
 }
 
@@ -376,28 +376,13 @@ func BenchmarkScanSmall(b *testing.B) {
 func TestEqualStringLooksAtNoMoreThanCanBeEqual(t *testing.T) {
 	long := []byte(`"\u0032.0` + strings.Repeat("x", 100_000) + `"`)
 	if n := testing.AllocsPerRun(10, func() {
-		if equalString(long, "2.0") {
+		if EqualString(long, "2.0") {
 			t.Error("a longer string is equal")
 		}
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if !equalString([]byte(`"\u0032\u002e\u0030"`), "2.0") {
+	if !EqualString([]byte(`"\u0032\u002e\u0030"`), "2.0") {
 		t.Error("a string of escape sequences is not equal")
-	}
-}
-
-// A key that may be one of several members is unquoted once.
-func TestEnvelopeUnquotesAKeyOnce(t *testing.T) {
-	for key, member := range map[string]int{`"\u0065rror"`: memberError, `"\u006fther and no member of any message"`: -1} {
-		var e envelope
-		once := testing.AllocsPerRun(10, func() { unquoted([]byte(key)) })
-		all := testing.AllocsPerRun(10, func() { e.set([]byte(key), []byte("1")) })
-		if all > once+1 {
-			t.Errorf("%s: %v allocations, and %v to unquote it", key, all, once)
-		}
-		if member >= 0 && !e.has(member) {
-			t.Errorf("%s was not found", key)
-		}
 	}
 }

@@ -1,0 +1,386 @@
+// Package jsonscan scans JSON texts without building values: it validates them, finds
+// the members and elements of interest, and knows nothing of messages.
+package jsonscan
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"unicode/utf8"
+)
+
+// MaxDepth is how deeply arrays and objects may nest; deeper is a parse error.
+const MaxDepth = 10000
+
+// Scanner goes once over a JSON text, validates it and allocates nothing. Its
+// methods return false when the text is no JSON; then Pos is where that showed.
+type Scanner struct {
+	Data      []byte
+	Pos       int
+	Depth     int  // of the arrays and objects that envelopes opened around a value
+	NonASCII  bool // a byte beyond ASCII was seen: the text must be checked to be UTF-8
+	HasSpace  bool // white space was seen between tokens
+	HasEscape bool // an escape sequence was seen in a string
+	Stopped   bool // the rest was not scanned, on purpose
+	Nesting
+}
+
+// Nesting holds the kinds of the arrays and objects that are open within a value.
+type Nesting struct {
+	inObject [4]uint64 // one bit a level for the first levels, then:
+	deeper   []uint64
+}
+
+// Valid reports whether data is one JSON value in UTF-8; space tells whether
+// there is white space between its tokens.
+func Valid(data []byte) (ok, space bool) { return ValidWithin(data, 0) }
+
+// ValidWithin is Valid for a value that lies in depth arrays and objects.
+func ValidWithin(data []byte, depth int) (ok, space bool) {
+	s := Scanner{Data: data, Depth: depth}
+	ok = s.ScanValue() && s.AtEnd() && s.IsUTF8()
+	return ok, s.HasSpace
+}
+
+// IsUTF8 reports whether what was scanned is UTF-8.
+func (s *Scanner) IsUTF8() bool { return !s.NonASCII || utf8.Valid(s.Data) }
+
+// Peek skips white space and returns the byte behind it, 0 at the end.
+func (s *Scanner) Peek() byte {
+	if s.Pos < len(s.Data) && s.Data[s.Pos] > ' ' {
+		return s.Data[s.Pos] // as nearly always; this much is inlined
+	}
+	return s.skipSpace()
+}
+
+func (s *Scanner) skipSpace() byte {
+	for s.Pos < len(s.Data) {
+		switch c := s.Data[s.Pos]; c {
+		case ' ', '\t', '\r', '\n':
+			s.HasSpace = true
+			s.Pos++
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+// AtEnd reports whether only white space remains.
+func (s *Scanner) AtEnd() bool {
+	s.Peek()
+	return s.Pos == len(s.Data)
+}
+
+// Push opens an array or object at the given depth, which is one more than before at most.
+func (n *Nesting) Push(depth int, object bool) {
+	word, bit := depth>>6, uint64(1)<<(depth&63)
+	w := &n.inObject[word&3]
+	if word >= len(n.inObject) {
+		if word -= len(n.inObject); word == len(n.deeper) {
+			n.deeper = append(n.deeper, 0)
+		}
+		w = &n.deeper[word]
+	}
+	if object {
+		*w |= bit
+	} else {
+		*w &^= bit
+	}
+}
+
+// IsObject reports whether an object was opened at the given depth, rather than an array.
+func (n *Nesting) IsObject(depth int) bool {
+	word, bit := depth>>6, uint64(1)<<(depth&63)
+	if word < len(n.inObject) {
+		return n.inObject[word]&bit != 0
+	}
+	return n.deeper[word-len(n.inObject)]&bit != 0
+}
+
+// ScanValue scans one value of any kind. It does not recurse, so that a hostile
+// text cannot grow the stack.
+func (s *Scanner) ScanValue() bool {
+	depth := 0
+	for {
+		// At the start of a value.
+		switch c := s.Peek(); {
+		case c == '"':
+			if !s.ScanString() {
+				return false
+			}
+		case c == '{' || c == '[':
+			s.Pos++
+			if s.Depth+depth >= MaxDepth {
+				return false
+			}
+			s.Push(depth, c == '{')
+			depth++
+			if next := s.Peek(); next == c+2 { // the closing bracket: { and }, [ and ] are two apart
+				s.Pos++
+				depth--
+				break
+			}
+			if c == '{' && !s.ScanKey() {
+				return false
+			}
+			continue
+		case c == '-' || c-'0' <= 9:
+			if !s.ScanNumber() {
+				return false
+			}
+		default:
+			if !s.ScanLiteral(c) {
+				return false
+			}
+		}
+		// Behind a value.
+	closing:
+		for {
+			if depth == 0 {
+				return true
+			}
+			object := s.IsObject(depth - 1)
+			switch c := s.Peek(); {
+			case c == ',':
+				s.Pos++
+				if object {
+					s.Peek()
+					if !s.ScanKey() {
+						return false
+					}
+				}
+				break closing
+			case c == '}' && object, c == ']' && !object:
+				s.Pos++
+				depth--
+			default:
+				return false
+			}
+		}
+	}
+}
+
+// ScanKey scans a string and the colon behind it.
+func (s *Scanner) ScanKey() bool {
+	if s.Pos >= len(s.Data) || s.Data[s.Pos] != '"' || !s.ScanString() || s.Peek() != ':' {
+		return false
+	}
+	s.Pos++
+	return true
+}
+
+const (
+	ones     = 0x0101010101010101
+	highBits = 0x8080808080808080
+)
+
+// MarkSpecial sets the high bit of those bytes of w that are control characters,
+// quotes or backslashes. Only the lowest bit set is sure: the bytes above may
+// be marked in error.
+func MarkSpecial(w uint64) uint64 {
+	// A byte from which something larger is subtracted gets its high bit set.
+	// Flipping bit 1 puts the quote (0x22) next to the control characters, and
+	// the space behind it.
+	return ((w ^ ones*0x02 - ones*0x21) | (w ^ ones*'\\' - ones)) &^ w & highBits
+}
+
+// ScanString scans a string from its opening quote to its closing one.
+func (s *Scanner) ScanString() bool {
+	data, i := s.Data, s.Pos+1
+	seen := uint64(0) // all bytes, or-ed together
+	for i < len(data) {
+		switch c := data[i]; {
+		case c == '"':
+			s.Pos = i + 1
+			s.NonASCII = s.NonASCII || seen&highBits != 0
+			return true
+		case c == '\\':
+			if i = s.scanEscape(i); i < 0 {
+				return false
+			}
+		case c < 0x20:
+			s.Pos = i
+			return false
+		default:
+			seen |= uint64(c)
+			i++
+			// On to what is special, eight bytes at a time.
+			for i <= len(data)-8 {
+				w := binary.LittleEndian.Uint64(data[i : i+8])
+				seen |= w
+				if mark := MarkSpecial(w); mark != 0 {
+					i += bits.TrailingZeros64(mark) / 8
+					break
+				}
+				i += 8
+			}
+		}
+	}
+	s.Pos = i
+	return false
+}
+
+// scanEscape returns the place behind the escape sequence at i, or -1.
+func (s *Scanner) scanEscape(i int) int {
+	s.Pos, s.HasEscape = i, true
+	if i+1 < len(s.Data) {
+		switch s.Data[i+1] {
+		case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+			return i + 2
+		case 'u':
+			if i+6 <= len(s.Data) && isHexDigit(s.Data[i+2]) && isHexDigit(s.Data[i+3]) && isHexDigit(s.Data[i+4]) && isHexDigit(s.Data[i+5]) {
+				return i + 6
+			}
+		}
+	}
+	return -1
+}
+
+func isHexDigit(c byte) bool { return c-'0' <= 9 || c|0x20-'a' <= 5 }
+
+func (s *Scanner) scanDigits() bool {
+	i := s.Pos
+	for i < len(s.Data) && s.Data[i]-'0' <= 9 {
+		i++
+	}
+	some := i > s.Pos
+	s.Pos = i
+	return some
+}
+
+// ScanNumber scans a number.
+func (s *Scanner) ScanNumber() bool {
+	if s.Data[s.Pos] == '-' {
+		s.Pos++
+	}
+	if s.Pos < len(s.Data) && s.Data[s.Pos] == '0' {
+		s.Pos++
+	} else if !s.scanDigits() {
+		return false
+	}
+	if s.Pos < len(s.Data) && s.Data[s.Pos] == '.' {
+		if s.Pos++; !s.scanDigits() {
+			return false
+		}
+	}
+	if s.Pos < len(s.Data) && s.Data[s.Pos]|0x20 == 'e' {
+		s.Pos++
+		if s.Pos < len(s.Data) && (s.Data[s.Pos] == '+' || s.Data[s.Pos] == '-') {
+			s.Pos++
+		}
+		return s.scanDigits()
+	}
+	return true
+}
+
+// ScanLiteral scans true, false or null, which begins with c.
+func (s *Scanner) ScanLiteral(c byte) bool {
+	word := ""
+	switch c {
+	case 't':
+		word = "true"
+	case 'f':
+		word = "false"
+	case 'n':
+		word = "null"
+	}
+	if word == "" || s.Pos+len(word) > len(s.Data) || string(s.Data[s.Pos:s.Pos+len(word)]) != word {
+		return false
+	}
+	s.Pos += len(word)
+	return true
+}
+
+// ScanMembers scans an object at Pos. It stores the values of the members that are
+// named in keys, in exact case, in vals; bit i of dup is set if keys[i] came twice.
+func (s *Scanner) ScanMembers(keys []string, vals [][]byte) (dup uint, ok bool) {
+	s.Pos++
+	if s.Peek() == '}' {
+		s.Pos++
+		return 0, true
+	}
+	return s.ScanMoreMembers(keys, vals)
+}
+
+// ScanMoreMembers does what ScanMembers does from where a member must come.
+func (s *Scanner) ScanMoreMembers(keys []string, vals [][]byte) (dup uint, ok bool) {
+	s.Depth++
+	for {
+		s.Peek()
+		start := s.Pos
+		s.HasEscape = false
+		if s.Pos >= len(s.Data) || s.Data[s.Pos] != '"' || !s.ScanString() {
+			return dup, false
+		}
+		key := s.Data[start+1 : s.Pos-1]
+		if s.HasEscape {
+			key = []byte(Unquote(s.Data[start:s.Pos]))
+		}
+		if s.Peek() != ':' {
+			return dup, false
+		}
+		s.Pos++
+		s.Peek()
+		start = s.Pos
+		if !s.ScanValue() {
+			return dup, false
+		}
+		for i, name := range keys {
+			if len(key) == len(name) && key[0] == name[0] && string(key) == name {
+				if vals[i] != nil {
+					dup |= 1 << i
+				}
+				vals[i] = s.Data[start:s.Pos:s.Pos]
+				break
+			}
+		}
+		switch s.Peek() {
+		case ',':
+			s.Pos++
+		case '}':
+			s.Pos++
+			s.Depth--
+			return dup, true
+		default:
+			return dup, false
+		}
+	}
+}
+
+// NextElement returns the next element of the array that s is within or at the
+// start of. ok is false behind the last one.
+func (s *Scanner) NextElement() (value []byte, ok bool) {
+	if c := s.Peek(); c != '[' && c != ',' {
+		return nil, false
+	}
+	s.Pos++
+	return s.nextValue()
+}
+
+// NextMember returns the next member of the object that s is within or at the
+// start of, its key in quotes. ok is false behind the last one.
+func (s *Scanner) NextMember() (key, value []byte, ok bool) {
+	if c := s.Peek(); c != '{' && c != ',' {
+		return nil, nil, false
+	}
+	s.Pos++
+	s.Peek()
+	start := s.Pos
+	if !s.ScanKey() {
+		return nil, nil, false // the object is empty
+	}
+	key = bytes.TrimRight(s.Data[start:s.Pos-1], " \t\r\n") // -1 is the colon
+	value, ok = s.nextValue()
+	return key, value, ok
+}
+
+// nextValue returns the value that comes next, or false at a closing bracket.
+func (s *Scanner) nextValue() ([]byte, bool) {
+	s.Peek()
+	start := s.Pos
+	if !s.ScanValue() {
+		return nil, false
+	}
+	return s.Data[start:s.Pos:s.Pos], true
+}

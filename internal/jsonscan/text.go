@@ -1,0 +1,173 @@
+package jsonscan
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"slices"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Unquote returns what a JSON string, given with its quotes and known to be
+// valid, stands for. Unpaired surrogates become U+FFFD, as in encoding/json.
+func Unquote(raw []byte) string {
+	rest := raw[1 : len(raw)-1]
+	i := bytes.IndexByte(rest, '\\')
+	if i < 0 {
+		return string(rest)
+	}
+	var b strings.Builder
+	b.Grow(len(rest))
+	for ; i >= 0; i = bytes.IndexByte(rest, '\\') {
+		b.Write(rest[:i])
+		c := rest[i+1]
+		rest = rest[i+2:]
+		switch c {
+		case 'b':
+			c = '\b'
+		case 'f':
+			c = '\f'
+		case 'n':
+			c = '\n'
+		case 'r':
+			c = '\r'
+		case 't':
+			c = '\t'
+		case 'u':
+			r := decodeHex(rest)
+			rest = rest[4:]
+			if utf16.IsSurrogate(r) {
+				var low rune
+				if len(rest) >= 6 && rest[0] == '\\' && rest[1] == 'u' {
+					low = decodeHex(rest[2:])
+				}
+				if r = utf16.DecodeRune(r, low); r != utf8.RuneError {
+					rest = rest[6:]
+				}
+			}
+			b.WriteRune(r)
+			continue
+		}
+		b.WriteByte(c)
+	}
+	b.Write(rest)
+	return b.String()
+}
+
+// UnquoteBytes returns what Unquote does, as a part of raw if there is no escape sequence.
+func UnquoteBytes(raw []byte) []byte {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return raw[1 : len(raw)-1]
+	}
+	return []byte(Unquote(raw))
+}
+
+// decodeHex returns the number that four hexadecimal digits make.
+func decodeHex(digits []byte) (r rune) {
+	for _, c := range digits[:4] {
+		if c > '9' {
+			c += 9 // of both cases the low four bits are now the value
+		}
+		r = r<<4 | rune(c&0xf)
+	}
+	return r
+}
+
+// MaxEscape is how many bytes of a JSON string stand for one of its value at most.
+const MaxEscape = 6
+
+// EqualString reports whether the JSON value raw is the string s.
+func EqualString(raw []byte, s string) bool {
+	if len(raw) == len(s)+2 && raw[0] == '"' {
+		return string(raw[1:len(raw)-1]) == s && bytes.IndexByte(raw, '\\') < 0
+	}
+	return len(raw) > 2 && len(raw)-2 <= MaxEscape*len(s) && raw[0] == '"' && bytes.IndexByte(raw, '\\') >= 0 && Unquote(raw) == s
+}
+
+// IsNull reports whether the JSON value raw is null.
+func IsNull(raw []byte) bool { return len(raw) == 4 && raw[0] == 'n' }
+
+const hexDigits = "0123456789abcdef"
+
+// replacement is U+FFFD in UTF-8.
+const replacement = string(utf8.RuneError)
+
+// AppendString appends s in quotes. Besides what must be escaped, U+2028 and
+// U+2029 are, for the sake of JavaScript. Each byte that is not UTF-8 becomes U+FFFD.
+func AppendString(dst []byte, s string) []byte {
+	dst = append(slices.Grow(dst, len(s)+2), '"')
+	src := []byte(s) // does not copy, since src is only read
+	start, i := 0, 0 // src[start:i] can be copied as it is
+	for i < len(src) {
+		switch c := src[i]; {
+		case c >= utf8.RuneSelf:
+			r, size := utf8.DecodeRune(src[i:])
+			if r == utf8.RuneError && size == 1 {
+				dst = append(append(dst, src[start:i]...), replacement...)
+				start = i + size
+			} else if r == '\u2028' || r == '\u2029' {
+				dst = append(append(dst, src[start:i]...), '\\', 'u', '2', '0', '2', hexDigits[r&0xf])
+				start = i + size
+			}
+			i += size
+		case c < 0x20 || c == '"' || c == '\\':
+			dst = appendEscape(append(dst, src[start:i]...), c)
+			i++
+			start = i
+		default:
+			i++
+			// On to what needs attention, eight bytes at a time.
+			for i <= len(src)-8 {
+				w := binary.LittleEndian.Uint64(src[i : i+8])
+				if mark := MarkSpecial(w) | w&highBits; mark != 0 {
+					i += bits.TrailingZeros64(mark) / 8
+					break
+				}
+				i += 8
+			}
+		}
+	}
+	return append(append(dst, src[start:]...), '"')
+}
+
+func appendEscape(dst []byte, c byte) []byte {
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\b':
+		return append(dst, '\\', 'b')
+	case '\f':
+		return append(dst, '\\', 'f')
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	}
+	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+}
+
+// Compact takes the white space out of valid JSON, in place, and returns the
+// length that remains.
+func Compact(data []byte) int {
+	n := 0
+	s := Scanner{Data: data}
+	for s.Peek() != 0 {
+		start := s.Pos
+		if data[start] == '"' {
+			s.ScanString()
+		} else {
+			for s.Pos < len(data) && data[s.Pos] > ' ' && data[s.Pos] != '"' {
+				s.Pos++
+			}
+		}
+		n += copy(data[n:], data[start:s.Pos])
+	}
+	return n
+}
+
+// IsSpace reports whether JSON takes c for white space.
+func IsSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
