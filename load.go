@@ -237,7 +237,7 @@ func (s *Session) receivePart(size int) error {
 	s.trackPartLocked(size)
 	more, began := size-s.partial, s.epoch.Add(s.part.began)
 	large, kept := s.part.size > largeBuffer, s.part.size == 0
-	needs := more > 0 && (large || kept) && (s.load.fullWith(more, s.weight) || s.load.exceeds(more))
+	needs := more > 0 && ((large || kept) && s.load.fullWith(more, s.weight) || s.load.exceeds(more))
 	if needs {
 		s.unlock()
 		room := !kept && s.load.makeRoomForMessage(s, began, more)

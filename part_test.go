@@ -295,11 +295,16 @@ func TestSmallUnfinishedMessagesAreBounded(t *testing.T) {
 func TestSmallUnfinishedMessagesGoOnWhereTheServerIsFull(t *testing.T) {
 	const limit = 16 << 20
 	synctest.Test(t, func(t *testing.T) {
-		srv := &rpcx.Server{MaxQueuedBytes: limit, Options: *handling(methods{"reply": reply})}
+		srv := &rpcx.Server{MaxQueuedBytes: limit, Options: *handling(methods{
+			"reply": reply,
+			"much":  func(context.Context, *rpcx.Request) (any, error) { return strings.Repeat("x", 300_000), nil },
+		})}
 		m, _ := newServer(t, srv)
-		for srv.Stats().QueuedBytes < limit {
-			m.connect(t).begin(600_000)
+		for _, w := range newLoadedServer(t, srv, 34) { // each reply takes 512 KiB
+			_, _ = io.WriteString(w.Conn, ask("much", 1)+"\n")
+			defer w.Close()
 		}
+		synctest.Wait()
 		var wires []*wire
 		for i := range 50 {
 			w := m.connect(t)
