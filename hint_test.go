@@ -243,9 +243,9 @@ func TestHintsAboutValues(t *testing.T) {
 		if err := s.Go(t.Context(), "list", nil).Wait(t.Context(), list); err == nil || !strings.Contains(err.Error(), "pass a pointer") {
 			t.Errorf("the result of a future: %v", err)
 		}
-		matches(t, s.Call(t.Context(), "bind", rpcx.Args{"a"}, nil), rpcx.ErrInvalidParams)
+		matches(t, s.Call(t.Context(), "bind", rpcx.Args{"a"}, nil), rpcx.ErrInternalError)
 		synctest.Wait()
-		if text := log.take(); !strings.Contains(text, `hint="pass a pointer to Bind, not a []string"`) {
+		if text := log.take(); !strings.Contains(text, `bind params: []string is no pointer to decode into`) {
 			t.Errorf("the log is %s", text)
 		}
 		err = s.Call(t.Context(), "list", []byte(`[1]`), nil)

@@ -36,6 +36,8 @@ type inbox struct {
 
 	handling int  // bytes of the requests whose handlers run, if they are many
 	blocked  bool // until the server handles fewer bytes; see load
+	needs    int  // the bytes of the request for which it is blocked, or was
+	reserved int  // of these, for a worker that has not looked yet
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.
@@ -333,6 +335,7 @@ func (s *Session) work() {
 			s.handled(c)
 		}
 		s.in.workers--
+		s.freeReservedLocked()
 		s.unblock()
 		s.wakeWorkerLocked()
 		s.unlock()
@@ -347,6 +350,7 @@ func (s *Session) work() {
 			break
 		}
 		s.startHandlingLocked(c)
+		s.freeReservedLocked()
 		if s.state >= stateClosing {
 			c.ctx.end(s.cause)
 		}

@@ -63,11 +63,7 @@ func (p Params) Bind(v any) error {
 		data = p.Raw
 	}
 	if err := unmarshalInTurn(codecOr(p.codec), data, v); err != nil {
-		e := invalidArguments(err)
-		if !isPointer(v) {
-			e.Hint = fmt.Sprintf("pass a pointer to Bind, not a %T", v)
-		}
-		return e
+		return invalidArguments(err)
 	}
 	return nil
 }

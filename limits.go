@@ -252,7 +252,7 @@ const voidCost = "cost limits nothing: Limits.CostHard is not above Limits.CostS
 
 // costAttrs returns the limits that voidCost is about.
 func (l *Limits) costAttrs() []slog.Attr {
-	return []slog.Attr{slog.Float64("Limits.CostHard", l.CostHard), slog.Float64("Limits.CostSoft", l.CostSoft)}
+	return []slog.Attr{slog.Group("Limits.CostHard", slog.Float64("cost", l.CostHard)), slog.Group("Limits.CostSoft", slog.Float64("cost", l.CostSoft))}
 }
 
 // goodCost returns what a session may have used itself without being held to what the

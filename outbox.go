@@ -288,7 +288,7 @@ func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratc
 			s.unlock()
 			room := s.load.makeRoom(n)
 			if !room {
-				s.makeWay()
+				s.makeWay(false)
 			}
 			s.lock()
 		}

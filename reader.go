@@ -251,6 +251,7 @@ func (s *Session) deliver(in *intake) {
 	if in.messages == 0 && len(in.entries) == 0 && !in.blank {
 		return
 	}
+	s.makeRoomForRequests(in.entries)
 	s.lock()
 	s.stats.MessagesReceived += in.messages
 	s.meter()

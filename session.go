@@ -79,6 +79,7 @@ type Session struct {
 	pool            *pool
 	load            *load     // what the server's sessions hold together
 	epoch           time.Time // of the session's clock
+	kept            int       // what the connection keeps beside messages
 	workFn          func()    // s.work, made once
 	readFn          func()    // s.readLoop, made once
 	left            func()    // tells the server before the callbacks, so that it forgets the session; may be nil
@@ -116,11 +117,11 @@ type Session struct {
 	cost      expense
 	fx        effects
 	faults    peerErrors
-	weight    int   // what load counts of this session
-	gaveWay   bool  // it is ended to make room for others, and not counted any more
-	assembled int   // bytes of replies that wait for others of their batches
-	partial   int   // what the reader has taken for a message that is not complete
-	part      *part // that message, on a server that counts it; only the reader changes it
+	weight    int  // what load counts of this session
+	gaveWay   bool // it is ended to make room for others, and not counted any more
+	assembled int  // bytes of replies that wait for others of their batches
+	partial   int  // what the reader has taken for a message that is not complete, and kept
+	part      part // that message, on a server that counts it; only the reader changes it
 	vigil     vigil
 	idle      idleMark    // for a server that is nearly full
 	notes     []note      // to be logged
@@ -282,6 +283,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	s.proto.Store(&protocol)
 	s.out.wake.L = (*locker)(s)
 	s.out.sock = conn.socket()
+	s.kept = keptBytes(conn.under())
 	conn.onPart(s.receivePart)
 	return s
 }
@@ -463,7 +465,7 @@ func (s *Session) noteWaits(msg string) {
 		return
 	}
 	s.note(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
-		slog.Int("calls without a reply", s.table.pending))
+		slog.Int("calls", s.table.pending))
 }
 
 // runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.

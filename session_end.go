@@ -166,6 +166,7 @@ func (s *Session) leave() {
 	s.state = stateDone
 	s.load.add(-s.weight, s.pool)
 	s.dropPartLocked()
+	s.stopWaitingLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {
 		s.timer.Stop()
@@ -174,11 +175,26 @@ func (s *Session) leave() {
 	go s.finish(s.onClose, s.dropped)
 }
 
+// logDropped logs how many notifications were dropped, within the server's budget.
+func (s *Session) logDropped(dropped dropped) {
+	const msg = "notifications dropped: the session was ending"
+	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.first)), errorAttr(s.cause)}
+	if l := s.load.logs; l != nil {
+		ok, skipped := l.notices.Take(float64(recordSize(msg, attrs)), 0, 1)
+		if !ok {
+			return
+		}
+		if skipped > 0 {
+			attrs = append(attrs, slog.Int("records left out", skipped))
+		}
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
+}
+
 // finish logs how many notifications were dropped, runs the callbacks and closes Done.
 func (s *Session) finish(callbacks []func(error), dropped dropped) {
 	if dropped.count > 0 {
-		s.log.LogAttrs(context.Background(), slog.LevelInfo, "notifications dropped: the session was ending",
-			slog.Int("notifications", dropped.count), slog.String("first", dropped.first), slog.Any("error", s.cause))
+		s.logDropped(dropped)
 	}
 	if s.left != nil {
 		s.left()
