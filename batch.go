@@ -145,6 +145,7 @@ func batchError(members []*Future, errOf func(*Future) error) error {
 // notifications only is over when it has been queued. For an empty batch nothing is
 // sent, and nil returned; it may be filled and sent later.
 func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
+	mustHaveContext("Session.SendBatch", ctx)
 	if b.isEmpty() {
 		return nil
 	}
@@ -163,6 +164,7 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 // the calls, as for [Session.Go]; to Limits.Outgoing a batch is one call. For an empty
 // batch nothing is sent, as by SendBatch, and the future is done.
 func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
+	mustHaveContext("Session.GoBatch", ctx)
 	if b.isEmpty() {
 		done := newFuture(s, "")
 		done.members = []*Future{}

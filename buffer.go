@@ -1,32 +1,28 @@
 package rpcx
 
 import (
-	"math/bits"
 	"sync"
+
+	"example.com/rpcx/internal/buffers"
 )
 
 const (
 	firstBuffer = 512      // what an idle stream that is no socket holds to read into
-	readBuffer  = 8 << 10  // what a socket is read into
-	largeBuffer = 64 << 10 // what one holds that is busy; beyond is given back
+	readBuffer  = 8 << 10  // what a socket is read into; beyond is counted, and given back
+	largeBuffer = 64 << 10 // of messages that are larger, the next part has to come in time
 )
 
-// Buffers to read into that are used again: those of sockets, of which each read
-// takes one, and large ones, which would have to be cleared and soon be collected.
-var (
-	readBuffers  = sync.Pool{New: func() any { return new([readBuffer]byte) }}
-	largeBuffers [bits.UintSize]sync.Pool // of *[]byte, by the logarithm of their lengths
-)
+// readBuffers are those of sockets, of which each read takes one.
+var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
-// takeBuffer returns a buffer of a size that is a power of two.
+// takeBuffer returns a buffer of a size that is a power of two. Larger ones are used
+// again, too: they would have to be cleared and soon be collected.
 func takeBuffer(size int) []byte {
-	if size == readBuffer {
+	switch {
+	case size == readBuffer:
 		return readBuffers.Get().(*[readBuffer]byte)[:]
-	}
-	if size > largeBuffer {
-		if buf, ok := largeBuffers[bits.TrailingZeros(uint(size))].Get().(*[]byte); ok {
-			return *buf
-		}
+	case size > readBuffer:
+		return buffers.Get(size)
 	}
 	return make([]byte, size)
 }
@@ -36,8 +32,7 @@ func giveBuffer(buf []byte) {
 	switch size := len(buf); {
 	case size == readBuffer:
 		readBuffers.Put((*[readBuffer]byte)(buf))
-	case size > largeBuffer:
-		large := buf // whose address is taken: buf would be on the heap in the other cases, too
-		largeBuffers[bits.TrailingZeros(uint(size))].Put(&large)
+	case size > readBuffer:
+		buffers.Put(buf)
 	}
 }

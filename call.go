@@ -25,6 +25,7 @@ import (
 // session is over already it matches [ErrClosed]. If the request is larger than the
 // framer takes, or the reply was, it is a [*SizeError].
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
+	mustHaveContext("Session.Call", ctx)
 	f := s.pool.call(s, method)
 	if err := s.send(ctx, f, params); err != nil {
 		s.pool.putCall(f)
@@ -55,6 +56,7 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 // If Go, Notify or GoBatch has returned before another of them is called, its
 // message leaves first.
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
+	mustHaveContext("Session.Go", ctx)
 	f := newFuture(s, method)
 	if err := s.send(ctx, f, params); err != nil {
 		f.fail(err)
@@ -71,6 +73,7 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 // not mean that the peer has the notification: before a program ends, it should call
 // [Session.Shutdown], which waits until all is written, and not only Close.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
+	mustHaveContext("Session.Notify", ctx)
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

@@ -3,6 +3,9 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
 	"slices"
 
 	"example.com/rpcx/internal/jsonscan"
@@ -17,15 +20,19 @@ import (
 // at once if it waits for a handler; if one runs, its context ends with
 // [ErrPeerCancelled], and what it returns is sent, unless that is the context's
 // error. A report is a message of its own: in a batch it is a notification like any
-// other. See the example of Cancellation, and the example Mcp.
+// other. A handler for Method is not called for a report. A report whose params do not fit,
+// or whose id has another type than the request's ("7" for 7), is logged and changes
+// nothing; one of a request that has been answered is normal, and does nothing. See the
+// example of Cancellation, and the example Mcp.
 //
 // The end of a connection is no report. Over TCP the handlers of a client that hangs up
 // may go on for Limits.HalfClose, 5 s.
 type Cancellation struct {
-	// Method is the notification's.
+	// Method is the notification's. It must be set.
 	Method string
 	// Param is the name of the param that holds the request's id; "" if the id
-	// is the first of positional ones.
+	// is positional. Then a peer may list several ids, up to Limits.Batch, whose
+	// requests all are cancelled.
 	Param string
 	// Code is that of the error which a cancelled request is answered; 0 if it
 	// is not answered at all.
@@ -41,19 +48,25 @@ var MCPCancellation = &Cancellation{Method: "notifications/cancelled", Param: "r
 
 // RPCCancellation is the cancellation for a protocol of one's own, between programs that
 // both set it: a notification "rpc.cancel" with the request's id as its only param.
-// JSON-RPC reserves names that begin with "rpc." for such extensions.
+// JSON-RPC reserves names that begin with "rpc." for such extensions. A peer may list
+// several ids, as jrpc2 does.
 //
 //	{"jsonrpc":"2.0","method":"rpc.cancel","params":[7]}
 //	{"jsonrpc":"2.0","error":{"code":-32097,"message":"request cancelled"},"id":7}
 var RPCCancellation = &Cancellation{Method: "rpc.cancel", Code: -32097}
 
-// dialects are the cancellations that have names.
-var dialects = []*Cancellation{LSPCancellation, MCPCancellation, RPCCancellation}
-
-// isCancellation reports whether a notification of that method cancels in a dialect that
-// has a name.
-func isCancellation(method string) bool {
-	return slices.ContainsFunc(dialects, func(c *Cancellation) bool { return c.Method == method })
+// dialectOf returns the name of the cancellation whose notification has that method, ""
+// if none that has a name does.
+func dialectOf(method string) string {
+	switch method {
+	case LSPCancellation.Method:
+		return "LSPCancellation"
+	case MCPCancellation.Method:
+		return "MCPCancellation"
+	case RPCCancellation.Method:
+		return "RPCCancellation"
+	}
+	return ""
 }
 
 // params returns those of the notification that cancels our call id.
@@ -64,21 +77,33 @@ func (c *Cancellation) params(id uint64) any {
 	return map[string]uint64{c.Param: id}
 }
 
-// id finds the id in the params of such a notification, nil if there is none.
-func (c *Cancellation) id(p Params) ID {
+// ids ranges over the ids in the params of such a notification. There is none if the
+// params do not fit.
+func (c *Cancellation) ids(p Params) iter.Seq[ID] {
+	return func(yield func(ID) bool) {
+		if c.Param == "" {
+			s := jsonscan.Scanner{Data: p.Positional}
+			for id, ok := s.NextElement(); ok && yield(id); id, ok = s.NextElement() {
+			}
+			return
+		}
+		var vals [1][]byte
+		s := jsonscan.Scanner{Data: p.Named}
+		if len(p.Named) == 0 {
+			return
+		}
+		if dup, ok := s.ScanMembers([]string{c.Param}, vals[:]); ok && dup == 0 && vals[0] != nil {
+			yield(vals[0])
+		}
+	}
+}
+
+// example returns how the params of such a notification look.
+func (c *Cancellation) example() string {
 	if c.Param == "" {
-		id, _ := (&jsonscan.Scanner{Data: p.Positional}).NextElement()
-		return ID(id)
+		return "[7]"
 	}
-	var vals [1][]byte
-	s := jsonscan.Scanner{Data: p.Named}
-	if len(p.Named) == 0 {
-		return nil
-	}
-	if dup, ok := s.ScanMembers([]string{c.Param}, vals[:]); !ok || dup != 0 {
-		return nil
-	}
-	return vals[0]
+	return fmt.Sprintf(`{"%s":7}`, c.Param)
 }
 
 // tell reports to the peer that calls were given up.
@@ -106,18 +131,65 @@ func (c *call) settle(s *Session) {
 	}
 }
 
-// cancelled deals with the peer's report that it does not want the reply to a
-// request any more. It is called by the reader.
-func (s *Session) cancelled(id ID) {
+// cancelled deals with the peer's report that it does not want the replies to
+// requests any more. It is called by the reader.
+func (s *Session) cancelled(params Params) {
 	s.lock()
-	c := s.requests[string(id)]
-	if c != nil { // otherwise it has been answered meanwhile
-		if silent := s.cancel.Code == 0; !c.isRunning() || silent {
-			c.entry.cancel(s, c, s.cancellationError())
+	count := 0
+	for id := range s.cancel.ids(params) {
+		if count++; count > s.limits.Batch { // the lock is not held for as long as the peer likes
+			break
 		}
-		s.fx.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
+		s.cancelLocked(id)
+	}
+	if count == 0 {
+		s.notePeerLocked(slog.LevelInfo, cancellationIgnored, slog.String("params", excerpt(params.text())),
+			slog.String("reason", "params have to be like "+s.cancel.example()))
 	}
 	s.unlock()
+}
+
+const cancellationIgnored = "cancellation by the peer ignored"
+
+// cancelLocked cancels the request with the given id. Callers must hold s.mu.
+func (s *Session) cancelLocked(id ID) {
+	s.owner.check()
+	c := s.requests[string(id)]
+	if c == nil { // it has been answered meanwhile, or is meant by an id of another type
+		var other ID
+		switch {
+		case len(id) > 2 && id[0] == '"':
+			other = id[1 : len(id)-1]
+		case id[0] != '"':
+			other = slices.Concat(ID(`"`), id, ID(`"`))
+		}
+		reason := ""
+		switch _, known := s.requests[string(other)]; {
+		case known:
+			reason = "the id of the request is " + excerpt(other)
+		case id[0] == '{', id[0] == '[', id[0] == 't', id[0] == 'f', id[0] == 'n':
+			reason = "an id is a number or a string"
+		default:
+			return
+		}
+		s.notePeerLocked(slog.LevelInfo, cancellationIgnored, slog.String("id", excerpt(id)), slog.String("reason", reason))
+		return
+	}
+	if silent := s.cancel.Code == 0; !c.isRunning() || silent {
+		c.entry.cancel(s, c, s.cancellationError())
+	}
+	s.fx.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
+}
+
+// text returns the params as they came.
+func (p *Params) text() []byte {
+	switch {
+	case p.Positional != nil:
+		return p.Positional
+	case p.Named != nil:
+		return p.Named
+	}
+	return p.Raw
 }
 
 // cancellationError is what a cancelled request is answered, nil if it is not.

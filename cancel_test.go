@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -137,7 +138,9 @@ func TestHandlerThatIgnoresItsCancellationKeepsItsSlot(t *testing.T) {
 		opts := cancelling(open)
 		opts.Limits.Concurrency = 1
 		s, w := newWire(t, opts)
-		w.say(ask("m", 1), ask("m", 2), sayCancel("1"))
+		w.say(ask("m", 1))
+		synctest.Wait()
+		w.say(ask("m", 2), sayCancel("1"))
 		w.expectNothing()
 		if stats := s.Stats(); stats.Running != 1 || stats.Queued != 1 {
 			t.Errorf("stats are %+v", stats)
@@ -297,4 +300,72 @@ func TestRPCCancellationOnTheWire(t *testing.T) {
 		f.Cancel()
 		w.expect(`{"jsonrpc":"2.0","method":"rpc.cancel","params":[0]}`)
 	})
+}
+
+// A peer may cancel several requests at once, as jrpc2 does.
+func TestCancellationOfAListOfRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, w := newWire(t, &rpcx.Options{Handler: rpcx.HandlerFunc(hang), Cancellation: rpcx.RPCCancellation})
+		w.say(ask("m", 3), ask("m", 4), ask("m", 5), `{"jsonrpc":"2.0","method":"rpc.cancel","params":[3,9,4]}`)
+		var got []string
+		for _, line := range w.heard() {
+			got = append(got, line[strings.Index(line, `"id":`):])
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, []string{`"id":3}`, `"id":4}`}) {
+			t.Errorf("cancelled are %q", got)
+		}
+	})
+}
+
+// A report that does not fit is logged. That the request has been answered is normal.
+func TestBadCancellationIsLogged(t *testing.T) {
+	const rpc, lsp = `{"jsonrpc":"2.0","method":"rpc.cancel"`, `{"jsonrpc":"2.0","method":"$/cancelRequest"`
+	for _, c := range []struct{ name, message, want string }{
+		{"a string for a number", rpc + `,"params":["3"]}`, `id="\"3\"" reason="the id of the request is 3"`},
+		{"a number for a string", rpc + `,"params":[4]}`, `id=4 reason="the id of the request is \"4\""`},
+		{"no id at all", rpc + `,"params":[null]}`, `id=null reason="an id is a number or a string"`},
+		{"an object for the id", rpc + `,"params":[{}]}`, `id={} reason="an id is a number or a string"`},
+		{"named params", rpc + `,"params":{"id":3}}`, `params="{\"id\":3}" reason="params have to be like [7]"`},
+		{"an empty list", rpc + `,"params":[]}`, `params=[] reason="params have to be like [7]"`},
+		{"no params", rpc + `}`, `params="" reason="params have to be like [7]"`},
+		{"positional params", lsp + `,"params":[3]}`, `params=[3] reason="params have to be like {\"id\":7}"`},
+		{"another name", lsp + `,"params":{"requestId":3}}`, `params="{\"requestId\":3}" reason="params have to be like {\"id\":7}"`},
+		{"a request that is over", rpc + `,"params":[5]}`, ""},
+		{"an empty string", rpc + `,"params":[""]}`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log journal
+				opts := &rpcx.Options{Handler: rpcx.HandlerFunc(hang), Cancellation: rpcx.RPCCancellation, Logger: log.options().Logger}
+				if strings.HasPrefix(c.message, lsp) {
+					opts.Cancellation = rpcx.LSPCancellation
+				}
+				_, w := newWire(t, opts)
+				w.say(ask("m", 3), `{"jsonrpc":"2.0","method":"m","id":"4"}`, c.message)
+				w.expectNothing()
+				if c.want == "" && log.String() != "" || !strings.Contains(log.String(), c.want) {
+					t.Errorf("the log says\n%s\nwant %s", log.String(), c.want)
+				}
+			})
+		})
+	}
+}
+
+// Two ends with different dialects: the log names the one that fits, once.
+func TestLogNamesTheCancellationThatFits(t *testing.T) {
+	for name, own := range map[string]*rpcx.Cancellation{"none": nil, "another": rpcx.RPCCancellation} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log journal
+				_, w := newWire(t, &rpcx.Options{Cancellation: own, Logger: log.options().Logger})
+				w.say(sayCancel("3"), sayCancel("4"))
+				w.expectNothing()
+				const want = `msg="peer cancels requests; set Options.Cancellation to have that work" peer=pipe method=$/cancelRequest Options.Cancellation=LSPCancellation`
+				if strings.Count(log.String(), want) != 1 {
+					t.Errorf("the log says\n%s", log.String())
+				}
+			})
+		})
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 const (
@@ -27,7 +29,8 @@ const (
 
 // Command starts a program and a session over its standard input and output.
 // Its standard error goes to Options.Logger, line by line, unless cmd.Stderr is
-// set. cmd.Stdin and cmd.Stdout must not be.
+// set: without either, only its last line is seen, in the error that says that the program
+// has ended. cmd.Stdin and cmd.Stdout must not be set.
 //
 // The end of the session is the end of the program, whichever comes first. The
 // session ends the program in three steps:
@@ -39,7 +42,8 @@ const (
 //
 // cmd.WaitDelay, if set, is the default of both times. cmd.Cancel is called once at
 // most. [exec.CommandContext] sets a cmd.Cancel that kills, so prefer [exec.Command]:
-// the end of ctx is a [Session.Close].
+// the end of ctx is a [Session.Close]. Then Session.Err, and the error of the calls that
+// were pending, match [ErrClosed] and wrap ctx's cause.
 //
 // On Unix, unless cmd.SysProcAttr is set, the program leads a process group of its own,
 // and all signals go to the group. So what a wrapper such as sh or npx has started ends,
@@ -52,11 +56,16 @@ const (
 //
 // [Session.Done] says that the program, and its group, has ended; how it ended is
 // in cmd.ProcessState then, and is logged if it was not well. If it was the program
-// that ended first, and not well, then [Session.Err], and the error of calls that were
-// pending, wraps an [*exec.ExitError] beside io.EOF; not if it goes on for more than
-// 200 ms after its output has ended. Processes that outlive the program and have its
+// that ended first, then [Session.Err], and the error of calls that were pending, wraps
+// io.EOF, and an [*exec.ExitError] beside it if the program has failed. Its text is the
+// program's exit status and the last line of its standard error, if the session reads that:
+//
+//	program ended: exit status 2 (its standard error ends with "unknown flag: -x")
+//
+// It is io.EOF alone if the program goes on for more than 200 ms after its output has ended. Processes that outlive the program and have its
 // output hold the session up for cmd.WaitDelay (default 5 s) at most.
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
+	mustHaveContext("Command", ctx)
 	o, err := resolveOptions(opts)
 	if err == nil {
 		err = context.Cause(ctx)
@@ -68,10 +77,16 @@ func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error
 	if err != nil {
 		return nil, fmt.Errorf("start program: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { s.Close() })
+	stop := context.AfterFunc(ctx, func() { s.close(&contextClosed{context.Cause(ctx)}) })
 	s.OnClose(func(error) { stop() })
 	return s, nil
 }
+
+// contextClosed is the end of a session with the context that it was started with.
+type contextClosed struct{ cause error }
+
+func (e *contextClosed) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
+func (e *contextClosed) Unwrap() []error { return []error{ErrClosed, e.cause} }
 
 func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if cmd.Stdin != nil {
@@ -188,6 +203,21 @@ func (c *copied) run() {
 	defer close(c.done)
 	defer c.from.Close() // if the writer has failed, the program has to know
 	_, _ = io.Copy(c.to, c.from)
+	if l, ok := c.to.(*lineLogger); ok {
+		l.flush() // a last line without its end
+	}
+}
+
+// lastLine returns the last line that was logged, "" unless the copying has ended.
+func (c *copied) lastLine() string {
+	select {
+	case <-c.done:
+		if l, ok := c.to.(*lineLogger); ok {
+			return l.last
+		}
+	default:
+	}
+	return ""
 }
 
 // finish waits until all is copied, until deadline at most.
@@ -197,9 +227,6 @@ func (c *copied) finish(deadline time.Time) {
 	defer stuck.Stop()
 	select {
 	case <-c.done:
-		if l, ok := c.to.(*lineLogger); ok {
-			l.flush() // nobody writes to it any more
-		}
 	case <-stuck.C:
 	}
 }
@@ -235,20 +262,49 @@ func (p *program) because(err error) error {
 	defer patience.Stop()
 	select {
 	case <-p.ended:
-		if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
-			return &exitError{exit}
+		if p.stderr != nil {
+			select {
+			case <-p.stderr.done: // its last line belongs to the error
+			case <-patience.C: // others have its standard error
+			}
 		}
-		return io.EOF // though it may be the writer who noticed
+		if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
+			return p.exitError(exit)
+		}
+		return io.EOF // though it may be the writer who noticed; see Session.endOfInput
 	case <-patience.C: // it has closed its end only
 	}
 	return err
 }
 
-// exitError is the end of the input and output of a program that has failed.
-type exitError struct{ exit *exec.ExitError }
+// exitError is the end of the input and output of a program that has ended.
+type exitError struct {
+	text   string
+	causes []error // io.EOF, and an *exec.ExitError if the program has failed
+}
 
-func (e *exitError) Error() string   { return "program ended: " + e.exit.Error() }
-func (e *exitError) Unwrap() []error { return []error{io.EOF, e.exit} }
+func (e *exitError) Error() string   { return e.text }
+func (e *exitError) Unwrap() []error { return e.causes }
+
+// exitError returns the error for the program, which has ended with the causes given.
+func (p *program) exitError(causes ...error) error {
+	text := "program ended: " + p.cmd.ProcessState.String()
+	if p.stderr != nil {
+		if line := p.stderr.lastLine(); line != "" {
+			text += fmt.Sprintf(" (its standard error ends with %q)", line)
+		}
+	}
+	return &exitError{text, append([]error{io.EOF}, causes...)}
+}
+
+// endOfInput returns io.EOF, or an error that wraps it and says that the program has
+// ended which the session was started with.
+func (s *Session) endOfInput() error {
+	if p, ok := s.Conn().(*program); ok && p.hasEnded() && p.err == nil {
+		return p.exitError()
+	}
+	return io.EOF
+}
 
 // Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
@@ -367,10 +423,14 @@ func (p *program) endsWithin(d time.Duration) bool {
 // maxLogLine is where a line is cut that a program writes to its standard error.
 const maxLogLine = 4096
 
+// maxLastLine is how many bytes of the last of these lines an error repeats.
+const maxLastLine = 256
+
 // lineLogger logs what is written to it, a line at a time.
 type lineLogger struct {
 	log  *slog.Logger
 	line []byte
+	last string // the beginning of the last line that was logged
 }
 
 func (l *lineLogger) Write(p []byte) (int, error) {
@@ -390,6 +450,7 @@ func (l *lineLogger) Write(p []byte) (int, error) {
 
 func (l *lineLogger) flush() {
 	if line := bytes.TrimRight(l.line, "\r\n"); len(line) > 0 {
+		l.last = bounded.Cut(bytes.TrimSpace(line), maxLastLine)
 		l.log.LogAttrs(context.Background(), slog.LevelInfo, "program's standard error", slog.String("line", string(line)))
 	}
 	l.line = l.line[:0]

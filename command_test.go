@@ -66,6 +66,20 @@ var programs = map[string]func(){
 		stay()
 	},
 	"broken": func() { os.Exit(3) },
+	"done":   func() { os.Exit(0) },
+	"traced": func() { // panics when its first handler has returned
+		s := rpcx.NewSession(rpcx.Stdio(), &rpcx.Options{
+			Handler: rpcx.Func(func() {}),
+			Trace: &rpcx.Trace{ReplySent: func(req *rpcx.Request, _ error, _ time.Duration) {
+				panic("the trace of " + req.Method)
+			}},
+		})
+		<-s.Done()
+	},
+	"usage": func() {
+		fmt.Fprint(os.Stderr, "the program starts\nunknown flag: \"-x\"")
+		os.Exit(2)
+	},
 	"garrulous": func() { // prints what is no message
 		fmt.Println("welcome")
 	},
@@ -311,6 +325,68 @@ func (r reluctant) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return reluctant{r.Handler.WithAttrs(attrs)}
 }
 
+// The end of Command's context closes the session. Whoever notices it first, the session
+// or the call, tells its cause.
+func TestCommandTellsTheCauseOfItsContext(t *testing.T) {
+	noLeak(t)
+	ctx, stop := context.WithCancelCause(t.Context())
+	s, err := rpcx.Command(ctx, program(t, "stubborn"), &rpcx.Options{Limits: rpcx.Limits{ExitTimeout: time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, other := s.Go(ctx, "same", nil), s.Go(t.Context(), "other", nil)
+	stop(context.DeadlineExceeded)
+	<-s.Done()
+	matches(t, same.Err(), context.DeadlineExceeded)
+	matches(t, other.Err(), context.DeadlineExceeded, rpcx.ErrClosed, rpcx.ErrConnectionLost)
+	matches(t, s.Err(), context.DeadlineExceeded, rpcx.ErrClosed)
+	after := s.Call(t.Context(), "after", nil, nil)
+	matches(t, after, context.DeadlineExceeded, rpcx.ErrClosed)
+	if want := "rpcx: session closed: context deadline exceeded"; s.Err().Error() != want || after.Error() != want {
+		t.Errorf("the errors are %q and %q, want %q", s.Err(), after, want)
+	}
+}
+
+func TestCommandTellsHowItsProgramHasEnded(t *testing.T) {
+	for _, c := range []struct{ program, want string }{
+		{"done", "program ended: exit status 0"},
+		{"usage", `program ended: exit status 2 (its standard error ends with "unknown flag: \"-x\"")`},
+	} {
+		t.Run(c.program, func(t *testing.T) {
+			noLeak(t)
+			s, err := rpcx.Command(t.Context(), program(t, c.program), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lost := s.Call(t.Context(), "m", nil, nil)
+			<-s.Done()
+			for _, err := range []error{s.Err(), lost} {
+				if !errors.Is(err, io.EOF) || !strings.HasSuffix(err.Error(), c.want) {
+					t.Errorf("there is the error %v", err)
+				}
+			}
+		})
+	}
+}
+
+// A panic of a Trace is no handler's, and ends the program. The reply is queued before.
+func TestPanicOfTraceEndsTheProgram(t *testing.T) {
+	noLeak(t)
+	var log journal
+	s, err := rpcx.Command(t.Context(), program(t, "traced"), log.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Go(t.Context(), "m", nil)
+	<-s.Done()
+	if exit, ok := errors.AsType[*exec.ExitError](s.Err()); !ok || exit.ExitCode() != 2 {
+		t.Errorf("the program ended with %v", s.Err())
+	}
+	if strings.Count(log.String(), "the trace of m") != 1 {
+		t.Errorf("its standard error is\n%s", log.String())
+	}
+}
+
 func TestCommandThatFails(t *testing.T) {
 	noLeak(t)
 	var log journal
@@ -356,7 +432,7 @@ func TestCommandThatIsSurvived(t *testing.T) {
 	if survivor, err := os.FindProcess(<-pids); err == nil {
 		survivor.Kill()
 	}
-	if <-s.Done(); s.Err() != io.EOF || !cmd.ProcessState.Success() || strings.Contains(log.String(), "is killed") {
+	if <-s.Done(); !errors.Is(s.Err(), io.EOF) || !cmd.ProcessState.Success() || strings.Contains(log.String(), "is killed") {
 		t.Errorf("the session ended with %v, the program is in the state %v, and the log says\n%s", s.Err(), cmd.ProcessState, log.String())
 	}
 }

@@ -140,7 +140,7 @@ func TestCommandLeavesDaemonsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-s.Done()
-	if s.Err() != io.EOF || !cmd.ProcessState.Success() || strings.Contains(log.String(), "level=WARN") {
+	if !errors.Is(s.Err(), io.EOF) || !cmd.ProcessState.Success() || strings.Contains(log.String(), "level=WARN") {
 		t.Errorf("the session ended with %v, the program is in the state %v, and the log says\n%s", s.Err(), cmd.ProcessState, log.String())
 	}
 	if err := syscall.Kill(<-pids, syscall.SIGKILL); err != nil {

@@ -192,12 +192,16 @@ func (s *Session) joinGroupLocked(group *account) {
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
 	s.owner.check()
+	if c.tooLarge {
+		return s.limits.CostHandlerError
+	}
 	switch e.Code {
 	case CodeMethodNotFound:
-		if s.cancel == nil && c.IsNotification() && isCancellation(c.Method) {
+		if dialect := dialectOf(c.Method); dialect != "" && c.IsNotification() && (s.cancel == nil || s.cancel.Method != c.Method) {
 			if !s.cost.cancels {
 				s.cost.cancels = true
-				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work", methodAttr(c.Method))
+				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work",
+					methodAttr(c.Method), slog.String("Options.Cancellation", dialect))
 			}
 			return s.limits.CostError / cancellationShare
 		}

@@ -6,34 +6,42 @@ import (
 	"time"
 )
 
-// A server that is nearly full ends sessions on which nothing passes, so that idle
+// A server that is nearly full ends sessions on which no message passes, so that idle
 // connections cannot take all of MaxSessions for ever. It looks at the sessions now
 // and then, and only while it is nearly full: a session that is busy does nothing for it.
 
 // crowdLooks is how many times the sessions are looked at in CrowdedIdleTimeout.
 const crowdLooks = 4
 
-// idleMark is what a server remembers of a session on which nothing passes.
+// idleMark is what a server remembers of a session on which no message passes.
 type idleMark struct {
 	activity
 	since time.Time // when nothing had passed after it for the first time; zero before
 }
 
-// activity changes when something passes on a connection.
+// activity changes when a message passes on a connection. Bytes alone do not count: a
+// blank line a minute would keep a place for ever.
 type activity struct {
-	received, written uint64
+	received, written uint64        // messages
 	part              time.Duration // when a large message last went on
 }
 
 // crowded returns from how many sessions on a server is nearly full: nine tenths of most.
 func crowded(most int) int { return most - most/10 }
 
+// smallServer is the MaxSessions below which nobody ends for being idle by default. Such
+// a server is for few clients, and to be full is how it is meant to be.
+const smallServer = 10
+
 // crowdedIdleTimeout returns CrowdedIdleTimeout with its default.
 func (srv *Server) crowdedIdleTimeout() time.Duration {
-	if srv.CrowdedIdleTimeout == 0 {
-		return time.Minute
+	switch {
+	case srv.CrowdedIdleTimeout != 0:
+		return srv.CrowdedIdleTimeout
+	case limitOr(srv.MaxSessions, 10000) < smallServer:
+		return -1
 	}
-	return srv.CrowdedIdleTimeout
+	return time.Minute
 }
 
 // watchCrowdLocked begins to look at the sessions if the server is nearly full. Callers
@@ -80,15 +88,13 @@ func (srv *Server) endIdle() {
 	}
 }
 
-// idleSince returns since when nothing has passed on the session's connection, as far
+// idleSince returns since when no message has passed on the session's connection, as far
 // as it was looked at; false if something is under way.
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	s.lock()
 	defer s.unlock()
-	last := activity{received: s.stats.BytesReceived, written: s.out.written}
-	if s.part != nil {
-		last.part = s.part.progress
-	}
+	last := activity{received: s.stats.MessagesReceived, written: s.out.written}
+	last.part = s.part.progress
 	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing
 	if busy || last != s.idle.activity || s.idle.since.IsZero() {
 		s.idle = idleMark{last, now}

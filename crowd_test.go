@@ -60,11 +60,14 @@ func TestIdleSessionsMakeRoomWhereTheServerIsNearlyFull(t *testing.T) {
 
 func TestWhatIsIdleWhereTheServerIsNearlyFull(t *testing.T) {
 	for name, c := range map[string]struct {
-		set   func(*rpcx.Server)
-		do    func(*rpcx.Session, *wire) // every half minute
-		lives bool
+		set    func(*rpcx.Server)
+		do     func(*rpcx.Session, *wire) // every half minute
+		others int                        // sessions
+		lives  bool
 	}{
 		"nothing passes":            {do: func(*rpcx.Session, *wire) {}},
+		"blank lines come":          {do: func(_ *rpcx.Session, w *wire) { io.WriteString(w, "\n") }},
+		"a small server":            {set: func(srv *rpcx.Server) { srv.CrowdedIdleTimeout = 0 }, do: func(*rpcx.Session, *wire) {}, lives: true},
 		"requests come":             {do: func(_ *rpcx.Session, w *wire) { w.say(ask("reply", 1)) }, lives: true},
 		"notifications go":          {do: func(s *rpcx.Session, _ *wire) { s.Notify(context.Background(), "m", nil) }, lives: true},
 		"a byte comes of a message": {do: func(_ *rpcx.Session, w *wire) { io.WriteString(w, " ") }},
@@ -77,7 +80,7 @@ func TestWhatIsIdleWhereTheServerIsNearlyFull(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv := &rpcx.Server{MaxSessions: 1, Options: *handling(methods{"reply": reply})}
+				srv := &rpcx.Server{MaxSessions: 1, CrowdedIdleTimeout: time.Minute, Options: *handling(methods{"reply": reply})}
 				if c.set != nil {
 					c.set(srv)
 				}
@@ -100,6 +103,24 @@ func TestWhatIsIdleWhereTheServerIsNearlyFull(t *testing.T) {
 					t.Errorf("it ended with %v", err)
 				}
 			})
+		})
+	}
+}
+
+// A server for a few clients is meant to be full: none of them ends by default since it is
+// silent. From MaxSessions 10 on they do.
+func TestIdleSessionsOfSmallServers(t *testing.T) {
+	for most, want := range map[int]int{1: 1, 9: 9, 10: 8, 20: 17} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := &rpcx.Server{MaxSessions: most}
+			m, _ := newServer(t, srv)
+			for range most {
+				m.connect(t)
+			}
+			time.Sleep(time.Hour)
+			if n := srv.Stats().Sessions; n != want {
+				t.Errorf("of %d idle sessions %d are left, want %d", most, n, want)
+			}
 		})
 	}
 }

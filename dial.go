@@ -45,6 +45,7 @@ func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
 // tcp://host:port, tls://host:port (or ssl://) and unix:///path. ctx bounds only
 // the dialling; a nil opts is the zero [Options].
 func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
+	mustHaveContext("Dial", ctx)
 	o, err := resolveOptions(opts)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)

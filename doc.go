@@ -206,8 +206,8 @@
 //	MCPCancellation   notifications/cancelled  {"requestId": id}  not answered
 //
 // For a protocol of your own take RPCCancellation. Peers that have another dialect have a
-// Cancellation of theirs. If only one end has one of the three set, nothing breaks: the
-// other logs the first notification, and its handlers go on.
+// Cancellation of theirs. If the other end has not set the same one of the three, nothing
+// breaks: it logs the first notification and what to set, and its handlers go on.
 //
 // # Batches
 //
@@ -295,6 +295,9 @@
 //	err := rpcx.BindProxy(s.Remote().At("kitchen", "oven"), &oven)
 //	celsius, err := oven.Temperature(ctx)
 //
+// Proxies send paths with "/". A peer that has dots is called by the whole name,
+// "kitchen.oven.temperature", as the method or in the tag of a field.
+//
 // With Options.Objects a service can be an argument or a result, at any depth: a
 // *Router in the tree of the session's handler, or what Expose was given. It
 // travels as {"__type__":[0,path]}, and arrives as a *Proxy, which can be called at
@@ -320,7 +323,8 @@
 //
 // Of any other error nothing is sent: it is logged, and
 // answered [CodeInternalError], "internal server error". (The protocol of aiomas
-// sends its text.)
+// sends its text.) Errors that the peer itself has answered, or another program, are
+// passed on unless they are wrapped with %v: see [Handler].
 //
 // Errors of this package repeat at most 64 bytes of a name that the peer has made up,
 // and its length. The text of an error, as its method Error returns it, has at most 512
@@ -329,7 +333,8 @@
 //
 // A call returns:
 //
-//	*Error             the peer answered with an error; match its code with errors.Is:
+//	*Error             the peer answered with an error (Error.DecodeData has its data);
+//	                   match its code with errors.Is:
 //	                   errors.Is(err, rpcx.ErrMethodNotFound)
 //	*ProtocolError     the peer's answer was ill-formed, which ends the call at once if
 //	                   the answer has its id; or the call could not be expressed and

@@ -81,7 +81,9 @@
 //	Dialer.Timeout                30 s  dialling    Dial fails, TLS handshake included
 //	Server.MaxSessions          10,000  sessions    a connection is closed at once (HTTP: 503)
 //	Server.CrowdedIdle-          1 min  a silence   from nine tenths of MaxSessions on, those
-//	  Timeout                                       that have been idle longest end
+//	  Timeout                                       that have been idle longest end: without a
+//	                                                message. None by default if MaxSessions is
+//	                                                less than 10
 //	Server.MaxGroup               none  sessions    the same; of one Limits.Group
 //	Server.MaxHandshakes           256  handshakes  one of the address with the most is
 //	                                                closed; TLS, and headers that tell the
@@ -93,9 +95,10 @@
 //	Server.MaxQueuedBytes      256 MiB  bytes       on sessions that hold more than their share:
 //	                                                reading pauses, as for Limits.Queue, callers
 //	                                                and handlers wait, and the session ends if a
-//	                                                large message comes in. The oldest large
-//	                                                messages that are not complete make room
-//	                                                for it first: their sessions end. From
+//	                                                message of over 64 KiB comes in. The oldest
+//	                                                messages that are not complete, and replies
+//	                                                that are not read, make room for it first:
+//	                                                their sessions end. From
 //	                                                three quarters on, each session has one
 //	                                                handler at a time. At one and a half
 //	                                                times the limit nothing more is held:
@@ -155,8 +158,9 @@
 // 100 for an error of the peer's (1,100 for a message that is no JSON), and what
 // [Session.BumpCost] and Options.ExtraCost say. An error that a handler returns costs
 // what its own Cost says, unless its code is one of the peer's errors: -32700, -32600,
-// -32601 or -32602. What a limit refuses and what times out costs nothing.
-// Limits.CostHandlerError, 0 by default, is added to both. The cost decays by 10,000 in an
+// -32601 or -32602. What a limit refuses, a reply that is too large, and what times out
+// costs nothing. Limits.CostHandlerError, 0 by default, is added to an error of the
+// handler's, to a reply that is too large, and to what times out. The cost decays by 10,000 in an
 // hour. Above CostSoft each request is delayed, by up to 2 seconds, and fewer handlers run
 // at once. At CostHard the session ends, after Options.OnExcessiveCost was called. So a peer that errs now and then never notices, and one that does nothing
 // else is gone after some ninety errors. The numbers are aiorpcX's.
@@ -188,10 +192,15 @@
 //	Server.MaxSessions     idle connections: CrowdedIdleTimeout ends those that have been
 //	                       idle longest. One client's: set MaxGroup and Limits.Group
 //	Server.MaxHandshakes   silent connections: one of the subnet with the most goes
-//	Server.MaxQueuedBytes  large messages without an end: the oldest goes, and when half
-//	                       of the limit is in use each has to go on (Limits.SendTimeout).
-//	                       Replies that are not read: the session whose write began
-//	                       first goes
+//	Server.MaxQueuedBytes  messages without an end, and replies that are not read: for a
+//	                       large message, and at one and a half times the limit, the
+//	                       session goes whose message or write began first. When half of
+//	                       the limit is in use, a message of more than 64 KiB has to go on
+//	                       (Limits.SendTimeout)
+//	the log                bad messages: errors of handlers, and what ends sessions, have
+//	                       budgets of their own. All sessions of a server have 256 KiB for
+//	                       each of the three, and 8 KiB a second, beside a byte for each
+//	                       byte received; ServerStats.LogRecordsLeftOut counts the others
 //	a group's budget       a neighbour's errors: sessions that were good go on
 //	a proxy's clients      who share one address: see the next section
 //

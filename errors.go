@@ -34,8 +34,9 @@ const (
 type Error struct {
 	Code    int
 	Message string
-	// Data is sent as the error's "data" member if it is not nil. In an error
-	// that was received it is a json.RawMessage, or nil if there was none; by [Aiomas],
+	// Data is sent as the error's "data" member if it is not nil. If it cannot be encoded,
+	// that is logged, and the error sent without it. In an error
+	// that was received it is a json.RawMessage (see DecodeData), or nil if there was none; by [Aiomas],
 	// the traceback, a string. By [JSONRPCv1] and [JSONRPCLoose] it is the whole error
 	// if that is not an object with a code, a message and nothing else but data.
 	Data any
@@ -55,6 +56,28 @@ func (e *Error) WithData(data any) *Error {
 	with := *e
 	with.Data = data
 	return &with
+}
+
+// DecodeData decodes the data of an error that the peer has sent into v, a pointer, as
+// encoding/json does. If there is no data, v is left as it is.
+//
+//	if e, ok := errors.AsType[*rpcx.Error](err); ok && e.Code == 1 {
+//		var stock struct{ Item string }
+//		err := e.DecodeData(&stock)
+//		…
+//	}
+func (e *Error) DecodeData(v any) error {
+	if e.Data == nil {
+		return nil
+	}
+	data, err := JSON.Append(nil, e.Data) // which Data of this side's own needs
+	if err == nil {
+		err = JSON.Unmarshal(data, v)
+	}
+	if err != nil {
+		return fmt.Errorf("decode the data of error %d: %w", e.Code, bounded.Error(err))
+	}
+	return nil
 }
 
 // Errorf returns an [*Error] with the given code and a formatted message.

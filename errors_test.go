@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -248,4 +249,27 @@ func TestLongPollsDoNotHoldUpOtherCalls(t *testing.T) {
 			t.Errorf("%d calls may be out", n)
 		}
 	})
+}
+
+func TestErrorDecodeData(t *testing.T) {
+	type stock struct{ Item string }
+	for name, c := range map[string]struct {
+		data any
+		want stock
+		err  string
+	}{
+		"of a peer":       {json.RawMessage(`{"Item":"pear"}`), stock{"pear"}, ""},
+		"of this side":    {map[string]string{"Item": "pear"}, stock{"pear"}, ""},
+		"none":            {nil, stock{"before"}, ""},
+		"another type":    {json.RawMessage(`[1]`), stock{"before"}, "decode the data of error 7: json: cannot unmarshal array"},
+		"what is no data": {func() {}, stock{"before"}, "decode the data of error 7: json: unsupported type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := stock{"before"}
+			err := rpcx.Errorf(7, "no").WithData(c.data).DecodeData(&got)
+			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.HasPrefix(err.Error(), c.err) {
+				t.Errorf("got %v, %v; want %v, %s", got, err, c.want, c.err)
+			}
+		})
+	}
 }

@@ -310,6 +310,54 @@ func ExampleError() {
 	// {"balance":5}
 }
 
+// The data of an error are decoded into a value of one's own.
+func ExampleError_DecodeData() {
+	router := rpcx.NewRouter()
+	router.Handle("withdraw", rpcx.Func(func(amount int) error {
+		return rpcx.Errorf(2001, "not enough money").WithData(map[string]int{"balance": 5})
+	}))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer server.Close()
+	defer s.Close()
+
+	err := s.Call(context.Background(), "withdraw", rpcx.Args{10}, nil)
+	var e *rpcx.Error
+	if errors.As(err, &e) {
+		var account struct {
+			Balance int `json:"balance"`
+		}
+		err := e.DecodeData(&account)
+		fmt.Println(e.Code, account.Balance, err)
+	}
+	// Output: 2001 5 <nil>
+}
+
+// An error of a call back to the peer goes out as it is, unless it is wrapped with %v or
+// made another one.
+func ExampleHandler_errorOfThePeer() {
+	router := rpcx.NewRouter()
+	for method, answer := range map[string]func(err error) error{
+		"as it is": func(err error) error { return err },
+		"hidden":   func(err error) error { return fmt.Errorf("ask the client: %v", err) },
+		"another":  func(err error) error { return rpcx.Errorf(7, "the client has no name: %v", err) },
+	} {
+		router.Handle(method, rpcx.Func(func(ctx context.Context, s *rpcx.Session) error {
+			return answer(s.Call(ctx, "name", nil, nil)) // which the client does not have
+		}))
+	}
+	s, server := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer server.Close()
+	defer s.Close()
+
+	for _, method := range []string{"as it is", "hidden", "another"} {
+		fmt.Println(s.Call(context.Background(), method, nil, nil))
+	}
+	// Output:
+	// unknown method "name" (code -32601)
+	// internal server error (code -32603)
+	// the client has no name: unknown method "name" (code -32601) (code 7)
+}
+
 // Errors match by their code.
 func ExampleError_Is() {
 	s, end := examplePipe()

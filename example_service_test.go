@@ -59,6 +59,31 @@ func ExampleBindProxy() {
 	// unknown method "secret": "rpcx_test.calculator.secret" is not exposed (code -32601)
 }
 
+// A peer whose methods have dots is called by whole names.
+func ExampleBindProxy_dots() {
+	client, server := rpcx.Pipe(nil, &rpcx.Options{Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+		return req.Method, nil
+	})})
+	defer server.Close()
+	defer client.Close()
+
+	var math struct {
+		Add func(ctx context.Context, a, b int) (string, error) `rpcx:"math.add"`
+	}
+	if err := rpcx.BindProxy(client.Remote(), &math); err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	fmt.Println(math.Add(ctx, 3, 4))
+	var method string
+	fmt.Println(client.Remote().Call(ctx, &method, "math.add", 3, 4), method)
+	fmt.Println(client.Remote().At("math").Call(ctx, &method, "add", 3, 4), method)
+	// Output:
+	// math.add <nil>
+	// <nil> math.add
+	// <nil> math/add
+}
+
 func ExampleExpose() {
 	for name := range rpcx.Expose[Calculator](calculator{}).Methods() {
 		fmt.Println(name)

@@ -124,9 +124,9 @@ type PartReader interface {
 	Received() uint64
 	// OnPart is called once, before anything is read. While a message comes in, or is
 	// dropped, ReadMessage calls part after each part of it, with the size of the
-	// buffer that it is about to hold, 0 if that is not over 64 KiB; and with 0 when it
+	// buffer that it is about to hold, 0 if that is not over 8 KiB; and with 0 when it
 	// has given a larger one back. What the connection holds as long as it lives is added
-	// to each size. While anything else comes in, part is called at times, with the last
+	// to each size, and an optional method KeptBytes() int says how much that is. While anything else comes in, part is called at times, with the last
 	// size again. If part fails ReadMessage returns its error.
 	OnPart(part func(size int) error)
 }

@@ -45,9 +45,19 @@ import (
 //
 // The fields of a struct are called what encoding/json calls them, but in exact case,
 // and each is required unless it is a pointer or has the option omitempty or omitzero.
+// Both hold for the outermost struct only: a struct within it, in a slice or as a
+// parameter that has a name is decoded as encoding/json does, in any case and with
+// nothing required.
 // A parameter that has a name is an ordinary one: Func(func(q Query) { … }, "q") is
 // called with [{…}]. So is one whose type decodes itself, like [time.Time], and a
 // []byte, which is base64 in JSON.
+//
+// Values are decoded as encoding/json does: a [time.Duration] is a number of nanoseconds,
+// so that 5 is 5ns. Take a string and call [time.ParseDuration], or a number whose name
+// tells its unit ("timeoutMs").
+//
+// A function that wants all params as they came is no Func but a [HandlerFunc], with
+// [Request.Bind].
 //
 // A raw payload binds to a function whose only parameter is a []byte.
 //
@@ -55,11 +65,14 @@ import (
 //
 // Arguments that are missing, too many, unknown, given twice or of the wrong
 // type are answered [CodeInvalidParams], with a message that names them. If they are
-// missing or unknown, Options.Logger is told how to allow that: see [Error].Hint.
+// missing or unknown, Options.Logger is told how to allow that: see [Error].Hint. (Where
+// one is missing and another unknown, as when a name is misspelt, the peer is told of the
+// missing one, in the words of aiorpcX, and the log of both.)
 //
 // Func panics if it cannot make a handler of fn, and says what to write instead. An
-// array as the only parameter, a reply as the second one, as in net/rpc, and a result
-// such as *[Error], which is an error, are refused so.
+// array as the only parameter, a map there whose keys are no strings, a reply as the
+// second one, as in net/rpc, and a result such as *[Error] or [Error], which is an error,
+// are refused so.
 func Func(fn any, names ...string) Handler {
 	h, err := newFunc(fn, names)
 	if err != nil {

@@ -45,6 +45,8 @@ var (
 	contextType = reflect.TypeFor[context.Context]()
 	sessionType = reflect.TypeFor[*Session]()
 	requestType = reflect.TypeFor[*Request]()
+	paramsType  = reflect.TypeFor[Params]()
+	handlerType = reflect.TypeFor[Handler]()
 	errorType   = reflect.TypeFor[error]()
 )
 
@@ -57,6 +59,8 @@ func newSignature(t reflect.Type, names []string) (*signature, error) {
 // signatureOf is newSignature, also for a method of an interface.
 func signatureOf(t reflect.Type, names []string, method bool) (*signature, error) {
 	switch {
+	case t != nil && t.Implements(handlerType):
+		return nil, errors.New("it is a Handler already: pass it to Router.Handle or Options.Handler as it is")
 	case t != nil && t.Kind() != reflect.Func && t.NumMethod() > 0:
 		return nil, errors.New("not a function: write rpcx.Expose[I](v) for the methods of an interface I")
 	case t == nil || t.Kind() != reflect.Func:
@@ -78,8 +82,13 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 		case t == contextType || t == sessionType:
 			return nil, fmt.Errorf("%v has to come first", t)
 		case t == requestType || t == requestType.Elem():
-			return nil, errors.New("a function that takes a *Request is a HandlerFunc: " +
-				"write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error)), or use rpcx.RequestFromContext(ctx)")
+			return nil, errors.New("a function that takes a *Request is a HandlerFunc: write " + handlerFuncLine +
+				", or use rpcx.RequestFromContext(ctx)")
+		case t == paramsType || t == reflect.PointerTo(paramsType):
+			return nil, errors.New("a function that takes Params is a HandlerFunc: write " + handlerFuncLine +
+				", which has req.Params and req.Bind")
+		case len(names) == 0 && isForeignRequest(t):
+			return nil, fmt.Errorf("parameter %d: %v looks like another library's request: write %s", i+1, t, handlerFuncLine)
 		case t == sessionType.Elem():
 			return nil, errors.New("a Session must not be copied: write *rpcx.Session")
 		case !decodable(t):
@@ -94,8 +103,11 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 	if t.IsVariadic() {
 		sig.variadic, in = in[len(in)-1], in[:len(in)-1]
 	}
-	if n := len(names); n > 0 && names[n-1] == "..." {
-		sig.more, names = true, names[:n-1]
+	if i := slices.Index(names, "..."); i >= 0 {
+		if i != len(names)-1 {
+			return nil, misplacedMore(i)
+		}
+		sig.more, names = true, names[:i]
 	}
 	if len(in) == 1 && len(names) == 0 && sig.variadic == nil {
 		done, err := sig.setWhole(in[0])
@@ -108,6 +120,39 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 	}
 	sig.raw = len(in) == 1 && sig.variadic == nil && in[0] == reflect.TypeFor[[]byte]()
 	return sig, sig.setParams(in, names)
+}
+
+// handlerFuncLine is how a function is written that takes a request as it came.
+const handlerFuncLine = "rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … })"
+
+// isForeignRequest reports whether t is the request type of another JSON-RPC library: a
+// type with the name Request that has a Method, and that params cannot be fields of.
+func isForeignRequest(t reflect.Type) bool {
+	elem := t
+	if t.Kind() == reflect.Pointer {
+		elem = t.Elem()
+	}
+	if elem.Name() != "Request" {
+		return false
+	}
+	_, method := t.MethodByName("Method")
+	if elem.Kind() != reflect.Struct {
+		return method && elem.Kind() == reflect.Interface
+	}
+	if _, field := elem.FieldByName("Method"); field && decodesItself(elem) {
+		return true
+	}
+	return method && !hasExportedField(elem)
+}
+
+// hasExportedField reports whether the struct type t has an exported field.
+func hasExportedField(t reflect.Type) bool {
+	for f := range t.Fields() {
+		if f.IsExported() {
+			return true
+		}
+	}
+	return false
 }
 
 // setWhole has an only parameter of type t that has no name take all params, if it is a
@@ -125,7 +170,8 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 			return true, err
 		}
 		if len(sig.params) == 0 && elem.NumField() > 0 {
-			return true, fmt.Errorf("%v has no fields that can be params: export them, or give the parameter a name", elem)
+			return true, fmt.Errorf("%v has no fields that can be params: export them, or give the parameter a name; "+
+				"if it is another library's request, write %s", elem, handlerFuncLine)
 		}
 		return true, nil
 	case sig.method: // whose parameters are positional
@@ -136,6 +182,8 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 		return true, nil
 	case isList(t):
 		sig.variadic, sig.list = t, true
+	case elem.Kind() == reflect.Map && !decodesItself(elem):
+		return true, fmt.Errorf("a map of all params has their names as keys: write map[string]%v, or give the parameter a name", elem.Elem())
 	case elem.Kind() == reflect.Array && !decodesItself(elem):
 		return true, fmt.Errorf("an array of all params: write []%v for any number of them, a parameter for each, or give the parameter a name", elem.Elem())
 	}
@@ -158,7 +206,7 @@ func (sig *signature) setResults(t reflect.Type) error {
 		sig.fails, out = true, out[:n-1]
 	}
 	for _, t := range out {
-		if t.Implements(errorType) && t != reflect.TypeFor[*Disconnect]() {
+		if isError(t) && t != reflect.TypeFor[*Disconnect]() {
 			return fmt.Errorf("result %v is an error: write error, as the last result, and return nil where there is none", t)
 		}
 	}
@@ -172,6 +220,11 @@ func (sig *signature) setResults(t reflect.Type) error {
 		}
 	}
 	return nil
+}
+
+// isError reports whether values of type t, or pointers to them, are errors.
+func isError(t reflect.Type) bool {
+	return t.Implements(errorType) || reflect.PointerTo(t).Implements(errorType)
 }
 
 // live are the types of this package that are not data.
@@ -191,7 +244,7 @@ func isLive(t reflect.Type) bool {
 func (sig *signature) setParams(in []reflect.Type, names []string) error {
 	sig.byName = len(names) == len(in)
 	if !sig.byName && (len(names) > 0 || sig.more) {
-		return fmt.Errorf("wrong number of names: %d, want %d (a variadic parameter has none)", len(names), len(in))
+		return sig.wrongNames(in, len(names))
 	}
 	fixed := len(in) // those that are not left out at the end, if there are no names
 	for len(names) == 0 && fixed > 0 && in[fixed-1].Kind() == reflect.Pointer {
@@ -205,7 +258,7 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 			case "":
 				return fmt.Errorf("the name of parameter %d is empty", i+1)
 			case "...":
-				return fmt.Errorf("the name of parameter %d is \"...\", which may only be the last", i+1)
+				return misplacedMore(i)
 			}
 		}
 		if !p.optional {
@@ -219,6 +272,28 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 		}
 	}
 	return nil
+}
+
+// misplacedMore returns the error for "..." as the name at place i.
+func misplacedMore(i int) error {
+	return fmt.Errorf("the name of parameter %d is \"...\", which may only be the last name", i+1)
+}
+
+// wrongNames returns the error for a number of names that is not that of the parameters
+// in, with the most likely reason.
+func (sig *signature) wrongNames(in []reflect.Type, names int) error {
+	var why string
+	switch {
+	case len(in) == 1 && names > 1 && (isObject(in[0]) || in[0].Kind() == reflect.Pointer && isObject(in[0].Elem())):
+		why = "the fields of a struct have names already, by their tags: leave the names out"
+	case names == 0:
+		why = `"..." comes after the names of all parameters`
+	case sig.variadic != nil && names == len(in)+1:
+		why = "a variadic parameter has none"
+	default:
+		why = "a context.Context, a *rpcx.Session and a variadic parameter have none"
+	}
+	return fmt.Errorf("wrong number of names: %d, want %d (%s)", names, len(in), why)
 }
 
 // addFields makes params of the fields of struct t, which is at index in
@@ -239,7 +314,7 @@ func (sig *signature) addFields(t reflect.Type, index []int) error {
 			}
 			continue
 		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct:
-			return fmt.Errorf("field %s is an embedded pointer", f.Name)
+			return fmt.Errorf("field %s is an embedded pointer: embed the struct itself, or give the field a name by its tag", f.Name)
 		case !f.IsExported():
 			continue
 		case slices.Contains(option, "string"):

@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -68,6 +69,7 @@ func (sig *signature) explain(req *Request, err error) error {
 		longest = max(longest, len(lower))
 	}
 	given := make(map[string]bool) // of what the peer has named, what differs in case at most
+	var unknown []string           // of what else the peer has named, the first few
 	some, twice := false, false
 	for key, _, more := named.next(); more; key, _, more = named.next() {
 		some = true
@@ -80,6 +82,9 @@ func (sig *signature) explain(req *Request, err error) error {
 		if known || lowers[strings.ToLower(name)] {
 			given[name] = true
 		}
+		if !known && len(unknown) < maxUnknownHinted {
+			unknown = append(unknown, excerpt(name))
+		}
 	}
 	switch {
 	case twice:
@@ -88,10 +93,15 @@ func (sig *signature) explain(req *Request, err error) error {
 	case n > 0 && (sig.object != nil || sig.mapping != nil):
 		e.Hint = `an only parameter without a name takes named params: rpcx.Func(fn, "name") takes it by position`
 	case n > len(sig.params) && sig.variadic == nil:
-	case some && !sig.byName, some && sig.list:
+	case some && sig.variadic != nil && len(sig.params) == 0:
+		e.Hint = sig.hintPositional()
+	case some && !sig.byName && len(sig.params) == 1 && isAnything(sig.params[0].typ):
+		e.Hint = "to take all params as they are, write " + handlerFuncLine + " and use req.Bind; " +
+			"to take those by name, write a map[string]any as the only parameter"
+	case some && !sig.byName:
 		e.Hint = "to take params by name, " + sig.naming("give rpcx.Func the names of all parameters")
 	case some || sig.object != nil:
-		sig.explainNames(e, given, n)
+		sig.explainNames(e, given, unknown, n)
 	case sig.byName && n < sig.required:
 		p := sig.params[n].name
 		e.Hint = fmt.Sprintf(`to make %q optional, name it %q`, p, p+"?")
@@ -99,6 +109,27 @@ func (sig *signature) explain(req *Request, err error) error {
 		e.Hint = "to make parameters optional, " + sig.naming(`name them, "a?" for an optional one`) + ", or make the last ones pointers"
 	}
 	return e
+}
+
+// maxUnknownHinted is how many unknown names a hint has.
+const maxUnknownHinted = 4
+
+// isAnything reports whether a parameter of type t takes any JSON value as it is.
+func isAnything(t reflect.Type) bool {
+	return t == reflect.TypeFor[json.RawMessage]() || t.Kind() == reflect.Interface
+}
+
+// hintPositional returns the hint about a function whose slice or variadic parameter takes
+// all positional arguments, and that was called by name.
+func (sig *signature) hintPositional() string {
+	const takes = "the function takes positional params only: "
+	switch {
+	case sig.method:
+		return takes + sig.naming("")
+	case sig.list:
+		return takes + `rpcx.Func(fn, "list") takes the slice as one param instead, {"list": […]} or [[…]]`
+	}
+	return takes + "a variadic parameter has no name"
 }
 
 // naming returns how to name parameters: as text says, unless nothing can.
@@ -110,8 +141,9 @@ func (sig *signature) naming(text string) string {
 }
 
 // explainNames completes e, the error for named params, of which n stood before them by
-// position. given has those whose names differ from a parameter's in case at most.
-func (sig *signature) explainNames(e *Error, given map[string]bool, n int) {
+// position. given has those whose names differ from a parameter's in case at most,
+// and others the first of those that no parameter has.
+func (sig *signature) explainNames(e *Error, given map[string]bool, others []string, n int) {
 	unknown := make(map[string]string) // in lower case, as it was given
 	for name := range given {
 		_, known := sig.places[name]
@@ -143,6 +175,9 @@ func (sig *signature) explainNames(e *Error, given map[string]bool, n int) {
 		if !sig.method {
 			e.Hint += `, or give rpcx.Func "..." as its last name`
 		}
+	}
+	if missing != "" && len(others) > 0 {
+		e.Hint = "the peer has sent " + listParameters(others, 0) + ", which the method does not have; " + e.Hint
 	}
 	if len(cases) == 0 {
 		return

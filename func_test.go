@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -175,7 +176,7 @@ func TestFunc(t *testing.T) {
 		{"nor one twice", counts, "", named(`{"a":1,"b":1,"\u0061":1}`), "", `method "m" was given parameter "a" twice`},
 		{"an ill-typed one in a map is named", counts, "", named(`{"a":1,"b":"x"}`), "", `invalid argument "b" of method "m": json: cannot unmarshal string into Go value of type int`},
 		{"with a name a map is an ordinary parameter", counts, "m", placed(`[{"a":1}]`), `"map[a:1]"`, ""},
-		{"a map whose keys are no strings is one, too", func(m map[int]int) int { return m[3] }, "", placed(`[{"3":4}]`), `4`, ""},
+		{"so is a map whose keys are no strings, if it has a name", func(m map[int]int) int { return m[3] }, "m", placed(`[{"3":4}]`), `4`, ""},
 
 		{"a slice takes all positional arguments", total, "", placed(`[1,2.5,-1e1]`), `-6.5`, ""},
 		{"or none of them", total, "", rpcx.Params{}, `0`, ""},
@@ -293,6 +294,30 @@ type foreignRequest struct {
 	id, params string
 }
 
+type hasMethod struct{}
+
+func (hasMethod) Method() string { return "" }
+
+// takingMethods, takingInterface and takingFields take requests as other libraries have
+// them: with methods only, as an interface, and with fields, decoding itself.
+func takingMethods() any {
+	type Request struct{ hasMethod }
+	return func(context.Context, *Request) (any, error) { return nil, nil }
+}
+
+func takingInterface() any {
+	type Request interface{ Method() string }
+	return func(context.Context, int, Request) (any, error) { return nil, nil }
+}
+
+func takingFields() any {
+	type Request struct {
+		time.Time // for its UnmarshalJSON
+		Method    string
+	}
+	return func(context.Context, *Request) (any, error) { return nil, nil }
+}
+
 type hasMethods struct{}
 
 func (*hasMethods) Add(a, b int) int { return a + b }
@@ -328,9 +353,14 @@ func TestFuncPanics(t *testing.T) {
 		{"a nil function", (func())(nil), nil, "the function is nil"},
 		{"a handler's function", func(context.Context, *rpcx.Request) (any, error) { return nil, nil }, nil, "a function that takes a *Request is a HandlerFunc"},
 		{"too few names", divide, names("a"), "wrong number of names: 1, want 2"},
-		{"too many names", echo, names("a", "b"), "wrong number of names: 2, want 1"},
-		{"more names than are known", divide, names("..."), "wrong number of names: 0, want 2"},
-		{"more names in the middle", divide, names("...", "b"), `the name of parameter 1 is "...", which may only be the last`},
+		{"too many names", echo, names("a", "b"), "wrong number of names: 2, want 1 (a context.Context, a *rpcx.Session and a variadic parameter have none)"},
+		{"names for the fields of a struct", func(context.Context, paging) {}, names("page", "size"), "wrong number of names: 2, want 1 (the fields of a struct have names already, by their tags: leave the names out)"},
+		{"names for the fields of a pointer", func(*paging) {}, names("page", "size", "..."), "the fields of a struct have names already"},
+		{"a name for a context", func(context.Context, string) {}, names("ctx", "text"), "a context.Context, a *rpcx.Session and a variadic parameter have none"},
+		{"more names than are known", divide, names("..."), `wrong number of names: 0, want 2 ("..." comes after the names of all parameters)`},
+		{"more names in the middle", divide, names("...", "b"), `the name of parameter 1 is "...", which may only be the last name`},
+		{"and more names than parameters", divide, names("a", "...", "b"), `the name of parameter 2 is "...", which may only be the last name`},
+		{"more names that are optional", divide, names("a", "...?"), `the name of parameter 2 is "...", which may only be the last name`},
 		{"a name for a variadic parameter", sum, names("values"), "wrong number of names: 1, want 0 (a variadic parameter has none)"},
 		{"an empty name", echo, names(""), "the name of parameter 1 is empty"},
 		{"an empty optional name", divide, names("a", "?"), "the name of parameter 2 is empty"},
@@ -348,6 +378,8 @@ func TestFuncPanics(t *testing.T) {
 		{"that with a context and an argument", func(context.Context, int) *rpcx.Error { return nil }, nil, "result *rpcx.Error is an error: write error"},
 		{"that behind a result", func() (int, *rpcx.Error) { return 0, nil }, nil, "result *rpcx.Error is an error: write error"},
 		{"that before an error", func() (*rpcx.Error, error) { return nil, nil }, nil, "result *rpcx.Error is an error: write error"},
+		{"an Error by value", func() rpcx.Error { return rpcx.Error{} }, nil, "result rpcx.Error is an error: write error"},
+		{"that of another type", func() (net.OpError, error) { return net.OpError{}, nil }, nil, "result net.OpError is an error: write error"},
 		{"another type of errors", func() *net.OpError { return nil }, nil, "result *net.OpError is an error: write error"},
 		{"an interface of errors", func() (int, net.Error) { return 0, nil }, nil, "result net.Error is an error: write error"},
 		{"an error that is no pointer", func() rpcx.TimeoutCancellationError { panic("") }, nil, "is an error: write error"},
@@ -358,19 +390,29 @@ func TestFuncPanics(t *testing.T) {
 		{"a session by value", sessionByValue, nil, "a Session must not be copied: write *rpcx.Session"},
 		{"a future as parameter", func(int, *rpcx.Future) {}, nil, "parameter 2: *rpcx.Future cannot be decoded"},
 		{"batches as parameters", func(...*rpcx.Batch) {}, nil, "[]*rpcx.Batch cannot be decoded"},
-		{"a request by value", func(context.Context, rpcx.Request) error { return nil }, nil, "write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error))"},
+		{"a request by value", func(context.Context, rpcx.Request) error { return nil }, nil, "write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … })"},
 		{"a handler of net/rpc", func(args paging, reply *int) error { return nil }, nil, "write func(ctx context.Context, args rpcx_test.paging) (int, error)"},
 		{"one with two pointers", func(args *paging, reply *paging) error { return nil }, nil, "write func(ctx context.Context, args *rpcx_test.paging) (rpcx_test.paging, error)"},
-		{"another library's request", func(context.Context, *foreignRequest) (any, error) { return nil, nil }, nil, "foreignRequest has no fields that can be params: export them, or give the parameter a name"},
+		{"another library's request", func(context.Context, *foreignRequest) (any, error) { return nil, nil }, nil, "foreignRequest has no fields that can be params: export them, or give the parameter a name; if it is another library's request, write rpcx.HandlerFunc("},
+		{"one that has methods", takingMethods(), nil, "parameter 1: *rpcx_test.Request looks like another library's request: write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … })"},
+		{"one that is an interface", takingInterface(), nil, "parameter 2: rpcx_test.Request looks like another library's request"},
+		{"one that decodes itself", takingFields(), nil, "parameter 1: *rpcx_test.Request looks like another library's request"},
+		{"all params as they are", func(rpcx.Params) {}, nil, "a function that takes Params is a HandlerFunc: write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … }), which has req.Params and req.Bind"},
+		{"a pointer to them", func(context.Context, *rpcx.Params) error { return nil }, names("p"), "a function that takes Params is a HandlerFunc"},
+		{"a HandlerFunc", rpcx.HandlerFunc(nil), nil, "it is a Handler already: pass it to Router.Handle or Options.Handler as it is"},
+		{"what Func returned", rpcx.Func(echo), names("message"), "it is a Handler already"},
+		{"a router", rpcx.NewRouter(), nil, "it is a Handler already"},
 		{"a struct without exported fields", func(struct{ a, b int }) {}, nil, "has no fields that can be params"},
 		{"an array of all params", func(context.Context, [1]string) error { return nil }, nil, "an array of all params: write []string for any number of them"},
 		{"a pointer to an array", func(*[2]int) {}, nil, "an array of all params: write []int"},
 		{"a pointer to a slice", func(*[]int) {}, nil, "a pointer to all params: write []int, or give the parameter a name"},
 		{"a pointer to a map", func(*map[string]int) {}, nil, "a pointer to all params: write map[string]int, or give the parameter a name"},
+		{"a map of all params by number", func(map[int]string) {}, nil, "write map[string]string, or give the parameter a name"},
+		{"a map of all params by address", func(context.Context, *map[netip.Addr]int) {}, nil, "write map[string]int, or give the parameter a name"},
 		{"a service's methods", new(hasMethods), nil, "not a function: write rpcx.Expose[I](v) for the methods of an interface I"},
 		{"two results", func() (int, int) { return 0, 0 }, nil, "the results have to be (T, error), T, error or none"},
 		{"three results", func() (int, int, error) { return 0, 0, nil }, nil, "the results have to be (T, error), T, error or none"},
-		{"a struct with an embedded pointer", func(embedded) {}, nil, "field paging is an embedded pointer"},
+		{"a struct with an embedded pointer", func(embedded) {}, nil, "field paging is an embedded pointer: embed the struct itself"},
 		{"a struct with a name twice", func(twice) {}, nil, `two fields are named "page"`},
 		{"a struct with numbers in strings", func(option) {}, nil, "field N has the option string"},
 		{"a struct with a channel", func(channel) {}, nil, "field C: chan int cannot be decoded"},

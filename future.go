@@ -147,7 +147,10 @@ func (f *Future) decode(v any) error {
 	if isObjectData(f.session.codec, f.result) && (err != nil || !takesObjectData(v)) {
 		err = errLooksLikeObject
 	}
-	if err != nil {
+	switch {
+	case err != nil && !isPointer(v):
+		return fmt.Errorf("decode the result of %q: %w: pass a pointer to where the result goes, not a %T", f.method, bounded.Error(err), v)
+	case err != nil:
 		return fmt.Errorf("decode the result of %q: %w", f.method, bounded.Error(err))
 	}
 	return nil

@@ -12,6 +12,14 @@ import (
 // logged and answered [CodeInternalError] "internal server error": its text stays
 // here. So is a panic, which is recovered, and a result that cannot be encoded. (An
 // error that says that ctx has ended is logged with level Debug: that is no failure.)
+// Errors of other libraries are such other errors, although they may have a code.
+//
+// An [*Error] may be the peer's own: of a call back to it, or of a call to a third
+// program. Returned as it is, it reaches the caller as if the handler had made it, with its
+// code. To keep it here, wrap it with %v; to say what it is, make an error of it:
+//
+//	return nil, fmt.Errorf("ask the client: %v", err)            // answered "internal server error"
+//	return nil, rpcx.Errorf(7, "the client has no name: %v", err) // answered so
 //
 // Handlers of one session run concurrently, up to Limits.Concurrency of them.
 // ctx ends when the handler returns, when Limits.ProcessingTimeout has passed,
@@ -25,7 +33,7 @@ type Handler interface {
 	ServeRPC(ctx context.Context, req *Request) (any, error)
 }
 
-// HandlerFunc adapts a function to a [Handler].
+// HandlerFunc adapts a function to a [Handler]. For the errors that it returns see there.
 type HandlerFunc func(ctx context.Context, req *Request) (any, error)
 
 // ServeRPC calls f.

@@ -3,7 +3,9 @@ package rpcx_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,6 +14,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -42,9 +45,12 @@ func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, 
 type adder interface {
 	Add(a, b int) int
 	Find(q hinted)
+	Sum(values ...int) int
 }
 
 func (*hasMethods) Find(hinted) {}
+
+func (*hasMethods) Sum(...int) int { return 0 }
 
 type hinted struct {
 	Text string
@@ -61,6 +67,9 @@ func TestHintsAboutParams(t *testing.T) {
 	router.Handle("nameless", rpcx.Func(func(a, b int) {}))
 	router.Handle("map", rpcx.Func(func(map[string]int) {}))
 	router.Handle("slice", rpcx.Func(func([]int) {}))
+	router.Handle("variadic", rpcx.Func(func(...int) {}))
+	router.Handle("raw", rpcx.Func(func(json.RawMessage) {}))
+	router.Handle("anything", rpcx.Func(func(context.Context, any) error { return nil }))
 	router.Handle("any", rpcx.Func(func(any) {}, "v"))
 	router.Handle("own", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Hint: "there is no more"} }))
 	if err := router.Mount("exposed", rpcx.Expose[adder](new(hasMethods))); err != nil {
@@ -79,7 +88,14 @@ func TestHintsAboutParams(t *testing.T) {
 		"too few without names":       {"nameless", `[1]`, `hint="to make parameters optional, name them, "a?" for an optional one, or make the last ones pointers"`},
 		"names for no names":          {"nameless", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
 		"names for a method":          {"exposed/Add", `{"a":1}`, `hint="to take params by name, let the method take a struct"`},
-		"names for a slice":           {"slice", `{"a":1}`, `hint="to take params by name, give rpcx.Func the names of all parameters"`},
+		"names for a slice":           {"slice", `{"a":1}`, `hint="the function takes positional params only: rpcx.Func(fn, "list") takes the slice as one param instead, {"list": […]} or [[…]]"`},
+		"names for a variadic one":    {"variadic", `{"a":1}`, `hint="the function takes positional params only: a variadic parameter has no name"`},
+		"names for a method's rest":   {"exposed/Sum", `{"a":1}`, `hint="the function takes positional params only: let the method take a struct"`},
+		"names for raw JSON":          {"raw", `{"a":1}`, `hint="to take all params as they are, write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … }) and use req.Bind; to take those by name, write a map[string]any as the only parameter"`},
+		"names for any value":         {"anything", `{"a":1}`, `hint="to take all params as they are, write rpcx.HandlerFunc(`},
+		"a wrong name":                {"named", `{"x":1,"n":2}`, `hint="the peer has sent parameters "n", "x", which the method does not have; to make "a" optional, name it "a?""`},
+		"a wrong field":               {"fields", `{"Txt":"","page":1}`, `hint="the peer has sent parameter "Txt", which the method does not have; to make "Text" optional, add omitempty`},
+		"many wrong names":            {"direct", `{"g":1,"f":1,"e":1,"d":1,"c":1,"b":1}`, `hint="the peer has sent parameters "d", "e", "f", "g", which the method does not have; to make "a" optional`},
 		"positions for a struct":      {"fields", `[{"Text":""}]`, `rpcx.Func(fn, "name") takes it by position`},
 		"positions for a map":         {"map", `[{"a":1}]`, `rpcx.Func(fn, "name") takes it by position`},
 		"positions for a method":      {"exposed/Find", `[{"Text":""}]`, `beside a second one it is positional`},
@@ -128,6 +144,117 @@ func TestErrorsWithoutHints(t *testing.T) {
 	})
 }
 
+// The log, and not the peer, is told why a method may not be found.
+func TestHintsAboutUnknownMethods(t *testing.T) {
+	nop := rpcx.Func(func() {})
+	router := rpcx.ExposeMap(map[string]any{
+		"create": nop, "Cut": nop, "CUT": nop, "dotted.Name": nop,
+		"math": map[string]any{"add": nop, "deep": map[string]any{"er": nop}},
+	})
+	for name, c := range map[string]struct {
+		handler      rpcx.Handler
+		method, want string // "" if nothing is logged
+	}{
+		"another case":                {router, "Create", `hint="names are case-sensitive: there is "create""`},
+		"the first of several":        {router, "cut", `there is "CUT""`},
+		"another case of a path":      {router, "Math/Add", `there is "math/add""`},
+		"another case with dots":      {router, "math.ADD", `there is "math.add""`},
+		"another case further down":   {router, "math/deep.Er", `there is "math/deep.er""`},
+		"another case of dotted one":  {router, "Dotted.name", `there is "dotted.Name""`},
+		"another name":                {router, "creat", ""},
+		"a service in another case":   {router, "MATH", ""},
+		"a long name":                 {router, "Create" + strings.Repeat("x", 300), ""},
+		"a session without a handler": {nil, "create", `hint="this session has no handler: set Options.Handler"`},
+		"a router without methods":    {rpcx.NewRouter(), "create", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				_, w := newWire(t, &rpcx.Options{Handler: c.handler, Logger: log.logger()})
+				w.say(`{"jsonrpc":"2.0","method":"` + c.method + `","id":1}`)
+				if got := w.heard(); len(got) != 1 || !strings.Contains(got[0], "-32601") || strings.Contains(got[0], "case-sensitive") || strings.Contains(got[0], "Options") {
+					t.Errorf("the reply is %s", got)
+				}
+				if text := log.take(); !strings.Contains(text, c.want) || c.want == "" && text != "" {
+					t.Errorf("the log is %s, want %s", text, c.want)
+				}
+			})
+		})
+	}
+}
+
+// libraryError is the error of another library, with its code in fields.
+type libraryError struct {
+	Code    int32
+	Message string
+}
+
+func (libraryError) Error() string { return "no such account" }
+
+// codedError is the error of another library, with its code in a method.
+type codedError struct{ error }
+
+func (codedError) ErrorCode() int { return 7 }
+
+// The log says that the codes of other libraries' errors are not sent.
+func TestHintsAboutForeignErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want string // "" for no hint
+	}{
+		"fields":              {libraryError{7, "no"}, "those of a rpcx_test.libraryError are not: return rpcx.Errorf(code, …)"},
+		"fields, a pointer":   {&libraryError{7, "no"}, "those of a *rpcx_test.libraryError are not"},
+		"a method":            {codedError{errors.New("no such account")}, "those of a rpcx_test.codedError are not"},
+		"one that is wrapped": {fmt.Errorf("no such account: %w", libraryError{7, "no"}), "and those of a *fmt.wrapError are not"},
+		"no code":             {errors.New("no such account"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log logged
+				opts := handling(rpcx.Func(func() error { return c.err }))
+				opts.Logger = log.logger()
+				_, w := newWire(t, opts)
+				w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+				w.expect(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`)
+				text := log.take()
+				if !strings.Contains(text, "no such account") || !strings.Contains(text, c.want) || strings.Contains(text, "hint=") != (c.want != "") {
+					t.Errorf("the log is %s, want %s", text, c.want)
+				}
+			})
+		})
+	}
+}
+
+// A destination that is no pointer, and bytes that are JSON already, are told of.
+func TestHintsAboutValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		s, _ := newPipe(t, nil, &rpcx.Options{Logger: log.logger(), Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			if req.Method == "bind" {
+				return nil, req.Bind([]string{})
+			}
+			return []string{"a"}, nil
+		})})
+		var list []string
+		err := s.Call(t.Context(), "list", nil, list)
+		if err == nil || !strings.Contains(err.Error(), `decode the result of "list": json: Unmarshal(non-pointer []string): pass a pointer to where the result goes, not a []string`) {
+			t.Errorf("a result: %v", err)
+		}
+		if err := s.Go(t.Context(), "list", nil).Wait(t.Context(), list); err == nil || !strings.Contains(err.Error(), "pass a pointer") {
+			t.Errorf("the result of a future: %v", err)
+		}
+		matches(t, s.Call(t.Context(), "bind", rpcx.Args{"a"}, nil), rpcx.ErrInternalError)
+		synctest.Wait()
+		if text := log.take(); !strings.Contains(text, `bind params: []string is no pointer to decode into`) {
+			t.Errorf("the log is %s", text)
+		}
+		err = s.Call(t.Context(), "list", []byte(`[1]`), nil)
+		if err == nil || !strings.Contains(err.Error(), "; of bytes that are JSON already, json.RawMessage(params)") {
+			t.Errorf("params of bytes: %v", err)
+		}
+	})
+}
+
 func TestIgnoreUnknownParams(t *testing.T) {
 	router := rpcx.NewRouter()
 	router.Handle("fields", rpcx.Func(func(q hinted) string { return q.Text }))
@@ -166,6 +293,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"Options.Handler is a *rpcx.Router that is nil":          {Handler: (*rpcx.Router)(nil)},
 		"Options.Middleware[1] is nil":                           {Middleware: []func(rpcx.Handler) rpcx.Handler{next, nil}},
 		"Options.Middleware[0] has returned a nil Handler":       {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return nil }}},
+		"Options.Cancellation has no Method":                     {Cancellation: &rpcx.Cancellation{Code: -1}},
 		"Options.Types without Options.Objects: set that, too":   {Types: []rpcx.Type{celsiusType}},
 		"Options.Types has rpcx_test.celsius twice":              {Types: []rpcx.Type{celsiusType, momentType, celsiusType}, Objects: true},
 		"Options.Middleware[0] has returned a nil Handler\u200b": {Middleware: []func(rpcx.Handler) rpcx.Handler{func(rpcx.Handler) rpcx.Handler { return rpcx.HandlerFunc(nil) }}},
@@ -223,6 +351,8 @@ func TestErrorsInThePlaceOfResults(t *testing.T) {
 	}{
 		"an *Error as the result":    {rpcx.Func(func() any { return rpcx.Errorf(5, "no") }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
 		"by a HandlerFunc":           {rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return rpcx.Errorf(5, "no"), nil }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
+		"an Error by value":          {rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return rpcx.Error{Code: 5, Message: "no"}, nil }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
+		"that with a disconnection":  {rpcx.Func(func() any { return rpcx.ReplyAndDisconnect(rpcx.Error{Code: 5, Message: "no"}) }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
 		"another error":              {rpcx.Func(func() any { return errors.New("secret") }), internal, "error=secret"},
 		"a nil *Error as the result": {rpcx.Func(func() any { return none }), `{"jsonrpc":"2.0","result":null,"id":1}`, ""},
 		"a nil *Error as the error":  {rpcx.Func(func() error { return none }), internal, "the handler returned a nil *rpcx.Error as its error: where there is none it has to return nil"},
@@ -249,8 +379,8 @@ func TestErrorsInThePlaceOfResults(t *testing.T) {
 // The other version of JSON-RPC is recognized, by who answers and by who calls.
 func TestHintsAboutVersions(t *testing.T) {
 	const (
-		like1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect"
-		like2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, or to JSONRPCAutoDetect"
+		like1 = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose"
+		like2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose"
 	)
 	for name, c := range map[string]struct {
 		p          rpcx.Protocol
@@ -353,6 +483,77 @@ func TestResultsThatLookLikeObjects(t *testing.T) {
 		}
 		if len(own.Type) != 2 {
 			t.Errorf("got %v", own)
+		}
+	})
+}
+
+// What is wrong at this side is told to the log, and not charged to the peer.
+func TestBindToNoPointer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		s, w := newServed(t, &rpcx.Options{Logger: log.logger(), Handler: rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			var params struct{ A int }
+			return nil, req.Bind(params)
+		})})
+		for _, message := range []string{`{"jsonrpc":"2.0","method":"m","params":{"A":1},"id":1}`, `{"jsonrpc":"2.0","method":"m","id":1}`} {
+			w.say(message)
+			w.expect(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`)
+			if text := log.take(); !strings.Contains(text, `msg="handler failed"`) || !strings.Contains(text, "bind params: struct { A int } is no pointer") {
+				t.Errorf("the log says\n%s", text)
+			}
+		}
+		if cost := s.Cost(); cost > 1 {
+			t.Errorf("the cost is %v", cost)
+		}
+	})
+}
+
+func TestDataThatCannotBeEncodedIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		_, w := newWire(t, &rpcx.Options{Logger: log.logger(), Handler: rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			return nil, rpcx.Errorf(7, "sold out").WithData(make(chan int))
+		})})
+		w.say(ask("m", 1))
+		w.expect(`{"jsonrpc":"2.0","error":{"code":7,"message":"sold out"},"id":1}`)
+		if text := log.take(); !strings.Contains(text, `msg="data of an error cannot be encoded, and is left out" peer=pipe code=7 error=`) {
+			t.Errorf("the log says\n%s", text)
+		}
+	})
+}
+
+func TestLogSaysThatOnSessionHasNotReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		returns := make(chan struct{})
+		srv := &rpcx.Server{Options: rpcx.Options{Logger: log.logger(), Limits: rpcx.Limits{ProcessingTimeout: time.Second}}, OnSession: func(*rpcx.Session) { <-returns }}
+		near, far := net.Pipe()
+		srv.ServeConn(near)
+		client := rpcx.NewSession(far, nil)
+		matches(t, client.Call(t.Context(), "login", nil, nil), rpcx.ErrServerBusy)
+		synctest.Wait()
+		text := log.take()
+		if !strings.Contains(text, "before its handler was called") || !strings.Contains(text, `reason="Server.OnSession or Trace.Connected has not returned"`) {
+			t.Errorf("the log says\n%s", text)
+		}
+		close(returns)
+		client.Close()
+		srv.Close()
+		if err := srv.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The code of an error that answers nothing is the peer's, and not mistaken for this side's.
+func TestDiagnosticErrorTellsItsCodeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logged
+		_, w := newWire(t, &rpcx.Options{Logger: log.logger()})
+		w.say(`{"jsonrpc":"2.0","error":{"code":-32600,"message":"invalid request"},"id":null}`)
+		w.expectNothing()
+		if text := log.take(); !strings.Contains(text, "diagnostic error received: -32600 invalid request (code -32600)") {
+			t.Errorf("the log says\n%s", text)
 		}
 	})
 }

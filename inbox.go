@@ -3,6 +3,7 @@ package rpcx
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -35,6 +36,8 @@ type inbox struct {
 
 	handling int  // bytes of the requests whose handlers run, if they are many
 	blocked  bool // until the server handles fewer bytes; see load
+	needs    int  // the bytes of the request for which it is blocked, or was
+	reserved int  // of these, for a worker that has not looked yet
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.
@@ -229,18 +232,28 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
+	attrs := []slog.Attr{methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
 	if c.IsNotification() {
 		msg = "notification timed out"
 	}
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
+		if s.in.held {
+			attrs = append(attrs, slog.String("reason", "Server.OnSession or Trace.Connected has not returned"))
+		}
 	case c.ctx.ended() == nil:
 		msg += ", and its handler goes on"
 		s.trackLateLocked(c)
 	}
-	s.notePeerLocked(slog.LevelWarn, msg, methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout))
+	s.notePeerLocked(slog.LevelWarn, msg, attrs...)
 	return e
+}
+
+// isAllLate reports whether no other handler can start before one of those returns whose
+// requests have timed out.
+func (in *inbox) isAllLate() bool {
+	return len(in.late) >= in.limit || in.waits && len(in.late) >= in.running
 }
 
 // lateGrace is how long a handler may take to return once its context has ended.
@@ -255,7 +268,7 @@ func (s *Session) trackLateLocked(c *call) {
 		in.late = make(map[*call]struct{})
 	}
 	in.late[c] = struct{}{}
-	if !in.allLate && len(in.late) >= in.limit {
+	if !in.allLate && in.isAllLate() {
 		in.lateAt = after(s.now(), lateGrace)
 		s.arm(in.lateAt)
 	}
@@ -272,27 +285,26 @@ func (s *Session) checkLateLocked(now time.Duration) {
 	case in.lateAt > now:
 		s.arm(in.lateAt)
 		return
-	case len(in.late) < in.limit: // which has been raised
+	case !in.isAllLate(): // since the limit has been raised
 		in.lateAt = 0
 		return
 	}
 	in.lateAt, in.allLate = 0, true
-	field := "Limits.Concurrency"
-	if in.order == Sequential {
-		field = "Options.Order"
+	field, limit := "Limits.Concurrency", in.limit
+	if in.order == Sequential || in.waits {
+		field, limit = "Options.Order", 1
 	}
 	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", in.limit)), slog.String("methods", in.lateMethods()))
+		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.late))))
 }
 
-// mostMethods is how many methods lateMethods names.
+// mostMethods is how many methods methodsOf names.
 const mostMethods = 8
 
-// lateMethods names the methods of the handlers in late, and of how many each is, the
-// most frequent first.
-func (in *inbox) lateMethods() string {
+// methodsOf names the methods of calls, and of how many each is, the most frequent first.
+func methodsOf(calls iter.Seq[*call]) string {
 	counts := make(map[string]int)
-	for c := range in.late {
+	for c := range calls {
 		counts[c.Method]++
 	}
 	methods := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
@@ -323,6 +335,7 @@ func (s *Session) work() {
 			s.handled(c)
 		}
 		s.in.workers--
+		s.freeReservedLocked()
 		s.unblock()
 		s.wakeWorkerLocked()
 		s.unlock()
@@ -337,6 +350,7 @@ func (s *Session) work() {
 			break
 		}
 		s.startHandlingLocked(c)
+		s.freeReservedLocked()
 		if s.state >= stateClosing {
 			c.ctx.end(s.cause)
 		}

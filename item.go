@@ -2,7 +2,9 @@ package rpcx
 
 import (
 	"encoding/json"
+	"fmt"
 	"iter"
+	"reflect"
 
 	"example.com/rpcx/internal/jsonscan"
 
@@ -40,8 +42,12 @@ type Params struct {
 // map), by the rules of encoding/json: members that v has no place for are left
 // out, and those that are missing leave theirs as it is, as all do if there are no
 // params. Raw params go into a *[]byte, or into what Options.Codec makes of them. An
-// error is an [*Error] with [CodeInvalidParams], fit to be returned by a handler.
+// error is an [*Error] with [CodeInvalidParams], fit to be returned by a handler. But a v
+// that is no pointer is no fault of the peer: that error has no code.
 func (p Params) Bind(v any) error {
+	if r := reflect.ValueOf(v); r.Kind() != reflect.Pointer || r.IsNil() {
+		return fmt.Errorf("bind params: %T is no pointer to decode into, or is nil", v)
+	}
 	data := []byte(p.Positional)
 	if data == nil {
 		data = p.Named

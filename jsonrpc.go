@@ -222,10 +222,10 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 }
 
 const (
-	hintV1     = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, or to JSONRPCAutoDetect for either"
+	hintV1     = "the message looks like JSON-RPC 1.0: set Options.Protocol to JSONRPCv1, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose for both in one session"
 	hintStrict = "null or missing params are taken for none without Options.StrictParams"
 
-	hintV2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, or to JSONRPCAutoDetect for either"
+	hintV2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose for both in one session"
 )
 
 // versionHint returns the hint for an invalid message whose sender speaks another version
@@ -347,6 +347,9 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 func illTypedParams(params any) *ProtocolError {
 	e := unsentf(CodeInvalidParams, "request arguments must be a list or a dictionary")
 	e.Hint = fmt.Sprintf("of the params, a value of type %T, make rpcx.Args{…}, or a map or struct for named ones", params)
+	if _, ok := params.([]byte); ok {
+		e.Hint += "; of bytes that are JSON already, json.RawMessage(params)"
+	}
 	return e
 }
 

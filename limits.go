@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"log/slog"
 	"math"
 	"time"
 )
@@ -119,7 +120,7 @@ type Limits struct {
 	CostSoft float64
 	// CostHard is the cost at which the session's requests are answered
 	// CodeExcessiveResourceUsage and it ends with a [*CostError]. Default 10,000.
-	// If it is not above CostSoft, nothing is limited.
+	// If it is not above CostSoft, nothing is limited, as in aiorpcX, and that is logged.
 	CostHard float64
 	// CostDecay is by how much a cost falls each second. Default CostHard / 3,600.
 	CostDecay float64
@@ -129,8 +130,8 @@ type Limits struct {
 	// message that is no JSON costs ten times as much in addition. Default 100.
 	CostError float64
 	// CostHandlerError is the cost of an error of the handler's, to which the Error's own
-	// Cost is added, and of a request that was begun and not finished within
-	// ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
+	// Cost is added, of a reply that is too large, and of a request that was begun and not
+	// finished within ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
 	// aiorpcX it is 100.
 	CostHandlerError float64
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
@@ -242,6 +243,16 @@ func (l Limits) resolved(role Role) Limits {
 	}
 	l.CostDelay = max(l.CostDelay, 0)
 	return l
+}
+
+// costIsVoid reports whether a session's cost is counted in vain.
+func (l *Limits) costIsVoid() bool { return !l.CostOff && l.CostSoft >= 0 && l.CostHard <= l.CostSoft }
+
+const voidCost = "cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"
+
+// costAttrs returns the limits that voidCost is about.
+func (l *Limits) costAttrs() []slog.Attr {
+	return []slog.Attr{slog.Group("Limits.CostHard", slog.Float64("cost", l.CostHard)), slog.Group("Limits.CostSoft", slog.Float64("cost", l.CostSoft))}
 }
 
 // goodCost returns what a session may have used itself without being held to what the

@@ -17,11 +17,10 @@ type load struct {
 	bytes    atomic.Int64
 	sessions atomic.Int64
 	warned   atomic.Bool // of a session that was ended for its cost
-
-	unfinished unfinished
+	logs     *serverLogs // nil where each has only its own budgets
 
 	live     func() []*Session // of the server; nil if there is no limit
-	making   sync.Mutex        // room, in makeRoom
+	making   sync.Mutex        // room: the claims that make it are not looked at twice
 	awaiting atomic.Bool       // makeRoom was called, and has not begun
 
 	handlingLimit int          // of the bytes that are being handled; 0 is none
@@ -47,8 +46,10 @@ func (l *load) add(bytes int, p *pool) {
 	}
 }
 
-// reached reports whether the limit is.
-func (l *load) reached() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit) }
+// reaches reports whether the limit is reached with bytes more.
+func (l *load) reaches(bytes int) bool {
+	return l.limit > 0 && l.bytes.Load()+int64(bytes) >= int64(l.limit)
+}
 
 // nearlyReached reports whether three quarters of the limit are.
 func (l *load) nearlyReached() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/4*3 }
@@ -56,8 +57,11 @@ func (l *load) nearlyReached() bool { return l.limit > 0 && l.bytes.Load() >= in
 // full reports whether the limit is reached, and by one that holds weight bytes,
 // more than its share. So a few that hold much do not lock the others out. What all
 // hold together is bounded by exceeds.
-func (l *load) full(weight int) bool {
-	return l.reached() && int64(weight) >= int64(l.limit)/max(l.sessions.Load(), 1)
+func (l *load) full(weight int) bool { return l.fullWith(0, weight) }
+
+// fullWith is full for one that holds weight bytes, and is to hold bytes more.
+func (l *load) fullWith(bytes, weight int) bool {
+	return l.reaches(bytes) && int64(weight+bytes) >= int64(l.limit)/max(l.sessions.Load(), 1)
 }
 
 // exceeds reports whether one and a half times the limit would be passed with bytes
@@ -67,62 +71,123 @@ func (l *load) exceeds(bytes int) bool {
 	return l.limit > 0 && (l.bytes.Load()+int64(bytes))/3*2 > int64(l.limit)
 }
 
-// makeRoom ends sessions for so many bytes, and reports whether there is room then: those
-// whose replies take more than half of their share. The first to end are those whose
-// writes began first; then come those who have their replies still put together, the
-// largest before the others. They end until a quarter over the limit is left, so that
-// the sessions need not be looked at again soon. Callers must hold no session's lock.
+// claim is what a session holds that others may need: replies that its peer has not read,
+// and a message that has come in part.
+type claim struct {
+	*Session
+	began time.Time // the older of the two: the write, or the message; notBegun if neither
+	part  bool      // it is the message
+	size  int
+	all   int // that the session holds
+}
+
+// claims returns the claims of more than half of a session's share that began no later
+// than by, without that of except: the oldest first. Then come those of replies that are
+// still put together, the largest first. Callers must hold l.making, and no session's lock.
+func (l *load) claims(by time.Time, except *Session) []claim {
+	least := l.limit / int(2*max(l.sessions.Load(), 1))
+	var claims []claim
+	for _, s := range l.live() {
+		if s == except {
+			continue
+		}
+		s.lock()
+		c := s.claimLocked()
+		ending := s.state >= stateClosing || s.gaveWay
+		s.unlock()
+		if !ending && c.size > least && !c.began.After(by) {
+			claims = append(claims, c)
+		}
+	}
+	slices.SortFunc(claims, func(a, b claim) int {
+		return cmp.Or(a.began.Compare(b.began), cmp.Compare(b.all, a.all))
+	})
+	return claims
+}
+
+// notBegun is later than any claim that has begun.
+var notBegun = time.Unix(1<<40, 0)
+
+// claimLocked returns the session's claim. Callers must hold s.mu.
+func (s *Session) claimLocked() claim {
+	s.owner.check()
+	c := claim{Session: s, began: notBegun, all: s.weight, size: s.out.held() + s.out.waiting + s.assembled + s.part.size}
+	if s.out.writing {
+		c.began = s.epoch.Add(s.out.began)
+	}
+	if s.part.size > 0 {
+		if began := s.epoch.Add(s.part.began); began.Before(c.began) {
+			c.began, c.part = began, true
+		}
+	}
+	return c
+}
+
+// makeRoom ends sessions by their claims for so many bytes, and reports whether there is
+// room then. The sessions end until a quarter over the limit is left, so that they need
+// not be looked at again soon. Callers must hold no session's lock.
 func (l *load) makeRoom(bytes int) bool {
 	l.making.Lock()
 	defer l.making.Unlock()
 	if !l.exceeds(bytes) {
 		return true // others have made it
 	}
-	type candidate struct {
-		*Session
-		weight int
-		began  time.Time // notWriting if nothing is being written
-	}
-	notWriting := time.Now().Add(time.Hour) // later than any that has begun
-	var held []candidate
-	least := l.limit / int(2*max(l.sessions.Load(), 1))
-	for _, s := range l.live() {
-		s.lock()
-		if replies := s.out.held() + s.out.waiting + s.assembled; s.state < stateClosing && replies > least {
-			c := candidate{Session: s, weight: s.weight, began: notWriting}
-			if s.out.writing {
-				c.began = s.epoch.Add(s.out.began)
-			}
-			held = append(held, c)
-		}
-		s.unlock()
-	}
-	slices.SortFunc(held, func(a, b candidate) int {
-		return cmp.Or(a.began.Compare(b.began), cmp.Compare(b.weight, a.weight))
-	})
-	for _, s := range held {
+	for _, c := range l.claims(notBegun, nil) {
 		if (l.bytes.Load()+int64(bytes))/5*4 <= int64(l.limit) {
 			break
 		}
-		s.makeWay()
+		c.makeWay(c.part)
 	}
 	return !l.exceeds(bytes)
 }
 
-// makeWay ends the session, whose replies take memory that others need. What it holds
-// is not counted any more: nothing but the end of a write keeps it.
-func (s *Session) makeWay() {
+// makeRoomForMessage ends sessions whose claims are older than the message of s that
+// began at began, to make room for so many bytes of it. If these do not hold as much, it
+// reports false and ends none. The sessions end until a thirty-second of the limit is free, so that
+// they need not be looked at for each message. Callers must hold no session's lock.
+func (l *load) makeRoomForMessage(s *Session, began time.Time, bytes int) bool {
+	l.making.Lock()
+	defer l.making.Unlock()
+	if !l.reaches(bytes) {
+		return true // others have made it
+	}
+	older, sum := l.claims(began, s), 0
+	for _, c := range older {
+		sum += c.size
+	}
+	if sum < bytes {
+		return false
+	}
+	freed := 0
+	for _, c := range older {
+		if freed >= bytes && l.bytes.Load()+int64(bytes) <= int64(l.limit)/32*31 {
+			break
+		}
+		freed += c.size
+		c.makeWay(c.part)
+	}
+	return true
+}
+
+// makeWay ends the session, which holds memory that others need: for a message that has
+// come in part if part is set, otherwise for its replies. What it holds is not counted any
+// more: the end of a write or a read frees it.
+func (s *Session) makeWay(part bool) {
 	s.lock()
 	defer s.unlock()
 	if s.state >= stateClosing || s.gaveWay {
 		return
 	}
-	s.note(slog.LevelWarn, "peer does not read its replies, and others need the memory",
-		byteLimit("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.weight))
+	msg, err, grace := "peer does not read its replies, and others need the memory", ErrSlowPeer, time.Duration(0)
+	if part {
+		msg, grace = "a message that has come in part makes room for a later one", s.violationGrace()
+		err = &FrameError{Message: "no room for a message that has come in part: " + over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}
+	}
+	s.note(slog.LevelWarn, msg, byteLimit("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.weight))
 	s.gaveWay = true
 	s.load.add(-s.weight, s.pool)
 	s.weight = 0
-	s.pool.run(func() { s.end(&fullError{ErrSlowPeer}, 0) })
+	s.pool.run(func() { s.end(&fullError{err}, grace) })
 }
 
 // weightStep is by how much what a session holds has to change before it is
@@ -140,7 +205,7 @@ func (s *Session) weigh() {
 	if s.load.limit == 0 || s.state == stateDone || s.gaveWay {
 		return
 	}
-	held := s.in.bytes + s.in.begun + requestOverhead*s.in.count + s.out.held() + s.out.waiting + s.partWeightLocked() + s.assembled
+	held := s.in.bytes + s.in.begun + requestOverhead*s.in.count + s.out.held() + s.out.waiting + s.partial + s.assembled
 	if d := held - s.weight; d >= weightStep || d <= -weightStep {
 		s.weight += d
 		s.load.add(d, s.pool)
@@ -169,14 +234,44 @@ func (s *Session) receivePart(size int) error {
 		s.meter()
 		s.overdrawn()
 	}
-	more := size - s.partial
-	s.partial = size
 	s.trackPartLocked(size)
-	s.weigh()
-	if more > 0 && (s.load.full(s.weight) || s.load.exceeds(0)) && !s.makeRoomLocked(more) {
-		return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
+	more, began := size-s.partial, s.epoch.Add(s.part.began)
+	large, kept := s.part.size > largeBuffer, s.part.size == 0
+	needs := more > 0 && ((large || kept) && s.load.fullWith(more, s.weight) || s.load.exceeds(more))
+	if needs {
+		s.unlock()
+		room := !kept && s.load.makeRoomForMessage(s, began, more)
+		s.lock()
+		if !room {
+			return s.noRoomError(size)
+		}
 	}
+	s.partial = size
+	s.weigh()
 	return nil
+}
+
+// noRoomError is the error for a message for which a buffer of size bytes is too large.
+func (s *Session) noRoomError(size int) error {
+	return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), over(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
+}
+
+// makeRoomForRequests is called by the reader before requests are admitted, the last of
+// which has come in part. If a full server had to refuse them, older claims make way.
+func (s *Session) makeRoomForRequests(entries []entry) {
+	if s.part.size == 0 || len(entries) == 0 || !s.load.reaches(0) {
+		return
+	}
+	bytes := 0
+	for _, e := range entries {
+		bytes += e.bytes()
+	}
+	s.lock()
+	refused := !s.mayPauseLocked() && (s.load.full(s.weight) || s.load.exceeds(bytes))
+	s.unlock()
+	if refused {
+		s.load.makeRoomForMessage(s, s.epoch.Add(s.part.began), bytes)
+	}
 }
 
 // fullError is why a session ends to make room on its server. It matches ErrServerFull
@@ -213,13 +308,13 @@ func (s *Session) mayStartLocked() bool {
 }
 
 // mayHandle reports whether a request that counts size bytes may be handled now, by a
-// session that handles what s.in.handling says. If not, the session is blocked: unblock
-// starts it again. Callers must hold s.mu.
+// session that handles what s.in.handling says. If not, the session is blocked until
+// unblockSessions finds room for the request, which is reserved for the session. Callers
+// must hold s.mu.
 func (l *load) mayHandle(s *Session, size int) bool {
 	fits := func() bool {
-		all := int(l.handling.Load())
-		return all == 0 || all+size <= l.handlingLimit ||
-			s.in.handling+size <= l.handlingLimit/int(max(l.sessions.Load(), 1))
+		all := int(l.handling.Load()) - s.in.reserved
+		return all == 0 || all+size <= l.handlingLimit || s.fitsShare(size)
 	}
 	switch {
 	case size == 0:
@@ -234,9 +329,15 @@ func (l *load) mayHandle(s *Session, size int) bool {
 	if fits() { // the last handler may have returned just now
 		return true
 	}
-	s.in.blocked = true
+	s.in.blocked, s.in.needs = true, size
 	l.blocked = append(l.blocked, s)
 	return false
+}
+
+// fitsShare reports whether a request that counts size bytes is within the session's
+// share of what is handled. Callers must hold s.mu.
+func (s *Session) fitsShare(size int) bool {
+	return s.in.handling+size <= s.load.handlingLimit/int(max(s.load.sessions.Load(), 1))
 }
 
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
@@ -250,30 +351,74 @@ func (s *Session) startHandlingLocked(c *call) {
 	s.load.handling.Add(int64(c.held))
 }
 
-// stopHandlingLocked ends what startHandlingLocked has begun, and has the sessions that
-// are blocked look again. Callers must hold s.mu.
+// stopHandlingLocked ends what startHandlingLocked has begun, and has as many of the
+// sessions that are blocked go on as there is room for. Callers must hold s.mu.
 func (s *Session) stopHandlingLocked(c *call) {
 	s.owner.check()
 	if c.held == 0 {
 		return
 	}
 	s.in.handling -= int(c.held)
-	l := s.load
-	l.handling.Add(-int64(c.held))
+	s.load.handling.Add(-int64(c.held))
+	s.load.unblockSessions(s)
+}
+
+// unblockSessions has blocked sessions go on, the first before the others, as far as
+// there is room for the requests that they wait with; and own if its request is within its
+// share by now. The room is reserved until a worker of the session has looked. Callers
+// must hold the lock of own, which may be nil.
+func (l *load) unblockSessions(own *Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, blocked := range l.blocked {
-		blocked.pool.run(blocked.unblockHandling)
+	if len(l.blocked) == 0 {
+		return
 	}
-	l.blocked = nil
+	l.blocked = slices.DeleteFunc(l.blocked, func(s *Session) bool {
+		all := int(l.handling.Load())
+		if room := l.handlingLimit - all; room < minHandling && all > 0 && s != own {
+			return false
+		} else if size := s.in.needs; all == 0 || size <= room || s == own && s.fitsShare(size) {
+			l.handling.Add(int64(size))
+			s.pool.run(s.unblockHandling)
+			return true
+		}
+		return false
+	})
 }
 
 // unblockHandling has the session look again whether its next request may be handled.
 func (s *Session) unblockHandling() {
 	s.lock()
 	defer s.unlock()
-	s.in.blocked = false
-	s.wakeWorkerLocked()
+	s.in.blocked, s.in.reserved = false, s.in.needs
+	if s.cost.over || !s.wantsWorkerLocked() {
+		s.freeReservedLocked()
+	} else {
+		s.fx.set(&s.fx.startWorker)
+	}
+	s.checkPauseLocked()
+}
+
+// freeReservedLocked gives the room back that is reserved for the session, and has it
+// used by others if the session has not. Callers must hold s.mu.
+func (s *Session) freeReservedLocked() {
+	s.owner.check()
+	if s.in.reserved > 0 {
+		s.load.handling.Add(-int64(s.in.reserved))
+		s.in.reserved = 0
+		s.load.unblockSessions(s)
+	}
+}
+
+// stopWaitingLocked has the session wait for no other's handlers any more. Callers must
+// hold s.mu.
+func (s *Session) stopWaitingLocked() {
+	s.owner.check()
+	if l := s.load; s.in.blocked {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.blocked = slices.DeleteFunc(l.blocked, func(blocked *Session) bool { return blocked == s })
+	}
 }
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.

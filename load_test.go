@@ -166,6 +166,67 @@ func TestReadersGoOnWhileOthersDoNotRead(t *testing.T) {
 	})
 }
 
+// Who reads replies too slowly makes room for large messages, too: neither a request nor
+// its session ends for them.
+func TestUnreadRepliesMakeRoomForMessages(t *testing.T) {
+	for name, c := range map[string]struct {
+		attackers, size int
+		rate            int // bytes a second that are read
+	}{
+		"nothing is read":     {63, 300_000, 0},
+		"2 kB/s":              {63, 300_000, 2000},
+		"a few large replies": {20, 900_000, 2000},
+		"many smaller ones":   {400, 60_000, 2000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const limit = 16 << 20
+				srv := &rpcx.Server{MaxQueuedBytes: limit}
+				srv.Options.Handler = rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+					if len(req.Params.Positional) > 0 {
+						return 0, nil
+					}
+					return strings.Repeat("x", c.size), nil
+				})
+				wires := newLoadedServer(t, srv, c.attackers+1)
+				honest := wires[0]
+				honest.listen()
+				for _, w := range wires[1:] {
+					_, _ = io.WriteString(w.Conn, ask("m", 1)+"\n")
+					if c.rate > 0 {
+						// Owner: the test. End: the session ends.
+						go readSlowly(w, c.rate)
+					}
+				}
+				time.Sleep(5 * time.Second)
+				if n := srv.Stats().QueuedBytes; n < limit {
+					t.Fatalf("%d bytes wait", n)
+				}
+				for id := range 20 {
+					honest.say(padded(id, 900_000))
+					honest.expect(answered("0", id))
+				}
+				if n := srv.Stats(); n.Sessions < c.attackers/4 || n.QueuedBytes > limit {
+					t.Errorf("%d sessions are left, and %d bytes wait", n.Sessions, n.QueuedBytes)
+				}
+				for _, w := range wires {
+					w.Close()
+				}
+				time.Sleep(time.Second) // for who reads slowly
+			})
+		})
+	}
+}
+
+// readSlowly reads so many bytes a second, until the connection ends.
+func readSlowly(w *wire, rate int) {
+	for buf := make([]byte, rate); ; time.Sleep(time.Second) {
+		if _, err := io.ReadFull(w.Conn, buf); err != nil {
+			return
+		}
+	}
+}
+
 // The errors that answer what is no request are bounded likewise, however large their
 // ids are: they wait for no room.
 func TestUnreadErrorsAreBounded(t *testing.T) {

@@ -21,6 +21,8 @@ func TestNilPanicsAtTheCall(t *testing.T) {
 	defer func() { s.Close(); other.Close(); <-s.Done(); <-other.Done() }()
 	f := s.Go(t.Context(), "m", nil)
 	g := rpcx.NewTaskGroup[int](t.Context(), nil)
+	var none context.Context
+	free := func(context.Context) error { return nil }
 	for name, call := range map[string]func(){
 		"NewSession with a nil connection":              func() { rpcx.NewSession(nil, nil) },
 		"NewSession with a nil connection: ":            func() { rpcx.NewSession(conn, nil) },
@@ -34,6 +36,22 @@ func TestNilPanicsAtTheCall(t *testing.T) {
 		"Join with a nil writer":                        func() { rpcx.Join(os.Stdin, file) },
 		"Session.OnClose with a nil callback":           func() { s.OnClose(nil) },
 		"Future.OnDone with a nil callback":             func() { f.OnDone(nil) },
+		"Session.Call with a nil context":               func() { s.Call(none, "m", nil, nil) },
+		"Session.Go with a nil context":                 func() { s.Go(none, "m", nil) },
+		"Session.Notify with a nil context":             func() { s.Notify(none, "m", nil) },
+		"Session.SendBatch with a nil context":          func() { s.SendBatch(none, new(rpcx.Batch)) },
+		"Session.GoBatch with a nil context":            func() { s.GoBatch(none, new(rpcx.Batch)) },
+		"Session.Shutdown with a nil context":           func() { s.Shutdown(none) },
+		"Server.Shutdown with a nil context":            func() { new(rpcx.Server).Shutdown(none) },
+		"Server.Wait with a nil context":                func() { new(rpcx.Server).Wait(none) },
+		"Server.ListenAndServe with a nil context":      func() { new(rpcx.Server).ListenAndServe(none, "tcp://127.0.0.1:0") },
+		"Server.ServeContext with a nil context":        func() { new(rpcx.Server).ServeContext(none, nil) },
+		"Command with a nil context":                    func() { rpcx.Command(none, nil, nil) },
+		"Dial with a nil context":                       func() { rpcx.Dial(none, "tcp://127.0.0.1:1", nil) },
+		"TimeoutAfter with a nil context":               func() { rpcx.TimeoutAfter(none, time.Second, free) },
+		"StartTask with a nil context":                  func() { rpcx.StartTask[int](none, nil) },
+		"NewTaskGroup with a nil context":               func() { rpcx.NewTaskGroup[int](none, nil) },
+		"NewTaskGroup with a WaitPolicy that does not":  func() { rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: 9}) },
 		"TaskGroup.Go with a nil function":              func() { g.Go(nil) },
 		"TaskGroup.GoDaemon with a nil function":        func() { g.GoDaemon(nil) },
 		"StartTask with a nil function":                 func() { rpcx.StartTask[int](t.Context(), nil) },

@@ -21,12 +21,21 @@ type note struct {
 // more are only counted.
 const maxNotes = 64
 
-// note has something logged, on another goroutine, and before the session is over.
-// It is called under the lock.
+// note has something logged, on another goroutine, and before the session is over. It
+// is for what happens once or twice in a session; the sessions of a server have a budget
+// for that. It is called under the lock.
 func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 	if s.log.Handler() == slog.DiscardHandler || s.state == stateDone {
 		return
 	}
+	if l := s.load.logs; l == nil || s.takeServerLogLocked(&l.notices, recordSize(msg, attrs), 0, 1) {
+		s.queueNoteLocked(level, msg, attrs)
+	}
+}
+
+// queueNoteLocked is note for what the budgets have room for. Callers must hold s.mu.
+func (s *Session) queueNoteLocked(level slog.Level, msg string, attrs []slog.Attr) {
+	s.owner.check()
 	if len(s.notes) >= maxNotes {
 		s.unlogged++
 		return
@@ -43,6 +52,7 @@ func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 // for several, so that what is logged of a flood are runs of records.
 type logBudget struct {
 	logged uint64 // about how many bytes
+	earned uint64 // of the bytes received, what the server's budget has been given for
 	full   bool
 }
 
@@ -67,6 +77,72 @@ func (b *logBudget) take(size int, received uint64) bool {
 // peer cannot hide a handler's panic behind bad messages.
 type logBudgets struct{ errors, others logBudget }
 
+// serverLogs are what the sessions of a server have together, beside a byte for each byte
+// that was received: many short sessions could each use what is a session's own. Errors and
+// notices have budgets of their own, so that bad messages cannot hide them.
+type serverLogs struct{ errors, others, notices bounded.Budget }
+
+// What the server has for each of its budgets, in bytes.
+const (
+	serverLogBurst     = 256 << 10
+	serverLogPerSecond = 8 << 10
+)
+
+func newServerLogs() *serverLogs {
+	l := new(serverLogs)
+	for _, b := range l.all() {
+		b.Burst, b.PerSecond, b.Run = serverLogBurst, serverLogPerSecond, logRun
+	}
+	return l
+}
+
+func (l *serverLogs) all() []*bounded.Budget {
+	return []*bounded.Budget{&l.errors, &l.others, &l.notices}
+}
+
+// takeServerLogLocked reports whether the server's budget has room for a record of the
+// given size, which tells of so many; earned are bytes received that it has not been given
+// for. If others were left out before, that is said first. Callers must hold s.mu.
+func (s *Session) takeServerLogLocked(b *bounded.Budget, size, earned, records int) bool {
+	s.owner.check()
+	ok, skipped := b.Take(float64(size), float64(earned), records)
+	if skipped > 0 {
+		s.queueNoteLocked(slog.LevelWarn, "too much to log of this server's sessions",
+			[]slog.Attr{slog.Int("records left out", skipped)})
+	}
+	return ok
+}
+
+// takeLogLocked reports whether the budgets of the session and its server have room for a
+// record. Callers must hold s.mu.
+func (s *Session) takeLogLocked(level slog.Level, size int) bool {
+	s.owner.check()
+	budget := &s.budgets.others
+	if level >= slog.LevelError {
+		budget = &s.budgets.errors
+	}
+	received := s.stats.BytesReceived
+	if len(s.notes) >= maxNotes || !budget.take(size, received) {
+		s.unlogged++
+		return false
+	}
+	l := s.load.logs
+	if l == nil {
+		return true
+	}
+	shared := &l.others
+	if level >= slog.LevelError {
+		shared = &l.errors
+	}
+	earned := int(received - budget.earned)
+	budget.earned = received
+	if !s.takeServerLogLocked(shared, size, earned, 1) {
+		budget.logged -= uint64(size)
+		return false
+	}
+	return true
+}
+
 // notePeerLocked is note for what a peer can cause as often as it likes. Records for
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own, and those of bounded.Error.
@@ -79,15 +155,9 @@ func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Att
 
 func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
 	s.owner.check()
-	budget := &s.budgets.others
-	if level >= slog.LevelError {
-		budget = &s.budgets.errors
+	if s.state != stateDone && s.takeLogLocked(level, size) {
+		s.queueNoteLocked(level, msg, attrs)
 	}
-	if len(s.notes) >= maxNotes || !budget.take(size, s.stats.BytesReceived) {
-		s.unlogged++
-		return
-	}
-	s.note(level, msg, attrs...)
 }
 
 // noteHandler logs what happened when c was handled, within the budget. A nil err is
@@ -155,6 +225,9 @@ func (s *Session) logNotes() {
 		s.notes, s.unlogged = nil, 0
 		if unlogged > 0 {
 			s.budgets.others.logged += recordSizeAround // for the record that says so
+			if l := s.load.logs; l != nil && !s.takeServerLogLocked(&l.others, recordSizeAround, 0, unlogged) {
+				unlogged = 0 // the server says it
+			}
 		}
 		s.unlock()
 		for _, n := range notes {

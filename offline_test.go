@@ -207,7 +207,7 @@ func (l *ledger) receive(items []Item, batch bool) (faults []error) {
 
 func unexpectedResponse(item *Item) error {
 	if e, ok := item.Err.(*Error); ok && item.ID == nil {
-		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %s (code %d)", excerpt(e.Message), e.Code)
+		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %d %s", e.Code, excerpt(e.Message))
 	}
 	return protocolError(CodeInvalidRequest, "response to unsent request (ID: "+excerpt(appendID(nil, item.ID))+")")
 }

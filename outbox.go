@@ -288,7 +288,7 @@ func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratc
 			s.unlock()
 			room := s.load.makeRoom(n)
 			if !room {
-				s.makeWay()
+				s.makeWay(false)
 			}
 			s.lock()
 		}
@@ -440,8 +440,11 @@ func (s *Session) startTimeout(call *Future, now time.Duration) {
 
 // closedError is ErrClosed, with the reason for the end if it is another.
 func (s *Session) closedError() error {
-	if s.cause == nil || s.cause == ErrClosed {
+	switch cause := s.cause.(type) {
+	case nil:
 		return ErrClosed
+	case *closedError, *contextClosed: // ErrClosed, and what wraps it
+		return cause
 	}
 	return &endedError{s.cause}
 }

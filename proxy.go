@@ -26,7 +26,11 @@ type Named map[string]any
 func (s *Session) Remote() *Proxy { return &Proxy{session: s} }
 
 // At returns the proxy for the service at the given names, one below the other.
-// It is not looked whether there is one: calls will tell.
+// It is not looked whether there is one: calls will tell. The names and the method are
+// sent with "/" between them, "math/add", which a [Router] and aiomas understand. To a
+// peer whose methods have dots, name the whole as the method:
+//
+//	s.Remote().Call(ctx, &sum, "math.add", 1, 2) // or s.Call, with rpcx.Args{1, 2}
 func (p *Proxy) At(name ...string) *Proxy {
 	return &Proxy{p.session, p.to(strings.Join(name, "/"))}
 }

@@ -24,7 +24,8 @@ import (
 // A method is called what the tag says, or else as the field in lower snake case
 // (so a service of [Expose] has it). A field that is a struct has the methods of a
 // service below, named likewise; an embedded struct those of the same service.
-// With the tag "-" a field is left alone, and so is one of any other kind.
+// A path has "/" between its names; for a peer that has dots, bind s.Remote() and write the
+// whole method into the tag: `rpcx:"calculator.add"`. With the tag "-" a field is left alone, and so is one of any other kind.
 //
 // A function takes a context and arguments, which are positional, the elements of
 // a variadic parameter among them; but if its only argument is a struct or a pointer to

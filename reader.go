@@ -222,7 +222,7 @@ func (s *Session) receive(in *intake, m *Message, msg []byte) {
 		in.replies = append(in.replies, reply{in.results.add(item.ID), in.results.add(item.Result), item.Err})
 	case s.cancel != nil && item.Kind == KindNotification && item.Method == s.cancel.Method:
 		s.deliver(in) // what is cancelled may be in it
-		s.cancelled(s.cancel.id(item.Params))
+		s.cancelled(item.Params)
 	default:
 		in.entries = append(in.entries, s.request(item, len(msg)))
 	}
@@ -251,6 +251,7 @@ func (s *Session) deliver(in *intake) {
 	if in.messages == 0 && len(in.entries) == 0 && !in.blank {
 		return
 	}
+	s.makeRoomForRequests(in.entries)
 	s.lock()
 	s.stats.MessagesReceived += in.messages
 	s.meter()

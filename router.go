@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"reflect"
 	"slices"
@@ -20,7 +21,8 @@ import (
 // a name may itself have these characters in it.
 //
 // Only what was put into a router can be reached. Anything else is answered
-// [CodeMethodNotFound], with a message that says which name was not found where.
+// [CodeMethodNotFound], with a message that says which name was not found where. Names are
+// case-sensitive: Options.Logger is told of a method that differs in case only.
 //
 // A tree may be changed while it serves. The zero value is an empty router.
 type Router struct {
@@ -236,13 +238,72 @@ func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	case h != nil:
 		return h.ServeRPC(ctx, req)
 	case service:
-		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String()}
+		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String(), Hint: r.hint(ctx, req, separators)}
 	}
 	e := MethodNotFound(req.Method)
 	if miss.why != "" || miss.in != "" {
 		e.Message += ": " + miss.String()
 	}
+	e.Hint = r.hint(ctx, req, separators)
 	return nil, e
+}
+
+// hint returns what may be wrong at this side if r does not have the method of req, "" if
+// nothing is known or nobody would read the hint.
+func (r *Router) hint(ctx context.Context, req *Request, separators string) string {
+	switch {
+	case req.session == nil || !req.session.log.Enabled(ctx, slog.LevelInfo):
+		return ""
+	case r == noMethods:
+		return "this session has no handler: set Options.Handler"
+	}
+	if other := r.inOtherCase(req.Method, separators); other != "" {
+		return fmt.Sprintf("names are case-sensitive: there is %q", other)
+	}
+	return ""
+}
+
+// maxFolded is the length of the longest path that inOtherCase looks for, in bytes.
+const maxFolded = 256
+
+// inOtherCase returns the path of a method that differs from path in case only, "" if
+// there is none.
+func (r *Router) inOtherCase(path, separators string) string {
+	if len(path) > maxFolded {
+		return ""
+	}
+	trees.RLock() // as in Methods
+	defer trees.RUnlock()
+	return r.findFolded(path, separators)
+}
+
+// findFolded is inOtherCase. Callers must hold trees. The time is in proportion to the
+// entries of each router on the way and to the separators in path.
+func (r *Router) findFolded(path, separators string) string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	found := "" // the first one in order, so that the log is the same each time
+	for name, h := range r.entries {
+		other := ""
+		if sub, ok := h.(*Router); !ok {
+			if strings.EqualFold(path, name) {
+				other = name
+			}
+		} else {
+			for i := range len(path) {
+				if strings.IndexByte(separators, path[i]) < 0 || !strings.EqualFold(path[:i], name) {
+					continue
+				}
+				if below := sub.findFolded(path[i+1:], separators); below != "" {
+					other = name + path[i:i+1] + below
+				}
+			}
+		}
+		if other != "" && (found == "" || other < found) {
+			found = other
+		}
+	}
+	return found
 }
 
 // missing says why nothing was found.

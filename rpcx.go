@@ -120,6 +120,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 	if isNilHandler(o.Handler) {
 		return nil, fmt.Errorf("Options.Handler is a %T that is nil", o.Handler)
 	}
+	if o.Cancellation != nil && o.Cancellation.Method == "" {
+		return nil, errors.New("Options.Cancellation has no Method")
+	}
 	if err := duration.Check("Limits", &o.Limits); err != nil {
 		return nil, err
 	}
@@ -227,7 +230,7 @@ type Stats struct {
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
 	RequestsReceived     uint64  // requests and notifications that were handled, members of batches too
-	NotificationsDropped uint64  // because the queue was full, their time over or the session ending
+	NotificationsDropped uint64  // because the queue was full, their time over or the session ending; not those that were not read yet then
 	Errors               uint64  // protocol and framing errors, requests refused or failed
 	LateReplies          uint64  // to calls that had been given up
 	UnexpectedReplies    uint64  // to nothing that was asked

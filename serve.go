@@ -27,6 +27,8 @@ type call struct {
 	delayed    bool  // it is
 	answered   bool  // it was replied to, or nobody waits for its end any more
 	disconnect bool  // its handler wants it once it is replied to
+	tooLarge   bool  // its reply is replaced by an error, which is not the peer's
+	replied    bool  // its handler has returned, and reply has done the rest but tell of it
 }
 
 // init makes c the call that item asks for.
@@ -84,9 +86,8 @@ func (s *Session) serve(c *call) {
 	if s.trace.RequestReceived != nil {
 		s.trace.RequestReceived(&c.Request)
 	}
-	returned := false
 	defer func() {
-		if returned {
+		if c.replied { // a panic of a Trace or a callback ends the program
 			return
 		}
 		// The handler (or the encoding of its result) panicked, or ended the
@@ -99,7 +100,6 @@ func (s *Session) serve(c *call) {
 	}()
 	result, err := s.handler.ServeRPC(&c.ctx, &c.Request)
 	s.reply(c, result, err)
-	returned = true
 }
 
 // maxStack is how many bytes of the stack of a panic are logged: more than the budget for
@@ -111,7 +111,7 @@ func wireError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	if p, ok := errors.AsType[*ProtocolError](err); ok && p.Code != CodeInternalError { // that would be one of this side
+	if p, ok := errors.AsType[*ProtocolError](err); ok && !p.Unsent && p.Code != CodeInternalError { // those would be of this side
 		return &Error{Code: p.Code, Message: p.Message}
 	}
 	return nil
@@ -123,6 +123,44 @@ func (s *Session) exception(err error) *Error {
 		return p.Exception(err)
 	}
 	return InternalError() // its text stays here
+}
+
+// hintForeign returns the hint about err, which a handler has returned, if err is the error
+// type of another JSON-RPC library, whose code and message are not sent.
+func (s *Session) hintForeign(err error) []slog.Attr {
+	if !s.log.Enabled(context.Background(), slog.LevelError) {
+		return nil
+	}
+	if _, service := s.Protocol().(ServiceProtocol); service || !hasForeignCode(err) {
+		return nil
+	}
+	return []slog.Attr{slog.String("hint",
+		fmt.Sprintf("the code and the message of an *rpcx.Error are sent, and those of a %T are not: return rpcx.Errorf(code, …)", err))}
+}
+
+// hasForeignCode reports whether err, or an error that it wraps, has a code as the errors of
+// other JSON-RPC libraries do: as a method, or as a field beside the message.
+func hasForeignCode(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		t := reflect.TypeOf(err)
+		for _, name := range []string{"ErrorCode", "ErrCode"} {
+			if m, ok := t.MethodByName(name); ok && m.Type.NumIn() == 1 && m.Type.NumOut() == 1 && m.Type.Out(0).ConvertibleTo(reflect.TypeFor[int]()) {
+				return true
+			}
+		}
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			continue
+		}
+		code, hasCode := t.FieldByName("Code")
+		message, hasMessage := t.FieldByName("Message")
+		if hasCode && hasMessage && code.Type.ConvertibleTo(reflect.TypeFor[int]()) && message.Type.Kind() == reflect.String {
+			return true
+		}
+	}
+	return false
 }
 
 // reply ends the handling of c: it sends the reply, unless c is a notification
@@ -140,7 +178,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			result, err = nil, e
 		}
 	}
-	if failure, ok := result.(error); ok && err == nil && !isNilPointer(failure) {
+	if failure := failureOf(result); failure != nil && err == nil {
 		result, err = nil, failure
 	}
 	err = noNilError(err)
@@ -163,7 +201,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			if c.heeded(err) {
 				level = slog.LevelDebug
 			}
-			s.noteHandler(level, "handler failed", c, err)
+			s.noteHandler(level, "handler failed", c, err, s.hintForeign(err)...)
 		} else if c.IsNotification() && e.Code != CodeInternalError || c.hint(e) != "" { // of a notification nobody else is told, save of a panic
 			s.logFailed(c, e)
 		}
@@ -174,6 +212,7 @@ func (s *Session) reply(c *call, result any, err error) {
 		e = s.encodeReply(sc, c, result, e)
 	}
 	e = s.answer(c, sc, e)
+	c.replied = true
 	if s.trace.ReplySent != nil {
 		if e != nil && err == nil {
 			err = e
@@ -207,6 +246,19 @@ func (s *Session) logFailed(c *call, e *Error) {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
 	s.noteHandler(slog.LevelInfo, msg, c, e, attrs...)
+}
+
+// failureOf returns the error that a handler returned as its result, nil if that is none.
+func failureOf(result any) error {
+	switch v := result.(type) {
+	case Error: // which is one only as a pointer
+		return &v
+	case error:
+		if !isNilPointer(v) {
+			return v
+		}
+	}
+	return nil
 }
 
 // noNilError returns err, or another error in the place of a pointer that is nil, whose
@@ -302,6 +354,7 @@ func (s *Session) maxResponse() int {
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e, field := responseTooLarge(limit), s.responseField(limit)
+	c.tooLarge = true
 	s.encodeError(sc, c.ID, e)
 	s.lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
@@ -343,6 +396,10 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	p := s.Protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
+		attr := errorAttr(err) // before the lock is held: the codec may be the user's
+		s.lock()
+		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.Int("code", e.Code), attr)
+		s.unlock()
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
 	}
 	if err != nil {

@@ -33,12 +33,15 @@ type Server struct {
 	// and all are counted in ServerStats.
 	MaxSessions int
 	// CrowdedIdleTimeout is how long a session may be idle while nine tenths of
-	// MaxSessions are live: nothing passes, no handler runs and no call is pending.
-	// Default 1 min; a negative value is for ever. Then those that have been idle
-	// longest end, with an error that matches ErrIdle, until there are fewer.
+	// MaxSessions are live: no message passes, no handler runs and no call is pending.
+	// Then those that have been idle longest end, with an error that matches ErrIdle,
+	// until there are fewer. Blank lines, the pings of a WebSocket and bytes of a message
+	// that does not end are no messages; 16 KiB of one of more than 64 KiB count as one.
+	// Default 1 min, but for ever if MaxSessions is less than 10: then nine tenths are all
+	// of them, and such a server is meant to be full. A negative value is for ever, too.
 	CrowdedIdleTimeout time.Duration
-	// MaxGroup is how many sessions of one Limits.Group may be live. Default: no
-	// limit of their own.
+	// MaxGroup is how many sessions of one Limits.Group, which has to be set, may be live.
+	// Default: no limit of their own.
 	MaxGroup int
 	// MaxHandshakes is how many handshakes may be in progress: what comes before a
 	// session and may wait for the peer, which is TLS, and the address of a
@@ -52,18 +55,22 @@ type Server struct {
 	// [Server.Serve] for where TLS is found.
 	HandshakeTimeout time.Duration
 	// MaxQueuedBytes is how many bytes may wait in all sessions together: requests,
-	// replies, and large messages of which a part has come. Default 256 MiB. Beyond,
-	// sessions that hold more than their share (the limit divided by their number)
-	// have their requests answered CodeServerBusy, send one message at a time, for
-	// which others wait, and end if they need more for a message that comes in. But
-	// first the oldest large messages make room that have begun and are not complete:
-	// their sessions end. From three quarters of the limit on each session has one
-	// handler at a time, beside those that wait for a reply of its peer, which starts
-	// when its outbox is empty. At one and a half times
-	// the limit sessions end whose replies take more than half of their share, with an
-	// error that matches ErrSlowPeer and ErrServerFull: first those whose writes began
-	// first. The memory in use for what counts is at most twice the limit; garbage, and what
-	// is too little to count in a session (100 KiB), come on top.
+	// replies, and messages of which a part has come, where more than 8 KiB are held for
+	// it. Default 256 MiB. Beyond, sessions that hold more than their share (the limit
+	// divided by their number) have their requests answered CodeServerBusy, send one
+	// message at a time, for which others wait, and end if they need more for a message
+	// of more than 64 KiB that comes in.
+	//
+	// But first others make room for such a message: sessions end that hold more than half
+	// of their share in replies that are not read or in a message that is not complete, if
+	// the write or the message began before. The oldest go first. From three quarters of
+	// the limit on each session has one handler at a time, beside those that wait for a
+	// reply of its peer, which starts when its outbox is empty. At one and a half times
+	// the limit such sessions end whatever comes in. Their error matches ErrServerFull,
+	// and ErrSlowPeer if it is for their replies.
+	//
+	// The memory in use for what counts is at most twice the limit; garbage, and what
+	// is too little to count in a session (44 KiB), come on top.
 	MaxQueuedBytes int
 	// MaxHandledBytes is how many bytes the requests may have together that are being
 	// handled, of those of 1 KiB and more. Each object of JSON counts 16 bytes more. Default
@@ -78,24 +85,29 @@ type Server struct {
 	ShutdownTimeout time.Duration
 	// OnSession is called for each new session, on a goroutine of its own, after
 	// the TLS handshake. No request is handled before it returns, but it may call
-	// the peer. Shutdown and Wait wait for it. What the peer has sent before it closed
+	// the peer. So it must not wait for a request of the peer, such as a login, nor for the
+	// end of the session: a handler, or a goroutine, can do that. The requests that time out
+	// meanwhile are logged with that reason. Shutdown and Wait wait for it. What the peer has sent before it closed
 	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
-	pool     pool
-	load     load
-	mu       sync.Mutex
-	groups   groups
-	shaking  handshakeTable
-	failed   bounded.Rate      // handshakes and HTTP requests that are logged
-	refused  map[string]uint64 // connections, by the limits' names
-	options  *Options          // resolved
-	sessions map[*Session]struct{}
-	serving  map[*trackedListener]struct{}
-	watching bool // the sessions, since there are many
-	stopped  bool
-	busy     int           // sessions and Serve calls
-	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits
+	pool    pool
+	load    load
+	mu      sync.Mutex
+	groups  groups
+	shaking handshakeTable
+	// beginning holds a token for each connection whose goroutine has not begun its
+	// handshake; nil before the first.
+	beginning chan struct{}
+	failed    bounded.Rate      // handshakes and HTTP requests that are logged
+	refused   map[string]uint64 // connections, by the limits' names
+	options   *Options          // resolved
+	sessions  map[*Session]struct{}
+	serving   map[*trackedListener]struct{}
+	watching  bool // the sessions, since there are many
+	stopped   bool
+	busy      int           // sessions and Serve calls
+	idle      chan struct{} // closed when busy falls to 0; nil if nobody waits
 }
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
@@ -141,6 +153,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
 // ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
+	mustHaveContext("Server.ListenAndServe", ctx)
 	if err := srv.check(); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
@@ -169,6 +182,7 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 // Shutdown or Close, it returns [ErrServerClosed] as Serve does, and the end of ctx does
 // nothing afterwards.
 func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
+	mustHaveContext("Server.ServeContext", ctx)
 	mustHave("Server.ServeContext", "listener", l)
 	drained := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
@@ -319,6 +333,9 @@ func (srv *Server) resolve() (err error) {
 	if err := duration.Check("Server", srv); err != nil {
 		return err
 	}
+	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
+		return errors.New("Server.MaxGroup without Options.Limits.Group: set that, too, to GroupBySubnet(24, 64), for example")
+	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err
 	}
@@ -328,8 +345,12 @@ func (srv *Server) resolve() (err error) {
 	}
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
+	if log := srv.options.Logger; limits.costIsVoid() {
+		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttrs()...) })
+	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.live
+	srv.load.logs = newServerLogs()
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }
@@ -398,6 +419,7 @@ func (srv *Server) StopListening() {
 //
 //	go srv.Shutdown(context.Background())
 func (srv *Server) Shutdown(ctx context.Context) error {
+	mustHaveContext("Server.Shutdown", ctx)
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
@@ -443,6 +465,7 @@ func (srv *Server) Close() error {
 // ctx's error when ctx ends. For the context of a handler of one of the sessions, which
 // would wait for itself, it is [ErrInHandler], as for [Server.Shutdown].
 func (srv *Server) Wait(ctx context.Context) error {
+	mustHaveContext("Server.Wait", ctx)
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
@@ -478,18 +501,31 @@ type ServerStats struct {
 	QueuedBytes int // what counts for Server.MaxQueuedBytes, to about 4 KiB a session
 	// HandledBytes is what counts for Server.MaxHandledBytes.
 	HandledBytes int
+	// LogRecordsLeftOut is how many records of sessions were not logged because the
+	// server's budget was used up: for those of level Error, for others that a peer causes,
+	// and for what ends sessions, 256 KiB each and 8 KiB a second, and for the first two a
+	// byte for each byte received.
+	LogRecordsLeftOut uint64
 }
 
 // Stats returns what the server has now.
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.shaking.prune()
+	srv.shaking.update()
+	leftOut := uint64(0)
+	if srv.load.logs != nil {
+		for _, b := range srv.load.logs.all() {
+			leftOut += b.Skipped()
+		}
+	}
 	return ServerStats{
 		Sessions:     len(srv.sessions),
 		Handshakes:   len(srv.shaking.list),
 		Refused:      maps.Clone(srv.refused),
 		QueuedBytes:  int(srv.load.bytes.Load()),
 		HandledBytes: int(srv.load.handling.Load()),
+
+		LogRecordsLeftOut: leftOut,
 	}
 }

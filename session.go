@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +79,7 @@ type Session struct {
 	pool            *pool
 	load            *load     // what the server's sessions hold together
 	epoch           time.Time // of the session's clock
+	kept            int       // what the connection keeps beside messages
 	workFn          func()    // s.work, made once
 	readFn          func()    // s.readLoop, made once
 	left            func()    // tells the server before the callbacks, so that it forgets the session; may be nil
@@ -114,11 +117,11 @@ type Session struct {
 	cost      expense
 	fx        effects
 	faults    peerErrors
-	weight    int   // what load counts of this session
-	gaveWay   bool  // it is ended to make room for others, and not counted any more
-	assembled int   // bytes of replies that wait for others of their batches
-	partial   int   // what the reader has taken for a message that is not complete
-	part      *part // that message, on a server that counts it; only the reader changes it
+	weight    int  // what load counts of this session
+	gaveWay   bool // it is ended to make room for others, and not counted any more
+	assembled int  // bytes of replies that wait for others of their batches
+	partial   int  // what the reader has taken for a message that is not complete, and kept
+	part      part // that message, on a server that counts it; only the reader changes it
 	vigil     vigil
 	idle      idleMark    // for a server that is nearly full
 	notes     []note      // to be logged
@@ -187,6 +190,14 @@ func mustHave(function, what string, v any) {
 		panic("rpcx: " + function + " with a nil " + what + ": check the error of what returned it")
 	case reflect.TypeOf(v).Kind() == reflect.Func && reflect.ValueOf(v).IsNil():
 		panic("rpcx: " + function + " with a nil " + what)
+	}
+}
+
+// mustHaveContext panics if ctx, which a user has given to a function of the given name, is
+// nil.
+func mustHaveContext(function string, ctx context.Context) {
+	if ctx == nil {
+		panic("rpcx: " + function + " with a nil context: write context.Background() if there is none")
 	}
 }
 
@@ -275,6 +286,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 	s.proto.Store(&protocol)
 	s.out.wake.L = (*locker)(s)
 	s.out.sock = conn.socket()
+	s.kept = keptBytes(conn.under())
 	conn.onPart(s.receivePart)
 	return s
 }
@@ -282,6 +294,11 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 func (s *Session) start() {
 	s.pool.join()
 	s.load.sessions.Add(1)
+	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
+		s.lock()
+		s.note(slog.LevelWarn, voidCost, s.limits.costAttrs()...)
+		s.unlock()
+	}
 	s.watchConn()
 	// Owner: the session. End: the connection fails or is closed by the writer, or
 	// reading pauses.
@@ -331,7 +348,7 @@ func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
 	if s.cause == nil && s.input.closed {
-		return io.EOF
+		return s.endOfInput()
 	}
 	return s.cause
 }
@@ -416,11 +433,15 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 	}
 	drained := s.drained
 	s.unlock()
+	// Owner: this call. End: it logs.
+	slow := time.AfterFunc(shutdownNotice, func() { s.noteWaits("shutdown waits") })
+	defer slow.Stop()
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
 		s.end(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
+		s.noteWaits(shutdownGivenUp)
 		s.close(cause)
 		return ctx.Err()
 	}
@@ -428,8 +449,36 @@ func (s *Session) shutdown(ctx context.Context, cause error) error {
 	case <-s.Done():
 		return nil
 	case <-ctx.Done():
+		s.noteWaits(shutdownGivenUp)
 		return ctx.Err()
 	}
+}
+
+// shutdownNotice is after how long a Shutdown has logged what it waits for.
+const shutdownNotice = 10 * time.Second
+
+const shutdownGivenUp = "shutdown did not finish in time"
+
+// noteWaits logs what a Shutdown waits for, if that are handlers or calls.
+func (s *Session) noteWaits(msg string) {
+	s.lock()
+	defer s.unlock()
+	running := slices.AppendSeq(s.runningLocked(), maps.Keys(s.in.late))
+	if len(running) == 0 && s.table.pending == 0 {
+		return
+	}
+	s.note(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
+		slog.Int("calls", s.table.pending))
+}
+
+// runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.
+func (s *Session) runningLocked() []*call {
+	s.owner.check()
+	var running []*call
+	for d := s.incoming.first; d != nil; d = d.next {
+		running = d.owner.(entry).running(running)
+	}
+	return running
 }
 
 // hangUps are the errors of a connection that the peer has closed. The files for the

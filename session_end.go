@@ -16,13 +16,15 @@ import (
 // running handler makes them with its context. Shutdown waits for the handlers
 // that run, for the calls that are pending, and until all is written; then it
 // closes the session and waits for its end. For that of a session that is ending
-// already it only waits. If ctx ends first it calls Close, and returns ctx's error.
+// already it only waits. If ctx ends first it calls Close, and returns ctx's error. The
+// methods of the handlers that it waits for are logged then, and after 10 seconds.
 //
 // A handler must not call it, since it waits for the handler. With the handler's
 // context, or one made from it, Shutdown returns [ErrInHandler] at once and does
 // nothing; that a handler calls it with another context cannot be recognised. See
 // [ReplyAndDisconnect].
 func (s *Session) Shutdown(ctx context.Context) error {
+	mustHaveContext("Session.Shutdown", ctx)
 	if s.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
@@ -58,6 +60,8 @@ func (s *Session) end(cause error, grace time.Duration) {
 	switch {
 	case cause == ErrServerClosed:
 		cause = ErrClosed
+	case cause == io.EOF:
+		cause = s.endOfInput()
 	case isUnreachable(cause):
 		cause = fmt.Errorf("%w: %w", ErrUnreachable, cause)
 	}
@@ -78,11 +82,8 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	running := s.runningLocked() // before discard, which takes batches out that are begun
 	s.discard(hungUp(cause))
-	var running []*call
-	for d := s.incoming.first; d != nil; d = d.next {
-		running = d.owner.(entry).running(running)
-	}
 	for _, c := range running {
 		s.fx.endContext(c, cause)
 	}
@@ -165,6 +166,7 @@ func (s *Session) leave() {
 	s.state = stateDone
 	s.load.add(-s.weight, s.pool)
 	s.dropPartLocked()
+	s.stopWaitingLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {
 		s.timer.Stop()
@@ -173,11 +175,26 @@ func (s *Session) leave() {
 	go s.finish(s.onClose, s.dropped)
 }
 
+// logDropped logs how many notifications were dropped, within the server's budget.
+func (s *Session) logDropped(dropped dropped) {
+	const msg = "notifications dropped: the session was ending"
+	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.first)), errorAttr(s.cause)}
+	if l := s.load.logs; l != nil {
+		ok, skipped := l.notices.Take(float64(recordSize(msg, attrs)), 0, 1)
+		if !ok {
+			return
+		}
+		if skipped > 0 {
+			attrs = append(attrs, slog.Int("records left out", skipped))
+		}
+	}
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
+}
+
 // finish logs how many notifications were dropped, runs the callbacks and closes Done.
 func (s *Session) finish(callbacks []func(error), dropped dropped) {
 	if dropped.count > 0 {
-		s.log.LogAttrs(context.Background(), slog.LevelInfo, "notifications dropped: the session was ending",
-			slog.Int("notifications", dropped.count), slog.String("first", dropped.first), slog.Any("error", s.cause))
+		s.logDropped(dropped)
 	}
 	if s.left != nil {
 		s.left()

@@ -55,7 +55,7 @@ func (s *Session) closeInput(err error) bool {
 	}
 	now := s.now()
 	s.input.closed, s.input.endBy = true, after(now, limit)
-	s.lose(io.EOF, true)
+	s.lose(s.endOfInput(), true)
 	s.out.line.release()
 	s.slots.line.release()
 	s.arm(min(s.input.endBy, after(now, inputCheck)))

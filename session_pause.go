@@ -92,7 +92,7 @@ func (s *Session) fullErrorLocked(size int) *Error {
 		return notStarted("queue", over(s.limits.Queue, "requests waiting", "Limits.Queue"))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
 		return notStarted("queue", over(s.limits.QueueBytes, "bytes of requests waiting", "Limits.QueueBytes"))
-	case (s.load.full(s.weight) || s.load.exceeds(size)) && !s.makeRoomLocked(size):
+	case s.load.full(s.weight) || s.load.exceeds(size):
 		return notStarted("queue", over(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes"))
 	}
 	return nil

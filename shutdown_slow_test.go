@@ -61,3 +61,32 @@ func TestShutdownThatHasMuchToRefuseIsOverWithItsContext(t *testing.T) {
 		takes(t, time.Second, func() { <-s.Done() })
 	})
 }
+
+// The log tells which handlers a Shutdown waits for: after a while, and when it gives up.
+func TestLogTellsWhatShutdownWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log journal
+		open := make(chan struct{})
+		opts := log.options()
+		opts.Limits.ProcessingTimeout = -1
+		opts.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { <-open; return nil, nil })
+		s, w := newWire(t, opts)
+		w.say(ask("slow", 1), ask("stuck", 2), ask("slow", 3), `{"jsonrpc":"2.0","method":"note"}`, "["+ask("member", 4)+"]")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		takes(t, 30*time.Second, func() { matches(t, s.Shutdown(ctx), context.DeadlineExceeded) })
+		synctest.Wait()
+		const handlers = `peer=pipe "handlers that run"="slow (2), member (1), note (1), stuck (1)" calls=0`
+		for _, want := range []string{
+			`time=2000-01-01T00:00:10.000Z level=WARN msg="shutdown waits" ` + handlers,
+			`time=2000-01-01T00:00:30.000Z level=WARN msg="shutdown did not finish in time" ` + handlers,
+		} {
+			if strings.Count(log.String(), want) != 1 {
+				t.Errorf("the log says\n%s\nwant %s", log.String(), want)
+			}
+		}
+		close(open)
+		<-s.Done()
+	})
+}

@@ -228,7 +228,7 @@ func (t *table) awaits(id ID) bool {
 // what it carried.
 func unexpectedReply(id ID, err error) *ProtocolError {
 	if e, ok := err.(*Error); ok && id == nil {
-		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %s (code %d)", excerpt(e.Message), e.Code)
+		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %d %s", e.Code, excerpt(e.Message))
 	}
 	text := "null"
 	if id != nil {

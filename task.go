@@ -30,6 +30,7 @@ type Task[T any] struct {
 // StartTask starts f as a task without a group. [TaskGroup.Add] puts the task into a
 // group. The context of f is made from ctx, as in [TaskGroup.Go].
 func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *Task[T] {
+	mustHaveContext("StartTask", ctx)
 	mustHave("StartTask", "function", f)
 	t := &Task[T]{f: f}
 	t.ctx.parent = ctx

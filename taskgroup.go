@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"sync"
 
@@ -103,11 +104,15 @@ type TaskGroup[T any] struct {
 // NewTaskGroup returns an empty group. The contexts of tasks are made from ctx. The end of
 // ctx cancels the tasks, and does not end the group. So a group that [TimeoutAfter] is to
 // bound is made inside of it, with its context. If opts is nil, the options are the
-// zero TaskGroupOptions.
+// zero TaskGroupOptions. A nil ctx panics, and so does a Wait that is no WaitPolicy.
 func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup[T] {
+	mustHaveContext("NewTaskGroup", ctx)
 	g := &TaskGroup[T]{ctx: ctx}
 	if opts != nil {
 		g.opts = *opts
+	}
+	if g.opts.Wait > WaitSuccess {
+		panic(fmt.Sprintf("rpcx: NewTaskGroup with a WaitPolicy that does not exist: %d", g.opts.Wait))
 	}
 	g.worker = g.work
 	g.changed.L = &g.mu

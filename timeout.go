@@ -111,6 +111,7 @@ func ignore(ctx context.Context, own *TaskTimeout, f func(context.Context) error
 // timeout calls f under a deadline, and tells by the cause with which its context
 // ended which deadline that was.
 func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) error) error {
+	mustHaveContext("TimeoutAfter", ctx)
 	ctx, cancel := context.WithDeadlineCause(ctx, own.at, own)
 	defer cancel()
 	err := f(ctx)

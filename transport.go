@@ -58,6 +58,15 @@ type transport interface {
 	under() any // what it was made of
 }
 
+// keptBytes returns how many bytes conn keeps beside messages, which are a part of the
+// sizes that it gives to OnPart: those of the request of a WebSocket.
+func keptBytes(conn any) int {
+	if conn, ok := conn.(interface{ KeptBytes() int }); ok {
+		return conn.KeptBytes()
+	}
+	return 0
+}
+
 // writeChunk is what is written at a time where that may wait.
 const writeChunk = 16 << 10
 
@@ -179,7 +188,7 @@ func (s *stream) fill() {
 			s.total += uint64(s.w)
 			return
 		}
-		if len(s.buf) > largeBuffer || len(s.buf) > firstBuffer && s.last < len(s.buf)/8 {
+		if len(s.buf) > readBuffer || len(s.buf) > firstBuffer && s.last < len(s.buf)/8 {
 			giveBuffer(s.buf)
 			s.buf = nil
 		}
@@ -193,7 +202,7 @@ func (s *stream) fill() {
 		s.w = copy(s.buf, s.buf[s.r:s.w])
 		s.r = 0
 	case s.w == len(s.buf):
-		if size := 2 * len(s.buf); size > largeBuffer {
+		if size := 2 * len(s.buf); size > readBuffer {
 			s.large = size
 			if s.err = s.part(size); s.err != nil {
 				return
@@ -205,9 +214,9 @@ func (s *stream) fill() {
 		s.buf, s.r = grown, 0
 	}
 	n, err := s.conn.Read(s.buf[s.w:])
-	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < largeBuffer {
+	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < readBuffer {
 		// More than fits comes at once: read more at a time from now on.
-		grown := takeBuffer(min(4*len(s.buf), largeBuffer))
+		grown := takeBuffer(min(4*len(s.buf), readBuffer))
 		copy(grown, s.buf)
 		giveBuffer(s.buf)
 		s.buf = grown

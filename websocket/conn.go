@@ -14,6 +14,7 @@ import (
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/buffers"
 
 	"github.com/coder/websocket"
 )
@@ -21,10 +22,11 @@ import (
 const (
 	closeWait   = time.Second // for the peer's answer to our close frame
 	firstBuffer = 512         // to read into
-	largeBuffer = 64 << 10    // beyond is given back
+	readBuffer  = 8 << 10     // beyond is counted, and given back
 	partStep    = 64 << 10    // of what comes in is told to the session
 	fragment    = 32 << 10    // of a message: what is sent and read at a time
-	mostDropped = 16 << 20    // of what a peer that was refused still sends, until it answers
+	mostDropped = 16 << 20    // of what a peer still sends, until it answers a close frame
+	maxDropped  = 64 << 10    // of what a peer still sends that cost too much
 )
 
 // conn is a WebSocket as an [rpcx.PartReader]. Contexts that end are not given to
@@ -102,7 +104,8 @@ func (c *conn) ReadMessage() ([]byte, error) {
 		err = c.reason(err)
 	}
 	c.cause = err
-	c.buf, c.rest = nil, nil
+	c.giveBuffer()
+	c.rest = nil
 	close(c.over)
 	return nil, err
 }
@@ -119,8 +122,8 @@ func (c *conn) read() ([]byte, error) {
 	if err := c.drop(); err != nil {
 		return nil, err
 	}
-	if cap(c.buf) > largeBuffer { // not to be held until the next message comes
-		c.buf = nil
+	if cap(c.buf) > readBuffer { // not to be held until the next message comes
+		c.giveBuffer()
 		_ = c.tell(0) // asks for nothing
 	}
 	kind, r, err := c.ws.Reader(context.Background())
@@ -168,7 +171,9 @@ func (c *conn) read() ([]byte, error) {
 			return nil, c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
 		}
 		if size > cap(buf) {
-			buf = append(make([]byte, 0, size), buf...)
+			larger := takeBuffer(size)
+			buf = append(larger, buf...)
+			c.giveBuffer()
 			c.buf = buf
 		}
 	}
@@ -193,21 +198,43 @@ func (c *conn) drop() error {
 
 // discard bounds what is read of the connection from now on. What the peer has under
 // way is dropped until it has answered: to close a connection with unread bytes could
-// lose it the code.
-func (c *conn) discard() { c.out.bound(mostDropped) }
+// lose it the code, and our last messages.
+// A peer that cost too much may send less.
+func (c *conn) discard(cause error) {
+	if _, ok := errors.AsType[*rpcx.CostError](cause); ok {
+		c.out.bound(maxDropped)
+		return
+	}
+	c.out.bound(mostDropped)
+}
 
 // refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
 func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
-	c.discard()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.verdict = &verdict{err, closing{code, reason}}
 	return err
 }
 
+// takeBuffer returns an empty buffer of a capacity that is a power of two.
+func takeBuffer(size int) []byte {
+	if size <= readBuffer {
+		return make([]byte, 0, size)
+	}
+	return buffers.Get(size)[:0]
+}
+
+// giveBuffer gives the buffer back that is read into.
+func (c *conn) giveBuffer() {
+	if size := cap(c.buf); size > readBuffer {
+		buffers.Put(c.buf[:size])
+	}
+	c.buf = nil
+}
+
 // held is what a buffer counts for.
 func held(size int) int {
-	if size <= largeBuffer {
+	if size <= readBuffer {
 		return 0
 	}
 	return size
@@ -236,6 +263,9 @@ func (c *conn) check() error {
 	}
 	return nil
 }
+
+// KeptBytes tells the session what the connection holds as long as it lives.
+func (c *conn) KeptBytes() int { return c.kept }
 
 // Received implements [rpcx.PartReader]. What a compressed message is for counts, where
 // that is more than what has come over the connection.
@@ -337,15 +367,12 @@ func (c *conn) CloseWithError(cause error) error {
 	}
 	how := c.closing(cause)
 	c.mu.Unlock()
-	if how.code == websocket.StatusMessageTooBig {
-		c.discard()
-	}
 	if c.writing.Load() || c.ended.Load() {
 		err := c.out.Close()
 		_ = c.ws.CloseNow()
 		return err
 	}
-	c.out.bound(maxDropped) // until the peer's close frame
+	c.discard(cause)
 	c.out.closing.Store(true)
 	impatient := time.AfterFunc(closeWait, func() { _ = c.out.Close() })
 	defer impatient.Stop()

@@ -60,6 +60,9 @@ type Acceptor struct {
 // logs. A session beyond Server.MaxGroup is closed at once, since its group can
 // depend on the connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if a.Server == nil {
+		panic("rpcx: websocket.Acceptor without a Server: set that field")
+	}
 	if err := a.check(); err != nil {
 		panic("rpcx: " + err.Error())
 	}

@@ -5,14 +5,59 @@ import (
 	"time"
 )
 
-// Rate bounds how often something is logged that anybody can cause who connects:
-// Burst times, and PerSecond times a second from then on. The zero value is ready.
-type Rate struct {
+// A Budget bounds how much is logged that anybody can cause who connects: Burst at once,
+// and PerSecond in a second from then on, in any unit. Once it is used up, nothing fits
+// before there is room for Run, so that what is logged of a flood are runs of records.
+type Budget struct {
+	Burst, PerSecond, Run float64
+
 	mu      sync.Mutex
 	begun   bool
+	full    bool
 	last    time.Time
 	left    float64
 	skipped int
+	total   uint64
+}
+
+// Take reports whether size fits, and takes it if so, with more that has been earned
+// besides. If it does not fit, so many records are skipped, and counted; otherwise Take
+// returns how many were since it last did.
+func (b *Budget) Take(size, earned float64, records int) (ok bool, skipped int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if !b.begun {
+		b.begun, b.left = true, b.Burst
+	} else {
+		b.left = min(b.Burst, b.left+b.PerSecond*max(0, now.Sub(b.last).Seconds()))
+	}
+	b.last = now
+	b.left += earned
+	if b.left < size || b.full && b.left < size+b.Run {
+		b.full = true
+		b.skipped += records
+		b.total += uint64(records)
+		return false, 0
+	}
+	b.full = false
+	b.left -= size
+	skipped, b.skipped = b.skipped, 0
+	return true, skipped
+}
+
+// Skipped returns how many records were skipped ever.
+func (b *Budget) Skipped() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.total
+}
+
+// Rate bounds how often something is logged that anybody can cause who connects:
+// Burst times, and PerSecond times a second from then on. The zero value is ready.
+type Rate struct {
+	once   sync.Once
+	budget Budget
 }
 
 // OfServer returns the rate at which an *rpcx.Server logs connections that fail before
@@ -29,20 +74,6 @@ const (
 // Allow reports whether there may be a record now, and how many there were not since
 // the last one.
 func (r *Rate) Allow() (ok bool, skipped int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	if !r.begun {
-		r.begun, r.left = true, Burst
-	} else {
-		r.left = min(Burst, r.left+PerSecond*max(0, now.Sub(r.last).Seconds()))
-	}
-	r.last = now
-	if r.left < 1 {
-		r.skipped++
-		return false, 0
-	}
-	r.left--
-	skipped, r.skipped = r.skipped, 0
-	return true, skipped
+	r.once.Do(func() { r.budget.Burst, r.budget.PerSecond = Burst, PerSecond })
+	return r.budget.Take(1, 0, 1)
 }

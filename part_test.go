@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"runtime"
 	"strings"
 	"testing"
@@ -108,11 +109,12 @@ func TestUnfinishedMessagesMakeRoom(t *testing.T) {
 func TestOldestUnfinishedMessageGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &records{}
-		srv := &rpcx.Server{MaxQueuedBytes: 8*128<<10 + 16<<10, Options: *handling(methods{"reply": reply})}
+		srv := &rpcx.Server{MaxQueuedBytes: 8*128<<10 + 64<<10, Options: *handling(methods{"reply": reply})}
 		srv.Options.Logger = slog.New(log)
 		m, _ := newServer(t, srv)
 		var wires []*wire
 		begin := func() {
+			time.Sleep(time.Millisecond)
 			w := m.connect(t)
 			w.begin(100_000) // for which 128 KiB are taken
 			wires = append(wires, w)
@@ -243,5 +245,79 @@ func TestUnfinishedMessageThatIsNotReadMayWait(t *testing.T) {
 		live(t, s)
 		close(open)
 		w.hungUp()
+	})
+}
+
+// What small messages take that do not end counts, too, and a server of many sessions
+// goes on for others: it ends the oldest of them when there is no other way.
+func TestSmallUnfinishedMessagesAreBounded(t *testing.T) {
+	const limit, sessions = 8 << 20, 600
+	for _, size := range []int{14_000, 30_000, 60_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := &rpcx.Server{MaxQueuedBytes: limit, Options: *handling(methods{"reply": reply})}
+				wires := newLoadedServer(t, srv, sessions)
+				synctest.Wait()
+				before := liveHeap()
+				for _, w := range wires {
+					_, _ = io.WriteString(w.Conn, large(2 * size)[:size]) // fails if the session has been ended
+					synctest.Wait()
+					time.Sleep(time.Millisecond)
+				}
+				stats := srv.Stats()
+				counted, held := stats.QueuedBytes, liveHeap()-before
+				t.Logf("%d bytes are held, %d counted, %d sessions are left", held, counted, stats.Sessions)
+				if held > 2*limit {
+					t.Errorf("%d bytes of memory are held, of %d", held, limit)
+				}
+				if counted < held-stats.Sessions*(12<<10) || counted > 3*limit/2+limit/8 {
+					t.Errorf("%d bytes are counted, and %d held", counted, held)
+				}
+				for _, more := range []int{100, 30_000, 900_000} {
+					near, far := net.Pipe()
+					srv.ServeConn(near)
+					w := &wire{Conn: far, t: t}
+					w.listen()
+					w.say(large(more))
+					w.expect(answered("0", 1))
+					w.Close()
+				}
+				for _, w := range wires {
+					w.Close()
+				}
+			})
+		})
+	}
+}
+
+// On a server that is full, sessions go on whose messages are not large: they take
+// their time to come, and are answered.
+func TestSmallUnfinishedMessagesGoOnWhereTheServerIsFull(t *testing.T) {
+	const limit = 16 << 20
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{MaxQueuedBytes: limit, Options: *handling(methods{
+			"reply": reply,
+			"much":  func(context.Context, *rpcx.Request) (any, error) { return strings.Repeat("x", 300_000), nil },
+		})}
+		m, _ := newServer(t, srv)
+		for _, w := range newLoadedServer(t, srv, 34) { // each reply takes 512 KiB
+			_, _ = io.WriteString(w.Conn, ask("much", 1)+"\n")
+			defer w.Close()
+		}
+		synctest.Wait()
+		var wires []*wire
+		for i := range 50 {
+			w := m.connect(t)
+			w.begin([]int{10_000, 20_000, 60_000}[i%3])
+			wires = append(wires, w)
+		}
+		if n := srv.Stats().QueuedBytes; n < limit {
+			t.Fatalf("%d bytes wait", n)
+		}
+		time.Sleep(10 * time.Second)
+		for _, w := range wires {
+			w.say(`xxxxxxxxxx"]}`)
+			w.expect(answered("0", 1))
+		}
 	})
 }
