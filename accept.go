@@ -63,14 +63,25 @@ func (srv *Server) accept(conn net.Conn) {
 	}
 	srv.mu.Lock()
 	srv.enter()
+	if srv.beginning == nil {
+		srv.beginning = make(chan struct{}, min(maxBeginning, max(1, limitOr(srv.MaxHandshakes, 256)/2)))
+	}
+	beginning := srv.beginning
 	srv.mu.Unlock()
+	beginning <- struct{}{} // waits for goroutines that can run, and for no peer
 	srv.pool.run(func() {
-		srv.prepare(conn)
+		srv.prepare(conn, func() { <-beginning })
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
 		srv.leave()
 	})
 }
+
+// maxBeginning is how many connections are accepted ahead of the goroutines that prepare
+// them. A goroutine that has counted its handshake may have to queue for a processor.
+// With thousands in that queue, MaxHandshakes would refuse connections that wait for
+// nothing.
+const maxBeginning = 16
 
 // isPlain reports whether conn's type is one of package net itself: TCP, a unix
 // socket, or [net.Pipe].
@@ -81,9 +92,10 @@ func isPlain(conn io.ReadWriteCloser) bool {
 
 // prepare runs a session on conn once all is known of conn that its peer has to send
 // first. What needs the peer's address, or a session, comes after that; before it
-// only MaxSessions and MaxHandshakes count.
-func (srv *Server) prepare(conn net.Conn) {
-	closeConn := sync.OnceFunc(func() { conn.Close() })
+// only MaxSessions and MaxHandshakes count. It calls begun before it waits for anything.
+func (srv *Server) prepare(conn net.Conn, begun func()) {
+	begun = sync.OnceFunc(begun)
+	closeConn := sync.OnceFunc(func() { begun(); conn.Close() })
 	if !srv.Accepts() {
 		closeConn()
 		return
@@ -92,7 +104,8 @@ func (srv *Server) prepare(conn net.Conn) {
 	var s *Session
 	var group string
 	err := srv.runHandshake(plainUnder(conn), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
-		srv.locateHandshake(h, conn)
+		begun()
+		h.locate(conn)
 		if found, ok := findTLS(conn); ok {
 			h.failure = "TLS handshake failed"
 			if err := found.shake(ctx, conn); err != nil {
@@ -115,6 +128,8 @@ type handshake struct {
 	// To close the connection would end the former only, and may wait itself.
 	giveUp context.CancelCauseFunc
 	ended  atomic.Bool
+	// located is the peer's address once it is known, for the table to take over.
+	located atomic.Pointer[net.Addr]
 	// Guarded by the server's lock.
 	subnet, single *handshakeGroup // of the peer
 	known          bool            // the peer has an IP address
@@ -133,7 +148,7 @@ var (
 
 // runHandshake runs shake on the caller's goroutine, within MaxHandshakes and
 // HandshakeTimeout. The peer's address is that of conn until shake calls
-// locateHandshake; conn may be nil. If the handshake is given up, its context ends, and abort is
+// locate; conn may be nil. If the handshake is given up, its context ends, and abort is
 // called on another goroutine, to close the connection. The error is shake's, or the
 // reason why the handshake was given up or never begun.
 func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(context.Context, *handshake) error) error {
@@ -201,7 +216,7 @@ func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
 	}
 	limit := limitOr(srv.MaxHandshakes, 256)
 	if len(srv.shaking.list) >= limit {
-		srv.shaking.prune()
+		srv.shaking.update()
 	}
 	srv.shaking.add(h, addr, raw)
 	if len(srv.shaking.list) > limit {
@@ -216,17 +231,16 @@ func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
 	return nil
 }
 
-// locateHandshake asks conn for the address of the peer of h, and waits if conn does.
-func (srv *Server) locateHandshake(h *handshake, conn net.Conn) {
+// locate asks conn for the address of the peer of h, and waits if conn does. It does not
+// take the server's lock: when thousands of connections come at once, the lock has a
+// queue, and each handshake that waited in it would count meanwhile.
+func (h *handshake) locate(conn net.Conn) {
 	h.peer = conn.RemoteAddr() // may read a header
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	srv.shaking.locate(h, h.peer)
+	h.located.Store(&h.peer)
 }
 
-// removeHandshake counts h out, and first of all without the lock. When thousands of
-// connections come at once, many goroutines wait for the lock, and handshakes that
-// took no time must not count as long as that.
+// removeHandshake counts h out, and first of all without the lock, for the same reason
+// as locate.
 func (srv *Server) removeHandshake(h *handshake) {
 	h.ended.Store(true)
 	srv.mu.Lock()

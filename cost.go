@@ -192,6 +192,9 @@ func (s *Session) joinGroupLocked(group *account) {
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
 	s.owner.check()
+	if c.tooLarge {
+		return s.limits.CostHandlerError
+	}
 	switch e.Code {
 	case CodeMethodNotFound:
 		if dialect := dialectOf(c.Method); dialect != "" && c.IsNotification() && (s.cancel == nil || s.cancel.Method != c.Method) {

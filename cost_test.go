@@ -330,10 +330,10 @@ func TestLogSaysThatCostLimitsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log journal
 		opts := rpcx.Options{Role: rpcx.RoleServer, Logger: log.options().Logger, Limits: rpcx.Limits{CostSoft: 20000}}
-		const want = `msg="cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"`
+		const want = `msg="cost limits nothing: its hard limit is not above its soft one (Limits.CostHard, Limits.CostSoft); set CostOff if that is meant"`
 		newWire(t, &opts)
 		synctest.Wait()
-		if strings.Count(log.String(), want) != 1 || !strings.Contains(log.String(), "Limits.CostHard=10000 Limits.CostSoft=20000") {
+		if strings.Count(log.String(), want) != 1 || !strings.Contains(log.String(), "limit.name=Limits.CostHard limit.cost=10000") {
 			t.Errorf("the log of a session says\n%s", log.String())
 		}
 		srv := &rpcx.Server{Options: opts}
@@ -347,7 +347,7 @@ func TestLogSaysThatCostLimitsNothing(t *testing.T) {
 			t.Errorf("the log of a session and a server says\n%s", log.String())
 		}
 		if err := (&rpcx.Server{MaxGroup: 2}).ListenAndServe(t.Context(), "tcp://127.0.0.1:0"); err == nil ||
-			!strings.Contains(err.Error(), "Server.MaxGroup without Options.Limits.Group") {
+			!strings.Contains(err.Error(), "(Server.MaxGroup, Limits.Group)") {
 			t.Errorf("MaxGroup without Group: %v", err)
 		}
 	})
@@ -556,6 +556,8 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 		{"bad params", "strict", rpcx.Limits{}, 100},
 		{"as in the original", "missing", rpcx.Limits{CostHandlerError: 100}, 100},
 		{"as in the original, with its own", "costly", rpcx.Limits{CostHandlerError: 100}, 107},
+		{"a reply that is too large", "large", rpcx.Limits{Response: 1000}, 0},
+		{"a large reply, as in the original", "large", rpcx.Limits{Response: 1000, CostHandlerError: 100}, 100},
 		{"without the original's", "missing", rpcx.Limits{CostHandlerError: -1}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -565,6 +567,7 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 				router.Handle("costly", rpcx.Func(func() error { return &rpcx.Error{Code: 5, Message: "no", Cost: 7} }))
 				router.Handle("broken", rpcx.Func(func() error { return errors.New("disk") }))
 				router.Handle("strict", rpcx.Func(func(int) {}))
+				router.Handle("large", rpcx.Func(func() string { return strings.Repeat("x", 1000) }))
 				opts := &rpcx.Options{Handler: router, Limits: c.limits}
 				opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
 				s, w := newServed(t, opts)
@@ -581,10 +584,14 @@ func TestErrorsOfHandlersAreFree(t *testing.T) {
 
 // A peer that cancels in a dialect of its own is told of in the log, and not cut off.
 func TestCancellationThatWasNotAgreedOnCostsLittle(t *testing.T) {
-	for _, method := range []string{"$/cancelRequest", "notifications/cancelled", "rpc.cancel"} {
+	for method, own := range map[string]*rpcx.Cancellation{
+		"$/cancelRequest":         nil,
+		"notifications/cancelled": rpcx.LSPCancellation, // this side has another one
+		"rpc.cancel":              nil,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &records{}
-			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log)}
+			opts := &rpcx.Options{Handler: rpcx.NewRouter(), Logger: slog.New(log), Cancellation: own}
 			opts.Limits.CostPerByte, opts.Limits.CostDecay = -1, -1
 			s, w := newServed(t, opts)
 			for range 200 {

@@ -152,8 +152,9 @@
 // 100 for an error of the peer's (1,100 for a message that is no JSON), and what
 // [Session.BumpCost] and Options.ExtraCost say. An error that a handler returns costs
 // what its own Cost says, unless its code is one of the peer's errors: -32700, -32600,
-// -32601 or -32602. What a limit refuses and what times out costs nothing.
-// Limits.CostHandlerError, 0 by default, is added to both. The cost decays by 10,000 in an
+// -32601 or -32602. What a limit refuses, a reply that is too large, and what times out
+// costs nothing. Limits.CostHandlerError, 0 by default, is added to an error of the
+// handler's, to a reply that is too large, and to what times out. The cost decays by 10,000 in an
 // hour. Above CostSoft each request is delayed, by up to 2 seconds, and fewer handlers run
 // at once. At CostHard the session ends, after Options.OnExcessiveCost was called. So a peer that errs now and then never notices, and one that does nothing
 // else is gone after some ninety errors. The numbers are aiorpcX's.

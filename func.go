@@ -56,8 +56,9 @@ import (
 // missing or unknown, Options.Logger is told how to allow that: see [Error].Hint.
 //
 // Func panics if it cannot make a handler of fn, and says what to write instead. An
-// array as the only parameter, a reply as the second one, as in net/rpc, and a result
-// such as *[Error], which is an error, are refused so.
+// array as the only parameter, a map there whose keys are no strings, a reply as the
+// second one, as in net/rpc, and a result such as *[Error] or [Error], which is an error,
+// are refused so.
 func Func(fn any, names ...string) Handler {
 	h, err := newFunc(fn, names)
 	if err != nil {

@@ -45,6 +45,7 @@ var (
 	contextType = reflect.TypeFor[context.Context]()
 	sessionType = reflect.TypeFor[*Session]()
 	requestType = reflect.TypeFor[*Request]()
+	paramsType  = reflect.TypeFor[Params]()
 	errorType   = reflect.TypeFor[error]()
 )
 
@@ -80,6 +81,8 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 		case t == requestType || t == requestType.Elem():
 			return nil, errors.New("a function that takes a *Request is a HandlerFunc: " +
 				"write rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error)), or use rpcx.RequestFromContext(ctx)")
+		case t == paramsType || t == reflect.PointerTo(paramsType):
+			return nil, errors.New("Params are those of a Request: use rpcx.RequestFromContext(ctx).Params")
 		case t == sessionType.Elem():
 			return nil, errors.New("a Session must not be copied: write *rpcx.Session")
 		case !decodable(t):
@@ -136,6 +139,8 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 		return true, nil
 	case isList(t):
 		sig.variadic, sig.list = t, true
+	case elem.Kind() == reflect.Map && !decodesItself(elem):
+		return true, fmt.Errorf("a map of all params has their names as keys: write map[string]%v, or give the parameter a name", elem.Elem())
 	case elem.Kind() == reflect.Array && !decodesItself(elem):
 		return true, fmt.Errorf("an array of all params: write []%v for any number of them, a parameter for each, or give the parameter a name", elem.Elem())
 	}
@@ -158,7 +163,7 @@ func (sig *signature) setResults(t reflect.Type) error {
 		sig.fails, out = true, out[:n-1]
 	}
 	for _, t := range out {
-		if t.Implements(errorType) && t != reflect.TypeFor[*Disconnect]() {
+		if isError(t) && t != reflect.TypeFor[*Disconnect]() {
 			return fmt.Errorf("result %v is an error: write error, as the last result, and return nil where there is none", t)
 		}
 	}
@@ -172,6 +177,11 @@ func (sig *signature) setResults(t reflect.Type) error {
 		}
 	}
 	return nil
+}
+
+// isError reports whether values of type t, or pointers to them, are errors.
+func isError(t reflect.Type) bool {
+	return t.Implements(errorType) || reflect.PointerTo(t).Implements(errorType)
 }
 
 // live are the types of this package that are not data.
@@ -239,7 +249,7 @@ func (sig *signature) addFields(t reflect.Type, index []int) error {
 			}
 			continue
 		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct:
-			return fmt.Errorf("field %s is an embedded pointer", f.Name)
+			return fmt.Errorf("field %s is an embedded pointer: embed the struct itself, or give the field a name by its tag", f.Name)
 		case !f.IsExported():
 			continue
 		case slices.Contains(option, "string"):

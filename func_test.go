@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -175,7 +176,7 @@ func TestFunc(t *testing.T) {
 		{"nor one twice", counts, "", named(`{"a":1,"b":1,"\u0061":1}`), "", `method "m" was given parameter "a" twice`},
 		{"an ill-typed one in a map is named", counts, "", named(`{"a":1,"b":"x"}`), "", `invalid argument "b" of method "m": json: cannot unmarshal string into Go value of type int`},
 		{"with a name a map is an ordinary parameter", counts, "m", placed(`[{"a":1}]`), `"map[a:1]"`, ""},
-		{"a map whose keys are no strings is one, too", func(m map[int]int) int { return m[3] }, "", placed(`[{"3":4}]`), `4`, ""},
+		{"so is a map whose keys are no strings, if it has a name", func(m map[int]int) int { return m[3] }, "m", placed(`[{"3":4}]`), `4`, ""},
 
 		{"a slice takes all positional arguments", total, "", placed(`[1,2.5,-1e1]`), `-6.5`, ""},
 		{"or none of them", total, "", rpcx.Params{}, `0`, ""},
@@ -348,6 +349,8 @@ func TestFuncPanics(t *testing.T) {
 		{"that with a context and an argument", func(context.Context, int) *rpcx.Error { return nil }, nil, "result *rpcx.Error is an error: write error"},
 		{"that behind a result", func() (int, *rpcx.Error) { return 0, nil }, nil, "result *rpcx.Error is an error: write error"},
 		{"that before an error", func() (*rpcx.Error, error) { return nil, nil }, nil, "result *rpcx.Error is an error: write error"},
+		{"an Error by value", func() rpcx.Error { return rpcx.Error{} }, nil, "result rpcx.Error is an error: write error"},
+		{"that of another type", func() (net.OpError, error) { return net.OpError{}, nil }, nil, "result net.OpError is an error: write error"},
 		{"another type of errors", func() *net.OpError { return nil }, nil, "result *net.OpError is an error: write error"},
 		{"an interface of errors", func() (int, net.Error) { return 0, nil }, nil, "result net.Error is an error: write error"},
 		{"an error that is no pointer", func() rpcx.TimeoutCancellationError { panic("") }, nil, "is an error: write error"},
@@ -367,10 +370,14 @@ func TestFuncPanics(t *testing.T) {
 		{"a pointer to an array", func(*[2]int) {}, nil, "an array of all params: write []int"},
 		{"a pointer to a slice", func(*[]int) {}, nil, "a pointer to all params: write []int, or give the parameter a name"},
 		{"a pointer to a map", func(*map[string]int) {}, nil, "a pointer to all params: write map[string]int, or give the parameter a name"},
+		{"a map of all params by number", func(map[int]string) {}, nil, "write map[string]string, or give the parameter a name"},
+		{"a map of all params by address", func(context.Context, *map[netip.Addr]int) {}, nil, "write map[string]int, or give the parameter a name"},
+		{"the params", func(context.Context, rpcx.Params) {}, nil, "use rpcx.RequestFromContext(ctx).Params"},
+		{"a pointer to them", func(*rpcx.Params) {}, nil, "use rpcx.RequestFromContext(ctx).Params"},
 		{"a service's methods", new(hasMethods), nil, "not a function: write rpcx.Expose[I](v) for the methods of an interface I"},
 		{"two results", func() (int, int) { return 0, 0 }, nil, "the results have to be (T, error), T, error or none"},
 		{"three results", func() (int, int, error) { return 0, 0, nil }, nil, "the results have to be (T, error), T, error or none"},
-		{"a struct with an embedded pointer", func(embedded) {}, nil, "field paging is an embedded pointer"},
+		{"a struct with an embedded pointer", func(embedded) {}, nil, "field paging is an embedded pointer: embed the struct itself"},
 		{"a struct with a name twice", func(twice) {}, nil, `two fields are named "page"`},
 		{"a struct with numbers in strings", func(option) {}, nil, "field N has the option string"},
 		{"a struct with a channel", func(channel) {}, nil, "field C: chan int cannot be decoded"},

@@ -80,14 +80,6 @@ func (t *handshakeTable) leave(h *handshake) {
 	h.subnet, h.single = nil, nil
 }
 
-// locate changes the address of h, if h is in.
-func (t *handshakeTable) locate(h *handshake, addr net.Addr) {
-	if h.subnet != nil {
-		t.leave(h)
-		t.join(h, peerIP(addr))
-	}
-}
-
 // remove takes h out if it is in.
 func (t *handshakeTable) remove(h *handshake) {
 	if i := slices.Index(t.list, h); i >= 0 {
@@ -96,18 +88,23 @@ func (t *handshakeTable) remove(h *handshake) {
 	}
 }
 
-// prune removes handshakes that have ended.
-func (t *handshakeTable) prune() {
+// update removes handshakes that have ended, and takes over the addresses of peers that
+// have become known.
+func (t *handshakeTable) update() {
 	t.list = slices.DeleteFunc(t.list, func(h *handshake) bool {
 		ended := h.ended.Load()
 		if ended {
 			t.leave(h)
+		} else if addr := h.located.Swap(nil); addr != nil {
+			t.leave(h)
+			t.join(h, peerIP(*addr))
 		}
 		return ended
 	})
 }
 
 // victim returns the handshake to be given up, which is the last one added at worst.
+// Callers must have called update before they added it.
 func (t *handshakeTable) victim() *handshake {
 	newest := t.list[len(t.list)-1]
 	oldest := slices.MaxFunc(t.list, compareGroups) // the first of those with the most

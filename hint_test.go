@@ -225,6 +225,8 @@ func TestErrorsInThePlaceOfResults(t *testing.T) {
 	}{
 		"an *Error as the result":    {rpcx.Func(func() any { return rpcx.Errorf(5, "no") }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
 		"by a HandlerFunc":           {rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return rpcx.Errorf(5, "no"), nil }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
+		"an Error by value":          {rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return rpcx.Error{Code: 5, Message: "no"}, nil }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
+		"that with a disconnection":  {rpcx.Func(func() any { return rpcx.ReplyAndDisconnect(rpcx.Error{Code: 5, Message: "no"}) }), `{"jsonrpc":"2.0","error":{"code":5,"message":"no"},"id":1}`, ""},
 		"another error":              {rpcx.Func(func() any { return errors.New("secret") }), internal, "error=secret"},
 		"a nil *Error as the result": {rpcx.Func(func() any { return none }), `{"jsonrpc":"2.0","result":null,"id":1}`, ""},
 		"a nil *Error as the error":  {rpcx.Func(func() error { return none }), internal, "the handler returned a nil *rpcx.Error as its error: where there is none it has to return nil"},
@@ -405,7 +407,7 @@ func TestLogSaysThatOnSessionHasNotReturned(t *testing.T) {
 		matches(t, client.Call(t.Context(), "login", nil, nil), rpcx.ErrServerBusy)
 		synctest.Wait()
 		text := log.take()
-		if !strings.Contains(text, "before its handler was called") || !strings.Contains(text, `reason="Server.OnSession or Trace.Connected has not returned"`) {
+		if !strings.Contains(text, "before its handler was called") || !strings.Contains(text, `reason="OnSession or Trace.Connected has not returned"`) {
 			t.Errorf("the log says\n%s", text)
 		}
 		close(returns)

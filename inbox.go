@@ -238,7 +238,7 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	case !c.isRunning():
 		msg += " before its handler was called"
 		if s.in.held {
-			attrs = append(attrs, slog.String("reason", "Server.OnSession or Trace.Connected has not returned"))
+			attrs = append(attrs, slog.String("reason", "OnSession or Trace.Connected has not returned"))
 		}
 	case c.ctx.ended() == nil:
 		msg += ", and its handler goes on"
@@ -246,6 +246,12 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	}
 	s.notePeerLocked(slog.LevelWarn, msg, attrs...)
 	return e
+}
+
+// isAllLate reports whether no other handler can start before one of those returns whose
+// requests have timed out.
+func (in *inbox) isAllLate() bool {
+	return len(in.late) >= in.limit || in.waits && len(in.late) >= in.running
 }
 
 // lateGrace is how long a handler may take to return once its context has ended.
@@ -260,7 +266,7 @@ func (s *Session) trackLateLocked(c *call) {
 		in.late = make(map[*call]struct{})
 	}
 	in.late[c] = struct{}{}
-	if !in.allLate && len(in.late) >= in.limit {
+	if !in.allLate && in.isAllLate() {
 		in.lateAt = after(s.now(), lateGrace)
 		s.arm(in.lateAt)
 	}
@@ -277,17 +283,17 @@ func (s *Session) checkLateLocked(now time.Duration) {
 	case in.lateAt > now:
 		s.arm(in.lateAt)
 		return
-	case len(in.late) < in.limit: // which has been raised
+	case !in.isAllLate(): // since the limit has been raised
 		in.lateAt = 0
 		return
 	}
 	in.lateAt, in.allLate = 0, true
-	field := "Limits.Concurrency"
-	if in.order == Sequential {
-		field = "Options.Order"
+	field, limit := "Limits.Concurrency", in.limit
+	if in.order == Sequential || in.waits {
+		field, limit = "Options.Order", 1
 	}
 	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", in.limit)), slog.String("methods", methodsOf(maps.Keys(in.late))))
+		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.late))))
 }
 
 // mostMethods is how many methods methodsOf names.

@@ -32,10 +32,11 @@ func TestLoggerTellsThatLateHandlersHaveAllPlaces(t *testing.T) {
 		say   []string
 		want  string
 	}{
-		"calls":         {0, "[name=Limits.Concurrency handlers=3]", []string{ask("b", 1), ask("a", 2), ask("a", 3)}, "a (2), b (1)"},
-		"notifications": {0, "[name=Limits.Concurrency handlers=3]", []string{`{"jsonrpc":"2.0","method":"b"}`, `{"jsonrpc":"2.0","method":"b"}`, ask("a", 3)}, "b (2), a (1)"},
-		"a batch":       {0, "[name=Limits.Concurrency handlers=3]", []string{"[" + ask("b", 1) + "," + ask("a", 2) + "," + ask("a", 3) + "]"}, "a (2), b (1)"},
-		"one at a time": {rpcx.Sequential, "[name=Options.Order handlers=1]", []string{ask("a", 1)}, "a (1)"},
+		"calls":                {0, "[name=Limits.Concurrency handlers=3]", []string{ask("b", 1), ask("a", 2), ask("a", 3)}, "a (2), b (1)"},
+		"notifications":        {0, "[name=Limits.Concurrency handlers=3]", []string{`{"jsonrpc":"2.0","method":"b"}`, `{"jsonrpc":"2.0","method":"b"}`, ask("a", 3)}, "b (2), a (1)"},
+		"a batch":              {0, "[name=Limits.Concurrency handlers=3]", []string{"[" + ask("b", 1) + "," + ask("a", 2) + "," + ask("a", 3) + "]"}, "a (2), b (1)"},
+		"one at a time":        {rpcx.Sequential, "[name=Options.Order handlers=1]", []string{ask("a", 1)}, "a (1)"},
+		"a notification first": {rpcx.NotificationsFirst, "[name=Options.Order handlers=1]", []string{`{"jsonrpc":"2.0","method":"a"}`}, "a (1)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

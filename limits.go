@@ -130,8 +130,8 @@ type Limits struct {
 	// message that is no JSON costs ten times as much in addition. Default 100.
 	CostError float64
 	// CostHandlerError is the cost of an error of the handler's, to which the Error's own
-	// Cost is added, and of a request that was begun and not finished within
-	// ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
+	// Cost is added, of a reply that is too large, and of a request that was begun and not
+	// finished within ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
 	// aiorpcX it is 100.
 	CostHandlerError float64
 	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
@@ -248,11 +248,11 @@ func (l Limits) resolved(role Role) Limits {
 // costIsVoid reports whether a session's cost is counted in vain.
 func (l *Limits) costIsVoid() bool { return !l.CostOff && l.CostSoft >= 0 && l.CostHard <= l.CostSoft }
 
-const voidCost = "cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"
+const voidCost = "cost limits nothing: its hard limit is not above its soft one (Limits.CostHard, Limits.CostSoft); set CostOff if that is meant"
 
-// costAttrs returns the limits that voidCost is about.
-func (l *Limits) costAttrs() []slog.Attr {
-	return []slog.Attr{slog.Float64("Limits.CostHard", l.CostHard), slog.Float64("Limits.CostSoft", l.CostSoft)}
+// costAttr returns the limit that voidCost is about.
+func (l *Limits) costAttr() slog.Attr {
+	return limitAttr("Limits.CostHard", slog.Float64("cost", l.CostHard))
 }
 
 // goodCost returns what a session may have used itself without being held to what the

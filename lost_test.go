@@ -276,6 +276,35 @@ func TestHandlerContextEndsWithTheSession(t *testing.T) {
 	}
 }
 
+// A batch of which some members run and others wait is no exception: the contexts of
+// those end at once, and the others are dropped, each counted once.
+func TestHandlersOfABatchThatIsBegunEndWithTheSession(t *testing.T) {
+	for name, c := range map[string]struct {
+		batch   string
+		dropped uint64
+	}{
+		"requests":      {"[" + ask("hang", 1) + "," + ask("hang", 2) + "," + ask("hang", 3) + "]", 0},
+		"notifications": {`[{"jsonrpc":"2.0","method":"hang"},{"jsonrpc":"2.0","method":"hang"},{"jsonrpc":"2.0","method":"hang"}]`, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := handling(methods{"hang": hang})
+				opts.Limits.Concurrency = 1
+				s, w := newWire(t, opts)
+				w.say(c.batch)
+				synctest.Wait()
+				takes(t, 0, func() {
+					s.Close()
+					<-s.Done()
+				})
+				if n := s.Stats().NotificationsDropped; n != c.dropped {
+					t.Errorf("%d notifications were dropped, want %d", n, c.dropped)
+				}
+			})
+		})
+	}
+}
+
 func TestHandlerContextEndsWithTheHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var kept context.Context

@@ -54,7 +54,7 @@ func eachSource(t *testing.T, visit func(fset *token.FileSet, n ast.Node)) {
 
 // units are the keys of numbers in log records: each says what it counts.
 var units = []string{
-	"bytes", "requests", "handlers", "handlers before", "members", "notifications", "records left out",
+	"bytes", "requests", "calls", "handlers", "handlers before", "members", "notifications", "records left out",
 	"sessions", "handshakes", "errors a second", "cost",
 }
 

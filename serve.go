@@ -10,6 +10,7 @@ import (
 	"math"
 	"reflect"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"example.com/rpcx/internal/bounded"
@@ -28,6 +29,7 @@ type call struct {
 	answered   bool  // it was replied to, or nobody waits for its end any more
 	disconnect bool  // its handler wants it once it is replied to
 	replied    bool  // its handler has returned, and reply has done the rest but tell of it
+	tooLarge   bool  // its reply is replaced by an error, which is not the peer's
 }
 
 // init makes c the call that item asks for.
@@ -110,7 +112,7 @@ func wireError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	if p, ok := errors.AsType[*ProtocolError](err); ok && p.Code != CodeInternalError { // that would be one of this side
+	if p, ok := errors.AsType[*ProtocolError](err); ok && !p.Unsent && p.Code != CodeInternalError { // those would be of this side
 		return &Error{Code: p.Code, Message: p.Message}
 	}
 	return nil
@@ -139,7 +141,7 @@ func (s *Session) reply(c *call, result any, err error) {
 			result, err = nil, e
 		}
 	}
-	if failure, ok := result.(error); ok && err == nil && !isNilPointer(failure) {
+	if failure := failureOf(result); failure != nil && err == nil {
 		result, err = nil, failure
 	}
 	err = noNilError(err)
@@ -207,6 +209,19 @@ func (s *Session) logFailed(c *call, e *Error) {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
 	s.noteHandler(slog.LevelInfo, msg, c, e, attrs...)
+}
+
+// failureOf returns the error that a handler returned as its result, nil if that is none.
+func failureOf(result any) error {
+	switch v := result.(type) {
+	case Error: // which is one only as a pointer
+		return &v
+	case error:
+		if !isNilPointer(v) {
+			return v
+		}
+	}
+	return nil
 }
 
 // noNilError returns err, or another error in the place of a pointer that is nil, whose
@@ -302,6 +317,7 @@ func (s *Session) maxResponse() int {
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
 func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
 	e, field := responseTooLarge(limit), s.responseField(limit)
+	c.tooLarge = true
 	s.encodeError(sc, c.ID, e)
 	s.lock()
 	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
@@ -345,7 +361,7 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
 		attr := errorAttr(err) // before the lock is held: the codec may be the user's
 		s.lock()
-		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.Int("code", e.Code), attr)
+		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.String("code", strconv.Itoa(e.Code)), attr)
 		s.unlock()
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
 	}

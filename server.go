@@ -84,20 +84,23 @@ type Server struct {
 	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
-	pool     pool
-	load     load
-	mu       sync.Mutex
-	groups   groups
-	shaking  handshakeTable
-	failed   bounded.Rate      // handshakes and HTTP requests that are logged
-	refused  map[string]uint64 // connections, by the limits' names
-	options  *Options          // resolved
-	sessions map[*Session]struct{}
-	serving  map[*trackedListener]struct{}
-	watching bool // the sessions, since there are many
-	stopped  bool
-	busy     int           // sessions and Serve calls
-	idle     chan struct{} // closed when busy falls to 0; nil if nobody waits
+	pool    pool
+	load    load
+	mu      sync.Mutex
+	groups  groups
+	shaking handshakeTable
+	// beginning holds a token for each connection whose goroutine has not begun its
+	// handshake; nil before the first.
+	beginning chan struct{}
+	failed    bounded.Rate      // handshakes and HTTP requests that are logged
+	refused   map[string]uint64 // connections, by the limits' names
+	options   *Options          // resolved
+	sessions  map[*Session]struct{}
+	serving   map[*trackedListener]struct{}
+	watching  bool // the sessions, since there are many
+	stopped   bool
+	busy      int           // sessions and Serve calls
+	idle      chan struct{} // closed when busy falls to 0; nil if nobody waits
 }
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
@@ -322,7 +325,7 @@ func (srv *Server) resolve() (err error) {
 		return err
 	}
 	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
-		return errors.New("Server.MaxGroup without Options.Limits.Group: set that, too, to GroupBySubnet(24, 64), for example")
+		return errors.New("sessions of a group are limited and there are no groups (Server.MaxGroup, Limits.Group): set Group, too, to GroupBySubnet(24, 64), for example")
 	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err
@@ -334,7 +337,7 @@ func (srv *Server) resolve() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	if log := srv.options.Logger; limits.costIsVoid() {
-		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttrs()...) })
+		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
 	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.live
@@ -494,7 +497,7 @@ type ServerStats struct {
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.shaking.prune()
+	srv.shaking.update()
 	return ServerStats{
 		Sessions:     len(srv.sessions),
 		Handshakes:   len(srv.shaking.list),

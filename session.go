@@ -291,7 +291,7 @@ func (s *Session) start() {
 	s.load.sessions.Add(1)
 	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
 		s.lock()
-		s.note(slog.LevelWarn, voidCost, s.limits.costAttrs()...)
+		s.note(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
 	}
 	s.watchConn()
@@ -463,7 +463,7 @@ func (s *Session) noteWaits(msg string) {
 		return
 	}
 	s.note(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
-		slog.Int("calls without a reply", s.table.pending))
+		slog.Int("calls", s.table.pending))
 }
 
 // runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.

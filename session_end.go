@@ -82,8 +82,9 @@ func (s *Session) end(cause error, grace time.Duration) {
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
 	s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	running := s.runningLocked() // before discard, which takes batches out that are begun
 	s.discard(hungUp(cause))
-	for _, c := range s.runningLocked() {
+	for _, c := range running {
 		s.fx.endContext(c, cause)
 	}
 	s.out.line.release()

@@ -77,7 +77,7 @@ func TestLogTellsWhatShutdownWaitsFor(t *testing.T) {
 		defer cancel()
 		takes(t, 30*time.Second, func() { matches(t, s.Shutdown(ctx), context.DeadlineExceeded) })
 		synctest.Wait()
-		const handlers = `peer=pipe "handlers that run"="slow (2), member (1), note (1), stuck (1)" "calls without a reply"=0`
+		const handlers = `peer=pipe "handlers that run"="slow (2), member (1), note (1), stuck (1)" calls=0`
 		for _, want := range []string{
 			`time=2000-01-01T00:00:10.000Z level=WARN msg="shutdown waits" ` + handlers,
 			`time=2000-01-01T00:00:30.000Z level=WARN msg="shutdown did not finish in time" ` + handlers,

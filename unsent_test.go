@@ -1,6 +1,7 @@
 package rpcx_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"math"
@@ -86,6 +87,28 @@ func batchOfParams(params ...any) *rpcx.Batch {
 		b.Call("m"+string(rune('1'+i)), p, nil)
 	}
 	return &b
+}
+
+// A handler whose own call was not sent has failed. The peer, whose request was right, is
+// told no more than that, and not charged.
+func TestUnsentCallOfAHandlerIsNoErrorOfThePeer(t *testing.T) {
+	for name, call := range map[string]func(context.Context, *rpcx.Session) error{
+		"a call": func(ctx context.Context, s *rpcx.Session) error { return s.Call(ctx, "m", 5, nil) },
+		"a batch": func(ctx context.Context, s *rpcx.Session) error {
+			return s.SendBatch(ctx, batchOfParams(5))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, w := newServed(t, handling(rpcx.Func(call)))
+				w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+				w.expect(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`)
+				if cost := s.Cost(); cost > 1 {
+					t.Errorf("it costs %v", cost)
+				}
+			})
+		})
+	}
 }
 
 // What the peer did is still one.

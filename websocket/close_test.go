@@ -1,6 +1,7 @@
 package websocket_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -318,4 +319,57 @@ func TestCloseCodeOfAFullServer(t *testing.T) {
 	if closed, ok := errors.AsType[*websocket.CloseError](ended(t, second)); !ok || closed.Code != 1013 || closed.Reason == "" {
 		t.Errorf("it ended with %v", second.Err())
 	}
+}
+
+// A peer that has much under way when it is sent a close frame may send all of it, and
+// then its answer: closed before, the connection would be reset, and the peer would lose
+// what it has not read.
+func TestCloseWhileThePeerSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, r, s, stop := rawServer(t, &rpcx.Server{}, websocket.Config{})
+		defer stop()
+		closed := make(chan error, 1)
+		// Owner: the test. End: the peer has answered.
+		go func() { closed <- s.Close() }()
+		if _, code := serverFrames(r); code != 1000 {
+			t.Fatalf("the peer is told code %d", code)
+		}
+		message := clientFrame(beginText|0x80, strings.Repeat("x", 100))
+		for sent := 0; sent < 4<<20; sent += len(message) * 100 {
+			if _, err := conn.Write(bytes.Repeat(message, 100)); err != nil {
+				t.Fatalf("after %d bytes: %v", sent, err)
+			}
+		}
+		if _, err := conn.Write(clientFrame(closeFrame, "\x03\xe8")); err != nil {
+			t.Error(err)
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Two ends that are silent ping each other at the same moment, and both answer, even
+// where a write waits for the other end's read.
+func TestTwoEndsPingAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{}
+		config := websocket.Config{PingInterval: 10 * time.Second}
+		l, stopped := inMemory(&websocket.Acceptor{Server: srv, Config: config})
+		d := websocket.Dialer{Dialer: rpcx.Dialer{DialContext: l.dial}, Config: config}
+		s, err := d.Dial(t.Context(), "ws://memory/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if err := s.Err(); err != nil {
+			t.Errorf("the session ended with %v", err)
+		}
+		if n := srv.Stats().Sessions; n != 1 {
+			t.Errorf("there are %d sessions", n)
+		}
+		s.Close()
+		srv.Wait(context.Background())
+		stopped()
+	})
 }

@@ -24,7 +24,8 @@ const (
 	largeBuffer = 64 << 10    // beyond is given back
 	partStep    = 64 << 10    // of what comes in is told to the session
 	fragment    = 32 << 10    // of a message: what is sent and read at a time
-	mostDropped = 16 << 20    // of what a peer that was refused still sends, until it answers
+	mostDropped = 16 << 20    // of what a peer still sends, until it answers a close frame
+	maxDropped  = 64 << 10    // of what a peer still sends that cost too much
 )
 
 // conn is a WebSocket as an [rpcx.PartReader]. Contexts that end are not given to
@@ -193,12 +194,18 @@ func (c *conn) drop() error {
 
 // discard bounds what is read of the connection from now on. What the peer has under
 // way is dropped until it has answered: to close a connection with unread bytes could
-// lose it the code.
-func (c *conn) discard() { c.out.bound(mostDropped) }
+// lose it the code, and our last messages.
+// A peer that cost too much may send less.
+func (c *conn) discard(cause error) {
+	if _, ok := errors.AsType[*rpcx.CostError](cause); ok {
+		c.out.bound(maxDropped)
+		return
+	}
+	c.out.bound(mostDropped)
+}
 
 // refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
 func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
-	c.discard()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.verdict = &verdict{err, closing{code, reason}}
@@ -337,15 +344,12 @@ func (c *conn) CloseWithError(cause error) error {
 	}
 	how := c.closing(cause)
 	c.mu.Unlock()
-	if how.code == websocket.StatusMessageTooBig {
-		c.discard()
-	}
 	if c.writing.Load() || c.ended.Load() {
 		err := c.out.Close()
 		_ = c.ws.CloseNow()
 		return err
 	}
-	c.out.bound(maxDropped) // until the peer's close frame
+	c.discard(cause)
 	c.out.closing.Store(true)
 	impatient := time.AfterFunc(closeWait, func() { _ = c.out.Close() })
 	defer impatient.Stop()

@@ -26,6 +26,10 @@ type corked struct {
 	mu  sync.Mutex
 	buf *[]byte // what is held back; nil if nothing is to be
 	err error   // of the first write that failed
+	// For sendAside, and guarded by mu.
+	pending []byte     // control frames that it has not taken yet
+	sending bool       // it runs
+	sent    *sync.Cond // it has taken something, or has ended; nil before it first ran
 }
 
 // corkSize is how much is held back at most.
@@ -53,6 +57,7 @@ func (c *corked) uncork() error {
 }
 
 func (c *corked) flush() {
+	c.awaitAside(0)
 	if len(*c.buf) > 0 && c.err == nil {
 		_, c.err = c.conn.Write(*c.buf)
 	}
@@ -71,14 +76,72 @@ func (c *corked) Write(p []byte) (n int, err error) {
 			return len(p), nil
 		}
 	}
+	if c.buf == nil && isPingOrPong(p) {
+		c.awaitAside(maxPending)
+		if c.err == nil {
+			c.leaveAside(p)
+			n = len(p)
+		}
+		return n, c.err
+	}
+	c.awaitAside(0)
 	if c.err == nil {
 		n, c.err = c.conn.Write(p)
 	}
 	return n, c.err
 }
 
-// maxDropped is how much of what the peer sends is read to find its close frame.
-const maxDropped = 64 << 10
+// maxPending is how many bytes of control frames may be pending before a write waits.
+const maxPending = 4 << 10
+
+// isPingOrPong reports whether p is such a frame. Outside of cork and uncork the
+// WebSocket writes control frames only, each in one write.
+func isPingOrPong(p []byte) bool {
+	return len(p) > 0 && (p[0] == 0x80|9 || p[0] == 0x80|10)
+}
+
+// leaveAside has sendAside write p. Who reads the connection answers pings, and must not
+// wait for the peer. Two ends that ping each other at the same moment would both wait
+// where a write waits for the other end's read, as in [net.Pipe]. Callers must hold c.mu.
+func (c *corked) leaveAside(p []byte) {
+	c.pending = append(c.pending, p...)
+	if c.sending {
+		return
+	}
+	if c.sent == nil {
+		c.sent = sync.NewCond(&c.mu)
+	}
+	c.sending = true
+	// Owner: c. End: nothing is pending, or the connection is closed.
+	go c.sendAside()
+}
+
+// sendAside writes the control frames that are pending, and ends.
+func (c *corked) sendAside() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.pending) > 0 && c.err == nil {
+		frames := c.pending
+		c.pending = nil
+		c.sent.Broadcast()
+		c.mu.Unlock()
+		_, err := c.conn.Write(frames)
+		c.mu.Lock()
+		if c.err == nil {
+			c.err = err
+		}
+	}
+	c.pending, c.sending = nil, false
+	c.sent.Broadcast()
+}
+
+// awaitAside waits until sendAside has ended, or with most above 0 until fewer bytes are
+// pending. Callers must hold c.mu, which is released meanwhile.
+func (c *corked) awaitAside(most int) {
+	for c.sending && (most == 0 || len(c.pending) >= most) && c.err == nil {
+		c.sent.Wait()
+	}
+}
 
 // bound has no more than n bytes read from now on, unless less is to be read already.
 func (c *corked) bound(n int64) {

@@ -23,14 +23,15 @@ func TestNotificationsBeforeTheCloseAreHandled(t *testing.T) {
 			return s.Shutdown(t.Context())
 		},
 	} {
-		for does, onSession := range map[string]func(t *testing.T, s *rpcx.Session){
-			"returns at once": func(*testing.T, *rpcx.Session) {},
-			"waits for a reply": func(t *testing.T, s *rpcx.Session) {
+		for does, onSession := range map[string]func(t *testing.T, s *rpcx.Session, gone <-chan struct{}){
+			"returns at once": func(*testing.T, *rpcx.Session, <-chan struct{}) {},
+			"waits for a reply": func(t *testing.T, s *rpcx.Session, _ <-chan struct{}) {
 				if err := s.Call(context.Background(), "hang", nil, nil); !errors.Is(err, rpcx.ErrConnectionLost) && !errors.Is(err, rpcx.ErrServerBusy) {
 					t.Errorf("the call fails with %v", err)
 				}
 			},
-			"speaks to who is gone": func(_ *testing.T, s *rpcx.Session) {
+			"speaks to who is gone": func(_ *testing.T, s *rpcx.Session, gone <-chan struct{}) {
+				<-gone // a Shutdown would wait for the peer's handlers of what is sent before
 				for s.Notify(context.Background(), "greeting", nil) == nil {
 				}
 			},
@@ -39,9 +40,10 @@ func TestNotificationsBeforeTheCloseAreHandled(t *testing.T) {
 				for range 10 {
 					var handled atomic.Int32
 					sessions := make(chan *rpcx.Session, 1)
+					gone := make(chan struct{})
 					srv := &rpcx.Server{OnSession: func(s *rpcx.Session) {
 						sessions <- s
-						onSession(t, s)
+						onSession(t, s, gone)
 					}}
 					srv.Options.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
 						handled.Add(1)
@@ -63,7 +65,9 @@ func TestNotificationsBeforeTheCloseAreHandled(t *testing.T) {
 					} else if err := end(t, client); err != nil {
 						t.Error(err)
 					}
+					close(gone)
 					ended(t, s)
+					srv.Wait(t.Context()) // handlers may run on after the end
 					if n := handled.Load(); n != 50 || s.Stats().NotificationsDropped != 0 {
 						t.Fatalf("%d of 50 were handled, and %d dropped; it ended with %v", n, s.Stats().NotificationsDropped, s.Err())
 					}
