@@ -201,11 +201,11 @@ func TestMaxQueuedBytes(t *testing.T) {
 		large := `{"jsonrpc":"2.0","method":"m","params":["` + strings.Repeat("x", 10_000) + `"],"id":`
 		greedy, modest := m.connect(t), m.connect(t)
 		greedy.say(large + `0}`) // runs
-		for range 10 {
+		for range 8 { // another one would have to fit together with the buffer that it is read into
 			greedy.say(large + `1}`)
 		}
 		greedy.expectNothing()
-		if n := srv.Stats().QueuedBytes; n < 96_000 || n > 106_000 {
+		if n := srv.Stats().QueuedBytes; n < 80_000 || n > 106_000 {
 			t.Errorf("%d bytes wait", n)
 		}
 		full := `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - over 100,000 bytes waiting (Server.MaxQueuedBytes)","data":{"started":false,"reason":"queue"}},"id":`
@@ -216,7 +216,7 @@ func TestMaxQueuedBytes(t *testing.T) {
 
 		close(open)
 		modest.expect(answered(`"through"`, 3))
-		if n := len(greedy.heard()); n != 11 {
+		if n := len(greedy.heard()); n != 9 {
 			t.Errorf("%d were answered", n)
 		}
 		greedy.Close()

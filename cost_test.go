@@ -330,10 +330,10 @@ func TestLogSaysThatCostLimitsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log journal
 		opts := rpcx.Options{Role: rpcx.RoleServer, Logger: log.options().Logger, Limits: rpcx.Limits{CostSoft: 20000}}
-		const want = `msg="cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"`
+		const want = `msg="cost limits nothing: its hard limit is not above its soft one (Limits.CostHard, Limits.CostSoft); set CostOff if that is meant"`
 		newWire(t, &opts)
 		synctest.Wait()
-		if strings.Count(log.String(), want) != 1 || !strings.Contains(log.String(), "Limits.CostHard=10000 Limits.CostSoft=20000") {
+		if strings.Count(log.String(), want) != 1 || !strings.Contains(log.String(), "limit.name=Limits.CostHard limit.cost=10000") {
 			t.Errorf("the log of a session says\n%s", log.String())
 		}
 		srv := &rpcx.Server{Options: opts}
@@ -347,7 +347,7 @@ func TestLogSaysThatCostLimitsNothing(t *testing.T) {
 			t.Errorf("the log of a session and a server says\n%s", log.String())
 		}
 		if err := (&rpcx.Server{MaxGroup: 2}).ListenAndServe(t.Context(), "tcp://127.0.0.1:0"); err == nil ||
-			!strings.Contains(err.Error(), "Server.MaxGroup without Options.Limits.Group") {
+			!strings.Contains(err.Error(), "(Server.MaxGroup, Limits.Group)") {
 			t.Errorf("MaxGroup without Group: %v", err)
 		}
 	})

@@ -533,7 +533,7 @@ func TestLogSaysThatOnSessionHasNotReturned(t *testing.T) {
 		matches(t, client.Call(t.Context(), "login", nil, nil), rpcx.ErrServerBusy)
 		synctest.Wait()
 		text := log.take()
-		if !strings.Contains(text, "before its handler was called") || !strings.Contains(text, `reason="Server.OnSession or Trace.Connected has not returned"`) {
+		if !strings.Contains(text, "before its handler was called") || !strings.Contains(text, `reason="OnSession or Trace.Connected has not returned"`) {
 			t.Errorf("the log says\n%s", text)
 		}
 		close(returns)

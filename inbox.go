@@ -240,7 +240,7 @@ func (s *Session) timeOutLocked(c *call) *Error {
 	case !c.isRunning():
 		msg += " before its handler was called"
 		if s.in.held {
-			attrs = append(attrs, slog.String("reason", "Server.OnSession or Trace.Connected has not returned"))
+			attrs = append(attrs, slog.String("reason", "OnSession or Trace.Connected has not returned"))
 		}
 	case c.ctx.ended() == nil:
 		msg += ", and its handler goes on"

@@ -248,11 +248,11 @@ func (l Limits) resolved(role Role) Limits {
 // costIsVoid reports whether a session's cost is counted in vain.
 func (l *Limits) costIsVoid() bool { return !l.CostOff && l.CostSoft >= 0 && l.CostHard <= l.CostSoft }
 
-const voidCost = "cost limits nothing: Limits.CostHard is not above Limits.CostSoft; set Limits.CostOff if that is meant"
+const voidCost = "cost limits nothing: its hard limit is not above its soft one (Limits.CostHard, Limits.CostSoft); set CostOff if that is meant"
 
-// costAttrs returns the limits that voidCost is about.
-func (l *Limits) costAttrs() []slog.Attr {
-	return []slog.Attr{slog.Group("Limits.CostHard", slog.Float64("cost", l.CostHard)), slog.Group("Limits.CostSoft", slog.Float64("cost", l.CostSoft))}
+// costAttr returns the limit that voidCost is about.
+func (l *Limits) costAttr() slog.Attr {
+	return limitAttr("Limits.CostHard", slog.Float64("cost", l.CostHard))
 }
 
 // goodCost returns what a session may have used itself without being held to what the

@@ -54,8 +54,8 @@ func eachSource(t *testing.T, visit func(fset *token.FileSet, n ast.Node)) {
 
 // units are the keys of numbers in log records: each says what it counts.
 var units = []string{
-	"bytes", "requests", "handlers", "handlers before", "members", "notifications", "records left out",
-	"sessions", "handshakes", "errors a second", "cost", "calls", "code",
+	"bytes", "requests", "calls", "handlers", "handlers before", "members", "notifications", "records left out",
+	"sessions", "handshakes", "errors a second", "cost",
 }
 
 // A number in the log says what it counts, and a time has its unit.

@@ -10,6 +10,7 @@ import (
 	"math"
 	"reflect"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"example.com/rpcx/internal/bounded"
@@ -398,7 +399,7 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
 		attr := errorAttr(err) // before the lock is held: the codec may be the user's
 		s.lock()
-		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.Int("code", e.Code), attr)
+		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.String("code", strconv.Itoa(e.Code)), attr)
 		s.unlock()
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
 	}

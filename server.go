@@ -334,7 +334,7 @@ func (srv *Server) resolve() (err error) {
 		return err
 	}
 	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
-		return errors.New("Server.MaxGroup without Options.Limits.Group: set that, too, to GroupBySubnet(24, 64), for example")
+		return errors.New("sessions of a group are limited and there are no groups (Server.MaxGroup, Limits.Group): set Group, too, to GroupBySubnet(24, 64), for example")
 	}
 	if srv.options, err = resolveOptions(&srv.Options); err != nil {
 		return err
@@ -346,7 +346,7 @@ func (srv *Server) resolve() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	if log := srv.options.Logger; limits.costIsVoid() {
-		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttrs()...) })
+		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
 	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.live

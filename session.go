@@ -296,7 +296,7 @@ func (s *Session) start() {
 	s.load.sessions.Add(1)
 	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
 		s.lock()
-		s.note(slog.LevelWarn, voidCost, s.limits.costAttrs()...)
+		s.note(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
 	}
 	s.watchConn()
