@@ -72,21 +72,21 @@ const writeChunk = 16 << 10
 
 // stream is a byte stream with a Framer.
 type stream struct {
-	conn   io.ReadWriteCloser
-	framer Framer
-	max    int // maxMessage
-	split  bufio.SplitFunc
-	sock   *socket // nil if conn is another kind of connection
-	buf    []byte  // what was read and not consumed is buf[r:w]
-	r, w   int
-	from   int // where what was split last begins
-	part   func(int) error
-	large  int // what it was told of last
-	total  uint64
-	last   int   // what the last Read returned
-	err    error // of it
-	bare   bool  // the last message was the end of the input, without a delimiter
-	once   sync.Once
+	conn    io.ReadWriteCloser
+	framer  Framer
+	max     int // maxMessage
+	split   bufio.SplitFunc
+	sock    *socket // nil if conn is another kind of connection
+	buf     []byte  // what was read and not consumed is buf[r:w]
+	r, w    int
+	from    int // where what was split last begins
+	part    func(int) error
+	large   int // what it was told of last
+	total   uint64
+	last    int   // what the last Read returned
+	err     error // of it
+	bare    bool  // the last message was the end of the input, without a delimiter
+	closing closeOnce
 }
 
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
@@ -259,7 +259,7 @@ func (s *stream) write(buf []byte, _ []int, progress func()) (written int, err e
 }
 
 func (s *stream) close(error) (err error) {
-	s.once.Do(func() { err = s.conn.Close() })
+	s.closing.do(func() { err = s.conn.Close() })
 	return err
 }
 
@@ -297,12 +297,12 @@ func (s *stream) under() any { return s.conn }
 
 // messages is a MessageConn.
 type messages struct {
-	conn  MessageConn
-	max   int // maxMessage
-	msgs  [][]byte
-	total uint64
-	once  sync.Once
-	part  func() // is told of parts that were written; for the writer
+	conn    MessageConn
+	max     int // maxMessage
+	msgs    [][]byte
+	total   uint64
+	closing closeOnce
+	part    func() // is told of parts that were written; for the writer
 }
 
 func newMessages(conn MessageConn) *messages {
@@ -368,8 +368,31 @@ func (m *messages) write(buf []byte, ends []int, progress func()) (int, error) {
 	return written, err
 }
 
+// closeOnce closes a connection once. Who comes later waits for the first, which may take
+// its time: on a channel, so that a bubble of testing/synctest goes on.
+type closeOnce struct {
+	mu     sync.Mutex
+	closed chan struct{} // made by the first
+}
+
+func (c *closeOnce) do(closeConn func()) {
+	c.mu.Lock()
+	first := c.closed == nil
+	if first {
+		c.closed = make(chan struct{})
+	}
+	closed := c.closed
+	c.mu.Unlock()
+	if !first {
+		<-closed
+		return
+	}
+	defer close(closed)
+	closeConn()
+}
+
 func (m *messages) close(cause error) (err error) {
-	m.once.Do(func() {
+	m.closing.do(func() {
 		if conn, ok := m.conn.(CloserWithError); ok {
 			err = conn.CloseWithError(cause)
 		} else {
