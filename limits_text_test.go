@@ -56,7 +56,7 @@ func TestLogNamesTheLimitOfAReply(t *testing.T) {
 // sizedLines is a framer without a limit.
 type sizedLines struct{ rpcx.NewlineFramer }
 
-func (sizedLines) MaxMessage() int { return 1 << 40 }
+func (sizedLines) MaxMessage() int { return 1 << 30 }
 
 // An error by which a limit ends something names the limit and its field.
 func TestErrorsNameTheirLimits(t *testing.T) {
