@@ -371,6 +371,7 @@ func TestSmallRequestsNeedNoRoom(t *testing.T) {
 			w.listen()
 		}
 		wires[0].say(padded(1, 90_000))
+		synctest.Wait() // it is the one that is handled
 		wires[1].say(padded(1, 90_000), ask("m", 2))
 		wires[2].say("[" + strings.Repeat(ask("m", 1)+",", 999) + ask("m", 1) + "]")
 		if n := len(wires[2].heard()); n != 1 {
