@@ -149,9 +149,9 @@ func (t *target) begin() {
 func (t *target) finish(ctx context.Context, patience time.Duration) (damage, error) {
 	t.cancel()
 	t.dialing.Wait()
-	t.awaitSessions(shortPatience)
+	t.awaitSessions(costPatience)
 	d := damage{Took: time.Since(t.began), CPU: processTime() - t.cpu}
-	t.awaitSessions(patience - shortPatience)
+	t.awaitSessions(patience - costPatience)
 	d.Left.Sessions = t.Stats().Sessions
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -21,10 +21,12 @@ const (
 	// what else the machine does can only make them later.
 	maxTries     = 3
 	warmUpAttack = 100 * time.Millisecond
-	// Sessions of an attack may go on after it for so long, in the long form for as long as
-	// Limits.ProcessingTimeout lets them.
-	shortPatience = 3 * time.Second
+	// Sessions of an attack may go on after it for so long: for as long as the default of
+	// Limits.HalfClose lets them, 5 s, or in the long form Limits.ProcessingTimeout, 30 s.
+	shortPatience = 10 * time.Second
 	longPatience  = 40 * time.Second
+	// costPatience is for how long what they do is counted as the attack's.
+	costPatience = 3 * time.Second
 	// honestPause is between two calls of the honest client, and newcomerPause between
 	// two connections of honest newcomers, on average.
 	honestPause   = 5 * time.Millisecond
@@ -204,7 +206,10 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	t.honest.add(calls, from, to)
 	t.honest.count(s.Stats())
 	patience := longPatience
-	if length < longAttack || a.throttled {
+	switch {
+	case a.throttled: // nobody judges how many are left
+		patience = costPatience
+	case length < longAttack:
 		patience = shortPatience
 	}
 	if err := victim.Call(ctx, "finish", rpcx.Args{patience}, &t.damage); err != nil {
