@@ -158,7 +158,7 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 // checkNetworkLocked ends a session if what was sent is not acknowledged. Callers must
 // hold s.mu.
 func (s *Session) checkNetworkLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	v, keepAlive := &s.vigil, s.limits.keepAlive()
 	if v.network == nil || s.state >= stateClosing {
 		return

@@ -153,7 +153,7 @@ const cancellationIgnored = "cancellation by the peer ignored"
 
 // cancelLocked cancels the request with the given id. Callers must hold s.mu.
 func (s *Session) cancelLocked(id ID) {
-	s.owner.check()
+	s.owner.Check()
 	c := s.requests[string(id)]
 	if c == nil { // it has been answered meanwhile, or is meant by an id of another type
 		var other ID

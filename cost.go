@@ -161,7 +161,7 @@ func (s *Session) charge(delta float64) {
 // over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
 // s.mu.
 func (s *Session) judgedCostLocked() float64 {
-	s.owner.check()
+	s.owner.Check()
 	e, l := &s.cost, s.limits
 	cost := e.account.settle(l.CostDecay)
 	if e.own == nil {
@@ -178,7 +178,7 @@ func (s *Session) judgedCostLocked() float64 {
 // joinGroupLocked has the session share the budget of a group from now on. Callers must
 // hold s.mu.
 func (s *Session) joinGroupLocked(group *account) {
-	s.owner.check()
+	s.owner.Check()
 	if s.cost.account == nil {
 		return
 	}
@@ -191,7 +191,7 @@ func (s *Session) joinGroupLocked(group *account) {
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
-	s.owner.check()
+	s.owner.Check()
 	if c.tooLarge {
 		return s.limits.CostHandlerError
 	}
@@ -385,7 +385,7 @@ const (
 // countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
 // error weighs so much. Callers must hold s.mu.
 func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
-	s.owner.check()
+	s.owner.Check()
 	if bytes >= errorBytes {
 		s.countPeerErrorLocked(weight * float64(bytes/errorBytes))
 	}
@@ -394,7 +394,7 @@ func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
 // countPeerErrorLocked counts an error of the peer's, and has the session end if there
 // are too many. Callers must hold s.mu.
 func (s *Session) countPeerErrorLocked(weight float64) {
-	s.owner.check()
+	s.owner.Check()
 	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.state >= stateClosing {
 		return
 	}

@@ -165,7 +165,7 @@ func (s *Session) discard(keepNotifications bool) {
 // so: one at a time, and only while work waits that nobody is coming for. Callers must
 // hold s.mu.
 func (s *Session) wantsWorkerLocked() bool {
-	s.owner.check()
+	s.owner.Check()
 	in := &s.in
 	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
 		return false
@@ -214,7 +214,7 @@ func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *E
 // countRefusedLocked counts that what was as it should be is not handled, or not to its
 // end. Callers must hold s.mu.
 func (s *Session) countRefusedLocked(why *Error) {
-	s.owner.check()
+	s.owner.Check()
 	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
@@ -228,7 +228,7 @@ func (s *Session) countRefusedLocked(why *Error) {
 // timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
 // returns the error that c is answered. Callers must hold s.mu.
 func (s *Session) timeOutLocked(c *call) *Error {
-	s.owner.check()
+	s.owner.Check()
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
@@ -262,7 +262,7 @@ const lateGrace = time.Second
 // trackLateLocked notes that the handler of c goes on though its request has timed out.
 // Callers must hold s.mu.
 func (s *Session) trackLateLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	in := &s.in
 	if in.late == nil {
 		in.late = make(map[*call]struct{})
@@ -277,7 +277,7 @@ func (s *Session) trackLateLocked(c *call) {
 // checkLateLocked is called by the session's timer. It logs, once, that handlers whose
 // requests have timed out have all places for handlers. Callers must hold s.mu.
 func (s *Session) checkLateLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	in := &s.in
 	switch {
 	case in.lateAt == 0:
@@ -378,7 +378,7 @@ func (s *Session) work() {
 // countDroppedLocked counts a notification that is refused. While the session is open,
 // turnAway has it logged. Callers must hold s.mu.
 func (s *Session) countDroppedLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	if s.state == stateOpen {
 		s.stats.NotificationsDropped++
 	} else {
@@ -389,7 +389,7 @@ func (s *Session) countDroppedLocked(c *call) {
 // dropDelayedLocked counts a notification whose handler was to be called after a delay,
 // and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
 func (s *Session) dropDelayedLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	if c.ctx.ended() == errProcessing {
 		s.stats.NotificationsDropped++
 	} else {

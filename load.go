@@ -110,7 +110,7 @@ var notBegun = time.Unix(1<<40, 0)
 
 // claimLocked returns the session's claim. Callers must hold s.mu.
 func (s *Session) claimLocked() claim {
-	s.owner.check()
+	s.owner.Check()
 	c := claim{Session: s, began: notBegun, all: s.weight, size: s.out.held() + s.out.waiting + s.assembled + s.part.size}
 	if s.out.writing {
 		c.began = s.epoch.Add(s.out.began)
@@ -295,7 +295,7 @@ const objectSize = 16
 // replies, and when its outbox is empty. And where the server handles as many bytes as it
 // may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
-	s.owner.check()
+	s.owner.Check()
 	switch {
 	case s.state >= stateClosing || s.in.first == nil:
 		return true
@@ -343,7 +343,7 @@ func (s *Session) fitsShare(size int) bool {
 // startHandlingLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) startHandlingLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	if c.held == 0 {
 		return
 	}
@@ -354,7 +354,7 @@ func (s *Session) startHandlingLocked(c *call) {
 // stopHandlingLocked ends what startHandlingLocked has begun, and has as many of the
 // sessions that are blocked go on as there is room for. Callers must hold s.mu.
 func (s *Session) stopHandlingLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	if c.held == 0 {
 		return
 	}
@@ -402,7 +402,7 @@ func (s *Session) unblockHandling() {
 // freeReservedLocked gives the room back that is reserved for the session, and has it
 // used by others if the session has not. Callers must hold s.mu.
 func (s *Session) freeReservedLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if s.in.reserved > 0 {
 		s.load.handling.Add(-int64(s.in.reserved))
 		s.in.reserved = 0
@@ -413,7 +413,7 @@ func (s *Session) freeReservedLocked() {
 // stopWaitingLocked has the session wait for no other's handlers any more. Callers must
 // hold s.mu.
 func (s *Session) stopWaitingLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if l := s.load; s.in.blocked {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -423,7 +423,7 @@ func (s *Session) stopWaitingLocked() {
 
 // wakeWorkerLocked calls another worker if one is wanted. Callers must hold s.mu.
 func (s *Session) wakeWorkerLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if !s.cost.over && s.wantsWorkerLocked() {
 		s.fx.set(&s.fx.startWorker)
 	}
@@ -432,7 +432,7 @@ func (s *Session) wakeWorkerLocked() {
 // wakeAfterWriteLocked calls a worker if the next request has waited for the outbox to
 // be empty. Callers must hold s.mu.
 func (s *Session) wakeAfterWriteLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if s.in.count > 0 && s.in.running == 0 && s.out.size() == 0 {
 		s.wakeWorkerLocked()
 	}

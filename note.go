@@ -35,7 +35,7 @@ func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
 
 // queueNoteLocked is note for what the budgets have room for. Callers must hold s.mu.
 func (s *Session) queueNoteLocked(level slog.Level, msg string, attrs []slog.Attr) {
-	s.owner.check()
+	s.owner.Check()
 	if len(s.notes) >= maxNotes {
 		s.unlogged++
 		return
@@ -104,7 +104,7 @@ func (l *serverLogs) all() []*bounded.Budget {
 // given size, which tells of so many; earned are bytes received that it has not been given
 // for. If others were left out before, that is said first. Callers must hold s.mu.
 func (s *Session) takeServerLogLocked(b *bounded.Budget, size, earned, records int) bool {
-	s.owner.check()
+	s.owner.Check()
 	ok, skipped := b.Take(float64(size), float64(earned), records)
 	if skipped > 0 {
 		s.queueNoteLocked(slog.LevelWarn, "too much to log of this server's sessions",
@@ -116,7 +116,7 @@ func (s *Session) takeServerLogLocked(b *bounded.Budget, size, earned, records i
 // takeLogLocked reports whether the budgets of the session and its server have room for a
 // record. Callers must hold s.mu.
 func (s *Session) takeLogLocked(level slog.Level, size int) bool {
-	s.owner.check()
+	s.owner.Check()
 	budget := &s.budgets.others
 	if level >= slog.LevelError {
 		budget = &s.budgets.errors
@@ -147,14 +147,14 @@ func (s *Session) takeLogLocked(level slog.Level, size int) bool {
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own, and those of bounded.Error.
 func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Attr) {
-	s.owner.check()
+	s.owner.Check()
 	if s.log.Handler() != slog.DiscardHandler {
 		s.noteSizedLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
 }
 
 func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
-	s.owner.check()
+	s.owner.Check()
 	if s.state != stateDone && s.takeLogLocked(level, size) {
 		s.queueNoteLocked(level, msg, attrs)
 	}

@@ -263,7 +263,7 @@ func (s *Session) framed(sc *scratch) (err error) {
 // connection and is to call writeDirectly instead, when it has left the lock. Callers must
 // hold s.mu, which is released while queueLocked waits for room.
 func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) (lent bool, err error) {
-	s.owner.check()
+	s.owner.Check()
 	if h != nil && h.session == s && h.waits.returned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
@@ -417,7 +417,7 @@ func (s *Session) hasRoom(n int) bool {
 // outboxLimitLocked returns the limit for which n bytes of who never waits are too many
 // in the outbox, and its name; no name if there is none. Callers must hold s.mu.
 func (s *Session) outboxLimitLocked(n int) (name string, value int) {
-	s.owner.check()
+	s.owner.Check()
 	limit, size := s.limits.Outbox, s.out.size()
 	if limit < math.MaxInt-reserve {
 		limit += reserve
@@ -584,7 +584,7 @@ func (s *Session) endFlush() {
 }
 
 func (s *Session) endFlushLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if s.out.flushed != nil {
 		close(s.out.flushed)
 		s.out.flushed = nil
@@ -596,7 +596,7 @@ func (s *Session) endFlushLocked() {
 // with unread bytes is reset, and the peer may lose the last replies. Callers must
 // hold s.mu, which is released meanwhile.
 func (s *Session) lingerLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if closeBy := after(s.now(), closeGrace); closeBy < s.closeBy {
 		s.closeBy = closeBy
 		s.arm(closeBy)

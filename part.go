@@ -24,7 +24,7 @@ const partRate = writeChunk
 // trackPartLocked follows the message for which the reader takes size bytes, 0 if there
 // is none. Only the reader calls it. Callers must hold s.mu.
 func (s *Session) trackPartLocked(size int) {
-	s.owner.check()
+	s.owner.Check()
 	p := &s.part
 	if size -= s.kept; size <= readBuffer || s.load.limit == 0 {
 		s.dropPartLocked()
@@ -47,7 +47,7 @@ func (s *Session) trackPartLocked(size int) {
 
 // dropPartLocked ends what trackPartLocked has begun. Callers must hold s.mu.
 func (s *Session) dropPartLocked() {
-	s.owner.check()
+	s.owner.Check()
 	s.part = part{}
 }
 
@@ -55,7 +55,7 @@ func (s *Session) dropPartLocked() {
 // on. A message that is not read, because reading pauses, is not waited for. Callers must
 // hold s.mu.
 func (s *Session) checkPartLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	p := &s.part
 	if p.size <= largeBuffer || s.state >= stateClosing {
 		return

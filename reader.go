@@ -173,7 +173,7 @@ func (r *readerState) ignores(received uint64) bool { return received-r.from <= 
 // ignoreIfEndingLocked has the reader drop what arrives from now on if the session is
 // ending. Callers must hold s.mu and be the reader.
 func (s *Session) ignoreIfEndingLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if !s.reader.ignoring && s.state >= stateClosing {
 		s.reader.ignoring, s.reader.from = true, s.conn.received()
 	}

@@ -53,7 +53,7 @@ func (e *lateError) Unwrap() error { return e.err }
 // timeoutErrorLocked returns err, with which the call f times out, and tells of what has
 // come meanwhile that may have been its reply. Callers must hold s.mu.
 func (s *Session) timeoutErrorLocked(f *Future, err error) error {
-	s.owner.check()
+	s.owner.Check()
 	if like := s.standingLocked(); like != "" {
 		return &lateError{err, standingText + ": it looks like " + like}
 	}
@@ -122,7 +122,7 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 // then: the session is about to end because of its cost. The reader may receive
 // thousands of messages before that. Callers must hold s.mu.
 func (s *Session) dropsFaultsLocked() bool {
-	s.owner.check()
+	s.owner.Check()
 	if s.cost.over {
 		s.stats.Errors++
 	}

@@ -12,7 +12,7 @@ import (
 // answer under. So the error counts if its code says that, and if all pending calls
 // are of the one message that was sent since the last reply was matched.
 func (s *Session) completeRefusedLocked(now time.Duration, err error) bool {
-	s.owner.check()
+	s.owner.Check()
 	e, ok := err.(*Error)
 	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queued-s.replied != 1 {
 		return false

@@ -233,7 +233,7 @@ const (
 // keepStandingLocked notes what has come of the first message. Only the reader calls it.
 // Callers must hold s.mu.
 func (s *Session) keepStandingLocked() {
-	s.owner.check()
+	s.owner.Check()
 	input, f := s.conn.unread()
 	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
 		s.standing = nil
@@ -253,7 +253,7 @@ func (s *Session) keepStandingLocked() {
 // standingLocked returns what the input looks like while it is no message, "" if that
 // cannot be told. Callers must hold s.mu.
 func (s *Session) standingLocked() string {
-	s.owner.check()
+	s.owner.Check()
 	st := s.standing
 	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
 		return ""
@@ -264,7 +264,7 @@ func (s *Session) standingLocked() string {
 // checkStandingLocked is called by the session's timer. It logs, once, what the input
 // looks like if it has been no message for long. Callers must hold s.mu.
 func (s *Session) checkStandingLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	st := s.standing
 	switch {
 	case st == nil:

@@ -59,7 +59,7 @@ func isProgress(fallen int, since, timeout time.Duration) bool {
 // queue between two looks is less than it writes at a time, and counts against the
 // peer. Callers must hold s.mu.
 func (s *Session) checkSentLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	q, timeout := &s.out.queue, s.limits.SendTimeout
 	if !canSeeUnsent || !s.out.writing || timeout == never {
 		return

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/rpcx/internal/lockowner"
 )
 
 // How a message travels, by the functions that it passes:
@@ -87,7 +89,7 @@ type Session struct {
 	proto           atomic.Pointer[Protocol]
 
 	mu        sync.Mutex
-	owner     lockOwner // of mu
+	owner     lockowner.Owner // of mu
 	state     state
 	lingers   bool          // the writer closes its half first, and waits for the peer's
 	blank     uint8         // how many blank messages came in succession; reader only
@@ -473,7 +475,7 @@ func (s *Session) noteWaits(msg string) {
 
 // runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.
 func (s *Session) runningLocked() []*call {
-	s.owner.check()
+	s.owner.Check()
 	var running []*call
 	for d := s.incoming.first; d != nil; d = d.next {
 		running = d.owner.(entry).running(running)
@@ -495,7 +497,7 @@ type dropped struct {
 // dropLocked counts a notification that is dropped because the session ends. One record
 // tells of all of them when the session is over. Callers must hold s.mu.
 func (s *Session) dropLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	s.stats.NotificationsDropped++
 	if s.dropped.count++; s.dropped.count == 1 {
 		s.dropped.first = c.Method
@@ -504,6 +506,6 @@ func (s *Session) dropLocked(c *call) {
 
 // lastLocked reports whether nothing is left of a session but to log what has happened.
 func (s *Session) lastLocked() bool {
-	s.owner.check()
+	s.owner.Check()
 	return s.state == stateClosing && s.loops == 0 && s.in.workers == 0 && s.in.count == 0
 }

@@ -101,7 +101,7 @@ func (fx *effects) set(flag *bool) { fx.pending, *flag = true, true }
 // lock takes s.mu.
 func (s *Session) lock() {
 	s.mu.Lock()
-	s.owner.set()
+	s.owner.Set()
 }
 
 // unlock is how s.mu is left. It looks again at what depends on the state of the session,
@@ -118,15 +118,15 @@ func (s *Session) unlock() {
 		s.checkDrained()
 		s.leave()
 	}
-	s.owner.check()
+	s.owner.Check()
 	if !s.fx.pending {
-		s.owner.clear()
+		s.owner.Clear()
 		s.mu.Unlock()
 		return
 	}
 	fx := s.fx
 	s.fx = effects{}
-	s.owner.clear()
+	s.owner.Clear()
 	s.mu.Unlock()
 	fx.run(s)
 }

@@ -107,7 +107,7 @@ func (s *Session) endPolitely(cause error) {
 
 // endPolitelyLocked is endPolitely for callers that hold s.mu.
 func (s *Session) endPolitelyLocked(cause error) {
-	s.owner.check()
+	s.owner.Check()
 	s.lingers = s.lingers || s.state < stateClosing
 	s.fx.end(cause, s.limits.CloseTimeout)
 }

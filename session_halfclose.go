@@ -124,7 +124,7 @@ func (s *Session) halfCloseLimit() time.Duration {
 // checkInputLocked ends a session without input when nothing is left to do. Callers
 // must hold s.mu.
 func (s *Session) checkInputLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if !s.input.closed || s.input.ending || s.state >= stateClosing ||
 		s.refusing > 0 || s.in.running > 0 || s.in.count > 0 || s.out.lent || s.out.size() > 0 {
 		return
@@ -136,7 +136,7 @@ func (s *Session) checkInputLocked() {
 // checkInputTimeLocked is called by the session's timer. It ends a session whose input
 // has ended, when its time is over or the peer is gone. Callers must hold s.mu.
 func (s *Session) checkInputTimeLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	switch {
 	case !s.input.closed || s.state >= stateClosing:
 		return

@@ -86,7 +86,7 @@ func (l *Limits) pauseLimit() time.Duration {
 // fullErrorLocked returns the error for a request of the given size that finds no
 // room, nil if there is room. Callers must hold s.mu.
 func (s *Session) fullErrorLocked(size int) *Error {
-	s.owner.check()
+	s.owner.Check()
 	switch {
 	case s.in.depth() >= s.limits.Queue:
 		return notStarted("queue", over(s.limits.Queue, "requests waiting", "Limits.Queue"))
@@ -104,7 +104,7 @@ func (in *inbox) depth() int { return in.count - max(0, in.limit-in.running) }
 // crowdedLocked reports whether the requests that wait take so many quarters of the
 // room for them, or more. Callers must hold s.mu.
 func (s *Session) crowdedLocked(now time.Duration, quarters int) bool {
-	s.owner.check()
+	s.owner.Check()
 	if s.in.count == 0 {
 		return false
 	}
@@ -147,7 +147,7 @@ func (b *backPressure) returned(now time.Duration, l *Limits) int {
 // reader: a running handler that is not tied, a worker that is being started, or
 // OnSession while it calls nobody. Callers must hold s.mu.
 func (s *Session) mayPauseLocked() bool {
-	s.owner.check()
+	s.owner.Check()
 	switch {
 	case s.state != stateOpen || s.pressure.insist:
 		return false
@@ -185,7 +185,7 @@ func (s *Session) pause() bool {
 // checkPauseLocked has reading go on if there is no reason for the pause any more.
 // It is called after each change that can be such a reason. Callers must hold s.mu.
 func (s *Session) checkPauseLocked() {
-	s.owner.check()
+	s.owner.Check()
 	if s.pressure.paused && !(s.mayPauseLocked() && s.crowdedLocked(s.now(), 3)) {
 		s.resumeLocked()
 	}
@@ -193,7 +193,7 @@ func (s *Session) checkPauseLocked() {
 
 // resumeLocked starts a reader after a pause. Callers must hold s.mu.
 func (s *Session) resumeLocked() {
-	s.owner.check()
+	s.owner.Check()
 	b, now := &s.pressure, s.now()
 	b.paused = false
 	s.loops++
@@ -209,7 +209,7 @@ func (s *Session) resumeLocked() {
 // handlerReturnedLocked notes that the handler of c has returned. Callers must hold
 // s.mu, and call checkPauseLocked before they release it.
 func (s *Session) handlerReturnedLocked(c *call) {
-	s.owner.check()
+	s.owner.Check()
 	b := &s.pressure
 	b.current++
 	b.count(&c.ctx, -1)
@@ -228,7 +228,7 @@ func (s *Session) handlerReturnedLocked(c *call) {
 // checkPauseTimeLocked is called by the session's timer: it logs a long pause, and
 // ends one in which no handler returns. Callers must hold s.mu.
 func (s *Session) checkPauseTimeLocked(now time.Duration) {
-	s.owner.check()
+	s.owner.Check()
 	b := &s.pressure
 	if !b.paused {
 		return
@@ -287,7 +287,7 @@ func (s *Session) checkPauseTimeLocked(now time.Duration) {
 // is twice as full as it may be, and not if the peer does not read its replies. Callers
 // must hold s.mu.
 func (s *Session) maySipLocked() bool {
-	s.owner.check()
+	s.owner.Check()
 	return s.pressure.crammed == 0 && s.in.bytes/2 < s.limits.QueueBytes && s.in.depth()/2 < s.limits.Queue &&
 		!s.load.full(s.weight)
 }
@@ -334,7 +334,7 @@ func (b *backPressure) count(h *handlerContext, n int) {
 // changeWaitsLocked changes what the handler h waits for; a nil h is none. Callers
 // must hold s.mu.
 func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
-	s.owner.check()
+	s.owner.Check()
 	if h == nil {
 		return
 	}
