@@ -97,10 +97,14 @@ func (a *attack) references() [3]attack {
 	}
 	echoes := func() string { return repeat(over.frame(echoRequest(a.like)))() }
 	asks := asksOnce(just(over.frame(echoRequest(tiny))))
+	count := 4
+	if a.full { // the honest client has as many beside it
+		count = max(count, min(a.count, 60))
+	}
 	return [3]attack{
 		{class: class{name: fmt.Sprint("nothing, ", over), over: over}},
 		{class: class{name: fmt.Sprint("connections, ", over), over: over, again: time.Millisecond, count: 8, use: asks}},
-		{class: class{name: fmt.Sprintf("echo of %d bytes, %v", a.like, over), over: over, count: 4, use: pours(echoes)}},
+		{class: class{name: fmt.Sprintf("echo of %d bytes by %d, %v", a.like, count, over), over: over, count: count, use: pours(echoes)}},
 	}
 }
 
