@@ -133,20 +133,6 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	return startAlone(newStream(p, o.Framer), o), nil
 }
 
-// durationOr returns the first of the durations that is set: a negative d is
-// never, and a negative byDefault is not set.
-func durationOr(d, byDefault, otherwise time.Duration) time.Duration {
-	switch {
-	case d < 0:
-		return never
-	case d > 0:
-		return d
-	case byDefault > 0:
-		return byDefault
-	}
-	return otherwise
-}
-
 // program is the connection to a program that runs.
 type program struct {
 	io.WriteCloser // its input

@@ -95,6 +95,94 @@ func (e *CostError) Is(target error) bool {
 	return ok && t.Code == CodeExcessiveResourceUsage
 }
 
+// costStep is by how much a cost has to change before what follows from it is
+// calculated anew.
+const costStep = 100
+
+// budget is a cost that decays.
+type budget struct {
+	cost float64
+	at   time.Duration // until when it has decayed
+}
+
+// charge adds what may be negative.
+func (b *budget) charge(delta float64) { b.cost = max(0, b.cost+delta) }
+
+// decay takes off what the time since the last decay is worth.
+func (b *budget) decay(now time.Duration, perSecond float64) {
+	b.charge(-(now - b.at).Seconds() * perSecond)
+	b.at = now
+}
+
+// throttle is what follows from a session's cost.
+type throttle struct {
+	last     float64 // the cost that it was calculated from
+	fraction float64 // of the way from the soft limit to the hard one: 0 below, 1 or more beyond
+	target   int     // how many handlers may run at once; 0 means that it is over
+}
+
+// due reports whether a cost is far enough from the one that was calculated with.
+func (t *throttle) due(cost float64) bool { return math.Abs(cost-t.last) > costStep }
+
+// update calculates what follows from a cost. extra counts as well, but is no
+// cost that decays.
+func (t *throttle) update(l *Limits, cost, extra float64) {
+	t.last = cost
+	t.fraction = 0
+	switch cost += extra; {
+	case l.CostHard <= l.CostSoft:
+	case l.CostSoft < 0 && cost >= l.CostHard:
+		t.fraction = 1
+	case l.CostSoft >= 0:
+		t.fraction = max(0, (cost-l.CostSoft)/(l.CostHard-l.CostSoft))
+	}
+	switch {
+	case t.fraction >= 1:
+		t.target = 0
+	case t.fraction > 0 && l.Concurrency < math.MaxInt32:
+		t.target = int(math.Ceil((1 - t.fraction) * float64(l.Concurrency)))
+	default:
+		t.target = l.Concurrency
+	}
+}
+
+// delay is how long a request waits before it is handled.
+func (t *throttle) delay(l *Limits) time.Duration {
+	return time.Duration(t.fraction * float64(l.CostDelay))
+}
+
+// recalibrate returns how many calls may wait for a reply from now on, if that
+// is current and replies took average.
+func recalibrate(current int, average, target time.Duration, most int) int {
+	now := float64(current)
+	highest := min(now+max(3, now*0.1), float64(most))
+	lowest := max(1, min(now*0.8, now-1))
+	next := highest
+	if average > 0 {
+		next = max(lowest, min(highest, now*float64(target)/float64(average)))
+	}
+	return int(0.5 + next)
+}
+
+// costIsVoid reports whether a session's cost is counted in vain.
+func (l *Limits) costIsVoid() bool { return !l.CostOff && l.CostSoft >= 0 && l.CostHard <= l.CostSoft }
+
+const voidCost = "cost limits nothing: its hard limit is not above its soft one (Limits.CostHard, Limits.CostSoft); set CostOff if that is meant"
+
+// costAttr returns the limit that voidCost is about.
+func (l *Limits) costAttr() slog.Attr {
+	return limitAttr("Limits.CostHard", slog.Float64("cost", l.CostHard))
+}
+
+// goodCost returns what a session may have used itself without being held to what the
+// others of its group have used.
+func (l *Limits) goodCost() float64 {
+	if l.CostSoft < 0 {
+		return l.CostHard / 5
+	}
+	return l.CostSoft
+}
+
 // Cost returns what the session, or its group, has used up; 0 if that is not
 // counted.
 func (s *Session) Cost() float64 {
