@@ -7,9 +7,137 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"sync"
+	"time"
 
 	"example.com/rpcx/internal/jsonscan"
 )
+
+// handlerContext is the context of a handler. Most handlers never wait on
+// theirs, so it is a part of the call, and becomes a real one of package
+// context only when somebody asks for its Done channel or for a value that it
+// does not have. From then on it stands behind that one, so contexts derived
+// from it attach without a goroutine of their own.
+type handlerContext struct {
+	session  *Session
+	request  *Request
+	deadline time.Duration // on the session's clock
+
+	waits waits // guarded by the session's lock
+
+	mu     sync.Mutex
+	real   context.Context
+	cancel context.CancelCauseFunc
+	cause  error // why it ended, nil before
+}
+
+// errHandlerReturned is the cause with which a handler's context ends when the handler
+// has returned, if it had not ended before. Whoever keeps the context, to call the peer
+// later, is told so.
+var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
+
+// end ends the context, and reports whether it had ended by itself, at its
+// deadline, before.
+func (c *handlerContext) end(cause error) (overdue bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	overdue = c.cause == nil && c.real != nil && c.real.Err() != nil
+	if overdue {
+		c.cause = errProcessing
+	} else if c.cause == nil {
+		c.cause = cause
+	}
+	if c.cancel != nil && cause != errProcessing {
+		c.cancel(cause)
+	}
+	return overdue
+}
+
+// ended returns why the context ended, nil if it has not (or by itself only).
+func (c *handlerContext) ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// materialise returns the real context.
+func (c *handlerContext) materialise() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.real == nil {
+		// At the deadline it has to end by itself, for only so is what its Err
+		// says, and that of the contexts made from it, DeadlineExceeded.
+		base, stop := context.Background(), context.CancelFunc(func() {})
+		if at, ok := c.Deadline(); ok {
+			base, stop = context.WithDeadlineCause(base, at, errProcessing)
+		}
+		real, cancel := context.WithCancelCause(base)
+		c.real, c.cancel = real, func(cause error) { cancel(cause); stop() }
+		if c.cause != nil && c.cause != errProcessing {
+			c.cancel(c.cause)
+		}
+	}
+	return c.real
+}
+
+func (c *handlerContext) Deadline() (time.Time, bool) {
+	if c.deadline == never {
+		return time.Time{}, false
+	}
+	return c.session.epoch.Add(c.deadline), true
+}
+
+func (c *handlerContext) Done() <-chan struct{} { return c.materialise().Done() }
+
+func (c *handlerContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.real != nil:
+		return c.real.Err()
+	case c.cause == nil:
+		return nil
+	case c.cause == errProcessing:
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
+}
+
+func (c *handlerContext) Value(key any) any {
+	if _, ok := key.(handlerKey); ok {
+		return c
+	}
+	if v := c.session.Value(key); v != nil {
+		return v
+	}
+	return c.materialise().Value(key)
+}
+
+// SetValue stores value under key in the session: what a program has to know of this
+// peer, such as who has logged in. A value of nil removes the key, which must be
+// comparable, and be of a type of the package's own, as in [context.WithValue].
+// Handlers find the values in their contexts, too. They run concurrently, so what
+// changes should be stored once, by [Server.OnSession] before the first request is
+// handled, as a pointer to what has a lock.
+func (s *Session) SetValue(key, value any) {
+	s.lock()
+	defer s.unlock()
+	if value == nil {
+		delete(s.values, key)
+		return
+	}
+	if s.values == nil {
+		s.values = make(map[any]any)
+	}
+	s.values[key] = value
+}
+
+// Value returns what [Session.SetValue] has stored under key, nil if nothing.
+func (s *Session) Value(key any) any {
+	s.lock()
+	defer s.unlock()
+	return s.values[key]
+}
 
 // Cancellation is how one side tells the other, by a notification, that it does
 // not want the reply to a request any more. JSON-RPC itself has none.
@@ -203,4 +331,90 @@ func (s *Session) cancellationError() *Error {
 // gaveUp reports whether what the handler of c failed with is that it was cancelled.
 func (c *call) gaveUp(err error) bool {
 	return c.ctx.ended() == ErrPeerCancelled && errors.Is(err, context.Canceled)
+}
+
+// maxIdle is how many goroutines a pool keeps for reuse.
+const maxIdle = 64
+
+// pool reuses goroutines: one whose stack has grown to what a handler needs is
+// several times faster than a new one. It limits nothing. It belongs to one
+// Server, one dialled session or one Pipe, and its goroutines end with the last
+// session that uses it.
+type pool struct {
+	mu    sync.Mutex
+	idle  []chan func()
+	users int
+	calls sync.Pool // Futures for Session.Call
+}
+
+// call returns a Future for Session.Call. Nobody else sees it, so one value sent
+// says that it is done, and then it can be used again: with this pool only, for
+// a channel must not leave the bubble of testing/synctest that it was made in.
+func (p *pool) call(s *Session, method string) *Future {
+	f, ok := p.calls.Get().(*Future)
+	if !ok {
+		f = &Future{done: make(chan struct{}, 1)}
+	}
+	f.session, f.method = s, method
+	return f
+}
+
+// putCall takes a Future back whose value was received, or that was never sent.
+func (p *pool) putCall(f *Future) {
+	*f = Future{done: f.done}
+	p.calls.Put(f)
+}
+
+// join adds a session to the pool's users.
+func (p *pool) join() {
+	p.mu.Lock()
+	p.users++
+	p.mu.Unlock()
+}
+
+// leave takes a session off. The last one ends the goroutines.
+func (p *pool) leave() {
+	p.mu.Lock()
+	p.users--
+	var idle []chan func()
+	if p.users == 0 {
+		idle, p.idle = p.idle, nil
+	}
+	p.mu.Unlock()
+	for _, tasks := range idle {
+		close(tasks)
+	}
+}
+
+// run runs task on a goroutine of its own.
+func (p *pool) run(task func()) {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		// The last one in: its stack is in the cache still.
+		tasks := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		tasks <- task // has room: an idle worker's channel is empty
+		return
+	}
+	p.mu.Unlock()
+	// Owner: the pool. End: when the pool has enough idle ones, or no users.
+	go p.work(task)
+}
+
+func (p *pool) work(task func()) {
+	var tasks chan func()
+	for ok := true; ok; task, ok = <-tasks {
+		task()
+		p.mu.Lock()
+		if p.users == 0 || len(p.idle) == maxIdle {
+			p.mu.Unlock()
+			return
+		}
+		if tasks == nil {
+			tasks = make(chan func(), 1)
+		}
+		p.idle = append(p.idle, tasks)
+		p.mu.Unlock()
+	}
 }
