@@ -108,36 +108,6 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 	return p.AppendBatch(dst, sc.parts)
 }
 
-// split ranges over the parts of buf that end at ends.
-func split(buf []byte, ends []int) func(yield func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		start := 0
-		for _, end := range ends {
-			if !yield(buf[start:end:end]) {
-				return
-			}
-			start = end
-		}
-	}
-}
-
-// batchError returns a *BatchError of the members' errors, nil if none has one.
-func batchError(members []*Future, errOf func(*Future) error) error {
-	var errs []error
-	for i, f := range members {
-		if err := errOf(f); err != nil {
-			if errs == nil {
-				errs = make([]error, len(members))
-			}
-			errs[i] = err
-		}
-	}
-	if errs == nil {
-		return nil
-	}
-	return &BatchError{errs}
-}
-
 // SendBatch sends b and waits for the replies to all of its calls. ctx bounds
 // the whole, as for [Session.Call]. If a call fails the error is a
 // [*BatchError]; then the results of the others are there all the same. If the

@@ -3,9 +3,46 @@ package rpcx
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"sync"
+	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
+
+// Future is a call that was sent, or is to be sent in a [Batch]. Its methods
+// may be called from any goroutine. The zero value is no call, and has failed.
+type Future struct {
+	session  *Session // set when it is sent
+	method   string
+	id       uint64
+	queued   uint64 // its message's number in the outbox
+	started  time.Duration
+	deadline deadline
+	untimed  bool        // its context has a deadline, which counts instead of ours
+	expired  bool        // Limits.RequestTimeout has passed before it was queued
+	stop     func() bool // ends the watch over its context
+
+	batch   *Batch    // that it is a member of
+	members []*Future // of the batch that it is the outcome of
+	dest    any       // what a member's result goes to
+	filled  sync.Once
+	fillErr error
+
+	nextCompleted *Future // in completions
+
+	result []byte // owned
+	err    error
+
+	mu        sync.Mutex
+	finished  bool          // result and err stand
+	withdrawn bool          // Cancel was called
+	done      chan struct{} // closed at the end, made when asked for; of one slot in a Future of the pool's
+	callbacks []func(*Future)
+}
 
 // Call calls method at the peer, waits for the reply, and decodes its result
 // into result, a pointer, unless that is nil.
@@ -127,6 +164,34 @@ func (s *Session) send(ctx context.Context, f *Future, params any) error {
 	return err
 }
 
+// register enters a call, or the calls of a batch, into the table.
+func (s *Session) register(f *Future) {
+	f.started = s.now()
+	if f.members == nil {
+		s.table.add(f)
+	} else {
+		calls := make([]*Future, 0, len(f.members))
+		for _, member := range f.members {
+			if member.isSent() {
+				member.batch.unsettled++
+				member.started = f.started
+				calls = append(calls, member)
+			}
+		}
+		s.table.add(calls...)
+	}
+	if f.waits() {
+		s.startTimeout(f, f.started)
+	}
+}
+
+// startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
+func (s *Session) startTimeout(call *Future, now time.Duration) {
+	if call.deadline.owner == nil && !call.untimed && s.limits.RequestTimeout != never {
+		s.outgoing.add(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
+	}
+}
+
 // watch gives the call up when ctx ends. It needs no goroutine until then.
 func (f *Future) watch(ctx context.Context) {
 	if ctx.Done() == nil {
@@ -174,4 +239,282 @@ func (s *Session) forget(f *Future, err error) {
 		s.complete(c, now, nil, err)
 	}
 	s.rested()
+}
+
+func newFuture(s *Session, method string) *Future {
+	return &Future{session: s, method: method}
+}
+
+// failed returns a future that is done, with err.
+func failed(s *Session, method string, err error) *Future {
+	f := newFuture(s, method)
+	f.fail(err)
+	return f
+}
+
+// errZeroFuture is the error of a Future that nothing of this package has made.
+var errZeroFuture = errors.New("rpcx: a zero Future is no call: Session.Go, Session.GoBatch and Batch.Call return futures")
+
+// checkZeroLocked has a zero Future fail. Callers must hold f.mu.
+func (f *Future) checkZeroLocked() {
+	if f.session == nil && f.batch == nil && f.members == nil && !f.finished {
+		f.finished, f.err = true, errZeroFuture
+	}
+}
+
+// Done returns a channel that is closed when the call is over.
+func (f *Future) Done() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checkZeroLocked()
+	if f.done == nil {
+		f.done = make(chan struct{})
+		if f.finished {
+			close(f.done)
+		}
+	}
+	return f.done
+}
+
+// over reports whether the call is over, and so result and err may be read.
+func (f *Future) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checkZeroLocked()
+	return f.finished
+}
+
+// Err returns the error that the call ended with, nil if it succeeded or is
+// not done. A batch's is a [*BatchError].
+func (f *Future) Err() error {
+	if !f.over() {
+		return nil
+	}
+	return f.err
+}
+
+// Wait waits for the call to be over, or for ctx to end, which ends the waiting
+// only, not the call. It decodes the result into v unless that is nil, and
+// returns the call's error, the decoding's, or the cause of ctx's end. Waiting
+// for a member of a batch, or for the batch, also fills the destinations that
+// were given to [Batch.Call].
+func (f *Future) Wait(ctx context.Context, v any) error {
+	if !f.over() {
+		err := f.wait(ctx)
+		if err != nil {
+			return err
+		}
+	}
+	if err := f.fill(); err != nil {
+		return err
+	}
+	return f.Decode(v)
+}
+
+// wait waits for the call to be over, or returns the cause of ctx's end.
+func (f *Future) wait(ctx context.Context) error {
+	if s := f.session; s != nil { // nil in a batch that was not sent
+		h := handlerOf(ctx)
+		s.waitForReply(h)
+		defer s.waitedForReply(h)
+	}
+	select {
+	case <-f.Done():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Decode decodes the result into v, a pointer, or does nothing if v is nil. It
+// returns the call's error if it failed, [ErrNotDone] if it is not over.
+func (f *Future) Decode(v any) error {
+	if !f.over() {
+		return ErrNotDone
+	}
+	if f.members != nil && f.err == nil && v != nil {
+		return errors.New("rpcx: a batch has no result of its own")
+	}
+	return f.decode(v)
+}
+
+func (f *Future) decode(v any) error {
+	if f.err != nil || v == nil {
+		return f.err
+	}
+	err := f.session.codec.Unmarshal(f.result, v)
+	if isObjectData(f.session.codec, f.result) && (err != nil || !takesObjectData(v)) {
+		err = errLooksLikeObject
+	}
+	switch {
+	case err != nil && !isPointer(v):
+		return fmt.Errorf("decode the result of %q: %w: pass a pointer to where the result goes, not a %T", f.method, bounded.Error(err), v)
+	case err != nil:
+		return fmt.Errorf("decode the result of %q: %w", f.method, bounded.Error(err))
+	}
+	return nil
+}
+
+// fill decodes results into the destinations that were given for them, once,
+// and returns the call's error.
+func (f *Future) fill() error {
+	if f.members == nil && f.dest == nil {
+		return f.err
+	}
+	f.filled.Do(func() {
+		if f.members == nil {
+			f.fillErr = f.Decode(f.dest)
+			return
+		}
+		f.fillErr = batchError(f.members, (*Future).fill)
+	})
+	return f.fillErr
+}
+
+// Cancel gives the call up: it ends with [ErrCancelled] if it is not done yet.
+// The peer is told if Options.Cancellation says how; a reply that comes all the
+// same is dropped. Cancelling a batch's future cancels all of its calls.
+func (f *Future) Cancel() {
+	f.mu.Lock()
+	f.checkZeroLocked()
+	s := f.session
+	f.withdrawn = true
+	if s == nil && !f.finished {
+		f.err = ErrCancelled // it is not sent, and will not be
+	}
+	f.mu.Unlock()
+	if s == nil {
+		f.finish()
+	} else {
+		s.giveUp(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
+	}
+}
+
+// fail ends a call that is not in the table.
+func (f *Future) fail(err error) {
+	f.mu.Lock()
+	if !f.finished {
+		f.err = err
+	}
+	f.mu.Unlock()
+	f.finish()
+}
+
+// send gives a member of a batch its session, and reports whether it is to be
+// sent: not if it was cancelled before.
+func (f *Future) send(s *Session) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.withdrawn {
+		return false
+	}
+	f.session, f.id = s, s.table.newID()
+	return true
+}
+
+func (f *Future) isWithdrawn() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.withdrawn
+}
+
+// OnDone has callback called when the call is over, or now if it is. It runs
+// on a goroutine of its own.
+func (f *Future) OnDone(callback func(*Future)) {
+	mustHave("Future.OnDone", "callback", callback)
+	f.mu.Lock()
+	f.checkZeroLocked()
+	if !f.finished {
+		f.callbacks = append(f.callbacks, callback)
+		f.mu.Unlock()
+		return
+	}
+	f.mu.Unlock()
+	f.run(func() { callback(f) })
+}
+
+func (f *Future) run(task func()) {
+	if f.session != nil {
+		f.session.pool.run(task)
+		return
+	}
+	// Owner: whoever called OnDone. End: the callback returns.
+	go task()
+}
+
+// waits reports whether anything is to be waited for: not by a batch of which only
+// notifications are sent.
+func (f *Future) waits() bool {
+	return f.members == nil || slices.ContainsFunc(f.members, (*Future).isSent)
+}
+
+// isSent reports whether a member of a batch is sent: not if it was cancelled before.
+func (f *Future) isSent() bool { return f.session != nil }
+
+// complete stores the outcome of a call that was removed from the table (I3) now. The
+// call is finished when the lock is left; a batch as a whole, when its last member is
+// complete. Callers must hold s.mu.
+func (s *Session) complete(f *Future, now time.Duration, result []byte, err error) {
+	f.result, f.err = result, err
+	whole := f
+	if f.batch != nil {
+		if f.batch.unsettled--; f.batch.unsettled > 0 {
+			return
+		}
+		whole = f.batch.own
+	}
+	s.outgoing.remove(&whole.deadline)
+	s.free(f, now)
+	s.fx.complete(whole)
+}
+
+// finish tells everybody that the call is over.
+func (f *Future) finish() {
+	f.mu.Lock()
+	if f.finished {
+		f.mu.Unlock()
+		return
+	}
+	if f.members != nil {
+		f.mu.Unlock()
+		for _, member := range f.members {
+			member.finish()
+		}
+		f.mu.Lock()
+		f.err = batchError(f.members, func(m *Future) error { return m.err })
+	}
+	if f.queued > 0 && f.members == nil && f.session.trace.ReplyReceived != nil {
+		trace := f.session.trace.ReplyReceived
+		s, method, err, d := f.session, f.method, f.err, f.session.now()-f.started
+		f.run(func() { trace(s, method, err, d) })
+	}
+	f.finished = true
+	stop, callbacks, done := f.stop, f.callbacks, f.done
+	f.callbacks = nil
+	f.mu.Unlock()
+
+	if stop != nil {
+		stop()
+	}
+	for _, callback := range callbacks {
+		f.run(func() { callback(f) })
+	}
+	switch {
+	case done == nil:
+	case cap(done) > 0:
+		done <- struct{}{} // the last that is done with f: its caller uses it again
+	default:
+		close(done)
+	}
+}
+
+// expire implements [expirer]: Limits.RequestTimeout has passed.
+func (f *Future) expire(s *Session) {
+	if f.queued == 0 { // it still waits for a slot or for room
+		f.expired = true
+		s.slots.line.release()
+		s.out.line.release()
+		return
+	}
+	s.forget(f, s.timeoutErrorLocked(f, ErrTimeout))
 }

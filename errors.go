@@ -401,6 +401,19 @@ func (e *ProtocolError) Is(target error) bool {
 	return ok && t.Code == e.Code
 }
 
+// unexpectedReply is the error for a response that nothing waited for; err is
+// what it carried.
+func unexpectedReply(id ID, err error) *ProtocolError {
+	if e, ok := err.(*Error); ok && id == nil {
+		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %d %s", e.Code, excerpt(e.Message))
+	}
+	text := "null"
+	if id != nil {
+		text = excerpt(id)
+	}
+	return protocolError(CodeInvalidRequest, "response to unsent request (ID: "+text+")")
+}
+
 // FrameError is a violation of the framing of a byte stream.
 type FrameError struct {
 	// Message says what was wrong. If the limit that was exceeded has a field that
@@ -491,6 +504,23 @@ func (e *BatchError) Unwrap() []error {
 		}
 	}
 	return errs
+}
+
+// batchError returns a *BatchError of the members' errors, nil if none has one.
+func batchError(members []*Future, errOf func(*Future) error) error {
+	var errs []error
+	for i, f := range members {
+		if err := errOf(f); err != nil {
+			if errs == nil {
+				errs = make([]error, len(members))
+			}
+			errs[i] = err
+		}
+	}
+	if errs == nil {
+		return nil
+	}
+	return &BatchError{errs}
 }
 
 // excerpt returns a text of the peer as errors and logs repeat it: 64 bytes at most, and

@@ -1,0 +1,540 @@
+package rpcx
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"math"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// table is what a session knows of its own calls: which wait for a reply, and
+// which were given up. It does no I/O and has no clock; its user serialises all
+// but newID.
+type table struct {
+	lastID  atomic.Uint64 // one more than the last id given out; the first one at the start
+	calls   []pendingCall // in the order of their ids, in which most of them come and go
+	pending int           // of calls, how many have no reply
+
+	late     []idRange // of calls given up, the oldest at lateNext once it is full
+	lateNext int
+}
+
+// idRange are ids that follow one another; none if last is before first.
+type idRange struct {
+	first, last uint64
+	answered    []bool // those from first on, if they are not answered in order
+}
+
+// pendingCall is a call under its id, which is searched for. Without a call it is
+// a gap.
+type pendingCall struct {
+	id   uint64
+	call *Future
+}
+
+// newID returns the next id: they count from Options.FirstID. (I8)
+func (t *table) newID() uint64 { return t.lastID.Add(1) - 1 }
+
+// add registers calls, which are in the order of their ids. They belong behind the
+// others, but for what has overtaken them on their way here: that is moved once,
+// however many they are.
+func (t *table) add(calls ...*Future) {
+	if len(t.calls)+len(calls) > cap(t.calls) && t.pending <= len(t.calls)/2 {
+		t.calls = slices.DeleteFunc(t.calls, func(c pendingCall) bool { return c.call == nil })
+	}
+	end := len(t.calls)
+	t.calls = slices.Grow(t.calls, len(calls))[:end+len(calls)]
+	for i := len(calls) - 1; i >= 0; i-- {
+		for ; end > 0 && t.calls[end-1].id > calls[i].id; end-- {
+			t.calls[end+i] = t.calls[end-1]
+		}
+		t.calls[end+i] = pendingCall{calls[i].id, calls[i]}
+	}
+	t.pending += len(calls)
+}
+
+// find returns the call that is pending under id, nil if there is none, and its place.
+func (t *table) find(id uint64) (*Future, int) {
+	i, end := 0, len(t.calls)
+	for i < end {
+		if half := int(uint(i+end) / 2); t.calls[half].id < id {
+			i = half + 1
+		} else {
+			end = half
+		}
+	}
+	if i == len(t.calls) || t.calls[i].id != id {
+		return nil, i
+	}
+	return t.calls[i].call, i
+}
+
+// remove takes a call off, and reports whether it was there: whoever removes
+// it completes it. (I3)
+func (t *table) remove(f *Future) bool {
+	found, i := t.find(f.id)
+	if found != f {
+		return false
+	}
+	t.delete(i)
+	return true
+}
+
+// delete leaves a gap at i. What has grown large is given up when nothing is pending.
+func (t *table) delete(i int) {
+	t.calls[i].call = nil
+	if t.pending--; t.pending == 0 {
+		if t.calls = t.calls[:0]; cap(t.calls) > 256 {
+			t.calls = nil
+		}
+	}
+}
+
+// giveUp removes a call whose reply may still come, and remembers its id.
+func (t *table) giveUp(f *Future) bool {
+	if !t.remove(f) {
+		return false
+	}
+	t.remember(f)
+	return true
+}
+
+// remember keeps the id of a call given up. Those of a batch follow one another and
+// are kept as one, or else a long batch would leave no room for the others.
+func (t *table) remember(f *Future) {
+	if n := len(t.late); n > 0 && f.batch != nil {
+		newest := &t.late[(t.lateNext+n-1)%n]
+		if newest.first <= newest.last && newest.last+1 == f.id {
+			newest.last++
+			return
+		}
+	}
+	t.keep(idRange{first: f.id, last: f.id})
+}
+
+// keep adds to what is late, in place of the oldest if there is no room.
+func (t *table) keep(r idRange) {
+	if len(t.late) < lateIDs {
+		t.late = append(t.late, r)
+		return
+	}
+	t.late[t.lateNext] = r
+	t.lateNext = (t.lateNext + 1) % lateIDs
+}
+
+// isLate reports whether the reply to a call given up was still to come, and takes
+// the id out: another reply is one too many.
+func (t *table) isLate(id uint64) bool {
+	i := slices.IndexFunc(t.late, func(r idRange) bool { return r.first <= id && id <= r.last })
+	if i < 0 {
+		return false
+	}
+	r := &t.late[i]
+	if r.answered == nil {
+		switch id {
+		case r.first: // as it is if they are answered in order
+			r.first++
+			return true
+		case r.last:
+			r.last--
+			return true
+		}
+	}
+	at := int(id - r.first)
+	if at >= len(r.answered) {
+		// All of it at once: the peer may go on as it likes.
+		r.answered = append(r.answered, make([]bool, int(r.last-r.first)+1-len(r.answered))...)
+	}
+	if r.answered[at] {
+		return false
+	}
+	r.answered[at] = true
+	return true
+}
+
+// match is what became of a response.
+type match uint8
+
+const (
+	matched    match = iota // it was the reply to a call
+	late                    // its call had been given up
+	unexpected              // nothing waited for it
+)
+
+// receive removes the call that a response with the given id is for, and
+// returns it to be settled and finished.
+func (t *table) receive(id ID) (*Future, match) {
+	n, err := strconv.ParseUint(string(id), 10, 64)
+	if err != nil {
+		return nil, unexpected
+	}
+	f, at := t.find(n)
+	if f == nil {
+		if t.isLate(n) {
+			return nil, late
+		}
+		return nil, unexpected
+	}
+	t.delete(at)
+	return f, matched
+}
+
+// only returns the call that a response of unknown id can be for, nil if there may be
+// several: none was given up whose reply is still to come. The calls of one batch count
+// as one if the response is an array.
+func (t *table) only(array bool) (only *Future) {
+	if t.awaitsLate() {
+		return nil
+	}
+	for _, c := range t.calls {
+		switch {
+		case c.call == nil:
+		case only == nil:
+			only = c.call
+		case !array || only.batch == nil || c.call.batch != only.batch:
+			return nil
+		}
+	}
+	return only
+}
+
+// awaitsLate reports whether the reply to a call given up may still come.
+func (t *table) awaitsLate() bool {
+	return slices.ContainsFunc(t.late, func(r idRange) bool {
+		answered := 0
+		for _, is := range r.answered {
+			if is {
+				answered++
+			}
+		}
+		return r.first <= r.last && uint64(answered) <= r.last-r.first
+	})
+}
+
+// awaits reports whether a response with the given id would be the reply to a call that
+// is pending, or was given up.
+func (t *table) awaits(id ID) bool {
+	n, err := strconv.ParseUint(string(id), 10, 64)
+	if err != nil {
+		var ok bool
+		if n, ok = stringNumber(id); !ok {
+			return false
+		}
+	}
+	f, _ := t.find(n)
+	return f != nil || slices.ContainsFunc(t.late, func(r idRange) bool { return r.first <= n && n <= r.last })
+}
+
+// all returns the pending calls in the order of their ids.
+func (t *table) all() []*Future {
+	calls := make([]*Future, 0, t.pending)
+	for _, c := range t.calls {
+		if c.call != nil {
+			calls = append(calls, c.call)
+		}
+	}
+	return calls
+}
+
+// calibration is after how many replies the number of slots is looked at.
+const calibration = 30
+
+// slots bound how many of our calls wait for a reply at once. A number that was
+// raised takes effect when the next reply comes, one that was lowered when as
+// many have come as are too many. They are guarded by the session's lock.
+type slots struct {
+	limit int // now; beyond reach if it is off
+	floor int // below which it is not lowered
+	taken int
+	line  line
+
+	// Since the last calibration.
+	took    time.Duration // of all replies together
+	count   int           // of replies
+	reached bool          // the limit was
+
+	calm time.Duration // what replies took on average when the limit was last not reached
+}
+
+func (o *slots) off() bool { return o.limit == math.MaxInt }
+
+// free gives one back whose message was not sent.
+func (o *slots) free() {
+	o.taken--
+	o.line.next()
+}
+
+// done gives one back after a call, or a batch of n messages.
+func (o *slots) done(took time.Duration, n int, l *Limits) {
+	if o.took, o.count = o.took+took, o.count+n; o.count >= calibration {
+		o.calibrate(o.took/time.Duration(o.count), l)
+		o.took, o.count, o.reached = 0, 0, false
+	}
+	o.free()
+}
+
+// calibrate adapts the limit to what replies took on average. It is lowered only
+// because of calls that the load makes slow: if it was reached, and if replies take
+// more than twice as long as when it was not. Calls that are slow by themselves, such
+// as long polls, say nothing about the peer.
+func (o *slots) calibrate(average time.Duration, l *Limits) {
+	next := recalibrate(o.limit, average, l.ResponseTime, l.OutgoingMax)
+	if !o.reached {
+		o.calm = average
+	}
+	if next < o.limit && (!o.reached || o.calm > 0 && average/2 <= o.calm) {
+		return
+	}
+	o.limit = max(next, min(o.limit, o.floor))
+}
+
+// take takes a slot.
+func (o *slots) take() {
+	o.taken++
+	o.reached = o.reached || o.taken >= o.limit
+}
+
+// isFree reports whether a slot is free.
+func (o *slots) isFree() bool { return o.taken < o.limit }
+
+// hasFree reports whether a slot is free that nobody waits for.
+func (o *slots) hasFree() bool { return o.isFree() && len(o.line.turns) == 0 }
+
+// maySend returns why a message cannot be sent any more, nil if it can: by the
+// handler h if that is not nil, and for the given call if that is not nil. Callers
+// must hold s.mu.
+func (s *Session) maySend(h *handlerContext, from sender, call *Future) error {
+	switch {
+	case s.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
+		return ErrClosed // only what a running handler calls goes out now
+	case s.state >= stateClosing:
+		return s.closedError()
+	case call != nil && s.input.closed:
+		return &endedError{errInputClosed}
+	}
+	return nil
+}
+
+// free gives back the slot of a call, or a batch, that was over at the given time.
+func (s *Session) free(f *Future, at time.Duration) {
+	switch {
+	case s.slots.off():
+	case f.batch != nil:
+		s.slots.done(at-f.started, len(f.batch.entries), s.limits)
+	default:
+		s.slots.done(at-f.started, 1, s.limits)
+	}
+}
+
+// sender is who queues a message, which decides when it may and whether it waits.
+type sender uint8
+
+const (
+	fromCaller  sender = iota // waits for room; not while draining, unless a handler calls
+	fromHandler               // a reply, or what Shutdown refuses: waits for room
+	fromReader                // another reply: never waits (I2), and may exceed the limit
+	fromNobody                // never waits, and is dropped if there is no room
+)
+
+// post frames sc.msg and queues it, with register (a call, or a batch's future)
+// entered into the table before (I4). It waits for room, and fails if ctx ends
+// or the session does.
+func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *Future) error {
+	if err := s.framed(sc); err != nil {
+		return err
+	}
+	return s.postFramed(ctx, handlerOf(ctx), sc, from, register)
+}
+
+// postFramed is post for sc.frame, for the handler h if that is not nil.
+func (s *Session) postFramed(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
+	s.lock()
+	lent, err := s.queueLocked(ctx, h, sc, from, register)
+	s.unlock()
+	if lent {
+		s.writeDirectly(sc.frame)
+	}
+	return err
+}
+
+// framed frames sc.msg.
+func (s *Session) framed(sc *scratch) (err error) {
+	sc.frame, err = s.conn.frame(sc.frame[:0], sc.msg)
+	return err
+}
+
+// queueLocked queues sc.frame. It reports whether the caller has the write side of the
+// connection and is to call writeDirectly instead, when it has left the lock. Callers must
+// hold s.mu, which is released while queueLocked waits for room.
+func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) (lent bool, err error) {
+	s.owner.Check()
+	if h != nil && h.session == s && h.waits.returned {
+		h = nil // a context may outlive its handler, by context.WithoutCancel
+	}
+	size := len(sc.msg)
+	switch from {
+	case fromReader:
+		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
+			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit(name, limit))
+			err := slowPeer("%s", over(limit, "bytes waiting", name))
+			if name != "Limits.Outbox" {
+				err = &fullError{err}
+			}
+			s.fx.end(err, 0)
+			return false, err
+		}
+	case fromNobody:
+		if !s.out.room(len(sc.frame), s.limits.Outbox) {
+			return false, nil
+		}
+	default:
+		if n := len(sc.frame); n >= weightStep && s.load.exceeds(n) {
+			s.unlock()
+			room := s.load.makeRoom(n)
+			if !room {
+				s.makeWay(false)
+			}
+			s.lock()
+		}
+		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
+			return false, err
+		}
+	}
+	if s.state >= stateClosing {
+		return false, s.closedError()
+	}
+	if register != nil {
+		s.register(register)
+	}
+	s.spend(size)
+	if from != fromNobody {
+		s.markAlive()
+	}
+	lent = s.out.lend(len(sc.frame), s.alone(from, register))
+	if !lent {
+		s.out.push(sc.frame)
+	}
+	if register != nil {
+		register.queued = s.out.queued
+		for _, member := range register.members {
+			member.queued = s.out.queued
+		}
+	}
+	s.stats.MessagesSent++
+	return lent, nil
+}
+
+// writeDirectly writes frame on the goroutine that sends it, to which the outbox has lent
+// the write side.
+func (s *Session) writeDirectly(frame []byte) {
+	n := s.out.sock.tryWrite(frame)
+	s.lock()
+	s.stats.BytesSent += uint64(n)
+	s.out.unlend(frame, n)
+	s.wakeAfterWriteLocked()
+	if s.state >= stateClosing {
+		s.out.wakeWriter()
+	}
+	s.unlock()
+}
+
+// alone reports whether nothing but the message at hand is going on.
+func (s *Session) alone(from sender, call *Future) bool {
+	switch from {
+	case fromCaller:
+		return call != nil && s.table.pending == 1
+	case fromHandler:
+		return s.in.running == 1 && s.in.count == 0
+	}
+	return false
+}
+
+// waitToSend returns when sc.frame fits into the outbox and nobody waited longer;
+// before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
+// released while it waits. A handler h of the session takes a slot without waiting: all
+// slots may be taken by calls whose replies wait for it.
+func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch, from sender, call *Future) error {
+	if call != nil && !call.waits() {
+		call = nil
+	}
+	if call != nil {
+		if own := h != nil && h.session == s; !own && !s.slots.hasFree() {
+			s.changeWaitsLocked(h, 1, 0)
+			err := s.waitInLine(ctx, &s.slots.line, h, from, call, s.slots.isFree)
+			s.changeWaitsLocked(h, -1, 0)
+			if err != nil {
+				return err
+			}
+		}
+		s.slots.take()
+	}
+	err := s.maySend(h, from, call)
+	if n := len(sc.frame); err == nil && !(len(s.out.line.turns) == 0 && s.hasRoom(n)) {
+		sc.msg = nil // one copy is enough to wait with
+		if cap(sc.frame) > 2*n {
+			sc.frame = bytes.Clone(sc.frame)
+		}
+		s.out.waiting += n
+		s.weigh()
+		s.changeWaitsLocked(h, 0, 1)
+		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
+		s.changeWaitsLocked(h, 0, -1)
+		s.out.waiting -= n
+		s.wakeWorkerLocked() // while this waited, no worker was called
+	}
+	if err != nil && call != nil {
+		s.slots.free()
+	}
+	return err
+}
+
+// waitInLine returns when it is the caller's turn in l and ready says so, or with the
+// error for which nothing can be sent any more. Limits.RequestTimeout of a call
+// begins with the first wait. Callers must hold s.mu, which is released while it waits.
+func (s *Session) waitInLine(ctx context.Context, l *line, h *handlerContext, from sender, call *Future, ready func() bool) error {
+	if call != nil {
+		s.startTimeout(call, s.now())
+	}
+	err := l.wait(ctx, (*locker)(s), func() (bool, error) {
+		err := s.maySend(h, from, call)
+		if err == nil && call != nil && call.expired {
+			err = ErrTimeout
+		}
+		return ready(), err
+	})
+	if err != nil && call != nil {
+		s.outgoing.remove(&call.deadline)
+	}
+	return err
+}
+
+// hasRoom reports whether n bytes fit into the outbox. Where the server holds all
+// that it may and the session more than its share, only an empty outbox has room.
+func (s *Session) hasRoom(n int) bool {
+	limit := s.limits.Outbox
+	if s.load.full(s.weight) {
+		limit = 0
+	}
+	return s.out.room(n, limit)
+}
+
+// outboxLimitLocked returns the limit for which n bytes of who never waits are too many
+// in the outbox, and its name; no name if there is none. Callers must hold s.mu.
+func (s *Session) outboxLimitLocked(n int) (name string, value int) {
+	s.owner.Check()
+	limit, size := s.limits.Outbox, s.out.size()
+	if limit < math.MaxInt-reserve {
+		limit += reserve
+	}
+	switch {
+	case !s.out.room(n, limit):
+		return "Limits.Outbox", s.limits.Outbox
+	case size > writeChunk && s.load.exceeds(n) && s.load.full(size-writeChunk): // short refusals find room
+		return "Server.MaxQueuedBytes", s.load.limit
+	}
+	return "", 0
+}
