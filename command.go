@@ -283,15 +283,6 @@ func (p *program) exitError(causes ...error) error {
 	return &exitError{text, append([]error{io.EOF}, causes...)}
 }
 
-// endOfInput returns io.EOF, or an error that wraps it and says that the program has
-// ended which the session was started with.
-func (s *Session) endOfInput() error {
-	if p, ok := s.Conn().(*program); ok && p.hasEnded() && p.err == nil {
-		return p.exitError()
-	}
-	return io.EOF
-}
-
 // Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
 	_ = p.WriteCloser.Close()

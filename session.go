@@ -5,10 +5,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -407,105 +405,4 @@ func (s *Session) Close() error {
 func (s *Session) close(cause error) {
 	s.end(cause, closeGrace)
 	s.flush()
-}
-
-// runsHandlerOf reports whether ctx is made from the context of a handler that runs.
-func (s *Session) runsHandlerOf(ctx context.Context) bool {
-	h := handlerOf(ctx)
-	if h == nil || h.session != s {
-		return false
-	}
-	s.lock()
-	defer s.unlock()
-	return !h.waits.returned
-}
-
-// shutdown is Shutdown, for the cause given.
-func (s *Session) shutdown(ctx context.Context, cause error) error {
-	s.lock()
-	if s.state == stateOpen {
-		s.state = stateDraining
-		s.drained = make(chan struct{})
-		for _, e := range s.in.waiting() {
-			e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler)
-		}
-		s.fx.mayWait = s.fx.refusing // until the session closes
-		s.out.line.release()
-		s.slots.line.release()
-	}
-	drained := s.drained
-	s.unlock()
-	// Owner: this call. End: it logs.
-	slow := time.AfterFunc(shutdownNotice, func() { s.noteWaits("shutdown waits") })
-	defer slow.Stop()
-	select {
-	case <-drained: // nil if the session was ending already: it takes the time that it was left
-		s.end(cause, closeGrace)
-	case <-s.Done():
-	case <-ctx.Done():
-		s.noteWaits(shutdownGivenUp)
-		s.close(cause)
-		return ctx.Err()
-	}
-	select {
-	case <-s.Done():
-		return nil
-	case <-ctx.Done():
-		s.noteWaits(shutdownGivenUp)
-		return ctx.Err()
-	}
-}
-
-// shutdownNotice is after how long a Shutdown has logged what it waits for.
-const shutdownNotice = 10 * time.Second
-
-const shutdownGivenUp = "shutdown did not finish in time"
-
-// noteWaits logs what a Shutdown waits for, if that are handlers or calls.
-func (s *Session) noteWaits(msg string) {
-	s.lock()
-	defer s.unlock()
-	running := slices.AppendSeq(s.runningLocked(), maps.Keys(s.in.late))
-	if len(running) == 0 && s.table.pending == 0 {
-		return
-	}
-	s.note(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
-		slog.Int("calls", s.table.pending))
-}
-
-// runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.
-func (s *Session) runningLocked() []*call {
-	s.owner.Check()
-	var running []*call
-	for d := s.incoming.first; d != nil; d = d.next {
-		running = d.owner.(entry).running(running)
-	}
-	return running
-}
-
-// hangUps are the errors of a connection that the peer has closed. The files for the
-// systems add theirs.
-var hangUps = []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe}
-
-// dropped counts notifications that were received and dropped because the session was
-// ending.
-type dropped struct {
-	count int
-	first string // the method of the first
-}
-
-// dropLocked counts a notification that is dropped because the session ends. One record
-// tells of all of them when the session is over. Callers must hold s.mu.
-func (s *Session) dropLocked(c *call) {
-	s.owner.Check()
-	s.stats.NotificationsDropped++
-	if s.dropped.count++; s.dropped.count == 1 {
-		s.dropped.first = c.Method
-	}
-}
-
-// lastLocked reports whether nothing is left of a session but to log what has happened.
-func (s *Session) lastLocked() bool {
-	s.owner.Check()
-	return s.state == stateClosing && s.loops == 0 && s.in.workers == 0 && s.in.count == 0
 }

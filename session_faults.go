@@ -5,10 +5,252 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strconv"
 	"time"
 
 	"example.com/rpcx/internal/jsonscan"
 )
+
+// meter counts the bytes that have come in, and charges for them. It is called under
+// the lock by the reader.
+func (s *Session) meter() {
+	received := s.conn.received()
+	s.spend(int(received - s.stats.BytesReceived))
+	s.stats.BytesReceived = received
+}
+
+// fault counts a message that was not as it should be, charges for it, and has it
+// logged. It is called under the lock.
+func (s *Session) fault(err error, more ...slog.Attr) {
+	s.penalize(err)
+	s.noteFault(err, more...)
+}
+
+// penalize counts an error and charges for it.
+func (s *Session) penalize(err error) {
+	s.stats.Errors++
+	cost := s.limits.CostError
+	switch e := err.(type) {
+	case *Error:
+		cost += e.Cost
+	case *FrameError:
+		cost += e.Cost
+	case *ProtocolError:
+		if e.Code == CodeParseError {
+			cost += 10 * s.limits.CostError
+		}
+	}
+	s.charge(cost)
+}
+
+// badMessage is the last message that was not as it should be.
+type badMessage struct {
+	err    error
+	queued uint64 // the messages that had been queued when it came
+}
+
+// lateError is the error of a call that timed out while something came that may have been
+// its reply.
+type lateError struct {
+	err  error // the timeout
+	came string
+}
+
+func (e *lateError) Error() string { return e.err.Error() + "; " + e.came }
+func (e *lateError) Unwrap() error { return e.err }
+
+// timeoutErrorLocked returns err, with which the call f times out, and tells of what has
+// come meanwhile that may have been its reply. Callers must hold s.mu.
+func (s *Session) timeoutErrorLocked(f *Future, err error) error {
+	s.owner.Check()
+	if like := s.standingLocked(); like != "" {
+		return &lateError{err, standingText + ": it looks like " + like}
+	}
+	if bad := s.lastBad; bad != nil && f.queued > 0 && f.queued <= bad.queued {
+		return &lateError{err, "a bad message came meanwhile: " + bad.err.Error()}
+	}
+	return err
+}
+
+// faultOf counts the nth fault of a message, which is one error however many
+// faults it has.
+func (s *Session) faultOf(err error, nth int) {
+	if nth == 1 {
+		s.fault(err)
+	} else {
+		s.noteFault(err)
+	}
+}
+
+// noteFault has a fault logged, and keeps it for the calls that are pending. Callers
+// must hold s.mu.
+func (s *Session) noteFault(err error, more ...slog.Attr) {
+	s.countPeerErrorLocked(wholeError)
+	if s.table.pending > 0 {
+		s.lastBad = &badMessage{err, s.out.queued}
+	}
+	s.notePeerLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
+}
+
+// receiveInvalid answers what is no valid request: msg as a whole. If the first message
+// is no JSON, and something else is recognized in it, it ends the session.
+func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
+	var more []slog.Attr
+	foreign := ""
+	if item.isNoJSON() { // which does not say what it was
+		_, f := s.conn.unread()
+		like := recognize(msg, f.content(), false)
+		if first && like != "" && like != likeValues {
+			foreign = like
+			item.Err = protocolErrorf(CodeParseError, "%s; the input looks like %s", textNotJSON, like)
+		}
+		if more = append(more, slog.String("begin", excerpt(msg))); like != "" {
+			more = append(more, slog.String("looks like", like))
+		}
+	}
+	answer := s.answerTo(item)
+	s.lock()
+	if s.dropsFaultsLocked() {
+		s.unlock()
+		return
+	}
+	s.overdrawn()
+	s.fault(item.Err, more...)
+	s.countPeerErrorBytesLocked(wholeError, len(msg))
+	s.fx.replyError(item.ID, answer, fromReader)
+	if foreign != "" {
+		s.fx.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+	}
+	s.unlock()
+	if foreign != "" {
+		s.reader.ignoring, s.reader.from = true, s.conn.received()
+	}
+}
+
+// dropsFaultsLocked reports whether a message that is wrong is dropped, and counts it
+// then: the session is about to end because of its cost. The reader may receive
+// thousands of messages before that. Callers must hold s.mu.
+func (s *Session) dropsFaultsLocked() bool {
+	s.owner.Check()
+	if s.cost.over {
+		s.stats.Errors++
+	}
+	return s.cost.over
+}
+
+// answerTo returns the error that an invalid item is answered.
+func (s *Session) answerTo(item *Item) *Error {
+	if e := wireError(item.Err); e != nil {
+		return e
+	}
+	return s.exception(item.Err)
+}
+
+// completeRefusedLocked completes the calls that an error under id null can only be
+// for. It reports false if it may be for anything else. A
+// peer that cannot read a message, or refuses a batch as a whole, knows no id to
+// answer under. So the error counts if its code says that, and if all pending calls
+// are of the one message that was sent since the last reply was matched.
+func (s *Session) completeRefusedLocked(now time.Duration, err error) bool {
+	s.owner.Check()
+	e, ok := err.(*Error)
+	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queued-s.replied != 1 {
+		return false
+	}
+	calls := s.table.all()
+	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.queued != s.out.queued }) {
+		return false
+	}
+	for _, f := range calls {
+		s.table.remove(f)
+		s.complete(f, now, nil, err)
+	}
+	s.replied = s.out.queued
+	return true
+}
+
+// matchString does what table.receive does for a response of JSON-RPC whose id is a
+// string with the number of a call in it. Where the protocol does not take the one for
+// the other the call fails: nothing else can be meant, and nothing better will come.
+func (s *Session) matchString(id ID, err error) (*Future, match, error) {
+	p, ok := s.Protocol().(interface{ loose() bool })
+	if !ok {
+		return nil, unexpected, err
+	}
+	number, ok := stringNumber(id)
+	if !ok {
+		return nil, unexpected, err
+	}
+	f, what := s.table.receive(strconv.AppendUint(nil, number, 10))
+	if what == matched && !p.loose() {
+		err = protocolErrorf(CodeInvalidRequest, "the id of the response is the string %s, not the number %d", excerpt(id), number)
+	}
+	return f, what, err
+}
+
+// stringNumber returns the number that is in the id of a response, if that is a string.
+func stringNumber(id ID) (uint64, bool) {
+	if len(id) == 0 || id[0] != '"' {
+		return 0, false
+	}
+	number := numberIn(id)
+	if number == nil {
+		return 0, false
+	}
+	return integralValue(number)
+}
+
+// A replyFinder is a protocol that finds what may be replies in messages that are
+// invalid, or have invalid members.
+type replyFinder interface {
+	findReplies(m *Message, msg []byte, maxBatch int) []foundReply
+}
+
+// foundReply is what an invalid item is if a call of ours has its id.
+type foundReply struct {
+	place int // of the invalid item
+	Item
+}
+
+// takeReplies completes the calls for which invalid items of a message are replies
+// all the same, and returns the other items. Otherwise these calls would wait in vain.
+// An item without a method is taken for a reply if a call of ours has its id, but not
+// beside a request: such a batch is one of requests.
+func (s *Session) takeReplies(in *intake, p Protocol, m *Message, msg []byte) []Item {
+	finder, ok := p.(replyFinder)
+	if !ok || slices.ContainsFunc(m.Items, func(item Item) bool { return item.Kind != KindInvalid }) {
+		return m.Items
+	}
+	s.lock()
+	none := s.table.pending == 0 && len(s.table.late) == 0
+	s.unlock()
+	if none {
+		return m.Items
+	}
+	s.deliver(in) // the replies before it
+	found := finder.findReplies(m, msg, s.limits.Batch)
+	s.lock()
+	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.table.awaits(r.ID) })
+	s.unlock()
+	if len(found) == 0 {
+		return m.Items
+	}
+	replies := make([]Item, 0, len(found))
+	taken := make([]bool, len(m.Items))
+	for _, r := range found {
+		replies = append(replies, r.Item)
+		taken[r.place] = true
+	}
+	s.receiveBatchResponse(replies, m.Batch || firstByte(msg) == '[')
+	rest := make([]Item, 0, len(m.Items))
+	for i, item := range m.All() {
+		if !taken[i] {
+			rest = append(rest, *item)
+		}
+	}
+	return rest
+}
 
 // byteOrderMark is the one of UTF-8, which some programs put before their first message.
 var byteOrderMark = []byte("\ufeff")
