@@ -6,12 +6,183 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
-	"example.com/rpcx/internal/jsonscan"
-
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/jsonscan"
 )
+
+// surplus are the positional arguments behind the last parameter.
+type surplus struct {
+	n int
+	elements
+}
+
+func (rest *surplus) next() json.RawMessage {
+	raw, _ := rest.elements.next()
+	return raw
+}
+
+// bind sorts the arguments of req into args, which has a place for each of
+// sig.params. It leaves nil for an optional one that is absent.
+func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, err error) {
+	if rest, err = sig.sort(req, args); err != nil {
+		err = sig.explain(req, err)
+	}
+	return rest, err
+}
+
+// sort is bind, but for what the error says of how to mend it.
+func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, err error) {
+	p := &req.Params
+	if p.bytes() >= largeParams {
+		takeDecodingSlot()
+		defer releaseDecodingSlot()
+	}
+	if p.Raw != nil {
+		if !sig.raw {
+			return rest, InvalidParams(`method "%s" does not take a raw payload`, excerpt(req.Method))
+		}
+		args[0] = p.Raw
+		return rest, nil
+	}
+
+	var named members
+	if rest.elements, named, err = p.split(); err != nil {
+		return rest, err
+	}
+	n := 0
+	for ok := true; n < len(args); n++ {
+		if args[n], ok = rest.elements.next(); !ok {
+			break
+		}
+	}
+	for more := rest.elements; ; rest.n++ {
+		if _, ok := more.next(); !ok {
+			break
+		}
+	}
+	n += rest.n
+
+	// An empty object beside an array, which some protocols always send, says
+	// nothing; by itself it says that the arguments are given by name.
+	first := named
+	_, _, some := first.next()
+	byName := some || p.Named != nil && p.Positional == nil
+	switch {
+	case sig.mapping != nil && n == 0:
+		return rest, nil
+	case sig.mapping != nil:
+		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, excerpt(req.Method))
+	case sig.object != nil && n > 0:
+		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, excerpt(req.Method))
+	case rest.n > 0 && sig.variadic == nil:
+		return rest, InvalidParams(`%s passed to method %s taking at most %d`, countArguments(n), excerpt(req.Method), len(args))
+	case byName && !sig.byName:
+		return rest, InvalidParams(`method "%s" cannot be called with named arguments`, excerpt(req.Method))
+	case byName || sig.object != nil:
+		return rest, sig.bindNamed(req, named, args)
+	case n < sig.required:
+		return rest, InvalidParams(`%s passed to method "%s" but it requires %d`, countArguments(n), excerpt(req.Method), sig.required)
+	}
+	return rest, nil
+}
+
+// bindNamed sorts the named arguments of req into args, where the positional
+// ones are already.
+func (sig *signature) bindNamed(req *Request, named members, args []json.RawMessage) error {
+	var unknown, missing []string
+	more := 0 // that are unknown
+	expected := 0
+	for {
+		key, value, ok := named.next()
+		if !ok {
+			break
+		}
+		i, name := sig.place(key, expected)
+		if i >= 0 {
+			expected = i + 1
+		}
+		switch {
+		case i < 0 && (sig.more || req.ignoresUnknownParams()):
+		case i < 0 && len(unknown) == maxUnknown:
+			more++
+		case i < 0:
+			unknown = append(unknown, excerpt(name))
+		case args[i] != nil:
+			return InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt(req.Method), sig.params[i].name)
+		default:
+			args[i] = value
+		}
+	}
+	for i, p := range sig.params {
+		if args[i] == nil && !p.optional {
+			missing = append(missing, p.name)
+		}
+	}
+	if missing != nil {
+		return InvalidParams(`method "%s" requires %s`, excerpt(req.Method), listParameters(missing, 0))
+	}
+	if unknown != nil {
+		return InvalidParams(`method "%s" does not take %s`, excerpt(req.Method), listParameters(unknown, more))
+	}
+	return nil
+}
+
+// decode decodes raw, the argument at place i, into v. It leaves v as it is if
+// raw is nil.
+func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) error {
+	if req.Params.Raw != nil {
+		*v.(*[]byte) = raw
+		return nil
+	}
+	if raw == nil {
+		return nil
+	}
+	err := unmarshalInTurn(codecOr(req.Params.codec), raw, v)
+	if err == nil {
+		err = checkObject(req.Params.codec, raw, v)
+	}
+	if err == nil {
+		return nil
+	}
+	text := bounded.Text(err.Error()) // which may repeat the argument
+	if i < len(sig.params) && sig.params[i].name != "" {
+		return InvalidParams(`invalid argument "%s" of method "%s": %s`, sig.params[i].name, excerpt(req.Method), text)
+	}
+	return InvalidParams(`invalid argument %d of method "%s": %s`, i+1, excerpt(req.Method), text)
+}
+
+func countArguments(n int) string {
+	if n == 1 {
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
+}
+
+// maxUnknown is how many unknown arguments an error names.
+const maxUnknown = 16
+
+// listParameters names parameters, each once and in order, and says how many more there
+// are.
+func listParameters(names []string, more int) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = `"` + name + `"`
+	}
+	slices.Sort(quoted)
+	quoted = slices.Compact(quoted)
+	what := "parameters "
+	if len(quoted) == 1 && more == 0 {
+		what = "parameter "
+	}
+	list := what + strings.Join(quoted, ", ")
+	if more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return list
+}
 
 // ignoresUnknownParams reports whether Options.IgnoreUnknownParams is set.
 func (r *Request) ignoresUnknownParams() bool {
