@@ -1,30 +1,41 @@
 package rpcx
 
 import (
+	"cmp"
+	"encoding"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 
 	"example.com/rpcx/internal/jsonscan"
 )
-
-// Objects are values that travel as {"__type__": [id, data]}, as in aiomas: those
-// of the types in Options.Types, whose ids are their places there, and after them
-// references to services, whose data is the service's path.
-//
-// They are put in before a value is encoded, and taken out when it has been
-// decoded, by a Codec around the session's own. So nothing else in a session needs
-// to know of them, and a session without objects does not pass by here at all.
-
-const typeKey = "__type__"
 
 // Type is a Go type whose values travel as objects; see [NewType].
 type Type struct {
 	typ    reflect.Type
 	encode func(v any) (any, error)
 	decode func(unmarshal func(any) error) (any, error)
+}
+
+// objectTypes is what sessions with the same Options share about objects.
+type objectTypes struct {
+	root  *Router // what the handler is, under its middleware; nil if that is no Router
+	types []Type
+	raw   reflect.Type // the codec's raw values
+	null  []byte       // the codec's null
+	plans atomic.Pointer[planTable]
+}
+
+// planTable has the plans that were made when as many types had been exposed.
+type planTable struct {
+	exposures uint64
+	byType    sync.Map
 }
 
 // NewType returns a Type for Options.Types. encode turns a T into what is sent in
@@ -57,6 +68,38 @@ func NewType[T, W any](encode func(T) (W, error), decode func(W) (T, error)) Typ
 		},
 	}
 }
+
+// checkTypes returns an error if a type is given twice.
+func checkTypes(types []Type) error {
+	for i, t := range types {
+		for _, before := range types[:i] {
+			if before.typ == t.typ {
+				return fmt.Errorf("Options.Types has %v twice", t.typ)
+			}
+		}
+	}
+	return nil
+}
+
+func newObjectTypes(handler Handler, types []Type, c Codec) *objectTypes {
+	o := &objectTypes{types: types, raw: rawType(c)}
+	o.root, _ = handler.(*Router)
+	o.null, _ = c.Append(nil, nil)
+	if o.raw == nil {
+		o.raw = reflect.TypeFor[json.RawMessage]()
+	}
+	return o
+}
+
+// Objects are values that travel as {"__type__": [id, data]}, as in aiomas: those
+// of the types in Options.Types, whose ids are their places there, and after them
+// references to services, whose data is the service's path.
+//
+// They are put in before a value is encoded, and taken out when it has been
+// decoded, by a Codec around the session's own. So nothing else in a session needs
+// to know of them, and a session without objects does not pass by here at all.
+
+const typeKey = "__type__"
 
 // objects is the codec of a session with objects.
 type objects struct {
@@ -236,4 +279,257 @@ func (o *objects) reference(service any) (any, error) {
 		return nil, fmt.Errorf("a service (%T) cannot be sent: it does not hang in the tree of the session's handler", service)
 	}
 	return map[string]any{typeKey: []any{len(o.types), path}}, nil
+}
+
+// plan is what is to be done with the values of a type.
+type plan struct {
+	kind   planKind
+	id     int          // of planObject: its place among the types
+	twin   reflect.Type // of planStruct: the same struct with raw values for the fields with objects
+	fields []planField  // and its fields
+
+	anything bool // of planList and planMap: it is a []any or a map[string]any
+}
+
+type planField struct {
+	name      string // in JSON
+	index     []int  // in the struct
+	objects   bool   // it is a raw value in the twin
+	far       bool   // it is within an embedded pointer: without that the twin has to leave it out
+	omitEmpty bool
+	omitZero  bool
+}
+
+type planKind uint8
+
+const (
+	planNone      planKind = iota // there are no objects in it
+	planService                   // *Router, or what Expose was given
+	planProxy                     // Proxy or *Proxy
+	planObject                    // one of Options.Types
+	planRaw                       // json.RawMessage, where the codec's raw values are others
+	planInterface                 // these may have objects in them
+	planPointer
+	planList
+	planMap
+	planStruct
+)
+
+var (
+	proxyType  = reflect.TypeFor[Proxy]()
+	routerType = reflect.TypeFor[*Router]()
+	noPlan     = &plan{}
+)
+
+// plan returns the plan for a type. It is made once.
+func (o *objectTypes) plan(t reflect.Type) *plan {
+	table := o.plans.Load()
+	if now := exposures.Load(); table == nil || table.exposures != now {
+		table = &planTable{exposures: now}
+		o.plans.Store(table)
+	}
+	if p, ok := table.byType.Load(t); ok {
+		return p.(*plan)
+	}
+	p := o.newPlan(t)
+	table.byType.Store(t, p)
+	return p
+}
+
+func (o *objectTypes) newPlan(t reflect.Type) *plan {
+	if !o.holds(t, make(map[reflect.Type]bool)) {
+		return noPlan
+	}
+	if p := o.leaf(t); p != nil {
+		return p
+	}
+	switch t.Kind() {
+	case reflect.Interface:
+		return &plan{kind: planInterface}
+	case reflect.Pointer:
+		return &plan{kind: planPointer}
+	case reflect.Map:
+		return &plan{kind: planMap, anything: t.ConvertibleTo(reflect.TypeFor[map[string]any]())}
+	case reflect.Struct:
+		return o.structPlan(t)
+	}
+	return &plan{kind: planList, anything: t.ConvertibleTo(reflect.TypeFor[[]any]())}
+}
+
+// leaf returns the plan for a type that is looked into no further, nil if it is
+// another.
+func (o *objectTypes) leaf(t reflect.Type) *plan {
+	for id := range o.types {
+		if o.types[id].typ == t {
+			return &plan{kind: planObject, id: id}
+		}
+	}
+	switch _, service := exposed.Load(t); {
+	case t == routerType || service:
+		return &plan{kind: planService}
+	case t == proxyType || t == reflect.PointerTo(proxyType):
+		return &plan{kind: planProxy}
+	case t == reflect.TypeFor[json.RawMessage]() && t != o.raw:
+		return &plan{kind: planRaw}
+	case t.Kind() == reflect.Interface:
+		return nil
+	case decodesItself(t), encodesItself(t):
+		return noPlan
+	}
+	return nil
+}
+
+func encodesItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[json.Marshaler]()) || p.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+}
+
+// holds reports whether there may be objects in the values of t. seen has the
+// types that are looked into already: types may contain themselves.
+func (o *objectTypes) holds(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if p := o.leaf(t); p != nil {
+		return p.kind != planNone
+	}
+	if seen[t] {
+		return false
+	}
+	seen[t] = true
+	switch t.Kind() {
+	case reflect.Interface:
+		return true
+	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+		return o.holds(t.Elem(), seen)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if travels(f) && o.holds(f.Type, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// travels reports whether a codec sees the field.
+func travels(f reflect.StructField) bool {
+	return f.Tag.Get("json") != "-" && (f.IsExported() || f.Anonymous)
+}
+
+// structPlan makes the twin of a struct. What is embedded in the struct has its
+// fields among the twin's own, with the names that encoding/json gives them.
+func (o *objectTypes) structPlan(t reflect.Type) *plan {
+	p := &plan{kind: planStruct}
+	var twin []reflect.StructField
+	all := o.fields(t, nil, false)
+	foremost := make(map[string]structField, len(all)) // of each name, one that no other hides
+	for _, f := range all {
+		if other, ok := foremost[f.name]; !ok || f.hides(other) {
+			foremost[f.name] = f
+		}
+	}
+	for i, f := range all {
+		if foremost[f.name].hides(f) {
+			continue
+		}
+		field := planField{
+			name:      f.name,
+			index:     f.Index,
+			objects:   o.plan(f.Type).kind != planNone,
+			far:       f.far,
+			omitEmpty: slices.Contains(f.options, "omitempty"),
+			omitZero:  slices.Contains(f.options, "omitzero"),
+		}
+		switch {
+		case field.objects:
+			f.Type = o.raw
+		case field.far:
+			f.Type = reflect.PointerTo(f.Type)
+		}
+		if field.objects || field.far {
+			f.options = append(f.options, "omitempty") // what was not set in the twin is left out
+		}
+		tag := fmt.Sprintf("json:%q %s", f.name+","+strings.Join(f.options, ","), f.Tag)
+		twin = append(twin, reflect.StructField{Name: fmt.Sprint("F", i), Type: f.Type, Tag: reflect.StructTag(tag)})
+		p.fields = append(p.fields, field)
+	}
+	p.twin = reflect.StructOf(twin)
+	return p
+}
+
+// structField is a field that a codec sees.
+type structField struct {
+	reflect.StructField
+	name    string
+	options []string
+	tagged  bool
+	far     bool // it is within an embedded pointer
+}
+
+// hides reports whether f is seen in the place of another field of the same name:
+// it is less deeply embedded, or, as deeply, has its name from a tag.
+func (f structField) hides(other structField) bool {
+	if len(f.Index) != len(other.Index) {
+		return len(f.Index) < len(other.Index)
+	}
+	return f.tagged && !other.tagged
+}
+
+// fields returns the fields of t, which is embedded at index, far if by a pointer.
+func (o *objectTypes) fields(t reflect.Type, index []int, far bool) (all []structField) {
+	for f := range t.Fields() {
+		f.Index = append(slices.Clone(index), f.Index...)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		embedded := f.Type
+		if embedded.Kind() == reflect.Pointer {
+			embedded = embedded.Elem()
+		}
+		switch {
+		case !travels(f):
+		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct && o.leaf(f.Type) == nil && o.leaf(embedded) == nil:
+			if len(index) < maxEmbedded {
+				all = append(all, o.fields(embedded, f.Index, far || embedded != f.Type)...)
+			}
+		case f.IsExported():
+			field := structField{f, cmp.Or(name, f.Name), nil, name != "", far}
+			if options != "" {
+				field.options = strings.Split(options, ",")
+			}
+			all = append(all, field)
+		}
+	}
+	return all
+}
+
+// maxEmbedded is an end to structs that embed a pointer to themselves.
+const maxEmbedded = 10
+
+// omits reports whether the field is left out with the value v.
+func (f *planField) omits(v reflect.Value) bool {
+	if f.omitZero && v.IsZero() {
+		return true
+	}
+	switch v.Kind() {
+	case reflect.Slice, reflect.Map, reflect.Array, reflect.String:
+		return f.omitEmpty && v.Len() == 0
+	case reflect.Struct:
+		return false
+	}
+	return f.omitEmpty && v.IsZero()
+}
+
+// in returns the field of v, and none if that is within an embedded pointer that
+// is nil and is not to be made.
+func (f *planField) in(v reflect.Value, made bool) (field reflect.Value, ok bool) {
+	for i, x := range f.index {
+		if i > 0 && v.Kind() == reflect.Pointer {
+			if v.IsNil() {
+				if !made || !v.CanSet() {
+					return reflect.Value{}, false
+				}
+				v.Set(reflect.New(v.Type().Elem()))
+			}
+			v = v.Elem()
+		}
+		v = v.Field(x)
+	}
+	return v, true
 }

@@ -2,9 +2,12 @@ package rpcx
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
+	"sync"
 )
 
 // Proxy stands for a service of the peer: a router, or what it exposes. It comes
@@ -127,3 +130,242 @@ func (Proxy) MarshalJSON() ([]byte, error) { return nil, errors.New("a proxy can
 
 // UnmarshalJSON fails: only a session with objects can receive a service.
 func (*Proxy) UnmarshalJSON([]byte) error { return errNoObjects }
+
+// BindProxy fills the function fields of the struct that client points to, so
+// that calling them calls methods of the service:
+//
+//	var calc struct {
+//		Add   func(ctx context.Context, a, b int) (int, error)
+//		Count func(ctx context.Context) (int, error) `rpcx:"how_many"`
+//		Log   struct {
+//			Clear func(ctx context.Context) error // this is log/clear
+//		}
+//	}
+//	err := rpcx.BindProxy(s.Remote().At("calculator"), &calc)
+//	sum, err := calc.Add(ctx, 3, 4)
+//
+// A method is called what the tag says, or else as the field in lower snake case
+// (so a service of [Expose] has it). A field that is a struct has the methods of a
+// service below, named likewise; an embedded struct those of the same service.
+// A path has "/" between its names; for a peer that has dots, bind s.Remote() and write the
+// whole method into the tag: `rpcx:"calculator.add"`. With the tag "-" a field is left alone, and so is one of any other kind.
+//
+// A function takes a context and arguments, which are positional, the elements of
+// a variadic parameter among them; but if its only argument is a struct or a pointer to
+// one (and no service, and none of Options.Types), then the fields are given by name, as
+// [Func] takes them. It returns
+// (T, error) or an error. If there is a function that is no such one, BindProxy fails
+// and sets none.
+func BindProxy(p *Proxy, client any) error {
+	if p == nil || p.session == nil {
+		return errors.New("bind: the proxy stands for no service")
+	}
+	v := reflect.ValueOf(client)
+	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
+		return fmt.Errorf("bind %v: %T is not a pointer to a struct", p, client)
+	}
+	stubs, err := p.stubs(nil, v.Elem())
+	if err != nil {
+		return fmt.Errorf("bind %v: %w", p, err)
+	}
+	for _, s := range stubs {
+		s.field.Set(s.fn)
+	}
+	return nil
+}
+
+// stub is a function to be set.
+type stub struct{ field, fn reflect.Value }
+
+func (p *Proxy) stubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name := f.Tag.Get("rpcx")
+		switch {
+		case name == "-":
+			continue
+		case name == "":
+			name = snakeCase(f.Name)
+		}
+		switch f.Type.Kind() {
+		case reflect.Struct:
+			below := p.At(name)
+			if f.Anonymous && f.Tag.Get("rpcx") == "" {
+				below = p
+			}
+			if stubs, err = below.stubs(stubs, v.Field(i)); err != nil {
+				return nil, err
+			}
+		case reflect.Func:
+			if !f.IsExported() || !v.Field(i).CanSet() {
+				return nil, fmt.Errorf("field %s cannot be set", f.Name)
+			}
+			fn, err := p.stub(f.Type, p.to(name))
+			if err != nil {
+				return nil, fmt.Errorf("field %s: %w", f.Name, err)
+			}
+			stubs = append(stubs, stub{v.Field(i), fn})
+		}
+	}
+	return stubs, nil
+}
+
+// outgoing are the arguments of a call. They are encoded when it returns, so they
+// are used again.
+type outgoing struct {
+	args   Args
+	params any // args, boxed anew only when there are more or fewer
+}
+
+// stub makes a function of type t that calls method.
+func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
+	if t.NumIn() == 0 || t.In(0) != contextType {
+		return reflect.Value{}, errors.New("the first parameter has to be a context.Context")
+	}
+	if n := t.NumOut(); n == 0 || n > 2 || t.Out(n-1) != errorType {
+		return reflect.Value{}, errors.New("the results have to be (T, error) or error")
+	}
+	for in := range t.Ins() {
+		if in != contextType && !hasJSON(in) {
+			return reflect.Value{}, fmt.Errorf("%v cannot be encoded", in)
+		}
+	}
+	if t.NumOut() == 2 && !decodable(t.Out(0)) {
+		return reflect.Value{}, fmt.Errorf("%v cannot be decoded", t.Out(0))
+	}
+	fixed := t.NumIn() - 1
+	if t.IsVariadic() {
+		fixed--
+	}
+	// The one parameter is params as it is: a struct by name, a variadic's slice.
+	whole := t.NumIn() == 2 && !t.IsVariadic() && p.session.asParams(t.In(1)) ||
+		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
+	session := p.session
+	call := func(ctx context.Context, params, result any) error { return session.Call(ctx, method, params, result) }
+	if fn := directStub(t, call); fn != nil {
+		return reflect.ValueOf(fn), nil
+	}
+	free := sync.Pool{New: func() any { return &outgoing{Args{}, Args{}} }}
+	return reflect.MakeFunc(t, func(in []reflect.Value) []reflect.Value {
+		ctx, _ := in[0].Interface().(context.Context)
+		var result reflect.Value
+		var dest any
+		if t.NumOut() == 2 {
+			result = reflect.New(t.Out(0))
+			dest = result.Interface()
+		}
+		var err error
+		if whole {
+			err = call(ctx, in[1].Interface(), dest)
+		} else {
+			o := free.Get().(*outgoing)
+			args := o.args[:0]
+			for _, arg := range in[1 : 1+fixed] {
+				args = append(args, arg.Interface())
+			}
+			if t.IsVariadic() {
+				for i := range in[1+fixed].Len() {
+					args = append(args, in[1+fixed].Index(i).Interface())
+				}
+			}
+			if len(args) != len(o.args) {
+				o.args, o.params = args, args
+			}
+			err = call(ctx, o.params, dest)
+			clear(o.args)
+			free.Put(o)
+		}
+		if dest == nil {
+			return []reflect.Value{errorValue(err)}
+		}
+		return []reflect.Value{result.Elem(), errorValue(err)}
+	}), nil
+}
+
+// asParams reports whether t is a struct, or a pointer to one, whose fields are params: no
+// service, and none of Options.Types.
+func (s *Session) asParams(t reflect.Type) bool {
+	o, ok := s.codec.(*objects)
+	for {
+		if kind := planNone; t == routerType {
+			return false
+		} else if ok {
+			kind = o.plan(t).kind
+			if kind == planObject || kind == planService {
+				return false
+			}
+		}
+		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
+			return isObject(t)
+		}
+		t = t.Elem()
+	}
+}
+
+// errorValue returns err as an interface value, which reflect.ValueOf does not.
+func errorValue(err error) reflect.Value {
+	if err == nil {
+		return reflect.Zero(errorType) // allocates nothing
+	}
+	failure := err
+	return reflect.ValueOf(&failure).Elem()
+}
+
+// caller calls a method of the peer.
+type caller func(ctx context.Context, params, result any) error
+
+// directStub returns a function of type t that calls call without reflection, nil
+// if t is not common: those that [direct] has for handlers. It costs what
+// [Session.Call] does.
+func directStub(t reflect.Type, call caller) any {
+	fn := reflect.Zero(t).Interface()
+	if _, ok := fn.(func(context.Context) error); ok {
+		return func(ctx context.Context) error { return call(ctx, nil, nil) }
+	}
+	for _, try := range []func(any, caller) any{
+		receiving[any], receiving[json.RawMessage], receiving[string], receiving[bool],
+		receiving[int], receiving[int64], receiving[float64],
+	} {
+		if stub := try(fn, call); stub != nil {
+			return stub
+		}
+	}
+	return nil
+}
+
+// receiving is directStub for the functions that return an R.
+func receiving[R any](fn any, call caller) any {
+	if _, ok := fn.(func(context.Context) (R, error)); ok {
+		return func(ctx context.Context) (result R, err error) {
+			err = call(ctx, nil, &result)
+			return result, err
+		}
+	}
+	for _, try := range []func(any, caller) any{
+		sending[json.RawMessage, R], sending[string, R], sending[int, R], sending[int64, R], sending[float64, R],
+	} {
+		if stub := try(fn, call); stub != nil {
+			return stub
+		}
+	}
+	return nil
+}
+
+// sending is directStub for the functions that take an A, and return an R or only an error.
+func sending[A, R any](fn any, call caller) any {
+	switch fn.(type) {
+	case func(context.Context, A) error:
+		return func(ctx context.Context, a A) error { return call(ctx, Args{a}, nil) }
+	case func(context.Context, A) (R, error):
+		return func(ctx context.Context, a A) (result R, err error) {
+			err = call(ctx, Args{a}, &result)
+			return result, err
+		}
+	case func(context.Context, A, A) (R, error):
+		return func(ctx context.Context, a, b A) (result R, err error) {
+			err = call(ctx, Args{a, b}, &result)
+			return result, err
+		}
+	}
+	return nil
+}
