@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -13,6 +14,26 @@ import (
 
 	"example.com/rpcx/internal/jsonscan"
 )
+
+// A Codec encodes and decodes what the messages of a [Protocol] carry: params,
+// results, the data of errors. It must be safe for concurrent use.
+type Codec interface {
+	// Append appends the encoding of v to dst and returns the extended slice;
+	// on an error it returns dst as it was.
+	Append(dst []byte, v any) ([]byte, error)
+	// Unmarshal decodes data into v, a pointer. It does not keep data.
+	Unmarshal(data []byte, v any) error
+}
+
+// A RawCodec is a Codec whose encoding is not JSON.
+type RawCodec interface {
+	Codec
+	// RawType returns the type that is to this codec what [json.RawMessage] is to
+	// JSON: a slice of bytes that is encoded as it is, and decoded to the encoding
+	// of a value; null may become nil. It has to work as an element of slices, maps
+	// and structs. With it, arguments are told apart and objects taken to pieces.
+	RawType() reflect.Type
+}
 
 // JSON is the built-in codec of the JSON protocols: encoding/json without HTML
 // escaping. It encodes and decodes the most common types by itself, which is faster.
