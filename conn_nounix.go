@@ -4,8 +4,25 @@ package rpcx
 
 import (
 	"context"
+	"io"
 	"net"
+	"os"
+	"os/exec"
 )
+
+// standardOutput is for systems without SIGPIPE.
+func standardOutput(stdout *os.File) io.WriteCloser { return stdout }
+
+// canTerminate says that there is no signal that asks a program to end.
+const canTerminate = false
+
+var terminateSignal os.Signal
+
+// leadGroup reports false, for there are no process groups.
+func leadGroup(*exec.Cmd) bool { return false }
+
+func signalGroup(int, os.Signal) error { panic("unreachable") }
+func groupRuns(int) bool               { panic("unreachable") }
 
 // listenUnix listens on a unix socket, where the system has any.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {

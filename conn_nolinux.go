@@ -16,3 +16,8 @@ func hasRoom(syscall.RawConn) bool                  { return true } // flushLimi
 func setUserTimeout(syscall.RawConn, time.Duration) {}
 func repeats(syscall.RawConn) bool                  { return false }
 func hasSentNothing(syscall.RawConn) bool           { return false }
+
+// canSeeUnsent says that unsentBytes works.
+const canSeeUnsent = false
+
+func unsentBytes(syscall.RawConn) (int, bool) { return 0, false }
