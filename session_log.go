@@ -77,29 +77,6 @@ func (b *logBudget) take(size int, received uint64) bool {
 // peer cannot hide a handler's panic behind bad messages.
 type logBudgets struct{ errors, others logBudget }
 
-// serverLogs are what the sessions of a server have together, beside a byte for each byte
-// that was received: many short sessions could each use what is a session's own. Errors and
-// notices have budgets of their own, so that bad messages cannot hide them.
-type serverLogs struct{ errors, others, notices bounded.Budget }
-
-// What the server has for each of its budgets, in bytes.
-const (
-	serverLogBurst     = 256 << 10
-	serverLogPerSecond = 8 << 10
-)
-
-func newServerLogs() *serverLogs {
-	l := new(serverLogs)
-	for _, b := range l.all() {
-		b.Burst, b.PerSecond, b.Run = serverLogBurst, serverLogPerSecond, logRun
-	}
-	return l
-}
-
-func (l *serverLogs) all() []*bounded.Budget {
-	return []*bounded.Budget{&l.errors, &l.others, &l.notices}
-}
-
 // takeServerLogLocked reports whether the server's budget has room for a record of the
 // given size, which tells of so many; earned are bytes received that it has not been given
 // for. If others were left out before, that is said first. Callers must hold s.mu.

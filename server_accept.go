@@ -2,7 +2,6 @@ package rpcx
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -11,11 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
-
-	"example.com/rpcx/internal/bounded"
 )
 
 // acceptErrorPasses reports whether Accept may succeed after err: if err is about one
@@ -120,209 +115,6 @@ func (srv *Server) prepare(conn net.Conn, begun func()) {
 	}
 }
 
-// handshake is what comes before a session, or before OnSession, and may wait for
-// the peer.
-type handshake struct {
-	began time.Time
-	// giveUp ends the handshake, whatever it waits for: the peer, or a certificate.
-	// To close the connection would end the former only, and may wait itself.
-	giveUp context.CancelCauseFunc
-	ended  atomic.Bool
-	// located is the peer's address once it is known, for the table to take over.
-	located atomic.Pointer[net.Addr]
-	// Guarded by the server's lock.
-	subnet, single *handshakeGroup // of the peer
-	known          bool            // the peer has an IP address
-	raw            syscall.RawConn // under the connection; nil if there is none
-	heard          bool            // the peer has sent something
-	// For the log, and for the handshake's goroutine only.
-	peer    net.Addr // nil until it is known
-	failure string   // what it means that the handshake failed
-}
-
-// Why a handshake was given up, if not because the server was stopped.
-var (
-	errHandshakeTimeout  error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
-	errTooManyHandshakes       = errors.New("rpcx: handshake given up, since there are too many (Server.MaxHandshakes)")
-)
-
-// runHandshake runs shake on the caller's goroutine, within MaxHandshakes and
-// HandshakeTimeout. The peer's address is that of conn until shake calls
-// locate; conn may be nil. If the handshake is given up, its context ends, and abort is
-// called on another goroutine, to close the connection. The error is shake's, or the
-// reason why the handshake was given up or never begun.
-func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(context.Context, *handshake) error) error {
-	ctx, giveUp := context.WithCancelCause(context.Background())
-	defer giveUp(nil)
-	h := &handshake{began: time.Now(), giveUp: giveUp, failure: "connection setup failed"}
-	if err := srv.addHandshake(h, conn); err != nil {
-		return err
-	}
-	if timeout := srv.HandshakeTimeout; timeout >= 0 {
-		if timeout == 0 {
-			timeout = 10 * time.Second
-		}
-		defer time.AfterFunc(timeout, func() { giveUp(errHandshakeTimeout) }).Stop()
-	}
-	stop := context.AfterFunc(ctx, func() { abort(context.Cause(ctx)) })
-	err := shake(ctx, h)
-	srv.removeHandshake(h)
-	if !stop() { // it was given up, and the connection is closed
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		srv.logHandshake(h, err)
-	}
-	return err
-}
-
-func init() {
-	bounded.OfServer = func(server any) *bounded.Rate { return &server.(*Server).failed }
-}
-
-// logHandshake logs that a handshake failed, unless many others did. Any peer can make
-// handshakes fail, and some of the errors repeat what the peer has sent.
-func (srv *Server) logHandshake(h *handshake, err error) {
-	log := srv.options.Logger
-	if !log.Enabled(context.Background(), slog.LevelInfo) {
-		return
-	}
-	ok, skipped := srv.failed.Allow()
-	if !ok {
-		return
-	}
-	attrs := []slog.Attr{errorAttr(err)}
-	if h.peer != nil {
-		attrs = append(attrs, peerAttr(h.peer))
-	}
-	if skipped > 0 {
-		attrs = append(attrs, slog.Int("records left out", skipped))
-	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
-}
-
-// addHandshake counts h in, with the address of conn if that is not nil. If there are
-// MaxHandshakes already, another one is given up, or h must not begin.
-func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
-	var addr net.Addr
-	var raw syscall.RawConn
-	if conn != nil {
-		addr, raw = conn.RemoteAddr(), rawConn(conn)
-	}
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if srv.stopped {
-		return ErrServerClosed
-	}
-	limit := limitOr(srv.MaxHandshakes, 256)
-	if len(srv.shaking.list) >= limit {
-		srv.shaking.update()
-	}
-	srv.shaking.add(h, addr, raw)
-	if len(srv.shaking.list) > limit {
-		srv.refuse("Server.MaxHandshakes", slog.Int("handshakes", limit))
-		victim := srv.shaking.victim()
-		srv.shaking.remove(victim)
-		if victim == h {
-			return errTooManyHandshakes
-		}
-		victim.giveUp(errTooManyHandshakes)
-	}
-	return nil
-}
-
-// locate asks conn for the address of the peer of h, and waits if conn does. It does not
-// take the server's lock: when thousands of connections come at once, the lock has a
-// queue, and each handshake that waited in it would count meanwhile.
-func (h *handshake) locate(conn net.Conn) {
-	h.peer = conn.RemoteAddr() // may read a header
-	h.located.Store(&h.peer)
-}
-
-// removeHandshake counts h out, and first of all without the lock, for the same reason
-// as locate.
-func (srv *Server) removeHandshake(h *handshake) {
-	h.ended.Store(true)
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	srv.shaking.remove(h)
-}
-
-// handshaker is [tls.Conn], or a connection of another package for TLS.
-type handshaker interface {
-	HandshakeContext(context.Context) error
-}
-
-var (
-	handshakerType = reflect.TypeFor[handshaker]()
-	netConnType    = reflect.TypeFor[net.Conn]()
-)
-
-// foundTLS is TLS within a connection: nil if its place is closed to other packages.
-type foundTLS struct{ handshaker }
-
-// shake makes the handshake of what was found in conn.
-func (t foundTLS) shake(ctx context.Context, conn net.Conn) error {
-	if t.handshaker != nil {
-		return t.HandshakeContext(ctx)
-	}
-	// To read nothing makes the handshake (see crypto/tls), as long as whoever
-	// stands between passes it on. If not, the first read of the session makes it.
-	_, err := conn.Read(nil)
-	return err
-}
-
-// findTLS finds the TLS that conn is or has inside. A listener that counts, limits or
-// logs connections wraps those that it accepts, and hides most of their methods.
-func findTLS(conn net.Conn) (foundTLS, bool) {
-	for range maxWrappers {
-		if found, ok := findTLSIn(reflect.ValueOf(conn), maxWrappers); ok {
-			return found, true
-		}
-		wrapper, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		if conn = wrapper.NetConn(); conn == nil {
-			break
-		}
-	}
-	return foundTLS{}, false
-}
-
-// maxWrappers is how many connections may be wrapped in each other.
-const maxWrappers = 8
-
-// findTLSIn finds TLS in v and in those of its fields that are connections.
-func findTLSIn(v reflect.Value, depth int) (foundTLS, bool) {
-	if depth == 0 || v.Kind() == reflect.Pointer && v.IsNil() {
-		return foundTLS{}, false
-	}
-	if v.Type().Implements(handshakerType) {
-		if v.CanInterface() {
-			return foundTLS{v.Interface().(handshaker)}, true
-		}
-		return foundTLS{}, true
-	}
-	if v.Kind() == reflect.Pointer {
-		v = v.Elem()
-	}
-	if v.Kind() != reflect.Struct {
-		return foundTLS{}, false
-	}
-	for _, field := range v.Fields() {
-		if field.Kind() == reflect.Interface {
-			field = field.Elem()
-		}
-		if field.IsValid() && field.Type().Implements(netConnType) {
-			if found, ok := findTLSIn(field, depth-1); ok {
-				return found, true
-			}
-		}
-	}
-	return foundTLS{}, false
-}
-
 // refuse counts a connection that is closed for a limit. It is called under the
 // lock.
 func (srv *Server) refuse(name string, limit slog.Attr) {
@@ -346,20 +138,6 @@ func (srv *Server) refuse(name string, limit slog.Attr) {
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
 	mustHave("Server.ServeConn", "connection", conn)
 	return srv.serve(newStream(conn, srv.resolved().Framer), pendingTLS(conn))
-}
-
-// pendingTLS returns the TLS that conn has inside, nil if there is none, or none whose
-// handshake is to be made.
-func pendingTLS(conn io.ReadWriteCloser) handshaker {
-	c, ok := conn.(net.Conn)
-	if !ok || isPlain(conn) {
-		return nil
-	}
-	found, _ := findTLS(c)
-	if t, ok := found.handshaker.(*tls.Conn); ok && t.ConnectionState().HandshakeComplete {
-		return nil
-	}
-	return found.handshaker
 }
 
 // ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
@@ -493,20 +271,6 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 	return true
 }
 
-// shakeSession makes the handshake of a session that has not started yet. If the
-// handshake fails, shakeSession ends the session.
-func (srv *Server) shakeSession(s *Session, secure handshaker) bool {
-	abort := func(cause error) { s.end(cause, 0) }
-	err := srv.runHandshake(s.NetConn(), abort, func(ctx context.Context, h *handshake) error {
-		h.peer, h.failure = s.RemoteAddr(), "TLS handshake failed"
-		return secure.HandshakeContext(ctx)
-	})
-	if err != nil {
-		abort(err)
-	}
-	return err == nil
-}
-
 // release lets workers handle what a held session has received.
 func (s *Session) release() {
 	s.lock()
@@ -515,3 +279,178 @@ func (s *Session) release() {
 	s.wakeWorkerLocked()
 	s.unlock()
 }
+
+// GroupBySubnet returns a function for Limits.Group that puts sessions together
+// whose peers have the first bits of their IP addresses in common: bits4 of
+// IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). A number that
+// is negative or too large puts each address in a group of its own.
+//
+// Peers without an IP address are in no group, and so are those on a loopback address:
+// a proxy on this machine, or Tor, has all of its clients arrive from there, and one
+// of them could use up the budget of all. The clients of a proxy on another machine
+// are in one group. For both see the manual, "Behind a proxy".
+func GroupBySubnet(bits4, bits6 int) func(*Session) string {
+	return func(s *Session) string {
+		ip := peerIP(s.RemoteAddr())
+		if !ip.IsValid() || ip.IsLoopback() {
+			return ""
+		}
+		bits := bits6
+		if ip.Is4() {
+			bits = bits4
+		}
+		subnet, err := ip.Prefix(bits)
+		if err != nil {
+			return ip.String()
+		}
+		return subnet.String()
+	}
+}
+
+// groups are the accounts of groups of sessions, by their names. An account is
+// kept as long as the group has a session or a cost: it does no good to
+// disconnect. They are guarded by the server's lock.
+type groups struct {
+	accounts map[string]*account
+	most     int // there may be before those that are not needed are dropped
+}
+
+// join returns the account of a group, with one more session, whose limits are l.
+func (g *groups) join(name string, l *Limits) *account {
+	if g.accounts == nil {
+		g.accounts = make(map[string]*account)
+	}
+	a := g.accounts[name]
+	if a == nil {
+		if len(g.accounts) >= max(g.most, 1024) {
+			for name, a := range g.accounts {
+				if a.sessions == 0 && a.settle(l.CostDecay) == 0 {
+					delete(g.accounts, name)
+				}
+			}
+			g.most = 2 * len(g.accounts)
+		}
+		a = newAccount()
+		// What a peer sends at once can cost a thousand times the limit: that must
+		// not lock its group out for weeks.
+		a.most = 2 * l.CostHard
+		g.accounts[name] = a
+	}
+	a.sessions++
+	return a
+}
+
+// size returns how many live sessions a group has.
+func (g *groups) size(name string) int {
+	if a := g.accounts[name]; a != nil {
+		return a.sessions
+	}
+	return 0
+}
+
+// A server that is nearly full ends sessions on which no message passes, so that idle
+// connections cannot take all of MaxSessions for ever. It looks at the sessions now
+// and then, and only while it is nearly full: a session that is busy does nothing for it.
+
+// crowdLooks is how many times the sessions are looked at in CrowdedIdleTimeout.
+const crowdLooks = 4
+
+// idleMark is what a server remembers of a session on which no message passes.
+type idleMark struct {
+	activity
+	since time.Time // when nothing had passed after it for the first time; zero before
+}
+
+// activity changes when a message passes on a connection. Bytes alone do not count: a
+// blank line a minute would keep a place for ever.
+type activity struct {
+	received, written uint64        // messages
+	part              time.Duration // when a large message last went on
+}
+
+// crowded returns from how many sessions on a server is nearly full: nine tenths of most.
+func crowded(most int) int { return most - most/10 }
+
+// smallServer is the MaxSessions below which nobody ends for being idle by default. Such
+// a server is for few clients, and to be full is how it is meant to be.
+const smallServer = 10
+
+// crowdedIdleTimeout returns CrowdedIdleTimeout with its default.
+func (srv *Server) crowdedIdleTimeout() time.Duration {
+	switch {
+	case srv.CrowdedIdleTimeout != 0:
+		return srv.CrowdedIdleTimeout
+	case limitOr(srv.MaxSessions, 10000) < smallServer:
+		return -1
+	}
+	return time.Minute
+}
+
+// watchCrowdLocked begins to look at the sessions if the server is nearly full. Callers
+// must hold srv.mu.
+func (srv *Server) watchCrowdLocked() {
+	if srv.watching || len(srv.sessions) < crowded(limitOr(srv.MaxSessions, 10000)) || srv.crowdedIdleTimeout() < 0 {
+		return
+	}
+	srv.watching = true
+	time.AfterFunc(0, srv.endIdle)
+}
+
+// endIdle ends the sessions that have been idle longest, as long as the server is nearly
+// full, and looks again later.
+func (srv *Server) endIdle() {
+	timeout, now := srv.crowdedIdleTimeout(), time.Now()
+	srv.mu.Lock()
+	excess := len(srv.sessions) - crowded(limitOr(srv.MaxSessions, 10000)) + 1
+	srv.watching = excess > 0 && !srv.stopped
+	if srv.watching {
+		time.AfterFunc(max(1, timeout/crowdLooks), srv.endIdle)
+	}
+	srv.mu.Unlock()
+	if excess <= 0 {
+		return
+	}
+	type candidate struct {
+		*Session
+		since time.Time
+	}
+	var idle []candidate
+	for _, s := range srv.live() {
+		if since, ok := s.idleSince(now); ok && now.Sub(since) >= timeout {
+			idle = append(idle, candidate{s, since})
+		}
+	}
+	slices.SortFunc(idle, func(a, b candidate) int { return a.since.Compare(b.since) })
+	for _, s := range idle[:min(excess, len(idle))] {
+		s.lock()
+		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
+			timeLimit("Server.CrowdedIdleTimeout", timeout))
+		s.fx.end(errCrowded, closeGrace)
+		s.unlock()
+	}
+}
+
+// idleSince returns since when no message has passed on the session's connection, as far
+// as it was looked at; false if something is under way.
+func (s *Session) idleSince(now time.Time) (time.Time, bool) {
+	s.lock()
+	defer s.unlock()
+	last := activity{received: s.stats.MessagesReceived, written: s.out.written}
+	last.part = s.part.progress
+	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing
+	if busy || last != s.idle.activity || s.idle.since.IsZero() {
+		s.idle = idleMark{last, now}
+	}
+	return s.idle.since, !busy
+}
+
+// crowdedError is errCrowded's type. It matches ErrIdle and ErrServerFull.
+type crowdedError struct{}
+
+var errCrowded error = crowdedError{}
+
+func (crowdedError) Error() string {
+	return "rpcx: session idle, and the server nearly full (Server.CrowdedIdleTimeout, Server.MaxSessions)"
+}
+
+func (crowdedError) Is(target error) bool { return target == ErrIdle || target == ErrServerFull }
