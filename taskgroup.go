@@ -2,8 +2,10 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -184,48 +186,6 @@ func (g *TaskGroup[T]) retainLocked(t *Task[T]) {
 	}
 }
 
-// startGoroutine starts a goroutine of the group that begins with t, which must be in the
-// list running or daemons. The goroutine ends when no waiting task may run.
-func (g *TaskGroup[T]) startGoroutine(t *Task[T]) { g.goroutines.Go(t.runTasks) }
-
-// startWorkerLocked starts a goroutine if a waiting task may run, and no goroutine has been
-// started for that yet. A goroutine that has finished a task takes the next waiting task,
-// so many short tasks need few goroutines. Each goroutine that takes a task also calls
-// startWorkerLocked, so a task that blocks delays no other task.
-func (g *TaskGroup[T]) startWorkerLocked() {
-	if g.starting || !g.mayRunLocked() {
-		return
-	}
-	g.starting = true
-	g.goroutines.Go(g.worker)
-}
-
-// work takes a waiting task and runs it, and then others until none may run.
-func (g *TaskGroup[T]) work() error {
-	g.mu.Lock()
-	g.starting = false
-	t := g.takeWaitingLocked()
-	g.mu.Unlock()
-	return t.runTasks()
-}
-
-// mayRunLocked reports whether there is a waiting task that may run.
-func (g *TaskGroup[T]) mayRunLocked() bool {
-	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.running.len < g.opts.Limit)
-}
-
-// takeWaitingLocked moves the first waiting task to the list running and returns the task,
-// which the caller must run. If no waiting task may run, the result is nil.
-func (g *TaskGroup[T]) takeWaitingLocked() *Task[T] {
-	if !g.mayRunLocked() {
-		return nil
-	}
-	t := g.waiting.pop()
-	g.running.push(t)
-	g.startWorkerLocked()
-	return t
-}
-
 // Add puts a task into the group that [StartTask] has started, finished or not. If the
 // task is or was in a group, the error is [ErrTaskInGroup]. If the group refuses new
 // tasks, as in Go, the error is [ErrTaskGroupJoined], and the task runs on without a
@@ -401,14 +361,6 @@ func (g *TaskGroup[T]) CancelRemaining() {
 	}
 }
 
-// cancelTasks cancels tasks. Waiting tasks must come first: otherwise a waiting task could
-// start when a running task has been cancelled.
-func cancelTasks[T any](tasks []*Task[T]) {
-	for _, t := range tasks {
-		t.Cancel()
-	}
-}
-
 // Join waits for tasks as the [WaitPolicy] of the group says. Then Join cancels the
 // remaining tasks, daemons included, and returns when all tasks have finished, however
 // long that takes: no goroutine of the group is left. If ctx ends during the
@@ -470,4 +422,119 @@ func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error)
 	err = body(ctx)
 	bodyFailed = err != nil
 	return err
+}
+
+// Joined reports whether Join has returned, or is about to return.
+func (g *TaskGroup[T]) Joined() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.joined
+}
+
+// Len returns how many tasks the group holds: the tasks that have not finished, and with
+// Retain also the finished ones. Daemons are not counted.
+func (g *TaskGroup[T]) Len() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.opts.Retain {
+		return len(g.retained)
+	}
+	return g.unfinishedLocked()
+}
+
+// Completed returns the task that ended the waiting of Join, as [WaitPolicy] says, or nil
+// if there is no such task (yet). The following tasks do not count: tasks taken by
+// NextDone, tasks that Join has cancelled, under WaitFirst tasks that returned nil, and
+// under WaitSuccess tasks that failed.
+func (g *TaskGroup[T]) Completed() *Task[T] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.completed
+}
+
+// Result returns the Result of the task that Completed returns. If there is no such task,
+// the error is [ErrNoTaskCompleted], under WaitSuccess joined with the Failures as by
+// [errors.Join]. Before the group has been joined, the error is [ErrNotJoined].
+func (g *TaskGroup[T]) Result() (value T, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !g.joined:
+		return value, ErrNotJoined
+	case g.completed == nil:
+		return value, g.noneCompletedLocked()
+	}
+	return g.completed.value, g.completed.err
+}
+
+// noneCompletedLocked returns the error of Result if no task has completed.
+func (g *TaskGroup[T]) noneCompletedLocked() error {
+	if len(g.failures) == 0 {
+		return ErrNoTaskCompleted
+	}
+	return errors.Join(append([]error{ErrNoTaskCompleted}, g.failures...)...)
+}
+
+// Err returns the error of the task that Completed returns, nil if there is no such task,
+// and [ErrNotJoined] before the group has been joined. If all tasks failed under
+// WaitSuccess, Err returns the error of Result. Under WaitAll, if one task has succeeded and
+// then another one fails, Err returns nil, and Errs has the error.
+func (g *TaskGroup[T]) Err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !g.joined:
+		return ErrNotJoined
+	case g.completed != nil:
+		return g.completed.err
+	case len(g.failures) > 0:
+		return g.noneCompletedLocked()
+	}
+	return nil
+}
+
+// Failures returns the errors of the tasks that failed under [WaitSuccess] before another
+// task succeeded, in the order in which the tasks failed. The errors of tasks that were
+// cancelled since one has succeeded are not among them, nor those of daemons and of
+// tasks taken by NextDone. Under the other policies the result is nil. Retain is not needed.
+func (g *TaskGroup[T]) Failures() []error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.failures)
+}
+
+// Results returns the results of all tasks, daemons excepted, in the order in which the
+// tasks were added. If a task has failed or was cancelled, the error is that of the first
+// such task. Without Retain, Results is empty. Before the group has been joined, the error
+// is [ErrNotJoined].
+func (g *TaskGroup[T]) Results() ([]T, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.joined {
+		return nil, ErrNotJoined
+	}
+	results := make([]T, len(g.retained))
+	for i, t := range g.retained {
+		if t.err != nil {
+			return nil, t.err
+		}
+		results[i] = t.value
+	}
+	return results, nil
+}
+
+// Errs returns the errors of all tasks, daemons excepted, in the order in which the tasks
+// were added, nil for each task that succeeded. Without Retain, Errs is empty. Before the
+// group has been joined, the result is nil.
+func (g *TaskGroup[T]) Errs() []error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.joined {
+		return nil
+	}
+	errs := make([]error, len(g.retained))
+	for i, t := range g.retained {
+		errs[i] = t.err
+	}
+	return errs
 }
