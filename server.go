@@ -456,9 +456,7 @@ func (srv *Server) Close() error {
 	for _, s := range live {
 		s.end(ErrServerClosed, closeGrace)
 	}
-	for _, s := range live {
-		s.flush()
-	}
+	flush(live...)
 	return nil
 }
 

@@ -404,7 +404,7 @@ func (s *Session) Close() error {
 // close is Close, for the cause given.
 func (s *Session) close(cause error) {
 	s.end(cause, closeGrace)
-	s.flush()
+	flush(s)
 }
 
 // runsHandlerOf reports whether ctx is made from the context of a handler that runs.
