@@ -136,9 +136,11 @@ func (s *Session) notify(ctx context.Context, from sender, method string, params
 // logged.
 func (s *Session) mention(method string, params any, failed string) bool {
 	err := s.notify(context.Background(), fromNobody, method, params)
-	if err != nil && !errors.Is(err, ErrClosed) {
+	if err != nil && !errors.Is(err, ErrClosed) && s.log.Handler() != slog.DiscardHandler {
+		attrs := []slog.Attr{errorAttr(err)}
+		size := recordSize(failed, attrs)
 		s.lock()
-		s.note(slog.LevelWarn, failed, slog.Any("error", err))
+		s.noteOfSizeLocked(size, slog.LevelWarn, failed, attrs)
 		s.unlock()
 	}
 	return err == nil

@@ -311,26 +311,36 @@ func (s *Session) mayStartLocked() bool {
 // session that handles what s.in.handling says. If not, the session is blocked until
 // unblockSessions finds room for the request, which is reserved for the session. Callers
 // must hold s.mu.
+//
+// While all handlers of the session wait for replies of its peer, which may ask before it
+// replies, only what other sessions handle counts.
 func (l *load) mayHandle(s *Session, size int) bool {
+	tied, own := s.in.running > 0 && s.in.running <= s.pressure.tied, 0
+	if tied {
+		own = s.in.handling
+	}
 	fits := func() bool {
 		all := int(l.handling.Load()) - s.in.reserved
-		return all == 0 || all+size <= l.handlingLimit || s.fitsShare(size)
+		return all == 0 || all-own+size <= l.handlingLimit || s.fitsShare(size)
 	}
 	switch {
 	case size == 0:
 		return true
-	case s.in.blocked:
+	case s.in.blocked && !tied:
 		return false
 	case fits():
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	s.in.tiedHandling = own
 	if fits() { // the last handler may have returned just now
 		return true
 	}
-	s.in.blocked, s.in.needs = true, size
-	l.blocked = append(l.blocked, s)
+	if !s.in.blocked {
+		s.in.blocked, s.in.needs = true, size
+		l.blocked = append(l.blocked, s)
+	}
 	return false
 }
 
@@ -375,7 +385,7 @@ func (l *load) unblockSessions(own *Session) {
 	}
 	l.blocked = slices.DeleteFunc(l.blocked, func(s *Session) bool {
 		all := int(l.handling.Load())
-		if room := l.handlingLimit - all; room < minHandling && all > 0 && s != own {
+		if room := l.handlingLimit - all + s.in.tiedHandling; room < minHandling && all > 0 && s != own {
 			return false
 		} else if size := s.in.needs; all == 0 || size <= room || s == own && s.fitsShare(size) {
 			l.handling.Add(int64(size))
@@ -430,10 +440,10 @@ func (s *Session) wakeWorkerLocked() {
 }
 
 // wakeAfterWriteLocked calls a worker if the next request has waited for the outbox to
-// be empty. Callers must hold s.mu.
+// be empty, as in mayStartLocked. Callers must hold s.mu.
 func (s *Session) wakeAfterWriteLocked() {
 	s.owner.Check()
-	if s.in.count > 0 && s.in.running == 0 && s.out.size() == 0 {
+	if s.in.count > 0 && s.in.running <= s.pressure.tied && s.out.size() == 0 {
 		s.wakeWorkerLocked()
 	}
 }

@@ -480,6 +480,7 @@ func (l Limits) resolved(role Role) Limits {
 	rate(&l.CostDecay, l.CostHard/3600)
 	rate(&l.CostPerByte, 1./100000)
 	rate(&l.CostError, 100)
+	rate(&l.CostHandlerError, 0)
 	if l.CostDelay == 0 {
 		l.CostDelay = 2 * time.Second
 	}

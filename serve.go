@@ -397,17 +397,11 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	p := s.Protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
-		attr := errorAttr(err) // before the lock is held: the codec may be the user's
-		s.lock()
-		s.notePeerLocked(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.String("code", strconv.Itoa(e.Code)), attr)
-		s.unlock()
+		s.notePeer(slog.LevelError, "data of an error cannot be encoded, and is left out", slog.String("code", strconv.Itoa(e.Code)), errorAttr(err))
 		sc.msg, err = p.AppendError(sc.msg[:0], id, &Error{Code: e.Code, Message: e.Message}, s.codec)
 	}
 	if err != nil {
-		attr := errorAttr(err) // before the lock is held: the codec may be the user's
-		s.lock()
-		s.notePeerLocked(slog.LevelError, "error cannot be encoded", attr)
-		s.unlock()
+		s.notePeer(slog.LevelError, "error cannot be encoded", errorAttr(err))
 	}
 	return err == nil
 }
@@ -420,10 +414,7 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 		return
 	}
 	if err := s.frameError(sc, e); err != nil {
-		attr := errorAttr(err) // before the lock is held: the framer may be the user's
-		s.lock()
-		defer s.unlock()
-		s.notePeerLocked(slog.LevelError, "error cannot be framed", attr)
+		s.notePeer(slog.LevelError, "error cannot be framed", errorAttr(err))
 		return
 	}
 	_ = s.postFramed(context.Background(), nil, sc, from, nil) // fails only if the session ends

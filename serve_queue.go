@@ -38,6 +38,8 @@ type inbox struct {
 	blocked  bool // until the server handles fewer bytes; see load
 	needs    int  // the bytes of the request for which it is blocked, or was
 	reserved int  // of these, for a worker that has not looked yet
+
+	tiedHandling int // of handling, what does not count for a blocked session; guarded by load.mu
 }
 
 // entry is what waits in an inbox as one: a call, or a batch of them.

@@ -77,7 +77,8 @@ type Server struct {
 	// 16 MiB: decoded into values of type any, JSON takes up to 17 times as much, and
 	// MessagePack, whose maps count nothing more, up to 170 times. Beyond, the requests of sessions that have
 	// more than their share (the limit divided by their number) wait until others have
-	// been handled.
+	// been handled. While all handlers of a session wait for replies of its peer, which may
+	// ask before it replies, their own requests do not count for it.
 	MaxHandledBytes int
 	// ShutdownTimeout is how long sessions have to finish what is under way when the
 	// context of ListenAndServe or ServeContext ends. Default 30 s. Then those that are
@@ -455,9 +456,7 @@ func (srv *Server) Close() error {
 	for _, s := range live {
 		s.end(ErrServerClosed, closeGrace)
 	}
-	for _, s := range live {
-		s.flush()
-	}
+	flush(live...)
 	return nil
 }
 

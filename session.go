@@ -404,5 +404,5 @@ func (s *Session) Close() error {
 // close is Close, for the cause given.
 func (s *Session) close(cause error) {
 	s.end(cause, closeGrace)
-	s.flush()
+	flush(s)
 }

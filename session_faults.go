@@ -442,12 +442,16 @@ func (s *Session) explain(err error) error {
 	case like != "":
 		err = fmt.Errorf("%w; the input looks like %s", err, like)
 	}
-	attr := errorAttr(err) // before the lock is held: the connection may be the user's
+	if len(input) == 0 || s.log.Handler() == slog.DiscardHandler {
+		return err
+	}
+	const msg = "the input ended within a message"
+	attrs := []slog.Attr{slog.Int("bytes", len(input)), slog.String("begin", excerpt(input)), errorAttr(err)}
+	size := recordSize(msg, attrs)
 	s.lock()
 	defer s.unlock()
-	if len(input) > 0 && (like != "" || s.state < stateClosing) {
-		s.note(slog.LevelWarn, "the input ended within a message", slog.Int("bytes", len(input)),
-			slog.String("begin", excerpt(input)), attr)
+	if like != "" || s.state < stateClosing {
+		s.noteOfSizeLocked(size, slog.LevelWarn, msg, attrs)
 	}
 	return err
 }

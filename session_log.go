@@ -25,10 +25,19 @@ const maxNotes = 64
 // is for what happens once or twice in a session; the sessions of a server have a budget
 // for that. It is called under the lock.
 func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
-	if s.log.Handler() == slog.DiscardHandler || s.state == stateDone {
+	if s.log.Handler() != slog.DiscardHandler {
+		s.noteOfSizeLocked(recordSize(msg, attrs), level, msg, attrs)
+	}
+}
+
+// noteOfSizeLocked is note for a record of the given size, as recordSize has it. For errors
+// that may be the user's, callers have asked for it before they took the lock.
+func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+	s.owner.Check()
+	if s.state == stateDone {
 		return
 	}
-	if l := s.load.logs; l == nil || s.takeServerLogLocked(&l.notices, recordSize(msg, attrs), 0, 1) {
+	if l := s.load.logs; l == nil || s.takeServerLogLocked(&l.notices, size, 0, 1) {
 		s.queueNoteLocked(level, msg, attrs)
 	}
 }
@@ -122,12 +131,23 @@ func (s *Session) takeLogLocked(level slog.Level, size int) bool {
 
 // notePeerLocked is note for what a peer can cause as often as it likes. Records for
 // which the budget has no room are only counted. Attributes have no errors but this
-// package's own, and those of bounded.Error.
+// package's own: the text of any other is the user's code.
 func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Attr) {
 	s.owner.Check()
 	if s.log.Handler() != slog.DiscardHandler {
 		s.noteSizedLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
+}
+
+// notePeer is notePeerLocked for attributes with any errors. Callers must not hold s.mu.
+func (s *Session) notePeer(level slog.Level, msg string, attrs ...slog.Attr) {
+	if s.log.Handler() == slog.DiscardHandler {
+		return
+	}
+	size := recordSize(msg, attrs)
+	s.lock()
+	s.noteSizedLocked(size, level, msg, attrs)
+	s.unlock()
 }
 
 func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {

@@ -374,9 +374,31 @@ func (s *Session) writeLoop() {
 // flushLimit is how long Close waits for the writer, which has nothing to wait for.
 const flushLimit = 100 * time.Millisecond
 
-// flush waits until the writer has written what is queued, as long as the connection
-// takes it without waiting for the peer. It is called when the session is closing.
-func (s *Session) flush() {
+// flush waits until the writers of sessions that are closing have written what is queued,
+// as long as the connections take it without waiting for their peers.
+func flush(sessions ...*Session) {
+	timer := time.NewTimer(flushLimit) // for all of them: they write at the same time
+	defer timer.Stop()
+	for _, s := range sessions {
+		s.startFlush()
+	}
+	for _, s := range sessions {
+		s.lock()
+		flushed := s.out.flushed
+		s.unlock()
+		if flushed == nil {
+			continue
+		}
+		select {
+		case <-flushed:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// startFlush has endFlush called when flush need not wait for the session any more.
+func (s *Session) startFlush() {
 	s.lock()
 	size := s.out.size()
 	s.unlock()
@@ -384,21 +406,10 @@ func (s *Session) flush() {
 		return
 	}
 	s.lock()
-	if s.state != stateClosing || s.out.size() == 0 {
-		s.unlock()
-		return
-	}
-	if s.out.flushed == nil {
+	if s.state == stateClosing && s.out.size() > 0 && s.out.flushed == nil {
 		s.out.flushed = make(chan struct{})
 	}
-	flushed := s.out.flushed
 	s.unlock()
-	timer := time.NewTimer(flushLimit)
-	defer timer.Stop()
-	select {
-	case <-flushed:
-	case <-timer.C:
-	}
 }
 
 // endFlush ends what flush waits for.
