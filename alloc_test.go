@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 )
 
 // TestCallAllocs bounds the allocations of a small call over TCP, both ends
 // together, the caller's own (three: the Args, their conversion, the result) included.
 func TestCallAllocs(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector makes sync.Pool forget at random")
 	}
 	raw := rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {

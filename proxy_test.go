@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -296,7 +297,7 @@ func bindTo[T any](t *testing.T, s *rpcx.Session, a, b T) {
 
 // A call through a bound function costs little more than Session.Call.
 func TestBindProxyAllocs(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector makes sync.Pool forget at random")
 	}
 	server := rpcx.ExposeMap(map[string]any{

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -224,7 +225,7 @@ func TestRouterChangesWhileItServes(t *testing.T) {
 }
 
 func TestRouterLookupAllocatesNothing(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	root, _, _, _ := tree(t)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 )
 
 // stuck is a reader and a writer that waits until it is released, whatever is
@@ -159,7 +160,7 @@ func TestStdioOutlivesItsReader(t *testing.T) {
 // childRuns is how often a child process is run that may fail once in a while. With the
 // race detector each takes a second to start.
 func childRuns() int {
-	if raceEnabled || testing.Short() {
+	if race.Enabled || testing.Short() {
 		return 3
 	}
 	return 8

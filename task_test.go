@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 )
 
 func TestATasksContext(t *testing.T) {
@@ -150,7 +151,7 @@ func TestFinishedTasksAreReleased(t *testing.T) {
 		return stats.HeapAlloc
 	}
 	tasks := 1_000_000
-	if raceEnabled {
+	if race.Enabled {
 		tasks = 50_000
 	}
 	for _, test := range []struct {
@@ -206,7 +207,7 @@ func TestFinishedTasksAreReleased(t *testing.T) {
 // TestTaskAllocs bounds the allocations of a task that does nothing, those of the
 // function that is passed and of the group, a hundredth each, included.
 func TestTaskAllocs(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	const tasks = 100
