@@ -2,6 +2,7 @@ package rpcx_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -19,7 +20,24 @@ const sumCall, sumReply = `{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1
 
 // adding returns the options of a server that adds.
 func adding() *rpcx.Options {
-	return &rpcx.Options{Role: rpcx.RoleServer, Handler: methods{"add": transcriptMethods["add"]}}
+	return &rpcx.Options{Role: rpcx.RoleServer, Handler: methods{"add": add}}
+}
+
+// add answers with the sum of the request's arguments, which are integers.
+func add(_ context.Context, req *rpcx.Request) (any, error) {
+	var terms []json.Number
+	if err := req.Bind(&terms); err != nil {
+		return nil, err
+	}
+	sum := int64(0)
+	for _, term := range terms {
+		n, err := term.Int64()
+		if err != nil {
+			return nil, rpcx.InvalidParams("%s is no integer", term)
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 func TestBlankLinesArePassedOver(t *testing.T) {

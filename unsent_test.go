@@ -73,6 +73,8 @@ func TestErrorsOfWhatIsNotSent(t *testing.T) {
 	}
 }
 
+var errPacked = &rpcx.ProtocolError{Code: rpcx.CodeParseError, Message: "not packed"}
+
 // refusing is a protocol of another package, which has no calls.
 type refusing struct{ rpcx.Protocol }
 

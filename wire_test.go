@@ -2,9 +2,11 @@ package rpcx_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -232,4 +234,71 @@ func isDone(f *rpcx.Future) bool {
 	default:
 		return false
 	}
+}
+
+// wired joins two sessions by a net.Pipe, whatever their framer and protocol.
+func wired(a, b *rpcx.Options) (*rpcx.Session, *rpcx.Session) {
+	near, far := net.Pipe()
+	return rpcx.NewSession(near, a), rpcx.NewSession(far, b)
+}
+
+// socketed joins two sessions by a connection that keeps messages apart.
+func socketed(a, b *rpcx.Options) (*rpcx.Session, *rpcx.Session) {
+	near, far := newSockets()
+	return rpcx.NewMessageSession(near, a), rpcx.NewMessageSession(far, b)
+}
+
+// socket is one end of a connection that keeps messages apart, like a WebSocket.
+// What it has returned is overwritten as soon as it may be.
+type socket struct {
+	in  <-chan []byte
+	out chan<- []byte
+	buf []byte
+
+	bad           chan struct{} // a message was lost
+	closed, other chan struct{}
+	once          *sync.Once
+}
+
+// newSockets returns the two ends.
+func newSockets() (a, b *socket) {
+	up, down := make(chan []byte), make(chan []byte)
+	aClosed, bClosed := make(chan struct{}), make(chan struct{})
+	bad := make(chan struct{})
+	return &socket{down, up, nil, bad, aClosed, bClosed, new(sync.Once)}, &socket{up, down, nil, bad, bClosed, aClosed, new(sync.Once)}
+}
+
+func (s *socket) ReadMessage() ([]byte, error) {
+	for i := range s.buf {
+		s.buf[i] = '!'
+	}
+	select {
+	case msg := <-s.in:
+		s.buf = append(s.buf[:0], msg...)
+		return s.buf, nil
+	case <-s.bad:
+		return nil, &rpcx.FrameError{Message: "a binary message", Recoverable: true}
+	case <-s.other:
+		return nil, io.EOF
+	case <-s.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (s *socket) WriteMessages(msgs [][]byte) error {
+	for _, msg := range msgs {
+		select {
+		case s.out <- bytes.Clone(msg):
+		case <-s.other:
+			return io.ErrClosedPipe
+		case <-s.closed:
+			return net.ErrClosed
+		}
+	}
+	return nil
+}
+
+func (s *socket) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
 }

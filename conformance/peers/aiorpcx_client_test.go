@@ -1,11 +1,4 @@
-package rpcx_test
-
-// The tests named TestInterop… have other people's programs as peers: aiorpcX,
-// which does in Python what this library does in Go, and jayson. Where a peer is
-// not installed they are skipped. RPCX_INTEROP=require makes them fail then, and
-// RPCX_INTEROP=skip skips them in any case. Here the peers are clients;
-// interop_server_test.go has a server. (Other Go libraries are the peers in the
-// module interop.)
+package peers
 
 import (
 	"context"

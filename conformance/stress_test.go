@@ -1,4 +1,4 @@
-package rpcx_test
+package conformance
 
 import (
 	"context"

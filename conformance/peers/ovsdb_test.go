@@ -1,6 +1,6 @@
 //go:build unix
 
-package rpcx_test
+package peers
 
 import (
 	"bytes"

@@ -1,7 +1,7 @@
 // Package interop tests rpcx with other people's packages at the other end of a
 // TCP connection: github.com/creachadair/jrpc2, and for plain messages
 // github.com/btcsuite/btcd/wire. It is a module of its own, so that rpcx does not
-// depend on them. (The tests with peers that are not in Go are beside rpcx's own.)
+// depend on them. (Package peers has the tests with peers that are not in Go.)
 package interop
 
 import (

@@ -1,8 +1,8 @@
-module example.com/rpcx/interop
+module example.com/rpcx/conformance/interop
 
 go 1.26.0
 
-replace example.com/rpcx => ../
+replace example.com/rpcx => ../../
 
 require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
