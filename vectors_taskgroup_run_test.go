@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
@@ -106,7 +106,7 @@ func (r *groupRunner) body(ctx context.Context) error {
 		want := r.c.Expect.Actions[i]
 		// The original goes on listing daemons that have finished.
 		want.Daemons = slices.DeleteFunc(slices.Clone(want.Daemons), r.ended)
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := gocmp.Diff(want, got); diff != "" {
 			r.Errorf("action %d, want (-) and got (+):\n%s", i, diff)
 		}
 		if op.Op == "raise" || errors.Is(err, context.Canceled) {
@@ -354,10 +354,10 @@ func (r *groupRunner) check(mainErr error) {
 			states[name] = map[string]any{"returned": value}
 		}
 	}
-	if diff := cmp.Diff(want.TasksThen, states); diff != "" {
+	if diff := gocmp.Diff(want.TasksThen, states); diff != "" {
 		r.Errorf("tasks, want (-) and got (+):\n%s", diff)
 	}
-	if diff := cmp.Diff(want.TaskEnd, ends); diff != "" {
+	if diff := gocmp.Diff(want.TaskEnd, ends); diff != "" {
 		r.Errorf("ends, want (-) and got (+):\n%s", diff)
 	}
 
@@ -405,7 +405,7 @@ func (r *groupRunner) checkValue(what string, want groupValue, value any, err er
 		return
 	}
 	sorted := cmpopts.SortSlices(func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-	if err == nil && !cmp.Equal(want.Value, value, sorted) {
+	if err == nil && !gocmp.Equal(want.Value, value, sorted) {
 		r.Errorf("%s: got %v, want %v", what, value, want.Value)
 	}
 }
