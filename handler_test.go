@@ -8,12 +8,18 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
+	"github.com/google/go-cmp/cmp"
 )
 
 // query is a function's only parameter, whose fields are the arguments.
@@ -509,5 +515,615 @@ func BenchmarkFunc(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// slowValue is decoded while the gate is closed.
+type slowValue struct{}
+
+var slowDecoding struct {
+	entered       chan struct{}
+	open          chan struct{}
+	running, most atomic.Int64
+}
+
+func (*slowValue) UnmarshalJSON([]byte) error {
+	d := &slowDecoding
+	running := d.running.Add(1)
+	for most := d.most.Load(); running > most && !d.most.CompareAndSwap(most, running); most = d.most.Load() {
+	}
+	d.entered <- struct{}{}
+	<-d.open
+	d.running.Add(-1)
+	return nil
+}
+
+// Large params are decoded by fewer goroutines than there are processors, so that small
+// requests do not wait for them.
+func TestLargeParamsAreDecodedInTurn(t *testing.T) {
+	const calls = 40
+	for name, handler := range map[string]rpcx.Handler{
+		"Func":          rpcx.Func(func(slowValue) {}),
+		"Func of a map": rpcx.Func(func(map[string]slowValue) {}),
+		"Bind": rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			return nil, req.Params.Bind(&struct{ V *slowValue }{})
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &slowDecoding
+			d.entered, d.open = make(chan struct{}, calls), make(chan struct{})
+			d.running.Store(0)
+			d.most.Store(0)
+			router := rpcx.NewRouter()
+			router.Handle("slow", handler)
+			router.Handle("small", rpcx.Func(func(n int) int { return n }, "n"))
+			opts := &rpcx.Options{Handler: router, Limits: rpcx.Limits{Concurrency: 2 * calls}}
+			client, server := rpcx.Pipe(nil, opts)
+			defer func() {
+				client.Close()
+				<-client.Done()
+				<-server.Done()
+			}()
+			args := map[string]string{"v": strings.Repeat("x", 64<<10)}
+			var params any = args
+			if name == "Func" {
+				params = rpcx.Args{args["v"]}
+			}
+			var futures []*rpcx.Future
+			for range calls {
+				futures = append(futures, client.Go(t.Context(), "slow", params))
+			}
+			slots := int64(max(1, runtime.GOMAXPROCS(0)-1))
+			for range slots {
+				<-d.entered
+			}
+			for n := range 100 {
+				if got, err := rpcx.Call[int](t.Context(), client, "small", rpcx.Args{n}); got != n || err != nil {
+					t.Fatalf("a small request: %d, %v", got, err)
+				}
+			}
+			close(d.open)
+			for _, f := range futures {
+				if err := f.Wait(t.Context(), nil); err != nil {
+					t.Error(err)
+				}
+			}
+			if most := d.most.Load(); most > slots {
+				t.Errorf("%d were decoded at once, with %d slots", most, slots)
+			}
+		})
+	}
+}
+
+// Editors send "params":null with "shutdown" and "exit".
+func TestNullParamsAreNone(t *testing.T) {
+	for name, test := range map[string]struct {
+		protocol rpcx.Protocol
+		say      string
+		want     string
+	}{
+		"in JSON-RPC 2.0":           {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"none","params":null,"id":1}`, `{"jsonrpc":"2.0","result":"ok","id":1}`},
+		"in JSON-RPC 1.0":           {rpcx.JSONRPCv1, `{"method":"none","params":null,"id":1}`, `{"result":"ok","error":null,"id":1}`},
+		"in a loose mix":            {rpcx.JSONRPCLoose, `{"method":"none","params":null,"id":1}`, `{"jsonrpc":"2.0","result":"ok","id":1}`},
+		"with detection":            {rpcx.JSONRPCAutoDetect, `{"jsonrpc":"1.0","method":"none","params":null,"id":1}`, `{"result":"ok","error":null,"id":1}`},
+		"before the other members":  {rpcx.JSONRPCv2, `{"params" : null,"id":1,"method":"none","jsonrpc":"2.0"}`, `{"jsonrpc":"2.0","result":"ok","id":1}`},
+		"in a batch":                {rpcx.JSONRPCv2, `[{"jsonrpc":"2.0","method":"none","params":null,"id":1}]`, `[{"jsonrpc":"2.0","result":"ok","id":1}]`},
+		"for a variadic parameter":  {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"sum","params":null,"id":1}`, `{"jsonrpc":"2.0","result":0,"id":1}`},
+		"for a struct, whose field": {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"struct","params":null,"id":1}`, `{"jsonrpc":"2.0","error":{"code":-32602,"message":"method \"struct\" requires parameter \"name\""},"id":1}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				router := rpcx.NewRouter()
+				router.Handle("none", rpcx.Func(func() string { return "ok" }))
+				router.Handle("sum", rpcx.Func(func(terms ...int) int { return len(terms) }))
+				router.Handle("struct", rpcx.Func(func(params struct {
+					Name string `json:"name"`
+				}) string {
+					return params.Name
+				}))
+				_, w := newWire(t, &rpcx.Options{Protocol: test.protocol, Handler: router})
+				w.say(test.say)
+				w.expect(test.want)
+			})
+		})
+	}
+}
+
+// Whoever polls with null params was cut off for the cost of ninety errors.
+func TestNullParamsCostNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		handled := 0
+		s, w := newServed(t, handling(methods{"poll": func(_ context.Context, req *rpcx.Request) (any, error) {
+			if req.Params.Positional != nil || req.Params.Named != nil {
+				t.Errorf("the params are %+v", req.Params)
+			}
+			handled++
+			return nil, nil
+		}}))
+		for range 200 {
+			w.say(`{"jsonrpc":"2.0","method":"poll","params":null}`)
+			synctest.Wait()
+		}
+		live(t, s)
+		if stats := s.Stats(); handled != 200 || stats.Errors != 0 || stats.Cost > 1 {
+			t.Errorf("%d were handled, with %d errors at a cost of %v", handled, stats.Errors, stats.Cost)
+		}
+	})
+}
+
+func TestStrictParams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := handling(methods{"reply": reply})
+		opts.StrictParams = true
+		opts.Limits.Concurrency = 1 // the replies are in the order of the requests
+		s, w := newWire(t, opts)
+		w.say(`{"jsonrpc":"2.0","method":"reply","params":null,"id":1}`, `[{"jsonrpc":"2.0","method":"reply","params":null,"id":2}]`,
+			`{"jsonrpc":"2.0","method":"reply","id":3}`, `{"jsonrpc":"2.0","method":"reply","params":[null],"id":4}`)
+		const null = `{"jsonrpc":"2.0","error":{"code":-32602,"message":"invalid request arguments: null"},"id":`
+		w.expect(null+`1}`, `[`+null+`2}]`, `{"jsonrpc":"2.0","result":null,"id":3}`, `{"jsonrpc":"2.0","result":null,"id":4}`)
+		if n := s.Stats().Errors; n != 2 {
+			t.Errorf("%d errors are counted", n)
+		}
+		if s.Protocol() != rpcx.JSONRPCv2 {
+			t.Errorf("the protocol has become %v", s.Protocol())
+		}
+	})
+}
+
+func TestStrictParamsWithoutASession(t *testing.T) {
+	for name, test := range map[string]struct {
+		protocol rpcx.Protocol
+		message  string
+		strict   rpcx.Kind
+	}{
+		"null in 2.0":           {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"m","params":null,"id":1}`, rpcx.KindInvalid},
+		"null in a loose mix":   {rpcx.JSONRPCLoose, `{"method":"m","params":null,"id":1}`, rpcx.KindInvalid},
+		"null with detection":   {rpcx.JSONRPCAutoDetect, `{"jsonrpc":"2.0","method":"m","params":null,"id":1}`, rpcx.KindInvalid},
+		"null in 1.0":           {rpcx.JSONRPCv1, `{"method":"m","params":null,"id":1}`, rpcx.KindInvalid},
+		"nothing in 1.0":        {rpcx.JSONRPCv1, `{"method":"m","id":1}`, rpcx.KindInvalid},
+		"nothing in 2.0":        {rpcx.JSONRPCv2, `{"jsonrpc":"2.0","method":"m","id":1}`, rpcx.KindRequest},
+		"an empty list in both": {rpcx.JSONRPCv1, `{"method":"m","params":[],"id":1}`, rpcx.KindRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m rpcx.Message
+			for _, strict := range []bool{false, true, true, false} {
+				m.StrictParams = strict
+				test.protocol.Decode(&m, []byte(test.message), 0)
+				want := rpcx.KindRequest
+				if strict {
+					want = test.strict
+				}
+				if m.Kind() != want || m.StrictParams != strict {
+					t.Errorf("strict %v: got %v %v, want %v", strict, m.Kind(), m.Items[0].Err, want)
+				}
+			}
+		})
+	}
+}
+
+// says is a handler that answers with a text.
+func says(text string) rpcx.Handler { return rpcx.Func(func() string { return text }) }
+
+// mount mounts routers, which works.
+func mount(t *testing.T, r *rpcx.Router, name string, sub *rpcx.Router) {
+	t.Helper()
+	if err := r.Mount(name, sub); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tree returns a router in which a, b and c hang one below the other. Each has a
+// method get.
+func tree(t *testing.T) (root, a, b, c *rpcx.Router) {
+	t.Helper()
+	var routers [4]*rpcx.Router
+	for i := range routers {
+		routers[i] = rpcx.NewRouter()
+		routers[i].Handle("get", says(fmt.Sprint("level ", i)))
+		if i > 0 {
+			mount(t, routers[i-1], string("abc"[i-1]), routers[i])
+		}
+	}
+	return routers[0], routers[1], routers[2], routers[3]
+}
+
+func TestRouterPaths(t *testing.T) {
+	root, a, _, c := tree(t)
+	root.Handle("a/b/special", says("a whole name"))
+	root.Handle("dotted.name", says("dotted"))
+	slashed := rpcx.NewRouter()
+	slashed.Handle("get", says("slashed"))
+	mount(t, a, "x/y", slashed)
+	client, _ := newPipe(t, nil, &rpcx.Options{Handler: root})
+	for _, test := range []struct{ sentence, path, result, message string }{
+		{"a method at the root", "get", "level 0", ""},
+		{"one below", "a/get", "level 1", ""},
+		{"three below", "a/b/c/get", "level 3", ""},
+		{"dots are as good", "a.b.c.get", "level 3", ""},
+		{"dots and slashes may be mixed", "a.b/c.get", "level 3", ""},
+		{"the whole name comes first", "a/b/special", "a whole name", ""},
+		{"so a name may have a dot in it", "dotted.name", "dotted", ""},
+		{"a router's name may have a slash in it", "a/x/y/get", "slashed", ""},
+		{"no such method", "put", "", `unknown method "put"`},
+		{"no such method below", "a/b/put", "", `unknown method "a/b/put": Name "put" not found in "a/b"`},
+		{"no such service", "a/z/get", "", `unknown method "a/z/get": Name "z" not found in "a"`},
+		{"nothing is within a method", "a/get/x", "", `unknown method "a/get/x": Name "x" not found in "a/get"`},
+		{"an empty name", "a//get", "", `unknown method "a//get": Name "" not found in "a"`},
+		{"an empty name at the end", "a/get/", "", `unknown method "a/get/": Name "" not found in "a/get"`},
+		{"no name at all", "", "", `unknown method ""`},
+		{"a service is no method", "a/b", "", `unknown method "a/b": "a/b" is a service and not a method`},
+	} {
+		t.Run(test.sentence, func(t *testing.T) {
+			got, err := rpcx.Call[string](t.Context(), client, test.path, nil)
+			if test.message != "" {
+				matches(t, err, rpcx.ErrMethodNotFound)
+				if e, ok := err.(*rpcx.Error); !ok || e.Message != test.message {
+					t.Errorf("error %v, want %q", err, test.message)
+				}
+			} else if err != nil || got != test.result {
+				t.Errorf("got %q, %v; want %q", got, err, test.result)
+			}
+		})
+	}
+	if path := c.Path(); path != "a/b/c" || c.Parent().Path() != "a/b" || root.Path() != "" {
+		t.Errorf("the path of c is %q, of its parent %q, of the root %q", path, c.Parent().Path(), root.Path())
+	}
+}
+
+func TestRouterResolve(t *testing.T) {
+	root, _, _, c := tree(t)
+	if h, err := root.Resolve("a/b/c"); h != c || err != nil {
+		t.Errorf("resolved to %v, %v; want the router c", h, err)
+	}
+	if h, err := root.Resolve("a/b/get"); h == nil || err != nil {
+		t.Errorf("resolved to %v, %v; want the method", h, err)
+	}
+	for path, message := range map[string]string{
+		"a/z": `Name "z" not found in "a"`,
+		"a.b": `Name "a.b" not found in ""`, // dots are of JSON-RPC
+		"":    `Name "" not found in ""`,
+	} {
+		_, err := root.Resolve(path)
+		matches(t, err, rpcx.ErrMethodNotFound)
+		if e, ok := err.(*rpcx.Error); !ok || e.Message != message {
+			t.Errorf("%q: error %v, want %q", path, err, message)
+		}
+	}
+}
+
+func TestRouterHasOneParent(t *testing.T) {
+	root, a, b, _ := tree(t)
+	alone := rpcx.NewRouter()
+	for _, test := range []struct {
+		sentence, name string
+		into, sub      *rpcx.Router
+		want           string
+	}{
+		{"mounted already", "x", root, b, `mounted already, as "a/b"`},
+		{"mounted there already", "x", a, b, "mounted already"},
+		{"within itself", "x", alone, alone, "within itself"},
+		{"within what is within it", "x", b, root, "within itself"},
+		{"under a name that is taken", "get", root, alone, "taken"},
+		{"without a name", "", root, alone, "needed"},
+		{"nothing", "x", root, nil, "needed"},
+	} {
+		if err := test.into.Mount(test.name, test.sub); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %q", test.sentence, err, test.want)
+		}
+	}
+	if !root.Remove("a") || root.Remove("a") || a.Parent() != nil || b.Path() != "b" {
+		t.Error("a is not removed just once")
+	}
+	mount(t, alone, "moved", a)
+	if b.Path() != "moved/b" {
+		t.Errorf("the path of b is %q", b.Path())
+	}
+}
+
+func TestRouterPathOf(t *testing.T) {
+	root, a, _, c := tree(t)
+	svc, twin := new(counter), new(counter)
+	mount(t, c, "count", rpcx.Expose[counting](svc))
+	slashed := rpcx.NewRouter()
+	mount(t, a, "/with/slashes", slashed)
+	for _, test := range []struct {
+		sentence string
+		from     *rpcx.Router
+		service  any
+		path     string
+		ok       bool
+	}{
+		{"a router", root, c, "a/b/c", true},
+		{"itself", a, a, "", true},
+		{"from the middle of the tree", a, c, "b/c", true},
+		{"not what is above", c, a, "", false},
+		{"a name that begins with a slash", a, slashed, "/with/slashes", true},
+		{"a service", root, svc, "a/b/c/count", true},
+		{"a service from the middle", c, svc, "count", true},
+		{"one that is not there", root, twin, "", false},
+		{"no service at all", root, []int{1}, "", false},
+		{"nothing", root, nil, "", false},
+		{"no router", root, (*rpcx.Router)(nil), "", false},
+	} {
+		if path, ok := test.from.PathOf(test.service); path != test.path || ok != test.ok {
+			t.Errorf("%s: %q, %v", test.sentence, path, ok)
+		}
+	}
+	again := rpcx.Expose[counting](svc)
+	mount(t, root, "again", again)
+	a.Remove("b")
+	if path, ok := root.PathOf(svc); path != "again" || !ok {
+		t.Errorf("exposed twice, removed once: %q, %v", path, ok)
+	}
+	root.Remove("again")
+	if path, ok := root.PathOf(svc); ok {
+		t.Errorf("removed, but still at %q", path)
+	}
+}
+
+func TestRouterMethods(t *testing.T) {
+	root, _, b, _ := tree(t)
+	b.Handle("zap", says(""))
+	want := []string{"a/b/c/get", "a/b/get", "a/b/zap", "a/get", "get"}
+	if diff := cmp.Diff(want, slices.Collect(root.Methods())); diff != "" {
+		t.Error(diff)
+	}
+	for range b.Methods() {
+		b.Remove("zap") // no lock is held
+		break
+	}
+}
+
+// A tree may be changed, in any place and from both ends, while it serves.
+func TestRouterChangesWhileItServes(t *testing.T) {
+	root, a, b, _ := tree(t)
+	client, _ := newPipe(t, nil, &rpcx.Options{Handler: root, Limits: rpcx.Limits{CostOff: true}}) // for there are many errors
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Go(func() { // until stop
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			name := fmt.Sprint("more", i%10)
+			b.Handle(name, says(name))
+			a.Remove("b")
+			if err := b.Mount("a", a); err == nil {
+				b.Remove("a")
+			}
+			_ = a.Mount("b", b)
+			b.Remove(name)
+		}
+	})
+	for range 200 {
+		got, err := rpcx.Call[string](t.Context(), client, "a/b/get", nil)
+		if err != nil {
+			matches(t, err, rpcx.ErrMethodNotFound)
+		} else if got != "level 2" {
+			t.Errorf("got %q", got)
+		}
+		for range root.Methods() {
+		}
+		b.Path()
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestRouterLookupAllocatesNothing(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector allocates")
+	}
+	root, _, _, _ := tree(t)
+	if n := testing.AllocsPerRun(100, func() {
+		if h, err := root.Resolve("a/b/c/get"); h == nil || err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// A look-up that fails costs no more than the names that there are, however long
+// the path is.
+func TestRouterLongPath(t *testing.T) {
+	root, _, _, _ := tree(t)
+	_, err := root.Resolve(strings.Repeat("a/", 500_000))
+	matches(t, err, rpcx.ErrMethodNotFound)
+	_, err = root.Resolve(strings.Repeat("/", 500_000))
+	matches(t, err, rpcx.ErrMethodNotFound)
+}
+
+func TestRouterRefuses(t *testing.T) {
+	r := rpcx.NewRouter()
+	r.Handle("a", says(""))
+	for part, f := range map[string]func(){
+		"nil handler":      func() { r.Handle("b", nil) },
+		"second handler":   func() { r.Handle("a", says("")) },
+		"but mounted: sub": func() { r.Handle("sub", rpcx.NewRouter()) },
+	} {
+		panicsWith(t, part, f)
+	}
+}
+
+// panicsWith says that f panics with a text that contains part.
+func panicsWith(t *testing.T, part string, f func()) {
+	t.Helper()
+	defer func() {
+		t.Helper()
+		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), part) {
+			t.Errorf("panicked with %v, want %q", r, part)
+		}
+	}()
+	f()
+}
+
+// counting is what a counter exposes.
+type counting interface {
+	Add(ctx context.Context, n int) (int, error)
+	GetTotal() int
+}
+
+type counter struct {
+	Limit int
+	mu    sync.Mutex
+	total int
+}
+
+func (c *counter) Add(_ context.Context, n int) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.total+n > c.Limit {
+		return c.total, fmt.Errorf("over the limit of %d", c.Limit)
+	}
+	c.total += n
+	return c.total, nil
+}
+
+func (c *counter) GetTotal() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total
+}
+
+// Reset is not exposed.
+func (c *counter) Reset() { c.total = 0 }
+
+func TestExpose(t *testing.T) {
+	r := rpcx.Expose[counting](&counter{Limit: 10})
+	want := []string{"Add", "GetTotal", "add", "get_total"}
+	if diff := cmp.Diff(want, slices.Collect(r.Methods())); diff != "" {
+		t.Errorf("it has other methods than the interface:\n%s", diff)
+	}
+	client, _ := newPipe(t, nil, &rpcx.Options{Handler: r})
+	for method, params := range map[string]any{"Add": rpcx.Args{3}, "add": rpcx.Args{4}} {
+		if _, err := rpcx.Call[int](t.Context(), client, method, params); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+	if total, err := rpcx.Call[int](t.Context(), client, "get_total", nil); total != 7 || err != nil {
+		t.Errorf("the total is %d, %v; want 7", total, err)
+	}
+	for _, hidden := range []string{"Reset", "reset", "Limit", "limit"} {
+		err := client.Call(t.Context(), hidden, nil, nil)
+		matches(t, err, rpcx.ErrMethodNotFound)
+		if want := `"rpcx_test.counter.` + hidden + `" is not exposed`; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+	for _, absent := range []string{"mu", "total", "Nothing"} {
+		err := client.Call(t.Context(), absent, nil, nil)
+		matches(t, err, rpcx.ErrMethodNotFound)
+		if err == nil || strings.Contains(err.Error(), "exposed") {
+			t.Errorf("error %v tells of what is not exported", err)
+		}
+	}
+}
+
+func TestExposeRenames(t *testing.T) {
+	lower := func(name string) string { return strings.ToLower(name[:1]) + name[1:] }
+	r := rpcx.Expose[counting](&counter{}, lower)
+	want := []string{"Add", "GetTotal", "add", "getTotal"}
+	if diff := cmp.Diff(want, slices.Collect(r.Methods())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// names has methods whose names are hard to put in lower snake case.
+type names interface {
+	HTTPServer()
+	GetID()
+	ID()
+	Utf8Text()
+	A()
+	Snake_Case()
+}
+
+type named struct{}
+
+func (named) HTTPServer() {}
+func (named) GetID()      {}
+func (named) ID()         {}
+func (named) Utf8Text()   {}
+func (named) A()          {}
+func (named) Snake_Case() {}
+
+func TestExposeSnakeCase(t *testing.T) {
+	r := rpcx.Expose[names](named{})
+	var lower []string
+	for name := range r.Methods() {
+		if strings.ToLower(name) == name {
+			lower = append(lower, name)
+		}
+	}
+	want := []string{"a", "get_id", "http_server", "id", "snake_case", "utf8_text"}
+	if diff := cmp.Diff(want, lower); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What is not valid is refused when it is built, with the reason.
+func TestExposeRefuses(t *testing.T) {
+	type hidden interface{ hidden() }
+	mounted := rpcx.NewRouter()
+	mount(t, rpcx.NewRouter(), "x", mounted)
+	for part, f := range map[string]func(){
+		"not an interface":                     func() { rpcx.Expose[counter](counter{}) },
+		"not an interface with methods":        func() { rpcx.Expose[any](1) },
+		"there is no implementation":           func() { rpcx.Expose[counting](nil) },
+		"no implementation":                    func() { rpcx.Expose[counting]((*counter)(nil)) },
+		"hidden is not exported":               func() { rpcx.Expose[hidden](hider{}) },
+		"method Watch: parameter 1: chan int":  func() { rpcx.Expose[interface{ Watch(c chan int) }](hider{}) },
+		"method Two: the results have to be":   func() { rpcx.Expose[interface{ Two() (int, int) }](hider{}) },
+		"method Take: parameter 1: *rpcx.Rout": func() { rpcx.Expose[interface{ Take(*rpcx.Router) }](hider{}) },
+		"two methods are named":                func() { rpcx.Expose[names](named{}, func(string) string { return "same" }) },
+		`ExposeMap: "n": int is neither`:       func() { rpcx.ExposeMap(map[string]any{"n": 7}) },
+		`"m": map[string]int is neither`:       func() { rpcx.ExposeMap(map[string]any{"m": map[string]int{}}) },
+		`"nil": <nil> is neither`:              func() { rpcx.ExposeMap(map[string]any{"nil": nil}) },
+		`"f": parameter 1: chan int`:           func() { rpcx.ExposeMap(map[string]any{"f": func(chan int) {}}) },
+		`"r": mount "r": the router is mounted`: func() {
+			rpcx.ExposeMap(map[string]any{"r": mounted})
+		},
+	} {
+		panicsWith(t, part, f)
+	}
+}
+
+type hider struct{}
+
+func (hider) hidden()           {}
+func (hider) Watch(chan int)    {}
+func (hider) Two() (int, int)   { return 1, 2 }
+func (hider) Take(*rpcx.Router) {}
+
+func TestExposeMapNests(t *testing.T) {
+	r := rpcx.ExposeMap(map[string]any{
+		"sum": func(_ context.Context, values ...float64) (total float64, err error) {
+			for _, v := range values {
+				total += v
+			}
+			return total, nil
+		},
+		"divide": rpcx.Func(func(a, b float64) (float64, error) {
+			if b == 0 {
+				return 0, errors.New("by zero")
+			}
+			return a / b, nil
+		}, "a", "b"),
+		"deep":    map[string]any{"er": map[string]any{"get": func() string { return "here" }}},
+		"counter": rpcx.Expose[counting](&counter{Limit: 1}),
+	})
+	want := []string{"counter/Add", "counter/GetTotal", "counter/add", "counter/get_total", "deep/er/get", "divide", "sum"}
+	if diff := cmp.Diff(want, slices.Collect(r.Methods())); diff != "" {
+		t.Error(diff)
+	}
+	client, _ := newPipe(t, nil, &rpcx.Options{Handler: r})
+	if half, err := rpcx.Call[float64](t.Context(), client, "divide", map[string]any{"b": 4, "a": 2}); half != 0.5 || err != nil {
+		t.Errorf("got %v, %v", half, err)
+	}
+	if here, err := rpcx.Call[string](t.Context(), client, "deep/er/get", nil); here != "here" || err != nil {
+		t.Errorf("got %v, %v", here, err)
 	}
 }
