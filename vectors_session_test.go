@@ -63,7 +63,7 @@ type retarget struct{ At, Target float64 }
 func (c sessionCase) is(ok func(target float64) bool) bool { return c.Target != nil && ok(*c.Target) }
 
 var sessionRules = []skipRule[sessionCase]{
-	{"a description in words, which outgoing_test.go tests", func(c sessionCase) bool {
+	{"a description in words, which call_test.go tests", func(c sessionCase) bool {
 		return c.Topic == "outgoing_recalibration" && c.Average == nil
 	}},
 	{"a negative Limits.Concurrency is no limit", func(c sessionCase) bool {

@@ -13,7 +13,7 @@ import (
 )
 
 // Framers and a message connection as a user might write them. Nothing in
-// these files is more than what this package exports.
+// these files is more than what rpcx exports.
 
 // lengthFramer puts the length of each message before it, as 4 bytes.
 type lengthFramer struct{ max uint32 }
