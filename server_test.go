@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/rpcx"
+	"golang.org/x/sync/errgroup"
 )
 
 // memory is a listener for connections in memory, for use in a synctest bubble.
@@ -407,4 +410,130 @@ func TestServeOutlivesErrorsThatPass(t *testing.T) {
 			t.Errorf("%d sessions, want the one to go on", n)
 		}
 	})
+}
+
+// Serving until a context ends is no error if all is finished in time.
+func TestServeContext(t *testing.T) {
+	for name, c := range map[string]struct {
+		timeout time.Duration
+		handler rpcx.Handler
+		end     func(srv *rpcx.Server, l net.Listener, cancel context.CancelFunc)
+		takes   time.Duration
+		want    string // in the error; "" for none
+		is      error
+	}{
+		"the context, at rest": {
+			end: func(_ *rpcx.Server, _ net.Listener, cancel context.CancelFunc) { cancel() },
+		},
+		"the context, and a handler finishes": {
+			handler: slow(20 * time.Second), takes: 20 * time.Second,
+			end: func(_ *rpcx.Server, _ net.Listener, cancel context.CancelFunc) { cancel() },
+		},
+		"the context, and a handler takes too long": {
+			timeout: 10 * time.Second, handler: slow(20 * time.Second), takes: 10 * time.Second,
+			end:  func(_ *rpcx.Server, _ net.Listener, cancel context.CancelFunc) { cancel() },
+			want: "10s, and are closed (Server.ShutdownTimeout)", is: context.DeadlineExceeded,
+		},
+		"the context, and a handler that heeds nothing": {
+			handler: rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+				time.Sleep(time.Hour)
+				return nil, nil
+			}), takes: 30 * time.Second,
+			end:  func(_ *rpcx.Server, _ net.Listener, cancel context.CancelFunc) { cancel() },
+			want: "30s", is: context.DeadlineExceeded,
+		},
+		"the context, without a limit": {
+			timeout: -1, handler: slow(29 * time.Second), takes: 29 * time.Second,
+			end: func(_ *rpcx.Server, _ net.Listener, cancel context.CancelFunc) { cancel() },
+		},
+		"Shutdown by somebody": {
+			end:  func(srv *rpcx.Server, _ net.Listener, _ context.CancelFunc) { srv.Shutdown(context.Background()) },
+			want: "server closed", is: rpcx.ErrServerClosed,
+		},
+		"Close by somebody": {
+			end:  func(srv *rpcx.Server, _ net.Listener, _ context.CancelFunc) { srv.Close() },
+			want: "server closed", is: rpcx.ErrServerClosed,
+		},
+		"a listener that fails": {
+			end:  func(_ *rpcx.Server, l net.Listener, _ context.CancelFunc) { l.Close() },
+			want: "closed", is: net.ErrClosed,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := &rpcx.Server{ShutdownTimeout: c.timeout}
+				srv.Options.Handler = c.handler
+				m := newMemory()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				served := make(chan error, 1)
+				go func() { served <- srv.ServeContext(ctx, m) }()
+				far := m.connect(t)
+				defer far.Close()
+				if c.handler != nil {
+					far.Write([]byte(ask("m", 1) + "\n"))
+				}
+				synctest.Wait()
+				start := time.Now()
+				c.end(srv, m, cancel)
+				err := <-served
+				if took := time.Since(start); took != c.takes {
+					t.Errorf("it took %v, want %v", took, c.takes)
+				}
+				if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want)) {
+					t.Errorf("it returns %v, want %q", err, c.want)
+				}
+				srv.Close()
+				srv.Wait(context.Background())
+			})
+		})
+	}
+}
+
+// The end of a context shared by several listeners is no error for any of them, though one
+// of them shuts the server down before the others have noticed the end.
+func TestServeContextOnSeveralListeners(t *testing.T) {
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		srv := new(rpcx.Server)
+		var serving errgroup.Group
+		accepting := make(chan struct{})
+		for range 8 {
+			l := &firstAccept{memory: newMemory(), begun: accepting}
+			serving.Go(func() error { return srv.ServeContext(ctx, l) })
+		}
+		for range 8 {
+			<-accepting
+		}
+		cancel()
+		if err := serving.Wait(); err != nil {
+			t.Fatalf("it returns %v", err)
+		}
+	}
+}
+
+// firstAccept is a listener that sends to begun when Accept is called first.
+type firstAccept struct {
+	*memory
+	begun chan<- struct{}
+	once  sync.Once
+}
+
+func (l *firstAccept) Accept() (net.Conn, error) {
+	l.once.Do(func() { l.begun <- struct{}{} })
+	return l.memory.Accept()
+}
+
+// A context that has ended before is the same, for Listen too.
+func TestListenAndServeAfterTheEndOfItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, addr := range []string{"tcp://127.0.0.1:0", "tcp://localhost:0", "unix://" + t.TempDir() + "/s"} {
+		if err := new(rpcx.Server).ListenAndServe(ctx, addr); err != nil {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	if err := new(rpcx.Server).ListenAndServe(ctx, "udp://127.0.0.1:0"); err == nil {
+		t.Error("an address that is none is accepted")
+	}
 }

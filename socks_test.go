@@ -4,17 +4,25 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -532,4 +540,440 @@ func TestSOCKSProxyURLs(t *testing.T) {
 			t.Errorf("%s: got %v, %v", name, p, err)
 		}
 	}
+}
+
+// testProxy is a SOCKS proxy that does as it is told, and remembers what it was
+// asked for.
+type testProxy struct {
+	t    *testing.T
+	addr string
+	// answer returns the reply code for a destination, and where to connect to
+	// instead if it is not empty. Nil connects to the destination.
+	answer func(dest string) (code byte, instead string)
+	// greeting is sent to whoever is connected, together with the last reply.
+	greeting string
+
+	wg    sync.WaitGroup
+	mu    sync.Mutex
+	asked []string // "SOCKS5 user:password example.org:80"
+}
+
+func newTestProxy(t *testing.T) *testProxy {
+	t.Helper()
+	return newTestProxyAt(t, "tcp", "127.0.0.1:0")
+}
+
+// newTestProxyAt listens on an address, or on a path if the network is "unix".
+func newTestProxyAt(t *testing.T, network, addr string) *testProxy {
+	t.Helper()
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &testProxy{t: t, addr: l.Addr().String()}
+	// Owner: the test. End: the listener is closed.
+	p.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			// Owner: the proxy. End: both sides of the connection have ended.
+			p.wg.Go(func() {
+				defer conn.Close()
+				p.serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// requests returns what was asked for since the last time.
+func (p *testProxy) requests() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	asked := p.asked
+	p.asked = nil
+	return asked
+}
+
+func (p *testProxy) serve(conn net.Conn) {
+	r := bufio.NewReader(conn)
+	version, user, dest, err := readSOCKSRequest(r, conn)
+	if err != nil {
+		return // it has hung up
+	}
+	p.mu.Lock()
+	p.asked = append(p.asked, strings.Join(strings.Fields(version+" "+user+" "+dest), " "))
+	p.mu.Unlock()
+	code, to := byte(0), dest
+	if p.answer != nil {
+		var instead string
+		if code, instead = p.answer(dest); instead != "" {
+			to = instead
+		}
+	}
+	reply := []byte{5, code, 0, 3, 4, 'h', 'o', 's', 't', 0, 80}
+	if version == "SOCKS4" {
+		reply = []byte{0, code, 1, 2, 3, 4, 5, 6}
+		if code == 0 {
+			reply[1] = 90
+		}
+	}
+	if code != 0 {
+		conn.Write(reply)
+		return
+	}
+	far, err := net.Dial("tcp", to)
+	if err != nil {
+		p.t.Errorf("the proxy cannot connect to %s: %v", to, err)
+		return
+	}
+	defer far.Close()
+	conn.Write(append(reply, p.greeting...))
+	// Owner: this call. End: the client has hung up.
+	p.wg.Go(func() {
+		io.Copy(far, r)
+		far.(*net.TCPConn).CloseWrite()
+	})
+	io.Copy(conn, far)
+}
+
+// readSOCKSRequest reads the request of a client, of any version, as far as its
+// destination.
+func readSOCKSRequest(r *bufio.Reader, w io.Writer) (version, user, dest string, err error) {
+	read := func(n int) []byte {
+		b := make([]byte, n)
+		if err == nil {
+			_, err = io.ReadFull(r, b)
+		}
+		return b
+	}
+	text := func() string { return string(read(int(read(1)[0]))) }
+	if read(1)[0] == 4 {
+		head := read(7)
+		user, _ := r.ReadString(0)
+		host := netip.AddrFrom4([4]byte(head[3:])).String()
+		if strings.HasPrefix(host, "0.0.0.") {
+			host, _ = r.ReadString(0)
+		}
+		port := strconv.Itoa(int(binary.BigEndian.Uint16(head[1:])))
+		return "SOCKS4", strings.Trim(user, "\x00"), net.JoinHostPort(strings.Trim(host, "\x00"), port), err
+	}
+	methods := text()
+	method := methods[len(methods)-1]
+	w.Write([]byte{5, method})
+	if method == 2 {
+		read(1)
+		user = text()
+		user += ":" + text()
+		w.Write([]byte{1, 0})
+	}
+	var host string
+	switch read(4)[3] {
+	case 1:
+		host = netip.AddrFrom4([4]byte(read(4))).String()
+	case 3:
+		host = text()
+	case 4:
+		host = netip.AddrFrom16([16]byte(read(16))).String()
+	}
+	port := strconv.Itoa(int(binary.BigEndian.Uint16(read(2))))
+	return "SOCKS5", user, net.JoinHostPort(host, port), err
+}
+
+// resolverDial is the dial of the default resolver, from TestMain on: package net
+// may look at that variable after a look-up, when a test would set it again.
+var resolverDial atomic.Pointer[func(ctx context.Context, network, addr string) (net.Conn, error)]
+
+func setResolver() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if dial := resolverDial.Load(); dial != nil {
+			return (*dial)(ctx, network, addr)
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+}
+
+// fakeDNS makes the default resolver ask a server that knows the hosts given, and
+// returns what tells the names that were asked for since the last time. Nothing
+// else is asked for until the test ends.
+func fakeDNS(t *testing.T, hosts map[string][]string) (asked func() []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var names []string
+	dial := func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		// Owner: the resolver. End: it closes its end.
+		go func() {
+			defer far.Close()
+			for {
+				// As near is no PacketConn, a message has its length before it.
+				var length [2]byte
+				if _, err := io.ReadFull(far, length[:]); err != nil {
+					return
+				}
+				query := make([]byte, binary.BigEndian.Uint16(length[:]))
+				if _, err := io.ReadFull(far, query); err != nil {
+					return
+				}
+				name, reply := answerDNS(query, hosts)
+				mu.Lock()
+				names = append(names, name)
+				mu.Unlock()
+				far.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...))
+			}
+		}()
+		return near, nil
+	}
+	resolverDial.Store(&dial)
+	t.Cleanup(func() { resolverDial.Store(nil) })
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		asked := names
+		names = nil
+		return asked
+	}
+}
+
+// answerDNS answers a query for the addresses of a name. (RFC 1035: a header of
+// 12 bytes, the question, and here an answer for each address.)
+func answerDNS(query []byte, hosts map[string][]string) (name string, reply []byte) {
+	end := 12
+	for query[end] != 0 {
+		label := query[end+1 : end+1+int(query[end])]
+		name += string(label) + "."
+		end += 1 + len(label)
+	}
+	question := query[12 : end+5] // with type and class
+	kind := binary.BigEndian.Uint16(question[len(question)-4:])
+	var answers []byte
+	count := 0
+	for _, host := range hosts[strings.TrimSuffix(name, ".")] {
+		ip := netip.MustParseAddr(host)
+		if kind == 1 && ip.Is4() || kind == 28 && ip.Is6() {
+			count++
+			answers = append(answers, 0xC0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(ip.BitLen()/8))
+			answers = append(answers, ip.AsSlice()...)
+		}
+	}
+	reply = append(reply, query[0], query[1], 0x85, 0x80, 0, 1, 0, byte(count), 0, 0, 0, 0)
+	if len(hosts[strings.TrimSuffix(name, ".")]) == 0 {
+		reply[3] |= 3 // no such name
+	}
+	return name, append(append(reply, question...), answers...)
+}
+
+func TestFakeDNS(t *testing.T) {
+	asked := fakeDNS(t, map[string][]string{"a.test": {"192.0.2.1", "2001:db8::1"}})
+	ips, err := net.DefaultResolver.LookupNetIP(t.Context(), "ip", "a.test")
+	if err != nil || len(ips) != 2 || !strings.Contains(fmt.Sprint(asked()), "a.test.") {
+		t.Errorf("got %v, %v", ips, err)
+	}
+	if ips, err := net.DefaultResolver.LookupNetIP(t.Context(), "ip", "b.test"); err == nil {
+		t.Errorf("got %v for a name that is not there", ips)
+	}
+}
+
+// What is no proxy is not taken for one, and is waited for no longer than ctx allows.
+func TestDetectionOfWhatIsNoProxy(t *testing.T) {
+	noLeak(t)
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	sessions, _ := serveSessions(t, nil)
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the system accepts, and nobody answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for name, addr := range map[string]string{
+		"an HTTP server":        strings.TrimPrefix(web.URL, "http://"),
+		"a server of sessions":  sessions,
+		"a port that is silent": silent.Addr().String(),
+		"a closed port":         freePort(t),
+		"no address":            "127.0.0.1",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if p := rpcx.DetectSOCKS(ctx, addr, nil); p != nil {
+			t.Errorf("%s: found %v", name, p)
+		}
+		cancel()
+	}
+}
+
+// Proxies of older versions hang up on what they do not understand.
+func TestDetectionOfOlderVersions(t *testing.T) {
+	noLeak(t)
+	const refused = "\x00\x5b\x00\x00\x00\x00\x00\x00"
+	for _, c := range []struct {
+		name    string
+		replies map[string]string // to how a request begins
+		want    *rpcx.SOCKSProxy
+	}{
+		{"4a", map[string]string{"\x04\x01\x00\x01\x00\x00\x00\x01": refused}, &rpcx.SOCKSProxy{Version: rpcx.SOCKS4a}},
+		{"4", map[string]string{"\x04\x01\x00\x01\x7f\x00\x00\x01": refused}, &rpcx.SOCKSProxy{Version: rpcx.SOCKS4}},
+		{"what begins as HTTP/2 does", map[string]string{"\x04": "\x00\x00\x06\x04\x00\x00\x00\x00\x00", "\x05": "\x00\x00\x06\x04\x00\x00\x00\x00\x00"}, nil},
+		{"a reply that is none", map[string]string{"\x04": "HTTP/1.1 400 Bad Request", "\x05": "HTTP/1.1 400 Bad Request"}, nil},
+		{"nothing", nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			// Owner: the test. End: the listener is closed.
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					r := bufio.NewReader(conn)
+					first, _ := r.Peek(1)
+					if string(first) == "\x04" {
+						first, _ = r.Peek(8)
+					}
+					for request, reply := range c.replies {
+						if strings.HasPrefix(string(first), request) {
+							io.WriteString(conn, reply)
+						}
+					}
+					conn.Close()
+				}
+			}()
+			p := rpcx.DetectSOCKS(t.Context(), l.Addr().String(), nil)
+			if (p == nil) != (c.want == nil) || p != nil && (p.Version != c.want.Version || p.Addr != l.Addr().String()) {
+				t.Errorf("found %v", p)
+			}
+		})
+	}
+}
+
+// To be found, a SOCKS5 proxy need not be asked to connect anywhere.
+func TestDetectionAsksSOCKS5ForNothing(t *testing.T) {
+	noLeak(t)
+	p := newTestProxy(t)
+	found := rpcx.DetectSOCKS(t.Context(), p.addr, rpcx.SOCKSUserAuth{Username: "u", Password: "p"})
+	if found == nil || found.Version != rpcx.SOCKS5 {
+		t.Errorf("found %v", found)
+	}
+	if asked := p.requests(); len(asked) != 0 {
+		t.Errorf("asked for %v", asked)
+	}
+}
+
+// silentProxy accepts, reads and says what it is told, and no more. hungUp is
+// closed when the client has hung up.
+func silentProxy(says string) (proxy *rpcx.SOCKSProxy, hungUp chan struct{}) {
+	hungUp = make(chan struct{})
+	return &rpcx.SOCKSProxy{Addr: "127.0.0.1:1", Dial: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		// Owner: the test. End: the client hangs up.
+		go func() {
+			defer close(hungUp)
+			defer far.Close()
+			far.Read(make([]byte, 100))
+			io.WriteString(far, says)
+			io.Copy(io.Discard, far)
+		}()
+		return near, nil
+	}}, hungUp
+}
+
+func TestSOCKSIsBoundedByTheContext(t *testing.T) {
+	cause := errors.New("enough")
+	for name, says := range map[string]string{
+		"the greeting":      "",
+		"half a greeting":   "\x05",
+		"the reply":         "\x05\x00",
+		"half of a reply":   "\x05\x00\x05\x00\x00\x03\x20abc",
+		"the last of it":    "\x05\x00\x05\x00\x00\x01\x01\x02\x03\x04\x00",
+		"a reply so slowly": "\x05\x00\x05\x00",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			proxy, hungUp := silentProxy(says)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			takes(t, time.Minute, func() {
+				_, err := proxy.DialContext(ctx, "tcp", "a.test:1")
+				matches(t, err, context.DeadlineExceeded)
+				if timeout, ok := err.(net.Error); !ok || !timeout.Timeout() {
+					t.Errorf("%s: %v is no timeout", name, err)
+				}
+			})
+			<-hungUp
+		})
+		synctest.Test(t, func(t *testing.T) {
+			proxy, hungUp := silentProxy(says)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			time.AfterFunc(time.Second, func() { cancel(cause) })
+			takes(t, time.Second, func() {
+				_, err := proxy.DialContext(ctx, "tcp", "a.test:1")
+				matches(t, err, cause)
+			})
+			<-hungUp
+		})
+	}
+}
+
+// Whatever the dial is waiting for when its context ends, the error is the cause.
+func TestSOCKSFailsWithTheCauseAtEveryStage(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	silent, _ := silentProxy("")
+	for name, c := range map[string]struct {
+		proxy rpcx.SOCKSProxy
+		addr  string
+	}{
+		"looking up the proxy":       {rpcx.SOCKSProxy{Addr: "proxy.test:1"}, "a.test:1"},
+		"looking up the destination": {rpcx.SOCKSProxy{Addr: "127.0.0.1:1", ResolveLocally: true}, "a.test:1"},
+		"connecting to the proxy":    {rpcx.SOCKSProxy{Addr: "127.0.0.1:1"}, "a.test:1"},
+		"connecting in another way":  {rpcx.SOCKSProxy{Addr: "127.0.0.1:1", Dial: neverAnswers}, "a.test:1"},
+		"the handshake":              {*silent, "a.test:1"},
+	} {
+		if _, err := c.proxy.DialContext(ctx, "tcp", c.addr); !errors.Is(err, cause) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// foreignContext is one of which package context knows nothing: it needs a
+// goroutine to hear of its end.
+type foreignContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c foreignContext) Done() <-chan struct{} { return c.done }
+
+func TestSOCKSLeavesNoGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var far net.Conn
+		proxy := rpcx.SOCKSProxy{Addr: "127.0.0.1:1", Dial: func(context.Context, string, string) (net.Conn, error) {
+			var near net.Conn
+			near, far = net.Pipe()
+			// Owner: the test. End: the handshake is over.
+			go func() {
+				io.ReadFull(far, make([]byte, 3))
+				io.WriteString(far, "\x05\x00")
+				io.ReadFull(far, make([]byte, 13))
+				io.WriteString(far, "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+			}()
+			return near, nil
+		}}
+		conn, err := proxy.DialContext(foreignContext{t.Context(), make(chan struct{})}, "tcp", "a.test:1")
+		if err != nil || conn.RemoteAddr().String() != "a.test:1" {
+			t.Fatal(err)
+		}
+		// The connection is open, and the context has not ended: a goroutine that
+		// is left now cannot end, which the bubble reports.
+		far.SetDeadline(time.Time{})
+	})
 }

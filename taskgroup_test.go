@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 )
 
 // after returns a function that returns v when d has passed, or its context's
@@ -848,4 +851,399 @@ func TestTaskGroupRaces(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestATasksContext(t *testing.T) {
+	type key struct{}
+	synctest.Test(t, func(t *testing.T) {
+		parent, cancel := context.WithTimeout(context.WithValue(t.Context(), key{}, "value"), time.Hour)
+		defer cancel()
+		g := rpcx.NewTaskGroup[context.Context](parent, nil)
+		task := g.Go(func(ctx context.Context) (context.Context, error) {
+			if ctx.Err() != nil || ctx.Value(key{}) != "value" {
+				t.Errorf("error %v, value %v", ctx.Err(), ctx.Value(key{}))
+			}
+			if got, _ := ctx.Deadline(); time.Until(got) != time.Hour {
+				t.Errorf("deadline in %v", time.Until(got))
+			}
+			child, cancel := context.WithCancel(ctx)
+			defer cancel()
+			before := runtime.NumGoroutine()
+			stop := context.AfterFunc(child, func() {})
+			stop()
+			if after := runtime.NumGoroutine(); after > before {
+				t.Error("a context made from it needs a goroutine")
+			}
+			return ctx, nil
+		})
+		ctx, err := task.Wait(t.Context())
+		if err != nil || ctx.Err() != context.Canceled {
+			t.Errorf("error %v; when the function has returned the context's is %v", err, ctx.Err())
+		}
+		unasked := g.Go(func(ctx context.Context) (context.Context, error) { return ctx, nil })
+		ctx, _ = unasked.Wait(t.Context())
+		cancel()
+		select {
+		case <-ctx.Done():
+		default:
+			t.Error("a context that is asked for after the function has returned has not ended")
+		}
+		if ctx.Err() != context.Canceled {
+			t.Errorf("its error became %v", ctx.Err())
+		}
+		_ = g.Join(t.Context())
+	})
+}
+
+func TestATaskThatExitsIsAFailure(t *testing.T) {
+	g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Limit: 1})
+	exits := g.Go(func(context.Context) (int, error) {
+		runtime.Goexit()
+		return 0, nil
+	})
+	next := g.Go(after(0, 1)) // needs another goroutine
+	if _, err := exits.Wait(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	if v, err := next.Wait(t.Context()); v != 1 || err != nil {
+		t.Errorf("the next task: %v, %v", v, err)
+	}
+	if err := g.Join(t.Context()); err != nil || g.Completed() != exits {
+		t.Errorf("Join returned %v", err)
+	}
+}
+
+// slowPanic takes its time to be printed.
+type slowPanic struct{}
+
+func (slowPanic) Error() string {
+	for range 10_000 {
+		runtime.Gosched()
+	}
+	return "ouch"
+}
+
+// The test runs itself as a program that ends well if Join returns.
+func TestAPanicEndsTheProgram(t *testing.T) {
+	const variable = "RPCX_TEST_PANIC"
+	programs := map[string]func(){
+		"while Join waits": func() {
+			g := rpcx.NewTaskGroup[int](t.Context(), nil)
+			g.Go(func(context.Context) (int, error) { panic(slowPanic{}) })
+			_ = g.Join(t.Context())
+		},
+		"when Join cancels": func() {
+			g := rpcx.NewTaskGroup[int](t.Context(), &rpcx.TaskGroupOptions{Wait: rpcx.WaitNone})
+			started := make(chan struct{})
+			g.Go(func(ctx context.Context) (int, error) {
+				close(started)
+				<-ctx.Done()
+				panic(slowPanic{})
+			})
+			<-started
+			_ = g.Join(t.Context())
+		},
+	}
+	if program := programs[os.Getenv(variable)]; program != nil {
+		program()
+		os.Exit(0)
+	}
+	for name := range programs {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), variable+"="+name)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Errorf("%s: the program went on", name)
+		}
+		if !strings.Contains(string(out), "ouch") || !strings.Contains(string(out), t.Name()) {
+			t.Errorf("%s: the panic and the place of the panic are not in\n%s", name, out)
+		}
+	}
+}
+
+func TestTaskOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		task := rpcx.StartTask(t.Context(), after(time.Second, 1))
+		if _, err := task.Result(); err != rpcx.ErrNotDone || task.Err() != nil {
+			t.Errorf("before it has finished: %v, %v", err, task.Err())
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := task.Wait(ctx); err != context.DeadlineExceeded {
+			t.Errorf("Wait returned %v", err)
+		}
+		<-task.Done()
+		task.Cancel()
+		if v, err := task.Result(); v != 1 || err != nil {
+			t.Errorf("got %v, %v", v, err)
+		}
+	})
+}
+
+// A group that lives for long holds no more than what runs.
+func TestFinishedTasksAreReleased(t *testing.T) {
+	noLeak(t)
+	heap := func() uint64 {
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	tasks := 1_000_000
+	if race.Enabled {
+		tasks = 50_000
+	}
+	for _, test := range []struct {
+		name string
+		run  func(t *testing.T, g *rpcx.TaskGroup[[]byte], spawn func())
+	}{
+		{"when they are taken one by one", func(t *testing.T, g *rpcx.TaskGroup[[]byte], spawn func()) {
+			for range tasks {
+				spawn()
+				if _, err := g.NextResult(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		{"when Join takes them", func(t *testing.T, g *rpcx.TaskGroup[[]byte], spawn func()) {
+			g.Go(func(context.Context) ([]byte, error) { // Join waits as long as this runs
+				for range tasks {
+					for g.Len() > 100 {
+						runtime.Gosched()
+					}
+					spawn()
+				}
+				return nil, nil
+			})
+			if err := g.Join(t.Context()); err != nil || g.Err() != nil {
+				t.Fatal(err, g.Err())
+			}
+		}},
+		{"when they are daemons", func(t *testing.T, g *rpcx.TaskGroup[[]byte], _ func()) {
+			for range tasks / 10 {
+				if _, err := g.GoDaemon(func(context.Context) ([]byte, error) { return make([]byte, 100), nil }).Wait(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := rpcx.NewTaskGroup[[]byte](t.Context(), nil)
+			before := heap()
+			test.run(t, g, func() {
+				g.Go(func(context.Context) ([]byte, error) { return make([]byte, 100), nil })
+			})
+			if grown := int64(heap()) - int64(before); grown > 1<<20 {
+				t.Errorf("the heap has grown by %d bytes", grown)
+			}
+			if err := g.Join(t.Context()); err != nil || g.Len() != 0 {
+				t.Errorf("Join returned %v, Len %d", err, g.Len())
+			}
+		})
+	}
+}
+
+// TestTaskAllocs bounds the allocations of a task that does nothing, those of the
+// function that is passed and of the group, a hundredth each, included.
+func TestTaskAllocs(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector allocates")
+	}
+	const tasks = 100
+	ctx := context.Background()
+	allocs := testing.AllocsPerRun(100, func() {
+		g := rpcx.NewTaskGroup[int](ctx, nil)
+		for i := range tasks {
+			g.Go(func(context.Context) (int, error) { return i, nil })
+		}
+		if err := g.Join(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}) / tasks
+	t.Logf("%.2f allocations a task", allocs)
+	if allocs > 3 {
+		t.Errorf("%.2f allocations a task, want at most 3", allocs)
+	}
+}
+
+// pause waits for d, or returns ctx's cause.
+func pause(ctx context.Context, d time.Duration) error {
+	_, err := after(d, 0)(ctx)
+	return err
+}
+
+func TestTimeoutErrors(t *testing.T) {
+	sleep := func(d time.Duration) func(context.Context) error {
+		return func(ctx context.Context) error { return pause(ctx, d) }
+	}
+	within := func(outer, inner time.Duration) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return rpcx.TimeoutAfter(ctx, outer, func(ctx context.Context) error {
+				return rpcx.TimeoutAfter(ctx, inner, sleep(time.Hour))
+			})
+		}
+	}
+	for _, test := range []struct {
+		name     string
+		run      func(context.Context) error
+		as       any
+		text     string
+		deadline bool
+	}{
+		{"one deadline", func(ctx context.Context) error { return rpcx.TimeoutAfter(ctx, time.Second, sleep(time.Hour)) },
+			new(*rpcx.TaskTimeout), "task timed out after 1s", true},
+		{"the outer of two", within(time.Second, time.Minute),
+			new(*rpcx.TaskTimeout), "task timed out after 1s", true},
+		{"the inner of two, that nobody handled", within(time.Minute, time.Second),
+			new(rpcx.UncaughtTimeoutError), "uncaught timeout received: task timed out after 1s", false},
+		{"the outer of two, as the inner sees it", func(ctx context.Context) (inner error) {
+			_, _ = rpcx.IgnoreAfter(ctx, time.Second, func(ctx context.Context) error {
+				inner = rpcx.TimeoutAfter(ctx, time.Minute, sleep(time.Hour))
+				return inner
+			})
+			return inner
+		}, new(rpcx.TimeoutCancellationError), "cancelled by an outer timeout: task timed out after 1s", true},
+		{"one deadline, and an error that wraps the context's", func(ctx context.Context) error {
+			return rpcx.TimeoutAfter(ctx, time.Second, func(ctx context.Context) error {
+				<-ctx.Done()
+				return fmt.Errorf("read: %w", ctx.Err())
+			})
+		}, new(*rpcx.TaskTimeout), "task timed out after 1s", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				err := test.run(t.Context())
+				if !errors.As(err, test.as) || err.Error() != test.text {
+					t.Errorf("got %T: %v", err, err)
+				}
+				if errors.Is(err, context.DeadlineExceeded) != test.deadline || errors.Is(err, context.Canceled) {
+					t.Errorf("%v matches what it should not, or does not", err)
+				}
+			})
+		})
+	}
+}
+
+// Which of two equal deadlines is noticed first must make no difference.
+func TestEqualDeadlinesWithALaterOneBetween(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			at := time.Now().Add(time.Second)
+			var inner, between error
+			outer := rpcx.TimeoutAt(t.Context(), at, func(ctx context.Context) error {
+				between = rpcx.TimeoutAfter(ctx, time.Minute, func(ctx context.Context) error {
+					inner = rpcx.TimeoutAt(ctx, at, func(ctx context.Context) error { return pause(ctx, time.Hour) })
+					return inner
+				})
+				return between
+			})
+			if _, ok := inner.(*rpcx.TaskTimeout); !ok {
+				t.Fatalf("the inner one returned %T", inner)
+			}
+			if _, ok := between.(rpcx.TimeoutCancellationError); !ok {
+				t.Fatalf("the one between returned %T", between)
+			}
+			if _, ok := outer.(*rpcx.TaskTimeout); !ok || outer == inner {
+				t.Fatalf("the outer one returned %T", outer)
+			}
+		})
+	}
+}
+
+func TestACancellationFromOutsideIsNoTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := errors.New("enough")
+		for name, parent := range map[string]func() (context.Context, func()){
+			"cancelled": func() (context.Context, func()) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				time.AfterFunc(time.Second, func() { cancel(why) })
+				return ctx, func() {}
+			},
+			"a plain deadline": func() (context.Context, func()) {
+				ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, why)
+				return ctx, cancel
+			},
+		} {
+			ctx, cancel := parent()
+			var inner error
+			expired, err := rpcx.IgnoreAfter(ctx, time.Minute, func(ctx context.Context) error {
+				<-ctx.Done()
+				inner = ctx.Err()
+				return inner
+			})
+			if expired || err != inner || context.Cause(ctx) != why {
+				t.Errorf("%s: got %v, %v", name, expired, err)
+			}
+			cancel()
+		}
+	})
+}
+
+func TestWhatWasDoneInSpiteOfATimeoutCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failure := errors.New("failure")
+		for _, want := range []error{nil, failure} {
+			start := time.Now()
+			err := rpcx.TimeoutAfter(t.Context(), time.Second, func(context.Context) error {
+				time.Sleep(time.Minute)
+				return want
+			})
+			if err != want || time.Since(start) != time.Minute {
+				t.Errorf("got %v after %v, want %v", err, time.Since(start), want)
+			}
+		}
+	})
+}
+
+// A context that has ended has no timer.
+func TestATimeoutLeavesNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept context.Context
+		if err := rpcx.TimeoutAt(t.Context(), time.Now().Add(time.Hour), func(ctx context.Context) error {
+			kept = ctx
+			return nil
+		}); err != nil || kept.Err() != context.Canceled {
+			t.Errorf("got %v; the context's error is %v", err, kept.Err())
+		}
+	})
+}
+
+func TestADeadlineHoldsForTheTasksOfAGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var task *rpcx.Task[int]
+		err := rpcx.TimeoutAfter(t.Context(), time.Second, func(ctx context.Context) error {
+			g := rpcx.NewTaskGroup[int](ctx, nil)
+			task = g.Go(func(ctx context.Context) (int, error) {
+				return 0, rpcx.TimeoutAfter(ctx, time.Minute, func(ctx context.Context) error { return pause(ctx, time.Hour) })
+			})
+			return g.Join(ctx)
+		})
+		var timeout *rpcx.TaskTimeout
+		if !errors.As(err, &timeout) || timeout.Duration != time.Second {
+			t.Errorf("the group ended with %v", err)
+		}
+		var outer rpcx.TimeoutCancellationError
+		if !errors.As(task.Err(), &outer) || outer.Outer != timeout {
+			t.Errorf("the task ended with %v", task.Err())
+		}
+	})
+}
+
+func TestATimeoutWithoutAUnitSaysSo(t *testing.T) {
+	wait := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for d, want := range map[time.Duration]string{
+		3:                "task timed out after 3ns: write 3*time.Second",
+		time.Millisecond: "task timed out after 1ms",
+		0:                "task timed out after 0s",
+	} {
+		if err := rpcx.TimeoutAfter(t.Context(), d, wait); err == nil || err.Error() != want {
+			t.Errorf("%v: got %v, want %s", d, err, want)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) { // a point in time has no unit
+		err := rpcx.TimeoutAt(t.Context(), time.Now().Add(3), wait)
+		if err == nil || err.Error() != "task timed out after 3ns" {
+			t.Errorf("got %v", err)
+		}
+	})
 }

@@ -1,5 +1,0 @@
-//go:build race || rpcxdebug
-
-package rpcx_test
-
-const raceEnabled = true
