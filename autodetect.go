@@ -34,7 +34,7 @@ func (autoDetect) Detect(msg []byte, maxBatch int) Protocol {
 		if !scanEnvelope(&s, &e) || e.dup != 0 {
 			return nil
 		}
-		found = e.protocol()
+		found = e.shownProtocol()
 	}
 	if !s.AtEnd() || !s.IsUTF8() {
 		return nil
@@ -56,7 +56,7 @@ func detectBatch(s *jsonscan.Scanner, maxBatch int) Protocol {
 		if !scanEnvelope(s, &e) {
 			return nil
 		}
-		if p := e.protocol(); p == JSONRPCv2 || p == JSONRPCv1 && found == JSONRPCLoose {
+		if p := e.shownProtocol(); p == JSONRPCv2 || p == JSONRPCv1 && found == JSONRPCLoose {
 			found = p
 		}
 		switch s.Peek() {
@@ -72,8 +72,8 @@ func detectBatch(s *jsonscan.Scanner, maxBatch int) Protocol {
 	return nil
 }
 
-// protocol returns the protocol that a message or member shows.
-func (e *envelope) protocol() Protocol {
+// shownProtocol returns the protocol that a message or member shows.
+func (e *envelope) shownProtocol() Protocol {
 	switch version := e.vals[memberVersion]; {
 	case version != nil && jsonscan.EqualString(version, "2.0"):
 		return JSONRPCv2

@@ -17,14 +17,14 @@ import (
 // A Batch must not be copied after its first use: its methods panic on the copy, and
 // go vet finds most copies.
 type Batch struct {
-	_         noCopy
-	self      *Batch // the receiver of the first use, which a copy is not
-	entries   []batchEntry
-	futures   []Future // to be given to the next calls
-	sent      bool
-	own       *Future // the outcome of the whole
-	unsettled int     // members without an outcome
-	answered  bool    // a member of an array was the reply to one of ours
+	_           noCopy
+	self        *Batch // the receiver of the first use, which a copy is not
+	entries     []batchEntry
+	futures     []Future // to be given to the next calls
+	sent        bool
+	whole       *Future // the outcome of the whole
+	openMembers int     // members without an outcome
+	hasReply    bool    // a member of an array was the reply to one of ours
 }
 
 // noCopy makes go vet report the copies of a struct that has a field of this type.
@@ -55,7 +55,7 @@ type batchEntry struct {
 func (b *Batch) Call(method string, params, dest any) *Future {
 	b.checkCopy()
 	if b.sent {
-		return failed(nil, method, ErrBatchSent)
+		return newFailedFuture(nil, method, ErrBatchSent)
 	}
 	if len(b.futures) == 0 {
 		b.futures = make([]Future, min(max(1, len(b.entries)), 64))
@@ -87,8 +87,8 @@ func (b *Batch) isEmpty() bool {
 // built, or if p has no batches. It is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
 	b.checkCopy()
-	f := getFrames(0)
-	defer f.put()
+	f := getFrameBuffer(0)
+	defer f.recycle()
 	for i, e := range b.entries {
 		var err error
 		if e.future != nil {
@@ -105,9 +105,9 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 		}
 		f.ends = append(f.ends, len(f.buf))
 	}
-	sc := getScratch()
-	defer sc.put()
-	sc.parts = slices.AppendSeq(sc.parts, split(f.buf, f.ends))
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	sc.parts = slices.AppendSeq(sc.parts, splitAtEnds(f.buf, f.ends))
 	return p.AppendBatch(dst, sc.parts)
 }
 
@@ -126,11 +126,11 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	if err != nil {
 		return err
 	}
-	if err := own.wait(ctx); err != nil {
-		s.giveUp(own, err)
+	if err := own.waitUntilFinished(ctx); err != nil {
+		s.abandonCall(own, err)
 		<-own.Done()
 	}
-	return own.fill()
+	return own.fillDestinations()
 }
 
 // GoBatch sends b and returns a future for the whole of it. It waits, and ctx bounds
@@ -141,14 +141,14 @@ func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	if b.isEmpty() {
 		done := newFuture(s, "")
 		done.members = []*Future{}
-		done.finish()
+		done.publishOutcome()
 		return done
 	}
 	own, err := s.sendBatch(ctx, b)
 	if err != nil {
-		return failed(s, "", err)
+		return newFailedFuture(s, "", err)
 	}
-	own.watch(ctx)
+	own.watchContext(ctx)
 	return own
 }
 
@@ -161,17 +161,17 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	b.sent = true
 	own := newFuture(s, "")
 	own.members = make([]*Future, 0, len(b.entries))
-	_, own.untimed = ctx.Deadline()
-	b.own = own
+	_, own.hasOwnDeadline = ctx.Deadline()
+	b.whole = own
 	b.entries = slices.DeleteFunc(b.entries, func(e batchEntry) bool {
 		if e.future == nil {
 			return false
 		}
 		own.members = append(own.members, e.future)
-		return !e.future.send(s) // it was cancelled
+		return !e.future.assignSession(s) // it was cancelled
 	})
 	if len(b.entries) == 0 && len(own.members) > 0 {
-		own.finish()
+		own.publishOutcome()
 		return own, nil
 	}
 	err := context.Cause(ctx)
@@ -179,25 +179,25 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		// The receiver, whose limit is the same by default, would refuse it as a
 		// whole, and this side a reply of as many members.
 		err = unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
-			thousands(n), over(s.limits.Batch, "members", "Limits.Batch"))
+			thousands(n), overLimitText(s.limits.Batch, "members", "Limits.Batch"))
 	}
 	if err == nil {
 		err = s.queueBatch(ctx, b)
 	}
 	if err != nil {
 		for _, f := range own.members {
-			f.fail(err)
+			f.failUnsent(err)
 		}
 		return nil, err
 	}
-	if b.calls() == 0 {
-		own.finish()
+	if b.countCalls() == 0 {
+		own.publishOutcome()
 	}
 	return own, nil
 }
 
-// calls counts the calls.
-func (b *Batch) calls() (n int) {
+// countCalls counts the calls.
+func (b *Batch) countCalls() (n int) {
 	for _, e := range b.entries {
 		if e.future != nil {
 			n++
@@ -207,8 +207,8 @@ func (b *Batch) calls() (n int) {
 }
 
 func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
-	sc := getScratch()
-	defer sc.put()
+	sc := getEncodeBuffer()
+	defer sc.recycle()
 	next := 0
 	var err error
 	sc.msg, err = b.Append(sc.msg[:0], s.Protocol(), s.codec, func() ID {
@@ -222,61 +222,61 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 	if err != nil {
 		return asUnsent(err)
 	}
-	if err = s.post(ctx, sc, fromCaller, b.own); err != nil {
+	if err = s.sendMessage(ctx, sc, fromCaller, b.whole); err != nil {
 		return err
 	}
 	for _, e := range b.entries {
-		if e.future != nil && e.future.isWithdrawn() { // just before it was in the table
-			s.giveUp(e.future, ErrCancelled)
+		if e.future != nil && e.future.isCancelled() { // just before it was in the table
+			s.abandonCall(e.future, ErrCancelled)
 		}
 	}
 	if s.trace.RequestSent != nil {
 		for _, e := range b.entries {
-			s.traceSent(e.method, e.future)
+			s.traceRequestSent(e.method, e.future)
 		}
 	}
 	return nil
 }
 
-// inBatch is a batch of requests that the peer sent: one entry of the inbox,
+// peerBatch is a batch of requests that the peer sent: one entry of the inbox,
 // whose members workers take in turn. Its replies go out in one message, in the
 // order of the requests, when the last is there. It is guarded by the session's
 // lock; what it shares with its message was copied.
-type inBatch struct {
-	members    []call // all of its items; invalid ones are answered
-	taken      int    // of the members, how many were begun or refused
-	replies    []byte // in the order in which they came
-	spans      []span // where in replies those of the members are
-	waiting    int    // replies that are not there yet
-	unfinished int    // requests and notifications that are not over
-	replySize  int    // of the replies of handlers, 2 more for each; also of those that were too large
-	held       int    // of that, what waits: s.assembled counts it
-	size       int    // what it counts in Limits.QueueBytes
-	arrived    time.Duration
-	deadline   deadline
-	handlers   int  // of members, that run
-	begun      bool // it does not wait any more, and handlers run: inbox.begun counts it
-	sending    bool // all replies are there, and not queued yet
-	disconnect bool // a member's handler wants it when the replies are queued
+type peerBatch struct {
+	members        []peerRequest // all of its items; invalid ones are answered
+	nextMember     int           // of the members, how many were begun or refused
+	replies        []byte        // in the order in which they came
+	spans          []span        // where in replies those of the members are
+	missingReplies int           // replies that are not there yet
+	openMembers    int           // requests and notifications that are not over
+	replySize      int           // of the replies of handlers, 2 more for each; also of those that were too large
+	reservedBytes  int           // of that, what waits: s.assembled counts it
+	size           int           // what it counts in Limits.QueueBytes
+	arrived        time.Duration
+	deadline       deadline
+	handlers       int  // of members, that run
+	begunCounted   bool // it does not wait any more, and handlers run: inbox.begun counts it
+	sending        bool // all replies are there, and not queued yet
+	disconnect     bool // a member's handler wants it when the replies are queued
 }
 
-func (b *inBatch) arrive(s *Session, now time.Duration) {
+func (b *peerBatch) markArrived(s *Session, now time.Duration) {
 	b.arrived = now
 	for i := range b.members {
-		s.know(&b.members[i])
+		s.trackCancellableLocked(&b.members[i])
 	}
 }
 
-func (b *inBatch) bytes() int     { return b.size }
-func (b *inBatch) due() *deadline { return &b.deadline }
-func (b *inBatch) waits() bool    { return b.deadline.owner != nil && b.taken < len(b.members) }
+func (b *peerBatch) queuedBytes() int           { return b.size }
+func (b *peerBatch) requestDeadline() *deadline { return &b.deadline }
+func (b *peerBatch) isQueued() bool             { return b.deadline.owner != nil && b.nextMember < len(b.members) }
 
-func (b *inBatch) about() (string, slog.Attr) {
+func (b *peerBatch) about() (string, slog.Attr) {
 	return "request refused", slog.Int("members", len(b.members))
 }
 
-func (b *inBatch) notifications(calls []*call) []*call {
-	for i := b.taken; i < len(b.members); i++ {
+func (b *peerBatch) appendNotifications(calls []*peerRequest) []*peerRequest {
+	for i := b.nextMember; i < len(b.members); i++ {
 		if c := &b.members[i]; c.IsNotification() && !c.answered {
 			calls = append(calls, c)
 		}
@@ -284,13 +284,13 @@ func (b *inBatch) notifications(calls []*call) []*call {
 	return calls
 }
 
-func (b *inBatch) next(s *Session) (c *call, last bool) {
+func (b *peerBatch) beginNext(s *Session) (c *peerRequest, last bool) {
 	for b.skipAnswered() {
-		c := &b.members[b.taken]
-		b.taken++
+		c := &b.members[b.nextMember]
+		b.nextMember++
 		if c.IsNotification() || s.state < stateClosing {
 			c.arrived = b.arrived
-			c.begin(s)
+			c.markBegun(s)
 			b.handlers++
 			return c, !b.skipAnswered()
 		}
@@ -300,21 +300,21 @@ func (b *inBatch) next(s *Session) (c *call, last bool) {
 
 // skipAnswered passes over members that need no handler, and reports whether there
 // is one that does.
-func (b *inBatch) skipAnswered() bool {
-	for b.taken < len(b.members) && b.members[b.taken].answered {
-		b.taken++
+func (b *peerBatch) skipAnswered() bool {
+	for b.nextMember < len(b.members) && b.members[b.nextMember].answered {
+		b.nextMember++
 	}
-	return b.taken < len(b.members)
+	return b.nextMember < len(b.members)
 }
 
-func (b *inBatch) nextSize() int {
+func (b *peerBatch) nextHandlingBytes() int {
 	if !b.skipAnswered() {
 		return 0
 	}
-	return int(b.members[b.taken].held)
+	return int(b.members[b.nextMember].handlingBytes)
 }
 
-func (b *inBatch) running(calls []*call) []*call {
+func (b *peerBatch) appendRunning(calls []*peerRequest) []*peerRequest {
 	for i := range b.members {
 		if c := &b.members[i]; c.begun && !c.answered {
 			calls = append(calls, c)
@@ -332,8 +332,8 @@ const maxGuess = 64 << 10
 // span is a part of a buffer; an empty one is none.
 type span struct{ start, end int }
 
-// append stores the reply to item i.
-func (b *inBatch) append(i int, reply []byte) {
+// appendReply stores the reply to item i.
+func (b *peerBatch) appendReply(i int, reply []byte) {
 	if b.replies == nil { // the others will be about as long
 		b.replies = make([]byte, 0, min((len(reply)+8)*len(b.members), maxGuess))
 	}
@@ -342,11 +342,11 @@ func (b *inBatch) append(i int, reply []byte) {
 	b.spans[i].end = len(b.replies)
 }
 
-// hold counts a reply of so many bytes, and returns the limit that it exceeds, 0
+// reserveReplyLocked counts a reply of so many bytes, and returns the limit that it exceeds, 0
 // if it does not: with all that this batch was to be answered, what was refused
 // included, Limits.Response (as in aiorpcX); with what the other incomplete batches
 // hold, too, that or Limits.Outbox, whichever is more.
-func (b *inBatch) hold(s *Session, size int) (limit int) {
+func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
 	size += 2
 	b.replySize += size
 	response := s.maxResponse()
@@ -354,67 +354,67 @@ func (b *inBatch) hold(s *Session, size int) (limit int) {
 	switch {
 	case b.replySize > response:
 		return response
-	case s.assembled+size > together:
+	case s.batchReplyBytes+size > together:
 		return together
 	}
-	b.held += size
-	s.assembled += size
+	b.reservedBytes += size
+	s.batchReplyBytes += size
 	return 0
 }
 
-// put stores a reply that was waited for, and reports whether it was the last.
-func (b *inBatch) put(s *Session, i int, reply []byte) bool {
-	b.append(i, reply)
-	b.waiting--
-	b.finish(s)
-	b.sending = b.waiting == 0
+// storeReplyLocked stores a reply that was waited for, and reports whether it was the last.
+func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
+	b.appendReply(i, reply)
+	b.missingReplies--
+	b.finishMemberLocked(s)
+	b.sending = b.missingReplies == 0
 	return b.sending
 }
 
-// finish counts a member that is over.
-func (b *inBatch) finish(s *Session) {
-	if b.unfinished--; b.unfinished == 0 {
-		s.incoming.remove(&b.deadline)
+// finishMemberLocked counts a member that is over.
+func (b *peerBatch) finishMemberLocked(s *Session) {
+	if b.openMembers--; b.openMembers == 0 {
+		s.openRequests.removeDeadline(&b.deadline)
 	}
 }
 
-func (b *inBatch) refuse(s *Session, e *Error, from sender) {
-	s.fx.failMembers(b, b.remaining(s), e, from)
+func (b *peerBatch) refuseRemaining(s *Session, e *Error, from sendMode) {
+	s.effects.failMembers(b, b.takeUnbegunLocked(s), e, from)
 }
 
-func (b *inBatch) cancel(s *Session, c *call, e *Error) {
-	c.settle(s)
-	if b.waits() && !b.skipAnswered() {
-		s.in.drop(b)
+func (b *peerBatch) abortRequest(s *Session, c *peerRequest, e *Error) {
+	c.markAnsweredLocked(s)
+	if b.isQueued() && !b.skipAnswered() {
+		s.in.removeEntry(b)
 	}
-	s.fx.failMembers(b, []*call{c}, e, fromReader)
+	s.effects.failMembers(b, []*peerRequest{c}, e, fromReader)
 }
 
-// remaining takes what was not begun: it drops the notifications and returns
+// takeUnbegunLocked takes what was not begun: it drops the notifications and returns
 // the requests.
-func (b *inBatch) remaining(s *Session) (rest []*call) {
-	if b.waits() {
-		s.in.drop(b)
+func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
+	if b.isQueued() {
+		s.in.removeEntry(b)
 	}
-	for ; b.taken < len(b.members); b.taken++ {
-		switch c := &b.members[b.taken]; {
+	for ; b.nextMember < len(b.members); b.nextMember++ {
+		switch c := &b.members[b.nextMember]; {
 		case c.answered:
 		case c.IsNotification():
-			c.settle(s)
+			c.markAnsweredLocked(s)
 			s.countDroppedLocked(c)
-			b.finish(s)
+			b.finishMemberLocked(s)
 		default:
-			c.settle(s)
+			c.markAnsweredLocked(s)
 			rest = append(rest, c)
 		}
 	}
 	return rest
 }
 
-// fail answers members with e.
-func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
-	sc := getScratch()
-	defer sc.put()
+// answerMembers answers members with e.
+func (b *peerBatch) answerMembers(s *Session, members []*peerRequest, e *Error, from sendMode) {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
 	complete := false
 	for _, c := range members {
 		sc.msg = sc.msg[:0]
@@ -422,88 +422,88 @@ func (b *inBatch) fail(s *Session, members []*call, e *Error, from sender) {
 			s.encodeError(sc, c.ID, e)
 		}
 		s.lock()
-		complete = b.put(s, int(c.index), sc.msg)
+		complete = b.storeReplyLocked(s, int(c.index), sc.msg)
 		s.unlock()
 	}
 	if complete {
-		b.send(s, nil, from)
+		b.sendReplies(s, nil, from)
 	}
 }
 
-// expire implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
+// expireLocked implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
 // is not over is an error, as it would be by itself.
-func (b *inBatch) expire(s *Session) {
+func (b *peerBatch) expireLocked(s *Session) {
 	for i := range b.members {
 		if c := &b.members[i]; !c.answered {
 			s.timeOutLocked(c)
 		}
 	}
-	waiting := b.remaining(s)
-	calls := b.running(nil)
-	var begun []*call
+	waiting := b.takeUnbegunLocked(s)
+	calls := b.appendRunning(nil)
+	var begun []*peerRequest
 	for _, c := range calls {
-		c.settle(s)
+		c.markAnsweredLocked(s)
 		switch {
 		case c.IsNotification():
-			b.finish(s)
+			b.finishMemberLocked(s)
 		case c.isRunning():
 			begun = append(begun, c)
 		default:
 			waiting = append(waiting, c)
 		}
 	}
-	s.fx.failMembers(b, waiting, timedOut(false), fromReader)
-	s.fx.failMembers(b, begun, timedOut(true), fromReader)
+	s.effects.failMembers(b, waiting, timedOut(false), fromReader)
+	s.effects.failMembers(b, begun, timedOut(true), fromReader)
 	for _, c := range calls {
-		s.fx.endContext(c, errProcessing)
+		s.effects.endContext(c, errProcessing)
 	}
 }
 
-// send sends the replies, for the handler h if that is not nil. Nobody else has the
+// sendReplies sends the replies, for the handler h if that is not nil. Nobody else has the
 // batch any more.
-func (b *inBatch) send(s *Session, h *handlerContext, from sender) {
+func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	s.lock()
-	s.assembled -= b.held
+	s.batchReplyBytes -= b.reservedBytes
 	s.unlock()
-	sc := getScratch()
-	defer sc.put()
-	err := b.frame(s, sc)
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	err := b.frameReplies(s, sc)
 	b.replies, b.spans = nil, nil // one copy is enough to wait with
 	clear(sc.parts)
 	if err == nil {
-		_ = s.postFramed(context.Background(), h, sc, from, nil) // fails only if the session ends
+		_ = s.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
 	s.lock()
 	b.sending = false
 	s.unlock()
 	if b.disconnect { // which stands now
-		s.endPolitely(ErrClosed)
+		s.closePolitely(ErrClosed)
 	}
 }
 
-// frame puts the replies into one message and frames it. If the message is too large,
+// frameReplies puts the replies into one message and frames it. If the message is too large,
 // errors take the place of the largest replies. If it still is, one error does.
-func (b *inBatch) frame(s *Session, sc *scratch) error {
-	err := b.join(s, sc)
+func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
+	err := b.joinReplies(s, sc)
 	size, ok := errors.AsType[*SizeError](err)
 	if !ok {
 		return err
 	}
 	e := responseTooLarge(size.Limit)
 	s.lock()
-	s.notePeerLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
-		slog.Int("members", len(b.members)), byteLimit(size.Field, size.Limit))
+	s.logPeerLaterLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
+		slog.Int("members", len(b.members)), byteLimitAttr(size.Field, size.Limit))
 	s.unlock()
-	b.shrink(s, sc, e, size.Size-size.Limit)
-	if err = b.join(s, sc); err == nil {
+	b.shrinkReplies(s, sc, e, size.Size-size.Limit)
+	if err = b.joinReplies(s, sc); err == nil {
 		return nil
 	}
 	s.encodeError(sc, nil, e)
-	return s.framed(sc)
+	return s.frameMessage(sc)
 }
 
-// join puts the replies into one message and frames it.
-func (b *inBatch) join(s *Session, sc *scratch) (err error) {
+// joinReplies puts the replies into one message and frames it.
+func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
 	sc.parts = sc.parts[:0]
 	for _, sp := range b.spans {
 		if sp.end > sp.start {
@@ -513,12 +513,12 @@ func (b *inBatch) join(s *Session, sc *scratch) (err error) {
 	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {
 		return err
 	}
-	return s.framed(sc)
+	return s.frameMessage(sc)
 }
 
-// shrink replaces replies by e, the largest first, until the others together have
+// shrinkReplies replaces replies by e, the largest first, until the others together have
 // become smaller by the given number of bytes.
-func (b *inBatch) shrink(s *Session, sc *scratch, e *Error, bytes int) {
+func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes int) {
 	size := func(i int) int { return b.spans[i].end - b.spans[i].start }
 	order := make([]int, len(b.spans))
 	for i := range order {

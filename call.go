@@ -16,15 +16,15 @@ import (
 // Future is a call that was sent, or is to be sent in a [Batch]. Its methods
 // may be called from any goroutine. The zero value is no call, and has failed.
 type Future struct {
-	session  *Session // set when it is sent
-	method   string
-	id       uint64
-	queued   uint64 // its message's number in the outbox
-	started  time.Duration
-	deadline deadline
-	untimed  bool        // its context has a deadline, which counts instead of ours
-	expired  bool        // Limits.RequestTimeout has passed before it was queued
-	stop     func() bool // ends the watch over its context
+	session        *Session // set when it is sent
+	method         string
+	id             uint64
+	messageSeq     uint64 // its message's number in the outbox
+	started        time.Duration
+	deadline       deadline
+	hasOwnDeadline bool        // its context has a deadline, which counts instead of ours
+	expired        bool        // Limits.RequestTimeout has passed before it was queued
+	stop           func() bool // ends the watch over its context
 
 	batch   *Batch    // that it is a member of
 	members []*Future // of the batch that it is the outcome of
@@ -39,7 +39,7 @@ type Future struct {
 
 	mu        sync.Mutex
 	finished  bool          // result and err stand
-	withdrawn bool          // Cancel was called
+	cancelled bool          // Cancel was called
 	done      chan struct{} // closed at the end, made when asked for; of one slot in a Future of the pool's
 	callbacks []func(*Future)
 }
@@ -63,26 +63,26 @@ type Future struct {
 // framer takes, or the reply was, it is a [*SizeError].
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)
-	f := s.pool.call(s, method)
-	if err := s.send(ctx, f, params); err != nil {
-		s.pool.putCall(f)
+	f := s.pool.takeFuture(s, method)
+	if err := s.sendCall(ctx, f, params); err != nil {
+		s.pool.putFuture(f)
 		return err
 	}
 	h := handlerOf(ctx)
-	s.waitForReply(h)
+	s.beginReplyWait(h)
 	if end := ctx.Done(); end == nil {
 		<-f.done
 	} else {
 		select {
 		case <-f.done:
 		case <-end:
-			s.giveUp(f, context.Cause(ctx))
+			s.abandonCall(f, context.Cause(ctx))
 			<-f.done // by whoever removed it from the table, if not by us (I3)
 		}
 	}
-	s.waitedForReply(h)
+	s.endReplyWait(h)
 	err := f.decode(result)
-	s.pool.putCall(f) // not after a panic (of a hook, say), when the table may have it still
+	s.pool.putFuture(f) // not after a panic (of a hook, say), when the table may have it still
 	return err
 }
 
@@ -95,11 +95,11 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Session.Go", ctx)
 	f := newFuture(s, method)
-	if err := s.send(ctx, f, params); err != nil {
-		f.fail(err)
+	if err := s.sendCall(ctx, f, params); err != nil {
+		f.failUnsent(err)
 		return f
 	}
-	f.watch(ctx)
+	f.watchContext(ctx)
 	return f
 }
 
@@ -114,28 +114,28 @@ func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	err := s.notify(ctx, fromCaller, method, params)
+	err := s.sendNotification(ctx, fromCaller, method, params)
 	if err == nil {
-		s.traceSent(method, nil)
+		s.traceRequestSent(method, nil)
 	}
 	return err
 }
 
-// notify encodes and queues a notification.
-func (s *Session) notify(ctx context.Context, from sender, method string, params any) (err error) {
-	sc := getScratch()
-	defer sc.put()
+// sendNotification encodes and queues a notification.
+func (s *Session) sendNotification(ctx context.Context, from sendMode, method string, params any) (err error) {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
 	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
-	return s.post(ctx, sc, from, nil)
+	return s.sendMessage(ctx, sc, from, nil)
 }
 
-// mention sends a notification of the session's own, if the outbox has room, and
+// tryNotify sends a notification of the session's own, if the outbox has room, and
 // reports whether one could be sent. If not, and the session goes on, it has failed
 // logged.
-func (s *Session) mention(method string, params any, failed string) bool {
-	err := s.notify(context.Background(), fromNobody, method, params)
+func (s *Session) tryNotify(method string, params any, failed string) bool {
+	err := s.sendNotification(context.Background(), fromNobody, method, params)
 	if err != nil && !errors.Is(err, ErrClosed) && s.log.Handler() != slog.DiscardHandler {
 		attrs := []slog.Attr{errorAttr(err)}
 		size := recordSize(failed, attrs)
@@ -146,60 +146,60 @@ func (s *Session) mention(method string, params any, failed string) bool {
 	return err == nil
 }
 
-// send encodes and queues a request.
-func (s *Session) send(ctx context.Context, f *Future, params any) error {
+// sendCall encodes and queues a request.
+func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	sc := getScratch()
-	defer sc.put()
-	f.id = s.table.newID()
-	_, f.untimed = ctx.Deadline()
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	f.id = s.callTable.newID()
+	_, f.hasOwnDeadline = ctx.Deadline()
 	sc.id = strconv.AppendUint(sc.id[:0], f.id, 10)
 	var err error
 	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
-	if err = s.post(ctx, sc, fromCaller, f); err == nil {
-		s.traceSent(f.method, f)
+	if err = s.sendMessage(ctx, sc, fromCaller, f); err == nil {
+		s.traceRequestSent(f.method, f)
 	}
 	return err
 }
 
-// register enters a call, or the calls of a batch, into the table.
-func (s *Session) register(f *Future) {
+// registerCallLocked enters a call, or the calls of a batch, into the table.
+func (s *Session) registerCallLocked(f *Future) {
 	f.started = s.now()
 	if f.members == nil {
-		s.table.add(f)
+		s.callTable.addCalls(f)
 	} else {
 		calls := make([]*Future, 0, len(f.members))
 		for _, member := range f.members {
 			if member.isSent() {
-				member.batch.unsettled++
+				member.batch.openMembers++
 				member.started = f.started
 				calls = append(calls, member)
 			}
 		}
-		s.table.add(calls...)
+		s.callTable.addCalls(calls...)
 	}
-	if f.waits() {
-		s.startTimeout(f, f.started)
-	}
-}
-
-// startTimeout begins Limits.RequestTimeout for a call, unless it has begun.
-func (s *Session) startTimeout(call *Future, now time.Duration) {
-	if call.deadline.owner == nil && !call.untimed && s.limits.RequestTimeout != never {
-		s.outgoing.add(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
+	if f.expectsReply() {
+		s.startCallTimeoutLocked(f, f.started)
 	}
 }
 
-// watch gives the call up when ctx ends. It needs no goroutine until then.
-func (f *Future) watch(ctx context.Context) {
+// startCallTimeoutLocked begins Limits.RequestTimeout for a call, unless it has begun.
+func (s *Session) startCallTimeoutLocked(call *Future, now time.Duration) {
+	if call.deadline.owner == nil && !call.hasOwnDeadline && s.limits.RequestTimeout != never {
+		s.callTimeouts.appendDeadline(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
+	}
+}
+
+// watchContext gives the call up when ctx ends. It needs no goroutine until then.
+func (f *Future) watchContext(ctx context.Context) {
 	if ctx.Done() == nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { f.session.giveUp(f, context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { f.session.abandonCall(f, context.Cause(ctx)) })
 	f.mu.Lock()
 	f.stop = stop
 	finished := f.finished
@@ -209,48 +209,48 @@ func (f *Future) watch(ctx context.Context) {
 	}
 }
 
-// giveUp ends a call without its reply, if it is not over.
-func (s *Session) giveUp(f *Future, err error) {
+// abandonCall ends a call without its reply, if it is not over.
+func (s *Session) abandonCall(f *Future, err error) {
 	late := errors.Is(err, context.DeadlineExceeded) // before the lock is held: err may be the user's
 	s.lock()
 	if late {
 		err = s.timeoutErrorLocked(f, err)
 	}
-	s.forget(f, err)
+	s.abandonCallLocked(f, err)
 	s.unlock()
 }
 
-// forget removes a call, or all that is pending of a batch, from the table. Callers must
+// abandonCallLocked removes a call, or all that is pending of a batch, from the table. Callers must
 // hold s.mu.
-func (s *Session) forget(f *Future, err error) {
+func (s *Session) abandonCallLocked(f *Future, err error) {
 	now := s.now()
 	calls := f.members
 	if calls == nil {
 		calls = []*Future{f}
 	}
 	for _, c := range calls {
-		if !s.table.giveUp(c) {
+		if !s.callTable.abandonCall(c) {
 			continue
 		}
-		if s.cancel != nil {
-			s.fx.abandonCall(c.id)
+		if s.cancellation != nil {
+			s.effects.abandonCall(c.id)
 		}
 		if c == f && f.batch != nil {
-			s.fx.complete(f) // a member that is given up by itself does not wait for its batch
+			s.effects.finishFuture(f) // a member that is given up by itself does not wait for its batch
 		}
-		s.complete(c, now, nil, err)
+		s.completeCallLocked(c, now, nil, err)
 	}
-	s.rested()
+	s.markWorkEndLocked()
 }
 
 func newFuture(s *Session, method string) *Future {
 	return &Future{session: s, method: method}
 }
 
-// failed returns a future that is done, with err.
-func failed(s *Session, method string, err error) *Future {
+// newFailedFuture returns a future that is done, with err.
+func newFailedFuture(s *Session, method string, err error) *Future {
 	f := newFuture(s, method)
-	f.fail(err)
+	f.failUnsent(err)
 	return f
 }
 
@@ -278,8 +278,8 @@ func (f *Future) Done() <-chan struct{} {
 	return f.done
 }
 
-// over reports whether the call is over, and so result and err may be read.
-func (f *Future) over() bool {
+// isFinished reports whether the call is over, and so result and err may be read.
+func (f *Future) isFinished() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.checkZeroLocked()
@@ -289,7 +289,7 @@ func (f *Future) over() bool {
 // Err returns the error that the call ended with, nil if it succeeded or is
 // not done. A batch's is a [*BatchError].
 func (f *Future) Err() error {
-	if !f.over() {
+	if !f.isFinished() {
 		return nil
 	}
 	return f.err
@@ -301,24 +301,24 @@ func (f *Future) Err() error {
 // for a member of a batch, or for the batch, also fills the destinations that
 // were given to [Batch.Call].
 func (f *Future) Wait(ctx context.Context, v any) error {
-	if !f.over() {
-		err := f.wait(ctx)
+	if !f.isFinished() {
+		err := f.waitUntilFinished(ctx)
 		if err != nil {
 			return err
 		}
 	}
-	if err := f.fill(); err != nil {
+	if err := f.fillDestinations(); err != nil {
 		return err
 	}
 	return f.Decode(v)
 }
 
-// wait waits for the call to be over, or returns the cause of ctx's end.
-func (f *Future) wait(ctx context.Context) error {
+// waitUntilFinished waits for the call to be over, or returns the cause of ctx's end.
+func (f *Future) waitUntilFinished(ctx context.Context) error {
 	if s := f.session; s != nil { // nil in a batch that was not sent
 		h := handlerOf(ctx)
-		s.waitForReply(h)
-		defer s.waitedForReply(h)
+		s.beginReplyWait(h)
+		defer s.endReplyWait(h)
 	}
 	select {
 	case <-f.Done():
@@ -331,7 +331,7 @@ func (f *Future) wait(ctx context.Context) error {
 // Decode decodes the result into v, a pointer, or does nothing if v is nil. It
 // returns the call's error if it failed, [ErrNotDone] if it is not over.
 func (f *Future) Decode(v any) error {
-	if !f.over() {
+	if !f.isFinished() {
 		return ErrNotDone
 	}
 	if f.members != nil && f.err == nil && v != nil {
@@ -357,9 +357,9 @@ func (f *Future) decode(v any) error {
 	return nil
 }
 
-// fill decodes results into the destinations that were given for them, once,
+// fillDestinations decodes results into the destinations that were given for them, once,
 // and returns the call's error.
-func (f *Future) fill() error {
+func (f *Future) fillDestinations() error {
 	if f.members == nil && f.dest == nil {
 		return f.err
 	}
@@ -368,7 +368,7 @@ func (f *Future) fill() error {
 			f.fillErr = f.Decode(f.dest)
 			return
 		}
-		f.fillErr = batchError(f.members, (*Future).fill)
+		f.fillErr = batchError(f.members, (*Future).fillDestinations)
 	})
 	return f.fillErr
 }
@@ -380,44 +380,44 @@ func (f *Future) Cancel() {
 	f.mu.Lock()
 	f.checkZeroLocked()
 	s := f.session
-	f.withdrawn = true
+	f.cancelled = true
 	if s == nil && !f.finished {
 		f.err = ErrCancelled // it is not sent, and will not be
 	}
 	f.mu.Unlock()
 	if s == nil {
-		f.finish()
+		f.publishOutcome()
 	} else {
-		s.giveUp(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
+		s.abandonCall(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
 	}
 }
 
-// fail ends a call that is not in the table.
-func (f *Future) fail(err error) {
+// failUnsent ends a call that is not in the table.
+func (f *Future) failUnsent(err error) {
 	f.mu.Lock()
 	if !f.finished {
 		f.err = err
 	}
 	f.mu.Unlock()
-	f.finish()
+	f.publishOutcome()
 }
 
-// send gives a member of a batch its session, and reports whether it is to be
+// assignSession gives a member of a batch its session, and reports whether it is to be
 // sent: not if it was cancelled before.
-func (f *Future) send(s *Session) bool {
+func (f *Future) assignSession(s *Session) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.withdrawn {
+	if f.cancelled {
 		return false
 	}
-	f.session, f.id = s, s.table.newID()
+	f.session, f.id = s, s.callTable.newID()
 	return true
 }
 
-func (f *Future) isWithdrawn() bool {
+func (f *Future) isCancelled() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.withdrawn
+	return f.cancelled
 }
 
 // OnDone has callback called when the call is over, or now if it is. It runs
@@ -432,46 +432,46 @@ func (f *Future) OnDone(callback func(*Future)) {
 		return
 	}
 	f.mu.Unlock()
-	f.run(func() { callback(f) })
+	f.runCallback(func() { callback(f) })
 }
 
-func (f *Future) run(task func()) {
+func (f *Future) runCallback(task func()) {
 	if f.session != nil {
-		f.session.pool.run(task)
+		f.session.pool.runTask(task)
 		return
 	}
 	// Owner: whoever called OnDone. End: the callback returns.
 	go task()
 }
 
-// waits reports whether anything is to be waited for: not by a batch of which only
+// expectsReply reports whether anything is to be waited for: not by a batch of which only
 // notifications are sent.
-func (f *Future) waits() bool {
+func (f *Future) expectsReply() bool {
 	return f.members == nil || slices.ContainsFunc(f.members, (*Future).isSent)
 }
 
 // isSent reports whether a member of a batch is sent: not if it was cancelled before.
 func (f *Future) isSent() bool { return f.session != nil }
 
-// complete stores the outcome of a call that was removed from the table (I3) now. The
+// completeCallLocked stores the outcome of a call that was removed from the table (I3) now. The
 // call is finished when the lock is left; a batch as a whole, when its last member is
 // complete. Callers must hold s.mu.
-func (s *Session) complete(f *Future, now time.Duration, result []byte, err error) {
+func (s *Session) completeCallLocked(f *Future, now time.Duration, result []byte, err error) {
 	f.result, f.err = result, err
 	whole := f
 	if f.batch != nil {
-		if f.batch.unsettled--; f.batch.unsettled > 0 {
+		if f.batch.openMembers--; f.batch.openMembers > 0 {
 			return
 		}
-		whole = f.batch.own
+		whole = f.batch.whole
 	}
-	s.outgoing.remove(&whole.deadline)
-	s.free(f, now)
-	s.fx.complete(whole)
+	s.callTimeouts.removeDeadline(&whole.deadline)
+	s.releaseSlotLocked(f, now)
+	s.effects.finishFuture(whole)
 }
 
-// finish tells everybody that the call is over.
-func (f *Future) finish() {
+// publishOutcome tells everybody that the call is over.
+func (f *Future) publishOutcome() {
 	f.mu.Lock()
 	if f.finished {
 		f.mu.Unlock()
@@ -480,15 +480,15 @@ func (f *Future) finish() {
 	if f.members != nil {
 		f.mu.Unlock()
 		for _, member := range f.members {
-			member.finish()
+			member.publishOutcome()
 		}
 		f.mu.Lock()
 		f.err = batchError(f.members, func(m *Future) error { return m.err })
 	}
-	if f.queued > 0 && f.members == nil && f.session.trace.ReplyReceived != nil {
+	if f.messageSeq > 0 && f.members == nil && f.session.trace.ReplyReceived != nil {
 		trace := f.session.trace.ReplyReceived
 		s, method, err, d := f.session, f.method, f.err, f.session.now()-f.started
-		f.run(func() { trace(s, method, err, d) })
+		f.runCallback(func() { trace(s, method, err, d) })
 	}
 	f.finished = true
 	stop, callbacks, done := f.stop, f.callbacks, f.done
@@ -499,7 +499,7 @@ func (f *Future) finish() {
 		stop()
 	}
 	for _, callback := range callbacks {
-		f.run(func() { callback(f) })
+		f.runCallback(func() { callback(f) })
 	}
 	switch {
 	case done == nil:
@@ -510,13 +510,13 @@ func (f *Future) finish() {
 	}
 }
 
-// expire implements [expirer]: Limits.RequestTimeout has passed.
-func (f *Future) expire(s *Session) {
-	if f.queued == 0 { // it still waits for a slot or for room
+// expireLocked implements [expirer]: Limits.RequestTimeout has passed.
+func (f *Future) expireLocked(s *Session) {
+	if f.messageSeq == 0 { // it still waits for a slot or for room
 		f.expired = true
-		s.slots.line.release()
-		s.out.line.release()
+		s.slots.line.wakeAll()
+		s.out.roomLine.wakeAll()
 		return
 	}
-	s.forget(f, s.timeoutErrorLocked(f, ErrTimeout))
+	s.abandonCallLocked(f, s.timeoutErrorLocked(f, ErrTimeout))
 }

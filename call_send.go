@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// table is what a session knows of its own calls: which wait for a reply, and
+// callTable is what a session knows of its own calls: which wait for a reply, and
 // which were given up. It does no I/O and has no clock; its user serialises all
 // but newID.
-type table struct {
+type callTable struct {
 	lastID  atomic.Uint64 // one more than the last id given out; the first one at the start
 	calls   []pendingCall // in the order of their ids, in which most of them come and go
 	pending int           // of calls, how many have no reply
 
-	late     []idRange // of calls given up, the oldest at lateNext once it is full
-	lateNext int
+	abandoned       []idRange // of calls given up, the oldest at oldestAbandoned once it is full
+	oldestAbandoned int
 }
 
 // idRange are ids that follow one another; none if last is before first.
@@ -37,12 +37,12 @@ type pendingCall struct {
 }
 
 // newID returns the next id: they count from Options.FirstID. (I8)
-func (t *table) newID() uint64 { return t.lastID.Add(1) - 1 }
+func (t *callTable) newID() uint64 { return t.lastID.Add(1) - 1 }
 
-// add registers calls, which are in the order of their ids. They belong behind the
+// addCalls registers calls, which are in the order of their ids. They belong behind the
 // others, but for what has overtaken them on their way here: that is moved once,
 // however many they are.
-func (t *table) add(calls ...*Future) {
+func (t *callTable) addCalls(calls ...*Future) {
 	if len(t.calls)+len(calls) > cap(t.calls) && t.pending <= len(t.calls)/2 {
 		t.calls = slices.DeleteFunc(t.calls, func(c pendingCall) bool { return c.call == nil })
 	}
@@ -58,7 +58,7 @@ func (t *table) add(calls ...*Future) {
 }
 
 // find returns the call that is pending under id, nil if there is none, and its place.
-func (t *table) find(id uint64) (*Future, int) {
+func (t *callTable) find(id uint64) (*Future, int) {
 	i, end := 0, len(t.calls)
 	for i < end {
 		if half := int(uint(i+end) / 2); t.calls[half].id < id {
@@ -75,7 +75,7 @@ func (t *table) find(id uint64) (*Future, int) {
 
 // remove takes a call off, and reports whether it was there: whoever removes
 // it completes it. (I3)
-func (t *table) remove(f *Future) bool {
+func (t *callTable) remove(f *Future) bool {
 	found, i := t.find(f.id)
 	if found != f {
 		return false
@@ -85,7 +85,7 @@ func (t *table) remove(f *Future) bool {
 }
 
 // delete leaves a gap at i. What has grown large is given up when nothing is pending.
-func (t *table) delete(i int) {
+func (t *callTable) delete(i int) {
 	t.calls[i].call = nil
 	if t.pending--; t.pending == 0 {
 		if t.calls = t.calls[:0]; cap(t.calls) > 256 {
@@ -94,46 +94,46 @@ func (t *table) delete(i int) {
 	}
 }
 
-// giveUp removes a call whose reply may still come, and remembers its id.
-func (t *table) giveUp(f *Future) bool {
+// abandonCall removes a call whose reply may still come, and remembers its id.
+func (t *callTable) abandonCall(f *Future) bool {
 	if !t.remove(f) {
 		return false
 	}
-	t.remember(f)
+	t.rememberAbandoned(f)
 	return true
 }
 
-// remember keeps the id of a call given up. Those of a batch follow one another and
+// rememberAbandoned keeps the id of a call given up. Those of a batch follow one another and
 // are kept as one, or else a long batch would leave no room for the others.
-func (t *table) remember(f *Future) {
-	if n := len(t.late); n > 0 && f.batch != nil {
-		newest := &t.late[(t.lateNext+n-1)%n]
+func (t *callTable) rememberAbandoned(f *Future) {
+	if n := len(t.abandoned); n > 0 && f.batch != nil {
+		newest := &t.abandoned[(t.oldestAbandoned+n-1)%n]
 		if newest.first <= newest.last && newest.last+1 == f.id {
 			newest.last++
 			return
 		}
 	}
-	t.keep(idRange{first: f.id, last: f.id})
+	t.keepRange(idRange{first: f.id, last: f.id})
 }
 
-// keep adds to what is late, in place of the oldest if there is no room.
-func (t *table) keep(r idRange) {
-	if len(t.late) < lateIDs {
-		t.late = append(t.late, r)
+// keepRange adds to what is late, in place of the oldest if there is no room.
+func (t *callTable) keepRange(r idRange) {
+	if len(t.abandoned) < maxAbandoned {
+		t.abandoned = append(t.abandoned, r)
 		return
 	}
-	t.late[t.lateNext] = r
-	t.lateNext = (t.lateNext + 1) % lateIDs
+	t.abandoned[t.oldestAbandoned] = r
+	t.oldestAbandoned = (t.oldestAbandoned + 1) % maxAbandoned
 }
 
-// isLate reports whether the reply to a call given up was still to come, and takes
+// takeAbandoned reports whether the reply to a call given up was still to come, and takes
 // the id out: another reply is one too many.
-func (t *table) isLate(id uint64) bool {
-	i := slices.IndexFunc(t.late, func(r idRange) bool { return r.first <= id && id <= r.last })
+func (t *callTable) takeAbandoned(id uint64) bool {
+	i := slices.IndexFunc(t.abandoned, func(r idRange) bool { return r.first <= id && id <= r.last })
 	if i < 0 {
 		return false
 	}
-	r := &t.late[i]
+	r := &t.abandoned[i]
 	if r.answered == nil {
 		switch id {
 		case r.first: // as it is if they are answered in order
@@ -156,25 +156,25 @@ func (t *table) isLate(id uint64) bool {
 	return true
 }
 
-// match is what became of a response.
-type match uint8
+// matchKind is what became of a response.
+type matchKind uint8
 
 const (
-	matched    match = iota // it was the reply to a call
-	late                    // its call had been given up
-	unexpected              // nothing waited for it
+	matched    matchKind = iota // it was the reply to a call
+	late                        // its call had been given up
+	unexpected                  // nothing waited for it
 )
 
-// receive removes the call that a response with the given id is for, and
+// matchReply removes the call that a response with the given id is for, and
 // returns it to be settled and finished.
-func (t *table) receive(id ID) (*Future, match) {
+func (t *callTable) matchReply(id ID) (*Future, matchKind) {
 	n, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
 		return nil, unexpected
 	}
 	f, at := t.find(n)
 	if f == nil {
-		if t.isLate(n) {
+		if t.takeAbandoned(n) {
 			return nil, late
 		}
 		return nil, unexpected
@@ -183,11 +183,11 @@ func (t *table) receive(id ID) (*Future, match) {
 	return f, matched
 }
 
-// only returns the call that a response of unknown id can be for, nil if there may be
+// onlyCall returns the call that a response of unknown id can be for, nil if there may be
 // several: none was given up whose reply is still to come. The calls of one batch count
 // as one if the response is an array.
-func (t *table) only(array bool) (only *Future) {
-	if t.awaitsLate() {
+func (t *callTable) onlyCall(array bool) (only *Future) {
+	if t.awaitsAbandoned() {
 		return nil
 	}
 	for _, c := range t.calls {
@@ -202,9 +202,9 @@ func (t *table) only(array bool) (only *Future) {
 	return only
 }
 
-// awaitsLate reports whether the reply to a call given up may still come.
-func (t *table) awaitsLate() bool {
-	return slices.ContainsFunc(t.late, func(r idRange) bool {
+// awaitsAbandoned reports whether the reply to a call given up may still come.
+func (t *callTable) awaitsAbandoned() bool {
+	return slices.ContainsFunc(t.abandoned, func(r idRange) bool {
 		answered := 0
 		for _, is := range r.answered {
 			if is {
@@ -215,9 +215,9 @@ func (t *table) awaitsLate() bool {
 	})
 }
 
-// awaits reports whether a response with the given id would be the reply to a call that
+// awaitsReply reports whether a response with the given id would be the reply to a call that
 // is pending, or was given up.
-func (t *table) awaits(id ID) bool {
+func (t *callTable) awaitsReply(id ID) bool {
 	n, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
 		var ok bool
@@ -226,11 +226,11 @@ func (t *table) awaits(id ID) bool {
 		}
 	}
 	f, _ := t.find(n)
-	return f != nil || slices.ContainsFunc(t.late, func(r idRange) bool { return r.first <= n && n <= r.last })
+	return f != nil || slices.ContainsFunc(t.abandoned, func(r idRange) bool { return r.first <= n && n <= r.last })
 }
 
-// all returns the pending calls in the order of their ids.
-func (t *table) all() []*Future {
+// pendingCalls returns the pending calls in the order of their ids.
+func (t *callTable) pendingCalls() []*Future {
 	calls := make([]*Future, 0, t.pending)
 	for _, c := range t.calls {
 		if c.call != nil {
@@ -243,45 +243,45 @@ func (t *table) all() []*Future {
 // calibration is after how many replies the number of slots is looked at.
 const calibration = 30
 
-// slots bound how many of our calls wait for a reply at once. A number that was
+// callLimiter bound how many of our calls wait for a reply at once. A number that was
 // raised takes effect when the next reply comes, one that was lowered when as
 // many have come as are too many. They are guarded by the session's lock.
-type slots struct {
+type callLimiter struct {
 	limit int // now; beyond reach if it is off
 	floor int // below which it is not lowered
 	taken int
-	line  line
+	line  waitLine
 
 	// Since the last calibration.
-	took    time.Duration // of all replies together
-	count   int           // of replies
-	reached bool          // the limit was
+	latencySum time.Duration // of all replies together
+	samples    int           // of replies
+	reached    bool          // the limit was
 
 	calm time.Duration // what replies took on average when the limit was last not reached
 }
 
-func (o *slots) off() bool { return o.limit == math.MaxInt }
+func (o *callLimiter) off() bool { return o.limit == math.MaxInt }
 
-// free gives one back whose message was not sent.
-func (o *slots) free() {
+// releaseSlot gives one back whose message was not sent.
+func (o *callLimiter) releaseSlot() {
 	o.taken--
-	o.line.next()
+	o.line.wakeFirst()
 }
 
-// done gives one back after a call, or a batch of n messages.
-func (o *slots) done(took time.Duration, n int, l *Limits) {
-	if o.took, o.count = o.took+took, o.count+n; o.count >= calibration {
-		o.calibrate(o.took/time.Duration(o.count), l)
-		o.took, o.count, o.reached = 0, 0, false
+// releaseAfterReply gives one back after a call, or a batch of n messages.
+func (o *callLimiter) releaseAfterReply(took time.Duration, n int, l *Limits) {
+	if o.latencySum, o.samples = o.latencySum+took, o.samples+n; o.samples >= calibration {
+		o.calibrate(o.latencySum/time.Duration(o.samples), l)
+		o.latencySum, o.samples, o.reached = 0, 0, false
 	}
-	o.free()
+	o.releaseSlot()
 }
 
 // calibrate adapts the limit to what replies took on average. It is lowered only
 // because of calls that the load makes slow: if it was reached, and if replies take
 // more than twice as long as when it was not. Calls that are slow by themselves, such
 // as long polls, say nothing about the peer.
-func (o *slots) calibrate(average time.Duration, l *Limits) {
+func (o *callLimiter) calibrate(average time.Duration, l *Limits) {
 	next := recalibrate(o.limit, average, l.ResponseTime, l.OutgoingMax)
 	if !o.reached {
 		o.calm = average
@@ -292,68 +292,68 @@ func (o *slots) calibrate(average time.Duration, l *Limits) {
 	o.limit = max(next, min(o.limit, o.floor))
 }
 
-// take takes a slot.
-func (o *slots) take() {
+// takeSlot takes a slot.
+func (o *callLimiter) takeSlot() {
 	o.taken++
 	o.reached = o.reached || o.taken >= o.limit
 }
 
 // isFree reports whether a slot is free.
-func (o *slots) isFree() bool { return o.taken < o.limit }
+func (o *callLimiter) isFree() bool { return o.taken < o.limit }
 
 // hasFree reports whether a slot is free that nobody waits for.
-func (o *slots) hasFree() bool { return o.isFree() && len(o.line.turns) == 0 }
+func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) == 0 }
 
-// maySend returns why a message cannot be sent any more, nil if it can: by the
+// checkSendableLocked returns why a message cannot be sent any more, nil if it can: by the
 // handler h if that is not nil, and for the given call if that is not nil. Callers
 // must hold s.mu.
-func (s *Session) maySend(h *handlerContext, from sender, call *Future) error {
+func (s *Session) checkSendableLocked(h *handlerContext, from sendMode, call *Future) error {
 	switch {
 	case s.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
 		return ErrClosed // only what a running handler calls goes out now
 	case s.state >= stateClosing:
-		return s.closedError()
+		return s.closedErrorLocked()
 	case call != nil && s.input.closed:
 		return &endedError{errInputClosed}
 	}
 	return nil
 }
 
-// free gives back the slot of a call, or a batch, that was over at the given time.
-func (s *Session) free(f *Future, at time.Duration) {
+// releaseSlotLocked gives back the slot of a call, or a batch, that was over at the given time.
+func (s *Session) releaseSlotLocked(f *Future, at time.Duration) {
 	switch {
 	case s.slots.off():
 	case f.batch != nil:
-		s.slots.done(at-f.started, len(f.batch.entries), s.limits)
+		s.slots.releaseAfterReply(at-f.started, len(f.batch.entries), s.limits)
 	default:
-		s.slots.done(at-f.started, 1, s.limits)
+		s.slots.releaseAfterReply(at-f.started, 1, s.limits)
 	}
 }
 
-// sender is who queues a message, which decides when it may and whether it waits.
-type sender uint8
+// sendMode is who queues a message, which decides when it may and whether it waits.
+type sendMode uint8
 
 const (
-	fromCaller  sender = iota // waits for room; not while draining, unless a handler calls
-	fromHandler               // a reply, or what Shutdown refuses: waits for room
-	fromReader                // another reply: never waits (I2), and may exceed the limit
-	fromNobody                // never waits, and is dropped if there is no room
+	fromCaller  sendMode = iota // waits for room; not while draining, unless a handler calls
+	fromHandler                 // a reply, or what Shutdown refuses: waits for room
+	fromReader                  // another reply: never waits (I2), and may exceed the limit
+	fromNobody                  // never waits, and is dropped if there is no room
 )
 
-// post frames sc.msg and queues it, with register (a call, or a batch's future)
+// sendMessage frames sc.msg and queues it, with register (a call, or a batch's future)
 // entered into the table before (I4). It waits for room, and fails if ctx ends
 // or the session does.
-func (s *Session) post(ctx context.Context, sc *scratch, from sender, register *Future) error {
-	if err := s.framed(sc); err != nil {
+func (s *Session) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *Future) error {
+	if err := s.frameMessage(sc); err != nil {
 		return err
 	}
-	return s.postFramed(ctx, handlerOf(ctx), sc, from, register)
+	return s.sendFrame(ctx, handlerOf(ctx), sc, from, register)
 }
 
-// postFramed is post for sc.frame, for the handler h if that is not nil.
-func (s *Session) postFramed(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) error {
+// sendFrame is post for sc.frame, for the handler h if that is not nil.
+func (s *Session) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) error {
 	s.lock()
-	lent, err := s.queueLocked(ctx, h, sc, from, register)
+	lent, err := s.enqueueFrameLocked(ctx, h, sc, from, register)
 	s.unlock()
 	if lent {
 		s.writeDirectly(sc.frame)
@@ -361,67 +361,67 @@ func (s *Session) postFramed(ctx context.Context, h *handlerContext, sc *scratch
 	return err
 }
 
-// framed frames sc.msg.
-func (s *Session) framed(sc *scratch) (err error) {
-	sc.frame, err = s.conn.frame(sc.frame[:0], sc.msg)
+// frameMessage frames sc.msg.
+func (s *Session) frameMessage(sc *encodeBuffer) (err error) {
+	sc.frame, err = s.conn.appendFramed(sc.frame[:0], sc.msg)
 	return err
 }
 
-// queueLocked queues sc.frame. It reports whether the caller has the write side of the
+// enqueueFrameLocked queues sc.frame. It reports whether the caller has the write side of the
 // connection and is to call writeDirectly instead, when it has left the lock. Callers must
-// hold s.mu, which is released while queueLocked waits for room.
-func (s *Session) queueLocked(ctx context.Context, h *handlerContext, sc *scratch, from sender, register *Future) (lent bool, err error) {
+// hold s.mu, which is released while enqueueFrameLocked waits for room.
+func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
 	s.owner.Check()
-	if h != nil && h.session == s && h.waits.returned {
+	if h != nil && h.session == s && h.waits.handlerReturned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
 	size := len(sc.msg)
 	switch from {
 	case fromReader:
 		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
-			s.note(slog.LevelWarn, "peer does not read its replies", byteLimit(name, limit))
-			err := slowPeer("%s", over(limit, "bytes waiting", name))
+			s.logLaterLocked(slog.LevelWarn, "peer does not read its replies", byteLimitAttr(name, limit))
+			err := slowPeer("%s", overLimitText(limit, "bytes waiting", name))
 			if name != "Limits.Outbox" {
 				err = &fullError{err}
 			}
-			s.fx.end(err, 0)
+			s.effects.closeSession(err, 0)
 			return false, err
 		}
 	case fromNobody:
-		if !s.out.room(len(sc.frame), s.limits.Outbox) {
+		if !s.out.hasRoom(len(sc.frame), s.limits.Outbox) {
 			return false, nil
 		}
 	default:
-		if n := len(sc.frame); n >= weightStep && s.load.exceeds(n) {
+		if n := len(sc.frame); n >= weightStep && s.load.exceedsCeiling(n) {
 			s.unlock()
 			room := s.load.makeRoom(n)
 			if !room {
-				s.makeWay(false)
+				s.closeForMemory(false)
 			}
 			s.lock()
 		}
-		if err := s.waitToSend(ctx, h, sc, from, register); err != nil {
+		if err := s.waitToSendLocked(ctx, h, sc, from, register); err != nil {
 			return false, err
 		}
 	}
 	if s.state >= stateClosing {
-		return false, s.closedError()
+		return false, s.closedErrorLocked()
 	}
 	if register != nil {
-		s.register(register)
+		s.registerCallLocked(register)
 	}
-	s.spend(size)
+	s.addTrafficLocked(size)
 	if from != fromNobody {
-		s.markAlive()
+		s.markActiveLocked()
 	}
-	lent = s.out.lend(len(sc.frame), s.alone(from, register))
+	lent = s.out.lendWriteSide(len(sc.frame), s.mayWriteDirectlyLocked(from, register))
 	if !lent {
 		s.out.push(sc.frame)
 	}
 	if register != nil {
-		register.queued = s.out.queued
+		register.messageSeq = s.out.queuedMessages
 		for _, member := range register.members {
-			member.queued = s.out.queued
+			member.messageSeq = s.out.queuedMessages
 		}
 	}
 	s.stats.MessagesSent++
@@ -434,92 +434,92 @@ func (s *Session) writeDirectly(frame []byte) {
 	n := s.out.sock.tryWrite(frame)
 	s.lock()
 	s.stats.BytesSent += uint64(n)
-	s.out.unlend(frame, n)
-	s.wakeAfterWriteLocked()
+	s.out.returnWriteSide(frame, n)
+	s.startWorkerAfterWriteLocked()
 	if s.state >= stateClosing {
 		s.out.wakeWriter()
 	}
 	s.unlock()
 }
 
-// alone reports whether nothing but the message at hand is going on.
-func (s *Session) alone(from sender, call *Future) bool {
+// mayWriteDirectlyLocked reports whether nothing but the message at hand is going on.
+func (s *Session) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
 	switch from {
 	case fromCaller:
-		return call != nil && s.table.pending == 1
+		return call != nil && s.callTable.pending == 1
 	case fromHandler:
 		return s.in.running == 1 && s.in.count == 0
 	}
 	return false
 }
 
-// waitToSend returns when sc.frame fits into the outbox and nobody waited longer;
+// waitToSendLocked returns when sc.frame fits into the outbox and nobody waited longer;
 // before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
 // released while it waits. A handler h of the session takes a slot without waiting: all
 // slots may be taken by calls whose replies wait for it.
-func (s *Session) waitToSend(ctx context.Context, h *handlerContext, sc *scratch, from sender, call *Future) error {
-	if call != nil && !call.waits() {
+func (s *Session) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, call *Future) error {
+	if call != nil && !call.expectsReply() {
 		call = nil
 	}
 	if call != nil {
 		if own := h != nil && h.session == s; !own && !s.slots.hasFree() {
 			s.changeWaitsLocked(h, 1, 0)
-			err := s.waitInLine(ctx, &s.slots.line, h, from, call, s.slots.isFree)
+			err := s.waitInLineLocked(ctx, &s.slots.line, h, from, call, s.slots.isFree)
 			s.changeWaitsLocked(h, -1, 0)
 			if err != nil {
 				return err
 			}
 		}
-		s.slots.take()
+		s.slots.takeSlot()
 	}
-	err := s.maySend(h, from, call)
-	if n := len(sc.frame); err == nil && !(len(s.out.line.turns) == 0 && s.hasRoom(n)) {
+	err := s.checkSendableLocked(h, from, call)
+	if n := len(sc.frame); err == nil && !(len(s.out.roomLine.waiters) == 0 && s.hasRoomLocked(n)) {
 		sc.msg = nil // one copy is enough to wait with
 		if cap(sc.frame) > 2*n {
 			sc.frame = bytes.Clone(sc.frame)
 		}
-		s.out.waiting += n
-		s.weigh()
+		s.out.waitingBytes += n
+		s.reportMemoryLocked()
 		s.changeWaitsLocked(h, 0, 1)
-		err = s.waitInLine(ctx, &s.out.line, h, from, call, func() bool { return s.hasRoom(n) })
+		err = s.waitInLineLocked(ctx, &s.out.roomLine, h, from, call, func() bool { return s.hasRoomLocked(n) })
 		s.changeWaitsLocked(h, 0, -1)
-		s.out.waiting -= n
-		s.wakeWorkerLocked() // while this waited, no worker was called
+		s.out.waitingBytes -= n
+		s.startWorkerIfNeededLocked() // while this waited, no worker was called
 	}
 	if err != nil && call != nil {
-		s.slots.free()
+		s.slots.releaseSlot()
 	}
 	return err
 }
 
-// waitInLine returns when it is the caller's turn in l and ready says so, or with the
+// waitInLineLocked returns when it is the caller's turn in l and ready says so, or with the
 // error for which nothing can be sent any more. Limits.RequestTimeout of a call
 // begins with the first wait. Callers must hold s.mu, which is released while it waits.
-func (s *Session) waitInLine(ctx context.Context, l *line, h *handlerContext, from sender, call *Future, ready func() bool) error {
+func (s *Session) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, call *Future, ready func() bool) error {
 	if call != nil {
-		s.startTimeout(call, s.now())
+		s.startCallTimeoutLocked(call, s.now())
 	}
-	err := l.wait(ctx, (*locker)(s), func() (bool, error) {
-		err := s.maySend(h, from, call)
+	err := l.waitTurn(ctx, (*locker)(s), func() (bool, error) {
+		err := s.checkSendableLocked(h, from, call)
 		if err == nil && call != nil && call.expired {
 			err = ErrTimeout
 		}
 		return ready(), err
 	})
 	if err != nil && call != nil {
-		s.outgoing.remove(&call.deadline)
+		s.callTimeouts.removeDeadline(&call.deadline)
 	}
 	return err
 }
 
-// hasRoom reports whether n bytes fit into the outbox. Where the server holds all
+// hasRoomLocked reports whether n bytes fit into the outbox. Where the server holds all
 // that it may and the session more than its share, only an empty outbox has room.
-func (s *Session) hasRoom(n int) bool {
+func (s *Session) hasRoomLocked(n int) bool {
 	limit := s.limits.Outbox
-	if s.load.full(s.weight) {
+	if s.load.isOverShare(s.reportedMemory) {
 		limit = 0
 	}
-	return s.out.room(n, limit)
+	return s.out.hasRoom(n, limit)
 }
 
 // outboxLimitLocked returns the limit for which n bytes of who never waits are too many
@@ -531,9 +531,9 @@ func (s *Session) outboxLimitLocked(n int) (name string, value int) {
 		limit += reserve
 	}
 	switch {
-	case !s.out.room(n, limit):
+	case !s.out.hasRoom(n, limit):
 		return "Limits.Outbox", s.limits.Outbox
-	case size > writeChunk && s.load.exceeds(n) && s.load.full(size-writeChunk): // short refusals find room
+	case size > writeChunk && s.load.exceedsCeiling(n) && s.load.isOverShare(size-writeChunk): // short refusals find room
 		return "Server.MaxQueuedBytes", s.load.limit
 	}
 	return "", 0

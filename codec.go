@@ -71,7 +71,7 @@ func codecOr(c Codec) Codec {
 func appendCodec(dst []byte, c Codec, v any) ([]byte, error) {
 	c = codecOr(c)
 	out, err := c.Append(dst, v)
-	if err == nil && !trusted(c) {
+	if err == nil && !isBuiltinCodec(c) {
 		out, err = checkAppended(out, len(dst))
 	}
 	if err != nil {
@@ -80,9 +80,9 @@ func appendCodec(dst []byte, c Codec, v any) ([]byte, error) {
 	return out, nil
 }
 
-// trusted reports whether c is the built-in codec, with or without objects.
-func trusted(c Codec) bool {
-	if o, ok := c.(*objects); ok {
+// isBuiltinCodec reports whether c is the built-in codec, with or without objects.
+func isBuiltinCodec(c Codec) bool {
+	if o, ok := c.(*objectCodec); ok {
 		c = o.Codec
 	}
 	switch c.(type) {
@@ -297,12 +297,12 @@ func appendOther(dst []byte, v any, depth int) ([]byte, error) {
 			return nil, fmt.Errorf("arrays and objects are nested over %d levels deep", jsonscan.MaxDepth)
 		}
 	}
-	return unify(out, len(dst)), nil
+	return unifyEscapes(out, len(dst)), nil
 }
 
-// unify gives what encoding/json has appended to n bytes the form that it has with
+// unifyEscapes gives what encoding/json has appended to n bytes the form that it has with
 // every version: U+FFFD is not an escape sequence, U+2028 and U+2029 are.
-func unify(out []byte, n int) []byte {
+func unifyEscapes(out []byte, n int) []byte {
 	const escaped = `\ufffd` // as encoding/json writes it; MarshalJSON methods may use capitals
 	if added := out[n:]; !bytes.Contains(added, []byte(escaped)) &&
 		!bytes.Contains(added, []byte("\u2028")) && !bytes.Contains(added, []byte("\u2029")) {
@@ -333,11 +333,11 @@ func unify(out []byte, n int) []byte {
 // Unmarshal implements [Codec].
 func (jsonCodec) Unmarshal(data []byte, v any) error { return unmarshalForm(data, v, floatNumbers) }
 
-// numbers implements [numberCodec].
-func (jsonCodec) numbers(data []byte) (any, error) { return decodeAny(data, textNumbers) }
+// decodeTextNumbers implements [numberCodec].
+func (jsonCodec) decodeTextNumbers(data []byte) (any, error) { return decodeAny(data, textNumbers) }
 
-// number implements [numberCodec].
-func (jsonCodec) number(n json.Number) (any, error) {
+// convertNumber implements [numberCodec].
+func (jsonCodec) convertNumber(n json.Number) (any, error) {
 	var f float64
 	err := JSON.Unmarshal([]byte(n), &f)
 	return f, err

@@ -32,7 +32,7 @@ const (
 // All of encoding/json's versions do so. The error of what is no JSON is theirs.
 func decodeAny(data []byte, form numberForm) (any, error) {
 	d := anyDecoder{Scanner: jsonscan.Scanner{Data: data}, form: form}
-	v, ok := d.decode()
+	v, ok := d.decodeValue()
 	ok = ok && d.AtEnd()
 	if ok && !d.IsUTF8() {
 		// Each wrong byte is a rune of its own here. The text can be scanned
@@ -41,15 +41,15 @@ func decodeAny(data []byte, form numberForm) (any, error) {
 	}
 	switch {
 	case !ok:
-		return nil, errorOf(data, new(any))
+		return nil, stdUnmarshalError(data, new(any))
 	case d.err != nil:
 		return nil, d.err
 	}
 	return v, nil
 }
 
-// errorOf returns encoding/json's error for data that v cannot take.
-func errorOf(data []byte, v any) error {
+// stdUnmarshalError returns encoding/json's error for data that v cannot take.
+func stdUnmarshalError(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return err
 	}
@@ -63,12 +63,12 @@ type anyDecoder struct {
 	err  error // the first number that has no place in its Go type
 }
 
-// decode scans and returns one value. Like encoding/json it recurses, at most
+// decodeValue scans and returns one value. Like encoding/json it recurses, at most
 // maxDepth levels deep.
-func (d *anyDecoder) decode() (v any, ok bool) {
+func (d *anyDecoder) decodeValue() (v any, ok bool) {
 	switch c := d.Peek(); {
 	case c == '"':
-		return d.text()
+		return d.decodeString()
 	case c == '{':
 		return d.decodeObject()
 	case c == '[':
@@ -90,8 +90,8 @@ func (d *anyDecoder) decode() (v any, ok bool) {
 	}
 }
 
-// text scans and returns a string.
-func (d *anyDecoder) text() (s string, ok bool) {
+// decodeString scans and returns a string.
+func (d *anyDecoder) decodeString() (s string, ok bool) {
 	start := d.Pos
 	d.HasEscape = false
 	if !d.ScanString() {
@@ -115,7 +115,7 @@ func (d *anyDecoder) decodeArray() (v any, ok bool) {
 	}
 	var list []any
 	for {
-		x, ok := d.decode()
+		x, ok := d.decodeValue()
 		if !ok {
 			return nil, false
 		}
@@ -148,12 +148,12 @@ func (d *anyDecoder) decodeObject() (v any, ok bool) {
 		if d.Peek() != '"' {
 			return nil, false
 		}
-		key, ok := d.text()
+		key, ok := d.decodeString()
 		if !ok || d.Peek() != ':' {
 			return nil, false
 		}
 		d.Pos++
-		if m[key], ok = d.decode(); !ok {
+		if m[key], ok = d.decodeValue(); !ok {
 			return nil, false
 		}
 		switch d.Peek() {
@@ -259,7 +259,7 @@ func unmarshalList(data []byte, dest any, list *[]any, form numberForm) error {
 	case []any:
 		setList(list, x)
 	default:
-		return errorOf(data, dest)
+		return stdUnmarshalError(data, dest)
 	}
 	return nil
 }
@@ -271,7 +271,7 @@ func unmarshalElements(data []byte, dest any, list *[]any, form numberForm) erro
 	s := jsonscan.Scanner{Data: data}
 	start := s.Peek()
 	if !s.ScanValue() || !s.AtEnd() || start != '[' && start != 'n' {
-		return errorOf(data, dest)
+		return stdUnmarshalError(data, dest)
 	}
 	if start == 'n' {
 		*list = nil
@@ -319,7 +319,7 @@ func unmarshalMap(data []byte, m *map[string]any, form numberForm) error {
 			maps.Copy(*m, x)
 		}
 	default:
-		return errorOf(data, m)
+		return stdUnmarshalError(data, m)
 	}
 	return nil
 }

@@ -788,8 +788,8 @@ func nested(open string, n int) string {
 }
 
 // plainObjects is the codec of a session with objects.
-func plainObjects() *objects {
-	return &objects{JSON, newObjectTypes(nil, nil, JSON), nil}
+func plainObjects() *objectCodec {
+	return &objectCodec{JSON, newObjectTypes(nil, nil, JSON), nil}
 }
 
 // mixture has what may have objects in it beside what has none, in the forms that
@@ -957,7 +957,7 @@ func TestObjectsDecodeOver(t *testing.T) {
 func TestObjectsInLongLists(t *testing.T) {
 	data := []byte("[" + strings.Repeat("1,", 9999) + "1]")
 	for _, c := range []Codec{JSON, Aiomas.Codec()} {
-		o := &objects{c, newObjectTypes(nil, nil, c), nil}
+		o := &objectCodec{c, newObjectTypes(nil, nil, c), nil}
 		allocs := testing.AllocsPerRun(10, func() {
 			var list []any
 			if err := o.Unmarshal(data, &list); err != nil || len(list) != 10000 {
@@ -1006,17 +1006,17 @@ func TestObjectsCostNothingWhereThereAreNone(t *testing.T) {
 		C map[string]*flat
 	}
 	for _, v := range []any{1, "x", []string{"y"}, flat{}, &flat{}, []flat{}, Args{1, "two", []any{3.5}}} {
-		if low, changed, err := o.lower(v, 0); changed || err != nil {
+		if low, changed, err := o.replaceObjects(v, 0); changed || err != nil {
 			t.Errorf("%T: changed to %v, %v", v, low, err)
 		}
-		if allocs := testing.AllocsPerRun(100, func() { _, _, _ = o.lower(v, 0) }); allocs > 0 {
+		if allocs := testing.AllocsPerRun(100, func() { _, _, _ = o.replaceObjects(v, 0) }); allocs > 0 {
 			t.Errorf("%T: %v allocations", v, allocs)
 		}
 	}
-	if p := o.plan(reflect.TypeFor[*flat]()); p.kind != planNone {
+	if p := o.planOf(reflect.TypeFor[*flat]()); p.kind != planNone {
 		t.Error("there is a plan for a type without objects")
 	}
-	if p := o.plan(reflect.TypeFor[struct{ F []map[int]*any }]()); p.kind != planStruct || strings.Contains(p.twin.String(), "interface") {
+	if p := o.planOf(reflect.TypeFor[struct{ F []map[int]*any }]()); p.kind != planStruct || strings.Contains(p.shadowType.String(), "interface") {
 		t.Error("there is no plan for a type with objects")
 	}
 }
@@ -1155,7 +1155,7 @@ func TestFuncLooksUpEachMemberOnce(t *testing.T) {
 			args := make([]json.RawMessage, n)
 			allocs := testing.AllocsPerRun(1, func() {
 				clear(args)
-				_, err = sig.bind(req, args)
+				_, err = sig.bindArguments(req, args)
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -1187,7 +1187,7 @@ func TestFuncUnquotesUnknownKeysOnce(t *testing.T) {
 			args := make([]json.RawMessage, 3)
 			allocs := testing.AllocsPerRun(1, func() {
 				clear(args)
-				_, err = sig.bind(req, args)
+				_, err = sig.bindArguments(req, args)
 			})
 			if (err == nil) != (name == "left out") {
 				t.Fatalf("got %v", err)
@@ -1252,7 +1252,7 @@ func BenchmarkFuncFields(b *testing.B) {
 			args := make([]json.RawMessage, n)
 			for b.Loop() {
 				clear(args)
-				if _, err := sig.bind(req, args); err != nil {
+				if _, err := sig.bindArguments(req, args); err != nil {
 					b.Fatal(err)
 				}
 			}

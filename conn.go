@@ -14,20 +14,20 @@ import (
 // transport is a connection as the session's reader and writer see it: a
 // [MessageConn], or a byte stream with a [Framer].
 type transport interface {
-	// next returns the next message, valid until the next call. With wait unset
+	// nextMessage returns the next message, valid until the next call. With wait unset
 	// it returns nil when it would have to read from the connection.
-	next(wait bool) ([]byte, error)
+	nextMessage(wait bool) ([]byte, error)
 	// maxMessage returns the size of the largest message, 0 if that is not known.
 	maxMessage() int
 	// maxMessageField returns the name of the field that sets maxMessage.
 	maxMessageField() string
-	// frame appends msg to dst as it goes into the outbox. It fails with a
+	// appendFramed appends msg to dst as it goes into the outbox. It fails with a
 	// [*SizeError] if msg is larger than maxMessage.
-	frame(dst, msg []byte) ([]byte, error)
-	// write writes frames, ends being where each ends in buf. progress is called
+	appendFramed(dst, msg []byte) ([]byte, error)
+	// writeFrames writes frames, ends being where each ends in buf. progress is called
 	// after each part that was written and has more behind it. It returns how much
 	// was written, or may have been.
-	write(buf []byte, ends []int, progress func()) (int, error)
+	writeFrames(buf []byte, ends []int, progress func()) (int, error)
 	// onPart has part called before more is read of a message that has come in
 	// part, or is dropped, with the size of the buffer that this takes if that is
 	// large, else 0; and when a large one has been given back. Its error ends the
@@ -35,29 +35,29 @@ type transport interface {
 	onPart(part func(size int) error)
 	// socket returns what writes without waiting, nil if nothing can.
 	socket() *socket
-	// writable reports whether a write would not wait for the peer, as far as the
+	// canWriteNow reports whether a write would not wait for the peer, as far as the
 	// operating system says; false if the connection is none of the system's.
-	writable() bool
-	// close closes the connection because of cause, which it may tell the peer.
-	close(cause error) error
-	// tells reports whether close tells the peer the cause.
-	tells() bool
+	canWriteNow() bool
+	// closeWithCause closes the connection because of cause, which it may tell the peer.
+	closeWithCause(cause error) error
+	// tellsCause reports whether close tells the peer the cause.
+	tellsCause() bool
 	// closeWrite closes this end's half of the connection, and reports whether it could.
 	closeWrite() bool
-	// unterminated reports whether the input has ended behind the last message without
+	// endedUnterminated reports whether the input has ended behind the last message without
 	// what ends a message.
-	unterminated() bool
-	// hungUp reports whether the operating system says that the peer has closed both
+	endedUnterminated() bool
+	// hasHungUp reports whether the operating system says that the peer has closed both
 	// halves of the connection; false if that cannot be told.
-	hungUp() bool
-	received() uint64 // bytes, for the reader
-	// unread returns what came in where next failed: the beginning of the message that
+	hasHungUp() bool
+	receivedBytes() uint64 // bytes, for the reader
+	// unreadInput returns what came in where next failed: the beginning of the message that
 	// was at fault or cut off, and what is behind it. It is valid until the next call.
-	unread() ([]byte, framing)
+	unreadInput() ([]byte, framing)
 	// releaseInput gives back what is held of the input. The reader calls it last: a
 	// program may keep a session that has ended.
 	releaseInput()
-	under() any // what it was made of
+	userConn() any // what it was made of
 }
 
 // keptBytes returns how many bytes conn keeps beside messages, which are a part of the
@@ -74,27 +74,27 @@ const writeChunk = 16 << 10
 
 // stream is a byte stream with a Framer.
 type stream struct {
-	conn    io.ReadWriteCloser
-	framer  Framer
-	max     int // maxMessage
-	split   bufio.SplitFunc
-	sock    *socket // nil if conn is another kind of connection
-	buf     []byte  // what was read and not consumed is buf[r:w]
-	r, w    int
-	from    int // where what was split last begins
-	part    func(int) error
-	large   int // what it was told of last
-	total   uint64
-	last    int   // what the last Read returned
-	err     error // of it
-	bare    bool  // the last message was the end of the input, without a delimiter
-	closing closeOnce
+	conn             io.ReadWriteCloser
+	framer           Framer
+	maxSize          int // maxMessage
+	split            bufio.SplitFunc
+	sock             *socket // nil if conn is another kind of connection
+	buf              []byte  // what was read and not consumed is buf[r:w]
+	r, w             int
+	unreadFrom       int // where what was split last begins
+	onPartial        func(int) error
+	largeSize        int // what it was told of last
+	totalBytes       uint64
+	lastRead         int   // what the last Read returned
+	readErr          error // of it
+	lastUnterminated bool  // the last message was the end of the input, without a delimiter
+	closing          closeOnce
 }
 
 func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
 	s := &stream{
-		conn: conn, framer: framer, max: maxMessage(framer), sock: newSocket(conn),
-		part: func(int) error { return nil },
+		conn: conn, framer: framer, maxSize: maxMessage(framer), sock: newSocket(conn),
+		onPartial: func(int) error { return nil },
 	}
 	switch framingOf(framer) {
 	case framedByLines, framedByValues, framedByHeaders:
@@ -119,18 +119,18 @@ func (s *stream) splitFirst(data []byte, atEOF bool) (int, []byte, error) {
 
 func (s *stream) socket() *socket { return s.sock }
 
-func (s *stream) onPart(part func(int) error) { s.part = part }
+func (s *stream) onPart(part func(int) error) { s.onPartial = part }
 
-func (s *stream) next(wait bool) ([]byte, error) {
+func (s *stream) nextMessage(wait bool) ([]byte, error) {
 	for {
-		if s.w > s.r || s.err != nil {
+		if s.w > s.r || s.readErr != nil {
 			s.markUnread()
-			advance, token, err := s.split(s.buf[s.r:s.w], s.err == io.EOF)
+			advance, token, err := s.split(s.buf[s.r:s.w], s.readErr == io.EOF)
 			if advance < 0 || advance > s.w-s.r {
 				return nil, &FrameError{Message: "the framer advanced beyond its data"}
 			}
 			s.r += advance
-			s.bare = s.err == io.EOF && len(token) == advance
+			s.lastUnterminated = s.readErr == io.EOF && len(token) == advance
 			if advance == 0 && (err != nil || token != nil) {
 				// It would do so again and again.
 				if frame, ok := err.(*FrameError); ok && frame.Recoverable {
@@ -148,99 +148,99 @@ func (s *stream) next(wait bool) ([]byte, error) {
 			if advance > 0 && s.r < s.w {
 				continue
 			} else if advance > 0 {
-				if err := s.part(s.large); err != nil { // of a message that is dropped
+				if err := s.onPartial(s.largeSize); err != nil { // of a message that is dropped
 					return nil, err
 				}
 			}
 		}
-		if s.err != nil {
+		if s.readErr != nil {
 			s.markUnread()
-			if s.err == io.EOF && s.w > s.r {
+			if s.readErr == io.EOF && s.w > s.r {
 				return nil, io.ErrUnexpectedEOF
 			}
-			return nil, s.err
+			return nil, s.readErr
 		}
 		if !wait {
 			return nil, nil
 		}
-		s.fill()
+		s.readMore()
 	}
 }
 
 // markUnread notes where the next message begins, for unread. A last message without
 // its delimiter stays what was not read.
 func (s *stream) markUnread() {
-	if !s.unterminated() {
-		s.from = s.r
+	if !s.endedUnterminated() {
+		s.unreadFrom = s.r
 	}
 }
 
-// fill reads once, into a buffer that grows when it is full. Only bytes that
+// readMore reads once, into a buffer that grows when it is full. Only bytes that
 // have arrived make it grow: how much is to come is never taken on trust.
-func (s *stream) fill() {
+func (s *stream) readMore() {
 	if s.r == s.w {
 		s.r, s.w = 0, 0
-		if s.large > 0 {
-			s.large = 0
-			_ = s.part(0) // asks for nothing
+		if s.largeSize > 0 {
+			s.largeSize = 0
+			_ = s.onPartial(0) // asks for nothing
 		}
 		if s.sock != nil {
-			giveBuffer(s.buf)
-			s.buf, s.w, s.err = s.sock.readSome()
-			s.total += uint64(s.w)
+			recycleReadBuffer(s.buf)
+			s.buf, s.w, s.readErr = s.sock.readSome()
+			s.totalBytes += uint64(s.w)
 			return
 		}
-		if len(s.buf) > readBuffer || len(s.buf) > firstBuffer && s.last < len(s.buf)/8 {
-			giveBuffer(s.buf)
+		if len(s.buf) > readBuffer || len(s.buf) > firstBuffer && s.lastRead < len(s.buf)/8 {
+			recycleReadBuffer(s.buf)
 			s.buf = nil
 		}
-	} else if s.err = s.part(s.large); s.err != nil {
+	} else if s.readErr = s.onPartial(s.largeSize); s.readErr != nil {
 		return
 	}
 	switch {
 	case s.buf == nil:
-		s.buf = takeBuffer(firstBuffer)
+		s.buf = getReadBuffer(firstBuffer)
 	case s.w == len(s.buf) && s.r > len(s.buf)/2:
 		s.w = copy(s.buf, s.buf[s.r:s.w])
 		s.r = 0
 	case s.w == len(s.buf):
 		if size := 2 * len(s.buf); size > readBuffer {
-			s.large = size
-			if s.err = s.part(size); s.err != nil {
+			s.largeSize = size
+			if s.readErr = s.onPartial(size); s.readErr != nil {
 				return
 			}
 		}
-		grown := takeBuffer(2 * len(s.buf))
+		grown := getReadBuffer(2 * len(s.buf))
 		s.w = copy(grown, s.buf[s.r:s.w])
-		giveBuffer(s.buf)
+		recycleReadBuffer(s.buf)
 		s.buf, s.r = grown, 0
 	}
 	n, err := s.conn.Read(s.buf[s.w:])
 	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < readBuffer {
 		// More than fits comes at once: read more at a time from now on.
-		grown := takeBuffer(min(4*len(s.buf), readBuffer))
+		grown := getReadBuffer(min(4*len(s.buf), readBuffer))
 		copy(grown, s.buf)
-		giveBuffer(s.buf)
+		recycleReadBuffer(s.buf)
 		s.buf = grown
 	}
 	s.w += n
-	s.last = n
-	s.total += uint64(n)
-	s.err = err
+	s.lastRead = n
+	s.totalBytes += uint64(n)
+	s.readErr = err
 }
 
-func (s *stream) maxMessage() int { return s.max }
+func (s *stream) maxMessage() int { return s.maxSize }
 
 func (s *stream) maxMessageField() string { return maxMessageField(s.framer) }
 
-func (s *stream) frame(dst, msg []byte) ([]byte, error) {
-	if err := checkSize(s.framer, s.max, msg); err != nil {
+func (s *stream) appendFramed(dst, msg []byte) ([]byte, error) {
+	if err := checkSize(s.framer, s.maxSize, msg); err != nil {
 		return dst, err
 	}
 	return s.framer.AppendFrame(dst, msg)
 }
 
-func (s *stream) write(buf []byte, _ []int, progress func()) (written int, err error) {
+func (s *stream) writeFrames(buf []byte, _ []int, progress func()) (written int, err error) {
 	for {
 		n := 0
 		if s.sock != nil {
@@ -260,67 +260,67 @@ func (s *stream) write(buf []byte, _ []int, progress func()) (written int, err e
 	}
 }
 
-func (s *stream) close(error) (err error) {
+func (s *stream) closeWithCause(error) (err error) {
 	s.closing.do(func() { err = s.conn.Close() })
 	return err
 }
 
-func (s *stream) tells() bool { return false }
+func (s *stream) tellsCause() bool { return false }
 
-func (s *stream) received() uint64 { return s.total }
+func (s *stream) receivedBytes() uint64 { return s.totalBytes }
 
 func (s *stream) releaseInput() {
 	if s.buf != nil {
-		giveBuffer(s.buf)
+		recycleReadBuffer(s.buf)
 	}
-	s.buf, s.r, s.w, s.from = nil, 0, 0, 0
+	s.buf, s.r, s.w, s.unreadFrom = nil, 0, 0, 0
 }
 
-func (s *stream) unread() ([]byte, framing) { return s.buf[s.from:s.w], framingOf(s.framer) }
+func (s *stream) unreadInput() ([]byte, framing) { return s.buf[s.unreadFrom:s.w], framingOf(s.framer) }
 
 func (s *stream) closeWrite() bool {
 	conn, ok := s.conn.(halfCloser)
 	return ok && conn.CloseWrite() == nil
 }
 
-func (s *stream) unterminated() bool { return s.bare && s.r == s.w }
+func (s *stream) endedUnterminated() bool { return s.lastUnterminated && s.r == s.w }
 
-func (s *stream) hungUp() bool {
+func (s *stream) hasHungUp() bool {
 	if p, ok := s.conn.(*program); ok {
 		return p.hasEnded()
 	}
 	raw := rawConn(s.conn)
-	return raw != nil && peerGone(raw)
+	return raw != nil && hasPeerGone(raw)
 }
 
-func (s *stream) writable() bool { return writable(s.conn) }
+func (s *stream) canWriteNow() bool { return canWriteNow(s.conn) }
 
-func (s *stream) under() any { return s.conn }
+func (s *stream) userConn() any { return s.conn }
 
 // messages is a MessageConn.
 type messages struct {
-	conn    MessageConn
-	max     int // maxMessage
-	msgs    [][]byte
-	total   uint64
-	closing closeOnce
-	part    func() // is told of parts that were written; for the writer
+	conn       MessageConn
+	maxSize    int // maxMessage
+	msgs       [][]byte
+	totalBytes uint64
+	closing    closeOnce
+	onWritten  func() // is told of parts that were written; for the writer
 }
 
 func newMessages(conn MessageConn) *messages {
-	m := &messages{conn: conn, max: maxMessage(conn)}
+	m := &messages{conn: conn, maxSize: maxMessage(conn)}
 	if conn, ok := conn.(PartWriter); ok {
-		conn.OnWritten(func() { m.part() })
+		conn.OnWritten(func() { m.onWritten() })
 	}
 	return m
 }
 
-func (m *messages) next(wait bool) ([]byte, error) {
+func (m *messages) nextMessage(wait bool) ([]byte, error) {
 	if !wait {
 		return nil, nil
 	}
 	msg, err := m.conn.ReadMessage()
-	m.total += uint64(len(msg))
+	m.totalBytes += uint64(len(msg))
 	if msg == nil && err == nil {
 		msg = []byte{}
 	}
@@ -335,21 +335,21 @@ func (m *messages) onPart(part func(int) error) {
 	}
 }
 
-func (m *messages) maxMessage() int { return m.max }
+func (m *messages) maxMessage() int { return m.maxSize }
 
 func (m *messages) maxMessageField() string { return maxMessageField(m.conn) }
 
-func (m *messages) frame(dst, msg []byte) ([]byte, error) {
-	if err := checkSize(m.conn, m.max, msg); err != nil {
+func (m *messages) appendFramed(dst, msg []byte) ([]byte, error) {
+	if err := checkSize(m.conn, m.maxSize, msg); err != nil {
 		return dst, err
 	}
 	return append(dst, msg...), nil
 }
 
-func (m *messages) write(buf []byte, ends []int, progress func()) (int, error) {
+func (m *messages) writeFrames(buf []byte, ends []int, progress func()) (int, error) {
 	var err error
 	written, start := 0, 0
-	m.part = progress
+	m.onWritten = progress
 	for _, end := range ends {
 		m.msgs = append(m.msgs, buf[start:end:end])
 		start = end
@@ -393,7 +393,7 @@ func (c *closeOnce) do(closeConn func()) {
 	closeConn()
 }
 
-func (m *messages) close(cause error) (err error) {
+func (m *messages) closeWithCause(cause error) (err error) {
 	m.closing.do(func() {
 		if conn, ok := m.conn.(CloserWithError); ok {
 			err = conn.CloseWithError(cause)
@@ -404,27 +404,27 @@ func (m *messages) close(cause error) (err error) {
 	return err
 }
 
-func (m *messages) tells() bool {
+func (m *messages) tellsCause() bool {
 	_, ok := m.conn.(CloserWithError)
 	return ok
 }
 
-func (m *messages) closeWrite() bool   { return false }
-func (m *messages) unterminated() bool { return false }
-func (m *messages) hungUp() bool       { return false }
-func (m *messages) writable() bool     { return writable(m.conn) }
+func (m *messages) closeWrite() bool        { return false }
+func (m *messages) endedUnterminated() bool { return false }
+func (m *messages) hasHungUp() bool         { return false }
+func (m *messages) canWriteNow() bool       { return canWriteNow(m.conn) }
 
-func (m *messages) received() uint64 {
+func (m *messages) receivedBytes() uint64 {
 	if conn, ok := m.conn.(PartReader); ok {
 		return conn.Received()
 	}
-	return m.total
+	return m.totalBytes
 }
 
-func (m *messages) releaseInput()             {}
-func (m *messages) unread() ([]byte, framing) { return nil, framedOtherwise }
+func (m *messages) releaseInput()                  {}
+func (m *messages) unreadInput() ([]byte, framing) { return nil, framedOtherwise }
 
-func (m *messages) under() any { return m.conn }
+func (m *messages) userConn() any { return m.conn }
 
 // RemoteAddr returns the peer's address, nil if the connection is no [net.Conn].
 func (s *Session) RemoteAddr() net.Addr {
@@ -442,13 +442,13 @@ func (s *Session) LocalAddr() net.Addr {
 	return nil
 }
 
-// writable reports whether the operating system takes more of conn's output at once.
-func writable(conn any) bool {
+// canWriteNow reports whether the operating system takes more of conn's output at once.
+func canWriteNow(conn any) bool {
 	if p, ok := conn.(*program); ok {
 		conn = p.WriteCloser
 	}
 	raw := rawConn(conn)
-	return raw != nil && hasRoom(raw)
+	return raw != nil && systemHasRoom(raw)
 }
 
 // rawConn returns the file descriptor under conn by which the peer's end can be
@@ -457,7 +457,7 @@ func rawConn(conn any) syscall.RawConn {
 	switch c := conn.(type) {
 	case *SOCKSConn:
 		return rawConn(c.Conn)
-	case *joined:
+	case *joinedConn:
 		return rawConn(c.w)
 	case syscall.Conn:
 		if raw, err := c.SyscallConn(); err == nil {
@@ -473,7 +473,7 @@ func rawConn(conn any) syscall.RawConn {
 // [io.ReadWriteCloser] or a [MessageConn], to look at and not to read, write or
 // close. A transport finds what it knows of its connection there, such as who has
 // logged in.
-func (s *Session) Conn() any { return s.conn.under() }
+func (s *Session) Conn() any { return s.conn.userConn() }
 
 // NetConn returns the connection under the session if it is a [net.Conn], to
 // look at (the state of TLS, say) and not to read, write or close: [Session.Conn],
@@ -497,9 +497,9 @@ const (
 // readBuffers are those of sockets, of which each read takes one.
 var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
-// takeBuffer returns a buffer of a size that is a power of two. Larger ones are used
+// getReadBuffer returns a buffer of a size that is a power of two. Larger ones are used
 // again, too: they would have to be cleared and soon be collected.
-func takeBuffer(size int) []byte {
+func getReadBuffer(size int) []byte {
 	switch {
 	case size == readBuffer:
 		return readBuffers.Get().(*[readBuffer]byte)[:]
@@ -509,8 +509,8 @@ func takeBuffer(size int) []byte {
 	return make([]byte, size)
 }
 
-// giveBuffer gives back what takeBuffer returned; nothing else may use it any more.
-func giveBuffer(buf []byte) {
+// recycleReadBuffer gives back what getReadBuffer returned; nothing else may use it any more.
+func recycleReadBuffer(buf []byte) {
 	switch size := len(buf); {
 	case size == readBuffer:
 		readBuffers.Put((*[readBuffer]byte)(buf))

@@ -38,7 +38,7 @@ type Dialer struct {
 // Connect makes the connection of [Dialer.Dial], for transports that run on top of
 // one. It starts no session.
 func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
-	conn, err := d.connect(ctx, addr)
+	conn, err := d.connectWithTimeout(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, bounded.Error(err))
 	}
@@ -58,10 +58,10 @@ func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session
 	if err != nil {
 		return nil, err
 	}
-	return startAlone(newStream(conn, o.Framer), o), nil
+	return startStandalone(newStream(conn, o.Framer), o), nil
 }
 
-func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
+func (d *Dialer) connectWithTimeout(ctx context.Context, addr string) (net.Conn, error) {
 	if err := duration.Check("Dialer", d); err != nil {
 		return nil, err
 	}
@@ -71,13 +71,13 @@ func (d *Dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	ctx, cancel := bounded.DialTimeout(ctx, d.Timeout)
 	defer cancel()
-	conn, err := d.open(ctx, network, address, secure)
+	conn, err := d.openConn(ctx, network, address, secure)
 	return conn, bounded.DialError(ctx, err)
 }
 
-// open makes the connection, with TLS if secure is set.
-func (d *Dialer) open(ctx context.Context, network, address string, secure bool) (net.Conn, error) {
-	conn, err := d.dial(ctx, network, address)
+// openConn makes the connection, with TLS if secure is set.
+func (d *Dialer) openConn(ctx context.Context, network, address string, secure bool) (net.Conn, error) {
+	conn, err := d.dialPlainConn(ctx, network, address)
 	if err == nil && conn == nil {
 		err = errors.New("DialContext returned neither a connection nor an error")
 	}
@@ -99,11 +99,11 @@ func (d *Dialer) open(ctx context.Context, network, address string, secure bool)
 	return secured, nil
 }
 
-// dial makes the connection, without TLS.
-func (d *Dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+// dialPlainConn makes the connection, without TLS.
+func (d *Dialer) dialPlainConn(ctx context.Context, network, address string) (net.Conn, error) {
 	switch {
 	case d.SOCKS != nil:
-		return d.SOCKS.dial(ctx, network, address, d.DialContext)
+		return d.SOCKS.dialThroughProxy(ctx, network, address, d.DialContext)
 	case d.DialContext != nil:
 		return d.DialContext(ctx, network, address)
 	}
@@ -159,12 +159,12 @@ func ParseNetAddress(s string, defaults ...AddressDefaults) (NetAddress, error) 
 	}
 	var merged AddressDefaults
 	for _, d := range defaults {
-		merged.fill(d)
+		merged.fillFrom(d)
 	}
 	return parseNetAddress(s, &merged)
 }
 
-func (d *AddressDefaults) fill(from AddressDefaults) {
+func (d *AddressDefaults) fillFrom(from AddressDefaults) {
 	d.Host = cmp.Or(d.Host, from.Host)
 	d.Port = cmp.Or(d.Port, from.Port)
 }
@@ -201,15 +201,15 @@ func parseHost(host string) (NetAddress, error) {
 		return NetAddress{name: host}, nil
 	}
 	ip, err := netip.ParseAddr(host)
-	if err != nil || strings.ContainsFunc(ip.Zone(), notInZone) {
+	if err != nil || strings.ContainsFunc(ip.Zone(), isForbiddenInZone) {
 		return NetAddress{}, fmt.Errorf("invalid host: %q is neither a name nor an IP address", host)
 	}
 	return NetAddress{ip: ip}, nil
 }
 
-// notInZone tells what a zone, the name of an interface, may not have in it. With
+// isForbiddenInZone tells what a zone, the name of an interface, may not have in it. With
 // some of what package netip takes, the text of an address has another meaning.
-func notInZone(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("%[]/", r) }
+func isForbiddenInZone(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("%[]/", r) }
 
 // isHostname follows aiorpcX, which allows underscores: they are in no host's
 // name by the rules, but in those of services. A last label that is a number is
@@ -356,7 +356,7 @@ func defaultsOf(protocol string, defaults []AddressDefaults) *AddressDefaults {
 	var d AddressDefaults
 	for _, from := range defaults {
 		if strings.ToLower(from.Protocol) == protocol {
-			d.fill(from)
+			d.fillFrom(from)
 		}
 	}
 	return &d

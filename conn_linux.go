@@ -8,26 +8,26 @@ import (
 )
 
 func init() {
-	acceptErrors = append(acceptErrors,
+	temporaryAcceptErrors = append(temporaryAcceptErrors,
 		syscall.ENONET, syscall.ENOSR, syscall.ESOCKTNOSUPPORT, syscall.EPROTONOSUPPORT)
 }
 
-// peerGone reports whether the socket or pipe says that the peer has closed both
+// hasPeerGone reports whether the socket or pipe says that the peer has closed both
 // halves of the connection, or has reset it. Reading does not tell: it says that the
 // input has ended, as it does when only one half is closed.
-func peerGone(raw syscall.RawConn) bool {
+func hasPeerGone(raw syscall.RawConn) bool {
 	const pollErr, pollHup = 0x8, 0x10 // which are always asked for
-	return poll(raw, 0)&(pollErr|pollHup) != 0
+	return pollEvents(raw, 0)&(pollErr|pollHup) != 0
 }
 
-// hasRoom reports whether the socket or pipe takes some KiB without waiting.
-func hasRoom(raw syscall.RawConn) bool {
+// systemHasRoom reports whether the socket or pipe takes some KiB without waiting.
+func systemHasRoom(raw syscall.RawConn) bool {
 	const pollOut = 0x4
-	return poll(raw, pollOut)&pollOut != 0
+	return pollEvents(raw, pollOut)&pollOut != 0
 }
 
-// poll asks for events, and returns those that there are.
-func poll(raw syscall.RawConn, events int16) (found int16) {
+// pollEvents asks for events, and returns those that there are.
+func pollEvents(raw syscall.RawConn, events int16) (found int16) {
 	_ = raw.Control(func(fd uintptr) {
 		poll := struct {
 			fd              int32
@@ -55,9 +55,9 @@ func setUserTimeout(raw syscall.RawConn, d time.Duration) {
 // canSeeRepeats says that repeats works.
 const canSeeRepeats = true
 
-// repeats reports whether the operating system sends again what the peer has not
+// isRepeating reports whether the operating system sends again what the peer has not
 // acknowledged. A peer that does not read acknowledges: then it reports false.
-func repeats(raw syscall.RawConn) bool {
+func isRepeating(raw syscall.RawConn) bool {
 	info, ok := tcpInfo(raw)
 	// It begins with bytes, of which the third is tcpi_retransmits and the fourth
 	// tcpi_probes.

@@ -11,10 +11,10 @@ import (
 
 const canSeeRepeats = false
 
-func peerGone(syscall.RawConn) bool                 { return false }
-func hasRoom(syscall.RawConn) bool                  { return true } // flushLimit bounds the attempt
+func hasPeerGone(syscall.RawConn) bool              { return false }
+func systemHasRoom(syscall.RawConn) bool            { return true } // maxFlushWait bounds the attempt
 func setUserTimeout(syscall.RawConn, time.Duration) {}
-func repeats(syscall.RawConn) bool                  { return false }
+func isRepeating(syscall.RawConn) bool              { return false }
 func hasSentNothing(syscall.RawConn) bool           { return false }
 
 // canSeeUnsent says that unsentBytes works.

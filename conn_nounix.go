@@ -18,11 +18,11 @@ const canTerminate = false
 
 var terminateSignal os.Signal
 
-// leadGroup reports false, for there are no process groups.
-func leadGroup(*exec.Cmd) bool { return false }
+// leadProcessGroup reports false, for there are no process groups.
+func leadProcessGroup(*exec.Cmd) bool { return false }
 
-func signalGroup(int, os.Signal) error { panic("unreachable") }
-func groupRuns(int) bool               { panic("unreachable") }
+func signalProcessGroup(int, os.Signal) error { panic("unreachable") }
+func isProcessGroupRunning(int) bool          { panic("unreachable") }
 
 // listenUnix listens on a unix socket, where the system has any.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {

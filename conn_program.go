@@ -41,44 +41,44 @@ func Stdio() io.ReadWriteCloser { return Join(os.Stdin, standardOutput(os.Stdout
 func Join(r io.Reader, w io.Writer) io.ReadWriteCloser {
 	mustHave("Join", "reader", r)
 	mustHave("Join", "writer", w)
-	return &joined{
+	return &joinedConn{
 		r: r, w: w, closed: make(chan struct{}),
-		reads:  operation{do: r.Read, done: make(chan struct{}, 1)},
-		writes: operation{do: w.Write, done: make(chan struct{}, 1)},
+		readOperation:  ioOperation{perform: r.Read, returned: make(chan struct{}, 1)},
+		writeOperation: ioOperation{perform: w.Write, returned: make(chan struct{}, 1)},
 	}
 }
 
-// joined is a connection of two halves.
-type joined struct {
-	r      io.Reader
-	w      io.Writer
-	reads  operation
-	writes operation
-	once   sync.Once
-	closed chan struct{}
+// joinedConn is a connection of two halves.
+type joinedConn struct {
+	r              io.Reader
+	w              io.Writer
+	readOperation  ioOperation
+	writeOperation ioOperation
+	closeOnce      sync.Once
+	closed         chan struct{}
 }
 
-// operation is a Read or a Write that goes on when nobody waits for it any more.
+// ioOperation is a Read or a Write that goes on when nobody waits for it any more.
 // So it has a buffer of its own.
-type operation struct {
-	do   func([]byte) (int, error)
-	buf  []byte
-	n    int
-	err  error
-	done chan struct{} // has one slot
+type ioOperation struct {
+	perform  func([]byte) (int, error)
+	buf      []byte
+	n        int
+	err      error
+	returned chan struct{} // has one slot
 }
 
-// run does the operation with o.buf. It returns net.ErrClosed, and leaves the
+// runUntilClosed does the operation with o.buf. It returns net.ErrClosed, and leaves the
 // operation alone, if closed is closed before it is done.
-func (o *operation) run(closed <-chan struct{}) (int, error) {
+func (o *ioOperation) runUntilClosed(closed <-chan struct{}) (int, error) {
 	buf := o.buf
 	// Owner: the connection. End: do returns, perhaps after the connection's end.
 	go func() {
-		o.n, o.err = o.do(buf)
-		o.done <- struct{}{}
+		o.n, o.err = o.perform(buf)
+		o.returned <- struct{}{}
 	}()
 	select {
-	case <-o.done:
+	case <-o.returned:
 		return o.n, o.err
 	case <-closed:
 		return 0, net.ErrClosed
@@ -86,27 +86,27 @@ func (o *operation) run(closed <-chan struct{}) (int, error) {
 }
 
 // Read is called by one goroutine at a time, and so is Write.
-func (j *joined) Read(p []byte) (int, error) {
+func (j *joinedConn) Read(p []byte) (int, error) {
 	if j.isClosed() { // and the buffer may be in use
 		return 0, net.ErrClosed
 	}
-	o := &j.reads
+	o := &j.readOperation
 	o.buf = slices.Grow(o.buf[:0], len(p))[:len(p)]
-	n, err := o.run(j.closed)
+	n, err := o.runUntilClosed(j.closed)
 	copy(p, o.buf[:n])
 	return n, err
 }
 
-func (j *joined) Write(p []byte) (int, error) {
+func (j *joinedConn) Write(p []byte) (int, error) {
 	if j.isClosed() {
 		return 0, net.ErrClosed
 	}
-	o := &j.writes
+	o := &j.writeOperation
 	o.buf = append(o.buf[:0], p...)
-	return o.run(j.closed)
+	return o.runUntilClosed(j.closed)
 }
 
-func (j *joined) isClosed() bool {
+func (j *joinedConn) isClosed() bool {
 	select {
 	case <-j.closed:
 		return true
@@ -116,9 +116,9 @@ func (j *joined) isClosed() bool {
 }
 
 // Close closes the halves, which need not wait for what is under way.
-func (j *joined) Close() error {
+func (j *joinedConn) Close() error {
 	var errs []error
-	j.once.Do(func() {
+	j.closeOnce.Do(func() {
 		close(j.closed)
 		for _, half := range []any{j.w, j.r} {
 			if c, ok := half.(io.Closer); ok {
@@ -130,15 +130,15 @@ func (j *joined) Close() error {
 }
 
 const (
-	// exitTimeout and killTimeout are the defaults of Limits.ExitTimeout and
+	// defaultExitTimeout and defaultKillTimeout are the defaults of Limits.ExitTimeout and
 	// Limits.KillTimeout.
-	exitTimeout = 5 * time.Second
-	killTimeout = 2 * time.Second
-	// exitNotice is how long the end of a program's input or output waits for the
+	defaultExitTimeout = 5 * time.Second
+	defaultKillTimeout = 2 * time.Second
+	// exitNoticeTime is how long the end of a program's input or output waits for the
 	// program's own, to say why; and how long a program may take to end by SIGKILL.
-	exitNotice = 200 * time.Millisecond
-	// groupPoll is how often at least the session looks whether a process group is empty.
-	groupPoll = 50 * time.Millisecond
+	exitNoticeTime = 200 * time.Millisecond
+	// groupPollInterval is how often at least the session looks whether a process group is empty.
+	groupPollInterval = 50 * time.Millisecond
 )
 
 // Command starts a program and a session over its standard input and output.
@@ -191,16 +191,16 @@ func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error
 	if err != nil {
 		return nil, fmt.Errorf("start program: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { s.close(&contextClosed{context.Cause(ctx)}) })
+	stop := context.AfterFunc(ctx, func() { s.closeAndFlush(&contextClosedError{context.Cause(ctx)}) })
 	s.OnClose(func(error) { stop() })
 	return s, nil
 }
 
-// contextClosed is the end of a session with the context that it was started with.
-type contextClosed struct{ cause error }
+// contextClosedError is the end of a session with the context that it was started with.
+type contextClosedError struct{ cause error }
 
-func (e *contextClosed) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
-func (e *contextClosed) Unwrap() []error { return []error{ErrClosed, e.cause} }
+func (e *contextClosedError) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
+func (e *contextClosedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
 
 func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if cmd.Stdin != nil {
@@ -222,56 +222,56 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	o.Logger = o.Logger.With(slog.String("program", cmd.Path))
 	p := &program{
 		WriteCloser: stdin,
-		output:      output,
+		stdout:      output,
 		cmd:         cmd,
-		exitTimeout: durationOr(o.Limits.ExitTimeout, cmd.WaitDelay, exitTimeout),
-		killTimeout: durationOr(o.Limits.KillTimeout, cmd.WaitDelay, killTimeout),
-		ended:       make(chan struct{}),
+		exitTimeout: durationOr(o.Limits.ExitTimeout, cmd.WaitDelay, defaultExitTimeout),
+		killTimeout: durationOr(o.Limits.KillTimeout, cmd.WaitDelay, defaultKillTimeout),
+		exited:      make(chan struct{}),
 		log:         o.Logger,
 	}
 	if cmd.WaitDelay <= 0 {
-		cmd.WaitDelay = exitTimeout
+		cmd.WaitDelay = defaultExitTimeout
 	}
 	if cmd.Cancel != nil {
 		cmd.Cancel = sync.OnceValue(cmd.Cancel) // by the session, or at the end of cmd's context
 	}
-	p.group = leadGroup(cmd)
-	err = p.start()
+	p.leadsGroup = leadProcessGroup(cmd)
+	err = p.startProcess()
 	writer.Close()
 	if err != nil {
 		output.Close()
 		return nil, err
 	}
 	// Owner: the session. End: the program has ended.
-	go p.wait()
-	return startAlone(newStream(p, o.Framer), o), nil
+	go p.waitForExit()
+	return startStandalone(newStream(p, o.Framer), o), nil
 }
 
 // program is the connection to a program that runs.
 type program struct {
 	io.WriteCloser // its input
-	output         *os.File
+	stdout         *os.File
 	cmd            *exec.Cmd
-	group          bool // the program leads a process group
+	leadsGroup     bool // the program leads a process group
 	exitTimeout    time.Duration
 	killTimeout    time.Duration
-	stderr         *copied // nil if the program writes to a file itself
+	stderr         *stderrCopy // nil if the program writes to a file itself
 	log            *slog.Logger
 
-	ended chan struct{} // closed when the program has ended, others of its group perhaps not
-	err   error         // how it has ended, nil if well
-	at    time.Time     // when
+	exited   chan struct{} // closed when the program has ended, others of its group perhaps not
+	exitErr  error         // how it has ended, nil if well
+	exitTime time.Time     // when
 }
 
-// copied is the standard error of a program on its way to a writer.
-type copied struct {
-	from *os.File
-	to   io.Writer
-	done chan struct{} // closed when the copying has ended
+// stderrCopy is the standard error of a program on its way to a writer.
+type stderrCopy struct {
+	source      *os.File
+	destination io.Writer
+	copyEnded   chan struct{} // closed when the copying has ended
 }
 
-// start starts the program. If that fails, it closes the program's input.
-func (p *program) start() error {
+// startProcess starts the program. If that fails, it closes the program's input.
+func (p *program) startProcess() error {
 	to := p.cmd.Stderr
 	if to == nil {
 		to = &lineLogger{log: p.log}
@@ -293,83 +293,83 @@ func (p *program) start() error {
 		from.Close()
 		return err
 	}
-	p.stderr = &copied{from, to, make(chan struct{})}
+	p.stderr = &stderrCopy{from, to, make(chan struct{})}
 	// Owner: the session. End: the standard error has ended, or Close gives up.
-	go p.stderr.run()
+	go p.stderr.copyLines()
 	return nil
 }
 
-func (c *copied) run() {
-	defer close(c.done)
-	defer c.from.Close() // if the writer has failed, the program has to know
-	_, _ = io.Copy(c.to, c.from)
-	if l, ok := c.to.(*lineLogger); ok {
-		l.flush() // a last line without its end
+func (c *stderrCopy) copyLines() {
+	defer close(c.copyEnded)
+	defer c.source.Close() // if the writer has failed, the program has to know
+	_, _ = io.Copy(c.destination, c.source)
+	if l, ok := c.destination.(*lineLogger); ok {
+		l.logLine() // a last line without its end
 	}
 }
 
 // lastLine returns the last line that was logged, "" unless the copying has ended.
-func (c *copied) lastLine() string {
+func (c *stderrCopy) lastLine() string {
 	select {
-	case <-c.done:
-		if l, ok := c.to.(*lineLogger); ok {
-			return l.last
+	case <-c.copyEnded:
+		if l, ok := c.destination.(*lineLogger); ok {
+			return l.lastLine
 		}
 	default:
 	}
 	return ""
 }
 
-// finish waits until all is copied, until deadline at most.
-func (c *copied) finish(deadline time.Time) {
-	_ = c.from.SetReadDeadline(deadline)
-	stuck := time.NewTimer(time.Until(deadline) + exitNotice) // in the writer
+// waitUntilCopied waits until all is copied, until deadline at most.
+func (c *stderrCopy) waitUntilCopied(deadline time.Time) {
+	_ = c.source.SetReadDeadline(deadline)
+	stuck := time.NewTimer(time.Until(deadline) + exitNoticeTime) // in the writer
 	defer stuck.Stop()
 	select {
-	case <-c.done:
+	case <-c.copyEnded:
 	case <-stuck.C:
 	}
 }
 
-// wait waits for the program. Others that it has started may have its output open
+// waitForExit waits for the program. Others that it has started may have its output open
 // still. They do not hold the session up for longer than cmd.WaitDelay.
-func (p *program) wait() {
-	p.err = p.cmd.Wait()
-	p.at = time.Now()
-	_ = p.output.SetReadDeadline(p.at.Add(p.cmd.WaitDelay))
-	close(p.ended)
+func (p *program) waitForExit() {
+	p.exitErr = p.cmd.Wait()
+	p.exitTime = time.Now()
+	_ = p.stdout.SetReadDeadline(p.exitTime.Add(p.cmd.WaitDelay))
+	close(p.exited)
 }
 
 func (p *program) Read(b []byte) (int, error) {
-	n, err := p.output.Read(b)
+	n, err := p.stdout.Read(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = io.EOF
 	}
-	return n, p.because(err)
+	return n, p.exitErrorOr(err)
 }
 
 func (p *program) Write(b []byte) (int, error) {
 	n, err := p.WriteCloser.Write(b)
-	return n, p.because(err)
+	return n, p.exitErrorOr(err)
 }
 
-// because returns err, or that the program has ended if that is why there is one.
-func (p *program) because(err error) error {
+// exitErrorOr returns err, or that the program has ended if that is why there is one.
+func (p *program) exitErrorOr(err error) error {
 	if err == nil {
 		return nil
 	}
-	patience := time.NewTimer(exitNotice)
+	patience := time.NewTimer(exitNoticeTime)
 	defer patience.Stop()
 	select {
-	case <-p.ended:
+	case <-p.exited:
 		if p.stderr != nil {
 			select {
-			case <-p.stderr.done: // its last line belongs to the error
+			case <-p.stderr.copyEnded: // its last line belongs to the error
 			case <-patience.C: // others have its standard error
 			}
 		}
-		if exit, ok := errors.AsType[*exec.ExitError](p.err); ok {
-			return p.exitError(exit)
+		if exit, ok := errors.AsType[*exec.ExitError](p.exitErr); ok {
+			return p.newExitError(exit)
 		}
 		return io.EOF // though it may be the writer who noticed; see Session.endOfInput
 	case <-patience.C: // it has closed its end only
@@ -377,84 +377,84 @@ func (p *program) because(err error) error {
 	return err
 }
 
-// exitError is the end of the input and output of a program that has ended.
-type exitError struct {
+// programExitError is the end of the input and output of a program that has ended.
+type programExitError struct {
 	text   string
 	causes []error // io.EOF, and an *exec.ExitError if the program has failed
 }
 
-func (e *exitError) Error() string   { return e.text }
-func (e *exitError) Unwrap() []error { return e.causes }
+func (e *programExitError) Error() string   { return e.text }
+func (e *programExitError) Unwrap() []error { return e.causes }
 
-// exitError returns the error for the program, which has ended with the causes given.
-func (p *program) exitError(causes ...error) error {
+// newExitError returns the error for the program, which has ended with the causes given.
+func (p *program) newExitError(causes ...error) error {
 	text := "program ended: " + p.cmd.ProcessState.String()
 	if p.stderr != nil {
 		if line := p.stderr.lastLine(); line != "" {
 			text += fmt.Sprintf(" (its standard error ends with %q)", line)
 		}
 	}
-	return &exitError{text, append([]error{io.EOF}, causes...)}
+	return &programExitError{text, append([]error{io.EOF}, causes...)}
 }
 
 // Close ends the program, waits for that, and ends a Read.
 func (p *program) Close() error {
 	_ = p.WriteCloser.Close()
-	err := p.end()
-	_ = p.output.Close()
-	deadline := time.Now().Add(exitNotice)
+	err := p.waitOrKill()
+	_ = p.stdout.Close()
+	deadline := time.Now().Add(exitNoticeTime)
 	if err == nil {
-		if latest := p.at.Add(p.cmd.WaitDelay); latest.After(deadline) {
+		if latest := p.exitTime.Add(p.cmd.WaitDelay); latest.After(deadline) {
 			deadline = latest
 		}
 	}
 	if p.stderr != nil {
-		p.stderr.finish(deadline)
+		p.stderr.waitUntilCopied(deadline)
 	}
 	if err != nil {
 		p.log.LogAttrs(context.Background(), slog.LevelError, "program cannot be killed", slog.Any("error", err))
 		return err
 	}
-	if p.err != nil {
-		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", p.err))
+	if p.exitErr != nil {
+		p.log.LogAttrs(context.Background(), slog.LevelWarn, "program ended", slog.Any("error", p.exitErr))
 	}
-	return p.err
+	return p.exitErr
 }
 
-// end waits for the program, whose input is closed, and the others of its group to
+// waitOrKill waits for the program, whose input is closed, and the others of its group to
 // end. It sends them signals when their time is up.
-func (p *program) end() error {
+func (p *program) waitOrKill() error {
 	if p.endsWithin(p.exitTimeout) {
 		return nil
 	}
 	if canTerminate || p.cmd.Cancel != nil {
-		p.warn("program, or what it has started, does not end, and is terminated", "Limits.ExitTimeout", p.exitTimeout)
-		if err := p.terminate(); err != nil {
+		p.logWarning("program, or what it has started, does not end, and is terminated", "Limits.ExitTimeout", p.exitTimeout)
+		if err := p.askToTerminate(); err != nil {
 			p.log.LogAttrs(context.Background(), slog.LevelWarn, "program cannot be terminated", slog.Any("error", err))
 		}
 		if p.endsWithin(p.killTimeout) {
 			return nil
 		}
-		p.warn("program, or what it has started, does not end, and is killed", "Limits.KillTimeout", p.killTimeout)
+		p.logWarning("program, or what it has started, does not end, and is killed", "Limits.KillTimeout", p.killTimeout)
 	} else {
-		p.warn("program, or what it has started, does not end, and is killed", "Limits.ExitTimeout", p.exitTimeout)
+		p.logWarning("program, or what it has started, does not end, and is killed", "Limits.ExitTimeout", p.exitTimeout)
 	}
-	if err := p.signal(os.Kill); err != nil {
+	if err := p.sendSignal(os.Kill); err != nil {
 		return err
 	}
-	<-p.ended
-	p.endsWithin(exitNotice)
+	<-p.exited
+	p.endsWithin(exitNoticeTime)
 	return nil
 }
 
-func (p *program) warn(text, limit string, waited time.Duration) {
-	p.log.LogAttrs(context.Background(), slog.LevelWarn, text, timeLimit(limit, waited))
+func (p *program) logWarning(text, limit string, waited time.Duration) {
+	p.log.LogAttrs(context.Background(), slog.LevelWarn, text, timeLimitAttr(limit, waited))
 }
 
-// terminate asks the program to end.
-func (p *program) terminate() error {
+// askToTerminate asks the program to end.
+func (p *program) askToTerminate() error {
 	if p.cmd.Cancel == nil {
-		return p.signal(terminateSignal)
+		return p.sendSignal(terminateSignal)
 	}
 	if err := p.cmd.Cancel(); !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -462,14 +462,14 @@ func (p *program) terminate() error {
 	return nil
 }
 
-// signal sends a signal to the program, or to its group if it leads one. That all
+// sendSignal sends a signal to the program, or to its group if it leads one. That all
 // have ended is no error.
-func (p *program) signal(sig os.Signal) error {
-	if p.group {
-		if p.hasEnded() && !groupRuns(p.cmd.Process.Pid) {
+func (p *program) sendSignal(sig os.Signal) error {
+	if p.leadsGroup {
+		if p.hasEnded() && !isProcessGroupRunning(p.cmd.Process.Pid) {
 			return nil // the number may be another group's
 		}
-		return signalGroup(p.cmd.Process.Pid, sig)
+		return signalProcessGroup(p.cmd.Process.Pid, sig)
 	}
 	if err := p.cmd.Process.Signal(sig); !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -480,7 +480,7 @@ func (p *program) signal(sig os.Signal) error {
 // hasEnded reports whether the program itself has ended.
 func (p *program) hasEnded() bool {
 	select {
-	case <-p.ended:
+	case <-p.exited:
 		return true
 	default:
 		return false
@@ -493,15 +493,15 @@ func (p *program) endsWithin(d time.Duration) bool {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
 	select {
-	case <-p.ended:
+	case <-p.exited:
 	case <-timeout.C:
 		return false
 	}
-	if !p.group {
+	if !p.leadsGroup {
 		return true
 	}
 	// The others are no children of this process, so nothing tells of their end.
-	for pause := time.Millisecond; groupRuns(p.cmd.Process.Pid); pause = min(2*pause, groupPoll) {
+	for pause := time.Millisecond; isProcessGroupRunning(p.cmd.Process.Pid); pause = min(2*pause, groupPollInterval) {
 		select {
 		case <-time.After(pause):
 		case <-timeout.C:
@@ -519,9 +519,9 @@ const maxLastLine = 256
 
 // lineLogger logs what is written to it, a line at a time.
 type lineLogger struct {
-	log  *slog.Logger
-	line []byte
-	last string // the beginning of the last line that was logged
+	log      *slog.Logger
+	line     []byte
+	lastLine string // the beginning of the last line that was logged
 }
 
 func (l *lineLogger) Write(p []byte) (int, error) {
@@ -533,15 +533,15 @@ func (l *lineLogger) Write(p []byte) (int, error) {
 		l.line = append(l.line, rest[:n]...)
 		rest = rest[n:]
 		if len(l.line) == maxLogLine || l.line[len(l.line)-1] == '\n' {
-			l.flush()
+			l.logLine()
 		}
 	}
 	return len(p), nil
 }
 
-func (l *lineLogger) flush() {
+func (l *lineLogger) logLine() {
 	if line := bytes.TrimRight(l.line, "\r\n"); len(line) > 0 {
-		l.last = bounded.Cut(bytes.TrimSpace(line), maxLastLine)
+		l.lastLine = bounded.Cut(bytes.TrimSpace(line), maxLastLine)
 		l.log.LogAttrs(context.Background(), slog.LevelInfo, "program's standard error", slog.String("line", string(line)))
 	}
 	l.line = l.line[:0]

@@ -25,45 +25,45 @@ import (
 // is gone, a write to descriptor 1 or 2 has the Go runtime raise SIGPIPE, which ends
 // the program; a write to any other descriptor returns EPIPE.
 func standardOutput(stdout *os.File) io.WriteCloser {
-	out := &output{stdout: stdout}
-	if out.duplicate, out.err = duplicate(stdout); out.err != nil {
-		out.err = fmt.Errorf("duplicate standard output: %w", out.err)
+	out := &stdoutWriter{stdout: stdout}
+	if out.duplicate, out.duplicateErr = duplicateFile(stdout); out.duplicateErr != nil {
+		out.duplicateErr = fmt.Errorf("duplicate standard output: %w", out.duplicateErr)
 	}
 	return out
 }
 
-// output is standard output, written through a duplicate.
-type output struct {
+// stdoutWriter is standard output, written through a duplicate.
+type stdoutWriter struct {
 	stdout, duplicate *os.File
-	err               error // why there is no duplicate
+	duplicateErr      error // why there is no duplicate
 }
 
-func (o *output) Write(p []byte) (int, error) {
-	if o.err != nil {
-		return 0, o.err
+func (o *stdoutWriter) Write(p []byte) (int, error) {
+	if o.duplicateErr != nil {
+		return 0, o.duplicateErr
 	}
 	return o.duplicate.Write(p)
 }
 
 // SyscallConn implements [syscall.Conn], so that the session can ask whether the reader
 // is gone, and whether there is room.
-func (o *output) SyscallConn() (syscall.RawConn, error) {
-	if o.err != nil {
-		return nil, o.err
+func (o *stdoutWriter) SyscallConn() (syscall.RawConn, error) {
+	if o.duplicateErr != nil {
+		return nil, o.duplicateErr
 	}
 	return o.duplicate.SyscallConn()
 }
 
 // Close closes both files, since the reader sees no end of the output before.
-func (o *output) Close() error {
-	if o.err != nil {
+func (o *stdoutWriter) Close() error {
+	if o.duplicateErr != nil {
 		return o.stdout.Close()
 	}
 	return errors.Join(o.duplicate.Close(), o.stdout.Close())
 }
 
-// duplicate returns a file with a duplicate of f's descriptor.
-func duplicate(f *os.File) (*os.File, error) {
+// duplicateFile returns a file with a duplicate of f's descriptor.
+func duplicateFile(f *os.File) (*os.File, error) {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -108,18 +108,18 @@ const canTerminate = true
 // terminateSignal asks a program to end.
 const terminateSignal = syscall.SIGTERM
 
-// leadGroup has the program lead a process group, unless cmd.SysProcAttr is set. It
+// leadProcessGroup has the program lead a process group, unless cmd.SysProcAttr is set. It
 // reports whether the program is to lead one.
-func leadGroup(cmd *exec.Cmd) bool {
+func leadProcessGroup(cmd *exec.Cmd) bool {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	}
 	return cmd.SysProcAttr.Setsid || cmd.SysProcAttr.Setpgid && cmd.SysProcAttr.Pgid == 0
 }
 
-// signalGroup sends a signal to all processes of a group. That there are none is no
+// signalProcessGroup sends a signal to all processes of a group. That there are none is no
 // error.
-func signalGroup(group int, sig os.Signal) error {
+func signalProcessGroup(group int, sig os.Signal) error {
 	err := syscall.Kill(-group, sig.(syscall.Signal))
 	if err == syscall.ESRCH {
 		return nil
@@ -127,10 +127,10 @@ func signalGroup(group int, sig os.Signal) error {
 	return os.NewSyscallError("kill", err)
 }
 
-// groupRuns reports whether a process of the group runs that this program may send
+// isProcessGroupRunning reports whether a process of the group runs that this program may send
 // signals. A process that has ended stays in the group until its parent has noticed. In
 // a container that may be never, so on Linux such processes are told apart.
-func groupRuns(group int) bool {
+func isProcessGroupRunning(group int) bool {
 	if syscall.Kill(-group, 0) != nil {
 		return false
 	}
@@ -157,12 +157,12 @@ func groupRuns(group int) bool {
 func init() {
 	// Linux has accept(2) return network errors of the new connection, too. What
 	// ENOMEM and the like lack may be there again later.
-	acceptErrors = append(acceptErrors,
+	temporaryAcceptErrors = append(temporaryAcceptErrors,
 		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EPERM, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ETIMEDOUT,
 		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM)
-	hangUps = append(hangUps, syscall.EPIPE, syscall.ECONNRESET)
-	listenerErrors = append(listenerErrors, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK)
+	hangUpErrors = append(hangUpErrors, syscall.EPIPE, syscall.ECONNRESET)
+	lostListenerErrors = append(lostListenerErrors, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK)
 }
 
 // socket reads and writes a socket of the operating system below package net,
@@ -173,14 +173,14 @@ func init() {
 type socket struct {
 	raw syscall.RawConn
 
-	out     []byte
-	written int
-	write1  func(fd uintptr) bool // made once
+	output       []byte
+	writtenCount int
+	writeFn      func(fd uintptr) bool // made once
 
-	in      []byte
-	read    int
-	readErr error
-	read1   func(fd uintptr) bool // made once
+	input     []byte
+	readCount int
+	readErr   error
+	readFn    func(fd uintptr) bool // made once
 }
 
 // newSocket returns nil if conn is no such socket.
@@ -198,23 +198,23 @@ func newSocket(conn any) *socket {
 		return nil
 	}
 	s := &socket{raw: raw}
-	s.write1 = func(fd uintptr) bool {
+	s.writeFn = func(fd uintptr) bool {
 		// An error is left to be found by the writer, who writes the rest.
-		if n, err := syscall.Write(int(fd), s.out); err == nil {
-			s.written = n
+		if n, err := syscall.Write(int(fd), s.output); err == nil {
+			s.writtenCount = n
 		}
 		return true
 	}
-	s.read1 = func(fd uintptr) bool {
-		s.in = takeBuffer(readBuffer)
+	s.readFn = func(fd uintptr) bool {
+		s.input = getReadBuffer(readBuffer)
 		for {
-			s.read, s.readErr = syscall.Read(int(fd), s.in)
+			s.readCount, s.readErr = syscall.Read(int(fd), s.input)
 			switch s.readErr {
 			case syscall.EINTR:
 				continue
 			case syscall.EAGAIN:
-				giveBuffer(s.in)
-				s.in = nil
+				recycleReadBuffer(s.input)
+				s.input = nil
 				return false // to be called again when there is something to read
 			}
 			return true
@@ -225,19 +225,19 @@ func newSocket(conn any) *socket {
 
 // tryWrite returns how many bytes of buf were written, none if there was an error.
 func (s *socket) tryWrite(buf []byte) int {
-	s.out, s.written = buf, 0
-	_ = s.raw.Write(s.write1)
-	s.out = nil
-	return s.written
+	s.output, s.writtenCount = buf, 0
+	_ = s.raw.Write(s.writeFn)
+	s.output = nil
+	return s.writtenCount
 }
 
 // readSome waits until there is something to read, and returns it in a buffer
-// that is to be given back with giveBuffer.
+// that is to be given back with recycleReadBuffer.
 func (s *socket) readSome() (buf []byte, n int, err error) {
-	s.read, s.readErr = 0, nil
-	err = s.raw.Read(s.read1)
-	buf, n = s.in, max(s.read, 0)
-	s.in = nil
+	s.readCount, s.readErr = 0, nil
+	err = s.raw.Read(s.readFn)
+	buf, n = s.input, max(s.readCount, 0)
+	s.input = nil
 	switch {
 	case err != nil:
 	case s.readErr != nil:
@@ -252,10 +252,10 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 // the file is still the listener's own.
 type unixListener struct {
 	*net.UnixListener
-	path   string      // absolute: the program may change its directory
-	file   os.FileInfo // as Listen made it
-	unlink bool
-	once   sync.Once
+	path      string      // absolute: the program may change its directory
+	ownFile   os.FileInfo // as Listen made it
+	unlink    bool
+	closeOnce sync.Once
 }
 
 // SetUnlinkOnClose sets whether Close removes the file, as it does by default.
@@ -264,17 +264,17 @@ func (l *unixListener) SetUnlinkOnClose(unlink bool) { l.unlink = unlink }
 // Close removes the file before it stops listening. After that, whoever looks for a
 // file to take over could find and replace this one.
 func (l *unixListener) Close() error {
-	l.once.Do(func() {
+	l.closeOnce.Do(func() {
 		if l.unlink {
-			_ = removeSocket(l.path, l.file) // not own any more, or not to be removed
+			_ = removeOwnSocket(l.path, l.ownFile) // not own any more, or not to be removed
 		}
 	})
 	return l.UnixListener.Close()
 }
 
-// bindTime is how long a program may take from the bind that makes a socket's file to
+// maxBindTime is how long a program may take from the bind that makes a socket's file to
 // the listen. Until then, the file looks like one that nobody listens on.
-const bindTime = 250 * time.Millisecond
+const maxBindTime = 250 * time.Millisecond
 
 // listenUnix listens on a unix socket, and takes over the file of one on which nobody
 // listens any more.
@@ -283,7 +283,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	for attempt := 1; ; attempt++ {
 		l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 		if err == nil {
-			return ownSocket(l.(*net.UnixListener), path), nil
+			return wrapUnixListener(l.(*net.UnixListener), path), nil
 		}
 		if path[0] == '@' || !errors.Is(err, syscall.EADDRINUSE) || attempt == 100 {
 			return nil, err
@@ -309,29 +309,29 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		}
 		// On Linux, only a socket on which nobody listens refuses. Elsewhere one with
 		// very many who wait to be accepted does, too, but hardly for long.
-		young := time.Since(file.ModTime()) < bindTime || runtime.GOOS != "linux"
-		if young && time.Since(began) < bindTime {
+		young := time.Since(file.ModTime()) < maxBindTime || runtime.GOOS != "linux"
+		if young && time.Since(began) < maxBindTime {
 			select {
-			case <-time.After(bindTime / 25):
+			case <-time.After(maxBindTime / 25):
 				continue
 			case <-ctx.Done():
 				return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 			}
 		}
 		unlock := lockFolder(filepath.Dir(path))
-		removeErr := removeSocket(path, file)
+		removeErr := removeOwnSocket(path, file)
 		unlock()
 		switch {
-		case removeErr == nil, errors.Is(removeErr, fs.ErrNotExist), removeErr == errNotOwn:
+		case removeErr == nil, errors.Is(removeErr, fs.ErrNotExist), removeErr == errFileReplaced:
 		default:
 			return nil, fmt.Errorf("%w: nobody listens there, but the file cannot be removed: %w", err, removeErr)
 		}
 	}
 }
 
-// ownSocket returns l with a Close that knows l's file. What has no file is left to
+// wrapUnixListener returns l with a Close that knows l's file. What has no file is left to
 // package net.
-func ownSocket(l *net.UnixListener, path string) net.Listener {
+func wrapUnixListener(l *net.UnixListener, path string) net.Listener {
 	if path[0] == '@' {
 		return l
 	}
@@ -343,21 +343,21 @@ func ownSocket(l *net.UnixListener, path string) net.Listener {
 		path = abs
 	}
 	l.SetUnlinkOnClose(false)
-	return &unixListener{UnixListener: l, path: path, file: file, unlink: true}
+	return &unixListener{UnixListener: l, path: path, ownFile: file, unlink: true}
 }
 
-// errNotOwn is removeSocket's for a file that somebody has replaced.
-var errNotOwn = errors.New("another file has taken its place")
+// errFileReplaced is removeOwnSocket's for a file that somebody has replaced.
+var errFileReplaced = errors.New("another file has taken its place")
 
-// removeSocket removes the socket at path if it is the one that own describes. There
+// removeOwnSocket removes the socket at path if it is the one that own describes. There
 // is no system call for both: the file is renamed, looked at again, and, if somebody
 // has replaced it in between, put back. While it is away, a third program could
 // listen there: so those who take a file over lock its folder.
-func removeSocket(path string, own os.FileInfo) error {
+func removeOwnSocket(path string, own os.FileInfo) error {
 	if file, err := os.Lstat(path); err != nil {
 		return err
 	} else if !isSameSocket(file, own) {
-		return errNotOwn
+		return errFileReplaced
 	}
 	aside := fmt.Sprintf("%s.%016x", path, rand.Uint64())
 	if err := os.Rename(path, aside); err != nil {
@@ -373,7 +373,7 @@ func removeSocket(path string, own os.FileInfo) error {
 	} else {
 		_ = os.Remove(aside)
 	}
-	return errNotOwn
+	return errFileReplaced
 }
 
 // isSameSocket reports whether two descriptions are of one file. The number of a file

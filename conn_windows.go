@@ -20,9 +20,9 @@ const (
 )
 
 func init() {
-	acceptErrors = append(acceptErrors,
+	temporaryAcceptErrors = append(temporaryAcceptErrors,
 		wsaECONNABORTED, wsaECONNRESET, wsaENETDOWN, wsaENETUNREACH, wsaEHOSTDOWN, wsaEHOSTUNREACH,
 		wsaEMFILE, wsaENOBUFS, errNotEnoughMemory)
-	hangUps = append(hangUps, wsaECONNABORTED, wsaECONNRESET)
-	listenerErrors = append(listenerErrors, wsaEBADF, wsaEINVAL, wsaENOTSOCK)
+	hangUpErrors = append(hangUpErrors, wsaECONNABORTED, wsaECONNRESET)
+	lostListenerErrors = append(lostListenerErrors, wsaEBADF, wsaEINVAL, wsaENOTSOCK)
 }

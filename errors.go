@@ -161,13 +161,13 @@ func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {
 		return false
 	}
-	started, _ := e.busy()
+	started, _ := e.busyDetails()
 	return started != nil && !*started
 }
 
-// busy returns what the data of an error with CodeServerBusy says: whether the request was
+// busyDetails returns what the data of an error with CodeServerBusy says: whether the request was
 // begun, nil if the data does not say so, and why the request was refused.
-func (e *Error) busy() (started *bool, reason string) {
+func (e *Error) busyDetails() (started *bool, reason string) {
 	var data struct {
 		Started *bool
 		Reason  any
@@ -189,7 +189,7 @@ func (e *Error) handlerTimedOut() bool {
 	if _, received := e.Data.(json.RawMessage); !received || e.Code != CodeServerBusy {
 		return false
 	}
-	started, reason := e.busy()
+	started, reason := e.busyDetails()
 	return started != nil && *started && reason == "timeout"
 }
 
@@ -301,7 +301,7 @@ func slowPeer(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrSlowPeer}, args...)...)
 }
 
-// closedError is a sentinel that wraps net.ErrClosed.
+// closedErrorLocked is a sentinel that wraps net.ErrClosed.
 type closedError struct{ text string }
 
 func (e *closedError) Error() string { return e.text }
@@ -438,10 +438,10 @@ type FrameError struct {
 }
 
 // Error returns the message, in the form of [Error.Error].
-func (e *FrameError) Error() string { return "framing error: " + bounded.Text(e.text()) }
+func (e *FrameError) Error() string { return "framing error: " + bounded.Text(e.textWithLimit()) }
 
-// text returns the message, with the field of the limit that was exceeded.
-func (e *FrameError) text() string {
+// textWithLimit returns the message, with the field of the limit that was exceeded.
+func (e *FrameError) textWithLimit() string {
 	if e.TooLarge == nil || e.TooLarge.Field == "" || strings.Contains(e.Message, e.TooLarge.Field) {
 		return e.Message
 	}
@@ -470,7 +470,7 @@ func (e *SizeError) Error() string {
 	if e.Size > 0 {
 		size += " of " + thousands(e.Size) + " bytes"
 	}
-	return size + " is too large: " + over(e.Limit, "bytes", e.Field) + ", to be raised at both ends"
+	return size + " is too large: " + overLimitText(e.Limit, "bytes", e.Field) + ", to be raised at both ends"
 }
 
 // BatchError is the error of a batch of which at least one item failed.
@@ -527,8 +527,8 @@ func batchError(members []*Future, errOf func(*Future) error) error {
 // the length of a longer text.
 func excerpt[T ~string | ~[]byte](text T) string { return bounded.Excerpt(text) }
 
-// over says which limit is exceeded, in the one form that errors have for it.
-func over(limit int, unit, field string) string { return bounded.Over(limit, unit, field) }
+// overLimitText says which limit is exceeded, in the one form that errors have for it.
+func overLimitText(limit int, unit, field string) string { return bounded.Over(limit, unit, field) }
 
 // thousands writes n with commas between its thousands.
 func thousands(n int) string { return bounded.Thousands(n) }

@@ -185,7 +185,7 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 			h.scanned = 0
 			return n, data[:0], nil
 		}
-		if err := h.read(data); err != nil {
+		if err := h.readLines(data); err != nil {
 			return 0, nil, err
 		}
 		body, length := h.body, h.length
@@ -200,7 +200,7 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 			h = headers{length: -1}
 			skip = length - len(start)
 			return body + len(start), nil, &FrameError{
-				Message:     "dropping message of " + thousands(length) + " bytes, " + over(limit, "bytes", f.MaxMessageField()),
+				Message:     "dropping message of " + thousands(length) + " bytes, " + overLimitText(limit, "bytes", f.MaxMessageField()),
 				Recoverable: true,
 				TooLarge:    &SizeError{Size: length, Limit: limit, Field: f.MaxMessageField()},
 				Start:       startOf(start),
@@ -226,8 +226,8 @@ type headers struct {
 	body    int // where the message begins, 0 before that is known
 }
 
-// read reads the lines that data has beyond those it had before.
-func (h *headers) read(data []byte) error {
+// readLines reads the lines that data has beyond those it had before.
+func (h *headers) readLines(data []byte) error {
 	for h.body == 0 {
 		window := data[:min(len(data), maxHeaders)]
 		i := bytes.IndexByte(window[h.scanned:], '\n')
@@ -243,7 +243,7 @@ func (h *headers) read(data []byte) error {
 		h.line, h.scanned = end+1, end+1
 		switch {
 		case len(line) > 0:
-			if err := h.field(line); err != nil {
+			if err := h.readHeader(line); err != nil {
 				return err
 			}
 		case h.length < 0:
@@ -266,8 +266,8 @@ func blankLine(data []byte) int {
 	return 0
 }
 
-// field reads one header.
-func (h *headers) field(line []byte) error {
+// readHeader reads one header.
+func (h *headers) readHeader(line []byte) error {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	switch {
 	case !ok, bytes.ContainsAny(name, notInNames):
@@ -378,7 +378,7 @@ func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 			}
 			dropping = size - uint64(len(start))
 			return lengthSize + len(start), nil, &FrameError{
-				Message:     "dropping message " + over(int(limit), "bytes", f.MaxMessageField()),
+				Message:     "dropping message " + overLimitText(int(limit), "bytes", f.MaxMessageField()),
 				Recoverable: true,
 				TooLarge:    &SizeError{Size: int(min(size, math.MaxInt)), Limit: int(limit), Field: f.MaxMessageField()},
 				Start:       startOf(start),

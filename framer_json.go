@@ -49,7 +49,7 @@ func (JSONFramer) MaxMessageField() string { return "JSONFramer.MaxSize" }
 // NewSplitter implements [Framer].
 func (f JSONFramer) NewSplitter() bufio.SplitFunc {
 	s := jsonSplitter{limit: f.MaxMessage()}
-	return s.split
+	return s.splitValues
 }
 
 // AppendFrame implements [Framer]: it appends a newline to the message, for peers that
@@ -74,30 +74,30 @@ const (
 // jsonSplitter holds how far a stream of JSON values has been read. The value that is
 // being read begins where the data does, unless it is dropped.
 type jsonSplitter struct {
-	limit    int
-	pos      int // the data before it has been scanned
-	depth    int
-	open     jsonscan.Nesting // the kinds of the arrays and objects that are open
-	state    jsonState
-	newline  bool // within jsonBehind: the last byte was a newline
-	dropping bool // the value is over the limit
-	adjoined bool // the last byte that was consumed ended a value
-	dense    bool // a value came directly behind another one
+	limit          int
+	pos            int // the data before it has been scanned
+	depth          int
+	open           jsonscan.Nesting // the kinds of the arrays and objects that are open
+	state          jsonState
+	newline        bool // within jsonBehind: the last byte was a newline
+	dropping       bool // the value is over the limit
+	valueJustEnded bool // the last byte that was consumed ended a value
+	adjacentValues bool // a value came directly behind another one
 }
 
-// split implements [bufio.SplitFunc].
-func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
+// splitValues implements [bufio.SplitFunc].
+func (s *jsonSplitter) splitValues(data []byte, atEOF bool) (int, []byte, error) {
 	if s.state == jsonBetween {
 		if n := spaces(data); n > 0 {
-			s.adjoined = false
+			s.valueJustEnded = false
 			return n, nil, nil
 		}
 		if len(data) == 0 {
 			return 0, nil, nil
 		}
-		s.begin(data[0])
+		s.beginValue(data[0])
 	}
-	end := s.scan(data, atEOF)
+	end := s.scanValue(data, atEOF)
 	ended := end >= 0
 	if !ended {
 		end = s.pos
@@ -107,7 +107,7 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 	switch {
 	case ended:
 		s.state, s.depth, s.pos, s.dropping = jsonBetween, 0, 0, false
-	case s.state == jsonInLine && s.dense && !tooLarge:
+	case s.state == jsonInLine && s.adjacentValues && !tooLarge:
 		return 0, nil, &FrameError{Message: fmt.Sprintf("no JSON, and no newline behind which the next message would begin: %q", excerpt(data))}
 	case dropped:
 		s.pos, s.dropping = 0, true
@@ -117,7 +117,7 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 	switch {
 	case tooLarge:
 		return end, nil, &FrameError{
-			Message:     "dropping message " + over(s.limit, "bytes", JSONFramer{}.MaxMessageField()),
+			Message:     "dropping message " + overLimitText(s.limit, "bytes", JSONFramer{}.MaxMessageField()),
 			Recoverable: true,
 			TooLarge:    &SizeError{Limit: s.limit, Field: JSONFramer{}.MaxMessageField()},
 			Start:       startOf(data),
@@ -125,29 +125,29 @@ func (s *jsonSplitter) split(data []byte, atEOF bool) (int, []byte, error) {
 	case !dropped:
 		return end, data[:end:end], nil
 	case ended && end == 0: // it ended with the data before
-		return s.split(data, atEOF)
+		return s.splitValues(data, atEOF)
 	}
 	return end, nil, nil
 }
 
-// begin begins a value whose first byte is c.
-func (s *jsonSplitter) begin(c byte) {
+// beginValue begins a value whose first byte is c.
+func (s *jsonSplitter) beginValue(c byte) {
 	s.state = jsonStart
-	if s.adjoined && (c == '{' || c == '[' || c == '"') {
-		s.dense = true
+	if s.valueJustEnded && (c == '{' || c == '[' || c == '"') {
+		s.adjacentValues = true
 	}
-	s.adjoined = false
+	s.valueJustEnded = false
 }
 
-// scan goes on scanning the value. It returns where in data the value ends, -1 if that
+// scanValue goes on scanning the value. It returns where in data the value ends, -1 if that
 // has not come yet. It stops before the end of data only where the value ends, or for
 // good.
-func (s *jsonSplitter) scan(data []byte, atEOF bool) int {
+func (s *jsonSplitter) scanValue(data []byte, atEOF bool) int {
 	for s.pos < len(data) {
 		c := data[s.pos]
 		switch s.state {
 		case jsonStart, jsonBehind:
-			if end := s.token(c); end >= 0 {
+			if end := s.scanToken(c); end >= 0 {
 				return end
 			}
 			continue
@@ -160,13 +160,13 @@ func (s *jsonSplitter) scan(data []byte, atEOF bool) int {
 				continue
 			}
 			if endsWord(c) && c != ']' && c != '}' && c != ',' && c != ':' && isJSON(data[:s.pos]) {
-				return s.close()
+				return s.endValue()
 			}
 			s.state = jsonInLine
 			continue
 		case jsonInString:
-			if s.str(data) && s.depth == 0 {
-				return s.close()
+			if s.scanString(data) && s.depth == 0 {
+				return s.endValue()
 			}
 			continue
 		case jsonInEscape:
@@ -175,7 +175,7 @@ func (s *jsonSplitter) scan(data []byte, atEOF bool) int {
 				continue // which the string may not have in it
 			}
 		case jsonInLine:
-			if s.dense {
+			if s.adjacentValues {
 				return -1
 			}
 			n := bytes.IndexByte(data[s.pos:], '\n')
@@ -188,14 +188,14 @@ func (s *jsonSplitter) scan(data []byte, atEOF bool) int {
 		s.pos++
 	}
 	if atEOF && s.state == jsonInWord && s.depth == 0 && isJSON(data) {
-		return s.close()
+		return s.endValue()
 	}
 	return -1
 }
 
-// token scans c, which stands where a value may begin, or behind one. It returns where
+// scanToken scans c, which stands where a value may begin, or behind one. It returns where
 // in the data the value ends, -1 if not with c.
-func (s *jsonSplitter) token(c byte) int {
+func (s *jsonSplitter) scanToken(c byte) int {
 	behind, newline := s.state == jsonBehind, s.newline
 	opens := c == '{' || c == '['
 	s.newline = c == '\n'
@@ -213,7 +213,7 @@ func (s *jsonSplitter) token(c byte) int {
 	case (c == '}' || c == ']') && s.depth > 0 && s.open.IsObject(s.depth-1) == (c == '}'):
 		if s.depth--; s.depth == 0 {
 			s.pos++
-			return s.close()
+			return s.endValue()
 		}
 		s.state = jsonBehind
 	case (c == ',' || c == ':') && s.depth > 0:
@@ -230,8 +230,8 @@ func (s *jsonSplitter) token(c byte) int {
 	return -1
 }
 
-// str scans a string as far as its closing quote, and reports whether that was there.
-func (s *jsonSplitter) str(data []byte) bool {
+// scanString scans a string as far as its closing quote, and reports whether that was there.
+func (s *jsonSplitter) scanString(data []byte) bool {
 	for i := s.pos; i < len(data); {
 		if i <= len(data)-8 {
 			mark := jsonscan.MarkSpecial(binary.LittleEndian.Uint64(data[i:]))
@@ -258,9 +258,9 @@ func (s *jsonSplitter) str(data []byte) bool {
 	return false
 }
 
-// close ends a value before pos.
-func (s *jsonSplitter) close() int {
-	s.adjoined = true
+// endValue ends a value before pos.
+func (s *jsonSplitter) endValue() int {
+	s.valueJustEnded = true
 	return s.pos
 }
 

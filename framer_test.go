@@ -131,7 +131,7 @@ func readStream(f Framer, data, cuts []byte) (msgs []string, dropped int, err er
 	s := newStream(readConn{Reader: &cutReader{data: data, cuts: cuts}}, f)
 	s.split = f.NewSplitter() // alone, without what the session passes over
 	for {
-		msg, err := s.next(true)
+		msg, err := s.nextMessage(true)
 		var frame *FrameError
 		switch {
 		case err == nil:
@@ -266,7 +266,7 @@ func TestHeaderFramerSplitAnywhere(t *testing.T) {
 func TestHeaderFramerTakesNoMemoryOnTrust(t *testing.T) {
 	for _, f := range []HeaderFramer{{}, {MaxSize: -1}} {
 		s := newStream(readConn{Reader: strings.NewReader("Content-Length: 4294967296\r\n\r\nabc")}, f)
-		for _, err := s.next(true); err != io.EOF && err != io.ErrUnexpectedEOF; _, err = s.next(true) {
+		for _, err := s.nextMessage(true); err != io.EOF && err != io.ErrUnexpectedEOF; _, err = s.nextMessage(true) {
 			if frame, ok := errors.AsType[*FrameError](err); !ok || !frame.Recoverable {
 				t.Fatal(err)
 			}
@@ -675,7 +675,7 @@ func TestRecognize(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, f := range c.at {
-				got := recognize([]byte(c.input), f, false)
+				got := recognizeInput([]byte(c.input), f, false)
 				if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
 					t.Errorf("framed as %d: %q, want %q", f, got, c.want)
 				}
@@ -683,7 +683,7 @@ func TestRecognize(t *testing.T) {
 		})
 	}
 	for input, want := range map[string]string{`{"a":1}`: likeValues, "[1] ": likeValues, `{"a":1`: "", "12": ""} {
-		if got := recognize([]byte(input), framedByLines, true); got != want {
+		if got := recognizeInput([]byte(input), framedByLines, true); got != want {
 			t.Errorf("%s at the end of input: %q, want %q", input, got, want)
 		}
 	}
@@ -730,7 +730,7 @@ func arrive(t *testing.T, f BitcoinFramer, chunks [][]byte) (all []arrival) {
 	}
 	stream := newStream(readConn{Reader: io.MultiReader(readers...)}, f)
 	for {
-		msg, err := stream.next(true)
+		msg, err := stream.nextMessage(true)
 		var frame *FrameError
 		switch {
 		case errors.As(err, &frame):
@@ -1006,7 +1006,7 @@ func (c framingCase) testNewline(t *testing.T) {
 	stream := newStream(conn, framer)
 	var got []framingEvent
 	read := func() (more bool) {
-		msg, err := stream.next(true)
+		msg, err := stream.nextMessage(true)
 		var frame *FrameError
 		switch {
 		case err == nil:

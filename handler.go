@@ -168,7 +168,7 @@ func Func(fn any, names ...string) Handler {
 func newFunc(fn any, names []string) (Handler, error) {
 	sig, err := newSignature(reflect.TypeOf(fn), names)
 	if err == nil {
-		return sig.handler(fn)
+		return sig.newHandler(fn)
 	}
 	return nil, err
 }
@@ -179,45 +179,45 @@ func newMethod(fn any) (Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sig.handler(fn)
+	return sig.newHandler(fn)
 }
 
-// handler returns the handler that calls fn.
-func (sig *signature) handler(fn any) (Handler, error) {
+// newHandler returns the handler that calls fn.
+func (sig *signature) newHandler(fn any) (Handler, error) {
 	if reflect.ValueOf(fn).IsNil() {
 		return nil, errors.New("the function is nil")
 	}
-	if h := direct(sig, fn); h != nil {
+	if h := directHandler(sig, fn); h != nil {
 		return h, nil
 	}
-	return sig.reflected(reflect.ValueOf(fn)), nil
+	return sig.newReflectHandler(reflect.ValueOf(fn)), nil
 }
 
-// reflected returns the handler for any function, which it calls by reflection.
-func (sig *signature) reflected(fn reflect.Value) HandlerFunc {
+// newReflectHandler returns the handler for any function, which it calls by reflection.
+func (sig *signature) newReflectHandler(fn reflect.Value) HandlerFunc {
 	return func(ctx context.Context, req *Request) (any, error) {
 		args := make([]json.RawMessage, len(sig.params))
-		rest, err := sig.bind(req, args)
+		rest, err := sig.bindArguments(req, args)
 		if err != nil {
 			return nil, err
 		}
 		in := make([]reflect.Value, 0, len(args)+3)
-		if sig.context {
+		if sig.contextParam {
 			in = append(in, reflect.ValueOf(ctx))
 		}
-		if sig.session {
+		if sig.sessionParam {
 			in = append(in, reflect.ValueOf(req.session))
 		}
 		var object reflect.Value // the struct, if that is what the arguments are for
 		switch {
-		case sig.object != nil && sig.pointer:
-			in = append(in, reflect.New(sig.object))
+		case sig.structType != nil && sig.pointerParam:
+			in = append(in, reflect.New(sig.structType))
 			object = in[len(in)-1].Elem()
-		case sig.object != nil:
-			object = reflect.New(sig.object).Elem()
+		case sig.structType != nil:
+			object = reflect.New(sig.structType).Elem()
 			in = append(in, object)
 		case sig.mapping != nil:
-			all, err := sig.decodeMap(req)
+			all, err := sig.decodeNamedMap(req)
 			if err != nil {
 				return nil, err
 			}
@@ -225,59 +225,59 @@ func (sig *signature) reflected(fn reflect.Value) HandlerFunc {
 		}
 		for i, p := range sig.params {
 			var v reflect.Value
-			if sig.object != nil {
+			if sig.structType != nil {
 				v = object.FieldByIndex(p.field)
 			} else {
 				v = reflect.New(p.typ).Elem()
 				in = append(in, v)
 			}
-			if err := sig.decode(req, i, args[i], v.Addr().Interface()); err != nil {
+			if err := sig.decodeArgument(req, i, args[i], v.Addr().Interface()); err != nil {
 				return nil, err
 			}
 		}
 		if sig.variadic == nil {
-			return sig.results(fn.Call(in))
+			return sig.handlerResult(fn.Call(in))
 		}
 		few := min(rest.n, fewArguments) // more only as they turn out to be good
 		tail := reflect.MakeSlice(sig.variadic, 0, few)
 		for i := range rest.n {
 			tail = reflect.Append(tail, reflect.Zero(sig.variadic.Elem()))
-			if err := sig.decode(req, len(args)+i, rest.next(), tail.Index(i).Addr().Interface()); err != nil {
+			if err := sig.decodeArgument(req, len(args)+i, rest.nextArgument(), tail.Index(i).Addr().Interface()); err != nil {
 				return nil, err
 			}
 		}
 		in = append(in, tail)
-		if sig.list {
-			return sig.results(fn.Call(in))
+		if sig.sliceParam {
+			return sig.handlerResult(fn.Call(in))
 		}
-		return sig.results(fn.CallSlice(in))
+		return sig.handlerResult(fn.CallSlice(in))
 	}
 }
 
-// results makes a handler's result of what the function returned.
-func (sig *signature) results(out []reflect.Value) (any, error) {
-	if sig.fails {
+// handlerResult makes a handler's result of what the function returned.
+func (sig *signature) handlerResult(out []reflect.Value) (any, error) {
+	if sig.errorReturned {
 		if err, _ := out[len(out)-1].Interface().(error); err != nil {
 			return nil, err
 		}
 	}
-	if sig.returns {
+	if sig.resultReturned {
 		return out[0].Interface(), nil
 	}
 	return nil, nil
 }
 
-// direct returns a handler for a function of a common type, which it calls
+// directHandler returns a handler for a function of a common type, which it calls
 // without reflection, or nil. The types are those with a context, up to two
 // parameters or a variadic one of a type listed in taking, and an error or a
 // result of a type listed here and an error.
-func direct(sig *signature, fn any) Handler {
+func directHandler(sig *signature, fn any) Handler {
 	if f, ok := fn.(func(context.Context) error); ok {
-		return call0(sig, func(ctx context.Context) (any, error) { return nil, f(ctx) })
+		return adaptNoArgument(sig, func(ctx context.Context) (any, error) { return nil, f(ctx) })
 	}
 	for _, try := range []func(*signature, any) HandlerFunc{
-		returning[any], returning[json.RawMessage], returning[string], returning[bool],
-		returning[int], returning[int64], returning[float64],
+		directHandlerReturning[any], directHandlerReturning[json.RawMessage], directHandlerReturning[string], directHandlerReturning[bool],
+		directHandlerReturning[int], directHandlerReturning[int64], directHandlerReturning[float64],
 	} {
 		if h := try(sig, fn); h != nil {
 			return h
@@ -286,13 +286,13 @@ func direct(sig *signature, fn any) Handler {
 	return nil
 }
 
-// returning is direct for the functions that return an R.
-func returning[R any](sig *signature, fn any) HandlerFunc {
+// directHandlerReturning is direct for the functions that return an R.
+func directHandlerReturning[R any](sig *signature, fn any) HandlerFunc {
 	if f, ok := fn.(func(context.Context) (R, error)); ok {
-		return call0(sig, f)
+		return adaptNoArgument(sig, f)
 	}
 	for _, try := range []func(*signature, any) HandlerFunc{
-		taking[json.RawMessage, R], taking[string, R], taking[int, R], taking[int64, R], taking[float64, R],
+		directHandlerTaking[json.RawMessage, R], directHandlerTaking[string, R], directHandlerTaking[int, R], directHandlerTaking[int64, R], directHandlerTaking[float64, R],
 	} {
 		if h := try(sig, fn); h != nil {
 			return h
@@ -301,67 +301,67 @@ func returning[R any](sig *signature, fn any) HandlerFunc {
 	return nil
 }
 
-// taking is direct for the functions that take an A, and return an R or only an error.
-func taking[A, R any](sig *signature, fn any) HandlerFunc {
+// directHandlerTaking is direct for the functions that take an A, and return an R or only an error.
+func directHandlerTaking[A, R any](sig *signature, fn any) HandlerFunc {
 	switch f := fn.(type) {
 	case func(context.Context, A) error:
-		return call1(sig, func(ctx context.Context, a A) (any, error) { return nil, f(ctx, a) })
+		return adaptOneArgument(sig, func(ctx context.Context, a A) (any, error) { return nil, f(ctx, a) })
 	case func(context.Context, A) (R, error):
-		return call1(sig, f)
+		return adaptOneArgument(sig, f)
 	case func(context.Context, A, A) (R, error):
-		return call2(sig, f)
+		return adaptTwoArguments(sig, f)
 	case func(context.Context, ...A) (R, error):
-		return callAll(sig, f)
+		return adaptVariadic(sig, f)
 	}
 	return nil
 }
 
-func call0[R any](sig *signature, fn func(context.Context) (R, error)) HandlerFunc {
+func adaptNoArgument[R any](sig *signature, fn func(context.Context) (R, error)) HandlerFunc {
 	return func(ctx context.Context, req *Request) (any, error) {
-		if _, err := sig.bind(req, nil); err != nil {
+		if _, err := sig.bindArguments(req, nil); err != nil {
 			return nil, err
 		}
-		return boxed(fn(ctx))
+		return boxResult(fn(ctx))
 	}
 }
 
-func call1[A, R any](sig *signature, fn func(context.Context, A) (R, error)) HandlerFunc {
-	var args arguments[A]
+func adaptOneArgument[A, R any](sig *signature, fn func(context.Context, A) (R, error)) HandlerFunc {
+	var args argumentPool[A]
 	return func(ctx context.Context, req *Request) (any, error) {
 		var raw [1]json.RawMessage
-		if _, err := sig.bind(req, raw[:]); err != nil {
+		if _, err := sig.bindArguments(req, raw[:]); err != nil {
 			return nil, err
 		}
-		a, err := args.decode(sig, req, 0, raw[0])
+		a, err := args.decodePooled(sig, req, 0, raw[0])
 		if err != nil {
 			return nil, err
 		}
-		return boxed(fn(ctx, a))
+		return boxResult(fn(ctx, a))
 	}
 }
 
-func call2[A, R any](sig *signature, fn func(context.Context, A, A) (R, error)) HandlerFunc {
-	var args arguments[A]
+func adaptTwoArguments[A, R any](sig *signature, fn func(context.Context, A, A) (R, error)) HandlerFunc {
+	var args argumentPool[A]
 	return func(ctx context.Context, req *Request) (any, error) {
 		var raw [2]json.RawMessage
-		if _, err := sig.bind(req, raw[:]); err != nil {
+		if _, err := sig.bindArguments(req, raw[:]); err != nil {
 			return nil, err
 		}
-		a, err := args.decode(sig, req, 0, raw[0])
+		a, err := args.decodePooled(sig, req, 0, raw[0])
 		if err != nil {
 			return nil, err
 		}
-		b, err := args.decode(sig, req, 1, raw[1])
+		b, err := args.decodePooled(sig, req, 1, raw[1])
 		if err != nil {
 			return nil, err
 		}
-		return boxed(fn(ctx, a, b))
+		return boxResult(fn(ctx, a, b))
 	}
 }
 
-func callAll[A, R any](sig *signature, fn func(context.Context, ...A) (R, error)) HandlerFunc {
+func adaptVariadic[A, R any](sig *signature, fn func(context.Context, ...A) (R, error)) HandlerFunc {
 	return func(ctx context.Context, req *Request) (any, error) {
-		rest, err := sig.bind(req, nil)
+		rest, err := sig.bindArguments(req, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -369,38 +369,38 @@ func callAll[A, R any](sig *signature, fn func(context.Context, ...A) (R, error)
 		for i := range rest.n {
 			var zero A
 			args = append(args, zero)
-			if err := sig.decode(req, i, rest.next(), &args[i]); err != nil {
+			if err := sig.decodeArgument(req, i, rest.nextArgument(), &args[i]); err != nil {
 				return nil, err
 			}
 		}
-		return boxed(fn(ctx, args...))
+		return boxResult(fn(ctx, args...))
 	}
 }
 
 // fewArguments is how many there is room for before any is decoded.
 const fewArguments = 16
 
-func boxed[R any](r R, err error) (any, error) {
+func boxResult[R any](r R, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// arguments decodes arguments of type A. What a codec decodes into has to be on
+// argumentPool decodes arguments of type A. What a codec decodes into has to be on
 // the heap; so that this costs no allocation for each argument, it is reused.
-type arguments[A any] struct{ free sync.Pool }
+type argumentPool[A any] struct{ values sync.Pool }
 
-func (args *arguments[A]) decode(sig *signature, req *Request, i int, raw json.RawMessage) (A, error) {
-	v, _ := args.free.Get().(*A)
+func (args *argumentPool[A]) decodePooled(sig *signature, req *Request, i int, raw json.RawMessage) (A, error) {
+	v, _ := args.values.Get().(*A)
 	if v == nil {
 		v = new(A)
 	}
-	err := sig.decode(req, i, raw, v)
+	err := sig.decodeArgument(req, i, raw, v)
 	var a, zero A
 	// Emptied, it neither keeps this argument nor lends its memory to the next.
 	a, *v = *v, zero
-	args.free.Put(v)
+	args.values.Put(v)
 	return a, err
 }
 
@@ -411,8 +411,8 @@ type elements struct {
 	pieces []json.RawMessage
 }
 
-// next returns the next element. ok is false behind the last one.
-func (e *elements) next() (value json.RawMessage, ok bool) {
+// nextElement returns the next element. ok is false behind the last one.
+func (e *elements) nextElement() (value json.RawMessage, ok bool) {
 	if len(e.pieces) > 0 {
 		value, e.pieces = e.pieces[0], e.pieces[1:]
 		return value, true
@@ -428,7 +428,7 @@ type members struct {
 
 type member struct{ key, value json.RawMessage } // the key is a JSON string in any encoding
 
-func (m *members) next() (key, value json.RawMessage, ok bool) {
+func (m *members) nextKeyValue() (key, value json.RawMessage, ok bool) {
 	if len(m.pieces) > 0 {
 		next := m.pieces[0]
 		m.pieces = m.pieces[1:]
@@ -437,8 +437,8 @@ func (m *members) next() (key, value json.RawMessage, ok bool) {
 	return m.scan.NextMember()
 }
 
-// split returns what goes through the params, from their start.
-func (p *Params) split() (positional elements, named members, err error) {
+// splitArguments returns what goes through the params, from their start.
+func (p *Params) splitArguments() (positional elements, named members, err error) {
 	raw := rawType(p.codec)
 	if raw == nil {
 		positional.scan.Data, named.scan.Data = p.Positional, p.Named
@@ -450,7 +450,7 @@ func (p *Params) split() (positional elements, named members, err error) {
 			return positional, named, invalidArguments(err)
 		}
 		for i := range list.Elem().Len() {
-			positional.pieces = append(positional.pieces, piece(p.codec, list.Elem().Index(i)))
+			positional.pieces = append(positional.pieces, pieceBytes(p.codec, list.Elem().Index(i)))
 		}
 	}
 	if p.Named != nil {
@@ -460,14 +460,14 @@ func (p *Params) split() (positional elements, named members, err error) {
 		}
 		for each := object.Elem().MapRange(); each.Next(); {
 			key := jsonscan.AppendString(nil, each.Key().String())
-			named.pieces = append(named.pieces, member{key, piece(p.codec, each.Value())})
+			named.pieces = append(named.pieces, member{key, pieceBytes(p.codec, each.Value())})
 		}
 	}
 	return positional, named, nil
 }
 
-// piece returns the bytes of a codec's raw value, which are nil for null.
-func piece(c Codec, raw reflect.Value) json.RawMessage {
+// pieceBytes returns the bytes of a codec's raw value, which are nil for null.
+func pieceBytes(c Codec, raw reflect.Value) json.RawMessage {
 	if raw.Len() > 0 {
 		return raw.Bytes()
 	}
@@ -477,7 +477,7 @@ func piece(c Codec, raw reflect.Value) json.RawMessage {
 
 // rawType returns the type of the raw values of a codec, nil if that is JSON's.
 func rawType(c Codec) reflect.Type {
-	if o, ok := c.(*objects); ok {
+	if o, ok := c.(*objectCodec); ok {
 		c = o.Codec
 	}
 	if c, ok := c.(RawCodec); ok {

@@ -19,29 +19,29 @@ type surplus struct {
 	elements
 }
 
-func (rest *surplus) next() json.RawMessage {
-	raw, _ := rest.elements.next()
+func (rest *surplus) nextArgument() json.RawMessage {
+	raw, _ := rest.elements.nextElement()
 	return raw
 }
 
-// bind sorts the arguments of req into args, which has a place for each of
+// bindArguments sorts the arguments of req into args, which has a place for each of
 // sig.params. It leaves nil for an optional one that is absent.
-func (sig *signature) bind(req *Request, args []json.RawMessage) (rest surplus, err error) {
-	if rest, err = sig.sort(req, args); err != nil {
-		err = sig.explain(req, err)
+func (sig *signature) bindArguments(req *Request, args []json.RawMessage) (rest surplus, err error) {
+	if rest, err = sig.sortArguments(req, args); err != nil {
+		err = sig.addBindingHint(req, err)
 	}
 	return rest, err
 }
 
-// sort is bind, but for what the error says of how to mend it.
-func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, err error) {
+// sortArguments is bind, but for what the error says of how to mend it.
+func (sig *signature) sortArguments(req *Request, args []json.RawMessage) (rest surplus, err error) {
 	p := &req.Params
-	if p.bytes() >= largeParams {
+	if p.sharedBytes() >= largeParams {
 		takeDecodingSlot()
 		defer releaseDecodingSlot()
 	}
 	if p.Raw != nil {
-		if !sig.raw {
+		if !sig.bytesParam {
 			return rest, InvalidParams(`method "%s" does not take a raw payload`, excerpt(req.Method))
 		}
 		args[0] = p.Raw
@@ -49,17 +49,17 @@ func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, 
 	}
 
 	var named members
-	if rest.elements, named, err = p.split(); err != nil {
+	if rest.elements, named, err = p.splitArguments(); err != nil {
 		return rest, err
 	}
 	n := 0
 	for ok := true; n < len(args); n++ {
-		if args[n], ok = rest.elements.next(); !ok {
+		if args[n], ok = rest.elements.nextElement(); !ok {
 			break
 		}
 	}
 	for more := rest.elements; ; rest.n++ {
-		if _, ok := more.next(); !ok {
+		if _, ok := more.nextElement(); !ok {
 			break
 		}
 	}
@@ -68,44 +68,44 @@ func (sig *signature) sort(req *Request, args []json.RawMessage) (rest surplus, 
 	// An empty object beside an array, which some protocols always send, says
 	// nothing; by itself it says that the arguments are given by name.
 	first := named
-	_, _, some := first.next()
+	_, _, some := first.nextKeyValue()
 	byName := some || p.Named != nil && p.Positional == nil
 	switch {
 	case sig.mapping != nil && n == 0:
 		return rest, nil
 	case sig.mapping != nil:
 		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, excerpt(req.Method))
-	case sig.object != nil && n > 0:
+	case sig.structType != nil && n > 0:
 		return rest, InvalidParams(`method "%s" cannot be called with positional arguments`, excerpt(req.Method))
 	case rest.n > 0 && sig.variadic == nil:
 		return rest, InvalidParams(`%s passed to method %s taking at most %d`, countArguments(n), excerpt(req.Method), len(args))
-	case byName && !sig.byName:
+	case byName && !sig.paramsNamed:
 		return rest, InvalidParams(`method "%s" cannot be called with named arguments`, excerpt(req.Method))
-	case byName || sig.object != nil:
-		return rest, sig.bindNamed(req, named, args)
+	case byName || sig.structType != nil:
+		return rest, sig.sortNamedArguments(req, named, args)
 	case n < sig.required:
 		return rest, InvalidParams(`%s passed to method "%s" but it requires %d`, countArguments(n), excerpt(req.Method), sig.required)
 	}
 	return rest, nil
 }
 
-// bindNamed sorts the named arguments of req into args, where the positional
+// sortNamedArguments sorts the named arguments of req into args, where the positional
 // ones are already.
-func (sig *signature) bindNamed(req *Request, named members, args []json.RawMessage) error {
+func (sig *signature) sortNamedArguments(req *Request, named members, args []json.RawMessage) error {
 	var unknown, missing []string
 	more := 0 // that are unknown
 	expected := 0
 	for {
-		key, value, ok := named.next()
+		key, value, ok := named.nextKeyValue()
 		if !ok {
 			break
 		}
-		i, name := sig.place(key, expected)
+		i, name := sig.findParam(key, expected)
 		if i >= 0 {
 			expected = i + 1
 		}
 		switch {
-		case i < 0 && (sig.more || req.ignoresUnknownParams()):
+		case i < 0 && (sig.unknownIgnored || req.ignoresUnknownParams()):
 		case i < 0 && len(unknown) == maxUnknown:
 			more++
 		case i < 0:
@@ -130,9 +130,9 @@ func (sig *signature) bindNamed(req *Request, named members, args []json.RawMess
 	return nil
 }
 
-// decode decodes raw, the argument at place i, into v. It leaves v as it is if
+// decodeArgument decodes raw, the argument at place i, into v. It leaves v as it is if
 // raw is nil.
-func (sig *signature) decode(req *Request, i int, raw json.RawMessage, v any) error {
+func (sig *signature) decodeArgument(req *Request, i int, raw json.RawMessage, v any) error {
 	if req.Params.Raw != nil {
 		*v.(*[]byte) = raw
 		return nil
@@ -186,19 +186,19 @@ func listParameters(names []string, more int) string {
 
 // ignoresUnknownParams reports whether Options.IgnoreUnknownParams is set.
 func (r *Request) ignoresUnknownParams() bool {
-	return r.session != nil && r.session.openParams
+	return r.session != nil && r.session.unknownParamsIgnored
 }
 
-// decodeMap decodes all named params of req into a map.
-func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
+// decodeNamedMap decodes all named params of req into a map.
+func (sig *signature) decodeNamedMap(req *Request) (reflect.Value, error) {
 	all := reflect.MakeMap(sig.mapping)
-	_, named, err := req.Params.split()
+	_, named, err := req.Params.splitArguments()
 	if err != nil {
 		return all, err
 	}
 	codec := codecOr(req.Params.codec)
 	for {
-		key, raw, ok := named.next()
+		key, raw, ok := named.nextKeyValue()
 		if !ok {
 			return all, nil
 		}
@@ -219,17 +219,17 @@ func (sig *signature) decodeMap(req *Request) (reflect.Value, error) {
 	}
 }
 
-// explain completes err, with which binding the params of req has failed: the peer is
+// addBindingHint completes err, with which binding the params of req has failed: the peer is
 // told of names that differ in case only, and the log of this side how to allow what is
 // refused.
-func (sig *signature) explain(req *Request, err error) error {
+func (sig *signature) addBindingHint(req *Request, err error) error {
 	e, ok := err.(*Error)
-	positional, named, splitErr := req.Params.split()
+	positional, named, splitErr := req.Params.splitArguments()
 	if !ok || splitErr != nil || req.Params.Raw != nil {
 		return err
 	}
 	n := 0
-	for _, more := positional.next(); more; _, more = positional.next() {
+	for _, more := positional.nextElement(); more; _, more = positional.nextElement() {
 		n++
 	}
 	lowers := make(map[string]bool) // the names of the parameters in lower case
@@ -242,7 +242,7 @@ func (sig *signature) explain(req *Request, err error) error {
 	given := make(map[string]bool) // of what the peer has named, what differs in case at most
 	var unknown []string           // of what else the peer has named, the first few
 	some, twice := false, false
-	for key, _, more := named.next(); more; key, _, more = named.next() {
+	for key, _, more := named.nextKeyValue(); more; key, _, more = named.nextKeyValue() {
 		some = true
 		if len(key)-2 > jsonscan.MaxEscape*longest {
 			continue // cannot be one of them, and may be of any length
@@ -259,25 +259,25 @@ func (sig *signature) explain(req *Request, err error) error {
 	}
 	switch {
 	case twice:
-	case n > 0 && sig.object != nil && sig.method:
+	case n > 0 && sig.structType != nil && sig.interfaceMethod:
 		e.Hint = "a struct that is the only parameter of a method takes named params: beside a second one it is positional"
-	case n > 0 && (sig.object != nil || sig.mapping != nil):
+	case n > 0 && (sig.structType != nil || sig.mapping != nil):
 		e.Hint = `an only parameter without a name takes named params: rpcx.Func(fn, "name") takes it by position`
 	case n > len(sig.params) && sig.variadic == nil:
 	case some && sig.variadic != nil && len(sig.params) == 0:
 		e.Hint = sig.hintPositional()
-	case some && !sig.byName && len(sig.params) == 1 && isAnything(sig.params[0].typ):
+	case some && !sig.paramsNamed && len(sig.params) == 1 && isAnything(sig.params[0].typ):
 		e.Hint = "to take all params as they are, write " + handlerFuncLine + " and use req.Bind; " +
 			"to take those by name, write a map[string]any as the only parameter"
-	case some && !sig.byName:
-		e.Hint = "to take params by name, " + sig.naming("give rpcx.Func the names of all parameters")
-	case some || sig.object != nil:
-		sig.explainNames(e, given, unknown, n)
-	case sig.byName && n < sig.required:
+	case some && !sig.paramsNamed:
+		e.Hint = "to take params by name, " + sig.namingHint("give rpcx.Func the names of all parameters")
+	case some || sig.structType != nil:
+		sig.addNamesHint(e, given, unknown, n)
+	case sig.paramsNamed && n < sig.required:
 		p := sig.params[n].name
 		e.Hint = fmt.Sprintf(`to make %q optional, name it %q`, p, p+"?")
 	case n < sig.required:
-		e.Hint = "to make parameters optional, " + sig.naming(`name them, "a?" for an optional one`) + ", or make the last ones pointers"
+		e.Hint = "to make parameters optional, " + sig.namingHint(`name them, "a?" for an optional one`) + ", or make the last ones pointers"
 	}
 	return e
 }
@@ -295,26 +295,26 @@ func isAnything(t reflect.Type) bool {
 func (sig *signature) hintPositional() string {
 	const takes = "the function takes positional params only: "
 	switch {
-	case sig.method:
-		return takes + sig.naming("")
-	case sig.list:
+	case sig.interfaceMethod:
+		return takes + sig.namingHint("")
+	case sig.sliceParam:
 		return takes + `rpcx.Func(fn, "list") takes the slice as one param instead, {"list": […]} or [[…]]`
 	}
 	return takes + "a variadic parameter has no name"
 }
 
-// naming returns how to name parameters: as text says, unless nothing can.
-func (sig *signature) naming(text string) string {
-	if sig.method {
+// namingHint returns how to name parameters: as text says, unless nothing can.
+func (sig *signature) namingHint(text string) string {
+	if sig.interfaceMethod {
 		return "let the method take a struct" // Expose has no names
 	}
 	return text
 }
 
-// explainNames completes e, the error for named params, of which n stood before them by
+// addNamesHint completes e, the error for named params, of which n stood before them by
 // position. given has those whose names differ from a parameter's in case at most,
 // and others the first of those that no parameter has.
-func (sig *signature) explainNames(e *Error, given map[string]bool, others []string, n int) {
+func (sig *signature) addNamesHint(e *Error, given map[string]bool, others []string, n int) {
 	unknown := make(map[string]string) // in lower case, as it was given
 	for name := range given {
 		_, known := sig.places[name]
@@ -337,13 +337,13 @@ func (sig *signature) explainNames(e *Error, given map[string]bool, others []str
 		}
 	}
 	switch {
-	case missing != "" && sig.object != nil:
+	case missing != "" && sig.structType != nil:
 		e.Hint = fmt.Sprintf("to make %q optional, add omitempty to the tag of its field, or make that a pointer", missing)
 	case missing != "":
 		e.Hint = fmt.Sprintf("to make %q optional, name it %q", missing, missing+"?")
 	default:
 		e.Hint = "to ignore unknown params, set Options.IgnoreUnknownParams"
-		if !sig.method {
+		if !sig.interfaceMethod {
 			e.Hint += `, or give rpcx.Func "..." as its last name`
 		}
 	}
@@ -354,7 +354,7 @@ func (sig *signature) explainNames(e *Error, given map[string]bool, others []str
 		return
 	}
 	e.Message += "; names are case-sensitive: " + strings.Join(cases, ", ")
-	if sig.object != nil {
+	if sig.structType != nil {
 		e.Hint = "the tag of a field can set its name: `json:\"name\"`; " + e.Hint
 	}
 }
@@ -381,7 +381,7 @@ func takesObjectData(v any) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if !isObject(t) {
+	if !isPlainStruct(t) {
 		return true
 	}
 	for f := range t.Fields() {
@@ -397,6 +397,6 @@ var objectStart = []byte(`{"` + typeKey + `":[`)
 
 // isObjectData reports whether data looks like an object where c takes it for none.
 func isObjectData(c Codec, data []byte) bool {
-	_, objects := c.(*objects)
+	_, objects := c.(*objectCodec)
 	return !objects && bytes.HasPrefix(data, objectStart)
 }

@@ -32,8 +32,8 @@ type Router struct {
 	entries map[string]Handler // a *Router is one that is mounted
 	longest int                // the length of the longest name that there was
 
-	owner  string              // the type of the service, as it is named to peers
-	hidden map[string]struct{} // names that it has and that are not exposed
+	serviceType string              // the type of the service, as it is named to peers
+	hidden      map[string]struct{} // names that it has and that are not exposed
 
 	// Guarded by trees.
 	parent   *Router
@@ -57,13 +57,13 @@ func (r *Router) Handle(method string, h Handler) {
 	if _, ok := h.(*Router); ok {
 		panic("rpcx: a router is not a handler for one method, but mounted: " + method)
 	}
-	if !r.add(method, h) {
+	if !r.addEntry(method, h) {
 		panic("rpcx: a second handler for method " + method)
 	}
 }
 
-// add enters h unless the name is taken.
-func (r *Router) add(name string, h Handler) bool {
+// addEntry enters h unless the name is taken.
+func (r *Router) addEntry(name string, h Handler) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.entries[name] != nil {
@@ -95,20 +95,20 @@ func (r *Router) Mount(name string, sub *Router) error {
 			return fmt.Errorf("mount %q: the router would be within itself", name)
 		}
 	}
-	if !r.add(name, sub) {
+	if !r.addEntry(name, sub) {
 		return fmt.Errorf("mount %q: the name is taken", name)
 	}
 	sub.parent, sub.name = r, name
 	for above := r; above != nil; above = above.parent {
 		for service, routers := range sub.services {
-			above.expose(service, routers...)
+			above.addExposed(service, routers...)
 		}
 	}
 	return nil
 }
 
-// expose notes which routers expose a service.
-func (r *Router) expose(service any, routers ...*Router) {
+// addExposed notes which routers expose a service.
+func (r *Router) addExposed(service any, routers ...*Router) {
 	if r.services == nil {
 		r.services = make(map[any][]*Router)
 	}
@@ -187,7 +187,7 @@ func (r *Router) PathOf(service any) (path string, ok bool) {
 // error is an [*Error] with [CodeMethodNotFound], which says what name was not
 // found in what, or that it is not exposed.
 func (r *Router) Resolve(path string) (Handler, error) {
-	h, miss := r.find(path, "/")
+	h, miss := r.findEntry(path, "/")
 	if h == nil {
 		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String()}
 	}
@@ -232,7 +232,7 @@ func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	if service {
 		separators = "/"
 	}
-	h, miss := r.find(req.Method, separators)
+	h, miss := r.findEntry(req.Method, separators)
 	if _, ok := h.(*Router); ok {
 		h, miss.why = nil, fmt.Sprintf("%q is a service and not a method", excerpt(req.Method))
 	}
@@ -240,19 +240,19 @@ func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	case h != nil:
 		return h.ServeRPC(ctx, req)
 	case service:
-		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String(), Hint: r.hint(ctx, req, separators)}
+		return nil, &Error{Code: CodeMethodNotFound, Message: miss.String(), Hint: r.notFoundHint(ctx, req, separators)}
 	}
 	e := MethodNotFound(req.Method)
 	if miss.why != "" || miss.in != "" {
 		e.Message += ": " + miss.String()
 	}
-	e.Hint = r.hint(ctx, req, separators)
+	e.Hint = r.notFoundHint(ctx, req, separators)
 	return nil, e
 }
 
-// hint returns what may be wrong at this side if r does not have the method of req, "" if
+// notFoundHint returns what may be wrong at this side if r does not have the method of req, "" if
 // nothing is known or nobody would read the hint.
-func (r *Router) hint(ctx context.Context, req *Request, separators string) string {
+func (r *Router) notFoundHint(ctx context.Context, req *Request, separators string) string {
 	switch {
 	case req.session == nil || !req.session.log.Enabled(ctx, slog.LevelInfo):
 		return ""
@@ -322,12 +322,12 @@ func (m missing) String() string {
 	return `Name "` + excerpt(m.name) + `" not found in "` + m.in + `"`
 }
 
-// find returns what is at path, or why there is nothing. There are one or two
+// findEntry returns what is at path, or why there is nothing. There are one or two
 // separators.
-func (r *Router) find(path, separators string) (Handler, missing) {
+func (r *Router) findEntry(path, separators string) (Handler, missing) {
 	start := 0 // path[start:] is looked for in r
 	for {
-		h, n, why := r.step(path[start:], separators)
+		h, n, why := r.findNextEntry(path[start:], separators)
 		end := start + n
 		if h != nil && end == len(path) {
 			return h, missing{}
@@ -347,9 +347,9 @@ func (r *Router) find(path, separators string) (Handler, missing) {
 	}
 }
 
-// step returns the entry whose name rest is, or else the first router whose name
+// findNextEntry returns the entry whose name rest is, or else the first router whose name
 // rest begins with, or a handler; n is the length of the name.
-func (r *Router) step(rest, separators string) (h Handler, n int, why string) {
+func (r *Router) findNextEntry(rest, separators string) (h Handler, n int, why string) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if len(rest) <= r.longest {
@@ -382,7 +382,7 @@ func (r *Router) step(rest, separators string) (h Handler, n int, why string) {
 		name = rest[:first]
 	}
 	if _, ok := r.hidden[name]; ok {
-		why = `"` + r.owner + "." + name + `" is not exposed`
+		why = `"` + r.serviceType + "." + name + `" is not exposed`
 	}
 	return nil, 0, why
 }
@@ -431,15 +431,15 @@ func Expose[I any](impl I, rename ...func(method string) string) *Router {
 			fail("method %s: %v", m.Name, err)
 		}
 		for _, name := range slices.Compact([]string{m.Name, mapped(m.Name)}) {
-			if !r.add(name, h) {
+			if !r.addEntry(name, h) {
 				fail("two methods are named %q", name)
 			}
 		}
 	}
-	r.hide(v.Type(), mapped)
+	r.hideUnexposed(v.Type(), mapped)
 	if v.Kind() == reflect.Pointer {
-		r.expose(impl, r)
-		if _, known := exposed.LoadOrStore(v.Type(), true); !known {
+		r.addExposed(impl, r)
+		if _, known := exposedTypes.LoadOrStore(v.Type(), true); !known {
 			exposures.Add(1)
 		}
 	}
@@ -449,12 +449,12 @@ func Expose[I any](impl I, rename ...func(method string) string) *Router {
 // exposed has the types of the pointers that Expose was given, and exposures
 // counts them.
 var (
-	exposed   sync.Map
-	exposures atomic.Uint64
+	exposedTypes sync.Map
+	exposures    atomic.Uint64
 )
 
-// hide notes what names a service of type t has that r does not expose.
-func (r *Router) hide(t reflect.Type, mapped func(string) string) {
+// hideUnexposed notes what names a service of type t has that r does not expose.
+func (r *Router) hideUnexposed(t reflect.Type, mapped func(string) string) {
 	r.hidden = make(map[string]struct{})
 	hide := func(name string) {
 		for _, name := range []string{name, mapped(name)} {
@@ -469,7 +469,7 @@ func (r *Router) hide(t reflect.Type, mapped func(string) string) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	r.owner = t.String()
+	r.serviceType = t.String()
 	if t.Kind() == reflect.Struct {
 		for f := range t.Fields() {
 			if f.IsExported() {

@@ -15,20 +15,20 @@ import (
 
 // signature is what a function takes and returns, found out once by [Func].
 type signature struct {
-	context, session bool           // the function begins with these
-	params           []param        // what arguments bind to: the parameters that are not variadic, or object's fields
-	places           map[string]int // where in params each name is
-	required         int            // how many positional arguments there have to be
-	byName           bool           // the params have names (or there are none)
-	more             bool           // what else is given by name is left out
-	variadic         reflect.Type   // the slice that is a variadic function's last parameter, or nil
-	object           reflect.Type   // the struct whose fields the params are, or nil
-	pointer          bool           // the function takes a pointer to it
-	mapping          reflect.Type   // the map that takes all that is given by name, or nil
-	list             bool           // variadic is a slice that takes all positional arguments, of a function that is not variadic
-	method           bool           // of an interface, without names
-	raw              bool           // its one parameter is a []byte
-	returns, fails   bool           // it returns a result, an error
+	contextParam, sessionParam    bool           // the function begins with these
+	params                        []param        // what arguments bind to: the parameters that are not variadic, or object's fields
+	places                        map[string]int // where in params each name is
+	required                      int            // how many positional arguments there have to be
+	paramsNamed                   bool           // the params have names (or there are none)
+	unknownIgnored                bool           // what else is given by name is left out
+	variadic                      reflect.Type   // the slice that is a variadic function's last parameter, or nil
+	structType                    reflect.Type   // the struct whose fields the params are, or nil
+	pointerParam                  bool           // the function takes a pointer to it
+	mapping                       reflect.Type   // the map that takes all that is given by name, or nil
+	sliceParam                    bool           // variadic is a slice that takes all positional arguments, of a function that is not variadic
+	interfaceMethod               bool           // of an interface, without names
+	bytesParam                    bool           // its one parameter is a []byte
+	resultReturned, errorReturned bool           // it returns a result, an error
 }
 
 // param is a parameter, or a field that stands for one.
@@ -64,16 +64,16 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 	case t == nil || t.Kind() != reflect.Func:
 		return nil, errors.New("not a function")
 	}
-	sig := &signature{method: method}
+	sig := &signature{interfaceMethod: method}
 	if err := sig.setResults(t); err != nil {
 		return nil, err
 	}
 	in := slices.Collect(t.Ins())
 	if len(in) > 0 && in[0] == contextType {
-		sig.context, in = true, in[1:]
+		sig.contextParam, in = true, in[1:]
 	}
 	if len(in) > 0 && in[0] == sessionType {
-		sig.session, in = true, in[1:]
+		sig.sessionParam, in = true, in[1:]
 	}
 	for i, t := range in {
 		switch {
@@ -93,7 +93,7 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 			return nil, fmt.Errorf("parameter %d: %v cannot be decoded", i+1, t)
 		}
 	}
-	if len(names) == 0 && !sig.context && !sig.session && !t.IsVariadic() && sig.fails && !sig.returns &&
+	if len(names) == 0 && !sig.contextParam && !sig.sessionParam && !t.IsVariadic() && sig.errorReturned && !sig.resultReturned &&
 		len(in) == 2 && in[1].Kind() == reflect.Pointer {
 		return nil, fmt.Errorf("it looks like a method for net/rpc, but a second parameter is not where the reply goes: "+
 			"write func(ctx context.Context, args %v) (%v, error); if both are parameters, begin with a context.Context", in[0], in[1].Elem())
@@ -105,18 +105,18 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 		if i != len(names)-1 {
 			return nil, misplacedMore(i)
 		}
-		sig.more, names = true, names[:i]
+		sig.unknownIgnored, names = true, names[:i]
 	}
 	if len(in) == 1 && len(names) == 0 && sig.variadic == nil {
 		done, err := sig.setWhole(in[0])
 		if done || err != nil {
 			return sig, err
 		}
-		if sig.list {
+		if sig.sliceParam {
 			in = nil
 		}
 	}
-	sig.raw = len(in) == 1 && sig.variadic == nil && in[0] == reflect.TypeFor[[]byte]()
+	sig.bytesParam = len(in) == 1 && sig.variadic == nil && in[0] == reflect.TypeFor[[]byte]()
 	return sig, sig.setParams(in, names)
 }
 
@@ -162,8 +162,8 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 		elem = t.Elem()
 	}
 	switch {
-	case isObject(elem):
-		sig.object, sig.pointer, sig.byName = elem, pointer, true
+	case isPlainStruct(elem):
+		sig.structType, sig.pointerParam, sig.paramsNamed = elem, pointer, true
 		if err := sig.addFields(elem, nil); err != nil {
 			return true, err
 		}
@@ -172,14 +172,14 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 				"if it is another library's request, write %s", elem, handlerFuncLine)
 		}
 		return true, nil
-	case sig.method: // whose parameters are positional
-	case isMapping(elem) && pointer, isList(elem) && pointer:
+	case sig.interfaceMethod: // whose parameters are positional
+	case isPlainMap(elem) && pointer, isPlainSlice(elem) && pointer:
 		return true, fmt.Errorf("a pointer to all params: write %v, or give the parameter a name", elem)
-	case isMapping(t):
-		sig.mapping, sig.byName = t, true
+	case isPlainMap(t):
+		sig.mapping, sig.paramsNamed = t, true
 		return true, nil
-	case isList(t):
-		sig.variadic, sig.list = t, true
+	case isPlainSlice(t):
+		sig.variadic, sig.sliceParam = t, true
 	case elem.Kind() == reflect.Map && !decodesItself(elem):
 		return true, fmt.Errorf("a map of all params has their names as keys: write map[string]%v, or give the parameter a name", elem.Elem())
 	case elem.Kind() == reflect.Array && !decodesItself(elem):
@@ -188,20 +188,20 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 	return false, nil
 }
 
-// isMapping reports whether t is a map that encoding/json takes for any object.
-func isMapping(t reflect.Type) bool {
+// isPlainMap reports whether t is a map that encoding/json takes for any object.
+func isPlainMap(t reflect.Type) bool {
 	return t.Kind() == reflect.Map && t.Key().Kind() == reflect.String && !decodesItself(t) && !decodesItself(t.Key())
 }
 
-// isList reports whether t is a slice that encoding/json takes for an array.
-func isList(t reflect.Type) bool {
+// isPlainSlice reports whether t is a slice that encoding/json takes for an array.
+func isPlainSlice(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8 && !decodesItself(t)
 }
 
 func (sig *signature) setResults(t reflect.Type) error {
 	out := slices.Collect(t.Outs())
 	if n := len(out); n > 0 && out[n-1] == errorType {
-		sig.fails, out = true, out[:n-1]
+		sig.errorReturned, out = true, out[:n-1]
 	}
 	for _, t := range out {
 		if isError(t) && t != reflect.TypeFor[*Disconnect]() {
@@ -212,7 +212,7 @@ func (sig *signature) setResults(t reflect.Type) error {
 		return errors.New("the results have to be (T, error), T, error or none: write a struct or a slice for several")
 	}
 	if len(out) == 1 {
-		sig.returns = true
+		sig.resultReturned = true
 		if !hasJSON(out[0]) || isLive(out[0]) {
 			return fmt.Errorf("result %v cannot be encoded", out[0])
 		}
@@ -225,8 +225,8 @@ func isError(t reflect.Type) bool {
 	return t.Implements(errorType) || reflect.PointerTo(t).Implements(errorType)
 }
 
-// live are the types of this package that are not data.
-var live = []reflect.Type{
+// liveTypes are the types of this package that are not data.
+var liveTypes = []reflect.Type{
 	sessionType.Elem(), requestType.Elem(), routerType.Elem(),
 	reflect.TypeFor[Future](), reflect.TypeFor[Batch](), reflect.TypeFor[Server](),
 }
@@ -236,12 +236,12 @@ func isLive(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer && t != routerType {
 		t = t.Elem()
 	}
-	return slices.Contains(live, t)
+	return slices.Contains(liveTypes, t)
 }
 
 func (sig *signature) setParams(in []reflect.Type, names []string) error {
-	sig.byName = len(names) == len(in)
-	if !sig.byName && (len(names) > 0 || sig.more) {
+	sig.paramsNamed = len(names) == len(in)
+	if !sig.paramsNamed && (len(names) > 0 || sig.unknownIgnored) {
 		return sig.wrongNames(in, len(names))
 	}
 	fixed := len(in) // those that are not left out at the end, if there are no names
@@ -250,7 +250,7 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 	}
 	for i, t := range in {
 		p := param{typ: t, optional: i >= fixed}
-		if sig.byName {
+		if sig.paramsNamed {
 			p.name, p.optional = strings.CutSuffix(names[i], "?")
 			switch p.name {
 			case "":
@@ -282,7 +282,7 @@ func misplacedMore(i int) error {
 func (sig *signature) wrongNames(in []reflect.Type, names int) error {
 	var why string
 	switch {
-	case len(in) == 1 && names > 1 && (isObject(in[0]) || in[0].Kind() == reflect.Pointer && isObject(in[0].Elem())):
+	case len(in) == 1 && names > 1 && (isPlainStruct(in[0]) || in[0].Kind() == reflect.Pointer && isPlainStruct(in[0].Elem())):
 		why = "the fields of a struct have names already, by their tags: leave the names out"
 	case names == 0:
 		why = `"..." comes after the names of all parameters`
@@ -334,7 +334,7 @@ func (sig *signature) addFields(t reflect.Type, index []int) error {
 
 // addParam adds a parameter. It reports false if another has the same name.
 func (sig *signature) addParam(p param) bool {
-	if sig.byName {
+	if sig.paramsNamed {
 		if _, taken := sig.places[p.name]; taken {
 			return false
 		}
@@ -347,10 +347,10 @@ func (sig *signature) addParam(p param) bool {
 	return true
 }
 
-// place returns the place in params of the parameter that key, a JSON string,
+// findParam returns the place in params of the parameter that key, a JSON string,
 // names, or -1 if there is none, and the name itself. Most peers send members in the
 // order of the parameters, so the caller says where that order goes on.
-func (sig *signature) place(key []byte, expected int) (i int, name []byte) {
+func (sig *signature) findParam(key []byte, expected int) (i int, name []byte) {
 	name = jsonscan.UnquoteBytes(key)
 	if expected < len(sig.params) && string(name) == sig.params[expected].name {
 		return expected, name
@@ -361,8 +361,8 @@ func (sig *signature) place(key []byte, expected int) (i int, name []byte) {
 	return -1, name
 }
 
-// isObject reports whether t is a struct that encoding/json takes for an object.
-func isObject(t reflect.Type) bool { return t.Kind() == reflect.Struct && !decodesItself(t) }
+// isPlainStruct reports whether t is a struct that encoding/json takes for an object.
+func isPlainStruct(t reflect.Type) bool { return t.Kind() == reflect.Struct && !decodesItself(t) }
 
 func decodesItself(t reflect.Type) bool {
 	p := reflect.PointerTo(t)

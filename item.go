@@ -117,22 +117,22 @@ type Message struct {
 	// whose params are null is invalid; see Options.StrictParams.
 	StrictParams bool
 
-	scratch [1]Item // keeps the decoding of single messages free of allocation
-	env     envelope
-	spare   []Item // for a batch
-	method  string // the last one, which is often the next as well
-	replies bool   // a batch was refused for its invalid members, which may be replies
+	singleItem        [1]Item // keeps the decoding of single messages free of allocation
+	env               envelope
+	spare             []Item // for a batch
+	lastMethod        string // the last one, which is often the next as well
+	allMembersInvalid bool   // a batch was refused for its invalid members, which may be replies
 }
 
 // methodName returns the method that raw, a JSON string, names.
 func (m *Message) methodName(raw []byte) string {
 	inner := raw[1 : len(raw)-1]
-	if string(inner) == m.method {
-		return m.method
+	if string(inner) == m.lastMethod {
+		return m.lastMethod
 	}
 	name := jsonscan.Unquote(raw)
 	if len(name) <= 64 && len(name) == len(inner) { // it has no escape sequence, nor a backslash
-		m.method = name
+		m.lastMethod = name
 	}
 	return name
 }
@@ -140,14 +140,14 @@ func (m *Message) methodName(raw []byte) string {
 // Single makes m one item, which is empty, and returns it: for a Protocol to decode
 // a message to that is no batch.
 func (m *Message) Single() *Item {
-	m.Batch, m.replies = false, false
-	m.scratch[0] = Item{}
-	m.Items = m.scratch[:]
+	m.Batch, m.allMembersInvalid = false, false
+	m.singleItem[0] = Item{}
+	m.Items = m.singleItem[:]
 	return &m.Items[0]
 }
 
-// invalid makes m a single invalid item.
-func (m *Message) invalid(code int, text string) {
+// setInvalid makes m a single invalid item.
+func (m *Message) setInvalid(code int, text string) {
 	m.Single().Err = protocolError(code, text)
 }
 

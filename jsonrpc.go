@@ -23,14 +23,14 @@ type dialect interface {
 	loose() bool
 	// id returns the id of a request or response, nil if it is null or absent.
 	id(e *envelope, response bool) (ID, *ProtocolError)
-	// version checks the "jsonrpc" member.
-	version(e *envelope) *ProtocolError
-	// params checks the params of a request, in which null is no params; without
+	// checkVersion checks the "jsonrpc" member.
+	checkVersion(e *envelope) *ProtocolError
+	// requestParams checks the params of a request, in which null is no params; without
 	// Message.StrictParams it is called only for what is neither absent nor null.
-	params(e *envelope) (Params, *ProtocolError)
-	// outcome returns the result of a response, or its error: an *Error, or a
+	requestParams(e *envelope) (Params, *ProtocolError)
+	// responseOutcome returns the result of a response, or its error: an *Error, or a
 	// *ProtocolError if the response is ill-formed.
-	outcome(e *envelope) (json.RawMessage, error)
+	responseOutcome(e *envelope) (json.RawMessage, error)
 
 	// The messages; a nil id in a request makes it a notification.
 	appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
@@ -102,11 +102,11 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	case c == '{':
 		e := &m.env
 		if ok = scanEnvelope(&s, e); ok {
-			p.interpret(m, m.Single(), e, !e.has(memberMethod) && e.likeResponse())
+			p.interpretEnvelope(m, m.Single(), e, !e.has(memberMethod) && e.likeResponse())
 		}
 	default:
 		if ok = s.ScanValue(); ok {
-			m.invalid(CodeInvalidRequest, textNotObject)
+			m.setInvalid(CodeInvalidRequest, textNotObject)
 			if c == '[' {
 				m.Items[0].Err.(*ProtocolError).Hint = hintV2
 			}
@@ -116,9 +116,9 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	switch {
 	case ok && s.Stopped: // a batch that is refused: the rest does not matter
 	case (s.NonASCII || !ok) && !utf8.Valid(msg):
-		m.invalid(CodeParseError, textNotUTF8)
+		m.setInvalid(CodeParseError, textNotUTF8)
 	case !ok:
-		m.invalid(CodeParseError, textNotJSON)
+		m.setInvalid(CodeParseError, textNotJSON)
 	}
 }
 
@@ -130,10 +130,10 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 	s.Pos++
 	if s.Peek() == ']' {
 		s.Pos++
-		m.invalid(CodeInvalidRequest, textEmpty)
+		m.setInvalid(CodeInvalidRequest, textEmpty)
 		return true
 	}
-	if cap(m.Items) <= len(m.scratch) {
+	if cap(m.Items) <= len(m.singleItem) {
 		if m.Items, m.spare = m.spare, nil; m.Items == nil {
 			m.Items = make([]Item, 0, min(len(s.Data)/40+1, 128)) // about as many as there are, if few
 		}
@@ -143,7 +143,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 	invalid := 0
 	for {
 		if maxBatch > 0 && len(m.Items) == maxBatch {
-			m.invalid(CodeInvalidRequest, "batch too long: "+over(maxBatch, "members", "Limits.Batch"))
+			m.setInvalid(CodeInvalidRequest, "batch too long: "+overLimitText(maxBatch, "members", "Limits.Batch"))
 			s.Stopped = true
 			return true
 		}
@@ -159,12 +159,12 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 		}
 		m.Items = append(m.Items, Item{})
 		item := &m.Items[len(m.Items)-1]
-		p.interpret(m, item, e, responses)
+		p.interpretEnvelope(m, item, e, responses)
 		if item.Kind == KindInvalid {
 			if invalid++; invalid > maxInvalid {
 				onlyInvalid := len(m.Items) == invalid
-				m.invalid(CodeInvalidRequest, textManyInvalid)
-				m.replies = onlyInvalid
+				m.setInvalid(CodeInvalidRequest, textManyInvalid)
+				m.allMembersInvalid = onlyInvalid
 				s.Stopped = true
 				return true
 			}
@@ -182,9 +182,9 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 	}
 }
 
-// interpret makes item of an envelope.
-func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
-	perr := p.check(item, e, response)
+// interpretEnvelope makes item of an envelope.
+func (p jsonrpc) interpretEnvelope(m *Message, item *Item, e *envelope, response bool) {
+	perr := p.checkEnvelope(item, e, response)
 	if perr != nil {
 		perr.Hint = p.versionHint(e)
 	}
@@ -195,7 +195,7 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 		if perr != nil {
 			item.Err = perr
 		} else {
-			item.Result, item.Err = p.outcome(e)
+			item.Result, item.Err = p.responseOutcome(e)
 		}
 	case perr != nil:
 		item.Err = perr
@@ -205,7 +205,7 @@ func (p jsonrpc) interpret(m *Message, item *Item, e *envelope, response bool) {
 		raw := e.vals[memberParams]
 		without := raw == nil || jsonscan.IsNull(raw)
 		if m.StrictParams || !without {
-			if item.Params, perr = p.params(e); perr != nil {
+			if item.Params, perr = p.requestParams(e); perr != nil {
 				if perr.Hint = p.versionHint(e); perr.Hint == "" && without {
 					perr.Hint = hintStrict
 				}
@@ -251,8 +251,8 @@ func (p jsonrpc) versionHint(e *envelope) string {
 	return ""
 }
 
-// check sets the item's ID and checks what requests and responses share.
-func (p jsonrpc) check(item *Item, e *envelope, response bool) *ProtocolError {
+// checkEnvelope sets the item's ID and checks what requests and responses share.
+func (p jsonrpc) checkEnvelope(item *Item, e *envelope, response bool) *ProtocolError {
 	if !e.object {
 		return protocolError(CodeInvalidRequest, textNotObject)
 	}
@@ -267,7 +267,7 @@ func (p jsonrpc) check(item *Item, e *envelope, response bool) *ProtocolError {
 	if item.ID, perr = p.id(e, response); perr != nil {
 		return perr
 	}
-	return p.version(e)
+	return p.checkVersion(e)
 }
 
 func (p jsonrpc) AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error) {
@@ -381,9 +381,9 @@ func appendID(dst []byte, id ID) []byte {
 
 var errorKeys = [...]string{"code", "message", "data"}
 
-// errorObject reads an error object, whose code is read by integer. A code or
+// decodeErrorObject reads an error object, whose code is read by integer. A code or
 // message that is missing or ill typed is reported as not ok, with the other one kept.
-func errorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, codeOK, messageOK bool) {
+func decodeErrorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, codeOK, messageOK bool) {
 	e = &Error{}
 	if raw[0] != '{' {
 		return e, false, false
@@ -408,7 +408,7 @@ func errorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, codeOK
 // bestEffortError makes the most of an error of any form. All of it is the data, unless
 // it is an object with a code and a message, and with data or nothing else.
 func bestEffortError(raw []byte) *Error {
-	e, codeOK, messageOK := errorObject(raw, looseInteger)
+	e, codeOK, messageOK := decodeErrorObject(raw, looseInteger)
 	if !codeOK || !messageOK || e.Data == nil && hasMore(raw) {
 		e.Data = json.RawMessage(bytes.Clone(raw))
 	}
@@ -436,8 +436,8 @@ func hasMore(raw []byte) bool {
 	return n > 2
 }
 
-// integer reads a JSON number that is written as an integer.
-func integer(raw []byte) (int, bool) {
+// parseInteger reads a JSON number that is written as an integer.
+func parseInteger(raw []byte) (int, bool) {
 	n, err := strconv.Atoi(string(raw))
 	return n, err == nil && raw[0] != '+'
 }
@@ -445,7 +445,7 @@ func integer(raw []byte) (int, bool) {
 // looseInteger reads an integer however it is written: 1, 1.0, 1e0, or any of
 // these in a string.
 func looseInteger(raw []byte) (int, bool) {
-	if n, ok := integer(raw); ok {
+	if n, ok := parseInteger(raw); ok {
 		return n, true
 	}
 	if raw = numberIn(raw); raw == nil {

@@ -19,9 +19,9 @@ type loose struct{ v2 }
 
 func (loose) loose() bool { return true }
 
-func (loose) version(*envelope) *ProtocolError { return nil }
+func (loose) checkVersion(*envelope) *ProtocolError { return nil }
 
-func (loose) outcome(e *envelope) (json.RawMessage, error) {
+func (loose) responseOutcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
 	case err != nil && !jsonscan.IsNull(err) && result != nil && !jsonscan.IsNull(result):
@@ -126,7 +126,7 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 	broken := !m.Batch && perr != nil && perr.Code == CodeParseError
 	array := firstByte(msg) == '['
 	refused := array && !broken && !m.Batch // the batch as a whole
-	if refused && !m.replies || array && !p.batches() {
+	if refused && !m.allMembersInvalid || array && !p.batches() {
 		return nil // an empty batch, one that is too long, or none
 	}
 	o := outline{data: msg, level: 1}
@@ -134,8 +134,8 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 		o.level = 2
 	}
 	var e envelope
-	for o.next(&e) && (maxBatch <= 0 || o.place < maxBatch) {
-		r := foundReply{place: o.place}
+	for o.nextObject(&e) && (maxBatch <= 0 || o.place < maxBatch) {
+		r := foundReply{itemIndex: o.place}
 		switch {
 		case e.has(memberMethod) && !e.isReplyWithMethod() || len(e.vals[memberID]) == 0 || e.dup&(1<<memberID) != 0:
 			continue
@@ -144,14 +144,14 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 			if ok, _ := jsonscan.Valid(id); !ok || !e.likeResponse() {
 				continue
 			}
-			r.place = 0
+			r.itemIndex = 0
 			r.ID, _ = p.id(&e, true)
 			r.ID = callID(r.ID)
 			r.Kind, r.Err = KindResponse, protocolErrorf(CodeParseError, "%s (ID: %s)", perr.Message, excerpt(id))
 		default:
-			p.interpret(m, &r.Item, &e, true)
+			p.interpretEnvelope(m, &r.Item, &e, true)
 			if refused {
-				r.place = 0
+				r.itemIndex = 0
 			}
 			if e.has(memberMethod) && !p.loose() {
 				r.Result, r.Err = nil, protocolErrorf(CodeInvalidRequest, `response contains a "method" (ID: %s)`, excerpt(e.vals[memberID]))
@@ -189,9 +189,9 @@ type outline struct {
 	place    int // of the last object among them
 }
 
-// next stores the members of the next object in e. The last member of a text that is
+// nextObject stores the members of the next object in e. The last member of a text that is
 // cut off has an empty value.
-func (o *outline) next(e *envelope) bool {
+func (o *outline) nextObject(e *envelope) bool {
 	*e = envelope{object: true}
 	in := false // such an object
 	key, value := []byte(nil), -1
@@ -214,7 +214,7 @@ func (o *outline) next(e *envelope) bool {
 		case ',', '}', ']':
 			if in && o.depth == o.level {
 				if value >= 0 {
-					e.set(key, bytes.Trim(o.data[value:o.pos], " \t\r\n"))
+					e.setMember(key, bytes.Trim(o.data[value:o.pos], " \t\r\n"))
 				}
 				key, value = nil, -1
 			}
@@ -230,7 +230,7 @@ func (o *outline) next(e *envelope) bool {
 		}
 	}
 	if value >= 0 {
-		e.set(key, []byte{})
+		e.setMember(key, []byte{})
 	}
 	return in
 }
@@ -249,8 +249,8 @@ func stringEnd(data []byte, start int) int {
 	return len(data)
 }
 
-// set stores a member of an object.
-func (e *envelope) set(key, value []byte) {
+// setMember stores a member of an object.
+func (e *envelope) setMember(key, value []byte) {
 	s := jsonscan.Scanner{Data: key}
 	if !s.ScanString() || s.Pos != len(key) {
 		return

@@ -180,7 +180,7 @@ func TestEnvelopeUnquotesAKeyOnce(t *testing.T) {
 	for key, member := range map[string]int{`"\u0065rror"`: memberError, `"\u006fther and no member of any message"`: -1} {
 		var e envelope
 		once := testing.AllocsPerRun(10, func() { jsonscan.UnquoteBytes([]byte(key)) })
-		all := testing.AllocsPerRun(10, func() { e.set([]byte(key), []byte("1")) })
+		all := testing.AllocsPerRun(10, func() { e.setMember([]byte(key), []byte("1")) })
 		if all > once+1 {
 			t.Errorf("%s: %v allocations, and %v to unquote it", key, all, once)
 		}
@@ -234,7 +234,7 @@ func TestFindReplies(t *testing.T) {
 				if err, ok := r.Err.(*ProtocolError); ok {
 					text = err.Message
 				}
-				got = append(got, fmt.Sprintf("%d %s %s", r.place, r.ID, text))
+				got = append(got, fmt.Sprintf("%d %s %s", r.itemIndex, r.ID, text))
 			}
 			if !slices.Equal(got, test.want) {
 				t.Errorf("got %q, want %q", got, test.want)
@@ -278,7 +278,7 @@ func FuzzFindReplies(f *testing.F) {
 			p.Decode(&m, msg, 100)
 			if !slices.ContainsFunc(m.Items, func(item Item) bool { return item.Kind != KindInvalid }) {
 				for _, r := range p.(replyFinder).findReplies(&m, msg, 100) {
-					if r.Kind != KindResponse || r.ID == nil || r.place >= len(m.Items) {
+					if r.Kind != KindResponse || r.ID == nil || r.itemIndex >= len(m.Items) {
 						t.Fatalf("%q: found %+v", msg, r)
 					}
 				}
@@ -291,7 +291,7 @@ func FuzzFindReplies(f *testing.F) {
 		}
 		o := outline{data: msg, level: 1}
 		var got envelope
-		if !o.next(&got) || got.dup != want.dup {
+		if !o.nextObject(&got) || got.dup != want.dup {
 			t.Fatalf("%q: the outline is %+v, the envelope %+v", msg, got, want)
 		}
 		for i := range want.vals {
@@ -299,7 +299,7 @@ func FuzzFindReplies(f *testing.F) {
 				t.Errorf("%q: %s is %q by its outline, and %q", msg, envelopeKeys[i], got.vals[i], want.vals[i])
 			}
 		}
-		if o.next(&got) {
+		if o.nextObject(&got) {
 			t.Errorf("%q: the outline has another object", msg)
 		}
 	})

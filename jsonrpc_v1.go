@@ -32,19 +32,19 @@ func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
 	return ID(raw), nil
 }
 
-func (v1) version(*envelope) *ProtocolError { return nil }
+func (v1) checkVersion(*envelope) *ProtocolError { return nil }
 
-func (v1) params(e *envelope) (Params, *ProtocolError) {
+func (v1) requestParams(e *envelope) (Params, *ProtocolError) {
 	raw := e.vals[memberParams]
 	if raw == nil || raw[0] != '[' {
-		return Params{}, invalidParams(raw)
+		return Params{}, wrongParamsError(raw)
 	}
 	return Params{Positional: raw}, nil
 }
 
-// outcome takes a response without "error" for a result, and one without "result" for
+// responseOutcome takes a response without "error" for a result, and one without "result" for
 // an error: few programs that speak JSON-RPC 1.0 send both members.
-func (v1) outcome(e *envelope) (json.RawMessage, error) {
+func (v1) responseOutcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
 	case err == nil || jsonscan.IsNull(err):
@@ -97,8 +97,8 @@ func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// invalidParams is the error for params of the wrong type; raw is nil if there are none.
-func invalidParams(raw []byte) *ProtocolError {
+// wrongParamsError is the error for params of the wrong type; raw is nil if there are none.
+func wrongParamsError(raw []byte) *ProtocolError {
 	if raw == nil {
 		raw = []byte("none")
 	}

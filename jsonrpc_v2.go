@@ -31,9 +31,9 @@ func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 	return nil, protocolError(CodeInvalidRequest, `invalid "id": `+excerpt(raw))
 }
 
-// version: "A String specifying the version of the JSON-RPC protocol. MUST be
+// checkVersion: "A String specifying the version of the JSON-RPC protocol. MUST be
 // exactly "2.0"."
-func (v2) version(e *envelope) *ProtocolError {
+func (v2) checkVersion(e *envelope) *ProtocolError {
 	v := e.vals[memberVersion]
 	if string(v) != `"2.0"` && (v == nil || !jsonscan.EqualString(v, "2.0")) {
 		return protocolError(CodeInvalidRequest, `"jsonrpc" is not "2.0"`)
@@ -41,9 +41,9 @@ func (v2) version(e *envelope) *ProtocolError {
 	return nil
 }
 
-// params: "A Structured value that holds the parameter values to be used during
+// requestParams: "A Structured value that holds the parameter values to be used during
 // the invocation of the method. This member MAY be omitted."
-func (v2) params(e *envelope) (Params, *ProtocolError) {
+func (v2) requestParams(e *envelope) (Params, *ProtocolError) {
 	switch raw := e.vals[memberParams]; {
 	case raw == nil:
 		return Params{}, nil
@@ -52,13 +52,13 @@ func (v2) params(e *envelope) (Params, *ProtocolError) {
 	case raw[0] == '{':
 		return Params{Named: raw}, nil
 	default:
-		return Params{}, invalidParams(raw)
+		return Params{}, wrongParamsError(raw)
 	}
 }
 
-// outcome: "Either the result member or error member MUST be included, but both
+// responseOutcome: "Either the result member or error member MUST be included, but both
 // members MUST NOT be included."
-func (v2) outcome(e *envelope) (json.RawMessage, error) {
+func (v2) responseOutcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
 	case result != nil && err != nil:
@@ -68,7 +68,7 @@ func (v2) outcome(e *envelope) (json.RawMessage, error) {
 	case err == nil:
 		return nil, protocolError(CodeInvalidRequest, `response contains neither "result" nor "error"`)
 	}
-	object, codeOK, messageOK := errorObject(err, integer)
+	object, codeOK, messageOK := decodeErrorObject(err, parseInteger)
 	if !codeOK || !messageOK {
 		text := "ill-formed response error object: " + excerpt(err) + " (ID: " + excerpt(appendID(nil, e.vals[memberID])) + ")"
 		return nil, protocolError(CodeInvalidRequest, text)

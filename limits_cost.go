@@ -23,41 +23,41 @@ func newAccount() *account { return &account{epoch: time.Now()} }
 // shared reports whether it is a group's.
 func (a *account) shared() bool { return a.most > 0 }
 
-// charge adds delta and returns the cost.
-func (a *account) charge(delta float64) float64 {
+// addCost adds delta and returns the cost.
+func (a *account) addCost(delta float64) float64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.budget.charge(delta)
+	a.budget.addCost(delta)
 	if a.shared() {
 		a.cost = min(a.cost, a.most)
 	}
 	return a.cost
 }
 
-// settle takes the decay off and returns the cost.
-func (a *account) settle(perSecond float64) float64 {
+// currentCost takes the decay off and returns the cost.
+func (a *account) currentCost(perSecond float64) float64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.decay(time.Since(a.epoch), perSecond)
+	a.applyDecay(time.Since(a.epoch), perSecond)
 	return a.cost
 }
 
-// expense is a session's part in cost accounting. All of it but the bytes is
+// costState is a session's part in cost accounting. All of it but the bytes is
 // nothing if there is no account.
-type expense struct {
-	account *account // its own, or that of its group
-	own     *account // its own if account is a group's, else nil
-	late    bool     // it has begun when its group was over CostHard, and that still is
+type costState struct {
+	account         *account // its own, or that of its group
+	ownAccount      *account // its own if account is a group's, else nil
+	joinedOverLimit bool     // it has begun when its group was over CostHard, and that still is
 	throttle
-	extra    float64    // what Options.ExtraCost returned last
-	asked    uint64     // how often that was called
-	told     uint64     // which of the calls extra is from
-	bytes    int        // not charged yet
-	updating bool       // ExtraCost is being asked
-	over     bool       // the session ends, or is about to, because of its cost
-	said     bool       // by a handler: ErrExcessiveCost
-	cancels  bool       // the peer cancels in a dialect that was not agreed on; logged
-	why      *CostError // what dismiss ends the session with
+	extra          float64    // what Options.ExtraCost returned last
+	extraAsked     uint64     // how often that was called
+	extraStored    uint64     // which of the calls extra is from
+	unchargedBytes int        // not charged yet
+	updating       bool       // ExtraCost is being asked
+	limitExceeded  bool       // the session ends, or is about to, because of its cost
+	byHandler      bool       // by a handler: ErrExcessiveCost
+	cancels        bool       // the peer cancels in a dialect that was not agreed on; logged
+	closeError     *CostError // what dismiss ends the session with
 }
 
 // cancellationShare is how many cancellations in a dialect that was not agreed on cost as
@@ -105,12 +105,12 @@ type budget struct {
 	at   time.Duration // until when it has decayed
 }
 
-// charge adds what may be negative.
-func (b *budget) charge(delta float64) { b.cost = max(0, b.cost+delta) }
+// addCost adds what may be negative.
+func (b *budget) addCost(delta float64) { b.cost = max(0, b.cost+delta) }
 
-// decay takes off what the time since the last decay is worth.
-func (b *budget) decay(now time.Duration, perSecond float64) {
-	b.charge(-(now - b.at).Seconds() * perSecond)
+// applyDecay takes off what the time since the last decay is worth.
+func (b *budget) applyDecay(now time.Duration, perSecond float64) {
+	b.addCost(-(now - b.at).Seconds() * perSecond)
 	b.at = now
 }
 
@@ -121,12 +121,12 @@ type throttle struct {
 	target   int     // how many handlers may run at once; 0 means that it is over
 }
 
-// due reports whether a cost is far enough from the one that was calculated with.
-func (t *throttle) due(cost float64) bool { return math.Abs(cost-t.last) > costStep }
+// isStale reports whether a cost is far enough from the one that was calculated with.
+func (t *throttle) isStale(cost float64) bool { return math.Abs(cost-t.last) > costStep }
 
-// update calculates what follows from a cost. extra counts as well, but is no
+// recalculate calculates what follows from a cost. extra counts as well, but is no
 // cost that decays.
-func (t *throttle) update(l *Limits, cost, extra float64) {
+func (t *throttle) recalculate(l *Limits, cost, extra float64) {
 	t.last = cost
 	t.fraction = 0
 	switch cost += extra; {
@@ -146,8 +146,8 @@ func (t *throttle) update(l *Limits, cost, extra float64) {
 	}
 }
 
-// delay is how long a request waits before it is handled.
-func (t *throttle) delay(l *Limits) time.Duration {
+// requestDelay is how long a request waits before it is handled.
+func (t *throttle) requestDelay(l *Limits) time.Duration {
 	return time.Duration(t.fraction * float64(l.CostDelay))
 }
 
@@ -191,8 +191,8 @@ func (s *Session) Cost() float64 {
 	if s.cost.account == nil {
 		return 0
 	}
-	s.pay()
-	return s.cost.account.settle(s.limits.CostDecay)
+	s.chargeTrafficLocked()
+	return s.cost.account.currentCost(s.limits.CostDecay)
 }
 
 // BumpCost adds delta, which may be negative, to the session's cost: for
@@ -200,7 +200,7 @@ func (s *Session) Cost() float64 {
 func (s *Session) BumpCost(delta float64) {
 	s.lock()
 	defer s.unlock()
-	s.charge(delta)
+	s.addCostLocked(delta)
 }
 
 // UpdateCost calculates anew what follows from the session's cost, Options.ExtraCost
@@ -212,35 +212,35 @@ func (s *Session) UpdateCost() {
 		return
 	}
 	s.lock()
-	s.cost.asked++
-	asked := s.cost.asked
+	s.cost.extraAsked++
+	asked := s.cost.extraAsked
 	s.unlock()
 	extra := 0.
 	if s.extraCost != nil {
 		extra = s.extraCost(s)
 	}
 	s.lock()
-	if s.cost.updating = false; asked > s.cost.told { // or what came meanwhile is newer
-		s.cost.told, s.cost.extra = asked, extra
+	if s.cost.updating = false; asked > s.cost.extraStored { // or what came meanwhile is newer
+		s.cost.extraStored, s.cost.extra = asked, extra
 	}
-	s.retarget()
-	s.wakeWorkerLocked()
+	s.applyThrottleLocked()
+	s.startWorkerIfNeededLocked()
 	s.unlock()
 }
 
-// charge adds to the session's cost. It is called under the lock, as are the
+// addCostLocked adds to the session's cost. It is called under the lock, as are the
 // next ones.
-func (s *Session) charge(delta float64) {
+func (s *Session) addCostLocked(delta float64) {
 	if s.cost.account == nil {
 		return
 	}
-	cost := s.cost.account.charge(delta)
-	if s.cost.own != nil {
-		s.cost.own.charge(delta)
+	cost := s.cost.account.addCost(delta)
+	if s.cost.ownAccount != nil {
+		s.cost.ownAccount.addCost(delta)
 		cost = s.judgedCostLocked()
 	}
-	if s.cost.throttle.due(cost) {
-		s.update()
+	if s.cost.throttle.isStale(cost) {
+		s.refreshThrottleLocked()
 	}
 }
 
@@ -251,13 +251,13 @@ func (s *Session) charge(delta float64) {
 func (s *Session) judgedCostLocked() float64 {
 	s.owner.Check()
 	e, l := &s.cost, s.limits
-	cost := e.account.settle(l.CostDecay)
-	if e.own == nil {
+	cost := e.account.currentCost(l.CostDecay)
+	if e.ownAccount == nil {
 		return cost
 	}
-	own := e.own.settle(l.CostDecay)
-	e.late = e.late && cost >= l.CostHard
-	if !e.late && own+e.extra <= l.goodCost() {
+	own := e.ownAccount.currentCost(l.CostDecay)
+	e.joinedOverLimit = e.joinedOverLimit && cost >= l.CostHard
+	if !e.joinedOverLimit && own+e.extra <= l.goodCost() {
 		return own
 	}
 	return max(own, cost)
@@ -270,25 +270,25 @@ func (s *Session) joinGroupLocked(group *account) {
 	if s.cost.account == nil {
 		return
 	}
-	s.cost.own, s.cost.account = s.cost.account, group
-	s.cost.late = group.settle(s.limits.CostDecay) >= s.limits.CostHard
-	s.retarget()
+	s.cost.ownAccount, s.cost.account = s.cost.account, group
+	s.cost.joinedOverLimit = group.currentCost(s.limits.CostDecay) >= s.limits.CostHard
+	s.applyThrottleLocked()
 }
 
 // costOfErrorLocked returns what the error e costs the peer whose request it answers,
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
-func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
+func (s *Session) costOfErrorLocked(c *peerRequest, e *Error) float64 {
 	s.owner.Check()
 	if c.tooLarge {
 		return s.limits.CostHandlerError
 	}
 	switch e.Code {
 	case CodeMethodNotFound:
-		if dialect := dialectOf(c.Method); dialect != "" && c.IsNotification() && (s.cancel == nil || s.cancel.Method != c.Method) {
+		if dialect := dialectOf(c.Method); dialect != "" && c.IsNotification() && (s.cancellation == nil || s.cancellation.Method != c.Method) {
 			if !s.cost.cancels {
 				s.cost.cancels = true
-				s.notePeerLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work",
+				s.logPeerLaterLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work",
 					methodAttr(c.Method), slog.String("Options.Cancellation", dialect))
 			}
 			return s.limits.CostError / cancellationShare
@@ -300,29 +300,29 @@ func (s *Session) costOfErrorLocked(c *call, e *Error) float64 {
 	return s.limits.CostHandlerError
 }
 
-// spend charges for bytes that were sent or received.
-func (s *Session) spend(bytes int) {
+// addTrafficLocked charges for bytes that were sent or received.
+func (s *Session) addTrafficLocked(bytes int) {
 	if s.cost.account == nil {
 		return
 	}
 	// In a group, what the others have used is seen when this one pays.
-	if s.cost.bytes += bytes; s.cost.account.shared() || float64(s.cost.bytes)*s.limits.CostPerByte >= payStep {
-		s.pay()
+	if s.cost.unchargedBytes += bytes; s.cost.account.shared() || float64(s.cost.unchargedBytes)*s.limits.CostPerByte >= payStep {
+		s.chargeTrafficLocked()
 	}
 }
 
-// pay charges for the bytes that have not been.
-func (s *Session) pay() {
-	n := s.cost.bytes
-	s.cost.bytes = 0
-	s.charge(float64(n) * s.limits.CostPerByte)
+// chargeTrafficLocked charges for the bytes that have not been.
+func (s *Session) chargeTrafficLocked() {
+	n := s.cost.unchargedBytes
+	s.cost.unchargedBytes = 0
+	s.addCostLocked(float64(n) * s.limits.CostPerByte)
 }
 
-// update calculates the throttle, after ExtraCost was asked if there is one:
+// refreshThrottleLocked calculates the throttle, after ExtraCost was asked if there is one:
 // that is the user's code, so it runs on another goroutine.
-func (s *Session) update() {
+func (s *Session) refreshThrottleLocked() {
 	if s.extraCost == nil {
-		s.retarget()
+		s.applyThrottleLocked()
 		return
 	}
 	s.cost.last = s.judgedCostLocked()
@@ -330,68 +330,68 @@ func (s *Session) update() {
 		return
 	}
 	s.cost.updating = true
-	s.pool.run(s.UpdateCost)
+	s.pool.runTask(s.UpdateCost)
 }
 
-func (s *Session) retarget() {
+func (s *Session) applyThrottleLocked() {
 	before := s.in.limit
-	s.cost.throttle.update(s.limits, s.judgedCostLocked(), s.cost.extra)
+	s.cost.throttle.recalculate(s.limits, s.judgedCostLocked(), s.cost.extra)
 	s.in.limit = s.cost.target
 	if s.in.order == Sequential {
 		s.in.limit = min(s.in.limit, 1)
 	}
 	if math.Abs(float64(s.in.limit-before)) > 1 {
-		s.note(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.in.limit),
+		s.logLaterLocked(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.in.limit),
 			slog.Float64("cost", s.cost.throttle.last))
 	}
 	if s.trace.CostChanged != nil {
 		cost, target := s.cost.throttle.last, s.in.limit
-		s.pool.run(func() { s.trace.CostChanged(s, cost, target) })
+		s.pool.runTask(func() { s.trace.CostChanged(s, cost, target) })
 	}
 }
 
-// delay is how long the next request is delayed because of the cost, as it is now.
-func (s *Session) delay() time.Duration {
+// requestDelayLocked is how long the next request is delayed because of the cost, as it is now.
+func (s *Session) requestDelayLocked() time.Duration {
 	if s.cost.fraction == 0 {
 		return 0
 	}
-	s.update()
-	return s.cost.delay(s.limits)
+	s.refreshThrottleLocked()
+	return s.cost.requestDelay(s.limits)
 }
 
-// overdrawn has the session dismissed if its cost is too high now. It is called when
+// checkCostLimitLocked has the session dismissed if its cost is too high now. It is called when
 // something comes from the peer, so that a peer who reaches the limit learns it from the
 // answer to its next request, and is forgiven what has decayed before.
-func (s *Session) overdrawn() {
-	if s.cost.account == nil || s.cost.over || s.cost.target > 0 || s.state >= stateClosing {
+func (s *Session) checkCostLimitLocked() {
+	if s.cost.account == nil || s.cost.limitExceeded || s.cost.target > 0 || s.state >= stateClosing {
 		return
 	}
-	s.retarget()
+	s.applyThrottleLocked()
 	if s.cost.target == 0 {
-		s.cost.over = true
-		s.fx.set(&s.fx.dismiss)
+		s.cost.limitExceeded = true
+		s.effects.setFlag(&s.effects.costCloseDue)
 	}
 }
 
-// unblock sees to what waits while the cost leaves no worker to handle it.
-func (s *Session) unblock() {
+// checkStarvedQueueLocked sees to what waits while the cost leaves no worker to handle it.
+func (s *Session) checkStarvedQueueLocked() {
 	switch {
 	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
 	case s.state >= stateClosing:
-		s.discard(false) // or they would hold up the end
+		s.discardQueueLocked(false) // or they would hold up the end
 	default:
-		s.overdrawn()
+		s.checkCostLimitLocked()
 	}
 }
 
-// costError describes the session's cost. It is called under the lock.
-func (s *Session) costError() *CostError {
+// costErrorLocked describes the session's cost. It is called under the lock.
+func (s *Session) costErrorLocked() *CostError {
 	e := &CostError{Limit: s.limits.CostHard}
-	if s.cost.said {
+	if s.cost.byHandler {
 		e.Limit = 0
 	}
 	if s.cost.account != nil {
-		e.Cost = s.cost.account.settle(s.limits.CostDecay) + s.cost.extra
+		e.Cost = s.cost.account.currentCost(s.limits.CostDecay) + s.cost.extra
 		if s.limits.CostDecay > 0 {
 			e.RetryAfter = math.Ceil(max(0, e.Cost-max(0, s.limits.CostSoft)) / s.limits.CostDecay)
 		}
@@ -399,58 +399,58 @@ func (s *Session) costError() *CostError {
 	return e
 }
 
-// excessive returns the error that requests are answered when the cost is too
+// excessiveErrorLocked returns the error that requests are answered when the cost is too
 // high. It is called under the lock.
-func (s *Session) excessive() *Error {
+func (s *Session) excessiveErrorLocked() *Error {
 	e := ExcessiveResourceUsage()
 	if s.limits.CostData {
-		e.Data = s.costError()
+		e.Data = s.costErrorLocked()
 	}
 	return e
 }
 
-// unanswered returns the requests that dismiss has to answer beside those that wait:
+// requestsToAnswerLocked returns the requests that dismiss has to answer beside those that wait:
 // those whose handlers are to be called after a delay, and those that run in batches,
 // or else what is answered of these would wait for them and never leave. It is called
 // under the lock.
-func (s *Session) unanswered() []*call {
-	var calls []*call
-	for d := s.incoming.first; d != nil; d = d.next {
-		calls = d.owner.(entry).running(calls)
+func (s *Session) requestsToAnswerLocked() []*peerRequest {
+	var calls []*peerRequest
+	for d := s.openRequests.first; d != nil; d = d.next {
+		calls = d.owner.(queueEntry).appendRunning(calls)
 	}
-	return slices.DeleteFunc(calls, func(c *call) bool { return !c.delayed && c.batch() == nil || c.IsNotification() })
+	return slices.DeleteFunc(calls, func(c *peerRequest) bool { return !c.delayed && c.parentBatch() == nil || c.IsNotification() })
 }
 
-// dismiss ends the session because of its cost.
-func (s *Session) dismiss() {
+// closeForCost ends the session because of its cost.
+func (s *Session) closeForCost() {
 	s.lock()
-	why := s.costError()
+	why := s.costErrorLocked()
 	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
 	if why.Limit > 0 {
 		by = limitAttr("Limits.CostHard", slog.Float64("cost", why.Limit))
-		if s.load == &lone || s.load.warned.CompareAndSwap(false, true) {
+		if s.load == &noServer || s.load.warned.CompareAndSwap(false, true) {
 			level = slog.LevelWarn // once: on a busy server there may be many
 		}
 	}
-	s.note(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
+	s.logLaterLocked(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
 		slog.Duration("retry after", time.Duration(why.RetryAfter*float64(time.Second))))
 	s.unlock()
 	if s.onExcessiveCost != nil {
 		s.onExcessiveCost(s)
 	}
 	s.lock()
-	s.cost.why = why
-	e := s.excessive()
-	for _, entry := range s.in.waiting() {
-		s.turnAway(entry, e)
-		entry.refuse(s, e, fromReader)
+	s.cost.closeError = why
+	e := s.excessiveErrorLocked()
+	for _, entry := range s.in.waitingEntries() {
+		s.recordRefusalLocked(entry, e)
+		entry.refuseRemaining(s, e, fromReader)
 	}
-	for _, c := range s.unanswered() {
-		s.turnAway(c, e)
-		c.entry.cancel(s, c, e)
-		s.fx.endContext(c, why)
+	for _, c := range s.requestsToAnswerLocked() {
+		s.recordRefusalLocked(c, e)
+		c.entry.abortRequest(s, c, e)
+		s.effects.endContext(c, why)
 	}
-	s.fx.set(&s.fx.refusing) // though there be none: refused ends the session
+	s.effects.setFlag(&s.effects.hasErrors) // though there be none: refused ends the session
 	s.unlock()
 }
 
@@ -487,11 +487,11 @@ func (s *Session) countPeerErrorLocked(weight float64) {
 		return
 	}
 	rate := wholeError * float64(s.limits.PeerErrors)
-	s.faults.decay(s.now(), rate)
-	if s.faults.charge(weight); s.faults.cost <= errorSeconds*rate {
+	s.faults.applyDecay(s.now(), rate)
+	if s.faults.addCost(weight); s.faults.cost <= errorSeconds*rate {
 		return
 	}
 	s.faults.exceeded = true
-	s.note(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", slog.Int("errors a second", s.limits.PeerErrors)))
-	s.fx.end(ErrFaultyPeer, s.violationGrace())
+	s.logLaterLocked(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", slog.Int("errors a second", s.limits.PeerErrors)))
+	s.effects.closeSession(ErrFaultyPeer, s.violationGrace())
 }

@@ -27,15 +27,15 @@ func atRest(t *testing.T, s *Session) {
 	s.lock()
 	defer s.unlock()
 	b := &s.pressure
-	if s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.in.waking || s.table.pending != 0 || s.slots.taken != 0 || s.refusing != 0 {
+	if s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.in.workerStarting || s.callTable.pending != 0 || s.slots.taken != 0 || s.unsentErrors != 0 {
 		t.Errorf("running %d, workers %d, count %d, bytes %d, waking %v, pending %d, slots %d, refusing %d",
-			s.in.running, s.in.workers, s.in.count, s.in.bytes, s.in.waking, s.table.pending, s.slots.taken, s.refusing)
+			s.in.running, s.in.workers, s.in.count, s.in.bytes, s.in.workerStarting, s.callTable.pending, s.slots.taken, s.unsentErrors)
 	}
-	if b.paused || b.tied != 0 || b.crammed != 0 || b.outside != 0 || b.insist || b.stalled {
+	if b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.foreignWaiters != 0 || b.pauseForbidden || b.writerStalled {
 		t.Errorf("the state of its pauses is %+v", *b)
 	}
-	if s.state == stateOpen && (s.incoming.first != nil || s.outgoing.first != nil || s.loops != 2) {
-		t.Errorf("incoming %v, outgoing %v, loops %d", s.incoming.first, s.outgoing.first, s.loops)
+	if s.state == stateOpen && (s.openRequests.first != nil || s.callTimeouts.first != nil || s.runningLoops != 2) {
+		t.Errorf("incoming %v, outgoing %v, loops %d", s.openRequests.first, s.callTimeouts.first, s.runningLoops)
 	}
 }
 
@@ -176,7 +176,7 @@ func testFloods(t *testing.T, seed uint64, calls func(ctx context.Context, s *Se
 	time.Sleep(a.limits.pauseLimit()) // what the floods have left
 	for _, s := range []*Session{a, b} {
 		s.lock()
-		s.pressure.insist = false // until a handler returns
+		s.pressure.pauseForbidden = false // until a handler returns
 		s.unlock()
 		atRest(t, s)
 		s.Close()
@@ -253,7 +253,7 @@ func TestRingOfThreeSessionsEnds(t *testing.T) {
 			time.Sleep(all[0].limits.pauseLimit()) // what the floods have left
 			for _, s := range all {
 				s.lock()
-				s.pressure.insist = false
+				s.pressure.pauseForbidden = false
 				s.unlock()
 				atRest(t, s)
 			}
@@ -288,7 +288,7 @@ func TestWaitsThatOutliveTheirHandlerTieNobody(t *testing.T) {
 		tied := func() int {
 			a.lock()
 			defer a.unlock()
-			return a.pressure.tied
+			return a.pressure.replyWaiters
 		}
 		if err := b.Notify(t.Context(), "m", nil); err != nil {
 			t.Fatal(err)
@@ -337,19 +337,19 @@ func TestCrowded(t *testing.T) {
 		{"without a limit of handlers", Limits{Concurrency: -1}, false, 1 << 30, 0, 0, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := options(&Options{Limits: c.limits})
+			o := mustResolveOptions(&Options{Limits: c.limits})
 			if c.cancel {
 				o.Cancellation = LSPCancellation
 			}
-			s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &lone)
+			s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &noServer)
 			s.lock()
 			defer s.mu.Unlock() // what it holds is made up
 			s.in.count, s.in.bytes = c.waiting, c.bytes
-			s.pressure.current = c.returned
-			if got := s.crowdedLocked(0, 4); got != c.crowded {
+			s.pressure.currentReturns = c.returned
+			if got := s.isCrowdedLocked(0, 4); got != c.crowded {
 				t.Errorf("crowded: %v", got)
 			}
-			if got := s.crowdedLocked(0, 3); got != c.stillAfter {
+			if got := s.isCrowdedLocked(0, 3); got != c.stillAfter {
 				t.Errorf("still crowded: %v", got)
 			}
 		})
@@ -369,9 +369,9 @@ func TestReturnedHandlersAreForgotten(t *testing.T) {
 		{1999 * time.Millisecond, 0, 15}, {2 * time.Second, 0, 5}, {3 * time.Second, 0, 0},
 		{10 * time.Second, 7, 7}, {13 * time.Second, 0, 0},
 	} {
-		b.returned(c.at, &l)
-		b.current += c.did
-		if got := b.returned(c.at, &l); got != c.want {
+		b.countRecentReturns(c.at, &l)
+		b.currentReturns += c.did
+		if got := b.countRecentReturns(c.at, &l); got != c.want {
 			t.Errorf("step %d: %d", i, got)
 		}
 	}
@@ -488,7 +488,7 @@ func TestLongPauseTakesBoundedMemory(t *testing.T) {
 		b.Close()
 		<-a.Done()
 		<-b.Done()
-		if bound := 2*queueBytes + maxIntakeBytes + 7000; most > bound || size <= queueBytes {
+		if bound := 2*queueBytes + maxDecodedBytes + 7000; most > bound || size <= queueBytes {
 			t.Errorf("%d bytes waited, %d in the end", most, size)
 		}
 	})
@@ -693,13 +693,13 @@ func TestGroupBySubnet(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn := addressed{addr: c.addr}
-			s := newSession(newStream(conn, NewlineFramer{}), options(nil), RoleServer, &pool{}, &load{})
+			s := newSession(newStream(conn, NewlineFramer{}), mustResolveOptions(nil), RoleServer, &pool{}, &serverLoad{})
 			if got := GroupBySubnet(c.bits4, c.bits6)(s); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
 	}
-	s := newSession(&messages{conn: nowhere{}}, options(nil), RoleServer, &pool{}, &load{})
+	s := newSession(&messages{conn: nowhere{}}, mustResolveOptions(nil), RoleServer, &pool{}, &serverLoad{})
 	if got := GroupBySubnet(24, 48)(s); got != "" {
 		t.Errorf("without an address it is in group %q", got)
 	}
@@ -709,13 +709,13 @@ func TestAccountsOfGroupsArePruned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g groups
 		l := &Limits{CostDecay: 1, CostHard: 100000}
-		kept := g.join("with a session", l)
-		kept.charge(50)
-		g.join("with a cost", l).charge(100000)
+		kept := g.joinGroup("with a session", l)
+		kept.addCost(50)
+		g.joinGroup("with a cost", l).addCost(100000)
 		g.accounts["with a cost"].sessions--
 		for i := range 100000 {
-			a := g.join(fmt.Sprint(i), l)
-			a.charge(1)
+			a := g.joinGroup(fmt.Sprint(i), l)
+			a.addCost(1)
 			a.sessions--
 			if i%100 == 0 {
 				time.Sleep(time.Second)
@@ -724,7 +724,7 @@ func TestAccountsOfGroupsArePruned(t *testing.T) {
 		if n := len(g.accounts); n > 2100 {
 			t.Errorf("%d accounts are kept", n)
 		}
-		if g.join("with a session", l) != kept || g.accounts["with a cost"] == nil {
+		if g.joinGroup("with a session", l) != kept || g.accounts["with a cost"] == nil {
 			t.Error("an account that was needed is gone")
 		}
 		if g.size("with a session") != 2 || g.size("with a cost") != 0 || g.size("none") != 0 {
@@ -968,7 +968,7 @@ func TestLentWriteIsNotCountedForEver(t *testing.T) {
 	for s := range srv.Sessions() {
 		for idle := false; !idle; runtime.Gosched() {
 			s.lock()
-			idle = s.out.idle
+			idle = s.out.writerIdle
 			s.unlock()
 		}
 		if err := s.Call(t.Context(), "m", Args{strings.Repeat("x", 20000)}, nil); err != nil {
@@ -1012,7 +1012,7 @@ func TestHandshakesOfWhoeverHasTheMostMakeWay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := &Server{MaxHandshakes: limit}
-				srv.init()
+				srv.mustResolveOptionsLocked()
 				var handshakes []*handshake
 				var lost []int
 				for _, peer := range c.peers {
@@ -1020,10 +1020,10 @@ func TestHandshakesOfWhoeverHasTheMostMakeWay(t *testing.T) {
 						time.Sleep(minHandshakeTime)
 						continue
 					}
-					i, h := len(handshakes), &handshake{began: time.Now()}
-					h.giveUp = func(error) { lost = append(lost, i) }
+					i, h := len(handshakes), &handshake{startedAt: time.Now()}
+					h.cancel = func(error) { lost = append(lost, i) }
 					handshakes = append(handshakes, h)
-					if srv.addHandshake(h, addressed{addr: text(peer)}) != nil {
+					if srv.beginHandshake(h, addressed{addr: text(peer)}) != nil {
 						lost = append(lost, i)
 					}
 				}
@@ -1034,9 +1034,9 @@ func TestHandshakesOfWhoeverHasTheMostMakeWay(t *testing.T) {
 					t.Errorf("stats are %+v", got)
 				}
 				for _, h := range handshakes {
-					srv.removeHandshake(h)
+					srv.endHandshake(h)
 				}
-				if n := len(srv.shaking.list) + len(srv.shaking.groups); n != 0 {
+				if n := len(srv.handshakes.list) + len(srv.handshakes.groups); n != 0 {
 					t.Errorf("%d are left in the table", n)
 				}
 			})

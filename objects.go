@@ -101,27 +101,29 @@ func newObjectTypes(handler Handler, types []Type, c Codec) *objectTypes {
 
 const typeKey = "__type__"
 
-// objects is the codec of a session with objects.
-type objects struct {
+// objectCodec is the codec of a session with objects.
+type objectCodec struct {
 	Codec
 	*objectTypes
 	session *Session
 }
 
 // Append implements [Codec].
-func (o *objects) Append(dst []byte, v any) ([]byte, error) { return o.append(dst, v, 0) }
+func (o *objectCodec) Append(dst []byte, v any) ([]byte, error) {
+	return o.appendWithObjects(dst, v, 0)
+}
 
-func (o *objects) append(dst []byte, v any, depth int) ([]byte, error) {
-	lowered, _, err := o.lower(v, depth)
+func (o *objectCodec) appendWithObjects(dst []byte, v any, depth int) ([]byte, error) {
+	lowered, _, err := o.replaceObjects(v, depth)
 	if err != nil {
 		return dst, err
 	}
 	return o.Codec.Append(dst, lowered)
 }
 
-// lower returns v with what the codec can encode in the place of its objects. If
+// replaceObjects returns v with what the codec can encode in the place of its objects. If
 // there are none that is v itself, and nothing is allocated.
-func (o *objects) lower(v any, depth int) (_ any, changed bool, err error) {
+func (o *objectCodec) replaceObjects(v any, depth int) (_ any, changed bool, err error) {
 	if depth > jsonscan.MaxDepth {
 		return nil, false, fmt.Errorf("a value is nested over %d levels deep", jsonscan.MaxDepth)
 	}
@@ -129,26 +131,26 @@ func (o *objects) lower(v any, depth int) (_ any, changed bool, err error) {
 	case nil, bool, string, int, int64, float64:
 		return v, false, nil
 	case Args:
-		return o.lowerList(v, x, depth)
+		return o.replaceInList(v, x, depth)
 	case []any:
-		return o.lowerList(v, x, depth)
+		return o.replaceInList(v, x, depth)
 	case map[string]any:
-		return o.lowerMap(v, x, depth)
+		return o.replaceInMap(v, x, depth)
 	}
 	rv := reflect.ValueOf(v)
-	p := o.plan(rv.Type())
+	p := o.planOf(rv.Type())
 	if p.kind == planNone {
 		return v, false, nil
 	}
-	low, err := o.lowerValue(rv, p, depth)
+	low, err := o.replaceByPlan(rv, p, depth)
 	return low, true, err
 }
 
-// lowerList lowers a list that v is.
-func (o *objects) lowerList(v any, list []any, depth int) (any, bool, error) {
+// replaceInList lowers a list that v is.
+func (o *objectCodec) replaceInList(v any, list []any, depth int) (any, bool, error) {
 	var out []any // a copy, once it is needed
 	for i, x := range list {
-		low, changed, err := o.lower(x, depth+1)
+		low, changed, err := o.replaceObjects(x, depth+1)
 		if err != nil {
 			return nil, false, err
 		}
@@ -165,10 +167,10 @@ func (o *objects) lowerList(v any, list []any, depth int) (any, bool, error) {
 	return out, true, nil
 }
 
-func (o *objects) lowerMap(v any, m map[string]any, depth int) (any, bool, error) {
+func (o *objectCodec) replaceInMap(v any, m map[string]any, depth int) (any, bool, error) {
 	var out map[string]any
 	for key, x := range m {
-		low, changed, err := o.lower(x, depth+1)
+		low, changed, err := o.replaceObjects(x, depth+1)
 		if err != nil {
 			return nil, false, err
 		}
@@ -185,14 +187,14 @@ func (o *objects) lowerMap(v any, m map[string]any, depth int) (any, bool, error
 	return out, true, nil
 }
 
-// lowerValue lowers a value whose type may have objects in it.
-func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
+// replaceByPlan lowers a value whose type may have objects in it.
+func (o *objectCodec) replaceByPlan(v reflect.Value, p *typePlan, depth int) (any, error) {
 	switch p.kind {
 	case planService:
 		if v.IsNil() {
 			return nil, nil
 		}
-		return o.reference(v.Interface())
+		return o.serviceReference(v.Interface())
 	case planProxy:
 		if v.Kind() == reflect.Pointer && v.IsNil() {
 			return nil, nil
@@ -201,7 +203,7 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 	case planObject:
 		data, err := o.types[p.id].encode(v.Interface())
 		if err == nil {
-			data, _, err = o.lower(data, depth+1)
+			data, _, err = o.replaceObjects(data, depth+1)
 		}
 		return map[string]any{typeKey: []any{p.id, data}}, err
 	case planRaw:
@@ -210,7 +212,7 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 		if v.IsNil() {
 			return nil, nil
 		}
-		low, _, err := o.lower(v.Elem().Interface(), depth+1)
+		low, _, err := o.replaceObjects(v.Elem().Interface(), depth+1)
 		return low, err
 	case planList:
 		if v.Kind() == reflect.Slice && v.IsNil() {
@@ -218,7 +220,7 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 		}
 		list := make([]any, v.Len())
 		for i := range list {
-			low, _, err := o.lower(v.Index(i).Interface(), depth+1)
+			low, _, err := o.replaceObjects(v.Index(i).Interface(), depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -232,7 +234,7 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 		t := reflect.MapOf(v.Type().Key(), reflect.TypeFor[any]())
 		m := reflect.MakeMapWithSize(t, v.Len())
 		for each := v.MapRange(); each.Next(); {
-			low, _, err := o.lower(each.Value().Interface(), depth+1)
+			low, _, err := o.replaceObjects(each.Value().Interface(), depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -245,21 +247,21 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 		return m.Interface(), nil
 	}
 	// A struct.
-	twin := reflect.New(p.twin).Elem()
+	twin := reflect.New(p.shadowType).Elem()
 	for i := range p.fields {
 		f := &p.fields[i]
-		from, ok := f.in(v, false)
+		from, ok := f.fieldOf(v, false)
 		to := twin.Field(i)
 		switch {
 		case !ok:
-		case !f.objects && !f.far:
+		case !f.objects && !f.viaPointer:
 			to.Set(from)
 		case f.omits(from):
 		case !f.objects:
 			to.Set(reflect.New(from.Type()))
 			to.Elem().Set(from)
 		default:
-			raw, err := o.append(nil, from.Interface(), depth+1)
+			raw, err := o.appendWithObjects(nil, from.Interface(), depth+1)
 			if err != nil {
 				return nil, fmt.Errorf("field %s: %w", f.name, err)
 			}
@@ -269,8 +271,8 @@ func (o *objects) lowerValue(v reflect.Value, p *plan, depth int) (any, error) {
 	return twin.Interface(), nil
 }
 
-// reference returns the object that stands for a service of this side.
-func (o *objects) reference(service any) (any, error) {
+// serviceReference returns the object that stands for a service of this side.
+func (o *objectCodec) serviceReference(service any) (any, error) {
 	if o.root == nil {
 		return nil, fmt.Errorf("a service (%T) cannot be sent: the session's own handler is no *Router", service)
 	}
@@ -281,23 +283,23 @@ func (o *objects) reference(service any) (any, error) {
 	return map[string]any{typeKey: []any{len(o.types), path}}, nil
 }
 
-// plan is what is to be done with the values of a type.
-type plan struct {
-	kind   planKind
-	id     int          // of planObject: its place among the types
-	twin   reflect.Type // of planStruct: the same struct with raw values for the fields with objects
-	fields []planField  // and its fields
+// typePlan is what is to be done with the values of a type.
+type typePlan struct {
+	kind       planKind
+	id         int          // of planObject: its place among the types
+	shadowType reflect.Type // of planStruct: the same struct with raw values for the fields with objects
+	fields     []planField  // and its fields
 
-	anything bool // of planList and planMap: it is a []any or a map[string]any
+	anyElements bool // of planList and planMap: it is a []any or a map[string]any
 }
 
 type planField struct {
-	name      string // in JSON
-	index     []int  // in the struct
-	objects   bool   // it is a raw value in the twin
-	far       bool   // it is within an embedded pointer: without that the twin has to leave it out
-	omitEmpty bool
-	omitZero  bool
+	name       string // in JSON
+	index      []int  // in the struct
+	objects    bool   // it is a raw value in the twin
+	viaPointer bool   // it is within an embedded pointer: without that the twin has to leave it out
+	omitEmpty  bool
+	omitZero   bool
 }
 
 type planKind uint8
@@ -318,59 +320,59 @@ const (
 var (
 	proxyType  = reflect.TypeFor[Proxy]()
 	routerType = reflect.TypeFor[*Router]()
-	noPlan     = &plan{}
+	noPlan     = &typePlan{}
 )
 
-// plan returns the plan for a type. It is made once.
-func (o *objectTypes) plan(t reflect.Type) *plan {
+// planOf returns the plan for a type. It is made once.
+func (o *objectTypes) planOf(t reflect.Type) *typePlan {
 	table := o.plans.Load()
 	if now := exposures.Load(); table == nil || table.exposures != now {
 		table = &planTable{exposures: now}
 		o.plans.Store(table)
 	}
 	if p, ok := table.byType.Load(t); ok {
-		return p.(*plan)
+		return p.(*typePlan)
 	}
 	p := o.newPlan(t)
 	table.byType.Store(t, p)
 	return p
 }
 
-func (o *objectTypes) newPlan(t reflect.Type) *plan {
-	if !o.holds(t, make(map[reflect.Type]bool)) {
+func (o *objectTypes) newPlan(t reflect.Type) *typePlan {
+	if !o.mayHoldObjects(t, make(map[reflect.Type]bool)) {
 		return noPlan
 	}
-	if p := o.leaf(t); p != nil {
+	if p := o.leafPlan(t); p != nil {
 		return p
 	}
 	switch t.Kind() {
 	case reflect.Interface:
-		return &plan{kind: planInterface}
+		return &typePlan{kind: planInterface}
 	case reflect.Pointer:
-		return &plan{kind: planPointer}
+		return &typePlan{kind: planPointer}
 	case reflect.Map:
-		return &plan{kind: planMap, anything: t.ConvertibleTo(reflect.TypeFor[map[string]any]())}
+		return &typePlan{kind: planMap, anyElements: t.ConvertibleTo(reflect.TypeFor[map[string]any]())}
 	case reflect.Struct:
 		return o.structPlan(t)
 	}
-	return &plan{kind: planList, anything: t.ConvertibleTo(reflect.TypeFor[[]any]())}
+	return &typePlan{kind: planList, anyElements: t.ConvertibleTo(reflect.TypeFor[[]any]())}
 }
 
-// leaf returns the plan for a type that is looked into no further, nil if it is
+// leafPlan returns the plan for a type that is looked into no further, nil if it is
 // another.
-func (o *objectTypes) leaf(t reflect.Type) *plan {
+func (o *objectTypes) leafPlan(t reflect.Type) *typePlan {
 	for id := range o.types {
 		if o.types[id].typ == t {
-			return &plan{kind: planObject, id: id}
+			return &typePlan{kind: planObject, id: id}
 		}
 	}
-	switch _, service := exposed.Load(t); {
+	switch _, service := exposedTypes.Load(t); {
 	case t == routerType || service:
-		return &plan{kind: planService}
+		return &typePlan{kind: planService}
 	case t == proxyType || t == reflect.PointerTo(proxyType):
-		return &plan{kind: planProxy}
+		return &typePlan{kind: planProxy}
 	case t == reflect.TypeFor[json.RawMessage]() && t != o.raw:
-		return &plan{kind: planRaw}
+		return &typePlan{kind: planRaw}
 	case t.Kind() == reflect.Interface:
 		return nil
 	case decodesItself(t), encodesItself(t):
@@ -384,10 +386,10 @@ func encodesItself(t reflect.Type) bool {
 	return p.Implements(reflect.TypeFor[json.Marshaler]()) || p.Implements(reflect.TypeFor[encoding.TextMarshaler]())
 }
 
-// holds reports whether there may be objects in the values of t. seen has the
+// mayHoldObjects reports whether there may be objects in the values of t. seen has the
 // types that are looked into already: types may contain themselves.
-func (o *objectTypes) holds(t reflect.Type, seen map[reflect.Type]bool) bool {
-	if p := o.leaf(t); p != nil {
+func (o *objectTypes) mayHoldObjects(t reflect.Type, seen map[reflect.Type]bool) bool {
+	if p := o.leafPlan(t); p != nil {
 		return p.kind != planNone
 	}
 	if seen[t] {
@@ -398,10 +400,10 @@ func (o *objectTypes) holds(t reflect.Type, seen map[reflect.Type]bool) bool {
 	case reflect.Interface:
 		return true
 	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
-		return o.holds(t.Elem(), seen)
+		return o.mayHoldObjects(t.Elem(), seen)
 	case reflect.Struct:
 		for f := range t.Fields() {
-			if travels(f) && o.holds(f.Type, seen) {
+			if isEncodedField(f) && o.mayHoldObjects(f.Type, seen) {
 				return true
 			}
 		}
@@ -409,17 +411,17 @@ func (o *objectTypes) holds(t reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
-// travels reports whether a codec sees the field.
-func travels(f reflect.StructField) bool {
+// isEncodedField reports whether a codec sees the field.
+func isEncodedField(f reflect.StructField) bool {
 	return f.Tag.Get("json") != "-" && (f.IsExported() || f.Anonymous)
 }
 
 // structPlan makes the twin of a struct. What is embedded in the struct has its
 // fields among the twin's own, with the names that encoding/json gives them.
-func (o *objectTypes) structPlan(t reflect.Type) *plan {
-	p := &plan{kind: planStruct}
+func (o *objectTypes) structPlan(t reflect.Type) *typePlan {
+	p := &typePlan{kind: planStruct}
 	var twin []reflect.StructField
-	all := o.fields(t, nil, false)
+	all := o.visibleFields(t, nil, false)
 	foremost := make(map[string]structField, len(all)) // of each name, one that no other hides
 	for _, f := range all {
 		if other, ok := foremost[f.name]; !ok || f.hides(other) {
@@ -431,37 +433,37 @@ func (o *objectTypes) structPlan(t reflect.Type) *plan {
 			continue
 		}
 		field := planField{
-			name:      f.name,
-			index:     f.Index,
-			objects:   o.plan(f.Type).kind != planNone,
-			far:       f.far,
-			omitEmpty: slices.Contains(f.options, "omitempty"),
-			omitZero:  slices.Contains(f.options, "omitzero"),
+			name:       f.name,
+			index:      f.Index,
+			objects:    o.planOf(f.Type).kind != planNone,
+			viaPointer: f.viaPointer,
+			omitEmpty:  slices.Contains(f.options, "omitempty"),
+			omitZero:   slices.Contains(f.options, "omitzero"),
 		}
 		switch {
 		case field.objects:
 			f.Type = o.raw
-		case field.far:
+		case field.viaPointer:
 			f.Type = reflect.PointerTo(f.Type)
 		}
-		if field.objects || field.far {
+		if field.objects || field.viaPointer {
 			f.options = append(f.options, "omitempty") // what was not set in the twin is left out
 		}
 		tag := fmt.Sprintf("json:%q %s", f.name+","+strings.Join(f.options, ","), f.Tag)
 		twin = append(twin, reflect.StructField{Name: fmt.Sprint("F", i), Type: f.Type, Tag: reflect.StructTag(tag)})
 		p.fields = append(p.fields, field)
 	}
-	p.twin = reflect.StructOf(twin)
+	p.shadowType = reflect.StructOf(twin)
 	return p
 }
 
 // structField is a field that a codec sees.
 type structField struct {
 	reflect.StructField
-	name    string
-	options []string
-	tagged  bool
-	far     bool // it is within an embedded pointer
+	name       string
+	options    []string
+	tagged     bool
+	viaPointer bool // it is within an embedded pointer
 }
 
 // hides reports whether f is seen in the place of another field of the same name:
@@ -473,8 +475,8 @@ func (f structField) hides(other structField) bool {
 	return f.tagged && !other.tagged
 }
 
-// fields returns the fields of t, which is embedded at index, far if by a pointer.
-func (o *objectTypes) fields(t reflect.Type, index []int, far bool) (all []structField) {
+// visibleFields returns the fields of t, which is embedded at index, far if by a pointer.
+func (o *objectTypes) visibleFields(t reflect.Type, index []int, far bool) (all []structField) {
 	for f := range t.Fields() {
 		f.Index = append(slices.Clone(index), f.Index...)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -483,10 +485,10 @@ func (o *objectTypes) fields(t reflect.Type, index []int, far bool) (all []struc
 			embedded = embedded.Elem()
 		}
 		switch {
-		case !travels(f):
-		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct && o.leaf(f.Type) == nil && o.leaf(embedded) == nil:
+		case !isEncodedField(f):
+		case f.Anonymous && name == "" && embedded.Kind() == reflect.Struct && o.leafPlan(f.Type) == nil && o.leafPlan(embedded) == nil:
 			if len(index) < maxEmbedded {
-				all = append(all, o.fields(embedded, f.Index, far || embedded != f.Type)...)
+				all = append(all, o.visibleFields(embedded, f.Index, far || embedded != f.Type)...)
 			}
 		case f.IsExported():
 			field := structField{f, cmp.Or(name, f.Name), nil, name != "", far}
@@ -516,9 +518,9 @@ func (f *planField) omits(v reflect.Value) bool {
 	return f.omitEmpty && v.IsZero()
 }
 
-// in returns the field of v, and none if that is within an embedded pointer that
+// fieldOf returns the field of v, and none if that is within an embedded pointer that
 // is nil and is not to be made.
-func (f *planField) in(v reflect.Value, made bool) (field reflect.Value, ok bool) {
+func (f *planField) fieldOf(v reflect.Value, made bool) (field reflect.Value, ok bool) {
 	for i, x := range f.index {
 		if i > 0 && v.Kind() == reflect.Pointer {
 			if v.IsNil() {

@@ -12,9 +12,9 @@ import (
 const maxObjectDepth = 32
 
 // Unmarshal implements [Codec].
-func (o *objects) Unmarshal(data []byte, v any) error { return o.unmarshal(data, v, 0) }
+func (o *objectCodec) Unmarshal(data []byte, v any) error { return o.unmarshalWithObjects(data, v, 0) }
 
-func (o *objects) unmarshal(data []byte, v any, depth int) error {
+func (o *objectCodec) unmarshalWithObjects(data []byte, v any, depth int) error {
 	switch v.(type) {
 	case *string, *bool, *int, *int64, *float64:
 		return o.Codec.Unmarshal(data, v)
@@ -23,23 +23,23 @@ func (o *objects) unmarshal(data []byte, v any, depth int) error {
 	if rv.Kind() != reflect.Pointer || rv.IsNil() {
 		return o.Codec.Unmarshal(data, v) // which knows what to say
 	}
-	p := o.plan(rv.Type().Elem())
+	p := o.planOf(rv.Type().Elem())
 	if p.kind == planNone {
 		return o.Codec.Unmarshal(data, v)
 	}
 	if depth > maxObjectDepth {
 		return fmt.Errorf("objects are nested over %d levels deep", maxObjectDepth)
 	}
-	return o.raise(data, rv.Elem(), p, depth)
+	return o.decodeByPlan(data, rv.Elem(), p, depth)
 }
 
-// raise decodes data into v, whose type may have objects in it.
-func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error {
+// decodeByPlan decodes data into v, whose type may have objects in it.
+func (o *objectCodec) decodeByPlan(data []byte, v reflect.Value, p *typePlan, depth int) error {
 	switch p.kind {
 	case planProxy, planObject:
-		return o.raiseObject(data, v, depth)
+		return o.decodeExpectedObject(data, v, depth)
 	case planService:
-		if pair, err := o.pair(data); err == nil && pair.IsValid() {
+		if pair, err := o.findTypePair(data); err == nil && pair.IsValid() {
 			return fmt.Errorf("a service arrives as a *Proxy and not as a %v", v.Type())
 		}
 	case planRaw:
@@ -47,12 +47,12 @@ func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error 
 		return nil
 	case planInterface:
 		if to := v.Elem(); to.Kind() == reflect.Pointer && !to.IsNil() && !o.isNull(data) { // as encoding/json
-			return o.unmarshal(data, to.Interface(), depth+1)
+			return o.unmarshalWithObjects(data, to.Interface(), depth+1)
 		}
 		if v.NumMethod() > 0 {
 			break
 		}
-		x, err := o.anything(data, depth)
+		x, err := o.decodeAnyValue(data, depth)
 		v.SetZero()
 		if x != nil && err == nil {
 			v.Set(reflect.ValueOf(x))
@@ -66,11 +66,11 @@ func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error 
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
-		return o.unmarshal(data, v.Interface(), depth)
+		return o.unmarshalWithObjects(data, v.Interface(), depth)
 	case planList, planMap:
-		if p.anything && v.IsNil() {
+		if p.anyElements && v.IsNil() {
 			// Not each element by itself: there may be many, and a peer says how many.
-			x, err := o.anything(data, depth)
+			x, err := o.decodeAnyValue(data, depth)
 			if got := reflect.ValueOf(x); err == nil && x != nil && got.CanConvert(v.Type()) {
 				v.Set(got.Convert(v.Type()))
 				return nil
@@ -81,16 +81,16 @@ func (o *objects) raise(data []byte, v reflect.Value, p *plan, depth int) error 
 			break // which is null, or an error
 		}
 		if p.kind == planMap {
-			return o.raiseMap(data, v, depth)
+			return o.decodeMap(data, v, depth)
 		}
-		return o.raiseList(data, v, depth)
+		return o.decodeList(data, v, depth)
 	case planStruct:
-		return o.raiseStruct(data, v, p, depth)
+		return o.decodeStruct(data, v, p, depth)
 	}
 	return o.Codec.Unmarshal(data, v.Addr().Interface())
 }
 
-func (o *objects) raiseList(data []byte, v reflect.Value, depth int) error {
+func (o *objectCodec) decodeList(data []byte, v reflect.Value, depth int) error {
 	pieces := reflect.New(reflect.SliceOf(o.raw)).Elem()
 	if err := o.Codec.Unmarshal(data, pieces.Addr().Interface()); err != nil {
 		return err
@@ -105,14 +105,14 @@ func (o *objects) raiseList(data []byte, v reflect.Value, depth int) error {
 		} else if i == v.Len() {
 			break // as encoding/json: what is too much for an array is dropped
 		}
-		if err := o.unmarshal(piece(o.Codec, pieces.Index(i)), v.Index(i).Addr().Interface(), depth+1); err != nil {
+		if err := o.unmarshalWithObjects(pieceBytes(o.Codec, pieces.Index(i)), v.Index(i).Addr().Interface(), depth+1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o *objects) raiseMap(data []byte, v reflect.Value, depth int) error {
+func (o *objectCodec) decodeMap(data []byte, v reflect.Value, depth int) error {
 	pieces := reflect.New(reflect.MapOf(v.Type().Key(), o.raw)).Elem()
 	if err := o.Codec.Unmarshal(data, pieces.Addr().Interface()); err != nil {
 		return err
@@ -125,7 +125,7 @@ func (o *objects) raiseMap(data []byte, v reflect.Value, depth int) error {
 	}
 	for each := pieces.MapRange(); each.Next(); {
 		x := reflect.New(v.Type().Elem())
-		if err := o.unmarshal(piece(o.Codec, each.Value()), x.Interface(), depth+1); err != nil {
+		if err := o.unmarshalWithObjects(pieceBytes(o.Codec, each.Value()), x.Interface(), depth+1); err != nil {
 			return err
 		}
 		v.SetMapIndex(each.Key(), x.Elem())
@@ -133,13 +133,13 @@ func (o *objects) raiseMap(data []byte, v reflect.Value, depth int) error {
 	return nil
 }
 
-func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) error {
-	twin := reflect.New(p.twin).Elem()
+func (o *objectCodec) decodeStruct(data []byte, v reflect.Value, p *typePlan, depth int) error {
+	twin := reflect.New(p.shadowType).Elem()
 	for i := range p.fields {
 		f := &p.fields[i]
-		switch from, ok := f.in(v, false); {
+		switch from, ok := f.fieldOf(v, false); {
 		case !ok || f.objects:
-		case f.far:
+		case f.viaPointer:
 			twin.Field(i).Set(from.Addr()) // it is decoded in its place
 		default:
 			twin.Field(i).Set(from) // it stays what it is if it is absent
@@ -150,17 +150,17 @@ func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) 
 	}
 	for i := range p.fields {
 		f, from := &p.fields[i], twin.Field(i)
-		to, ok := f.in(v, !from.IsZero())
+		to, ok := f.fieldOf(v, !from.IsZero())
 		switch {
 		case !ok:
-		case !f.objects && !f.far:
+		case !f.objects && !f.viaPointer:
 			to.Set(from)
 		case !f.objects:
 			if !from.IsNil() {
 				to.Set(from.Elem())
 			}
 		case from.Len() > 0:
-			if err := o.unmarshal(from.Bytes(), to.Addr().Interface(), depth+1); err != nil {
+			if err := o.unmarshalWithObjects(from.Bytes(), to.Addr().Interface(), depth+1); err != nil {
 				return fmt.Errorf("field %s: %w", f.name, err)
 			}
 		}
@@ -169,37 +169,37 @@ func (o *objects) raiseStruct(data []byte, v reflect.Value, p *plan, depth int) 
 }
 
 // isNull reports whether data is the codec's null.
-func (o *objects) isNull(data []byte) bool { return bytes.Equal(bytes.TrimSpace(data), o.null) }
+func (o *objectCodec) isNull(data []byte) bool { return bytes.Equal(bytes.TrimSpace(data), o.null) }
 
 // numberCodec is a codec of JSON that can leave numbers as they are until it is
 // known whether they are in an object, whose type may take them exactly.
 type numberCodec interface {
-	numbers(data []byte) (any, error)  // decodes any value, and numbers to json.Number
-	number(n json.Number) (any, error) // what any value would have had in its place
+	decodeTextNumbers(data []byte) (any, error) // decodes any value, and numbers to json.Number
+	convertNumber(n json.Number) (any, error)   // what any value would have had in its place
 }
 
-// anything decodes any value.
-func (o *objects) anything(data []byte, depth int) (x any, err error) {
+// decodeAnyValue decodes any value.
+func (o *objectCodec) decodeAnyValue(data []byte, depth int) (x any, err error) {
 	c, ok := o.Codec.(numberCodec)
 	plain := ok && !bytes.Contains(data, []byte(typeKey)) && !bytes.Contains(data, []byte(`\u`)) // in which it may hide
 	if ok && !plain {
-		x, err = c.numbers(data)
+		x, err = c.decodeTextNumbers(data)
 	} else {
 		err = o.Codec.Unmarshal(data, &x)
 	}
 	if plain || err != nil {
 		return x, err
 	}
-	return o.revive(x, depth)
+	return o.restoreObjects(x, depth)
 }
 
-// revive puts the objects into what the codec has made of any value.
-func (o *objects) revive(x any, depth int) (any, error) {
+// restoreObjects puts the objects into what the codec has made of any value.
+func (o *objectCodec) restoreObjects(x any, depth int) (any, error) {
 	var err error
 	switch x := x.(type) {
 	case json.Number:
 		if c, ok := o.Codec.(numberCodec); ok {
-			return c.number(x)
+			return c.convertNumber(x)
 		}
 	case map[string]any:
 		if _, object := x[typeKey]; object {
@@ -208,22 +208,22 @@ func (o *objects) revive(x any, depth int) (any, error) {
 			if data, err = o.Codec.Append(nil, x); err != nil {
 				return nil, err
 			}
-			return o.object(data, depth)
+			return o.decodeAnyObject(data, depth)
 		}
 		for key, value := range x {
-			if x[key], err = o.revive(value, depth); err != nil {
+			if x[key], err = o.restoreObjects(value, depth); err != nil {
 				return nil, err
 			}
 		}
 	case map[any]any:
 		for key, value := range x {
-			if x[key], err = o.revive(value, depth); err != nil {
+			if x[key], err = o.restoreObjects(value, depth); err != nil {
 				return nil, err
 			}
 		}
 	case []any:
 		for i, value := range x {
-			if x[i], err = o.revive(value, depth); err != nil {
+			if x[i], err = o.restoreObjects(value, depth); err != nil {
 				return nil, err
 			}
 		}
@@ -231,14 +231,14 @@ func (o *objects) revive(x any, depth int) (any, error) {
 	return x, nil
 }
 
-// raiseObject decodes an object into v, which expects its type. A pointer and a
+// decodeExpectedObject decodes an object into v, which expects its type. A pointer and a
 // Proxy are zero for null.
-func (o *objects) raiseObject(data []byte, v reflect.Value, depth int) error {
+func (o *objectCodec) decodeExpectedObject(data []byte, v reflect.Value, depth int) error {
 	if t := v.Type(); (t == proxyType || t.Kind() == reflect.Pointer) && o.isNull(data) {
 		v.SetZero()
 		return nil
 	}
-	x, err := o.object(data, depth)
+	x, err := o.decodeAnyObject(data, depth)
 	if err != nil {
 		return err
 	}
@@ -253,33 +253,33 @@ func (o *objects) raiseObject(data []byte, v reflect.Value, depth int) error {
 	return nil
 }
 
-// pair returns what data has under typeKey, which is not valid if it has none.
-func (o *objects) pair(data []byte) (reflect.Value, error) {
+// findTypePair returns what data has under typeKey, which is not valid if it has none.
+func (o *objectCodec) findTypePair(data []byte) (reflect.Value, error) {
 	members := reflect.New(reflect.MapOf(reflect.TypeFor[string](), o.raw)).Elem()
 	err := o.Codec.Unmarshal(data, members.Addr().Interface())
 	return members.MapIndex(reflect.ValueOf(typeKey)), err
 }
 
-// object decodes an object of any type.
-func (o *objects) object(data []byte, depth int) (any, error) {
+// decodeAnyObject decodes an object of any type.
+func (o *objectCodec) decodeAnyObject(data []byte, depth int) (any, error) {
 	if depth > maxObjectDepth {
 		return nil, fmt.Errorf("objects are nested over %d levels deep", maxObjectDepth)
 	}
-	pair, err := o.pair(data)
+	pair, err := o.findTypePair(data)
 	if err != nil || !pair.IsValid() {
 		return nil, fmt.Errorf("not an object with %q", typeKey)
 	}
 	parts := reflect.New(reflect.SliceOf(o.raw)).Elem()
-	err = o.Codec.Unmarshal(piece(o.Codec, pair), parts.Addr().Interface())
+	err = o.Codec.Unmarshal(pieceBytes(o.Codec, pair), parts.Addr().Interface())
 	if err != nil || parts.Len() != 2 {
 		return nil, fmt.Errorf("the %q of an object has to be [id, data]", typeKey)
 	}
-	id, content := -1, piece(o.Codec, parts.Index(1))
-	if err := o.Codec.Unmarshal(piece(o.Codec, parts.Index(0)), &id); err != nil || id < 0 || id > len(o.types) {
-		return nil, fmt.Errorf("there is no type with the id of an object: %s", excerpt(piece(o.Codec, parts.Index(0))))
+	id, content := -1, pieceBytes(o.Codec, parts.Index(1))
+	if err := o.Codec.Unmarshal(pieceBytes(o.Codec, parts.Index(0)), &id); err != nil || id < 0 || id > len(o.types) {
+		return nil, fmt.Errorf("there is no type with the id of an object: %s", excerpt(pieceBytes(o.Codec, parts.Index(0))))
 	}
 	if id < len(o.types) {
-		return o.types[id].decode(func(v any) error { return o.unmarshal(content, v, depth+1) })
+		return o.types[id].decode(func(v any) error { return o.unmarshalWithObjects(content, v, depth+1) })
 	}
 	proxy := &Proxy{session: o.session}
 	if err := o.Codec.Unmarshal(content, &proxy.path); err != nil {

@@ -56,7 +56,7 @@ func (aiomas) Decode(m *Message, msg []byte, _ int) {
 	switch {
 	case ok && kind == aiomasRequest:
 		item.ID = ID(parts[1])
-		m.request(item, content)
+		m.decodeAiomasRequest(item, content)
 	case ok && kind == aiomasResult:
 		item.Kind, item.ID, item.Result = KindResponse, callID(ID(parts[1])), content
 	case ok && kind == aiomasException:
@@ -99,8 +99,8 @@ func (aiomas) DecodeStart(m *Message, start []byte) {
 	}
 }
 
-// request makes item of the content of a request.
-func (m *Message) request(item *Item, content []byte) {
+// decodeAiomasRequest makes item of the content of a request.
+func (m *Message) decodeAiomasRequest(item *Item, content []byte) {
 	item.Kind = KindInvalid
 	s := jsonscan.Scanner{Data: content}
 	var parts [3]json.RawMessage
@@ -223,8 +223,8 @@ func (wholeNumbers) Unmarshal(data []byte, v any) error {
 	return unmarshalForm(data, v, integerNumbers)
 }
 
-// number implements [numberCodec].
-func (wholeNumbers) number(n json.Number) (any, error) { return integerOrFloat(n), nil }
+// convertNumber implements [numberCodec].
+func (wholeNumbers) convertNumber(n json.Number) (any, error) { return integerOrFloat(n), nil }
 
 // integerOrFloat returns an int64 if n is a whole number, a float64 if n has a
 // fraction or an exponent, and n itself beyond their ranges.
@@ -335,12 +335,12 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 				Cost:    1000,
 			}
 		}
-		command := commandOf(data[bitcoinMagic:])
+		command := bitcoinCommandName(data[bitcoinMagic:])
 		length := binary.LittleEndian.Uint32(data[bitcoinMagic+bitcoinCommand:])
-		limit, field := f.limit(command)
+		limit, field := f.payloadLimit(command)
 		if uint64(length) > uint64(limit) {
 			return bitcoinHeader, nil, &FrameError{
-				Message:  fmt.Sprintf("a payload of %d bytes for %q, %s", length, command, over(limit, "bytes", field)),
+				Message:  fmt.Sprintf("a payload of %d bytes for %q, %s", length, command, overLimitText(limit, "bytes", field)),
 				Cost:     500,
 				TooLarge: &SizeError{Size: int(min(uint64(length), math.MaxInt)), Limit: limit, Field: field},
 			}
@@ -362,8 +362,8 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 	}
 }
 
-// limit returns the size of the largest payload for command, and the field that sets it.
-func (f BitcoinFramer) limit(command []byte) (limit int, field string) {
+// payloadLimit returns the size of the largest payload for command, and the field that sets it.
+func (f BitcoinFramer) payloadLimit(command []byte) (limit int, field string) {
 	limit, field = limitOr(f.MaxPayload, defaultMaxPayload), "BitcoinFramer.MaxPayload"
 	if string(command) == "block" {
 		if block := limitOr(f.MaxBlock, defaultMaxBlock); block > limit {
@@ -376,20 +376,20 @@ func (f BitcoinFramer) limit(command []byte) (limit int, field string) {
 // MaxMessage implements [SizeLimiter], with the limit of the command "block".
 // AppendFrame has that of each command.
 func (f BitcoinFramer) MaxMessage() int {
-	limit, _ := f.limit([]byte("block"))
+	limit, _ := f.payloadLimit([]byte("block"))
 	return bitcoinHead + min(limit, math.MaxInt-bitcoinHead)
 }
 
 // MaxMessageField returns the name of the field that sets the limit.
 func (f BitcoinFramer) MaxMessageField() string {
-	_, field := f.limit([]byte("block"))
+	_, field := f.payloadLimit([]byte("block"))
 	return field
 }
 
 // checkSize returns an error if the payload of msg is over the limit of its command.
 func (f BitcoinFramer) checkSize(msg []byte) error {
 	size := len(msg) - bitcoinHead
-	if limit, field := f.limit(commandOf(msg)); size > limit {
+	if limit, field := f.payloadLimit(bitcoinCommandName(msg)); size > limit {
 		return &SizeError{Size: size, Limit: limit, Field: field}
 	}
 	return nil
@@ -421,8 +421,8 @@ func bitcoinChecksum(payload []byte) [4]byte {
 	return [4]byte(second[:])
 }
 
-// commandOf returns the command that msg begins with.
-func commandOf(msg []byte) []byte { return bytes.TrimRight(msg[:bitcoinCommand], "\x00") }
+// bitcoinCommandName returns the command that msg begins with.
+func bitcoinCommandName(msg []byte) []byte { return bytes.TrimRight(msg[:bitcoinCommand], "\x00") }
 
 // BitcoinProtocol makes a notification of each plain message, to be framed by a
 // [BitcoinFramer]: Method is the command, without the NULs that fill it up, and
@@ -440,12 +440,12 @@ type bitcoin struct{}
 // Decode interprets a message; see [Protocol].
 func (bitcoin) Decode(m *Message, msg []byte, _ int) {
 	if len(msg) < bitcoinHead {
-		m.invalid(CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
+		m.setInvalid(CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
 		return
 	}
 	*m.Single() = Item{
 		Kind:   KindNotification,
-		Method: string(commandOf(msg)),
+		Method: string(bitcoinCommandName(msg)),
 		Params: Params{Raw: msg[bitcoinHead:len(msg):len(msg)], codec: payloadCodec{}},
 	}
 }

@@ -35,11 +35,11 @@ func (s *Session) Remote() *Proxy { return &Proxy{session: s} }
 //
 //	s.Remote().Call(ctx, &sum, "math.add", 1, 2) // or s.Call, with rpcx.Args{1, 2}
 func (p *Proxy) At(name ...string) *Proxy {
-	return &Proxy{p.session, p.to(strings.Join(name, "/"))}
+	return &Proxy{p.session, p.pathTo(strings.Join(name, "/"))}
 }
 
-// to returns the path to what is below p.
-func (p *Proxy) to(name string) string {
+// pathTo returns the path to what is below p.
+func (p *Proxy) pathTo(name string) string {
 	if p.path == "" || name == "" {
 		return p.path + name
 	}
@@ -50,29 +50,29 @@ func (p *Proxy) to(name string) string {
 // error. The args are positional. If the last is [Named] it holds arguments by
 // name; to have both is an error where the protocol cannot carry both, as JSON-RPC.
 func (p *Proxy) Call(ctx context.Context, result any, method string, args ...any) error {
-	if err := p.check(method); err != nil {
+	if err := p.checkMethod(method); err != nil {
 		return err
 	}
-	return p.session.Call(ctx, p.to(method), arranged(args), result)
+	return p.session.Call(ctx, p.pathTo(method), arrangeParams(args), result)
 }
 
 // Go is Call without waiting; see [Session.Go].
 func (p *Proxy) Go(ctx context.Context, method string, args ...any) *Future {
-	if err := p.check(method); err != nil {
-		return failed(p.session, method, err)
+	if err := p.checkMethod(method); err != nil {
+		return newFailedFuture(p.session, method, err)
 	}
-	return p.session.Go(ctx, p.to(method), arranged(args))
+	return p.session.Go(ctx, p.pathTo(method), arrangeParams(args))
 }
 
 // Notify notifies a method of the service; see [Session.Notify].
 func (p *Proxy) Notify(ctx context.Context, method string, args ...any) error {
-	if err := p.check(method); err != nil {
+	if err := p.checkMethod(method); err != nil {
 		return err
 	}
-	return p.session.Notify(ctx, p.to(method), arranged(args))
+	return p.session.Notify(ctx, p.pathTo(method), arrangeParams(args))
 }
 
-func (p *Proxy) check(method string) error {
+func (p *Proxy) checkMethod(method string) error {
 	switch {
 	case p == nil || p.session == nil:
 		return fmt.Errorf("call %q: the proxy stands for no service", method)
@@ -82,8 +82,8 @@ func (p *Proxy) check(method string) error {
 	return nil
 }
 
-// arranged returns the params for the arguments.
-func arranged(args []any) any {
+// arrangeParams returns the params for the arguments.
+func arrangeParams(args []any) any {
 	if last := len(args) - 1; last >= 0 {
 		if named, ok := args[last].(Named); ok {
 			if args = args[:last]; len(named) > 0 {
@@ -164,7 +164,7 @@ func BindProxy(p *Proxy, client any) error {
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
 		return fmt.Errorf("bind %v: %T is not a pointer to a struct", p, client)
 	}
-	stubs, err := p.stubs(nil, v.Elem())
+	stubs, err := p.appendStubs(nil, v.Elem())
 	if err != nil {
 		return fmt.Errorf("bind %v: %w", p, err)
 	}
@@ -177,7 +177,7 @@ func BindProxy(p *Proxy, client any) error {
 // stub is a function to be set.
 type stub struct{ field, fn reflect.Value }
 
-func (p *Proxy) stubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
+func (p *Proxy) appendStubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		name := f.Tag.Get("rpcx")
@@ -193,14 +193,14 @@ func (p *Proxy) stubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
 			if f.Anonymous && f.Tag.Get("rpcx") == "" {
 				below = p
 			}
-			if stubs, err = below.stubs(stubs, v.Field(i)); err != nil {
+			if stubs, err = below.appendStubs(stubs, v.Field(i)); err != nil {
 				return nil, err
 			}
 		case reflect.Func:
 			if !f.IsExported() || !v.Field(i).CanSet() {
 				return nil, fmt.Errorf("field %s cannot be set", f.Name)
 			}
-			fn, err := p.stub(f.Type, p.to(name))
+			fn, err := p.newStub(f.Type, p.pathTo(name))
 			if err != nil {
 				return nil, fmt.Errorf("field %s: %w", f.Name, err)
 			}
@@ -210,15 +210,15 @@ func (p *Proxy) stubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
 	return stubs, nil
 }
 
-// outgoing are the arguments of a call. They are encoded when it returns, so they
+// stubArguments are the arguments of a call. They are encoded when it returns, so they
 // are used again.
-type outgoing struct {
+type stubArguments struct {
 	args   Args
 	params any // args, boxed anew only when there are more or fewer
 }
 
-// stub makes a function of type t that calls method.
-func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
+// newStub makes a function of type t that calls method.
+func (p *Proxy) newStub(t reflect.Type, method string) (reflect.Value, error) {
 	if t.NumIn() == 0 || t.In(0) != contextType {
 		return reflect.Value{}, errors.New("the first parameter has to be a context.Context")
 	}
@@ -245,7 +245,7 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 	if fn := directStub(t, call); fn != nil {
 		return reflect.ValueOf(fn), nil
 	}
-	free := sync.Pool{New: func() any { return &outgoing{Args{}, Args{}} }}
+	free := sync.Pool{New: func() any { return &stubArguments{Args{}, Args{}} }}
 	return reflect.MakeFunc(t, func(in []reflect.Value) []reflect.Value {
 		ctx, _ := in[0].Interface().(context.Context)
 		var result reflect.Value
@@ -258,7 +258,7 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 		if whole {
 			err = call(ctx, in[1].Interface(), dest)
 		} else {
-			o := free.Get().(*outgoing)
+			o := free.Get().(*stubArguments)
 			args := o.args[:0]
 			for _, arg := range in[1 : 1+fixed] {
 				args = append(args, arg.Interface())
@@ -285,18 +285,18 @@ func (p *Proxy) stub(t reflect.Type, method string) (reflect.Value, error) {
 // asParams reports whether t is a struct, or a pointer to one, whose fields are params: no
 // service, and none of Options.Types.
 func (s *Session) asParams(t reflect.Type) bool {
-	o, ok := s.codec.(*objects)
+	o, ok := s.codec.(*objectCodec)
 	for {
 		if kind := planNone; t == routerType {
 			return false
 		} else if ok {
-			kind = o.plan(t).kind
+			kind = o.planOf(t).kind
 			if kind == planObject || kind == planService {
 				return false
 			}
 		}
 		if t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
-			return isObject(t)
+			return isPlainStruct(t)
 		}
 		t = t.Elem()
 	}
@@ -311,20 +311,20 @@ func errorValue(err error) reflect.Value {
 	return reflect.ValueOf(&failure).Elem()
 }
 
-// caller calls a method of the peer.
-type caller func(ctx context.Context, params, result any) error
+// callFunc calls a method of the peer.
+type callFunc func(ctx context.Context, params, result any) error
 
 // directStub returns a function of type t that calls call without reflection, nil
 // if t is not common: those that [direct] has for handlers. It costs what
 // [Session.Call] does.
-func directStub(t reflect.Type, call caller) any {
+func directStub(t reflect.Type, call callFunc) any {
 	fn := reflect.Zero(t).Interface()
 	if _, ok := fn.(func(context.Context) error); ok {
 		return func(ctx context.Context) error { return call(ctx, nil, nil) }
 	}
-	for _, try := range []func(any, caller) any{
-		receiving[any], receiving[json.RawMessage], receiving[string], receiving[bool],
-		receiving[int], receiving[int64], receiving[float64],
+	for _, try := range []func(any, callFunc) any{
+		directStubReceiving[any], directStubReceiving[json.RawMessage], directStubReceiving[string], directStubReceiving[bool],
+		directStubReceiving[int], directStubReceiving[int64], directStubReceiving[float64],
 	} {
 		if stub := try(fn, call); stub != nil {
 			return stub
@@ -333,16 +333,16 @@ func directStub(t reflect.Type, call caller) any {
 	return nil
 }
 
-// receiving is directStub for the functions that return an R.
-func receiving[R any](fn any, call caller) any {
+// directStubReceiving is directStub for the functions that return an R.
+func directStubReceiving[R any](fn any, call callFunc) any {
 	if _, ok := fn.(func(context.Context) (R, error)); ok {
 		return func(ctx context.Context) (result R, err error) {
 			err = call(ctx, nil, &result)
 			return result, err
 		}
 	}
-	for _, try := range []func(any, caller) any{
-		sending[json.RawMessage, R], sending[string, R], sending[int, R], sending[int64, R], sending[float64, R],
+	for _, try := range []func(any, callFunc) any{
+		directStubSending[json.RawMessage, R], directStubSending[string, R], directStubSending[int, R], directStubSending[int64, R], directStubSending[float64, R],
 	} {
 		if stub := try(fn, call); stub != nil {
 			return stub
@@ -351,8 +351,8 @@ func receiving[R any](fn any, call caller) any {
 	return nil
 }
 
-// sending is directStub for the functions that take an A, and return an R or only an error.
-func sending[A, R any](fn any, call caller) any {
+// directStubSending is directStub for the functions that take an A, and return an R or only an error.
+func directStubSending[A, R any](fn any, call callFunc) any {
 	switch fn.(type) {
 	case func(context.Context, A) error:
 		return func(ctx context.Context, a A) error { return call(ctx, Args{a}, nil) }

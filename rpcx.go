@@ -280,8 +280,8 @@ const (
 	outgoingFloor = 5
 	// errorSeconds is over how many seconds PeerErrors is an average.
 	errorSeconds = 10
-	// lateIDs is how many calls and batches given up are remembered, to know late replies.
-	lateIDs = 1024
+	// maxAbandoned is how many calls and batches given up are remembered, to know late replies.
+	maxAbandoned = 1024
 
 	never = time.Duration(math.MaxInt64)
 )
@@ -342,8 +342,8 @@ type Stats struct {
 // noMethods is the handler where there is none.
 var noMethods = NewRouter()
 
-// options is resolveOptions for who cannot return an error.
-func options(opts *Options) *Options {
+// mustResolveOptions is resolveOptions for who cannot return an error.
+func mustResolveOptions(opts *Options) *Options {
 	o, err := resolveOptions(opts)
 	if err != nil {
 		panic("rpcx: " + err.Error())

@@ -16,24 +16,24 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// call is a request or notification that is to be handled, or is.
-type call struct {
+// peerRequest is a request or notification that is to be handled, or is.
+type peerRequest struct {
 	Request
-	ctx        handlerContext
-	entry      entry // that it came in: a single, or the batch that it is a member of
-	arrived    time.Duration
-	index      int32 // in the batch
-	held       int32 // bytes that it counts while it is handled; 0 if they are few
-	begun      bool  // its handler was called, or is to be after a delay
-	delayed    bool  // it is
-	answered   bool  // it was replied to, or nobody waits for its end any more
-	disconnect bool  // its handler wants it once it is replied to
-	tooLarge   bool  // its reply is replaced by an error, which is not the peer's
-	replied    bool  // its handler has returned, and reply has done the rest but tell of it
+	ctx           handlerContext
+	entry         queueEntry // that it came in: a single, or the batch that it is a member of
+	arrived       time.Duration
+	index         int32 // in the batch
+	handlingBytes int32 // bytes that it counts while it is handled; 0 if they are few
+	begun         bool  // its handler was called, or is to be after a delay
+	delayed       bool  // it is
+	answered      bool  // it was replied to, or nobody waits for its end any more
+	disconnect    bool  // its handler wants it once it is replied to
+	tooLarge      bool  // its reply is replaced by an error, which is not the peer's
+	replyDone     bool  // its handler has returned, and reply has done the rest but tell of it
 }
 
-// init makes c the call that item asks for.
-func (c *call) init(s *Session, item *Item, in entry) {
+// initFromItem makes c the call that item asks for.
+func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
 	c.ctx.session, c.ctx.request = s, &c.Request
@@ -43,20 +43,20 @@ func (c *call) init(s *Session, item *Item, in entry) {
 		for _, data := range [][]byte{p.Positional, p.Named, p.Raw} {
 			size += objectSize * bytes.Count(data, []byte{'{'})
 		}
-		c.held = int32(min(size, math.MaxInt32))
+		c.handlingBytes = int32(min(size, math.MaxInt32))
 	}
 }
 
-// batch returns the batch that c is a member of, nil if it came alone.
-func (c *call) batch() *inBatch {
-	b, _ := c.entry.(*inBatch)
+// parentBatch returns the batch that c is a member of, nil if it came alone.
+func (c *peerRequest) parentBatch() *peerBatch {
+	b, _ := c.entry.(*peerBatch)
 	return b
 }
 
 // size returns how many bytes c has.
-func (c *call) size() int {
-	if single, ok := c.entry.(*single); ok {
-		return single.bytes()
+func (c *peerRequest) size() int {
+	if single, ok := c.entry.(*singleRequest); ok {
+		return single.queuedBytes()
 	}
 	p := &c.Params
 	return len(p.Positional) + len(p.Named) + len(p.Raw)
@@ -64,7 +64,7 @@ func (c *call) size() int {
 
 // about says in the log what it is that is not handled. Nobody but the log tells of a
 // notification.
-func (c *call) about() (msg string, what slog.Attr) {
+func (c *peerRequest) about() (msg string, what slog.Attr) {
 	msg = "request refused"
 	if c.IsNotification() {
 		msg = "notification dropped"
@@ -74,33 +74,33 @@ func (c *call) about() (msg string, what slog.Attr) {
 
 // isRunning reports whether the handler of c was called: not if it is to be after a
 // delay.
-func (c *call) isRunning() bool { return c.begun && !c.delayed }
+func (c *peerRequest) isRunning() bool { return c.begun && !c.delayed }
 
-// begin says that the handler of c is about to be called.
-func (c *call) begin(s *Session) {
+// markBegun says that the handler of c is about to be called.
+func (c *peerRequest) markBegun(s *Session) {
 	c.begun = true
 	c.ctx.deadline = after(c.arrived, s.limits.ProcessingTimeout)
 }
 
-// serve runs the handler of c and sends the reply.
-func (s *Session) serve(c *call) {
+// runHandler runs the handler of c and sends the reply.
+func (s *Session) runHandler(c *peerRequest) {
 	if s.trace.RequestReceived != nil {
 		s.trace.RequestReceived(&c.Request)
 	}
 	defer func() {
-		if c.replied { // a panic of a Trace or a callback ends the program
+		if c.replyDone { // a panic of a Trace or a callback ends the program
 			return
 		}
 		// The handler (or the encoding of its result) panicked, or ended the
 		// goroutine. Either way the caller is told that it failed.
 		if r := recover(); r != nil {
-			s.noteHandler(slog.LevelError, "handler panicked", c, nil,
+			s.logHandlerLater(slog.LevelError, "handler panicked", c, nil,
 				slog.String("panic", bounded.Text(fmt.Sprint(r))), slog.String("stack", bounded.Cut(debug.Stack(), maxStack)))
 		}
-		s.reply(c, nil, InternalError())
+		s.finishRequest(c, nil, InternalError())
 	}()
 	result, err := s.handler.ServeRPC(&c.ctx, &c.Request)
-	s.reply(c, result, err)
+	s.finishRequest(c, result, err)
 }
 
 // maxStack is how many bytes of the stack of a panic are logged: more than the budget for
@@ -118,8 +118,8 @@ func wireError(err error) *Error {
 	return nil
 }
 
-// exception returns as what an error is sent that has no form of its own.
-func (s *Session) exception(err error) *Error {
+// opaqueErrorFor returns as what an error is sent that has no form of its own.
+func (s *Session) opaqueErrorFor(err error) *Error {
 	if p, ok := s.Protocol().(ServiceProtocol); ok {
 		return p.Exception(err)
 	}
@@ -164,14 +164,14 @@ func hasForeignCode(err error) bool {
 	return false
 }
 
-// reply ends the handling of c: it sends the reply, unless c is a notification
+// finishRequest ends the handling of c: it sends the reply, unless c is a notification
 // or was answered at its deadline.
-func (s *Session) reply(c *call, result any, err error) {
-	if c.ctx.end(errHandlerReturned) {
-		s.overdue(c)
+func (s *Session) finishRequest(c *peerRequest, result any, err error) {
+	if c.ctx.endWith(errHandlerReturned) {
+		s.expireRequest(c)
 	}
 	err = noNilError(err)
-	d := disconnection(result, err)
+	d := findDisconnect(result, err)
 	if d != nil {
 		c.disconnect = true // though the reply cannot be encoded, and so is another
 		result, err = d.reply, nil
@@ -189,31 +189,31 @@ func (s *Session) reply(c *call, result any, err error) {
 	case err == nil:
 	case excessive:
 		s.lock()
-		first = !s.cost.over
-		s.cost.over, s.cost.said = true, s.cost.said || first
-		e = s.excessive()
+		first = !s.cost.limitExceeded
+		s.cost.limitExceeded, s.cost.byHandler = true, s.cost.byHandler || first
+		e = s.excessiveErrorLocked()
 		s.unlock()
-	case s.cancel != nil && c.gaveUp(err):
+	case s.cancellation != nil && c.failedByCancellation(err):
 		e = s.cancellationError()
 	default:
 		if e = wireError(err); e == nil {
-			e = s.exception(err)
+			e = s.opaqueErrorFor(err)
 			level := slog.LevelError
-			if c.heeded(err) {
+			if c.failedByContext(err) {
 				level = slog.LevelDebug
 			}
-			s.noteHandler(level, "handler failed", c, err, s.hintForeign(err)...)
-		} else if c.IsNotification() && e.Code != CodeInternalError || c.hint(e) != "" { // of a notification nobody else is told, save of a panic
-			s.logFailed(c, e)
+			s.logHandlerLater(level, "handler failed", c, err, s.hintForeign(err)...)
+		} else if c.IsNotification() && e.Code != CodeInternalError || c.errorHint(e) != "" { // of a notification nobody else is told, save of a panic
+			s.logFailedRequest(c, e)
 		}
 	}
-	sc := getScratch()
-	defer sc.put()
+	sc := getEncodeBuffer()
+	defer sc.recycle()
 	if !c.IsNotification() {
 		e = s.encodeReply(sc, c, result, e)
 	}
-	e = s.answer(c, sc, e)
-	c.replied = true
+	e = s.sendReply(c, sc, e)
+	c.replyDone = true
 	if s.trace.ReplySent != nil {
 		if e != nil && err == nil {
 			err = e
@@ -221,32 +221,32 @@ func (s *Session) reply(c *call, result any, err error) {
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
 	if first {
-		s.dismiss()
+		s.closeForCost()
 	} else if c.disconnect && !c.deferEnd(s) {
-		s.endPolitely(ErrClosed)
+		s.closePolitely(ErrClosed)
 	}
 }
 
-// hint returns how to mend what c failed with, "" if nothing is known.
-func (c *call) hint(e *Error) string {
-	if _, objects := c.Params.codec.(*objects); !objects && e.Code == CodeInvalidParams &&
+// errorHint returns how to mend what c failed with, "" if nothing is known.
+func (c *peerRequest) errorHint(e *Error) string {
+	if _, objects := c.Params.codec.(*objectCodec); !objects && e.Code == CodeInvalidParams &&
 		(bytes.Contains(c.Params.Positional, objectStart) || bytes.Contains(c.Params.Named, objectStart)) {
 		return looksLikeObject
 	}
 	return e.Hint
 }
 
-// logFailed logs that the handler of c returned e, with its hint.
-func (s *Session) logFailed(c *call, e *Error) {
+// logFailedRequest logs that the handler of c returned e, with its hint.
+func (s *Session) logFailedRequest(c *peerRequest, e *Error) {
 	msg := "request failed"
 	if c.IsNotification() {
 		msg = "notification failed"
 	}
 	var attrs []slog.Attr
-	if hint := c.hint(e); hint != "" {
+	if hint := c.errorHint(e); hint != "" {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
-	s.noteHandler(slog.LevelInfo, msg, c, e, attrs...)
+	s.logHandlerLater(slog.LevelInfo, msg, c, e, attrs...)
 }
 
 // failureOf returns the error that a handler returned as its result, nil if that is none.
@@ -278,42 +278,42 @@ func isNilPointer(v any) bool {
 	return r.Kind() == reflect.Pointer && r.IsNil()
 }
 
-// heeded reports whether c's handler failed because its context had ended before it
+// failedByContext reports whether c's handler failed because its context had ended before it
 // returned: as it should, and nobody waits for what it returns any more.
-func (c *call) heeded(err error) bool {
-	cause := c.ctx.ended()
+func (c *peerRequest) failedByContext(err error) bool {
+	cause := c.ctx.endCause()
 	return cause != errHandlerReturned &&
 		(errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, cause))
 }
 
-// overdue has c expire now. Its handler has seen that its time is over before the
+// expireRequest has c expire now. Its handler has seen that its time is over before the
 // session's timer did.
-func (s *Session) overdue(c *call) {
+func (s *Session) expireRequest(c *peerRequest) {
 	s.lock()
 	defer s.unlock()
 	if c.answered {
 		return
 	}
-	c.entry.expire(s)
-	s.incoming.remove(c.entry.due())
+	c.entry.expireLocked(s)
+	s.openRequests.removeDeadline(c.entry.requestDeadline())
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,
 // when its replies are queued, and reports whether it does.
-func (c *call) deferEnd(s *Session) bool {
+func (c *peerRequest) deferEnd(s *Session) bool {
 	s.lock()
 	defer s.unlock()
-	b := c.batch()
-	if b == nil || b.waiting == 0 && !b.sending {
+	b := c.parentBatch()
+	if b == nil || b.missingReplies == 0 && !b.sending {
 		return false
 	}
 	b.disconnect = true
 	return true
 }
 
-// disconnection returns what [ReplyAndDisconnect] made, nil if the handler did
+// findDisconnect returns what [ReplyAndDisconnect] made, nil if the handler did
 // not return it.
-func disconnection(result any, err error) *Disconnect {
+func findDisconnect(result any, err error) *Disconnect {
 	if d, ok := result.(*Disconnect); ok || err == nil {
 		return d
 	}
@@ -323,18 +323,18 @@ func disconnection(result any, err error) *Disconnect {
 
 // encodeReply encodes the reply to c: e if it is not nil, or result. It returns
 // the error that the reply carries.
-func (s *Session) encodeReply(sc *scratch, c *call, result any, e *Error) *Error {
+func (s *Session) encodeReply(sc *encodeBuffer, c *peerRequest, result any, e *Error) *Error {
 	if e == nil {
 		var err error
 		if sc.msg, err = s.Protocol().AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
-			s.noteHandler(slog.LevelError, "result cannot be encoded", c, err)
+			s.logHandlerLater(slog.LevelError, "result cannot be encoded", c, err)
 			e = InternalError()
 		}
 	}
 	if e != nil {
 		s.encodeError(sc, c.ID, e)
 	}
-	if limit := s.maxResponse(); len(sc.msg) > limit && c.batch() == nil { // a batch counts them together
+	if limit := s.maxResponse(); len(sc.msg) > limit && c.parentBatch() == nil { // a batch counts them together
 		e = s.encodeTooLarge(sc, c, limit)
 	}
 	return e
@@ -353,13 +353,13 @@ func (s *Session) maxResponse() int {
 }
 
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
-func (s *Session) encodeTooLarge(sc *scratch, c *call, limit int) *Error {
+func (s *Session) encodeTooLarge(sc *encodeBuffer, c *peerRequest, limit int) *Error {
 	e, field := responseTooLarge(limit), s.responseField(limit)
 	c.tooLarge = true
 	s.encodeError(sc, c.ID, e)
 	s.lock()
-	s.notePeerLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
-		methodAttr(c.Method), byteLimit(field, limit))
+	s.logPeerLaterLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
+		methodAttr(c.Method), byteLimitAttr(field, limit))
 	s.unlock()
 	return e
 }
@@ -383,17 +383,17 @@ func responseTooLarge(limit int) *Error {
 
 // frameError frames the response in sc, which carries e. If that is too large because of
 // its id, the id is null instead.
-func (s *Session) frameError(sc *scratch, e *Error) error {
-	err := s.framed(sc)
+func (s *Session) frameError(sc *encodeBuffer, e *Error) error {
+	err := s.frameMessage(sc)
 	if _, ok := errors.AsType[*SizeError](err); ok && s.encodeError(sc, nil, e) {
-		err = s.framed(sc)
+		err = s.frameMessage(sc)
 	}
 	return err
 }
 
 // encodeError encodes the response that carries e, without its data if that
 // cannot be encoded, and reports whether there is one to be sent.
-func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
+func (s *Session) encodeError(sc *encodeBuffer, id ID, e *Error) bool {
 	p := s.Protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
@@ -406,10 +406,10 @@ func (s *Session) encodeError(sc *scratch, id ID, e *Error) bool {
 	return err == nil
 }
 
-// postError sends the response that carries e.
-func (s *Session) postError(id ID, e *Error, from sender) {
-	sc := getScratch()
-	defer sc.put()
+// sendErrorReply sends the response that carries e.
+func (s *Session) sendErrorReply(id ID, e *Error, from sendMode) {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
 	if !s.encodeError(sc, id, e) {
 		return
 	}
@@ -417,20 +417,20 @@ func (s *Session) postError(id ID, e *Error, from sender) {
 		s.notePeer(slog.LevelError, "error cannot be framed", errorAttr(err))
 		return
 	}
-	_ = s.postFramed(context.Background(), nil, sc, from, nil) // fails only if the session ends
+	_ = s.sendFrame(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
-// answer sends the reply to c that sc has, unless c was answered already. It
+// sendReply sends the reply to c that sc has, unless c was answered already. It
 // returns the error that the reply carries.
-func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
-	b := c.batch()
+func (s *Session) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
+	b := c.parentBatch()
 	alone := b == nil && !c.IsNotification()
 	if alone {
-		if err := s.framed(sc); err != nil {
+		if err := s.frameMessage(sc); err != nil {
 			if size, ok := errors.AsType[*SizeError](err); ok { // with an error in it: the id is what is large
 				e = s.encodeTooLarge(sc, c, size.Limit)
 			} else {
-				s.noteHandler(slog.LevelError, "reply cannot be framed", c, err)
+				s.logHandlerLater(slog.LevelError, "reply cannot be framed", c, err)
 				e = InternalError()
 				s.encodeError(sc, c.ID, e)
 			}
@@ -439,7 +439,7 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 	}
 	s.lock()
 	if b != nil && !c.answered && !c.IsNotification() {
-		if limit := b.hold(s, len(sc.msg)); limit > 0 {
+		if limit := b.reserveReplyLocked(s, len(sc.msg)); limit > 0 {
 			s.unlock()
 			e = s.encodeTooLarge(sc, c, limit)
 			s.lock()
@@ -450,33 +450,33 @@ func (s *Session) answer(c *call, sc *scratch, e *Error) *Error {
 		s.unlock()
 		return e
 	}
-	if e != nil && (c.ctx.ended() != ErrPeerCancelled || e.Code != s.cancel.Code) {
+	if e != nil && (c.ctx.endCause() != ErrPeerCancelled || e.Code != s.cancellation.Code) {
 		s.stats.Errors++
-		s.charge(s.costOfErrorLocked(c, e) + e.Cost)
+		s.addCostLocked(s.costOfErrorLocked(c, e) + e.Cost)
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
 			s.countPeerErrorLocked(tenthError)
-			s.countPeerErrorBytesLocked(tenthError, c.Params.bytes())
+			s.countPeerErrorBytesLocked(tenthError, c.Params.sharedBytes())
 		}
 	}
-	c.settle(s)
+	c.markAnsweredLocked(s)
 	complete, lent := false, false
 	switch {
 	case alone:
-		s.incoming.remove(c.entry.due())
-		lent, _ = s.queueLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
+		s.openRequests.removeDeadline(c.entry.requestDeadline())
+		lent, _ = s.enqueueFrameLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
 	case b == nil:
-		s.incoming.remove(c.entry.due())
+		s.openRequests.removeDeadline(c.entry.requestDeadline())
 	case c.IsNotification():
-		b.finish(s)
+		b.finishMemberLocked(s)
 	default:
-		complete = b.put(s, int(c.index), sc.msg)
+		complete = b.storeReplyLocked(s, int(c.index), sc.msg)
 	}
 	s.unlock()
 	switch {
 	case lent:
 		s.writeDirectly(sc.frame)
 	case complete:
-		b.send(s, &c.ctx, fromHandler)
+		b.sendReplies(s, &c.ctx, fromHandler)
 	}
 	return e
 }

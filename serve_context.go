@@ -23,7 +23,7 @@ type handlerContext struct {
 	request  *Request
 	deadline time.Duration // on the session's clock
 
-	waits waits // guarded by the session's lock
+	waits handlerWaits // guarded by the session's lock
 
 	mu     sync.Mutex
 	real   context.Context
@@ -36,9 +36,9 @@ type handlerContext struct {
 // later, is told so.
 var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
 
-// end ends the context, and reports whether it had ended by itself, at its
+// endWith ends the context, and reports whether it had ended by itself, at its
 // deadline, before.
-func (c *handlerContext) end(cause error) (overdue bool) {
+func (c *handlerContext) endWith(cause error) (overdue bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	overdue = c.cause == nil && c.real != nil && c.real.Err() != nil
@@ -53,15 +53,15 @@ func (c *handlerContext) end(cause error) (overdue bool) {
 	return overdue
 }
 
-// ended returns why the context ended, nil if it has not (or by itself only).
-func (c *handlerContext) ended() error {
+// endCause returns why the context ended, nil if it has not (or by itself only).
+func (c *handlerContext) endCause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause
 }
 
-// materialise returns the real context.
-func (c *handlerContext) materialise() context.Context {
+// makeReal returns the real context.
+func (c *handlerContext) makeReal() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
@@ -84,10 +84,10 @@ func (c *handlerContext) Deadline() (time.Time, bool) {
 	if c.deadline == never {
 		return time.Time{}, false
 	}
-	return c.session.epoch.Add(c.deadline), true
+	return c.session.startTime.Add(c.deadline), true
 }
 
-func (c *handlerContext) Done() <-chan struct{} { return c.materialise().Done() }
+func (c *handlerContext) Done() <-chan struct{} { return c.makeReal().Done() }
 
 func (c *handlerContext) Err() error {
 	c.mu.Lock()
@@ -110,7 +110,7 @@ func (c *handlerContext) Value(key any) any {
 	if v := c.session.Value(key); v != nil {
 		return v
 	}
-	return c.materialise().Value(key)
+	return c.makeReal().Value(key)
 }
 
 // SetValue stores value under key in the session: what a program has to know of this
@@ -234,55 +234,55 @@ func (c *Cancellation) example() string {
 	return fmt.Sprintf(`{"%s":7}`, c.Param)
 }
 
-// tell reports to the peer that calls were given up.
-func (s *Session) tell(ids []uint64) {
+// sendCancellations reports to the peer that calls were given up.
+func (s *Session) sendCancellations(ids []uint64) {
 	for _, id := range ids {
-		if !s.mention(s.cancel.Method, s.cancel.params(id), "cancellation cannot be sent") {
+		if !s.tryNotify(s.cancellation.Method, s.cancellation.params(id), "cancellation cannot be sent") {
 			return
 		}
 	}
 }
 
-// know keeps a request that arrived, to be found if it is cancelled. It is
+// trackCancellableLocked keeps a request that arrived, to be found if it is cancelled. It is
 // called under the lock.
-func (s *Session) know(c *call) {
-	if s.cancel != nil && !c.IsNotification() && !c.answered {
-		s.requests[string(c.ID)] = c
+func (s *Session) trackCancellableLocked(c *peerRequest) {
+	if s.cancellation != nil && !c.IsNotification() && !c.answered {
+		s.cancellableRequests[string(c.ID)] = c
 	}
 }
 
-// settle says that nobody has to answer c any more. It is called under the lock.
-func (c *call) settle(s *Session) {
+// markAnsweredLocked says that nobody has to answer c any more. It is called under the lock.
+func (c *peerRequest) markAnsweredLocked(s *Session) {
 	c.answered = true
-	if s.cancel != nil && s.requests[string(c.ID)] == c {
-		delete(s.requests, string(c.ID))
+	if s.cancellation != nil && s.cancellableRequests[string(c.ID)] == c {
+		delete(s.cancellableRequests, string(c.ID))
 	}
 }
 
-// cancelled deals with the peer's report that it does not want the replies to
+// cancelRequests deals with the peer's report that it does not want the replies to
 // requests any more. It is called by the reader.
-func (s *Session) cancelled(params Params) {
+func (s *Session) cancelRequests(params Params) {
 	s.lock()
 	count := 0
-	for id := range s.cancel.ids(params) {
+	for id := range s.cancellation.ids(params) {
 		if count++; count > s.limits.Batch { // the lock is not held for as long as the peer likes
 			break
 		}
-		s.cancelLocked(id)
+		s.cancelRequestLocked(id)
 	}
 	if count == 0 {
-		s.notePeerLocked(slog.LevelInfo, cancellationIgnored, slog.String("params", excerpt(params.text())),
-			slog.String("reason", "params have to be like "+s.cancel.example()))
+		s.logPeerLaterLocked(slog.LevelInfo, cancellationIgnored, slog.String("params", excerpt(params.text())),
+			slog.String("reason", "params have to be like "+s.cancellation.example()))
 	}
 	s.unlock()
 }
 
 const cancellationIgnored = "cancellation by the peer ignored"
 
-// cancelLocked cancels the request with the given id. Callers must hold s.mu.
-func (s *Session) cancelLocked(id ID) {
+// cancelRequestLocked cancels the request with the given id. Callers must hold s.mu.
+func (s *Session) cancelRequestLocked(id ID) {
 	s.owner.Check()
-	c := s.requests[string(id)]
+	c := s.cancellableRequests[string(id)]
 	if c == nil { // it has been answered meanwhile, or is meant by an id of another type
 		var other ID
 		switch {
@@ -292,7 +292,7 @@ func (s *Session) cancelLocked(id ID) {
 			other = slices.Concat(ID(`"`), id, ID(`"`))
 		}
 		reason := ""
-		switch _, known := s.requests[string(other)]; {
+		switch _, known := s.cancellableRequests[string(other)]; {
 		case known:
 			reason = "the id of the request is " + excerpt(other)
 		case id[0] == '{', id[0] == '[', id[0] == 't', id[0] == 'f', id[0] == 'n':
@@ -300,13 +300,13 @@ func (s *Session) cancelLocked(id ID) {
 		default:
 			return
 		}
-		s.notePeerLocked(slog.LevelInfo, cancellationIgnored, slog.String("id", excerpt(id)), slog.String("reason", reason))
+		s.logPeerLaterLocked(slog.LevelInfo, cancellationIgnored, slog.String("id", excerpt(id)), slog.String("reason", reason))
 		return
 	}
-	if silent := s.cancel.Code == 0; !c.isRunning() || silent {
-		c.entry.cancel(s, c, s.cancellationError())
+	if silent := s.cancellation.Code == 0; !c.isRunning() || silent {
+		c.entry.abortRequest(s, c, s.cancellationError())
 	}
-	s.fx.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
+	s.effects.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
 }
 
 // text returns the params as they came.
@@ -322,15 +322,15 @@ func (p *Params) text() []byte {
 
 // cancellationError is what a cancelled request is answered, nil if it is not.
 func (s *Session) cancellationError() *Error {
-	if s.cancel.Code == 0 {
+	if s.cancellation.Code == 0 {
 		return nil
 	}
-	return &Error{Code: s.cancel.Code, Message: "request cancelled"}
+	return &Error{Code: s.cancellation.Code, Message: "request cancelled"}
 }
 
-// gaveUp reports whether what the handler of c failed with is that it was cancelled.
-func (c *call) gaveUp(err error) bool {
-	return c.ctx.ended() == ErrPeerCancelled && errors.Is(err, context.Canceled)
+// failedByCancellation reports whether what the handler of c failed with is that it was cancelled.
+func (c *peerRequest) failedByCancellation(err error) bool {
+	return c.ctx.endCause() == ErrPeerCancelled && errors.Is(err, context.Canceled)
 }
 
 // maxIdle is how many goroutines a pool keeps for reuse.
@@ -347,10 +347,10 @@ type pool struct {
 	calls sync.Pool // Futures for Session.Call
 }
 
-// call returns a Future for Session.Call. Nobody else sees it, so one value sent
+// takeFuture returns a Future for Session.Call. Nobody else sees it, so one value sent
 // says that it is done, and then it can be used again: with this pool only, for
 // a channel must not leave the bubble of testing/synctest that it was made in.
-func (p *pool) call(s *Session, method string) *Future {
+func (p *pool) takeFuture(s *Session, method string) *Future {
 	f, ok := p.calls.Get().(*Future)
 	if !ok {
 		f = &Future{done: make(chan struct{}, 1)}
@@ -359,21 +359,21 @@ func (p *pool) call(s *Session, method string) *Future {
 	return f
 }
 
-// putCall takes a Future back whose value was received, or that was never sent.
-func (p *pool) putCall(f *Future) {
+// putFuture takes a Future back whose value was received, or that was never sent.
+func (p *pool) putFuture(f *Future) {
 	*f = Future{done: f.done}
 	p.calls.Put(f)
 }
 
-// join adds a session to the pool's users.
-func (p *pool) join() {
+// addUser adds a session to the pool's users.
+func (p *pool) addUser() {
 	p.mu.Lock()
 	p.users++
 	p.mu.Unlock()
 }
 
-// leave takes a session off. The last one ends the goroutines.
-func (p *pool) leave() {
+// removeUser takes a session off. The last one ends the goroutines.
+func (p *pool) removeUser() {
 	p.mu.Lock()
 	p.users--
 	var idle []chan func()
@@ -386,8 +386,8 @@ func (p *pool) leave() {
 	}
 }
 
-// run runs task on a goroutine of its own.
-func (p *pool) run(task func()) {
+// runTask runs task on a goroutine of its own.
+func (p *pool) runTask(task func()) {
 	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
 		// The last one in: its stack is in the cache still.
@@ -399,10 +399,10 @@ func (p *pool) run(task func()) {
 	}
 	p.mu.Unlock()
 	// Owner: the pool. End: when the pool has enough idle ones, or no users.
-	go p.work(task)
+	go p.runTasks(task)
 }
 
-func (p *pool) work(task func()) {
+func (p *pool) runTasks(task func()) {
 	var tasks chan func()
 	for ok := true; ok; task, ok = <-tasks {
 		task()

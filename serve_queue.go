@@ -11,28 +11,28 @@ import (
 	"time"
 )
 
-// inbox holds what waits for a worker, and counts the workers. It is guarded by
+// requestQueue holds what waits for a worker, and counts the workers. It is guarded by
 // the session's lock.
 //
 // Entries are taken in the order of their arrival, so those that wait are at the end
 // of Session.incoming, the list of all entries that are not answered. Between them may
 // be batches that were refused and whose replies are about to be queued.
-type inbox struct {
-	first *deadline // of the entry that is taken next; nil if none waits
-	count int       // entries that wait
-	bytes int       // of these
-	begun int       // bytes of batches that do not wait any more, and whose handlers run
+type requestQueue struct {
+	first           *deadline // of the entry that is taken next; nil if none waits
+	count           int       // entries that wait
+	bytes           int       // of these
+	begunBatchBytes int       // bytes of batches that do not wait any more, and whose handlers run
 
-	workers int                // that have the session
-	waking  bool               // one was called and has not looked yet
-	running int                // handlers
-	late    map[*call]struct{} // of these, those whose requests have timed out
-	lateAt  time.Duration      // when to log that these have all places, 0 if they have not
-	allLate bool               // it was logged, and since then there was always one
-	limit   int                // of workers
-	held    bool               // no worker is called for now
-	order   Order
-	waits   bool // for the handler of a notification, by its order
+	workers          int                       // that have the session
+	workerStarting   bool                      // one was called and has not looked yet
+	running          int                       // handlers
+	lateHandlers     map[*peerRequest]struct{} // of these, those whose requests have timed out
+	lateAt           time.Duration             // when to log that these have all places, 0 if they have not
+	allLate          bool                      // it was logged, and since then there was always one
+	limit            int                       // of workers
+	paused           bool                      // no worker is called for now
+	order            Order
+	notificationRuns bool // for the handler of a notification, by its order
 
 	handling int  // bytes of the requests whose handlers run, if they are many
 	blocked  bool // until the server handles fewer bytes; see load
@@ -42,175 +42,175 @@ type inbox struct {
 	tiedHandling int // of handling, what does not count for a blocked session; guarded by load.mu
 }
 
-// entry is what waits in an inbox as one: a call, or a batch of them.
+// queueEntry is what waits in an inbox as one: a call, or a batch of them.
 // All is called under the lock.
-type entry interface {
+type queueEntry interface {
 	expirer
-	// next returns the next call to be run, nil if none is left; last means
+	// beginNext returns the next call to be run, nil if none is left; last means
 	// that nothing is left behind it.
-	next(s *Session) (c *call, last bool)
+	beginNext(s *Session) (c *peerRequest, last bool)
 	// about says in the log what it is that is not handled.
 	about() (msg string, what slog.Attr)
-	// refuse answers what was not begun with e, as post sends for from.
-	refuse(s *Session, e *Error, from sender)
-	// notifications appends the notifications that would be lost if the entry were discarded.
-	notifications(calls []*call) []*call
-	// running appends the calls that were begun and not answered.
-	running(calls []*call) []*call
-	// cancel answers the request c with e, or not at all if that is nil.
-	cancel(s *Session, c *call, e *Error)
-	// arrive says that it has been admitted.
-	arrive(s *Session, now time.Duration)
-	due() *deadline
-	// waits reports whether it is in the inbox.
-	waits() bool
-	bytes() int // that it counts in Limits.QueueBytes
-	// nextSize returns how many bytes the next call counts while it is handled, 0 if these
+	// refuseRemaining answers what was not begun with e, as post sends for from.
+	refuseRemaining(s *Session, e *Error, from sendMode)
+	// appendNotifications appends the notifications that would be lost if the entry were discarded.
+	appendNotifications(calls []*peerRequest) []*peerRequest
+	// appendRunning appends the calls that were begun and not answered.
+	appendRunning(calls []*peerRequest) []*peerRequest
+	// abortRequest answers the request c with e, or not at all if that is nil.
+	abortRequest(s *Session, c *peerRequest, e *Error)
+	// markArrived says that it has been admitted.
+	markArrived(s *Session, now time.Duration)
+	requestDeadline() *deadline
+	// isQueued reports whether it is in the inbox.
+	isQueued() bool
+	queuedBytes() int // that it counts in Limits.QueueBytes
+	// nextHandlingBytes returns how many bytes the next call counts while it is handled, 0 if these
 	// are few or none is left.
-	nextSize() int
+	nextHandlingBytes() int
 }
 
 // push adds the entry at the end of the session's incoming list.
-func (in *inbox) push(e entry) {
+func (in *requestQueue) push(e queueEntry) {
 	if in.first == nil {
-		in.first = e.due()
+		in.first = e.requestDeadline()
 	}
 	in.count++
-	in.bytes += e.bytes()
+	in.bytes += e.queuedBytes()
 }
 
-// drop removes an entry that waits, which is still in the session's incoming list.
-func (in *inbox) drop(e entry) {
-	if in.first == e.due() {
+// removeEntry removes an entry that waits, which is still in the session's incoming list.
+func (in *requestQueue) removeEntry(e queueEntry) {
+	if in.first == e.requestDeadline() {
 		in.first = nextWaiting(in.first.next)
 	}
 	in.count--
-	in.bytes -= e.bytes()
-	if b, ok := e.(*inBatch); ok && b.handlers > 0 {
-		b.begun = true
-		in.begun += b.size
+	in.bytes -= e.queuedBytes()
+	if b, ok := e.(*peerBatch); ok && b.handlers > 0 {
+		b.begunCounted = true
+		in.begunBatchBytes += b.size
 	}
 }
 
-// take returns the next call to be run, nil if there is none.
-func (in *inbox) take(s *Session) *call {
-	for in.first != nil && !in.waits {
-		e := in.first.owner.(entry)
-		c, last := e.next(s)
+// takeRequest returns the next call to be run, nil if there is none.
+func (in *requestQueue) takeRequest(s *Session) *peerRequest {
+	for in.first != nil && !in.notificationRuns {
+		e := in.first.owner.(queueEntry)
+		c, last := e.beginNext(s)
 		if c == nil || last {
-			in.drop(e)
+			in.removeEntry(e)
 			if c == nil {
-				s.incoming.remove(e.due())
+				s.openRequests.removeDeadline(e.requestDeadline())
 			}
 		}
 		if c != nil {
 			in.running++
-			in.waits = in.order == NotificationsFirst && c.IsNotification()
+			in.notificationRuns = in.order == NotificationsFirst && c.IsNotification()
 			return c
 		}
 	}
 	return nil
 }
 
-// done is called when the handler of c has returned.
-func (in *inbox) done(c *call) {
+// finishHandler is called when the handler of c has returned.
+func (in *requestQueue) finishHandler(c *peerRequest) {
 	in.running--
-	if len(in.late) > 0 {
-		delete(in.late, c)
-		in.allLate, in.lateAt = in.allLate && len(in.late) > 0, 0
+	if len(in.lateHandlers) > 0 {
+		delete(in.lateHandlers, c)
+		in.allLate, in.lateAt = in.allLate && len(in.lateHandlers) > 0, 0
 	}
 	if c.IsNotification() {
-		in.waits = false
+		in.notificationRuns = false
 	}
-	if b := c.batch(); b != nil {
-		if b.handlers--; b.handlers == 0 && b.begun {
-			in.begun -= b.size
+	if b := c.parentBatch(); b != nil {
+		if b.handlers--; b.handlers == 0 && b.begunCounted {
+			in.begunBatchBytes -= b.size
 		}
 	}
 }
 
-// waiting returns the entries that wait.
-func (in *inbox) waiting() []entry {
-	entries := make([]entry, 0, in.count)
+// waitingEntries returns the entries that wait.
+func (in *requestQueue) waitingEntries() []queueEntry {
+	entries := make([]queueEntry, 0, in.count)
 	for d := in.first; d != nil; d = nextWaiting(d.next) {
-		entries = append(entries, d.owner.(entry))
+		entries = append(entries, d.owner.(queueEntry))
 	}
 	return entries
 }
 
 // nextWaiting returns the first of d and those behind it whose entry waits.
 func nextWaiting(d *deadline) *deadline {
-	for d != nil && !d.owner.(entry).waits() {
+	for d != nil && !d.owner.(queueEntry).isQueued() {
 		d = d.next
 	}
 	return d
 }
 
-// discard drops the entries that wait, without an answer: all of them, or if
+// discardQueueLocked drops the entries that wait, without an answer: all of them, or if
 // keepNotifications is set those that have none. Callers must hold s.mu.
-func (s *Session) discard(keepNotifications bool) {
-	var calls []*call
-	for _, e := range s.in.waiting() {
-		calls = e.notifications(calls[:0])
+func (s *Session) discardQueueLocked(keepNotifications bool) {
+	var calls []*peerRequest
+	for _, e := range s.in.waitingEntries() {
+		calls = e.appendNotifications(calls[:0])
 		if keepNotifications && len(calls) > 0 {
 			continue
 		}
 		for _, c := range calls {
-			s.dropLocked(c)
+			s.countDroppedAtEndLocked(c)
 		}
-		s.in.drop(e)
-		s.incoming.remove(e.due())
+		s.in.removeEntry(e)
+		s.openRequests.removeDeadline(e.requestDeadline())
 	}
 }
 
-// wantsWorkerLocked reports whether another worker is to be called, and counts it in if
+// reserveWorkerLocked reports whether another worker is to be called, and counts it in if
 // so: one at a time, and only while work waits that nobody is coming for. Callers must
 // hold s.mu.
-func (s *Session) wantsWorkerLocked() bool {
+func (s *Session) reserveWorkerLocked() bool {
 	s.owner.Check()
 	in := &s.in
-	if in.waking || in.held || in.waits || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
+	if in.workerStarting || in.paused || in.notificationRuns || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
 		return false
 	}
-	in.waking = true
+	in.workerStarting = true
 	in.workers++
 	return true
 }
 
-// admit queues what has arrived now, or refuses it. Callers must hold s.mu.
-func (s *Session) admit(e entry, now time.Duration) {
+// enqueueRequestLocked queues what has arrived now, or refuses it. Callers must hold s.mu.
+func (s *Session) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	var why *Error
 	switch {
 	case s.state >= stateClosing:
-		for _, c := range e.notifications(nil) {
-			s.dropLocked(c)
+		for _, c := range e.appendNotifications(nil) {
+			s.countDroppedAtEndLocked(c)
 		}
 		return // nobody waits for an answer any more
 	case s.state == stateDraining:
-		e.refuse(s, notStarted("shutting down", "shutting down"), fromReader)
+		e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromReader)
 		return
-	case s.cost.over:
-		why = s.excessive()
+	case s.cost.limitExceeded:
+		why = s.excessiveErrorLocked()
 	case !s.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
-		why = s.fullErrorLocked(e.bytes())
+		why = s.queueFullErrorLocked(e.queuedBytes())
 	}
 	if why != nil {
-		s.turnAway(e, why)
-		e.refuse(s, why, fromReader)
+		s.recordRefusalLocked(e, why)
+		e.refuseRemaining(s, why, fromReader)
 		return
 	}
-	e.arrive(s, now)
-	s.incoming.add(s, e.due(), after(now, s.limits.ProcessingTimeout), e)
+	e.markArrived(s, now)
+	s.openRequests.appendDeadline(s, e.requestDeadline(), after(now, s.limits.ProcessingTimeout), e)
 	s.in.push(e)
-	s.weigh() // the next one may find the server full
+	s.reportMemoryLocked() // the next one may find the server full
 }
 
-// turnAway counts that what was as it should be is not handled, and has it logged. It is
+// recordRefusalLocked counts that what was as it should be is not handled, and has it logged. It is
 // called under the lock.
-func (s *Session) turnAway(what interface{ about() (string, slog.Attr) }, why *Error) {
+func (s *Session) recordRefusalLocked(what interface{ about() (string, slog.Attr) }, why *Error) {
 	s.countRefusedLocked(why)
 	msg, attr := what.about()
-	s.notePeerLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
+	s.logPeerLaterLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
 
 // countRefusedLocked counts that what was as it should be is not handled, or not to its
@@ -220,42 +220,42 @@ func (s *Session) countRefusedLocked(why *Error) {
 	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
-			s.charge(s.limits.CostHandlerError)
+			s.addCostLocked(s.limits.CostHandlerError)
 		}
 	} else {
-		s.penalize(why)
+		s.chargeErrorLocked(why)
 	}
 }
 
 // timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
 // returns the error that c is answered. Callers must hold s.mu.
-func (s *Session) timeOutLocked(c *call) *Error {
+func (s *Session) timeOutLocked(c *peerRequest) *Error {
 	s.owner.Check()
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
-	attrs := []slog.Attr{methodAttr(c.Method), timeLimit("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
+	attrs := []slog.Attr{methodAttr(c.Method), timeLimitAttr("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
 	if c.IsNotification() {
 		msg = "notification timed out"
 	}
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
-		if s.in.held {
+		if s.in.paused {
 			attrs = append(attrs, slog.String("reason", "OnSession or Trace.Connected has not returned"))
 		}
-	case c.ctx.ended() == nil:
+	case c.ctx.endCause() == nil:
 		msg += ", and its handler goes on"
 		s.trackLateLocked(c)
 	}
-	s.notePeerLocked(slog.LevelWarn, msg, attrs...)
+	s.logPeerLaterLocked(slog.LevelWarn, msg, attrs...)
 	return e
 }
 
 // isAllLate reports whether no other handler can start before one of those returns whose
 // requests have timed out.
-func (in *inbox) isAllLate() bool {
-	return len(in.late) >= in.limit || in.waits && len(in.late) >= in.running
+func (in *requestQueue) isAllLate() bool {
+	return len(in.lateHandlers) >= in.limit || in.notificationRuns && len(in.lateHandlers) >= in.running
 }
 
 // lateGrace is how long a handler may take to return once its context has ended.
@@ -263,16 +263,16 @@ const lateGrace = time.Second
 
 // trackLateLocked notes that the handler of c goes on though its request has timed out.
 // Callers must hold s.mu.
-func (s *Session) trackLateLocked(c *call) {
+func (s *Session) trackLateLocked(c *peerRequest) {
 	s.owner.Check()
 	in := &s.in
-	if in.late == nil {
-		in.late = make(map[*call]struct{})
+	if in.lateHandlers == nil {
+		in.lateHandlers = make(map[*peerRequest]struct{})
 	}
-	in.late[c] = struct{}{}
+	in.lateHandlers[c] = struct{}{}
 	if !in.allLate && in.isAllLate() {
 		in.lateAt = after(s.now(), lateGrace)
-		s.arm(in.lateAt)
+		s.setTimerLocked(in.lateAt)
 	}
 }
 
@@ -285,7 +285,7 @@ func (s *Session) checkLateLocked(now time.Duration) {
 	case in.lateAt == 0:
 		return
 	case in.lateAt > now:
-		s.arm(in.lateAt)
+		s.setTimerLocked(in.lateAt)
 		return
 	case !in.isAllLate(): // since the limit has been raised
 		in.lateAt = 0
@@ -293,18 +293,18 @@ func (s *Session) checkLateLocked(now time.Duration) {
 	}
 	in.lateAt, in.allLate = 0, true
 	field, limit := "Limits.Concurrency", in.limit
-	if in.order == Sequential || in.waits {
+	if in.order == Sequential || in.notificationRuns {
 		field, limit = "Options.Order", 1
 	}
-	s.notePeerLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.late))))
+	s.logPeerLaterLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
+		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.lateHandlers))))
 }
 
 // mostMethods is how many methods methodsOf names.
 const mostMethods = 8
 
 // methodsOf names the methods of calls, and of how many each is, the most frequent first.
-func methodsOf(calls iter.Seq[*call]) string {
+func methodsOf(calls iter.Seq[*peerRequest]) string {
 	counts := make(map[string]int)
 	for c := range calls {
 		counts[c.Method]++
@@ -326,105 +326,105 @@ func methodsOf(calls iter.Seq[*call]) string {
 	return b.String()
 }
 
-// work handles requests until there are none.
-func (s *Session) work() {
+// runWorker handles requests until there are none.
+func (s *Session) runWorker() {
 	s.lock()
-	s.in.waking = false
-	var c *call
+	s.in.workerStarting = false
+	var c *peerRequest
 	defer func() {
 		if c != nil { // its handler ended the goroutine: runtime.Goexit
 			s.lock()
-			s.handled(c)
+			s.finishHandlerLocked(c)
 		}
 		s.in.workers--
-		s.freeReservedLocked()
-		s.unblock()
-		s.wakeWorkerLocked()
+		s.releaseReservedBytesLocked()
+		s.checkStarvedQueueLocked()
+		s.startWorkerIfNeededLocked()
 		s.unlock()
 	}()
-	for !s.cost.over && s.in.workers <= s.in.limit && s.mayStartLocked() {
+	for !s.cost.limitExceeded && s.in.workers <= s.in.limit && s.mayStartLocked() {
 		if s.input.closed && s.in.count > 0 {
 			s.unlock()
-			s.endIfHungUp() // nobody wants the replies any more
+			s.closeIfHungUp() // nobody wants the replies any more
 			s.lock()
 		}
-		if c = s.in.take(s); c == nil {
+		if c = s.in.takeRequest(s); c == nil {
 			break
 		}
-		s.startHandlingLocked(c)
-		s.freeReservedLocked()
+		s.addHandlingBytesLocked(c)
+		s.releaseReservedBytesLocked()
 		if s.state >= stateClosing {
-			c.ctx.end(s.cause)
+			c.ctx.endWith(s.closeCause)
 		}
-		delay := s.delay()
+		delay := s.requestDelayLocked()
 		if c.delayed = delay > 0; !c.delayed {
 			s.stats.RequestsReceived++
 		}
-		s.wakeWorkerLocked()
+		s.startWorkerIfNeededLocked()
 		s.unlock()
-		handle := delay <= 0 || c.wait(s, delay)
+		handle := delay <= 0 || c.waitForDelay(s, delay)
 		if handle {
-			s.serve(c)
-		} else if c.ctx.end(errHandlerReturned) {
-			s.overdue(c)
+			s.runHandler(c)
+		} else if c.ctx.endWith(errHandlerReturned) {
+			s.expireRequest(c)
 		}
 		s.lock()
 		if !handle && c.IsNotification() {
 			s.dropDelayedLocked(c)
 		}
-		s.handled(c)
+		s.finishHandlerLocked(c)
 		c = nil
 	}
 }
 
 // countDroppedLocked counts a notification that is refused. While the session is open,
-// turnAway has it logged. Callers must hold s.mu.
-func (s *Session) countDroppedLocked(c *call) {
+// recordRefusalLocked has it logged. Callers must hold s.mu.
+func (s *Session) countDroppedLocked(c *peerRequest) {
 	s.owner.Check()
 	if s.state == stateOpen {
 		s.stats.NotificationsDropped++
 	} else {
-		s.dropLocked(c)
+		s.countDroppedAtEndLocked(c)
 	}
 }
 
 // dropDelayedLocked counts a notification whose handler was to be called after a delay,
 // and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
-func (s *Session) dropDelayedLocked(c *call) {
+func (s *Session) dropDelayedLocked(c *peerRequest) {
 	s.owner.Check()
-	if c.ctx.ended() == errProcessing {
+	if c.ctx.endCause() == errProcessing {
 		s.stats.NotificationsDropped++
 	} else {
-		s.dropLocked(c)
+		s.countDroppedAtEndLocked(c)
 	}
 }
 
-// handled is called when c's handler has returned, or ended its goroutine.
-func (s *Session) handled(c *call) {
-	s.in.done(c)
-	s.stopHandlingLocked(c)
-	s.handlerReturnedLocked(c)
-	s.rested()
-	s.weigh()
+// finishHandlerLocked is called when c's handler has returned, or ended its goroutine.
+func (s *Session) finishHandlerLocked(c *peerRequest) {
+	s.in.finishHandler(c)
+	s.releaseHandlingBytesLocked(c)
+	s.recordHandlerReturnLocked(c)
+	s.markWorkEndLocked()
+	s.reportMemoryLocked()
 }
 
-// wait delays c because of the session's cost, and reports whether it is still
+// waitForDelay delays c because of the session's cost, and reports whether it is still
 // to be handled then.
-func (c *call) wait(s *Session, delay time.Duration) bool {
+func (c *peerRequest) waitForDelay(s *Session, delay time.Duration) bool {
 	until := after(s.now(), delay)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-c.ctx.Done():
-		if !c.IsNotification() || !hungUp(c.ctx.ended()) {
+		if !c.IsNotification() || !isHangUp(c.ctx.endCause()) {
 			return false
 		}
 		overdue := c.ctx.deadline <= until // which its context does not tell any more
 		timer.Reset(min(until, c.ctx.deadline) - s.now())
 		<-timer.C
 		if overdue {
-			s.overdue(c)
+			s.expireRequest(c)
 		}
 	}
 	s.lock()
@@ -437,68 +437,70 @@ func (c *call) wait(s *Session, delay time.Duration) bool {
 	return true
 }
 
-// single is a request or notification that came as a message of its own.
-type single struct {
-	call
+// singleRequest is a request or notification that came as a message of its own.
+type singleRequest struct {
+	peerRequest
 	deadline deadline
 	size     int
 	arena    [64]byte // what the request has of its message, if that is little
 }
 
-func (c *single) arrive(s *Session, now time.Duration) {
+func (c *singleRequest) markArrived(s *Session, now time.Duration) {
 	c.arrived = now
-	s.know(&c.call)
+	s.trackCancellableLocked(&c.peerRequest)
 }
 
-func (c *single) bytes() int     { return c.size }
-func (c *single) nextSize() int  { return int(c.held) }
-func (c *single) due() *deadline { return &c.deadline }
-func (c *single) waits() bool    { return c.deadline.owner != nil && !c.begun }
+func (c *singleRequest) queuedBytes() int           { return c.size }
+func (c *singleRequest) nextHandlingBytes() int     { return int(c.handlingBytes) }
+func (c *singleRequest) requestDeadline() *deadline { return &c.deadline }
+func (c *singleRequest) isQueued() bool             { return c.deadline.owner != nil && !c.begun }
 
-func (c *single) notifications(calls []*call) []*call {
+func (c *singleRequest) appendNotifications(calls []*peerRequest) []*peerRequest {
 	if c.IsNotification() && !c.begun && !c.answered {
-		calls = append(calls, &c.call)
+		calls = append(calls, &c.peerRequest)
 	}
 	return calls
 }
 
-func (c *single) next(s *Session) (*call, bool) {
+func (c *singleRequest) beginNext(s *Session) (*peerRequest, bool) {
 	if c.answered || s.state >= stateClosing && !c.IsNotification() {
 		return nil, true
 	}
-	c.begin(s)
-	return &c.call, true
+	c.markBegun(s)
+	return &c.peerRequest, true
 }
 
-func (c *single) running(calls []*call) []*call {
+func (c *singleRequest) appendRunning(calls []*peerRequest) []*peerRequest {
 	if c.begun && !c.answered {
-		calls = append(calls, &c.call)
+		calls = append(calls, &c.peerRequest)
 	}
 	return calls
 }
 
-func (c *single) refuse(s *Session, e *Error, from sender) {
+func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {
 	if c.answered { // it was cancelled, or its time was over
 		return
 	}
-	if c.waits() {
-		s.in.drop(c)
+	if c.isQueued() {
+		s.in.removeEntry(c)
 	}
-	s.incoming.remove(&c.deadline)
-	c.settle(s)
+	s.openRequests.removeDeadline(&c.deadline)
+	c.markAnsweredLocked(s)
 	if c.IsNotification() && !c.begun {
-		s.countDroppedLocked(&c.call)
+		s.countDroppedLocked(&c.peerRequest)
 	}
 	if e != nil && !c.IsNotification() {
-		s.fx.replyError(c.ID, e, from)
+		s.effects.replyError(c.ID, e, from)
 	}
 }
 
-func (c *single) cancel(s *Session, _ *call, e *Error) { c.refuse(s, e, fromReader) }
+func (c *singleRequest) abortRequest(s *Session, _ *peerRequest, e *Error) {
+	c.refuseRemaining(s, e, fromReader)
+}
 
-// expire implements [expirer]: Limits.ProcessingTimeout has passed.
-func (c *single) expire(s *Session) {
-	e := s.timeOutLocked(&c.call)
-	c.refuse(s, e, fromReader)
-	s.fx.endContext(&c.call, errProcessing)
+// expireLocked implements [expirer]: Limits.ProcessingTimeout has passed.
+func (c *singleRequest) expireLocked(s *Session) {
+	e := s.timeOutLocked(&c.peerRequest)
+	c.refuseRemaining(s, e, fromReader)
+	s.effects.endContext(&c.peerRequest, errProcessing)
 }

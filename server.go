@@ -92,23 +92,23 @@ type Server struct {
 	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
-	pool    pool
-	load    load
-	mu      sync.Mutex
-	groups  groups
-	shaking handshakeTable
-	// beginning holds a token for each connection whose goroutine has not begun its
+	pool       pool
+	load       serverLoad
+	mu         sync.Mutex
+	groups     groups
+	handshakes handshakeTable
+	// unpreparedConns holds a token for each connection whose goroutine has not begun its
 	// handshake; nil before the first.
-	beginning chan struct{}
-	failed    bounded.Rate      // handshakes and HTTP requests that are logged
-	refused   map[string]uint64 // connections, by the limits' names
-	options   *Options          // resolved
-	sessions  map[*Session]struct{}
-	serving   map[*trackedListener]struct{}
-	watching  bool // the sessions, since there are many
-	stopped   bool
-	busy      int           // sessions and Serve calls
-	idle      chan struct{} // closed when busy falls to 0; nil if nobody waits
+	unpreparedConns chan struct{}
+	failureLogRate  bounded.Rate      // handshakes and HTTP requests that are logged
+	refusals        map[string]uint64 // connections, by the limits' names
+	options         *Options          // resolved
+	sessions        map[*Session]struct{}
+	listeners       map[*trackedListener]struct{}
+	watchesCrowd    bool // the sessions, since there are many
+	stopped         bool
+	users           int           // sessions and Serve calls
+	usersGone       chan struct{} // closed when busy falls to 0; nil if nobody waits
 }
 
 // Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
@@ -155,7 +155,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // ListenAndServe for each of them, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	mustHaveContext("Server.ListenAndServe", ctx)
-	if err := srv.check(); err != nil {
+	if err := srv.checkOptions(); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	l, err := Listen(ctx, addr, srv.TLS)
@@ -163,7 +163,7 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	case err == nil:
 		return srv.ServeContext(ctx, l)
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-		return srv.drain()
+		return srv.shutdownWithTimeout()
 	}
 	return err
 }
@@ -186,14 +186,14 @@ func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 	mustHaveContext("Server.ServeContext", ctx)
 	mustHave("Server.ServeContext", "listener", l)
 	drained := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() { drained <- srv.drain() })
+	stop := context.AfterFunc(ctx, func() { drained <- srv.shutdownWithTimeout() })
 	err := srv.Serve(l)
 	if stop() {
 		if ctx.Err() == nil {
 			return err
 		}
 		// Another ServeContext with the same context has stopped the server first.
-		drained <- srv.drain()
+		drained <- srv.shutdownWithTimeout()
 	}
 	if failed := <-drained; err == ErrServerClosed {
 		return failed
@@ -201,8 +201,8 @@ func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// drain is the Shutdown at the end of a context.
-func (srv *Server) drain() error {
+// shutdownWithTimeout is the Shutdown at the end of a context.
+func (srv *Server) shutdownWithTimeout() error {
 	timeout := srv.ShutdownTimeout
 	if timeout == 0 {
 		timeout = 30 * time.Second
@@ -213,7 +213,7 @@ func (srv *Server) drain() error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	if srv.shutdown(ctx) != nil {
+	if srv.shutdownSessions(ctx) != nil {
 		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (Server.ShutdownTimeout)", timeout)}
 	}
 	return nil
@@ -235,23 +235,23 @@ func (srv *Server) drain() error {
 // connections; and behind its method NetConn.
 func (srv *Server) Serve(l net.Listener) error {
 	mustHave("Server.Serve", "listener", l)
-	if err := srv.check(); err != nil {
+	if err := srv.checkOptions(); err != nil {
 		l.Close()
 		return fmt.Errorf("serve: %w", err)
 	}
-	tracked := srv.track(l)
+	tracked := srv.addListener(l)
 	if tracked == nil {
 		l.Close()
 		return ErrServerClosed
 	}
-	defer srv.untrack(tracked)
+	defer srv.removeListener(tracked)
 	defer l.Close()
 	var delay time.Duration
 	for {
 		conn, err := l.Accept()
 		if err == nil {
 			delay = 0
-			srv.accept(conn)
+			srv.acceptConn(conn)
 			continue
 		}
 		srv.mu.Lock()
@@ -260,7 +260,7 @@ func (srv *Server) Serve(l net.Listener) error {
 		if stopped {
 			return ErrServerClosed
 		}
-		if !acceptErrorPasses(err) {
+		if !isTemporaryAcceptError(err) {
 			return err
 		}
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
@@ -281,53 +281,53 @@ type trackedListener struct {
 	stopped chan struct{} // closed by StopListening
 }
 
-// track counts a listener in. It returns nil if the server was stopped.
-func (srv *Server) track(l net.Listener) *trackedListener {
+// addListener counts a listener in. It returns nil if the server was stopped.
+func (srv *Server) addListener(l net.Listener) *trackedListener {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	if srv.stopped {
 		return nil
 	}
-	srv.init()
-	if srv.serving == nil {
-		srv.serving = make(map[*trackedListener]struct{})
+	srv.mustResolveOptionsLocked()
+	if srv.listeners == nil {
+		srv.listeners = make(map[*trackedListener]struct{})
 	}
 	tracked := &trackedListener{l, make(chan struct{})}
-	srv.serving[tracked] = struct{}{}
-	srv.enter()
+	srv.listeners[tracked] = struct{}{}
+	srv.addUserLocked()
 	return tracked
 }
 
-func (srv *Server) untrack(tracked *trackedListener) {
+func (srv *Server) removeListener(tracked *trackedListener) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	delete(srv.serving, tracked)
-	srv.leave()
+	delete(srv.listeners, tracked)
+	srv.removeUserLocked()
 }
 
-// resolved returns the options with defaults filled in, which is done once.
-func (srv *Server) resolved() *Options {
+// resolvedOptions returns the options with defaults filled in, which is done once.
+func (srv *Server) resolvedOptions() *Options {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.init()
+	srv.mustResolveOptionsLocked()
 	return srv.options
 }
 
-// check returns what is wrong with the options.
-func (srv *Server) check() error {
+// checkOptions returns what is wrong with the options.
+func (srv *Server) checkOptions() error {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	return srv.resolve()
+	return srv.resolveOptionsLocked()
 }
 
-func (srv *Server) init() {
-	if err := srv.resolve(); err != nil {
+func (srv *Server) mustResolveOptionsLocked() {
+	if err := srv.resolveOptionsLocked(); err != nil {
 		panic("rpcx: " + err.Error())
 	}
 }
 
-// resolve is init with an error.
-func (srv *Server) resolve() (err error) {
+// resolveOptionsLocked is init with an error.
+func (srv *Server) resolveOptionsLocked() (err error) {
 	if srv.options != nil {
 		return nil
 	}
@@ -347,33 +347,33 @@ func (srv *Server) resolve() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	if log := srv.options.Logger; limits.costIsVoid() {
-		srv.pool.run(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
+		srv.pool.runTask(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
 	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
-	srv.load.live = srv.live
-	srv.load.logs = newServerLogs()
+	srv.load.live = srv.liveSessions
+	srv.load.logs = newServerLogBudgets()
 	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }
 
-// enter and leave count what Wait waits for, and keep the pool alive with it.
-func (srv *Server) enter() {
-	srv.busy++
-	srv.pool.join()
+// addUserLocked and leave count what Wait waits for, and keep the pool alive with it.
+func (srv *Server) addUserLocked() {
+	srv.users++
+	srv.pool.addUser()
 }
 
-func (srv *Server) leave() {
-	srv.pool.leave()
-	if srv.busy--; srv.busy == 0 && srv.idle != nil {
-		close(srv.idle)
-		srv.idle = nil
+func (srv *Server) removeUserLocked() {
+	srv.pool.removeUser()
+	if srv.users--; srv.users == 0 && srv.usersGone != nil {
+		close(srv.usersGone)
+		srv.usersGone = nil
 	}
 }
 
 // Sessions ranges over the sessions that are live when the loop begins.
 func (srv *Server) Sessions() iter.Seq[*Session] {
 	return func(yield func(*Session) bool) {
-		for _, s := range srv.live() {
+		for _, s := range srv.liveSessions() {
 			if !yield(s) {
 				return
 			}
@@ -381,7 +381,7 @@ func (srv *Server) Sessions() iter.Seq[*Session] {
 	}
 }
 
-func (srv *Server) live() []*Session {
+func (srv *Server) liveSessions() []*Session {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	live := make([]*Session, 0, len(srv.sessions))
@@ -396,13 +396,13 @@ func (srv *Server) live() []*Session {
 func (srv *Server) StopListening() {
 	srv.mu.Lock()
 	srv.stopped = true
-	serving := srv.serving
-	srv.serving = nil
+	serving := srv.listeners
+	srv.listeners = nil
 	for l := range serving {
 		close(l.stopped)
 	}
-	for _, h := range srv.shaking.list {
-		h.giveUp(ErrServerClosed)
+	for _, h := range srv.handshakes.list {
+		h.cancel(ErrServerClosed)
 	}
 	srv.mu.Unlock()
 	for l := range serving {
@@ -424,7 +424,7 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
-	return srv.shutdown(ctx)
+	return srv.shutdownSessions(ctx)
 }
 
 // runsHandlerOf reports whether ctx is made from the context of a handler that runs, in
@@ -434,27 +434,27 @@ func (srv *Server) runsHandlerOf(ctx context.Context) bool {
 	return h != nil && h.session.load == &srv.load && h.session.runsHandlerOf(ctx)
 }
 
-// shutdown is Shutdown for a context that is no handler's.
-func (srv *Server) shutdown(ctx context.Context) error {
+// shutdownSessions is Shutdown for a context that is no handler's.
+func (srv *Server) shutdownSessions(ctx context.Context) error {
 	srv.StopListening()
 	var shutdowns errgroup.Group
-	for _, s := range srv.live() {
+	for _, s := range srv.liveSessions() {
 		// Owner: this call. End: the session's Shutdown returns.
-		shutdowns.Go(func() error { return s.shutdown(ctx, ErrServerClosed) })
+		shutdowns.Go(func() error { return s.shutdownWith(ctx, ErrServerClosed) })
 	}
 	failed := shutdowns.Wait() != nil
 	if err := ctx.Err(); err != nil && failed {
 		return err
 	}
-	return srv.wait(ctx)
+	return srv.waitForUsers(ctx)
 }
 
 // Close stops listening and closes all sessions; see [Session.Close].
 func (srv *Server) Close() error {
 	srv.StopListening()
-	live := srv.live()
+	live := srv.liveSessions()
 	for _, s := range live {
-		s.end(ErrServerClosed, closeGrace)
+		s.closeWith(ErrServerClosed, closeGrace)
 	}
 	flush(live...)
 	return nil
@@ -468,19 +468,19 @@ func (srv *Server) Wait(ctx context.Context) error {
 	if srv.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
-	return srv.wait(ctx)
+	return srv.waitForUsers(ctx)
 }
 
-func (srv *Server) wait(ctx context.Context) error {
+func (srv *Server) waitForUsers(ctx context.Context) error {
 	srv.mu.Lock()
-	if srv.busy == 0 {
+	if srv.users == 0 {
 		srv.mu.Unlock()
 		return nil
 	}
-	if srv.idle == nil {
-		srv.idle = make(chan struct{})
+	if srv.usersGone == nil {
+		srv.usersGone = make(chan struct{})
 	}
-	idle := srv.idle
+	idle := srv.usersGone
 	srv.mu.Unlock()
 	select {
 	case <-idle:
@@ -511,17 +511,17 @@ type ServerStats struct {
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.shaking.update()
+	srv.handshakes.applyChanges()
 	leftOut := uint64(0)
 	if srv.load.logs != nil {
-		for _, b := range srv.load.logs.all() {
+		for _, b := range srv.load.logs.allBudgets() {
 			leftOut += b.Skipped()
 		}
 	}
 	return ServerStats{
 		Sessions:     len(srv.sessions),
-		Handshakes:   len(srv.shaking.list),
-		Refused:      maps.Clone(srv.refused),
+		Handshakes:   len(srv.handshakes.list),
+		Refused:      maps.Clone(srv.refusals),
 		QueuedBytes:  int(srv.load.bytes.Load()),
 		HandledBytes: int(srv.load.handling.Load()),
 

@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// acceptErrorPasses reports whether Accept may succeed after err: if err is about one
+// isTemporaryAcceptError reports whether Accept may succeed after err: if err is about one
 // connection, or about memory or files that others may give back. A listener that
 // is gone has other errors.
-func acceptErrorPasses(err error) bool {
+func isTemporaryAcceptError(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
-	if is(net.ErrClosed) || slices.ContainsFunc(listenerErrors, is) {
+	if is(net.ErrClosed) || slices.ContainsFunc(lostListenerErrors, is) {
 		return false
 	}
-	return slices.ContainsFunc(acceptErrors, is) || isTemporary(err)
+	return slices.ContainsFunc(temporaryAcceptErrors, is) || isTemporary(err)
 }
 
-// acceptErrors are the errors of a system's accept(2) that pass, and listenerErrors
+// temporaryAcceptErrors are the errors of a system's accept(2) that pass, and lostListenerErrors
 // those of a descriptor that is no listener, or no longer. The files for the
 // systems fill them.
-var acceptErrors, listenerErrors []error
+var temporaryAcceptErrors, lostListenerErrors []error
 
 // isTemporary reports whether err, or an error that err wraps, says that it passes.
 // The outermost error that says anything counts. But what a [net.OpError] says is
@@ -47,84 +47,84 @@ func isTemporary(err error) bool {
 	return false
 }
 
-// accept has a session run on conn, and does not wait for conn's peer. A connection
+// acceptConn has a session run on conn, and does not wait for conn's peer. A connection
 // of package net can be asked anything without waiting. Any other connection is
 // prepared on the pool.
-func (srv *Server) accept(conn net.Conn) {
+func (srv *Server) acceptConn(conn net.Conn) {
 	mustHave("Server.Serve, whose listener accepts,", "connection", conn)
-	if isPlain(conn) {
+	if isPlainNetConn(conn) {
 		srv.ServeConn(conn)
 		return
 	}
 	srv.mu.Lock()
-	srv.enter()
-	if srv.beginning == nil {
-		srv.beginning = make(chan struct{}, min(maxBeginning, max(1, limitOr(srv.MaxHandshakes, 256)/2)))
+	srv.addUserLocked()
+	if srv.unpreparedConns == nil {
+		srv.unpreparedConns = make(chan struct{}, min(maxUnpreparedConns, max(1, limitOr(srv.MaxHandshakes, 256)/2)))
 	}
-	beginning := srv.beginning
+	beginning := srv.unpreparedConns
 	srv.mu.Unlock()
 	beginning <- struct{}{} // waits for goroutines that can run, and for no peer
-	srv.pool.run(func() {
-		srv.prepare(conn, func() { <-beginning })
+	srv.pool.runTask(func() {
+		srv.prepareConn(conn, func() { <-beginning })
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
-		srv.leave()
+		srv.removeUserLocked()
 	})
 }
 
-// maxBeginning is how many connections are accepted ahead of the goroutines that prepare
+// maxUnpreparedConns is how many connections are accepted ahead of the goroutines that prepare
 // them. A goroutine that has counted its handshake may have to queue for a processor.
 // With thousands in that queue, MaxHandshakes would refuse connections that wait for
 // nothing.
-const maxBeginning = 16
+const maxUnpreparedConns = 16
 
-// isPlain reports whether conn's type is one of package net itself: TCP, a unix
+// isPlainNetConn reports whether conn's type is one of package net itself: TCP, a unix
 // socket, or [net.Pipe].
-func isPlain(conn io.ReadWriteCloser) bool {
+func isPlainNetConn(conn io.ReadWriteCloser) bool {
 	t := reflect.TypeOf(conn)
 	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "net"
 }
 
-// prepare runs a session on conn once all is known of conn that its peer has to send
+// prepareConn runs a session on conn once all is known of conn that its peer has to send
 // first. What needs the peer's address, or a session, comes after that; before it
 // only MaxSessions and MaxHandshakes count. It calls begun before it waits for anything.
-func (srv *Server) prepare(conn net.Conn, begun func()) {
+func (srv *Server) prepareConn(conn net.Conn, begun func()) {
 	begun = sync.OnceFunc(begun)
 	closeConn := sync.OnceFunc(func() { begun(); conn.Close() })
 	if !srv.Accepts() {
 		closeConn()
 		return
 	}
-	o := srv.resolved()
+	o := srv.resolvedOptions()
 	var s *Session
 	var group string
-	err := srv.runHandshake(plainUnder(conn), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
+	err := srv.runHandshake(findPlainNetConn(conn), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
 		begun()
-		h.locate(conn)
+		h.locatePeer(conn)
 		if found, ok := findTLS(conn); ok {
-			h.failure = "TLS handshake failed"
-			if err := found.shake(ctx, conn); err != nil {
+			h.failureText = "TLS handshake failed"
+			if err := found.runTLSHandshake(ctx, conn); err != nil {
 				return err
 			}
 		}
-		s, group = srv.newSession(newStream(conn, o.Framer), o) // calls Exempt and Group
+		s, group = srv.newSessionInGroup(newStream(conn, o.Framer), o) // calls Exempt and Group
 		return nil
 	})
-	if err != nil || !srv.start(s, group, nil) {
+	if err != nil || !srv.startSession(s, group, nil) {
 		closeConn()
 	}
 }
 
-// refuse counts a connection that is closed for a limit. It is called under the
+// countRefusalLocked counts a connection that is closed for a limit. It is called under the
 // lock.
-func (srv *Server) refuse(name string, limit slog.Attr) {
-	if srv.refused == nil {
-		srv.refused = make(map[string]uint64)
+func (srv *Server) countRefusalLocked(name string, limit slog.Attr) {
+	if srv.refusals == nil {
+		srv.refusals = make(map[string]uint64)
 	}
-	if srv.refused[name]++; srv.refused[name] == 1 {
+	if srv.refusals[name]++; srv.refusals[name] == 1 {
 		// (The next ones are not logged: there may be very many.)
 		log := srv.options.Logger
-		srv.pool.run(func() {
+		srv.pool.runTask(func() {
 			log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused, as will be others", limitAttr(name, limit))
 		})
 	}
@@ -137,14 +137,14 @@ func (srv *Server) refuse(name string, limit slog.Attr) {
 // complete, the session begins with it, within HandshakeTimeout and MaxHandshakes.
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
 	mustHave("Server.ServeConn", "connection", conn)
-	return srv.serve(newStream(conn, srv.resolved().Framer), pendingTLS(conn))
+	return srv.serveTransport(newStream(conn, srv.resolvedOptions().Framer), pendingTLS(conn))
 }
 
 // ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
 // apart by itself; Options.Framer is ignored.
 func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
 	mustHave("Server.ServeMessageConn", "connection", conn)
-	return srv.serve(newMessages(conn), nil)
+	return srv.serveTransport(newMessages(conn), nil)
 }
 
 // Accepts reports whether the server would run a session on one more connection: it
@@ -155,13 +155,13 @@ func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
 func (srv *Server) Accepts() bool {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.init()
-	return srv.hasRoom()
+	srv.mustResolveOptionsLocked()
+	return srv.acceptsSessionLocked()
 }
 
-// hasRoom reports whether there may be one more session, and counts it as refused if
+// acceptsSessionLocked reports whether there may be one more session, and counts it as refused if
 // not. It is called under the lock.
-func (srv *Server) hasRoom() bool {
+func (srv *Server) acceptsSessionLocked() bool {
 	if srv.stopped {
 		return false
 	}
@@ -169,13 +169,13 @@ func (srv *Server) hasRoom() bool {
 	if len(srv.sessions) < most {
 		return true
 	}
-	srv.refuse("Server.MaxSessions", slog.Int("sessions", most))
+	srv.countRefusalLocked("Server.MaxSessions", slog.Int("sessions", most))
 	return false
 }
 
-func (srv *Server) serve(conn transport, secure handshaker) *Session {
-	s, group := srv.newSession(conn, srv.resolved())
-	if !srv.start(s, group, secure) {
+func (srv *Server) serveTransport(conn transport, secure handshaker) *Session {
+	s, group := srv.newSessionInGroup(conn, srv.resolvedOptions())
+	if !srv.startSession(s, group, secure) {
 		srv.mu.Lock()
 		stopped := srv.stopped
 		srv.mu.Unlock()
@@ -183,14 +183,14 @@ func (srv *Server) serve(conn transport, secure handshaker) *Session {
 		if stopped {
 			cause = ErrServerClosed
 		}
-		_ = conn.close(cause)
+		_ = conn.closeWithCause(cause)
 		return nil
 	}
 	return s
 }
 
-// newSession makes a session that is not started yet, and tells its group.
-func (srv *Server) newSession(conn transport, o *Options) (s *Session, group string) {
+// newSessionInGroup makes a session that is not started yet, and tells its group.
+func (srv *Server) newSessionInGroup(conn transport, o *Options) (s *Session, group string) {
 	s = newSession(conn, o, RoleServer, &srv.pool, &srv.load)
 	if s.limits.Group != nil {
 		group = s.limits.Group(s)
@@ -198,30 +198,30 @@ func (srv *Server) newSession(conn transport, o *Options) (s *Session, group str
 	return s, group
 }
 
-// start starts a session that the server keeps track of, unless a limit is reached. If
+// startSession starts a session that the server keeps track of, unless a limit is reached. If
 // secure is not nil, the session starts after its handshake.
-func (srv *Server) start(s *Session, group string, secure handshaker) bool {
+func (srv *Server) startSession(s *Session, group string, secure handshaker) bool {
 	srv.mu.Lock()
 	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
 	switch {
-	case !srv.hasRoom():
+	case !srv.acceptsSessionLocked():
 		srv.mu.Unlock()
 		return false
 	case group != "" && srv.groups.size(group) >= mostOfGroup:
-		srv.refuse("Server.MaxGroup", slog.Int("sessions", mostOfGroup))
+		srv.countRefusalLocked("Server.MaxGroup", slog.Int("sessions", mostOfGroup))
 		srv.mu.Unlock()
 		return false
 	}
 	var account *account
 	if group != "" {
-		account = srv.groups.join(group, s.limits)
+		account = srv.groups.joinGroup(group, s.limits)
 		s.lock() // nobody else has the session yet
 		s.joinGroupLocked(account)
 		s.unlock()
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
-	s.in.held = held
-	s.left = func() {
+	s.in.paused = held
+	s.beforeCallbacks = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
 		if account != nil {
@@ -229,19 +229,19 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 		}
 		delete(srv.sessions, s)
 	}
-	s.ended = func() {
+	s.afterCallbacks = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
-		srv.leave()
+		srv.removeUserLocked()
 	}
 	if srv.sessions == nil {
 		srv.sessions = make(map[*Session]struct{})
 	}
 	srv.sessions[s] = struct{}{} // from now on others see it
 	srv.watchCrowdLocked()
-	srv.enter()
+	srv.addUserLocked()
 	if held {
-		srv.enter() // for the goroutine below
+		srv.addUserLocked() // for the goroutine below
 	}
 	srv.mu.Unlock()
 
@@ -252,17 +252,17 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 		// Owner: the server. End: the handshake, Trace.Connected and OnSession return.
 		go func() {
 			defer func() {
-				s.release()
+				s.resumeWorkers()
 				srv.mu.Lock()
 				defer srv.mu.Unlock()
-				srv.leave()
+				srv.removeUserLocked()
 			}()
 			shaken := true
 			if secure != nil {
-				shaken = srv.shakeSession(s, secure)
+				shaken = srv.runSessionHandshake(s, secure)
 				s.start() // also to end it
 			}
-			s.connected()
+			s.traceConnected()
 			if srv.OnSession != nil && shaken {
 				srv.OnSession(s)
 			}
@@ -271,12 +271,12 @@ func (srv *Server) start(s *Session, group string, secure handshaker) bool {
 	return true
 }
 
-// release lets workers handle what a held session has received.
-func (s *Session) release() {
+// resumeWorkers lets workers handle what a held session has received.
+func (s *Session) resumeWorkers() {
 	s.lock()
-	s.in.held = false
-	s.unblock()
-	s.wakeWorkerLocked()
+	s.in.paused = false
+	s.checkStarvedQueueLocked()
+	s.startWorkerIfNeededLocked()
 	s.unlock()
 }
 
@@ -315,8 +315,8 @@ type groups struct {
 	most     int // there may be before those that are not needed are dropped
 }
 
-// join returns the account of a group, with one more session, whose limits are l.
-func (g *groups) join(name string, l *Limits) *account {
+// joinGroup returns the account of a group, with one more session, whose limits are l.
+func (g *groups) joinGroup(name string, l *Limits) *account {
 	if g.accounts == nil {
 		g.accounts = make(map[string]*account)
 	}
@@ -324,7 +324,7 @@ func (g *groups) join(name string, l *Limits) *account {
 	if a == nil {
 		if len(g.accounts) >= max(g.most, 1024) {
 			for name, a := range g.accounts {
-				if a.sessions == 0 && a.settle(l.CostDecay) == 0 {
+				if a.sessions == 0 && a.currentCost(l.CostDecay) == 0 {
 					delete(g.accounts, name)
 				}
 			}
@@ -352,8 +352,8 @@ func (g *groups) size(name string) int {
 // connections cannot take all of MaxSessions for ever. It looks at the sessions now
 // and then, and only while it is nearly full: a session that is busy does nothing for it.
 
-// crowdLooks is how many times the sessions are looked at in CrowdedIdleTimeout.
-const crowdLooks = 4
+// crowdChecks is how many times the sessions are looked at in CrowdedIdleTimeout.
+const crowdChecks = 4
 
 // idleMark is what a server remembers of a session on which no message passes.
 type idleMark struct {
@@ -368,19 +368,19 @@ type activity struct {
 	part              time.Duration // when a large message last went on
 }
 
-// crowded returns from how many sessions on a server is nearly full: nine tenths of most.
-func crowded(most int) int { return most - most/10 }
+// crowdThreshold returns from how many sessions on a server is nearly full: nine tenths of most.
+func crowdThreshold(most int) int { return most - most/10 }
 
-// smallServer is the MaxSessions below which nobody ends for being idle by default. Such
+// smallServerSize is the MaxSessions below which nobody ends for being idle by default. Such
 // a server is for few clients, and to be full is how it is meant to be.
-const smallServer = 10
+const smallServerSize = 10
 
 // crowdedIdleTimeout returns CrowdedIdleTimeout with its default.
 func (srv *Server) crowdedIdleTimeout() time.Duration {
 	switch {
 	case srv.CrowdedIdleTimeout != 0:
 		return srv.CrowdedIdleTimeout
-	case limitOr(srv.MaxSessions, 10000) < smallServer:
+	case limitOr(srv.MaxSessions, 10000) < smallServerSize:
 		return -1
 	}
 	return time.Minute
@@ -389,22 +389,22 @@ func (srv *Server) crowdedIdleTimeout() time.Duration {
 // watchCrowdLocked begins to look at the sessions if the server is nearly full. Callers
 // must hold srv.mu.
 func (srv *Server) watchCrowdLocked() {
-	if srv.watching || len(srv.sessions) < crowded(limitOr(srv.MaxSessions, 10000)) || srv.crowdedIdleTimeout() < 0 {
+	if srv.watchesCrowd || len(srv.sessions) < crowdThreshold(limitOr(srv.MaxSessions, 10000)) || srv.crowdedIdleTimeout() < 0 {
 		return
 	}
-	srv.watching = true
-	time.AfterFunc(0, srv.endIdle)
+	srv.watchesCrowd = true
+	time.AfterFunc(0, srv.closeIdleSessions)
 }
 
-// endIdle ends the sessions that have been idle longest, as long as the server is nearly
+// closeIdleSessions ends the sessions that have been idle longest, as long as the server is nearly
 // full, and looks again later.
-func (srv *Server) endIdle() {
+func (srv *Server) closeIdleSessions() {
 	timeout, now := srv.crowdedIdleTimeout(), time.Now()
 	srv.mu.Lock()
-	excess := len(srv.sessions) - crowded(limitOr(srv.MaxSessions, 10000)) + 1
-	srv.watching = excess > 0 && !srv.stopped
-	if srv.watching {
-		time.AfterFunc(max(1, timeout/crowdLooks), srv.endIdle)
+	excess := len(srv.sessions) - crowdThreshold(limitOr(srv.MaxSessions, 10000)) + 1
+	srv.watchesCrowd = excess > 0 && !srv.stopped
+	if srv.watchesCrowd {
+		time.AfterFunc(max(1, timeout/crowdChecks), srv.closeIdleSessions)
 	}
 	srv.mu.Unlock()
 	if excess <= 0 {
@@ -415,7 +415,7 @@ func (srv *Server) endIdle() {
 		since time.Time
 	}
 	var idle []candidate
-	for _, s := range srv.live() {
+	for _, s := range srv.liveSessions() {
 		if since, ok := s.idleSince(now); ok && now.Sub(since) >= timeout {
 			idle = append(idle, candidate{s, since})
 		}
@@ -423,9 +423,9 @@ func (srv *Server) endIdle() {
 	slices.SortFunc(idle, func(a, b candidate) int { return a.since.Compare(b.since) })
 	for _, s := range idle[:min(excess, len(idle))] {
 		s.lock()
-		s.note(slog.LevelInfo, "session is idle, and the server nearly full",
-			timeLimit("Server.CrowdedIdleTimeout", timeout))
-		s.fx.end(errCrowded, closeGrace)
+		s.logLaterLocked(slog.LevelInfo, "session is idle, and the server nearly full",
+			timeLimitAttr("Server.CrowdedIdleTimeout", timeout))
+		s.effects.closeSession(errCrowded, closeGrace)
 		s.unlock()
 	}
 }
@@ -435,9 +435,9 @@ func (srv *Server) endIdle() {
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	s.lock()
 	defer s.unlock()
-	last := activity{received: s.stats.MessagesReceived, written: s.out.written}
-	last.part = s.part.progress
-	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing
+	last := activity{received: s.stats.MessagesReceived, written: s.out.writtenMessages}
+	last.part = s.partialMessage.lastProgress
+	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.callTable.pending > 0 || s.out.writing
 	if busy || last != s.idle.activity || s.idle.since.IsZero() {
 		s.idle = idleMark{last, now}
 	}

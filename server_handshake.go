@@ -20,21 +20,21 @@ import (
 // handshake is what comes before a session, or before OnSession, and may wait for
 // the peer.
 type handshake struct {
-	began time.Time
-	// giveUp ends the handshake, whatever it waits for: the peer, or a certificate.
+	startedAt time.Time
+	// cancel ends the handshake, whatever it waits for: the peer, or a certificate.
 	// To close the connection would end the former only, and may wait itself.
-	giveUp context.CancelCauseFunc
+	cancel context.CancelCauseFunc
 	ended  atomic.Bool
-	// located is the peer's address once it is known, for the table to take over.
-	located atomic.Pointer[net.Addr]
+	// pendingAddr is the peer's address once it is known, for the table to take over.
+	pendingAddr atomic.Pointer[net.Addr]
 	// Guarded by the server's lock.
-	subnet, single *handshakeGroup // of the peer
-	known          bool            // the peer has an IP address
-	raw            syscall.RawConn // under the connection; nil if there is none
-	heard          bool            // the peer has sent something
+	subnetGroup, addressGroup *handshakeGroup // of the peer
+	hasIP                     bool            // the peer has an IP address
+	rawConn                   syscall.RawConn // under the connection; nil if there is none
+	peerHasSent               bool            // the peer has sent something
 	// For the log, and for the handshake's goroutine only.
-	peer    net.Addr // nil until it is known
-	failure string   // what it means that the handshake failed
+	peerAddr    net.Addr // nil until it is known
+	failureText string   // what it means that the handshake failed
 }
 
 // Why a handshake was given up, if not because the server was stopped.
@@ -51,8 +51,8 @@ var (
 func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(context.Context, *handshake) error) error {
 	ctx, giveUp := context.WithCancelCause(context.Background())
 	defer giveUp(nil)
-	h := &handshake{began: time.Now(), giveUp: giveUp, failure: "connection setup failed"}
-	if err := srv.addHandshake(h, conn); err != nil {
+	h := &handshake{startedAt: time.Now(), cancel: giveUp, failureText: "connection setup failed"}
+	if err := srv.beginHandshake(h, conn); err != nil {
 		return err
 	}
 	if timeout := srv.HandshakeTimeout; timeout >= 0 {
@@ -63,44 +63,44 @@ func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(con
 	}
 	stop := context.AfterFunc(ctx, func() { abort(context.Cause(ctx)) })
 	err := shake(ctx, h)
-	srv.removeHandshake(h)
+	srv.endHandshake(h)
 	if !stop() { // it was given up, and the connection is closed
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		srv.logHandshake(h, err)
+		srv.logFailedHandshake(h, err)
 	}
 	return err
 }
 
 func init() {
-	bounded.OfServer = func(server any) *bounded.Rate { return &server.(*Server).failed }
+	bounded.OfServer = func(server any) *bounded.Rate { return &server.(*Server).failureLogRate }
 }
 
-// logHandshake logs that a handshake failed, unless many others did. Any peer can make
+// logFailedHandshake logs that a handshake failed, unless many others did. Any peer can make
 // handshakes fail, and some of the errors repeat what the peer has sent.
-func (srv *Server) logHandshake(h *handshake, err error) {
+func (srv *Server) logFailedHandshake(h *handshake, err error) {
 	log := srv.options.Logger
 	if !log.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
-	ok, skipped := srv.failed.Allow()
+	ok, skipped := srv.failureLogRate.Allow()
 	if !ok {
 		return
 	}
 	attrs := []slog.Attr{errorAttr(err)}
-	if h.peer != nil {
-		attrs = append(attrs, peerAttr(h.peer))
+	if h.peerAddr != nil {
+		attrs = append(attrs, peerAttr(h.peerAddr))
 	}
 	if skipped > 0 {
 		attrs = append(attrs, slog.Int("records left out", skipped))
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, h.failure, attrs...)
+	log.LogAttrs(context.Background(), slog.LevelInfo, h.failureText, attrs...)
 }
 
-// addHandshake counts h in, with the address of conn if that is not nil. If there are
+// beginHandshake counts h in, with the address of conn if that is not nil. If there are
 // MaxHandshakes already, another one is given up, or h must not begin.
-func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
+func (srv *Server) beginHandshake(h *handshake, conn net.Conn) error {
 	var addr net.Addr
 	var raw syscall.RawConn
 	if conn != nil {
@@ -112,37 +112,37 @@ func (srv *Server) addHandshake(h *handshake, conn net.Conn) error {
 		return ErrServerClosed
 	}
 	limit := limitOr(srv.MaxHandshakes, 256)
-	if len(srv.shaking.list) >= limit {
-		srv.shaking.update()
+	if len(srv.handshakes.list) >= limit {
+		srv.handshakes.applyChanges()
 	}
-	srv.shaking.add(h, addr, raw)
-	if len(srv.shaking.list) > limit {
-		srv.refuse("Server.MaxHandshakes", slog.Int("handshakes", limit))
-		victim := srv.shaking.victim()
-		srv.shaking.remove(victim)
+	srv.handshakes.addHandshake(h, addr, raw)
+	if len(srv.handshakes.list) > limit {
+		srv.countRefusalLocked("Server.MaxHandshakes", slog.Int("handshakes", limit))
+		victim := srv.handshakes.chooseVictim()
+		srv.handshakes.removeHandshake(victim)
 		if victim == h {
 			return errTooManyHandshakes
 		}
-		victim.giveUp(errTooManyHandshakes)
+		victim.cancel(errTooManyHandshakes)
 	}
 	return nil
 }
 
-// locate asks conn for the address of the peer of h, and waits if conn does. It does not
+// locatePeer asks conn for the address of the peer of h, and waits if conn does. It does not
 // take the server's lock: when thousands of connections come at once, the lock has a
 // queue, and each handshake that waited in it would count meanwhile.
-func (h *handshake) locate(conn net.Conn) {
-	h.peer = conn.RemoteAddr() // may read a header
-	h.located.Store(&h.peer)
+func (h *handshake) locatePeer(conn net.Conn) {
+	h.peerAddr = conn.RemoteAddr() // may read a header
+	h.pendingAddr.Store(&h.peerAddr)
 }
 
-// removeHandshake counts h out, and first of all without the lock, for the same reason
+// endHandshake counts h out, and first of all without the lock, for the same reason
 // as locate.
-func (srv *Server) removeHandshake(h *handshake) {
+func (srv *Server) endHandshake(h *handshake) {
 	h.ended.Store(true)
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.shaking.remove(h)
+	srv.handshakes.removeHandshake(h)
 }
 
 // handshaker is [tls.Conn], or a connection of another package for TLS.
@@ -158,8 +158,8 @@ var (
 // foundTLS is TLS within a connection: nil if its place is closed to other packages.
 type foundTLS struct{ handshaker }
 
-// shake makes the handshake of what was found in conn.
-func (t foundTLS) shake(ctx context.Context, conn net.Conn) error {
+// runTLSHandshake makes the handshake of what was found in conn.
+func (t foundTLS) runTLSHandshake(ctx context.Context, conn net.Conn) error {
 	if t.handshaker != nil {
 		return t.HandshakeContext(ctx)
 	}
@@ -224,7 +224,7 @@ func findTLSIn(v reflect.Value, depth int) (foundTLS, bool) {
 // handshake is to be made.
 func pendingTLS(conn io.ReadWriteCloser) handshaker {
 	c, ok := conn.(net.Conn)
-	if !ok || isPlain(conn) {
+	if !ok || isPlainNetConn(conn) {
 		return nil
 	}
 	found, _ := findTLS(c)
@@ -234,12 +234,12 @@ func pendingTLS(conn io.ReadWriteCloser) handshaker {
 	return found.handshaker
 }
 
-// shakeSession makes the handshake of a session that has not started yet. If the
-// handshake fails, shakeSession ends the session.
-func (srv *Server) shakeSession(s *Session, secure handshaker) bool {
-	abort := func(cause error) { s.end(cause, 0) }
+// runSessionHandshake makes the handshake of a session that has not started yet. If the
+// handshake fails, runSessionHandshake ends the session.
+func (srv *Server) runSessionHandshake(s *Session, secure handshaker) bool {
+	abort := func(cause error) { s.closeWith(cause, 0) }
 	err := srv.runHandshake(s.NetConn(), abort, func(ctx context.Context, h *handshake) error {
-		h.peer, h.failure = s.RemoteAddr(), "TLS handshake failed"
+		h.peerAddr, h.failureText = s.RemoteAddr(), "TLS handshake failed"
 		return secure.HandshakeContext(ctx)
 	})
 	if err != nil {
@@ -279,23 +279,23 @@ type handshakeGroup struct {
 // get through.
 const minHandshakeTime = 250 * time.Millisecond
 
-// add adds h, for a peer with the given address, nil if it is not known. raw is the
+// addHandshake adds h, for a peer with the given address, nil if it is not known. raw is the
 // descriptor under its connection, nil if there is none.
-func (t *handshakeTable) add(h *handshake, addr net.Addr, raw syscall.RawConn) {
+func (t *handshakeTable) addHandshake(h *handshake, addr net.Addr, raw syscall.RawConn) {
 	t.list = append(t.list, h)
-	t.join(h, peerIP(addr))
-	h.raw = raw
+	t.joinGroups(h, peerIP(addr))
+	h.rawConn = raw
 }
 
-// join counts h in the groups of addr, which is invalid if it is not known.
-func (t *handshakeTable) join(h *handshake, addr netip.Addr) {
-	h.known = addr.IsValid()
-	subnet, single := prefixes(addr)
-	h.subnet = t.count(handshakeKey{subnet, true})
-	h.single = t.count(handshakeKey{single, false})
+// joinGroups counts h in the groups of addr, which is invalid if it is not known.
+func (t *handshakeTable) joinGroups(h *handshake, addr netip.Addr) {
+	h.hasIP = addr.IsValid()
+	subnet, single := peerPrefixes(addr)
+	h.subnetGroup = t.countInGroup(handshakeKey{subnet, true})
+	h.addressGroup = t.countInGroup(handshakeKey{single, false})
 }
 
-func (t *handshakeTable) count(key handshakeKey) *handshakeGroup {
+func (t *handshakeTable) countInGroup(key handshakeKey) *handshakeGroup {
 	g := t.groups[key]
 	if g == nil {
 		if t.groups == nil {
@@ -308,42 +308,42 @@ func (t *handshakeTable) count(key handshakeKey) *handshakeGroup {
 	return g
 }
 
-// leave ends what join has begun.
-func (t *handshakeTable) leave(h *handshake) {
-	for _, g := range []*handshakeGroup{h.subnet, h.single} {
+// leaveGroups ends what join has begun.
+func (t *handshakeTable) leaveGroups(h *handshake) {
+	for _, g := range []*handshakeGroup{h.subnetGroup, h.addressGroup} {
 		if g.count--; g.count == 0 {
 			delete(t.groups, g.key)
 		}
 	}
-	h.subnet, h.single = nil, nil
+	h.subnetGroup, h.addressGroup = nil, nil
 }
 
-// remove takes h out if it is in.
-func (t *handshakeTable) remove(h *handshake) {
+// removeHandshake takes h out if it is in.
+func (t *handshakeTable) removeHandshake(h *handshake) {
 	if i := slices.Index(t.list, h); i >= 0 {
 		t.list = slices.Delete(t.list, i, i+1)
-		t.leave(h)
+		t.leaveGroups(h)
 	}
 }
 
-// update removes handshakes that have ended, and takes over the addresses of peers that
+// applyChanges removes handshakes that have ended, and takes over the addresses of peers that
 // have become known.
-func (t *handshakeTable) update() {
+func (t *handshakeTable) applyChanges() {
 	t.list = slices.DeleteFunc(t.list, func(h *handshake) bool {
 		ended := h.ended.Load()
 		if ended {
-			t.leave(h)
-		} else if addr := h.located.Swap(nil); addr != nil {
-			t.leave(h)
-			t.join(h, peerIP(*addr))
+			t.leaveGroups(h)
+		} else if addr := h.pendingAddr.Swap(nil); addr != nil {
+			t.leaveGroups(h)
+			t.joinGroups(h, peerIP(*addr))
 		}
 		return ended
 	})
 }
 
-// victim returns the handshake to be given up, which is the last one added at worst.
+// chooseVictim returns the handshake to be given up, which is the last one added at worst.
 // Callers must have called update before they added it.
-func (t *handshakeTable) victim() *handshake {
+func (t *handshakeTable) chooseVictim() *handshake {
 	newest := t.list[len(t.list)-1]
 	oldest := slices.MaxFunc(t.list, compareGroups) // the first of those with the most
 	for _, h := range t.list[:len(t.list)-1] {
@@ -351,8 +351,8 @@ func (t *handshakeTable) victim() *handshake {
 			return h
 		}
 	}
-	alike := !newest.known || compareGroups(newest, oldest) == 0
-	if alike && newest.began.Sub(oldest.began) < minHandshakeTime {
+	alike := !newest.hasIP || compareGroups(newest, oldest) == 0
+	if alike && newest.startedAt.Sub(oldest.startedAt) < minHandshakeTime {
 		return newest
 	}
 	return oldest
@@ -360,23 +360,23 @@ func (t *handshakeTable) victim() *handshake {
 
 // compareGroups compares how many handshakes the subnets have, then the addresses.
 func compareGroups(a, b *handshake) int {
-	if n := a.subnet.count - b.subnet.count; n != 0 {
+	if n := a.subnetGroup.count - b.subnetGroup.count; n != 0 {
 		return n
 	}
-	return a.single.count - b.single.count
+	return a.addressGroup.count - b.addressGroup.count
 }
 
 // isSilent reports whether the operating system says that the peer has sent nothing yet.
 func (h *handshake) isSilent() bool {
-	if !h.heard && h.raw != nil {
-		h.heard = !hasSentNothing(h.raw)
+	if !h.peerHasSent && h.rawConn != nil {
+		h.peerHasSent = !hasSentNothing(h.rawConn)
 	}
-	return !h.heard && h.raw != nil
+	return !h.peerHasSent && h.rawConn != nil
 }
 
-// prefixes returns the subnet of an address, and the part of it that one peer has to
+// peerPrefixes returns the subnet of an address, and the part of it that one peer has to
 // itself.
-func prefixes(addr netip.Addr) (subnet, single netip.Prefix) {
+func peerPrefixes(addr netip.Addr) (subnet, single netip.Prefix) {
 	switch {
 	case addr.Is4():
 		subnet, _ = addr.Prefix(24)
@@ -403,11 +403,11 @@ func peerIP(addr net.Addr) netip.Addr {
 	return peer.Addr().Unmap().WithZone("")
 }
 
-// plainUnder returns the connection of package net under conn, whose address can be
+// findPlainNetConn returns the connection of package net under conn, whose address can be
 // asked for without waiting; nil if it cannot be found.
-func plainUnder(conn net.Conn) net.Conn {
+func findPlainNetConn(conn net.Conn) net.Conn {
 	for range maxWrappers {
-		if conn == nil || isPlain(conn) {
+		if conn == nil || isPlainNetConn(conn) {
 			return conn
 		}
 		if t, ok := conn.(*tls.Conn); ok {
@@ -431,10 +431,10 @@ func plainUnder(conn net.Conn) net.Conn {
 	return nil
 }
 
-// serverLogs are what the sessions of a server have together, beside a byte for each byte
+// serverLogBudgets are what the sessions of a server have together, beside a byte for each byte
 // that was received: many short sessions could each use what is a session's own. Errors and
 // notices have budgets of their own, so that bad messages cannot hide them.
-type serverLogs struct{ errors, others, notices bounded.Budget }
+type serverLogBudgets struct{ errors, others, notices bounded.Budget }
 
 // What the server has for each of its budgets, in bytes.
 const (
@@ -442,14 +442,14 @@ const (
 	serverLogPerSecond = 8 << 10
 )
 
-func newServerLogs() *serverLogs {
-	l := new(serverLogs)
-	for _, b := range l.all() {
+func newServerLogBudgets() *serverLogBudgets {
+	l := new(serverLogBudgets)
+	for _, b := range l.allBudgets() {
 		b.Burst, b.PerSecond, b.Run = serverLogBurst, serverLogPerSecond, logRun
 	}
 	return l
 }
 
-func (l *serverLogs) all() []*bounded.Budget {
+func (l *serverLogBudgets) allBudgets() []*bounded.Budget {
 	return []*bounded.Budget{&l.errors, &l.others, &l.notices}
 }

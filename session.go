@@ -16,11 +16,11 @@ import (
 
 // How a message travels, by the functions that it passes:
 //
-//	our call       Call → send → post → queueLocked → outbox.push ─▶ writeLoop → transport.write
+//	our call       Call → send → post → enqueueFrameLocked → outbox.push ─▶ writeLoop → transport.write
 //	                                          → outbox.lend, writeDirectly when it is alone
 //	its reply      readLoop → transport.next → Protocol.Decode → deliver → Future.finish
 //	their request  readLoop → transport.next → Protocol.Decode → deliver ─▶ work → serve → Handler
-//	our reply      reply → answer → queueLocked → outbox.push ─▶ writeLoop → transport.write
+//	our reply      reply → answer → enqueueFrameLocked → outbox.push ─▶ writeLoop → transport.write
 //
 // (─▶ passes to another goroutine.)
 //
@@ -31,7 +31,7 @@ import (
 //	draining  Shutdown                           requests are refused (-102); only running handlers may call
 //	closing   Close, a drained Shutdown, an      nothing more is queued or handled, but for notifications
 //	          error, ReplyAndDisconnect          that came before the peer hung up; no call is pending; the
-//	                                             writer writes what was queued, until closeBy
+//	                                             writer writes what was queued, until closeDeadline
 //	done      reader, writer, handlers returned  nothing happens any more
 //
 // What always holds:
@@ -64,75 +64,75 @@ import (
 // goroutines that are reused. It ends when the connection does, or by
 // [Session.Close] or [Session.Shutdown], and must be ended by one of these.
 type Session struct {
-	conn            transport
-	handler         Handler
-	cancel          *Cancellation // nil if there is none
-	strictParams    bool          // Options.StrictParams
-	openParams      bool          // Options.IgnoreUnknownParams
-	extraCost       func(*Session) float64
-	onExcessiveCost func(*Session)
-	codec           Codec
-	limits          *Limits // resolved; shared by the sessions of a server
-	role            Role
-	log             *slog.Logger
-	trace           *Trace
-	pool            *pool
-	load            *load     // what the server's sessions hold together
-	epoch           time.Time // of the session's clock
-	kept            int       // what the connection keeps beside messages
-	workFn          func()    // s.work, made once
-	readFn          func()    // s.readLoop, made once
-	left            func()    // tells the server before the callbacks, so that it forgets the session; may be nil
-	ended           func()    // tells the server after them; may be nil
-	proto           atomic.Pointer[Protocol]
+	conn                 transport
+	handler              Handler
+	cancellation         *Cancellation // nil if there is none
+	strictParams         bool          // Options.StrictParams
+	unknownParamsIgnored bool          // Options.IgnoreUnknownParams
+	extraCost            func(*Session) float64
+	onExcessiveCost      func(*Session)
+	codec                Codec
+	limits               *Limits // resolved; shared by the sessions of a server
+	role                 Role
+	log                  *slog.Logger
+	trace                *Trace
+	pool                 *pool
+	load                 *serverLoad // what the server's sessions hold together
+	startTime            time.Time   // of the session's clock
+	connBytes            int         // what the connection keeps beside messages
+	runWorkerFn          func()      // s.work, made once
+	readLoopFn           func()      // s.readLoop, made once
+	beforeCallbacks      func()      // tells the server before the callbacks, so that it forgets the session; may be nil
+	afterCallbacks       func()      // tells the server after them; may be nil
+	proto                atomic.Pointer[Protocol]
 
-	mu        sync.Mutex
-	owner     lockowner.Owner // of mu
-	state     state
-	lingers   bool          // the writer closes its half first, and waits for the peer's
-	blank     uint8         // how many blank messages came in succession; reader only
-	logging   bool          // somebody logs notes, or is about to
-	over      bool          // it is done and the callbacks have returned
-	cause     error         // of the end (I6)
-	told      error         // the cause as the connection is told it
-	closeBy   time.Duration // when the connection is closed whatever is unwritten
-	drained   chan struct{} // closed when Shutdown has nothing to wait for
-	flushTo   uint64        // the message that it waits for to be written, at last
-	refusing  int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
-	loops     int32         // of reader and writer, how many run; a paused reader does not
-	table     table
-	replied   uint64    // the messages queued when the last reply was matched
-	outgoing  deadlines // of our calls
-	slots     slots
-	out       outbox
-	in        inbox
-	reader    readerState
-	pressure  backPressure
-	input     inputClosed
-	requests  map[string]*call // that are not answered, by their ids, if they can be cancelled
-	incoming  deadlines        // of the requests that are not answered
-	timer     *time.Timer
-	armed     time.Duration // what the timer is set for, never if it is not
-	stats     Stats
-	cost      expense
-	fx        effects
-	faults    peerErrors
-	weight    int  // what load counts of this session
-	gaveWay   bool // it is ended to make room for others, and not counted any more
-	assembled int  // bytes of replies that wait for others of their batches
-	partial   int  // what the reader has taken for a message that is not complete, and kept
-	part      part // that message, on a server that counts it; only the reader changes it
-	vigil     vigil
-	idle      idleMark    // for a server that is nearly full
-	notes     []note      // to be logged
-	unlogged  int         // notes for which there was no room
-	budgets   logBudgets  // of those that the peer causes
-	dropped   dropped     // notifications, since the session ends
-	standing  *standing   // input, nil if there is none, or once a message has come
-	lastBad   *badMessage // nil if none came that a call may have waited for
-	values    map[any]any // of SetValue
-	onClose   []func(error)
-	done      chan struct{} // closed then; made when asked for
+	mu                  sync.Mutex
+	owner               lockowner.Owner // of mu
+	state               state
+	lingerWanted        bool          // the writer closes its half first, and waits for the peer's
+	blankMessages       uint8         // how many blank messages came in succession; reader only
+	logRunning          bool          // somebody logs notes, or is about to
+	callbacksDone       bool          // it is done and the callbacks have returned
+	closeCause          error         // of the end (I6)
+	connCause           error         // the cause as the connection is told it
+	closeDeadline       time.Duration // when the connection is closed whatever is unwritten
+	drained             chan struct{} // closed when Shutdown has nothing to wait for
+	drainTarget         uint64        // the message that it waits for to be written, at last
+	unsentErrors        int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
+	runningLoops        int32         // of reader and writer, how many run; a paused reader does not
+	callTable           callTable
+	lastReplyMark       uint64       // the messages queued when the last reply was matched
+	callTimeouts        deadlineList // of our calls
+	slots               callLimiter
+	out                 outbox
+	in                  requestQueue
+	reader              readerState
+	pressure            backPressure
+	input               inputState
+	cancellableRequests map[string]*peerRequest // that are not answered, by their ids, if they can be cancelled
+	openRequests        deadlineList            // of the requests that are not answered
+	timer               *time.Timer
+	timerAt             time.Duration // what the timer is set for, never if it is not
+	stats               Stats
+	cost                costState
+	effects             effects
+	faults              peerErrors
+	reportedMemory      int          // what load counts of this session
+	closedForMemory     bool         // it is ended to make room for others, and not counted any more
+	batchReplyBytes     int          // bytes of replies that wait for others of their batches
+	partialBytes        int          // what the reader has taken for a message that is not complete, and kept
+	partialMessage      partialInput // that message, on a server that counts it; only the reader changes it
+	activity            connActivity
+	idle                idleMark             // for a server that is nearly full
+	logRecords          []logRecord          // to be logged
+	unloggedRecords     int                  // notes for which there was no room
+	budgets             logBudgets           // of those that the peer causes
+	droppedAtEnd        droppedNotifications // notifications, since the session ends
+	stalledInput        *stalledInput        // input, nil if there is none, or once a message has come
+	lastBadMessage      *badMessage          // nil if none came that a call may have waited for
+	values              map[any]any          // of SetValue
+	onClose             []func(error)
+	done                chan struct{} // closed then; made when asked for
 }
 
 type state uint8
@@ -150,8 +150,8 @@ const (
 // conn panics, and so do options that are wrong.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	mustHave("NewSession", "connection", conn)
-	o := options(opts)
-	return startAlone(newStream(conn, o.Framer), o)
+	o := mustResolveOptions(opts)
+	return startStandalone(newStream(conn, o.Framer), o)
 }
 
 // NewMessageSession starts a session on a connection that keeps messages apart
@@ -159,7 +159,7 @@ func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 // panics, and so do options that are wrong.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
 	mustHave("NewMessageSession", "connection", conn)
-	return startAlone(newMessages(conn), options(opts))
+	return startStandalone(newMessages(conn), mustResolveOptions(opts))
 }
 
 // DialMessageSession starts a session, as [NewMessageSession] does, on the connection that
@@ -179,7 +179,7 @@ func DialMessageSession(connect func() (MessageConn, error), opts *Options) (*Se
 	if conn == nil || isNilPointer(conn) {
 		return nil, errors.New("connect returned neither a connection nor an error")
 	}
-	return startAlone(newMessages(conn), o), nil
+	return startStandalone(newMessages(conn), o), nil
 }
 
 // mustHave panics if v, which a user has given to a function of the given name, is nil
@@ -201,11 +201,11 @@ func mustHaveContext(function string, ctx context.Context) {
 	}
 }
 
-// startAlone starts a session that is no server's and has a pool of its own.
-func startAlone(conn transport, o *Options) *Session {
-	s := newSession(conn, o, RoleClient, &pool{}, &lone)
+// startStandalone starts a session that is no server's and has a pool of its own.
+func startStandalone(conn transport, o *Options) *Session {
+	s := newSession(conn, o, RoleClient, &pool{}, &noServer)
 	s.start()
-	s.connected()
+	s.traceConnected()
 	return s
 }
 
@@ -218,35 +218,35 @@ func startAlone(conn transport, o *Options) *Session {
 func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()
-	oa, ob := options(a), options(b)
-	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p, &lone)
-	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p, &lone)
+	oa, ob := mustResolveOptions(a), mustResolveOptions(b)
+	sa := newSession(newStream(ca, oa.Framer), oa, RoleClient, p, &noServer)
+	sb := newSession(newStream(cb, ob.Framer), ob, RoleServer, p, &noServer)
 	sa.start()
 	sb.start()
-	sa.connected()
-	sb.connected()
+	sa.traceConnected()
+	sb.traceConnected()
 	return sa, sb
 }
 
-// newSession makes a session of resolved options. It does nothing until start.
-func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Session {
+// newSessionInGroup makes a session of resolved options. It does nothing until start.
+func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *Session {
 	s := &Session{
-		conn:            conn,
-		handler:         o.Handler,
-		codec:           o.Codec,
-		cancel:          o.Cancellation,
-		strictParams:    o.StrictParams,
-		openParams:      o.IgnoreUnknownParams,
-		extraCost:       o.ExtraCost,
-		onExcessiveCost: o.OnExcessiveCost,
-		role:            role,
-		log:             o.Logger,
-		trace:           o.Trace,
-		pool:            p,
-		load:            l,
-		epoch:           time.Now(),
-		armed:           never,
-		loops:           2,
+		conn:                 conn,
+		handler:              o.Handler,
+		codec:                o.Codec,
+		cancellation:         o.Cancellation,
+		strictParams:         o.StrictParams,
+		unknownParamsIgnored: o.IgnoreUnknownParams,
+		extraCost:            o.ExtraCost,
+		onExcessiveCost:      o.OnExcessiveCost,
+		role:                 role,
+		log:                  o.Logger,
+		trace:                o.Trace,
+		pool:                 p,
+		load:                 l,
+		startTime:            time.Now(),
+		timerAt:              never,
+		runningLoops:         2,
 	}
 	if o.Role != RoleDefault {
 		s.role = o.Role
@@ -263,40 +263,40 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *load) *Sessio
 		limits := o.Limits.resolved(s.role)
 		s.limits = &limits
 	}
-	s.table.lastID.Store(o.FirstID)
+	s.callTable.lastID.Store(o.FirstID)
 	s.slots.limit = s.limits.Outgoing
 	s.slots.floor = max(1, s.limits.Outgoing/outgoingFloor)
 	s.in.order = o.Order
 	if s.in.limit = s.limits.Concurrency; o.Order == Sequential {
 		s.in.limit = 1
 	}
-	s.reader.most = uint64(min(maxIntake, 2*min(s.in.limit, maxIntake)))
-	if s.cancel != nil {
-		s.requests = make(map[string]*call)
+	s.reader.maxMessages = uint64(min(maxDecodedMessages, 2*min(s.in.limit, maxDecodedMessages)))
+	if s.cancellation != nil {
+		s.cancellableRequests = make(map[string]*peerRequest)
 	}
 	if !s.limits.CostOff && (s.limits.Exempt == nil || !s.limits.Exempt(s)) {
 		s.cost.account = newAccount()
 		s.cost.target = s.limits.Concurrency
 	}
 	if o.objects != nil {
-		s.codec = &objects{o.Codec, o.objects, s}
+		s.codec = &objectCodec{o.Codec, o.objects, s}
 	}
-	s.workFn, s.readFn = s.work, s.readLoop
+	s.runWorkerFn, s.readLoopFn = s.runWorker, s.readLoop
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
-	s.out.wake.L = (*locker)(s)
+	s.out.writerWakeup.L = (*locker)(s)
 	s.out.sock = conn.socket()
-	s.kept = keptBytes(conn.under())
+	s.connBytes = keptBytes(conn.userConn())
 	conn.onPart(s.receivePart)
 	return s
 }
 
 func (s *Session) start() {
-	s.pool.join()
+	s.pool.addUser()
 	s.load.sessions.Add(1)
 	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
 		s.lock()
-		s.note(slog.LevelWarn, voidCost, s.limits.costAttr())
+		s.logLaterLocked(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
 	}
 	s.watchConn()
@@ -307,8 +307,8 @@ func (s *Session) start() {
 	go s.writeLoop()
 }
 
-// connected tells Trace that the session, and whoever it may call, has started.
-func (s *Session) connected() {
+// traceConnected tells Trace that the session, and whoever it may call, has started.
+func (s *Session) traceConnected() {
 	if s.trace.Connected != nil {
 		s.trace.Connected(s)
 	}
@@ -330,7 +330,7 @@ func (s *Session) Done() <-chan struct{} {
 	defer s.unlock()
 	if s.done == nil {
 		s.done = make(chan struct{})
-		if s.over {
+		if s.callbacksDone {
 			close(s.done)
 		}
 	}
@@ -347,10 +347,10 @@ func (s *Session) Done() <-chan struct{} {
 func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
-	if s.cause == nil && s.input.closed {
+	if s.closeCause == nil && s.input.closed {
 		return s.endOfInput()
 	}
-	return s.cause
+	return s.closeCause
 }
 
 // OnClose has callback called with Err's error when the session is over, just
@@ -364,7 +364,7 @@ func (s *Session) OnClose(callback func(err error)) {
 		s.onClose = append(s.onClose, callback)
 		return
 	}
-	cause := s.cause
+	cause := s.closeCause
 	// Owner: the caller. End: callback returns.
 	go callback(cause)
 }
@@ -374,7 +374,7 @@ func (s *Session) Stats() Stats {
 	s.lock()
 	defer s.unlock()
 	stats := s.stats
-	stats.Pending = s.table.pending
+	stats.Pending = s.callTable.pending
 	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
 	stats.OutboxBytes = s.out.size()
 	if s.pressure.paused {
@@ -382,8 +382,8 @@ func (s *Session) Stats() Stats {
 	}
 	stats.Concurrency, stats.Outgoing = s.in.limit, s.slots.limit
 	if s.cost.account != nil {
-		s.pay()
-		stats.Cost = s.cost.account.settle(s.limits.CostDecay)
+		s.chargeTrafficLocked()
+		stats.Cost = s.cost.account.currentCost(s.limits.CostDecay)
 	}
 	return stats
 }
@@ -397,12 +397,12 @@ func (s *Session) Stats() Stats {
 // after Close may lose that rest, and nobody says whether the peer has read anything:
 // a program ends with [Session.Shutdown].
 func (s *Session) Close() error {
-	s.close(ErrClosed)
+	s.closeAndFlush(ErrClosed)
 	return nil
 }
 
-// close is Close, for the cause given.
-func (s *Session) close(cause error) {
-	s.end(cause, closeGrace)
+// closeAndFlush is Close, for the cause given.
+func (s *Session) closeAndFlush(cause error) {
+	s.closeWith(cause, closeGrace)
 	flush(s)
 }

@@ -14,98 +14,98 @@ import (
 // effects collects work that is decided while s.mu is held and must run without it.
 // Session.unlock runs it, on the goroutine that unlocks, in the order of run.
 type effects struct {
-	pending        bool        // there is any
-	completed      completions // calls that are over
-	refusing       bool        // there are errorResponses or failedMembers, which Shutdown waits for
-	errorResponses []errorResponse
-	failed         []failedMembers
-	mayWait        bool // these may wait for room in the outbox: not on the goroutine that unlocks
-	ended          []endedContext
-	abandoned      []uint64 // ids of our calls, of which the peer is told
-	keepAlive      bool     // a keep-alive notification is due
-	startWorker    bool     // work waits for one more worker
-	dismiss        bool     // the session is over its cost
-	checkHungUp    bool     // the operating system is to be asked whether the peer is gone
-	closing        *closing
-	closeConn      bool
+	notEmpty        bool       // there is any
+	finishedFutures futureList // calls that are over
+	hasErrors       bool       // there are errorResponses or failedMembers, which Shutdown waits for
+	errorResponses  []errorResponse
+	failedMembers   []failedMembers
+	errorsMayWait   bool // these may wait for room in the outbox: not on the goroutine that unlocks
+	endedContexts   []endedContext
+	abandonedIDs    []uint64 // ids of our calls, of which the peer is told
+	keepAliveDue    bool     // a keep-alive notification is due
+	workerWanted    bool     // work waits for one more worker
+	costCloseDue    bool     // the session is over its cost
+	hangUpCheckDue  bool     // the operating system is to be asked whether the peer is gone
+	closeArgs       *closeArguments
+	connCloseDue    bool
 }
 
-// completions is a list of futures, linked by Future.nextCompleted.
-type completions struct{ first, last *Future }
+// futureList is a list of futures, linked by Future.nextCompleted.
+type futureList struct{ first, last *Future }
 
 // errorResponse is an error response that the session itself sends.
 type errorResponse struct {
 	id   ID
 	err  *Error
-	from sender
+	from sendMode
 }
 
 // failedMembers are members of a batch that are answered with err, or not at all if
 // that is nil.
 type failedMembers struct {
-	batch   *inBatch
-	members []*call
+	batch   *peerBatch
+	members []*peerRequest
 	err     *Error
-	from    sender
+	from    sendMode
 }
 
 // endedContext is the context of a handler, and why it ends.
 type endedContext struct {
-	call  *call
+	call  *peerRequest
 	cause error
 }
 
-// closing has the arguments of Session.end.
-type closing struct {
+// closeArguments has the arguments of Session.end.
+type closeArguments struct {
 	cause error
 	grace time.Duration
 }
 
-// complete has f told that it is over.
-func (fx *effects) complete(f *Future) {
-	fx.pending = true
-	if fx.completed.last == nil {
-		fx.completed.first = f
+// finishFuture has f told that it is over.
+func (fx *effects) finishFuture(f *Future) {
+	fx.notEmpty = true
+	if fx.finishedFutures.last == nil {
+		fx.finishedFutures.first = f
 	} else {
-		fx.completed.last.nextCompleted = f
+		fx.finishedFutures.last.nextCompleted = f
 	}
-	fx.completed.last = f
+	fx.finishedFutures.last = f
 }
 
 // replyError has an error response sent.
-func (fx *effects) replyError(id ID, err *Error, from sender) {
-	fx.pending, fx.refusing = true, true
+func (fx *effects) replyError(id ID, err *Error, from sendMode) {
+	fx.notEmpty, fx.hasErrors = true, true
 	fx.errorResponses = append(fx.errorResponses, errorResponse{id, err, from})
 }
 
 // failMembers has members of b answered with err.
-func (fx *effects) failMembers(b *inBatch, members []*call, err *Error, from sender) {
-	fx.pending, fx.refusing = true, true
-	fx.failed = append(fx.failed, failedMembers{b, members, err, from})
+func (fx *effects) failMembers(b *peerBatch, members []*peerRequest, err *Error, from sendMode) {
+	fx.notEmpty, fx.hasErrors = true, true
+	fx.failedMembers = append(fx.failedMembers, failedMembers{b, members, err, from})
 }
 
 // endContext has the context of the handler of c end.
-func (fx *effects) endContext(c *call, cause error) {
-	fx.pending = true
-	fx.ended = append(fx.ended, endedContext{c, cause})
+func (fx *effects) endContext(c *peerRequest, cause error) {
+	fx.notEmpty = true
+	fx.endedContexts = append(fx.endedContexts, endedContext{c, cause})
 }
 
 // abandonCall has the peer told that nobody waits for its reply any more.
 func (fx *effects) abandonCall(id uint64) {
-	fx.pending = true
-	fx.abandoned = append(fx.abandoned, id)
+	fx.notEmpty = true
+	fx.abandonedIDs = append(fx.abandonedIDs, id)
 }
 
-// end has the session ended. The first cause counts.
-func (fx *effects) end(cause error, grace time.Duration) {
-	fx.pending = true
-	if fx.closing == nil {
-		fx.closing = &closing{cause, grace}
+// closeSession has the session ended. The first cause counts.
+func (fx *effects) closeSession(cause error, grace time.Duration) {
+	fx.notEmpty = true
+	if fx.closeArgs == nil {
+		fx.closeArgs = &closeArguments{cause, grace}
 	}
 }
 
-// set sets a flag of fx.
-func (fx *effects) set(flag *bool) { fx.pending, *flag = true, true }
+// setFlag sets a flag of fx.
+func (fx *effects) setFlag(flag *bool) { fx.notEmpty, *flag = true, true }
 
 // lock takes s.mu.
 func (s *Session) lock() {
@@ -116,87 +116,87 @@ func (s *Session) lock() {
 // unlock is how s.mu is left. It looks again at what depends on the state of the session,
 // and runs the effects without the lock.
 func (s *Session) unlock() {
-	if s.fx.refusing {
-		s.refusing++
+	if s.effects.hasErrors {
+		s.unsentErrors++
 	}
-	s.weigh()
+	s.reportMemoryLocked()
 	if s.pressure.paused {
 		s.checkPauseLocked()
 	}
 	if s.state != stateOpen || s.input.closed {
-		s.checkDrained()
-		s.leave()
+		s.checkDrainedLocked()
+		s.finishIfLastLocked()
 	}
 	s.owner.Check()
-	if !s.fx.pending {
+	if !s.effects.notEmpty {
 		s.owner.Clear()
 		s.mu.Unlock()
 		return
 	}
-	fx := s.fx
-	s.fx = effects{}
+	fx := s.effects
+	s.effects = effects{}
 	s.owner.Clear()
 	s.mu.Unlock()
-	fx.run(s)
+	fx.runUnlocked(s)
 }
 
-func (fx *effects) run(s *Session) {
-	for f := fx.completed.first; f != nil; {
+func (fx *effects) runUnlocked(s *Session) {
+	for f := fx.finishedFutures.first; f != nil; {
 		next := f.nextCompleted // a future of the pool's may be used again once it is finished
 		f.nextCompleted = nil
-		f.finish()
+		f.publishOutcome()
 		f = next
 	}
-	replies, failed := fx.errorResponses, fx.failed
+	replies, failed := fx.errorResponses, fx.failedMembers
 	switch {
-	case fx.mayWait:
-		s.pool.run(func() { s.sendErrors(replies, failed) })
-	case fx.refusing:
-		s.sendErrors(replies, failed)
+	case fx.errorsMayWait:
+		s.pool.runTask(func() { s.sendErrorReplies(replies, failed) })
+	case fx.hasErrors:
+		s.sendErrorReplies(replies, failed)
 	}
-	for _, e := range fx.ended {
-		e.call.ctx.end(e.cause)
+	for _, e := range fx.endedContexts {
+		e.call.ctx.endWith(e.cause)
 	}
-	if len(fx.abandoned) > 0 {
-		s.tell(fx.abandoned)
+	if len(fx.abandonedIDs) > 0 {
+		s.sendCancellations(fx.abandonedIDs)
 	}
-	if fx.keepAlive {
-		s.probe()
+	if fx.keepAliveDue {
+		s.sendKeepAlive()
 	}
-	if fx.startWorker {
-		s.pool.run(s.workFn)
+	if fx.workerWanted {
+		s.pool.runTask(s.runWorkerFn)
 	}
-	if fx.dismiss {
-		s.pool.run(s.dismiss)
+	if fx.costCloseDue {
+		s.pool.runTask(s.closeForCost)
 	}
-	if fx.checkHungUp {
-		s.endIfHungUp()
+	if fx.hangUpCheckDue {
+		s.closeIfHungUp()
 	}
-	if fx.closing != nil {
-		s.end(fx.closing.cause, fx.closing.grace)
+	if fx.closeArgs != nil {
+		s.closeWith(fx.closeArgs.cause, fx.closeArgs.grace)
 	}
-	if fx.closeConn {
+	if fx.connCloseDue {
 		s.closeConn() // last, for it may take its time
 	}
 }
 
-// sendErrors queues what is answered with errors.
-func (s *Session) sendErrors(replies []errorResponse, failed []failedMembers) {
+// sendErrorReplies queues what is answered with errors.
+func (s *Session) sendErrorReplies(replies []errorResponse, failed []failedMembers) {
 	for _, r := range replies {
-		s.postError(r.id, r.err, r.from)
+		s.sendErrorReply(r.id, r.err, r.from)
 	}
 	for _, f := range failed {
-		f.batch.fail(s, f.members, f.err, f.from)
+		f.batch.answerMembers(s, f.members, f.err, f.from)
 	}
-	s.refused()
+	s.finishSendingErrors()
 }
 
-// refused is called when errors that s.refusing counts are queued. The last of them
+// finishSendingErrors is called when errors that s.refusing counts are queued. The last of them
 // ends a session that is being dismissed.
-func (s *Session) refused() {
+func (s *Session) finishSendingErrors() {
 	s.lock()
-	if s.refusing--; s.refusing == 0 && s.cost.why != nil {
-		s.endPolitelyLocked(s.cost.why)
+	if s.unsentErrors--; s.unsentErrors == 0 && s.cost.closeError != nil {
+		s.closePolitelyLocked(s.cost.closeError)
 	}
 	s.unlock()
 }
@@ -215,41 +215,41 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	}
 	s.lock()
 	defer s.unlock()
-	return !h.waits.returned
+	return !h.waits.handlerReturned
 }
 
-// shutdown is Shutdown, for the cause given.
-func (s *Session) shutdown(ctx context.Context, cause error) error {
+// shutdownWith is Shutdown, for the cause given.
+func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 	s.lock()
 	if s.state == stateOpen {
 		s.state = stateDraining
 		s.drained = make(chan struct{})
-		for _, e := range s.in.waiting() {
-			e.refuse(s, notStarted("shutting down", "shutting down"), fromHandler)
+		for _, e := range s.in.waitingEntries() {
+			e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromHandler)
 		}
-		s.fx.mayWait = s.fx.refusing // until the session closes
-		s.out.line.release()
-		s.slots.line.release()
+		s.effects.errorsMayWait = s.effects.hasErrors // until the session closes
+		s.out.roomLine.wakeAll()
+		s.slots.line.wakeAll()
 	}
 	drained := s.drained
 	s.unlock()
 	// Owner: this call. End: it logs.
-	slow := time.AfterFunc(shutdownNotice, func() { s.noteWaits("shutdown waits") })
+	slow := time.AfterFunc(shutdownNotice, func() { s.logShutdownWaits("shutdown waits") })
 	defer slow.Stop()
 	select {
 	case <-drained: // nil if the session was ending already: it takes the time that it was left
-		s.end(cause, closeGrace)
+		s.closeWith(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
-		s.noteWaits(shutdownGivenUp)
-		s.close(cause)
+		s.logShutdownWaits(shutdownGivenUp)
+		s.closeAndFlush(cause)
 		return ctx.Err()
 	}
 	select {
 	case <-s.Done():
 		return nil
 	case <-ctx.Done():
-		s.noteWaits(shutdownGivenUp)
+		s.logShutdownWaits(shutdownGivenUp)
 		return ctx.Err()
 	}
 }
@@ -259,64 +259,64 @@ const shutdownNotice = 10 * time.Second
 
 const shutdownGivenUp = "shutdown did not finish in time"
 
-// noteWaits logs what a Shutdown waits for, if that are handlers or calls.
-func (s *Session) noteWaits(msg string) {
+// logShutdownWaits logs what a Shutdown waits for, if that are handlers or calls.
+func (s *Session) logShutdownWaits(msg string) {
 	s.lock()
 	defer s.unlock()
-	running := slices.AppendSeq(s.runningLocked(), maps.Keys(s.in.late))
-	if len(running) == 0 && s.table.pending == 0 {
+	running := slices.AppendSeq(s.runningRequestsLocked(), maps.Keys(s.in.lateHandlers))
+	if len(running) == 0 && s.callTable.pending == 0 {
 		return
 	}
-	s.note(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
-		slog.Int("calls", s.table.pending))
+	s.logLaterLocked(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
+		slog.Int("calls", s.callTable.pending))
 }
 
-// runningLocked returns the calls that were begun and not answered. Callers must hold s.mu.
-func (s *Session) runningLocked() []*call {
+// runningRequestsLocked returns the calls that were begun and not answered. Callers must hold s.mu.
+func (s *Session) runningRequestsLocked() []*peerRequest {
 	s.owner.Check()
-	var running []*call
-	for d := s.incoming.first; d != nil; d = d.next {
-		running = d.owner.(entry).running(running)
+	var running []*peerRequest
+	for d := s.openRequests.first; d != nil; d = d.next {
+		running = d.owner.(queueEntry).appendRunning(running)
 	}
 	return running
 }
 
-// hangUps are the errors of a connection that the peer has closed. The files for the
+// hangUpErrors are the errors of a connection that the peer has closed. The files for the
 // systems add theirs.
-var hangUps = []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe}
+var hangUpErrors = []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe}
 
-// dropped counts notifications that were received and dropped because the session was
+// droppedNotifications counts notifications that were received and dropped because the session was
 // ending.
-type dropped struct {
-	count int
-	first string // the method of the first
+type droppedNotifications struct {
+	count       int
+	firstMethod string // the method of the first
 }
 
-// dropLocked counts a notification that is dropped because the session ends. One record
+// countDroppedAtEndLocked counts a notification that is dropped because the session ends. One record
 // tells of all of them when the session is over. Callers must hold s.mu.
-func (s *Session) dropLocked(c *call) {
+func (s *Session) countDroppedAtEndLocked(c *peerRequest) {
 	s.owner.Check()
 	s.stats.NotificationsDropped++
-	if s.dropped.count++; s.dropped.count == 1 {
-		s.dropped.first = c.Method
+	if s.droppedAtEnd.count++; s.droppedAtEnd.count == 1 {
+		s.droppedAtEnd.firstMethod = c.Method
 	}
 }
 
-// lastLocked reports whether nothing is left of a session but to log what has happened.
-func (s *Session) lastLocked() bool {
+// isOnlyLogLeftLocked reports whether nothing is left of a session but to log what has happened.
+func (s *Session) isOnlyLogLeftLocked() bool {
 	s.owner.Check()
-	return s.state == stateClosing && s.loops == 0 && s.in.workers == 0 && s.in.count == 0
+	return s.state == stateClosing && s.runningLoops == 0 && s.in.workers == 0 && s.in.count == 0
 }
 
-// closedError is ErrClosed, with the reason for the end if it is another.
-func (s *Session) closedError() error {
-	switch cause := s.cause.(type) {
+// closedErrorLocked is ErrClosed, with the reason for the end if it is another.
+func (s *Session) closedErrorLocked() error {
+	switch cause := s.closeCause.(type) {
 	case nil:
 		return ErrClosed
-	case *closedError, *contextClosed: // ErrClosed, and what wraps it
+	case *closedError, *contextClosedError: // ErrClosed, and what wraps it
 		return cause
 	}
-	return &endedError{s.cause}
+	return &endedError{s.closeCause}
 }
 
 // endedError is the error of what is asked of a session that has ended.
@@ -343,22 +343,22 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	if s.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
-	return s.shutdown(ctx, ErrClosed)
+	return s.shutdownWith(ctx, ErrClosed)
 }
 
-// checkDrained sees whether Shutdown, or a session without input, has anything left to
+// checkDrainedLocked sees whether Shutdown, or a session without input, has anything left to
 // wait for. Callers must hold s.mu.
-func (s *Session) checkDrained() {
-	s.checkInputLocked()
-	if s.state != stateDraining || s.refusing > 0 || s.in.running > 0 || s.table.pending > 0 {
+func (s *Session) checkDrainedLocked() {
+	s.closeIfAllAnsweredLocked()
+	if s.state != stateDraining || s.unsentErrors > 0 || s.in.running > 0 || s.callTable.pending > 0 {
 		return
 	}
-	if s.flushTo == 0 {
+	if s.drainTarget == 0 {
 		// What is refused from now on is not waited for, or a peer that goes on
 		// asking could hold the session open.
-		s.flushTo = s.out.queued
+		s.drainTarget = s.out.queuedMessages
 	}
-	if s.out.written >= s.flushTo {
+	if s.out.writtenMessages >= s.drainTarget {
 		select {
 		case <-s.drained:
 		default:
@@ -367,10 +367,10 @@ func (s *Session) checkDrained() {
 	}
 }
 
-// end begins the end: it fails what is pending and leaves the writer grace to
+// closeWith begins the end: it fails what is pending and leaves the writer grace to
 // write what is queued; none for 0. A second end may only shorten the grace. To this
 // side the end of its server is a Close: only the connection is told of it.
-func (s *Session) end(cause error, grace time.Duration) {
+func (s *Session) closeWith(cause error, grace time.Duration) {
 	told := cause
 	switch {
 	case cause == ErrServerClosed:
@@ -383,117 +383,117 @@ func (s *Session) end(cause error, grace time.Duration) {
 	s.lock()
 	closeBy := after(s.now(), grace)
 	if s.state >= stateClosing {
-		if s.state == stateClosing && closeBy < s.closeBy {
-			s.closeBy = closeBy
-			s.arm(closeBy)
+		if s.state == stateClosing && closeBy < s.closeDeadline {
+			s.closeDeadline = closeBy
+			s.setTimerLocked(closeBy)
 		}
 		s.unlock()
 		return
 	}
-	s.state, s.cause, s.told, s.closeBy = stateClosing, cause, told, closeBy
+	s.state, s.closeCause, s.connCause, s.closeDeadline = stateClosing, cause, told, closeBy
 	if grace > 0 {
-		s.arm(closeBy)
+		s.setTimerLocked(closeBy)
 	}
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
-	s.lose(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	running := s.runningLocked() // before discard, which takes batches out that are begun
-	s.discard(hungUp(cause))
+	s.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	running := s.runningRequestsLocked() // before discard, which takes batches out that are begun
+	s.discardQueueLocked(isHangUp(cause))
 	for _, c := range running {
-		s.fx.endContext(c, cause)
+		s.effects.endContext(c, cause)
 	}
-	s.out.line.release()
-	s.slots.line.release()
+	s.out.roomLine.wakeAll()
+	s.slots.line.wakeAll()
 	s.out.wakeWriter()
-	s.wakeWorkerLocked() // which waits for nobody any more
+	s.startWorkerIfNeededLocked() // which waits for nobody any more
 	if grace == 0 {
-		s.fx.set(&s.fx.closeConn)
+		s.effects.setFlag(&s.effects.connCloseDue)
 	}
 	s.unlock()
 }
 
-// endPolitely is end where the peer is to read what it was answered last: the writer
+// closePolitely is end where the peer is to read what it was answered last: the writer
 // has Limits.CloseTimeout, and lingers.
-func (s *Session) endPolitely(cause error) {
+func (s *Session) closePolitely(cause error) {
 	s.lock()
-	s.endPolitelyLocked(cause)
+	s.closePolitelyLocked(cause)
 	s.unlock()
 }
 
-// endPolitelyLocked is endPolitely for callers that hold s.mu.
-func (s *Session) endPolitelyLocked(cause error) {
+// closePolitelyLocked is closePolitely for callers that hold s.mu.
+func (s *Session) closePolitelyLocked(cause error) {
 	s.owner.Check()
-	s.lingers = s.lingers || s.state < stateClosing
-	s.fx.end(cause, s.limits.CloseTimeout)
+	s.lingerWanted = s.lingerWanted || s.state < stateClosing
+	s.effects.closeSession(cause, s.limits.CloseTimeout)
 }
 
-// hungUp reports whether a session ends since its peer has closed the connection: what
+// isHangUp reports whether a session ends since its peer has closed the connection: what
 // the peer had sent before was sent in good faith.
-func hungUp(cause error) bool {
-	return slices.ContainsFunc(hangUps, func(target error) bool { return errors.Is(cause, target) })
+func isHangUp(cause error) bool {
+	return slices.ContainsFunc(hangUpErrors, func(target error) bool { return errors.Is(cause, target) })
 }
 
-// lose completes the calls that are pending as lost for the given cause. Those that are
+// failPendingLocked completes the calls that are pending as lost for the given cause. Those that are
 // not written only if unwritten is set. Callers must hold s.mu.
-func (s *Session) lose(cause error, unwritten bool) {
+func (s *Session) failPendingLocked(cause error, unwritten bool) {
 	now := s.now()
-	for _, f := range s.table.all() {
-		written := f.queued <= s.out.written
+	for _, f := range s.callTable.pendingCalls() {
+		written := f.messageSeq <= s.out.writtenMessages
 		if !written && !unwritten {
 			continue
 		}
-		s.table.remove(f)
+		s.callTable.remove(f)
 		if f.batch != nil {
-			s.fx.complete(f)
+			s.effects.finishFuture(f)
 		}
-		s.complete(f, now, nil, &ConnectionError{written, cause})
+		s.completeCallLocked(f, now, nil, &ConnectionError{written, cause})
 	}
 }
 
-// closeConn closes the connection, which ends the reader and a blocked writer.
+// connCloseDue closes the connection, which ends the reader and a blocked writer.
 func (s *Session) closeConn() {
 	s.lock()
-	told := s.told
+	told := s.connCause
 	s.unlock()
-	_ = s.conn.close(told)
+	_ = s.conn.closeWithCause(told)
 }
 
 // violationGrace returns the grace of an end because of what the peer has sent. A
 // connection that tells the peer why must not be in a write then.
 func (s *Session) violationGrace() time.Duration {
-	if s.conn.tells() {
+	if s.conn.tellsCause() {
 		return closeGrace
 	}
 	return 0
 }
 
-// leave ends the session when the reader, the writer and all workers have returned, and
+// finishIfLastLocked ends the session when the reader, the writer and all workers have returned, and
 // all is logged. Callers must hold s.mu.
-func (s *Session) leave() {
-	if !s.lastLocked() || s.logging {
+func (s *Session) finishIfLastLocked() {
+	if !s.isOnlyLogLeftLocked() || s.logRunning {
 		return
 	}
-	if s.unlogged > 0 {
-		s.logging = true
-		s.pool.run(s.logNotes) // which calls leave again
+	if s.unloggedRecords > 0 {
+		s.logRunning = true
+		s.pool.runTask(s.writeLogRecords) // which calls leave again
 		return
 	}
 	s.state = stateDone
-	s.load.add(-s.weight, s.pool)
-	s.dropPartLocked()
-	s.stopWaitingLocked()
+	s.load.addBytes(-s.reportedMemory, s.pool)
+	s.forgetPartialLocked()
+	s.removeFromBlockedLocked()
 	s.load.sessions.Add(-1)
 	if s.timer != nil {
 		s.timer.Stop()
 	}
 	// Owner: the session. End: the callbacks return.
-	go s.finish(s.onClose, s.dropped)
+	go s.runCloseCallbacks(s.onClose, s.droppedAtEnd)
 }
 
 // logDropped logs how many notifications were dropped, within the server's budget.
-func (s *Session) logDropped(dropped dropped) {
+func (s *Session) logDropped(dropped droppedNotifications) {
 	const msg = "notifications dropped: the session was ending"
-	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.first)), errorAttr(s.cause)}
+	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.firstMethod)), errorAttr(s.closeCause)}
 	if l := s.load.logs; l != nil {
 		ok, skipped := l.notices.Take(float64(recordSize(msg, attrs)), 0, 1)
 		if !ok {
@@ -506,28 +506,28 @@ func (s *Session) logDropped(dropped dropped) {
 	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }
 
-// finish logs how many notifications were dropped, runs the callbacks and closes Done.
-func (s *Session) finish(callbacks []func(error), dropped dropped) {
+// runCloseCallbacks logs how many notifications were dropped, runs the callbacks and closes Done.
+func (s *Session) runCloseCallbacks(callbacks []func(error), dropped droppedNotifications) {
 	if dropped.count > 0 {
 		s.logDropped(dropped)
 	}
-	if s.left != nil {
-		s.left()
+	if s.beforeCallbacks != nil {
+		s.beforeCallbacks()
 	}
 	if s.trace.Closed != nil {
-		s.trace.Closed(s, s.cause)
+		s.trace.Closed(s, s.closeCause)
 	}
 	for _, callback := range callbacks {
-		callback(s.cause)
+		callback(s.closeCause)
 	}
-	s.pool.leave()
+	s.pool.removeUser()
 	s.lock()
-	s.over = true
+	s.callbacksDone = true
 	if s.done != nil {
 		close(s.done)
 	}
 	s.unlock()
-	if s.ended != nil {
-		s.ended()
+	if s.afterCallbacks != nil {
+		s.afterCallbacks()
 	}
 }

@@ -12,23 +12,23 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// meter counts the bytes that have come in, and charges for them. It is called under
+// countReceivedLocked counts the bytes that have come in, and charges for them. It is called under
 // the lock by the reader.
-func (s *Session) meter() {
-	received := s.conn.received()
-	s.spend(int(received - s.stats.BytesReceived))
+func (s *Session) countReceivedLocked() {
+	received := s.conn.receivedBytes()
+	s.addTrafficLocked(int(received - s.stats.BytesReceived))
 	s.stats.BytesReceived = received
 }
 
-// fault counts a message that was not as it should be, charges for it, and has it
+// countBadMessageLocked counts a message that was not as it should be, charges for it, and has it
 // logged. It is called under the lock.
-func (s *Session) fault(err error, more ...slog.Attr) {
-	s.penalize(err)
-	s.noteFault(err, more...)
+func (s *Session) countBadMessageLocked(err error, more ...slog.Attr) {
+	s.chargeErrorLocked(err)
+	s.logBadMessageLocked(err, more...)
 }
 
-// penalize counts an error and charges for it.
-func (s *Session) penalize(err error) {
+// chargeErrorLocked counts an error and charges for it.
+func (s *Session) chargeErrorLocked(err error) {
 	s.stats.Errors++
 	cost := s.limits.CostError
 	switch e := err.(type) {
@@ -41,56 +41,56 @@ func (s *Session) penalize(err error) {
 			cost += 10 * s.limits.CostError
 		}
 	}
-	s.charge(cost)
+	s.addCostLocked(cost)
 }
 
 // badMessage is the last message that was not as it should be.
 type badMessage struct {
-	err    error
-	queued uint64 // the messages that had been queued when it came
+	err          error
+	queuedBefore uint64 // the messages that had been queued when it came
 }
 
-// lateError is the error of a call that timed out while something came that may have been
+// hintedTimeoutError is the error of a call that timed out while something came that may have been
 // its reply.
-type lateError struct {
+type hintedTimeoutError struct {
 	err  error // the timeout
-	came string
+	hint string
 }
 
-func (e *lateError) Error() string { return e.err.Error() + "; " + e.came }
-func (e *lateError) Unwrap() error { return e.err }
+func (e *hintedTimeoutError) Error() string { return e.err.Error() + "; " + e.hint }
+func (e *hintedTimeoutError) Unwrap() error { return e.err }
 
 // timeoutErrorLocked returns err, with which the call f times out, and tells of what has
 // come meanwhile that may have been its reply. Callers must hold s.mu.
 func (s *Session) timeoutErrorLocked(f *Future, err error) error {
 	s.owner.Check()
-	if like := s.standingLocked(); like != "" {
-		return &lateError{err, standingText + ": it looks like " + like}
+	if like := s.recognizeStalledInputLocked(); like != "" {
+		return &hintedTimeoutError{err, stalledInputText + ": it looks like " + like}
 	}
-	if bad := s.lastBad; bad != nil && f.queued > 0 && f.queued <= bad.queued {
-		return &lateError{err, "a bad message came meanwhile: " + bad.err.Error()}
+	if bad := s.lastBadMessage; bad != nil && f.messageSeq > 0 && f.messageSeq <= bad.queuedBefore {
+		return &hintedTimeoutError{err, "a bad message came meanwhile: " + bad.err.Error()}
 	}
 	return err
 }
 
-// faultOf counts the nth fault of a message, which is one error however many
+// countItemFaultLocked counts the nth fault of a message, which is one error however many
 // faults it has.
-func (s *Session) faultOf(err error, nth int) {
+func (s *Session) countItemFaultLocked(err error, nth int) {
 	if nth == 1 {
-		s.fault(err)
+		s.countBadMessageLocked(err)
 	} else {
-		s.noteFault(err)
+		s.logBadMessageLocked(err)
 	}
 }
 
-// noteFault has a fault logged, and keeps it for the calls that are pending. Callers
+// logBadMessageLocked has a fault logged, and keeps it for the calls that are pending. Callers
 // must hold s.mu.
-func (s *Session) noteFault(err error, more ...slog.Attr) {
+func (s *Session) logBadMessageLocked(err error, more ...slog.Attr) {
 	s.countPeerErrorLocked(wholeError)
-	if s.table.pending > 0 {
-		s.lastBad = &badMessage{err, s.out.queued}
+	if s.callTable.pending > 0 {
+		s.lastBadMessage = &badMessage{err, s.out.queuedMessages}
 	}
-	s.notePeerLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
+	s.logPeerLaterLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 
 // receiveInvalid answers what is no valid request: msg as a whole. If the first message
@@ -99,8 +99,8 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 	var more []slog.Attr
 	foreign := ""
 	if item.isNoJSON() { // which does not say what it was
-		_, f := s.conn.unread()
-		like := recognize(msg, f.content(), false)
+		_, f := s.conn.unreadInput()
+		like := recognizeInput(msg, f.contentFraming(), false)
 		if first && like != "" && like != likeValues {
 			foreign = like
 			item.Err = protocolErrorf(CodeParseError, "%s; the input looks like %s", textNotJSON, like)
@@ -109,71 +109,71 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 			more = append(more, slog.String("looks like", like))
 		}
 	}
-	answer := s.answerTo(item)
+	answer := s.invalidItemError(item)
 	s.lock()
-	if s.dropsFaultsLocked() {
+	if s.dropsBadMessagesLocked() {
 		s.unlock()
 		return
 	}
-	s.overdrawn()
-	s.fault(item.Err, more...)
+	s.checkCostLimitLocked()
+	s.countBadMessageLocked(item.Err, more...)
 	s.countPeerErrorBytesLocked(wholeError, len(msg))
-	s.fx.replyError(item.ID, answer, fromReader)
+	s.effects.replyError(item.ID, answer, fromReader)
 	if foreign != "" {
-		s.fx.end(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
+		s.effects.closeSession(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
 	}
 	s.unlock()
 	if foreign != "" {
-		s.reader.ignoring, s.reader.from = true, s.conn.received()
+		s.reader.ignoresInput, s.reader.ignoredFrom = true, s.conn.receivedBytes()
 	}
 }
 
-// dropsFaultsLocked reports whether a message that is wrong is dropped, and counts it
+// dropsBadMessagesLocked reports whether a message that is wrong is dropped, and counts it
 // then: the session is about to end because of its cost. The reader may receive
 // thousands of messages before that. Callers must hold s.mu.
-func (s *Session) dropsFaultsLocked() bool {
+func (s *Session) dropsBadMessagesLocked() bool {
 	s.owner.Check()
-	if s.cost.over {
+	if s.cost.limitExceeded {
 		s.stats.Errors++
 	}
-	return s.cost.over
+	return s.cost.limitExceeded
 }
 
-// answerTo returns the error that an invalid item is answered.
-func (s *Session) answerTo(item *Item) *Error {
+// invalidItemError returns the error that an invalid item is answered.
+func (s *Session) invalidItemError(item *Item) *Error {
 	if e := wireError(item.Err); e != nil {
 		return e
 	}
-	return s.exception(item.Err)
+	return s.opaqueErrorFor(item.Err)
 }
 
-// completeRefusedLocked completes the calls that an error under id null can only be
+// completeRefusedCallsLocked completes the calls that an error under id null can only be
 // for. It reports false if it may be for anything else. A
 // peer that cannot read a message, or refuses a batch as a whole, knows no id to
 // answer under. So the error counts if its code says that, and if all pending calls
 // are of the one message that was sent since the last reply was matched.
-func (s *Session) completeRefusedLocked(now time.Duration, err error) bool {
+func (s *Session) completeRefusedCallsLocked(now time.Duration, err error) bool {
 	s.owner.Check()
 	e, ok := err.(*Error)
-	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queued-s.replied != 1 {
+	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queuedMessages-s.lastReplyMark != 1 {
 		return false
 	}
-	calls := s.table.all()
-	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.queued != s.out.queued }) {
+	calls := s.callTable.pendingCalls()
+	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.messageSeq != s.out.queuedMessages }) {
 		return false
 	}
 	for _, f := range calls {
-		s.table.remove(f)
-		s.complete(f, now, nil, err)
+		s.callTable.remove(f)
+		s.completeCallLocked(f, now, nil, err)
 	}
-	s.replied = s.out.queued
+	s.lastReplyMark = s.out.queuedMessages
 	return true
 }
 
-// matchString does what table.receive does for a response of JSON-RPC whose id is a
+// takeCallByStringLocked does what table.receive does for a response of JSON-RPC whose id is a
 // string with the number of a call in it. Where the protocol does not take the one for
 // the other the call fails: nothing else can be meant, and nothing better will come.
-func (s *Session) matchString(id ID, err error) (*Future, match, error) {
+func (s *Session) takeCallByStringLocked(id ID, err error) (*Future, matchKind, error) {
 	p, ok := s.Protocol().(interface{ loose() bool })
 	if !ok {
 		return nil, unexpected, err
@@ -182,7 +182,7 @@ func (s *Session) matchString(id ID, err error) (*Future, match, error) {
 	if !ok {
 		return nil, unexpected, err
 	}
-	f, what := s.table.receive(strconv.AppendUint(nil, number, 10))
+	f, what := s.callTable.matchReply(strconv.AppendUint(nil, number, 10))
 	if what == matched && !p.loose() {
 		err = protocolErrorf(CodeInvalidRequest, "the id of the response is the string %s, not the number %d", excerpt(id), number)
 	}
@@ -209,29 +209,29 @@ type replyFinder interface {
 
 // foundReply is what an invalid item is if a call of ours has its id.
 type foundReply struct {
-	place int // of the invalid item
+	itemIndex int // of the invalid item
 	Item
 }
 
-// takeReplies completes the calls for which invalid items of a message are replies
+// takeInvalidReplies completes the calls for which invalid items of a message are replies
 // all the same, and returns the other items. Otherwise these calls would wait in vain.
 // An item without a method is taken for a reply if a call of ours has its id, but not
 // beside a request: such a batch is one of requests.
-func (s *Session) takeReplies(in *intake, p Protocol, m *Message, msg []byte) []Item {
+func (s *Session) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, msg []byte) []Item {
 	finder, ok := p.(replyFinder)
 	if !ok || slices.ContainsFunc(m.Items, func(item Item) bool { return item.Kind != KindInvalid }) {
 		return m.Items
 	}
 	s.lock()
-	none := s.table.pending == 0 && len(s.table.late) == 0
+	none := s.callTable.pending == 0 && len(s.callTable.abandoned) == 0
 	s.unlock()
 	if none {
 		return m.Items
 	}
-	s.deliver(in) // the replies before it
+	s.handOverDecoded(in) // the replies before it
 	found := finder.findReplies(m, msg, s.limits.Batch)
 	s.lock()
-	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.table.awaits(r.ID) })
+	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.callTable.awaitsReply(r.ID) })
 	s.unlock()
 	if len(found) == 0 {
 		return m.Items
@@ -240,7 +240,7 @@ func (s *Session) takeReplies(in *intake, p Protocol, m *Message, msg []byte) []
 	taken := make([]bool, len(m.Items))
 	for _, r := range found {
 		replies = append(replies, r.Item)
-		taken[r.place] = true
+		taken[r.itemIndex] = true
 	}
 	s.receiveBatchResponse(replies, m.Batch || firstByte(msg) == '[')
 	rest := make([]Item, 0, len(m.Items))
@@ -284,8 +284,8 @@ func framingOf(f Framer) framing {
 	return framedOtherwise
 }
 
-// content returns as what a message within its frame is recognized.
-func (f framing) content() framing {
+// contentFraming returns as what a message within its frame is recognized.
+func (f framing) contentFraming() framing {
 	if f == framedByHeaders || f == framedByLengths {
 		return framedOtherwise
 	}
@@ -299,9 +299,9 @@ const (
 	likeValues = "JSON without newlines, as JSONFramer reads"
 )
 
-// recognize says what input looks like that is no message where messages are framed
+// recognizeInput says what input looks like that is no message where messages are framed
 // as f says, "" if that cannot be told. ended tells that no more input comes.
-func recognize(input []byte, f framing, ended bool) string {
+func recognizeInput(input []byte, f framing, ended bool) string {
 	input = input[:min(len(input), maxRecognized)]
 	line, _, _ := bytes.Cut(input, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
@@ -422,20 +422,20 @@ func beginsValues(input []byte, ended bool) bool {
 	}
 }
 
-// explain returns err, with which reading has failed, together with what the input looks
+// explainInput returns err, with which reading has failed, together with what the input looks
 // like, if that is recognized. It ends a session that has received nothing else. A
 // message that the end of input cut off is logged.
-func (s *Session) explain(err error) error {
-	input, f := s.conn.unread()
+func (s *Session) explainInput(err error) error {
+	input, f := s.conn.unreadInput()
 	frame, bad := errors.AsType[*FrameError](err)
-	like := recognize(input, f, !bad)
+	like := recognizeInput(input, f, !bad)
 	switch {
 	case bad && like == "", errors.Is(err, ErrServerFull):
 		return err
 	case bad:
 		first := s.stats.MessagesReceived == 0
 		return &FrameError{
-			Message:     frame.text() + "; the input looks like " + like,
+			Message:     frame.textWithLimit() + "; the input looks like " + like,
 			Recoverable: frame.Recoverable && !first,
 			Cost:        frame.Cost,
 		}
@@ -456,73 +456,73 @@ func (s *Session) explain(err error) error {
 	return err
 }
 
-// standing is a copy of how the input begins, while that is no message yet. The peer may
+// stalledInput is a copy of how the input begins, while that is no message yet. The peer may
 // never send what this side takes for the end of a message.
-type standing struct {
-	begin   []byte // at most maxStanding bytes
-	size    int    // of what has come
-	framing framing
-	lookAt  time.Duration // when it is looked at, unless more comes; never if it was
-	noted   bool          // in the log
+type stalledInput struct {
+	begin     []byte // at most maxStalledInput bytes
+	size      int    // of what has come
+	framing   framing
+	checkTime time.Duration // when it is looked at, unless more comes; never if it was
+	noted     bool          // in the log
 }
 
 const (
-	// maxStanding is how much of the beginning of the input is looked at before there is
+	// maxStalledInput is how much of the beginning of the input is looked at before there is
 	// a message.
-	maxStanding = 4 << 10
-	// standingTime is after how long without more input that is looked at.
-	standingTime = 5 * time.Second
+	maxStalledInput = 4 << 10
+	// stalledInputTime is after how long without more input that is looked at.
+	stalledInputTime = 5 * time.Second
 
-	standingText = "what has come is not taken for a message"
+	stalledInputText = "what has come is not taken for a message"
 )
 
-// keepStandingLocked notes what has come of the first message. Only the reader calls it.
+// keepStalledInputLocked notes what has come of the first message. Only the reader calls it.
 // Callers must hold s.mu.
-func (s *Session) keepStandingLocked() {
+func (s *Session) keepStalledInputLocked() {
 	s.owner.Check()
-	input, f := s.conn.unread()
+	input, f := s.conn.unreadInput()
 	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
-		s.standing = nil
+		s.stalledInput = nil
 		return
 	}
-	if s.standing == nil {
-		s.standing = &standing{framing: f}
+	if s.stalledInput == nil {
+		s.stalledInput = &stalledInput{framing: f}
 	}
-	st := s.standing
-	if len(st.begin) < maxStanding {
-		st.begin = append(st.begin[:0], input[:min(len(input), maxStanding)]...)
+	st := s.stalledInput
+	if len(st.begin) < maxStalledInput {
+		st.begin = append(st.begin[:0], input[:min(len(input), maxStalledInput)]...)
 	}
-	st.size, st.lookAt = len(input), after(s.now(), standingTime)
-	s.arm(st.lookAt)
+	st.size, st.checkTime = len(input), after(s.now(), stalledInputTime)
+	s.setTimerLocked(st.checkTime)
 }
 
-// standingLocked returns what the input looks like while it is no message, "" if that
+// recognizeStalledInputLocked returns what the input looks like while it is no message, "" if that
 // cannot be told. Callers must hold s.mu.
-func (s *Session) standingLocked() string {
+func (s *Session) recognizeStalledInputLocked() string {
 	s.owner.Check()
-	st := s.standing
+	st := s.stalledInput
 	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
 		return ""
 	}
-	return recognize(st.begin, st.framing, len(st.begin) == st.size)
+	return recognizeInput(st.begin, st.framing, len(st.begin) == st.size)
 }
 
-// checkStandingLocked is called by the session's timer. It logs, once, what the input
+// checkStalledInputLocked is called by the session's timer. It logs, once, what the input
 // looks like if it has been no message for long. Callers must hold s.mu.
-func (s *Session) checkStandingLocked(now time.Duration) {
+func (s *Session) checkStalledInputLocked(now time.Duration) {
 	s.owner.Check()
-	st := s.standing
+	st := s.stalledInput
 	switch {
 	case st == nil:
 	case s.stats.MessagesReceived > 0:
-		s.standing = nil
-	case st.lookAt > now:
-		s.arm(st.lookAt)
+		s.stalledInput = nil
+	case st.checkTime > now:
+		s.setTimerLocked(st.checkTime)
 	case !st.noted:
-		st.lookAt = never
-		if like := s.standingLocked(); like != "" {
+		st.checkTime = never
+		if like := s.recognizeStalledInputLocked(); like != "" {
 			st.noted = true
-			s.note(slog.LevelWarn, standingText, slog.Int("bytes", st.size),
+			s.logLaterLocked(slog.LevelWarn, stalledInputText, slog.Int("bytes", st.size),
 				slog.String("begin", excerpt(st.begin)), slog.String("looks like", like))
 		}
 	}
@@ -534,12 +534,12 @@ func (item *Item) isNoJSON() bool {
 	return item.Kind == KindInvalid && ok && e.Code == CodeParseError
 }
 
-// passOver reports whether msg is blank and is to be passed over. Of more than maxBlank
+// passOverBlank reports whether msg is blank and is to be passed over. Of more than maxBlank
 // in succession one is a bad message.
-func (s *Session) passOver(msg []byte) bool {
-	if spaces(msg) < len(msg) || s.blank == maxBlank {
+func (s *Session) passOverBlank(msg []byte) bool {
+	if spaces(msg) < len(msg) || s.blankMessages == maxBlank {
 		return false
 	}
-	s.blank++
+	s.blankMessages++
 	return true
 }

@@ -23,38 +23,38 @@ import (
 // A running handler is tied while it waits for a reply of the session's peer: it needs
 // the reader, so reading goes on when all are tied. A handler that waits for room in
 // the outbox needs a peer that reads. It is tied, too, once the writer has made no
-// progress for stallLimit, for then the peer may wait for this side to read.
+// progress for currentStallLimit, for then the peer may wait for this side to read.
 //
 // A handler that waits for the peer in another way (through another goroutine or
 // session) is not recognised: therefore reading also goes on when no handler has
-// returned for pauseLimit. That is stallLimit while handlers of other sessions wait
+// returned for pauseLimit. That is currentStallLimit while handlers of other sessions wait
 // for this one: they may be what this session's handlers wait for.
 //
 // Handlers may return all the time, and a pause take long all the same: a few batches
-// can fill the queue. After twice pauseLimit the reader takes maxIntakeBytes and a
+// can fill the queue. After twice pauseLimit the reader takes maxDecodedBytes and a
 // message at most, and pauses again. So the peer's SendTimeout does not end the session,
 // and replies and pings come through. What is read so is admitted, until the queue is
 // twice as full as it may be.
 
 // backPressure is the state of a session's pauses. It is guarded by the session's lock.
 type backPressure struct {
-	paused   bool          // nobody reads
-	since    time.Duration // when the pause began
-	progress time.Duration // when a handler last returned in the pause, or when it began
-	reported bool          // a pause of more than reportAfter was logged
-	insist   bool          // reading goes on after pauseLimit: no pause before there is room
-	sipTo    uint64        // Stats.BytesReceived below which there is no pause: a little is read
-	tied     int           // running handlers that wait for a reply
-	crammed  int           // running handlers that wait for room and for no reply
-	outside  int           // waits of handlers of other sessions for this one
-	stalled  bool          // the writer made no progress: these are tied, until the queue is empty
-	stalls   int           // how often that was so lately
-	stall    time.Duration // when it was last
+	paused          bool          // nobody reads
+	since           time.Duration // when the pause began
+	lastProgress    time.Duration // when a handler last returned in the pause, or when it began
+	longPauseLogged bool          // a pause of more than pauseLogDelay was logged
+	pauseForbidden  bool          // reading goes on after pauseLimit: no pause before there is room
+	readUntilBytes  uint64        // Stats.BytesReceived below which there is no pause: a little is read
+	replyWaiters    int           // running handlers that wait for a reply
+	roomWaiters     int           // running handlers that wait for room and for no reply
+	foreignWaiters  int           // waits of handlers of other sessions for this one
+	writerStalled   bool          // the writer made no progress: these are tied, until the queue is empty
+	stallCount      int           // how often that was so lately
+	lastStall       time.Duration // when it was last
 
 	// Handlers that have returned in the current period and in the one before. A
 	// period is an eighth of Limits.ProcessingTimeout.
-	period            time.Duration // when the current one began
-	current, previous int
+	periodStart                     time.Duration // when the current one began
+	currentReturns, previousReturns int
 }
 
 const (
@@ -63,16 +63,16 @@ const (
 	// cancelRoom is how many requests may wait at least if the peer can cancel them: it
 	// is not heard in a pause.
 	cancelRoom = 64
-	// stallLimit is how long a pause may bring no progress where it is likely that others
+	// currentStallLimit is how long a pause may bring no progress where it is likely that others
 	// wait for this session to read; half of that the next time, and so on, until there
-	// has been no stall for forgetStalls.
-	stallLimit   = time.Second
-	forgetStalls = time.Minute
-	// reportAfter is how long a pause may take before it is logged.
-	reportAfter = time.Second
-	// maxIntakeBytes is how many bytes of messages are handed over at once: by so many,
+	// has been no stall for stallResetTime.
+	stallLimit     = time.Second
+	stallResetTime = time.Minute
+	// pauseLogDelay is how long a pause may take before it is logged.
+	pauseLogDelay = time.Second
+	// maxDecodedBytes is how many bytes of messages are handed over at once: by so many,
 	// and one message, Limits.QueueBytes can be exceeded before reading pauses.
-	maxIntakeBytes = 64 << 10
+	maxDecodedBytes = 64 << 10
 )
 
 // pauseLimit returns how long a pause may last without a returning handler: less than
@@ -80,50 +80,50 @@ const (
 // keep-alive waits for life.
 func (l *Limits) pauseLimit() time.Duration {
 	limit := min(maxPauseLimit, l.SendTimeout/4)
-	if keepAlive := l.keepAlive(); keepAlive > 0 && keepAlive < limit {
+	if keepAlive := l.tcpKeepAlive(); keepAlive > 0 && keepAlive < limit {
 		limit = min(limit, keepAlive*keepAliveProbes/2)
 	}
 	return limit
 }
 
-// fullErrorLocked returns the error for a request of the given size that finds no
+// queueFullErrorLocked returns the error for a request of the given size that finds no
 // room, nil if there is room. Callers must hold s.mu.
-func (s *Session) fullErrorLocked(size int) *Error {
+func (s *Session) queueFullErrorLocked(size int) *Error {
 	s.owner.Check()
 	switch {
-	case s.in.depth() >= s.limits.Queue:
-		return notStarted("queue", over(s.limits.Queue, "requests waiting", "Limits.Queue"))
+	case s.in.queueDepth() >= s.limits.Queue:
+		return notStarted("queue", overLimitText(s.limits.Queue, "requests waiting", "Limits.Queue"))
 	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
-		return notStarted("queue", over(s.limits.QueueBytes, "bytes of requests waiting", "Limits.QueueBytes"))
-	case s.load.full(s.weight) || s.load.exceeds(size):
-		return notStarted("queue", over(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes"))
+		return notStarted("queue", overLimitText(s.limits.QueueBytes, "bytes of requests waiting", "Limits.QueueBytes"))
+	case s.load.isOverShare(s.reportedMemory) || s.load.exceedsCeiling(size):
+		return notStarted("queue", overLimitText(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes"))
 	}
 	return nil
 }
 
-// depth returns how many requests wait, without those whose turn it is.
-func (in *inbox) depth() int { return in.count - max(0, in.limit-in.running) }
+// queueDepth returns how many requests wait, without those whose turn it is.
+func (in *requestQueue) queueDepth() int { return in.count - max(0, in.limit-in.running) }
 
-// crowdedLocked reports whether the requests that wait take so many quarters of the
+// isCrowdedLocked reports whether the requests that wait take so many quarters of the
 // room for them, or more. Callers must hold s.mu.
-func (s *Session) crowdedLocked(now time.Duration, quarters int) bool {
+func (s *Session) isCrowdedLocked(now time.Duration, quarters int) bool {
 	s.owner.Check()
 	if s.in.count == 0 {
 		return false
 	}
-	if s.in.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.full(s.weight) {
+	if s.in.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.isOverShare(s.reportedMemory) {
 		return true
 	}
-	depth := s.in.depth()
+	depth := s.in.queueDepth()
 	if depth <= 0 {
 		return false
 	}
 	room := 2 * s.in.limit
-	if s.cancel != nil {
+	if s.cancellation != nil {
 		room = max(room, cancelRoom)
 	}
 	if depth >= quartersOf(room, quarters) {
-		room = max(room, s.pressure.returned(now, s.limits))
+		room = max(room, s.pressure.countRecentReturns(now, s.limits))
 	}
 	return depth >= quartersOf(min(room, s.limits.Queue), quarters)
 }
@@ -131,19 +131,19 @@ func (s *Session) crowdedLocked(now time.Duration, quarters int) bool {
 // quartersOf returns so many quarters of n, rounded up.
 func quartersOf(n, quarters int) int { return n - n/4*(4-quarters) }
 
-// returned returns how many handlers have returned in the last quarter of
+// countRecentReturns returns how many handlers have returned in the last quarter of
 // Limits.ProcessingTimeout, or a little less.
-func (b *backPressure) returned(now time.Duration, l *Limits) int {
+func (b *backPressure) countRecentReturns(now time.Duration, l *Limits) int {
 	if l.ProcessingTimeout == never {
 		return l.Queue // nothing expires, however long it waits
 	}
-	switch period, passed := l.ProcessingTimeout/8, now-b.period; {
+	switch period, passed := l.ProcessingTimeout/8, now-b.periodStart; {
 	case passed >= 2*period:
-		b.period, b.previous, b.current = now, 0, 0
+		b.periodStart, b.previousReturns, b.currentReturns = now, 0, 0
 	case passed >= period:
-		b.period, b.previous, b.current = now, b.current, 0
+		b.periodStart, b.previousReturns, b.currentReturns = now, b.currentReturns, 0
 	}
-	return b.previous + b.current
+	return b.previousReturns + b.currentReturns
 }
 
 // mayPauseLocked reports whether somebody will make room who does not need the
@@ -152,35 +152,35 @@ func (b *backPressure) returned(now time.Duration, l *Limits) int {
 func (s *Session) mayPauseLocked() bool {
 	s.owner.Check()
 	switch {
-	case s.state != stateOpen || s.pressure.insist:
+	case s.state != stateOpen || s.pressure.pauseForbidden:
 		return false
-	case s.in.held:
-		return s.table.pending == 0
+	case s.in.paused:
+		return s.callTable.pending == 0
 	}
-	tied := s.pressure.tied
-	if s.pressure.stalled {
-		tied += s.pressure.crammed
+	tied := s.pressure.replyWaiters
+	if s.pressure.writerStalled {
+		tied += s.pressure.roomWaiters
 	}
-	return s.in.waking || s.in.blocked && s.in.running == 0 || s.in.running > tied
+	return s.in.workerStarting || s.in.blocked && s.in.running == 0 || s.in.running > tied
 }
 
-// pause gives up the reader's role if the session is to pause, and reports whether
+// pauseReading gives up the reader's role if the session is to pause, and reports whether
 // it did. Only the reader calls it, after it has handed over all that it had decoded.
-func (s *Session) pause() bool {
+func (s *Session) pauseReading() bool {
 	s.lock()
 	defer s.unlock()
 	now := s.now()
 	b := &s.pressure
-	if !s.mayPauseLocked() || !s.crowdedLocked(now, 4) || s.stats.BytesReceived < b.sipTo {
+	if !s.mayPauseLocked() || !s.isCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
 		return false
 	}
-	b.paused, b.since, b.progress, b.reported = true, now, now, false
-	s.dropPartLocked() // it is this side that does not go on
-	s.loops--
+	b.paused, b.since, b.lastProgress, b.longPauseLogged = true, now, now, false
+	s.forgetPartialLocked() // it is this side that does not go on
+	s.runningLoops--
 	s.stats.Pauses++
-	s.arm(now + min(s.limits.pauseLimit(), b.stallLimit(now)))
+	s.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
 	if s.trace.Paused != nil {
-		s.pool.run(func() { s.trace.Paused(s) })
+		s.pool.runTask(func() { s.trace.Paused(s) })
 	}
 	return true
 }
@@ -189,120 +189,120 @@ func (s *Session) pause() bool {
 // It is called after each change that can be such a reason. Callers must hold s.mu.
 func (s *Session) checkPauseLocked() {
 	s.owner.Check()
-	if s.pressure.paused && !(s.mayPauseLocked() && s.crowdedLocked(s.now(), 3)) {
-		s.resumeLocked()
+	if s.pressure.paused && !(s.mayPauseLocked() && s.isCrowdedLocked(s.now(), 3)) {
+		s.resumeReadingLocked()
 	}
 }
 
-// resumeLocked starts a reader after a pause. Callers must hold s.mu.
-func (s *Session) resumeLocked() {
+// resumeReadingLocked starts a reader after a pause. Callers must hold s.mu.
+func (s *Session) resumeReadingLocked() {
 	s.owner.Check()
 	b, now := &s.pressure, s.now()
 	b.paused = false
-	s.loops++
+	s.runningLoops++
 	took := now - b.since
 	s.stats.Paused += took
-	s.markAlive() // silence counts only while somebody reads
+	s.markActiveLocked() // silence counts only while somebody reads
 	if s.trace.Resumed != nil {
-		s.pool.run(func() { s.trace.Resumed(s, took) })
+		s.pool.runTask(func() { s.trace.Resumed(s, took) })
 	}
-	s.pool.run(s.readFn)
+	s.pool.runTask(s.readLoopFn)
 }
 
-// handlerReturnedLocked notes that the handler of c has returned. Callers must hold
+// recordHandlerReturnLocked notes that the handler of c has returned. Callers must hold
 // s.mu, and call checkPauseLocked before they release it.
-func (s *Session) handlerReturnedLocked(c *call) {
+func (s *Session) recordHandlerReturnLocked(c *peerRequest) {
 	s.owner.Check()
 	b := &s.pressure
-	b.current++
-	b.count(&c.ctx, -1)
-	c.ctx.waits.returned = true
+	b.currentReturns++
+	b.countWaiter(&c.ctx, -1)
+	c.ctx.waits.handlerReturned = true
 	if s.in.count == 0 {
-		b.stalled = false
+		b.writerStalled = false
 	}
 	if b.paused {
-		b.progress = s.now()
+		b.lastProgress = s.now()
 	}
-	if b.insist && !s.crowdedLocked(s.now(), 3) {
-		b.insist = false
+	if b.pauseForbidden && !s.isCrowdedLocked(s.now(), 3) {
+		b.pauseForbidden = false
 	}
 }
 
-// checkPauseTimeLocked is called by the session's timer: it logs a long pause, and
+// checkPauseDeadlinesLocked is called by the session's timer: it logs a long pause, and
 // ends one in which no handler returns. Callers must hold s.mu.
-func (s *Session) checkPauseTimeLocked(now time.Duration) {
+func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
 	s.owner.Check()
 	b := &s.pressure
 	if !b.paused {
 		return
 	}
-	if !b.reported && now-b.since >= reportAfter {
-		b.reported = true
-		s.notePeerLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
+	if !b.longPauseLogged && now-b.since >= pauseLogDelay {
+		b.longPauseLogged = true
+		s.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
 			slog.Int("requests", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
 	}
-	progress := b.progress
-	if b.crammed > 0 && s.in.running <= b.tied+b.crammed && !b.stalled {
-		written := max(b.since, s.out.progress)
-		if stall := written + b.stallLimit(now); stall <= now {
-			b.stalled, b.stall = true, now
-			b.stalls++
+	progress := b.lastProgress
+	if b.roomWaiters > 0 && s.in.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {
+		written := max(b.since, s.out.lastProgress)
+		if stall := written + b.currentStallLimit(now); stall <= now {
+			b.writerStalled, b.lastStall = true, now
+			b.stallCount++
 			s.checkPauseLocked()
 		} else {
-			s.arm(stall)
+			s.setTimerLocked(stall)
 		}
 		progress = max(progress, written) // which is all that these handlers wait for
 	}
 	patience := s.limits.pauseLimit()
-	if b.outside > 0 {
-		patience = min(patience, b.stallLimit(now))
+	if b.foreignWaiters > 0 {
+		patience = min(patience, b.currentStallLimit(now))
 	}
 	limit := after(progress, patience)
 	sip := after(b.since, 2*s.limits.pauseLimit())
-	if !s.maySipLocked() {
+	if !s.mayReadALittleLocked() {
 		sip = never
 	}
 	switch {
 	case !b.paused:
 		return
 	case limit <= now:
-		if b.insist = true; b.outside > 0 {
-			b.stall = now
-			b.stalls++
+		if b.pauseForbidden = true; b.foreignWaiters > 0 {
+			b.lastStall = now
+			b.stallCount++
 		}
-		if b.stalls <= 1 { // the next ones come soon
-			s.notePeerLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
+		if b.stallCount <= 1 { // the next ones come soon
+			s.logPeerLaterLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
 				slog.Duration("for", now-progress), slog.Int("requests", s.in.count))
 		}
-		s.resumeLocked()
+		s.resumeReadingLocked()
 		return
 	case sip <= now:
-		b.sipTo = s.stats.BytesReceived + maxIntakeBytes
-		s.resumeLocked()
+		b.readUntilBytes = s.stats.BytesReceived + maxDecodedBytes
+		s.resumeReadingLocked()
 		return
-	case !b.reported:
-		limit = min(limit, b.since+reportAfter)
+	case !b.longPauseLogged:
+		limit = min(limit, b.since+pauseLogDelay)
 	}
-	s.arm(min(limit, sip))
+	s.setTimerLocked(min(limit, sip))
 }
 
-// maySipLocked reports whether a little may be read in a long pause: not if the queue
+// mayReadALittleLocked reports whether a little may be read in a long pause: not if the queue
 // is twice as full as it may be, and not if the peer does not read its replies. Callers
 // must hold s.mu.
-func (s *Session) maySipLocked() bool {
+func (s *Session) mayReadALittleLocked() bool {
 	s.owner.Check()
-	return s.pressure.crammed == 0 && s.in.bytes/2 < s.limits.QueueBytes && s.in.depth()/2 < s.limits.Queue &&
-		!s.load.full(s.weight)
+	return s.pressure.roomWaiters == 0 && s.in.bytes/2 < s.limits.QueueBytes && s.in.queueDepth()/2 < s.limits.Queue &&
+		!s.load.isOverShare(s.reportedMemory)
 }
 
-// stallLimit returns how long a pause may bring no progress now. Two sides that flood
+// currentStallLimit returns how long a pause may bring no progress now. Two sides that flood
 // each other stall again and again: all of that together takes no longer than twice
-// stallLimit.
-func (b *backPressure) stallLimit(now time.Duration) time.Duration {
-	if now-b.stall >= forgetStalls {
-		b.stalls = 0
+// currentStallLimit.
+func (b *backPressure) currentStallLimit(now time.Duration) time.Duration {
+	if now-b.lastStall >= stallResetTime {
+		b.stallCount = 0
 	}
-	return stallLimit >> min(b.stalls, 20)
+	return stallLimit >> min(b.stallCount, 20)
 }
 
 // handlerKey is the context key for the context of the handler that it is made from.
@@ -315,22 +315,22 @@ func handlerOf(ctx context.Context) *handlerContext {
 	return h
 }
 
-// waits are the waits of a handler's goroutines for the session. They are small, since
+// handlerWaits are the waits of a handler's goroutines for the session. They are small, since
 // each request has some.
-type waits struct {
-	replies  int32
-	room     int16 // beyond its range it is right again when the waits end
-	returned bool  // the handler has: then they are nobody's
+type handlerWaits struct {
+	replies         int32
+	room            int16 // beyond its range it is right again when the waits end
+	handlerReturned bool  // the handler has: then they are nobody's
 }
 
-// count counts a running handler by what it waits for.
-func (b *backPressure) count(h *handlerContext, n int) {
+// countWaiter counts a running handler by what it waits for.
+func (b *backPressure) countWaiter(h *handlerContext, n int) {
 	switch {
-	case h.waits.returned:
+	case h.waits.handlerReturned:
 	case h.waits.replies > 0:
-		b.tied += n
+		b.replyWaiters += n
 	case h.waits.room != 0:
-		b.crammed += n
+		b.roomWaiters += n
 	}
 }
 
@@ -343,30 +343,30 @@ func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
 	}
 	b := &s.pressure
 	if h.session == s {
-		b.count(h, -1)
+		b.countWaiter(h, -1)
 		h.waits.replies += replies
 		h.waits.room += int16(room)
-		b.count(h, 1)
+		b.countWaiter(h, 1)
 		if replies > 0 && s.in.count > 0 {
-			s.wakeWorkerLocked() // who answers may ask before
+			s.startWorkerIfNeededLocked() // who answers may ask before
 		}
 		s.checkPauseLocked()
 	} else {
-		b.outside += int(replies + room)
+		b.foreignWaiters += int(replies + room)
 	}
-	if b.paused && b.crammed+b.outside > 0 {
+	if b.paused && b.roomWaiters+b.foreignWaiters > 0 {
 		now := s.now()
-		s.arm(now + b.stallLimit(now))
+		s.setTimerLocked(now + b.currentStallLimit(now))
 	}
 }
 
-// waitForReply notes that the handler h waits for a reply; a nil h is none.
-func (s *Session) waitForReply(h *handlerContext) { s.changeWaits(h, 1) }
+// beginReplyWait notes that the handler h waits for a reply; a nil h is none.
+func (s *Session) beginReplyWait(h *handlerContext) { s.changeReplyWaits(h, 1) }
 
-// waitedForReply ends what waitForReply has begun.
-func (s *Session) waitedForReply(h *handlerContext) { s.changeWaits(h, -1) }
+// endReplyWait ends what beginReplyWait has begun.
+func (s *Session) endReplyWait(h *handlerContext) { s.changeReplyWaits(h, -1) }
 
-func (s *Session) changeWaits(h *handlerContext, replies int32) {
+func (s *Session) changeReplyWaits(h *handlerContext, replies int32) {
 	if h != nil {
 		s.lock()
 		s.changeWaitsLocked(h, replies, 0)
@@ -383,18 +383,18 @@ func (s *Session) changeWaits(h *handlerContext, replies int32) {
 // written. So the session also ends at the first error of a write, when the operating
 // system says that both halves are closed, and after Limits.HalfClose.
 
-// inputCheck is how often the operating system is asked whether the peer is gone.
-const inputCheck = time.Second
+// inputCheckInterval is how often the operating system is asked whether the peer is gone.
+const inputCheckInterval = time.Second
 
-// inputClosed is the state of a session whose peer has finished sending. It is guarded
+// inputState is the state of a session whose peer has finished sending. It is guarded
 // by the session's lock.
-type inputClosed struct {
-	closed bool
-	ending bool          // nothing is left to do
-	endBy  time.Duration // when the session ends, whatever is left
+type inputState struct {
+	closed        bool
+	closeStarted  bool          // nothing is left to do
+	closeDeadline time.Duration // when the session ends, whatever is left
 
-	awaited bool          // the writer has failed, and waits for the reader
-	awaitBy time.Duration // for so long at most
+	writerWaiting bool          // the writer has failed, and waits for the reader
+	waitDeadline  time.Duration // for so long at most
 }
 
 // errInputClosed is the reason why nothing can be asked of a peer that has finished
@@ -411,7 +411,7 @@ func (s *Session) closeInput(err error) bool {
 		return false
 	}
 	limit := s.halfCloseLimit()
-	if limit <= 0 || s.conn.hungUp() {
+	if limit <= 0 || s.conn.hasHungUp() {
 		return false
 	}
 	s.lock()
@@ -420,43 +420,43 @@ func (s *Session) closeInput(err error) bool {
 		return false
 	}
 	now := s.now()
-	s.input.closed, s.input.endBy = true, after(now, limit)
-	s.lose(s.endOfInput(), true)
-	s.out.line.release()
-	s.slots.line.release()
-	s.arm(min(s.input.endBy, after(now, inputCheck)))
-	s.loops--
-	if s.input.awaited {
+	s.input.closed, s.input.closeDeadline = true, after(now, limit)
+	s.failPendingLocked(s.endOfInput(), true)
+	s.out.roomLine.wakeAll()
+	s.slots.line.wakeAll()
+	s.setTimerLocked(min(s.input.closeDeadline, after(now, inputCheckInterval)))
+	s.runningLoops--
+	if s.input.writerWaiting {
 		s.out.wakeWriter()
 	}
 	s.unlock()
 	return true
 }
 
-// awaitInput waits until the reader has read what the peer had sent, if err says that
+// waitForEndOfInput waits until the reader has read what the peer had sent, if err says that
 // the peer has closed the connection: a write finds out before the reader does. The
 // writer calls it when a write has failed.
-func (s *Session) awaitInput(err error) {
-	if !hungUp(err) {
+func (s *Session) waitForEndOfInput(err error) {
+	if !isHangUp(err) {
 		return
 	}
 	limit := closeGrace
 	switch s.Conn().(type) {
-	case *joined, *program: // whose input may go on
+	case *joinedConn, *program: // whose input may go on
 	default:
-		if s.conn.hungUp() { // what is left has arrived already
+		if s.conn.hasHungUp() { // what is left has arrived already
 			limit = max(limit, s.halfCloseLimit())
 		}
 	}
 	s.lock()
 	defer s.unlock()
-	s.input.awaited, s.input.awaitBy = true, after(s.now(), limit)
-	s.arm(s.input.awaitBy)
-	for s.state < stateClosing && !s.input.closed && s.now() < s.input.awaitBy {
-		s.out.idle = true
-		s.out.wake.Wait()
+	s.input.writerWaiting, s.input.waitDeadline = true, after(s.now(), limit)
+	s.setTimerLocked(s.input.waitDeadline)
+	for s.state < stateClosing && !s.input.closed && s.now() < s.input.waitDeadline {
+		s.out.writerIdle = true
+		s.out.writerWakeup.Wait()
 	}
-	s.input.awaited = false
+	s.input.writerWaiting = false
 }
 
 // halfCloseLimit returns how long the session may go on without input; 0 if the
@@ -472,7 +472,7 @@ func (s *Session) halfCloseLimit() time.Duration {
 		case *SOCKSConn:
 			conn = c.Conn
 			continue
-		case *joined, *program, *net.UnixConn:
+		case *joinedConn, *program, *net.UnixConn:
 			if limit == 0 {
 				limit = after(s.limits.ProcessingTimeout, closeGrace) // what times out is answered
 			}
@@ -487,47 +487,47 @@ func (s *Session) halfCloseLimit() time.Duration {
 	}
 }
 
-// checkInputLocked ends a session without input when nothing is left to do. Callers
+// closeIfAllAnsweredLocked ends a session without input when nothing is left to do. Callers
 // must hold s.mu.
-func (s *Session) checkInputLocked() {
+func (s *Session) closeIfAllAnsweredLocked() {
 	s.owner.Check()
-	if !s.input.closed || s.input.ending || s.state >= stateClosing ||
-		s.refusing > 0 || s.in.running > 0 || s.in.count > 0 || s.out.lent || s.out.size() > 0 {
+	if !s.input.closed || s.input.closeStarted || s.state >= stateClosing ||
+		s.unsentErrors > 0 || s.in.running > 0 || s.in.count > 0 || s.out.writeSideLent || s.out.size() > 0 {
 		return
 	}
-	s.input.ending = true
-	s.fx.end(io.EOF, closeGrace)
+	s.input.closeStarted = true
+	s.effects.closeSession(io.EOF, closeGrace)
 }
 
-// checkInputTimeLocked is called by the session's timer. It ends a session whose input
+// checkHalfCloseLocked is called by the session's timer. It ends a session whose input
 // has ended, when its time is over or the peer is gone. Callers must hold s.mu.
-func (s *Session) checkInputTimeLocked(now time.Duration) {
+func (s *Session) checkHalfCloseLocked(now time.Duration) {
 	s.owner.Check()
 	switch {
 	case !s.input.closed || s.state >= stateClosing:
 		return
-	case s.input.endBy <= now:
-		s.note(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
-			timeLimit("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.in.count), slog.Int("handlers", s.in.running))
-		s.fx.end(io.EOF, closeGrace)
+	case s.input.closeDeadline <= now:
+		s.logLaterLocked(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
+			timeLimitAttr("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.in.count), slog.Int("handlers", s.in.running))
+		s.effects.closeSession(io.EOF, closeGrace)
 		return
 	}
-	s.arm(min(s.input.endBy, now+inputCheck))
-	s.fx.set(&s.fx.checkHungUp)
+	s.setTimerLocked(min(s.input.closeDeadline, now+inputCheckInterval))
+	s.effects.setFlag(&s.effects.hangUpCheckDue)
 }
 
-// endIfHungUp ends the session if the operating system says that the peer is gone.
-func (s *Session) endIfHungUp() {
-	if s.conn.hungUp() {
-		s.end(io.EOF, 0)
+// closeIfHungUp ends the session if the operating system says that the peer is gone.
+func (s *Session) closeIfHungUp() {
+	if s.conn.hasHungUp() {
+		s.closeWith(io.EOF, 0)
 	}
 }
 
 // endOfInput returns io.EOF, or an error that wraps it and says that the program has
 // ended which the session was started with.
 func (s *Session) endOfInput() error {
-	if p, ok := s.Conn().(*program); ok && p.hasEnded() && p.err == nil {
-		return p.exitError()
+	if p, ok := s.Conn().(*program); ok && p.hasEnded() && p.exitErr == nil {
+		return p.newExitError()
 	}
 	return io.EOF
 }

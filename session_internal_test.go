@@ -33,30 +33,30 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 	for name, written := range map[string]int{"all was written": len(frame), "a part was": 3} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
-			o := outbox{idle: true, sock: new(socket), wake: sync.Cond{L: &mu}}
-			if !o.lend(len(frame), true) {
+			o := outbox{writerIdle: true, sock: new(socket), writerWakeup: sync.Cond{L: &mu}}
+			if !o.lendWriteSide(len(frame), true) {
 				t.Fatal("a sender that is alone was not lent the write side")
 			}
-			if o.room(1, len(frame)) {
+			if o.hasRoom(1, len(frame)) {
 				t.Error("there is room beside a message that is being written")
 			}
 			waiter := make(chan struct{}, 1)
-			o.line.turns = append(o.line.turns, waiter)
-			o.unlend(frame, written)
+			o.roomLine.waiters = append(o.roomLine.waiters, waiter)
+			o.returnWriteSide(frame, written)
 			if written < len(frame) { // the writer has the rest, and wakes who waits
-				f := o.take()
-				if string(f.buf) != "sage\n" || o.idle {
-					t.Errorf("left to the writer is %q; it is idle: %v", f.buf, o.idle)
+				f := o.takeFrames()
+				if string(f.buf) != "sage\n" || o.writerIdle {
+					t.Errorf("left to the writer is %q; it is idle: %v", f.buf, o.writerIdle)
 				}
-				o.giveBack(f)
+				o.returnFrames(f)
 			}
 			select {
 			case <-waiter:
 			default:
 				t.Error("who waited for room was not woken")
 			}
-			if !o.room(len(frame), len(frame)) || o.written != 1 {
-				t.Errorf("afterwards %d bytes and %d messages were written", o.size(), o.written)
+			if !o.hasRoom(len(frame), len(frame)) || o.writtenMessages != 1 {
+				t.Errorf("afterwards %d bytes and %d messages were written", o.size(), o.writtenMessages)
 			}
 		})
 	}
@@ -67,10 +67,10 @@ func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
 	o.receive([]byte(`{"jsonrpc":"2.0","method":"m","id":1}`))
 	o.lock()
-	waiting := o.in.waiting()
-	waiting[0].expire(o.Session)
-	o.incoming.remove(waiting[0].due())
-	waiting[0].refuse(o.Session, ServerBusy("shutting down"), fromHandler)
+	waiting := o.in.waitingEntries()
+	waiting[0].expireLocked(o.Session)
+	o.openRequests.removeDeadline(waiting[0].requestDeadline())
+	waiting[0].refuseRemaining(o.Session, ServerBusy("shutting down"), fromHandler)
 	o.unlock()
 	if sent := o.sent(); len(sent) != 1 {
 		t.Errorf("it is answered with %s", sent)
@@ -80,7 +80,7 @@ func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 // A batch of small members is small on the wire only.
 func TestWaitingBatchCountsWhatItHolds(t *testing.T) {
 	o := newOffline(JSONRPCv2)
-	o.pressure.insist = true // reading goes on
+	o.pressure.pauseForbidden = true // reading goes on
 	batch := []byte(`[{"jsonrpc":"2.0","method":"m","id":1}` + strings.Repeat(",0", 9999) + `]`)
 	refused := 0
 	for range 10 {
@@ -94,13 +94,13 @@ func TestWaitingBatchCountsWhatItHolds(t *testing.T) {
 
 // Batches are decoded into the same items, the short behind the long.
 func TestReaderThatWaitsHoldsNoMessage(t *testing.T) {
-	r := new(reading)
+	r := new(decodeBuffer)
 	for _, n := range []int{2, 99, 3} {
 		batch := strings.Repeat(`,{"jsonrpc":"2.0","method":"m","params":[1],"id":1}`, n)
 		JSONRPCv2.Decode(&r.Message, []byte("["+batch[1:]+"]"), 0)
 	}
 	items := r.Items[:cap(r.Items)]
-	r.release()
+	r.recycle()
 	for i := range items {
 		if items[i].ID != nil || items[i].Params.Positional != nil {
 			t.Fatalf("item %d of the last messages is held", i)
@@ -337,7 +337,7 @@ func TestKeepAliveThatTheEndOvertakesIsNoFault(t *testing.T) {
 			if c.end {
 				s.Close()
 			}
-			s.probe()
+			s.sendKeepAlive()
 			synctest.Wait()
 			if logged := strings.Contains(log.String(), "keep-alive cannot be sent"); logged != c.logged {
 				t.Errorf("logged is %q", log.String())
@@ -356,10 +356,10 @@ func TestBatchThatWasCancelledInTheQueueIsPassedOver(t *testing.T) {
 		o.receive([]byte(msg))
 	}
 	o.lock()
-	b := o.in.waiting()[1].(*inBatch)
-	b.cancel(o.Session, &b.members[0], ServerBusy("cancelled"))
-	first := o.in.take(o.Session)
-	waiting := o.in.waiting()
+	b := o.in.waitingEntries()[1].(*peerBatch)
+	b.abortRequest(o.Session, &b.members[0], ServerBusy("cancelled"))
+	first := o.in.takeRequest(o.Session)
+	waiting := o.in.waitingEntries()
 	o.unlock()
 	if rest := o.take(); first.Method != "first" || len(waiting) != 1 || len(rest) != 1 || rest[0].Method != "third" {
 		t.Errorf("%s, then %d wait, then %d are taken", first.Method, len(waiting), len(rest))
@@ -452,8 +452,8 @@ func TestWhatTheSystemSendsIsProgress(t *testing.T) {
 				s.lock()
 				defer s.unlock()
 				now := s.now() + minutes*time.Minute
-				s.checkSentLocked(now)
-				return s.out.writeBy == now+time.Hour
+				s.checkSendProgressLocked(now)
+				return s.out.writeDeadline == now+time.Hour
 			}
 			if restarted(1) || restarted(10) {
 				t.Fatal("there is progress, and nothing was read")
@@ -514,7 +514,7 @@ func TestNoSocketUnderAConnection(t *testing.T) {
 func TestTableFindsWhatAMapFinds(t *testing.T) {
 	for seed := range uint64(50) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		var table table
+		var table callTable
 		pending := map[uint64]*Future{}
 		var coming []*Future // have their ids, and are not registered
 		most := 1 + rnd.IntN(100)
@@ -528,9 +528,9 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 				rnd.Shuffle(len(coming), func(i, j int) { coming[i], coming[j] = coming[j], coming[i] })
 				some := rnd.IntN(len(coming)) // together, as those of a batch
 				slices.SortFunc(coming[:some], func(a, b *Future) int { return int(a.id) - int(b.id) })
-				table.add(coming[:some]...)
+				table.addCalls(coming[:some]...)
 				for _, f := range coming[some:] {
-					table.add(f)
+					table.addCalls(f)
 				}
 				for _, f := range coming {
 					pending[f.id] = f
@@ -549,7 +549,7 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 					if !table.remove(want) {
 						t.Fatalf("seed %d: call %d was not removed", seed, id)
 					}
-				} else if f, _ := table.receive(strconv.AppendUint(nil, id, 10)); f != want {
+				} else if f, _ := table.matchReply(strconv.AppendUint(nil, id, 10)); f != want {
 					t.Fatalf("seed %d: for id %d got %v, want %v", seed, id, f, want)
 				}
 			}
@@ -560,7 +560,7 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 				t.Fatalf("seed %d: %d places for at most %d calls", seed, len(table.calls), most)
 			}
 		}
-		all := table.all()
+		all := table.pendingCalls()
 		if len(all) != len(pending) || !slices.IsSortedFunc(all, func(a, b *Future) int { return int(a.id) - int(b.id) }) {
 			t.Fatalf("seed %d: all returns %d calls, want %d in order", seed, len(all), len(pending))
 		}
@@ -575,7 +575,7 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 // A batch that is given up is remembered as one, however long it is, so late replies
 // to its members are late, in any order, and each only once.
 func TestTableRemembersALongBatch(t *testing.T) {
-	const long = 3 * lateIDs
+	const long = 3 * maxAbandoned
 	for name, order := range map[string]func(i int) int{
 		"in order":         func(i int) int { return i },
 		"the last first":   func(i int) int { return long - 1 - i },
@@ -583,75 +583,75 @@ func TestTableRemembersALongBatch(t *testing.T) {
 		"out of the midst": func(i int) int { return (i + long/2) % long },
 		"every other":      func(i int) int { return (2*i + i/(long/2)) % long },
 	} {
-		var table table
+		var table callTable
 		before := &Future{id: table.newID()}
 		calls := []*Future{before}
 		for batch := new(Batch); len(calls) <= long; {
 			calls = append(calls, &Future{id: table.newID(), batch: batch})
 		}
-		table.add(calls...)
+		table.addCalls(calls...)
 		for _, f := range calls {
-			if !table.giveUp(f) {
+			if !table.abandonCall(f) {
 				t.Fatalf("%s: call %d was not pending", name, f.id)
 			}
 		}
 		for i := range long {
 			id := strconv.AppendInt(nil, int64(order(i)+1), 10)
-			if _, what := table.receive(id); what != late {
+			if _, what := table.matchReply(id); what != late {
 				t.Fatalf("%s: the reply to call %s is %v, want late", name, id, what)
 			}
-			if _, what := table.receive(id); what != unexpected {
+			if _, what := table.matchReply(id); what != unexpected {
 				t.Fatalf("%s: another reply to call %s is %v, want unexpected", name, id, what)
 			}
 		}
-		if _, what := table.receive(ID("0")); what != late {
+		if _, what := table.matchReply(ID("0")); what != late {
 			t.Errorf("%s: the call before the batch was forgotten", name)
 		}
-		if len(table.late) > 4 {
-			t.Errorf("%s: %d entries for a call and a batch", name, len(table.late))
+		if len(table.abandoned) > 4 {
+			t.Errorf("%s: %d entries for a call and a batch", name, len(table.abandoned))
 		}
 	}
 }
 
 // A response of unknown id is that of the only call, or batch, that can get one.
 func TestTableOnlyCall(t *testing.T) {
-	var table table
+	var table callTable
 	newCall := func(b *Batch) *Future { return &Future{id: table.newID(), batch: b} }
 	want := func(array bool, f *Future) {
 		t.Helper()
-		if got := table.only(array); got != f {
+		if got := table.onlyCall(array); got != f {
 			t.Errorf("the only call is %v, want %v", got, f)
 		}
 	}
 	want(false, nil)
 	first, second := newCall(nil), newCall(nil)
-	table.add(first)
+	table.addCalls(first)
 	want(false, first)
 	want(true, first)
-	table.add(second)
+	table.addCalls(second)
 	want(false, nil)
 	want(true, nil)
 	table.remove(first)
 	want(false, second)
 
-	table.giveUp(second)
+	table.abandonCall(second)
 	b := &Batch{}
 	one, two, three := newCall(b), newCall(b), newCall(b)
-	table.add(one, two, three)
+	table.addCalls(one, two, three)
 	want(true, nil) // it may be a late reply
-	table.isLate(second.id)
+	table.takeAbandoned(second.id)
 	want(true, one)
 	want(false, nil)
 	for _, f := range []*Future{one, two, three} {
-		table.giveUp(f)
+		table.abandonCall(f)
 	}
-	table.add(first)
+	table.addCalls(first)
 	for _, f := range []*Future{two, one, three} {
 		want(false, nil)
-		table.isLate(f.id)
+		table.takeAbandoned(f.id)
 	}
 	want(false, first)
-	table.add(newCall(b))
+	table.addCalls(newCall(b))
 	want(true, nil)
 }
 
@@ -836,7 +836,7 @@ func (m *mayhem) message() string {
 	switch n := m.rng.IntN(20); {
 	case n == 0:
 		return "rubbish"
-	case n == 1 && m.s.cancel != nil && m.lastID > 0:
+	case n == 1 && m.s.cancellation != nil && m.lastID > 0:
 		id := m.lastID - m.rng.IntN(min(m.lastID, 8))
 		m.silenced[id] = true
 		return fmt.Sprintf(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}`, id)
@@ -1080,17 +1080,17 @@ func (m *mayhem) quiet() {
 	s := m.s
 	s.lock()
 	defer s.unlock()
-	if s.refusing != 0 || s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.table.pending != 0 || s.slots.taken != 0 || s.out.size() != 0 || s.in.waking || s.in.waits {
-		m.t.Errorf("refusing %d, running %d, workers %d, count %d, bytes %d, pending %d, slots %d, outbox %d, waking %v, waits %v", s.refusing, s.in.running, s.in.workers, s.in.count, s.in.bytes, s.table.pending, s.slots.taken, s.out.size(), s.in.waking, s.in.waits)
+	if s.unsentErrors != 0 || s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.callTable.pending != 0 || s.slots.taken != 0 || s.out.size() != 0 || s.in.workerStarting || s.in.notificationRuns {
+		m.t.Errorf("refusing %d, running %d, workers %d, count %d, bytes %d, pending %d, slots %d, outbox %d, waking %v, waits %v", s.unsentErrors, s.in.running, s.in.workers, s.in.count, s.in.bytes, s.callTable.pending, s.slots.taken, s.out.size(), s.in.workerStarting, s.in.notificationRuns)
 	}
-	if s.state == stateOpen && (s.assembled != 0 || s.incoming.first != nil || s.outgoing.first != nil || len(s.requests) != 0) {
-		m.t.Errorf("assembled %d, incoming %v, outgoing %v, requests %v", s.assembled, s.incoming.first, s.outgoing.first, s.requests)
+	if s.state == stateOpen && (s.batchReplyBytes != 0 || s.openRequests.first != nil || s.callTimeouts.first != nil || len(s.cancellableRequests) != 0) {
+		m.t.Errorf("assembled %d, incoming %v, outgoing %v, requests %v", s.batchReplyBytes, s.openRequests.first, s.callTimeouts.first, s.cancellableRequests)
 	}
-	if b := &s.pressure; b.paused || b.tied != 0 || b.crammed != 0 || b.insist {
+	if b := &s.pressure; b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.pauseForbidden {
 		m.t.Errorf("the state of pauses is %+v", *b)
 	}
-	if d := s.weight - s.partial; s.state == stateOpen && s.load.limit > 0 && (d >= weightStep || d <= -weightStep) {
-		m.t.Errorf("the weight is %d, of which %d are part of a message; in %d, out %d, assembled %d", s.weight, s.partial, s.in.bytes, s.out.size(), s.assembled)
+	if d := s.reportedMemory - s.partialBytes; s.state == stateOpen && s.load.limit > 0 && (d >= weightStep || d <= -weightStep) {
+		m.t.Errorf("the weight is %d, of which %d are part of a message; in %d, out %d, assembled %d", s.reportedMemory, s.partialBytes, s.in.bytes, s.out.size(), s.batchReplyBytes)
 	}
 }
 

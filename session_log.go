@@ -10,21 +10,21 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// note is something to be logged that the reader saw, which cannot do it.
-type note struct {
+// logRecord is something to be logged that the reader saw, which cannot do it.
+type logRecord struct {
 	level slog.Level
 	msg   string
 	attrs []slog.Attr
 }
 
-// maxNotes is how many notes may wait, behind as many at most that are being logged;
+// maxLogRecords is how many notes may wait, behind as many at most that are being logged;
 // more are only counted.
-const maxNotes = 64
+const maxLogRecords = 64
 
-// note has something logged, on another goroutine, and before the session is over. It
+// logLaterLocked has something logged, on another goroutine, and before the session is over. It
 // is for what happens once or twice in a session; the sessions of a server have a budget
 // for that. It is called under the lock.
-func (s *Session) note(level slog.Level, msg string, attrs ...slog.Attr) {
+func (s *Session) logLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
 	if s.log.Handler() != slog.DiscardHandler {
 		s.noteOfSizeLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
@@ -37,22 +37,22 @@ func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs
 	if s.state == stateDone {
 		return
 	}
-	if l := s.load.logs; l == nil || s.takeServerLogLocked(&l.notices, size, 0, 1) {
-		s.queueNoteLocked(level, msg, attrs)
+	if l := s.load.logs; l == nil || s.takeServerLogBudgetLocked(&l.notices, size, 0, 1) {
+		s.queueLogRecordLocked(level, msg, attrs)
 	}
 }
 
-// queueNoteLocked is note for what the budgets have room for. Callers must hold s.mu.
-func (s *Session) queueNoteLocked(level slog.Level, msg string, attrs []slog.Attr) {
+// queueLogRecordLocked is note for what the budgets have room for. Callers must hold s.mu.
+func (s *Session) queueLogRecordLocked(level slog.Level, msg string, attrs []slog.Attr) {
 	s.owner.Check()
-	if len(s.notes) >= maxNotes {
-		s.unlogged++
+	if len(s.logRecords) >= maxLogRecords {
+		s.unloggedRecords++
 		return
 	}
-	s.notes = append(s.notes, note{level, msg, attrs})
-	if !s.logging {
-		s.logging = true
-		s.pool.run(s.logNotes)
+	s.logRecords = append(s.logRecords, logRecord{level, msg, attrs})
+	if !s.logRunning {
+		s.logRunning = true
+		s.pool.runTask(s.writeLogRecords)
 	}
 }
 
@@ -60,9 +60,9 @@ func (s *Session) queueNoteLocked(level slog.Level, msg string, attrs []slog.Att
 // each byte that was received. Once it is used up, no record fits before there is room
 // for several, so that what is logged of a flood are runs of records.
 type logBudget struct {
-	logged uint64 // about how many bytes
-	earned uint64 // of the bytes received, what the server's budget has been given for
-	full   bool
+	logged    uint64 // about how many bytes
+	earned    uint64 // of the bytes received, what the server's budget has been given for
+	exhausted bool
 }
 
 const (
@@ -70,15 +70,15 @@ const (
 	logRun   = 4 << 10
 )
 
-// take reports whether there is room for a record of the given size, and counts it.
-func (b *logBudget) take(size int, received uint64) bool {
+// takeBytes reports whether there is room for a record of the given size, and counts it.
+func (b *logBudget) takeBytes(size int, received uint64) bool {
 	after := b.logged + uint64(size)
 	switch total := received + logBurst; {
-	case after > total, b.full && after+logRun > total:
-		b.full = true
+	case after > total, b.exhausted && after+logRun > total:
+		b.exhausted = true
 		return false
 	}
-	b.full, b.logged = false, after
+	b.exhausted, b.logged = false, after
 	return true
 }
 
@@ -86,30 +86,30 @@ func (b *logBudget) take(size int, received uint64) bool {
 // peer cannot hide a handler's panic behind bad messages.
 type logBudgets struct{ errors, others logBudget }
 
-// takeServerLogLocked reports whether the server's budget has room for a record of the
+// takeServerLogBudgetLocked reports whether the server's budget has room for a record of the
 // given size, which tells of so many; earned are bytes received that it has not been given
 // for. If others were left out before, that is said first. Callers must hold s.mu.
-func (s *Session) takeServerLogLocked(b *bounded.Budget, size, earned, records int) bool {
+func (s *Session) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, records int) bool {
 	s.owner.Check()
 	ok, skipped := b.Take(float64(size), float64(earned), records)
 	if skipped > 0 {
-		s.queueNoteLocked(slog.LevelWarn, "too much to log of this server's sessions",
+		s.queueLogRecordLocked(slog.LevelWarn, "too much to log of this server's sessions",
 			[]slog.Attr{slog.Int("records left out", skipped)})
 	}
 	return ok
 }
 
-// takeLogLocked reports whether the budgets of the session and its server have room for a
+// takeLogBudgetLocked reports whether the budgets of the session and its server have room for a
 // record. Callers must hold s.mu.
-func (s *Session) takeLogLocked(level slog.Level, size int) bool {
+func (s *Session) takeLogBudgetLocked(level slog.Level, size int) bool {
 	s.owner.Check()
 	budget := &s.budgets.others
 	if level >= slog.LevelError {
 		budget = &s.budgets.errors
 	}
 	received := s.stats.BytesReceived
-	if len(s.notes) >= maxNotes || !budget.take(size, received) {
-		s.unlogged++
+	if len(s.logRecords) >= maxLogRecords || !budget.takeBytes(size, received) {
+		s.unloggedRecords++
 		return false
 	}
 	l := s.load.logs
@@ -122,44 +122,44 @@ func (s *Session) takeLogLocked(level slog.Level, size int) bool {
 	}
 	earned := int(received - budget.earned)
 	budget.earned = received
-	if !s.takeServerLogLocked(shared, size, earned, 1) {
+	if !s.takeServerLogBudgetLocked(shared, size, earned, 1) {
 		budget.logged -= uint64(size)
 		return false
 	}
 	return true
 }
 
-// notePeerLocked is note for what a peer can cause as often as it likes. Records for
+// logPeerLaterLocked is note for what a peer can cause as often as it likes. Records for
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own: the text of any other is the user's code.
-func (s *Session) notePeerLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+func (s *Session) logPeerLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
 	s.owner.Check()
 	if s.log.Handler() != slog.DiscardHandler {
-		s.noteSizedLocked(recordSize(msg, attrs), level, msg, attrs)
+		s.logSizedLaterLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
 }
 
-// notePeer is notePeerLocked for attributes with any errors. Callers must not hold s.mu.
+// notePeer is logPeerLaterLocked for attributes with any errors. Callers must not hold s.mu.
 func (s *Session) notePeer(level slog.Level, msg string, attrs ...slog.Attr) {
 	if s.log.Handler() == slog.DiscardHandler {
 		return
 	}
 	size := recordSize(msg, attrs)
 	s.lock()
-	s.noteSizedLocked(size, level, msg, attrs)
+	s.logSizedLaterLocked(size, level, msg, attrs)
 	s.unlock()
 }
 
-func (s *Session) noteSizedLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+func (s *Session) logSizedLaterLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
 	s.owner.Check()
-	if s.state != stateDone && s.takeLogLocked(level, size) {
-		s.queueNoteLocked(level, msg, attrs)
+	if s.state != stateDone && s.takeLogBudgetLocked(level, size) {
+		s.queueLogRecordLocked(level, msg, attrs)
 	}
 }
 
-// noteHandler logs what happened when c was handled, within the budget. A nil err is
+// logHandlerLater logs what happened when c was handled, within the budget. A nil err is
 // left out. Callers must not hold s.mu: the logger and err are the user's.
-func (s *Session) noteHandler(level slog.Level, msg string, c *call, err error, more ...slog.Attr) {
+func (s *Session) logHandlerLater(level slog.Level, msg string, c *peerRequest, err error, more ...slog.Attr) {
 	if !s.log.Enabled(context.Background(), level) {
 		return
 	}
@@ -169,17 +169,17 @@ func (s *Session) noteHandler(level slog.Level, msg string, c *call, err error, 
 	}
 	size := recordSize(msg, attrs)
 	s.lock()
-	s.noteSizedLocked(size, level, msg, attrs)
+	s.logSizedLaterLocked(size, level, msg, attrs)
 	s.unlock()
 }
 
-// recordSizeAround is about how many bytes the time, the level and the peer have in a
+// recordOverhead is about how many bytes the time, the level and the peer have in a
 // record.
-const recordSizeAround = 192
+const recordOverhead = 192
 
 // recordSize returns about how many bytes a record has as text, and not fewer.
 func recordSize(msg string, attrs []slog.Attr) int {
-	size := recordSizeAround + len(msg)
+	size := recordOverhead + len(msg)
 	for _, a := range attrs {
 		size += len(a.Key) + len(`="" `)
 		switch v := a.Value; v.Kind() {
@@ -208,21 +208,21 @@ func quotedSize(text string) int {
 	return size
 }
 
-// logNotes logs until there is nothing left. It makes room for as much as it takes, so
+// writeLogRecords logs until there is nothing left. It makes room for as much as it takes, so
 // that a log which is always too slow still shows some of all that happens.
-func (s *Session) logNotes() {
+func (s *Session) writeLogRecords() {
 	for {
 		s.lock()
-		notes, unlogged := s.notes, s.unlogged
-		if len(notes) == 0 && (unlogged == 0 || !s.lastLocked()) {
-			s.logging = false
+		notes, unlogged := s.logRecords, s.unloggedRecords
+		if len(notes) == 0 && (unlogged == 0 || !s.isOnlyLogLeftLocked()) {
+			s.logRunning = false
 			s.unlock()
 			return
 		}
-		s.notes, s.unlogged = nil, 0
+		s.logRecords, s.unloggedRecords = nil, 0
 		if unlogged > 0 {
-			s.budgets.others.logged += recordSizeAround // for the record that says so
-			if l := s.load.logs; l != nil && !s.takeServerLogLocked(&l.others, recordSizeAround, 0, unlogged) {
+			s.budgets.others.logged += recordOverhead // for the record that says so
+			if l := s.load.logs; l != nil && !s.takeServerLogBudgetLocked(&l.others, recordOverhead, 0, unlogged) {
 				unlogged = 0 // the server says it
 			}
 		}
@@ -241,11 +241,13 @@ func limitAttr(name string, value slog.Attr) slog.Attr {
 	return slog.Group("limit", slog.String("name", name), value)
 }
 
-// byteLimit is limitAttr for a number of bytes.
-func byteLimit(name string, bytes int) slog.Attr { return limitAttr(name, slog.Int("bytes", bytes)) }
+// byteLimitAttr is limitAttr for a number of bytes.
+func byteLimitAttr(name string, bytes int) slog.Attr {
+	return limitAttr(name, slog.Int("bytes", bytes))
+}
 
-// timeLimit is limitAttr for a duration.
-func timeLimit(name string, d time.Duration) slog.Attr {
+// timeLimitAttr is limitAttr for a duration.
+func timeLimitAttr(name string, d time.Duration) slog.Attr {
 	return limitAttr(name, slog.Duration("duration", d))
 }
 

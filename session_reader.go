@@ -11,121 +11,121 @@ import (
 	"time"
 )
 
-// reading is what a reader uses while there is something to read.
-type reading struct {
+// decodeBuffer is what a reader uses while there is something to read.
+type decodeBuffer struct {
 	Message
-	intake
+	decodedInput
 }
 
-var readings = sync.Pool{New: func() any { return new(reading) }}
+var decodeBuffers = sync.Pool{New: func() any { return new(decodeBuffer) }}
 
-// release gives r up for reuse, without what was decoded.
-func (r *reading) release() {
+// recycle gives r up for reuse, without what was decoded.
+func (r *decodeBuffer) recycle() {
 	m := &r.Message
 	spare := m.spare
-	if n := cap(m.Items); n > len(m.scratch) && n <= 128 {
+	if n := cap(m.Items); n > len(m.singleItem) && n <= 128 {
 		clear(m.Items[:n]) // longer batches were before
 		spare = m.Items[:0]
 	}
-	*m = Message{method: m.method, spare: spare}
-	readings.Put(r)
+	*m = Message{lastMethod: m.lastMethod, spare: spare}
+	decodeBuffers.Put(r)
 }
 
-// intake is what the reader has decoded and not handed over yet. It hands over
+// decodedInput is what the reader has decoded and not handed over yet. It hands over
 // what came in at once under one lock.
-type intake struct {
-	messages uint64
-	bytes    int  // of the messages
-	crowded  bool // the queue was when the last were handed over: reading may have to pause
-	blank    bool // there were blank messages, too
-	replies  []reply
-	results  arena // of the replies
-	entries  []entry
+type decodedInput struct {
+	messages     uint64
+	bytes        int  // of the messages
+	queueCrowded bool // the queue was when the last were handed over: reading may have to pause
+	hasBlank     bool // there were blank messages, too
+	replies      []receivedReply
+	resultBytes  byteArena // of the replies
+	entries      []queueEntry
 }
 
-// reply is a response that came as a message of its own.
-type reply struct {
+// receivedReply is a response that came as a message of its own.
+type receivedReply struct {
 	id     ID
 	result []byte
 	err    error
 }
 
-// maxIntake is how many messages are decoded before they are handed over, though
+// maxDecodedMessages is how many messages are decoded before they are handed over, though
 // there are more: two for each worker, at most so many.
-const maxIntake = 32
+const maxDecodedMessages = 32
 
 // readLoop reads messages until the connection fails or is closed, or until reading
 // pauses (I13).
 func (s *Session) readLoop() {
-	r := readings.Get().(*reading)
+	r := decodeBuffers.Get().(*decodeBuffer)
 	for {
-		if r.crowded {
-			s.deliver(&r.intake)
-			r.crowded = false
-			if s.pause() {
-				r.release()
+		if r.queueCrowded {
+			s.handOverDecoded(&r.decodedInput)
+			r.queueCrowded = false
+			if s.pauseReading() {
+				r.recycle()
 				return
 			}
 		}
-		msg, err := s.conn.next(false)
+		msg, err := s.conn.nextMessage(false)
 		if msg == nil && err == nil {
-			s.deliver(&r.intake)
-			if r.crowded {
+			s.handOverDecoded(&r.decodedInput)
+			if r.queueCrowded {
 				continue
 			}
 			// What was woken by the last messages runs first: what it sends goes
 			// out sooner, and more comes in at once. Meanwhile, and that may be
 			// long, nothing is held that can be had again.
-			r.release()
+			r.recycle()
 			runtime.Gosched()
-			msg, err = s.conn.next(true)
-			r = readings.Get().(*reading)
+			msg, err = s.conn.nextMessage(true)
+			r = decodeBuffers.Get().(*decodeBuffer)
 		}
 		if err == nil {
-			if !s.reader.ignoring {
-				s.receive(&r.intake, &r.Message, msg)
+			if !s.reader.ignoresInput {
+				s.receiveMessage(&r.decodedInput, &r.Message, msg)
 				continue
 			}
-			if s.reader.ignores(s.conn.received()) {
+			if s.reader.mayIgnoreMore(s.conn.receivedBytes()) {
 				continue
 			}
 			s.lock()
-			s.reader.gaveUp = true
+			s.reader.inputLeft = true
 			s.unlock()
 			break
 		}
-		s.deliver(&r.intake)
-		if err == errIgnored {
+		s.handOverDecoded(&r.decodedInput)
+		if err == errInputIgnored {
 			s.lock()
-			s.reader.gaveUp = true
+			s.reader.inputLeft = true
 			s.unlock()
 			break
 		}
-		if err == io.EOF && s.reader.cutOff {
+		if err == io.EOF && s.reader.endedInMessage {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != io.EOF {
-			err = s.explain(err)
+			err = s.explainInput(err)
 		}
 		frame, bad := errors.AsType[*FrameError](err)
 		s.lock()
-		s.meter() // what is dropped, or was cut off by the end
+		s.countReceivedLocked() // what is dropped, or was cut off by the end
 		if bad {
-			s.faultOfFrame(frame)
+			s.countBadFrameLocked(frame)
 		}
 		s.unlock()
 		told, unclear := false, false
-		if bad && !s.reader.ignoring {
+		if bad && !s.reader.ignoresInput {
 			told, unclear = s.receiveDropped(&r.Message, frame)
 		}
-		if bad && frame.Recoverable && unclear && s.conn.tells() {
+		if bad && frame.Recoverable && unclear && s.conn.tellsCause() {
 			final := *frame
 			final.Recoverable, final.Start = false, nil
 			frame, err, told = &final, &final, true // by the close
 		}
 		if !bad || !frame.Recoverable {
 			if s.closeInput(err) {
-				r.release()
+				r.recycle()
 				return
 			}
 			grace := time.Duration(0)
@@ -134,12 +134,12 @@ func (s *Session) readLoop() {
 			} else if bad {
 				grace = s.violationGrace()
 			}
-			s.end(err, grace) // does nothing if the session was ending already (I6)
+			s.closeWith(err, grace) // does nothing if the session was ending already (I6)
 			break
 		}
 		s.lock()
 		ending := s.state >= stateClosing
-		s.overdrawn()
+		s.checkCostLimitLocked()
 		s.unlock()
 		if ending {
 			break
@@ -147,96 +147,98 @@ func (s *Session) readLoop() {
 	}
 	s.conn.releaseInput()
 	s.lock()
-	s.loops--
+	s.runningLoops--
 	s.out.wakeWriter() // which may linger
 	s.unlock()
 }
 
-// maxIgnored is how many bytes are read, and not looked at, of a session that ends.
-const maxIgnored = 256 << 10
+// maxIgnoredBytes is how many bytes are read, and not looked at, of a session that ends.
+const maxIgnoredBytes = 256 << 10
 
-// errIgnored ends the reading of a long message when enough was ignored.
-var errIgnored = errors.New("rpcx: input ignored")
+// errInputIgnored ends the reading of a long message when enough was ignored.
+var errInputIgnored = errors.New("rpcx: input ignored")
 
 // readerState belongs to the reader.
 type readerState struct {
-	most     uint64 // messages that are handed over at once
-	ignoring bool   // the session ends: what arrives is read and dropped
-	from     uint64 // the bytes that had arrived when that began
-	cutOff   bool   // the input has ended within a message
-	gaveUp   bool   // there is more input than is ignored; guarded by the session's lock
+	maxMessages    uint64 // messages that are handed over at once
+	ignoresInput   bool   // the session ends: what arrives is read and dropped
+	ignoredFrom    uint64 // the bytes that had arrived when that began
+	endedInMessage bool   // the input has ended within a message
+	inputLeft      bool   // there is more input than is ignored; guarded by the session's lock
 }
 
-// ignores reports whether reading goes on when so many bytes have arrived: the peer
+// mayIgnoreMore reports whether reading goes on when so many bytes have arrived: the peer
 // that is sent the last replies should not be reset before it has read them, and
 // cannot keep the session busy.
-func (r *readerState) ignores(received uint64) bool { return received-r.from <= maxIgnored }
+func (r *readerState) mayIgnoreMore(received uint64) bool {
+	return received-r.ignoredFrom <= maxIgnoredBytes
+}
 
-// ignoreIfEndingLocked has the reader drop what arrives from now on if the session is
+// ignoreInputIfClosingLocked has the reader drop what arrives from now on if the session is
 // ending. Callers must hold s.mu and be the reader.
-func (s *Session) ignoreIfEndingLocked() {
+func (s *Session) ignoreInputIfClosingLocked() {
 	s.owner.Check()
-	if !s.reader.ignoring && s.state >= stateClosing {
-		s.reader.ignoring, s.reader.from = true, s.conn.received()
+	if !s.reader.ignoresInput && s.state >= stateClosing {
+		s.reader.ignoresInput, s.reader.ignoredFrom = true, s.conn.receivedBytes()
 	}
 }
 
-// receive deals with one message, which is valid only until it returns.
-func (s *Session) receive(in *intake, m *Message, msg []byte) {
-	s.decode(m, msg)
+// receiveMessage deals with one message, which is valid only until it returns.
+func (s *Session) receiveMessage(in *decodedInput, m *Message, msg []byte) {
+	s.decodeMessage(m, msg)
 	if m.Items[0].isNoJSON() {
 		text, marked := bytes.CutPrefix(msg, byteOrderMark)
 		if marked && s.stats.MessagesReceived+in.messages == 0 {
 			msg = text
-			s.decode(m, msg)
+			s.decodeMessage(m, msg)
 		}
-		if s.passOver(msg) {
-			in.blank = true
+		if s.passOverBlank(msg) {
+			in.hasBlank = true
 			return
 		}
-		if s.conn.unterminated() {
-			s.reader.cutOff = true // the connection ended in the middle of it
+		if s.conn.endedUnterminated() {
+			s.reader.endedInMessage = true // the connection ended in the middle of it
 			return
 		}
 	}
-	s.blank = 0
+	s.blankMessages = 0
 	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
-		s.deliver(in) // what came before
+		s.handOverDecoded(in) // what came before
 		s.receiveBatchResponse(m.Items, true)
 	case m.Batch:
-		s.deliver(in)
-		if items := s.takeReplies(in, s.Protocol(), m, msg); len(items) > 0 {
+		s.handOverDecoded(in)
+		if items := s.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
 			s.receiveBatch(in, items, len(msg))
 		}
 	case item.Kind == KindInvalid:
-		if items := s.takeReplies(in, s.Protocol(), m, msg); len(items) > 0 {
+		if items := s.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
 			s.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
 		}
 	case item.Kind == KindFatal:
-		s.deliver(in) // what came before
+		s.handOverDecoded(in) // what came before
 		s.lock()
-		s.fault(item.Err)
-		s.fx.end(item.Err, s.violationGrace())
+		s.countBadMessageLocked(item.Err)
+		s.effects.closeSession(item.Err, s.violationGrace())
 		s.unlock()
 	case item.Kind == KindResponse:
-		in.results.grow(len(item.ID) + len(item.Result))
-		in.replies = append(in.replies, reply{in.results.add(item.ID), in.results.add(item.Result), item.Err})
-	case s.cancel != nil && item.Kind == KindNotification && item.Method == s.cancel.Method:
-		s.deliver(in) // what is cancelled may be in it
-		s.cancelled(item.Params)
+		in.resultBytes.grow(len(item.ID) + len(item.Result))
+		in.replies = append(in.replies, receivedReply{in.resultBytes.appendCopy(item.ID), in.resultBytes.appendCopy(item.Result), item.Err})
+	case s.cancellation != nil && item.Kind == KindNotification && item.Method == s.cancellation.Method:
+		s.handOverDecoded(in) // what is cancelled may be in it
+		s.cancelRequests(item.Params)
 	default:
-		in.entries = append(in.entries, s.request(item, len(msg)))
+		in.entries = append(in.entries, s.newRequest(item, len(msg)))
 	}
 	in.messages++
 	in.bytes += len(msg)
-	if in.messages >= s.reader.most || in.bytes >= maxIntakeBytes {
-		s.deliver(in)
+	if in.messages >= s.reader.maxMessages || in.bytes >= maxDecodedBytes {
+		s.handOverDecoded(in)
 	}
 }
 
-// decode decodes msg under the session's protocol, which msg may decide.
-func (s *Session) decode(m *Message, msg []byte) {
+// decodeMessage decodes msg under the session's protocol, which msg may decide.
+func (s *Session) decodeMessage(m *Message, msg []byte) {
 	p := s.Protocol()
 	if d, ok := p.(Detector); ok {
 		if found := d.Detect(msg, s.limits.Batch); found != nil {
@@ -248,63 +250,63 @@ func (s *Session) decode(m *Message, msg []byte) {
 	p.Decode(m, msg, s.limits.Batch)
 }
 
-// deliver hands over what was received: it completes calls and queues requests.
-func (s *Session) deliver(in *intake) {
-	if in.messages == 0 && len(in.entries) == 0 && !in.blank {
+// handOverDecoded hands over what was received: it completes calls and queues requests.
+func (s *Session) handOverDecoded(in *decodedInput) {
+	if in.messages == 0 && len(in.entries) == 0 && !in.hasBlank {
 		return
 	}
 	s.makeRoomForRequests(in.entries)
 	s.lock()
 	s.stats.MessagesReceived += in.messages
-	s.meter()
-	s.markAlive()
+	s.countReceivedLocked()
+	s.markActiveLocked()
 	now := s.now()
 	for _, r := range in.replies {
-		if r.id == nil && s.completeRefusedLocked(now, r.err) {
+		if r.id == nil && s.completeRefusedCallsLocked(now, r.err) {
 			continue
 		}
-		f, err, fault := s.match(r.id, r.err)
+		f, err, fault := s.takeCallForReplyLocked(r.id, r.err)
 		if fault != nil {
-			s.fault(fault)
+			s.countBadMessageLocked(fault)
 			s.countPeerErrorBytesLocked(wholeError, len(r.result))
 		}
 		if f != nil {
-			s.complete(f, now, r.result, err)
+			s.completeCallLocked(f, now, r.result, err)
 		}
 	}
-	s.overdrawn()
+	s.checkCostLimitLocked()
 	for _, e := range in.entries {
-		s.admit(e, now)
+		s.enqueueRequestLocked(e, now)
 	}
-	s.unblock() // what was refused may have cost what those before it need
-	s.wakeWorkerLocked()
-	in.crowded = s.crowdedLocked(now, 4)
-	s.ignoreIfEndingLocked()
+	s.checkStarvedQueueLocked() // what was refused may have cost what those before it need
+	s.startWorkerIfNeededLocked()
+	in.queueCrowded = s.isCrowdedLocked(now, 4)
+	s.ignoreInputIfClosingLocked()
 	s.unlock()
 
 	clear(in.replies)
 	clear(in.entries)
-	in.messages, in.bytes, in.blank = 0, 0, false
-	in.replies, in.entries, in.results = in.replies[:0], in.entries[:0], nil
+	in.messages, in.bytes, in.hasBlank = 0, 0, false
+	in.replies, in.entries, in.resultBytes = in.replies[:0], in.entries[:0], nil
 }
 
-// match removes the call that a response is for from the table, and returns it
+// takeCallForReplyLocked removes the call that a response is for from the table, and returns it
 // to be completed; nil if there is none. outcome is the call's error, if
 // it has one. fault is what is to be counted against the peer. It is called under
 // the lock.
-func (s *Session) match(id ID, err error) (f *Future, outcome, fault error) {
-	f, what := s.table.receive(id)
+func (s *Session) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, fault error) {
+	f, what := s.callTable.matchReply(id)
 	if what == unexpected {
-		f, what, err = s.matchString(id, err)
+		f, what, err = s.takeCallByStringLocked(id, err)
 	}
 	switch what {
 	case matched:
-		s.replied = s.out.queued
+		s.lastReplyMark = s.out.queuedMessages
 		if bad, ok := err.(*ProtocolError); ok {
 			fault = bad
 		}
 	case late:
-		s.replied = s.out.queued
+		s.lastReplyMark = s.out.queuedMessages
 		s.stats.LateReplies++
 	case unexpected:
 		if s.state >= stateClosing {
@@ -324,24 +326,24 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	for i := range items {
 		need += len(items[i].Result)
 	}
-	results := make(arena, 0, need)
+	results := make(byteArena, 0, need)
 	var touched []*Batch
 	faults := 0
 	s.lock()
 	now := s.now()
 	complete := func(item *Item) {
-		f, err, fault := s.match(item.ID, item.Err)
+		f, err, fault := s.takeCallForReplyLocked(item.ID, item.Err)
 		if fault != nil {
 			faults++
-			s.faultOf(fault, faults)
+			s.countItemFaultLocked(fault, faults)
 			s.countPeerErrorBytesLocked(wholeError, len(item.Result))
 		}
 		if f == nil {
 			return
 		}
-		s.complete(f, now, results.add(item.Result), err)
-		if array && f.batch != nil && !f.batch.answered {
-			f.batch.answered = true
+		s.completeCallLocked(f, now, results.appendCopy(item.Result), err)
+		if array && f.batch != nil && !f.batch.hasReply {
+			f.batch.hasReply = true
 			touched = append(touched, f.batch)
 		}
 	}
@@ -351,40 +353,40 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 		}
 	}
 	for _, b := range touched {
-		for _, f := range b.own.members {
-			if s.table.giveUp(f) {
-				s.complete(f, now, nil, ErrNoResponse)
+		for _, f := range b.whole.members {
+			if s.callTable.abandonCall(f) {
+				s.completeCallLocked(f, now, nil, ErrNoResponse)
 			}
 		}
 	}
 	for i := range items { // last: what has an id says what the others can be for
-		if items[i].ID == nil && !s.completeRefusedLocked(now, items[i].Err) {
+		if items[i].ID == nil && !s.completeRefusedCallsLocked(now, items[i].Err) {
 			complete(&items[i])
 		}
 	}
 	s.unlock()
 }
 
-// request makes a call of a request or notification.
-func (s *Session) request(item *Item, size int) *single {
-	c := &single{size: size}
-	a := arena(c.arena[:0])
-	a.grow(item.bytes())
-	item.own(&a)
-	c.init(s, item, c)
+// newRequest makes a call of a request or notification.
+func (s *Session) newRequest(item *Item, size int) *singleRequest {
+	c := &singleRequest{size: size}
+	a := byteArena(c.arena[:0])
+	a.grow(item.sharedBytes())
+	item.detachInto(&a)
+	c.initFromItem(s, item, c)
 	return c
 }
 
 // receiveBatch answers the invalid members of a batch and takes in the rest.
-func (s *Session) receiveBatch(in *intake, items []Item, size int) {
-	b := &inBatch{members: make([]call, len(items)), spans: make([]span, len(items)), size: size}
+func (s *Session) receiveBatch(in *decodedInput, items []Item, size int) {
+	b := &peerBatch{members: make([]peerRequest, len(items)), spans: make([]span, len(items)), size: size}
 	need := 0
 	for i := range items {
-		need += items[i].bytes()
+		need += items[i].sharedBytes()
 	}
-	a := make(arena, 0, need)
-	sc := getScratch()
-	defer sc.put()
+	a := make(byteArena, 0, need)
+	sc := getEncodeBuffer()
+	defer sc.recycle()
 	invalid := 0
 	for i := range items {
 		item, c := &items[i], &b.members[i]
@@ -393,59 +395,59 @@ func (s *Session) receiveBatch(in *intake, items []Item, size int) {
 		case KindInvalid:
 			c.answered = true
 			s.lock()
-			if s.dropsFaultsLocked() {
+			if s.dropsBadMessagesLocked() {
 				s.unlock()
 				continue
 			}
 			invalid++
-			s.faultOf(item.Err, invalid)
+			s.countItemFaultLocked(item.Err, invalid)
 			if invalid == 1 {
-				s.refusing++
+				s.unsentErrors++
 			}
 			s.unlock()
-			if s.encodeError(sc, item.ID, s.answerTo(item)) {
-				b.append(i, sc.msg)
+			if s.encodeError(sc, item.ID, s.invalidItemError(item)) {
+				b.appendReply(i, sc.msg)
 			}
 			continue
 		case KindRequest:
-			b.waiting++
+			b.missingReplies++
 		}
-		b.unfinished++
-		item.own(&a)
-		c.init(s, item, b)
+		b.openMembers++
+		item.detachInto(&a)
+		c.initFromItem(s, item, b)
 	}
 	b.size += len(b.replies) + memberSize*len(b.members)
-	if b.waiting == 0 && invalid > 0 {
-		b.send(s, nil, fromReader)
+	if b.missingReplies == 0 && invalid > 0 {
+		b.sendReplies(s, nil, fromReader)
 	}
 	if invalid > 0 {
-		s.refused()
+		s.finishSendingErrors()
 	}
-	if b.unfinished > 0 {
+	if b.openMembers > 0 {
 		in.entries = append(in.entries, b)
 	}
 }
 
-// bytes is how many bytes of the message the item needs.
-func (item *Item) bytes() int { return len(item.ID) + item.Params.bytes() }
+// sharedBytes is how many bytes of the message the item needs.
+func (item *Item) sharedBytes() int { return len(item.ID) + item.Params.sharedBytes() }
 
-func (p *Params) bytes() int { return len(p.Positional) + len(p.Named) + len(p.Raw) }
+func (p *Params) sharedBytes() int { return len(p.Positional) + len(p.Named) + len(p.Raw) }
 
-// own moves what the item shares with its message to a, which has room for it.
-func (item *Item) own(a *arena) {
+// detachInto moves what the item shares with its message to a, which has room for it.
+func (item *Item) detachInto(a *byteArena) {
 	p := &item.Params
-	item.ID, p.Positional, p.Named, p.Raw = a.add(item.ID), a.add(p.Positional), a.add(p.Named), a.add(p.Raw)
+	item.ID, p.Positional, p.Named, p.Raw = a.appendCopy(item.ID), a.appendCopy(p.Positional), a.appendCopy(p.Named), a.appendCopy(p.Raw)
 }
 
-// arena is memory that small things which came in together share.
-type arena []byte
+// byteArena is memory that small things which came in together share.
+type byteArena []byte
 
-// maxShared is how large an arena becomes for small things: a user who keeps one
+// maxSharedArena is how large an arena becomes for small things: a user who keeps one
 // of them keeps all of it.
-const maxShared = 512
+const maxSharedArena = 512
 
-// add returns a copy of b in the arena, which has room for it.
-func (a *arena) add(b []byte) []byte {
+// appendCopy returns a copy of b in the arena, which has room for it.
+func (a *byteArena) appendCopy(b []byte) []byte {
 	if b == nil {
 		return nil
 	}
@@ -455,22 +457,22 @@ func (a *arena) add(b []byte) []byte {
 }
 
 // grow makes room for n bytes: the more there were, the more for others as well.
-func (a *arena) grow(n int) {
+func (a *byteArena) grow(n int) {
 	if n > cap(*a)-len(*a) {
-		*a = make(arena, 0, max(n, min(2*cap(*a), maxShared)))
+		*a = make(byteArena, 0, max(n, min(2*cap(*a), maxSharedArena)))
 	}
 }
 
-// faultOfFrame is fault for what the framer, or the connection, reports. Callers must
+// countBadFrameLocked is fault for what the framer, or the connection, reports. Callers must
 // hold the lock.
-func (s *Session) faultOfFrame(frame *FrameError) {
+func (s *Session) countBadFrameLocked(frame *FrameError) {
 	var more []slog.Attr
 	if size := frame.TooLarge; size != nil {
-		more = append(more, byteLimit(size.Field, size.Limit))
+		more = append(more, byteLimitAttr(size.Field, size.Limit))
 	}
 	noted := *frame
 	noted.Start = nil // not to be kept until it is logged
-	s.fault(&noted, more...)
+	s.countBadMessageLocked(&noted, more...)
 }
 
 // receiveDropped tells whom it concerns of a message that was dropped, as far as its
@@ -494,18 +496,18 @@ func (s *Session) receiveDropped(m *Message, frame *FrameError) (told, unclear b
 	switch item.Kind {
 	case KindRequest, KindInvalid:
 		s.lock()
-		s.fx.replyError(item.ID, answer, fromReader)
+		s.effects.replyError(item.ID, answer, fromReader)
 		s.unlock()
 		return true, item.ID == nil
 	case KindResponse:
-		return false, !s.failReply(item.ID, m.Batch, frame)
+		return false, !s.failCallOfDroppedReply(item.ID, m.Batch, frame)
 	}
 	return false, item.Kind == KindFatal
 }
 
-// failReply ends the call, or the batch, whose reply was dropped. It reports whether
+// failCallOfDroppedReply ends the call, or the batch, whose reply was dropped. It reports whether
 // no call can be waiting for that reply any more.
-func (s *Session) failReply(id ID, array bool, frame *FrameError) bool {
+func (s *Session) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bool {
 	var err error = frame.TooLarge
 	if frame.TooLarge == nil {
 		err = frame
@@ -513,21 +515,21 @@ func (s *Session) failReply(id ID, array bool, frame *FrameError) bool {
 	err = fmt.Errorf("reply dropped: %w", err)
 	s.lock()
 	defer s.unlock()
-	f := s.table.only(array)
+	f := s.callTable.onlyCall(array)
 	if id != nil {
-		f, _, _ = s.match(id, nil) // the fault is that of the frame
+		f, _, _ = s.takeCallForReplyLocked(id, nil) // the fault is that of the frame
 	} else if f != nil {
-		s.table.remove(f)
+		s.callTable.remove(f)
 	}
 	if f == nil {
-		return id != nil || s.table.pending == 0
+		return id != nil || s.callTable.pending == 0
 	}
 	now := s.now()
-	s.complete(f, now, nil, err)
+	s.completeCallLocked(f, now, nil, err)
 	if f.batch != nil && array {
-		for _, member := range f.batch.own.members {
-			if s.table.giveUp(member) { // another part of its reply may come
-				s.complete(member, now, nil, err)
+		for _, member := range f.batch.whole.members {
+			if s.callTable.abandonCall(member) { // another part of its reply may come
+				s.completeCallLocked(member, now, nil, err)
 			}
 		}
 	}

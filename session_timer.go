@@ -24,15 +24,15 @@ type deadline struct {
 
 // expirer is what a deadline is for.
 type expirer interface {
-	// expire is called when the deadline has passed. The caller holds s.mu, and removes
+	// expireLocked is called when the deadline has passed. The caller holds s.mu, and removes
 	// the deadline from its list afterwards.
-	expire(s *Session)
+	expireLocked(s *Session)
 }
 
-type deadlines struct{ first, last *deadline }
+type deadlineList struct{ first, last *deadline }
 
-// add appends d, and makes sure that the timer will fire for it.
-func (l *deadlines) add(s *Session, d *deadline, at time.Duration, owner expirer) {
+// appendDeadline appends d, and makes sure that the timer will fire for it.
+func (l *deadlineList) appendDeadline(s *Session, d *deadline, at time.Duration, owner expirer) {
 	d.at, d.owner, d.prev, d.next = at, owner, l.last, nil
 	if l.last != nil {
 		l.last.next = d
@@ -40,11 +40,11 @@ func (l *deadlines) add(s *Session, d *deadline, at time.Duration, owner expirer
 		l.first = d
 	}
 	l.last = d
-	s.arm(at)
+	s.setTimerLocked(at)
 }
 
-// remove takes d out if it is in.
-func (l *deadlines) remove(d *deadline) {
+// removeDeadline takes d out if it is in.
+func (l *deadlineList) removeDeadline(d *deadline) {
 	if d.owner == nil {
 		return
 	}
@@ -62,68 +62,68 @@ func (l *deadlines) remove(d *deadline) {
 }
 
 // now is the time on the session's clock.
-func (s *Session) now() time.Duration { return time.Since(s.epoch) }
+func (s *Session) now() time.Duration { return time.Since(s.startTime) }
 
-// arm makes sure that the timer fires at the given time or before.
-func (s *Session) arm(at time.Duration) {
-	if at >= s.armed {
+// setTimerLocked makes sure that the timer fires at the given time or before.
+func (s *Session) setTimerLocked(at time.Duration) {
+	if at >= s.timerAt {
 		return
 	}
-	s.armed = at
+	s.timerAt = at
 	if s.timer == nil {
-		s.timer = time.AfterFunc(at-s.now(), s.tick)
+		s.timer = time.AfterFunc(at-s.now(), s.checkDeadlines)
 	} else {
 		s.timer.Reset(at - s.now())
 	}
 }
 
-// tick does what is due, and arms the timer for what is next.
-func (s *Session) tick() {
+// checkDeadlines does what is due, and arms the timer for what is next.
+func (s *Session) checkDeadlines() {
 	s.lock()
-	s.armed = never
+	s.timerAt = never
 	if s.state == stateDone {
 		s.unlock()
 		return
 	}
 	now := s.now()
-	for _, list := range []*deadlines{&s.outgoing, &s.incoming} {
+	for _, list := range []*deadlineList{&s.callTimeouts, &s.openRequests} {
 		for list.first != nil && list.first.at <= now {
 			d := list.first
-			d.owner.expire(s)
-			list.remove(d)
+			d.owner.expireLocked(s)
+			list.removeDeadline(d)
 		}
 		if list.first != nil {
-			s.arm(list.first.at)
+			s.setTimerLocked(list.first.at)
 		}
 	}
-	s.checkSentLocked(now)
+	s.checkSendProgressLocked(now)
 	switch {
-	case s.out.writing && s.out.writeBy <= now:
-		s.note(slog.LevelWarn, "peer does not read", timeLimit("Limits.SendTimeout", s.limits.SendTimeout))
-		s.fx.end(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0)
+	case s.out.writing && s.out.writeDeadline <= now:
+		s.logLaterLocked(slog.LevelWarn, "peer does not read", timeLimitAttr("Limits.SendTimeout", s.limits.SendTimeout))
+		s.effects.closeSession(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0)
 	case s.out.writing:
-		s.arm(s.out.writeBy)
+		s.setTimerLocked(s.out.writeDeadline)
 	}
 	switch {
-	case s.input.awaited && s.input.awaitBy <= now:
+	case s.input.writerWaiting && s.input.waitDeadline <= now:
 		s.out.wakeWriter()
-	case s.input.awaited:
-		s.arm(s.input.awaitBy)
+	case s.input.writerWaiting:
+		s.setTimerLocked(s.input.waitDeadline)
 	}
 	s.checkPauseLocked() // what has expired left room
-	s.checkPauseTimeLocked(now)
-	s.checkInputTimeLocked(now)
+	s.checkPauseDeadlinesLocked(now)
+	s.checkHalfCloseLocked(now)
 	s.checkLateLocked(now)
-	s.checkStandingLocked(now)
-	s.checkPartLocked(now)
+	s.checkStalledInputLocked(now)
+	s.checkPartialLocked(now)
 	s.checkNetworkLocked(now)
-	s.keepVigil(now)
+	s.checkIdleLocked(now)
 	if s.state == stateClosing {
-		if s.closeBy <= now {
-			s.fx.set(&s.fx.closeConn)
+		if s.closeDeadline <= now {
+			s.effects.setFlag(&s.effects.connCloseDue)
 			s.out.wakeWriter() // which may linger
 		} else {
-			s.arm(s.closeBy)
+			s.setTimerLocked(s.closeDeadline)
 		}
 	}
 	s.unlock()
@@ -136,16 +136,16 @@ const keepAliveProbes = 3
 // defaultKeepAlive is what package net sets.
 const defaultKeepAlive = 15 * time.Second
 
-// vigil is what a session knows of life on its connection, if anybody wants to
+// connActivity is what a session knows of life on its connection, if anybody wants to
 // know. It is guarded by the session's lock.
-type vigil struct {
-	on     bool
-	life   time.Duration // when something passed
-	rest   time.Duration // when a handler returned or a call was given up
-	probed time.Duration // when the last probe was sent
+type connActivity struct {
+	watched       bool
+	lastTraffic   time.Duration // when something passed
+	lastWorkEnd   time.Duration // when a handler returned or a call was given up
+	lastKeepAlive time.Duration // when the last probe was sent
 
-	network syscall.RawConn // that is asked whether it repeats what it has sent; nil if none
-	repeats time.Duration   // since when it does, never if it does not
+	networkConn    syscall.RawConn // that is asked whether it repeats what it has sent; nil if none
+	repeatingSince time.Duration   // since when it does, never if it does not
 }
 
 // watchConn begins to watch over the connection, as the limits say.
@@ -169,72 +169,72 @@ func (s *Session) watchConn() {
 	}
 	s.lock()
 	defer s.unlock()
-	s.watchNetwork()
+	s.watchNetworkLocked()
 	s.checkNetworkLocked(s.now())
-	if s.vigil.on = l.IdleTimeout != never || l.KeepAliveMethod != ""; s.vigil.on {
-		s.vigil.life = s.now()
-		s.keepVigil(s.vigil.life)
+	if s.activity.watched = l.IdleTimeout != never || l.KeepAliveMethod != ""; s.activity.watched {
+		s.activity.lastTraffic = s.now()
+		s.checkIdleLocked(s.activity.lastTraffic)
 	}
 }
 
-// markAlive is called, under the lock, when something has passed.
-func (s *Session) markAlive() {
-	if s.vigil.on {
-		s.vigil.life = s.now()
+// markActiveLocked is called, under the lock, when something has passed.
+func (s *Session) markActiveLocked() {
+	if s.activity.watched {
+		s.activity.lastTraffic = s.now()
 	}
 }
 
-// rested is called, under the lock, when a handler has returned or a call was
+// markWorkEndLocked is called, under the lock, when a handler has returned or a call was
 // given up: the session may be idle from now on.
-func (s *Session) rested() {
-	if s.vigil.on {
-		s.vigil.rest = s.now()
+func (s *Session) markWorkEndLocked() {
+	if s.activity.watched {
+		s.activity.lastWorkEnd = s.now()
 	}
 }
 
-// keepVigil ends a session that is idle, and sends what keeps one alive. Callers must
+// checkIdleLocked ends a session that is idle, and sends what keeps one alive. Callers must
 // hold s.mu.
-func (s *Session) keepVigil(now time.Duration) {
-	v, l := &s.vigil, s.limits
-	if !v.on || s.state >= stateClosing || s.input.closed {
+func (s *Session) checkIdleLocked(now time.Duration) {
+	v, l := &s.activity, s.limits
+	if !v.watched || s.state >= stateClosing || s.input.closed {
 		return
 	}
 	if s.pressure.paused {
-		v.life = now // silence counts only while somebody reads
+		v.lastTraffic = now // silence counts only while somebody reads
 	}
-	idle := max(v.life, v.rest)
-	if s.in.running > 0 || s.in.count > 0 || s.table.pending > 0 || s.out.writing {
+	idle := max(v.lastTraffic, v.lastWorkEnd)
+	if s.in.running > 0 || s.in.count > 0 || s.callTable.pending > 0 || s.out.writing {
 		idle = now // at the earliest
 	}
 	if l.KeepAliveMethod != "" {
-		if after(max(v.life, v.probed), l.KeepAlive) <= now {
-			v.probed = now
-			s.fx.set(&s.fx.keepAlive)
+		if after(max(v.lastTraffic, v.lastKeepAlive), l.KeepAlive) <= now {
+			v.lastKeepAlive = now
+			s.effects.setFlag(&s.effects.keepAliveDue)
 		}
-		s.arm(after(max(v.life, v.probed), l.KeepAlive))
+		s.setTimerLocked(after(max(v.lastTraffic, v.lastKeepAlive), l.KeepAlive))
 	}
 	if after(idle, l.IdleTimeout) <= now {
-		s.note(slog.LevelInfo, "session is idle", timeLimit("Limits.IdleTimeout", l.IdleTimeout))
-		s.fx.keepAlive = false
-		s.fx.end(ErrIdle, closeGrace)
+		s.logLaterLocked(slog.LevelInfo, "session is idle", timeLimitAttr("Limits.IdleTimeout", l.IdleTimeout))
+		s.effects.keepAliveDue = false
+		s.effects.closeSession(ErrIdle, closeGrace)
 		return
 	}
-	s.arm(after(idle, l.IdleTimeout))
+	s.setTimerLocked(after(idle, l.IdleTimeout))
 }
 
-// probe sends a notification whose arrival is all that it is for.
-func (s *Session) probe() {
-	s.mention(s.limits.KeepAliveMethod, nil, "keep-alive cannot be sent")
+// sendKeepAlive sends a notification whose arrival is all that it is for.
+func (s *Session) sendKeepAlive() {
+	s.tryNotify(s.limits.KeepAliveMethod, nil, "keep-alive cannot be sent")
 }
 
-// watchNetwork has the session end when what it has sent is not acknowledged for
+// watchNetworkLocked has the session end when what it has sent is not acknowledged for
 // keepAliveProbes times KeepAlive. Without that, TCP goes on for some 15 minutes.
 //
 // TCP_USER_TIMEOUT counts the time in which the peer does not read, too, and must not
 // be shorter than SendTimeout. Where KeepAlive asks for less, the operating system is
 // asked whether it repeats what it has sent.
-func (s *Session) watchNetwork() {
-	keepAlive := s.limits.keepAlive()
+func (s *Session) watchNetworkLocked() {
+	keepAlive := s.limits.tcpKeepAlive()
 	conn := tcpConn(s.NetConn())
 	if conn == nil || keepAlive < 0 || keepAlive > never/keepAliveProbes {
 		return
@@ -250,12 +250,12 @@ func (s *Session) watchNetwork() {
 	if patience >= s.limits.SendTimeout {
 		setUserTimeout(raw, patience)
 	} else if canSeeRepeats {
-		s.vigil.network, s.vigil.repeats = raw, never
+		s.activity.networkConn, s.activity.repeatingSince = raw, never
 	}
 }
 
-// keepAlive returns KeepAlive with its default for TCP.
-func (l *Limits) keepAlive() time.Duration {
+// tcpKeepAlive returns KeepAlive with its default for TCP.
+func (l *Limits) tcpKeepAlive() time.Duration {
 	if l.KeepAlive == 0 {
 		return defaultKeepAlive
 	}
@@ -279,19 +279,19 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 // hold s.mu.
 func (s *Session) checkNetworkLocked(now time.Duration) {
 	s.owner.Check()
-	v, keepAlive := &s.vigil, s.limits.keepAlive()
-	if v.network == nil || s.state >= stateClosing {
+	v, keepAlive := &s.activity, s.limits.tcpKeepAlive()
+	if v.networkConn == nil || s.state >= stateClosing {
 		return
 	}
-	s.arm(after(now, keepAlive/4))
+	s.setTimerLocked(after(now, keepAlive/4))
 	switch {
-	case !repeats(v.network):
-		v.repeats = never
-	case v.repeats == never:
-		v.repeats = now
-	case now-v.repeats >= 2*keepAlive: // which leaves one for the first repetition
-		v.network = nil
-		s.fx.end(ErrUnreachable, 0)
+	case !isRepeating(v.networkConn):
+		v.repeatingSince = never
+	case v.repeatingSince == never:
+		v.repeatingSince = now
+	case now-v.repeatingSince >= 2*keepAlive: // which leaves one for the first repetition
+		v.networkConn = nil
+		s.effects.closeSession(ErrUnreachable, 0)
 	}
 }
 

@@ -14,44 +14,44 @@ import (
 	"time"
 )
 
-// frames are framed messages in a row.
-type frames struct {
+// frameBuffer are framed messages in a row.
+type frameBuffer struct {
 	buf  []byte
 	ends []int // where each ends in buf
 }
 
-// largeFrames is the capacity from which a buffer of frames is a large one. Large
+// largeFrameBuffer is the capacity from which a buffer of frames is a large one. Large
 // buffers have powers of two as their capacities, and a pool for each: what few frames
 // of a peer that does not read hold is no more than twice their size.
-const largeFrames = 16 << 10
+const largeFrameBuffer = 16 << 10
 
 // The buffers of outboxes: one that is empty holds none.
 var (
-	smallFramesPool  = sync.Pool{New: func() any { return new(frames) }}
+	smallFramesPool  = sync.Pool{New: func() any { return new(frameBuffer) }}
 	largeFramesPools [bits.UintSize]sync.Pool // by the logarithm of their capacities
 )
 
-// getFrames returns empty frames, for need bytes if these need a large buffer.
-func getFrames(need int) *frames {
-	if need <= largeFrames/2 {
-		return smallFramesPool.Get().(*frames)
+// getFrameBuffer returns empty frames, for need bytes if these need a large buffer.
+func getFrameBuffer(need int) *frameBuffer {
+	if need <= largeFrameBuffer/2 {
+		return smallFramesPool.Get().(*frameBuffer)
 	}
 	log := bits.Len(uint(need - 1))
-	if f, ok := largeFramesPools[log].Get().(*frames); ok {
+	if f, ok := largeFramesPools[log].Get().(*frameBuffer); ok {
 		return f
 	}
 	size := need
-	if need <= maxScratch {
+	if need <= maxPooledBuffer {
 		size = 1 << log
 	}
-	return &frames{buf: make([]byte, 0, size)}
+	return &frameBuffer{buf: make([]byte, 0, size)}
 }
 
-func (f *frames) put() {
+func (f *frameBuffer) recycle() {
 	pool, size := &smallFramesPool, cap(f.buf)
-	if size >= largeFrames {
+	if size >= largeFrameBuffer {
 		log := bits.TrailingZeros(uint(size))
-		if size != 1<<log || size > maxScratch {
+		if size != 1<<log || size > maxPooledBuffer {
 			return
 		}
 		pool = &largeFramesPools[log]
@@ -60,12 +60,12 @@ func (f *frames) put() {
 	pool.Put(f)
 }
 
-// add adds a framed message, and returns f, or what it was moved to.
-func (f *frames) add(frame []byte) *frames {
-	if need := len(f.buf) + len(frame); need > cap(f.buf) && need > largeFrames/2 {
-		larger := getFrames(need)
+// appendFrame adds a framed message, and returns f, or what it was moved to.
+func (f *frameBuffer) appendFrame(frame []byte) *frameBuffer {
+	if need := len(f.buf) + len(frame); need > cap(f.buf) && need > largeFrameBuffer/2 {
+		larger := getFrameBuffer(need)
 		larger.buf, larger.ends = append(larger.buf, f.buf...), append(larger.ends, f.ends...)
-		f.put()
+		f.recycle()
 		f = larger
 	}
 	f.buf = append(f.buf, frame...)
@@ -73,16 +73,16 @@ func (f *frames) add(frame []byte) *frames {
 	return f
 }
 
-// held returns how much memory counts: that of small buffers is not worth it.
-func (f *frames) held() int {
-	if size := cap(f.buf); size >= largeFrames {
+// countedBytes returns how much memory counts: that of small buffers is not worth it.
+func (f *frameBuffer) countedBytes() int {
+	if size := cap(f.buf); size >= largeFrameBuffer {
 		return size
 	}
 	return len(f.buf)
 }
 
-// split ranges over the parts of buf that end at ends.
-func split(buf []byte, ends []int) func(yield func([]byte) bool) {
+// splitAtEnds ranges over the parts of buf that end at ends.
+func splitAtEnds(buf []byte, ends []int) func(yield func([]byte) bool) {
 	return func(yield func([]byte) bool) {
 		start := 0
 		for _, end := range ends {
@@ -97,85 +97,85 @@ func split(buf []byte, ends []int) func(yield func([]byte) bool) {
 // outbox holds framed messages until the writer takes them. It is guarded by
 // the session's lock. One buffer is filled while another is written.
 type outbox struct {
-	*frames // that wait; nil if none do
+	*frameBuffer // that wait; nil if none do
 
-	inFlight int           // bytes that are being written
-	taken    int           // what these hold
-	writing  bool          // the writer is in a write
-	began    time.Duration // when the last write began
-	progress time.Duration // when that was or it has made progress
-	writeBy  time.Duration // when there has to be some
-	idle     bool          // the writer waits for wake
-	wake     sync.Cond     // the writer's, on the session's lock
-	sock     *socket       // nil if there is none
-	lent     bool          // a sender has the write side, while the writer is idle
-	waiting  int           // bytes of messages whose senders wait for room
-	queue    sendQueue
-	flushed  chan struct{} // closed when Close need not wait for the writer any more; nil if it does not
+	inFlight        int           // bytes that are being written
+	countedInFlight int           // what these hold
+	writing         bool          // the writer is in a write
+	writeStart      time.Duration // when the last write began
+	lastProgress    time.Duration // when that was or it has made progress
+	writeDeadline   time.Duration // when there has to be some
+	writerIdle      bool          // the writer waits for wake
+	writerWakeup    sync.Cond     // the writer's, on the session's lock
+	sock            *socket       // nil if there is none
+	writeSideLent   bool          // a sender has the write side, while the writer is idle
+	waitingBytes    int           // bytes of messages whose senders wait for room
+	kernelQueue     kernelSendQueue
+	flushed         chan struct{} // closed when Close need not wait for the writer any more; nil if it does not
 
-	queued, written uint64 // messages, ever
+	queuedMessages, writtenMessages uint64 // messages, ever
 
-	line line // for room
+	roomLine waitLine // for room
 }
 
-func (o *outbox) empty() bool { return o.frames == nil }
+func (o *outbox) isEmpty() bool { return o.frameBuffer == nil }
 
 func (o *outbox) size() int {
-	if o.empty() {
+	if o.isEmpty() {
 		return o.inFlight
 	}
 	return len(o.buf) + o.inFlight
 }
 
-// held returns how much memory counts of what waits and is being written.
-func (o *outbox) held() int {
-	if o.empty() {
-		return o.taken
+// countedBytes returns how much memory counts of what waits and is being written.
+func (o *outbox) countedBytes() int {
+	if o.isEmpty() {
+		return o.countedInFlight
 	}
-	return o.frames.held() + o.taken
+	return o.frameBuffer.countedBytes() + o.countedInFlight
 }
 
-// room reports whether n bytes fit within limit. What is too large for it fits
+// hasRoom reports whether n bytes fit within limit. What is too large for it fits
 // when nothing else is there.
-func (o *outbox) room(n, limit int) bool {
+func (o *outbox) hasRoom(n, limit int) bool {
 	size := o.size()
 	return size == 0 || n <= limit-size
 }
 
 // push adds a framed message.
 func (o *outbox) push(frame []byte) {
-	if o.empty() {
-		o.frames = getFrames(len(frame))
+	if o.isEmpty() {
+		o.frameBuffer = getFrameBuffer(len(frame))
 	}
-	o.frames = o.frames.add(frame)
-	o.queued++
+	o.frameBuffer = o.frameBuffer.appendFrame(frame)
+	o.queuedMessages++
 	o.wakeWriter()
 }
 
-// lend gives the write side to a sender who has the only message, if the writer
+// lendWriteSide gives the write side to a sender who has the only message, if the writer
 // is idle and nothing else waits. It saves waking the writer, half of what a
 // call costs where there is one at a time; where there are many the writer does
 // better, for it sends them together.
-func (o *outbox) lend(n int, alone bool) bool {
-	if !alone || o.sock == nil || !o.idle || o.lent || o.size() > 0 {
+func (o *outbox) lendWriteSide(n int, alone bool) bool {
+	if !alone || o.sock == nil || !o.writerIdle || o.writeSideLent || o.size() > 0 {
 		return false
 	}
-	o.lent = true
-	o.queued++
+	o.writeSideLent = true
+	o.queuedMessages++
 	o.inFlight = n
 	return true
 }
 
-// unlend takes the write side back after n bytes of frame were written. The
+// returnWriteSide takes the write side back after n bytes of frame were written. The
 // writer gets what is left.
-func (o *outbox) unlend(frame []byte, n int) {
-	o.lent, o.inFlight = false, 0
+func (o *outbox) returnWriteSide(frame []byte, n int) {
+	o.writeSideLent, o.inFlight = false, 0
 	if n == len(frame) {
-		o.written++
-		o.line.next()
+		o.writtenMessages++
+		o.roomLine.wakeFirst()
 	} else {
-		if o.empty() {
-			o.frames = getFrames(len(frame) - n)
+		if o.isEmpty() {
+			o.frameBuffer = getFrameBuffer(len(frame) - n)
 		}
 		rest := len(frame) - n
 		o.buf = slices.Insert(o.buf, 0, frame[n:]...)
@@ -184,78 +184,78 @@ func (o *outbox) unlend(frame []byte, n int) {
 			o.ends[i] += rest
 		}
 	}
-	if !o.empty() {
+	if !o.isEmpty() {
 		o.wakeWriter()
 	}
 }
 
 func (o *outbox) wakeWriter() {
-	if o.idle && !o.lent {
-		o.idle = false
-		o.wake.Signal()
+	if o.writerIdle && !o.writeSideLent {
+		o.writerIdle = false
+		o.writerWakeup.Signal()
 	}
 }
 
-// take hands all that is queued to the writer.
-func (o *outbox) take() *frames {
-	f := o.frames
-	o.frames = nil
-	o.inFlight, o.taken = len(f.buf), f.held()
+// takeFrames hands all that is queued to the writer.
+func (o *outbox) takeFrames() *frameBuffer {
+	f := o.frameBuffer
+	o.frameBuffer = nil
+	o.inFlight, o.countedInFlight = len(f.buf), f.countedBytes()
 	return f
 }
 
-// giveBack takes the frames back from the writer, who has written them.
-func (o *outbox) giveBack(f *frames) {
-	o.inFlight, o.taken = 0, 0
-	o.written += uint64(len(f.ends))
-	f.put()
-	o.line.next()
+// returnFrames takes the frames back from the writer, who has written them.
+func (o *outbox) returnFrames(f *frameBuffer) {
+	o.inFlight, o.countedInFlight = 0, 0
+	o.writtenMessages += uint64(len(f.ends))
+	f.recycle()
+	o.roomLine.wakeFirst()
 }
 
-// maxScratch is the largest buffer that is kept for the next message. The
+// maxPooledBuffer is the largest buffer that is kept for the next message. The
 // garbage collector empties the pool, so that even large ones do not stay.
-const maxScratch = 4 << 20
+const maxPooledBuffer = 4 << 20
 
-// scratch is where a message is put together.
-type scratch struct {
+// encodeBuffer is where a message is put together.
+type encodeBuffer struct {
 	msg, frame, id []byte
 	parts          [][]byte // of a batch
 }
 
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
+var encodeBuffers = sync.Pool{New: func() any { return new(encodeBuffer) }}
 
-func getScratch() *scratch { return scratches.Get().(*scratch) }
+func getEncodeBuffer() *encodeBuffer { return encodeBuffers.Get().(*encodeBuffer) }
 
-func (sc *scratch) put() {
-	if cap(sc.msg) <= maxScratch && cap(sc.frame) <= maxScratch {
+func (sc *encodeBuffer) recycle() {
+	if cap(sc.msg) <= maxPooledBuffer && cap(sc.frame) <= maxPooledBuffer {
 		clear(sc.parts)
 		sc.parts = sc.parts[:0]
-		scratches.Put(sc)
+		encodeBuffers.Put(sc)
 	}
 }
 
-// line is where goroutines wait for something to come true that a lock guards,
+// waitLine is where goroutines wait for something to come true that a lock guards,
 // in the order in which they came.
-type line struct {
-	turns []chan struct{} // each has one slot
+type waitLine struct {
+	waiters []chan struct{} // each has one slot
 }
 
-// wait returns when it is the caller's turn and ready says so, or with the error
+// waitTurn returns when it is the caller's turn and ready says so, or with the error
 // of ready or of ctx. It is called with mu held, and returns so.
-func (l *line) wait(ctx context.Context, mu sync.Locker, ready func() (bool, error)) error {
+func (l *waitLine) waitTurn(ctx context.Context, mu sync.Locker, ready func() (bool, error)) error {
 	var turn chan struct{}
 	for {
 		ok, err := ready()
-		if err == nil && ok && (len(l.turns) == 0 || l.turns[0] == turn) {
+		if err == nil && ok && (len(l.waiters) == 0 || l.waiters[0] == turn) {
 			// It may be true for the next as well: it looks when the caller is
 			// done, who has the lock until then.
-			l.leave(turn)
+			l.removeWaiter(turn)
 			return nil
 		}
 		if err == nil {
 			if turn == nil {
 				turn = make(chan struct{}, 1)
-				l.turns = append(l.turns, turn)
+				l.waiters = append(l.waiters, turn)
 			}
 			mu.Unlock()
 			select {
@@ -266,35 +266,35 @@ func (l *line) wait(ctx context.Context, mu sync.Locker, ready func() (bool, err
 			mu.Lock()
 		}
 		if err != nil {
-			l.leave(turn)
+			l.removeWaiter(turn)
 			return err
 		}
 	}
 }
 
-// leave takes one out, and lets the first look.
-func (l *line) leave(turn chan struct{}) {
-	if i := slices.Index(l.turns, turn); i >= 0 {
-		l.turns = slices.Delete(l.turns, i, i+1)
-		l.next()
+// removeWaiter takes one out, and lets the first look.
+func (l *waitLine) removeWaiter(turn chan struct{}) {
+	if i := slices.Index(l.waiters, turn); i >= 0 {
+		l.waiters = slices.Delete(l.waiters, i, i+1)
+		l.wakeFirst()
 	}
 }
 
-// next lets the first look whether it is its turn.
-func (l *line) next() {
-	if len(l.turns) > 0 {
-		signal(l.turns[0])
+// wakeFirst lets the first look whether it is its turn.
+func (l *waitLine) wakeFirst() {
+	if len(l.waiters) > 0 {
+		wakeWaiter(l.waiters[0])
 	}
 }
 
-// release lets all look, to see that there is an error.
-func (l *line) release() {
-	for _, turn := range l.turns {
-		signal(turn)
+// wakeAll lets all look, to see that there is an error.
+func (l *waitLine) wakeAll() {
+	for _, turn := range l.waiters {
+		wakeWaiter(turn)
 	}
 }
 
-func signal(turn chan struct{}) {
+func wakeWaiter(turn chan struct{}) {
 	select {
 	case turn <- struct{}{}:
 	default:
@@ -306,12 +306,12 @@ func signal(turn chan struct{}) {
 func (s *Session) writeLoop() {
 	s.lock()
 	for {
-		if s.out.empty() {
-			if s.state >= stateClosing && !s.out.lent {
+		if s.out.isEmpty() {
+			if s.state >= stateClosing && !s.out.writeSideLent {
 				break
 			}
-			s.out.idle = true
-			s.out.wake.Wait()
+			s.out.writerIdle = true
+			s.out.writerWakeup.Wait()
 			// Whoever is ready to run may have something to write as well: a
 			// write costs far more than this.
 			s.unlock()
@@ -319,22 +319,22 @@ func (s *Session) writeLoop() {
 			s.lock()
 			continue
 		}
-		if s.state >= stateClosing && s.closeBy <= s.now() {
+		if s.state >= stateClosing && s.closeDeadline <= s.now() {
 			break
 		}
-		f := s.out.take()
+		f := s.out.takeFrames()
 		s.out.writing = true
-		s.progress()
-		s.out.began = s.out.progress
+		s.resetSendTimeoutLocked()
+		s.out.writeStart = s.out.lastProgress
 		s.unlock()
-		n, err := s.conn.write(f.buf, f.ends, func() {
+		n, err := s.conn.writeFrames(f.buf, f.ends, func() {
 			s.lock()
-			s.progress()
-			s.markAlive()
+			s.resetSendTimeoutLocked()
+			s.markActiveLocked()
 			flushing := s.out.flushed != nil
 			s.unlock()
-			if flushing && !s.conn.writable() {
-				s.endFlush()
+			if flushing && !s.conn.canWriteNow() {
+				s.stopFlushWait()
 			}
 		})
 		s.lock()
@@ -342,42 +342,42 @@ func (s *Session) writeLoop() {
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
-				s.out.written++
+				s.out.writtenMessages++
 			}
 			s.unlock()
-			s.awaitInput(err)
+			s.waitForEndOfInput(err)
 			s.lock()
 			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
 			}
-			s.fx.end(err, 0) // (I10)
+			s.effects.closeSession(err, 0) // (I10)
 			s.unlock()
 			s.lock()
 			break
 		}
-		s.out.giveBack(f)
-		s.wakeAfterWriteLocked()
+		s.out.returnFrames(f)
+		s.startWorkerAfterWriteLocked()
 	}
-	s.endFlushLocked()
-	if s.lingers && s.out.empty() {
+	s.stopFlushWaitLocked()
+	if s.lingerWanted && s.out.isEmpty() {
 		s.lingerLocked()
 	}
-	s.out.frames, s.out.inFlight, s.out.taken = nil, 0, 0
-	s.lose(s.cause, true)
+	s.out.frameBuffer, s.out.inFlight, s.out.countedInFlight = nil, 0, 0
+	s.failPendingLocked(s.closeCause, true)
 	s.unlock()
 	s.closeConn()
 	s.lock()
-	s.loops--
+	s.runningLoops--
 	s.unlock()
 }
 
-// flushLimit is how long Close waits for the writer, which has nothing to wait for.
-const flushLimit = 100 * time.Millisecond
+// maxFlushWait is how long Close waits for the writer, which has nothing to wait for.
+const maxFlushWait = 100 * time.Millisecond
 
 // flush waits until the writers of sessions that are closing have written what is queued,
 // as long as the connections take it without waiting for their peers.
 func flush(sessions ...*Session) {
-	timer := time.NewTimer(flushLimit) // for all of them: they write at the same time
+	timer := time.NewTimer(maxFlushWait) // for all of them: they write at the same time
 	defer timer.Stop()
 	for _, s := range sessions {
 		s.startFlush()
@@ -397,12 +397,12 @@ func flush(sessions ...*Session) {
 	}
 }
 
-// startFlush has endFlush called when flush need not wait for the session any more.
+// startFlush has stopFlushWait called when flush need not wait for the session any more.
 func (s *Session) startFlush() {
 	s.lock()
 	size := s.out.size()
 	s.unlock()
-	if size == 0 || !s.conn.writable() {
+	if size == 0 || !s.conn.canWriteNow() {
 		return
 	}
 	s.lock()
@@ -412,14 +412,14 @@ func (s *Session) startFlush() {
 	s.unlock()
 }
 
-// endFlush ends what flush waits for.
-func (s *Session) endFlush() {
+// stopFlushWait ends what flush waits for.
+func (s *Session) stopFlushWait() {
 	s.lock()
 	defer s.unlock()
-	s.endFlushLocked()
+	s.stopFlushWaitLocked()
 }
 
-func (s *Session) endFlushLocked() {
+func (s *Session) stopFlushWaitLocked() {
 	s.owner.Check()
 	if s.out.flushed != nil {
 		close(s.out.flushed)
@@ -433,34 +433,34 @@ func (s *Session) endFlushLocked() {
 // hold s.mu, which is released meanwhile.
 func (s *Session) lingerLocked() {
 	s.owner.Check()
-	if closeBy := after(s.now(), closeGrace); closeBy < s.closeBy {
-		s.closeBy = closeBy
-		s.arm(closeBy)
+	if closeBy := after(s.now(), closeGrace); closeBy < s.closeDeadline {
+		s.closeDeadline = closeBy
+		s.setTimerLocked(closeBy)
 	}
 	s.unlock()
 	closed := s.conn.closeWrite()
 	s.lock()
-	for closed && (s.loops == 2 || s.reader.gaveUp) && s.now() < s.closeBy {
-		s.out.idle = true
-		s.out.wake.Wait()
+	for closed && (s.runningLoops == 2 || s.reader.inputLeft) && s.now() < s.closeDeadline {
+		s.out.writerIdle = true
+		s.out.writerWakeup.Wait()
 	}
 }
 
-// progress restarts the time that a write may take.
-func (s *Session) progress() {
-	s.out.progress = s.now()
-	s.out.writeBy = after(s.out.progress, s.limits.SendTimeout)
-	s.out.queue.looked = false
-	if s.out.writeBy != never {
-		s.arm(s.out.writeBy)
+// resetSendTimeoutLocked restarts the time that a write may take.
+func (s *Session) resetSendTimeoutLocked() {
+	s.out.lastProgress = s.now()
+	s.out.writeDeadline = after(s.out.lastProgress, s.limits.SendTimeout)
+	s.out.kernelQueue.hasSample = false
+	if s.out.writeDeadline != never {
+		s.setTimerLocked(s.out.writeDeadline)
 		if canSeeUnsent {
-			s.arm(after(s.out.progress, s.limits.SendTimeout/queueLooks))
+			s.setTimerLocked(after(s.out.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
 		}
 	}
 }
 
-// traceSent tells Trace.RequestSent of a request, or of a notification if f is nil.
-func (s *Session) traceSent(method string, f *Future) {
+// traceRequestSent tells Trace.RequestSent of a request, or of a notification if f is nil.
+func (s *Session) traceRequestSent(method string, f *Future) {
 	if s.trace.RequestSent == nil {
 		return
 	}
@@ -471,25 +471,25 @@ func (s *Session) traceSent(method string, f *Future) {
 	s.trace.RequestSent(s, method, id)
 }
 
-// sendQueue is what the operating system has taken of a connection's bytes and not
+// kernelSendQueue is what the operating system has taken of a connection's bytes and not
 // sent yet. The system says that there is room only when a third of that is sent (of a
 // unix socket, three quarters), which can be more than a megabyte: whether a slow peer
 // makes progress is seen here. It is guarded by the session's lock.
-type sendQueue struct {
-	raw    syscall.RawConn // nil if there is no socket
-	opened bool            // raw was looked for
-	looked bool            // since the last progress; then the next two are set
-	unsent int             // bytes, when it was looked at
-	at     time.Duration   // when that was
+type kernelSendQueue struct {
+	raw            syscall.RawConn // nil if there is no socket
+	socketSearched bool            // raw was looked for
+	hasSample      bool            // since the last progress; then the next two are set
+	sampledBytes   int             // bytes, when it was looked at
+	sampleTime     time.Duration   // when that was
 }
 
-// queueLooks is how many times in Limits.SendTimeout the queue is looked at.
-const queueLooks = 8
+// kernelQueueChecks is how many times in Limits.SendTimeout the queue is looked at.
+const kernelQueueChecks = 8
 
-// look returns how many bytes are unsent, and reports whether that is known.
-func (q *sendQueue) look(conn net.Conn) (int, bool) {
-	if !q.opened {
-		q.opened = true
+// readUnsent returns how many bytes are unsent, and reports whether that is known.
+func (q *kernelSendQueue) readUnsent(conn net.Conn) (int, bool) {
+	if !q.socketSearched {
+		q.socketSearched = true
 		q.raw = socketUnder(conn)
 	}
 	if q.raw == nil {
@@ -519,26 +519,26 @@ func isProgress(fallen int, since, timeout time.Duration) bool {
 	return fallen > 0 && float64(fallen) >= writeChunk*float64(since)/float64(timeout)
 }
 
-// checkSentLocked restarts the time that a write may take if the operating system has
+// checkSendProgressLocked restarts the time that a write may take if the operating system has
 // sent enough meanwhile: writeChunk in Limits.SendTimeout. What the writer adds to the
 // queue between two looks is less than it writes at a time, and counts against the
 // peer. Callers must hold s.mu.
-func (s *Session) checkSentLocked(now time.Duration) {
+func (s *Session) checkSendProgressLocked(now time.Duration) {
 	s.owner.Check()
-	q, timeout := &s.out.queue, s.limits.SendTimeout
+	q, timeout := &s.out.kernelQueue, s.limits.SendTimeout
 	if !canSeeUnsent || !s.out.writing || timeout == never {
 		return
 	}
-	unsent, ok := q.look(s.NetConn())
+	unsent, ok := q.readUnsent(s.NetConn())
 	if !ok {
 		return
 	}
 	switch {
-	case !q.looked:
-		q.looked, q.unsent, q.at = true, unsent, now
-	case isProgress(q.unsent-unsent, now-q.at, timeout):
-		q.unsent, q.at = unsent, now
-		s.out.writeBy = after(now, timeout)
+	case !q.hasSample:
+		q.hasSample, q.sampledBytes, q.sampleTime = true, unsent, now
+	case isProgress(q.sampledBytes-unsent, now-q.sampleTime, timeout):
+		q.sampledBytes, q.sampleTime = unsent, now
+		s.out.writeDeadline = after(now, timeout)
 	}
-	s.arm(after(now, timeout/queueLooks))
+	s.setTimerLocked(after(now, timeout/kernelQueueChecks))
 }

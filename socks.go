@@ -51,7 +51,7 @@ type SOCKSProxy struct {
 // the scheme, unlike with curl, for which socks5 is not socks5h.
 func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 	// The errors of package url have parts of the URL in them, the password too.
-	pathURL, abstract := abstractPath(proxyURL)
+	pathURL, abstract := abstractSocketPath(proxyURL)
 	u, err := url.Parse(pathURL)
 	if err != nil || u.Scheme == "" || u.Opaque+u.RawQuery+u.Fragment != "" {
 		return nil, errProxyURL
@@ -97,9 +97,9 @@ func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 	return p, nil
 }
 
-// abstractPath returns proxyURL with an abstract socket, as in unix://@name or
+// abstractSocketPath returns proxyURL with an abstract socket, as in unix://@name or
 // socks5+unix://user:password@@name, written as a path, and whether there is one.
-func abstractPath(proxyURL string) (pathURL string, abstract bool) {
+func abstractSocketPath(proxyURL string) (pathURL string, abstract bool) {
 	scheme, rest, _ := strings.Cut(proxyURL, "://")
 	if !strings.HasSuffix(strings.ToLower(scheme), "unix") {
 		return proxyURL, false
@@ -131,8 +131,8 @@ func parseProxyAddr(addr string) (net.Addr, error) {
 	return &net.UnixAddr{Name: path, Net: network}, nil
 }
 
-// proxyAddr returns the address of a proxy as SOCKSProxy.Addr has it.
-func proxyAddr(addr net.Addr) string {
+// formatProxyAddr returns the address of a proxy as SOCKSProxy.Addr has it.
+func formatProxyAddr(addr net.Addr) string {
 	if addr.Network() == "unix" {
 		return "unix://" + addr.String()
 	}
@@ -162,14 +162,14 @@ func (p SOCKSProxy) String() string {
 // wraps a [*SOCKSError] if the proxy answered; otherwise ctx's cause, or the error of
 // the connection to the proxy. A nil proxy is an error, and dials nothing.
 func (p *SOCKSProxy) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	return p.dial(ctx, network, addr, nil)
+	return p.dialThroughProxy(ctx, network, addr, nil)
 }
 
 // dialFunc makes a connection; nil is a net.Dialer's.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dial is DialContext, but that direct connects to the proxy if p.Dial is nil.
-func (p *SOCKSProxy) dial(ctx context.Context, network, addr string, direct dialFunc) (net.Conn, error) {
+// dialThroughProxy is DialContext, but that direct connects to the proxy if p.Dial is nil.
+func (p *SOCKSProxy) dialThroughProxy(ctx context.Context, network, addr string, direct dialFunc) (net.Conn, error) {
 	if p == nil {
 		return nil, fmt.Errorf("connect to %s through a SOCKS proxy: the *SOCKSProxy is nil", addr)
 	}
@@ -215,11 +215,11 @@ func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy net.Addr, dest N
 	if p.Version != SOCKS5 {
 		network = "ip4"
 	}
-	dests, err := lookup(ctx, network, dest)
+	dests, err := lookupAddresses(ctx, network, dest)
 	if err != nil {
 		return nil, err
 	}
-	return inTurn(ctx, dests, connect)
+	return tryInTurn(ctx, dests, connect)
 }
 
 // connectProxy connects to the proxy and does the handshake, from its beginning with
@@ -231,7 +231,7 @@ func connectProxy(ctx context.Context, proxy net.Addr, dial dialFunc, begun SOCK
 			return nil, err
 		}
 		h := begun
-		if err := h.do(ctx, conn); err != nil {
+		if err := h.runOverConn(ctx, conn); err != nil {
 			conn.Close()
 			return nil, err
 		}
@@ -245,49 +245,49 @@ func connectProxy(ctx context.Context, proxy net.Addr, dial dialFunc, begun SOCK
 	if !ok { // a path
 		return connect(ctx, proxy)
 	}
-	proxies, err := lookup(ctx, "ip", addr)
+	proxies, err := lookupAddresses(ctx, "ip", addr)
 	if err != nil {
 		return nil, err
 	}
-	return inTurn(ctx, proxies, func(ctx context.Context, proxy NetAddress) (net.Conn, error) { return connect(ctx, proxy) })
+	return tryInTurn(ctx, proxies, func(ctx context.Context, proxy NetAddress) (net.Conn, error) { return connect(ctx, proxy) })
 }
 
-// do does the handshake over conn, reading not a byte more than is the proxy's.
+// runOverConn does the handshake over conn, reading not a byte more than is the proxy's.
 // The end of ctx closes conn.
-func (h *SOCKSHandshake) do(ctx context.Context, conn net.Conn) error {
+func (h *SOCKSHandshake) runOverConn(ctx context.Context, conn net.Conn) error {
 	closed := make(chan struct{})
 	// Owner: this call. End: conn is closed, which is waited for.
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
 		conn.Close()
 	})
-	err := h.exchange(conn)
+	err := h.exchangeMessages(conn)
 	if !stop() {
 		<-closed
-		return &socksUnanswered{h.awaited(), context.Cause(ctx)}
+		return &socksUnansweredError{h.awaitedAnswer(), context.Cause(ctx)}
 	}
 	return err
 }
 
-// socksUnanswered is the error of a handshake that a context has ended.
-type socksUnanswered struct {
+// socksUnansweredError is the error of a handshake that a context has ended.
+type socksUnansweredError struct {
 	awaited string
 	cause   error
 }
 
-func (e *socksUnanswered) Error() string { return e.awaited + ": " + e.cause.Error() }
-func (e *socksUnanswered) Unwrap() error { return e.cause }
-func (e *socksUnanswered) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }
+func (e *socksUnansweredError) Error() string { return e.awaited + ": " + e.cause.Error() }
+func (e *socksUnansweredError) Unwrap() error { return e.cause }
+func (e *socksUnansweredError) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }
 
-// awaited says what the proxy has not done yet.
-func (h *SOCKSHandshake) awaited() string {
+// awaitedAnswer says what the proxy has not done yet.
+func (h *SOCKSHandshake) awaitedAnswer() string {
 	if h.version == SOCKS5 && !h.greeted {
 		return "the proxy did not answer the SOCKS5 greeting (is it a SOCKS proxy?)"
 	}
 	return fmt.Sprintf("the proxy did not answer the %v request to connect", h.version)
 }
 
-func (h *SOCKSHandshake) exchange(conn io.ReadWriter) error {
+func (h *SOCKSHandshake) exchangeMessages(conn io.ReadWriter) error {
 	var buf [257]byte // the longest rest of a reply: a name and a port
 	n := 0
 	for {
@@ -313,9 +313,9 @@ func (h *SOCKSHandshake) exchange(conn io.ReadWriter) error {
 	}
 }
 
-// lookup returns the addresses of a's host, of network "ip" or "ip4", in the order in
+// lookupAddresses returns the addresses of a's host, of network "ip" or "ip4", in the order in
 // which they should be tried.
-func lookup(ctx context.Context, network string, a NetAddress) ([]NetAddress, error) {
+func lookupAddresses(ctx context.Context, network string, a NetAddress) ([]NetAddress, error) {
 	if a.IP().IsValid() {
 		return []NetAddress{a}, nil
 	}
@@ -330,13 +330,13 @@ func lookup(ctx context.Context, network string, a NetAddress) ([]NetAddress, er
 	return addrs, nil
 }
 
-// inTurn calls try with one address after the other until one succeeds. Each has
+// tryInTurn calls try with one address after the other until one succeeds. Each has
 // an even share of the time that is left.
-func inTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.Context, NetAddress) (R, error)) (R, error) {
+func tryInTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.Context, NetAddress) (R, error)) (R, error) {
 	var none R
 	var errs []error
 	for i, addr := range addrs {
-		part, cancel := share(ctx, len(addrs)-i)
+		part, cancel := withTimeShare(ctx, len(addrs)-i)
 		result, err := try(part, addr)
 		cancel()
 		if err == nil {
@@ -364,9 +364,9 @@ func causeOr(ctx context.Context, err error) error {
 	return context.Cause(ctx)
 }
 
-// share returns a context that ends after one of so many parts of the time that
+// withTimeShare returns a context that ends after one of so many parts of the time that
 // ctx has left.
-func share(ctx context.Context, parts int) (context.Context, context.CancelFunc) {
+func withTimeShare(ctx context.Context, parts int) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok || parts == 1 {
 		return context.WithCancel(ctx)
@@ -439,10 +439,10 @@ type SOCKSRandomAuth struct{}
 
 // Credentials returns new ones.
 func (SOCKSRandomAuth) Credentials(NetAddress) SOCKSUserAuth {
-	return SOCKSUserAuth{rand256(), rand256()}
+	return SOCKSUserAuth{randomHex(), randomHex()}
 }
 
-func rand256() string {
+func randomHex() string {
 	var b [32]byte
 	rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
@@ -465,12 +465,12 @@ func (SOCKSDestinationAuth) Credentials(dest NetAddress) SOCKSUserAuth {
 }
 
 // destinationKey keeps the credentials of two programs apart.
-var destinationKey = sync.OnceValue(func() []byte { return []byte(rand256()) })
+var destinationKey = sync.OnceValue(func() []byte { return []byte(randomHex()) })
 
-// detectTimeout is how long each version is tried for.
-const detectTimeout = 5 * time.Second
+// socksDetectTimeout is how long each version is tried for.
+const socksDetectTimeout = 5 * time.Second
 
-var detectOrder = []SOCKSVersion{SOCKS5, SOCKS4a, SOCKS4}
+var socksDetectOrder = []SOCKSVersion{SOCKS5, SOCKS4a, SOCKS4}
 
 // DetectSOCKS finds out what SOCKS proxy is at addr, a host:port or unix:///path. It tries
 // [SOCKS5], [SOCKS4a] and [SOCKS4], in this order and on a connection each, for at
@@ -486,7 +486,7 @@ func DetectSOCKS(ctx context.Context, addr string, auth SOCKSAuth) *SOCKSProxy {
 	if err != nil {
 		return nil
 	}
-	found, _ := detect(ctx, proxy, auth, nil)
+	found, _ := detectProxy(ctx, proxy, auth, nil)
 	return found
 }
 
@@ -500,29 +500,29 @@ func DetectSOCKSHost(ctx context.Context, host string, ports []int, auth SOCKSAu
 			addrs = append(addrs, addr)
 		}
 	}
-	found, _ := inTurn(ctx, addrs, func(ctx context.Context, addr NetAddress) (*SOCKSProxy, error) {
-		return detect(ctx, addr, auth, nil)
+	found, _ := tryInTurn(ctx, addrs, func(ctx context.Context, addr NetAddress) (*SOCKSProxy, error) {
+		return detectProxy(ctx, addr, auth, nil)
 	})
 	return found
 }
 
 var errNoProxy = errors.New("no SOCKS proxy")
 
-func detect(ctx context.Context, proxy net.Addr, auth SOCKSAuth, dial dialFunc) (*SOCKSProxy, error) {
-	for _, version := range detectOrder {
-		part, cancel := share(ctx, 3)
-		err := probe(part, proxy, version, auth, dial)
+func detectProxy(ctx context.Context, proxy net.Addr, auth SOCKSAuth, dial dialFunc) (*SOCKSProxy, error) {
+	for _, version := range socksDetectOrder {
+		part, cancel := withTimeShare(ctx, 3)
+		err := probeVersion(part, proxy, version, auth, dial)
 		cancel()
 		if err == nil || errors.Is(err, ErrSOCKSFailure) { // a refusal is an answer
-			return &SOCKSProxy{Addr: proxyAddr(proxy), Version: version, Auth: auth}, nil
+			return &SOCKSProxy{Addr: formatProxyAddr(proxy), Version: version, Auth: auth}, nil
 		}
 	}
 	return nil, errNoProxy
 }
 
-// probe does as much of a handshake as shows a proxy of that version.
-func probe(ctx context.Context, proxy net.Addr, version SOCKSVersion, auth SOCKSAuth, dial dialFunc) error {
-	ctx, cancel := context.WithTimeout(ctx, detectTimeout)
+// probeVersion does as much of a handshake as shows a proxy of that version.
+func probeVersion(ctx context.Context, proxy net.Addr, version SOCKSVersion, auth SOCKSAuth, dial dialFunc) error {
+	ctx, cancel := context.WithTimeout(ctx, socksDetectTimeout)
 	defer cancel()
 	dest := anyDestination
 	if version == SOCKS4a {
@@ -532,7 +532,7 @@ func probe(ctx context.Context, proxy net.Addr, version SOCKSVersion, auth SOCKS
 	if err != nil {
 		return err
 	}
-	h.probe = true
+	h.probeOnly = true
 	conn, err := connectProxy(ctx, proxy, dial, *h)
 	if err != nil {
 		return err

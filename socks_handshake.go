@@ -45,24 +45,24 @@ func (v SOCKSVersion) String() string {
 //		send, need, err = h.Next(p)
 //	}
 type SOCKSHandshake struct {
-	version  SOCKSVersion
-	greeting []byte // SOCKS5's
-	login    []byte // the message of RFC 1929, nil without credentials
-	request  []byte
-	probe    bool // it ends with the proxy's first reply, which must be a known one
-	greeted  bool // a SOCKS5 proxy has answered the greeting
+	version   SOCKSVersion
+	greeting  []byte // SOCKS5's
+	login     []byte // the message of RFC 1929, nil without credentials
+	request   []byte
+	probeOnly bool // it ends with the proxy's first reply, which must be a known one
+	greeted   bool // a SOCKS5 proxy has answered the greeting
 
-	reply []byte // what has come of the reply that is awaited
-	want  int    // how long that is, as far as it is known
-	take  step   // to be taken when it is whole; nil when the handshake is done
-	// refusal returns the error of a reply that refuses, of which the version and the
+	reply       []byte    // what has come of the reply that is awaited
+	replySize   int       // how long that is, as far as it is known
+	handleReply socksStep // to be taken when it is whole; nil when the handshake is done
+	// checkRefusal returns the error of a reply that refuses, of which the version and the
 	// code are there, and nil for any other; it is nil where a reply has no code.
-	refusal func(h *SOCKSHandshake, reply []byte) error
+	checkRefusal func(h *SOCKSHandshake, reply []byte) error
 }
 
-// step takes a whole reply and returns what to send next. It is given the
+// socksStep takes a whole reply and returns what to send next. It is given the
 // handshake so that one that has not begun can be copied.
-type step func(h *SOCKSHandshake, reply []byte) (send []byte, err error)
+type socksStep func(h *SOCKSHandshake, reply []byte) (send []byte, err error)
 
 // NewSOCKSHandshake begins a handshake that asks for a connection to dest. A nil
 // auth is none. The error is a [*SOCKSError] that matches [ErrSOCKSProtocol] if
@@ -84,9 +84,9 @@ func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*
 	var err error
 	switch version {
 	case SOCKS5:
-		err = h.begin5(dest, user)
+		err = h.buildSOCKS5Messages(dest, user)
 	case SOCKS4, SOCKS4a:
-		err = h.begin4(dest, user)
+		err = h.buildSOCKS4Request(dest, user)
 	default:
 		err = h.protocolError("unknown version of SOCKS: %d", uint8(version)).withHint("SOCKSProxy.Version is rpcx.SOCKS5, which is 0, rpcx.SOCKS4a or rpcx.SOCKS4")
 	}
@@ -103,32 +103,32 @@ func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*
 // too many bytes ends it. A refusal does so with its second byte, which is the code:
 // what follows it, if anything does, is not asked for.
 func (h *SOCKSHandshake) Next(received []byte) (send []byte, need int, err error) {
-	if len(received) > h.want-len(h.reply) {
-		return nil, 0, fmt.Errorf("SOCKS handshake was given %d bytes, %d more than it needs", len(received), len(received)+len(h.reply)-h.want)
+	if len(received) > h.replySize-len(h.reply) {
+		return nil, 0, fmt.Errorf("SOCKS handshake was given %d bytes, %d more than it needs", len(received), len(received)+len(h.reply)-h.replySize)
 	}
 	h.reply = append(h.reply, received...)
-	if h.refusal != nil && len(h.reply) >= 2 {
-		err = h.refusal(h, h.reply)
+	if h.checkRefusal != nil && len(h.reply) >= 2 {
+		err = h.checkRefusal(h, h.reply)
 	}
-	if err == nil && len(h.reply) == h.want && h.take != nil {
-		take := h.take
-		h.take = nil
+	if err == nil && len(h.reply) == h.replySize && h.handleReply != nil {
+		take := h.handleReply
+		h.handleReply = nil
 		send, err = take(h, h.reply)
 	}
 	if err != nil {
-		h.await(0, func(*SOCKSHandshake, []byte) ([]byte, error) { return nil, err })
+		h.awaitReply(0, func(*SOCKSHandshake, []byte) ([]byte, error) { return nil, err })
 		return nil, 0, err
 	}
-	return send, h.want - len(h.reply), nil
+	return send, h.replySize - len(h.reply), nil
 }
 
-// await has take called with the next size bytes.
-func (h *SOCKSHandshake) await(size int, take step) {
-	h.reply, h.want, h.take, h.refusal = h.reply[:0], size, take, nil
+// awaitReply has take called with the next size bytes.
+func (h *SOCKSHandshake) awaitReply(size int, take socksStep) {
+	h.reply, h.replySize, h.handleReply, h.checkRefusal = h.reply[:0], size, take, nil
 }
 
-func (h *SOCKSHandshake) done([]byte) ([]byte, error) {
-	h.await(0, nil)
+func (h *SOCKSHandshake) finishHandshake([]byte) ([]byte, error) {
+	h.awaitReply(0, nil)
 	return nil, nil
 }
 
@@ -138,7 +138,7 @@ func (h *SOCKSHandshake) done([]byte) ([]byte, error) {
 //	         4a: address 0.0.0.1, and at the end the name, 0
 //	reply    0, code, and six bytes that mean nothing here
 
-func (h *SOCKSHandshake) begin4(dest NetAddress, user *SOCKSUserAuth) error {
+func (h *SOCKSHandshake) buildSOCKS4Request(dest NetAddress, user *SOCKSUserAuth) error {
 	switch {
 	case dest.IP().Is4(), h.version == SOCKS4a && !dest.IP().IsValid():
 	case h.version == SOCKS4a:
@@ -163,38 +163,38 @@ func (h *SOCKSHandshake) begin4(dest NetAddress, user *SOCKSUserAuth) error {
 		h.request = append(append(h.request, id...), 0)
 		h.request = append(append(h.request, dest.name...), 0)
 	}
-	h.take = (*SOCKSHandshake).connect4
+	h.handleReply = (*SOCKSHandshake).sendSOCKS4Request
 	return nil
 }
 
-func (h *SOCKSHandshake) connect4([]byte) ([]byte, error) {
-	h.await(8, (*SOCKSHandshake).connected4)
-	h.refusal = (*SOCKSHandshake).refusal4
+func (h *SOCKSHandshake) sendSOCKS4Request([]byte) ([]byte, error) {
+	h.awaitReply(8, (*SOCKSHandshake).handleSOCKS4Reply)
+	h.checkRefusal = (*SOCKSHandshake).checkSOCKS4Refusal
 	return h.request, nil
 }
 
-func (h *SOCKSHandshake) refusal4(reply []byte) error {
+func (h *SOCKSHandshake) checkSOCKS4Refusal(reply []byte) error {
 	const granted = 90
 	code := reply[1]
 	if reply[0] != 0 || code == granted {
 		return nil
 	}
 	text, ok := socks4Replies[code]
-	if !ok && h.probe {
+	if !ok && h.probeOnly {
 		// Zeros, a length or an HTTP/2 frame (of a gRPC server, say), would do.
 		return h.protocolError("no reply of a %v proxy: %q", h.version, reply)
 	}
 	if !ok {
 		text = fmt.Sprintf("unknown %v reply code %d", h.version, code)
 	}
-	return h.failure(int(code), "%v proxy request failed: %s", h.version, text)
+	return h.refusalError(int(code), "%v proxy request failed: %s", h.version, text)
 }
 
-func (h *SOCKSHandshake) connected4(reply []byte) ([]byte, error) {
+func (h *SOCKSHandshake) handleSOCKS4Reply(reply []byte) ([]byte, error) {
 	if reply[0] != 0 {
 		return nil, h.protocolError("invalid %v proxy response: %q", h.version, reply)
 	}
-	return h.done(nil)
+	return h.finishHandshake(nil)
 }
 
 // SOCKS5: a greeting with the methods of authentication, which the proxy answers
@@ -204,7 +204,7 @@ func (h *SOCKSHandshake) connected4(reply []byte) ([]byte, error) {
 //	reply    5, code, 0, address, port, which is the proxy's side of the connection
 //	address  1, 4 bytes; 4, 16 bytes; or 3, length, name
 
-func (h *SOCKSHandshake) begin5(dest NetAddress, user *SOCKSUserAuth) error {
+func (h *SOCKSHandshake) buildSOCKS5Messages(dest NetAddress, user *SOCKSUserAuth) error {
 	h.request = append(h.request, 5, 1, 0)
 	switch ip := dest.IP(); {
 	case ip.Is4():
@@ -215,7 +215,7 @@ func (h *SOCKSHandshake) begin5(dest NetAddress, user *SOCKSUserAuth) error {
 		h.request = append(append(h.request, 3, byte(len(dest.name))), dest.name...)
 	}
 	h.request = append(h.request, byte(dest.port>>8), byte(dest.port))
-	h.greeting = []byte{5, 1, methodNone}
+	h.greeting = []byte{5, 1, socksMethodNone}
 	if user != nil {
 		if n := len(user.Username); n < 1 || n > 255 {
 			return h.protocolError("username %s has invalid length %d", user.Username, n).withHint("1 to 255 bytes; without a user, SOCKSProxy.Auth is nil")
@@ -227,65 +227,65 @@ func (h *SOCKSHandshake) begin5(dest NetAddress, user *SOCKSUserAuth) error {
 		}
 		h.login = append(append(h.login, 1, byte(len(user.Username))), user.Username...)
 		h.login = append(append(h.login, byte(len(user.Password))), user.Password...)
-		h.greeting = []byte{5, 2, methodNone, methodPassword}
+		h.greeting = []byte{5, 2, socksMethodNone, socksMethodPassword}
 	}
-	h.take = (*SOCKSHandshake).greet5
+	h.handleReply = (*SOCKSHandshake).sendSOCKS5Greeting
 	return nil
 }
 
-func (h *SOCKSHandshake) greet5([]byte) ([]byte, error) {
-	h.await(2, (*SOCKSHandshake).greeted5)
+func (h *SOCKSHandshake) sendSOCKS5Greeting([]byte) ([]byte, error) {
+	h.awaitReply(2, (*SOCKSHandshake).handleSOCKS5Method)
 	return h.greeting, nil
 }
 
 const (
-	methodNone     = 0
-	methodPassword = 2
-	methodsRefused = 255
+	socksMethodNone     = 0
+	socksMethodPassword = 2
+	socksMethodsRefused = 255
 )
 
-func (h *SOCKSHandshake) greeted5(reply []byte) ([]byte, error) {
+func (h *SOCKSHandshake) handleSOCKS5Method(reply []byte) ([]byte, error) {
 	method := reply[1]
 	h.greeted = true
 	switch {
 	case reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
-	case h.probe && method != methodNone && method != methodPassword && method != methodsRefused:
+	case h.probeOnly && method != socksMethodNone && method != socksMethodPassword && method != socksMethodsRefused:
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply) // it was not offered
-	case method != methodNone && (method != methodPassword || h.login == nil):
-		refusal := h.failure(0, "SOCKS5 proxy rejected authentication methods")
+	case method != socksMethodNone && (method != socksMethodPassword || h.login == nil):
+		refusal := h.refusalError(0, "SOCKS5 proxy rejected authentication methods")
 		if h.login == nil {
 			return nil, refusal.withHint("set SOCKSProxy.Auth if it wants a user name and password")
 		}
 		return nil, refusal.withHint("it takes neither SOCKSProxy.Auth nor nothing")
-	case h.probe:
-		return h.done(nil)
-	case method == methodPassword:
-		h.await(2, (*SOCKSHandshake).loggedIn5)
+	case h.probeOnly:
+		return h.finishHandshake(nil)
+	case method == socksMethodPassword:
+		h.awaitReply(2, (*SOCKSHandshake).handleSOCKS5Login)
 		return h.login, nil
 	}
-	return h.connect5()
+	return h.sendSOCKS5Request()
 }
 
-// loggedIn5 takes the version of SOCKS for that of the login, which is 1: some proxies
+// handleSOCKS5Login takes the version of SOCKS for that of the login, which is 1: some proxies
 // answer with it.
-func (h *SOCKSHandshake) loggedIn5(reply []byte) ([]byte, error) {
+func (h *SOCKSHandshake) handleSOCKS5Login(reply []byte) ([]byte, error) {
 	switch {
 	case reply[0] != 1 && reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy auth response: %q", reply)
 	case reply[1] != 0:
-		return nil, h.failure(0, "SOCKS5 proxy auth failure code: %d", reply[1]).withHint("it refuses the user name or password of SOCKSProxy.Auth")
+		return nil, h.refusalError(0, "SOCKS5 proxy auth failure code: %d", reply[1]).withHint("it refuses the user name or password of SOCKSProxy.Auth")
 	}
-	return h.connect5()
+	return h.sendSOCKS5Request()
 }
 
-func (h *SOCKSHandshake) connect5() ([]byte, error) {
-	h.await(5, (*SOCKSHandshake).connected5) // as far as the length of a name
-	h.refusal = (*SOCKSHandshake).refusal5
+func (h *SOCKSHandshake) sendSOCKS5Request() ([]byte, error) {
+	h.awaitReply(5, (*SOCKSHandshake).handleSOCKS5Reply) // as far as the length of a name
+	h.checkRefusal = (*SOCKSHandshake).checkSOCKS5Refusal
 	return h.request, nil
 }
 
-func (h *SOCKSHandshake) refusal5(reply []byte) error {
+func (h *SOCKSHandshake) checkSOCKS5Refusal(reply []byte) error {
 	code := reply[1]
 	if reply[0] != 5 || code == 0 {
 		return nil
@@ -294,10 +294,10 @@ func (h *SOCKSHandshake) refusal5(reply []byte) error {
 	if !ok {
 		text = fmt.Sprintf("unknown SOCKS5 error code: %d", code)
 	}
-	return h.failure(int(code), "%s", text)
+	return h.refusalError(int(code), "%s", text)
 }
 
-func (h *SOCKSHandshake) connected5(reply []byte) ([]byte, error) {
+func (h *SOCKSHandshake) handleSOCKS5Reply(reply []byte) ([]byte, error) {
 	size := 0 // of the address, without its first byte, which is here
 	switch reply[3] {
 	case 1:
@@ -310,7 +310,7 @@ func (h *SOCKSHandshake) connected5(reply []byte) ([]byte, error) {
 	if reply[0] != 5 || reply[2] != 0 || reply[3] != 1 && reply[3] != 3 && reply[3] != 4 {
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
 	}
-	h.await(size+2, (*SOCKSHandshake).done)
+	h.awaitReply(size+2, (*SOCKSHandshake).finishHandshake)
 	return nil, nil
 }
 
@@ -350,7 +350,7 @@ func (h *SOCKSHandshake) protocolError(format string, args ...any) *SOCKSError {
 	return &SOCKSError{Version: h.version, Message: fmt.Sprintf(format, args...), Err: ErrSOCKSProtocol}
 }
 
-func (h *SOCKSHandshake) failure(reply int, format string, args ...any) *SOCKSError {
+func (h *SOCKSHandshake) refusalError(reply int, format string, args ...any) *SOCKSError {
 	return &SOCKSError{Version: h.version, Reply: reply, Message: fmt.Sprintf(format, args...), Err: ErrSOCKSFailure}
 }
 

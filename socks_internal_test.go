@@ -45,7 +45,7 @@ func TestDetectionIsBounded(t *testing.T) {
 					defer cancel()
 				}
 				begin := time.Now()
-				p, err := detect(ctx, anyDestination, nil, nothingSaid)
+				p, err := detectProxy(ctx, anyDestination, nil, nothingSaid)
 				if took := time.Since(begin); p != nil || err == nil || took.Round(time.Millisecond) != c.want.Round(time.Millisecond) {
 					t.Errorf("got %v, %v after %v, want none after %v", p, err, took, c.want)
 				}
@@ -73,14 +73,14 @@ func TestAddressesInTurnShareTheTime(t *testing.T) {
 			return 0, ctx.Err()
 		}
 		addrs := []NetAddress{{name: "a", port: 1}, {name: "a", port: 2}, {name: "a", port: 3}}
-		_, err := inTurn(ctx, addrs, try)
+		_, err := tryInTurn(ctx, addrs, try)
 		if want := []time.Duration{0, 4 * time.Second, 4 * time.Second}; !slices.Equal(began, want) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("they began after %v, want %v; %v", began, want, err)
 		}
-		if got, err := inTurn(t.Context(), []NetAddress{{port: 2}, {port: 4}}, try); got != 4 || err != nil {
+		if got, err := tryInTurn(t.Context(), []NetAddress{{port: 2}, {port: 4}}, try); got != 4 || err != nil {
 			t.Errorf("got %v, %v", got, err)
 		}
-		if _, err := inTurn(t.Context(), []NetAddress{{port: 2}, {port: 2}}, try); err != failed {
+		if _, err := tryInTurn(t.Context(), []NetAddress{{port: 2}, {port: 2}}, try); err != failed {
 			t.Errorf("two alike: got %v", err)
 		}
 	})
@@ -157,7 +157,7 @@ func FuzzSOCKSReplies(f *testing.F) {
 				t.Fatal(err)
 			}
 			proxy := &socksScript{bytes: bytes.Clone(replies), byteByByte: byteByByte}
-			return proxy, h.exchange(proxy)
+			return proxy, h.exchangeMessages(proxy)
 		}
 		whole, err1 := run(false)
 		bytewise, err2 := run(true)
@@ -212,7 +212,7 @@ func TestRefusalsByTheirCode(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					err = h.exchange(&socksScript{bytes: []byte(c.before + c.reply + rest), byteByByte: byteByByte})
+					err = h.exchangeMessages(&socksScript{bytes: []byte(c.before + c.reply + rest), byteByByte: byteByByte})
 					e, ok := errors.AsType[*SOCKSError](err)
 					if !ok || e.Err != ErrSOCKSFailure || e.Reply != c.code {
 						t.Errorf("byte by byte %v: got %v, want a refusal with %d", byteByByte, err, c.code)
@@ -273,7 +273,7 @@ func TestLoginAnsweredByVersion5(t *testing.T) {
 		}
 		proxy := &socksScript{bytes: []byte("\x05\x02" + reply + granted + "tunnel")}
 		got := ""
-		if err := h.exchange(proxy); err != nil {
+		if err := h.exchangeMessages(proxy); err != nil {
 			got = err.Error()
 		}
 		if got != want || want == "" && string(proxy.bytes) != "tunnel" {
@@ -310,7 +310,7 @@ func TestDetectionOfAMethodThatWasNotOffered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.probe = true
+		h.probeOnly = true
 		if _, need, err := h.Next(nil); err != nil || need != 2 {
 			t.Fatalf("needs %d bytes, %v", need, err)
 		}
@@ -350,7 +350,7 @@ func TestSOCKSErrorsSayWhatToDo(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h, err := NewSOCKSHandshake(c.version, anyDestination, c.auth)
 			if err == nil {
-				err = h.exchange(&socksScript{bytes: []byte(c.reply)})
+				err = h.exchangeMessages(&socksScript{bytes: []byte(c.reply)})
 			}
 			if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
 				t.Errorf("got %v, want %s", err, c.want)
@@ -483,7 +483,7 @@ func (c socksCase) replyToLogin(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Protocol == "SOCKS5" && c.Auth != nil && len(server) >= 2 && server[0] == 5 && server[1] == methodPassword {
+	if c.Protocol == "SOCKS5" && c.Auth != nil && len(server) >= 2 && server[0] == 5 && server[1] == socksMethodPassword {
 		return server[2:]
 	}
 	return nil
@@ -501,7 +501,7 @@ func (c socksCase) replyToRequest(t *testing.T) []byte {
 	switch {
 	case c.Protocol != "SOCKS5":
 		return server
-	case len(server) >= 2 && server[0] == 5 && server[1] == methodNone:
+	case len(server) >= 2 && server[0] == 5 && server[1] == socksMethodNone:
 		return server[2:]
 	}
 	return nil
@@ -573,7 +573,7 @@ func (c socksCase) run(t *testing.T, want socksExpect, byteByByte bool) {
 		t.Fatal(err)
 	}
 	proxy := &socksScript{bytes: server, byteByByte: byteByByte}
-	err = h.exchange(proxy)
+	err = h.exchangeMessages(proxy)
 	if byteByByte {
 		want.Events = sends(want.Events)
 	}
@@ -658,7 +658,7 @@ func (c socksCase) checkFact(t *testing.T) {
 		checkJSON(t, "String", marshal(t, p.String()), c.Expect)
 	case "order of protocols tried by auto_detect_at_address":
 		var names []string
-		for _, version := range detectOrder {
+		for _, version := range socksDetectOrder {
 			names = append(names, version.String())
 		}
 		checkJSON(t, "the order", marshal(t, names), c.Expect)

@@ -75,32 +75,32 @@ type TaskGroupOptions struct {
 // for the task.
 type TaskGroup[T any] struct {
 	// Immutable.
-	ctx    context.Context
-	opts   TaskGroupOptions
-	worker func() error // the method work, bound once for all goroutines
+	ctx          context.Context
+	opts         TaskGroupOptions
+	runWaitingFn func() error // the method work, bound once for all goroutines
 
 	// goroutines carries all goroutines of the group. Goroutines are started under mu,
 	// or by a goroutine of the group, or for a task in the list running; and Join calls
 	// Wait when the group is closed and no task is left. So no start races with Wait.
 	goroutines errgroup.Group
 
-	mu         sync.Mutex
-	changed    sync.Cond   // see updateDecisionLocked
-	waiting    taskList[T] // not started: no goroutine yet, or beyond Limit
-	running    taskList[T]
-	daemons    taskList[T] // not finished
-	finished   taskList[T] // not taken, in the order of finishing
-	retained   []*Task[T]  // if Retain, all tasks, daemons excepted
-	completed  *Task[T]    // see WaitPolicy
-	failures   []error     // see Failures
-	starting   bool        // a goroutine was started for a waiting task, and has not taken it
-	nextCalls  int         // calls of NextDone in progress
-	joinCalls  int         // calls of Join in progress
-	decided    bool        // the calls of Join have waited for enough tasks
-	taskFailed bool        // the last task that Join took has failed
-	bodyFailed bool        // the body of Do has failed
-	closed     bool        // new tasks are refused with ErrTaskGroupJoined
-	joined     bool
+	mu             sync.Mutex
+	changed        sync.Cond   // see updateDecisionLocked
+	waiting        taskList[T] // not started: no goroutine yet, or beyond Limit
+	running        taskList[T]
+	daemons        taskList[T] // not finished
+	finished       taskList[T] // not taken, in the order of finishing
+	retained       []*Task[T]  // if Retain, all tasks, daemons excepted
+	completed      *Task[T]    // see WaitPolicy
+	failures       []error     // see Failures
+	workerStarting bool        // a goroutine was started for a waiting task, and has not taken it
+	nextCalls      int         // calls of NextDone in progress
+	joinCalls      int         // calls of Join in progress
+	decided        bool        // the calls of Join have waited for enough tasks
+	taskFailed     bool        // the last task that Join took has failed
+	bodyFailed     bool        // the body of Do has failed
+	closed         bool        // new tasks are refused with ErrTaskGroupJoined
+	joined         bool
 }
 
 // NewTaskGroup returns an empty group. The contexts of tasks are made from ctx. The end of
@@ -116,7 +116,7 @@ func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup
 	if g.opts.Wait > WaitSuccess {
 		panic(fmt.Sprintf("rpcx: NewTaskGroup with a WaitPolicy that does not exist: %d", g.opts.Wait))
 	}
-	g.worker = g.work
+	g.runWaitingFn = g.runWaitingTasks
 	g.changed.L = &g.mu
 	return g
 }
@@ -135,7 +135,7 @@ func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup
 // If f panics, the program ends: handing the panic to Join would delay or hide the panic.
 func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.Go", "function", f)
-	return g.enqueue(&Task[T]{f: f})
+	return g.enqueueTask(&Task[T]{function: f})
 }
 
 // GoDaemon starts f as a daemon: a task in the background that serves the other tasks.
@@ -143,17 +143,17 @@ func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 // NextDone, Results, Len and Limit ignore daemons. The error of a daemon has no effect.
 func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.GoDaemon", "function", f)
-	return g.enqueue(&Task[T]{f: f, daemon: true})
+	return g.enqueueTask(&Task[T]{function: f, daemon: true})
 }
 
-// enqueue adds a new task, and starts a goroutine if the task needs one.
-func (g *TaskGroup[T]) enqueue(t *Task[T]) *Task[T] {
+// enqueueTask adds a new task, and starts a goroutine if the task needs one.
+func (g *TaskGroup[T]) enqueueTask(t *Task[T]) *Task[T] {
 	t.ctx.parent, t.group = g.ctx, g
 	g.mu.Lock()
 	if err := g.refusalLocked(); err != nil {
 		g.mu.Unlock()
 		t.group, t.err = nil, err
-		t.finish()
+		t.publishOutcome()
 		return t
 	}
 	defer g.mu.Unlock()
@@ -190,13 +190,13 @@ func (g *TaskGroup[T]) retainLocked(t *Task[T]) {
 // task is or was in a group, the error is [ErrTaskInGroup]. If the group refuses new
 // tasks, as in Go, the error is [ErrTaskGroupJoined], and the task runs on without a
 // group. Limit does not delay the task, but counts the task.
-func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.adopt(t, false) }
+func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.adoptTask(t, false) }
 
 // AddDaemon is Add for a task that becomes a daemon, as in GoDaemon.
-func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.adopt(t, true) }
+func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.adoptTask(t, true) }
 
-// adopt puts a task into the group that was started without a group.
-func (g *TaskGroup[T]) adopt(t *Task[T], daemon bool) error {
+// adoptTask puts a task into the group that was started without a group.
+func (g *TaskGroup[T]) adoptTask(t *Task[T], daemon bool) error {
 	t.mu.Lock() // keeps the task from finishing meanwhile
 	defer t.mu.Unlock()
 	g.mu.Lock()
@@ -279,9 +279,9 @@ func (g *TaskGroup[T]) applyPolicyLocked(t *Task[T]) {
 // unfinishedLocked returns how many tasks have not finished, daemons not counted.
 func (g *TaskGroup[T]) unfinishedLocked() int { return g.running.len + g.waiting.len }
 
-// waitLocked waits until ready returns true. If ctx ends before, waitLocked returns the
+// waitUntilLocked waits until ready returns true. If ctx ends before, waitUntilLocked returns the
 // cause of ctx.
-func (g *TaskGroup[T]) waitLocked(ctx context.Context, ready func() bool) error {
+func (g *TaskGroup[T]) waitUntilLocked(ctx context.Context, ready func() bool) error {
 	if ready() {
 		return nil
 	}
@@ -310,7 +310,7 @@ func (g *TaskGroup[T]) NextDone(ctx context.Context) (*Task[T], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.nextCalls++
-	err := g.waitLocked(ctx, func() bool { return g.finished.len > 0 || g.unfinishedLocked() == 0 })
+	err := g.waitUntilLocked(ctx, func() bool { return g.finished.len > 0 || g.unfinishedLocked() == 0 })
 	g.nextCalls--
 	t := g.finished.pop()
 	g.updateDecisionLocked()
@@ -374,7 +374,7 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	}
 	g.joinCalls++
 	g.updateDecisionLocked()
-	err := g.waitLocked(ctx, func() bool { return g.decided })
+	err := g.waitUntilLocked(ctx, func() bool { return g.decided })
 	if err == nil && g.taskFailed && ctx.Err() != nil {
 		err = context.Cause(ctx) // a task that ends with ctx may be seen first
 	}

@@ -15,10 +15,10 @@ import (
 // a task in a group, and [StartTask] a task without a group. The methods of a task
 // may be called from any goroutine.
 type Task[T any] struct {
-	ctx   taskContext
-	f     func(context.Context) (T, error) // nil once it has returned
-	value T                                // value and err do not change once the task has finished
-	err   error
+	ctx      taskContext
+	function func(context.Context) (T, error) // nil once it has returned
+	value    T                                // value and err do not change once the task has finished
+	err      error
 
 	// The order of the locks: Task.mu, TaskGroup.mu, taskContext.mu.
 
@@ -35,26 +35,26 @@ type Task[T any] struct {
 func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *Task[T] {
 	mustHaveContext("StartTask", ctx)
 	mustHave("StartTask", "function", f)
-	t := &Task[T]{f: f}
+	t := &Task[T]{function: f}
 	t.ctx.parent = ctx
 	// Owner: the caller. End: f returns.
-	go t.runOutside()
+	go t.runOutsideGroup()
 	return t
 }
 
-// runOutside runs a task on a goroutine that is not the group's. If the task was added
+// runOutsideGroup runs a task on a goroutine that is not the group's. If the task was added
 // to a group, a waiting task that may run now gets a goroutine of the group.
-func (t *Task[T]) runOutside() {
-	if next := t.run(); next != nil {
+func (t *Task[T]) runOutsideGroup() {
+	if next := t.runAndFinish(); next != nil {
 		next.group.startGoroutine(next)
 	}
 }
 
-// runTasks runs the task, and then waiting tasks of its group until none may run. The
+// runTaskChain runs the task, and then waiting tasks of its group until none may run. The
 // error is nil: the errors of tasks stay with the tasks.
-func (t *Task[T]) runTasks() error {
+func (t *Task[T]) runTaskChain() error {
 	for t != nil {
-		t = t.run()
+		t = t.runAndFinish()
 	}
 	return nil
 }
@@ -63,7 +63,7 @@ func (t *Task[T]) runTasks() error {
 // runtime.Goexit, as testing.T.FailNow does.
 var errExited = errors.New("rpcx: task called runtime.Goexit")
 
-// run calls the function and finishes the task. The result is a waiting task of the
+// runAndFinish calls the function and finishes the task. The result is a waiting task of the
 // group that the caller must run next, or nil.
 //
 // A panic is not recovered, and so ends the program, as in errgroup. Handing the panic
@@ -71,7 +71,7 @@ var errExited = errors.New("rpcx: task called runtime.Goexit")
 // the stack, which tells the cause, would be lost. A task that panics does not finish
 // either: otherwise Join would return, and the program might exit before the panic
 // has ended it.
-func (t *Task[T]) run() *Task[T] {
+func (t *Task[T]) runAndFinish() *Task[T] {
 	returned := false
 	defer func() {
 		if returned {
@@ -81,13 +81,13 @@ func (t *Task[T]) run() *Task[T] {
 			panic(v)
 		}
 		// The function has called runtime.Goexit, which ends this goroutine.
-		if next := t.finish(); next != nil {
+		if next := t.publishOutcome(); next != nil {
 			next.group.startGoroutine(next)
 		}
 	}()
 	t.callFunction()
 	returned = true
-	return t.finish()
+	return t.publishOutcome()
 }
 
 // callFunction calls the function of the task, unless the task was cancelled before.
@@ -97,15 +97,15 @@ func (t *Task[T]) callFunction() {
 		return
 	}
 	t.err = errExited
-	t.value, t.err = t.f(&t.ctx)
+	t.value, t.err = t.function(&t.ctx)
 }
 
-// finish publishes the outcome. The result is a waiting task of the group that the caller
+// publishOutcome publishes the outcome. The result is a waiting task of the group that the caller
 // must run next, or nil. The group is told before Done is closed, so that a caller who
 // has waited for the task finds the task among the finished ones.
-func (t *Task[T]) finish() (next *Task[T]) {
-	t.f = nil
-	t.ctx.cancel(context.Canceled)
+func (t *Task[T]) publishOutcome() (next *Task[T]) {
+	t.function = nil
+	t.ctx.cancelWithCause(context.Canceled)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.finished = true
@@ -122,7 +122,7 @@ func (t *Task[T]) finish() (next *Task[T]) {
 // not wait. A function that ignores its context runs on. A function that was not called
 // yet is not called, and the task finishes when the function would have been called. If
 // the task has finished, Cancel does nothing.
-func (t *Task[T]) Cancel() { t.ctx.cancel(ErrTaskCancelled) }
+func (t *Task[T]) Cancel() { t.ctx.cancelWithCause(ErrTaskCancelled) }
 
 // Done returns a channel that is closed when the task has finished: the function has
 // returned, or was not called because the task was cancelled before.
@@ -196,8 +196,8 @@ type realContext struct {
 	cancel context.CancelCauseFunc
 }
 
-// cancel ends the context with cause. If the context has ended, cancel does nothing.
-func (c *taskContext) cancel(cause error) {
+// cancelWithCause ends the context with cause. If the context has ended, cancel does nothing.
+func (c *taskContext) cancelWithCause(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -304,38 +304,38 @@ func isNil[T any](v T) bool {
 
 // startGoroutine starts a goroutine of the group that begins with t, which must be in the
 // list running or daemons. The goroutine ends when no waiting task may run.
-func (g *TaskGroup[T]) startGoroutine(t *Task[T]) { g.goroutines.Go(t.runTasks) }
+func (g *TaskGroup[T]) startGoroutine(t *Task[T]) { g.goroutines.Go(t.runTaskChain) }
 
 // startWorkerLocked starts a goroutine if a waiting task may run, and no goroutine has been
 // started for that yet. A goroutine that has finished a task takes the next waiting task,
 // so many short tasks need few goroutines. Each goroutine that takes a task also calls
 // startWorkerLocked, so a task that blocks delays no other task.
 func (g *TaskGroup[T]) startWorkerLocked() {
-	if g.starting || !g.mayRunLocked() {
+	if g.workerStarting || !g.mayStartTaskLocked() {
 		return
 	}
-	g.starting = true
-	g.goroutines.Go(g.worker)
+	g.workerStarting = true
+	g.goroutines.Go(g.runWaitingFn)
 }
 
-// work takes a waiting task and runs it, and then others until none may run.
-func (g *TaskGroup[T]) work() error {
+// runWaitingTasks takes a waiting task and runs it, and then others until none may run.
+func (g *TaskGroup[T]) runWaitingTasks() error {
 	g.mu.Lock()
-	g.starting = false
+	g.workerStarting = false
 	t := g.takeWaitingLocked()
 	g.mu.Unlock()
-	return t.runTasks()
+	return t.runTaskChain()
 }
 
-// mayRunLocked reports whether there is a waiting task that may run.
-func (g *TaskGroup[T]) mayRunLocked() bool {
+// mayStartTaskLocked reports whether there is a waiting task that may run.
+func (g *TaskGroup[T]) mayStartTaskLocked() bool {
 	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.running.len < g.opts.Limit)
 }
 
 // takeWaitingLocked moves the first waiting task to the list running and returns the task,
 // which the caller must run. If no waiting task may run, the result is nil.
 func (g *TaskGroup[T]) takeWaitingLocked() *Task[T] {
-	if !g.mayRunLocked() {
+	if !g.mayStartTaskLocked() {
 		return nil
 	}
 	t := g.waiting.pop()
@@ -359,13 +359,13 @@ type TaskTimeout struct {
 	// that had passed before.
 	Duration time.Duration
 
-	at    time.Time // the deadline; zero if somebody else made the error
-	given bool      // Duration is what the caller wrote, and not the time until a point
+	deadline      time.Time // the deadline; zero if somebody else made the error
+	durationGiven bool      // Duration is what the caller wrote, and not the time until a point
 }
 
 func (e *TaskTimeout) Error() string {
 	text := fmt.Sprintf("task timed out after %v", e.Duration)
-	if advice := duration.Advice(e.Duration); e.given && advice != "" {
+	if advice := duration.Advice(e.Duration); e.durationGiven && advice != "" {
 		text += ": " + advice
 	}
 	return text
@@ -419,43 +419,43 @@ func (e UncaughtTimeoutError) Error() string {
 // below a millisecond, which is no error by itself, as what is left of a longer time may
 // be so short.
 func TimeoutAfter(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	return timeout(ctx, newTimeout(d), f)
+	return runWithTimeout(ctx, newTimeout(d), f)
 }
 
 // newTimeout returns the timeout of a deadline d from now.
 func newTimeout(d time.Duration) *TaskTimeout {
-	return &TaskTimeout{Duration: d, at: time.Now().Add(d), given: true}
+	return &TaskTimeout{Duration: d, deadline: time.Now().Add(d), durationGiven: true}
 }
 
 // TimeoutAt is [TimeoutAfter] with a point in time.
 func TimeoutAt(ctx context.Context, at time.Time, f func(context.Context) error) error {
-	return timeout(ctx, &TaskTimeout{Duration: time.Until(at), at: at}, f)
+	return runWithTimeout(ctx, &TaskTimeout{Duration: time.Until(at), deadline: at}, f)
 }
 
 // IgnoreAfter is [TimeoutAfter] for a deadline that is no error: where that returns its
 // [*TaskTimeout], this returns true and nil, and otherwise false.
 func IgnoreAfter(ctx context.Context, d time.Duration, f func(context.Context) error) (expired bool, err error) {
-	return ignore(ctx, newTimeout(d), f)
+	return ignoreTimeout(ctx, newTimeout(d), f)
 }
 
 // IgnoreAt is [IgnoreAfter] with a point in time.
 func IgnoreAt(ctx context.Context, at time.Time, f func(context.Context) error) (expired bool, err error) {
-	return ignore(ctx, &TaskTimeout{Duration: time.Until(at), at: at}, f)
+	return ignoreTimeout(ctx, &TaskTimeout{Duration: time.Until(at), deadline: at}, f)
 }
 
-func ignore(ctx context.Context, own *TaskTimeout, f func(context.Context) error) (expired bool, err error) {
-	err = timeout(ctx, own, f)
+func ignoreTimeout(ctx context.Context, own *TaskTimeout, f func(context.Context) error) (expired bool, err error) {
+	err = runWithTimeout(ctx, own, f)
 	if err == error(own) {
 		return true, nil
 	}
 	return false, err
 }
 
-// timeout calls f under a deadline, and tells by the cause with which its context
+// runWithTimeout calls f under a deadline, and tells by the cause with which its context
 // ended which deadline that was.
-func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) error) error {
+func runWithTimeout(ctx context.Context, own *TaskTimeout, f func(context.Context) error) error {
 	mustHaveContext("TimeoutAfter", ctx)
-	ctx, cancel := context.WithDeadlineCause(ctx, own.at, own)
+	ctx, cancel := context.WithDeadlineCause(ctx, own.deadline, own)
 	defer cancel()
 	err := f(ctx)
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
@@ -467,19 +467,19 @@ func timeout(ctx context.Context, own *TaskTimeout, f func(context.Context) erro
 	}
 	passed, _ := errors.AsType[*TaskTimeout](context.Cause(ctx))
 	switch {
-	case passed.notBefore(own.at), inner.notBefore(own.at):
+	case passed.notBefore(own.deadline), inner.notBefore(own.deadline):
 		return own
-	case passed.ours():
+	case passed.hasDeadline():
 		return TimeoutCancellationError{passed}
-	case inner.ours():
+	case inner.hasDeadline():
 		return UncaughtTimeoutError{inner}
 	}
 	return err
 }
 
-// ours reports whether a function of this file has set the timeout.
-func (e *TaskTimeout) ours() bool { return e != nil && !e.at.IsZero() }
+// hasDeadline reports whether a function of this file has set the timeout.
+func (e *TaskTimeout) hasDeadline() bool { return e != nil && !e.deadline.IsZero() }
 
 // notBefore reports whether it is ours, and so has passed, and at has passed no
 // later.
-func (e *TaskTimeout) notBefore(at time.Time) bool { return e.ours() && !e.at.Before(at) }
+func (e *TaskTimeout) notBefore(at time.Time) bool { return e.hasDeadline() && !e.deadline.Before(at) }

@@ -118,11 +118,11 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 		r.ledger.giveUp(step.Ref, ledgerGivenUp, ErrCancelled)
 	case "cancel_pending_requests":
 		// What the end of a session does to its calls, without the end.
-		r.cause = ErrClosed
+		r.closeCause = ErrClosed
 		r.lock()
-		r.lose(r.cause, true)
+		r.failPendingLocked(r.closeCause, true)
 		r.unlock()
-		r.cause = nil
+		r.closeCause = nil
 		for _, c := range r.ledger.calls { // the original forgets the cancelled ones, too
 			c.swept = true
 		}
@@ -395,9 +395,9 @@ func membersOf(msg []byte) (members []json.RawMessage) {
 func (r *scriptRunner) checkCalls(t *testing.T) {
 	t.Helper()
 	var pending []string
-	for _, f := range r.table.all() {
+	for _, f := range r.callTable.pendingCalls() {
 		if f.batch != nil {
-			f = f.batch.own
+			f = f.batch.whole
 		}
 		for ref := range r.futures {
 			if r.futures[ref] == f && !slices.Contains(pending, ref) {
@@ -490,7 +490,7 @@ func (r *scriptRunner) checkPending(t *testing.T, step *connectionStep) {
 
 // inItem is a request from the peer.
 type inItem struct {
-	call     *call
+	call     *peerRequest
 	message  *inMessage
 	place    int // among the members of a batch
 	answered bool
@@ -635,7 +635,7 @@ func (r *scriptRunner) answer(t *testing.T, step *connectionStep) {
 		t.Fatal(err)
 	}
 	lateResults := r.stats.LateResults
-	r.reply(item.call, result, replyErr)
+	r.finishRequest(item.call, result, replyErr)
 	if item.answered {
 		// A handler returns once; were it otherwise, the second answer would be dropped.
 		in.twice = true

@@ -293,7 +293,7 @@ func playDecided(t *testing.T, p Protocol, script string) {
 		case "-->":
 			o.receive([]byte(rest))
 			for _, c := range slices.Backward(o.take()) {
-				o.reply(c, decidedResult(c), nil)
+				o.finishRequest(c, decidedResult(c), nil)
 			}
 			said = o.sent()
 		case "<--":
@@ -326,7 +326,7 @@ func playDecided(t *testing.T, p Protocol, script string) {
 			decidedCall(t, calls, rest).Cancel()
 		case "next":
 			scan(t, rest, "id %d", &n)
-			o.table.lastID.Store(n)
+			o.callTable.lastID.Store(n)
 		case "longest":
 			scan(t, rest, "batch %d", &o.limits.Batch)
 		case "largest":
@@ -346,7 +346,7 @@ func playDecided(t *testing.T, p Protocol, script string) {
 }
 
 // decidedResult is what a request is answered with.
-func decidedResult(c *call) any {
+func decidedResult(c *peerRequest) any {
 	switch c.Method {
 	case "inexpressible":
 		return make(chan int)
@@ -410,11 +410,11 @@ func TestAMessageThatIsRefusedDecidesNoProtocol(t *testing.T) {
 
 func TestRepliesToTheLast1024CallsGivenUpAreLate(t *testing.T) {
 	o := newOffline(JSONRPCv2)
-	for range lateIDs + 2 {
+	for range maxAbandoned + 2 {
 		o.Go(context.Background(), "a", nil).Cancel()
 		o.sent()
 	}
-	for id := range lateIDs + 2 {
+	for id := range maxAbandoned + 2 {
 		o.receive(fmt.Appendf(nil, `{"jsonrpc":"2.0","result":0,"id":%d}`, id))
 	}
 	if got := o.Stats(); got.UnexpectedReplies != 2 || got.LateReplies != 1024 {
@@ -474,7 +474,7 @@ func testFrames(t *testing.T, framer Framer, r io.Reader) (got []string) {
 	t.Helper()
 	s := newStream(readConn{Reader: r}, framer)
 	for {
-		msg, err := s.next(true)
+		msg, err := s.nextMessage(true)
 		var frame *FrameError
 		switch {
 		case err == nil:
@@ -876,18 +876,18 @@ func TestDecidedRefusals(t *testing.T) {
 type offline struct {
 	*Session
 	message Message
-	intake  intake
+	intake  decodedInput
 }
 
 func newOffline(p Protocol) *offline {
-	o := options(&Options{
+	o := mustResolveOptions(&Options{
 		Protocol: p,
 		Limits:   Limits{Response: -1, RequestTimeout: -1, ProcessingTimeout: -1},
 		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
-	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &lone)
-	s.in.held = true // nobody is called to handle requests
-	s.logging = true // nor to log
+	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &noServer)
+	s.in.paused = true  // nobody is called to handle requests
+	s.logRunning = true // nor to log
 	return &offline{Session: s}
 }
 
@@ -902,16 +902,16 @@ func (nowhere) Close() error                 { return nil }
 // for they are only lent.
 func (o *offline) receive(msg []byte) {
 	msg = bytes.Clone(msg)
-	o.Session.receive(&o.intake, &o.message, msg)
+	o.Session.receiveMessage(&o.intake, &o.message, msg)
 	for i := range msg {
 		msg[i] = '?'
 	}
-	o.deliver(&o.intake)
+	o.handOverDecoded(&o.intake)
 }
 
 // take returns the requests and notifications that wait for a handler.
-func (o *offline) take() (calls []*call) {
-	for c := o.in.take(o.Session); c != nil; c = o.in.take(o.Session) {
+func (o *offline) take() (calls []*peerRequest) {
+	for c := o.in.takeRequest(o.Session); c != nil; c = o.in.takeRequest(o.Session) {
 		calls = append(calls, c)
 	}
 	return calls
@@ -919,27 +919,27 @@ func (o *offline) take() (calls []*call) {
 
 // sent returns the messages that wait to be written.
 func (o *offline) sent() (msgs [][]byte) {
-	if o.out.empty() {
+	if o.out.isEmpty() {
 		return nil
 	}
-	f := o.out.take()
-	for msg := range split(f.buf, f.ends) {
+	f := o.out.takeFrames()
+	for msg := range splitAtEnds(f.buf, f.ends) {
 		msgs = append(msgs, bytes.Clone(msg))
 	}
-	o.out.giveBack(f)
+	o.out.returnFrames(f)
 	return msgs
 }
 
 // faults returns the violations of the protocol that were noted.
 func (o *offline) faults() (faults []error) {
-	for _, n := range o.notes {
+	for _, n := range o.logRecords {
 		for _, attr := range n.attrs {
 			if attr.Key == "error" {
 				faults = append(faults, attr.Value.Any().(error))
 			}
 		}
 	}
-	o.notes = nil
+	o.logRecords = nil
 	return faults
 }
 

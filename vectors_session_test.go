@@ -176,7 +176,7 @@ type vectorHeard struct {
 	At  float64 `json:"at_seconds"`
 }
 
-func (f *farEnd) received() uint64 { return f.count }
+func (f *farEnd) receivedBytes() uint64 { return f.count }
 
 func (f *farEnd) ReadMessage() ([]byte, error) {
 	select {
@@ -254,7 +254,7 @@ func newVectorSession(t *testing.T, role Role, opts *Options) (*Session, *farEnd
 
 func startVectorSession(t *testing.T, conn transport, role Role, opts *Options) *Session {
 	opts.Limits.CostHandlerError = 100 // as in the original
-	s := newSession(conn, options(opts), role, &pool{}, &load{})
+	s := newSession(conn, mustResolveOptions(opts), role, &pool{}, &serverLoad{})
 	s.start()
 	t.Cleanup(func() {
 		s.Close()
@@ -267,7 +267,7 @@ func startVectorSession(t *testing.T, conn transport, role Role, opts *Options) 
 func plainCost(s *Session) float64 {
 	s.lock()
 	defer s.unlock()
-	s.pay()
+	s.chargeTrafficLocked()
 	return s.cost.account.cost
 }
 
@@ -371,7 +371,7 @@ func badPlain(t *testing.T, mistake string) []byte {
 // uncounted is a stream of which no bytes are counted.
 type uncounted struct{ *stream }
 
-func (uncounted) received() uint64 { return 0 }
+func (uncounted) receivedBytes() uint64 { return 0 }
 
 // testVectorPlain has a session receive a good message, and then what the name
 // says; or a message whose handler ends as the name says.
@@ -924,9 +924,9 @@ func testVectorFormula(t *testing.T, c sessionCase) {
 		target = *want.Target
 	}
 	var th throttle
-	th.update(&l, c.Cost, c.Extra)
+	th.recalculate(&l, c.Cost, c.Extra)
 	near(t, "the fraction", th.fraction, want.Fraction)
-	near(t, "the delay", th.delay(&l).Seconds(), want.Delay)
+	near(t, "the delay", th.requestDelay(&l).Seconds(), want.Delay)
 	equal(t, "the target", th.target, target)
 
 	// The same in a session.
@@ -990,8 +990,8 @@ func testVectorBandwidth(t *testing.T, c sessionCase) {
 	limits := Limits{CostHard: 1e9} // which the note that brings the bytes is not to meet
 	s, far := newVectorSession(t, RoleServer, &Options{Handler: note, Limits: limits})
 	if c.Sent != nil {
-		sc := &scratch{msg: make([]byte, *c.Sent)}
-		if err := s.post(t.Context(), sc, fromCaller, nil); err != nil {
+		sc := &encodeBuffer{msg: make([]byte, *c.Sent)}
+		if err := s.sendMessage(t.Context(), sc, fromCaller, nil); err != nil {
 			t.Fatal(err)
 		}
 	} else {
@@ -1010,14 +1010,14 @@ func testVectorRecalibration(t *testing.T, c sessionCase) {
 	var want struct{ Next int }
 	c.expect(t, &want)
 	l := Limits{Outgoing: c.Current, ResponseTime: seconds(c.ResponseTime)}.resolved(RoleClient)
-	o := slots{limit: l.Outgoing, reached: true} // the original always lowers it
+	o := callLimiter{limit: l.Outgoing, reached: true} // the original always lowers it
 	for range calibration - 1 {
-		o.done(seconds(*c.Average), 1, &l)
+		o.releaseAfterReply(seconds(*c.Average), 1, &l)
 	}
 	equal(t, "the limit before 30 replies", o.limit, c.Current)
-	o.done(seconds(*c.Average), 1, &l)
+	o.releaseAfterReply(seconds(*c.Average), 1, &l)
 	equal(t, "the limit after them", o.limit, want.Next)
-	o.done(time.Hour, 1, &l)
+	o.releaseAfterReply(time.Hour, 1, &l)
 	equal(t, "the limit after another", o.limit, want.Next)
 }
 

@@ -12,8 +12,8 @@ import (
 	"example.com/rpcx"
 )
 
-// call plays a server that the session calls.
-func (w Wire) call(t *testing.T, c *vector) {
+// runCallCase plays a server that the session calls.
+func (w Wire) runCallCase(t *testing.T, c *vector) {
 	opts := &rpcx.Options{}
 	root, inner := newClientRoot()
 	if c.ClientService != "" {
@@ -22,21 +22,21 @@ func (w Wire) call(t *testing.T, c *vector) {
 	arguments := map[any]any{
 		"$service": root, "$sub": inner, "$in-dict": map[string]any{"k": root}, "$set": make(chan int),
 	}
-	s, far := w.connect(t, opts)
+	s, far := w.connectSession(t, opts)
 	var resets []error
 	s.OnClose(func(err error) { resets = append(resets, err) })
 
-	start := func(calls []call) (futures []*rpcx.Future) {
+	start := func(calls []vectorCall) (futures []*rpcx.Future) {
 		for _, call := range calls {
 			var args []any
 			for _, arg := range call.Args {
 				if name, ok := arg.(string); ok && arguments[name] != nil {
 					arg = arguments[name]
 				}
-				args = append(args, native(arg))
+				args = append(args, nativeForm(arg))
 			}
 			if len(call.Kwargs) > 0 {
-				args = append(args, rpcx.Named(native(call.Kwargs).(map[string]any)))
+				args = append(args, rpcx.Named(nativeForm(call.Kwargs).(map[string]any)))
 			}
 			p, method := s.Remote(), ""
 			if n := len(call.Path); n > 0 {
@@ -47,22 +47,22 @@ func (w Wire) call(t *testing.T, c *vector) {
 		return futures
 	}
 	futures := start(c.Calls)
-	far.compare("calls", far.heard(), c.Sent, c)
+	far.compareMessages("calls", far.takeReceived(), c.Sent, c)
 	requests := 0
 	for _, chunk := range c.PeerSends {
-		for _, message := range w.sent(t, []string{chunk}) {
-			if kind, _, _, _ := parts(message); kind == num("0") {
+		for _, message := range w.decodeMessages(t, []string{chunk}) {
+			if kind, _, _, _ := messageParts(message); kind == exactNumber("0") {
 				requests++
 			}
 		}
-		far.say(chunk)
+		far.writeHex(chunk)
 	}
 	expect := c.SentAfter
 	if c.ClientService == "" && requests > 0 {
 		// A side without a service answers here, so that nobody waits for ever.
 		expect = append(expect, frame{Type: "exception", ID: 0})
 	}
-	far.compare("afterwards", far.heard(), expect, c)
+	far.compareMessages("afterwards", far.takeReceived(), expect, c)
 	switch c.PeerCloses {
 	case "reset":
 		far.near.reset = true
@@ -70,20 +70,20 @@ func (w Wire) call(t *testing.T, c *vector) {
 	case true:
 		far.Close()
 	}
-	far.heard() // gives the session the time to notice
+	far.takeReceived() // gives the session the time to notice
 	for i, f := range futures {
-		outcome(t, s, f, c.Outcomes[i])
+		compareOutcome(t, s, f, c.Outcomes[i])
 	}
 	for i, f := range start(c.CallsAfter) {
-		outcome(t, s, f, c.OutcomesAfter[i])
+		compareOutcome(t, s, f, c.OutcomesAfter[i])
 	}
-	if len(c.ResetCallback) != 0 && (!isOver(s) || len(resets) != len(c.ResetCallback)) {
+	if len(c.ResetCallback) != 0 && (!hasEnded(s) || len(resets) != len(c.ResetCallback)) {
 		t.Errorf("the callback for the end was called with %v, want %v", resets, c.ResetCallback)
 	}
 }
 
-// outcome compares the outcome of a call.
-func outcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[string]any) {
+// compareOutcome compares the outcome of a call.
+func compareOutcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[string]any) {
 	t.Helper()
 	done := false
 	select {
@@ -104,13 +104,13 @@ func outcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[string]any)
 		return
 	}
 	if value, ok := want["result"]; ok {
-		if !done || err != nil || !reflect.DeepEqual(normal(result), normal(value)) {
+		if !done || err != nil || !reflect.DeepEqual(normalForm(result), normalForm(value)) {
 			wrong()
 		}
 		return
 	}
 	if want["pending"] == true || want["raises"] == "KeyError" { // a reply to nothing does no harm here
-		if done || isOver(s) {
+		if done || hasEnded(s) {
 			wrong()
 		}
 		if want["raises"] == "KeyError" && s.Stats().UnexpectedReplies+s.Stats().LateReplies == 0 {
@@ -136,7 +136,7 @@ func outcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[string]any)
 		}
 	default: // the message could not be read
 		var bad *rpcx.ProtocolError
-		if !errors.Is(err, rpcx.ErrConnectionLost) || !errors.As(err, &bad) || !isOver(s) {
+		if !errors.Is(err, rpcx.ErrConnectionLost) || !errors.As(err, &bad) || !hasEnded(s) {
 			wrong()
 		}
 		if text := fmt.Sprint(want["message"]); strings.HasPrefix(text, "Invalid message type") && !strings.EqualFold(bad.Message, text) {
@@ -152,8 +152,8 @@ type (
 	plain map[string]string
 )
 
-// codec has a session encode a value as an argument, and decode it as a result.
-func (w Wire) codec(t *testing.T, c *vector) {
+// runCodecCase has a session encode a value as an argument, and decode it as a result.
+func (w Wire) runCodecCase(t *testing.T, c *vector) {
 	types := map[string]rpcx.Type{
 		"A": rpcx.NewType(func(a typeA) (plain, error) { return plain{"n": a.Name}, nil },
 			func(p plain) (typeA, error) { return typeA{p["n"]}, nil }),
@@ -163,13 +163,13 @@ func (w Wire) codec(t *testing.T, c *vector) {
 	if reason, ok := c.Expect["raises"]; ok {
 		switch reason {
 		case "SerializationError":
-			s, far := w.connect(t, &rpcx.Options{})
-			if err := s.Remote().Go(t.Context(), "f", make(chan int)).Err(); err == nil || len(far.heard()) > 0 {
+			s, far := w.connectSession(t, &rpcx.Options{})
+			if err := s.Remote().Go(t.Context(), "f", make(chan int)).Err(); err == nil || len(far.takeReceived()) > 0 {
 				t.Errorf("a channel was sent, error %v", err)
 			}
 		case "ValueError":
-			panics(t, "twice", func() {
-				w.connect(t, &rpcx.Options{Types: []rpcx.Type{types["A"], types["A"]}})
+			expectPanic(t, "twice", func() {
+				w.connectSession(t, &rpcx.Options{Types: []rpcx.Type{types["A"], types["A"]}})
 			})
 		default:
 			t.Fatalf("an unknown error: %v", reason)
@@ -180,16 +180,16 @@ func (w Wire) codec(t *testing.T, c *vector) {
 	for _, name := range c.Serializers {
 		opts.Types = append(opts.Types, types[name])
 	}
-	value := native(c.Value)
-	var back any = normal(value)
+	value := nativeForm(c.Value)
+	var back any = normalForm(value)
 	if len(c.Serializers) > 0 {
 		// Instead of the objects the vectors have texts that say what they are.
 		var objects, decoded []any
 		for _, text := range value.([]any) {
 			if strings.HasSuffix(text.(string), "A") {
-				objects, decoded = append(objects, typeA{"A"}), append(decoded, normal(typeA{"A"}))
+				objects, decoded = append(objects, typeA{"A"}), append(decoded, normalForm(typeA{"A"}))
 			} else {
-				objects, decoded = append(objects, typeB{"B"}), append(decoded, normal(typeB{"B"}))
+				objects, decoded = append(objects, typeB{"B"}), append(decoded, normalForm(typeB{"B"}))
 			}
 		}
 		value, back = objects, decoded
@@ -198,20 +198,20 @@ func (w Wire) codec(t *testing.T, c *vector) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := w.decode(raw)
+	want, err := w.decodeBody(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	s, far := w.connect(t, opts)
+	s, far := w.connectSession(t, opts)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	f := s.Remote().Go(ctx, "f", value)
-	got := far.heard()
+	got := far.takeReceived()
 	if len(got) != 1 {
 		t.Fatalf("sent %v, error %v", got, f.Err())
 	}
-	_, _, content, _ := parts(got[0].message)
+	_, _, content, _ := messageParts(got[0].message)
 	if args := content.([]any)[1].([]any); !reflect.DeepEqual(args[0], want) {
 		t.Errorf("encoded to %v, want %v", args[0], want)
 	}
@@ -219,16 +219,16 @@ func (w Wire) codec(t *testing.T, c *vector) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	far.say(hex.EncodeToString(frame))
-	far.heard()
+	far.writeHex(hex.EncodeToString(frame))
+	far.takeReceived()
 	var result any
-	if err := f.Decode(&result); err != nil || !reflect.DeepEqual(normal(result), back) {
-		t.Errorf("decoded to %v, error %v; want %v", normal(result), err, back)
+	if err := f.Decode(&result); err != nil || !reflect.DeepEqual(normalForm(result), back) {
+		t.Errorf("decoded to %v, error %v; want %v", normalForm(result), err, back)
 	}
 }
 
-// clientError sends what cannot be sent.
-func (w Wire) clientError(t *testing.T, c *vector) {
+// runClientErrorCase sends what cannot be sent.
+func (w Wire) runClientErrorCase(t *testing.T, c *vector) {
 	mine, other := newRoot(), newRoot()
 	opts := &rpcx.Options{Handler: mine.router}
 	var arg any = other // another tree's
@@ -238,15 +238,15 @@ func (w Wire) clientError(t *testing.T, c *vector) {
 	case strings.Contains(message, "No serializer found"):
 		arg = make(chan int)
 	}
-	s, far := w.connect(t, opts)
+	s, far := w.connectSession(t, opts)
 	err := s.Remote().Call(t.Context(), nil, "f", arg)
-	if err == nil || len(far.heard()) > 0 {
+	if err == nil || len(far.takeReceived()) > 0 {
 		t.Errorf("it was sent, error %v", err)
 	}
 }
 
-// panics says that f panics with a text that contains part.
-func panics(t *testing.T, part string, f func()) {
+// expectPanic says that f panics with a text that contains part.
+func expectPanic(t *testing.T, part string, f func()) {
 	t.Helper()
 	defer func() {
 		t.Helper()

@@ -23,12 +23,12 @@ type peer struct {
 	wire Wire
 	near *resettable
 
-	mu   sync.Mutex
-	heap []heard // not asked for yet
+	mu       sync.Mutex
+	received []receivedMessage // not asked for yet
 }
 
-// heard is a message and when it came.
-type heard struct {
+// receivedMessage is a message and when it came.
+type receivedMessage struct {
 	message any
 	at      time.Time
 }
@@ -47,14 +47,14 @@ func (c *resettable) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// connect returns a session that speaks the wire, and its peer.
-func (w Wire) connect(t *testing.T, opts *rpcx.Options) (*rpcx.Session, *peer) {
+// connectSession returns a session that speaks the wire, and its peer.
+func (w Wire) connectSession(t *testing.T, opts *rpcx.Options) (*rpcx.Session, *peer) {
 	near, far := net.Pipe()
 	conn := &resettable{Conn: near}
 	opts.Protocol, opts.Framer = w.Protocol, rpcx.LengthFramer{}
 	s := rpcx.NewSession(conn, opts)
 	p := &peer{Conn: far, t: t, wire: w, near: conn}
-	go p.listen() // until the connection is closed
+	go p.collectMessages() // until the connection is closed
 	t.Cleanup(func() {
 		s.Close()
 		far.Close()
@@ -63,7 +63,7 @@ func (w Wire) connect(t *testing.T, opts *rpcx.Options) (*rpcx.Session, *peer) {
 	return s, p
 }
 
-func (p *peer) listen() {
+func (p *peer) collectMessages() {
 	split := rpcx.LengthFramer{MaxSize: -1}.NewSplitter()
 	var data []byte
 	buf := make([]byte, 4096)
@@ -76,11 +76,11 @@ func (p *peer) listen() {
 			if n == 0 {
 				break
 			}
-			message, err := p.wire.decode(body)
+			message, err := p.wire.decodeBody(body)
 			if err != nil {
 				p.t.Errorf("the session sends %x: %v", body, err)
 			}
-			p.heap = append(p.heap, heard{message, time.Now()})
+			p.received = append(p.received, receivedMessage{message, time.Now()})
 			data = data[n:]
 		}
 		p.mu.Unlock()
@@ -93,8 +93,8 @@ func (p *peer) listen() {
 	}
 }
 
-// say writes bytes that are given in hex. The session may have hung up.
-func (p *peer) say(chunk string) {
+// writeHex writes bytes that are given in hex. The session may have hung up.
+func (p *peer) writeHex(chunk string) {
 	data, err := hex.DecodeString(chunk)
 	if err != nil {
 		p.t.Fatal(err)
@@ -102,20 +102,20 @@ func (p *peer) say(chunk string) {
 	_, _ = p.Write(data)
 }
 
-// heard returns what has come since it was last asked, in a second.
-func (p *peer) heard() []heard {
+// takeReceived returns what has come since it was last asked, in a second.
+func (p *peer) takeReceived() []receivedMessage {
 	time.Sleep(time.Second)
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	got := p.heap
-	p.heap = nil
+	got := p.received
+	p.received = nil
 	return got
 }
 
-// compare compares what was heard with what is expected. What came at the same
+// compareMessages compares what was heard with what is expected. What came at the same
 // time may have come in any order.
-func (p *peer) compare(when string, got []heard, want []frame, c *vector) {
+func (p *peer) compareMessages(when string, got []receivedMessage, want []frame, c *vector) {
 	p.t.Helper()
 	if len(got) != len(want) {
 		p.t.Errorf("%s: heard %v, want %d messages", when, got, len(want))
@@ -130,7 +130,7 @@ func (p *peer) compare(when string, got []heard, want []frame, c *vector) {
 		for _, g := range got[:n] {
 			var err error
 			found := slices.IndexFunc(left, func(f frame) bool {
-				same := p.same(g.message, &f, c)
+				same := p.compareFrame(g.message, &f, c)
 				if same != nil {
 					err = same
 				}
@@ -146,12 +146,12 @@ func (p *peer) compare(when string, got []heard, want []frame, c *vector) {
 	}
 }
 
-// same compares a message with a frame.
-func (p *peer) same(got any, want *frame, c *vector) error {
+// compareFrame compares a message with a frame.
+func (p *peer) compareFrame(got any, want *frame, c *vector) error {
 	if want.Type == "exception" {
-		kind, id, content, _ := parts(got)
+		kind, id, content, _ := messageParts(got)
 		traceback, ok := content.(string)
-		if kind != num("2") || !reflect.DeepEqual(id, normal(want.ID)) || !ok {
+		if kind != exactNumber("2") || !reflect.DeepEqual(id, normalForm(want.ID)) || !ok {
 			return fmt.Errorf("want an exception for %v", want.ID)
 		}
 		if c.Python || want.Traceback == nil {
@@ -159,7 +159,7 @@ func (p *peer) same(got any, want *frame, c *vector) error {
 		}
 		return sameTraceback(traceback, want, c.Request.Path)
 	}
-	value, err := want.value(p.wire)
+	value, err := want.decodedValue(p.wire)
 	if err != nil {
 		return err
 	}
@@ -169,8 +169,8 @@ func (p *peer) same(got any, want *frame, c *vector) error {
 	return nil
 }
 
-// isOver reports whether the session has ended.
-func isOver(s *rpcx.Session) bool {
+// hasEnded reports whether the session has ended.
+func hasEnded(s *rpcx.Session) bool {
 	synctest.Wait()
 	select {
 	case <-s.Done():

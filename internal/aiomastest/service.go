@@ -63,20 +63,20 @@ func newRoot() *Root {
 	r.router = rpcx.Expose[rootAPI](r)
 	for name, h := range map[string]rpcx.Handler{
 		"add":            rpcx.Func(add, "a", "b"),
-		"opt":            rpcx.Func(opt, "a", "b?", "c?"),
+		"opt":            rpcx.Func(echoOptional, "a", "b?", "c?"),
 		"describe":       rpcx.Func(describe, "obj"),
-		"kw":             rpcx.HandlerFunc(kw),
+		"kw":             rpcx.HandlerFunc(echoArguments),
 		"call_back_args": rpcx.HandlerFunc(callBackArgs),
 	} {
 		r.router.Handle(name, h)
 	}
-	must(r.subRouter.Mount("deep", r.deep))
-	must(r.router.Mount("sub", r.subRouter))
-	must(r.router.Mount("funcs", r.funcs))
+	mustMount(r.subRouter.Mount("deep", r.deep))
+	mustMount(r.router.Mount("sub", r.subRouter))
+	mustMount(r.router.Mount("funcs", r.funcs))
 	return r
 }
 
-func must(err error) {
+func mustMount(err error) {
 	if err != nil {
 		panic(err)
 	}
@@ -122,16 +122,16 @@ func add(a, b any) (any, error) {
 			return x + y, nil
 		}
 	}
-	x, okX := number(a)
-	y, okY := number(b)
+	x, okX := toFloat(a)
+	y, okY := toFloat(b)
 	if !okX || !okY {
 		return nil, fmt.Errorf("TypeError: unsupported operand types for +: %T and %T", a, b)
 	}
 	return x + y, nil
 }
 
-// number returns what a codec has made of a number.
-func number(v any) (float64, bool) {
+// toFloat returns what a codec has made of a number.
+func toFloat(v any) (float64, bool) {
 	switch v := v.(type) {
 	case float64:
 		return v, true
@@ -148,7 +148,7 @@ func div(a, b float64) (float64, error) {
 	return a / b, nil
 }
 
-func opt(a any, b, c *int) any {
+func echoOptional(a any, b, c *int) any {
 	two, three := 2, 3
 	if b == nil {
 		b = &two
@@ -166,8 +166,8 @@ func describe(obj any) string {
 	return fmt.Sprintf("%T", obj)
 }
 
-// both decodes the arguments of a request that takes any.
-func both(req *rpcx.Request) (args []any, kwargs map[string]any, err error) {
+// bindBoth decodes the arguments of a request that takes any.
+func bindBoth(req *rpcx.Request) (args []any, kwargs map[string]any, err error) {
 	positional, named := req.Params, req.Params
 	positional.Named, named.Positional = nil, nil
 	if err := positional.Bind(&args); err != nil {
@@ -176,13 +176,13 @@ func both(req *rpcx.Request) (args []any, kwargs map[string]any, err error) {
 	return args, kwargs, named.Bind(&kwargs)
 }
 
-func kw(_ context.Context, req *rpcx.Request) (any, error) {
-	args, kwargs, err := both(req)
+func echoArguments(_ context.Context, req *rpcx.Request) (any, error) {
+	args, kwargs, err := bindBoth(req)
 	return []any{args, kwargs}, err
 }
 
 func callBackArgs(ctx context.Context, req *rpcx.Request) (any, error) {
-	args, kwargs, err := both(req)
+	args, kwargs, err := bindBoth(req)
 	if err != nil {
 		return nil, err
 	}

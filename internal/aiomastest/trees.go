@@ -11,17 +11,17 @@ import (
 
 // trees are what the cases about routers work on, one after the other.
 type trees struct {
-	root    *Root
-	letters map[string]*rpcx.Router // A, B and so on
-	dict    *rpcx.Router
-	last    string // the name that was added last
+	root      *Root
+	letters   map[string]*rpcx.Router // A, B and so on
+	dict      *rpcx.Router
+	lastAdded string // the name that was added last
 }
 
 func newTrees() *trees {
 	return &trees{root: newRoot(), letters: make(map[string]*rpcx.Router), dict: rpcx.NewRouter()}
 }
 
-func (tr *trees) letter(name string) *rpcx.Router {
+func (tr *trees) letterRouter(name string) *rpcx.Router {
 	if tr.letters[name] == nil {
 		tr.letters[name] = rpcx.NewRouter()
 	}
@@ -38,28 +38,28 @@ var (
 	expectedPath  = regexp.MustCompile(`^path_of_(\w)$`)
 )
 
-// run runs a case about routers.
-func (tr *trees) run(t *testing.T, c *vector) {
+// runRouterCase runs a case about routers.
+func (tr *trees) runRouterCase(t *testing.T, c *vector) {
 	if c.Object != "" {
-		tr.place(t, c)
+		tr.checkPlace(t, c)
 		return
 	}
 	var err error
 	switch action := c.Action; {
 	case mountAction.MatchString(action):
 		m := mountAction.FindStringSubmatch(action)
-		err = tr.letter(m[1]).Mount(m[3], tr.letter(m[2]))
+		err = tr.letterRouter(m[1]).Mount(m[3], tr.letterRouter(m[2]))
 	case emptyAction.MatchString(action):
 		_, err = rpcx.ExposeMap(nil).Resolve(emptyAction.FindStringSubmatch(action)[1])
 	case addAction.MatchString(action):
-		tr.last = addAction.FindStringSubmatch(action)[1]
-		tr.dict.Handle(tr.last, rpcx.Func(div))
-		_, err = tr.dict.Resolve(tr.last)
+		tr.lastAdded = addAction.FindStringSubmatch(action)[1]
+		tr.dict.Handle(tr.lastAdded, rpcx.Func(div))
+		_, err = tr.dict.Resolve(tr.lastAdded)
 	case removeAction.MatchString(action):
 		// What was resolved once is found for ever in the original, but not here.
-		tr.dict.Remove(tr.last)
-		if _, err := tr.dict.Resolve(tr.last); err == nil {
-			t.Errorf("%q was removed and is found", tr.last)
+		tr.dict.Remove(tr.lastAdded)
+		if _, err := tr.dict.Resolve(tr.lastAdded); err == nil {
+			t.Errorf("%q was removed and is found", tr.lastAdded)
 		}
 		return
 	case looseAction.MatchString(action):
@@ -70,7 +70,7 @@ func (tr *trees) run(t *testing.T, c *vector) {
 		return
 	case invalidAction.MatchString(action):
 		// What is typed in Go cannot be wrong; what is not is refused when it is built.
-		panics(t, "neither a function", func() { rpcx.ExposeMap(map[string]any{"x": 5}) })
+		expectPanic(t, "neither a function", func() { rpcx.ExposeMap(map[string]any{"x": 5}) })
 		err = tr.dict.Mount("x", nil)
 		if err == nil {
 			t.Error("mounted nothing")
@@ -91,14 +91,14 @@ func (tr *trees) run(t *testing.T, c *vector) {
 		t.Error(err)
 	}
 	for key, want := range c.Expect {
-		if m := expectedPath.FindStringSubmatch(key); m != nil && tr.letter(m[1]).Path() != want {
-			t.Errorf("the path of %s is %q, want %q", m[1], tr.letter(m[1]).Path(), want)
+		if m := expectedPath.FindStringSubmatch(key); m != nil && tr.letterRouter(m[1]).Path() != want {
+			t.Errorf("the path of %s is %q, want %q", m[1], tr.letterRouter(m[1]).Path(), want)
 		}
 	}
 }
 
-// place looks where a service of the tree hangs.
-func (tr *trees) place(t *testing.T, c *vector) {
+// checkPlace looks where a service of the tree hangs.
+func (tr *trees) checkPlace(t *testing.T, c *vector) {
 	r := map[string]*rpcx.Router{
 		"root": tr.root.router, "sub": tr.root.subRouter, "deep": tr.root.deep,
 		"funcs": tr.root.funcs, "inner": tr.root.inner, "loose": tr.root.loose,
@@ -115,13 +115,13 @@ func (tr *trees) place(t *testing.T, c *vector) {
 	}
 }
 
-// invalidService builds a service of what is none.
-func invalidService(t *testing.T, c *vector) {
+// runInvalidServiceCase builds a service of what is none.
+func runInvalidServiceCase(t *testing.T, c *vector) {
 	if c.Expect["raises"] != "ValueError" {
 		t.Fatalf("an unknown error: %v", c.Expect)
 	}
 	for _, service := range []any{"x", 5, struct{}{}, nil} {
-		panics(t, fmt.Sprintf("%T is neither", service), func() {
+		expectPanic(t, fmt.Sprintf("%T is neither", service), func() {
 			rpcx.ExposeMap(map[string]any{"service": service})
 		})
 	}

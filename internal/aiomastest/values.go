@@ -26,47 +26,47 @@ type frame struct {
 // numbers are the types of messages on the wire.
 var numbers = map[string]int64{"request": 0, "result": 1, "exception": 2}
 
-// value returns what the frame is, decoded; of an exception only type and id.
-func (f *frame) value(w Wire) (any, error) {
+// decodedValue returns what the frame is, decoded; of an exception only type and id.
+func (f *frame) decodedValue(w Wire) (any, error) {
 	if f.Hex != "" {
 		raw, err := hex.DecodeString(f.Hex)
 		if err != nil {
 			return nil, err
 		}
-		return w.decode(raw[4:])
+		return w.decodeBody(raw[4:])
 	}
-	return normal([]any{numbers[f.Type], f.ID, f.Content}), nil
+	return normalForm([]any{numbers[f.Type], f.ID, f.Content}), nil
 }
 
-// decode decodes one body.
-func (w Wire) decode(body []byte) (any, error) {
+// decodeBody decodes one body.
+func (w Wire) decodeBody(body []byte) (any, error) {
 	v, err := w.Decode(body)
-	return normal(v), err
+	return normalForm(v), err
 }
 
-// num is a number, exactly.
-type num string
+// exactNumber is a number, exactly.
+type exactNumber string
 
-// normal brings a decoded value into a form in which equal values are equal,
+// normalForm brings a decoded value into a form in which equal values are equal,
 // whatever types a codec has for them.
-func normal(v any) any {
+func normalForm(v any) any {
 	switch v := v.(type) {
 	case json.Number:
 		if r, ok := new(big.Rat).SetString(string(v)); ok {
-			return num(r.RatString())
+			return exactNumber(r.RatString())
 		}
 	case []byte:
 		return fmt.Sprintf("bytes %x", v)
 	case []any:
 		list := make([]any, len(v))
 		for i, x := range v {
-			list[i] = normal(x)
+			list[i] = normalForm(x)
 		}
 		return list
 	case map[string]any:
 		m := make(map[string]any)
 		for key, x := range v {
-			m[key] = normal(x)
+			m[key] = normalForm(x)
 		}
 		return m
 	case map[any]any:
@@ -74,27 +74,27 @@ func normal(v any) any {
 		for key, x := range v {
 			text, ok := key.(string)
 			if !ok {
-				text = fmt.Sprintf("key %v", normal(key)) // not the same as a text
+				text = fmt.Sprintf("key %v", normalForm(key)) // not the same as a text
 			}
-			m[text] = normal(x)
+			m[text] = normalForm(x)
 		}
 		return m
-	case nil, bool, string, num:
+	case nil, bool, string, exactNumber:
 		return v
 	}
 	switch rv := reflect.ValueOf(v); {
 	case rv.CanInt():
-		return normal(json.Number(fmt.Sprint(rv.Int())))
+		return normalForm(json.Number(fmt.Sprint(rv.Int())))
 	case rv.CanUint():
-		return normal(json.Number(fmt.Sprint(rv.Uint())))
+		return normalForm(json.Number(fmt.Sprint(rv.Uint())))
 	case rv.CanFloat():
-		return num(new(big.Rat).SetFloat64(rv.Float()).RatString())
+		return exactNumber(new(big.Rat).SetFloat64(rv.Float()).RatString())
 	}
 	return fmt.Sprintf("%T %v", v, v)
 }
 
-// native returns a value of the vectors as a Go program would have it.
-func native(v any) any {
+// nativeForm returns a value of the vectors as a Go program would have it.
+func nativeForm(v any) any {
 	switch v := v.(type) {
 	case json.Number:
 		if n, err := v.Int64(); err == nil {
@@ -105,21 +105,21 @@ func native(v any) any {
 	case []any:
 		list := make([]any, len(v))
 		for i, x := range v {
-			list[i] = native(x)
+			list[i] = nativeForm(x)
 		}
 		return list
 	case map[string]any:
 		m := make(map[string]any)
 		for key, x := range v {
-			m[key] = native(x)
+			m[key] = nativeForm(x)
 		}
 		return m
 	}
 	return v
 }
 
-// parts returns the elements of a message that is [type, id, content].
-func parts(message any) (kind, id, content any, ok bool) {
+// messageParts returns the elements of a message that is [type, id, content].
+func messageParts(message any) (kind, id, content any, ok bool) {
 	list, ok := message.([]any)
 	if !ok || len(list) != 3 {
 		return nil, nil, nil, false
@@ -127,8 +127,8 @@ func parts(message any) (kind, id, content any, ok bool) {
 	return list[0], list[1], list[2], true
 }
 
-// illFormed reports whether the content of a request is not [path, args, kwargs].
-func illFormed(content any) bool {
+// isIllFormed reports whether the content of a request is not [path, args, kwargs].
+func isIllFormed(content any) bool {
 	list, ok := content.([]any)
 	if !ok || len(list) != 3 {
 		return true
@@ -139,20 +139,20 @@ func illFormed(content any) bool {
 	return !pathOK || !argsOK || !kwargsOK
 }
 
-// badObject reports whether there is an object in v that refers to no service.
-func badObject(v any) bool {
+// hasBadObject reports whether there is an object in v that refers to no service.
+func hasBadObject(v any) bool {
 	switch v := v.(type) {
 	case []any:
-		if slices.ContainsFunc(v, badObject) {
+		if slices.ContainsFunc(v, hasBadObject) {
 			return true
 		}
 	case map[string]any:
 		if object, ok := v["__type__"]; ok {
 			pair, ok := object.([]any)
-			return !ok || len(pair) != 2 || pair[0] != num("0")
+			return !ok || len(pair) != 2 || pair[0] != exactNumber("0")
 		}
 		for _, x := range v {
-			if badObject(x) {
+			if hasBadObject(x) {
 				return true
 			}
 		}
@@ -178,8 +178,8 @@ func sameTraceback(got string, want *frame, path string) error {
 	return nil
 }
 
-// exact decodes JSON without rounding its numbers.
-func exact(data []byte, v any) error {
+// decodeExactly decodes JSON without rounding its numbers.
+func decodeExactly(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	return dec.Decode(v)

@@ -38,13 +38,13 @@ type vector struct {
 	}
 	After string `json:"connection_after"`
 
-	Calls         []call
+	Calls         []vectorCall
 	Sent          []frame          `json:"expect_sent"`
 	PeerSends     []string         `json:"peer_sends"`
 	PeerCloses    any              `json:"peer_closes"`
 	Outcomes      []map[string]any `json:"expect_outcomes"`
 	SentAfter     []frame          `json:"expect_sent_afterwards"`
-	CallsAfter    []call           `json:"calls_after"`
+	CallsAfter    []vectorCall     `json:"calls_after"`
 	OutcomesAfter []map[string]any `json:"expect_outcomes_after"`
 	ClientService string           `json:"client_service"`
 	ResetCallback []string         `json:"connection_reset_callback"`
@@ -56,7 +56,7 @@ type vector struct {
 	Expect      map[string]any
 }
 
-type call struct {
+type vectorCall struct {
 	Path   []string
 	Args   []any
 	Kwargs map[string]any
@@ -88,7 +88,7 @@ func Run(t *testing.T, folder string, w Wire) {
 		t.Fatal(err)
 	}
 	var file struct{ Cases []*vector }
-	if err := exact(data, &file); err != nil || len(file.Cases) == 0 {
+	if err := decodeExactly(data, &file); err != nil || len(file.Cases) == 0 {
 		t.Fatalf("%d cases, error %v", len(file.Cases), err)
 	}
 	trees := newTrees()
@@ -100,12 +100,12 @@ func Run(t *testing.T, folder string, w Wire) {
 				}
 			}
 			run := map[string]func(*testing.T){
-				"serve":           func(t *testing.T) { w.serve(t, c) },
-				"call":            func(t *testing.T) { w.call(t, c) },
-				"codec":           func(t *testing.T) { w.codec(t, c) },
-				"router":          func(t *testing.T) { trees.run(t, c) },
-				"client_error":    func(t *testing.T) { w.clientError(t, c) },
-				"invalid_service": func(t *testing.T) { invalidService(t, c) },
+				"serve":           func(t *testing.T) { w.runServeCase(t, c) },
+				"call":            func(t *testing.T) { w.runCallCase(t, c) },
+				"codec":           func(t *testing.T) { w.runCodecCase(t, c) },
+				"router":          func(t *testing.T) { trees.runRouterCase(t, c) },
+				"client_error":    func(t *testing.T) { w.runClientErrorCase(t, c) },
+				"invalid_service": func(t *testing.T) { runInvalidServiceCase(t, c) },
 			}[c.Op]
 			if run == nil {
 				t.Fatalf("an unknown kind of case: %q", c.Op)
@@ -115,8 +115,8 @@ func Run(t *testing.T, folder string, w Wire) {
 	}
 }
 
-// sent are the messages of a step, decoded, as far as they are whole.
-func (w Wire) sent(t *testing.T, chunks []string) (messages []any) {
+// decodeMessages are the messages of a step, decoded, as far as they are whole.
+func (w Wire) decodeMessages(t *testing.T, chunks []string) (messages []any) {
 	stream, err := hex.DecodeString(strings.Join(chunks, ""))
 	if err != nil {
 		t.Fatal(err)
@@ -127,29 +127,29 @@ func (w Wire) sent(t *testing.T, chunks []string) (messages []any) {
 		if n == 0 || err != nil {
 			return messages
 		}
-		if v, err := w.decode(body); err == nil {
+		if v, err := w.decodeBody(body); err == nil {
 			messages = append(messages, v)
 		}
 		stream = stream[n:]
 	}
 }
 
-// serve plays a client that the service answers.
-func (w Wire) serve(t *testing.T, c *vector) {
-	s, far := w.connect(t, &rpcx.Options{Handler: newRoot().router})
+// runServeCase plays a client that the service answers.
+func (w Wire) runServeCase(t *testing.T, c *vector) {
+	s, far := w.connectSession(t, &rpcx.Options{Handler: newRoot().router})
 	after := c.After
 	asked := 0 // requests of the session's, which the peer may answer
 	for i, step := range c.Steps {
 		expect := step.Expect
-		for _, message := range w.sent(t, step.Send) {
-			kind, id, content, ok := parts(message)
+		for _, message := range w.decodeMessages(t, step.Send) {
+			kind, id, content, ok := messageParts(message)
 			switch {
 			case !ok:
-			case kind == num("0") && (illFormed(content) || badObject(content)):
+			case kind == exactNumber("0") && (isIllFormed(content) || hasBadObject(content)):
 				// Such a request is answered here, and nothing else is lost.
-				expect = append(without(expect, id), frame{Type: "exception", ID: id})
+				expect = append(withoutReplies(expect, id), frame{Type: "exception", ID: id})
 				after = "open"
-			case (kind == num("1") || kind == num("2")) && asked == 0:
+			case (kind == exactNumber("1") || kind == exactNumber("2")) && asked == 0:
 				after = "open" // a reply to nothing is dropped, and counted
 				defer func() {
 					if s.Stats().UnexpectedReplies == 0 {
@@ -159,25 +159,25 @@ func (w Wire) serve(t *testing.T, c *vector) {
 			}
 		}
 		for _, chunk := range step.Send {
-			far.say(chunk)
+			far.writeHex(chunk)
 		}
-		got := far.heard()
-		far.compare(fmt.Sprintf("step %d", i), got, expect, c)
+		got := far.takeReceived()
+		far.compareMessages(fmt.Sprintf("step %d", i), got, expect, c)
 		for _, f := range expect {
 			if f.Type == "request" {
 				asked++
 			}
 		}
 	}
-	if over := isOver(s); over != (after == "closed") {
+	if over := hasEnded(s); over != (after == "closed") {
 		t.Errorf("the session is over: %v (%v), want the connection %s", over, s.Err(), after)
 	}
 }
 
-// without returns the frames that do not answer id.
-func without(frames []frame, id any) (left []frame) {
+// withoutReplies returns the frames that do not answer id.
+func withoutReplies(frames []frame, id any) (left []frame) {
 	for _, f := range frames {
-		if normal(f.ID) != id {
+		if normalForm(f.ID) != id {
 			left = append(left, f)
 		}
 	}

@@ -10,14 +10,16 @@ import (
 // defaultDialTimeout is the default of rpcx.Dialer.Timeout.
 const defaultDialTimeout = 30 * time.Second
 
-// dialTimeout is the cause with which the context of DialTimeout ends at its deadline.
-type dialTimeout struct{ limit time.Duration }
+// dialTimeoutError is the cause with which the context of DialTimeout ends at its deadline.
+type dialTimeoutError struct{ limit time.Duration }
 
-func (e *dialTimeout) text() string { return fmt.Sprintf("over %v (Dialer.Timeout)", e.limit) }
+func (e *dialTimeoutError) limitText() string {
+	return fmt.Sprintf("over %v (Dialer.Timeout)", e.limit)
+}
 
-func (e *dialTimeout) Error() string      { return "timed out, " + e.text() }
-func (*dialTimeout) Timeout() bool        { return true }
-func (*dialTimeout) Is(target error) bool { return target == context.DeadlineExceeded }
+func (e *dialTimeoutError) Error() string      { return "timed out, " + e.limitText() }
+func (*dialTimeoutError) Timeout() bool        { return true }
+func (*dialTimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // DialTimeout returns a context that ends after Dialer.Timeout: 0 is the default, a
 // negative one is none.
@@ -28,19 +30,19 @@ func DialTimeout(ctx context.Context, timeout time.Duration) (context.Context, c
 	if timeout == 0 {
 		timeout = defaultDialTimeout
 	}
-	return context.WithTimeoutCause(ctx, timeout, &dialTimeout{timeout})
+	return context.WithTimeoutCause(ctx, timeout, &dialTimeoutError{timeout})
 }
 
 // DialError returns err, with which dialling has failed, and names Dialer.Timeout if that
 // has ended ctx.
 func DialError(ctx context.Context, err error) error {
-	cause, ok := context.Cause(ctx).(*dialTimeout)
+	cause, ok := context.Cause(ctx).(*dialTimeoutError)
 	if err == nil || !ok {
 		return err
 	}
 	text := err.Error()
-	if strings.Contains(text, cause.text()) { // as that of a dialler within a dialler
+	if strings.Contains(text, cause.limitText()) { // as that of a dialler within a dialler
 		return err
 	}
-	return &textError{Text(text) + ", " + cause.text(), err}
+	return &textError{Text(text) + ", " + cause.limitText(), err}
 }

@@ -11,13 +11,13 @@ import (
 type Budget struct {
 	Burst, PerSecond, Run float64
 
-	mu      sync.Mutex
-	begun   bool
-	full    bool
-	last    time.Time
-	left    float64
-	skipped int
-	total   uint64
+	mu           sync.Mutex
+	started      bool
+	usedUp       bool
+	lastTaken    time.Time
+	available    float64
+	newlySkipped int
+	totalSkipped uint64
 }
 
 // Take reports whether size fits, and takes it if so, with more that has been earned
@@ -27,22 +27,22 @@ func (b *Budget) Take(size, earned float64, records int) (ok bool, skipped int) 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	if !b.begun {
-		b.begun, b.left = true, b.Burst
+	if !b.started {
+		b.started, b.available = true, b.Burst
 	} else {
-		b.left = min(b.Burst, b.left+b.PerSecond*max(0, now.Sub(b.last).Seconds()))
+		b.available = min(b.Burst, b.available+b.PerSecond*max(0, now.Sub(b.lastTaken).Seconds()))
 	}
-	b.last = now
-	b.left += earned
-	if b.left < size || b.full && b.left < size+b.Run {
-		b.full = true
-		b.skipped += records
-		b.total += uint64(records)
+	b.lastTaken = now
+	b.available += earned
+	if b.available < size || b.usedUp && b.available < size+b.Run {
+		b.usedUp = true
+		b.newlySkipped += records
+		b.totalSkipped += uint64(records)
 		return false, 0
 	}
-	b.full = false
-	b.left -= size
-	skipped, b.skipped = b.skipped, 0
+	b.usedUp = false
+	b.available -= size
+	skipped, b.newlySkipped = b.newlySkipped, 0
 	return true, skipped
 }
 
@@ -50,7 +50,7 @@ func (b *Budget) Take(size, earned float64, records int) (ok bool, skipped int) 
 func (b *Budget) Skipped() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.total
+	return b.totalSkipped
 }
 
 // Rate bounds how often something is logged that anybody can cause who connects:

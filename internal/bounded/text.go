@@ -22,7 +22,7 @@ func Excerpt[T ~string | ~[]byte](text T) string { return Cut(text, MaxExcerpt) 
 // Text returns the text of an error that may have a peer's text in it: the whole of a
 // short text, the beginning of a long one and its length. Characters that cannot be
 // printed are written as in a Go string.
-func Text(text string) string { return printable(Cut(text, MaxText)) }
+func Text(text string) string { return makePrintable(Cut(text, MaxText)) }
 
 // Error returns an error for logs and for other errors to wrap: err itself, or if its
 // text is not what [Text] shows, an error that wraps err and has that text. An error
@@ -67,23 +67,23 @@ func Cut[T ~string | ~[]byte](text T, limit int) string {
 	return fmt.Sprintf("%s... (%d bytes)", string(text[:n]), len(text))
 }
 
-// printable returns text with the characters that cannot be printed as escape sequences.
-func printable(text string) string {
+// makePrintable returns text with the characters that cannot be printed as escape sequences.
+func makePrintable(text string) string {
 	for i, r := range text {
-		if !shows(r, text[i:]) {
-			return escaped(text, i)
+		if !isPrintable(r, text[i:]) {
+			return escapeFrom(text, i)
 		}
 	}
 	return text
 }
 
-// escaped returns text with escape sequences, of which there are none before start.
-func escaped(text string, start int) string {
+// escapeFrom returns text with escape sequences, of which there are none before start.
+func escapeFrom(text string, start int) string {
 	var b strings.Builder
 	b.WriteString(text[:start])
 	for rest := text[start:]; rest != ""; {
 		r, n := utf8.DecodeRuneInString(rest)
-		if shows(r, rest) {
+		if isPrintable(r, rest) {
 			b.WriteString(rest[:n])
 		} else {
 			quoted := strconv.Quote(rest[:n])
@@ -94,8 +94,8 @@ func escaped(text string, start int) string {
 	return b.String()
 }
 
-// shows reports whether r, with which text begins, is printed as it is.
-func shows(r rune, text string) bool {
+// isPrintable reports whether r, with which text begins, is printed as it is.
+func isPrintable(r rune, text string) bool {
 	if r == utf8.RuneError {
 		return strings.HasPrefix(text, string(utf8.RuneError)) // and no invalid byte
 	}

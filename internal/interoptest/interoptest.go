@@ -121,7 +121,7 @@ func Command(t *testing.T, command string, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, command, args...)
-	cmd.Dir = dir(t)
+	cmd.Dir = programsFolder(t)
 	stderr := new(bytes.Buffer)
 	cmd.Stderr = stderr
 	t.Cleanup(func() {
@@ -135,9 +135,9 @@ func Command(t *testing.T, command string, args ...string) *exec.Cmd {
 // Need skips the test if the command, which only looks for a peer, fails.
 func Need(t *testing.T, install, command string, args ...string) {
 	t.Helper()
-	unwanted(t, install)
+	skipIfUnwanted(t, install)
 	cmd := exec.CommandContext(t.Context(), command, args...)
-	cmd.Dir = dir(t)
+	cmd.Dir = programsFolder(t)
 	if err := cmd.Run(); err != nil {
 		Missing(t, err, install)
 	}
@@ -147,7 +147,7 @@ func Need(t *testing.T, install, command string, args ...string) {
 // It skips the test if the program is not installed.
 func Program(t *testing.T, install, program string, folders ...string) string {
 	t.Helper()
-	unwanted(t, install)
+	skipIfUnwanted(t, install)
 	path, err := exec.LookPath(program)
 	for _, folder := range folders {
 		if err != nil {
@@ -160,8 +160,8 @@ func Program(t *testing.T, install, program string, folders ...string) string {
 	return path
 }
 
-// unwanted skips the test if RPCX_INTEROP=skip is set: as if no peer were installed.
-func unwanted(t *testing.T, install string) {
+// skipIfUnwanted skips the test if RPCX_INTEROP=skip is set: as if no peer were installed.
+func skipIfUnwanted(t *testing.T, install string) {
 	t.Helper()
 	if os.Getenv("RPCX_INTEROP") == "skip" {
 		Missing(t, errors.New("RPCX_INTEROP=skip"), install)
@@ -177,8 +177,8 @@ func Missing(t *testing.T, err error, install string) {
 	t.Skipf("a peer is missing (%v): %s", err, install)
 }
 
-// dir returns the folder of the peers' programs, which is in that of the module.
-func dir(t *testing.T) string {
+// programsFolder returns the folder of the peers' programs, which is in that of the module.
+func programsFolder(t *testing.T) string {
 	t.Helper()
 	for up := "."; ; up = filepath.Join("..", up) {
 		path := filepath.Join(up, "testdata", "interop")

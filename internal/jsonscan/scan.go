@@ -171,7 +171,7 @@ func (s *Scanner) ScanKey() bool {
 }
 
 const (
-	ones     = 0x0101010101010101
+	lowBits  = 0x0101010101010101
 	highBits = 0x8080808080808080
 )
 
@@ -182,7 +182,7 @@ func MarkSpecial(w uint64) uint64 {
 	// A byte from which something larger is subtracted gets its high bit set.
 	// Flipping bit 1 puts the quote (0x22) next to the control characters, and
 	// the space behind it.
-	return ((w ^ ones*0x02 - ones*0x21) | (w ^ ones*'\\' - ones)) &^ w & highBits
+	return ((w ^ lowBits*0x02 - lowBits*0x21) | (w ^ lowBits*'\\' - lowBits)) &^ w & highBits
 }
 
 // ScanString scans a string from its opening quote to its closing one.

@@ -13,7 +13,7 @@ import (
 // Run runs the tests and returns the code to exit with: not 0 if they leave a
 // goroutine behind that has this module's code on its stack.
 func Run(m *testing.M) int {
-	before := goroutines()
+	before := moduleGoroutines()
 	code := m.Run()
 	if leaked := leftBehind(before); code == 0 && len(leaked) > 0 {
 		fmt.Fprintf(os.Stderr, "%d goroutines were left behind:\n\n%s\n", len(leaked), strings.Join(leaked, "\n\n"))
@@ -27,7 +27,7 @@ func Run(m *testing.M) int {
 // which finds leaks by itself, and that do not run in parallel to others.
 func Check(t *testing.T) {
 	t.Helper()
-	before := goroutines()
+	before := moduleGoroutines()
 	t.Cleanup(func() {
 		for _, stack := range leftBehind(before) {
 			t.Errorf("a goroutine was left behind:\n%s", stack)
@@ -41,7 +41,7 @@ func leftBehind(before map[string]string) []string {
 	deadline := time.Now().Add(5 * time.Second)
 	for pause := time.Millisecond; ; pause *= 2 {
 		var left []string
-		for id, stack := range goroutines() {
+		for id, stack := range moduleGoroutines() {
 			if _, old := before[id]; !old {
 				left = append(left, stack)
 			}
@@ -53,10 +53,10 @@ func leftBehind(before map[string]string) []string {
 	}
 }
 
-// goroutines returns the stacks of all goroutines but the caller's and the
+// moduleGoroutines returns the stacks of all goroutines but the caller's and the
 // tests' own that have this module's code on them, or that of the WebSocket library,
 // by "goroutine N".
-func goroutines() map[string]string {
+func moduleGoroutines() map[string]string {
 	buf := make([]byte, 1<<20)
 	for n := runtime.Stack(buf, true); ; n = runtime.Stack(buf, true) {
 		if n < len(buf) {

@@ -3,7 +3,7 @@ package leaktest
 import "testing"
 
 func TestLeakedGoroutinesAreFound(t *testing.T) {
-	before := goroutines()
+	before := moduleGoroutines()
 	end := make(chan struct{})
 	started := make(chan struct{})
 	go func() {
@@ -11,7 +11,7 @@ func TestLeakedGoroutinesAreFound(t *testing.T) {
 		<-end
 	}()
 	<-started
-	found := goroutines()
+	found := moduleGoroutines()
 	close(end)
 	for id := range before {
 		delete(found, id)
