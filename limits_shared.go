@@ -56,6 +56,10 @@ func (l *serverLoad) isThreeQuartersFull() bool {
 	return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/4*3
 }
 
+// smallShare returns a quarter of a session's share of the limit. Outboxes that hold no
+// more fill at most the quarter that isThreeQuartersFull leaves.
+func (l *serverLoad) smallShare() int { return l.limit / 4 / int(max(l.sessions.Load(), 1)) }
+
 // isOverShare reports whether the limit is reached, and by one that holds weight bytes,
 // more than its share. So a few that hold much do not lock the others out. What all
 // hold together is bounded by exceeds.
@@ -294,7 +298,7 @@ const objectSize = 16
 // somebody waits for room in the outbox, no other reply is made that would have to
 // wait, too. Where the server holds nearly all that it may, each session has one handler
 // at a time, beside those that wait for replies of the peer, which may ask before it
-// replies, and when its outbox is empty. And where the server handles as many bytes as it
+// replies, and none while its outbox holds more than smallShare. And where the server handles as many bytes as it
 // may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
 	s.owner.Check()
@@ -303,7 +307,7 @@ func (s *Session) mayStartLocked() bool {
 		return true
 	case len(s.out.roomLine.waiters) > 0:
 		return false
-	case s.load.isThreeQuartersFull() && (s.in.running > s.pressure.replyWaiters || s.out.size() > 0):
+	case s.load.isThreeQuartersFull() && (s.in.running > s.pressure.replyWaiters || s.out.countedBytes() > s.load.smallShare()):
 		return false
 	}
 	return s.load.mayHandle(s, s.in.first.owner.(queueEntry).nextHandlingBytes())
@@ -442,10 +446,10 @@ func (s *Session) startWorkerIfNeededLocked() {
 }
 
 // startWorkerAfterWriteLocked calls a worker if the next request has waited for the outbox to
-// be empty, as in mayStartLocked. Callers must hold s.mu.
+// hold less, as in mayStartLocked. Callers must hold s.mu.
 func (s *Session) startWorkerAfterWriteLocked() {
 	s.owner.Check()
-	if s.in.count > 0 && s.in.running <= s.pressure.replyWaiters && s.out.size() == 0 {
+	if s.in.count > 0 && s.in.running <= s.pressure.replyWaiters {
 		s.startWorkerIfNeededLocked()
 	}
 }

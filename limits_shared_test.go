@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -956,6 +957,59 @@ func TestIdleSessionsOfSmallServers(t *testing.T) {
 			if n := srv.Stats().Sessions; n != want {
 				t.Errorf("of %d idle sessions %d are left, want %d", most, n, want)
 			}
+		})
+	}
+}
+
+// Where a server holds nearly all that it may, a session goes on handling requests while its
+// outbox holds at most a quarter of its share, and no longer.
+func TestSessionWithLittleGoesOnWhereMemoryIsShort(t *testing.T) {
+	const limit, sessions, requests = 1 << 20, 2, 5
+	const quarter = limit / sessions / 4
+	for _, test := range []struct {
+		about string
+		size  int   // of a reply
+		want  int64 // handlers, while nothing is read
+	}{
+		{"replies that are small together", 10, requests},
+		{"replies whose buffers have half a quarter each", quarter / 3, 3},
+		{"a reply that is more than a quarter", quarter + 1, 1},
+	} {
+		t.Run(test.about, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var running, handled atomic.Int64
+				srv := &rpcx.Server{MaxQueuedBytes: limit}
+				srv.Options.Handler = rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+					if req.Method == "large" {
+						return strings.Repeat("x", limit/10*9), nil
+					}
+					if n := running.Add(1); n > 1 {
+						t.Errorf("%d handlers run at once", n)
+					}
+					defer running.Add(-1)
+					handled.Add(1)
+					return strings.Repeat("x", test.size), nil
+				})
+				wires := newLoadedServer(t, srv, sessions)
+				hoarder, w := wires[0], wires[1]
+				_, _ = io.WriteString(hoarder.Conn, ask("large", 1)+"\n") // whose reply is not read
+				synctest.Wait()
+				if counted := srv.Stats().QueuedBytes; counted < limit/4*3 {
+					t.Fatalf("%d bytes wait, of %d", counted, limit)
+				}
+				for id := range requests {
+					_, _ = fmt.Fprintln(w.Conn, ask("m", id))
+					synctest.Wait()
+				}
+				if n := handled.Load(); n != test.want {
+					t.Errorf("%d handlers were called before anything was read, want %d", n, test.want)
+				}
+				w.listen()
+				if n := len(w.heard()); n != requests {
+					t.Errorf("there are %d replies, want %d", n, requests)
+				}
+				hoarder.Close()
+			})
 		})
 	}
 }

@@ -65,9 +65,9 @@ type Server struct {
 	// of their share in replies that are not read or in a message that is not complete, if
 	// the write or the message began before. The oldest go first. From three quarters of
 	// the limit on each session has one handler at a time, beside those that wait for a
-	// reply of its peer, which starts when its outbox is empty. At one and a half times
-	// the limit such sessions end whatever comes in. Their error matches ErrServerFull,
-	// and ErrSlowPeer if it is for their replies.
+	// reply of its peer, which starts while its outbox holds at most a quarter of the
+	// session's share. At one and a half times the limit such sessions end whatever comes
+	// in. Their error matches ErrServerFull, and ErrSlowPeer if it is for their replies.
 	//
 	// The memory in use for what counts is at most twice the limit; garbage, and what
 	// is too little to count in a session (44 KiB), come on top.
