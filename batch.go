@@ -288,7 +288,7 @@ func (b *peerBatch) beginNext(s *Session) (c *peerRequest, last bool) {
 	for b.skipAnswered() {
 		c := &b.members[b.nextMember]
 		b.nextMember++
-		if c.IsNotification() || s.state < stateClosing {
+		if c.IsNotification() || s.life.state < stateClosing {
 			c.arrived = b.arrived
 			c.markBegun(s)
 			b.handlers++
@@ -354,11 +354,11 @@ func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
 	switch {
 	case b.replySize > response:
 		return response
-	case s.batchReplyBytes+size > together:
+	case s.memory.batchReplies+size > together:
 		return together
 	}
 	b.reservedBytes += size
-	s.batchReplyBytes += size
+	s.memory.batchReplies += size
 	return 0
 }
 
@@ -374,7 +374,7 @@ func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
 // finishMemberLocked counts a member that is over.
 func (b *peerBatch) finishMemberLocked(s *Session) {
 	if b.openMembers--; b.openMembers == 0 {
-		s.openRequests.removeDeadline(&b.deadline)
+		s.requests.open.removeDeadline(&b.deadline)
 	}
 }
 
@@ -385,7 +385,7 @@ func (b *peerBatch) refuseRemaining(s *Session, e *Error, from sendMode) {
 func (b *peerBatch) abortRequest(s *Session, c *peerRequest, e *Error) {
 	c.markAnsweredLocked(s)
 	if b.isQueued() && !b.skipAnswered() {
-		s.in.removeEntry(b)
+		s.requests.removeEntry(b)
 	}
 	s.effects.failMembers(b, []*peerRequest{c}, e, fromReader)
 }
@@ -394,7 +394,7 @@ func (b *peerBatch) abortRequest(s *Session, c *peerRequest, e *Error) {
 // the requests.
 func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
 	if b.isQueued() {
-		s.in.removeEntry(b)
+		s.requests.removeEntry(b)
 	}
 	for ; b.nextMember < len(b.members); b.nextMember++ {
 		switch c := &b.members[b.nextMember]; {
@@ -463,7 +463,7 @@ func (b *peerBatch) expireLocked(s *Session) {
 // batch any more.
 func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	s.lock()
-	s.batchReplyBytes -= b.reservedBytes
+	s.memory.batchReplies -= b.reservedBytes
 	s.unlock()
 	sc := getEncodeBuffer()
 	defer sc.recycle()

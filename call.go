@@ -153,7 +153,7 @@ func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
 	}
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	f.id = s.callTable.newID()
+	f.id = s.calls.table.newID()
 	_, f.hasOwnDeadline = ctx.Deadline()
 	sc.id = strconv.AppendUint(sc.id[:0], f.id, 10)
 	var err error
@@ -170,7 +170,7 @@ func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
 func (s *Session) registerCallLocked(f *Future) {
 	f.started = s.now()
 	if f.members == nil {
-		s.callTable.addCalls(f)
+		s.calls.table.addCalls(f)
 	} else {
 		calls := make([]*Future, 0, len(f.members))
 		for _, member := range f.members {
@@ -180,7 +180,7 @@ func (s *Session) registerCallLocked(f *Future) {
 				calls = append(calls, member)
 			}
 		}
-		s.callTable.addCalls(calls...)
+		s.calls.table.addCalls(calls...)
 	}
 	if f.expectsReply() {
 		s.startCallTimeoutLocked(f, f.started)
@@ -190,7 +190,7 @@ func (s *Session) registerCallLocked(f *Future) {
 // startCallTimeoutLocked begins Limits.RequestTimeout for a call, unless it has begun.
 func (s *Session) startCallTimeoutLocked(call *Future, now time.Duration) {
 	if call.deadline.owner == nil && !call.hasOwnDeadline && s.limits.RequestTimeout != never {
-		s.callTimeouts.appendDeadline(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
+		s.calls.timeouts.appendDeadline(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
 	}
 }
 
@@ -229,7 +229,7 @@ func (s *Session) abandonCallLocked(f *Future, err error) {
 		calls = []*Future{f}
 	}
 	for _, c := range calls {
-		if !s.callTable.abandonCall(c) {
+		if !s.calls.table.abandonCall(c) {
 			continue
 		}
 		if s.cancellation != nil {
@@ -410,7 +410,7 @@ func (f *Future) assignSession(s *Session) bool {
 	if f.cancelled {
 		return false
 	}
-	f.session, f.id = s, s.callTable.newID()
+	f.session, f.id = s, s.calls.table.newID()
 	return true
 }
 
@@ -465,7 +465,7 @@ func (s *Session) completeCallLocked(f *Future, now time.Duration, result []byte
 		}
 		whole = f.batch.whole
 	}
-	s.callTimeouts.removeDeadline(&whole.deadline)
+	s.calls.timeouts.removeDeadline(&whole.deadline)
 	s.releaseSlotLocked(f, now)
 	s.effects.finishFuture(whole)
 }
@@ -514,8 +514,8 @@ func (f *Future) publishOutcome() {
 func (f *Future) expireLocked(s *Session) {
 	if f.messageSeq == 0 { // it still waits for a slot or for room
 		f.expired = true
-		s.slots.line.wakeAll()
-		s.out.roomLine.wakeAll()
+		s.calls.limiter.line.wakeAll()
+		s.writer.roomLine.wakeAll()
 		return
 	}
 	s.abandonCallLocked(f, s.timeoutErrorLocked(f, ErrTimeout))

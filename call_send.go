@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// callTable is what a session knows of its own calls: which wait for a reply, and
+// calls.table is what a session knows of its own calls: which wait for a reply, and
 // which were given up. It does no I/O and has no clock; its user serialises all
 // but newID.
 type callTable struct {
@@ -243,6 +243,15 @@ func (t *callTable) pendingCalls() []*Future {
 // calibration is after how many replies the number of slots is looked at.
 const calibration = 30
 
+// pendingCalls are the calls of this side that wait for a reply.
+type pendingCalls struct {
+	s             *Session
+	table         callTable
+	lastReplyMark uint64       // the messages queued when the last reply was matched
+	timeouts      deadlineList // of the calls
+	limiter       callLimiter
+}
+
 // callLimiter bound how many of our calls wait for a reply at once. A number that was
 // raised takes effect when the next reply comes, one that was lowered when as
 // many have come as are too many. They are guarded by the session's lock.
@@ -309,9 +318,9 @@ func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) 
 // must hold s.mu.
 func (s *Session) checkSendableLocked(h *handlerContext, from sendMode, call *Future) error {
 	switch {
-	case s.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
+	case s.life.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
 		return ErrClosed // only what a running handler calls goes out now
-	case s.state >= stateClosing:
+	case s.life.state >= stateClosing:
 		return s.closedErrorLocked()
 	case call != nil && s.input.closed:
 		return &endedError{errInputClosed}
@@ -322,11 +331,11 @@ func (s *Session) checkSendableLocked(h *handlerContext, from sendMode, call *Fu
 // releaseSlotLocked gives back the slot of a call, or a batch, that was over at the given time.
 func (s *Session) releaseSlotLocked(f *Future, at time.Duration) {
 	switch {
-	case s.slots.off():
+	case s.calls.limiter.off():
 	case f.batch != nil:
-		s.slots.releaseAfterReply(at-f.started, len(f.batch.entries), s.limits)
+		s.calls.limiter.releaseAfterReply(at-f.started, len(f.batch.entries), s.limits)
 	default:
-		s.slots.releaseAfterReply(at-f.started, 1, s.limits)
+		s.calls.limiter.releaseAfterReply(at-f.started, 1, s.limits)
 	}
 }
 
@@ -371,14 +380,14 @@ func (s *Session) frameMessage(sc *encodeBuffer) (err error) {
 // connection and is to call writeDirectly instead, when it has left the lock. Callers must
 // hold s.mu, which is released while enqueueFrameLocked waits for room.
 func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if h != nil && h.session == s && h.waits.handlerReturned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
 	}
 	size := len(sc.msg)
 	switch from {
 	case fromReader:
-		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.state < stateClosing {
+		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.life.state < stateClosing {
 			s.logLaterLocked(slog.LevelWarn, "peer does not read its replies", byteLimitAttr(name, limit))
 			err := slowPeer("%s", overLimitText(limit, "bytes waiting", name))
 			if name != "Limits.Outbox" {
@@ -388,7 +397,7 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 			return false, err
 		}
 	case fromNobody:
-		if !s.out.hasRoom(len(sc.frame), s.limits.Outbox) {
+		if !s.writer.hasRoom(len(sc.frame), s.limits.Outbox) {
 			return false, nil
 		}
 	default:
@@ -404,7 +413,7 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 			return false, err
 		}
 	}
-	if s.state >= stateClosing {
+	if s.life.state >= stateClosing {
 		return false, s.closedErrorLocked()
 	}
 	if register != nil {
@@ -414,14 +423,14 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 	if from != fromNobody {
 		s.markActiveLocked()
 	}
-	lent = s.out.lendWriteSide(len(sc.frame), s.mayWriteDirectlyLocked(from, register))
+	lent = s.writer.lendWriteSide(len(sc.frame), s.mayWriteDirectlyLocked(from, register))
 	if !lent {
-		s.out.push(sc.frame)
+		s.writer.push(sc.frame)
 	}
 	if register != nil {
-		register.messageSeq = s.out.queuedMessages
+		register.messageSeq = s.writer.queuedMessages
 		for _, member := range register.members {
-			member.messageSeq = s.out.queuedMessages
+			member.messageSeq = s.writer.queuedMessages
 		}
 	}
 	s.stats.MessagesSent++
@@ -431,13 +440,13 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 // writeDirectly writes frame on the goroutine that sends it, to which the outbox has lent
 // the write side.
 func (s *Session) writeDirectly(frame []byte) {
-	n := s.out.sock.tryWrite(frame)
+	n := s.writer.sock.tryWrite(frame)
 	s.lock()
 	s.stats.BytesSent += uint64(n)
-	s.out.returnWriteSide(frame, n)
+	s.writer.returnWriteSide(frame, n)
 	s.startWorkerAfterWriteLocked()
-	if s.state >= stateClosing {
-		s.out.wakeWriter()
+	if s.life.state >= stateClosing {
+		s.writer.wakeWriter()
 	}
 	s.unlock()
 }
@@ -446,9 +455,9 @@ func (s *Session) writeDirectly(frame []byte) {
 func (s *Session) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
 	switch from {
 	case fromCaller:
-		return call != nil && s.callTable.pending == 1
+		return call != nil && s.calls.table.pending == 1
 	case fromHandler:
-		return s.in.running == 1 && s.in.count == 0
+		return s.requests.running == 1 && s.requests.count == 0
 	}
 	return false
 }
@@ -462,32 +471,32 @@ func (s *Session) waitToSendLocked(ctx context.Context, h *handlerContext, sc *e
 		call = nil
 	}
 	if call != nil {
-		if own := h != nil && h.session == s; !own && !s.slots.hasFree() {
+		if own := h != nil && h.session == s; !own && !s.calls.limiter.hasFree() {
 			s.changeWaitsLocked(h, 1, 0)
-			err := s.waitInLineLocked(ctx, &s.slots.line, h, from, call, s.slots.isFree)
+			err := s.waitInLineLocked(ctx, &s.calls.limiter.line, h, from, call, s.calls.limiter.isFree)
 			s.changeWaitsLocked(h, -1, 0)
 			if err != nil {
 				return err
 			}
 		}
-		s.slots.takeSlot()
+		s.calls.limiter.takeSlot()
 	}
 	err := s.checkSendableLocked(h, from, call)
-	if n := len(sc.frame); err == nil && !(len(s.out.roomLine.waiters) == 0 && s.hasRoomLocked(n)) {
+	if n := len(sc.frame); err == nil && !(len(s.writer.roomLine.waiters) == 0 && s.hasRoomLocked(n)) {
 		sc.msg = nil // one copy is enough to wait with
 		if cap(sc.frame) > 2*n {
 			sc.frame = bytes.Clone(sc.frame)
 		}
-		s.out.waitingBytes += n
+		s.writer.waitingBytes += n
 		s.reportMemoryLocked()
 		s.changeWaitsLocked(h, 0, 1)
-		err = s.waitInLineLocked(ctx, &s.out.roomLine, h, from, call, func() bool { return s.hasRoomLocked(n) })
+		err = s.waitInLineLocked(ctx, &s.writer.roomLine, h, from, call, func() bool { return s.hasRoomLocked(n) })
 		s.changeWaitsLocked(h, 0, -1)
-		s.out.waitingBytes -= n
+		s.writer.waitingBytes -= n
 		s.startWorkerIfNeededLocked() // while this waited, no worker was called
 	}
 	if err != nil && call != nil {
-		s.slots.releaseSlot()
+		s.calls.limiter.releaseSlot()
 	}
 	return err
 }
@@ -507,7 +516,7 @@ func (s *Session) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerC
 		return ready(), err
 	})
 	if err != nil && call != nil {
-		s.callTimeouts.removeDeadline(&call.deadline)
+		s.calls.timeouts.removeDeadline(&call.deadline)
 	}
 	return err
 }
@@ -516,22 +525,22 @@ func (s *Session) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerC
 // that it may and the session more than its share, only an empty outbox has room.
 func (s *Session) hasRoomLocked(n int) bool {
 	limit := s.limits.Outbox
-	if s.load.isOverShare(s.reportedMemory) {
+	if s.load.isOverShare(s.memory.reported) {
 		limit = 0
 	}
-	return s.out.hasRoom(n, limit)
+	return s.writer.hasRoom(n, limit)
 }
 
 // outboxLimitLocked returns the limit for which n bytes of who never waits are too many
 // in the outbox, and its name; no name if there is none. Callers must hold s.mu.
 func (s *Session) outboxLimitLocked(n int) (name string, value int) {
-	s.owner.Check()
-	limit, size := s.limits.Outbox, s.out.size()
+	s.mu.AssertHeld()
+	limit, size := s.limits.Outbox, s.writer.size()
 	if limit < math.MaxInt-reserve {
 		limit += reserve
 	}
 	switch {
-	case !s.out.hasRoom(n, limit):
+	case !s.writer.hasRoom(n, limit):
 		return "Limits.Outbox", s.limits.Outbox
 	case size > writeChunk && s.load.exceedsCeiling(n) && s.load.isOverShare(size-writeChunk): // short refusals find room
 		return "Server.MaxQueuedBytes", s.load.limit

@@ -45,6 +45,8 @@ func (a *account) currentCost(perSecond float64) float64 {
 // costState is a session's part in cost accounting. All of it but the bytes is
 // nothing if there is no account.
 type costState struct {
+	s *Session
+
 	account         *account // its own, or that of its group
 	ownAccount      *account // its own if account is a group's, else nil
 	joinedOverLimit bool     // it has begun when its group was over CostHard, and that still is
@@ -249,7 +251,7 @@ func (s *Session) addCostLocked(delta float64) {
 // over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
 // s.mu.
 func (s *Session) judgedCostLocked() float64 {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	e, l := &s.cost, s.limits
 	cost := e.account.currentCost(l.CostDecay)
 	if e.ownAccount == nil {
@@ -266,7 +268,7 @@ func (s *Session) judgedCostLocked() float64 {
 // joinGroupLocked has the session share the budget of a group from now on. Callers must
 // hold s.mu.
 func (s *Session) joinGroupLocked(group *account) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if s.cost.account == nil {
 		return
 	}
@@ -279,7 +281,7 @@ func (s *Session) joinGroupLocked(group *account) {
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
 func (s *Session) costOfErrorLocked(c *peerRequest, e *Error) float64 {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if c.tooLarge {
 		return s.limits.CostHandlerError
 	}
@@ -334,18 +336,18 @@ func (s *Session) refreshThrottleLocked() {
 }
 
 func (s *Session) applyThrottleLocked() {
-	before := s.in.limit
+	before := s.requests.limit
 	s.cost.throttle.recalculate(s.limits, s.judgedCostLocked(), s.cost.extra)
-	s.in.limit = s.cost.target
-	if s.in.order == Sequential {
-		s.in.limit = min(s.in.limit, 1)
+	s.requests.limit = s.cost.target
+	if s.requests.order == Sequential {
+		s.requests.limit = min(s.requests.limit, 1)
 	}
-	if math.Abs(float64(s.in.limit-before)) > 1 {
-		s.logLaterLocked(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.in.limit),
+	if math.Abs(float64(s.requests.limit-before)) > 1 {
+		s.logLaterLocked(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.requests.limit),
 			slog.Float64("cost", s.cost.throttle.last))
 	}
 	if s.trace.CostChanged != nil {
-		cost, target := s.cost.throttle.last, s.in.limit
+		cost, target := s.cost.throttle.last, s.requests.limit
 		s.pool.runTask(func() { s.trace.CostChanged(s, cost, target) })
 	}
 }
@@ -363,7 +365,7 @@ func (s *Session) requestDelayLocked() time.Duration {
 // something comes from the peer, so that a peer who reaches the limit learns it from the
 // answer to its next request, and is forgiven what has decayed before.
 func (s *Session) checkCostLimitLocked() {
-	if s.cost.account == nil || s.cost.limitExceeded || s.cost.target > 0 || s.state >= stateClosing {
+	if s.cost.account == nil || s.cost.limitExceeded || s.cost.target > 0 || s.life.state >= stateClosing {
 		return
 	}
 	s.applyThrottleLocked()
@@ -376,8 +378,8 @@ func (s *Session) checkCostLimitLocked() {
 // checkStarvedQueueLocked sees to what waits while the cost leaves no worker to handle it.
 func (s *Session) checkStarvedQueueLocked() {
 	switch {
-	case s.cost.account == nil || s.cost.target > 0 || s.in.count == 0:
-	case s.state >= stateClosing:
+	case s.cost.account == nil || s.cost.target > 0 || s.requests.count == 0:
+	case s.life.state >= stateClosing:
 		s.discardQueueLocked(false) // or they would hold up the end
 	default:
 		s.checkCostLimitLocked()
@@ -415,7 +417,7 @@ func (s *Session) excessiveErrorLocked() *Error {
 // under the lock.
 func (s *Session) requestsToAnswerLocked() []*peerRequest {
 	var calls []*peerRequest
-	for d := s.openRequests.first; d != nil; d = d.next {
+	for d := s.requests.open.first; d != nil; d = d.next {
 		calls = d.owner.(queueEntry).appendRunning(calls)
 	}
 	return slices.DeleteFunc(calls, func(c *peerRequest) bool { return !c.delayed && c.parentBatch() == nil || c.IsNotification() })
@@ -441,7 +443,7 @@ func (s *Session) closeForCost() {
 	s.lock()
 	s.cost.closeError = why
 	e := s.excessiveErrorLocked()
-	for _, entry := range s.in.waitingEntries() {
+	for _, entry := range s.requests.waitingEntries() {
 		s.recordRefusalLocked(entry, e)
 		entry.refuseRemaining(s, e, fromReader)
 	}
@@ -457,6 +459,7 @@ func (s *Session) closeForCost() {
 // peerErrors is the part of a session in Limits.PeerErrors.
 type peerErrors struct {
 	budget
+	last     *badMessage // nil if none came that a call may have waited for
 	exceeded bool
 }
 
@@ -473,7 +476,7 @@ const (
 // countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
 // error weighs so much. Callers must hold s.mu.
 func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if bytes >= errorBytes {
 		s.countPeerErrorLocked(weight * float64(bytes/errorBytes))
 	}
@@ -482,8 +485,8 @@ func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
 // countPeerErrorLocked counts an error of the peer's, and has the session end if there
 // are too many. Callers must hold s.mu.
 func (s *Session) countPeerErrorLocked(weight float64) {
-	s.owner.Check()
-	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.state >= stateClosing {
+	s.mu.AssertHeld()
+	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.life.state >= stateClosing {
 		return
 	}
 	rate := wholeError * float64(s.limits.PeerErrors)

@@ -99,7 +99,7 @@ func (l *serverLoad) claimsBegunBy(by time.Time, except *Session) []claim {
 		}
 		s.lock()
 		c := s.claimLocked()
-		ending := s.state >= stateClosing || s.closedForMemory
+		ending := s.life.state >= stateClosing || s.memory.closed
 		s.unlock()
 		if !ending && c.size > least && !c.began.After(by) {
 			claims = append(claims, c)
@@ -116,13 +116,13 @@ var notBegun = time.Unix(1<<40, 0)
 
 // claimLocked returns the session's claim. Callers must hold s.mu.
 func (s *Session) claimLocked() claim {
-	s.owner.Check()
-	c := claim{Session: s, began: notBegun, all: s.reportedMemory, size: s.out.countedBytes() + s.out.waitingBytes + s.batchReplyBytes + s.partialMessage.bufferSize}
-	if s.out.writing {
-		c.began = s.startTime.Add(s.out.writeStart)
+	s.mu.AssertHeld()
+	c := claim{Session: s, began: notBegun, all: s.memory.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + s.memory.batchReplies + s.memory.partial.bufferSize}
+	if s.writer.writing {
+		c.began = s.startTime.Add(s.writer.writeStart)
 	}
-	if s.partialMessage.bufferSize > 0 {
-		if began := s.startTime.Add(s.partialMessage.began); began.Before(c.began) {
+	if s.memory.partial.bufferSize > 0 {
+		if began := s.startTime.Add(s.memory.partial.began); began.Before(c.began) {
 			c.began, c.part = began, true
 		}
 	}
@@ -181,7 +181,7 @@ func (l *serverLoad) makeRoomForMessage(s *Session, began time.Time, bytes int) 
 func (s *Session) closeForMemory(part bool) {
 	s.lock()
 	defer s.unlock()
-	if s.state >= stateClosing || s.closedForMemory {
+	if s.life.state >= stateClosing || s.memory.closed {
 		return
 	}
 	msg, err, grace := "peer does not read its replies, and others need the memory", ErrSlowPeer, time.Duration(0)
@@ -189,10 +189,10 @@ func (s *Session) closeForMemory(part bool) {
 		msg, grace = "a message that has come in part makes room for a later one", s.violationGrace()
 		err = &FrameError{Message: "no room for a message that has come in part: " + overLimitText(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}
 	}
-	s.logLaterLocked(slog.LevelWarn, msg, byteLimitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.reportedMemory))
-	s.closedForMemory = true
-	s.load.addBytes(-s.reportedMemory, s.pool)
-	s.reportedMemory = 0
+	s.logLaterLocked(slog.LevelWarn, msg, byteLimitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.memory.reported))
+	s.memory.closed = true
+	s.load.addBytes(-s.memory.reported, s.pool)
+	s.memory.reported = 0
 	s.pool.runTask(func() { s.closeWith(&fullError{err}, grace) })
 }
 
@@ -208,12 +208,12 @@ const requestOverhead = 448
 // is not complete. Callers must hold s.mu; unlock calls it. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
 func (s *Session) reportMemoryLocked() {
-	if s.load.limit == 0 || s.state == stateDone || s.closedForMemory {
+	if s.load.limit == 0 || s.life.state == stateDone || s.memory.closed {
 		return
 	}
-	held := s.in.bytes + s.in.begunBatchBytes + requestOverhead*s.in.count + s.out.countedBytes() + s.out.waitingBytes + s.partialBytes + s.batchReplyBytes
-	if d := held - s.reportedMemory; d >= weightStep || d <= -weightStep {
-		s.reportedMemory += d
+	held := s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + s.memory.partialBytes + s.memory.batchReplies
+	if d := held - s.memory.reported; d >= weightStep || d <= -weightStep {
+		s.memory.reported += d
 		s.load.addBytes(d, s.pool)
 	}
 }
@@ -241,9 +241,9 @@ func (s *Session) receivePart(size int) error {
 		s.checkCostLimitLocked()
 	}
 	s.trackPartialLocked(size)
-	more, began := size-s.partialBytes, s.startTime.Add(s.partialMessage.began)
-	large, kept := s.partialMessage.bufferSize > largeBuffer, s.partialMessage.bufferSize == 0
-	needs := more > 0 && ((large || kept) && s.load.isOverShareWith(more, s.reportedMemory) || s.load.exceedsCeiling(more))
+	more, began := size-s.memory.partialBytes, s.startTime.Add(s.memory.partial.began)
+	large, kept := s.memory.partial.bufferSize > largeBuffer, s.memory.partial.bufferSize == 0
+	needs := more > 0 && ((large || kept) && s.load.isOverShareWith(more, s.memory.reported) || s.load.exceedsCeiling(more))
 	if needs {
 		s.unlock()
 		room := !kept && s.load.makeRoomForMessage(s, began, more)
@@ -252,7 +252,7 @@ func (s *Session) receivePart(size int) error {
 			return s.noRoomError(size)
 		}
 	}
-	s.partialBytes = size
+	s.memory.partialBytes = size
 	s.reportMemoryLocked()
 	return nil
 }
@@ -265,7 +265,7 @@ func (s *Session) noRoomError(size int) error {
 // makeRoomForRequests is called by the reader before requests are admitted, the last of
 // which has come in part. If a full server had to refuse them, older claims make way.
 func (s *Session) makeRoomForRequests(entries []queueEntry) {
-	if s.partialMessage.bufferSize == 0 || len(entries) == 0 || !s.load.reachesLimit(0) {
+	if s.memory.partial.bufferSize == 0 || len(entries) == 0 || !s.load.reachesLimit(0) {
 		return
 	}
 	bytes := 0
@@ -273,10 +273,10 @@ func (s *Session) makeRoomForRequests(entries []queueEntry) {
 		bytes += e.queuedBytes()
 	}
 	s.lock()
-	refused := !s.mayPauseLocked() && (s.load.isOverShare(s.reportedMemory) || s.load.exceedsCeiling(bytes))
+	refused := !s.mayPauseLocked() && (s.load.isOverShare(s.memory.reported) || s.load.exceedsCeiling(bytes))
 	s.unlock()
 	if refused {
-		s.load.makeRoomForMessage(s, s.startTime.Add(s.partialMessage.began), bytes)
+		s.load.makeRoomForMessage(s, s.startTime.Add(s.memory.partial.began), bytes)
 	}
 }
 
@@ -301,16 +301,16 @@ const objectSize = 16
 // replies, and none while its outbox holds more than smallShare. And where the server handles as many bytes as it
 // may, such a session waits until others have finished. Callers must hold s.mu.
 func (s *Session) mayStartLocked() bool {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	switch {
-	case s.state >= stateClosing || s.in.first == nil:
+	case s.life.state >= stateClosing || s.requests.first == nil:
 		return true
-	case len(s.out.roomLine.waiters) > 0:
+	case len(s.writer.roomLine.waiters) > 0:
 		return false
-	case s.load.isThreeQuartersFull() && (s.in.running > s.pressure.replyWaiters || s.out.countedBytes() > s.load.smallShare()):
+	case s.load.isThreeQuartersFull() && (s.requests.running > s.requests.pressure.replyWaiters || s.writer.countedBytes() > s.load.smallShare()):
 		return false
 	}
-	return s.load.mayHandle(s, s.in.first.owner.(queueEntry).nextHandlingBytes())
+	return s.load.mayHandle(s, s.requests.first.owner.(queueEntry).nextHandlingBytes())
 }
 
 // mayHandle reports whether a request that counts size bytes may be handled now, by a
@@ -321,30 +321,30 @@ func (s *Session) mayStartLocked() bool {
 // While all handlers of the session wait for replies of its peer, which may ask before it
 // replies, only what other sessions handle counts.
 func (l *serverLoad) mayHandle(s *Session, size int) bool {
-	tied, own := s.in.running > 0 && s.in.running <= s.pressure.replyWaiters, 0
+	tied, own := s.requests.running > 0 && s.requests.running <= s.requests.pressure.replyWaiters, 0
 	if tied {
-		own = s.in.handling
+		own = s.requests.handling
 	}
 	fits := func() bool {
-		all := int(l.handling.Load()) - s.in.reserved
+		all := int(l.handling.Load()) - s.requests.reserved
 		return all == 0 || all-own+size <= l.handlingLimit || s.fitsShareLocked(size)
 	}
 	switch {
 	case size == 0:
 		return true
-	case s.in.blocked && !tied:
+	case s.requests.blocked && !tied:
 		return false
 	case fits():
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.in.tiedHandling = own
+	s.requests.tiedHandling = own
 	if fits() { // the last handler may have returned just now
 		return true
 	}
-	if !s.in.blocked {
-		s.in.blocked, s.in.needs = true, size
+	if !s.requests.blocked {
+		s.requests.blocked, s.requests.needs = true, size
 		l.blocked = append(l.blocked, s)
 	}
 	return false
@@ -353,28 +353,28 @@ func (l *serverLoad) mayHandle(s *Session, size int) bool {
 // fitsShareLocked reports whether a request that counts size bytes is within the session's
 // share of what is handled. Callers must hold s.mu.
 func (s *Session) fitsShareLocked(size int) bool {
-	return s.in.handling+size <= s.load.handlingLimit/int(max(s.load.sessions.Load(), 1))
+	return s.requests.handling+size <= s.load.handlingLimit/int(max(s.load.sessions.Load(), 1))
 }
 
 // addHandlingBytesLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
 func (s *Session) addHandlingBytesLocked(c *peerRequest) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if c.handlingBytes == 0 {
 		return
 	}
-	s.in.handling += int(c.handlingBytes)
+	s.requests.handling += int(c.handlingBytes)
 	s.load.handling.Add(int64(c.handlingBytes))
 }
 
 // releaseHandlingBytesLocked ends what addHandlingBytesLocked has begun, and has as many of the
 // sessions that are blocked go on as there is room for. Callers must hold s.mu.
 func (s *Session) releaseHandlingBytesLocked(c *peerRequest) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if c.handlingBytes == 0 {
 		return
 	}
-	s.in.handling -= int(c.handlingBytes)
+	s.requests.handling -= int(c.handlingBytes)
 	s.load.handling.Add(-int64(c.handlingBytes))
 	s.load.unblockSessions(s)
 }
@@ -391,9 +391,9 @@ func (l *serverLoad) unblockSessions(own *Session) {
 	}
 	l.blocked = slices.DeleteFunc(l.blocked, func(s *Session) bool {
 		all := int(l.handling.Load())
-		if room := l.handlingLimit - all + s.in.tiedHandling; room < minHandling && all > 0 && s != own {
+		if room := l.handlingLimit - all + s.requests.tiedHandling; room < minHandling && all > 0 && s != own {
 			return false
-		} else if size := s.in.needs; all == 0 || size <= room || s == own && s.fitsShareLocked(size) {
+		} else if size := s.requests.needs; all == 0 || size <= room || s == own && s.fitsShareLocked(size) {
 			l.handling.Add(int64(size))
 			s.pool.runTask(s.unblockHandling)
 			return true
@@ -406,7 +406,7 @@ func (l *serverLoad) unblockSessions(own *Session) {
 func (s *Session) unblockHandling() {
 	s.lock()
 	defer s.unlock()
-	s.in.blocked, s.in.reserved = false, s.in.needs
+	s.requests.blocked, s.requests.reserved = false, s.requests.needs
 	if s.cost.limitExceeded || !s.reserveWorkerLocked() {
 		s.releaseReservedBytesLocked()
 	} else {
@@ -418,10 +418,10 @@ func (s *Session) unblockHandling() {
 // releaseReservedBytesLocked gives the room back that is reserved for the session, and has it
 // used by others if the session has not. Callers must hold s.mu.
 func (s *Session) releaseReservedBytesLocked() {
-	s.owner.Check()
-	if s.in.reserved > 0 {
-		s.load.handling.Add(-int64(s.in.reserved))
-		s.in.reserved = 0
+	s.mu.AssertHeld()
+	if s.requests.reserved > 0 {
+		s.load.handling.Add(-int64(s.requests.reserved))
+		s.requests.reserved = 0
 		s.load.unblockSessions(s)
 	}
 }
@@ -429,8 +429,8 @@ func (s *Session) releaseReservedBytesLocked() {
 // removeFromBlockedLocked has the session wait for no other's handlers any more. Callers must
 // hold s.mu.
 func (s *Session) removeFromBlockedLocked() {
-	s.owner.Check()
-	if l := s.load; s.in.blocked {
+	s.mu.AssertHeld()
+	if l := s.load; s.requests.blocked {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.blocked = slices.DeleteFunc(l.blocked, func(blocked *Session) bool { return blocked == s })
@@ -439,7 +439,7 @@ func (s *Session) removeFromBlockedLocked() {
 
 // startWorkerIfNeededLocked calls another worker if one is wanted. Callers must hold s.mu.
 func (s *Session) startWorkerIfNeededLocked() {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if !s.cost.limitExceeded && s.reserveWorkerLocked() {
 		s.effects.setFlag(&s.effects.workerWanted)
 	}
@@ -448,10 +448,20 @@ func (s *Session) startWorkerIfNeededLocked() {
 // startWorkerAfterWriteLocked calls a worker if the next request has waited for the outbox to
 // hold less, as in mayStartLocked. Callers must hold s.mu.
 func (s *Session) startWorkerAfterWriteLocked() {
-	s.owner.Check()
-	if s.in.count > 0 && s.in.running <= s.pressure.replyWaiters {
+	s.mu.AssertHeld()
+	if s.requests.count > 0 && s.requests.running <= s.requests.pressure.replyWaiters {
 		s.startWorkerIfNeededLocked()
 	}
+}
+
+// memoryUse is the memory that a session holds, as far as it counts for its server.
+type memoryUse struct {
+	s            *Session
+	reported     int          // bytes that serverLoad counts of the session
+	closed       bool         // the session makes room for others, and does not count any more
+	batchReplies int          // bytes of replies that wait for others of their batches
+	partialBytes int          // bytes that the reader keeps for a message that is not complete
+	partial      partialInput // that message, on a server that counts it; only the reader changes it
 }
 
 // partialInput is a message that has come in part, of more than readBuffer: the zero value is
@@ -472,8 +482,8 @@ const partialRate = writeChunk
 // trackPartialLocked follows the message for which the reader takes size bytes, 0 if there
 // is none. Only the reader calls it. Callers must hold s.mu.
 func (s *Session) trackPartialLocked(size int) {
-	s.owner.Check()
-	p := &s.partialMessage
+	s.mu.AssertHeld()
+	p := &s.memory.partial
 	if size -= s.connBytes; size <= readBuffer || s.load.limit == 0 {
 		s.forgetPartialLocked()
 		return
@@ -495,17 +505,17 @@ func (s *Session) trackPartialLocked(size int) {
 
 // forgetPartialLocked ends what trackPartialLocked has begun. Callers must hold s.mu.
 func (s *Session) forgetPartialLocked() {
-	s.owner.Check()
-	s.partialMessage = partialInput{}
+	s.mu.AssertHeld()
+	s.memory.partial = partialInput{}
 }
 
 // checkPartialLocked ends a session where a large message has come in part and does not go
 // on. A message that is not read, because reading pauses, is not waited for. Callers must
 // hold s.mu.
 func (s *Session) checkPartialLocked(now time.Duration) {
-	s.owner.Check()
-	p := &s.partialMessage
-	if p.bufferSize <= largeBuffer || s.state >= stateClosing {
+	s.mu.AssertHeld()
+	p := &s.memory.partial
+	if p.bufferSize <= largeBuffer || s.life.state >= stateClosing {
 		return
 	}
 	timeout := s.limits.SendTimeout
@@ -518,7 +528,7 @@ func (s *Session) checkPartialLocked(now time.Duration) {
 		return
 	}
 	s.logLaterLocked(slog.LevelWarn, "a message does not go on, and memory is short",
-		timeLimitAttr("Limits.SendTimeout", timeout), slog.Int("bytes", s.partialBytes))
+		timeLimitAttr("Limits.SendTimeout", timeout), slog.Int("bytes", s.memory.partialBytes))
 	s.effects.closeSession(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
 		thousands(partialRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
 }

@@ -26,16 +26,16 @@ func atRest(t *testing.T, s *Session) {
 	t.Helper()
 	s.lock()
 	defer s.unlock()
-	b := &s.pressure
-	if s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.in.workerStarting || s.callTable.pending != 0 || s.slots.taken != 0 || s.unsentErrors != 0 {
+	b := &s.requests.pressure
+	if s.requests.running != 0 || s.requests.workers != 0 || s.requests.count != 0 || s.requests.bytes != 0 || s.requests.workerStarting || s.calls.table.pending != 0 || s.calls.limiter.taken != 0 || s.life.unsentErrors != 0 {
 		t.Errorf("running %d, workers %d, count %d, bytes %d, waking %v, pending %d, slots %d, refusing %d",
-			s.in.running, s.in.workers, s.in.count, s.in.bytes, s.in.workerStarting, s.callTable.pending, s.slots.taken, s.unsentErrors)
+			s.requests.running, s.requests.workers, s.requests.count, s.requests.bytes, s.requests.workerStarting, s.calls.table.pending, s.calls.limiter.taken, s.life.unsentErrors)
 	}
 	if b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.foreignWaiters != 0 || b.pauseForbidden || b.writerStalled {
 		t.Errorf("the state of its pauses is %+v", *b)
 	}
-	if s.state == stateOpen && (s.openRequests.first != nil || s.callTimeouts.first != nil || s.runningLoops != 2) {
-		t.Errorf("incoming %v, outgoing %v, loops %d", s.openRequests.first, s.callTimeouts.first, s.runningLoops)
+	if s.life.state == stateOpen && (s.requests.open.first != nil || s.calls.timeouts.first != nil || s.life.runningLoops != 2) {
+		t.Errorf("incoming %v, outgoing %v, loops %d", s.requests.open.first, s.calls.timeouts.first, s.life.runningLoops)
 	}
 }
 
@@ -176,7 +176,7 @@ func testFloods(t *testing.T, seed uint64, calls func(ctx context.Context, s *Se
 	time.Sleep(a.limits.pauseLimit()) // what the floods have left
 	for _, s := range []*Session{a, b} {
 		s.lock()
-		s.pressure.pauseForbidden = false // until a handler returns
+		s.requests.pressure.pauseForbidden = false // until a handler returns
 		s.unlock()
 		atRest(t, s)
 		s.Close()
@@ -253,7 +253,7 @@ func TestRingOfThreeSessionsEnds(t *testing.T) {
 			time.Sleep(all[0].limits.pauseLimit()) // what the floods have left
 			for _, s := range all {
 				s.lock()
-				s.pressure.pauseForbidden = false
+				s.requests.pressure.pauseForbidden = false
 				s.unlock()
 				atRest(t, s)
 			}
@@ -288,7 +288,7 @@ func TestWaitsThatOutliveTheirHandlerTieNobody(t *testing.T) {
 		tied := func() int {
 			a.lock()
 			defer a.unlock()
-			return a.pressure.replyWaiters
+			return a.requests.pressure.replyWaiters
 		}
 		if err := b.Notify(t.Context(), "m", nil); err != nil {
 			t.Fatal(err)
@@ -344,8 +344,8 @@ func TestCrowded(t *testing.T) {
 			s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &noServer)
 			s.lock()
 			defer s.mu.Unlock() // what it holds is made up
-			s.in.count, s.in.bytes = c.waiting, c.bytes
-			s.pressure.currentReturns = c.returned
+			s.requests.count, s.requests.bytes = c.waiting, c.bytes
+			s.requests.pressure.currentReturns = c.returned
 			if got := s.isCrowdedLocked(0, 4); got != c.crowded {
 				t.Errorf("crowded: %v", got)
 			}
@@ -968,7 +968,7 @@ func TestLentWriteIsNotCountedForEver(t *testing.T) {
 	for s := range srv.Sessions() {
 		for idle := false; !idle; runtime.Gosched() {
 			s.lock()
-			idle = s.out.writerIdle
+			idle = s.writer.writerIdle
 			s.unlock()
 		}
 		if err := s.Call(t.Context(), "m", Args{strings.Repeat("x", 20000)}, nil); err != nil {

@@ -295,7 +295,7 @@ func (s *Session) expireRequest(c *peerRequest) {
 		return
 	}
 	c.entry.expireLocked(s)
-	s.openRequests.removeDeadline(c.entry.requestDeadline())
+	s.requests.open.removeDeadline(c.entry.requestDeadline())
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,
@@ -462,10 +462,10 @@ func (s *Session) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
 	complete, lent := false, false
 	switch {
 	case alone:
-		s.openRequests.removeDeadline(c.entry.requestDeadline())
+		s.requests.open.removeDeadline(c.entry.requestDeadline())
 		lent, _ = s.enqueueFrameLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
 	case b == nil:
-		s.openRequests.removeDeadline(c.entry.requestDeadline())
+		s.requests.open.removeDeadline(c.entry.requestDeadline())
 	case c.IsNotification():
 		b.finishMemberLocked(s)
 	default:

@@ -247,15 +247,15 @@ func (s *Session) sendCancellations(ids []uint64) {
 // called under the lock.
 func (s *Session) trackCancellableLocked(c *peerRequest) {
 	if s.cancellation != nil && !c.IsNotification() && !c.answered {
-		s.cancellableRequests[string(c.ID)] = c
+		s.requests.cancellable[string(c.ID)] = c
 	}
 }
 
 // markAnsweredLocked says that nobody has to answer c any more. It is called under the lock.
 func (c *peerRequest) markAnsweredLocked(s *Session) {
 	c.answered = true
-	if s.cancellation != nil && s.cancellableRequests[string(c.ID)] == c {
-		delete(s.cancellableRequests, string(c.ID))
+	if s.cancellation != nil && s.requests.cancellable[string(c.ID)] == c {
+		delete(s.requests.cancellable, string(c.ID))
 	}
 }
 
@@ -281,8 +281,8 @@ const cancellationIgnored = "cancellation by the peer ignored"
 
 // cancelRequestLocked cancels the request with the given id. Callers must hold s.mu.
 func (s *Session) cancelRequestLocked(id ID) {
-	s.owner.Check()
-	c := s.cancellableRequests[string(id)]
+	s.mu.AssertHeld()
+	c := s.requests.cancellable[string(id)]
 	if c == nil { // it has been answered meanwhile, or is meant by an id of another type
 		var other ID
 		switch {
@@ -292,7 +292,7 @@ func (s *Session) cancelRequestLocked(id ID) {
 			other = slices.Concat(ID(`"`), id, ID(`"`))
 		}
 		reason := ""
-		switch _, known := s.cancellableRequests[string(other)]; {
+		switch _, known := s.requests.cancellable[string(other)]; {
 		case known:
 			reason = "the id of the request is " + excerpt(other)
 		case id[0] == '{', id[0] == '[', id[0] == 't', id[0] == 'f', id[0] == 'n':

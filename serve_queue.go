@@ -42,6 +42,15 @@ type requestQueue struct {
 	tiedHandling int // of handling, what does not count for a blocked session; guarded by load.mu
 }
 
+// requestServer handles the requests of the peer.
+type requestServer struct {
+	requestQueue
+	s           *Session
+	pressure    backPressure
+	cancellable map[string]*peerRequest // requests that are not answered, by id, if the peer can cancel them
+	open        deadlineList            // of the requests that are not answered
+}
+
 // queueEntry is what waits in an inbox as one: a call, or a batch of them.
 // All is called under the lock.
 type queueEntry interface {
@@ -100,7 +109,7 @@ func (in *requestQueue) takeRequest(s *Session) *peerRequest {
 		if c == nil || last {
 			in.removeEntry(e)
 			if c == nil {
-				s.openRequests.removeDeadline(e.requestDeadline())
+				s.requests.open.removeDeadline(e.requestDeadline())
 			}
 		}
 		if c != nil {
@@ -150,7 +159,7 @@ func nextWaiting(d *deadline) *deadline {
 // keepNotifications is set those that have none. Callers must hold s.mu.
 func (s *Session) discardQueueLocked(keepNotifications bool) {
 	var calls []*peerRequest
-	for _, e := range s.in.waitingEntries() {
+	for _, e := range s.requests.waitingEntries() {
 		calls = e.appendNotifications(calls[:0])
 		if keepNotifications && len(calls) > 0 {
 			continue
@@ -158,8 +167,8 @@ func (s *Session) discardQueueLocked(keepNotifications bool) {
 		for _, c := range calls {
 			s.countDroppedAtEndLocked(c)
 		}
-		s.in.removeEntry(e)
-		s.openRequests.removeDeadline(e.requestDeadline())
+		s.requests.removeEntry(e)
+		s.requests.open.removeDeadline(e.requestDeadline())
 	}
 }
 
@@ -167,8 +176,8 @@ func (s *Session) discardQueueLocked(keepNotifications bool) {
 // so: one at a time, and only while work waits that nobody is coming for. Callers must
 // hold s.mu.
 func (s *Session) reserveWorkerLocked() bool {
-	s.owner.Check()
-	in := &s.in
+	s.mu.AssertHeld()
+	in := &s.requests
 	if in.workerStarting || in.paused || in.notificationRuns || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
 		return false
 	}
@@ -181,12 +190,12 @@ func (s *Session) reserveWorkerLocked() bool {
 func (s *Session) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	var why *Error
 	switch {
-	case s.state >= stateClosing:
+	case s.life.state >= stateClosing:
 		for _, c := range e.appendNotifications(nil) {
 			s.countDroppedAtEndLocked(c)
 		}
 		return // nobody waits for an answer any more
-	case s.state == stateDraining:
+	case s.life.state == stateDraining:
 		e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromReader)
 		return
 	case s.cost.limitExceeded:
@@ -200,8 +209,8 @@ func (s *Session) enqueueRequestLocked(e queueEntry, now time.Duration) {
 		return
 	}
 	e.markArrived(s, now)
-	s.openRequests.appendDeadline(s, e.requestDeadline(), after(now, s.limits.ProcessingTimeout), e)
-	s.in.push(e)
+	s.requests.open.appendDeadline(s, e.requestDeadline(), after(now, s.limits.ProcessingTimeout), e)
+	s.requests.push(e)
 	s.reportMemoryLocked() // the next one may find the server full
 }
 
@@ -216,7 +225,7 @@ func (s *Session) recordRefusalLocked(what interface{ about() (string, slog.Attr
 // countRefusedLocked counts that what was as it should be is not handled, or not to its
 // end. Callers must hold s.mu.
 func (s *Session) countRefusedLocked(why *Error) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
@@ -230,7 +239,7 @@ func (s *Session) countRefusedLocked(why *Error) {
 // timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
 // returns the error that c is answered. Callers must hold s.mu.
 func (s *Session) timeOutLocked(c *peerRequest) *Error {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	e := timedOut(c.isRunning())
 	s.countRefusedLocked(e)
 	msg := "request timed out"
@@ -241,7 +250,7 @@ func (s *Session) timeOutLocked(c *peerRequest) *Error {
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
-		if s.in.paused {
+		if s.requests.paused {
 			attrs = append(attrs, slog.String("reason", "OnSession or Trace.Connected has not returned"))
 		}
 	case c.ctx.endCause() == nil:
@@ -264,8 +273,8 @@ const lateGrace = time.Second
 // trackLateLocked notes that the handler of c goes on though its request has timed out.
 // Callers must hold s.mu.
 func (s *Session) trackLateLocked(c *peerRequest) {
-	s.owner.Check()
-	in := &s.in
+	s.mu.AssertHeld()
+	in := &s.requests
 	if in.lateHandlers == nil {
 		in.lateHandlers = make(map[*peerRequest]struct{})
 	}
@@ -279,8 +288,8 @@ func (s *Session) trackLateLocked(c *peerRequest) {
 // checkLateLocked is called by the session's timer. It logs, once, that handlers whose
 // requests have timed out have all places for handlers. Callers must hold s.mu.
 func (s *Session) checkLateLocked(now time.Duration) {
-	s.owner.Check()
-	in := &s.in
+	s.mu.AssertHeld()
+	in := &s.requests
 	switch {
 	case in.lateAt == 0:
 		return
@@ -329,32 +338,32 @@ func methodsOf(calls iter.Seq[*peerRequest]) string {
 // runWorker handles requests until there are none.
 func (s *Session) runWorker() {
 	s.lock()
-	s.in.workerStarting = false
+	s.requests.workerStarting = false
 	var c *peerRequest
 	defer func() {
 		if c != nil { // its handler ended the goroutine: runtime.Goexit
 			s.lock()
 			s.finishHandlerLocked(c)
 		}
-		s.in.workers--
+		s.requests.workers--
 		s.releaseReservedBytesLocked()
 		s.checkStarvedQueueLocked()
 		s.startWorkerIfNeededLocked()
 		s.unlock()
 	}()
-	for !s.cost.limitExceeded && s.in.workers <= s.in.limit && s.mayStartLocked() {
-		if s.input.closed && s.in.count > 0 {
+	for !s.cost.limitExceeded && s.requests.workers <= s.requests.limit && s.mayStartLocked() {
+		if s.input.closed && s.requests.count > 0 {
 			s.unlock()
 			s.closeIfHungUp() // nobody wants the replies any more
 			s.lock()
 		}
-		if c = s.in.takeRequest(s); c == nil {
+		if c = s.requests.takeRequest(s); c == nil {
 			break
 		}
 		s.addHandlingBytesLocked(c)
 		s.releaseReservedBytesLocked()
-		if s.state >= stateClosing {
-			c.ctx.endWith(s.closeCause)
+		if s.life.state >= stateClosing {
+			c.ctx.endWith(s.life.closeCause)
 		}
 		delay := s.requestDelayLocked()
 		if c.delayed = delay > 0; !c.delayed {
@@ -380,8 +389,8 @@ func (s *Session) runWorker() {
 // countDroppedLocked counts a notification that is refused. While the session is open,
 // recordRefusalLocked has it logged. Callers must hold s.mu.
 func (s *Session) countDroppedLocked(c *peerRequest) {
-	s.owner.Check()
-	if s.state == stateOpen {
+	s.mu.AssertHeld()
+	if s.life.state == stateOpen {
 		s.stats.NotificationsDropped++
 	} else {
 		s.countDroppedAtEndLocked(c)
@@ -391,7 +400,7 @@ func (s *Session) countDroppedLocked(c *peerRequest) {
 // dropDelayedLocked counts a notification whose handler was to be called after a delay,
 // and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
 func (s *Session) dropDelayedLocked(c *peerRequest) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if c.ctx.endCause() == errProcessing {
 		s.stats.NotificationsDropped++
 	} else {
@@ -401,7 +410,7 @@ func (s *Session) dropDelayedLocked(c *peerRequest) {
 
 // finishHandlerLocked is called when c's handler has returned, or ended its goroutine.
 func (s *Session) finishHandlerLocked(c *peerRequest) {
-	s.in.finishHandler(c)
+	s.requests.finishHandler(c)
 	s.releaseHandlingBytesLocked(c)
 	s.recordHandlerReturnLocked(c)
 	s.markWorkEndLocked()
@@ -463,7 +472,7 @@ func (c *singleRequest) appendNotifications(calls []*peerRequest) []*peerRequest
 }
 
 func (c *singleRequest) beginNext(s *Session) (*peerRequest, bool) {
-	if c.answered || s.state >= stateClosing && !c.IsNotification() {
+	if c.answered || s.life.state >= stateClosing && !c.IsNotification() {
 		return nil, true
 	}
 	c.markBegun(s)
@@ -482,9 +491,9 @@ func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {
 		return
 	}
 	if c.isQueued() {
-		s.in.removeEntry(c)
+		s.requests.removeEntry(c)
 	}
-	s.openRequests.removeDeadline(&c.deadline)
+	s.requests.open.removeDeadline(&c.deadline)
 	c.markAnsweredLocked(s)
 	if c.IsNotification() && !c.begun {
 		s.countDroppedLocked(&c.peerRequest)

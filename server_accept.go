@@ -220,7 +220,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 		s.unlock()
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
-	s.in.paused = held
+	s.requests.paused = held
 	s.beforeCallbacks = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
@@ -274,7 +274,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 // resumeWorkers lets workers handle what a held session has received.
 func (s *Session) resumeWorkers() {
 	s.lock()
-	s.in.paused = false
+	s.requests.paused = false
 	s.checkStarvedQueueLocked()
 	s.startWorkerIfNeededLocked()
 	s.unlock()
@@ -435,9 +435,9 @@ func (srv *Server) closeIdleSessions() {
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	s.lock()
 	defer s.unlock()
-	last := activity{received: s.stats.MessagesReceived, written: s.out.writtenMessages}
-	last.part = s.partialMessage.lastProgress
-	busy := s.state >= stateClosing || s.in.running > 0 || s.in.count > 0 || s.callTable.pending > 0 || s.out.writing
+	last := activity{received: s.stats.MessagesReceived, written: s.writer.writtenMessages}
+	last.part = s.memory.partial.lastProgress
+	busy := s.life.state >= stateClosing || s.requests.running > 0 || s.requests.count > 0 || s.calls.table.pending > 0 || s.writer.writing
 	if busy || last != s.idle.activity || s.idle.since.IsZero() {
 		s.idle = idleMark{last, now}
 	}

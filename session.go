@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +30,7 @@ import (
 //	draining  Shutdown                           requests are refused (-102); only running handlers may call
 //	closing   Close, a drained Shutdown, an      nothing more is queued or handled, but for notifications
 //	          error, ReplyAndDisconnect          that came before the peer hung up; no call is pending; the
-//	                                             writer writes what was queued, until closeDeadline
+//	                                             writer writes what was queued, until life.closeDeadline
 //	done      reader, writer, handlers returned  nothing happens any more
 //
 // What always holds:
@@ -64,6 +63,30 @@ import (
 // goroutines that are reused. It ends when the connection does, or by
 // [Session.Close] or [Session.Shutdown], and must be ended by one of these.
 type Session struct {
+	sessionConfig
+	proto atomic.Pointer[Protocol]
+
+	mu       lockowner.Mutex // guards everything below
+	life     lifecycle
+	calls    pendingCalls  // this side's
+	requests requestServer // the peer's
+	reader   reader
+	input    inputState
+	writer   writer
+	timer    sessionTimer
+	activity connActivity
+	idle     idleMark // for a server that is nearly full
+	cost     costState
+	faults   peerErrors
+	memory   memoryUse
+	logs     deferredLog
+	effects  effects
+	stats    Stats
+	values   map[any]any // of SetValue
+}
+
+// sessionConfig is what a session is made of. It does not change after newSession.
+type sessionConfig struct {
 	conn                 transport
 	handler              Handler
 	cancellation         *Cancellation // nil if there is none
@@ -77,62 +100,30 @@ type Session struct {
 	log                  *slog.Logger
 	trace                *Trace
 	pool                 *pool
-	load                 *serverLoad // what the server's sessions hold together
+	load                 *serverLoad // memory that the server's sessions hold together
 	startTime            time.Time   // of the session's clock
-	connBytes            int         // what the connection keeps beside messages
-	runWorkerFn          func()      // s.work, made once
-	readLoopFn           func()      // s.readLoop, made once
+	connBytes            int         // memory that the connection keeps beside messages
+	runWorkerFn          func()      // requests.runWorker, made once
+	readLoopFn           func()      // reader.readLoop, made once
 	beforeCallbacks      func()      // tells the server before the callbacks, so that it forgets the session; may be nil
-	afterCallbacks       func()      // tells the server after them; may be nil
-	proto                atomic.Pointer[Protocol]
+	afterCallbacks       func()      // tells the server after the callbacks; may be nil
+}
 
-	mu                  sync.Mutex
-	owner               lockowner.Owner // of mu
-	state               state
-	lingerWanted        bool          // the writer closes its half first, and waits for the peer's
-	blankMessages       uint8         // how many blank messages came in succession; reader only
-	logRunning          bool          // somebody logs notes, or is about to
-	callbacksDone       bool          // it is done and the callbacks have returned
-	closeCause          error         // of the end (I6)
-	connCause           error         // the cause as the connection is told it
-	closeDeadline       time.Duration // when the connection is closed whatever is unwritten
-	drained             chan struct{} // closed when Shutdown has nothing to wait for
-	drainTarget         uint64        // the message that it waits for to be written, at last
-	unsentErrors        int32         // how many have refusals to queue yet, which Shutdown and dismiss wait for
-	runningLoops        int32         // of reader and writer, how many run; a paused reader does not
-	callTable           callTable
-	lastReplyMark       uint64       // the messages queued when the last reply was matched
-	callTimeouts        deadlineList // of our calls
-	slots               callLimiter
-	out                 outbox
-	in                  requestQueue
-	reader              readerState
-	pressure            backPressure
-	input               inputState
-	cancellableRequests map[string]*peerRequest // that are not answered, by their ids, if they can be cancelled
-	openRequests        deadlineList            // of the requests that are not answered
-	timer               *time.Timer
-	timerAt             time.Duration // what the timer is set for, never if it is not
-	stats               Stats
-	cost                costState
-	effects             effects
-	faults              peerErrors
-	reportedMemory      int          // what load counts of this session
-	closedForMemory     bool         // it is ended to make room for others, and not counted any more
-	batchReplyBytes     int          // bytes of replies that wait for others of their batches
-	partialBytes        int          // what the reader has taken for a message that is not complete, and kept
-	partialMessage      partialInput // that message, on a server that counts it; only the reader changes it
-	activity            connActivity
-	idle                idleMark             // for a server that is nearly full
-	logRecords          []logRecord          // to be logged
-	unloggedRecords     int                  // notes for which there was no room
-	budgets             logBudgets           // of those that the peer causes
-	droppedAtEnd        droppedNotifications // notifications, since the session ends
-	stalledInput        *stalledInput        // input, nil if there is none, or once a message has come
-	lastBadMessage      *badMessage          // nil if none came that a call may have waited for
-	values              map[any]any          // of SetValue
-	onClose             []func(error)
-	done                chan struct{} // closed then; made when asked for
+// lifecycle is how far a session is on its way to the end.
+type lifecycle struct {
+	state         state
+	runningLoops  int32                // of reader and writer, how many run; a paused reader does not
+	lingerWanted  bool                 // the writer closes its half first, and waits for the peer's
+	closeCause    error                // the first cause of the close (I6)
+	connCause     error                // the cause as the connection is given it
+	closeDeadline time.Duration        // when the connection is closed even if messages are unwritten
+	drained       chan struct{}        // closed when Shutdown has nothing to wait for
+	drainTarget   uint64               // the last message that Shutdown waits for to be written
+	unsentErrors  int32                // goroutines that have refusals to queue yet; Shutdown and closeForCost wait for them
+	droppedAtEnd  droppedNotifications // notifications dropped since the session began to end
+	onClose       []func(error)
+	callbacksDone bool          // the session is done and the callbacks have returned
+	done          chan struct{} // closed then; made when asked for
 }
 
 type state uint8
@@ -230,7 +221,7 @@ func Pipe(a, b *Options) (*Session, *Session) {
 
 // newSessionInGroup makes a session of resolved options. It does nothing until start.
 func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *Session {
-	s := &Session{
+	s := &Session{sessionConfig: sessionConfig{
 		conn:                 conn,
 		handler:              o.Handler,
 		codec:                o.Codec,
@@ -245,9 +236,11 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		pool:                 p,
 		load:                 l,
 		startTime:            time.Now(),
-		timerAt:              never,
-		runningLoops:         2,
-	}
+	}}
+	s.timer.at, s.life.runningLoops = never, 2
+	s.calls.s, s.requests.s, s.reader.s, s.writer.s, s.timer.s = s, s, s, s, s
+	s.activity.s, s.cost.s, s.memory.s, s.logs.s = s, s, s, s
+
 	if o.Role != RoleDefault {
 		s.role = o.Role
 	}
@@ -263,16 +256,16 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		limits := o.Limits.resolved(s.role)
 		s.limits = &limits
 	}
-	s.callTable.lastID.Store(o.FirstID)
-	s.slots.limit = s.limits.Outgoing
-	s.slots.floor = max(1, s.limits.Outgoing/outgoingFloor)
-	s.in.order = o.Order
-	if s.in.limit = s.limits.Concurrency; o.Order == Sequential {
-		s.in.limit = 1
+	s.calls.table.lastID.Store(o.FirstID)
+	s.calls.limiter.limit = s.limits.Outgoing
+	s.calls.limiter.floor = max(1, s.limits.Outgoing/outgoingFloor)
+	s.requests.order = o.Order
+	if s.requests.limit = s.limits.Concurrency; o.Order == Sequential {
+		s.requests.limit = 1
 	}
-	s.reader.maxMessages = uint64(min(maxDecodedMessages, 2*min(s.in.limit, maxDecodedMessages)))
+	s.reader.maxMessages = uint64(min(maxDecodedMessages, 2*min(s.requests.limit, maxDecodedMessages)))
 	if s.cancellation != nil {
-		s.cancellableRequests = make(map[string]*peerRequest)
+		s.requests.cancellable = make(map[string]*peerRequest)
 	}
 	if !s.limits.CostOff && (s.limits.Exempt == nil || !s.limits.Exempt(s)) {
 		s.cost.account = newAccount()
@@ -284,8 +277,8 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	s.runWorkerFn, s.readLoopFn = s.runWorker, s.readLoop
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
-	s.out.writerWakeup.L = (*locker)(s)
-	s.out.sock = conn.socket()
+	s.writer.writerWakeup.L = (*locker)(s)
+	s.writer.sock = conn.socket()
 	s.connBytes = keptBytes(conn.userConn())
 	conn.onPart(s.receivePart)
 	return s
@@ -328,13 +321,13 @@ func (s *Session) Role() Role { return s.role }
 func (s *Session) Done() <-chan struct{} {
 	s.lock()
 	defer s.unlock()
-	if s.done == nil {
-		s.done = make(chan struct{})
-		if s.callbacksDone {
-			close(s.done)
+	if s.life.done == nil {
+		s.life.done = make(chan struct{})
+		if s.life.callbacksDone {
+			close(s.life.done)
 		}
 	}
-	return s.done
+	return s.life.done
 }
 
 // Err says why the session has ended, or is about to, nil before: [ErrClosed] if by
@@ -347,10 +340,10 @@ func (s *Session) Done() <-chan struct{} {
 func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
-	if s.closeCause == nil && s.input.closed {
+	if s.life.closeCause == nil && s.input.closed {
 		return s.endOfInput()
 	}
-	return s.closeCause
+	return s.life.closeCause
 }
 
 // OnClose has callback called with Err's error when the session is over, just
@@ -360,11 +353,11 @@ func (s *Session) OnClose(callback func(err error)) {
 	mustHave("Session.OnClose", "callback", callback)
 	s.lock()
 	defer s.unlock()
-	if s.state != stateDone {
-		s.onClose = append(s.onClose, callback)
+	if s.life.state != stateDone {
+		s.life.onClose = append(s.life.onClose, callback)
 		return
 	}
-	cause := s.closeCause
+	cause := s.life.closeCause
 	// Owner: the caller. End: callback returns.
 	go callback(cause)
 }
@@ -374,13 +367,13 @@ func (s *Session) Stats() Stats {
 	s.lock()
 	defer s.unlock()
 	stats := s.stats
-	stats.Pending = s.callTable.pending
-	stats.Queued, stats.QueuedBytes, stats.Running = s.in.count, s.in.bytes, s.in.running
-	stats.OutboxBytes = s.out.size()
-	if s.pressure.paused {
-		stats.Paused += s.now() - s.pressure.since
+	stats.Pending = s.calls.table.pending
+	stats.Queued, stats.QueuedBytes, stats.Running = s.requests.count, s.requests.bytes, s.requests.running
+	stats.OutboxBytes = s.writer.size()
+	if s.requests.pressure.paused {
+		stats.Paused += s.now() - s.requests.pressure.since
 	}
-	stats.Concurrency, stats.Outgoing = s.in.limit, s.slots.limit
+	stats.Concurrency, stats.Outgoing = s.requests.limit, s.calls.limiter.limit
 	if s.cost.account != nil {
 		s.chargeTrafficLocked()
 		stats.Cost = s.cost.account.currentCost(s.limits.CostDecay)

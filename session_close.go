@@ -110,32 +110,29 @@ func (fx *effects) setFlag(flag *bool) { fx.notEmpty, *flag = true, true }
 // lock takes s.mu.
 func (s *Session) lock() {
 	s.mu.Lock()
-	s.owner.Set()
 }
 
 // unlock is how s.mu is left. It looks again at what depends on the state of the session,
 // and runs the effects without the lock.
 func (s *Session) unlock() {
 	if s.effects.hasErrors {
-		s.unsentErrors++
+		s.life.unsentErrors++
 	}
 	s.reportMemoryLocked()
-	if s.pressure.paused {
+	if s.requests.pressure.paused {
 		s.checkPauseLocked()
 	}
-	if s.state != stateOpen || s.input.closed {
+	if s.life.state != stateOpen || s.input.closed {
 		s.checkDrainedLocked()
 		s.finishIfLastLocked()
 	}
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if !s.effects.notEmpty {
-		s.owner.Clear()
 		s.mu.Unlock()
 		return
 	}
 	fx := s.effects
 	s.effects = effects{}
-	s.owner.Clear()
 	s.mu.Unlock()
 	fx.runUnlocked(s)
 }
@@ -195,7 +192,7 @@ func (s *Session) sendErrorReplies(replies []errorResponse, failed []failedMembe
 // ends a session that is being dismissed.
 func (s *Session) finishSendingErrors() {
 	s.lock()
-	if s.unsentErrors--; s.unsentErrors == 0 && s.cost.closeError != nil {
+	if s.life.unsentErrors--; s.life.unsentErrors == 0 && s.cost.closeError != nil {
 		s.closePolitelyLocked(s.cost.closeError)
 	}
 	s.unlock()
@@ -221,17 +218,17 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 // shutdownWith is Shutdown, for the cause given.
 func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 	s.lock()
-	if s.state == stateOpen {
-		s.state = stateDraining
-		s.drained = make(chan struct{})
-		for _, e := range s.in.waitingEntries() {
+	if s.life.state == stateOpen {
+		s.life.state = stateDraining
+		s.life.drained = make(chan struct{})
+		for _, e := range s.requests.waitingEntries() {
 			e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromHandler)
 		}
 		s.effects.errorsMayWait = s.effects.hasErrors // until the session closes
-		s.out.roomLine.wakeAll()
-		s.slots.line.wakeAll()
+		s.writer.roomLine.wakeAll()
+		s.calls.limiter.line.wakeAll()
 	}
-	drained := s.drained
+	drained := s.life.drained
 	s.unlock()
 	// Owner: this call. End: it logs.
 	slow := time.AfterFunc(shutdownNotice, func() { s.logShutdownWaits("shutdown waits") })
@@ -263,19 +260,19 @@ const shutdownGivenUp = "shutdown did not finish in time"
 func (s *Session) logShutdownWaits(msg string) {
 	s.lock()
 	defer s.unlock()
-	running := slices.AppendSeq(s.runningRequestsLocked(), maps.Keys(s.in.lateHandlers))
-	if len(running) == 0 && s.callTable.pending == 0 {
+	running := slices.AppendSeq(s.runningRequestsLocked(), maps.Keys(s.requests.lateHandlers))
+	if len(running) == 0 && s.calls.table.pending == 0 {
 		return
 	}
 	s.logLaterLocked(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
-		slog.Int("calls", s.callTable.pending))
+		slog.Int("calls", s.calls.table.pending))
 }
 
 // runningRequestsLocked returns the calls that were begun and not answered. Callers must hold s.mu.
 func (s *Session) runningRequestsLocked() []*peerRequest {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	var running []*peerRequest
-	for d := s.openRequests.first; d != nil; d = d.next {
+	for d := s.requests.open.first; d != nil; d = d.next {
 		running = d.owner.(queueEntry).appendRunning(running)
 	}
 	return running
@@ -295,28 +292,28 @@ type droppedNotifications struct {
 // countDroppedAtEndLocked counts a notification that is dropped because the session ends. One record
 // tells of all of them when the session is over. Callers must hold s.mu.
 func (s *Session) countDroppedAtEndLocked(c *peerRequest) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	s.stats.NotificationsDropped++
-	if s.droppedAtEnd.count++; s.droppedAtEnd.count == 1 {
-		s.droppedAtEnd.firstMethod = c.Method
+	if s.life.droppedAtEnd.count++; s.life.droppedAtEnd.count == 1 {
+		s.life.droppedAtEnd.firstMethod = c.Method
 	}
 }
 
 // isOnlyLogLeftLocked reports whether nothing is left of a session but to log what has happened.
 func (s *Session) isOnlyLogLeftLocked() bool {
-	s.owner.Check()
-	return s.state == stateClosing && s.runningLoops == 0 && s.in.workers == 0 && s.in.count == 0
+	s.mu.AssertHeld()
+	return s.life.state == stateClosing && s.life.runningLoops == 0 && s.requests.workers == 0 && s.requests.count == 0
 }
 
 // closedErrorLocked is ErrClosed, with the reason for the end if it is another.
 func (s *Session) closedErrorLocked() error {
-	switch cause := s.closeCause.(type) {
+	switch cause := s.life.closeCause.(type) {
 	case nil:
 		return ErrClosed
 	case *closedError, *contextClosedError: // ErrClosed, and what wraps it
 		return cause
 	}
-	return &endedError{s.closeCause}
+	return &endedError{s.life.closeCause}
 }
 
 // endedError is the error of what is asked of a session that has ended.
@@ -350,19 +347,19 @@ func (s *Session) Shutdown(ctx context.Context) error {
 // wait for. Callers must hold s.mu.
 func (s *Session) checkDrainedLocked() {
 	s.closeIfAllAnsweredLocked()
-	if s.state != stateDraining || s.unsentErrors > 0 || s.in.running > 0 || s.callTable.pending > 0 {
+	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
 		return
 	}
-	if s.drainTarget == 0 {
+	if s.life.drainTarget == 0 {
 		// What is refused from now on is not waited for, or a peer that goes on
 		// asking could hold the session open.
-		s.drainTarget = s.out.queuedMessages
+		s.life.drainTarget = s.writer.queuedMessages
 	}
-	if s.out.writtenMessages >= s.drainTarget {
+	if s.writer.writtenMessages >= s.life.drainTarget {
 		select {
-		case <-s.drained:
+		case <-s.life.drained:
 		default:
-			close(s.drained)
+			close(s.life.drained)
 		}
 	}
 }
@@ -382,15 +379,15 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	}
 	s.lock()
 	closeBy := after(s.now(), grace)
-	if s.state >= stateClosing {
-		if s.state == stateClosing && closeBy < s.closeDeadline {
-			s.closeDeadline = closeBy
+	if s.life.state >= stateClosing {
+		if s.life.state == stateClosing && closeBy < s.life.closeDeadline {
+			s.life.closeDeadline = closeBy
 			s.setTimerLocked(closeBy)
 		}
 		s.unlock()
 		return
 	}
-	s.state, s.closeCause, s.connCause, s.closeDeadline = stateClosing, cause, told, closeBy
+	s.life.state, s.life.closeCause, s.life.connCause, s.life.closeDeadline = stateClosing, cause, told, closeBy
 	if grace > 0 {
 		s.setTimerLocked(closeBy)
 	}
@@ -402,9 +399,9 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	for _, c := range running {
 		s.effects.endContext(c, cause)
 	}
-	s.out.roomLine.wakeAll()
-	s.slots.line.wakeAll()
-	s.out.wakeWriter()
+	s.writer.roomLine.wakeAll()
+	s.calls.limiter.line.wakeAll()
+	s.writer.wakeWriter()
 	s.startWorkerIfNeededLocked() // which waits for nobody any more
 	if grace == 0 {
 		s.effects.setFlag(&s.effects.connCloseDue)
@@ -422,8 +419,8 @@ func (s *Session) closePolitely(cause error) {
 
 // closePolitelyLocked is closePolitely for callers that hold s.mu.
 func (s *Session) closePolitelyLocked(cause error) {
-	s.owner.Check()
-	s.lingerWanted = s.lingerWanted || s.state < stateClosing
+	s.mu.AssertHeld()
+	s.life.lingerWanted = s.life.lingerWanted || s.life.state < stateClosing
 	s.effects.closeSession(cause, s.limits.CloseTimeout)
 }
 
@@ -437,12 +434,12 @@ func isHangUp(cause error) bool {
 // not written only if unwritten is set. Callers must hold s.mu.
 func (s *Session) failPendingLocked(cause error, unwritten bool) {
 	now := s.now()
-	for _, f := range s.callTable.pendingCalls() {
-		written := f.messageSeq <= s.out.writtenMessages
+	for _, f := range s.calls.table.pendingCalls() {
+		written := f.messageSeq <= s.writer.writtenMessages
 		if !written && !unwritten {
 			continue
 		}
-		s.callTable.remove(f)
+		s.calls.table.remove(f)
 		if f.batch != nil {
 			s.effects.finishFuture(f)
 		}
@@ -453,7 +450,7 @@ func (s *Session) failPendingLocked(cause error, unwritten bool) {
 // connCloseDue closes the connection, which ends the reader and a blocked writer.
 func (s *Session) closeConn() {
 	s.lock()
-	told := s.connCause
+	told := s.life.connCause
 	s.unlock()
 	_ = s.conn.closeWithCause(told)
 }
@@ -470,30 +467,30 @@ func (s *Session) violationGrace() time.Duration {
 // finishIfLastLocked ends the session when the reader, the writer and all workers have returned, and
 // all is logged. Callers must hold s.mu.
 func (s *Session) finishIfLastLocked() {
-	if !s.isOnlyLogLeftLocked() || s.logRunning {
+	if !s.isOnlyLogLeftLocked() || s.logs.running {
 		return
 	}
-	if s.unloggedRecords > 0 {
-		s.logRunning = true
+	if s.logs.unlogged > 0 {
+		s.logs.running = true
 		s.pool.runTask(s.writeLogRecords) // which calls leave again
 		return
 	}
-	s.state = stateDone
-	s.load.addBytes(-s.reportedMemory, s.pool)
+	s.life.state = stateDone
+	s.load.addBytes(-s.memory.reported, s.pool)
 	s.forgetPartialLocked()
 	s.removeFromBlockedLocked()
 	s.load.sessions.Add(-1)
-	if s.timer != nil {
-		s.timer.Stop()
+	if s.timer.timer != nil {
+		s.timer.timer.Stop()
 	}
 	// Owner: the session. End: the callbacks return.
-	go s.runCloseCallbacks(s.onClose, s.droppedAtEnd)
+	go s.runCloseCallbacks(s.life.onClose, s.life.droppedAtEnd)
 }
 
 // logDropped logs how many notifications were dropped, within the server's budget.
 func (s *Session) logDropped(dropped droppedNotifications) {
 	const msg = "notifications dropped: the session was ending"
-	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.firstMethod)), errorAttr(s.closeCause)}
+	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.firstMethod)), errorAttr(s.life.closeCause)}
 	if l := s.load.logs; l != nil {
 		ok, skipped := l.notices.Take(float64(recordSize(msg, attrs)), 0, 1)
 		if !ok {
@@ -515,16 +512,16 @@ func (s *Session) runCloseCallbacks(callbacks []func(error), dropped droppedNoti
 		s.beforeCallbacks()
 	}
 	if s.trace.Closed != nil {
-		s.trace.Closed(s, s.closeCause)
+		s.trace.Closed(s, s.life.closeCause)
 	}
 	for _, callback := range callbacks {
-		callback(s.closeCause)
+		callback(s.life.closeCause)
 	}
 	s.pool.removeUser()
 	s.lock()
-	s.callbacksDone = true
-	if s.done != nil {
-		close(s.done)
+	s.life.callbacksDone = true
+	if s.life.done != nil {
+		close(s.life.done)
 	}
 	s.unlock()
 	if s.afterCallbacks != nil {

@@ -63,11 +63,11 @@ func (e *hintedTimeoutError) Unwrap() error { return e.err }
 // timeoutErrorLocked returns err, with which the call f times out, and tells of what has
 // come meanwhile that may have been its reply. Callers must hold s.mu.
 func (s *Session) timeoutErrorLocked(f *Future, err error) error {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if like := s.recognizeStalledInputLocked(); like != "" {
 		return &hintedTimeoutError{err, stalledInputText + ": it looks like " + like}
 	}
-	if bad := s.lastBadMessage; bad != nil && f.messageSeq > 0 && f.messageSeq <= bad.queuedBefore {
+	if bad := s.faults.last; bad != nil && f.messageSeq > 0 && f.messageSeq <= bad.queuedBefore {
 		return &hintedTimeoutError{err, "a bad message came meanwhile: " + bad.err.Error()}
 	}
 	return err
@@ -87,8 +87,8 @@ func (s *Session) countItemFaultLocked(err error, nth int) {
 // must hold s.mu.
 func (s *Session) logBadMessageLocked(err error, more ...slog.Attr) {
 	s.countPeerErrorLocked(wholeError)
-	if s.callTable.pending > 0 {
-		s.lastBadMessage = &badMessage{err, s.out.queuedMessages}
+	if s.calls.table.pending > 0 {
+		s.faults.last = &badMessage{err, s.writer.queuedMessages}
 	}
 	s.logPeerLaterLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
@@ -132,7 +132,7 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 // then: the session is about to end because of its cost. The reader may receive
 // thousands of messages before that. Callers must hold s.mu.
 func (s *Session) dropsBadMessagesLocked() bool {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if s.cost.limitExceeded {
 		s.stats.Errors++
 	}
@@ -153,20 +153,20 @@ func (s *Session) invalidItemError(item *Item) *Error {
 // answer under. So the error counts if its code says that, and if all pending calls
 // are of the one message that was sent since the last reply was matched.
 func (s *Session) completeRefusedCallsLocked(now time.Duration, err error) bool {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	e, ok := err.(*Error)
-	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.out.queuedMessages-s.lastReplyMark != 1 {
+	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.writer.queuedMessages-s.calls.lastReplyMark != 1 {
 		return false
 	}
-	calls := s.callTable.pendingCalls()
-	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.messageSeq != s.out.queuedMessages }) {
+	calls := s.calls.table.pendingCalls()
+	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.messageSeq != s.writer.queuedMessages }) {
 		return false
 	}
 	for _, f := range calls {
-		s.callTable.remove(f)
+		s.calls.table.remove(f)
 		s.completeCallLocked(f, now, nil, err)
 	}
-	s.lastReplyMark = s.out.queuedMessages
+	s.calls.lastReplyMark = s.writer.queuedMessages
 	return true
 }
 
@@ -182,7 +182,7 @@ func (s *Session) takeCallByStringLocked(id ID, err error) (*Future, matchKind, 
 	if !ok {
 		return nil, unexpected, err
 	}
-	f, what := s.callTable.matchReply(strconv.AppendUint(nil, number, 10))
+	f, what := s.calls.table.matchReply(strconv.AppendUint(nil, number, 10))
 	if what == matched && !p.loose() {
 		err = protocolErrorf(CodeInvalidRequest, "the id of the response is the string %s, not the number %d", excerpt(id), number)
 	}
@@ -223,7 +223,7 @@ func (s *Session) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, m
 		return m.Items
 	}
 	s.lock()
-	none := s.callTable.pending == 0 && len(s.callTable.abandoned) == 0
+	none := s.calls.table.pending == 0 && len(s.calls.table.abandoned) == 0
 	s.unlock()
 	if none {
 		return m.Items
@@ -231,7 +231,7 @@ func (s *Session) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, m
 	s.handOverDecoded(in) // the replies before it
 	found := finder.findReplies(m, msg, s.limits.Batch)
 	s.lock()
-	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.callTable.awaitsReply(r.ID) })
+	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.calls.table.awaitsReply(r.ID) })
 	s.unlock()
 	if len(found) == 0 {
 		return m.Items
@@ -450,13 +450,13 @@ func (s *Session) explainInput(err error) error {
 	size := recordSize(msg, attrs)
 	s.lock()
 	defer s.unlock()
-	if like != "" || s.state < stateClosing {
+	if like != "" || s.life.state < stateClosing {
 		s.noteOfSizeLocked(size, slog.LevelWarn, msg, attrs)
 	}
 	return err
 }
 
-// stalledInput is a copy of how the input begins, while that is no message yet. The peer may
+// input.stalled is a copy of how the input begins, while that is no message yet. The peer may
 // never send what this side takes for the end of a message.
 type stalledInput struct {
 	begin     []byte // at most maxStalledInput bytes
@@ -479,16 +479,16 @@ const (
 // keepStalledInputLocked notes what has come of the first message. Only the reader calls it.
 // Callers must hold s.mu.
 func (s *Session) keepStalledInputLocked() {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	input, f := s.conn.unreadInput()
 	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
-		s.stalledInput = nil
+		s.input.stalled = nil
 		return
 	}
-	if s.stalledInput == nil {
-		s.stalledInput = &stalledInput{framing: f}
+	if s.input.stalled == nil {
+		s.input.stalled = &stalledInput{framing: f}
 	}
-	st := s.stalledInput
+	st := s.input.stalled
 	if len(st.begin) < maxStalledInput {
 		st.begin = append(st.begin[:0], input[:min(len(input), maxStalledInput)]...)
 	}
@@ -499,8 +499,8 @@ func (s *Session) keepStalledInputLocked() {
 // recognizeStalledInputLocked returns what the input looks like while it is no message, "" if that
 // cannot be told. Callers must hold s.mu.
 func (s *Session) recognizeStalledInputLocked() string {
-	s.owner.Check()
-	st := s.stalledInput
+	s.mu.AssertHeld()
+	st := s.input.stalled
 	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
 		return ""
 	}
@@ -510,12 +510,12 @@ func (s *Session) recognizeStalledInputLocked() string {
 // checkStalledInputLocked is called by the session's timer. It logs, once, what the input
 // looks like if it has been no message for long. Callers must hold s.mu.
 func (s *Session) checkStalledInputLocked(now time.Duration) {
-	s.owner.Check()
-	st := s.stalledInput
+	s.mu.AssertHeld()
+	st := s.input.stalled
 	switch {
 	case st == nil:
 	case s.stats.MessagesReceived > 0:
-		s.stalledInput = nil
+		s.input.stalled = nil
 	case st.checkTime > now:
 		s.setTimerLocked(st.checkTime)
 	case !st.noted:
@@ -537,9 +537,9 @@ func (item *Item) isNoJSON() bool {
 // passOverBlank reports whether msg is blank and is to be passed over. Of more than maxBlank
 // in succession one is a bad message.
 func (s *Session) passOverBlank(msg []byte) bool {
-	if spaces(msg) < len(msg) || s.blankMessages == maxBlank {
+	if spaces(msg) < len(msg) || s.reader.blankMessages == maxBlank {
 		return false
 	}
-	s.blankMessages++
+	s.reader.blankMessages++
 	return true
 }

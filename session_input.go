@@ -89,13 +89,13 @@ func (l *Limits) pauseLimit() time.Duration {
 // queueFullErrorLocked returns the error for a request of the given size that finds no
 // room, nil if there is room. Callers must hold s.mu.
 func (s *Session) queueFullErrorLocked(size int) *Error {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	switch {
-	case s.in.queueDepth() >= s.limits.Queue:
+	case s.requests.queueDepth() >= s.limits.Queue:
 		return notStarted("queue", overLimitText(s.limits.Queue, "requests waiting", "Limits.Queue"))
-	case s.in.count > 0 && size > s.limits.QueueBytes-s.in.bytes:
+	case s.requests.count > 0 && size > s.limits.QueueBytes-s.requests.bytes:
 		return notStarted("queue", overLimitText(s.limits.QueueBytes, "bytes of requests waiting", "Limits.QueueBytes"))
-	case s.load.isOverShare(s.reportedMemory) || s.load.exceedsCeiling(size):
+	case s.load.isOverShare(s.memory.reported) || s.load.exceedsCeiling(size):
 		return notStarted("queue", overLimitText(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes"))
 	}
 	return nil
@@ -107,23 +107,23 @@ func (in *requestQueue) queueDepth() int { return in.count - max(0, in.limit-in.
 // isCrowdedLocked reports whether the requests that wait take so many quarters of the
 // room for them, or more. Callers must hold s.mu.
 func (s *Session) isCrowdedLocked(now time.Duration, quarters int) bool {
-	s.owner.Check()
-	if s.in.count == 0 {
+	s.mu.AssertHeld()
+	if s.requests.count == 0 {
 		return false
 	}
-	if s.in.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.isOverShare(s.reportedMemory) {
+	if s.requests.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.isOverShare(s.memory.reported) {
 		return true
 	}
-	depth := s.in.queueDepth()
+	depth := s.requests.queueDepth()
 	if depth <= 0 {
 		return false
 	}
-	room := 2 * s.in.limit
+	room := 2 * s.requests.limit
 	if s.cancellation != nil {
 		room = max(room, cancelRoom)
 	}
 	if depth >= quartersOf(room, quarters) {
-		room = max(room, s.pressure.countRecentReturns(now, s.limits))
+		room = max(room, s.requests.pressure.countRecentReturns(now, s.limits))
 	}
 	return depth >= quartersOf(min(room, s.limits.Queue), quarters)
 }
@@ -150,18 +150,18 @@ func (b *backPressure) countRecentReturns(now time.Duration, l *Limits) int {
 // reader: a running handler that is not tied, a worker that is being started, or
 // OnSession while it calls nobody. Callers must hold s.mu.
 func (s *Session) mayPauseLocked() bool {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	switch {
-	case s.state != stateOpen || s.pressure.pauseForbidden:
+	case s.life.state != stateOpen || s.requests.pressure.pauseForbidden:
 		return false
-	case s.in.paused:
-		return s.callTable.pending == 0
+	case s.requests.paused:
+		return s.calls.table.pending == 0
 	}
-	tied := s.pressure.replyWaiters
-	if s.pressure.writerStalled {
-		tied += s.pressure.roomWaiters
+	tied := s.requests.pressure.replyWaiters
+	if s.requests.pressure.writerStalled {
+		tied += s.requests.pressure.roomWaiters
 	}
-	return s.in.workerStarting || s.in.blocked && s.in.running == 0 || s.in.running > tied
+	return s.requests.workerStarting || s.requests.blocked && s.requests.running == 0 || s.requests.running > tied
 }
 
 // pauseReading gives up the reader's role if the session is to pause, and reports whether
@@ -170,13 +170,13 @@ func (s *Session) pauseReading() bool {
 	s.lock()
 	defer s.unlock()
 	now := s.now()
-	b := &s.pressure
+	b := &s.requests.pressure
 	if !s.mayPauseLocked() || !s.isCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
 		return false
 	}
 	b.paused, b.since, b.lastProgress, b.longPauseLogged = true, now, now, false
 	s.forgetPartialLocked() // it is this side that does not go on
-	s.runningLoops--
+	s.life.runningLoops--
 	s.stats.Pauses++
 	s.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
 	if s.trace.Paused != nil {
@@ -188,18 +188,18 @@ func (s *Session) pauseReading() bool {
 // checkPauseLocked has reading go on if there is no reason for the pause any more.
 // It is called after each change that can be such a reason. Callers must hold s.mu.
 func (s *Session) checkPauseLocked() {
-	s.owner.Check()
-	if s.pressure.paused && !(s.mayPauseLocked() && s.isCrowdedLocked(s.now(), 3)) {
+	s.mu.AssertHeld()
+	if s.requests.pressure.paused && !(s.mayPauseLocked() && s.isCrowdedLocked(s.now(), 3)) {
 		s.resumeReadingLocked()
 	}
 }
 
 // resumeReadingLocked starts a reader after a pause. Callers must hold s.mu.
 func (s *Session) resumeReadingLocked() {
-	s.owner.Check()
-	b, now := &s.pressure, s.now()
+	s.mu.AssertHeld()
+	b, now := &s.requests.pressure, s.now()
 	b.paused = false
-	s.runningLoops++
+	s.life.runningLoops++
 	took := now - b.since
 	s.stats.Paused += took
 	s.markActiveLocked() // silence counts only while somebody reads
@@ -212,12 +212,12 @@ func (s *Session) resumeReadingLocked() {
 // recordHandlerReturnLocked notes that the handler of c has returned. Callers must hold
 // s.mu, and call checkPauseLocked before they release it.
 func (s *Session) recordHandlerReturnLocked(c *peerRequest) {
-	s.owner.Check()
-	b := &s.pressure
+	s.mu.AssertHeld()
+	b := &s.requests.pressure
 	b.currentReturns++
 	b.countWaiter(&c.ctx, -1)
 	c.ctx.waits.handlerReturned = true
-	if s.in.count == 0 {
+	if s.requests.count == 0 {
 		b.writerStalled = false
 	}
 	if b.paused {
@@ -231,19 +231,19 @@ func (s *Session) recordHandlerReturnLocked(c *peerRequest) {
 // checkPauseDeadlinesLocked is called by the session's timer: it logs a long pause, and
 // ends one in which no handler returns. Callers must hold s.mu.
 func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
-	s.owner.Check()
-	b := &s.pressure
+	s.mu.AssertHeld()
+	b := &s.requests.pressure
 	if !b.paused {
 		return
 	}
 	if !b.longPauseLogged && now-b.since >= pauseLogDelay {
 		b.longPauseLogged = true
 		s.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
-			slog.Int("requests", s.in.count), slog.Int("bytes", s.in.bytes), slog.Int("handlers", s.in.running))
+			slog.Int("requests", s.requests.count), slog.Int("bytes", s.requests.bytes), slog.Int("handlers", s.requests.running))
 	}
 	progress := b.lastProgress
-	if b.roomWaiters > 0 && s.in.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {
-		written := max(b.since, s.out.lastProgress)
+	if b.roomWaiters > 0 && s.requests.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {
+		written := max(b.since, s.writer.lastProgress)
 		if stall := written + b.currentStallLimit(now); stall <= now {
 			b.writerStalled, b.lastStall = true, now
 			b.stallCount++
@@ -272,7 +272,7 @@ func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
 		}
 		if b.stallCount <= 1 { // the next ones come soon
 			s.logPeerLaterLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
-				slog.Duration("for", now-progress), slog.Int("requests", s.in.count))
+				slog.Duration("for", now-progress), slog.Int("requests", s.requests.count))
 		}
 		s.resumeReadingLocked()
 		return
@@ -290,9 +290,9 @@ func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
 // is twice as full as it may be, and not if the peer does not read its replies. Callers
 // must hold s.mu.
 func (s *Session) mayReadALittleLocked() bool {
-	s.owner.Check()
-	return s.pressure.roomWaiters == 0 && s.in.bytes/2 < s.limits.QueueBytes && s.in.queueDepth()/2 < s.limits.Queue &&
-		!s.load.isOverShare(s.reportedMemory)
+	s.mu.AssertHeld()
+	return s.requests.pressure.roomWaiters == 0 && s.requests.bytes/2 < s.limits.QueueBytes && s.requests.queueDepth()/2 < s.limits.Queue &&
+		!s.load.isOverShare(s.memory.reported)
 }
 
 // currentStallLimit returns how long a pause may bring no progress now. Two sides that flood
@@ -337,17 +337,17 @@ func (b *backPressure) countWaiter(h *handlerContext, n int) {
 // changeWaitsLocked changes what the handler h waits for; a nil h is none. Callers
 // must hold s.mu.
 func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if h == nil {
 		return
 	}
-	b := &s.pressure
+	b := &s.requests.pressure
 	if h.session == s {
 		b.countWaiter(h, -1)
 		h.waits.replies += replies
 		h.waits.room += int16(room)
 		b.countWaiter(h, 1)
-		if replies > 0 && s.in.count > 0 {
+		if replies > 0 && s.requests.count > 0 {
 			s.startWorkerIfNeededLocked() // who answers may ask before
 		}
 		s.checkPauseLocked()
@@ -389,6 +389,8 @@ const inputCheckInterval = time.Second
 // inputState is the state of a session whose peer has finished sending. It is guarded
 // by the session's lock.
 type inputState struct {
+	stalled *stalledInput // nil if there is none, or once a message has come
+
 	closed        bool
 	closeStarted  bool          // nothing is left to do
 	closeDeadline time.Duration // when the session ends, whatever is left
@@ -415,19 +417,19 @@ func (s *Session) closeInput(err error) bool {
 		return false
 	}
 	s.lock()
-	if s.state >= stateClosing {
+	if s.life.state >= stateClosing {
 		s.unlock()
 		return false
 	}
 	now := s.now()
 	s.input.closed, s.input.closeDeadline = true, after(now, limit)
 	s.failPendingLocked(s.endOfInput(), true)
-	s.out.roomLine.wakeAll()
-	s.slots.line.wakeAll()
+	s.writer.roomLine.wakeAll()
+	s.calls.limiter.line.wakeAll()
 	s.setTimerLocked(min(s.input.closeDeadline, after(now, inputCheckInterval)))
-	s.runningLoops--
+	s.life.runningLoops--
 	if s.input.writerWaiting {
-		s.out.wakeWriter()
+		s.writer.wakeWriter()
 	}
 	s.unlock()
 	return true
@@ -452,9 +454,9 @@ func (s *Session) waitForEndOfInput(err error) {
 	defer s.unlock()
 	s.input.writerWaiting, s.input.waitDeadline = true, after(s.now(), limit)
 	s.setTimerLocked(s.input.waitDeadline)
-	for s.state < stateClosing && !s.input.closed && s.now() < s.input.waitDeadline {
-		s.out.writerIdle = true
-		s.out.writerWakeup.Wait()
+	for s.life.state < stateClosing && !s.input.closed && s.now() < s.input.waitDeadline {
+		s.writer.writerIdle = true
+		s.writer.writerWakeup.Wait()
 	}
 	s.input.writerWaiting = false
 }
@@ -490,9 +492,9 @@ func (s *Session) halfCloseLimit() time.Duration {
 // closeIfAllAnsweredLocked ends a session without input when nothing is left to do. Callers
 // must hold s.mu.
 func (s *Session) closeIfAllAnsweredLocked() {
-	s.owner.Check()
-	if !s.input.closed || s.input.closeStarted || s.state >= stateClosing ||
-		s.unsentErrors > 0 || s.in.running > 0 || s.in.count > 0 || s.out.writeSideLent || s.out.size() > 0 {
+	s.mu.AssertHeld()
+	if !s.input.closed || s.input.closeStarted || s.life.state >= stateClosing ||
+		s.life.unsentErrors > 0 || s.requests.running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
 		return
 	}
 	s.input.closeStarted = true
@@ -502,13 +504,13 @@ func (s *Session) closeIfAllAnsweredLocked() {
 // checkHalfCloseLocked is called by the session's timer. It ends a session whose input
 // has ended, when its time is over or the peer is gone. Callers must hold s.mu.
 func (s *Session) checkHalfCloseLocked(now time.Duration) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	switch {
-	case !s.input.closed || s.state >= stateClosing:
+	case !s.input.closed || s.life.state >= stateClosing:
 		return
 	case s.input.closeDeadline <= now:
 		s.logLaterLocked(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
-			timeLimitAttr("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.in.count), slog.Int("handlers", s.in.running))
+			timeLimitAttr("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.requests.count), slog.Int("handlers", s.requests.running))
 		s.effects.closeSession(io.EOF, closeGrace)
 		return
 	}

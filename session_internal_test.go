@@ -67,9 +67,9 @@ func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
 	o.receive([]byte(`{"jsonrpc":"2.0","method":"m","id":1}`))
 	o.lock()
-	waiting := o.in.waitingEntries()
+	waiting := o.requests.waitingEntries()
 	waiting[0].expireLocked(o.Session)
-	o.openRequests.removeDeadline(waiting[0].requestDeadline())
+	o.requests.open.removeDeadline(waiting[0].requestDeadline())
 	waiting[0].refuseRemaining(o.Session, ServerBusy("shutting down"), fromHandler)
 	o.unlock()
 	if sent := o.sent(); len(sent) != 1 {
@@ -80,7 +80,7 @@ func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 // A batch of small members is small on the wire only.
 func TestWaitingBatchCountsWhatItHolds(t *testing.T) {
 	o := newOffline(JSONRPCv2)
-	o.pressure.pauseForbidden = true // reading goes on
+	o.requests.pressure.pauseForbidden = true // reading goes on
 	batch := []byte(`[{"jsonrpc":"2.0","method":"m","id":1}` + strings.Repeat(",0", 9999) + `]`)
 	refused := 0
 	for range 10 {
@@ -356,10 +356,10 @@ func TestBatchThatWasCancelledInTheQueueIsPassedOver(t *testing.T) {
 		o.receive([]byte(msg))
 	}
 	o.lock()
-	b := o.in.waitingEntries()[1].(*peerBatch)
+	b := o.requests.waitingEntries()[1].(*peerBatch)
 	b.abortRequest(o.Session, &b.members[0], ServerBusy("cancelled"))
-	first := o.in.takeRequest(o.Session)
-	waiting := o.in.waitingEntries()
+	first := o.requests.takeRequest(o.Session)
+	waiting := o.requests.waitingEntries()
 	o.unlock()
 	if rest := o.take(); first.Method != "first" || len(waiting) != 1 || len(rest) != 1 || rest[0].Method != "third" {
 		t.Errorf("%s, then %d wait, then %d are taken", first.Method, len(waiting), len(rest))
@@ -453,7 +453,7 @@ func TestWhatTheSystemSendsIsProgress(t *testing.T) {
 				defer s.unlock()
 				now := s.now() + minutes*time.Minute
 				s.checkSendProgressLocked(now)
-				return s.out.writeDeadline == now+time.Hour
+				return s.writer.writeDeadline == now+time.Hour
 			}
 			if restarted(1) || restarted(10) {
 				t.Fatal("there is progress, and nothing was read")
@@ -1080,17 +1080,17 @@ func (m *mayhem) quiet() {
 	s := m.s
 	s.lock()
 	defer s.unlock()
-	if s.unsentErrors != 0 || s.in.running != 0 || s.in.workers != 0 || s.in.count != 0 || s.in.bytes != 0 || s.callTable.pending != 0 || s.slots.taken != 0 || s.out.size() != 0 || s.in.workerStarting || s.in.notificationRuns {
-		m.t.Errorf("refusing %d, running %d, workers %d, count %d, bytes %d, pending %d, slots %d, outbox %d, waking %v, waits %v", s.unsentErrors, s.in.running, s.in.workers, s.in.count, s.in.bytes, s.callTable.pending, s.slots.taken, s.out.size(), s.in.workerStarting, s.in.notificationRuns)
+	if s.life.unsentErrors != 0 || s.requests.running != 0 || s.requests.workers != 0 || s.requests.count != 0 || s.requests.bytes != 0 || s.calls.table.pending != 0 || s.calls.limiter.taken != 0 || s.writer.size() != 0 || s.requests.workerStarting || s.requests.notificationRuns {
+		m.t.Errorf("refusing %d, running %d, workers %d, count %d, bytes %d, pending %d, slots %d, outbox %d, waking %v, waits %v", s.life.unsentErrors, s.requests.running, s.requests.workers, s.requests.count, s.requests.bytes, s.calls.table.pending, s.calls.limiter.taken, s.writer.size(), s.requests.workerStarting, s.requests.notificationRuns)
 	}
-	if s.state == stateOpen && (s.batchReplyBytes != 0 || s.openRequests.first != nil || s.callTimeouts.first != nil || len(s.cancellableRequests) != 0) {
-		m.t.Errorf("assembled %d, incoming %v, outgoing %v, requests %v", s.batchReplyBytes, s.openRequests.first, s.callTimeouts.first, s.cancellableRequests)
+	if s.life.state == stateOpen && (s.memory.batchReplies != 0 || s.requests.open.first != nil || s.calls.timeouts.first != nil || len(s.requests.cancellable) != 0) {
+		m.t.Errorf("assembled %d, incoming %v, outgoing %v, requests %v", s.memory.batchReplies, s.requests.open.first, s.calls.timeouts.first, s.requests.cancellable)
 	}
-	if b := &s.pressure; b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.pauseForbidden {
+	if b := &s.requests.pressure; b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.pauseForbidden {
 		m.t.Errorf("the state of pauses is %+v", *b)
 	}
-	if d := s.reportedMemory - s.partialBytes; s.state == stateOpen && s.load.limit > 0 && (d >= weightStep || d <= -weightStep) {
-		m.t.Errorf("the weight is %d, of which %d are part of a message; in %d, out %d, assembled %d", s.reportedMemory, s.partialBytes, s.in.bytes, s.out.size(), s.batchReplyBytes)
+	if d := s.memory.reported - s.memory.partialBytes; s.life.state == stateOpen && s.load.limit > 0 && (d >= weightStep || d <= -weightStep) {
+		m.t.Errorf("the weight is %d, of which %d are part of a message; in %d, out %d, assembled %d", s.memory.reported, s.memory.partialBytes, s.requests.bytes, s.writer.size(), s.memory.batchReplies)
 	}
 }
 

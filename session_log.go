@@ -33,8 +33,8 @@ func (s *Session) logLaterLocked(level slog.Level, msg string, attrs ...slog.Att
 // noteOfSizeLocked is note for a record of the given size, as recordSize has it. For errors
 // that may be the user's, callers have asked for it before they took the lock.
 func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
-	s.owner.Check()
-	if s.state == stateDone {
+	s.mu.AssertHeld()
+	if s.life.state == stateDone {
 		return
 	}
 	if l := s.load.logs; l == nil || s.takeServerLogBudgetLocked(&l.notices, size, 0, 1) {
@@ -44,14 +44,14 @@ func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs
 
 // queueLogRecordLocked is note for what the budgets have room for. Callers must hold s.mu.
 func (s *Session) queueLogRecordLocked(level slog.Level, msg string, attrs []slog.Attr) {
-	s.owner.Check()
-	if len(s.logRecords) >= maxLogRecords {
-		s.unloggedRecords++
+	s.mu.AssertHeld()
+	if len(s.logs.records) >= maxLogRecords {
+		s.logs.unlogged++
 		return
 	}
-	s.logRecords = append(s.logRecords, logRecord{level, msg, attrs})
-	if !s.logRunning {
-		s.logRunning = true
+	s.logs.records = append(s.logs.records, logRecord{level, msg, attrs})
+	if !s.logs.running {
+		s.logs.running = true
 		s.pool.runTask(s.writeLogRecords)
 	}
 }
@@ -82,6 +82,15 @@ func (b *logBudget) takeBytes(size int, received uint64) bool {
 	return true
 }
 
+// deferredLog keeps log records until they can be written without s.mu.
+type deferredLog struct {
+	s        *Session
+	records  []logRecord
+	unlogged int        // records for which there was no room
+	running  bool       // a goroutine writes records, or is about to
+	budgets  logBudgets // of records that the peer causes
+}
+
 // logBudgets are a session's: records of level Error have one of their own, so that a
 // peer cannot hide a handler's panic behind bad messages.
 type logBudgets struct{ errors, others logBudget }
@@ -90,7 +99,7 @@ type logBudgets struct{ errors, others logBudget }
 // given size, which tells of so many; earned are bytes received that it has not been given
 // for. If others were left out before, that is said first. Callers must hold s.mu.
 func (s *Session) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, records int) bool {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	ok, skipped := b.Take(float64(size), float64(earned), records)
 	if skipped > 0 {
 		s.queueLogRecordLocked(slog.LevelWarn, "too much to log of this server's sessions",
@@ -102,14 +111,14 @@ func (s *Session) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, rec
 // takeLogBudgetLocked reports whether the budgets of the session and its server have room for a
 // record. Callers must hold s.mu.
 func (s *Session) takeLogBudgetLocked(level slog.Level, size int) bool {
-	s.owner.Check()
-	budget := &s.budgets.others
+	s.mu.AssertHeld()
+	budget := &s.logs.budgets.others
 	if level >= slog.LevelError {
-		budget = &s.budgets.errors
+		budget = &s.logs.budgets.errors
 	}
 	received := s.stats.BytesReceived
-	if len(s.logRecords) >= maxLogRecords || !budget.takeBytes(size, received) {
-		s.unloggedRecords++
+	if len(s.logs.records) >= maxLogRecords || !budget.takeBytes(size, received) {
+		s.logs.unlogged++
 		return false
 	}
 	l := s.load.logs
@@ -133,7 +142,7 @@ func (s *Session) takeLogBudgetLocked(level slog.Level, size int) bool {
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own: the text of any other is the user's code.
 func (s *Session) logPeerLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	if s.log.Handler() != slog.DiscardHandler {
 		s.logSizedLaterLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
@@ -151,8 +160,8 @@ func (s *Session) notePeer(level slog.Level, msg string, attrs ...slog.Attr) {
 }
 
 func (s *Session) logSizedLaterLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
-	s.owner.Check()
-	if s.state != stateDone && s.takeLogBudgetLocked(level, size) {
+	s.mu.AssertHeld()
+	if s.life.state != stateDone && s.takeLogBudgetLocked(level, size) {
 		s.queueLogRecordLocked(level, msg, attrs)
 	}
 }
@@ -213,15 +222,15 @@ func quotedSize(text string) int {
 func (s *Session) writeLogRecords() {
 	for {
 		s.lock()
-		notes, unlogged := s.logRecords, s.unloggedRecords
+		notes, unlogged := s.logs.records, s.logs.unlogged
 		if len(notes) == 0 && (unlogged == 0 || !s.isOnlyLogLeftLocked()) {
-			s.logRunning = false
+			s.logs.running = false
 			s.unlock()
 			return
 		}
-		s.logRecords, s.unloggedRecords = nil, 0
+		s.logs.records, s.logs.unlogged = nil, 0
 		if unlogged > 0 {
-			s.budgets.others.logged += recordOverhead // for the record that says so
+			s.logs.budgets.others.logged += recordOverhead // for the record that says so
 			if l := s.load.logs; l != nil && !s.takeServerLogBudgetLocked(&l.others, recordOverhead, 0, unlogged) {
 				unlogged = 0 // the server says it
 			}

@@ -57,33 +57,33 @@ const maxDecodedMessages = 32
 // readLoop reads messages until the connection fails or is closed, or until reading
 // pauses (I13).
 func (s *Session) readLoop() {
-	r := decodeBuffers.Get().(*decodeBuffer)
+	buf := decodeBuffers.Get().(*decodeBuffer)
 	for {
-		if r.queueCrowded {
-			s.handOverDecoded(&r.decodedInput)
-			r.queueCrowded = false
+		if buf.queueCrowded {
+			s.handOverDecoded(&buf.decodedInput)
+			buf.queueCrowded = false
 			if s.pauseReading() {
-				r.recycle()
+				buf.recycle()
 				return
 			}
 		}
 		msg, err := s.conn.nextMessage(false)
 		if msg == nil && err == nil {
-			s.handOverDecoded(&r.decodedInput)
-			if r.queueCrowded {
+			s.handOverDecoded(&buf.decodedInput)
+			if buf.queueCrowded {
 				continue
 			}
 			// What was woken by the last messages runs first: what it sends goes
 			// out sooner, and more comes in at once. Meanwhile, and that may be
 			// long, nothing is held that can be had again.
-			r.recycle()
+			buf.recycle()
 			runtime.Gosched()
 			msg, err = s.conn.nextMessage(true)
-			r = decodeBuffers.Get().(*decodeBuffer)
+			buf = decodeBuffers.Get().(*decodeBuffer)
 		}
 		if err == nil {
 			if !s.reader.ignoresInput {
-				s.receiveMessage(&r.decodedInput, &r.Message, msg)
+				s.receiveMessage(&buf.decodedInput, &buf.Message, msg)
 				continue
 			}
 			if s.reader.mayIgnoreMore(s.conn.receivedBytes()) {
@@ -94,7 +94,7 @@ func (s *Session) readLoop() {
 			s.unlock()
 			break
 		}
-		s.handOverDecoded(&r.decodedInput)
+		s.handOverDecoded(&buf.decodedInput)
 		if err == errInputIgnored {
 			s.lock()
 			s.reader.inputLeft = true
@@ -116,7 +116,7 @@ func (s *Session) readLoop() {
 		s.unlock()
 		told, unclear := false, false
 		if bad && !s.reader.ignoresInput {
-			told, unclear = s.receiveDropped(&r.Message, frame)
+			told, unclear = s.receiveDropped(&buf.Message, frame)
 		}
 		if bad && frame.Recoverable && unclear && s.conn.tellsCause() {
 			final := *frame
@@ -125,7 +125,7 @@ func (s *Session) readLoop() {
 		}
 		if !bad || !frame.Recoverable {
 			if s.closeInput(err) {
-				r.recycle()
+				buf.recycle()
 				return
 			}
 			grace := time.Duration(0)
@@ -138,7 +138,7 @@ func (s *Session) readLoop() {
 			break
 		}
 		s.lock()
-		ending := s.state >= stateClosing
+		ending := s.life.state >= stateClosing
 		s.checkCostLimitLocked()
 		s.unlock()
 		if ending {
@@ -147,8 +147,8 @@ func (s *Session) readLoop() {
 	}
 	s.conn.releaseInput()
 	s.lock()
-	s.runningLoops--
-	s.out.wakeWriter() // which may linger
+	s.life.runningLoops--
+	s.writer.wakeWriter() // which may linger
 	s.unlock()
 }
 
@@ -158,27 +158,30 @@ const maxIgnoredBytes = 256 << 10
 // errInputIgnored ends the reading of a long message when enough was ignored.
 var errInputIgnored = errors.New("rpcx: input ignored")
 
-// readerState belongs to the reader.
-type readerState struct {
+// reader reads what the peer sends. Its methods are for the goroutine that reads, but for
+// those that end in Locked. Its fields are that goroutine's, if nothing else is said.
+type reader struct {
+	s              *Session
 	maxMessages    uint64 // messages that are handed over at once
 	ignoresInput   bool   // the session ends: what arrives is read and dropped
 	ignoredFrom    uint64 // the bytes that had arrived when that began
 	endedInMessage bool   // the input has ended within a message
-	inputLeft      bool   // there is more input than is ignored; guarded by the session's lock
+	inputLeft      bool   // there is more input than is ignored; guarded by s.mu
+	blankMessages  uint8  // how many blank messages came in succession
 }
 
 // mayIgnoreMore reports whether reading goes on when so many bytes have arrived: the peer
 // that is sent the last replies should not be reset before it has read them, and
 // cannot keep the session busy.
-func (r *readerState) mayIgnoreMore(received uint64) bool {
+func (r *reader) mayIgnoreMore(received uint64) bool {
 	return received-r.ignoredFrom <= maxIgnoredBytes
 }
 
 // ignoreInputIfClosingLocked has the reader drop what arrives from now on if the session is
 // ending. Callers must hold s.mu and be the reader.
 func (s *Session) ignoreInputIfClosingLocked() {
-	s.owner.Check()
-	if !s.reader.ignoresInput && s.state >= stateClosing {
+	s.mu.AssertHeld()
+	if !s.reader.ignoresInput && s.life.state >= stateClosing {
 		s.reader.ignoresInput, s.reader.ignoredFrom = true, s.conn.receivedBytes()
 	}
 }
@@ -201,7 +204,7 @@ func (s *Session) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 			return
 		}
 	}
-	s.blankMessages = 0
+	s.reader.blankMessages = 0
 	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
 		s.handOverDecoded(in) // what came before
@@ -295,21 +298,21 @@ func (s *Session) handOverDecoded(in *decodedInput) {
 // it has one. fault is what is to be counted against the peer. It is called under
 // the lock.
 func (s *Session) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, fault error) {
-	f, what := s.callTable.matchReply(id)
+	f, what := s.calls.table.matchReply(id)
 	if what == unexpected {
 		f, what, err = s.takeCallByStringLocked(id, err)
 	}
 	switch what {
 	case matched:
-		s.lastReplyMark = s.out.queuedMessages
+		s.calls.lastReplyMark = s.writer.queuedMessages
 		if bad, ok := err.(*ProtocolError); ok {
 			fault = bad
 		}
 	case late:
-		s.lastReplyMark = s.out.queuedMessages
+		s.calls.lastReplyMark = s.writer.queuedMessages
 		s.stats.LateReplies++
 	case unexpected:
-		if s.state >= stateClosing {
+		if s.life.state >= stateClosing {
 			break // the end has failed the calls that were pending
 		}
 		s.stats.UnexpectedReplies++
@@ -354,7 +357,7 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	}
 	for _, b := range touched {
 		for _, f := range b.whole.members {
-			if s.callTable.abandonCall(f) {
+			if s.calls.table.abandonCall(f) {
 				s.completeCallLocked(f, now, nil, ErrNoResponse)
 			}
 		}
@@ -402,7 +405,7 @@ func (s *Session) receiveBatch(in *decodedInput, items []Item, size int) {
 			invalid++
 			s.countItemFaultLocked(item.Err, invalid)
 			if invalid == 1 {
-				s.unsentErrors++
+				s.life.unsentErrors++
 			}
 			s.unlock()
 			if s.encodeError(sc, item.ID, s.invalidItemError(item)) {
@@ -515,20 +518,20 @@ func (s *Session) failCallOfDroppedReply(id ID, array bool, frame *FrameError) b
 	err = fmt.Errorf("reply dropped: %w", err)
 	s.lock()
 	defer s.unlock()
-	f := s.callTable.onlyCall(array)
+	f := s.calls.table.onlyCall(array)
 	if id != nil {
 		f, _, _ = s.takeCallForReplyLocked(id, nil) // the fault is that of the frame
 	} else if f != nil {
-		s.callTable.remove(f)
+		s.calls.table.remove(f)
 	}
 	if f == nil {
-		return id != nil || s.callTable.pending == 0
+		return id != nil || s.calls.table.pending == 0
 	}
 	now := s.now()
 	s.completeCallLocked(f, now, nil, err)
 	if f.batch != nil && array {
 		for _, member := range f.batch.whole.members {
-			if s.callTable.abandonCall(member) { // another part of its reply may come
+			if s.calls.table.abandonCall(member) { // another part of its reply may come
 				s.completeCallLocked(member, now, nil, err)
 			}
 		}

@@ -64,29 +64,36 @@ func (l *deadlineList) removeDeadline(d *deadline) {
 // now is the time on the session's clock.
 func (s *Session) now() time.Duration { return time.Since(s.startTime) }
 
+// sessionTimer is the one timer of a session, for all of its deadlines.
+type sessionTimer struct {
+	s     *Session
+	timer *time.Timer
+	at    time.Duration // when the timer is due, never if it is not set
+}
+
 // setTimerLocked makes sure that the timer fires at the given time or before.
 func (s *Session) setTimerLocked(at time.Duration) {
-	if at >= s.timerAt {
+	if at >= s.timer.at {
 		return
 	}
-	s.timerAt = at
-	if s.timer == nil {
-		s.timer = time.AfterFunc(at-s.now(), s.checkDeadlines)
+	s.timer.at = at
+	if s.timer.timer == nil {
+		s.timer.timer = time.AfterFunc(at-s.now(), s.checkDeadlines)
 	} else {
-		s.timer.Reset(at - s.now())
+		s.timer.timer.Reset(at - s.now())
 	}
 }
 
 // checkDeadlines does what is due, and arms the timer for what is next.
 func (s *Session) checkDeadlines() {
 	s.lock()
-	s.timerAt = never
-	if s.state == stateDone {
+	s.timer.at = never
+	if s.life.state == stateDone {
 		s.unlock()
 		return
 	}
 	now := s.now()
-	for _, list := range []*deadlineList{&s.callTimeouts, &s.openRequests} {
+	for _, list := range []*deadlineList{&s.calls.timeouts, &s.requests.open} {
 		for list.first != nil && list.first.at <= now {
 			d := list.first
 			d.owner.expireLocked(s)
@@ -98,15 +105,15 @@ func (s *Session) checkDeadlines() {
 	}
 	s.checkSendProgressLocked(now)
 	switch {
-	case s.out.writing && s.out.writeDeadline <= now:
+	case s.writer.writing && s.writer.writeDeadline <= now:
 		s.logLaterLocked(slog.LevelWarn, "peer does not read", timeLimitAttr("Limits.SendTimeout", s.limits.SendTimeout))
 		s.effects.closeSession(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0)
-	case s.out.writing:
-		s.setTimerLocked(s.out.writeDeadline)
+	case s.writer.writing:
+		s.setTimerLocked(s.writer.writeDeadline)
 	}
 	switch {
 	case s.input.writerWaiting && s.input.waitDeadline <= now:
-		s.out.wakeWriter()
+		s.writer.wakeWriter()
 	case s.input.writerWaiting:
 		s.setTimerLocked(s.input.waitDeadline)
 	}
@@ -118,12 +125,12 @@ func (s *Session) checkDeadlines() {
 	s.checkPartialLocked(now)
 	s.checkNetworkLocked(now)
 	s.checkIdleLocked(now)
-	if s.state == stateClosing {
-		if s.closeDeadline <= now {
+	if s.life.state == stateClosing {
+		if s.life.closeDeadline <= now {
 			s.effects.setFlag(&s.effects.connCloseDue)
-			s.out.wakeWriter() // which may linger
+			s.writer.wakeWriter() // which may linger
 		} else {
-			s.setTimerLocked(s.closeDeadline)
+			s.setTimerLocked(s.life.closeDeadline)
 		}
 	}
 	s.unlock()
@@ -139,6 +146,8 @@ const defaultKeepAlive = 15 * time.Second
 // connActivity is what a session knows of life on its connection, if anybody wants to
 // know. It is guarded by the session's lock.
 type connActivity struct {
+	s *Session
+
 	watched       bool
 	lastTraffic   time.Duration // when something passed
 	lastWorkEnd   time.Duration // when a handler returned or a call was given up
@@ -196,14 +205,14 @@ func (s *Session) markWorkEndLocked() {
 // hold s.mu.
 func (s *Session) checkIdleLocked(now time.Duration) {
 	v, l := &s.activity, s.limits
-	if !v.watched || s.state >= stateClosing || s.input.closed {
+	if !v.watched || s.life.state >= stateClosing || s.input.closed {
 		return
 	}
-	if s.pressure.paused {
+	if s.requests.pressure.paused {
 		v.lastTraffic = now // silence counts only while somebody reads
 	}
 	idle := max(v.lastTraffic, v.lastWorkEnd)
-	if s.in.running > 0 || s.in.count > 0 || s.callTable.pending > 0 || s.out.writing {
+	if s.requests.running > 0 || s.requests.count > 0 || s.calls.table.pending > 0 || s.writer.writing {
 		idle = now // at the earliest
 	}
 	if l.KeepAliveMethod != "" {
@@ -278,9 +287,9 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 // checkNetworkLocked ends a session if what was sent is not acknowledged. Callers must
 // hold s.mu.
 func (s *Session) checkNetworkLocked(now time.Duration) {
-	s.owner.Check()
+	s.mu.AssertHeld()
 	v, keepAlive := &s.activity, s.limits.tcpKeepAlive()
-	if v.networkConn == nil || s.state >= stateClosing {
+	if v.networkConn == nil || s.life.state >= stateClosing {
 		return
 	}
 	s.setTimerLocked(after(now, keepAlive/4))

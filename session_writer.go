@@ -118,6 +118,13 @@ type outbox struct {
 	roomLine waitLine // for room
 }
 
+// writer writes messages to the connection: those in the outbox on a goroutine of its own, and a
+// message that is alone on the goroutine that sends it.
+type writer struct {
+	outbox
+	s *Session
+}
+
 func (o *outbox) isEmpty() bool { return o.frameBuffer == nil }
 
 func (o *outbox) size() int {
@@ -306,12 +313,12 @@ func wakeWaiter(turn chan struct{}) {
 func (s *Session) writeLoop() {
 	s.lock()
 	for {
-		if s.out.isEmpty() {
-			if s.state >= stateClosing && !s.out.writeSideLent {
+		if s.writer.isEmpty() {
+			if s.life.state >= stateClosing && !s.writer.writeSideLent {
 				break
 			}
-			s.out.writerIdle = true
-			s.out.writerWakeup.Wait()
+			s.writer.writerIdle = true
+			s.writer.writerWakeup.Wait()
 			// Whoever is ready to run may have something to write as well: a
 			// write costs far more than this.
 			s.unlock()
@@ -319,30 +326,30 @@ func (s *Session) writeLoop() {
 			s.lock()
 			continue
 		}
-		if s.state >= stateClosing && s.closeDeadline <= s.now() {
+		if s.life.state >= stateClosing && s.life.closeDeadline <= s.now() {
 			break
 		}
-		f := s.out.takeFrames()
-		s.out.writing = true
+		f := s.writer.takeFrames()
+		s.writer.writing = true
 		s.resetSendTimeoutLocked()
-		s.out.writeStart = s.out.lastProgress
+		s.writer.writeStart = s.writer.lastProgress
 		s.unlock()
 		n, err := s.conn.writeFrames(f.buf, f.ends, func() {
 			s.lock()
 			s.resetSendTimeoutLocked()
 			s.markActiveLocked()
-			flushing := s.out.flushed != nil
+			flushing := s.writer.flushed != nil
 			s.unlock()
 			if flushing && !s.conn.canWriteNow() {
 				s.stopFlushWait()
 			}
 		})
 		s.lock()
-		s.out.writing = false
+		s.writer.writing = false
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
-				s.out.writtenMessages++
+				s.writer.writtenMessages++
 			}
 			s.unlock()
 			s.waitForEndOfInput(err)
@@ -355,19 +362,19 @@ func (s *Session) writeLoop() {
 			s.lock()
 			break
 		}
-		s.out.returnFrames(f)
+		s.writer.returnFrames(f)
 		s.startWorkerAfterWriteLocked()
 	}
 	s.stopFlushWaitLocked()
-	if s.lingerWanted && s.out.isEmpty() {
+	if s.life.lingerWanted && s.writer.isEmpty() {
 		s.lingerLocked()
 	}
-	s.out.frameBuffer, s.out.inFlight, s.out.countedInFlight = nil, 0, 0
-	s.failPendingLocked(s.closeCause, true)
+	s.writer.frameBuffer, s.writer.inFlight, s.writer.countedInFlight = nil, 0, 0
+	s.failPendingLocked(s.life.closeCause, true)
 	s.unlock()
 	s.closeConn()
 	s.lock()
-	s.runningLoops--
+	s.life.runningLoops--
 	s.unlock()
 }
 
@@ -384,7 +391,7 @@ func flush(sessions ...*Session) {
 	}
 	for _, s := range sessions {
 		s.lock()
-		flushed := s.out.flushed
+		flushed := s.writer.flushed
 		s.unlock()
 		if flushed == nil {
 			continue
@@ -400,14 +407,14 @@ func flush(sessions ...*Session) {
 // startFlush has stopFlushWait called when flush need not wait for the session any more.
 func (s *Session) startFlush() {
 	s.lock()
-	size := s.out.size()
+	size := s.writer.size()
 	s.unlock()
 	if size == 0 || !s.conn.canWriteNow() {
 		return
 	}
 	s.lock()
-	if s.state == stateClosing && s.out.size() > 0 && s.out.flushed == nil {
-		s.out.flushed = make(chan struct{})
+	if s.life.state == stateClosing && s.writer.size() > 0 && s.writer.flushed == nil {
+		s.writer.flushed = make(chan struct{})
 	}
 	s.unlock()
 }
@@ -420,10 +427,10 @@ func (s *Session) stopFlushWait() {
 }
 
 func (s *Session) stopFlushWaitLocked() {
-	s.owner.Check()
-	if s.out.flushed != nil {
-		close(s.out.flushed)
-		s.out.flushed = nil
+	s.mu.AssertHeld()
+	if s.writer.flushed != nil {
+		close(s.writer.flushed)
+		s.writer.flushed = nil
 	}
 }
 
@@ -432,29 +439,29 @@ func (s *Session) stopFlushWaitLocked() {
 // with unread bytes is reset, and the peer may lose the last replies. Callers must
 // hold s.mu, which is released meanwhile.
 func (s *Session) lingerLocked() {
-	s.owner.Check()
-	if closeBy := after(s.now(), closeGrace); closeBy < s.closeDeadline {
-		s.closeDeadline = closeBy
+	s.mu.AssertHeld()
+	if closeBy := after(s.now(), closeGrace); closeBy < s.life.closeDeadline {
+		s.life.closeDeadline = closeBy
 		s.setTimerLocked(closeBy)
 	}
 	s.unlock()
 	closed := s.conn.closeWrite()
 	s.lock()
-	for closed && (s.runningLoops == 2 || s.reader.inputLeft) && s.now() < s.closeDeadline {
-		s.out.writerIdle = true
-		s.out.writerWakeup.Wait()
+	for closed && (s.life.runningLoops == 2 || s.reader.inputLeft) && s.now() < s.life.closeDeadline {
+		s.writer.writerIdle = true
+		s.writer.writerWakeup.Wait()
 	}
 }
 
 // resetSendTimeoutLocked restarts the time that a write may take.
 func (s *Session) resetSendTimeoutLocked() {
-	s.out.lastProgress = s.now()
-	s.out.writeDeadline = after(s.out.lastProgress, s.limits.SendTimeout)
-	s.out.kernelQueue.hasSample = false
-	if s.out.writeDeadline != never {
-		s.setTimerLocked(s.out.writeDeadline)
+	s.writer.lastProgress = s.now()
+	s.writer.writeDeadline = after(s.writer.lastProgress, s.limits.SendTimeout)
+	s.writer.kernelQueue.hasSample = false
+	if s.writer.writeDeadline != never {
+		s.setTimerLocked(s.writer.writeDeadline)
 		if canSeeUnsent {
-			s.setTimerLocked(after(s.out.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
+			s.setTimerLocked(after(s.writer.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
 		}
 	}
 }
@@ -524,9 +531,9 @@ func isProgress(fallen int, since, timeout time.Duration) bool {
 // queue between two looks is less than it writes at a time, and counts against the
 // peer. Callers must hold s.mu.
 func (s *Session) checkSendProgressLocked(now time.Duration) {
-	s.owner.Check()
-	q, timeout := &s.out.kernelQueue, s.limits.SendTimeout
-	if !canSeeUnsent || !s.out.writing || timeout == never {
+	s.mu.AssertHeld()
+	q, timeout := &s.writer.kernelQueue, s.limits.SendTimeout
+	if !canSeeUnsent || !s.writer.writing || timeout == never {
 		return
 	}
 	unsent, ok := q.readUnsent(s.NetConn())
@@ -538,7 +545,7 @@ func (s *Session) checkSendProgressLocked(now time.Duration) {
 		q.hasSample, q.sampledBytes, q.sampleTime = true, unsent, now
 	case isProgress(q.sampledBytes-unsent, now-q.sampleTime, timeout):
 		q.sampledBytes, q.sampleTime = unsent, now
-		s.out.writeDeadline = after(now, timeout)
+		s.writer.writeDeadline = after(now, timeout)
 	}
 	s.setTimerLocked(after(now, timeout/kernelQueueChecks))
 }

@@ -118,11 +118,11 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 		r.ledger.giveUp(step.Ref, ledgerGivenUp, ErrCancelled)
 	case "cancel_pending_requests":
 		// What the end of a session does to its calls, without the end.
-		r.closeCause = ErrClosed
+		r.life.closeCause = ErrClosed
 		r.lock()
-		r.failPendingLocked(r.closeCause, true)
+		r.failPendingLocked(r.life.closeCause, true)
 		r.unlock()
-		r.closeCause = nil
+		r.life.closeCause = nil
 		for _, c := range r.ledger.calls { // the original forgets the cancelled ones, too
 			c.swept = true
 		}
@@ -395,7 +395,7 @@ func membersOf(msg []byte) (members []json.RawMessage) {
 func (r *scriptRunner) checkCalls(t *testing.T) {
 	t.Helper()
 	var pending []string
-	for _, f := range r.callTable.pendingCalls() {
+	for _, f := range r.calls.table.pendingCalls() {
 		if f.batch != nil {
 			f = f.batch.whole
 		}

@@ -326,7 +326,7 @@ func playDecided(t *testing.T, p Protocol, script string) {
 			decidedCall(t, calls, rest).Cancel()
 		case "next":
 			scan(t, rest, "id %d", &n)
-			o.callTable.lastID.Store(n)
+			o.calls.table.lastID.Store(n)
 		case "longest":
 			scan(t, rest, "batch %d", &o.limits.Batch)
 		case "largest":
@@ -886,8 +886,8 @@ func newOffline(p Protocol) *offline {
 		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &noServer)
-	s.in.paused = true  // nobody is called to handle requests
-	s.logRunning = true // nor to log
+	s.requests.paused = true // nobody is called to handle requests
+	s.logs.running = true    // nor to log
 	return &offline{Session: s}
 }
 
@@ -911,7 +911,7 @@ func (o *offline) receive(msg []byte) {
 
 // take returns the requests and notifications that wait for a handler.
 func (o *offline) take() (calls []*peerRequest) {
-	for c := o.in.takeRequest(o.Session); c != nil; c = o.in.takeRequest(o.Session) {
+	for c := o.requests.takeRequest(o.Session); c != nil; c = o.requests.takeRequest(o.Session) {
 		calls = append(calls, c)
 	}
 	return calls
@@ -919,27 +919,27 @@ func (o *offline) take() (calls []*peerRequest) {
 
 // sent returns the messages that wait to be written.
 func (o *offline) sent() (msgs [][]byte) {
-	if o.out.isEmpty() {
+	if o.writer.isEmpty() {
 		return nil
 	}
-	f := o.out.takeFrames()
+	f := o.writer.takeFrames()
 	for msg := range splitAtEnds(f.buf, f.ends) {
 		msgs = append(msgs, bytes.Clone(msg))
 	}
-	o.out.returnFrames(f)
+	o.writer.returnFrames(f)
 	return msgs
 }
 
 // faults returns the violations of the protocol that were noted.
 func (o *offline) faults() (faults []error) {
-	for _, n := range o.logRecords {
+	for _, n := range o.logs.records {
 		for _, attr := range n.attrs {
 			if attr.Key == "error" {
 				faults = append(faults, attr.Value.Any().(error))
 			}
 		}
 	}
-	o.logRecords = nil
+	o.logs.records = nil
 	return faults
 }
 

@@ -1144,7 +1144,7 @@ func testVectorConcurrency(t *testing.T, c sessionCase) {
 			continue
 		}
 		s.lock()
-		s.in.limit = int(r.Target)
+		s.requests.limit = int(r.Target)
 		s.unlock()
 	}
 	time.Sleep(time.Hour)

@@ -8,28 +8,28 @@ import (
 )
 
 func TestOnlyTheOwnerPasses(t *testing.T) {
-	var o Owner
-	if !panics(o.Check) {
+	var m Mutex
+	if !panics(m.AssertHeld) {
 		t.Error("a goroutine passes though there is no owner")
 	}
-	o.Set()
-	if panics(o.Check) {
+	m.Lock()
+	if panics(m.AssertHeld) {
 		t.Error("the owner does not pass")
 	}
 	var others sync.WaitGroup
 	for range 100 {
 		others.Go(func() {
-			if !panics(o.Check) {
+			if !panics(m.AssertHeld) {
 				t.Error("another goroutine passes")
 			}
 		})
 	}
 	others.Wait()
-	if panics(o.Check) {
+	if panics(m.AssertHeld) {
 		t.Error("the owner does not pass any more")
 	}
-	o.Clear()
-	if !panics(o.Check) {
+	m.Unlock()
+	if !panics(m.AssertHeld) {
 		t.Error("a goroutine passes that was the owner")
 	}
 }
