@@ -127,7 +127,7 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 		return err
 	}
 	if err := own.waitUntilFinished(ctx); err != nil {
-		s.abandonCall(own, err)
+		s.calls.abandonCall(own, err)
 		<-own.Done()
 	}
 	return own.fillDestinations()
@@ -222,17 +222,17 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 	if err != nil {
 		return asUnsent(err)
 	}
-	if err = s.sendMessage(ctx, sc, fromCaller, b.whole); err != nil {
+	if err = s.writer.sendMessage(ctx, sc, fromCaller, b.whole); err != nil {
 		return err
 	}
 	for _, e := range b.entries {
 		if e.future != nil && e.future.isCancelled() { // just before it was in the table
-			s.abandonCall(e.future, ErrCancelled)
+			s.calls.abandonCall(e.future, ErrCancelled)
 		}
 	}
 	if s.trace.RequestSent != nil {
 		for _, e := range b.entries {
-			s.traceRequestSent(e.method, e.future)
+			s.writer.traceRequestSent(e.method, e.future)
 		}
 	}
 	return nil
@@ -263,7 +263,7 @@ type peerBatch struct {
 func (b *peerBatch) markArrived(s *Session, now time.Duration) {
 	b.arrived = now
 	for i := range b.members {
-		s.trackCancellableLocked(&b.members[i])
+		s.requests.trackCancellableLocked(&b.members[i])
 	}
 }
 
@@ -347,9 +347,10 @@ func (b *peerBatch) appendReply(i int, reply []byte) {
 // included, Limits.Response (as in aiorpcX); with what the other incomplete batches
 // hold, too, that or Limits.Outbox, whichever is more.
 func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
+	s.mu.AssertHeld()
 	size += 2
 	b.replySize += size
-	response := s.maxResponse()
+	response := s.requests.maxResponse()
 	together := max(response, s.limits.Outbox)
 	switch {
 	case b.replySize > response:
@@ -364,6 +365,7 @@ func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
 
 // storeReplyLocked stores a reply that was waited for, and reports whether it was the last.
 func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
+	s.mu.AssertHeld()
 	b.appendReply(i, reply)
 	b.missingReplies--
 	b.finishMemberLocked(s)
@@ -373,6 +375,7 @@ func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
 
 // finishMemberLocked counts a member that is over.
 func (b *peerBatch) finishMemberLocked(s *Session) {
+	s.mu.AssertHeld()
 	if b.openMembers--; b.openMembers == 0 {
 		s.requests.open.removeDeadline(&b.deadline)
 	}
@@ -393,6 +396,7 @@ func (b *peerBatch) abortRequest(s *Session, c *peerRequest, e *Error) {
 // takeUnbegunLocked takes what was not begun: it drops the notifications and returns
 // the requests.
 func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
+	s.mu.AssertHeld()
 	if b.isQueued() {
 		s.requests.removeEntry(b)
 	}
@@ -401,7 +405,7 @@ func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
 		case c.answered:
 		case c.IsNotification():
 			c.markAnsweredLocked(s)
-			s.countDroppedLocked(c)
+			s.requests.countDroppedLocked(c)
 			b.finishMemberLocked(s)
 		default:
 			c.markAnsweredLocked(s)
@@ -419,7 +423,7 @@ func (b *peerBatch) answerMembers(s *Session, members []*peerRequest, e *Error, 
 	for _, c := range members {
 		sc.msg = sc.msg[:0]
 		if e != nil { // otherwise the request is not answered
-			s.encodeError(sc, c.ID, e)
+			s.requests.encodeError(sc, c.ID, e)
 		}
 		s.lock()
 		complete = b.storeReplyLocked(s, int(c.index), sc.msg)
@@ -433,9 +437,10 @@ func (b *peerBatch) answerMembers(s *Session, members []*peerRequest, e *Error, 
 // expireLocked implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
 // is not over is an error, as it would be by itself.
 func (b *peerBatch) expireLocked(s *Session) {
+	s.mu.AssertHeld()
 	for i := range b.members {
 		if c := &b.members[i]; !c.answered {
-			s.timeOutLocked(c)
+			s.requests.timeOutLocked(c)
 		}
 	}
 	waiting := b.takeUnbegunLocked(s)
@@ -471,7 +476,7 @@ func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	b.replies, b.spans = nil, nil // one copy is enough to wait with
 	clear(sc.parts)
 	if err == nil {
-		_ = s.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
+		_ = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
 	s.lock()
 	b.sending = false
@@ -491,15 +496,15 @@ func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
 	}
 	e := responseTooLarge(size.Limit)
 	s.lock()
-	s.logPeerLaterLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
+	s.logs.logPeerLaterLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
 		slog.Int("members", len(b.members)), byteLimitAttr(size.Field, size.Limit))
 	s.unlock()
 	b.shrinkReplies(s, sc, e, size.Size-size.Limit)
 	if err = b.joinReplies(s, sc); err == nil {
 		return nil
 	}
-	s.encodeError(sc, nil, e)
-	return s.frameMessage(sc)
+	s.requests.encodeError(sc, nil, e)
+	return s.writer.frameMessage(sc)
 }
 
 // joinReplies puts the replies into one message and frames it.
@@ -513,7 +518,7 @@ func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
 	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {
 		return err
 	}
-	return s.frameMessage(sc)
+	return s.writer.frameMessage(sc)
 }
 
 // shrinkReplies replaces replies by e, the largest first, until the others together have
@@ -529,7 +534,7 @@ func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes 
 		if bytes <= 0 {
 			return
 		}
-		if c := &b.members[i]; c.ID != nil && s.encodeError(sc, c.ID, e) && len(sc.msg) < size(i) {
+		if c := &b.members[i]; c.ID != nil && s.requests.encodeError(sc, c.ID, e) && len(sc.msg) < size(i) {
 			bytes -= size(i) - len(sc.msg)
 			sp := &b.spans[i]
 			sp.end = sp.start + copy(b.replies[sp.start:], sc.msg)

@@ -69,18 +69,18 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 		return err
 	}
 	h := handlerOf(ctx)
-	s.beginReplyWait(h)
+	s.requests.beginReplyWait(h)
 	if end := ctx.Done(); end == nil {
 		<-f.done
 	} else {
 		select {
 		case <-f.done:
 		case <-end:
-			s.abandonCall(f, context.Cause(ctx))
+			s.calls.abandonCall(f, context.Cause(ctx))
 			<-f.done // by whoever removed it from the table, if not by us (I3)
 		}
 	}
-	s.endReplyWait(h)
+	s.requests.endReplyWait(h)
 	err := f.decode(result)
 	s.pool.putFuture(f) // not after a panic (of a hook, say), when the table may have it still
 	return err
@@ -116,7 +116,7 @@ func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	}
 	err := s.sendNotification(ctx, fromCaller, method, params)
 	if err == nil {
-		s.traceRequestSent(method, nil)
+		s.writer.traceRequestSent(method, nil)
 	}
 	return err
 }
@@ -128,7 +128,7 @@ func (s *Session) sendNotification(ctx context.Context, from sendMode, method st
 	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
-	return s.sendMessage(ctx, sc, from, nil)
+	return s.writer.sendMessage(ctx, sc, from, nil)
 }
 
 // tryNotify sends a notification of the session's own, if the outbox has room, and
@@ -160,17 +160,18 @@ func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
 	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
-	if err = s.sendMessage(ctx, sc, fromCaller, f); err == nil {
-		s.traceRequestSent(f.method, f)
+	if err = s.writer.sendMessage(ctx, sc, fromCaller, f); err == nil {
+		s.writer.traceRequestSent(f.method, f)
 	}
 	return err
 }
 
 // registerCallLocked enters a call, or the calls of a batch, into the table.
-func (s *Session) registerCallLocked(f *Future) {
-	f.started = s.now()
+func (pc *pendingCalls) registerCallLocked(f *Future) {
+	pc.s.mu.AssertHeld()
+	f.started = pc.s.now()
 	if f.members == nil {
-		s.calls.table.addCalls(f)
+		pc.table.addCalls(f)
 	} else {
 		calls := make([]*Future, 0, len(f.members))
 		for _, member := range f.members {
@@ -180,17 +181,19 @@ func (s *Session) registerCallLocked(f *Future) {
 				calls = append(calls, member)
 			}
 		}
-		s.calls.table.addCalls(calls...)
+		pc.table.addCalls(calls...)
 	}
 	if f.expectsReply() {
-		s.startCallTimeoutLocked(f, f.started)
+		pc.startCallTimeoutLocked(f, f.started)
 	}
 }
 
 // startCallTimeoutLocked begins Limits.RequestTimeout for a call, unless it has begun.
-func (s *Session) startCallTimeoutLocked(call *Future, now time.Duration) {
+func (pc *pendingCalls) startCallTimeoutLocked(call *Future, now time.Duration) {
+	s := pc.s
+	s.mu.AssertHeld()
 	if call.deadline.owner == nil && !call.hasOwnDeadline && s.limits.RequestTimeout != never {
-		s.calls.timeouts.appendDeadline(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
+		pc.timeouts.appendDeadline(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
 	}
 }
 
@@ -199,7 +202,7 @@ func (f *Future) watchContext(ctx context.Context) {
 	if ctx.Done() == nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { f.session.abandonCall(f, context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { f.session.calls.abandonCall(f, context.Cause(ctx)) })
 	f.mu.Lock()
 	f.stop = stop
 	finished := f.finished
@@ -210,26 +213,29 @@ func (f *Future) watchContext(ctx context.Context) {
 }
 
 // abandonCall ends a call without its reply, if it is not over.
-func (s *Session) abandonCall(f *Future, err error) {
+func (pc *pendingCalls) abandonCall(f *Future, err error) {
+	s := pc.s
 	late := errors.Is(err, context.DeadlineExceeded) // before the lock is held: err may be the user's
 	s.lock()
 	if late {
-		err = s.timeoutErrorLocked(f, err)
+		err = pc.timeoutErrorLocked(f, err)
 	}
-	s.abandonCallLocked(f, err)
+	pc.abandonCallLocked(f, err)
 	s.unlock()
 }
 
 // abandonCallLocked removes a call, or all that is pending of a batch, from the table. Callers must
 // hold s.mu.
-func (s *Session) abandonCallLocked(f *Future, err error) {
+func (pc *pendingCalls) abandonCallLocked(f *Future, err error) {
+	s := pc.s
+	s.mu.AssertHeld()
 	now := s.now()
 	calls := f.members
 	if calls == nil {
 		calls = []*Future{f}
 	}
 	for _, c := range calls {
-		if !s.calls.table.abandonCall(c) {
+		if !pc.table.abandonCall(c) {
 			continue
 		}
 		if s.cancellation != nil {
@@ -238,9 +244,9 @@ func (s *Session) abandonCallLocked(f *Future, err error) {
 		if c == f && f.batch != nil {
 			s.effects.finishFuture(f) // a member that is given up by itself does not wait for its batch
 		}
-		s.completeCallLocked(c, now, nil, err)
+		pc.completeCallLocked(c, now, nil, err)
 	}
-	s.markWorkEndLocked()
+	s.activity.markWorkEndLocked()
 }
 
 func newFuture(s *Session, method string) *Future {
@@ -317,8 +323,8 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 func (f *Future) waitUntilFinished(ctx context.Context) error {
 	if s := f.session; s != nil { // nil in a batch that was not sent
 		h := handlerOf(ctx)
-		s.beginReplyWait(h)
-		defer s.endReplyWait(h)
+		s.requests.beginReplyWait(h)
+		defer s.requests.endReplyWait(h)
 	}
 	select {
 	case <-f.Done():
@@ -388,7 +394,7 @@ func (f *Future) Cancel() {
 	if s == nil {
 		f.publishOutcome()
 	} else {
-		s.abandonCall(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
+		s.calls.abandonCall(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
 	}
 }
 
@@ -456,7 +462,8 @@ func (f *Future) isSent() bool { return f.session != nil }
 // completeCallLocked stores the outcome of a call that was removed from the table (I3) now. The
 // call is finished when the lock is left; a batch as a whole, when its last member is
 // complete. Callers must hold s.mu.
-func (s *Session) completeCallLocked(f *Future, now time.Duration, result []byte, err error) {
+func (pc *pendingCalls) completeCallLocked(f *Future, now time.Duration, result []byte, err error) {
+	pc.s.mu.AssertHeld()
 	f.result, f.err = result, err
 	whole := f
 	if f.batch != nil {
@@ -465,9 +472,9 @@ func (s *Session) completeCallLocked(f *Future, now time.Duration, result []byte
 		}
 		whole = f.batch.whole
 	}
-	s.calls.timeouts.removeDeadline(&whole.deadline)
-	s.releaseSlotLocked(f, now)
-	s.effects.finishFuture(whole)
+	pc.timeouts.removeDeadline(&whole.deadline)
+	pc.releaseSlotLocked(f, now)
+	pc.s.effects.finishFuture(whole)
 }
 
 // publishOutcome tells everybody that the call is over.
@@ -512,11 +519,12 @@ func (f *Future) publishOutcome() {
 
 // expireLocked implements [expirer]: Limits.RequestTimeout has passed.
 func (f *Future) expireLocked(s *Session) {
+	s.mu.AssertHeld()
 	if f.messageSeq == 0 { // it still waits for a slot or for room
 		f.expired = true
 		s.calls.limiter.line.wakeAll()
 		s.writer.roomLine.wakeAll()
 		return
 	}
-	s.abandonCallLocked(f, s.timeoutErrorLocked(f, ErrTimeout))
+	s.calls.abandonCallLocked(f, s.calls.timeoutErrorLocked(f, ErrTimeout))
 }

@@ -316,7 +316,9 @@ func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) 
 // checkSendableLocked returns why a message cannot be sent any more, nil if it can: by the
 // handler h if that is not nil, and for the given call if that is not nil. Callers
 // must hold s.mu.
-func (s *Session) checkSendableLocked(h *handlerContext, from sendMode, call *Future) error {
+func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, call *Future) error {
+	s := w.s
+	s.mu.AssertHeld()
 	switch {
 	case s.life.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
 		return ErrClosed // only what a running handler calls goes out now
@@ -329,13 +331,15 @@ func (s *Session) checkSendableLocked(h *handlerContext, from sendMode, call *Fu
 }
 
 // releaseSlotLocked gives back the slot of a call, or a batch, that was over at the given time.
-func (s *Session) releaseSlotLocked(f *Future, at time.Duration) {
+func (pc *pendingCalls) releaseSlotLocked(f *Future, at time.Duration) {
+	s := pc.s
+	s.mu.AssertHeld()
 	switch {
-	case s.calls.limiter.off():
+	case pc.limiter.off():
 	case f.batch != nil:
-		s.calls.limiter.releaseAfterReply(at-f.started, len(f.batch.entries), s.limits)
+		pc.limiter.releaseAfterReply(at-f.started, len(f.batch.entries), s.limits)
 	default:
-		s.calls.limiter.releaseAfterReply(at-f.started, 1, s.limits)
+		pc.limiter.releaseAfterReply(at-f.started, 1, s.limits)
 	}
 }
 
@@ -352,34 +356,36 @@ const (
 // sendMessage frames sc.msg and queues it, with register (a call, or a batch's future)
 // entered into the table before (I4). It waits for room, and fails if ctx ends
 // or the session does.
-func (s *Session) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *Future) error {
-	if err := s.frameMessage(sc); err != nil {
+func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *Future) error {
+	if err := w.frameMessage(sc); err != nil {
 		return err
 	}
-	return s.sendFrame(ctx, handlerOf(ctx), sc, from, register)
+	return w.sendFrame(ctx, handlerOf(ctx), sc, from, register)
 }
 
 // sendFrame is post for sc.frame, for the handler h if that is not nil.
-func (s *Session) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) error {
+func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) error {
+	s := w.s
 	s.lock()
-	lent, err := s.enqueueFrameLocked(ctx, h, sc, from, register)
+	lent, err := w.enqueueFrameLocked(ctx, h, sc, from, register)
 	s.unlock()
 	if lent {
-		s.writeDirectly(sc.frame)
+		w.writeDirectly(sc.frame)
 	}
 	return err
 }
 
 // frameMessage frames sc.msg.
-func (s *Session) frameMessage(sc *encodeBuffer) (err error) {
-	sc.frame, err = s.conn.appendFramed(sc.frame[:0], sc.msg)
+func (w *writer) frameMessage(sc *encodeBuffer) (err error) {
+	sc.frame, err = w.s.conn.appendFramed(sc.frame[:0], sc.msg)
 	return err
 }
 
 // enqueueFrameLocked queues sc.frame. It reports whether the caller has the write side of the
 // connection and is to call writeDirectly instead, when it has left the lock. Callers must
 // hold s.mu, which is released while enqueueFrameLocked waits for room.
-func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
+func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
+	s := w.s
 	s.mu.AssertHeld()
 	if h != nil && h.session == s && h.waits.handlerReturned {
 		h = nil // a context may outlive its handler, by context.WithoutCancel
@@ -387,8 +393,8 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 	size := len(sc.msg)
 	switch from {
 	case fromReader:
-		if name, limit := s.outboxLimitLocked(len(sc.frame)); name != "" && s.life.state < stateClosing {
-			s.logLaterLocked(slog.LevelWarn, "peer does not read its replies", byteLimitAttr(name, limit))
+		if name, limit := w.outboxLimitLocked(len(sc.frame)); name != "" && s.life.state < stateClosing {
+			s.logs.logLaterLocked(slog.LevelWarn, "peer does not read its replies", byteLimitAttr(name, limit))
 			err := slowPeer("%s", overLimitText(limit, "bytes waiting", name))
 			if name != "Limits.Outbox" {
 				err = &fullError{err}
@@ -397,7 +403,7 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 			return false, err
 		}
 	case fromNobody:
-		if !s.writer.hasRoom(len(sc.frame), s.limits.Outbox) {
+		if !w.hasRoom(len(sc.frame), s.limits.Outbox) {
 			return false, nil
 		}
 	default:
@@ -405,11 +411,11 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 			s.unlock()
 			room := s.load.makeRoom(n)
 			if !room {
-				s.closeForMemory(false)
+				s.memory.closeForMemory(false)
 			}
 			s.lock()
 		}
-		if err := s.waitToSendLocked(ctx, h, sc, from, register); err != nil {
+		if err := w.waitToSendLocked(ctx, h, sc, from, register); err != nil {
 			return false, err
 		}
 	}
@@ -417,20 +423,20 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 		return false, s.closedErrorLocked()
 	}
 	if register != nil {
-		s.registerCallLocked(register)
+		s.calls.registerCallLocked(register)
 	}
-	s.addTrafficLocked(size)
+	s.cost.addTrafficLocked(size)
 	if from != fromNobody {
-		s.markActiveLocked()
+		s.activity.markActiveLocked()
 	}
-	lent = s.writer.lendWriteSide(len(sc.frame), s.mayWriteDirectlyLocked(from, register))
+	lent = w.lendWriteSide(len(sc.frame), w.mayWriteDirectlyLocked(from, register))
 	if !lent {
-		s.writer.push(sc.frame)
+		w.push(sc.frame)
 	}
 	if register != nil {
-		register.messageSeq = s.writer.queuedMessages
+		register.messageSeq = w.queuedMessages
 		for _, member := range register.members {
-			member.messageSeq = s.writer.queuedMessages
+			member.messageSeq = w.queuedMessages
 		}
 	}
 	s.stats.MessagesSent++
@@ -439,20 +445,23 @@ func (s *Session) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc 
 
 // writeDirectly writes frame on the goroutine that sends it, to which the outbox has lent
 // the write side.
-func (s *Session) writeDirectly(frame []byte) {
-	n := s.writer.sock.tryWrite(frame)
+func (w *writer) writeDirectly(frame []byte) {
+	s := w.s
+	n := w.sock.tryWrite(frame)
 	s.lock()
 	s.stats.BytesSent += uint64(n)
-	s.writer.returnWriteSide(frame, n)
-	s.startWorkerAfterWriteLocked()
+	w.returnWriteSide(frame, n)
+	s.requests.startWorkerAfterWriteLocked()
 	if s.life.state >= stateClosing {
-		s.writer.wakeWriter()
+		w.wakeWriter()
 	}
 	s.unlock()
 }
 
 // mayWriteDirectlyLocked reports whether nothing but the message at hand is going on.
-func (s *Session) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
+func (w *writer) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
+	s := w.s
+	s.mu.AssertHeld()
 	switch from {
 	case fromCaller:
 		return call != nil && s.calls.table.pending == 1
@@ -466,34 +475,36 @@ func (s *Session) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
 // before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
 // released while it waits. A handler h of the session takes a slot without waiting: all
 // slots may be taken by calls whose replies wait for it.
-func (s *Session) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, call *Future) error {
+func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, call *Future) error {
+	s := w.s
+	s.mu.AssertHeld()
 	if call != nil && !call.expectsReply() {
 		call = nil
 	}
 	if call != nil {
 		if own := h != nil && h.session == s; !own && !s.calls.limiter.hasFree() {
-			s.changeWaitsLocked(h, 1, 0)
-			err := s.waitInLineLocked(ctx, &s.calls.limiter.line, h, from, call, s.calls.limiter.isFree)
-			s.changeWaitsLocked(h, -1, 0)
+			s.requests.changeWaitsLocked(h, 1, 0)
+			err := w.waitInLineLocked(ctx, &s.calls.limiter.line, h, from, call, s.calls.limiter.isFree)
+			s.requests.changeWaitsLocked(h, -1, 0)
 			if err != nil {
 				return err
 			}
 		}
 		s.calls.limiter.takeSlot()
 	}
-	err := s.checkSendableLocked(h, from, call)
-	if n := len(sc.frame); err == nil && !(len(s.writer.roomLine.waiters) == 0 && s.hasRoomLocked(n)) {
+	err := w.checkSendableLocked(h, from, call)
+	if n := len(sc.frame); err == nil && !(len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n)) {
 		sc.msg = nil // one copy is enough to wait with
 		if cap(sc.frame) > 2*n {
 			sc.frame = bytes.Clone(sc.frame)
 		}
-		s.writer.waitingBytes += n
-		s.reportMemoryLocked()
-		s.changeWaitsLocked(h, 0, 1)
-		err = s.waitInLineLocked(ctx, &s.writer.roomLine, h, from, call, func() bool { return s.hasRoomLocked(n) })
-		s.changeWaitsLocked(h, 0, -1)
-		s.writer.waitingBytes -= n
-		s.startWorkerIfNeededLocked() // while this waited, no worker was called
+		w.waitingBytes += n
+		s.memory.reportMemoryLocked()
+		s.requests.changeWaitsLocked(h, 0, 1)
+		err = w.waitInLineLocked(ctx, &w.roomLine, h, from, call, func() bool { return w.hasRoomLocked(n) })
+		s.requests.changeWaitsLocked(h, 0, -1)
+		w.waitingBytes -= n
+		s.requests.startWorkerIfNeededLocked() // while this waited, no worker was called
 	}
 	if err != nil && call != nil {
 		s.calls.limiter.releaseSlot()
@@ -504,12 +515,14 @@ func (s *Session) waitToSendLocked(ctx context.Context, h *handlerContext, sc *e
 // waitInLineLocked returns when it is the caller's turn in l and ready says so, or with the
 // error for which nothing can be sent any more. Limits.RequestTimeout of a call
 // begins with the first wait. Callers must hold s.mu, which is released while it waits.
-func (s *Session) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, call *Future, ready func() bool) error {
+func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, call *Future, ready func() bool) error {
+	s := w.s
+	s.mu.AssertHeld()
 	if call != nil {
-		s.startCallTimeoutLocked(call, s.now())
+		s.calls.startCallTimeoutLocked(call, s.now())
 	}
 	err := l.waitTurn(ctx, (*locker)(s), func() (bool, error) {
-		err := s.checkSendableLocked(h, from, call)
+		err := w.checkSendableLocked(h, from, call)
 		if err == nil && call != nil && call.expired {
 			err = ErrTimeout
 		}
@@ -523,24 +536,27 @@ func (s *Session) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerC
 
 // hasRoomLocked reports whether n bytes fit into the outbox. Where the server holds all
 // that it may and the session more than its share, only an empty outbox has room.
-func (s *Session) hasRoomLocked(n int) bool {
+func (w *writer) hasRoomLocked(n int) bool {
+	s := w.s
+	s.mu.AssertHeld()
 	limit := s.limits.Outbox
 	if s.load.isOverShare(s.memory.reported) {
 		limit = 0
 	}
-	return s.writer.hasRoom(n, limit)
+	return w.hasRoom(n, limit)
 }
 
 // outboxLimitLocked returns the limit for which n bytes of who never waits are too many
 // in the outbox, and its name; no name if there is none. Callers must hold s.mu.
-func (s *Session) outboxLimitLocked(n int) (name string, value int) {
+func (w *writer) outboxLimitLocked(n int) (name string, value int) {
+	s := w.s
 	s.mu.AssertHeld()
-	limit, size := s.limits.Outbox, s.writer.size()
+	limit, size := s.limits.Outbox, w.size()
 	if limit < math.MaxInt-reserve {
 		limit += reserve
 	}
 	switch {
-	case !s.writer.hasRoom(n, limit):
+	case !w.hasRoom(n, limit):
 		return "Limits.Outbox", s.limits.Outbox
 	case size > writeChunk && s.load.exceedsCeiling(n) && s.load.isOverShare(size-writeChunk): // short refusals find room
 		return "Server.MaxQueuedBytes", s.load.limit

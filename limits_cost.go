@@ -193,7 +193,7 @@ func (s *Session) Cost() float64 {
 	if s.cost.account == nil {
 		return 0
 	}
-	s.chargeTrafficLocked()
+	s.cost.chargeTrafficLocked()
 	return s.cost.account.currentCost(s.limits.CostDecay)
 }
 
@@ -202,7 +202,7 @@ func (s *Session) Cost() float64 {
 func (s *Session) BumpCost(delta float64) {
 	s.lock()
 	defer s.unlock()
-	s.addCostLocked(delta)
+	s.cost.addCostLocked(delta)
 }
 
 // UpdateCost calculates anew what follows from the session's cost, Options.ExtraCost
@@ -225,24 +225,25 @@ func (s *Session) UpdateCost() {
 	if s.cost.updating = false; asked > s.cost.extraStored { // or what came meanwhile is newer
 		s.cost.extraStored, s.cost.extra = asked, extra
 	}
-	s.applyThrottleLocked()
-	s.startWorkerIfNeededLocked()
+	s.cost.applyThrottleLocked()
+	s.requests.startWorkerIfNeededLocked()
 	s.unlock()
 }
 
 // addCostLocked adds to the session's cost. It is called under the lock, as are the
 // next ones.
-func (s *Session) addCostLocked(delta float64) {
-	if s.cost.account == nil {
+func (cs *costState) addCostLocked(delta float64) {
+	cs.s.mu.AssertHeld()
+	if cs.account == nil {
 		return
 	}
-	cost := s.cost.account.addCost(delta)
-	if s.cost.ownAccount != nil {
-		s.cost.ownAccount.addCost(delta)
-		cost = s.judgedCostLocked()
+	cost := cs.account.addCost(delta)
+	if cs.ownAccount != nil {
+		cs.ownAccount.addCost(delta)
+		cost = cs.judgedCostLocked()
 	}
-	if s.cost.throttle.isStale(cost) {
-		s.refreshThrottleLocked()
+	if cs.throttle.isStale(cost) {
+		cs.refreshThrottleLocked()
 	}
 }
 
@@ -250,7 +251,8 @@ func (s *Session) addCostLocked(delta float64) {
 // group's, unless the session has used little itself, and began before the group was
 // over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
 // s.mu.
-func (s *Session) judgedCostLocked() float64 {
+func (cs *costState) judgedCostLocked() float64 {
+	s := cs.s
 	s.mu.AssertHeld()
 	e, l := &s.cost, s.limits
 	cost := e.account.currentCost(l.CostDecay)
@@ -267,20 +269,22 @@ func (s *Session) judgedCostLocked() float64 {
 
 // joinGroupLocked has the session share the budget of a group from now on. Callers must
 // hold s.mu.
-func (s *Session) joinGroupLocked(group *account) {
+func (cs *costState) joinGroupLocked(group *account) {
+	s := cs.s
 	s.mu.AssertHeld()
-	if s.cost.account == nil {
+	if cs.account == nil {
 		return
 	}
-	s.cost.ownAccount, s.cost.account = s.cost.account, group
-	s.cost.joinedOverLimit = group.currentCost(s.limits.CostDecay) >= s.limits.CostHard
-	s.applyThrottleLocked()
+	cs.ownAccount, cs.account = cs.account, group
+	cs.joinedOverLimit = group.currentCost(s.limits.CostDecay) >= s.limits.CostHard
+	cs.applyThrottleLocked()
 }
 
 // costOfErrorLocked returns what the error e costs the peer whose request it answers,
 // without its own Cost: an error of the peer, or one of the handler. A peer that cancels
 // in a dialect which this side does not speak means well. Callers must hold s.mu.
-func (s *Session) costOfErrorLocked(c *peerRequest, e *Error) float64 {
+func (cs *costState) costOfErrorLocked(c *peerRequest, e *Error) float64 {
+	s := cs.s
 	s.mu.AssertHeld()
 	if c.tooLarge {
 		return s.limits.CostHandlerError
@@ -288,9 +292,9 @@ func (s *Session) costOfErrorLocked(c *peerRequest, e *Error) float64 {
 	switch e.Code {
 	case CodeMethodNotFound:
 		if dialect := dialectOf(c.Method); dialect != "" && c.IsNotification() && (s.cancellation == nil || s.cancellation.Method != c.Method) {
-			if !s.cost.cancels {
-				s.cost.cancels = true
-				s.logPeerLaterLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work",
+			if !cs.cancels {
+				cs.cancels = true
+				s.logs.logPeerLaterLocked(slog.LevelWarn, "peer cancels requests; set Options.Cancellation to have that work",
 					methodAttr(c.Method), slog.String("Options.Cancellation", dialect))
 			}
 			return s.limits.CostError / cancellationShare
@@ -303,97 +307,110 @@ func (s *Session) costOfErrorLocked(c *peerRequest, e *Error) float64 {
 }
 
 // addTrafficLocked charges for bytes that were sent or received.
-func (s *Session) addTrafficLocked(bytes int) {
-	if s.cost.account == nil {
+func (cs *costState) addTrafficLocked(bytes int) {
+	cs.s.mu.AssertHeld()
+	if cs.account == nil {
 		return
 	}
 	// In a group, what the others have used is seen when this one pays.
-	if s.cost.unchargedBytes += bytes; s.cost.account.shared() || float64(s.cost.unchargedBytes)*s.limits.CostPerByte >= payStep {
-		s.chargeTrafficLocked()
+	if cs.unchargedBytes += bytes; cs.account.shared() || float64(cs.unchargedBytes)*cs.s.limits.CostPerByte >= payStep {
+		cs.chargeTrafficLocked()
 	}
 }
 
 // chargeTrafficLocked charges for the bytes that have not been.
-func (s *Session) chargeTrafficLocked() {
-	n := s.cost.unchargedBytes
-	s.cost.unchargedBytes = 0
-	s.addCostLocked(float64(n) * s.limits.CostPerByte)
+func (cs *costState) chargeTrafficLocked() {
+	cs.s.mu.AssertHeld()
+	n := cs.unchargedBytes
+	cs.unchargedBytes = 0
+	cs.addCostLocked(float64(n) * cs.s.limits.CostPerByte)
 }
 
 // refreshThrottleLocked calculates the throttle, after ExtraCost was asked if there is one:
 // that is the user's code, so it runs on another goroutine.
-func (s *Session) refreshThrottleLocked() {
+func (cs *costState) refreshThrottleLocked() {
+	s := cs.s
+	s.mu.AssertHeld()
 	if s.extraCost == nil {
-		s.applyThrottleLocked()
+		cs.applyThrottleLocked()
 		return
 	}
-	s.cost.last = s.judgedCostLocked()
-	if s.cost.updating {
+	cs.last = cs.judgedCostLocked()
+	if cs.updating {
 		return
 	}
-	s.cost.updating = true
+	cs.updating = true
 	s.pool.runTask(s.UpdateCost)
 }
 
-func (s *Session) applyThrottleLocked() {
+func (cs *costState) applyThrottleLocked() {
+	s := cs.s
+	s.mu.AssertHeld()
 	before := s.requests.limit
-	s.cost.throttle.recalculate(s.limits, s.judgedCostLocked(), s.cost.extra)
-	s.requests.limit = s.cost.target
+	cs.throttle.recalculate(s.limits, cs.judgedCostLocked(), cs.extra)
+	s.requests.limit = cs.target
 	if s.requests.order == Sequential {
 		s.requests.limit = min(s.requests.limit, 1)
 	}
 	if math.Abs(float64(s.requests.limit-before)) > 1 {
-		s.logLaterLocked(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.requests.limit),
-			slog.Float64("cost", s.cost.throttle.last))
+		s.logs.logLaterLocked(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.requests.limit),
+			slog.Float64("cost", cs.throttle.last))
 	}
 	if s.trace.CostChanged != nil {
-		cost, target := s.cost.throttle.last, s.requests.limit
+		cost, target := cs.throttle.last, s.requests.limit
 		s.pool.runTask(func() { s.trace.CostChanged(s, cost, target) })
 	}
 }
 
 // requestDelayLocked is how long the next request is delayed because of the cost, as it is now.
-func (s *Session) requestDelayLocked() time.Duration {
-	if s.cost.fraction == 0 {
+func (cs *costState) requestDelayLocked() time.Duration {
+	cs.s.mu.AssertHeld()
+	if cs.fraction == 0 {
 		return 0
 	}
-	s.refreshThrottleLocked()
-	return s.cost.requestDelay(s.limits)
+	cs.refreshThrottleLocked()
+	return cs.requestDelay(cs.s.limits)
 }
 
 // checkCostLimitLocked has the session dismissed if its cost is too high now. It is called when
 // something comes from the peer, so that a peer who reaches the limit learns it from the
 // answer to its next request, and is forgiven what has decayed before.
-func (s *Session) checkCostLimitLocked() {
-	if s.cost.account == nil || s.cost.limitExceeded || s.cost.target > 0 || s.life.state >= stateClosing {
+func (cs *costState) checkCostLimitLocked() {
+	s := cs.s
+	s.mu.AssertHeld()
+	if cs.account == nil || cs.limitExceeded || cs.target > 0 || s.life.state >= stateClosing {
 		return
 	}
-	s.applyThrottleLocked()
-	if s.cost.target == 0 {
-		s.cost.limitExceeded = true
+	cs.applyThrottleLocked()
+	if cs.target == 0 {
+		cs.limitExceeded = true
 		s.effects.setFlag(&s.effects.costCloseDue)
 	}
 }
 
 // checkStarvedQueueLocked sees to what waits while the cost leaves no worker to handle it.
-func (s *Session) checkStarvedQueueLocked() {
+func (cs *costState) checkStarvedQueueLocked() {
+	s := cs.s
+	s.mu.AssertHeld()
 	switch {
-	case s.cost.account == nil || s.cost.target > 0 || s.requests.count == 0:
+	case cs.account == nil || cs.target > 0 || s.requests.count == 0:
 	case s.life.state >= stateClosing:
-		s.discardQueueLocked(false) // or they would hold up the end
+		s.requests.discardQueueLocked(false) // or they would hold up the end
 	default:
-		s.checkCostLimitLocked()
+		cs.checkCostLimitLocked()
 	}
 }
 
 // costErrorLocked describes the session's cost. It is called under the lock.
-func (s *Session) costErrorLocked() *CostError {
+func (cs *costState) costErrorLocked() *CostError {
+	s := cs.s
+	s.mu.AssertHeld()
 	e := &CostError{Limit: s.limits.CostHard}
-	if s.cost.byHandler {
+	if cs.byHandler {
 		e.Limit = 0
 	}
-	if s.cost.account != nil {
-		e.Cost = s.cost.account.currentCost(s.limits.CostDecay) + s.cost.extra
+	if cs.account != nil {
+		e.Cost = cs.account.currentCost(s.limits.CostDecay) + cs.extra
 		if s.limits.CostDecay > 0 {
 			e.RetryAfter = math.Ceil(max(0, e.Cost-max(0, s.limits.CostSoft)) / s.limits.CostDecay)
 		}
@@ -403,10 +420,11 @@ func (s *Session) costErrorLocked() *CostError {
 
 // excessiveErrorLocked returns the error that requests are answered when the cost is too
 // high. It is called under the lock.
-func (s *Session) excessiveErrorLocked() *Error {
+func (cs *costState) excessiveErrorLocked() *Error {
+	cs.s.mu.AssertHeld()
 	e := ExcessiveResourceUsage()
-	if s.limits.CostData {
-		e.Data = s.costErrorLocked()
+	if cs.s.limits.CostData {
+		e.Data = cs.costErrorLocked()
 	}
 	return e
 }
@@ -415,18 +433,20 @@ func (s *Session) excessiveErrorLocked() *Error {
 // those whose handlers are to be called after a delay, and those that run in batches,
 // or else what is answered of these would wait for them and never leave. It is called
 // under the lock.
-func (s *Session) requestsToAnswerLocked() []*peerRequest {
+func (cs *costState) requestsToAnswerLocked() []*peerRequest {
+	cs.s.mu.AssertHeld()
 	var calls []*peerRequest
-	for d := s.requests.open.first; d != nil; d = d.next {
+	for d := cs.s.requests.open.first; d != nil; d = d.next {
 		calls = d.owner.(queueEntry).appendRunning(calls)
 	}
 	return slices.DeleteFunc(calls, func(c *peerRequest) bool { return !c.delayed && c.parentBatch() == nil || c.IsNotification() })
 }
 
 // closeForCost ends the session because of its cost.
-func (s *Session) closeForCost() {
+func (cs *costState) closeForCost() {
+	s := cs.s
 	s.lock()
-	why := s.costErrorLocked()
+	why := cs.costErrorLocked()
 	level, by := slog.LevelInfo, slog.String("by", "ErrExcessiveCost")
 	if why.Limit > 0 {
 		by = limitAttr("Limits.CostHard", slog.Float64("cost", why.Limit))
@@ -434,21 +454,21 @@ func (s *Session) closeForCost() {
 			level = slog.LevelWarn // once: on a busy server there may be many
 		}
 	}
-	s.logLaterLocked(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
+	s.logs.logLaterLocked(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
 		slog.Duration("retry after", time.Duration(why.RetryAfter*float64(time.Second))))
 	s.unlock()
 	if s.onExcessiveCost != nil {
 		s.onExcessiveCost(s)
 	}
 	s.lock()
-	s.cost.closeError = why
-	e := s.excessiveErrorLocked()
+	cs.closeError = why
+	e := cs.excessiveErrorLocked()
 	for _, entry := range s.requests.waitingEntries() {
-		s.recordRefusalLocked(entry, e)
+		s.requests.recordRefusalLocked(entry, e)
 		entry.refuseRemaining(s, e, fromReader)
 	}
-	for _, c := range s.requestsToAnswerLocked() {
-		s.recordRefusalLocked(c, e)
+	for _, c := range cs.requestsToAnswerLocked() {
+		s.requests.recordRefusalLocked(c, e)
 		c.entry.abortRequest(s, c, e)
 		s.effects.endContext(c, why)
 	}
@@ -475,16 +495,17 @@ const (
 
 // countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
 // error weighs so much. Callers must hold s.mu.
-func (s *Session) countPeerErrorBytesLocked(weight float64, bytes int) {
-	s.mu.AssertHeld()
+func (cs *costState) countPeerErrorBytesLocked(weight float64, bytes int) {
+	cs.s.mu.AssertHeld()
 	if bytes >= errorBytes {
-		s.countPeerErrorLocked(weight * float64(bytes/errorBytes))
+		cs.countPeerErrorLocked(weight * float64(bytes/errorBytes))
 	}
 }
 
 // countPeerErrorLocked counts an error of the peer's, and has the session end if there
 // are too many. Callers must hold s.mu.
-func (s *Session) countPeerErrorLocked(weight float64) {
+func (cs *costState) countPeerErrorLocked(weight float64) {
+	s := cs.s
 	s.mu.AssertHeld()
 	if s.limits.PeerErrors == math.MaxInt || s.faults.exceeded || s.life.state >= stateClosing {
 		return
@@ -495,6 +516,6 @@ func (s *Session) countPeerErrorLocked(weight float64) {
 		return
 	}
 	s.faults.exceeded = true
-	s.logLaterLocked(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", slog.Int("errors a second", s.limits.PeerErrors)))
+	s.logs.logLaterLocked(slog.LevelWarn, "peer sends too much that is wrong", limitAttr("Limits.PeerErrors", slog.Int("errors a second", s.limits.PeerErrors)))
 	s.effects.closeSession(ErrFaultyPeer, s.violationGrace())
 }

@@ -98,7 +98,7 @@ func (l *serverLoad) claimsBegunBy(by time.Time, except *Session) []claim {
 			continue
 		}
 		s.lock()
-		c := s.claimLocked()
+		c := s.memory.claimLocked()
 		ending := s.life.state >= stateClosing || s.memory.closed
 		s.unlock()
 		if !ending && c.size > least && !c.began.After(by) {
@@ -115,14 +115,15 @@ func (l *serverLoad) claimsBegunBy(by time.Time, except *Session) []claim {
 var notBegun = time.Unix(1<<40, 0)
 
 // claimLocked returns the session's claim. Callers must hold s.mu.
-func (s *Session) claimLocked() claim {
+func (m *memoryUse) claimLocked() claim {
+	s := m.s
 	s.mu.AssertHeld()
-	c := claim{Session: s, began: notBegun, all: s.memory.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + s.memory.batchReplies + s.memory.partial.bufferSize}
+	c := claim{Session: s, began: notBegun, all: m.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + m.batchReplies + m.partial.bufferSize}
 	if s.writer.writing {
 		c.began = s.startTime.Add(s.writer.writeStart)
 	}
-	if s.memory.partial.bufferSize > 0 {
-		if began := s.startTime.Add(s.memory.partial.began); began.Before(c.began) {
+	if m.partial.bufferSize > 0 {
+		if began := s.startTime.Add(m.partial.began); began.Before(c.began) {
 			c.began, c.part = began, true
 		}
 	}
@@ -142,7 +143,7 @@ func (l *serverLoad) makeRoom(bytes int) bool {
 		if (l.bytes.Load()+int64(bytes))/5*4 <= int64(l.limit) {
 			break
 		}
-		c.closeForMemory(c.part)
+		c.memory.closeForMemory(c.part)
 	}
 	return !l.exceedsCeiling(bytes)
 }
@@ -170,7 +171,7 @@ func (l *serverLoad) makeRoomForMessage(s *Session, began time.Time, bytes int) 
 			break
 		}
 		freed += c.size
-		c.closeForMemory(c.part)
+		c.memory.closeForMemory(c.part)
 	}
 	return true
 }
@@ -178,10 +179,11 @@ func (l *serverLoad) makeRoomForMessage(s *Session, began time.Time, bytes int) 
 // closeForMemory ends the session, which holds memory that others need: for a message that has
 // come in part if part is set, otherwise for its replies. What it holds is not counted any
 // more: the end of a write or a read frees it.
-func (s *Session) closeForMemory(part bool) {
+func (m *memoryUse) closeForMemory(part bool) {
+	s := m.s
 	s.lock()
 	defer s.unlock()
-	if s.life.state >= stateClosing || s.memory.closed {
+	if s.life.state >= stateClosing || m.closed {
 		return
 	}
 	msg, err, grace := "peer does not read its replies, and others need the memory", ErrSlowPeer, time.Duration(0)
@@ -189,10 +191,10 @@ func (s *Session) closeForMemory(part bool) {
 		msg, grace = "a message that has come in part makes room for a later one", s.violationGrace()
 		err = &FrameError{Message: "no room for a message that has come in part: " + overLimitText(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes")}
 	}
-	s.logLaterLocked(slog.LevelWarn, msg, byteLimitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", s.memory.reported))
-	s.memory.closed = true
-	s.load.addBytes(-s.memory.reported, s.pool)
-	s.memory.reported = 0
+	s.logs.logLaterLocked(slog.LevelWarn, msg, byteLimitAttr("Server.MaxQueuedBytes", s.load.limit), slog.Int("bytes", m.reported))
+	m.closed = true
+	s.load.addBytes(-m.reported, s.pool)
+	m.reported = 0
 	s.pool.runTask(func() { s.closeWith(&fullError{err}, grace) })
 }
 
@@ -207,13 +209,15 @@ const requestOverhead = 448
 // that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
 // is not complete. Callers must hold s.mu; unlock calls it. The end of the
 // session takes all off: a batch whose last member is refused later changes nothing.
-func (s *Session) reportMemoryLocked() {
-	if s.load.limit == 0 || s.life.state == stateDone || s.memory.closed {
+func (m *memoryUse) reportMemoryLocked() {
+	s := m.s
+	s.mu.AssertHeld()
+	if s.load.limit == 0 || s.life.state == stateDone || m.closed {
 		return
 	}
-	held := s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + s.memory.partialBytes + s.memory.batchReplies
-	if d := held - s.memory.reported; d >= weightStep || d <= -weightStep {
-		s.memory.reported += d
+	held := s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + m.partialBytes + m.batchReplies
+	if d := held - m.reported; d >= weightStep || d <= -weightStep {
+		m.reported += d
 		s.load.addBytes(d, s.pool)
 	}
 }
@@ -224,23 +228,24 @@ const partStep = 1 << 20
 
 // receivePart is called by the reader before it reads more of a message of which a
 // part has come, for which it takes size bytes; with less when it has given them back.
-func (s *Session) receivePart(size int) error {
+func (r *reader) receivePart(size int) error {
+	s := r.s
 	endless := s.conn.receivedBytes()-s.stats.BytesReceived >= partStep
 	s.lock()
 	defer s.unlock()
-	s.ignoreInputIfClosingLocked()
-	if s.reader.ignoresInput && !s.reader.mayIgnoreMore(s.conn.receivedBytes()) {
+	r.ignoreInputIfClosingLocked()
+	if r.ignoresInput && !r.mayIgnoreMore(s.conn.receivedBytes()) {
 		return errInputIgnored
 	}
-	s.markActiveLocked()
+	s.activity.markActiveLocked()
 	if s.stats.MessagesReceived == 0 {
-		s.keepStalledInputLocked()
+		r.keepStalledInputLocked()
 	}
 	if endless {
-		s.countReceivedLocked()
-		s.checkCostLimitLocked()
+		r.countReceivedLocked()
+		s.cost.checkCostLimitLocked()
 	}
-	s.trackPartialLocked(size)
+	r.trackPartialLocked(size)
 	more, began := size-s.memory.partialBytes, s.startTime.Add(s.memory.partial.began)
 	large, kept := s.memory.partial.bufferSize > largeBuffer, s.memory.partial.bufferSize == 0
 	needs := more > 0 && ((large || kept) && s.load.isOverShareWith(more, s.memory.reported) || s.load.exceedsCeiling(more))
@@ -249,23 +254,24 @@ func (s *Session) receivePart(size int) error {
 		room := !kept && s.load.makeRoomForMessage(s, began, more)
 		s.lock()
 		if !room {
-			return s.noRoomError(size)
+			return r.noRoomError(size)
 		}
 	}
 	s.memory.partialBytes = size
-	s.reportMemoryLocked()
+	s.memory.reportMemoryLocked()
 	return nil
 }
 
 // noRoomError is the error for a message for which a buffer of size bytes is too large.
-func (s *Session) noRoomError(size int) error {
-	return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), overLimitText(s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
+func (r *reader) noRoomError(size int) error {
+	return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), overLimitText(r.s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
 }
 
 // makeRoomForRequests is called by the reader before requests are admitted, the last of
 // which has come in part. If a full server had to refuse them, older claims make way.
-func (s *Session) makeRoomForRequests(entries []queueEntry) {
-	if s.memory.partial.bufferSize == 0 || len(entries) == 0 || !s.load.reachesLimit(0) {
+func (m *memoryUse) makeRoomForRequests(entries []queueEntry) {
+	s := m.s
+	if m.partial.bufferSize == 0 || len(entries) == 0 || !s.load.reachesLimit(0) {
 		return
 	}
 	bytes := 0
@@ -273,10 +279,10 @@ func (s *Session) makeRoomForRequests(entries []queueEntry) {
 		bytes += e.queuedBytes()
 	}
 	s.lock()
-	refused := !s.mayPauseLocked() && (s.load.isOverShare(s.memory.reported) || s.load.exceedsCeiling(bytes))
+	refused := !s.requests.mayPauseLocked() && (s.load.isOverShare(m.reported) || s.load.exceedsCeiling(bytes))
 	s.unlock()
 	if refused {
-		s.load.makeRoomForMessage(s, s.startTime.Add(s.memory.partial.began), bytes)
+		s.load.makeRoomForMessage(s, s.startTime.Add(m.partial.began), bytes)
 	}
 }
 
@@ -300,7 +306,8 @@ const objectSize = 16
 // at a time, beside those that wait for replies of the peer, which may ask before it
 // replies, and none while its outbox holds more than smallShare. And where the server handles as many bytes as it
 // may, such a session waits until others have finished. Callers must hold s.mu.
-func (s *Session) mayStartLocked() bool {
+func (m *memoryUse) mayStartLocked() bool {
+	s := m.s
 	s.mu.AssertHeld()
 	switch {
 	case s.life.state >= stateClosing || s.requests.first == nil:
@@ -327,7 +334,7 @@ func (l *serverLoad) mayHandle(s *Session, size int) bool {
 	}
 	fits := func() bool {
 		all := int(l.handling.Load()) - s.requests.reserved
-		return all == 0 || all-own+size <= l.handlingLimit || s.fitsShareLocked(size)
+		return all == 0 || all-own+size <= l.handlingLimit || s.memory.fitsShareLocked(size)
 	}
 	switch {
 	case size == 0:
@@ -352,13 +359,16 @@ func (l *serverLoad) mayHandle(s *Session, size int) bool {
 
 // fitsShareLocked reports whether a request that counts size bytes is within the session's
 // share of what is handled. Callers must hold s.mu.
-func (s *Session) fitsShareLocked(size int) bool {
+func (m *memoryUse) fitsShareLocked(size int) bool {
+	s := m.s
+	s.mu.AssertHeld()
 	return s.requests.handling+size <= s.load.handlingLimit/int(max(s.load.sessions.Load(), 1))
 }
 
 // addHandlingBytesLocked counts a request whose handler is about to be called. Callers must
 // hold s.mu.
-func (s *Session) addHandlingBytesLocked(c *peerRequest) {
+func (m *memoryUse) addHandlingBytesLocked(c *peerRequest) {
+	s := m.s
 	s.mu.AssertHeld()
 	if c.handlingBytes == 0 {
 		return
@@ -369,7 +379,8 @@ func (s *Session) addHandlingBytesLocked(c *peerRequest) {
 
 // releaseHandlingBytesLocked ends what addHandlingBytesLocked has begun, and has as many of the
 // sessions that are blocked go on as there is room for. Callers must hold s.mu.
-func (s *Session) releaseHandlingBytesLocked(c *peerRequest) {
+func (m *memoryUse) releaseHandlingBytesLocked(c *peerRequest) {
+	s := m.s
 	s.mu.AssertHeld()
 	if c.handlingBytes == 0 {
 		return
@@ -393,9 +404,9 @@ func (l *serverLoad) unblockSessions(own *Session) {
 		all := int(l.handling.Load())
 		if room := l.handlingLimit - all + s.requests.tiedHandling; room < minHandling && all > 0 && s != own {
 			return false
-		} else if size := s.requests.needs; all == 0 || size <= room || s == own && s.fitsShareLocked(size) {
+		} else if size := s.requests.needs; all == 0 || size <= room || s == own && s.memory.fitsShareLocked(size) {
 			l.handling.Add(int64(size))
-			s.pool.runTask(s.unblockHandling)
+			s.pool.runTask(s.memory.unblockHandling)
 			return true
 		}
 		return false
@@ -403,21 +414,23 @@ func (l *serverLoad) unblockSessions(own *Session) {
 }
 
 // unblockHandling has the session look again whether its next request may be handled.
-func (s *Session) unblockHandling() {
+func (m *memoryUse) unblockHandling() {
+	s := m.s
 	s.lock()
 	defer s.unlock()
 	s.requests.blocked, s.requests.reserved = false, s.requests.needs
-	if s.cost.limitExceeded || !s.reserveWorkerLocked() {
-		s.releaseReservedBytesLocked()
+	if s.cost.limitExceeded || !s.requests.reserveWorkerLocked() {
+		m.releaseReservedBytesLocked()
 	} else {
 		s.effects.setFlag(&s.effects.workerWanted)
 	}
-	s.checkPauseLocked()
+	s.requests.checkPauseLocked()
 }
 
 // releaseReservedBytesLocked gives the room back that is reserved for the session, and has it
 // used by others if the session has not. Callers must hold s.mu.
-func (s *Session) releaseReservedBytesLocked() {
+func (m *memoryUse) releaseReservedBytesLocked() {
+	s := m.s
 	s.mu.AssertHeld()
 	if s.requests.reserved > 0 {
 		s.load.handling.Add(-int64(s.requests.reserved))
@@ -428,7 +441,8 @@ func (s *Session) releaseReservedBytesLocked() {
 
 // removeFromBlockedLocked has the session wait for no other's handlers any more. Callers must
 // hold s.mu.
-func (s *Session) removeFromBlockedLocked() {
+func (m *memoryUse) removeFromBlockedLocked() {
+	s := m.s
 	s.mu.AssertHeld()
 	if l := s.load; s.requests.blocked {
 		l.mu.Lock()
@@ -438,19 +452,20 @@ func (s *Session) removeFromBlockedLocked() {
 }
 
 // startWorkerIfNeededLocked calls another worker if one is wanted. Callers must hold s.mu.
-func (s *Session) startWorkerIfNeededLocked() {
+func (rs *requestServer) startWorkerIfNeededLocked() {
+	s := rs.s
 	s.mu.AssertHeld()
-	if !s.cost.limitExceeded && s.reserveWorkerLocked() {
+	if !s.cost.limitExceeded && rs.reserveWorkerLocked() {
 		s.effects.setFlag(&s.effects.workerWanted)
 	}
 }
 
 // startWorkerAfterWriteLocked calls a worker if the next request has waited for the outbox to
 // hold less, as in mayStartLocked. Callers must hold s.mu.
-func (s *Session) startWorkerAfterWriteLocked() {
-	s.mu.AssertHeld()
-	if s.requests.count > 0 && s.requests.running <= s.requests.pressure.replyWaiters {
-		s.startWorkerIfNeededLocked()
+func (rs *requestServer) startWorkerAfterWriteLocked() {
+	rs.s.mu.AssertHeld()
+	if rs.count > 0 && rs.running <= rs.pressure.replyWaiters {
+		rs.startWorkerIfNeededLocked()
 	}
 }
 
@@ -481,11 +496,12 @@ const partialRate = writeChunk
 
 // trackPartialLocked follows the message for which the reader takes size bytes, 0 if there
 // is none. Only the reader calls it. Callers must hold s.mu.
-func (s *Session) trackPartialLocked(size int) {
+func (r *reader) trackPartialLocked(size int) {
+	s := r.s
 	s.mu.AssertHeld()
 	p := &s.memory.partial
 	if size -= s.connBytes; size <= readBuffer || s.load.limit == 0 {
-		s.forgetPartialLocked()
+		r.forgetPartialLocked()
 		return
 	}
 	if p.bufferSize == 0 || p.messagesBefore != s.stats.MessagesReceived {
@@ -497,14 +513,15 @@ func (s *Session) trackPartialLocked(size int) {
 	case size <= largeBuffer:
 	case !large:
 		p.progressBytes, p.lastProgress = received, s.now()
-		s.setTimerLocked(after(p.lastProgress, s.limits.SendTimeout))
+		s.timer.setTimerLocked(after(p.lastProgress, s.limits.SendTimeout))
 	case received-p.progressBytes >= partialRate:
 		p.progressBytes, p.lastProgress = received, s.now()
 	}
 }
 
 // forgetPartialLocked ends what trackPartialLocked has begun. Callers must hold s.mu.
-func (s *Session) forgetPartialLocked() {
+func (r *reader) forgetPartialLocked() {
+	s := r.s
 	s.mu.AssertHeld()
 	s.memory.partial = partialInput{}
 }
@@ -512,7 +529,8 @@ func (s *Session) forgetPartialLocked() {
 // checkPartialLocked ends a session where a large message has come in part and does not go
 // on. A message that is not read, because reading pauses, is not waited for. Callers must
 // hold s.mu.
-func (s *Session) checkPartialLocked(now time.Duration) {
+func (r *reader) checkPartialLocked(now time.Duration) {
+	s := r.s
 	s.mu.AssertHeld()
 	p := &s.memory.partial
 	if p.bufferSize <= largeBuffer || s.life.state >= stateClosing {
@@ -520,14 +538,14 @@ func (s *Session) checkPartialLocked(now time.Duration) {
 	}
 	timeout := s.limits.SendTimeout
 	if by := after(p.lastProgress, timeout); by > now {
-		s.setTimerLocked(by)
+		s.timer.setTimerLocked(by)
 		return
 	}
 	if !s.load.isHalfFull() {
-		s.setTimerLocked(after(now, timeout/4))
+		s.timer.setTimerLocked(after(now, timeout/4))
 		return
 	}
-	s.logLaterLocked(slog.LevelWarn, "a message does not go on, and memory is short",
+	s.logs.logLaterLocked(slog.LevelWarn, "a message does not go on, and memory is short",
 		timeLimitAttr("Limits.SendTimeout", timeout), slog.Int("bytes", s.memory.partialBytes))
 	s.effects.closeSession(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
 		thousands(partialRate), timeout, thousands(s.load.limit))}}, s.violationGrace())

@@ -83,7 +83,8 @@ func (c *peerRequest) markBegun(s *Session) {
 }
 
 // runHandler runs the handler of c and sends the reply.
-func (s *Session) runHandler(c *peerRequest) {
+func (rs *requestServer) runHandler(c *peerRequest) {
+	s := rs.s
 	if s.trace.RequestReceived != nil {
 		s.trace.RequestReceived(&c.Request)
 	}
@@ -94,13 +95,13 @@ func (s *Session) runHandler(c *peerRequest) {
 		// The handler (or the encoding of its result) panicked, or ended the
 		// goroutine. Either way the caller is told that it failed.
 		if r := recover(); r != nil {
-			s.logHandlerLater(slog.LevelError, "handler panicked", c, nil,
+			s.logs.logHandlerLater(slog.LevelError, "handler panicked", c, nil,
 				slog.String("panic", bounded.Text(fmt.Sprint(r))), slog.String("stack", bounded.Cut(debug.Stack(), maxStack)))
 		}
-		s.finishRequest(c, nil, InternalError())
+		rs.finishRequest(c, nil, InternalError())
 	}()
 	result, err := s.handler.ServeRPC(&c.ctx, &c.Request)
-	s.finishRequest(c, result, err)
+	rs.finishRequest(c, result, err)
 }
 
 // maxStack is how many bytes of the stack of a panic are logged: more than the budget for
@@ -119,8 +120,8 @@ func wireError(err error) *Error {
 }
 
 // opaqueErrorFor returns as what an error is sent that has no form of its own.
-func (s *Session) opaqueErrorFor(err error) *Error {
-	if p, ok := s.Protocol().(ServiceProtocol); ok {
+func (rs *requestServer) opaqueErrorFor(err error) *Error {
+	if p, ok := rs.s.Protocol().(ServiceProtocol); ok {
 		return p.Exception(err)
 	}
 	return InternalError() // its text stays here
@@ -128,7 +129,8 @@ func (s *Session) opaqueErrorFor(err error) *Error {
 
 // hintForeign returns the hint about err, which a handler has returned, if err is the error
 // type of another JSON-RPC library, whose code and message are not sent.
-func (s *Session) hintForeign(err error) []slog.Attr {
+func (rs *requestServer) hintForeign(err error) []slog.Attr {
+	s := rs.s
 	if !s.log.Enabled(context.Background(), slog.LevelError) {
 		return nil
 	}
@@ -166,9 +168,10 @@ func hasForeignCode(err error) bool {
 
 // finishRequest ends the handling of c: it sends the reply, unless c is a notification
 // or was answered at its deadline.
-func (s *Session) finishRequest(c *peerRequest, result any, err error) {
+func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
+	s := rs.s
 	if c.ctx.endWith(errHandlerReturned) {
-		s.expireRequest(c)
+		rs.expireRequest(c)
 	}
 	err = noNilError(err)
 	d := findDisconnect(result, err)
@@ -191,28 +194,28 @@ func (s *Session) finishRequest(c *peerRequest, result any, err error) {
 		s.lock()
 		first = !s.cost.limitExceeded
 		s.cost.limitExceeded, s.cost.byHandler = true, s.cost.byHandler || first
-		e = s.excessiveErrorLocked()
+		e = s.cost.excessiveErrorLocked()
 		s.unlock()
 	case s.cancellation != nil && c.failedByCancellation(err):
-		e = s.cancellationError()
+		e = rs.cancellationError()
 	default:
 		if e = wireError(err); e == nil {
-			e = s.opaqueErrorFor(err)
+			e = rs.opaqueErrorFor(err)
 			level := slog.LevelError
 			if c.failedByContext(err) {
 				level = slog.LevelDebug
 			}
-			s.logHandlerLater(level, "handler failed", c, err, s.hintForeign(err)...)
+			s.logs.logHandlerLater(level, "handler failed", c, err, rs.hintForeign(err)...)
 		} else if c.IsNotification() && e.Code != CodeInternalError || c.errorHint(e) != "" { // of a notification nobody else is told, save of a panic
-			s.logFailedRequest(c, e)
+			rs.logFailedRequest(c, e)
 		}
 	}
 	sc := getEncodeBuffer()
 	defer sc.recycle()
 	if !c.IsNotification() {
-		e = s.encodeReply(sc, c, result, e)
+		e = rs.encodeReply(sc, c, result, e)
 	}
-	e = s.sendReply(c, sc, e)
+	e = rs.sendReply(c, sc, e)
 	c.replyDone = true
 	if s.trace.ReplySent != nil {
 		if e != nil && err == nil {
@@ -221,7 +224,7 @@ func (s *Session) finishRequest(c *peerRequest, result any, err error) {
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
 	if first {
-		s.closeForCost()
+		s.cost.closeForCost()
 	} else if c.disconnect && !c.deferEnd(s) {
 		s.closePolitely(ErrClosed)
 	}
@@ -237,7 +240,7 @@ func (c *peerRequest) errorHint(e *Error) string {
 }
 
 // logFailedRequest logs that the handler of c returned e, with its hint.
-func (s *Session) logFailedRequest(c *peerRequest, e *Error) {
+func (rs *requestServer) logFailedRequest(c *peerRequest, e *Error) {
 	msg := "request failed"
 	if c.IsNotification() {
 		msg = "notification failed"
@@ -246,7 +249,7 @@ func (s *Session) logFailedRequest(c *peerRequest, e *Error) {
 	if hint := c.errorHint(e); hint != "" {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
-	s.logHandlerLater(slog.LevelInfo, msg, c, e, attrs...)
+	rs.s.logs.logHandlerLater(slog.LevelInfo, msg, c, e, attrs...)
 }
 
 // failureOf returns the error that a handler returned as its result, nil if that is none.
@@ -288,14 +291,15 @@ func (c *peerRequest) failedByContext(err error) bool {
 
 // expireRequest has c expire now. Its handler has seen that its time is over before the
 // session's timer did.
-func (s *Session) expireRequest(c *peerRequest) {
+func (rs *requestServer) expireRequest(c *peerRequest) {
+	s := rs.s
 	s.lock()
 	defer s.unlock()
 	if c.answered {
 		return
 	}
 	c.entry.expireLocked(s)
-	s.requests.open.removeDeadline(c.entry.requestDeadline())
+	rs.open.removeDeadline(c.entry.requestDeadline())
 }
 
 // deferEnd leaves it to the batch that c is a member of to end the session,
@@ -323,25 +327,27 @@ func findDisconnect(result any, err error) *Disconnect {
 
 // encodeReply encodes the reply to c: e if it is not nil, or result. It returns
 // the error that the reply carries.
-func (s *Session) encodeReply(sc *encodeBuffer, c *peerRequest, result any, e *Error) *Error {
+func (rs *requestServer) encodeReply(sc *encodeBuffer, c *peerRequest, result any, e *Error) *Error {
+	s := rs.s
 	if e == nil {
 		var err error
 		if sc.msg, err = s.Protocol().AppendResult(sc.msg[:0], c.ID, result, s.codec); err != nil {
-			s.logHandlerLater(slog.LevelError, "result cannot be encoded", c, err)
+			s.logs.logHandlerLater(slog.LevelError, "result cannot be encoded", c, err)
 			e = InternalError()
 		}
 	}
 	if e != nil {
-		s.encodeError(sc, c.ID, e)
+		rs.encodeError(sc, c.ID, e)
 	}
-	if limit := s.maxResponse(); len(sc.msg) > limit && c.parentBatch() == nil { // a batch counts them together
-		e = s.encodeTooLarge(sc, c, limit)
+	if limit := rs.maxResponse(); len(sc.msg) > limit && c.parentBatch() == nil { // a batch counts them together
+		e = rs.encodeTooLarge(sc, c, limit)
 	}
 	return e
 }
 
 // maxResponse returns Limits.Response as it is for the session's connection.
-func (s *Session) maxResponse() int {
+func (rs *requestServer) maxResponse() int {
+	s := rs.s
 	limit, largest := s.limits.Response, s.conn.maxMessage()
 	switch {
 	case largest == 0:
@@ -353,12 +359,13 @@ func (s *Session) maxResponse() int {
 }
 
 // encodeTooLarge encodes the error for a reply that is beyond a limit.
-func (s *Session) encodeTooLarge(sc *encodeBuffer, c *peerRequest, limit int) *Error {
-	e, field := responseTooLarge(limit), s.responseField(limit)
+func (rs *requestServer) encodeTooLarge(sc *encodeBuffer, c *peerRequest, limit int) *Error {
+	s := rs.s
+	e, field := responseTooLarge(limit), rs.responseField(limit)
 	c.tooLarge = true
-	s.encodeError(sc, c.ID, e)
+	rs.encodeError(sc, c.ID, e)
 	s.lock()
-	s.logPeerLaterLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
+	s.logs.logPeerLaterLocked(slog.LevelWarn, "reply is too large, and is replaced by an error",
 		methodAttr(c.Method), byteLimitAttr(field, limit))
 	s.unlock()
 	return e
@@ -366,7 +373,8 @@ func (s *Session) encodeTooLarge(sc *encodeBuffer, c *peerRequest, limit int) *E
 
 // responseField returns the name of the field that sets limit, which a reply exceeds.
 // It is called without the lock: the framer may be the user's.
-func (s *Session) responseField(limit int) string {
+func (rs *requestServer) responseField(limit int) string {
+	s := rs.s
 	switch limit {
 	case s.limits.Response:
 	case s.conn.maxMessage():
@@ -383,17 +391,19 @@ func responseTooLarge(limit int) *Error {
 
 // frameError frames the response in sc, which carries e. If that is too large because of
 // its id, the id is null instead.
-func (s *Session) frameError(sc *encodeBuffer, e *Error) error {
-	err := s.frameMessage(sc)
-	if _, ok := errors.AsType[*SizeError](err); ok && s.encodeError(sc, nil, e) {
-		err = s.frameMessage(sc)
+func (rs *requestServer) frameError(sc *encodeBuffer, e *Error) error {
+	s := rs.s
+	err := s.writer.frameMessage(sc)
+	if _, ok := errors.AsType[*SizeError](err); ok && rs.encodeError(sc, nil, e) {
+		err = s.writer.frameMessage(sc)
 	}
 	return err
 }
 
 // encodeError encodes the response that carries e, without its data if that
 // cannot be encoded, and reports whether there is one to be sent.
-func (s *Session) encodeError(sc *encodeBuffer, id ID, e *Error) bool {
+func (rs *requestServer) encodeError(sc *encodeBuffer, id ID, e *Error) bool {
+	s := rs.s
 	p := s.Protocol()
 	var err error
 	if sc.msg, err = p.AppendError(sc.msg[:0], id, e, s.codec); err != nil && e.Data != nil {
@@ -407,41 +417,43 @@ func (s *Session) encodeError(sc *encodeBuffer, id ID, e *Error) bool {
 }
 
 // sendErrorReply sends the response that carries e.
-func (s *Session) sendErrorReply(id ID, e *Error, from sendMode) {
+func (rs *requestServer) sendErrorReply(id ID, e *Error, from sendMode) {
+	s := rs.s
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	if !s.encodeError(sc, id, e) {
+	if !rs.encodeError(sc, id, e) {
 		return
 	}
-	if err := s.frameError(sc, e); err != nil {
+	if err := rs.frameError(sc, e); err != nil {
 		s.notePeer(slog.LevelError, "error cannot be framed", errorAttr(err))
 		return
 	}
-	_ = s.sendFrame(context.Background(), nil, sc, from, nil) // fails only if the session ends
+	_ = s.writer.sendFrame(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
 // sendReply sends the reply to c that sc has, unless c was answered already. It
 // returns the error that the reply carries.
-func (s *Session) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
+func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
+	s := rs.s
 	b := c.parentBatch()
 	alone := b == nil && !c.IsNotification()
 	if alone {
-		if err := s.frameMessage(sc); err != nil {
+		if err := s.writer.frameMessage(sc); err != nil {
 			if size, ok := errors.AsType[*SizeError](err); ok { // with an error in it: the id is what is large
-				e = s.encodeTooLarge(sc, c, size.Limit)
+				e = rs.encodeTooLarge(sc, c, size.Limit)
 			} else {
-				s.logHandlerLater(slog.LevelError, "reply cannot be framed", c, err)
+				s.logs.logHandlerLater(slog.LevelError, "reply cannot be framed", c, err)
 				e = InternalError()
-				s.encodeError(sc, c.ID, e)
+				rs.encodeError(sc, c.ID, e)
 			}
-			alone = s.frameError(sc, e) == nil // if not, there is nothing to be done
+			alone = rs.frameError(sc, e) == nil // if not, there is nothing to be done
 		}
 	}
 	s.lock()
 	if b != nil && !c.answered && !c.IsNotification() {
 		if limit := b.reserveReplyLocked(s, len(sc.msg)); limit > 0 {
 			s.unlock()
-			e = s.encodeTooLarge(sc, c, limit)
+			e = rs.encodeTooLarge(sc, c, limit)
 			s.lock()
 		}
 	}
@@ -452,20 +464,20 @@ func (s *Session) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
 	}
 	if e != nil && (c.ctx.endCause() != ErrPeerCancelled || e.Code != s.cancellation.Code) {
 		s.stats.Errors++
-		s.addCostLocked(s.costOfErrorLocked(c, e) + e.Cost)
+		s.cost.addCostLocked(s.cost.costOfErrorLocked(c, e) + e.Cost)
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
-			s.countPeerErrorLocked(tenthError)
-			s.countPeerErrorBytesLocked(tenthError, c.Params.sharedBytes())
+			s.cost.countPeerErrorLocked(tenthError)
+			s.cost.countPeerErrorBytesLocked(tenthError, c.Params.sharedBytes())
 		}
 	}
 	c.markAnsweredLocked(s)
 	complete, lent := false, false
 	switch {
 	case alone:
-		s.requests.open.removeDeadline(c.entry.requestDeadline())
-		lent, _ = s.enqueueFrameLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
+		rs.open.removeDeadline(c.entry.requestDeadline())
+		lent, _ = s.writer.enqueueFrameLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
 	case b == nil:
-		s.requests.open.removeDeadline(c.entry.requestDeadline())
+		rs.open.removeDeadline(c.entry.requestDeadline())
 	case c.IsNotification():
 		b.finishMemberLocked(s)
 	default:
@@ -474,7 +486,7 @@ func (s *Session) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
 	s.unlock()
 	switch {
 	case lent:
-		s.writeDirectly(sc.frame)
+		s.writer.writeDirectly(sc.frame)
 	case complete:
 		b.sendReplies(s, &c.ctx, fromHandler)
 	}

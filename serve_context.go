@@ -235,7 +235,8 @@ func (c *Cancellation) example() string {
 }
 
 // sendCancellations reports to the peer that calls were given up.
-func (s *Session) sendCancellations(ids []uint64) {
+func (pc *pendingCalls) sendCancellations(ids []uint64) {
+	s := pc.s
 	for _, id := range ids {
 		if !s.tryNotify(s.cancellation.Method, s.cancellation.params(id), "cancellation cannot be sent") {
 			return
@@ -245,14 +246,16 @@ func (s *Session) sendCancellations(ids []uint64) {
 
 // trackCancellableLocked keeps a request that arrived, to be found if it is cancelled. It is
 // called under the lock.
-func (s *Session) trackCancellableLocked(c *peerRequest) {
-	if s.cancellation != nil && !c.IsNotification() && !c.answered {
-		s.requests.cancellable[string(c.ID)] = c
+func (rs *requestServer) trackCancellableLocked(c *peerRequest) {
+	rs.s.mu.AssertHeld()
+	if rs.s.cancellation != nil && !c.IsNotification() && !c.answered {
+		rs.cancellable[string(c.ID)] = c
 	}
 }
 
 // markAnsweredLocked says that nobody has to answer c any more. It is called under the lock.
 func (c *peerRequest) markAnsweredLocked(s *Session) {
+	s.mu.AssertHeld()
 	c.answered = true
 	if s.cancellation != nil && s.requests.cancellable[string(c.ID)] == c {
 		delete(s.requests.cancellable, string(c.ID))
@@ -261,17 +264,18 @@ func (c *peerRequest) markAnsweredLocked(s *Session) {
 
 // cancelRequests deals with the peer's report that it does not want the replies to
 // requests any more. It is called by the reader.
-func (s *Session) cancelRequests(params Params) {
+func (rs *requestServer) cancelRequests(params Params) {
+	s := rs.s
 	s.lock()
 	count := 0
 	for id := range s.cancellation.ids(params) {
 		if count++; count > s.limits.Batch { // the lock is not held for as long as the peer likes
 			break
 		}
-		s.cancelRequestLocked(id)
+		rs.cancelRequestLocked(id)
 	}
 	if count == 0 {
-		s.logPeerLaterLocked(slog.LevelInfo, cancellationIgnored, slog.String("params", excerpt(params.text())),
+		s.logs.logPeerLaterLocked(slog.LevelInfo, cancellationIgnored, slog.String("params", excerpt(params.text())),
 			slog.String("reason", "params have to be like "+s.cancellation.example()))
 	}
 	s.unlock()
@@ -280,9 +284,10 @@ func (s *Session) cancelRequests(params Params) {
 const cancellationIgnored = "cancellation by the peer ignored"
 
 // cancelRequestLocked cancels the request with the given id. Callers must hold s.mu.
-func (s *Session) cancelRequestLocked(id ID) {
+func (rs *requestServer) cancelRequestLocked(id ID) {
+	s := rs.s
 	s.mu.AssertHeld()
-	c := s.requests.cancellable[string(id)]
+	c := rs.cancellable[string(id)]
 	if c == nil { // it has been answered meanwhile, or is meant by an id of another type
 		var other ID
 		switch {
@@ -292,7 +297,7 @@ func (s *Session) cancelRequestLocked(id ID) {
 			other = slices.Concat(ID(`"`), id, ID(`"`))
 		}
 		reason := ""
-		switch _, known := s.requests.cancellable[string(other)]; {
+		switch _, known := rs.cancellable[string(other)]; {
 		case known:
 			reason = "the id of the request is " + excerpt(other)
 		case id[0] == '{', id[0] == '[', id[0] == 't', id[0] == 'f', id[0] == 'n':
@@ -300,11 +305,11 @@ func (s *Session) cancelRequestLocked(id ID) {
 		default:
 			return
 		}
-		s.logPeerLaterLocked(slog.LevelInfo, cancellationIgnored, slog.String("id", excerpt(id)), slog.String("reason", reason))
+		s.logs.logPeerLaterLocked(slog.LevelInfo, cancellationIgnored, slog.String("id", excerpt(id)), slog.String("reason", reason))
 		return
 	}
 	if silent := s.cancellation.Code == 0; !c.isRunning() || silent {
-		c.entry.abortRequest(s, c, s.cancellationError())
+		c.entry.abortRequest(s, c, rs.cancellationError())
 	}
 	s.effects.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
 }
@@ -321,7 +326,8 @@ func (p *Params) text() []byte {
 }
 
 // cancellationError is what a cancelled request is answered, nil if it is not.
-func (s *Session) cancellationError() *Error {
+func (rs *requestServer) cancellationError() *Error {
+	s := rs.s
 	if s.cancellation.Code == 0 {
 		return nil
 	}

@@ -157,28 +157,30 @@ func nextWaiting(d *deadline) *deadline {
 
 // discardQueueLocked drops the entries that wait, without an answer: all of them, or if
 // keepNotifications is set those that have none. Callers must hold s.mu.
-func (s *Session) discardQueueLocked(keepNotifications bool) {
+func (rs *requestServer) discardQueueLocked(keepNotifications bool) {
+	rs.s.mu.AssertHeld()
 	var calls []*peerRequest
-	for _, e := range s.requests.waitingEntries() {
+	for _, e := range rs.waitingEntries() {
 		calls = e.appendNotifications(calls[:0])
 		if keepNotifications && len(calls) > 0 {
 			continue
 		}
 		for _, c := range calls {
-			s.countDroppedAtEndLocked(c)
+			rs.s.countDroppedAtEndLocked(c)
 		}
-		s.requests.removeEntry(e)
-		s.requests.open.removeDeadline(e.requestDeadline())
+		rs.removeEntry(e)
+		rs.open.removeDeadline(e.requestDeadline())
 	}
 }
 
 // reserveWorkerLocked reports whether another worker is to be called, and counts it in if
 // so: one at a time, and only while work waits that nobody is coming for. Callers must
 // hold s.mu.
-func (s *Session) reserveWorkerLocked() bool {
+func (rs *requestServer) reserveWorkerLocked() bool {
+	s := rs.s
 	s.mu.AssertHeld()
 	in := &s.requests
-	if in.workerStarting || in.paused || in.notificationRuns || in.workers >= in.limit || in.first == nil || !s.mayStartLocked() {
+	if in.workerStarting || in.paused || in.notificationRuns || in.workers >= in.limit || in.first == nil || !s.memory.mayStartLocked() {
 		return false
 	}
 	in.workerStarting = true
@@ -187,7 +189,9 @@ func (s *Session) reserveWorkerLocked() bool {
 }
 
 // enqueueRequestLocked queues what has arrived now, or refuses it. Callers must hold s.mu.
-func (s *Session) enqueueRequestLocked(e queueEntry, now time.Duration) {
+func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
+	s := rs.s
+	s.mu.AssertHeld()
 	var why *Error
 	switch {
 	case s.life.state >= stateClosing:
@@ -199,49 +203,52 @@ func (s *Session) enqueueRequestLocked(e queueEntry, now time.Duration) {
 		e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromReader)
 		return
 	case s.cost.limitExceeded:
-		why = s.excessiveErrorLocked()
-	case !s.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
-		why = s.queueFullErrorLocked(e.queuedBytes())
+		why = s.cost.excessiveErrorLocked()
+	case !rs.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
+		why = rs.queueFullErrorLocked(e.queuedBytes())
 	}
 	if why != nil {
-		s.recordRefusalLocked(e, why)
+		rs.recordRefusalLocked(e, why)
 		e.refuseRemaining(s, why, fromReader)
 		return
 	}
 	e.markArrived(s, now)
-	s.requests.open.appendDeadline(s, e.requestDeadline(), after(now, s.limits.ProcessingTimeout), e)
-	s.requests.push(e)
-	s.reportMemoryLocked() // the next one may find the server full
+	rs.open.appendDeadline(s, e.requestDeadline(), after(now, s.limits.ProcessingTimeout), e)
+	rs.push(e)
+	s.memory.reportMemoryLocked() // the next one may find the server full
 }
 
 // recordRefusalLocked counts that what was as it should be is not handled, and has it logged. It is
 // called under the lock.
-func (s *Session) recordRefusalLocked(what interface{ about() (string, slog.Attr) }, why *Error) {
-	s.countRefusedLocked(why)
+func (rs *requestServer) recordRefusalLocked(what interface{ about() (string, slog.Attr) }, why *Error) {
+	rs.s.mu.AssertHeld()
+	rs.countRefusedLocked(why)
 	msg, attr := what.about()
-	s.logPeerLaterLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
+	rs.s.logs.logPeerLaterLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
 
 // countRefusedLocked counts that what was as it should be is not handled, or not to its
 // end. Callers must hold s.mu.
-func (s *Session) countRefusedLocked(why *Error) {
+func (rs *requestServer) countRefusedLocked(why *Error) {
+	s := rs.s
 	s.mu.AssertHeld()
 	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
-			s.addCostLocked(s.limits.CostHandlerError)
+			s.cost.addCostLocked(s.limits.CostHandlerError)
 		}
 	} else {
-		s.chargeErrorLocked(why)
+		s.reader.chargeErrorLocked(why)
 	}
 }
 
 // timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
 // returns the error that c is answered. Callers must hold s.mu.
-func (s *Session) timeOutLocked(c *peerRequest) *Error {
+func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
+	s := rs.s
 	s.mu.AssertHeld()
 	e := timedOut(c.isRunning())
-	s.countRefusedLocked(e)
+	rs.countRefusedLocked(e)
 	msg := "request timed out"
 	attrs := []slog.Attr{methodAttr(c.Method), timeLimitAttr("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
 	if c.IsNotification() {
@@ -250,14 +257,14 @@ func (s *Session) timeOutLocked(c *peerRequest) *Error {
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
-		if s.requests.paused {
+		if rs.paused {
 			attrs = append(attrs, slog.String("reason", "OnSession or Trace.Connected has not returned"))
 		}
 	case c.ctx.endCause() == nil:
 		msg += ", and its handler goes on"
-		s.trackLateLocked(c)
+		rs.trackLateLocked(c)
 	}
-	s.logPeerLaterLocked(slog.LevelWarn, msg, attrs...)
+	s.logs.logPeerLaterLocked(slog.LevelWarn, msg, attrs...)
 	return e
 }
 
@@ -272,7 +279,8 @@ const lateGrace = time.Second
 
 // trackLateLocked notes that the handler of c goes on though its request has timed out.
 // Callers must hold s.mu.
-func (s *Session) trackLateLocked(c *peerRequest) {
+func (rs *requestServer) trackLateLocked(c *peerRequest) {
+	s := rs.s
 	s.mu.AssertHeld()
 	in := &s.requests
 	if in.lateHandlers == nil {
@@ -281,20 +289,21 @@ func (s *Session) trackLateLocked(c *peerRequest) {
 	in.lateHandlers[c] = struct{}{}
 	if !in.allLate && in.isAllLate() {
 		in.lateAt = after(s.now(), lateGrace)
-		s.setTimerLocked(in.lateAt)
+		s.timer.setTimerLocked(in.lateAt)
 	}
 }
 
 // checkLateLocked is called by the session's timer. It logs, once, that handlers whose
 // requests have timed out have all places for handlers. Callers must hold s.mu.
-func (s *Session) checkLateLocked(now time.Duration) {
+func (rs *requestServer) checkLateLocked(now time.Duration) {
+	s := rs.s
 	s.mu.AssertHeld()
 	in := &s.requests
 	switch {
 	case in.lateAt == 0:
 		return
 	case in.lateAt > now:
-		s.setTimerLocked(in.lateAt)
+		s.timer.setTimerLocked(in.lateAt)
 		return
 	case !in.isAllLate(): // since the limit has been raised
 		in.lateAt = 0
@@ -305,7 +314,7 @@ func (s *Session) checkLateLocked(now time.Duration) {
 	if in.order == Sequential || in.notificationRuns {
 		field, limit = "Options.Order", 1
 	}
-	s.logPeerLaterLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
+	s.logs.logPeerLaterLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
 		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.lateHandlers))))
 }
 
@@ -336,59 +345,61 @@ func methodsOf(calls iter.Seq[*peerRequest]) string {
 }
 
 // runWorker handles requests until there are none.
-func (s *Session) runWorker() {
+func (rs *requestServer) runWorker() {
+	s := rs.s
 	s.lock()
-	s.requests.workerStarting = false
+	rs.workerStarting = false
 	var c *peerRequest
 	defer func() {
 		if c != nil { // its handler ended the goroutine: runtime.Goexit
 			s.lock()
-			s.finishHandlerLocked(c)
+			rs.finishHandlerLocked(c)
 		}
-		s.requests.workers--
-		s.releaseReservedBytesLocked()
-		s.checkStarvedQueueLocked()
-		s.startWorkerIfNeededLocked()
+		rs.workers--
+		s.memory.releaseReservedBytesLocked()
+		s.cost.checkStarvedQueueLocked()
+		rs.startWorkerIfNeededLocked()
 		s.unlock()
 	}()
-	for !s.cost.limitExceeded && s.requests.workers <= s.requests.limit && s.mayStartLocked() {
-		if s.input.closed && s.requests.count > 0 {
+	for !s.cost.limitExceeded && rs.workers <= rs.limit && s.memory.mayStartLocked() {
+		if s.input.closed && rs.count > 0 {
 			s.unlock()
 			s.closeIfHungUp() // nobody wants the replies any more
 			s.lock()
 		}
-		if c = s.requests.takeRequest(s); c == nil {
+		if c = rs.takeRequest(s); c == nil {
 			break
 		}
-		s.addHandlingBytesLocked(c)
-		s.releaseReservedBytesLocked()
+		s.memory.addHandlingBytesLocked(c)
+		s.memory.releaseReservedBytesLocked()
 		if s.life.state >= stateClosing {
 			c.ctx.endWith(s.life.closeCause)
 		}
-		delay := s.requestDelayLocked()
+		delay := s.cost.requestDelayLocked()
 		if c.delayed = delay > 0; !c.delayed {
 			s.stats.RequestsReceived++
 		}
-		s.startWorkerIfNeededLocked()
+		rs.startWorkerIfNeededLocked()
 		s.unlock()
 		handle := delay <= 0 || c.waitForDelay(s, delay)
 		if handle {
-			s.runHandler(c)
+			rs.runHandler(c)
 		} else if c.ctx.endWith(errHandlerReturned) {
-			s.expireRequest(c)
+			rs.expireRequest(c)
 		}
 		s.lock()
 		if !handle && c.IsNotification() {
-			s.dropDelayedLocked(c)
+			rs.dropDelayedLocked(c)
 		}
-		s.finishHandlerLocked(c)
+		rs.finishHandlerLocked(c)
 		c = nil
 	}
 }
 
 // countDroppedLocked counts a notification that is refused. While the session is open,
 // recordRefusalLocked has it logged. Callers must hold s.mu.
-func (s *Session) countDroppedLocked(c *peerRequest) {
+func (rs *requestServer) countDroppedLocked(c *peerRequest) {
+	s := rs.s
 	s.mu.AssertHeld()
 	if s.life.state == stateOpen {
 		s.stats.NotificationsDropped++
@@ -399,7 +410,8 @@ func (s *Session) countDroppedLocked(c *peerRequest) {
 
 // dropDelayedLocked counts a notification whose handler was to be called after a delay,
 // and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
-func (s *Session) dropDelayedLocked(c *peerRequest) {
+func (rs *requestServer) dropDelayedLocked(c *peerRequest) {
+	s := rs.s
 	s.mu.AssertHeld()
 	if c.ctx.endCause() == errProcessing {
 		s.stats.NotificationsDropped++
@@ -409,12 +421,14 @@ func (s *Session) dropDelayedLocked(c *peerRequest) {
 }
 
 // finishHandlerLocked is called when c's handler has returned, or ended its goroutine.
-func (s *Session) finishHandlerLocked(c *peerRequest) {
-	s.requests.finishHandler(c)
-	s.releaseHandlingBytesLocked(c)
-	s.recordHandlerReturnLocked(c)
-	s.markWorkEndLocked()
-	s.reportMemoryLocked()
+func (rs *requestServer) finishHandlerLocked(c *peerRequest) {
+	s := rs.s
+	s.mu.AssertHeld()
+	rs.finishHandler(c)
+	s.memory.releaseHandlingBytesLocked(c)
+	rs.recordHandlerReturnLocked(c)
+	s.activity.markWorkEndLocked()
+	s.memory.reportMemoryLocked()
 }
 
 // waitForDelay delays c because of the session's cost, and reports whether it is still
@@ -433,7 +447,7 @@ func (c *peerRequest) waitForDelay(s *Session, delay time.Duration) bool {
 		timer.Reset(min(until, c.ctx.deadline) - s.now())
 		<-timer.C
 		if overdue {
-			s.expireRequest(c)
+			s.requests.expireRequest(c)
 		}
 	}
 	s.lock()
@@ -456,7 +470,7 @@ type singleRequest struct {
 
 func (c *singleRequest) markArrived(s *Session, now time.Duration) {
 	c.arrived = now
-	s.trackCancellableLocked(&c.peerRequest)
+	s.requests.trackCancellableLocked(&c.peerRequest)
 }
 
 func (c *singleRequest) queuedBytes() int           { return c.size }
@@ -496,7 +510,7 @@ func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {
 	s.requests.open.removeDeadline(&c.deadline)
 	c.markAnsweredLocked(s)
 	if c.IsNotification() && !c.begun {
-		s.countDroppedLocked(&c.peerRequest)
+		s.requests.countDroppedLocked(&c.peerRequest)
 	}
 	if e != nil && !c.IsNotification() {
 		s.effects.replyError(c.ID, e, from)
@@ -509,7 +523,8 @@ func (c *singleRequest) abortRequest(s *Session, _ *peerRequest, e *Error) {
 
 // expireLocked implements [expirer]: Limits.ProcessingTimeout has passed.
 func (c *singleRequest) expireLocked(s *Session) {
-	e := s.timeOutLocked(&c.peerRequest)
+	s.mu.AssertHeld()
+	e := s.requests.timeOutLocked(&c.peerRequest)
 	c.refuseRemaining(s, e, fromReader)
 	s.effects.endContext(&c.peerRequest, errProcessing)
 }

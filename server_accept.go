@@ -216,7 +216,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	if group != "" {
 		account = srv.groups.joinGroup(group, s.limits)
 		s.lock() // nobody else has the session yet
-		s.joinGroupLocked(account)
+		s.cost.joinGroupLocked(account)
 		s.unlock()
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
@@ -252,7 +252,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 		// Owner: the server. End: the handshake, Trace.Connected and OnSession return.
 		go func() {
 			defer func() {
-				s.resumeWorkers()
+				s.requests.resumeWorkers()
 				srv.mu.Lock()
 				defer srv.mu.Unlock()
 				srv.removeUserLocked()
@@ -272,11 +272,12 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 }
 
 // resumeWorkers lets workers handle what a held session has received.
-func (s *Session) resumeWorkers() {
+func (rs *requestServer) resumeWorkers() {
+	s := rs.s
 	s.lock()
-	s.requests.paused = false
-	s.checkStarvedQueueLocked()
-	s.startWorkerIfNeededLocked()
+	rs.paused = false
+	s.cost.checkStarvedQueueLocked()
+	rs.startWorkerIfNeededLocked()
 	s.unlock()
 }
 
@@ -423,7 +424,7 @@ func (srv *Server) closeIdleSessions() {
 	slices.SortFunc(idle, func(a, b candidate) int { return a.since.Compare(b.since) })
 	for _, s := range idle[:min(excess, len(idle))] {
 		s.lock()
-		s.logLaterLocked(slog.LevelInfo, "session is idle, and the server nearly full",
+		s.logs.logLaterLocked(slog.LevelInfo, "session is idle, and the server nearly full",
 			timeLimitAttr("Server.CrowdedIdleTimeout", timeout))
 		s.effects.closeSession(errCrowded, closeGrace)
 		s.unlock()

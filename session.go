@@ -274,13 +274,13 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	if o.objects != nil {
 		s.codec = &objectCodec{o.Codec, o.objects, s}
 	}
-	s.runWorkerFn, s.readLoopFn = s.runWorker, s.readLoop
+	s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
 	protocol := o.Protocol // a copy, not to keep all of the options alive
 	s.proto.Store(&protocol)
 	s.writer.writerWakeup.L = (*locker)(s)
 	s.writer.sock = conn.socket()
 	s.connBytes = keptBytes(conn.userConn())
-	conn.onPart(s.receivePart)
+	conn.onPart(s.reader.receivePart)
 	return s
 }
 
@@ -289,15 +289,15 @@ func (s *Session) start() {
 	s.load.sessions.Add(1)
 	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
 		s.lock()
-		s.logLaterLocked(slog.LevelWarn, voidCost, s.limits.costAttr())
+		s.logs.logLaterLocked(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
 	}
-	s.watchConn()
+	s.activity.watchConn()
 	// Owner: the session. End: the connection fails or is closed by the writer, or
 	// reading pauses.
-	go s.readLoop()
+	go s.reader.readLoop()
 	// Owner: the session. End: the session is closing and the rest is written.
-	go s.writeLoop()
+	go s.writer.writeLoop()
 }
 
 // traceConnected tells Trace that the session, and whoever it may call, has started.
@@ -375,7 +375,7 @@ func (s *Session) Stats() Stats {
 	}
 	stats.Concurrency, stats.Outgoing = s.requests.limit, s.calls.limiter.limit
 	if s.cost.account != nil {
-		s.chargeTrafficLocked()
+		s.cost.chargeTrafficLocked()
 		stats.Cost = s.cost.account.currentCost(s.limits.CostDecay)
 	}
 	return stats

@@ -118,9 +118,9 @@ func (s *Session) unlock() {
 	if s.effects.hasErrors {
 		s.life.unsentErrors++
 	}
-	s.reportMemoryLocked()
+	s.memory.reportMemoryLocked()
 	if s.requests.pressure.paused {
-		s.checkPauseLocked()
+		s.requests.checkPauseLocked()
 	}
 	if s.life.state != stateOpen || s.input.closed {
 		s.checkDrainedLocked()
@@ -147,24 +147,24 @@ func (fx *effects) runUnlocked(s *Session) {
 	replies, failed := fx.errorResponses, fx.failedMembers
 	switch {
 	case fx.errorsMayWait:
-		s.pool.runTask(func() { s.sendErrorReplies(replies, failed) })
+		s.pool.runTask(func() { s.requests.sendErrorReplies(replies, failed) })
 	case fx.hasErrors:
-		s.sendErrorReplies(replies, failed)
+		s.requests.sendErrorReplies(replies, failed)
 	}
 	for _, e := range fx.endedContexts {
 		e.call.ctx.endWith(e.cause)
 	}
 	if len(fx.abandonedIDs) > 0 {
-		s.sendCancellations(fx.abandonedIDs)
+		s.calls.sendCancellations(fx.abandonedIDs)
 	}
 	if fx.keepAliveDue {
-		s.sendKeepAlive()
+		s.activity.sendKeepAlive()
 	}
 	if fx.workerWanted {
 		s.pool.runTask(s.runWorkerFn)
 	}
 	if fx.costCloseDue {
-		s.pool.runTask(s.closeForCost)
+		s.pool.runTask(s.cost.closeForCost)
 	}
 	if fx.hangUpCheckDue {
 		s.closeIfHungUp()
@@ -178,19 +178,20 @@ func (fx *effects) runUnlocked(s *Session) {
 }
 
 // sendErrorReplies queues what is answered with errors.
-func (s *Session) sendErrorReplies(replies []errorResponse, failed []failedMembers) {
+func (rs *requestServer) sendErrorReplies(replies []errorResponse, failed []failedMembers) {
 	for _, r := range replies {
-		s.sendErrorReply(r.id, r.err, r.from)
+		rs.sendErrorReply(r.id, r.err, r.from)
 	}
 	for _, f := range failed {
-		f.batch.answerMembers(s, f.members, f.err, f.from)
+		f.batch.answerMembers(rs.s, f.members, f.err, f.from)
 	}
-	s.finishSendingErrors()
+	rs.finishSendingErrors()
 }
 
 // finishSendingErrors is called when errors that s.refusing counts are queued. The last of them
 // ends a session that is being dismissed.
-func (s *Session) finishSendingErrors() {
+func (rs *requestServer) finishSendingErrors() {
+	s := rs.s
 	s.lock()
 	if s.life.unsentErrors--; s.life.unsentErrors == 0 && s.cost.closeError != nil {
 		s.closePolitelyLocked(s.cost.closeError)
@@ -260,19 +261,19 @@ const shutdownGivenUp = "shutdown did not finish in time"
 func (s *Session) logShutdownWaits(msg string) {
 	s.lock()
 	defer s.unlock()
-	running := slices.AppendSeq(s.runningRequestsLocked(), maps.Keys(s.requests.lateHandlers))
+	running := slices.AppendSeq(s.requests.runningRequestsLocked(), maps.Keys(s.requests.lateHandlers))
 	if len(running) == 0 && s.calls.table.pending == 0 {
 		return
 	}
-	s.logLaterLocked(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
+	s.logs.logLaterLocked(slog.LevelWarn, msg, slog.String("handlers that run", methodsOf(slices.Values(running))),
 		slog.Int("calls", s.calls.table.pending))
 }
 
 // runningRequestsLocked returns the calls that were begun and not answered. Callers must hold s.mu.
-func (s *Session) runningRequestsLocked() []*peerRequest {
-	s.mu.AssertHeld()
+func (rs *requestServer) runningRequestsLocked() []*peerRequest {
+	rs.s.mu.AssertHeld()
 	var running []*peerRequest
-	for d := s.requests.open.first; d != nil; d = d.next {
+	for d := rs.open.first; d != nil; d = d.next {
 		running = d.owner.(queueEntry).appendRunning(running)
 	}
 	return running
@@ -307,6 +308,7 @@ func (s *Session) isOnlyLogLeftLocked() bool {
 
 // closedErrorLocked is ErrClosed, with the reason for the end if it is another.
 func (s *Session) closedErrorLocked() error {
+	s.mu.AssertHeld()
 	switch cause := s.life.closeCause.(type) {
 	case nil:
 		return ErrClosed
@@ -346,6 +348,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 // checkDrainedLocked sees whether Shutdown, or a session without input, has anything left to
 // wait for. Callers must hold s.mu.
 func (s *Session) checkDrainedLocked() {
+	s.mu.AssertHeld()
 	s.closeIfAllAnsweredLocked()
 	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
 		return
@@ -382,27 +385,27 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	if s.life.state >= stateClosing {
 		if s.life.state == stateClosing && closeBy < s.life.closeDeadline {
 			s.life.closeDeadline = closeBy
-			s.setTimerLocked(closeBy)
+			s.timer.setTimerLocked(closeBy)
 		}
 		s.unlock()
 		return
 	}
 	s.life.state, s.life.closeCause, s.life.connCause, s.life.closeDeadline = stateClosing, cause, told, closeBy
 	if grace > 0 {
-		s.setTimerLocked(closeBy)
+		s.timer.setTimerLocked(closeBy)
 	}
 	// What of the rest goes out is known when the writer returns: now, if the
 	// connection is closed.
-	s.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	running := s.runningRequestsLocked() // before discard, which takes batches out that are begun
-	s.discardQueueLocked(isHangUp(cause))
+	s.calls.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	running := s.requests.runningRequestsLocked() // before discard, which takes batches out that are begun
+	s.requests.discardQueueLocked(isHangUp(cause))
 	for _, c := range running {
 		s.effects.endContext(c, cause)
 	}
 	s.writer.roomLine.wakeAll()
 	s.calls.limiter.line.wakeAll()
 	s.writer.wakeWriter()
-	s.startWorkerIfNeededLocked() // which waits for nobody any more
+	s.requests.startWorkerIfNeededLocked() // which waits for nobody any more
 	if grace == 0 {
 		s.effects.setFlag(&s.effects.connCloseDue)
 	}
@@ -432,18 +435,20 @@ func isHangUp(cause error) bool {
 
 // failPendingLocked completes the calls that are pending as lost for the given cause. Those that are
 // not written only if unwritten is set. Callers must hold s.mu.
-func (s *Session) failPendingLocked(cause error, unwritten bool) {
+func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
+	s := pc.s
+	s.mu.AssertHeld()
 	now := s.now()
-	for _, f := range s.calls.table.pendingCalls() {
+	for _, f := range pc.table.pendingCalls() {
 		written := f.messageSeq <= s.writer.writtenMessages
 		if !written && !unwritten {
 			continue
 		}
-		s.calls.table.remove(f)
+		pc.table.remove(f)
 		if f.batch != nil {
 			s.effects.finishFuture(f)
 		}
-		s.completeCallLocked(f, now, nil, &ConnectionError{written, cause})
+		pc.completeCallLocked(f, now, nil, &ConnectionError{written, cause})
 	}
 }
 
@@ -467,18 +472,19 @@ func (s *Session) violationGrace() time.Duration {
 // finishIfLastLocked ends the session when the reader, the writer and all workers have returned, and
 // all is logged. Callers must hold s.mu.
 func (s *Session) finishIfLastLocked() {
+	s.mu.AssertHeld()
 	if !s.isOnlyLogLeftLocked() || s.logs.running {
 		return
 	}
 	if s.logs.unlogged > 0 {
 		s.logs.running = true
-		s.pool.runTask(s.writeLogRecords) // which calls leave again
+		s.pool.runTask(s.logs.writeLogRecords) // which calls leave again
 		return
 	}
 	s.life.state = stateDone
 	s.load.addBytes(-s.memory.reported, s.pool)
-	s.forgetPartialLocked()
-	s.removeFromBlockedLocked()
+	s.reader.forgetPartialLocked()
+	s.memory.removeFromBlockedLocked()
 	s.load.sessions.Add(-1)
 	if s.timer.timer != nil {
 		s.timer.timer.Stop()

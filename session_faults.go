@@ -14,21 +14,26 @@ import (
 
 // countReceivedLocked counts the bytes that have come in, and charges for them. It is called under
 // the lock by the reader.
-func (s *Session) countReceivedLocked() {
+func (r *reader) countReceivedLocked() {
+	s := r.s
+	s.mu.AssertHeld()
 	received := s.conn.receivedBytes()
-	s.addTrafficLocked(int(received - s.stats.BytesReceived))
+	s.cost.addTrafficLocked(int(received - s.stats.BytesReceived))
 	s.stats.BytesReceived = received
 }
 
 // countBadMessageLocked counts a message that was not as it should be, charges for it, and has it
 // logged. It is called under the lock.
-func (s *Session) countBadMessageLocked(err error, more ...slog.Attr) {
-	s.chargeErrorLocked(err)
-	s.logBadMessageLocked(err, more...)
+func (r *reader) countBadMessageLocked(err error, more ...slog.Attr) {
+	r.s.mu.AssertHeld()
+	r.chargeErrorLocked(err)
+	r.logBadMessageLocked(err, more...)
 }
 
 // chargeErrorLocked counts an error and charges for it.
-func (s *Session) chargeErrorLocked(err error) {
+func (r *reader) chargeErrorLocked(err error) {
+	s := r.s
+	s.mu.AssertHeld()
 	s.stats.Errors++
 	cost := s.limits.CostError
 	switch e := err.(type) {
@@ -41,7 +46,7 @@ func (s *Session) chargeErrorLocked(err error) {
 			cost += 10 * s.limits.CostError
 		}
 	}
-	s.addCostLocked(cost)
+	s.cost.addCostLocked(cost)
 }
 
 // badMessage is the last message that was not as it should be.
@@ -62,9 +67,10 @@ func (e *hintedTimeoutError) Unwrap() error { return e.err }
 
 // timeoutErrorLocked returns err, with which the call f times out, and tells of what has
 // come meanwhile that may have been its reply. Callers must hold s.mu.
-func (s *Session) timeoutErrorLocked(f *Future, err error) error {
+func (pc *pendingCalls) timeoutErrorLocked(f *Future, err error) error {
+	s := pc.s
 	s.mu.AssertHeld()
-	if like := s.recognizeStalledInputLocked(); like != "" {
+	if like := s.reader.recognizeStalledInputLocked(); like != "" {
 		return &hintedTimeoutError{err, stalledInputText + ": it looks like " + like}
 	}
 	if bad := s.faults.last; bad != nil && f.messageSeq > 0 && f.messageSeq <= bad.queuedBefore {
@@ -75,27 +81,31 @@ func (s *Session) timeoutErrorLocked(f *Future, err error) error {
 
 // countItemFaultLocked counts the nth fault of a message, which is one error however many
 // faults it has.
-func (s *Session) countItemFaultLocked(err error, nth int) {
+func (r *reader) countItemFaultLocked(err error, nth int) {
+	r.s.mu.AssertHeld()
 	if nth == 1 {
-		s.countBadMessageLocked(err)
+		r.countBadMessageLocked(err)
 	} else {
-		s.logBadMessageLocked(err)
+		r.logBadMessageLocked(err)
 	}
 }
 
 // logBadMessageLocked has a fault logged, and keeps it for the calls that are pending. Callers
 // must hold s.mu.
-func (s *Session) logBadMessageLocked(err error, more ...slog.Attr) {
-	s.countPeerErrorLocked(wholeError)
+func (r *reader) logBadMessageLocked(err error, more ...slog.Attr) {
+	s := r.s
+	s.mu.AssertHeld()
+	s.cost.countPeerErrorLocked(wholeError)
 	if s.calls.table.pending > 0 {
 		s.faults.last = &badMessage{err, s.writer.queuedMessages}
 	}
-	s.logPeerLaterLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
+	s.logs.logPeerLaterLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 
 // receiveInvalid answers what is no valid request: msg as a whole. If the first message
 // is no JSON, and something else is recognized in it, it ends the session.
-func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
+func (r *reader) receiveInvalid(item *Item, msg []byte, first bool) {
+	s := r.s
 	var more []slog.Attr
 	foreign := ""
 	if item.isNoJSON() { // which does not say what it was
@@ -109,29 +119,30 @@ func (s *Session) receiveInvalid(item *Item, msg []byte, first bool) {
 			more = append(more, slog.String("looks like", like))
 		}
 	}
-	answer := s.invalidItemError(item)
+	answer := r.invalidItemError(item)
 	s.lock()
-	if s.dropsBadMessagesLocked() {
+	if r.dropsBadMessagesLocked() {
 		s.unlock()
 		return
 	}
-	s.checkCostLimitLocked()
-	s.countBadMessageLocked(item.Err, more...)
-	s.countPeerErrorBytesLocked(wholeError, len(msg))
+	s.cost.checkCostLimitLocked()
+	r.countBadMessageLocked(item.Err, more...)
+	s.cost.countPeerErrorBytesLocked(wholeError, len(msg))
 	s.effects.replyError(item.ID, answer, fromReader)
 	if foreign != "" {
 		s.effects.closeSession(&FrameError{Message: "the input looks like " + foreign}, closeGrace)
 	}
 	s.unlock()
 	if foreign != "" {
-		s.reader.ignoresInput, s.reader.ignoredFrom = true, s.conn.receivedBytes()
+		r.ignoresInput, r.ignoredFrom = true, s.conn.receivedBytes()
 	}
 }
 
 // dropsBadMessagesLocked reports whether a message that is wrong is dropped, and counts it
 // then: the session is about to end because of its cost. The reader may receive
 // thousands of messages before that. Callers must hold s.mu.
-func (s *Session) dropsBadMessagesLocked() bool {
+func (r *reader) dropsBadMessagesLocked() bool {
+	s := r.s
 	s.mu.AssertHeld()
 	if s.cost.limitExceeded {
 		s.stats.Errors++
@@ -140,11 +151,11 @@ func (s *Session) dropsBadMessagesLocked() bool {
 }
 
 // invalidItemError returns the error that an invalid item is answered.
-func (s *Session) invalidItemError(item *Item) *Error {
+func (r *reader) invalidItemError(item *Item) *Error {
 	if e := wireError(item.Err); e != nil {
 		return e
 	}
-	return s.opaqueErrorFor(item.Err)
+	return r.s.requests.opaqueErrorFor(item.Err)
 }
 
 // completeRefusedCallsLocked completes the calls that an error under id null can only be
@@ -152,7 +163,8 @@ func (s *Session) invalidItemError(item *Item) *Error {
 // peer that cannot read a message, or refuses a batch as a whole, knows no id to
 // answer under. So the error counts if its code says that, and if all pending calls
 // are of the one message that was sent since the last reply was matched.
-func (s *Session) completeRefusedCallsLocked(now time.Duration, err error) bool {
+func (r *reader) completeRefusedCallsLocked(now time.Duration, err error) bool {
+	s := r.s
 	s.mu.AssertHeld()
 	e, ok := err.(*Error)
 	if !ok || e.Code != CodeParseError && e.Code != CodeInvalidRequest || s.writer.queuedMessages-s.calls.lastReplyMark != 1 {
@@ -164,7 +176,7 @@ func (s *Session) completeRefusedCallsLocked(now time.Duration, err error) bool 
 	}
 	for _, f := range calls {
 		s.calls.table.remove(f)
-		s.completeCallLocked(f, now, nil, err)
+		s.calls.completeCallLocked(f, now, nil, err)
 	}
 	s.calls.lastReplyMark = s.writer.queuedMessages
 	return true
@@ -173,7 +185,9 @@ func (s *Session) completeRefusedCallsLocked(now time.Duration, err error) bool 
 // takeCallByStringLocked does what table.receive does for a response of JSON-RPC whose id is a
 // string with the number of a call in it. Where the protocol does not take the one for
 // the other the call fails: nothing else can be meant, and nothing better will come.
-func (s *Session) takeCallByStringLocked(id ID, err error) (*Future, matchKind, error) {
+func (r *reader) takeCallByStringLocked(id ID, err error) (*Future, matchKind, error) {
+	s := r.s
+	s.mu.AssertHeld()
 	p, ok := s.Protocol().(interface{ loose() bool })
 	if !ok {
 		return nil, unexpected, err
@@ -217,7 +231,8 @@ type foundReply struct {
 // all the same, and returns the other items. Otherwise these calls would wait in vain.
 // An item without a method is taken for a reply if a call of ours has its id, but not
 // beside a request: such a batch is one of requests.
-func (s *Session) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, msg []byte) []Item {
+func (r *reader) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, msg []byte) []Item {
+	s := r.s
 	finder, ok := p.(replyFinder)
 	if !ok || slices.ContainsFunc(m.Items, func(item Item) bool { return item.Kind != KindInvalid }) {
 		return m.Items
@@ -228,7 +243,7 @@ func (s *Session) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, m
 	if none {
 		return m.Items
 	}
-	s.handOverDecoded(in) // the replies before it
+	r.handOverDecoded(in) // the replies before it
 	found := finder.findReplies(m, msg, s.limits.Batch)
 	s.lock()
 	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.calls.table.awaitsReply(r.ID) })
@@ -242,7 +257,7 @@ func (s *Session) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, m
 		replies = append(replies, r.Item)
 		taken[r.itemIndex] = true
 	}
-	s.receiveBatchResponse(replies, m.Batch || firstByte(msg) == '[')
+	r.receiveBatchResponse(replies, m.Batch || firstByte(msg) == '[')
 	rest := make([]Item, 0, len(m.Items))
 	for i, item := range m.All() {
 		if !taken[i] {
@@ -425,7 +440,8 @@ func beginsValues(input []byte, ended bool) bool {
 // explainInput returns err, with which reading has failed, together with what the input looks
 // like, if that is recognized. It ends a session that has received nothing else. A
 // message that the end of input cut off is logged.
-func (s *Session) explainInput(err error) error {
+func (r *reader) explainInput(err error) error {
+	s := r.s
 	input, f := s.conn.unreadInput()
 	frame, bad := errors.AsType[*FrameError](err)
 	like := recognizeInput(input, f, !bad)
@@ -478,7 +494,8 @@ const (
 
 // keepStalledInputLocked notes what has come of the first message. Only the reader calls it.
 // Callers must hold s.mu.
-func (s *Session) keepStalledInputLocked() {
+func (r *reader) keepStalledInputLocked() {
+	s := r.s
 	s.mu.AssertHeld()
 	input, f := s.conn.unreadInput()
 	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
@@ -493,12 +510,13 @@ func (s *Session) keepStalledInputLocked() {
 		st.begin = append(st.begin[:0], input[:min(len(input), maxStalledInput)]...)
 	}
 	st.size, st.checkTime = len(input), after(s.now(), stalledInputTime)
-	s.setTimerLocked(st.checkTime)
+	s.timer.setTimerLocked(st.checkTime)
 }
 
 // recognizeStalledInputLocked returns what the input looks like while it is no message, "" if that
 // cannot be told. Callers must hold s.mu.
-func (s *Session) recognizeStalledInputLocked() string {
+func (r *reader) recognizeStalledInputLocked() string {
+	s := r.s
 	s.mu.AssertHeld()
 	st := s.input.stalled
 	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
@@ -509,7 +527,8 @@ func (s *Session) recognizeStalledInputLocked() string {
 
 // checkStalledInputLocked is called by the session's timer. It logs, once, what the input
 // looks like if it has been no message for long. Callers must hold s.mu.
-func (s *Session) checkStalledInputLocked(now time.Duration) {
+func (r *reader) checkStalledInputLocked(now time.Duration) {
+	s := r.s
 	s.mu.AssertHeld()
 	st := s.input.stalled
 	switch {
@@ -517,12 +536,12 @@ func (s *Session) checkStalledInputLocked(now time.Duration) {
 	case s.stats.MessagesReceived > 0:
 		s.input.stalled = nil
 	case st.checkTime > now:
-		s.setTimerLocked(st.checkTime)
+		s.timer.setTimerLocked(st.checkTime)
 	case !st.noted:
 		st.checkTime = never
-		if like := s.recognizeStalledInputLocked(); like != "" {
+		if like := r.recognizeStalledInputLocked(); like != "" {
 			st.noted = true
-			s.logLaterLocked(slog.LevelWarn, stalledInputText, slog.Int("bytes", st.size),
+			s.logs.logLaterLocked(slog.LevelWarn, stalledInputText, slog.Int("bytes", st.size),
 				slog.String("begin", excerpt(st.begin)), slog.String("looks like", like))
 		}
 	}
@@ -536,10 +555,10 @@ func (item *Item) isNoJSON() bool {
 
 // passOverBlank reports whether msg is blank and is to be passed over. Of more than maxBlank
 // in succession one is a bad message.
-func (s *Session) passOverBlank(msg []byte) bool {
-	if spaces(msg) < len(msg) || s.reader.blankMessages == maxBlank {
+func (r *reader) passOverBlank(msg []byte) bool {
+	if spaces(msg) < len(msg) || r.blankMessages == maxBlank {
 		return false
 	}
-	s.reader.blankMessages++
+	r.blankMessages++
 	return true
 }

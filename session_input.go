@@ -88,12 +88,13 @@ func (l *Limits) pauseLimit() time.Duration {
 
 // queueFullErrorLocked returns the error for a request of the given size that finds no
 // room, nil if there is room. Callers must hold s.mu.
-func (s *Session) queueFullErrorLocked(size int) *Error {
+func (rs *requestServer) queueFullErrorLocked(size int) *Error {
+	s := rs.s
 	s.mu.AssertHeld()
 	switch {
-	case s.requests.queueDepth() >= s.limits.Queue:
+	case rs.queueDepth() >= s.limits.Queue:
 		return notStarted("queue", overLimitText(s.limits.Queue, "requests waiting", "Limits.Queue"))
-	case s.requests.count > 0 && size > s.limits.QueueBytes-s.requests.bytes:
+	case rs.count > 0 && size > s.limits.QueueBytes-rs.bytes:
 		return notStarted("queue", overLimitText(s.limits.QueueBytes, "bytes of requests waiting", "Limits.QueueBytes"))
 	case s.load.isOverShare(s.memory.reported) || s.load.exceedsCeiling(size):
 		return notStarted("queue", overLimitText(s.load.limit, "bytes waiting", "Server.MaxQueuedBytes"))
@@ -106,24 +107,25 @@ func (in *requestQueue) queueDepth() int { return in.count - max(0, in.limit-in.
 
 // isCrowdedLocked reports whether the requests that wait take so many quarters of the
 // room for them, or more. Callers must hold s.mu.
-func (s *Session) isCrowdedLocked(now time.Duration, quarters int) bool {
+func (rs *requestServer) isCrowdedLocked(now time.Duration, quarters int) bool {
+	s := rs.s
 	s.mu.AssertHeld()
-	if s.requests.count == 0 {
+	if rs.count == 0 {
 		return false
 	}
-	if s.requests.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.isOverShare(s.memory.reported) {
+	if rs.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.isOverShare(s.memory.reported) {
 		return true
 	}
-	depth := s.requests.queueDepth()
+	depth := rs.queueDepth()
 	if depth <= 0 {
 		return false
 	}
-	room := 2 * s.requests.limit
+	room := 2 * rs.limit
 	if s.cancellation != nil {
 		room = max(room, cancelRoom)
 	}
 	if depth >= quartersOf(room, quarters) {
-		room = max(room, s.requests.pressure.countRecentReturns(now, s.limits))
+		room = max(room, rs.pressure.countRecentReturns(now, s.limits))
 	}
 	return depth >= quartersOf(min(room, s.limits.Queue), quarters)
 }
@@ -149,36 +151,38 @@ func (b *backPressure) countRecentReturns(now time.Duration, l *Limits) int {
 // mayPauseLocked reports whether somebody will make room who does not need the
 // reader: a running handler that is not tied, a worker that is being started, or
 // OnSession while it calls nobody. Callers must hold s.mu.
-func (s *Session) mayPauseLocked() bool {
+func (rs *requestServer) mayPauseLocked() bool {
+	s := rs.s
 	s.mu.AssertHeld()
 	switch {
-	case s.life.state != stateOpen || s.requests.pressure.pauseForbidden:
+	case s.life.state != stateOpen || rs.pressure.pauseForbidden:
 		return false
-	case s.requests.paused:
+	case rs.paused:
 		return s.calls.table.pending == 0
 	}
-	tied := s.requests.pressure.replyWaiters
-	if s.requests.pressure.writerStalled {
-		tied += s.requests.pressure.roomWaiters
+	tied := rs.pressure.replyWaiters
+	if rs.pressure.writerStalled {
+		tied += rs.pressure.roomWaiters
 	}
-	return s.requests.workerStarting || s.requests.blocked && s.requests.running == 0 || s.requests.running > tied
+	return rs.workerStarting || rs.blocked && rs.running == 0 || rs.running > tied
 }
 
 // pauseReading gives up the reader's role if the session is to pause, and reports whether
 // it did. Only the reader calls it, after it has handed over all that it had decoded.
-func (s *Session) pauseReading() bool {
+func (r *reader) pauseReading() bool {
+	s := r.s
 	s.lock()
 	defer s.unlock()
 	now := s.now()
 	b := &s.requests.pressure
-	if !s.mayPauseLocked() || !s.isCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
+	if !s.requests.mayPauseLocked() || !s.requests.isCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
 		return false
 	}
 	b.paused, b.since, b.lastProgress, b.longPauseLogged = true, now, now, false
-	s.forgetPartialLocked() // it is this side that does not go on
+	r.forgetPartialLocked() // it is this side that does not go on
 	s.life.runningLoops--
 	s.stats.Pauses++
-	s.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
+	s.timer.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
 	if s.trace.Paused != nil {
 		s.pool.runTask(func() { s.trace.Paused(s) })
 	}
@@ -187,22 +191,24 @@ func (s *Session) pauseReading() bool {
 
 // checkPauseLocked has reading go on if there is no reason for the pause any more.
 // It is called after each change that can be such a reason. Callers must hold s.mu.
-func (s *Session) checkPauseLocked() {
+func (rs *requestServer) checkPauseLocked() {
+	s := rs.s
 	s.mu.AssertHeld()
-	if s.requests.pressure.paused && !(s.mayPauseLocked() && s.isCrowdedLocked(s.now(), 3)) {
-		s.resumeReadingLocked()
+	if rs.pressure.paused && !(rs.mayPauseLocked() && rs.isCrowdedLocked(s.now(), 3)) {
+		rs.resumeReadingLocked()
 	}
 }
 
 // resumeReadingLocked starts a reader after a pause. Callers must hold s.mu.
-func (s *Session) resumeReadingLocked() {
+func (rs *requestServer) resumeReadingLocked() {
+	s := rs.s
 	s.mu.AssertHeld()
-	b, now := &s.requests.pressure, s.now()
+	b, now := &rs.pressure, s.now()
 	b.paused = false
 	s.life.runningLoops++
 	took := now - b.since
 	s.stats.Paused += took
-	s.markActiveLocked() // silence counts only while somebody reads
+	s.activity.markActiveLocked() // silence counts only while somebody reads
 	if s.trace.Resumed != nil {
 		s.pool.runTask(func() { s.trace.Resumed(s, took) })
 	}
@@ -211,45 +217,47 @@ func (s *Session) resumeReadingLocked() {
 
 // recordHandlerReturnLocked notes that the handler of c has returned. Callers must hold
 // s.mu, and call checkPauseLocked before they release it.
-func (s *Session) recordHandlerReturnLocked(c *peerRequest) {
+func (rs *requestServer) recordHandlerReturnLocked(c *peerRequest) {
+	s := rs.s
 	s.mu.AssertHeld()
-	b := &s.requests.pressure
+	b := &rs.pressure
 	b.currentReturns++
 	b.countWaiter(&c.ctx, -1)
 	c.ctx.waits.handlerReturned = true
-	if s.requests.count == 0 {
+	if rs.count == 0 {
 		b.writerStalled = false
 	}
 	if b.paused {
 		b.lastProgress = s.now()
 	}
-	if b.pauseForbidden && !s.isCrowdedLocked(s.now(), 3) {
+	if b.pauseForbidden && !rs.isCrowdedLocked(s.now(), 3) {
 		b.pauseForbidden = false
 	}
 }
 
 // checkPauseDeadlinesLocked is called by the session's timer: it logs a long pause, and
 // ends one in which no handler returns. Callers must hold s.mu.
-func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
+func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
+	s := rs.s
 	s.mu.AssertHeld()
-	b := &s.requests.pressure
+	b := &rs.pressure
 	if !b.paused {
 		return
 	}
 	if !b.longPauseLogged && now-b.since >= pauseLogDelay {
 		b.longPauseLogged = true
-		s.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
-			slog.Int("requests", s.requests.count), slog.Int("bytes", s.requests.bytes), slog.Int("handlers", s.requests.running))
+		s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
+			slog.Int("requests", rs.count), slog.Int("bytes", rs.bytes), slog.Int("handlers", rs.running))
 	}
 	progress := b.lastProgress
-	if b.roomWaiters > 0 && s.requests.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {
+	if b.roomWaiters > 0 && rs.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {
 		written := max(b.since, s.writer.lastProgress)
 		if stall := written + b.currentStallLimit(now); stall <= now {
 			b.writerStalled, b.lastStall = true, now
 			b.stallCount++
-			s.checkPauseLocked()
+			rs.checkPauseLocked()
 		} else {
-			s.setTimerLocked(stall)
+			s.timer.setTimerLocked(stall)
 		}
 		progress = max(progress, written) // which is all that these handlers wait for
 	}
@@ -259,7 +267,7 @@ func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
 	}
 	limit := after(progress, patience)
 	sip := after(b.since, 2*s.limits.pauseLimit())
-	if !s.mayReadALittleLocked() {
+	if !rs.mayReadALittleLocked() {
 		sip = never
 	}
 	switch {
@@ -271,27 +279,28 @@ func (s *Session) checkPauseDeadlinesLocked(now time.Duration) {
 			b.stallCount++
 		}
 		if b.stallCount <= 1 { // the next ones come soon
-			s.logPeerLaterLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
-				slog.Duration("for", now-progress), slog.Int("requests", s.requests.count))
+			s.logs.logPeerLaterLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
+				slog.Duration("for", now-progress), slog.Int("requests", rs.count))
 		}
-		s.resumeReadingLocked()
+		rs.resumeReadingLocked()
 		return
 	case sip <= now:
 		b.readUntilBytes = s.stats.BytesReceived + maxDecodedBytes
-		s.resumeReadingLocked()
+		rs.resumeReadingLocked()
 		return
 	case !b.longPauseLogged:
 		limit = min(limit, b.since+pauseLogDelay)
 	}
-	s.setTimerLocked(min(limit, sip))
+	s.timer.setTimerLocked(min(limit, sip))
 }
 
 // mayReadALittleLocked reports whether a little may be read in a long pause: not if the queue
 // is twice as full as it may be, and not if the peer does not read its replies. Callers
 // must hold s.mu.
-func (s *Session) mayReadALittleLocked() bool {
+func (rs *requestServer) mayReadALittleLocked() bool {
+	s := rs.s
 	s.mu.AssertHeld()
-	return s.requests.pressure.roomWaiters == 0 && s.requests.bytes/2 < s.limits.QueueBytes && s.requests.queueDepth()/2 < s.limits.Queue &&
+	return rs.pressure.roomWaiters == 0 && rs.bytes/2 < s.limits.QueueBytes && rs.queueDepth()/2 < s.limits.Queue &&
 		!s.load.isOverShare(s.memory.reported)
 }
 
@@ -336,40 +345,42 @@ func (b *backPressure) countWaiter(h *handlerContext, n int) {
 
 // changeWaitsLocked changes what the handler h waits for; a nil h is none. Callers
 // must hold s.mu.
-func (s *Session) changeWaitsLocked(h *handlerContext, replies, room int32) {
+func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int32) {
+	s := rs.s
 	s.mu.AssertHeld()
 	if h == nil {
 		return
 	}
-	b := &s.requests.pressure
+	b := &rs.pressure
 	if h.session == s {
 		b.countWaiter(h, -1)
 		h.waits.replies += replies
 		h.waits.room += int16(room)
 		b.countWaiter(h, 1)
-		if replies > 0 && s.requests.count > 0 {
-			s.startWorkerIfNeededLocked() // who answers may ask before
+		if replies > 0 && rs.count > 0 {
+			rs.startWorkerIfNeededLocked() // who answers may ask before
 		}
-		s.checkPauseLocked()
+		rs.checkPauseLocked()
 	} else {
 		b.foreignWaiters += int(replies + room)
 	}
 	if b.paused && b.roomWaiters+b.foreignWaiters > 0 {
 		now := s.now()
-		s.setTimerLocked(now + b.currentStallLimit(now))
+		s.timer.setTimerLocked(now + b.currentStallLimit(now))
 	}
 }
 
 // beginReplyWait notes that the handler h waits for a reply; a nil h is none.
-func (s *Session) beginReplyWait(h *handlerContext) { s.changeReplyWaits(h, 1) }
+func (rs *requestServer) beginReplyWait(h *handlerContext) { rs.changeReplyWaits(h, 1) }
 
 // endReplyWait ends what beginReplyWait has begun.
-func (s *Session) endReplyWait(h *handlerContext) { s.changeReplyWaits(h, -1) }
+func (rs *requestServer) endReplyWait(h *handlerContext) { rs.changeReplyWaits(h, -1) }
 
-func (s *Session) changeReplyWaits(h *handlerContext, replies int32) {
+func (rs *requestServer) changeReplyWaits(h *handlerContext, replies int32) {
+	s := rs.s
 	if h != nil {
 		s.lock()
-		s.changeWaitsLocked(h, replies, 0)
+		rs.changeWaitsLocked(h, replies, 0)
 		s.unlock()
 	}
 }
@@ -408,7 +419,8 @@ type halfCloser interface{ CloseWrite() error }
 
 // closeInput is called by the reader when the input has ended with err. It reports
 // whether the session goes on without input.
-func (s *Session) closeInput(err error) bool {
+func (r *reader) closeInput(err error) bool {
+	s := r.s
 	if err != io.EOF {
 		return false
 	}
@@ -423,10 +435,10 @@ func (s *Session) closeInput(err error) bool {
 	}
 	now := s.now()
 	s.input.closed, s.input.closeDeadline = true, after(now, limit)
-	s.failPendingLocked(s.endOfInput(), true)
+	s.calls.failPendingLocked(s.endOfInput(), true)
 	s.writer.roomLine.wakeAll()
 	s.calls.limiter.line.wakeAll()
-	s.setTimerLocked(min(s.input.closeDeadline, after(now, inputCheckInterval)))
+	s.timer.setTimerLocked(min(s.input.closeDeadline, after(now, inputCheckInterval)))
 	s.life.runningLoops--
 	if s.input.writerWaiting {
 		s.writer.wakeWriter()
@@ -438,7 +450,8 @@ func (s *Session) closeInput(err error) bool {
 // waitForEndOfInput waits until the reader has read what the peer had sent, if err says that
 // the peer has closed the connection: a write finds out before the reader does. The
 // writer calls it when a write has failed.
-func (s *Session) waitForEndOfInput(err error) {
+func (w *writer) waitForEndOfInput(err error) {
+	s := w.s
 	if !isHangUp(err) {
 		return
 	}
@@ -453,10 +466,10 @@ func (s *Session) waitForEndOfInput(err error) {
 	s.lock()
 	defer s.unlock()
 	s.input.writerWaiting, s.input.waitDeadline = true, after(s.now(), limit)
-	s.setTimerLocked(s.input.waitDeadline)
+	s.timer.setTimerLocked(s.input.waitDeadline)
 	for s.life.state < stateClosing && !s.input.closed && s.now() < s.input.waitDeadline {
-		s.writer.writerIdle = true
-		s.writer.writerWakeup.Wait()
+		w.writerIdle = true
+		w.writerWakeup.Wait()
 	}
 	s.input.writerWaiting = false
 }
@@ -509,12 +522,12 @@ func (s *Session) checkHalfCloseLocked(now time.Duration) {
 	case !s.input.closed || s.life.state >= stateClosing:
 		return
 	case s.input.closeDeadline <= now:
-		s.logLaterLocked(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
+		s.logs.logLaterLocked(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
 			timeLimitAttr("Limits.HalfClose", s.halfCloseLimit()), slog.Int("requests", s.requests.count), slog.Int("handlers", s.requests.running))
 		s.effects.closeSession(io.EOF, closeGrace)
 		return
 	}
-	s.setTimerLocked(min(s.input.closeDeadline, now+inputCheckInterval))
+	s.timer.setTimerLocked(min(s.input.closeDeadline, now+inputCheckInterval))
 	s.effects.setFlag(&s.effects.hangUpCheckDue)
 }
 

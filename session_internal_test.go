@@ -337,7 +337,7 @@ func TestKeepAliveThatTheEndOvertakesIsNoFault(t *testing.T) {
 			if c.end {
 				s.Close()
 			}
-			s.sendKeepAlive()
+			s.activity.sendKeepAlive()
 			synctest.Wait()
 			if logged := strings.Contains(log.String(), "keep-alive cannot be sent"); logged != c.logged {
 				t.Errorf("logged is %q", log.String())
@@ -452,7 +452,7 @@ func TestWhatTheSystemSendsIsProgress(t *testing.T) {
 				s.lock()
 				defer s.unlock()
 				now := s.now() + minutes*time.Minute
-				s.checkSendProgressLocked(now)
+				s.writer.checkSendProgressLocked(now)
 				return s.writer.writeDeadline == now+time.Hour
 			}
 			if restarted(1) || restarted(10) {

@@ -24,7 +24,9 @@ const maxLogRecords = 64
 // logLaterLocked has something logged, on another goroutine, and before the session is over. It
 // is for what happens once or twice in a session; the sessions of a server have a budget
 // for that. It is called under the lock.
-func (s *Session) logLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+func (l *deferredLog) logLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+	s := l.s
+	s.mu.AssertHeld()
 	if s.log.Handler() != slog.DiscardHandler {
 		s.noteOfSizeLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
@@ -37,22 +39,23 @@ func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs
 	if s.life.state == stateDone {
 		return
 	}
-	if l := s.load.logs; l == nil || s.takeServerLogBudgetLocked(&l.notices, size, 0, 1) {
-		s.queueLogRecordLocked(level, msg, attrs)
+	if l := s.load.logs; l == nil || s.logs.takeServerLogBudgetLocked(&l.notices, size, 0, 1) {
+		s.logs.queueLogRecordLocked(level, msg, attrs)
 	}
 }
 
 // queueLogRecordLocked is note for what the budgets have room for. Callers must hold s.mu.
-func (s *Session) queueLogRecordLocked(level slog.Level, msg string, attrs []slog.Attr) {
+func (l *deferredLog) queueLogRecordLocked(level slog.Level, msg string, attrs []slog.Attr) {
+	s := l.s
 	s.mu.AssertHeld()
-	if len(s.logs.records) >= maxLogRecords {
-		s.logs.unlogged++
+	if len(l.records) >= maxLogRecords {
+		l.unlogged++
 		return
 	}
-	s.logs.records = append(s.logs.records, logRecord{level, msg, attrs})
-	if !s.logs.running {
-		s.logs.running = true
-		s.pool.runTask(s.writeLogRecords)
+	l.records = append(l.records, logRecord{level, msg, attrs})
+	if !l.running {
+		l.running = true
+		s.pool.runTask(l.writeLogRecords)
 	}
 }
 
@@ -98,11 +101,11 @@ type logBudgets struct{ errors, others logBudget }
 // takeServerLogBudgetLocked reports whether the server's budget has room for a record of the
 // given size, which tells of so many; earned are bytes received that it has not been given
 // for. If others were left out before, that is said first. Callers must hold s.mu.
-func (s *Session) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, records int) bool {
-	s.mu.AssertHeld()
+func (l *deferredLog) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, records int) bool {
+	l.s.mu.AssertHeld()
 	ok, skipped := b.Take(float64(size), float64(earned), records)
 	if skipped > 0 {
-		s.queueLogRecordLocked(slog.LevelWarn, "too much to log of this server's sessions",
+		l.queueLogRecordLocked(slog.LevelWarn, "too much to log of this server's sessions",
 			[]slog.Attr{slog.Int("records left out", skipped)})
 	}
 	return ok
@@ -110,28 +113,29 @@ func (s *Session) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, rec
 
 // takeLogBudgetLocked reports whether the budgets of the session and its server have room for a
 // record. Callers must hold s.mu.
-func (s *Session) takeLogBudgetLocked(level slog.Level, size int) bool {
+func (l *deferredLog) takeLogBudgetLocked(level slog.Level, size int) bool {
+	s := l.s
 	s.mu.AssertHeld()
-	budget := &s.logs.budgets.others
+	budget := &l.budgets.others
 	if level >= slog.LevelError {
-		budget = &s.logs.budgets.errors
+		budget = &l.budgets.errors
 	}
 	received := s.stats.BytesReceived
-	if len(s.logs.records) >= maxLogRecords || !budget.takeBytes(size, received) {
-		s.logs.unlogged++
+	if len(l.records) >= maxLogRecords || !budget.takeBytes(size, received) {
+		l.unlogged++
 		return false
 	}
-	l := s.load.logs
-	if l == nil {
+	ofServer := s.load.logs
+	if ofServer == nil {
 		return true
 	}
-	shared := &l.others
+	shared := &ofServer.others
 	if level >= slog.LevelError {
-		shared = &l.errors
+		shared = &ofServer.errors
 	}
 	earned := int(received - budget.earned)
 	budget.earned = received
-	if !s.takeServerLogBudgetLocked(shared, size, earned, 1) {
+	if !l.takeServerLogBudgetLocked(shared, size, earned, 1) {
 		budget.logged -= uint64(size)
 		return false
 	}
@@ -141,10 +145,11 @@ func (s *Session) takeLogBudgetLocked(level slog.Level, size int) bool {
 // logPeerLaterLocked is note for what a peer can cause as often as it likes. Records for
 // which the budget has no room are only counted. Attributes have no errors but this
 // package's own: the text of any other is the user's code.
-func (s *Session) logPeerLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+func (l *deferredLog) logPeerLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
+	s := l.s
 	s.mu.AssertHeld()
 	if s.log.Handler() != slog.DiscardHandler {
-		s.logSizedLaterLocked(recordSize(msg, attrs), level, msg, attrs)
+		l.logSizedLaterLocked(recordSize(msg, attrs), level, msg, attrs)
 	}
 }
 
@@ -155,20 +160,22 @@ func (s *Session) notePeer(level slog.Level, msg string, attrs ...slog.Attr) {
 	}
 	size := recordSize(msg, attrs)
 	s.lock()
-	s.logSizedLaterLocked(size, level, msg, attrs)
+	s.logs.logSizedLaterLocked(size, level, msg, attrs)
 	s.unlock()
 }
 
-func (s *Session) logSizedLaterLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+func (l *deferredLog) logSizedLaterLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
+	s := l.s
 	s.mu.AssertHeld()
-	if s.life.state != stateDone && s.takeLogBudgetLocked(level, size) {
-		s.queueLogRecordLocked(level, msg, attrs)
+	if s.life.state != stateDone && l.takeLogBudgetLocked(level, size) {
+		l.queueLogRecordLocked(level, msg, attrs)
 	}
 }
 
 // logHandlerLater logs what happened when c was handled, within the budget. A nil err is
 // left out. Callers must not hold s.mu: the logger and err are the user's.
-func (s *Session) logHandlerLater(level slog.Level, msg string, c *peerRequest, err error, more ...slog.Attr) {
+func (l *deferredLog) logHandlerLater(level slog.Level, msg string, c *peerRequest, err error, more ...slog.Attr) {
+	s := l.s
 	if !s.log.Enabled(context.Background(), level) {
 		return
 	}
@@ -178,7 +185,7 @@ func (s *Session) logHandlerLater(level slog.Level, msg string, c *peerRequest, 
 	}
 	size := recordSize(msg, attrs)
 	s.lock()
-	s.logSizedLaterLocked(size, level, msg, attrs)
+	l.logSizedLaterLocked(size, level, msg, attrs)
 	s.unlock()
 }
 
@@ -219,19 +226,20 @@ func quotedSize(text string) int {
 
 // writeLogRecords logs until there is nothing left. It makes room for as much as it takes, so
 // that a log which is always too slow still shows some of all that happens.
-func (s *Session) writeLogRecords() {
+func (l *deferredLog) writeLogRecords() {
+	s := l.s
 	for {
 		s.lock()
-		notes, unlogged := s.logs.records, s.logs.unlogged
+		notes, unlogged := l.records, l.unlogged
 		if len(notes) == 0 && (unlogged == 0 || !s.isOnlyLogLeftLocked()) {
-			s.logs.running = false
+			l.running = false
 			s.unlock()
 			return
 		}
-		s.logs.records, s.logs.unlogged = nil, 0
+		l.records, l.unlogged = nil, 0
 		if unlogged > 0 {
-			s.logs.budgets.others.logged += recordOverhead // for the record that says so
-			if l := s.load.logs; l != nil && !s.takeServerLogBudgetLocked(&l.others, recordOverhead, 0, unlogged) {
+			l.budgets.others.logged += recordOverhead // for the record that says so
+			if ofServer := s.load.logs; ofServer != nil && !l.takeServerLogBudgetLocked(&ofServer.others, recordOverhead, 0, unlogged) {
 				unlogged = 0 // the server says it
 			}
 		}

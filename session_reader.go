@@ -56,20 +56,21 @@ const maxDecodedMessages = 32
 
 // readLoop reads messages until the connection fails or is closed, or until reading
 // pauses (I13).
-func (s *Session) readLoop() {
+func (r *reader) readLoop() {
+	s := r.s
 	buf := decodeBuffers.Get().(*decodeBuffer)
 	for {
 		if buf.queueCrowded {
-			s.handOverDecoded(&buf.decodedInput)
+			r.handOverDecoded(&buf.decodedInput)
 			buf.queueCrowded = false
-			if s.pauseReading() {
+			if r.pauseReading() {
 				buf.recycle()
 				return
 			}
 		}
 		msg, err := s.conn.nextMessage(false)
 		if msg == nil && err == nil {
-			s.handOverDecoded(&buf.decodedInput)
+			r.handOverDecoded(&buf.decodedInput)
 			if buf.queueCrowded {
 				continue
 			}
@@ -82,41 +83,41 @@ func (s *Session) readLoop() {
 			buf = decodeBuffers.Get().(*decodeBuffer)
 		}
 		if err == nil {
-			if !s.reader.ignoresInput {
-				s.receiveMessage(&buf.decodedInput, &buf.Message, msg)
+			if !r.ignoresInput {
+				r.receiveMessage(&buf.decodedInput, &buf.Message, msg)
 				continue
 			}
-			if s.reader.mayIgnoreMore(s.conn.receivedBytes()) {
+			if r.mayIgnoreMore(s.conn.receivedBytes()) {
 				continue
 			}
 			s.lock()
-			s.reader.inputLeft = true
+			r.inputLeft = true
 			s.unlock()
 			break
 		}
-		s.handOverDecoded(&buf.decodedInput)
+		r.handOverDecoded(&buf.decodedInput)
 		if err == errInputIgnored {
 			s.lock()
-			s.reader.inputLeft = true
+			r.inputLeft = true
 			s.unlock()
 			break
 		}
-		if err == io.EOF && s.reader.endedInMessage {
+		if err == io.EOF && r.endedInMessage {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != io.EOF {
-			err = s.explainInput(err)
+			err = r.explainInput(err)
 		}
 		frame, bad := errors.AsType[*FrameError](err)
 		s.lock()
-		s.countReceivedLocked() // what is dropped, or was cut off by the end
+		r.countReceivedLocked() // what is dropped, or was cut off by the end
 		if bad {
-			s.countBadFrameLocked(frame)
+			r.countBadFrameLocked(frame)
 		}
 		s.unlock()
 		told, unclear := false, false
-		if bad && !s.reader.ignoresInput {
-			told, unclear = s.receiveDropped(&buf.Message, frame)
+		if bad && !r.ignoresInput {
+			told, unclear = r.receiveDropped(&buf.Message, frame)
 		}
 		if bad && frame.Recoverable && unclear && s.conn.tellsCause() {
 			final := *frame
@@ -124,7 +125,7 @@ func (s *Session) readLoop() {
 			frame, err, told = &final, &final, true // by the close
 		}
 		if !bad || !frame.Recoverable {
-			if s.closeInput(err) {
+			if r.closeInput(err) {
 				buf.recycle()
 				return
 			}
@@ -139,7 +140,7 @@ func (s *Session) readLoop() {
 		}
 		s.lock()
 		ending := s.life.state >= stateClosing
-		s.checkCostLimitLocked()
+		s.cost.checkCostLimitLocked()
 		s.unlock()
 		if ending {
 			break
@@ -179,69 +180,72 @@ func (r *reader) mayIgnoreMore(received uint64) bool {
 
 // ignoreInputIfClosingLocked has the reader drop what arrives from now on if the session is
 // ending. Callers must hold s.mu and be the reader.
-func (s *Session) ignoreInputIfClosingLocked() {
+func (r *reader) ignoreInputIfClosingLocked() {
+	s := r.s
 	s.mu.AssertHeld()
-	if !s.reader.ignoresInput && s.life.state >= stateClosing {
-		s.reader.ignoresInput, s.reader.ignoredFrom = true, s.conn.receivedBytes()
+	if !r.ignoresInput && s.life.state >= stateClosing {
+		r.ignoresInput, r.ignoredFrom = true, s.conn.receivedBytes()
 	}
 }
 
 // receiveMessage deals with one message, which is valid only until it returns.
-func (s *Session) receiveMessage(in *decodedInput, m *Message, msg []byte) {
-	s.decodeMessage(m, msg)
+func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
+	s := r.s
+	r.decodeMessage(m, msg)
 	if m.Items[0].isNoJSON() {
 		text, marked := bytes.CutPrefix(msg, byteOrderMark)
 		if marked && s.stats.MessagesReceived+in.messages == 0 {
 			msg = text
-			s.decodeMessage(m, msg)
+			r.decodeMessage(m, msg)
 		}
-		if s.passOverBlank(msg) {
+		if r.passOverBlank(msg) {
 			in.hasBlank = true
 			return
 		}
 		if s.conn.endedUnterminated() {
-			s.reader.endedInMessage = true // the connection ended in the middle of it
+			r.endedInMessage = true // the connection ended in the middle of it
 			return
 		}
 	}
-	s.reader.blankMessages = 0
+	r.blankMessages = 0
 	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
-		s.handOverDecoded(in) // what came before
-		s.receiveBatchResponse(m.Items, true)
+		r.handOverDecoded(in) // what came before
+		r.receiveBatchResponse(m.Items, true)
 	case m.Batch:
-		s.handOverDecoded(in)
-		if items := s.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
-			s.receiveBatch(in, items, len(msg))
+		r.handOverDecoded(in)
+		if items := r.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
+			r.receiveBatch(in, items, len(msg))
 		}
 	case item.Kind == KindInvalid:
-		if items := s.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
-			s.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
+		if items := r.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
+			r.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
 		}
 	case item.Kind == KindFatal:
-		s.handOverDecoded(in) // what came before
+		r.handOverDecoded(in) // what came before
 		s.lock()
-		s.countBadMessageLocked(item.Err)
+		r.countBadMessageLocked(item.Err)
 		s.effects.closeSession(item.Err, s.violationGrace())
 		s.unlock()
 	case item.Kind == KindResponse:
 		in.resultBytes.grow(len(item.ID) + len(item.Result))
 		in.replies = append(in.replies, receivedReply{in.resultBytes.appendCopy(item.ID), in.resultBytes.appendCopy(item.Result), item.Err})
 	case s.cancellation != nil && item.Kind == KindNotification && item.Method == s.cancellation.Method:
-		s.handOverDecoded(in) // what is cancelled may be in it
-		s.cancelRequests(item.Params)
+		r.handOverDecoded(in) // what is cancelled may be in it
+		s.requests.cancelRequests(item.Params)
 	default:
-		in.entries = append(in.entries, s.newRequest(item, len(msg)))
+		in.entries = append(in.entries, r.newRequest(item, len(msg)))
 	}
 	in.messages++
 	in.bytes += len(msg)
-	if in.messages >= s.reader.maxMessages || in.bytes >= maxDecodedBytes {
-		s.handOverDecoded(in)
+	if in.messages >= r.maxMessages || in.bytes >= maxDecodedBytes {
+		r.handOverDecoded(in)
 	}
 }
 
 // decodeMessage decodes msg under the session's protocol, which msg may decide.
-func (s *Session) decodeMessage(m *Message, msg []byte) {
+func (r *reader) decodeMessage(m *Message, msg []byte) {
+	s := r.s
 	p := s.Protocol()
 	if d, ok := p.(Detector); ok {
 		if found := d.Detect(msg, s.limits.Batch); found != nil {
@@ -254,37 +258,38 @@ func (s *Session) decodeMessage(m *Message, msg []byte) {
 }
 
 // handOverDecoded hands over what was received: it completes calls and queues requests.
-func (s *Session) handOverDecoded(in *decodedInput) {
+func (r *reader) handOverDecoded(in *decodedInput) {
+	s := r.s
 	if in.messages == 0 && len(in.entries) == 0 && !in.hasBlank {
 		return
 	}
-	s.makeRoomForRequests(in.entries)
+	s.memory.makeRoomForRequests(in.entries)
 	s.lock()
 	s.stats.MessagesReceived += in.messages
-	s.countReceivedLocked()
-	s.markActiveLocked()
+	r.countReceivedLocked()
+	s.activity.markActiveLocked()
 	now := s.now()
-	for _, r := range in.replies {
-		if r.id == nil && s.completeRefusedCallsLocked(now, r.err) {
+	for _, reply := range in.replies {
+		if reply.id == nil && r.completeRefusedCallsLocked(now, reply.err) {
 			continue
 		}
-		f, err, fault := s.takeCallForReplyLocked(r.id, r.err)
+		f, err, fault := r.takeCallForReplyLocked(reply.id, reply.err)
 		if fault != nil {
-			s.countBadMessageLocked(fault)
-			s.countPeerErrorBytesLocked(wholeError, len(r.result))
+			r.countBadMessageLocked(fault)
+			s.cost.countPeerErrorBytesLocked(wholeError, len(reply.result))
 		}
 		if f != nil {
-			s.completeCallLocked(f, now, r.result, err)
+			s.calls.completeCallLocked(f, now, reply.result, err)
 		}
 	}
-	s.checkCostLimitLocked()
+	s.cost.checkCostLimitLocked()
 	for _, e := range in.entries {
-		s.enqueueRequestLocked(e, now)
+		s.requests.enqueueRequestLocked(e, now)
 	}
-	s.checkStarvedQueueLocked() // what was refused may have cost what those before it need
-	s.startWorkerIfNeededLocked()
-	in.queueCrowded = s.isCrowdedLocked(now, 4)
-	s.ignoreInputIfClosingLocked()
+	s.cost.checkStarvedQueueLocked() // what was refused may have cost what those before it need
+	s.requests.startWorkerIfNeededLocked()
+	in.queueCrowded = s.requests.isCrowdedLocked(now, 4)
+	r.ignoreInputIfClosingLocked()
 	s.unlock()
 
 	clear(in.replies)
@@ -297,10 +302,12 @@ func (s *Session) handOverDecoded(in *decodedInput) {
 // to be completed; nil if there is none. outcome is the call's error, if
 // it has one. fault is what is to be counted against the peer. It is called under
 // the lock.
-func (s *Session) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, fault error) {
+func (r *reader) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, fault error) {
+	s := r.s
+	s.mu.AssertHeld()
 	f, what := s.calls.table.matchReply(id)
 	if what == unexpected {
-		f, what, err = s.takeCallByStringLocked(id, err)
+		f, what, err = r.takeCallByStringLocked(id, err)
 	}
 	switch what {
 	case matched:
@@ -324,7 +331,8 @@ func (s *Session) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, 
 // receiveBatchResponse completes the calls that a batch of responses answers, or those
 // that responses of one message do if array is not set. The members of our batches
 // that an array answers in part fail where it does not.
-func (s *Session) receiveBatchResponse(items []Item, array bool) {
+func (r *reader) receiveBatchResponse(items []Item, array bool) {
+	s := r.s
 	need := 0
 	for i := range items {
 		need += len(items[i].Result)
@@ -335,16 +343,16 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	s.lock()
 	now := s.now()
 	complete := func(item *Item) {
-		f, err, fault := s.takeCallForReplyLocked(item.ID, item.Err)
+		f, err, fault := r.takeCallForReplyLocked(item.ID, item.Err)
 		if fault != nil {
 			faults++
-			s.countItemFaultLocked(fault, faults)
-			s.countPeerErrorBytesLocked(wholeError, len(item.Result))
+			r.countItemFaultLocked(fault, faults)
+			s.cost.countPeerErrorBytesLocked(wholeError, len(item.Result))
 		}
 		if f == nil {
 			return
 		}
-		s.completeCallLocked(f, now, results.appendCopy(item.Result), err)
+		s.calls.completeCallLocked(f, now, results.appendCopy(item.Result), err)
 		if array && f.batch != nil && !f.batch.hasReply {
 			f.batch.hasReply = true
 			touched = append(touched, f.batch)
@@ -358,12 +366,12 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 	for _, b := range touched {
 		for _, f := range b.whole.members {
 			if s.calls.table.abandonCall(f) {
-				s.completeCallLocked(f, now, nil, ErrNoResponse)
+				s.calls.completeCallLocked(f, now, nil, ErrNoResponse)
 			}
 		}
 	}
 	for i := range items { // last: what has an id says what the others can be for
-		if items[i].ID == nil && !s.completeRefusedCallsLocked(now, items[i].Err) {
+		if items[i].ID == nil && !r.completeRefusedCallsLocked(now, items[i].Err) {
 			complete(&items[i])
 		}
 	}
@@ -371,17 +379,18 @@ func (s *Session) receiveBatchResponse(items []Item, array bool) {
 }
 
 // newRequest makes a call of a request or notification.
-func (s *Session) newRequest(item *Item, size int) *singleRequest {
+func (r *reader) newRequest(item *Item, size int) *singleRequest {
 	c := &singleRequest{size: size}
 	a := byteArena(c.arena[:0])
 	a.grow(item.sharedBytes())
 	item.detachInto(&a)
-	c.initFromItem(s, item, c)
+	c.initFromItem(r.s, item, c)
 	return c
 }
 
 // receiveBatch answers the invalid members of a batch and takes in the rest.
-func (s *Session) receiveBatch(in *decodedInput, items []Item, size int) {
+func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
+	s := r.s
 	b := &peerBatch{members: make([]peerRequest, len(items)), spans: make([]span, len(items)), size: size}
 	need := 0
 	for i := range items {
@@ -398,17 +407,17 @@ func (s *Session) receiveBatch(in *decodedInput, items []Item, size int) {
 		case KindInvalid:
 			c.answered = true
 			s.lock()
-			if s.dropsBadMessagesLocked() {
+			if r.dropsBadMessagesLocked() {
 				s.unlock()
 				continue
 			}
 			invalid++
-			s.countItemFaultLocked(item.Err, invalid)
+			r.countItemFaultLocked(item.Err, invalid)
 			if invalid == 1 {
 				s.life.unsentErrors++
 			}
 			s.unlock()
-			if s.encodeError(sc, item.ID, s.invalidItemError(item)) {
+			if s.requests.encodeError(sc, item.ID, r.invalidItemError(item)) {
 				b.appendReply(i, sc.msg)
 			}
 			continue
@@ -424,7 +433,7 @@ func (s *Session) receiveBatch(in *decodedInput, items []Item, size int) {
 		b.sendReplies(s, nil, fromReader)
 	}
 	if invalid > 0 {
-		s.finishSendingErrors()
+		s.requests.finishSendingErrors()
 	}
 	if b.openMembers > 0 {
 		in.entries = append(in.entries, b)
@@ -468,21 +477,23 @@ func (a *byteArena) grow(n int) {
 
 // countBadFrameLocked is fault for what the framer, or the connection, reports. Callers must
 // hold the lock.
-func (s *Session) countBadFrameLocked(frame *FrameError) {
+func (r *reader) countBadFrameLocked(frame *FrameError) {
+	r.s.mu.AssertHeld()
 	var more []slog.Attr
 	if size := frame.TooLarge; size != nil {
 		more = append(more, byteLimitAttr(size.Field, size.Limit))
 	}
 	noted := *frame
 	noted.Start = nil // not to be kept until it is logged
-	s.countBadMessageLocked(&noted, more...)
+	r.countBadMessageLocked(&noted, more...)
 }
 
 // receiveDropped tells whom it concerns of a message that was dropped, as far as its
 // beginning shows who that is: the peer is answered, or the call ends that the message
 // was a reply to. told reports whether the peer is answered. unclear reports whether
 // somebody may be waiting who learns nothing of it.
-func (s *Session) receiveDropped(m *Message, frame *FrameError) (told, unclear bool) {
+func (r *reader) receiveDropped(m *Message, frame *FrameError) (told, unclear bool) {
+	s := r.s
 	answer := frame.Answer
 	if size := frame.TooLarge; size != nil && answer == nil {
 		answer = InvalidRequest("message too large (over %s bytes)", thousands(size.Limit))
@@ -503,14 +514,15 @@ func (s *Session) receiveDropped(m *Message, frame *FrameError) (told, unclear b
 		s.unlock()
 		return true, item.ID == nil
 	case KindResponse:
-		return false, !s.failCallOfDroppedReply(item.ID, m.Batch, frame)
+		return false, !r.failCallOfDroppedReply(item.ID, m.Batch, frame)
 	}
 	return false, item.Kind == KindFatal
 }
 
 // failCallOfDroppedReply ends the call, or the batch, whose reply was dropped. It reports whether
 // no call can be waiting for that reply any more.
-func (s *Session) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bool {
+func (r *reader) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bool {
+	s := r.s
 	var err error = frame.TooLarge
 	if frame.TooLarge == nil {
 		err = frame
@@ -520,7 +532,7 @@ func (s *Session) failCallOfDroppedReply(id ID, array bool, frame *FrameError) b
 	defer s.unlock()
 	f := s.calls.table.onlyCall(array)
 	if id != nil {
-		f, _, _ = s.takeCallForReplyLocked(id, nil) // the fault is that of the frame
+		f, _, _ = r.takeCallForReplyLocked(id, nil) // the fault is that of the frame
 	} else if f != nil {
 		s.calls.table.remove(f)
 	}
@@ -528,11 +540,11 @@ func (s *Session) failCallOfDroppedReply(id ID, array bool, frame *FrameError) b
 		return id != nil || s.calls.table.pending == 0
 	}
 	now := s.now()
-	s.completeCallLocked(f, now, nil, err)
+	s.calls.completeCallLocked(f, now, nil, err)
 	if f.batch != nil && array {
 		for _, member := range f.batch.whole.members {
 			if s.calls.table.abandonCall(member) { // another part of its reply may come
-				s.completeCallLocked(member, now, nil, err)
+				s.calls.completeCallLocked(member, now, nil, err)
 			}
 		}
 	}

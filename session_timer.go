@@ -40,7 +40,7 @@ func (l *deadlineList) appendDeadline(s *Session, d *deadline, at time.Duration,
 		l.first = d
 	}
 	l.last = d
-	s.setTimerLocked(at)
+	s.timer.setTimerLocked(at)
 }
 
 // removeDeadline takes d out if it is in.
@@ -72,22 +72,25 @@ type sessionTimer struct {
 }
 
 // setTimerLocked makes sure that the timer fires at the given time or before.
-func (s *Session) setTimerLocked(at time.Duration) {
-	if at >= s.timer.at {
+func (t *sessionTimer) setTimerLocked(at time.Duration) {
+	s := t.s
+	s.mu.AssertHeld()
+	if at >= t.at {
 		return
 	}
-	s.timer.at = at
-	if s.timer.timer == nil {
-		s.timer.timer = time.AfterFunc(at-s.now(), s.checkDeadlines)
+	t.at = at
+	if t.timer == nil {
+		t.timer = time.AfterFunc(at-s.now(), t.checkDeadlines)
 	} else {
-		s.timer.timer.Reset(at - s.now())
+		t.timer.Reset(at - s.now())
 	}
 }
 
 // checkDeadlines does what is due, and arms the timer for what is next.
-func (s *Session) checkDeadlines() {
+func (t *sessionTimer) checkDeadlines() {
+	s := t.s
 	s.lock()
-	s.timer.at = never
+	t.at = never
 	if s.life.state == stateDone {
 		s.unlock()
 		return
@@ -100,37 +103,37 @@ func (s *Session) checkDeadlines() {
 			list.removeDeadline(d)
 		}
 		if list.first != nil {
-			s.setTimerLocked(list.first.at)
+			t.setTimerLocked(list.first.at)
 		}
 	}
-	s.checkSendProgressLocked(now)
+	s.writer.checkSendProgressLocked(now)
 	switch {
 	case s.writer.writing && s.writer.writeDeadline <= now:
-		s.logLaterLocked(slog.LevelWarn, "peer does not read", timeLimitAttr("Limits.SendTimeout", s.limits.SendTimeout))
+		s.logs.logLaterLocked(slog.LevelWarn, "peer does not read", timeLimitAttr("Limits.SendTimeout", s.limits.SendTimeout))
 		s.effects.closeSession(slowPeer("none of a write in %v (Limits.SendTimeout)", s.limits.SendTimeout), 0)
 	case s.writer.writing:
-		s.setTimerLocked(s.writer.writeDeadline)
+		t.setTimerLocked(s.writer.writeDeadline)
 	}
 	switch {
 	case s.input.writerWaiting && s.input.waitDeadline <= now:
 		s.writer.wakeWriter()
 	case s.input.writerWaiting:
-		s.setTimerLocked(s.input.waitDeadline)
+		t.setTimerLocked(s.input.waitDeadline)
 	}
-	s.checkPauseLocked() // what has expired left room
-	s.checkPauseDeadlinesLocked(now)
+	s.requests.checkPauseLocked() // what has expired left room
+	s.requests.checkPauseDeadlinesLocked(now)
 	s.checkHalfCloseLocked(now)
-	s.checkLateLocked(now)
-	s.checkStalledInputLocked(now)
-	s.checkPartialLocked(now)
-	s.checkNetworkLocked(now)
-	s.checkIdleLocked(now)
+	s.requests.checkLateLocked(now)
+	s.reader.checkStalledInputLocked(now)
+	s.reader.checkPartialLocked(now)
+	s.activity.checkNetworkLocked(now)
+	s.activity.checkIdleLocked(now)
 	if s.life.state == stateClosing {
 		if s.life.closeDeadline <= now {
 			s.effects.setFlag(&s.effects.connCloseDue)
 			s.writer.wakeWriter() // which may linger
 		} else {
-			s.setTimerLocked(s.life.closeDeadline)
+			t.setTimerLocked(s.life.closeDeadline)
 		}
 	}
 	s.unlock()
@@ -158,7 +161,8 @@ type connActivity struct {
 }
 
 // watchConn begins to watch over the connection, as the limits say.
-func (s *Session) watchConn() {
+func (a *connActivity) watchConn() {
+	s := a.s
 	l := s.limits
 	if l.KeepAliveMethod == "" && l.KeepAlive != 0 {
 		conn := s.NetConn()
@@ -178,32 +182,36 @@ func (s *Session) watchConn() {
 	}
 	s.lock()
 	defer s.unlock()
-	s.watchNetworkLocked()
-	s.checkNetworkLocked(s.now())
-	if s.activity.watched = l.IdleTimeout != never || l.KeepAliveMethod != ""; s.activity.watched {
-		s.activity.lastTraffic = s.now()
-		s.checkIdleLocked(s.activity.lastTraffic)
+	a.watchNetworkLocked()
+	a.checkNetworkLocked(s.now())
+	if a.watched = l.IdleTimeout != never || l.KeepAliveMethod != ""; a.watched {
+		a.lastTraffic = s.now()
+		a.checkIdleLocked(a.lastTraffic)
 	}
 }
 
 // markActiveLocked is called, under the lock, when something has passed.
-func (s *Session) markActiveLocked() {
-	if s.activity.watched {
-		s.activity.lastTraffic = s.now()
+func (a *connActivity) markActiveLocked() {
+	a.s.mu.AssertHeld()
+	if a.watched {
+		a.lastTraffic = a.s.now()
 	}
 }
 
 // markWorkEndLocked is called, under the lock, when a handler has returned or a call was
 // given up: the session may be idle from now on.
-func (s *Session) markWorkEndLocked() {
-	if s.activity.watched {
-		s.activity.lastWorkEnd = s.now()
+func (a *connActivity) markWorkEndLocked() {
+	a.s.mu.AssertHeld()
+	if a.watched {
+		a.lastWorkEnd = a.s.now()
 	}
 }
 
 // checkIdleLocked ends a session that is idle, and sends what keeps one alive. Callers must
 // hold s.mu.
-func (s *Session) checkIdleLocked(now time.Duration) {
+func (a *connActivity) checkIdleLocked(now time.Duration) {
+	s := a.s
+	s.mu.AssertHeld()
 	v, l := &s.activity, s.limits
 	if !v.watched || s.life.state >= stateClosing || s.input.closed {
 		return
@@ -220,19 +228,20 @@ func (s *Session) checkIdleLocked(now time.Duration) {
 			v.lastKeepAlive = now
 			s.effects.setFlag(&s.effects.keepAliveDue)
 		}
-		s.setTimerLocked(after(max(v.lastTraffic, v.lastKeepAlive), l.KeepAlive))
+		s.timer.setTimerLocked(after(max(v.lastTraffic, v.lastKeepAlive), l.KeepAlive))
 	}
 	if after(idle, l.IdleTimeout) <= now {
-		s.logLaterLocked(slog.LevelInfo, "session is idle", timeLimitAttr("Limits.IdleTimeout", l.IdleTimeout))
+		s.logs.logLaterLocked(slog.LevelInfo, "session is idle", timeLimitAttr("Limits.IdleTimeout", l.IdleTimeout))
 		s.effects.keepAliveDue = false
 		s.effects.closeSession(ErrIdle, closeGrace)
 		return
 	}
-	s.setTimerLocked(after(idle, l.IdleTimeout))
+	s.timer.setTimerLocked(after(idle, l.IdleTimeout))
 }
 
 // sendKeepAlive sends a notification whose arrival is all that it is for.
-func (s *Session) sendKeepAlive() {
+func (a *connActivity) sendKeepAlive() {
+	s := a.s
 	s.tryNotify(s.limits.KeepAliveMethod, nil, "keep-alive cannot be sent")
 }
 
@@ -242,7 +251,9 @@ func (s *Session) sendKeepAlive() {
 // TCP_USER_TIMEOUT counts the time in which the peer does not read, too, and must not
 // be shorter than SendTimeout. Where KeepAlive asks for less, the operating system is
 // asked whether it repeats what it has sent.
-func (s *Session) watchNetworkLocked() {
+func (a *connActivity) watchNetworkLocked() {
+	s := a.s
+	s.mu.AssertHeld()
 	keepAlive := s.limits.tcpKeepAlive()
 	conn := tcpConn(s.NetConn())
 	if conn == nil || keepAlive < 0 || keepAlive > never/keepAliveProbes {
@@ -259,7 +270,7 @@ func (s *Session) watchNetworkLocked() {
 	if patience >= s.limits.SendTimeout {
 		setUserTimeout(raw, patience)
 	} else if canSeeRepeats {
-		s.activity.networkConn, s.activity.repeatingSince = raw, never
+		a.networkConn, a.repeatingSince = raw, never
 	}
 }
 
@@ -286,13 +297,14 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 
 // checkNetworkLocked ends a session if what was sent is not acknowledged. Callers must
 // hold s.mu.
-func (s *Session) checkNetworkLocked(now time.Duration) {
+func (a *connActivity) checkNetworkLocked(now time.Duration) {
+	s := a.s
 	s.mu.AssertHeld()
 	v, keepAlive := &s.activity, s.limits.tcpKeepAlive()
 	if v.networkConn == nil || s.life.state >= stateClosing {
 		return
 	}
-	s.setTimerLocked(after(now, keepAlive/4))
+	s.timer.setTimerLocked(after(now, keepAlive/4))
 	switch {
 	case !isRepeating(v.networkConn):
 		v.repeatingSince = never

@@ -310,15 +310,16 @@ func wakeWaiter(turn chan struct{}) {
 
 // writeLoop writes what is queued, all of it in one write, until the session
 // ends; then the rest, and closes the connection.
-func (s *Session) writeLoop() {
+func (w *writer) writeLoop() {
+	s := w.s
 	s.lock()
 	for {
-		if s.writer.isEmpty() {
-			if s.life.state >= stateClosing && !s.writer.writeSideLent {
+		if w.isEmpty() {
+			if s.life.state >= stateClosing && !w.writeSideLent {
 				break
 			}
-			s.writer.writerIdle = true
-			s.writer.writerWakeup.Wait()
+			w.writerIdle = true
+			w.writerWakeup.Wait()
 			// Whoever is ready to run may have something to write as well: a
 			// write costs far more than this.
 			s.unlock()
@@ -329,30 +330,30 @@ func (s *Session) writeLoop() {
 		if s.life.state >= stateClosing && s.life.closeDeadline <= s.now() {
 			break
 		}
-		f := s.writer.takeFrames()
-		s.writer.writing = true
-		s.resetSendTimeoutLocked()
-		s.writer.writeStart = s.writer.lastProgress
+		f := w.takeFrames()
+		w.writing = true
+		w.resetSendTimeoutLocked()
+		w.writeStart = w.lastProgress
 		s.unlock()
 		n, err := s.conn.writeFrames(f.buf, f.ends, func() {
 			s.lock()
-			s.resetSendTimeoutLocked()
-			s.markActiveLocked()
-			flushing := s.writer.flushed != nil
+			w.resetSendTimeoutLocked()
+			s.activity.markActiveLocked()
+			flushing := w.flushed != nil
 			s.unlock()
 			if flushing && !s.conn.canWriteNow() {
-				s.stopFlushWait()
+				w.stopFlushWait()
 			}
 		})
 		s.lock()
-		s.writer.writing = false
+		w.writing = false
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
 			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
-				s.writer.writtenMessages++
+				w.writtenMessages++
 			}
 			s.unlock()
-			s.waitForEndOfInput(err)
+			w.waitForEndOfInput(err)
 			s.lock()
 			if s.input.closed && !errors.Is(err, io.EOF) {
 				err = io.EOF // the peer had closed both halves
@@ -362,15 +363,15 @@ func (s *Session) writeLoop() {
 			s.lock()
 			break
 		}
-		s.writer.returnFrames(f)
-		s.startWorkerAfterWriteLocked()
+		w.returnFrames(f)
+		s.requests.startWorkerAfterWriteLocked()
 	}
-	s.stopFlushWaitLocked()
-	if s.life.lingerWanted && s.writer.isEmpty() {
-		s.lingerLocked()
+	w.stopFlushWaitLocked()
+	if s.life.lingerWanted && w.isEmpty() {
+		w.lingerLocked()
 	}
-	s.writer.frameBuffer, s.writer.inFlight, s.writer.countedInFlight = nil, 0, 0
-	s.failPendingLocked(s.life.closeCause, true)
+	w.frameBuffer, w.inFlight, w.countedInFlight = nil, 0, 0
+	s.calls.failPendingLocked(s.life.closeCause, true)
 	s.unlock()
 	s.closeConn()
 	s.lock()
@@ -420,17 +421,18 @@ func (s *Session) startFlush() {
 }
 
 // stopFlushWait ends what flush waits for.
-func (s *Session) stopFlushWait() {
+func (w *writer) stopFlushWait() {
+	s := w.s
 	s.lock()
 	defer s.unlock()
-	s.stopFlushWaitLocked()
+	w.stopFlushWaitLocked()
 }
 
-func (s *Session) stopFlushWaitLocked() {
-	s.mu.AssertHeld()
-	if s.writer.flushed != nil {
-		close(s.writer.flushed)
-		s.writer.flushed = nil
+func (w *writer) stopFlushWaitLocked() {
+	w.s.mu.AssertHeld()
+	if w.flushed != nil {
+		close(w.flushed)
+		w.flushed = nil
 	}
 }
 
@@ -438,36 +440,40 @@ func (s *Session) stopFlushWaitLocked() {
 // come to the end of the peer's, for at most closeGrace. A connection that is closed
 // with unread bytes is reset, and the peer may lose the last replies. Callers must
 // hold s.mu, which is released meanwhile.
-func (s *Session) lingerLocked() {
+func (w *writer) lingerLocked() {
+	s := w.s
 	s.mu.AssertHeld()
 	if closeBy := after(s.now(), closeGrace); closeBy < s.life.closeDeadline {
 		s.life.closeDeadline = closeBy
-		s.setTimerLocked(closeBy)
+		s.timer.setTimerLocked(closeBy)
 	}
 	s.unlock()
 	closed := s.conn.closeWrite()
 	s.lock()
 	for closed && (s.life.runningLoops == 2 || s.reader.inputLeft) && s.now() < s.life.closeDeadline {
-		s.writer.writerIdle = true
-		s.writer.writerWakeup.Wait()
+		w.writerIdle = true
+		w.writerWakeup.Wait()
 	}
 }
 
 // resetSendTimeoutLocked restarts the time that a write may take.
-func (s *Session) resetSendTimeoutLocked() {
-	s.writer.lastProgress = s.now()
-	s.writer.writeDeadline = after(s.writer.lastProgress, s.limits.SendTimeout)
-	s.writer.kernelQueue.hasSample = false
-	if s.writer.writeDeadline != never {
-		s.setTimerLocked(s.writer.writeDeadline)
+func (w *writer) resetSendTimeoutLocked() {
+	s := w.s
+	s.mu.AssertHeld()
+	w.lastProgress = s.now()
+	w.writeDeadline = after(w.lastProgress, s.limits.SendTimeout)
+	w.kernelQueue.hasSample = false
+	if w.writeDeadline != never {
+		s.timer.setTimerLocked(w.writeDeadline)
 		if canSeeUnsent {
-			s.setTimerLocked(after(s.writer.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
+			s.timer.setTimerLocked(after(w.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
 		}
 	}
 }
 
 // traceRequestSent tells Trace.RequestSent of a request, or of a notification if f is nil.
-func (s *Session) traceRequestSent(method string, f *Future) {
+func (w *writer) traceRequestSent(method string, f *Future) {
+	s := w.s
 	if s.trace.RequestSent == nil {
 		return
 	}
@@ -530,10 +536,11 @@ func isProgress(fallen int, since, timeout time.Duration) bool {
 // sent enough meanwhile: writeChunk in Limits.SendTimeout. What the writer adds to the
 // queue between two looks is less than it writes at a time, and counts against the
 // peer. Callers must hold s.mu.
-func (s *Session) checkSendProgressLocked(now time.Duration) {
+func (w *writer) checkSendProgressLocked(now time.Duration) {
+	s := w.s
 	s.mu.AssertHeld()
-	q, timeout := &s.writer.kernelQueue, s.limits.SendTimeout
-	if !canSeeUnsent || !s.writer.writing || timeout == never {
+	q, timeout := &w.kernelQueue, s.limits.SendTimeout
+	if !canSeeUnsent || !w.writing || timeout == never {
 		return
 	}
 	unsent, ok := q.readUnsent(s.NetConn())
@@ -545,7 +552,7 @@ func (s *Session) checkSendProgressLocked(now time.Duration) {
 		q.hasSample, q.sampledBytes, q.sampleTime = true, unsent, now
 	case isProgress(q.sampledBytes-unsent, now-q.sampleTime, timeout):
 		q.sampledBytes, q.sampleTime = unsent, now
-		s.writer.writeDeadline = after(now, timeout)
+		w.writeDeadline = after(now, timeout)
 	}
-	s.setTimerLocked(after(now, timeout/kernelQueueChecks))
+	s.timer.setTimerLocked(after(now, timeout/kernelQueueChecks))
 }

@@ -120,7 +120,7 @@ func (r *scriptRunner) step(t *testing.T, step *connectionStep) {
 		// What the end of a session does to its calls, without the end.
 		r.life.closeCause = ErrClosed
 		r.lock()
-		r.failPendingLocked(r.life.closeCause, true)
+		r.calls.failPendingLocked(r.life.closeCause, true)
 		r.unlock()
 		r.life.closeCause = nil
 		for _, c := range r.ledger.calls { // the original forgets the cancelled ones, too
@@ -635,7 +635,7 @@ func (r *scriptRunner) answer(t *testing.T, step *connectionStep) {
 		t.Fatal(err)
 	}
 	lateResults := r.stats.LateResults
-	r.finishRequest(item.call, result, replyErr)
+	r.requests.finishRequest(item.call, result, replyErr)
 	if item.answered {
 		// A handler returns once; were it otherwise, the second answer would be dropped.
 		in.twice = true

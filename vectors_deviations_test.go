@@ -293,7 +293,7 @@ func playDecided(t *testing.T, p Protocol, script string) {
 		case "-->":
 			o.receive([]byte(rest))
 			for _, c := range slices.Backward(o.take()) {
-				o.finishRequest(c, decidedResult(c), nil)
+				o.requests.finishRequest(c, decidedResult(c), nil)
 			}
 			said = o.sent()
 		case "<--":
@@ -902,11 +902,11 @@ func (nowhere) Close() error                 { return nil }
 // for they are only lent.
 func (o *offline) receive(msg []byte) {
 	msg = bytes.Clone(msg)
-	o.Session.receiveMessage(&o.intake, &o.message, msg)
+	o.Session.reader.receiveMessage(&o.intake, &o.message, msg)
 	for i := range msg {
 		msg[i] = '?'
 	}
-	o.handOverDecoded(&o.intake)
+	o.reader.handOverDecoded(&o.intake)
 }
 
 // take returns the requests and notifications that wait for a handler.

@@ -267,7 +267,7 @@ func startVectorSession(t *testing.T, conn transport, role Role, opts *Options) 
 func plainCost(s *Session) float64 {
 	s.lock()
 	defer s.unlock()
-	s.chargeTrafficLocked()
+	s.cost.chargeTrafficLocked()
 	return s.cost.account.cost
 }
 
@@ -991,7 +991,7 @@ func testVectorBandwidth(t *testing.T, c sessionCase) {
 	s, far := newVectorSession(t, RoleServer, &Options{Handler: note, Limits: limits})
 	if c.Sent != nil {
 		sc := &encodeBuffer{msg: make([]byte, *c.Sent)}
-		if err := s.sendMessage(t.Context(), sc, fromCaller, nil); err != nil {
+		if err := s.writer.sendMessage(t.Context(), sc, fromCaller, nil); err != nil {
 			t.Fatal(err)
 		}
 	} else {
