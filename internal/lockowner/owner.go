@@ -3,14 +3,14 @@
 // Package lockowner checks who holds a lock, in builds with the tag rpcxdebug.
 package lockowner
 
-// Owner is nothing in builds without the tag rpcxdebug. With the tag, an Owner is the
-// goroutine that holds a lock, and Check panics in all others.
+// Owner is empty in builds without the tag rpcxdebug. With the tag, an Owner is the
+// goroutine that holds a lock, and Check panics in every different goroutine.
 type Owner struct{}
 
-// Set makes the calling goroutine the owner, which has just taken the lock.
+// Set makes the calling goroutine the owner. Callers must hold the lock.
 func (Owner) Set() {}
 
-// Clear removes the owner, which is about to leave the lock.
+// Clear removes the owner. Callers must hold the lock.
 func (Owner) Clear() {}
 
 // Check panics if the calling goroutine is not the owner.

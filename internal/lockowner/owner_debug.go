@@ -8,10 +8,10 @@ import "sync/atomic"
 // Owner is the goroutine that holds a lock.
 type Owner struct{ goroutine atomic.Uintptr }
 
-// Set makes the calling goroutine the owner, which has just taken the lock.
+// Set makes the calling goroutine the owner. Callers must hold the lock.
 func (o *Owner) Set() { o.goroutine.Store(current()) }
 
-// Clear removes the owner, which is about to leave the lock.
+// Clear removes the owner. Callers must hold the lock.
 func (o *Owner) Clear() { o.goroutine.Store(0) }
 
 // Check panics if the calling goroutine is not the owner.
@@ -21,6 +21,6 @@ func (o *Owner) Check() {
 	}
 }
 
-// current returns the address of the runtime's record of the calling goroutine. Two
-// goroutines that run have different ones.
+// current returns the address of the runtime's record of the calling goroutine. Running
+// goroutines have different addresses.
 func current() uintptr
