@@ -2,16 +2,16 @@ package rpcx
 
 import "example.com/rpcx/internal/jsonscan"
 
-// JSONRPCAutoDetect settles on one of the other three by the first message
-// that a session receives. Until then it writes JSON-RPC 2.0. A message that
-// says its version decides for it; one that has both "result" and "error" is
-// 1.0; anything else that is JSON makes the session [JSONRPCLoose]. In a batch
-// one member that shows a strict version decides, 2.0 before 1.0.
+// JSONRPCAutoDetect selects one of the three JSON-RPC protocols by the first message
+// received in a session. Until then JSONRPCAutoDetect writes JSON-RPC 2.0. A message with
+// a version selects its version. A message with both "result" and "error" selects 1.0.
+// Any different JSON selects [JSONRPCLoose]. In a batch, a single member with a strict
+// version decides, 2.0 before 1.0.
 var JSONRPCAutoDetect Protocol = autoDetect{jsonrpc{v2{}}}
 
 type autoDetect struct{ jsonrpc }
 
-// Decode interprets a message under the protocol that it shows.
+// Decode interprets a message under its detected protocol.
 func (a autoDetect) Decode(m *Message, msg []byte, maxBatch int) {
 	if p := a.Detect(msg, maxBatch); p != nil {
 		p.Decode(m, msg, maxBatch)
@@ -20,8 +20,9 @@ func (a autoDetect) Decode(m *Message, msg []byte, maxBatch int) {
 	a.jsonrpc.Decode(m, msg, maxBatch)
 }
 
-// Detect implements [Detector]. A message that does not parse, one that gives
-// a member twice, and a batch that is too long decide nothing.
+// Detect implements [Detector]. Invalid JSON, an object with a duplicate member, and a
+// batch over the limit select no protocol. Within a batch, a duplicate member does not
+// matter.
 func (autoDetect) Detect(msg []byte, maxBatch int) Protocol {
 	s := jsonscan.Scanner{Data: msg}
 	var found Protocol
@@ -42,7 +43,7 @@ func (autoDetect) Detect(msg []byte, maxBatch int) Protocol {
 	return found
 }
 
-// detectBatch scans a batch; s is in it as in decodeBatch.
+// detectBatch scans a batch. As in decodeBatch, s must be at the opening bracket.
 func detectBatch(s *jsonscan.Scanner, maxBatch int) Protocol {
 	found := JSONRPCLoose
 	s.Pos++
@@ -72,7 +73,7 @@ func detectBatch(s *jsonscan.Scanner, maxBatch int) Protocol {
 	return nil
 }
 
-// shownProtocol returns the protocol that a message or member shows.
+// shownProtocol returns the protocol of a message or of a member of a batch.
 func (e *envelope) shownProtocol() Protocol {
 	switch version := e.vals[memberVersion]; {
 	case version != nil && jsonscan.EqualString(version, "2.0"):

@@ -15,44 +15,45 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// A Codec encodes and decodes what the messages of a [Protocol] carry: params,
-// results, the data of errors. It must be safe for concurrent use.
+// Codec encodes and decodes the payloads of a [Protocol]'s messages: params, results and
+// the data of errors. A Codec must be safe for concurrent use.
 type Codec interface {
-	// Append appends the encoding of v to dst and returns the extended slice;
-	// on an error it returns dst as it was.
+	// Append appends the encoding of v to dst and returns the extended slice. On an
+	// error, Append returns dst unchanged.
 	Append(dst []byte, v any) ([]byte, error)
-	// Unmarshal decodes data into v, a pointer. It does not keep data.
+	// Unmarshal decodes data into v, a pointer. Unmarshal must not retain data.
 	Unmarshal(data []byte, v any) error
 }
 
-// A RawCodec is a Codec whose encoding is not JSON.
+// RawCodec is a [Codec] for an encoding other than JSON.
 type RawCodec interface {
 	Codec
-	// RawType returns the type that is to this codec what [json.RawMessage] is to
-	// JSON: a slice of bytes that is encoded as it is, and decoded to the encoding
-	// of a value; null may become nil. It has to work as an element of slices, maps
-	// and structs. With it, arguments are told apart and objects taken to pieces.
+	// RawType returns this codec's counterpart of [json.RawMessage]: a slice type of
+	// bytes. The codec encodes its bytes unchanged, and decodes into it the encoding of a
+	// value; null may become nil. The type must work as an element of slices, maps and
+	// structs. The package uses it to separate arguments and to take objects apart.
 	RawType() reflect.Type
 }
 
-// JSON is the built-in codec of the JSON protocols: encoding/json without HTML
-// escaping. It encodes and decodes the most common types by itself, which is faster.
+// JSON is the built-in codec of the JSON protocols: encoding/json without HTML escaping.
+// For speed, JSON encodes and decodes the most common types itself.
 //
-// What it writes is valid JSON in UTF-8, reads back as the same value, and is the
-// same bytes with every version of Go and of encoding/json. Strings have U+2028 and
-// U+2029 as \u2028 and \u2029. Each byte of a string that is not UTF-8 becomes
-// U+FFFD, itself and not an escape sequence. A [json.RawMessage], or the output of
-// a MarshalJSON method, loses its white space; invalid UTF-8 in it is an error, as
-// are arrays and objects nested over 10,000 levels deep. What types can be encoded,
-// and what malformed struct tags mean, encoding/json decides. A string that is not
-// UTF-8, in a map's key or in a field with the option "string", is outside the promise.
+// The output is valid JSON in UTF-8, and reads back as the same value. Its bytes are the
+// same with every version of Go and of encoding/json. In strings, U+2028 and U+2029 are
+// written as \u2028 and \u2029. Each byte of a string that is not UTF-8 becomes U+FFFD,
+// written as a character and not as an escape sequence. A [json.RawMessage] loses its
+// white space, as does the output of a MarshalJSON method; invalid UTF-8 in either is an
+// error. Arrays and objects nested over 10,000 levels deep are an error too.
+// encoding/json decides which types can be encoded, and how malformed struct tags are
+// read. The promise excludes strings of invalid UTF-8 in a map's key or in a field with
+// the option "string".
 //
-// Where any value is expected (*any, *[]any, *[Args], *map[string]any, and values
+// For destinations of any value (*any, *[]any, *[Args], *map[string]any, and values
 // within these), decoding does not depend on encoding/json either. Numbers become
-// float64. The last of two equal keys counts. An unpaired surrogate becomes U+FFFD,
-// as does each byte that is not UTF-8. If decoding fails, the destination is
-// unchanged, except for what its pointers point to. In a destination of any other
-// type, such as a struct, a failure may leave a part of the value.
+// float64. The last of two equal keys counts. An unpaired surrogate becomes U+FFFD, as
+// does each byte that is not UTF-8. If decoding fails, the destination is unchanged,
+// except for the targets of its pointers. In a destination of another type, such as a
+// struct, a failure may leave a part of the value.
 var JSON Codec = jsonCodec{}
 
 type jsonCodec struct{}
@@ -64,10 +65,10 @@ func codecOr(c Codec) Codec {
 	return c
 }
 
-// appendCodec appends the encoding of v for use within a message. The output
-// of the built-in codec is trusted; that of any other has to be one JSON value
-// in UTF-8 and loses its white space, so that no newline or broken JSON gets
-// into the stream. Every error is a *ProtocolError.
+// appendCodec appends the encoding of v for use within a message. The output of the
+// built-in codec is trusted. The output of a foreign codec must be a single JSON value in
+// UTF-8, and loses its white space. So no newline or broken JSON gets into the stream.
+// Every error is a *ProtocolError.
 func appendCodec(dst []byte, c Codec, v any) ([]byte, error) {
 	c = codecOr(c)
 	out, err := c.Append(dst, v)
@@ -92,7 +93,7 @@ func isBuiltinCodec(c Codec) bool {
 	return false
 }
 
-// checkAppended checks what a foreign codec appended to n bytes.
+// checkAppended checks and compacts out[n:], the output of a foreign codec.
 func checkAppended(out []byte, n int) ([]byte, error) {
 	if len(out) < n {
 		return nil, errors.New("the codec shortened the message")
@@ -115,20 +116,20 @@ func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
 	return out, nil
 }
 
-// maxDirect is how deeply appendJSON follows arrays and maps by itself. Deeper
-// ones it leaves to encoding/json, which notices when a value contains itself.
+// maxDirect is the number of nested arrays and maps that appendJSON follows itself.
+// appendJSON leaves deeper values to encoding/json, which detects a value that contains
+// itself.
 const maxDirect = 100
 
-// appendJSON encodes v, which lies in depth arrays and maps. What it does not
-// know, and all that cannot be encoded, goes to encoding/json; so the errors
-// are encoding/json's.
+// appendJSON encodes v, which lies in depth arrays and maps. Values of unknown types, and
+// values that cannot be encoded, go to encoding/json. So the errors are encoding/json's.
 func appendJSON(dst []byte, v any, depth int) ([]byte, error) {
 	if depth > maxDirect {
 		return appendOther(dst, v, depth)
 	}
 	element := func(dst []byte, v any) ([]byte, error) { return appendJSON(dst, v, depth+1) }
-	// Only exact types match here: a type that is defined by others, and may
-	// have a MarshalJSON or MarshalText method, does not.
+	// Only exact types match here. A type defined elsewhere may have a MarshalJSON or
+	// MarshalText method, and does not match.
 	switch v := v.(type) {
 	case nil:
 		return append(dst, "null"...), nil
@@ -210,7 +211,7 @@ func appendArray[T any](dst []byte, list []T, element func([]byte, T) ([]byte, e
 	return append(dst, ']'), nil
 }
 
-// appendMap encodes m with its keys in order, as encoding/json does.
+// appendMap encodes m with sorted keys, as encoding/json does.
 func appendMap(dst []byte, m map[string]any, element func([]byte, any) ([]byte, error)) ([]byte, error) {
 	if m == nil {
 		return append(dst, "null"...), nil
@@ -234,8 +235,8 @@ func appendMap(dst []byte, m map[string]any, element func([]byte, any) ([]byte, 
 	return append(dst, '}'), nil
 }
 
-// appendFloat writes numbers as ECMAScript does: with an exponent, of one digit
-// if that is enough, only where they are very small or very large.
+// appendFloat writes numbers as ECMAScript does. Only very small and very large numbers
+// have an exponent, with a single digit if possible.
 func appendFloat(dst []byte, f float64, size int) ([]byte, error) {
 	abs := math.Abs(f)
 	if math.IsNaN(f) || math.IsInf(f, 0) {
@@ -255,7 +256,7 @@ func appendFloat(dst []byte, f float64, size int) ([]byte, error) {
 	return dst, nil
 }
 
-// otherEncoder is encoding/json's Encoder, made to append.
+// otherEncoder is an encoding/json Encoder that appends to dst.
 type otherEncoder struct {
 	dst []byte
 	enc *json.Encoder
@@ -286,12 +287,12 @@ func appendOther(dst []byte, v any, depth int) ([]byte, error) {
 	}
 	out = out[:len(out)-1] // without the newline that Encode adds
 	added := out[len(dst):]
-	// What a MarshalJSON method returned has been checked to be JSON, but not
-	// to be UTF-8.
+	// encoding/json has checked that the output of a MarshalJSON method is JSON, but not
+	// that the output is UTF-8.
 	if !utf8.Valid(added) {
 		return nil, errors.New("invalid UTF-8 in the output of a MarshalJSON method")
 	}
-	// One version of encoding/json has a limit to nesting, the other has none.
+	// Only one version of encoding/json limits the nesting.
 	if len(added) > 2*(jsonscan.MaxDepth-depth) {
 		if ok, _ := jsonscan.ValidWithin(added, depth); !ok {
 			return nil, fmt.Errorf("arrays and objects are nested over %d levels deep", jsonscan.MaxDepth)
@@ -300,8 +301,8 @@ func appendOther(dst []byte, v any, depth int) ([]byte, error) {
 	return unifyEscapes(out, len(dst)), nil
 }
 
-// unifyEscapes gives what encoding/json has appended to n bytes the form that it has with
-// every version: U+FFFD is not an escape sequence, U+2028 and U+2029 are.
+// unifyEscapes rewrites out[n:], the output of encoding/json, into the form common to
+// every version. U+FFFD is written as a character, U+2028 and U+2029 as escape sequences.
 func unifyEscapes(out []byte, n int) []byte {
 	const escaped = `\ufffd` // as encoding/json writes it; MarshalJSON methods may use capitals
 	if added := out[n:]; !bytes.Contains(added, []byte(escaped)) &&
@@ -343,7 +344,8 @@ func (jsonCodec) convertNumber(n json.Number) (any, error) {
 	return f, err
 }
 
-// unmarshalDirect decodes data into v if data is just what v expects.
+// unmarshalDirect decodes data into v if data is exactly of the type of v. The result
+// reports whether unmarshalDirect did so.
 func unmarshalDirect(data []byte, v any) (ok bool) {
 	switch v := v.(type) {
 	case *string:
@@ -408,13 +410,13 @@ func unmarshalUint[T uint | uint32 | uint64](data []byte, v *T, size int) bool {
 	return err == nil
 }
 
-// isString reports whether data is one JSON string in UTF-8, and no more.
+// isString reports whether data is exactly a JSON string in UTF-8.
 func isString(data []byte) bool {
 	s := jsonscan.Scanner{Data: data}
 	return len(data) > 0 && data[0] == '"' && s.ScanString() && s.Pos == len(data) && s.IsUTF8()
 }
 
-// isNumber reports whether data is one JSON number, and no more.
+// isNumber reports whether data is exactly a JSON number.
 func isNumber(data []byte) bool {
 	s := jsonscan.Scanner{Data: data}
 	return len(data) > 0 && s.ScanNumber() && s.Pos == len(data)

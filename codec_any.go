@@ -13,30 +13,30 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// numberForm says what a JSON number becomes where any value is expected.
+// numberForm is the Go type of JSON numbers in destinations of any value.
 type numberForm uint8
 
 const (
 	floatNumbers   numberForm = iota // a float64, as in encoding/json
 	textNumbers                      // a json.Number
-	integerNumbers                   // what integerOrFloat returns
+	integerNumbers                   // int64, float64 or json.Number: the result of integerOrFloat
 )
 
-// decodeAny decodes data, one JSON value, into what encoding/json makes of it
-// where any value is expected: nil, bool, float64, string, []any, map[string]any.
+// decodeAny decodes data, a single JSON value, for a destination of any value. The result
+// is encoding/json's: nil, bool, float64, string, []any or map[string]any.
 //
-//   - If an object has two equal keys, the last of them counts.
-//   - An unpaired surrogate becomes U+FFFD. So does each byte that is not UTF-8.
-//   - A number beyond float64 is a [*json.UnmarshalTypeError].
+//   - If an object has two equal keys, the last counts.
+//   - An unpaired surrogate becomes U+FFFD, as does each byte that is not UTF-8.
+//   - A number outside the range of float64 is a [*json.UnmarshalTypeError].
 //
-// All of encoding/json's versions do so. The error of what is no JSON is theirs.
+// Every version of encoding/json does so. For invalid JSON, the error is encoding/json's.
 func decodeAny(data []byte, form numberForm) (any, error) {
 	d := anyDecoder{Scanner: jsonscan.Scanner{Data: data}, form: form}
 	v, ok := d.decodeValue()
 	ok = ok && d.AtEnd()
 	if ok && !d.IsUTF8() {
-		// Each wrong byte is a rune of its own here. The text can be scanned
-		// again, since all of them are within strings.
+		// Here each invalid byte becomes a rune. The text stays valid JSON, since invalid
+		// bytes occur only within strings.
 		return decodeAny([]byte(string([]rune(string(data)))), form)
 	}
 	switch {
@@ -48,7 +48,7 @@ func decodeAny(data []byte, form numberForm) (any, error) {
 	return v, nil
 }
 
-// stdUnmarshalError returns encoding/json's error for data that v cannot take.
+// stdUnmarshalError returns encoding/json's error for data that does not fit v.
 func stdUnmarshalError(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return err
@@ -56,15 +56,15 @@ func stdUnmarshalError(data []byte, v any) error {
 	return errors.New("invalid JSON")
 }
 
-// anyDecoder is a scanner that makes values of what it scans.
+// anyDecoder is a scanner that builds values.
 type anyDecoder struct {
 	jsonscan.Scanner
 	form numberForm
-	err  error // the first number that has no place in its Go type
+	err  error // the first number out of the range of its Go type
 }
 
-// decodeValue scans and returns one value. Like encoding/json it recurses, at most
-// maxDepth levels deep.
+// decodeValue scans and returns a value. Like encoding/json, decodeValue recurses, at
+// most jsonscan.MaxDepth levels deep.
 func (d *anyDecoder) decodeValue() (v any, ok bool) {
 	switch c := d.Peek(); {
 	case c == '"':
@@ -186,7 +186,7 @@ func (d *anyDecoder) numberValue(raw []byte) any {
 
 // parseFloat returns the value of a valid number.
 func parseFloat(raw []byte) (float64, error) {
-	const exact = 15 // integers of so many digits have a float64 of their own
+	const exact = 15 // every integer of up to 15 digits has an exact float64
 	if len(raw) > exact || raw[0] == '-' {
 		return strconv.ParseFloat(string(raw), 64)
 	}
@@ -200,8 +200,9 @@ func parseFloat(raw []byte) (float64, error) {
 	return float64(n), nil
 }
 
-// unmarshalForm decodes data into v. It goes the direct way where data is just
-// what v expects. Errors are encoding/json's, and so is what has another type.
+// unmarshalForm decodes data into v. If v is a common type or a destination of any value,
+// unmarshalForm decodes data itself. encoding/json decodes the remaining types. The
+// errors are encoding/json's.
 func unmarshalForm(data []byte, v any, form numberForm) error {
 	if unmarshalDirect(data, v) {
 		return nil
@@ -227,8 +228,8 @@ func unmarshalForm(data []byte, v any, form numberForm) error {
 	return json.Unmarshal(data, v)
 }
 
-// unmarshalInto decodes any value. If *v has a pointer, the value goes where that
-// points to, as in encoding/json. If there is an error, *v is unchanged.
+// unmarshalInto decodes any value. If *v is a pointer, the value goes to its target, as
+// in encoding/json. On an error, *v is unchanged.
 func unmarshalInto(data []byte, v *any, form numberForm) error {
 	if to := reflect.ValueOf(*v); to.Kind() == reflect.Pointer && !to.IsNil() && *v != any(v) {
 		if to.Elem().Kind() == reflect.Pointer || !jsonscan.IsNull(bytes.Trim(data, " \t\r\n")) {
@@ -242,9 +243,9 @@ func unmarshalInto(data []byte, v *any, form numberForm) error {
 	return err
 }
 
-// unmarshalList decodes a list of any values into list, which is dest. The values
-// go where the list's elements point to, and into its memory, as in encoding/json.
-// If there is an error, the list is unchanged.
+// unmarshalList decodes a list of any values into list, which is dest. Values go to the
+// targets of the list's pointers, and into the list's memory, as in encoding/json. On an
+// error, the list is unchanged.
 func unmarshalList(data []byte, dest any, list *[]any, form numberForm) error {
 	if slices.ContainsFunc(*list, isPointer) {
 		return unmarshalElements(data, dest, list, form)
@@ -266,7 +267,7 @@ func unmarshalList(data []byte, dest any, list *[]any, form numberForm) error {
 
 func isPointer(v any) bool { return reflect.ValueOf(v).Kind() == reflect.Pointer }
 
-// unmarshalElements decodes a list of any values one by one.
+// unmarshalElements decodes the elements of a list separately.
 func unmarshalElements(data []byte, dest any, list *[]any, form numberForm) error {
 	s := jsonscan.Scanner{Data: data}
 	start := s.Peek()
@@ -293,7 +294,7 @@ func unmarshalElements(data []byte, dest any, list *[]any, form numberForm) erro
 	return nil
 }
 
-// setList puts values into the memory of list, if that has room.
+// setList stores values in list, and reuses the list's memory if the capacity suffices.
 func setList(list *[]any, values []any) {
 	if len(values) == 0 || len(values) > cap(*list) {
 		*list = values
@@ -302,8 +303,8 @@ func setList(list *[]any, values []any) {
 	}
 }
 
-// unmarshalMap adds the members of an object to the map, if there is one. If there
-// is an error, the map is unchanged.
+// unmarshalMap adds the members of an object to *m, or sets *m if *m is nil. On an error,
+// the map is unchanged.
 func unmarshalMap(data []byte, m *map[string]any, form numberForm) error {
 	x, err := decodeAny(data, form)
 	if err != nil {
@@ -324,18 +325,20 @@ func unmarshalMap(data []byte, m *map[string]any, form numberForm) error {
 	return nil
 }
 
-// largeParams is the size in bytes from which params are decoded within a slot.
+// largeParams is the size in bytes from which decoding params takes a slot.
 const largeParams = 64 << 10
 
-// decoding has a slot for each processor but one, and one at least. Who decodes large
-// params is in a slot, and takes no other one: if many goroutines needed a processor for
-// some milliseconds each, all others would wait for theirs, those of small requests too.
+// decoding has a slot for each processor except the last, and at least one slot. A
+// goroutine holds a single slot while decoding large params. Without the limit, many
+// large decodings of some milliseconds each could occupy every processor, and small
+// requests would wait.
 var decoding = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
 
 func takeDecodingSlot()    { decoding <- struct{}{} }
 func releaseDecodingSlot() { <-decoding }
 
-// unmarshalInTurn decodes data, within a slot if it is large.
+// unmarshalInTurn decodes data. If data is large, unmarshalInTurn holds a decoding slot
+// meanwhile.
 func unmarshalInTurn(c Codec, data []byte, v any) error {
 	if len(data) >= largeParams {
 		takeDecodingSlot()

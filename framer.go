@@ -9,40 +9,43 @@ import (
 	"strconv"
 )
 
-// A Framer finds messages in a byte stream, and frames outgoing ones. It is
-// immutable and may be shared by any number of sessions; what is particular to
-// one connection (how far it has been read, whether it is out of step) lives
-// in the splitter.
+// Framer finds messages in a byte stream, and frames outgoing messages. A Framer is
+// immutable, and any number of sessions may share a Framer. The splitter holds the state
+// of a single connection: the position, and whether the stream is out of step.
 type Framer interface {
-	// NewSplitter returns a function that splits the stream of one connection
-	// into messages, with the contract of [bufio.SplitFunc] and these additions:
-	// it is called with the bytes that were not yet consumed, so it starts with
-	// the same bytes again if it asked for more; its work is linear in the bytes,
-	// however they arrive; a nil token is no message, an empty one is; and it may
-	// return an error together with what to advance by. If that is a recoverable
-	// [*FrameError] the session counts it and goes on, any other error ends it.
-	// The token may share data's memory: it is used up before the next call.
+	// NewSplitter returns a function that splits the stream of a single connection into
+	// messages. The function follows the contract of [bufio.SplitFunc], with these
+	// additions:
+	//
+	//   - Its data is the unconsumed bytes. So after a request for more, data starts with
+	//     the same bytes again.
+	//   - Its work is linear in the number of bytes, in chunks of any size.
+	//   - A nil token is no message; an empty token is a message.
+	//   - An error may come with an advance. The session counts a recoverable
+	//     [*FrameError] and continues. Any different error ends the session.
+	//   - The token may share the memory of data: the session uses the token before the
+	//     next call.
 	NewSplitter() bufio.SplitFunc
 
-	// AppendFrame appends msg with its framing to dst and returns the extended
-	// slice. It fails if msg cannot be framed, with dst as it was.
+	// AppendFrame appends msg with its framing to dst and returns the extended slice. If
+	// msg cannot be framed, AppendFrame fails and returns dst unchanged.
 	AppendFrame(dst, msg []byte) ([]byte, error)
 }
 
-// A SizeLimiter is a [Framer] or a [MessageConn] that takes messages up to a size.
-// The session sends no message that is larger, and Limits.Response is that size by
-// default. The framers of this package are all SizeLimiters.
+// SizeLimiter is a [Framer] or a [MessageConn] with a limit to the size of messages. The
+// session sends no larger message, and the limit is the default of Limits.Response. All
+// framers of this package are SizeLimiters.
 //
-// If it has a method MaxMessageField() string, errors name the limit as that returns
-// it: "NewlineFramer.MaxSize".
+// A SizeLimiter may have a method MaxMessageField() string. Errors name the limit by its
+// result, such as "NewlineFramer.MaxSize".
 type SizeLimiter interface {
-	// MaxMessage returns the size of the largest message, in bytes without framing;
-	// [math.MaxInt] if there is no limit. It is called when a session starts.
+	// MaxMessage returns the size of the largest message, in bytes without framing, or
+	// [math.MaxInt] for no limit. The session calls MaxMessage when the session starts.
 	MaxMessage() int
 }
 
-// maxMessage returns the size of the largest message that v, a Framer or a MessageConn,
-// takes, 0 if v does not tell.
+// maxMessage returns the MaxMessage of v, a Framer or a MessageConn. Without a
+// SizeLimiter, the result is 0.
 func maxMessage(v any) int {
 	if l, ok := v.(SizeLimiter); ok {
 		return max(0, l.MaxMessage())
@@ -56,12 +59,12 @@ func checkSize(v any, limit int, msg []byte) error {
 		return nil
 	}
 	if c, ok := v.(interface{ checkSize([]byte) error }); ok {
-		return c.checkSize(msg) // in terms of its own
+		return c.checkSize(msg) // names the limit more exactly
 	}
 	return &SizeError{Size: len(msg), Limit: limit, Field: maxMessageField(v)}
 }
 
-// maxMessageField returns the name of the field that sets the maxMessage of v.
+// maxMessageField returns the name of the field that sets the size limit of v.
 func maxMessageField(v any) string {
 	if l, ok := v.(interface{ MaxMessageField() string }); ok {
 		return l.MaxMessageField()
@@ -69,112 +72,121 @@ func maxMessageField(v any) string {
 	return fmt.Sprintf("%T.MaxMessage", v)
 }
 
-// A MessageConn is a connection that keeps messages apart by itself, as a
-// WebSocket does. See [NewMessageSession]. If it has a method NetConn, as
-// [crypto/tls.Conn] has, that returns the connection under it, for
-// [Session.NetConn] and [Session.RemoteAddr].
+// MessageConn is a connection that separates messages itself, as a WebSocket does. See
+// [NewMessageSession]. A MessageConn may have a method NetConn, as [crypto/tls.Conn] has.
+// NetConn returns the underlying connection, for [Session.NetConn] and
+// [Session.RemoteAddr].
 //
-// One that drops messages, or takes memory for one before it has come in whole,
-// should be a [PartReader], too; one that writes a message in parts, a [PartWriter]; one
-// that can tell its peer why it is closed, a [CloserWithError].
+// A MessageConn should also implement:
+//
+//   - [PartReader], if it drops messages, or takes memory for incomplete messages.
+//   - [PartWriter], if it writes a message in parts.
+//   - [CloserWithError], if it can tell its peer the reason for the close.
 type MessageConn interface {
-	// ReadMessage returns the next message. The slice belongs to the
-	// connection, and is valid until the next call. A recoverable [*FrameError]
-	// reports a message that was dropped; any other error ends the session,
-	// io.EOF if the peer closed the connection in order. If a message was dropped
-	// that is too large, and it does not show who waits for an answer to it, the
+	// ReadMessage returns the next message. The slice belongs to the connection, and is
+	// valid until the next call. A recoverable [*FrameError] reports a dropped message.
+	// Any different error ends the session; io.EOF means that the peer closed the
+	// connection in order.
+	//
+	// A dropped message may be too large and not show who waits for its answer. Then the
 	// session of a [CloserWithError] ends with that FrameError.
 	ReadMessage() ([]byte, error)
-	// WriteMessages writes the messages in order; it does not keep them.
+	// WriteMessages writes msgs in order. WriteMessages must not retain msgs.
 	WriteMessages(msgs [][]byte) error
-	// Close closes the connection, and unblocks the other two methods. It may
-	// take leave of the peer before, if nothing is being written.
+	// Close closes the connection, and unblocks ReadMessage and WriteMessages. If no
+	// write is running, Close may first notify the peer.
 	Close() error
 }
 
-// A CloserWithError is a [MessageConn] that can tell its peer why the session ends, as a
+// CloserWithError is a [MessageConn] that can tell its peer why the session ends, as a
 // WebSocket does with a code.
 type CloserWithError interface {
-	// CloseWithError closes the connection as Close does, in place of which the session
-	// calls it, once. err is why the session ends, as [Session.Err] has it, and is for
-	// this side: what of it the peer is told is up to the connection.
+	// CloseWithError closes the connection. The session calls CloseWithError once,
+	// instead of Close. err is the reason for the end of the session, as in
+	// [Session.Err]. err is meant for this side; the connection decides what to tell the
+	// peer.
 	//
 	//	ErrClosed         Close or Shutdown of the session, or ReplyAndDisconnect
 	//	ErrServerClosed   Shutdown or Close of its server (Session.Err is ErrClosed)
-	//	*CostError        the session cost too much
-	//	ErrIdle           nothing was going on
+	//	*CostError        the session exceeded its cost limit
+	//	ErrIdle           the session was idle
 	//	ErrSlowPeer       the peer does not read
-	//	ErrFaultyPeer     the peer sends too much that is wrong
-	//	*FrameError       what ReadMessage or a PartReader's part has returned
+	//	ErrFaultyPeer     the peer sends too many faulty messages
+	//	*FrameError       returned by ReadMessage or a PartReader's part
 	//	*ProtocolError    a message that cannot be answered
-	//	*Error            CodeServerBusy: the server had no room for the session, which
-	//	                  was not started
-	//	any other         of the connection itself
+	//	*Error            CodeServerBusy: no room on the server; the session was not
+	//	                  started
+	//	any other         an error of the connection
 	//
-	// If the session ends to make room on its server, err matches ErrServerFull as well.
+	// If the session ends to make room on its server, err matches ErrServerFull too.
 	//
-	// It may wait for the peer, but for no more than a moment: [Session.Close] does not
-	// wait for it, and Done does.
+	// CloseWithError may wait for the peer, but only for a moment. [Session.Close] does
+	// not wait for CloseWithError; Session.Done does.
 	CloseWithError(err error) error
 }
 
-// A PartReader is a [MessageConn] that tells of messages before they have come in
-// whole, for Limits.IdleTimeout and Server.MaxQueuedBytes, and has what it drops
-// charged. Received is called on the goroutine that calls ReadMessage.
+// PartReader is a [MessageConn] that reports messages before they are complete. The
+// reports serve Limits.IdleTimeout and Server.MaxQueuedBytes, and charge the session for
+// dropped bytes. The session calls Received on the goroutine that calls ReadMessage.
 type PartReader interface {
 	MessageConn
-	// Received returns how many bytes have come in, with those of messages that were
-	// dropped, and with whatever else the peer has sent.
+	// Received returns the number of received bytes, with dropped messages and everything
+	// sent between messages.
 	Received() uint64
-	// OnPart is called once, before anything is read. While a message comes in, or is
-	// dropped, ReadMessage calls part after each part of it, with the size of the
-	// buffer that it is about to hold, 0 if that is not over 8 KiB; and with 0 when it
-	// has given a larger one back. What the connection holds as long as it lives is added
-	// to each size, and an optional method KeptBytes() int says how much that is. While anything else comes in, part is called at times, with the last
-	// size again. If part fails ReadMessage returns its error.
+	// OnPart sets the function part. The session calls OnPart once, before the first
+	// read. While a message arrives or is dropped, ReadMessage calls part after each part
+	// of the message. size is the size of the buffer about to be held, or 0 for at most 8
+	// KiB. After releasing a larger buffer, ReadMessage calls part with 0.
+	//
+	// Each size also includes the memory that the connection holds for its whole life. An
+	// optional method KeptBytes() int returns the amount of this memory. While only
+	// different data arrives, such as control frames, ReadMessage sometimes calls part
+	// with the last size. If part fails, ReadMessage returns its error.
 	OnPart(part func(size int) error)
 }
 
-// A PartWriter is a [MessageConn] that writes a large message in parts and tells of
-// each, so that Limits.SendTimeout is for a part and not for the whole message.
+// PartWriter is a [MessageConn] that writes a large message in parts and reports each
+// part. So Limits.SendTimeout applies to a part and not to the whole message.
 type PartWriter interface {
 	MessageConn
-	// OnWritten is called once, before anything is written. WriteMessages calls written
-	// when it has written a part of a message, on its own goroutine.
+	// OnWritten sets the function written. The session calls OnWritten once, before the
+	// first write. WriteMessages calls written on its own goroutine after each written
+	// part of a message.
 	OnWritten(written func())
 }
 
-// HeaderFramer puts headers before each message, as the Language Server Protocol
-// (its "base protocol") and the Debug Adapter Protocol do:
+// HeaderFramer puts headers before each message, as the Language Server Protocol (its
+// "base protocol") and the Debug Adapter Protocol do:
 //
 //	Content-Length: 38\r\n
 //	\r\n
 //	{"jsonrpc":"2.0","result":null,"id":1}
 //
-// Header names are read in any case, and a header that is received may end in a
-// newline alone. Headers other than Content-Length and Content-Type are passed over.
-// A blank line before the headers is an empty message, which a session passes over.
-// Headers that are no headers, and a Content-Length that is missing, is given twice
-// or is no number, end the session with a [*FrameError], for where the next message
-// begins cannot be told. So do headers of more than 4,096 bytes, and a Content-Type
-// with a charset other than utf-8 (or utf8), since messages are read as UTF-8 only.
+// Header names are case-insensitive, and a received header may end with a newline alone.
+// Headers other than Content-Length and Content-Type are ignored. A blank line before the
+// headers is an empty message, which a session ignores.
+//
+// Some errors end the session with a [*FrameError], because the start of the next message
+// is unknown: a malformed header, or a missing, repeated or non-numeric Content-Length.
+// Headers of more than 4,096 bytes do so too. So does a Content-Type with a charset other
+// than utf-8 (or utf8), since messages are read only as UTF-8.
 type HeaderFramer struct {
-	// MaxSize is the size of the largest message to be received or sent, in bytes
-	// without its headers; 0 means [DefaultMaxSize], a negative value no limit. A
-	// message received that is larger is dropped, with one recoverable
-	// [*FrameError], and what follows it is read as before. Memory is taken for what
-	// has arrived, and never for what a header announces.
+	// MaxSize is the size of the largest message to be received or sent, in bytes without
+	// its headers. 0 means [DefaultMaxSize], a negative value no limit. A larger received
+	// message is dropped, with a single recoverable [*FrameError]; the session then reads
+	// the next message. Memory is taken for received bytes, and never for an announced
+	// length.
 	MaxSize int
 }
 
-// maxHeaders is how many bytes the headers of one message may have together.
+// maxHeaders is the maximum size of the headers of a message together, in bytes.
 const maxHeaders = 4096
 
 // NewSplitter implements [Framer].
 func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 	limit := maxSize(f.MaxSize)
 	h := headers{length: -1}
-	skip := 0 // how much of a message that is dropped is still to come
+	skip := 0 // bytes of a dropped message still to come
 	return func(data []byte, atEOF bool) (int, []byte, error) {
 		if skip > 0 {
 			n := min(skip, len(data))
@@ -190,7 +202,7 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 		}
 		body, length := h.body, h.length
 		switch {
-		case body == 0: // the headers are not complete
+		case body == 0: // the headers are incomplete
 			return 0, nil, nil
 		case length > limit:
 			start := data[body:min(len(data), body+min(length, StartSize))]
@@ -214,19 +226,19 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 	}
 }
 
-// notInNames has the characters that no name of a header contains, and a line of JSON
-// does before its first colon.
+// notInNames has characters that no header name contains. A line of JSON has such a
+// character before its first colon.
 const notInNames = "\"(),/;<=>?@[\\]{}"
 
-// headers are what is known of the headers at the beginning of the data.
+// headers is the state of reading the headers at the beginning of the data.
 type headers struct {
-	line    int // where the first line begins that was not read
-	scanned int // from there to here is no end of it
-	length  int // Content-Length, -1 if there was none
-	body    int // where the message begins, 0 before that is known
+	line    int // start of the first unread line
+	scanned int // data[line:scanned] has no newline
+	length  int // Content-Length, -1 if missing
+	body    int // start of the message, 0 if unknown
 }
 
-// readLines reads the lines that data has beyond those it had before.
+// readLines reads the new lines of data.
 func (h *headers) readLines(data []byte) error {
 	for h.body == 0 {
 		window := data[:min(len(data), maxHeaders)]
@@ -239,7 +251,7 @@ func (h *headers) readLines(data []byte) error {
 			return nil
 		}
 		end := h.scanned + i
-		line := bytes.TrimSuffix(window[h.line:end], []byte("\r")) // some peers leave it out
+		line := bytes.TrimSuffix(window[h.line:end], []byte("\r")) // some peers omit the \r
 		h.line, h.scanned = end+1, end+1
 		switch {
 		case len(line) > 0:
@@ -255,7 +267,7 @@ func (h *headers) readLines(data []byte) error {
 	return nil
 }
 
-// blankLine returns the size of the blank line that data begins with, 0 if there is none.
+// blankLine returns the size of a blank line at the beginning of data, otherwise 0.
 func blankLine(data []byte) int {
 	switch {
 	case bytes.HasPrefix(data, []byte("\n")):
@@ -266,7 +278,7 @@ func blankLine(data []byte) int {
 	return 0
 }
 
-// readHeader reads one header.
+// readHeader reads a header line.
 func (h *headers) readHeader(line []byte) error {
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	switch {
@@ -277,7 +289,7 @@ func (h *headers) readHeader(line []byte) error {
 	case !bytes.EqualFold(name, []byte("Content-Length")):
 		return nil
 	case h.length >= 0:
-		// Which of them to believe is what two programs may differ in.
+		// Programs differ in which of the two they believe.
 		return &FrameError{Message: "a message with two Content-Lengths"}
 	}
 	n, digits := 0, bytes.Trim(value, " \t")
@@ -295,9 +307,9 @@ func (h *headers) readHeader(line []byte) error {
 	return nil
 }
 
-// checkCharset returns an error if a Content-Type has a charset that is not UTF-8. The
+// checkCharset returns an error for a Content-Type with a charset other than UTF-8. The
 // Language Server Protocol: "It defaults to utf-8, which is the only encoding supported
-// right now." Its first versions called that utf8.
+// right now." Its first versions used the name utf8.
 func checkCharset(contentType []byte) error {
 	for len(contentType) > 0 {
 		var param []byte
@@ -315,7 +327,7 @@ func checkCharset(contentType []byte) error {
 	return nil
 }
 
-// cutParam cuts contentType at the first semicolon that is not in quotes.
+// cutParam cuts contentType at the first semicolon outside quotes.
 func cutParam(contentType []byte) (param, rest []byte) {
 	quoted := false
 	for i := 0; i < len(contentType); i++ {
@@ -323,7 +335,7 @@ func cutParam(contentType []byte) (param, rest []byte) {
 		case c == '"':
 			quoted = !quoted
 		case c == '\\' && quoted:
-			i++ // what it escapes
+			i++ // the escaped character
 		case c == ';' && !quoted:
 			return contentType[:i], contentType[i+1:]
 		}
@@ -334,23 +346,22 @@ func cutParam(contentType []byte) (param, rest []byte) {
 // MaxMessage implements [SizeLimiter].
 func (f HeaderFramer) MaxMessage() int { return maxSize(f.MaxSize) }
 
-// MaxMessageField returns the name of the field that sets the limit.
+// MaxMessageField returns "HeaderFramer.MaxSize", the field that sets the limit.
 func (HeaderFramer) MaxMessageField() string { return "HeaderFramer.MaxSize" }
 
-// AppendFrame implements [Framer]. It does not fail.
+// AppendFrame implements [Framer]. AppendFrame never fails.
 func (HeaderFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	dst = append(dst, "Content-Length: "...)
 	dst = strconv.AppendInt(dst, int64(len(msg)), 10)
 	return append(append(dst, "\r\n\r\n"...), msg...), nil
 }
 
-// LengthFramer has the length of each message before it, in 4 bytes, the highest
-// first, as aiomas.
+// LengthFramer puts the length of each message before the message: 4 bytes, big-endian,
+// as in aiomas.
 type LengthFramer struct {
-	// MaxSize is the size of the largest message to be received or sent, in bytes
-	// without its length; 0 means [DefaultMaxSize], a negative value no limit. A
-	// message received that is larger is dropped as its bytes arrive, with one
-	// recoverable [*FrameError].
+	// MaxSize is the size of the largest message to be received or sent, in bytes without
+	// its length. 0 means [DefaultMaxSize], a negative value no limit. A larger received
+	// message is dropped as its bytes arrive, with a single recoverable [*FrameError].
 	MaxSize int
 }
 
@@ -359,7 +370,7 @@ const lengthSize = 4
 // NewSplitter implements [Framer].
 func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 	limit := uint64(maxSize(f.MaxSize))
-	dropping := uint64(0) // what is to come yet of a message that is too large
+	dropping := uint64(0) // bytes of a dropped message still to come
 	return func(data []byte, atEOF bool) (int, []byte, error) {
 		if dropping > 0 {
 			n := min(dropping, uint64(len(data)))
@@ -391,8 +402,9 @@ func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 	}
 }
 
-// mayBegin reports whether a message of JSON or MessagePack may begin with start. What
-// may not is no message that could show its id, and perhaps no length came before it.
+// mayBegin reports whether start may be the beginning of a message in JSON or
+// MessagePack. A different message shows no id; perhaps the stream has no lengths before
+// its messages.
 func mayBegin(start []byte) bool {
 	rest := start[spaces(start):]
 	if len(rest) == 0 {
@@ -411,10 +423,10 @@ func mayBegin(start []byte) bool {
 // MaxMessage implements [SizeLimiter].
 func (f LengthFramer) MaxMessage() int { return maxSize(f.MaxSize) }
 
-// MaxMessageField returns the name of the field that sets the limit.
+// MaxMessageField returns "LengthFramer.MaxSize", the field that sets the limit.
 func (LengthFramer) MaxMessageField() string { return "LengthFramer.MaxSize" }
 
-// AppendFrame implements [Framer]. It fails for a message of 4 GiB or more.
+// AppendFrame implements [Framer]. For a message of 4 GiB or more, AppendFrame fails.
 func (LengthFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	if uint64(len(msg)) > math.MaxUint32 {
 		return dst, fmt.Errorf("frame a message of %s bytes: its length does not fit into 4 bytes", thousands(len(msg)))

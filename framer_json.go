@@ -10,40 +10,45 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// JSONFramer finds where each JSON value ends, for peers that put nothing between
-// their messages, or white space: Open vSwitch's database server, the plugins of
-// Core Lightning, the raw channels of other Go libraries. White space before a
-// value is passed over.
+// JSONFramer finds the end of each JSON value, for peers with no separator or only white
+// space between messages. Examples are Open vSwitch's database server, the plugins of
+// Core Lightning, and the raw channels of other Go libraries. White space before a value
+// is skipped.
 //
-// An object or array ends with its closing bracket, a string with its quote. A number
-// or literal ends where white space, a bracket or a string follows, and at the end of
-// input. The splitter follows strings, brackets, and the commas and colons between
-// values; all else about a value is the protocol's to check.
+// An object or array ends with its closing bracket, a string with its quote. A number or
+// literal ends before white space, a bracket or a string, and at the end of input. The
+// splitter follows strings, brackets, and the commas and colons between values. The
+// protocol makes every further check.
 //
-// Text that breaks this structure is one message together with the rest of its line,
-// and the session answers that it is no JSON: a word that is no literal, a bracket
-// that closes nothing, a newline within a string, two values with nothing between
-// them within an array, nesting beyond 10,000 levels. The stream is in step again
-// after the newline. If the break is a { or [ at the beginning of a line, the message
-// ends before that line and the next one begins there. So a value that was not
-// finished takes one line more with it at most.
+// The following breaks this structure:
 //
-// If a value came directly after another one, the peer puts no newlines between them.
-// Text that breaks the structure then ends the session with a [*FrameError], for
-// where the next message begins cannot be told.
+//   - a word that is no literal
+//   - an unmatched closing bracket
+//   - a newline within a string
+//   - two adjacent values within an array
+//   - nesting beyond 10,000 levels
+//
+// A break and the rest of its line belong to a single message, and the session answers
+// that the JSON is invalid. The stream is in step again after the newline. If the break is
+// a { or [ at the beginning of a line, the message ends before that line. The next message
+// begins there. So an unfinished value spoils at most the next line.
+//
+// If a value ever came directly after another value, the peer puts no newlines between
+// messages. Text that breaks the structure then ends the session with a [*FrameError],
+// because the start of the next message is unknown.
 type JSONFramer struct {
-	// MaxSize is the size of the largest message to be received or sent, in bytes
-	// without the white space around it; 0 means [DefaultMaxSize], a negative value no
-	// limit. A message received that is larger is dropped as its bytes arrive, with one
-	// recoverable [*FrameError]. Its end is found as that of any other, except that a
-	// number takes the rest of its line with it.
+	// MaxSize is the size of the largest message to be received or sent, in bytes without
+	// surrounding white space. 0 means [DefaultMaxSize], a negative value no limit. A
+	// larger received message is dropped as its bytes arrive, with a single recoverable
+	// [*FrameError]. A dropped message ends like any message, except that a number ends
+	// only at the end of its line.
 	MaxSize int
 }
 
 // MaxMessage implements [SizeLimiter].
 func (f JSONFramer) MaxMessage() int { return maxSize(f.MaxSize) }
 
-// MaxMessageField returns the name of the field that sets the limit.
+// MaxMessageField returns "JSONFramer.MaxSize", the field that sets the limit.
 func (JSONFramer) MaxMessageField() string { return "JSONFramer.MaxSize" }
 
 // NewSplitter implements [Framer].
@@ -52,37 +57,37 @@ func (f JSONFramer) NewSplitter() bufio.SplitFunc {
 	return s.splitValues
 }
 
-// AppendFrame implements [Framer]: it appends a newline to the message, for peers that
-// read lines. It does not fail; msg has to be one JSON value.
+// AppendFrame implements [Framer]. AppendFrame appends a newline to msg, for peers that
+// read lines, and never fails. msg must be a single JSON value.
 func (JSONFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	return append(append(dst, msg...), '\n'), nil
 }
 
-// jsonState says what the byte at jsonSplitter.pos stands in.
+// jsonState is the context of the byte at jsonSplitter.pos.
 type jsonState uint8
 
 const (
-	jsonBetween jsonState = iota // messages
-	jsonStart                    // of a value: one may begin here
-	jsonBehind                   // a value, within an array or object
-	jsonInWord                   // a number, or what may be a literal
+	jsonBetween jsonState = iota // between messages
+	jsonStart                    // where a value may begin
+	jsonBehind                   // behind a value, within an array or object
+	jsonInWord                   // in a number or a possible literal
 	jsonInString
 	jsonInEscape // within a string, behind a backslash
-	jsonInLine   // text that is no JSON, as far as the next newline
+	jsonInLine   // in invalid JSON, up to the next newline
 )
 
-// jsonSplitter holds how far a stream of JSON values has been read. The value that is
-// being read begins where the data does, unless it is dropped.
+// jsonSplitter is the state of reading a stream of JSON values. Unless dropping is set,
+// the current value begins at the start of the data.
 type jsonSplitter struct {
 	limit          int
-	pos            int // the data before it has been scanned
+	pos            int // data[:pos] has been scanned
 	depth          int
-	open           jsonscan.Nesting // the kinds of the arrays and objects that are open
+	open           jsonscan.Nesting // the kinds of the open arrays and objects
 	state          jsonState
-	newline        bool // within jsonBehind: the last byte was a newline
-	dropping       bool // the value is over the limit
-	valueJustEnded bool // the last byte that was consumed ended a value
-	adjacentValues bool // a value came directly behind another one
+	newline        bool // in jsonBehind: the last byte was a newline
+	dropping       bool // the current value is over the limit
+	valueJustEnded bool // the last consumed byte ended a value
+	adjacentValues bool // a value came directly behind another value
 }
 
 // splitValues implements [bufio.SplitFunc].
@@ -124,7 +129,7 @@ func (s *jsonSplitter) splitValues(data []byte, atEOF bool) (int, []byte, error)
 		}
 	case !dropped:
 		return end, data[:end:end], nil
-	case ended && end == 0: // it ended with the data before
+	case ended && end == 0: // the value ended with the previous data
 		return s.splitValues(data, atEOF)
 	}
 	return end, nil, nil
@@ -139,9 +144,9 @@ func (s *jsonSplitter) beginValue(c byte) {
 	s.valueJustEnded = false
 }
 
-// scanValue goes on scanning the value. It returns where in data the value ends, -1 if that
-// has not come yet. It stops before the end of data only where the value ends, or for
-// good.
+// scanValue continues scanning the value. scanValue returns the end of the value in data,
+// or -1 if the end has not arrived. Only at the end of a value, or in jsonInLine with
+// adjacentValues, scanValue stops before the end of data.
 func (s *jsonSplitter) scanValue(data []byte, atEOF bool) int {
 	for s.pos < len(data) {
 		c := data[s.pos]
@@ -172,7 +177,7 @@ func (s *jsonSplitter) scanValue(data []byte, atEOF bool) int {
 		case jsonInEscape:
 			s.state = jsonInString
 			if c == '\n' {
-				continue // which the string may not have in it
+				continue // a string must not contain the newline
 			}
 		case jsonInLine:
 			if s.adjacentValues {
@@ -193,8 +198,8 @@ func (s *jsonSplitter) scanValue(data []byte, atEOF bool) int {
 	return -1
 }
 
-// scanToken scans c, which stands where a value may begin, or behind one. It returns where
-// in the data the value ends, -1 if not with c.
+// scanToken scans c, a byte before or behind a value. scanToken returns the end of the
+// value in the data, or -1 if the value does not end with c.
 func (s *jsonSplitter) scanToken(c byte) int {
 	behind, newline := s.state == jsonBehind, s.newline
 	opens := c == '{' || c == '['
@@ -202,7 +207,7 @@ func (s *jsonSplitter) scanToken(c byte) int {
 	switch {
 	case jsonscan.IsSpace(c):
 	case behind && opens && newline:
-		return s.pos // the value was not finished, and c begins another one
+		return s.pos // the value was unfinished, and c begins a new value
 	case behind && c != ',' && c != ':' && c != '}' && c != ']':
 		s.state = jsonInLine
 		return -1
@@ -230,7 +235,8 @@ func (s *jsonSplitter) scanToken(c byte) int {
 	return -1
 }
 
-// scanString scans a string as far as its closing quote, and reports whether that was there.
+// scanString scans a string up to its closing quote, and reports whether the scan reached
+// the quote.
 func (s *jsonSplitter) scanString(data []byte) bool {
 	for i := s.pos; i < len(data); {
 		if i <= len(data)-8 {
@@ -258,7 +264,7 @@ func (s *jsonSplitter) scanString(data []byte) bool {
 	return false
 }
 
-// endValue ends a value before pos.
+// endValue records that a value ends before pos, and returns pos.
 func (s *jsonSplitter) endValue() int {
 	s.valueJustEnded = true
 	return s.pos
@@ -269,7 +275,7 @@ func isJSON(data []byte) bool {
 	return ok
 }
 
-// spaces returns how many bytes of white space data begins with.
+// spaces returns the number of bytes of white space at the beginning of data.
 func spaces(data []byte) int {
 	n := 0
 	for n < len(data) && jsonscan.IsSpace(data[n]) {

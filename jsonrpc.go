@@ -11,37 +11,39 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// jsonrpc is a version of JSON-RPC as a [Protocol]. What the versions share
-// stands here; what each decides for itself is its dialect.
+// jsonrpc is a version of JSON-RPC as a [Protocol]. jsonrpc holds the code common to
+// every version; the dialect holds the differences.
 type jsonrpc struct{ dialect }
 
-// dialect is what a version of JSON-RPC decides.
+// dialect is the part of JSON-RPC that depends on the version.
 type dialect interface {
 	// batches reports whether an array is a batch.
 	batches() bool
-	// loose reports whether the string of a call's number is its id in a response.
+	// loose reports whether a response may contain its call's number as a string.
 	loose() bool
-	// id returns the id of a request or response, nil if it is null or absent.
+	// id returns the id of a request or response, nil for null and for a permitted
+	// absence.
 	id(e *envelope, response bool) (ID, *ProtocolError)
 	// checkVersion checks the "jsonrpc" member.
 	checkVersion(e *envelope) *ProtocolError
-	// requestParams checks the params of a request, in which null is no params; without
-	// Message.StrictParams it is called only for what is neither absent nor null.
+	// requestParams checks the params of a request. The callers treat null as no params:
+	// without Message.StrictParams, they call requestParams only for params that are
+	// neither absent nor null.
 	requestParams(e *envelope) (Params, *ProtocolError)
 	// responseOutcome returns the result of a response, or its error: an *Error, or a
 	// *ProtocolError if the response is ill-formed.
 	responseOutcome(e *envelope) (json.RawMessage, error)
 
-	// The messages; a nil id in a request makes it a notification.
+	// The append methods build messages. In appendRequest, a nil id makes a notification.
 	appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
 	appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
 	appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
 }
 
-// envelope holds the raw members of a message, nil where absent.
+// envelope holds the raw members of a message; absent members are nil.
 type envelope struct {
-	object bool // it is an object at all
-	dup    uint // bit i: member i came twice
+	object bool // the message is an object
+	dup    uint // bit i: member i occurs twice
 	vals   [len(envelopeKeys)][]byte
 }
 
@@ -58,13 +60,14 @@ const (
 
 func (e *envelope) has(member int) bool { return e.vals[member] != nil }
 
-// likeResponse reports whether it can be a response.
+// likeResponse reports whether a message looks like a response.
 func (e *envelope) likeResponse() bool { return e.has(memberResult) || e.has(memberError) }
 
-// scanEnvelope scans one value, and the members of interest if it is an object.
+// scanEnvelope scans a value, and stores the members of envelopeKeys if the value is an
+// object.
 func scanEnvelope(s *jsonscan.Scanner, e *envelope) (ok bool) {
 	*e = envelope{object: s.Peek() == '{'}
-	const usual = `{"jsonrpc":"2.0",` // as nearly all of them begin
+	const usual = `{"jsonrpc":"2.0",` // the usual beginning of a message
 	switch rest := s.Data[s.Pos:]; {
 	case !e.object:
 		return s.ScanValue()
@@ -78,9 +81,9 @@ func scanEnvelope(s *jsonscan.Scanner, e *envelope) (ok bool) {
 	return ok
 }
 
-// maxInvalid is how many members of a batch that are invalid are answered each for
-// itself. A batch with more is refused as a whole: its sender sends no requests, and
-// members of two bytes would each get a hundred back.
+// maxInvalid is the number of invalid members of a batch that are answered separately. A
+// batch with more invalid members is refused as a whole. Its sender sends no requests,
+// and a member of two bytes would get an answer of a hundred.
 const maxInvalid = 16
 
 const (
@@ -92,7 +95,7 @@ const (
 	textManyInvalid = "batch has over 16 invalid members"
 )
 
-// Decode interprets a message; see [Protocol].
+// Decode implements [Protocol].
 func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	s := jsonscan.Scanner{Data: msg}
 	var ok bool
@@ -114,7 +117,7 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	}
 	ok = ok && (s.Stopped || s.AtEnd())
 	switch {
-	case ok && s.Stopped: // a batch that is refused: the rest does not matter
+	case ok && s.Stopped: // a refused batch is not checked further
 	case (s.NonASCII || !ok) && !utf8.Valid(msg):
 		m.setInvalid(CodeParseError, textNotUTF8)
 	case !ok:
@@ -122,9 +125,10 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 	}
 }
 
-// decodeBatch scans a batch from its opening bracket to its closing one. A
-// batch is one of responses if every member looks like one; that is assumed of
-// a batch whose first member does, and taken back, once, when another does not.
+// decodeBatch scans a batch from its opening bracket to its closing bracket. If every
+// member looks like a response, the batch is a batch of responses. The first call sets
+// responses and expects such a batch. If a later member differs, decodeBatch starts again,
+// once, with responses false.
 func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, responses bool) bool {
 	start := s.Pos
 	s.Pos++
@@ -135,7 +139,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 	}
 	if cap(m.Items) <= len(m.singleItem) {
 		if m.Items, m.spare = m.spare, nil; m.Items == nil {
-			m.Items = make([]Item, 0, min(len(s.Data)/40+1, 128)) // about as many as there are, if few
+			m.Items = make([]Item, 0, min(len(s.Data)/40+1, 128)) // a rough count of the members, at most 128
 		}
 	}
 	m.Batch, m.Items = true, m.Items[:0]
@@ -182,7 +186,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 	}
 }
 
-// interpretEnvelope makes item of an envelope.
+// interpretEnvelope fills item from an envelope.
 func (p jsonrpc) interpretEnvelope(m *Message, item *Item, e *envelope, response bool) {
 	perr := p.checkEnvelope(item, e, response)
 	if perr != nil {
@@ -228,8 +232,8 @@ const (
 	hintV2 = "the message looks like JSON-RPC 2.0: set Options.Protocol to JSONRPCv2, to JSONRPCAutoDetect for the version of a session's first message, or to JSONRPCLoose for both in one session"
 )
 
-// versionHint returns the hint for an invalid message whose sender speaks another version
-// than p, "" if that is not so.
+// versionHint returns a hint if the sender of an invalid message speaks another version
+// than p, otherwise "".
 func (p jsonrpc) versionHint(e *envelope) string {
 	if !e.object {
 		return ""
@@ -251,13 +255,13 @@ func (p jsonrpc) versionHint(e *envelope) string {
 	return ""
 }
 
-// checkEnvelope sets the item's ID and checks what requests and responses share.
+// checkEnvelope sets the item's ID and makes the checks common to requests and responses.
 func (p jsonrpc) checkEnvelope(item *Item, e *envelope, response bool) *ProtocolError {
 	if !e.object {
 		return protocolError(CodeInvalidRequest, textNotObject)
 	}
 	if e.dup != 0 {
-		// The last would win in one program and the first in another.
+		// Programs differ in whether the first or the last occurrence counts.
 		if e.dup&(1<<memberID) == 0 {
 			item.ID, _ = p.id(e, response)
 		}
@@ -309,8 +313,8 @@ func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
 // Codec returns [JSON].
 func (jsonrpc) Codec() Codec { return JSON }
 
-// appendParams appends the encoding of params, an array or an object. It
-// appends nothing for nil and for an empty array, unless that is EmptyArgs.
+// appendParams appends the encoding of params, an array or an object. For nil, null and
+// an empty array other than EmptyArgs, appendParams appends nothing.
 func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 	switch p := params.(type) {
 	case nil:
@@ -324,7 +328,7 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 			}
 			params = p.Named
 		}
-	case Params: // those of a request that is passed on
+	case Params: // the params of a forwarded request
 		if params = p.Positional; p.Named != nil {
 			params = p.Named
 		}
@@ -342,7 +346,7 @@ func appendParams(dst []byte, params any, c Codec) (out []byte, err error) {
 	return dst, illTypedParams(params)
 }
 
-// illTypedParams is the error for params of this side that encode to neither an array
+// illTypedParams returns the error for outgoing params whose encoding is neither an array
 // nor an object.
 func illTypedParams(params any) *ProtocolError {
 	e := unsentf(CodeInvalidParams, "request arguments must be a list or a dictionary")
@@ -353,7 +357,7 @@ func illTypedParams(params any) *ProtocolError {
 	return e
 }
 
-// appendErrorObject appends the object that describes e.
+// appendErrorObject appends the error object of e.
 func appendErrorObject(dst []byte, e *Error, c Codec) ([]byte, error) {
 	out := append(dst, `{"code":`...)
 	out = strconv.AppendInt(out, int64(e.Code), 10)
@@ -381,8 +385,9 @@ func appendID(dst []byte, id ID) []byte {
 
 var errorKeys = [...]string{"code", "message", "data"}
 
-// decodeErrorObject reads an error object, whose code is read by integer. A code or
-// message that is missing or ill typed is reported as not ok, with the other one kept.
+// decodeErrorObject decodes an error object, with integer as the parser of its code. If
+// the code or the message is missing or ill typed, its result is false; the valid member
+// is kept.
 func decodeErrorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, codeOK, messageOK bool) {
 	e = &Error{}
 	if raw[0] != '{' {
@@ -405,8 +410,8 @@ func decodeErrorObject(raw []byte, integer func([]byte) (int, bool)) (e *Error, 
 	return e, codeOK, messageOK
 }
 
-// bestEffortError makes the most of an error of any form. All of it is the data, unless
-// it is an object with a code and a message, and with data or nothing else.
+// bestEffortError decodes an error of any form. Data is the whole error, except for an
+// object with a code and a message that has data or no further members.
 func bestEffortError(raw []byte) *Error {
 	e, codeOK, messageOK := decodeErrorObject(raw, looseInteger)
 	if !codeOK || !messageOK || e.Data == nil && hasMore(raw) {
@@ -426,7 +431,7 @@ func bestEffortError(raw []byte) *Error {
 	return e
 }
 
-// hasMore reports whether an error object has more members than a code and a message.
+// hasMore reports whether an error object has more than two members.
 func hasMore(raw []byte) bool {
 	s := jsonscan.Scanner{Data: raw}
 	n := 0
@@ -436,14 +441,14 @@ func hasMore(raw []byte) bool {
 	return n > 2
 }
 
-// parseInteger reads a JSON number that is written as an integer.
+// parseInteger parses a JSON number written as an integer.
 func parseInteger(raw []byte) (int, bool) {
 	n, err := strconv.Atoi(string(raw))
 	return n, err == nil && raw[0] != '+'
 }
 
-// looseInteger reads an integer however it is written: 1, 1.0, 1e0, or any of
-// these in a string.
+// looseInteger parses an integer in any notation: 1, 1.0, 1e0, or such a number in a
+// string.
 func looseInteger(raw []byte) (int, bool) {
 	if n, ok := parseInteger(raw); ok {
 		return n, true
@@ -462,11 +467,13 @@ func looseInteger(raw []byte) (int, bool) {
 	return int(n), true
 }
 
-// maxNumber is how many characters of a string are looked at for a number.
+// maxNumber is the number of characters in which numberIn looks for a number. An escape
+// sequence takes 6 bytes for a character, so numberIn ignores strings over 6*maxNumber
+// bytes.
 const maxNumber = 64
 
-// numberIn returns the JSON number that raw is, or that is in the string raw; nil if
-// there is none.
+// numberIn returns raw if raw is a JSON number, or the number within the string raw,
+// otherwise nil.
 func numberIn(raw []byte) []byte {
 	if s := (jsonscan.Scanner{Data: raw}); s.Peek() == '"' && len(raw) <= 6*maxNumber && s.ScanString() && s.Pos == len(raw) {
 		raw = []byte(jsonscan.Unquote(raw))
@@ -477,9 +484,9 @@ func numberIn(raw []byte) []byte {
 	return raw
 }
 
-// callID brings the id of a response into the form of this side's own ids: the
-// decimal text of an integer. Ids that are equal to one as numbers (-0, 1.0,
-// 1e0) become it; anything else stays what it is.
+// callID normalizes the id of a response to the form of this side's own ids: the decimal
+// text of an integer. An id with the same value (-0, 1.0, 1e0) becomes that text. Any
+// different id stays unchanged.
 func callID(id ID) ID {
 	for _, c := range id {
 		if c-'0' > 9 {
@@ -492,16 +499,16 @@ func callID(id ID) ID {
 	return id
 }
 
-// integralValue returns the value of a valid JSON number if it is an integer
-// from 0 to 2^64-1, exactly: never by way of a float.
+// integralValue returns the value of a valid JSON number if the value is an integer from
+// 0 to 2^64-1. The result is exact: integralValue never converts to a float.
 func integralValue(raw []byte) (uint64, bool) {
 	if raw[0] != '-' && raw[0]-'0' > 9 {
 		return 0, false
 	}
 	mantissa, exponent := raw, 0
 	if i := bytes.IndexAny(raw, "eE"); i >= 0 {
-		// An exponent that does not fit is cut off by Atoi at one that is far
-		// beyond any mantissa's length.
+		// For an exponent out of range, Atoi returns the nearest int, whose size is far
+		// beyond the length of any mantissa.
 		mantissa = raw[:i]
 		exponent, _ = strconv.Atoi(string(raw[i+1:]))
 	}

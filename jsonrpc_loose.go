@@ -8,11 +8,12 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// JSONRPCLoose reads both versions of JSON-RPC and what lies between them: no
-// version is asked for, and a response may have a null beside what counts. A result
-// that is missing is null, a string of a call's number is its id, and a code may be
-// written as -32000.0 or "-32000". An error may be of any type, as for [JSONRPCv1].
-// It writes JSON-RPC 2.0, so that a peer can tell what to answer in.
+// JSONRPCLoose reads both versions of JSON-RPC and forms between the two. No version is
+// required. A response may have a null "error" beside its result, or a null "result"
+// beside its error. A missing result is null. A call's number in a string is that call's
+// id. A code may be written as -32000.0 or "-32000". An error may have any type, as for
+// [JSONRPCv1]. JSONRPCLoose writes JSON-RPC 2.0, so that a peer recognizes the version to
+// answer in.
 var JSONRPCLoose Protocol = jsonrpc{loose{}}
 
 type loose struct{ v2 }
@@ -34,8 +35,8 @@ func (loose) responseOutcome(e *envelope) (json.RawMessage, error) {
 	return result, nil
 }
 
-// DecodeStart implements [StartDecoder]. A member counts only if it is whole, one of the
-// object itself, and followed by what must follow it.
+// DecodeStart implements [StartDecoder]. A member counts only if the member is complete,
+// belongs to the outermost object, and a comma or closing brace follows.
 func (p jsonrpc) DecodeStart(m *Message, start []byte) {
 	item := m.Single()
 	s := jsonscan.Scanner{Data: start}
@@ -59,14 +60,14 @@ func (p jsonrpc) DecodeStart(m *Message, start []byte) {
 	clear := err == nil && e.dup == 0 && utf8.Valid(id)
 	null := e.has(memberID) && jsonscan.IsNull(e.vals[memberID])
 	switch {
-	case clear && null && !array: // a notification, or an error that is about no call
+	case clear && null && !array: // a notification, or an error that belongs to no call
 		item.Kind = KindNotification
 	case response:
 		m.Batch, item.Kind = array, KindResponse
 		if clear {
 			item.ID = callID(id)
 		}
-	case array: // which is refused as a whole
+	case array: // a batch of requests, which is refused as a whole
 	case clear && id != nil:
 		item.Kind, item.ID = KindRequest, id
 	case clear && closed:
@@ -74,9 +75,9 @@ func (p jsonrpc) DecodeStart(m *Message, start []byte) {
 	}
 }
 
-// scanStart scans what there is of an object. It stores the members of interest that
-// are whole in e. Bit i of seen is set if the key of member i is there. closed reports
-// whether the object is whole.
+// scanStart scans the beginning of an object, and stores the complete members of
+// envelopeKeys in e. Bit i of seen is set if the key of member i is present. closed
+// reports whether the object is complete.
 func scanStart(s *jsonscan.Scanner, e *envelope) (seen uint, closed bool) {
 	*e = envelope{object: true}
 	for {
@@ -116,18 +117,18 @@ func scanStart(s *jsonscan.Scanner, e *envelope) (seen uint, closed bool) {
 	}
 }
 
-// findReplies implements [replyFinder]. A member of a batch, or a message, may be a
-// reply if it is an object with an id and without a method. One that is no valid JSON,
-// or has a method that is no string, needs a result or an error as well. If it is no
-// valid JSON, the ids are found by the outline of the text, which is all that can be
-// told of it.
+// findReplies implements [replyFinder]. A message, or a member of a batch, may be a reply
+// if it is an object with an id and without a method. If the JSON is invalid, or the
+// method is no string, a reply needs a result or an error too. In invalid JSON,
+// findReplies finds the ids by the outline of the text: nothing more can be recognized
+// there.
 func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foundReply) {
 	perr, _ := m.Items[0].Err.(*ProtocolError)
 	broken := !m.Batch && perr != nil && perr.Code == CodeParseError
 	array := firstByte(msg) == '['
-	refused := array && !broken && !m.Batch // the batch as a whole
+	refused := array && !broken && !m.Batch // the batch was refused as a whole
 	if refused && !m.allMembersInvalid || array && !p.batches() {
-		return nil // an empty batch, one that is too long, or none
+		return nil // an empty or too long batch, or an array in a protocol without batches
 	}
 	o := outline{data: msg, level: 1}
 	if array {
@@ -164,36 +165,36 @@ func (p jsonrpc) findReplies(m *Message, msg []byte, maxBatch int) (found []foun
 	return found
 }
 
-// isReplyWithMethod reports whether a message has an outcome beside a method that is no
-// string, and so can only be a reply. Some programs send null for each member that they
-// do not use.
+// isReplyWithMethod reports whether a message has a result or an error, and a method that
+// is no string. Such a message can only be a reply: some programs send null for each
+// unused member.
 func (e *envelope) isReplyWithMethod() bool {
 	method := e.vals[memberMethod]
 	return e.likeResponse() && len(method) > 0 && method[0] != '"'
 }
 
-// firstByte returns the first byte of a message that is no white space, 0 if there is none.
+// firstByte returns the first byte of a message after white space, 0 if there is none.
 func firstByte(msg []byte) byte {
 	s := jsonscan.Scanner{Data: msg}
 	return s.Peek()
 }
 
-// outline goes through a text by its brackets and strings alone, whether or not it is
-// JSON, and finds objects at a level of nesting.
+// outline reads a text only by its brackets and strings, whether or not the text is JSON.
+// It finds the objects at a level of nesting.
 type outline struct {
 	data     []byte
-	level    int // of the objects' members
+	level    int // nesting level of the objects' members
 	pos      int
 	depth    int
-	elements int // of the array around the objects, how many are behind
-	place    int // of the last object among them
+	elements int // elements of the surrounding array that were passed
+	place    int // index of the last object in that array
 }
 
-// nextObject stores the members of the next object in e. The last member of a text that is
-// cut off has an empty value.
+// nextObject stores the members of the next object in e. In a truncated text, the last
+// member has an empty value.
 func (o *outline) nextObject(e *envelope) bool {
 	*e = envelope{object: true}
-	in := false // such an object
+	in := false // within an object at this level
 	key, value := []byte(nil), -1
 	for ; o.pos < len(o.data); o.pos++ {
 		switch c := o.data[o.pos]; c {
@@ -235,8 +236,8 @@ func (o *outline) nextObject(e *envelope) bool {
 	return in
 }
 
-// stringEnd returns where the string that starts at start ends: at its closing quote,
-// or at the end of data.
+// stringEnd returns the position of the closing quote of the string at start, or the
+// length of data if the quote is missing.
 func stringEnd(data []byte, start int) int {
 	for i := start + 1; i < len(data); i++ {
 		switch data[i] {
@@ -249,7 +250,7 @@ func stringEnd(data []byte, start int) int {
 	return len(data)
 }
 
-// setMember stores a member of an object.
+// setMember stores a member of an object, if its key is in envelopeKeys.
 func (e *envelope) setMember(key, value []byte) {
 	s := jsonscan.Scanner{Data: key}
 	if !s.ScanString() || s.Pos != len(key) {

@@ -6,11 +6,11 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// JSONRPCv1 is JSON-RPC 1.0: positional params only, always an id (null for
-// notifications), both "result" and "error" in every response, no batches. A
-// response that is received may have one of the two alone. An error may be of any
-// type, and is understood as well as may be: one without a code has
-// [CodeUnavailable], and what is no {code, message, data} is whole in [Error].Data.
+// JSONRPCv1 is JSON-RPC 1.0: only positional params, always an id (null for
+// notifications), both "result" and "error" in every response, no batches. A received
+// response may have only one of the two. A received error may have any type. If an error
+// has no code, its code is [CodeUnavailable]. If an error is not of the form {code,
+// message, data}, [Error].Data holds the whole error.
 var JSONRPCv1 Protocol = jsonrpc{v1{}}
 
 type v1 struct{}
@@ -42,8 +42,8 @@ func (v1) requestParams(e *envelope) (Params, *ProtocolError) {
 	return Params{Positional: raw}, nil
 }
 
-// responseOutcome takes a response without "error" for a result, and one without "result" for
-// an error: few programs that speak JSON-RPC 1.0 send both members.
+// responseOutcome accepts a result without "error", and an error without "result": few
+// programs that speak JSON-RPC 1.0 send both members.
 func (v1) responseOutcome(e *envelope) (json.RawMessage, error) {
 	result, err := e.vals[memberResult], e.vals[memberError]
 	switch {
@@ -86,7 +86,7 @@ func (v1) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 }
 
 func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
-	if _, ours := e.Data.(busyData); ours { // peers of 1.0 expect no more than a code and a message
+	if _, ours := e.Data.(busyData); ours { // peers of 1.0 expect only a code and a message
 		e = &Error{Code: e.Code, Message: e.Message}
 	}
 	out, err := appendErrorObject(append(dst, `{"result":null,"error":`...), e, c)
@@ -97,7 +97,8 @@ func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// wrongParamsError is the error for params of the wrong type; raw is nil if there are none.
+// wrongParamsError returns the error for params of the wrong type; raw is nil for missing
+// params.
 func wrongParamsError(raw []byte) *ProtocolError {
 	if raw == nil {
 		raw = []byte("none")

@@ -6,8 +6,8 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// JSONRPCv2 is JSON-RPC 2.0, strictly: every message says that it is. A request
-// whose id is null is a notification, as in aiorpcX, and is not answered.
+// JSONRPCv2 is strict JSON-RPC 2.0: every message must contain its version. A request
+// with a null id is a notification, as in aiorpcX, and gets no answer.
 var JSONRPCv2 Protocol = jsonrpc{v2{}}
 
 type v2 struct{}
@@ -15,9 +15,9 @@ type v2 struct{}
 func (v2) batches() bool { return true }
 func (v2) loose() bool   { return false }
 
-// id: "An identifier established by the Client that MUST contain a String,
-// Number, or NULL value if included. If it is not included it is assumed to be
-// a notification." A request whose id is null is taken for a notification too.
+// id: "An identifier established by the Client that MUST contain a String, Number, or
+// NULL value if included. If it is not included it is assumed to be a notification." A
+// request with a null id is a notification too.
 func (v2) id(e *envelope, response bool) (ID, *ProtocolError) {
 	raw := e.vals[memberID]
 	switch {

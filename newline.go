@@ -6,28 +6,29 @@ import (
 	"errors"
 )
 
-// DefaultMaxSize is the largest message that the framers of this package take
-// by default: 1,000,000 bytes, as aiorpcX.
+// DefaultMaxSize is the default size of the largest message of this package's framers:
+// 1,000,000 bytes, as in aiorpcX.
 const DefaultMaxSize = 1_000_000
 
-// StartSize is how much of the beginning of a message that is dropped is looked at, in
-// bytes, to tell whom that concerns.
+// StartSize is the number of bytes kept from the beginning of a dropped message. The
+// start may show the message's sender or call.
 const StartSize = 1 << 10
 
-// NewlineFramer ends each message with a newline (the last of the input needs none), which JSON as it is written
-// here never has in it. It is the default.
+// NewlineFramer ends each message with a newline; the last message of the input needs no
+// newline. The JSON written by this package never contains a newline. NewlineFramer is
+// the default.
 type NewlineFramer struct {
-	// MaxSize is the size of the largest message to be received or sent, in bytes
-	// without the newline; 0 means [DefaultMaxSize], a negative value no limit. A
-	// message received that is larger is dropped, with one recoverable
-	// [*FrameError]; the stream is in step again after the next newline.
+	// MaxSize is the size of the largest message to be received or sent, in bytes without
+	// the newline. 0 means [DefaultMaxSize], a negative value no limit. A larger received
+	// message is dropped, with a single recoverable [*FrameError]. The stream is in step
+	// again after the next newline.
 	MaxSize int
 }
 
 // NewSplitter implements [Framer].
 func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 	limit := maxSize(f.MaxSize)
-	scanned := 0      // how much of data has no newline
+	scanned := 0      // data[:scanned] has no newline
 	dropping := false // until the next newline
 	return func(data []byte, atEOF bool) (int, []byte, error) {
 		i := bytes.IndexByte(data[scanned:], '\n')
@@ -62,7 +63,7 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 // MaxMessage implements [SizeLimiter].
 func (f NewlineFramer) MaxMessage() int { return maxSize(f.MaxSize) }
 
-// MaxMessageField returns the name of the field that sets the limit.
+// MaxMessageField returns "NewlineFramer.MaxSize", the field that sets the limit.
 func (NewlineFramer) MaxMessageField() string { return "NewlineFramer.MaxSize" }
 
 func (f NewlineFramer) tooLong(limit int, msg []byte) error {
@@ -74,10 +75,10 @@ func (f NewlineFramer) tooLong(limit int, msg []byte) error {
 	}
 }
 
-// startOf returns what FrameError.Start has of a message.
+// startOf returns a copy of the beginning of a message, for FrameError.Start.
 func startOf(msg []byte) []byte { return bytes.Clone(msg[:min(len(msg), StartSize)]) }
 
-// AppendFrame implements [Framer]. It fails for a message with a newline in it.
+// AppendFrame implements [Framer]. For a message with a newline, AppendFrame fails.
 func (NewlineFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	if bytes.IndexByte(msg, '\n') >= 0 {
 		return dst, errors.New("rpcx: a message with a newline in it cannot be framed by newlines")

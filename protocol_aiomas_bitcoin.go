@@ -15,26 +15,27 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// Aiomas is the protocol of aiomas.rpc with its JSON codec; it goes together with
-// a [LengthFramer]. A message is [type, id, content]: a request has type 0 and the
-// content [path, args, kwargs], a result type 1, an exception type 2 and a traceback.
+// Aiomas is the protocol of aiomas.rpc with its JSON codec, for use with a
+// [LengthFramer]. A message is [type, id, content]. A request has type 0 and the content
+// [path, args, kwargs]. A result has type 1, an exception type 2 and a traceback as
+// content.
 //
-// An error is sent as a traceback without stack: its text, whatever the error
-// is, behind "LookupError: " or "TypeError: " if its code is [CodeMethodNotFound]
-// or [CodeInvalidParams]. An exception that is received is an [*Error] with
-// [CodeUnavailable], the last lines as its message, and the whole traceback, a
-// string, as its Data.
+// An error is sent as a traceback without a stack: only the error's text, for an error of
+// any kind. For [CodeMethodNotFound] the text follows "LookupError: ", for
+// [CodeInvalidParams] "TypeError: ". A received exception is an [*Error] with
+// [CodeUnavailable]. Its message is the last lines of the traceback, and its Data is the
+// whole traceback as a string.
 //
-// Where any value is expected, whole numbers are decoded to int64.
+// In destinations of any value, whole numbers are decoded to int64.
 //
-// There are neither notifications nor batches. As in aiomas, a message that is not
-// of this form ends the session. Other than there, a request whose content is not
-// is answered with an exception.
+// Aiomas has no notifications and no batches. As in aiomas, a message of another form
+// ends the session. Unlike aiomas, a request with ill-formed content is answered with an
+// exception.
 var Aiomas ServiceProtocol = aiomas{}
 
 type aiomas struct{}
 
-// The types of messages.
+// Message types.
 const (
 	aiomasRequest = iota
 	aiomasResult
@@ -99,7 +100,7 @@ func (aiomas) DecodeStart(m *Message, start []byte) {
 	}
 }
 
-// decodeAiomasRequest makes item of the content of a request.
+// decodeAiomasRequest fills item from the content of a request.
 func (m *Message) decodeAiomasRequest(item *Item, content []byte) {
 	item.Kind = KindInvalid
 	s := jsonscan.Scanner{Data: content}
@@ -119,7 +120,7 @@ func (m *Message) decodeAiomasRequest(item *Item, content []byte) {
 	}
 }
 
-// scanArray scans an array of just as many elements as parts has.
+// scanArray scans an array of exactly len(parts) elements.
 func scanArray(s *jsonscan.Scanner, parts []json.RawMessage) bool {
 	if s.Peek() != '[' {
 		return false
@@ -151,7 +152,7 @@ func (aiomas) AppendRequest(dst []byte, id ID, method string, params any, c Code
 	switch p := params.(type) {
 	case Mixed:
 		positional, named = p.Args, p.Named
-	case Params: // those of a request that is passed on
+	case Params: // the params of a forwarded request
 		positional, named = p.Positional, p.Named
 	}
 	out := append(append(append(dst, "[0,"...), id...), ",["...)
@@ -212,8 +213,8 @@ func (aiomas) AppendBatch(dst []byte, _ [][]byte) ([]byte, error) {
 	return dst, unsentf(CodeInvalidRequest, "protocol does not permit batches")
 }
 
-// Codec returns [JSON], save that where any value is expected whole numbers become
-// int64 (json.Number beyond that), so that they are not rounded.
+// Codec returns [JSON] with exact whole numbers. In destinations of any value, a whole
+// number becomes int64, or json.Number outside the range of int64.
 func (aiomas) Codec() Codec { return wholeNumbers{} }
 
 type wholeNumbers struct{ jsonCodec }
@@ -226,8 +227,8 @@ func (wholeNumbers) Unmarshal(data []byte, v any) error {
 // convertNumber implements [numberCodec].
 func (wholeNumbers) convertNumber(n json.Number) (any, error) { return integerOrFloat(n), nil }
 
-// integerOrFloat returns an int64 if n is a whole number, a float64 if n has a
-// fraction or an exponent, and n itself beyond their ranges.
+// integerOrFloat returns an int64 for a whole number, and a float64 for a number with a
+// fraction or an exponent. For a number out of range, integerOrFloat returns n.
 func integerOrFloat(n json.Number) any {
 	if i, err := n.Int64(); err == nil {
 		return i
@@ -238,7 +239,7 @@ func integerOrFloat(n json.Number) any {
 	return n
 }
 
-// Exception implements [ServiceProtocol]: the text of err is sent.
+// Exception implements [ServiceProtocol]. The peer gets the text of err.
 func (aiomas) Exception(err error) *Error {
 	return &Error{Code: CodeInternalError, Message: err.Error()}
 }
@@ -246,7 +247,7 @@ func (aiomas) Exception(err error) *Error {
 // tracebackStart is the first line of every traceback.
 const tracebackStart = "Traceback (most recent call last):\n"
 
-// Traceback returns the text as which [Aiomas] sends e.
+// Traceback returns the text that [Aiomas] sends for e.
 func Traceback(e *Error) string {
 	class := ""
 	switch e.Code {
@@ -258,8 +259,8 @@ func Traceback(e *Error) string {
 	return tracebackStart + class + e.Message + "\n"
 }
 
-// TracebackError returns the error that [Aiomas] makes of a traceback: the message
-// is what stands behind the stack, whose lines are indented.
+// TracebackError returns the error that [Aiomas] makes of a received traceback. Its
+// message is the text after the stack, whose lines are indented.
 func TracebackError(traceback string) *Error {
 	lines := strings.Split(strings.TrimRight(strings.TrimPrefix(traceback, tracebackStart), "\n"), "\n")
 	for i, line := range slices.Backward(lines) {
@@ -271,59 +272,58 @@ func TracebackError(traceback string) *Error {
 	return &Error{Code: CodeUnavailable, Message: strings.Join(lines, "\n"), Data: traceback}
 }
 
-// Plain messages as the nodes of Bitcoin and its relatives exchange them. On the
-// wire one is, with all numbers little-endian:
+// Plain messages of the nodes of Bitcoin and related networks have this form on the wire,
+// with all numbers little-endian:
 //
-//	magic      4 bytes, which say what network it is of
-//	command   12 bytes, filled up with NULs
+//	magic      4 bytes, the number of the network
+//	command   12 bytes, padded with NULs
 //	length     4 bytes, of the payload
 //	checksum   4 bytes, the first of SHA-256(SHA-256(payload))
 //	payload
 //
-// Between framer and protocol it goes without the magic, but with places for
-// length and checksum: so what has come in is passed on without a copy. Only the
-// framer looks at these two, and fills them in.
+// Between framer and protocol, a message has no magic, but has room for length and
+// checksum. So a received message is passed on without a copy. Only the framer reads and
+// writes length and checksum.
 const (
 	bitcoinMagic   = 4
 	bitcoinCommand = 12
-	bitcoinHead    = bitcoinCommand + 4 + 4 // what is before the payload of a message
+	bitcoinHead    = bitcoinCommand + 4 + 4 // size of a message before its payload
 	bitcoinHeader  = bitcoinMagic + bitcoinHead
 
 	defaultMaxPayload = 2_000_000
 	defaultMaxBlock   = 128_000_000
 )
 
-// The magics of some networks, for [BitcoinFramer]. The original's default is
-// that of Bitcoin Cash.
+// BitcoinMainnet, BitcoinTestnet and BitcoinCash are magics for [BitcoinFramer]. The
+// default of aiorpcX is BitcoinCash.
 var (
 	BitcoinMainnet = [4]byte{0xf9, 0xbe, 0xb4, 0xd9}
-	BitcoinTestnet = [4]byte{0x0b, 0x11, 0x09, 0x07} // the third
+	BitcoinTestnet = [4]byte{0x0b, 0x11, 0x09, 0x07} // the third test network
 	BitcoinCash    = [4]byte{0xe3, 0xe1, 0xf3, 0xe8}
 )
 
-// BitcoinFramer frames messages as the nodes of Bitcoin do. It goes with
-// [BitcoinProtocol], and with no other protocol of this package. Sizes, costs,
-// and what ends a session, are as in aiorpcX.
+// BitcoinFramer frames messages as the nodes of Bitcoin do. Its only protocol in this
+// package is [BitcoinProtocol]. Sizes, costs, and the errors that end a session are as in
+// aiorpcX.
 //
-// Its errors are [*FrameError]s. A magic of another network and a payload over
-// the limit end the session, at a cost of 1000 and 500; a message with a wrong
-// checksum is dropped, at a cost of 100.
+// BitcoinFramer reports each violation as a [*FrameError]. A magic of another network
+// ends the session, at a cost of 1000. A payload over the limit ends the session, at a
+// cost of 500. A message with a wrong checksum is dropped, at a cost of 100.
 type BitcoinFramer struct {
-	// Magic is what every message begins with. It has no default: four zeros are
-	// a magic too.
+	// Magic is the beginning of every message. There is no default: four zeros are a
+	// magic too.
 	Magic [4]byte
-	// MaxPayload is the size of the largest payload to be received or sent, in
-	// bytes; 0 means 2,000,000, a negative value no limit but that of the length's
-	// 32 bits.
+	// MaxPayload is the size of the largest payload to be received or sent, in bytes. 0
+	// means 2,000,000. A negative value means the maximum of a 32-bit length.
 	MaxPayload int
-	// MaxBlock is the same for the command "block", where it allows more than
-	// MaxPayload does; 0 means 128,000,000.
+	// MaxBlock is the limit for the command "block", in bytes, if larger than the limit
+	// of MaxPayload. 0 means 128,000,000.
 	MaxBlock int
 }
 
-// NewSplitter implements [Framer]. Called again after an error, the splitter
-// goes on: after a wrong checksum behind the message, else behind its header,
-// and then hardly in step.
+// NewSplitter implements [Framer]. After an error, the splitter can continue. After a
+// wrong checksum, it continues at the next message. After any different error, it
+// continues behind the header, most likely out of step.
 func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 	return func(data []byte, _ bool) (int, []byte, error) {
 		if len(data) < bitcoinHeader {
@@ -347,7 +347,7 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 		}
 		size := int(length)
 		if len(data)-bitcoinHeader < size {
-			return 0, nil, nil // what is there of the payload is not looked at yet
+			return 0, nil, nil // the payload is incomplete, and not read yet
 		}
 		end := bitcoinHeader + size
 		actual, claimed := bitcoinChecksum(data[bitcoinHeader:end]), data[bitcoinHeader-4:bitcoinHeader]
@@ -362,7 +362,8 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 	}
 }
 
-// payloadLimit returns the size of the largest payload for command, and the field that sets it.
+// payloadLimit returns the size of the largest payload of command, and the field that
+// sets this limit.
 func (f BitcoinFramer) payloadLimit(command []byte) (limit int, field string) {
 	limit, field = limitOr(f.MaxPayload, defaultMaxPayload), "BitcoinFramer.MaxPayload"
 	if string(command) == "block" {
@@ -373,14 +374,14 @@ func (f BitcoinFramer) payloadLimit(command []byte) (limit int, field string) {
 	return limit, field
 }
 
-// MaxMessage implements [SizeLimiter], with the limit of the command "block".
-// AppendFrame has that of each command.
+// MaxMessage implements [SizeLimiter], with the limit of the command "block". AppendFrame
+// applies the limit of each command.
 func (f BitcoinFramer) MaxMessage() int {
 	limit, _ := f.payloadLimit([]byte("block"))
 	return bitcoinHead + min(limit, math.MaxInt-bitcoinHead)
 }
 
-// MaxMessageField returns the name of the field that sets the limit.
+// MaxMessageField returns the name of the field that sets the limit of MaxMessage.
 func (f BitcoinFramer) MaxMessageField() string {
 	_, field := f.payloadLimit([]byte("block"))
 	return field
@@ -395,9 +396,10 @@ func (f BitcoinFramer) checkSize(msg []byte) error {
 	return nil
 }
 
-// AppendFrame implements [Framer]. It fails for what cannot be a message of
-// [BitcoinProtocol], and with a [*SizeError] for a payload over the limit, which a
-// peer with the same limits would end the session for.
+// AppendFrame implements [Framer]. AppendFrame fails for a msg of under 20 bytes,
+// which cannot be a message of [BitcoinProtocol], and for a payload of 4 GiB or more. For
+// a payload over the limit, AppendFrame fails with a [*SizeError]: a peer with the same
+// limits would end the session.
 func (f BitcoinFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
 	if len(msg) < bitcoinHead {
 		return dst, errors.New("rpcx: a message without a command cannot be framed by BitcoinFramer")
@@ -421,23 +423,22 @@ func bitcoinChecksum(payload []byte) [4]byte {
 	return [4]byte(second[:])
 }
 
-// bitcoinCommandName returns the command that msg begins with.
+// bitcoinCommandName returns the command at the beginning of msg.
 func bitcoinCommandName(msg []byte) []byte { return bytes.TrimRight(msg[:bitcoinCommand], "\x00") }
 
-// BitcoinProtocol makes a notification of each plain message, to be framed by a
-// [BitcoinFramer]: Method is the command, without the NULs that fill it up, and
-// Params.Raw the payload, empty and not nil if there is none.
+// BitcoinProtocol reads each plain message as a notification, and needs a
+// [BitcoinFramer]. Method is the command, without its padding of NULs. Params.Raw is the
+// payload; an empty payload is not nil.
 //
-// To send one is [Session.Notify]. The params are the payload, a []byte that
-// may be nil; or the [Params] of a message that is passed on; or, if
-// Options.Codec is set, what that encodes. A command has at most 12 bytes.
-// There are no answers, so all else is a [*ProtocolError]: calls, results,
-// errors, batches.
+// [Session.Notify] sends a message. The params are the payload: a []byte, which may be
+// nil, or the [Params] of a forwarded message. If Options.Codec is set, the params may be
+// any value of that codec. A command has at most 12 bytes. The protocol has no answers.
+// So calls, results, errors and batches fail with a [*ProtocolError].
 var BitcoinProtocol Protocol = bitcoin{}
 
 type bitcoin struct{}
 
-// Decode interprets a message; see [Protocol].
+// Decode implements [Protocol].
 func (bitcoin) Decode(m *Message, msg []byte, _ int) {
 	if len(msg) < bitcoinHead {
 		m.setInvalid(CodeInvalidRequest, fmt.Sprintf("a message of %d bytes has no command", len(msg)))
@@ -493,10 +494,10 @@ func notPlain(what string) error {
 	return protocolErrorf(CodeInvalidRequest, "BitcoinProtocol has no %s, only notifications", what)
 }
 
-// Codec returns a codec that takes a []byte as it is, and decodes into one.
+// Codec returns a codec that copies a []byte unchanged, and decodes into a *[]byte.
 func (bitcoin) Codec() Codec { return payloadCodec{} }
 
-// payloadCodec is the codec of payloads that are bytes, and mean nothing here.
+// payloadCodec is the codec of opaque payloads.
 type payloadCodec struct{}
 
 func (payloadCodec) Append(dst []byte, v any) ([]byte, error) {

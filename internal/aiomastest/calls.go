@@ -12,7 +12,7 @@ import (
 	"example.com/rpcx"
 )
 
-// runCallCase plays a server that the session calls.
+// runCallCase plays a server for a session that calls.
 func (w Wire) runCallCase(t *testing.T, c *vector) {
 	opts := &rpcx.Options{}
 	root, inner := newClientRoot()
@@ -59,7 +59,7 @@ func (w Wire) runCallCase(t *testing.T, c *vector) {
 	}
 	expect := c.SentAfter
 	if c.ClientService == "" && requests > 0 {
-		// A side without a service answers here, so that nobody waits for ever.
+		// A side without a service answers here, so that no caller waits forever.
 		expect = append(expect, frame{Type: "exception", ID: 0})
 	}
 	far.compareMessages("afterwards", far.takeReceived(), expect, c)
@@ -70,7 +70,7 @@ func (w Wire) runCallCase(t *testing.T, c *vector) {
 	case true:
 		far.Close()
 	}
-	far.takeReceived() // gives the session the time to notice
+	far.takeReceived() // waits until the session has noticed
 	for i, f := range futures {
 		compareOutcome(t, s, f, c.Outcomes[i])
 	}
@@ -109,7 +109,7 @@ func compareOutcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[stri
 		}
 		return
 	}
-	if want["pending"] == true || want["raises"] == "KeyError" { // a reply to nothing does no harm here
+	if want["pending"] == true || want["raises"] == "KeyError" { // an unexpected reply is harmless here
 		if done || hasEnded(s) {
 			wrong()
 		}
@@ -134,7 +134,7 @@ func compareOutcome(t *testing.T, s *rpcx.Session, f *rpcx.Future, want map[stri
 		if !errors.Is(err, rpcx.ErrConnectionLost) {
 			wrong()
 		}
-	default: // the message could not be read
+	default: // an unreadable message
 		var bad *rpcx.ProtocolError
 		if !errors.Is(err, rpcx.ErrConnectionLost) || !errors.As(err, &bad) || !hasEnded(s) {
 			wrong()
@@ -152,7 +152,8 @@ type (
 	plain map[string]string
 )
 
-// runCodecCase has a session encode a value as an argument, and decode it as a result.
+// runCodecCase makes a session encode a value as an argument, and decode the value as a
+// result.
 func (w Wire) runCodecCase(t *testing.T, c *vector) {
 	types := map[string]rpcx.Type{
 		"A": rpcx.NewType(func(a typeA) (plain, error) { return plain{"n": a.Name}, nil },
@@ -183,7 +184,7 @@ func (w Wire) runCodecCase(t *testing.T, c *vector) {
 	value := nativeForm(c.Value)
 	var back any = normalForm(value)
 	if len(c.Serializers) > 0 {
-		// Instead of the objects the vectors have texts that say what they are.
+		// The vectors describe objects by texts. The last letter is the type.
 		var objects, decoded []any
 		for _, text := range value.([]any) {
 			if strings.HasSuffix(text.(string), "A") {
@@ -227,11 +228,11 @@ func (w Wire) runCodecCase(t *testing.T, c *vector) {
 	}
 }
 
-// runClientErrorCase sends what cannot be sent.
+// runClientErrorCase calls with an argument that cannot be sent.
 func (w Wire) runClientErrorCase(t *testing.T, c *vector) {
 	mine, other := newRoot(), newRoot()
 	opts := &rpcx.Options{Handler: mine.router}
-	var arg any = other // another tree's
+	var arg any = other // a service of another tree
 	switch message := fmt.Sprint(c.Expect["message"]); {
 	case strings.Contains(message, "No RPC service running"):
 		opts.Handler = nil
@@ -245,7 +246,7 @@ func (w Wire) runClientErrorCase(t *testing.T, c *vector) {
 	}
 }
 
-// expectPanic says that f panics with a text that contains part.
+// expectPanic fails the test unless f panics with a text that contains part.
 func expectPanic(t *testing.T, part string, f func()) {
 	t.Helper()
 	defer func() {

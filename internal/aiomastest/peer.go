@@ -16,7 +16,7 @@ import (
 	"example.com/rpcx"
 )
 
-// peer is the far end of a session's connection, held by the test.
+// peer is the test's end of a session's connection.
 type peer struct {
 	net.Conn
 	t    *testing.T
@@ -24,16 +24,16 @@ type peer struct {
 	near *resettable
 
 	mu       sync.Mutex
-	received []receivedMessage // not asked for yet
+	received []receivedMessage // since the last takeReceived
 }
 
-// receivedMessage is a message and when it came.
+// receivedMessage is a message with the time of its arrival.
 type receivedMessage struct {
 	message any
 	at      time.Time
 }
 
-// resettable is a connection that can fail as if the peer had reset it.
+// resettable is a connection that can simulate a reset by the peer.
 type resettable struct {
 	net.Conn
 	reset bool
@@ -47,14 +47,14 @@ func (c *resettable) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// connectSession returns a session that speaks the wire, and its peer.
+// connectSession returns a session that speaks w, and its peer.
 func (w Wire) connectSession(t *testing.T, opts *rpcx.Options) (*rpcx.Session, *peer) {
 	near, far := net.Pipe()
 	conn := &resettable{Conn: near}
 	opts.Protocol, opts.Framer = w.Protocol, rpcx.LengthFramer{}
 	s := rpcx.NewSession(conn, opts)
 	p := &peer{Conn: far, t: t, wire: w, near: conn}
-	go p.collectMessages() // until the connection is closed
+	go p.collectMessages() // ends when the connection is closed
 	t.Cleanup(func() {
 		s.Close()
 		far.Close()
@@ -93,7 +93,8 @@ func (p *peer) collectMessages() {
 	}
 }
 
-// writeHex writes bytes that are given in hex. The session may have hung up.
+// writeHex writes bytes given in hex. Write errors are ignored, because the session may
+// have hung up.
 func (p *peer) writeHex(chunk string) {
 	data, err := hex.DecodeString(chunk)
 	if err != nil {
@@ -102,7 +103,7 @@ func (p *peer) writeHex(chunk string) {
 	_, _ = p.Write(data)
 }
 
-// takeReceived returns what has come since it was last asked, in a second.
+// takeReceived waits a second, and returns the messages received since the last call.
 func (p *peer) takeReceived() []receivedMessage {
 	time.Sleep(time.Second)
 	synctest.Wait()
@@ -113,8 +114,7 @@ func (p *peer) takeReceived() []receivedMessage {
 	return got
 }
 
-// compareMessages compares what was heard with what is expected. What came at the same
-// time may have come in any order.
+// compareMessages compares got with want. Messages of the same time may be in any order.
 func (p *peer) compareMessages(when string, got []receivedMessage, want []frame, c *vector) {
 	p.t.Helper()
 	if len(got) != len(want) {
@@ -146,7 +146,7 @@ func (p *peer) compareMessages(when string, got []receivedMessage, want []frame,
 	}
 }
 
-// compareFrame compares a message with a frame.
+// compareFrame returns an error if the message got differs from want.
 func (p *peer) compareFrame(got any, want *frame, c *vector) error {
 	if want.Type == "exception" {
 		kind, id, content, _ := messageParts(got)
@@ -155,7 +155,7 @@ func (p *peer) compareFrame(got any, want *frame, c *vector) error {
 			return fmt.Errorf("want an exception for %v", want.ID)
 		}
 		if c.Python || want.Traceback == nil {
-			return nil // the text is Python's
+			return nil // the text comes from Python
 		}
 		return sameTraceback(traceback, want, c.Request.Path)
 	}

@@ -9,22 +9,22 @@ import (
 	"example.com/rpcx"
 )
 
-// Root is the service at the root of the tree that the vectors describe.
+// Root is the service at the root of the vectors' tree.
 type Root struct {
 	Value int
-	Loose *Sub // a service that is not mounted
+	Loose *Sub // not mounted
 
 	sub                                          *Sub
 	router, subRouter, deep, funcs, inner, loose *rpcx.Router
 }
 
-// subAPI is what a Sub exposes, and deepAPI what a Deep does.
+// subAPI is the exposed part of Sub, and deepAPI the exposed part of Deep.
 type (
 	subAPI  interface{ Mul(a, b float64) float64 }
 	deepAPI interface{ Get(x any) any }
 )
 
-// Sub and Deep are services below.
+// Sub and Deep are services below the root.
 type (
 	Sub  struct{ secrets int }
 	Deep struct{}
@@ -34,7 +34,7 @@ func (*Sub) Mul(a, b float64) float64 { return a * b }
 func (s *Sub) Secret() int            { return s.secrets }
 func (Deep) Get(x any) any            { return []any{"deep", x} }
 
-// rootAPI is what Root exposes without names for the parameters.
+// rootAPI is the part of Root that is exposed without parameter names.
 type rootAPI interface {
 	Echo(x any) any
 	Nothing()
@@ -130,7 +130,7 @@ func add(a, b any) (any, error) {
 	return x + y, nil
 }
 
-// toFloat returns what a codec has made of a number.
+// toFloat converts a number decoded by a codec.
 func toFloat(v any) (float64, bool) {
 	switch v := v.(type) {
 	case float64:
@@ -166,7 +166,7 @@ func describe(obj any) string {
 	return fmt.Sprintf("%T", obj)
 }
 
-// bindBoth decodes the arguments of a request that takes any.
+// bindBoth decodes the positional and named arguments of a request.
 func bindBoth(req *rpcx.Request) (args []any, kwargs map[string]any, err error) {
 	positional, named := req.Params, req.Params
 	positional.Named, named.Positional = nil, nil
@@ -195,8 +195,7 @@ func callBackArgs(ctx context.Context, req *rpcx.Request) (any, error) {
 	return joined, err
 }
 
-// newClientRoot returns the service that the vectors give to a client, and the
-// one below it.
+// newClientRoot returns the vectors' service of a client, and the service below.
 func newClientRoot() (root, inner *rpcx.Router) {
 	inner = rpcx.Expose[deepAPI](Deep{})
 	root = rpcx.ExposeMap(map[string]any{

@@ -9,12 +9,12 @@ import (
 	"example.com/rpcx"
 )
 
-// trees are what the cases about routers work on, one after the other.
+// trees is the state shared by the successive cases about routers.
 type trees struct {
 	root      *Root
-	letters   map[string]*rpcx.Router // A, B and so on
+	letters   map[string]*rpcx.Router // "A", "B" and so on
 	dict      *rpcx.Router
-	lastAdded string // the name that was added last
+	lastAdded string // the last added name
 }
 
 func newTrees() *trees {
@@ -56,20 +56,22 @@ func (tr *trees) runRouterCase(t *testing.T, c *vector) {
 		tr.dict.Handle(tr.lastAdded, rpcx.Func(div))
 		_, err = tr.dict.Resolve(tr.lastAdded)
 	case removeAction.MatchString(action):
-		// What was resolved once is found for ever in the original, but not here.
+		// aiomas finds a resolved name forever. This package does not find a removed
+		// name.
 		tr.dict.Remove(tr.lastAdded)
 		if _, err := tr.dict.Resolve(tr.lastAdded); err == nil {
 			t.Errorf("%q was removed and is found", tr.lastAdded)
 		}
 		return
 	case looseAction.MatchString(action):
-		// Only what was mounted can be reached here.
+		// Only mounted services can be reached here.
 		if h, err := tr.root.router.Resolve("loose/mul"); err == nil {
 			t.Errorf("found %v, which was not mounted", h)
 		}
 		return
 	case invalidAction.MatchString(action):
-		// What is typed in Go cannot be wrong; what is not is refused when it is built.
+		// In Go, a typed service cannot be invalid. ExposeMap refuses an invalid value in
+		// a map.
 		expectPanic(t, "neither a function", func() { rpcx.ExposeMap(map[string]any{"x": 5}) })
 		err = tr.dict.Mount("x", nil)
 		if err == nil {
@@ -97,7 +99,7 @@ func (tr *trees) runRouterCase(t *testing.T, c *vector) {
 	}
 }
 
-// checkPlace looks where a service of the tree hangs.
+// checkPlace checks the path, name and parent of a service in the tree.
 func (tr *trees) checkPlace(t *testing.T, c *vector) {
 	r := map[string]*rpcx.Router{
 		"root": tr.root.router, "sub": tr.root.subRouter, "deep": tr.root.deep,
@@ -115,7 +117,7 @@ func (tr *trees) checkPlace(t *testing.T, c *vector) {
 	}
 }
 
-// runInvalidServiceCase builds a service of what is none.
+// runInvalidServiceCase exposes values that are no services.
 func runInvalidServiceCase(t *testing.T, c *vector) {
 	if c.Expect["raises"] != "ValueError" {
 		t.Fatalf("an unknown error: %v", c.Expect)

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// A frame is a message as the vectors write it.
+// frame is a message as the vectors describe messages.
 type frame struct {
 	Hex       string
 	Type      string
@@ -23,10 +23,10 @@ type frame struct {
 	}
 }
 
-// numbers are the types of messages on the wire.
+// numbers holds the message types on the wire.
 var numbers = map[string]int64{"request": 0, "result": 1, "exception": 2}
 
-// decodedValue returns what the frame is, decoded; of an exception only type and id.
+// decodedValue returns the decoded message of the frame.
 func (f *frame) decodedValue(w Wire) (any, error) {
 	if f.Hex != "" {
 		raw, err := hex.DecodeString(f.Hex)
@@ -38,17 +38,17 @@ func (f *frame) decodedValue(w Wire) (any, error) {
 	return normalForm([]any{numbers[f.Type], f.ID, f.Content}), nil
 }
 
-// decodeBody decodes one body.
+// decodeBody decodes the body of a message to its normal form.
 func (w Wire) decodeBody(body []byte) (any, error) {
 	v, err := w.Decode(body)
 	return normalForm(v), err
 }
 
-// exactNumber is a number, exactly.
+// exactNumber is the exact value of a number, as a fraction.
 type exactNumber string
 
-// normalForm brings a decoded value into a form in which equal values are equal,
-// whatever types a codec has for them.
+// normalForm converts a decoded value to a form that does not depend on the codec. Equal
+// values have equal forms.
 func normalForm(v any) any {
 	switch v := v.(type) {
 	case json.Number:
@@ -74,7 +74,7 @@ func normalForm(v any) any {
 		for key, x := range v {
 			text, ok := key.(string)
 			if !ok {
-				text = fmt.Sprintf("key %v", normalForm(key)) // not the same as a text
+				text = fmt.Sprintf("key %v", normalForm(key)) // differs from every text
 			}
 			m[text] = normalForm(x)
 		}
@@ -93,7 +93,7 @@ func normalForm(v any) any {
 	return fmt.Sprintf("%T %v", v, v)
 }
 
-// nativeForm returns a value of the vectors as a Go program would have it.
+// nativeForm converts a value of the vectors to the types of a Go program.
 func nativeForm(v any) any {
 	switch v := v.(type) {
 	case json.Number:
@@ -118,7 +118,7 @@ func nativeForm(v any) any {
 	return v
 }
 
-// messageParts returns the elements of a message that is [type, id, content].
+// messageParts returns the elements of a message [type, id, content].
 func messageParts(message any) (kind, id, content any, ok bool) {
 	list, ok := message.([]any)
 	if !ok || len(list) != 3 {
@@ -127,7 +127,7 @@ func messageParts(message any) (kind, id, content any, ok bool) {
 	return list[0], list[1], list[2], true
 }
 
-// isIllFormed reports whether the content of a request is not [path, args, kwargs].
+// isIllFormed reports whether the content of a request differs from [path, args, kwargs].
 func isIllFormed(content any) bool {
 	list, ok := content.([]any)
 	if !ok || len(list) != 3 {
@@ -139,7 +139,7 @@ func isIllFormed(content any) bool {
 	return !pathOK || !argsOK || !kwargsOK
 }
 
-// hasBadObject reports whether there is an object in v that refers to no service.
+// hasBadObject reports whether v contains an object that refers to no service.
 func hasBadObject(v any) bool {
 	switch v := v.(type) {
 	case []any:
@@ -160,12 +160,12 @@ func hasBadObject(v any) bool {
 	return false
 }
 
-// sameTraceback compares a traceback with what the vectors have of it. Types of the
-// original are named by their Go types here.
+// sameTraceback returns an error if got differs from the traceback of want. aiomas names
+// Python types in a traceback; here Go types take their place.
 func sameTraceback(got string, want *frame, path string) error {
 	last := strings.Replace(want.Traceback.Last, `"svc.`, `"aiomastest.`, 1)
 	if name, ok := strings.CutPrefix(last, `LookupError: "aiomas.rpc.ServiceDict.`); ok {
-		// A map has nothing in it but what it exposes.
+		// A map contains only exposed names.
 		name, _, _ = strings.Cut(name, `"`)
 		service, _, _ := strings.Cut(path, "/"+name)
 		last = fmt.Sprintf(`LookupError: Name %q not found in %q`, name, service)

@@ -1,5 +1,5 @@
-// Package aiomastest runs what the vectors say about aiomas.rpc against any of the
-// codecs that it has, so that each is tested where it is.
+// Package aiomastest runs the vectors about aiomas.rpc against a codec of aiomas. So the
+// package of each codec can test its own codec.
 package aiomastest
 
 import (
@@ -17,11 +17,11 @@ import (
 
 // Wire is a codec of aiomas.
 type Wire struct {
-	Codec    string // as the vectors name it: cases of others are passed over
+	Codec    string // the vectors' name of the codec; cases of another codec are skipped
 	Protocol rpcx.Protocol
-	// Decode decodes the body of a frame, and fails if there is more or less.
+	// Decode decodes the body of a frame. Missing or extra bytes are an error.
 	Decode func(body []byte) (any, error)
-	// Result returns the body of a result whose content is encoded already.
+	// Result returns the body of a result with an encoded content.
 	Result func(id int, content []byte) []byte
 }
 
@@ -62,7 +62,7 @@ type vectorCall struct {
 	Kwargs map[string]any
 }
 
-// skips are the rules by which cases are passed over.
+// skips is the list of rules for skipping cases.
 var skips = []struct {
 	reason  string
 	applies func(w Wire, c *vector) bool
@@ -81,7 +81,7 @@ var skips = []struct {
 	}},
 }
 
-// Run runs the vectors in folder, or in that which RPCX_VECTORS names.
+// Run runs the vectors in the folder RPCX_VECTORS, or in folder if RPCX_VECTORS is empty.
 func Run(t *testing.T, folder string, w Wire) {
 	data, err := os.ReadFile(filepath.Join(cmp.Or(os.Getenv("RPCX_VECTORS"), folder), "aiomas_wire.json"))
 	if err != nil {
@@ -115,7 +115,7 @@ func Run(t *testing.T, folder string, w Wire) {
 	}
 }
 
-// decodeMessages are the messages of a step, decoded, as far as they are whole.
+// decodeMessages decodes the complete messages of a step.
 func (w Wire) decodeMessages(t *testing.T, chunks []string) (messages []any) {
 	stream, err := hex.DecodeString(strings.Join(chunks, ""))
 	if err != nil {
@@ -134,11 +134,11 @@ func (w Wire) decodeMessages(t *testing.T, chunks []string) (messages []any) {
 	}
 }
 
-// runServeCase plays a client that the service answers.
+// runServeCase plays a client of the service.
 func (w Wire) runServeCase(t *testing.T, c *vector) {
 	s, far := w.connectSession(t, &rpcx.Options{Handler: newRoot().router})
 	after := c.After
-	asked := 0 // requests of the session's, which the peer may answer
+	asked := 0 // requests of the session, which the peer may answer
 	for i, step := range c.Steps {
 		expect := step.Expect
 		for _, message := range w.decodeMessages(t, step.Send) {
@@ -146,11 +146,11 @@ func (w Wire) runServeCase(t *testing.T, c *vector) {
 			switch {
 			case !ok:
 			case kind == exactNumber("0") && (isIllFormed(content) || hasBadObject(content)):
-				// Such a request is answered here, and nothing else is lost.
+				// Such a request is answered here, and the session continues.
 				expect = append(withoutReplies(expect, id), frame{Type: "exception", ID: id})
 				after = "open"
 			case (kind == exactNumber("1") || kind == exactNumber("2")) && asked == 0:
-				after = "open" // a reply to nothing is dropped, and counted
+				after = "open" // an unexpected reply is dropped and counted
 				defer func() {
 					if s.Stats().UnexpectedReplies == 0 {
 						t.Error("the reply was not counted")
@@ -174,7 +174,7 @@ func (w Wire) runServeCase(t *testing.T, c *vector) {
 	}
 }
 
-// withoutReplies returns the frames that do not answer id.
+// withoutReplies returns the frames with an ID other than id.
 func withoutReplies(frames []frame, id any) (left []frame) {
 	for _, f := range frames {
 		if normalForm(f.ID) != id {

@@ -10,7 +10,8 @@ import (
 // defaultDialTimeout is the default of rpcx.Dialer.Timeout.
 const defaultDialTimeout = 30 * time.Second
 
-// dialTimeoutError is the cause with which the context of DialTimeout ends at its deadline.
+// dialTimeoutError is the cause of a context of DialTimeout that has reached its
+// deadline.
 type dialTimeoutError struct{ limit time.Duration }
 
 func (e *dialTimeoutError) limitText() string {
@@ -21,8 +22,8 @@ func (e *dialTimeoutError) Error() string      { return "timed out, " + e.limitT
 func (*dialTimeoutError) Timeout() bool        { return true }
 func (*dialTimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// DialTimeout returns a context that ends after Dialer.Timeout: 0 is the default, a
-// negative one is none.
+// DialTimeout returns a context that ends after timeout, a Dialer.Timeout. 0 means the
+// default of 30 s, a negative value no timeout.
 func DialTimeout(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	if timeout < 0 {
 		return context.WithCancel(ctx)
@@ -33,15 +34,15 @@ func DialTimeout(ctx context.Context, timeout time.Duration) (context.Context, c
 	return context.WithTimeoutCause(ctx, timeout, &dialTimeoutError{timeout})
 }
 
-// DialError returns err, with which dialling has failed, and names Dialer.Timeout if that
-// has ended ctx.
+// DialError returns err, an error of dialling. If Dialer.Timeout has ended ctx, the text
+// of the result names Dialer.Timeout.
 func DialError(ctx context.Context, err error) error {
 	cause, ok := context.Cause(ctx).(*dialTimeoutError)
 	if err == nil || !ok {
 		return err
 	}
 	text := err.Error()
-	if strings.Contains(text, cause.limitText()) { // as that of a dialler within a dialler
+	if strings.Contains(text, cause.limitText()) { // err comes from a dialler within a dialler
 		return err
 	}
 	return &textError{Text(text) + ", " + cause.limitText(), err}

@@ -2,13 +2,13 @@ package bounded
 
 import "strconv"
 
-// Over says which limit is exceeded, in the one form that errors have for it:
-// "over 1,000 bytes (NewlineFramer.MaxSize)".
+// Over describes an exceeded limit, in the common form of all errors: "over 1,000 bytes
+// (NewlineFramer.MaxSize)".
 func Over(limit int, unit, field string) string {
 	return "over " + Thousands(limit) + " " + unit + " (" + field + ")"
 }
 
-// Thousands writes n with commas between its thousands.
+// Thousands formats n with commas between thousands.
 func Thousands(n int) string {
 	s := strconv.Itoa(n)
 	first := 0

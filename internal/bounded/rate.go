@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// A Budget bounds how much is logged that anybody can cause who connects: Burst at once,
-// and PerSecond in a second from then on, in any unit. Once it is used up, nothing fits
-// before there is room for Run, so that what is logged of a flood are runs of records.
+// Budget bounds the amount of logging that any peer can cause: Burst at once, and
+// PerSecond per second afterwards, in any unit. After the budget is used up, no record
+// fits until there is room for Run more. So the log of a flood consists of runs of
+// records.
 type Budget struct {
 	Burst, PerSecond, Run float64
 
@@ -20,9 +21,9 @@ type Budget struct {
 	totalSkipped uint64
 }
 
-// Take reports whether size fits, and takes it if so, with more that has been earned
-// besides. If it does not fit, so many records are skipped, and counted; otherwise Take
-// returns how many were since it last did.
+// Take adds earned to the budget, and reports whether size fits. If size fits, Take
+// spends size and returns the number of records skipped since the last success. If size
+// does not fit, Take counts records as skipped.
 func (b *Budget) Take(size, earned float64, records int) (ok bool, skipped int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -46,33 +47,33 @@ func (b *Budget) Take(size, earned float64, records int) (ok bool, skipped int) 
 	return true, skipped
 }
 
-// Skipped returns how many records were skipped ever.
+// Skipped returns the total number of skipped records.
 func (b *Budget) Skipped() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.totalSkipped
 }
 
-// Rate bounds how often something is logged that anybody can cause who connects:
-// Burst times, and PerSecond times a second from then on. The zero value is ready.
+// Rate bounds the number of log records that any peer can cause: Burst at once, and
+// PerSecond per second afterwards. The zero value is ready for use.
 type Rate struct {
 	once   sync.Once
 	budget Budget
 }
 
-// OfServer returns the rate at which an *rpcx.Server logs connections that fail before
-// there is a session. Package rpcx sets it, for the other packages of this module.
+// OfServer returns the log rate of an *rpcx.Server for connections that fail before a
+// session starts. Package rpcx sets OfServer, for the other packages of this module.
 var OfServer func(server any) *Rate
 
 const (
-	// Burst is how many records there may be at once.
+	// Burst is the maximum number of records at once.
 	Burst = 100
-	// PerSecond is how many records there may be in a second in the long run.
+	// PerSecond is the maximum number of records per second in the long run.
 	PerSecond = 10
 )
 
-// Allow reports whether there may be a record now, and how many there were not since
-// the last one.
+// Allow reports whether a record may be logged now. If so, skipped is the number of
+// refused records since the last allowed record.
 func (r *Rate) Allow() (ok bool, skipped int) {
 	r.once.Do(func() { r.budget.Burst, r.budget.PerSecond = Burst, PerSecond })
 	return r.budget.Take(1, 0, 1)

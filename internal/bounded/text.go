@@ -1,4 +1,4 @@
-// Package bounded keeps within bounds what peers put into texts and logs.
+// Package bounded bounds the size and rate of peers' contributions to texts and logs.
 package bounded
 
 import (
@@ -9,24 +9,24 @@ import (
 	"unicode/utf8"
 )
 
-// MaxExcerpt is how many bytes of a peer's text an excerpt has at most.
+// MaxExcerpt is the maximum size of an excerpt of a peer's text, in bytes.
 const MaxExcerpt = 64
 
-// MaxText is how many bytes of an error's text are shown at most.
+// MaxText is the maximum size of the visible part of an error's text, in bytes.
 const MaxText = 512
 
-// Excerpt returns a text of a peer as errors and logs repeat it: the whole of a short
-// text, the beginning of a long one and its length.
+// Excerpt returns a peer's text for use in errors and logs. A text of up to MaxExcerpt
+// bytes stays whole; a longer text becomes its beginning and its length.
 func Excerpt[T ~string | ~[]byte](text T) string { return Cut(text, MaxExcerpt) }
 
-// Text returns the text of an error that may have a peer's text in it: the whole of a
-// short text, the beginning of a long one and its length. Characters that cannot be
-// printed are written as in a Go string.
+// Text returns the text of an error that may contain a peer's text. A text of up to
+// MaxText bytes stays whole; a longer text becomes its beginning and its length.
+// Unprintable characters become escape sequences as in a Go string.
 func Text(text string) string { return makePrintable(Cut(text, MaxText)) }
 
-// Error returns an error for logs and for other errors to wrap: err itself, or if its
-// text is not what [Text] shows, an error that wraps err and has that text. An error
-// that is a [slog.LogValuer] stays itself.
+// Error returns err for use in logs or for wrapping. If [Text] changes the text of err,
+// the result wraps err and has the changed text. A [slog.LogValuer] is returned
+// unchanged.
 func Error(err error) error {
 	if err == nil {
 		return nil
@@ -42,7 +42,7 @@ func Error(err error) error {
 	return &textError{shown, err}
 }
 
-// textError is an error with another text.
+// textError is an error with a replaced text.
 type textError struct {
 	text string
 	err  error
@@ -51,8 +51,8 @@ type textError struct {
 func (e *textError) Error() string { return e.text }
 func (e *textError) Unwrap() error { return e.err }
 
-// Cut returns at most limit bytes of text, whole characters, and the length of the
-// text if that is longer.
+// Cut returns at most limit bytes of text, in whole characters. If text is longer, the
+// result also contains the length of text.
 func Cut[T ~string | ~[]byte](text T, limit int) string {
 	if len(text) <= limit {
 		return string(text)
@@ -62,12 +62,12 @@ func Cut[T ~string | ~[]byte](text T, limit int) string {
 		n--
 	}
 	if !utf8.RuneStart(text[n]) {
-		n = limit // the text is no UTF-8
+		n = limit // the text is not UTF-8
 	}
 	return fmt.Sprintf("%s... (%d bytes)", string(text[:n]), len(text))
 }
 
-// makePrintable returns text with the characters that cannot be printed as escape sequences.
+// makePrintable returns text with escape sequences for unprintable characters.
 func makePrintable(text string) string {
 	for i, r := range text {
 		if !isPrintable(r, text[i:]) {
@@ -77,7 +77,8 @@ func makePrintable(text string) string {
 	return text
 }
 
-// escapeFrom returns text with escape sequences, of which there are none before start.
+// escapeFrom returns text with escape sequences for unprintable characters. Every
+// character before start must be printable.
 func escapeFrom(text string, start int) string {
 	var b strings.Builder
 	b.WriteString(text[:start])
@@ -94,10 +95,10 @@ func escapeFrom(text string, start int) string {
 	return b.String()
 }
 
-// isPrintable reports whether r, with which text begins, is printed as it is.
+// isPrintable reports whether r, the first character of text, is printed unchanged.
 func isPrintable(r rune, text string) bool {
 	if r == utf8.RuneError {
-		return strings.HasPrefix(text, string(utf8.RuneError)) // and no invalid byte
+		return strings.HasPrefix(text, string(utf8.RuneError)) // no invalid byte
 	}
 	return strconv.IsPrint(r)
 }

@@ -1,4 +1,4 @@
-// Package buffers keeps buffers of the sizes that messages need, to be used again.
+// Package buffers keeps buffers for messages, for reuse.
 package buffers
 
 import (
@@ -6,11 +6,11 @@ import (
 	"sync"
 )
 
-// The pools hold *[]byte, by the logarithm of their lengths.
+// pools holds *[]byte, by the binary logarithm of the length.
 var pools [bits.UintSize]sync.Pool
 
-// Get returns a buffer of the given size, which is a power of two. What is in it is
-// not cleared.
+// Get returns a buffer of the given size, a power of two. The buffer's content is not
+// cleared.
 func Get(size int) []byte {
 	if buf, ok := pools[bits.TrailingZeros(uint(size))].Get().(*[]byte); ok {
 		return *buf
@@ -18,7 +18,7 @@ func Get(size int) []byte {
 	return make([]byte, size)
 }
 
-// Put gives back what Get returned; nothing else may use it any more.
+// Put gives back a buffer from Get. The caller must not use the buffer afterwards.
 func Put(buf []byte) {
 	pools[bits.TrailingZeros(uint(len(buf)))].Put(&buf)
 }

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Least is the shortest duration that an option may have, other than zero and below.
+// Least is the shortest positive duration of an option.
 const Least = time.Millisecond
 
 var durationType = reflect.TypeFor[time.Duration]()
 
 // Check returns an error if an exported field of type time.Duration is above zero and
-// below [Least]. options is a pointer to a struct, whose own fields Check looks at, and
-// name is what the error calls the struct.
+// below [Least]. options is a pointer to a struct; Check does not look into nested
+// structs. name is the name of the struct in the error.
 func Check(name string, options any) error {
 	v := reflect.ValueOf(options).Elem()
 	for i := range v.NumField() {
@@ -32,8 +32,8 @@ func Check(name string, options any) error {
 	return nil
 }
 
-// Advice returns what to write instead of d, "" if d is not above zero and below [Least].
-// A number below a thousand was most likely meant as seconds.
+// Advice returns the advice for a duration above zero and below [Least], otherwise "". A
+// number below a thousand was most likely meant as seconds.
 func Advice(d time.Duration) string {
 	if d <= 0 || d >= Least {
 		return ""

@@ -1,6 +1,6 @@
-// Package interoptest has what tests need whose peers are other people's programs:
-// aiorpcX, which does in Python what this library does in Go, and others. Those that
-// speak to them are in testdata/interop.
+// Package interoptest supports tests with foreign programs as peers: aiorpcX, the
+// counterpart of this library in Python, and others. The programs that speak to the
+// foreign peers are in testdata/interop.
 package interoptest
 
 import (
@@ -19,7 +19,8 @@ import (
 	"example.com/rpcx"
 )
 
-// Python is the one that Debian's packages are for. It need not be the first in PATH.
+// Python is the interpreter of Debian's Python packages. PATH may contain a different
+// Python first.
 const Python = "/usr/bin/python3"
 
 // Router returns the methods that the peers' checks call.
@@ -46,7 +47,7 @@ func Router() *rpcx.Router {
 	handle("fail", func() error { return errors.New("nobody else is to know") })
 	handle("panic", func() { panic("nobody else is to know") })
 
-	// Whoever awaits a note need not do so in the session that it came in by.
+	// A caller may await a note from another session.
 	var notes sync.Map
 	note := func(token string) chan struct{} {
 		c, _ := notes.LoadOrStore(token, make(chan struct{}, 1))
@@ -85,8 +86,8 @@ func Router() *rpcx.Router {
 	return router
 }
 
-// Checks runs a client, which prints a line of JSON for each of its
-// checks, and makes a subtest of each line.
+// Checks runs a client that prints a line of JSON for each check, and makes a subtest of
+// each line.
 func Checks(t *testing.T, command string, args ...string) {
 	t.Helper()
 	cmd := Command(t, command, args...)
@@ -115,8 +116,8 @@ func Checks(t *testing.T, command string, args ...string) {
 	}
 }
 
-// Command returns the command that runs a peer. What it writes to stderr
-// is logged if the test fails. It is killed should it outlive all patience.
+// Command returns the command that runs a peer. If the test fails, the peer's stderr is
+// logged. After five minutes, the peer is killed.
 func Command(t *testing.T, command string, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
@@ -132,7 +133,8 @@ func Command(t *testing.T, command string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Need skips the test if the command, which only looks for a peer, fails.
+// Need runs a command that only looks for a peer. If the command fails, Need reports the
+// peer as missing.
 func Need(t *testing.T, install, command string, args ...string) {
 	t.Helper()
 	skipIfUnwanted(t, install)
@@ -143,8 +145,8 @@ func Need(t *testing.T, install, command string, args ...string) {
 	}
 }
 
-// Program returns the path of a program, which is in PATH or in one of the folders.
-// It skips the test if the program is not installed.
+// Program returns the path of a program in PATH or in folders. If the program is not
+// installed, Program reports the peer as missing.
 func Program(t *testing.T, install, program string, folders ...string) string {
 	t.Helper()
 	skipIfUnwanted(t, install)
@@ -160,7 +162,7 @@ func Program(t *testing.T, install, program string, folders ...string) string {
 	return path
 }
 
-// skipIfUnwanted skips the test if RPCX_INTEROP=skip is set: as if no peer were installed.
+// skipIfUnwanted reports the peer as missing if RPCX_INTEROP=skip is set.
 func skipIfUnwanted(t *testing.T, install string) {
 	t.Helper()
 	if os.Getenv("RPCX_INTEROP") == "skip" {
@@ -168,7 +170,7 @@ func skipIfUnwanted(t *testing.T, install string) {
 	}
 }
 
-// Missing skips the test, or fails it where peers are required.
+// Missing skips the test. If RPCX_INTEROP=require is set, Missing fails the test.
 func Missing(t *testing.T, err error, install string) {
 	t.Helper()
 	if os.Getenv("RPCX_INTEROP") == "require" {
@@ -177,7 +179,7 @@ func Missing(t *testing.T, err error, install string) {
 	t.Skipf("a peer is missing (%v): %s", err, install)
 }
 
-// programsFolder returns the folder of the peers' programs, which is in that of the module.
+// programsFolder returns the path of the module's testdata/interop.
 func programsFolder(t *testing.T) string {
 	t.Helper()
 	for up := "."; ; up = filepath.Join("..", up) {

@@ -1,5 +1,5 @@
-// Package jsonscan scans JSON texts without building values: it validates them, finds
-// the members and elements of interest, and knows nothing of messages.
+// Package jsonscan scans JSON texts without building values. It validates texts and finds
+// members and elements, independently of the structure of messages.
 package jsonscan
 
 import (
@@ -9,46 +9,46 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how deeply arrays and objects may nest; deeper is a parse error.
+// MaxDepth is the maximum nesting of arrays and objects; deeper nesting is a parse error.
 const MaxDepth = 10000
 
-// Scanner goes once over a JSON text, validates it and allocates nothing. Its
-// methods return false when the text is no JSON; then Pos is where that showed.
+// Scanner goes once over a JSON text, validates the text and does not allocate. A method
+// returns false for invalid JSON; then Pos is the place of the error.
 type Scanner struct {
 	Data      []byte
 	Pos       int
-	Depth     int  // of the arrays and objects that envelopes opened around a value
-	NonASCII  bool // a byte beyond ASCII was seen: the text must be checked to be UTF-8
+	Depth     int  // number of arrays and objects that the caller opened around a value
+	NonASCII  bool // a non-ASCII byte was seen: the text must be checked for UTF-8
 	HasSpace  bool // white space was seen between tokens
 	HasEscape bool // an escape sequence was seen in a string
-	Stopped   bool // the rest was not scanned, on purpose
+	Stopped   bool // the scan stopped early on purpose
 	Nesting
 }
 
-// Nesting holds the kinds of the arrays and objects that are open within a value.
+// Nesting holds the kinds of the open arrays and objects within a value.
 type Nesting struct {
-	inObject [4]uint64 // one bit a level for the first levels, then:
+	inObject [4]uint64 // one bit per level for the first 256 levels
 	deeper   []uint64
 }
 
-// Valid reports whether data is one JSON value in UTF-8; space tells whether
-// there is white space between its tokens.
+// Valid reports whether data is a single JSON value in UTF-8. space reports white space
+// between tokens.
 func Valid(data []byte) (ok, space bool) { return ValidWithin(data, 0) }
 
-// ValidWithin is Valid for a value that lies in depth arrays and objects.
+// ValidWithin is Valid for a value within depth arrays and objects.
 func ValidWithin(data []byte, depth int) (ok, space bool) {
 	s := Scanner{Data: data, Depth: depth}
 	ok = s.ScanValue() && s.AtEnd() && s.IsUTF8()
 	return ok, s.HasSpace
 }
 
-// IsUTF8 reports whether what was scanned is UTF-8.
+// IsUTF8 reports whether the scanned text is UTF-8.
 func (s *Scanner) IsUTF8() bool { return !s.NonASCII || utf8.Valid(s.Data) }
 
-// Peek skips white space and returns the byte behind it, 0 at the end.
+// Peek skips white space and returns the next byte, 0 at the end.
 func (s *Scanner) Peek() byte {
 	if s.Pos < len(s.Data) && s.Data[s.Pos] > ' ' {
-		return s.Data[s.Pos] // as nearly always; this much is inlined
+		return s.Data[s.Pos] // the usual case, which is inlined
 	}
 	return s.skipSpace()
 }
@@ -72,7 +72,8 @@ func (s *Scanner) AtEnd() bool {
 	return s.Pos == len(s.Data)
 }
 
-// Push opens an array or object at the given depth, which is one more than before at most.
+// Push opens an array or object at the given depth, which must be at most the number of
+// levels so far.
 func (n *Nesting) Push(depth int, object bool) {
 	word, bit := depth>>6, uint64(1)<<(depth&63)
 	w := &n.inObject[word&3]
@@ -89,7 +90,7 @@ func (n *Nesting) Push(depth int, object bool) {
 	}
 }
 
-// IsObject reports whether an object was opened at the given depth, rather than an array.
+// IsObject reports whether an object is open at the given depth. If not, an array is.
 func (n *Nesting) IsObject(depth int) bool {
 	word, bit := depth>>6, uint64(1)<<(depth&63)
 	if word < len(n.inObject) {
@@ -98,8 +99,8 @@ func (n *Nesting) IsObject(depth int) bool {
 	return n.deeper[word-len(n.inObject)]&bit != 0
 }
 
-// ScanValue scans one value of any kind. It does not recurse, so that a hostile
-// text cannot grow the stack.
+// ScanValue scans a value of any kind. ScanValue does not recurse, so that a hostile text
+// cannot grow the stack.
 func (s *Scanner) ScanValue() bool {
 	depth := 0
 	for {
@@ -116,7 +117,7 @@ func (s *Scanner) ScanValue() bool {
 			}
 			s.Push(depth, c == '{')
 			depth++
-			if next := s.Peek(); next == c+2 { // the closing bracket: { and }, [ and ] are two apart
+			if next := s.Peek(); next == c+2 { // the closing bracket is two above the opening bracket
 				s.Pos++
 				depth--
 				break
@@ -161,7 +162,7 @@ func (s *Scanner) ScanValue() bool {
 	}
 }
 
-// ScanKey scans a string and the colon behind it.
+// ScanKey scans a string and the colon after the string.
 func (s *Scanner) ScanKey() bool {
 	if s.Pos >= len(s.Data) || s.Data[s.Pos] != '"' || !s.ScanString() || s.Peek() != ':' {
 		return false
@@ -175,20 +176,18 @@ const (
 	highBits = 0x8080808080808080
 )
 
-// MarkSpecial sets the high bit of those bytes of w that are control characters,
-// quotes or backslashes. Only the lowest bit set is sure: the bytes above may
-// be marked in error.
+// MarkSpecial sets the high bit of each byte of w that is a control character, a quote or
+// a backslash. Only the lowest set bit is reliable; higher bytes may be marked in error.
 func MarkSpecial(w uint64) uint64 {
-	// A byte from which something larger is subtracted gets its high bit set.
-	// Flipping bit 1 puts the quote (0x22) next to the control characters, and
-	// the space behind it.
+	// Subtracting a larger number sets the high bit of a byte. Flipping bit 1 puts the
+	// quote (0x22) next to the control characters, and the space behind the quote.
 	return ((w ^ lowBits*0x02 - lowBits*0x21) | (w ^ lowBits*'\\' - lowBits)) &^ w & highBits
 }
 
-// ScanString scans a string from its opening quote to its closing one.
+// ScanString scans a string from its opening quote to its closing quote.
 func (s *Scanner) ScanString() bool {
 	data, i := s.Data, s.Pos+1
-	seen := uint64(0) // all bytes, or-ed together
+	seen := uint64(0) // all bytes, combined with or
 	for i < len(data) {
 		switch c := data[i]; {
 		case c == '"':
@@ -205,7 +204,7 @@ func (s *Scanner) ScanString() bool {
 		default:
 			seen |= uint64(c)
 			i++
-			// On to what is special, eight bytes at a time.
+			// Skips ordinary bytes, eight at a time.
 			for i <= len(data)-8 {
 				w := binary.LittleEndian.Uint64(data[i : i+8])
 				seen |= w
@@ -221,7 +220,8 @@ func (s *Scanner) ScanString() bool {
 	return false
 }
 
-// scanEscape returns the place behind the escape sequence at i, or -1.
+// scanEscape returns the place behind the escape sequence at i, or -1 if the sequence is
+// invalid.
 func (s *Scanner) scanEscape(i int) int {
 	s.Pos, s.HasEscape = i, true
 	if i+1 < len(s.Data) {
@@ -292,8 +292,8 @@ func (s *Scanner) ScanLiteral(c byte) bool {
 	return true
 }
 
-// ScanMembers scans an object at Pos. It stores the values of the members that are
-// named in keys, in exact case, in vals; bit i of dup is set if keys[i] came twice.
+// ScanMembers scans the object at Pos, and stores in vals the values of the members named
+// in keys. Case must match. Bit i of dup is set if keys[i] occurs twice.
 func (s *Scanner) ScanMembers(keys []string, vals [][]byte) (dup uint, ok bool) {
 	s.Pos++
 	if s.Peek() == '}' {
@@ -303,7 +303,7 @@ func (s *Scanner) ScanMembers(keys []string, vals [][]byte) (dup uint, ok bool) 
 	return s.ScanMoreMembers(keys, vals)
 }
 
-// ScanMoreMembers does what ScanMembers does from where a member must come.
+// ScanMoreMembers is ScanMembers for the rest of an object; a member must follow.
 func (s *Scanner) ScanMoreMembers(keys []string, vals [][]byte) (dup uint, ok bool) {
 	s.Depth++
 	for {
@@ -348,8 +348,8 @@ func (s *Scanner) ScanMoreMembers(keys []string, vals [][]byte) (dup uint, ok bo
 	}
 }
 
-// NextElement returns the next element of the array that s is within or at the
-// start of. ok is false behind the last one.
+// NextElement returns the next element of the array that s is in, or at the start of.
+// After the last element, ok is false.
 func (s *Scanner) NextElement() (value []byte, ok bool) {
 	if c := s.Peek(); c != '[' && c != ',' {
 		return nil, false
@@ -358,8 +358,8 @@ func (s *Scanner) NextElement() (value []byte, ok bool) {
 	return s.nextValue()
 }
 
-// NextMember returns the next member of the object that s is within or at the
-// start of, its key in quotes. ok is false behind the last one.
+// NextMember returns the next member of the object that s is in, or at the start of. key
+// includes the quotes. After the last member, ok is false.
 func (s *Scanner) NextMember() (key, value []byte, ok bool) {
 	if c := s.Peek(); c != '{' && c != ',' {
 		return nil, nil, false
@@ -370,12 +370,12 @@ func (s *Scanner) NextMember() (key, value []byte, ok bool) {
 	if !s.ScanKey() {
 		return nil, nil, false // the object is empty
 	}
-	key = bytes.TrimRight(s.Data[start:s.Pos-1], " \t\r\n") // -1 is the colon
+	key = bytes.TrimRight(s.Data[start:s.Pos-1], " \t\r\n") // without the colon
 	value, ok = s.nextValue()
 	return key, value, ok
 }
 
-// nextValue returns the value that comes next, or false at a closing bracket.
+// nextValue returns the next value. At a closing bracket, the result is false.
 func (s *Scanner) nextValue() ([]byte, bool) {
 	s.Peek()
 	start := s.Pos

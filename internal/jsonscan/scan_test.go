@@ -168,7 +168,7 @@ func TestScannerRefusesWhatIsNoJSON(t *testing.T) {
 	}
 }
 
-// nested returns n arrays or objects within each other, of which open begins one.
+// nested returns n nested arrays or objects; open is the beginning of each.
 func nested(open string, n int) string {
 	if open == "[" {
 		return strings.Repeat("[", n) + strings.Repeat("]", n)
@@ -209,8 +209,8 @@ func TestScannerFindsWhiteSpace(t *testing.T) {
 	}
 }
 
-// Wherever in a string something special stands, relative to the words of
-// eight bytes in which strings are read, it is found.
+// TestScannerSeesEveryPlaceInAString moves special text through every place in the words of
+// eight bytes in which ScanString reads.
 func TestScannerSeesEveryPlaceInAString(t *testing.T) {
 	for before := range 20 {
 		for after := range 20 {
@@ -372,7 +372,8 @@ func BenchmarkScanSmall(b *testing.B) {
 	}
 }
 
-// Of a long string with an escape sequence that cannot be equal nothing is unquoted.
+// TestEqualStringLooksAtNoMoreThanCanBeEqual checks that EqualString unquotes no string
+// that is too long to be equal.
 func TestEqualStringLooksAtNoMoreThanCanBeEqual(t *testing.T) {
 	long := []byte(`"\u0032.0` + strings.Repeat("x", 100_000) + `"`)
 	if n := testing.AllocsPerRun(10, func() {

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Unquote returns what a JSON string, given with its quotes and known to be
-// valid, stands for. Unpaired surrogates become U+FFFD, as in encoding/json.
+// Unquote returns the value of a JSON string. raw must be valid and include the quotes.
+// Unpaired surrogates become U+FFFD, as in encoding/json.
 func Unquote(raw []byte) string {
 	rest := raw[1 : len(raw)-1]
 	i := bytes.IndexByte(rest, '\\')
@@ -56,7 +56,8 @@ func Unquote(raw []byte) string {
 	return b.String()
 }
 
-// UnquoteBytes returns what Unquote does, as a part of raw if there is no escape sequence.
+// UnquoteBytes returns the value of a JSON string as bytes. Without an escape sequence,
+// the result is a part of raw.
 func UnquoteBytes(raw []byte) []byte {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return raw[1 : len(raw)-1]
@@ -64,18 +65,18 @@ func UnquoteBytes(raw []byte) []byte {
 	return []byte(Unquote(raw))
 }
 
-// decodeHex returns the number that four hexadecimal digits make.
+// decodeHex returns the value of the first four hexadecimal digits.
 func decodeHex(digits []byte) (r rune) {
 	for _, c := range digits[:4] {
 		if c > '9' {
-			c += 9 // of both cases the low four bits are now the value
+			c += 9 // now the low four bits are the value, for both cases
 		}
 		r = r<<4 | rune(c&0xf)
 	}
 	return r
 }
 
-// MaxEscape is how many bytes of a JSON string stand for one of its value at most.
+// MaxEscape is the maximum number of bytes of a JSON string per byte of its value.
 const MaxEscape = 6
 
 // EqualString reports whether the JSON value raw is the string s.
@@ -94,12 +95,12 @@ const hexDigits = "0123456789abcdef"
 // replacement is U+FFFD in UTF-8.
 const replacement = string(utf8.RuneError)
 
-// AppendString appends s in quotes. Besides what must be escaped, U+2028 and
-// U+2029 are, for the sake of JavaScript. Each byte that is not UTF-8 becomes U+FFFD.
+// AppendString appends s in quotes. AppendString escapes U+2028 and U+2029 too, for
+// JavaScript. Each byte that is not UTF-8 becomes U+FFFD.
 func AppendString(dst []byte, s string) []byte {
 	dst = append(slices.Grow(dst, len(s)+2), '"')
-	src := []byte(s) // does not copy, since src is only read
-	start, i := 0, 0 // src[start:i] can be copied as it is
+	src := []byte(s) // not copied, since src is only read
+	start, i := 0, 0 // src[start:i] can be copied unchanged
 	for i < len(src) {
 		switch c := src[i]; {
 		case c >= utf8.RuneSelf:
@@ -118,7 +119,7 @@ func AppendString(dst []byte, s string) []byte {
 			start = i
 		default:
 			i++
-			// On to what needs attention, eight bytes at a time.
+			// Skips ordinary bytes, eight at a time.
 			for i <= len(src)-8 {
 				w := binary.LittleEndian.Uint64(src[i : i+8])
 				if mark := MarkSpecial(w) | w&highBits; mark != 0 {
@@ -150,8 +151,8 @@ func appendEscape(dst []byte, c byte) []byte {
 	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
 }
 
-// Compact takes the white space out of valid JSON, in place, and returns the
-// length that remains.
+// Compact removes the white space from valid JSON, in place, and returns the remaining
+// length.
 func Compact(data []byte) int {
 	n := 0
 	s := Scanner{Data: data}
@@ -169,5 +170,5 @@ func Compact(data []byte) int {
 	return n
 }
 
-// IsSpace reports whether JSON takes c for white space.
+// IsSpace reports whether c is white space in JSON.
 func IsSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Run runs the tests and returns the code to exit with: not 0 if they leave a
-// goroutine behind that has this module's code on its stack.
+// Run runs the tests and returns the exit code. If a goroutine of this module is left
+// behind, the code is not 0.
 func Run(m *testing.M) int {
 	before := moduleGoroutines()
 	code := m.Run()
@@ -22,9 +22,9 @@ func Run(m *testing.M) int {
 	return code
 }
 
-// Check fails the test if, at its end, a goroutine is left that it has started
-// by way of this module's code. It is for tests outside of a synctest bubble,
-// which finds leaks by itself, and that do not run in parallel to others.
+// Check fails the test if the test leaves a goroutine of this module behind. Check is for
+// tests outside a synctest bubble that do not run in parallel. A bubble finds leaks
+// itself.
 func Check(t *testing.T) {
 	t.Helper()
 	before := moduleGoroutines()
@@ -35,8 +35,8 @@ func Check(t *testing.T) {
 	})
 }
 
-// leftBehind returns the stacks of the goroutines that are not among before,
-// after it has waited up to 5 s for them to end.
+// leftBehind waits up to 5 s for the goroutines outside before to end, and returns the
+// stacks of the remaining goroutines.
 func leftBehind(before map[string]string) []string {
 	deadline := time.Now().Add(5 * time.Second)
 	for pause := time.Millisecond; ; pause *= 2 {
@@ -53,9 +53,9 @@ func leftBehind(before map[string]string) []string {
 	}
 }
 
-// moduleGoroutines returns the stacks of all goroutines but the caller's and the
-// tests' own that have this module's code on them, or that of the WebSocket library,
-// by "goroutine N".
+// moduleGoroutines returns stacks by their goroutine ("goroutine N"). The stacks contain
+// code of this module or of the WebSocket library. The caller and the goroutines of the
+// tests themselves are left out.
 func moduleGoroutines() map[string]string {
 	buf := make([]byte, 1<<20)
 	for n := runtime.Stack(buf, true); ; n = runtime.Stack(buf, true) {

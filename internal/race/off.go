@@ -1,7 +1,7 @@
 //go:build !race && !rpcxdebug
 
-// Package race says whether a test is built with checks that change how much memory and
-// time the code takes.
+// Package race tells tests whether the build has checks that change the memory and time
+// of the code.
 package race
 
 // Enabled reports whether the build has the race detector or the tag rpcxdebug.
