@@ -11,43 +11,57 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// A Handler answers requests and takes notifications. What it returns as
-// result is encoded by the session's codec and sent as the reply; a
-// [json.RawMessage] is sent as it is, without white space; nil is sent as null, and
-// struct{}{} as {}. If it returns an
-// [*Error] (or an error that wraps one), that is sent instead, also as its result. Any other error is
-// logged and answered [CodeInternalError] "internal server error": its text stays
-// here. So is a panic, which is recovered, and a result that cannot be encoded. (An
-// error that says that ctx has ended is logged with level Debug: that is no failure.)
-// Errors of other libraries are such other errors, although they may have a code.
+// A Handler answers requests and handles notifications.
 //
-// An [*Error] may be the peer's own: of a call back to it, or of a call to a third
-// program. Returned as it is, it reaches the caller as if the handler had made it, with its
-// code. To keep it here, wrap it with %v; to say what it is, make an error of it:
+// The session's codec encodes the result, and the session sends the encoding as the reply.
+// A [json.RawMessage] is sent unchanged, but without white space. Nil is sent as null, and
+// struct{}{} as {}.
+//
+// If the returned error is or wraps an [*Error], the session sends the [*Error]. An
+// [*Error] returned as the result is treated in the same way. A [*ProtocolError] about a
+// received message is sent with its code and message, unless the code is
+// [CodeInternalError]. [ErrExcessiveCost] ends the session.
+//
+// Any other error is logged, and answered with [CodeInternalError], "internal server
+// error". The text of the error stays here, unless the protocol is a [ServiceProtocol].
+// Errors of other libraries are no exception, even if they have a code. If a handler
+// panics, or its result cannot be encoded, the request is answered in the same way. The
+// session recovers the panic. If ctx has ended and the error says so, the handler has not
+// failed, and the record has the level Debug.
+//
+// The [*Error] may come from a peer, as the answer to a call back or to a call of a third
+// program. The caller receives an [*Error] returned unchanged with its code, as if the
+// handler had made the error. To keep the error here, wrap it with %v. To report the
+// error, make a new [*Error]:
 //
 //	return nil, fmt.Errorf("ask the client: %v", err)            // answered "internal server error"
-//	return nil, rpcx.Errorf(7, "the client has no name: %v", err) // answered so
+//	return nil, rpcx.Errorf(7, "the client has no name: %v", err) // answered with code 7
 //
-// Handlers of one session run concurrently, up to Limits.Concurrency of them.
-// ctx ends when the handler returns, when Limits.ProcessingTimeout has passed,
-// and when the session ends, with a cause; see [context.Cause]. (What outlives the
-// handler needs a context of its own: [context.WithoutCancel].) Over a connection
-// without halves (a WebSocket) it has ended already for a notification that the peer sent
-// just before it closed the connection, which is handled all the same. A handler may call
-// back to its peer, through req.Session(), and should do so with ctx: so the session
-// knows who waits for it.
+// The handlers of a session run concurrently, at most Limits.Concurrency at once.
+//
+// ctx ends when the handler returns, when Limits.ProcessingTimeout has passed since the
+// request arrived, and when the session ends. With Options.Cancellation, ctx also ends
+// when the peer cancels the request. [context.Cause] returns the reason. Work that
+// continues after the handler needs a separate context, for example from
+// [context.WithoutCancel].
+//
+// A connection without halves, such as a WebSocket, ends as soon as the peer closes it. A
+// notification sent just before the close is still handled, but ctx has already ended.
+//
+// A handler may call its peer through req.Session(). The call should use ctx, so that the
+// session can tell which handler waits.
 type Handler interface {
 	ServeRPC(ctx context.Context, req *Request) (any, error)
 }
 
-// HandlerFunc adapts a function to a [Handler]. For the errors that it returns see there.
+// HandlerFunc adapts a function to a [Handler]. See [Handler] for the treatment of errors.
 type HandlerFunc func(ctx context.Context, req *Request) (any, error)
 
 // ServeRPC calls f.
 func (f HandlerFunc) ServeRPC(ctx context.Context, req *Request) (any, error) { return f(ctx, req) }
 
-// Request is a request or notification to be handled. It belongs to its
-// handler, which may keep it.
+// Request is a request or notification to be handled. The Request belongs to its handler,
+// which may keep it.
 type Request struct {
 	Method string
 	ID     ID // nil for a notification
@@ -56,18 +70,19 @@ type Request struct {
 	session *Session
 }
 
-// Session returns the session that the request came in by.
+// Session returns the session that received the request.
 func (r *Request) Session() *Session { return r.session }
 
-// IsNotification reports whether nobody waits for the result.
+// IsNotification reports whether the sender expects no reply.
 func (r *Request) IsNotification() bool { return r.ID == nil }
 
 // Bind decodes the params into v; see [Params.Bind].
 func (r *Request) Bind(v any) error { return r.Params.Bind(v) }
 
-// RequestFromContext returns the request that is being handled, given the context of
-// its handler or one derived from that, and nil for any other context. By it a function
-// of [Func] has the method, the id, the params as they came and the session:
+// RequestFromContext returns the request that a handler is handling. ctx is the handler's
+// context, or derived from it. For any other context the result is nil. In a function of
+// [Func], the request gives access to the method, the id, the undecoded params and the
+// session:
 //
 //	rpcx.Func(func(ctx context.Context, name string) (string, error) {
 //		req := rpcx.RequestFromContext(ctx)
@@ -81,19 +96,21 @@ func RequestFromContext(ctx context.Context) *Request {
 	return nil
 }
 
-// ReplyAndDisconnect makes the session reply with v and then close. A handler
-// returns it as its result or as its error; if v is an [*Error], the reply is
-// that error. In a batch this waits for the other replies. What is queued for
-// the peer is sent first, for at most Limits.CloseTimeout.
+// ReplyAndDisconnect makes the session reply with v and then close. A handler returns the
+// [*Disconnect] as its result or as its error. If v is an error, the session answers as if
+// the handler had returned v as its error. In a batch, the session first waits for the
+// replies to the remaining members. Before closing, the session sends queued messages, for
+// at most Limits.CloseTimeout.
 func ReplyAndDisconnect(v any) *Disconnect { return &Disconnect{v} }
 
-// Disconnect is what [ReplyAndDisconnect] returns: a result that is an error too.
+// Disconnect is the result of [ReplyAndDisconnect]. A handler can return a Disconnect as
+// its result or as its error.
 type Disconnect struct{ reply any }
 
 func (d *Disconnect) Error() string { return "reply and disconnect" }
 
-// Func turns a Go function into a [Handler], which decodes the arguments of a
-// request and passes them to it:
+// Func turns a Go function into a [Handler]. The handler decodes the arguments of a
+// request and passes them to fn:
 //
 //	rpcx.Func(func(ctx context.Context, message string) (string, error) { … }, "message")
 //	rpcx.Func(func(ctx context.Context, values ...float64) (float64, error) { … })
@@ -101,61 +118,68 @@ func (d *Disconnect) Error() string { return "reply and disconnect" }
 //	rpcx.Func(func(ctx context.Context, q Query) error { … })
 //	rpcx.Func(func(ctx context.Context, p HoverParams) (*Hover, error) { … }, "...")
 //
-// fn may begin with a [context.Context], then a *[Session]: those of the
-// request. Its other parameters are for the arguments. It returns (T, error),
-// T, error or nothing; the error goes out as that of any Handler would. Without a
-// result the reply is null. Where peers expect an empty object instead, as those of MCP
-// do, the result is a struct{}, which is sent as {}:
+// fn may begin with a [context.Context], followed by a *[Session]: the context of the
+// handler and the session of the request. The remaining parameters receive the arguments.
+//
+// fn returns (T, error), T, error or nothing. An error is answered as described at
+// [Handler]. Without a result the reply is null. If peers expect an empty object instead,
+// as peers of MCP do, return a struct{}, which is sent as {}:
 //
 //	rpcx.Func(func() struct{} { return struct{}{} }) // MCP's "ping"
 //
-// Positional arguments bind by place, and a variadic parameter takes the rest
-// of them. Named ones bind by names, which has a name for every parameter but a
-// variadic one (that cannot be given by name). A name that ends in "?" makes its
-// parameter optional: if absent, it is the zero value. Only optional parameters
-// may follow. Without names, fn can be called with positional arguments alone.
-// If the last of names is "...", named arguments that fn has no parameter for are
-// left out: peers of some protocols (LSP and MCP are two) send more than one asks
-// for. Options.IgnoreUnknownParams does the same for all functions of a session. An
-// argument null leaves the zero value in what cannot be nil. Pointers at the end that
-// have no names are optional, as in go-ethereum.
+// Positional arguments bind by position, and a variadic parameter takes all further
+// arguments. Named arguments bind by names, which has a name for every parameter except a
+// variadic parameter. A variadic parameter cannot be given by name. If a name ends in "?",
+// its parameter is optional, and is the zero value if the argument is absent. Only
+// optional parameters may follow an optional parameter. Without names, fn accepts
+// positional arguments only.
 //
-// An only parameter that has no name takes all params, if it is one of these:
+// If the last of names is "...", unknown named arguments are ignored. Peers of some
+// protocols, such as LSP and MCP, send more arguments than fn needs.
+// Options.IgnoreUnknownParams ignores unknown arguments for all functions of a session.
+//
+// If an argument is null and the parameter's type has no nil, the parameter is the zero
+// value. Without names, pointers at the end of the parameters are optional, as in
+// go-ethereum.
+//
+// If a single parameter is for arguments, and has no name, the parameter takes all params.
+// The following types can do so:
 //
 //	func(q Query), func(q *Query)  the fields of the struct, by name only
-//	func(m map[string]T)           whatever is given by name
+//	func(m map[string]T)           all named arguments
 //	func(list []T)                 all positional arguments, as list ...T does
 //
-// The fields of a struct are called what encoding/json calls them, but in exact case,
-// and each is required unless it is a pointer or has the option omitempty or omitzero.
-// Both hold for the outermost struct only: a struct within it, in a slice or as a
-// parameter that has a name is decoded as encoding/json does, in any case and with
-// nothing required.
-// A parameter that has a name is an ordinary one: Func(func(q Query) { … }, "q") is
-// called with [{…}]. So is one whose type decodes itself, like [time.Time], and a
-// []byte, which is base64 in JSON.
+// The fields of a struct have the same names as in encoding/json, but in exact case. A
+// field is required, unless it is a pointer or its tag has the option omitempty or
+// omitzero. Both rules hold for the outermost struct only. Structs in fields, in slices
+// and as named parameters are decoded as in encoding/json, in any case and without
+// required fields.
 //
-// Values are decoded as encoding/json does: a [time.Duration] is a number of nanoseconds,
-// so that 5 is 5ns. Take a string and call [time.ParseDuration], or a number whose name
-// tells its unit ("timeoutMs").
+// A parameter with a name is an ordinary parameter: Func(func(q Query) { … }, "q") is
+// called with [{…}]. A parameter whose type decodes itself, like [time.Time], is an
+// ordinary parameter, too. So is a []byte, which is base64 in JSON.
 //
-// A function that wants all params as they came is no Func but a [HandlerFunc], with
-// [Request.Bind].
+// Values are decoded as in encoding/json. A [time.Duration] is a number of nanoseconds, so
+// 5 means 5ns. For a duration, take a string and call [time.ParseDuration], or take a
+// number and name the parameter after the unit ("timeoutMs").
+//
+// If a function needs the undecoded params, write a [HandlerFunc] and call [Request.Bind].
 //
 // A raw payload binds to a function whose only parameter is a []byte.
 //
-// Each of these forms has an example, in example_handler_test.go.
+// The file example_handler_test.go has examples of the common forms.
 //
-// Arguments that are missing, too many, unknown, given twice or of the wrong
-// type are answered [CodeInvalidParams], with a message that names them. If they are
-// missing or unknown, Options.Logger is told how to allow that: see [Error].Hint. (Where
-// one is missing and another unknown, as when a name is misspelt, the peer is told of the
-// missing one, in the words of aiorpcX, and the log of both.)
+// If arguments are missing, too many, unknown, given twice or of the wrong type, the reply
+// is an error with [CodeInvalidParams]. The message names the arguments. If arguments are
+// missing or unknown, Options.Logger receives a hint for allowing the call: see
+// [Error].Hint. If an argument is missing and another argument is unknown, a name may be
+// misspelt. The message to the peer then has only the missing argument, in the words of
+// aiorpcX. The log has both.
 //
-// Func panics if it cannot make a handler of fn, and says what to write instead. An
-// array as the only parameter, a map there whose keys are no strings, a reply as the
-// second one, as in net/rpc, and a result such as *[Error] or [Error], which is an error,
-// are refused so.
+// If Func cannot make a handler of fn, it panics, and the text of the panic suggests a
+// correction. Func refuses an array, and a map without strings as keys, as the only
+// parameter. Func also refuses a second parameter for the reply, as in net/rpc, and an
+// error as the result, such as *[Error] or [Error].
 func Func(fn any, names ...string) Handler {
 	h, err := newFunc(fn, names)
 	if err != nil {
@@ -164,7 +188,7 @@ func Func(fn any, names ...string) Handler {
 	return h
 }
 
-// newFunc is Func with an error.
+// newFunc is [Func] with an error in place of a panic.
 func newFunc(fn any, names []string) (Handler, error) {
 	sig, err := newSignature(reflect.TypeOf(fn), names)
 	if err == nil {
@@ -182,7 +206,7 @@ func newMethod(fn any) (Handler, error) {
 	return sig.newHandler(fn)
 }
 
-// newHandler returns the handler that calls fn.
+// newHandler returns a handler that calls fn.
 func (sig *signature) newHandler(fn any) (Handler, error) {
 	if reflect.ValueOf(fn).IsNil() {
 		return nil, errors.New("the function is nil")
@@ -193,7 +217,7 @@ func (sig *signature) newHandler(fn any) (Handler, error) {
 	return sig.newReflectHandler(reflect.ValueOf(fn)), nil
 }
 
-// newReflectHandler returns the handler for any function, which it calls by reflection.
+// newReflectHandler returns a handler that calls fn by reflection.
 func (sig *signature) newReflectHandler(fn reflect.Value) HandlerFunc {
 	return func(ctx context.Context, req *Request) (any, error) {
 		args := make([]json.RawMessage, len(sig.params))
@@ -208,7 +232,7 @@ func (sig *signature) newReflectHandler(fn reflect.Value) HandlerFunc {
 		if sig.sessionParam {
 			in = append(in, reflect.ValueOf(req.session))
 		}
-		var object reflect.Value // the struct, if that is what the arguments are for
+		var object reflect.Value // the struct for the arguments, if the function takes a struct
 		switch {
 		case sig.structType != nil && sig.pointerParam:
 			in = append(in, reflect.New(sig.structType))
@@ -238,7 +262,7 @@ func (sig *signature) newReflectHandler(fn reflect.Value) HandlerFunc {
 		if sig.variadic == nil {
 			return sig.handlerResult(fn.Call(in))
 		}
-		few := min(rest.n, fewArguments) // more only as they turn out to be good
+		few := min(rest.n, fewArguments) // the slice grows only with decoded arguments
 		tail := reflect.MakeSlice(sig.variadic, 0, few)
 		for i := range rest.n {
 			tail = reflect.Append(tail, reflect.Zero(sig.variadic.Elem()))
@@ -254,7 +278,7 @@ func (sig *signature) newReflectHandler(fn reflect.Value) HandlerFunc {
 	}
 }
 
-// handlerResult makes a handler's result of what the function returned.
+// handlerResult converts the values that the function returned to a handler's result.
 func (sig *signature) handlerResult(out []reflect.Value) (any, error) {
 	if sig.errorReturned {
 		if err, _ := out[len(out)-1].Interface().(error); err != nil {
@@ -267,10 +291,11 @@ func (sig *signature) handlerResult(out []reflect.Value) (any, error) {
 	return nil, nil
 }
 
-// directHandler returns a handler for a function of a common type, which it calls
-// without reflection, or nil. The types are those with a context, up to two
-// parameters or a variadic one of a type listed in taking, and an error or a
-// result of a type listed here and an error.
+// directHandler returns a handler that calls fn without reflection, or nil if the type of
+// fn is not common. A common type has a context and at most two parameters of the same
+// type A, or a variadic ...A. The results are (R, error), or error alone if there are
+// fewer than two parameters. directHandler lists the types R, and directHandlerReturning
+// the types A.
 func directHandler(sig *signature, fn any) Handler {
 	if f, ok := fn.(func(context.Context) error); ok {
 		return adaptNoArgument(sig, func(ctx context.Context) (any, error) { return nil, f(ctx) })
@@ -286,7 +311,7 @@ func directHandler(sig *signature, fn any) Handler {
 	return nil
 }
 
-// directHandlerReturning is direct for the functions that return an R.
+// directHandlerReturning is directHandler for a fixed type R.
 func directHandlerReturning[R any](sig *signature, fn any) HandlerFunc {
 	if f, ok := fn.(func(context.Context) (R, error)); ok {
 		return adaptNoArgument(sig, f)
@@ -301,7 +326,8 @@ func directHandlerReturning[R any](sig *signature, fn any) HandlerFunc {
 	return nil
 }
 
-// directHandlerTaking is direct for the functions that take an A, and return an R or only an error.
+// directHandlerTaking is directHandler for fixed types A and R, and functions with a
+// parameter.
 func directHandlerTaking[A, R any](sig *signature, fn any) HandlerFunc {
 	switch f := fn.(type) {
 	case func(context.Context, A) error:
@@ -365,7 +391,7 @@ func adaptVariadic[A, R any](sig *signature, fn func(context.Context, ...A) (R, 
 		if err != nil {
 			return nil, err
 		}
-		args := make([]A, 0, min(rest.n, fewArguments)) // more only as they turn out to be good
+		args := make([]A, 0, min(rest.n, fewArguments)) // the slice grows only with decoded arguments
 		for i := range rest.n {
 			var zero A
 			args = append(args, zero)
@@ -377,7 +403,7 @@ func adaptVariadic[A, R any](sig *signature, fn func(context.Context, ...A) (R, 
 	}
 }
 
-// fewArguments is how many there is room for before any is decoded.
+// fewArguments bounds the capacity allocated before any argument is decoded.
 const fewArguments = 16
 
 func boxResult[R any](r R, err error) (any, error) {
@@ -387,8 +413,8 @@ func boxResult[R any](r R, err error) (any, error) {
 	return r, nil
 }
 
-// argumentPool decodes arguments of type A. What a codec decodes into has to be on
-// the heap; so that this costs no allocation for each argument, it is reused.
+// argumentPool decodes arguments of type A. The destination of a codec has to be on the
+// heap, so argumentPool reuses destinations to avoid an allocation for each argument.
 type argumentPool[A any] struct{ values sync.Pool }
 
 func (args *argumentPool[A]) decodePooled(sig *signature, req *Request, i int, raw json.RawMessage) (A, error) {
@@ -398,20 +424,20 @@ func (args *argumentPool[A]) decodePooled(sig *signature, req *Request, i int, r
 	}
 	err := sig.decodeArgument(req, i, raw, v)
 	var a, zero A
-	// Emptied, it neither keeps this argument nor lends its memory to the next.
+	// With the zero value, *v neither keeps this argument nor shares memory with the next.
 	a, *v = *v, zero
 	args.values.Put(v)
 	return a, err
 }
 
-// elements goes through the elements of an array: of JSON as it stands, of any
-// other encoding as the codec has taken it to pieces.
+// elements iterates over the elements of an array. JSON is scanned in place. An array in
+// another encoding has been split by its codec.
 type elements struct {
-	scan   jsonscan.Scanner // behind the element before
+	scan   jsonscan.Scanner // after the previous element
 	pieces []json.RawMessage
 }
 
-// nextElement returns the next element. ok is false behind the last one.
+// nextElement returns the next element. ok is false after the last element.
 func (e *elements) nextElement() (value json.RawMessage, ok bool) {
 	if len(e.pieces) > 0 {
 		value, e.pieces = e.pieces[0], e.pieces[1:]
@@ -420,13 +446,13 @@ func (e *elements) nextElement() (value json.RawMessage, ok bool) {
 	return e.scan.NextElement()
 }
 
-// members goes through the members of an object likewise.
+// members iterates over the members of an object in the same way.
 type members struct {
 	scan   jsonscan.Scanner
 	pieces []member
 }
 
-type member struct{ key, value json.RawMessage } // the key is a JSON string in any encoding
+type member struct{ key, value json.RawMessage } // key is a JSON string, whatever the codec
 
 func (m *members) nextKeyValue() (key, value json.RawMessage, ok bool) {
 	if len(m.pieces) > 0 {
@@ -437,7 +463,7 @@ func (m *members) nextKeyValue() (key, value json.RawMessage, ok bool) {
 	return m.scan.NextMember()
 }
 
-// splitArguments returns what goes through the params, from their start.
+// splitArguments returns iterators over the positional and named params.
 func (p *Params) splitArguments() (positional elements, named members, err error) {
 	raw := rawType(p.codec)
 	if raw == nil {
@@ -466,7 +492,8 @@ func (p *Params) splitArguments() (positional elements, named members, err error
 	return positional, named, nil
 }
 
-// pieceBytes returns the bytes of a codec's raw value, which are nil for null.
+// pieceBytes returns the bytes of raw, a raw value of c. If raw is empty, the result is
+// c's encoding of null.
 func pieceBytes(c Codec, raw reflect.Value) json.RawMessage {
 	if raw.Len() > 0 {
 		return raw.Bytes()
@@ -475,7 +502,7 @@ func pieceBytes(c Codec, raw reflect.Value) json.RawMessage {
 	return null
 }
 
-// rawType returns the type of the raw values of a codec, nil if that is JSON's.
+// rawType returns the type of the raw values of c, or nil if c encodes to JSON.
 func rawType(c Codec) reflect.Type {
 	if o, ok := c.(*objectCodec); ok {
 		c = o.Codec

@@ -13,7 +13,7 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// surplus are the positional arguments behind the last parameter.
+// surplus holds the positional arguments after the last parameter.
 type surplus struct {
 	n int
 	elements
@@ -24,8 +24,8 @@ func (rest *surplus) nextArgument() json.RawMessage {
 	return raw
 }
 
-// bindArguments sorts the arguments of req into args, which has a place for each of
-// sig.params. It leaves nil for an optional one that is absent.
+// bindArguments sorts the arguments of req into args, which has an element for each of
+// sig.params. The element of an absent optional argument stays nil.
 func (sig *signature) bindArguments(req *Request, args []json.RawMessage) (rest surplus, err error) {
 	if rest, err = sig.sortArguments(req, args); err != nil {
 		err = sig.addBindingHint(req, err)
@@ -33,7 +33,7 @@ func (sig *signature) bindArguments(req *Request, args []json.RawMessage) (rest 
 	return rest, err
 }
 
-// sortArguments is bind, but for what the error says of how to mend it.
+// sortArguments is bindArguments without the hints in the error.
 func (sig *signature) sortArguments(req *Request, args []json.RawMessage) (rest surplus, err error) {
 	p := &req.Params
 	if p.sharedBytes() >= largeParams {
@@ -65,8 +65,8 @@ func (sig *signature) sortArguments(req *Request, args []json.RawMessage) (rest 
 	}
 	n += rest.n
 
-	// An empty object beside an array, which some protocols always send, says
-	// nothing; by itself it says that the arguments are given by name.
+	// Some protocols always send an empty object beside an array. An empty object without
+	// an array means that the arguments are named.
 	first := named
 	_, _, some := first.nextKeyValue()
 	byName := some || p.Named != nil && p.Positional == nil
@@ -89,11 +89,11 @@ func (sig *signature) sortArguments(req *Request, args []json.RawMessage) (rest 
 	return rest, nil
 }
 
-// sortNamedArguments sorts the named arguments of req into args, where the positional
-// ones are already.
+// sortNamedArguments sorts the named arguments of req into args, which has the positional
+// arguments already.
 func (sig *signature) sortNamedArguments(req *Request, named members, args []json.RawMessage) error {
 	var unknown, missing []string
-	more := 0 // that are unknown
+	more := 0 // number of unknown arguments over maxUnknown
 	expected := 0
 	for {
 		key, value, ok := named.nextKeyValue()
@@ -130,8 +130,8 @@ func (sig *signature) sortNamedArguments(req *Request, named members, args []jso
 	return nil
 }
 
-// decodeArgument decodes raw, the argument at place i, into v. It leaves v as it is if
-// raw is nil.
+// decodeArgument decodes raw, the argument at index i, into v. If raw is nil, v is
+// unchanged.
 func (sig *signature) decodeArgument(req *Request, i int, raw json.RawMessage, v any) error {
 	if req.Params.Raw != nil {
 		*v.(*[]byte) = raw
@@ -147,7 +147,7 @@ func (sig *signature) decodeArgument(req *Request, i int, raw json.RawMessage, v
 	if err == nil {
 		return nil
 	}
-	text := bounded.Text(err.Error()) // which may repeat the argument
+	text := bounded.Text(err.Error()) // the text of err may repeat the argument
 	if i < len(sig.params) && sig.params[i].name != "" {
 		return InvalidParams(`invalid argument "%s" of method "%s": %s`, sig.params[i].name, excerpt(req.Method), text)
 	}
@@ -161,11 +161,11 @@ func countArguments(n int) string {
 	return fmt.Sprintf("%d arguments", n)
 }
 
-// maxUnknown is how many unknown arguments an error names.
+// maxUnknown is the largest number of unknown arguments in an error.
 const maxUnknown = 16
 
-// listParameters names parameters, each once and in order, and says how many more there
-// are.
+// listParameters returns the sorted names without duplicates, followed by the number of
+// further names.
 func listParameters(names []string, more int) string {
 	quoted := make([]string, len(names))
 	for i, name := range names {
@@ -189,7 +189,7 @@ func (r *Request) ignoresUnknownParams() bool {
 	return r.session != nil && r.session.unknownParamsIgnored
 }
 
-// decodeNamedMap decodes all named params of req into a map.
+// decodeNamedMap decodes the named params of req into a new map of type sig.mapping.
 func (sig *signature) decodeNamedMap(req *Request) (reflect.Value, error) {
 	all := reflect.MakeMap(sig.mapping)
 	_, named, err := req.Params.splitArguments()
@@ -219,9 +219,9 @@ func (sig *signature) decodeNamedMap(req *Request) (reflect.Value, error) {
 	}
 }
 
-// addBindingHint completes err, with which binding the params of req has failed: the peer is
-// told of names that differ in case only, and the log of this side how to allow what is
-// refused.
+// addBindingHint completes err, the error of binding the params of req. If names differ
+// from parameters in case only, the message to the peer lists them. The hint tells the log
+// of this side how to allow the call.
 func (sig *signature) addBindingHint(req *Request, err error) error {
 	e, ok := err.(*Error)
 	positional, named, splitErr := req.Params.splitArguments()
@@ -232,20 +232,20 @@ func (sig *signature) addBindingHint(req *Request, err error) error {
 	for _, more := positional.nextElement(); more; _, more = positional.nextElement() {
 		n++
 	}
-	lowers := make(map[string]bool) // the names of the parameters in lower case
+	lowers := make(map[string]bool) // names of the parameters, in lower case
 	longest := 0
 	for _, p := range sig.params {
 		lower := strings.ToLower(p.name)
 		lowers[lower] = true
 		longest = max(longest, len(lower))
 	}
-	given := make(map[string]bool) // of what the peer has named, what differs in case at most
-	var unknown []string           // of what else the peer has named, the first few
+	given := make(map[string]bool) // names sent by the peer that match a parameter, in any case
+	var unknown []string           // names sent by the peer that match no parameter exactly, at most maxUnknownHinted
 	some, twice := false, false
 	for key, _, more := named.nextKeyValue(); more; key, _, more = named.nextKeyValue() {
 		some = true
 		if len(key)-2 > jsonscan.MaxEscape*longest {
-			continue // cannot be one of them, and may be of any length
+			continue // too long for a parameter's name, even with escape sequences
 		}
 		name := string(jsonscan.UnquoteBytes(key))
 		i, known := sig.places[name]
@@ -282,16 +282,16 @@ func (sig *signature) addBindingHint(req *Request, err error) error {
 	return e
 }
 
-// maxUnknownHinted is how many unknown names a hint has.
+// maxUnknownHinted is the largest number of unknown names in a hint.
 const maxUnknownHinted = 4
 
-// isAnything reports whether a parameter of type t takes any JSON value as it is.
+// isAnything reports whether a parameter of type t takes any JSON value.
 func isAnything(t reflect.Type) bool {
 	return t == reflect.TypeFor[json.RawMessage]() || t.Kind() == reflect.Interface
 }
 
-// hintPositional returns the hint about a function whose slice or variadic parameter takes
-// all positional arguments, and that was called by name.
+// hintPositional returns the hint for a call by name if a slice or variadic parameter
+// takes all positional arguments.
 func (sig *signature) hintPositional() string {
 	const takes = "the function takes positional params only: "
 	switch {
@@ -303,19 +303,20 @@ func (sig *signature) hintPositional() string {
 	return takes + "a variadic parameter has no name"
 }
 
-// namingHint returns how to name parameters: as text says, unless nothing can.
+// namingHint returns advice on naming parameters: text, or the advice for a method of an
+// interface.
 func (sig *signature) namingHint(text string) string {
 	if sig.interfaceMethod {
-		return "let the method take a struct" // Expose has no names
+		return "let the method take a struct" // Expose takes no names of parameters
 	}
 	return text
 }
 
-// addNamesHint completes e, the error for named params, of which n stood before them by
-// position. given has those whose names differ from a parameter's in case at most,
-// and others the first of those that no parameter has.
+// addNamesHint completes e, the error for a request with named params after n positional
+// arguments. given has the names that match a parameter in any case. others has the first
+// names that match no parameter exactly.
 func (sig *signature) addNamesHint(e *Error, given map[string]bool, others []string, n int) {
-	unknown := make(map[string]string) // in lower case, as it was given
+	unknown := make(map[string]string) // from the name in lower case to the name as given
 	for name := range given {
 		_, known := sig.places[name]
 		lower := strings.ToLower(name)
@@ -359,14 +360,15 @@ func (sig *signature) addNamesHint(e *Error, given map[string]bool, others []str
 	}
 }
 
-// looksLikeObject says what data is that was received without Options.Objects.
+// looksLikeObject is the hint for an object that was received without Options.Objects.
 const looksLikeObject = "it looks like a service, or an object of Options.Types: set Options.Objects at this side, too"
 
-// errLooksLikeObject is the error of such data that was to be decoded into a struct.
+// errLooksLikeObject is the error for an object decoded into a struct without
+// Options.Objects.
 var errLooksLikeObject = errors.New(looksLikeObject)
 
-// checkObject returns an error if data, which c has decoded into v, is an object of a
-// session that has Options.Objects, and v the struct that stands for it.
+// checkObject returns an error if data looks like an object of Options.Objects, c does not
+// support objects, and v has no place for the object. The caller has decoded data into v.
 func checkObject(c Codec, data []byte, v any) error {
 	if isObjectData(c, data) && !takesObjectData(v) {
 		return errLooksLikeObject
@@ -374,8 +376,8 @@ func checkObject(c Codec, data []byte, v any) error {
 	return nil
 }
 
-// takesObjectData reports whether v, a pointer, is no struct or one that has a field for
-// what objects are sent as.
+// takesObjectData reports whether v can hold an encoded object. v is a pointer. A struct
+// can hold an object if it has a field for typeKey.
 func takesObjectData(v any) bool {
 	t := reflect.TypeOf(v)
 	for t.Kind() == reflect.Pointer {
@@ -392,10 +394,10 @@ func takesObjectData(v any) bool {
 	return false
 }
 
-// objectStart is how objects begin in JSON.
+// objectStart is the beginning of an object in JSON.
 var objectStart = []byte(`{"` + typeKey + `":[`)
 
-// isObjectData reports whether data looks like an object where c takes it for none.
+// isObjectData reports whether data looks like an object, and c does not support objects.
 func isObjectData(c Codec, data []byte) bool {
 	_, objects := c.(*objectCodec)
 	return !objects && bytes.HasPrefix(data, objectStart)

@@ -16,40 +16,41 @@ import (
 )
 
 // Router is a [Handler] that passes each request to the handler of its method.
-// Routers may be mounted in one another; together they are a tree, in which a
-// method is found by its path: the names on the way to it, with "/" between
-// them, as in aiomas. A "." will do as well, save on sessions that speak a
-// [ServiceProtocol]. In each router the whole of the path is looked for first, so
-// a name may itself have these characters in it.
 //
-// Only what was put into a router can be reached. Anything else is answered
-// [CodeMethodNotFound], with a message that says which name was not found where. Names are
-// case-sensitive: Options.Logger is told of a method that differs in case only.
+// Routers can be mounted in other routers, and then form a tree. The path of a method has
+// the names on the way to the method, with "/" between names, as in aiomas. A "." also
+// separates names, except on sessions with a [ServiceProtocol]. Each router looks for the
+// whole of the remaining path first, so a name may contain "/" and ".".
+//
+// Peers can reach only the entries of a router. Other methods are answered with
+// [CodeMethodNotFound], and the message says which name was not found where. Names are
+// case-sensitive. If a method differs in case only, Options.Logger receives a hint.
 //
 // A tree may be changed while it serves. The zero value is an empty router.
 type Router struct {
 	mu      sync.RWMutex
-	entries map[string]Handler // a *Router is one that is mounted
-	longest int                // the length of the longest name that there was
+	entries map[string]Handler // a *Router is a mounted router
+	longest int                // length of the longest name so far
 
-	serviceType string              // the type of the service, as it is named to peers
-	hidden      map[string]struct{} // names that it has and that are not exposed
+	serviceType string              // type of the service, as named to peers
+	hidden      map[string]struct{} // names of the service that are not exposed
 
 	// Guarded by trees.
 	parent   *Router
 	name     string
-	services map[any][]*Router // the exposed services of the whole subtree
+	services map[any][]*Router // exposed services of the subtree, with the routers that expose each
 }
 
-// trees guards how routers hang together. Mounting is rare, and must see two
-// trees as they are at one time.
+// trees guards the links between routers. Mounting is rare, and needs a consistent view of
+// two trees.
 var trees sync.RWMutex
 
 // NewRouter returns an empty router. See the examples of [Router] and [Func].
 func NewRouter() *Router { return new(Router) }
 
-// Handle has h handle the requests for method. It panics if h is nil, a nil HandlerFunc or a
-// *Router (which is mounted instead), or if method has a handler.
+// Handle registers h as the handler for method. Handle panics if h is nil, a nil
+// [HandlerFunc] or a *Router, or if method has a handler already. To add a *Router, call
+// [Router.Mount].
 func (r *Router) Handle(method string, h Handler) {
 	if h == nil || isNilHandler(h) {
 		panic("rpcx: nil handler for method " + method)
@@ -62,7 +63,7 @@ func (r *Router) Handle(method string, h Handler) {
 	}
 }
 
-// addEntry enters h unless the name is taken.
+// addEntry adds h under name, and reports whether name was free.
 func (r *Router) addEntry(name string, h Handler) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,9 +78,9 @@ func (r *Router) addEntry(name string, h Handler) bool {
 	return true
 }
 
-// Mount hangs sub into r, so that its methods are found under name. It fails if
-// name is empty or taken, if sub is mounted already (a router has one parent), or
-// if r is within sub.
+// Mount adds sub to r under name, so that the paths of sub's methods begin with name.
+// Mount fails if sub is nil, if name is empty or taken, or if r is within sub. Mount also
+// fails if sub is mounted already, because a router has a single parent.
 func (r *Router) Mount(name string, sub *Router) error {
 	if sub == nil || name == "" {
 		return fmt.Errorf("mount %q: a router and a name are needed", name)
@@ -107,7 +108,7 @@ func (r *Router) Mount(name string, sub *Router) error {
 	return nil
 }
 
-// addExposed notes which routers expose a service.
+// addExposed records the routers that expose service.
 func (r *Router) addExposed(service any, routers ...*Router) {
 	if r.services == nil {
 		r.services = make(map[any][]*Router)
@@ -115,9 +116,9 @@ func (r *Router) addExposed(service any, routers ...*Router) {
 	r.services[service] = append(r.services[service], routers...)
 }
 
-// Remove takes the handler or router of the given name out of r, and reports
-// whether there was one. A router may be mounted elsewhere then. Requests that
-// are being handled are not disturbed.
+// Remove removes the handler or router with the given name from r, and reports whether
+// there was an entry. A removed router may be mounted again. Requests in progress are not
+// affected.
 func (r *Router) Remove(name string) bool {
 	trees.Lock()
 	defer trees.Unlock()
@@ -139,14 +140,14 @@ func (r *Router) Remove(name string) bool {
 	return h != nil
 }
 
-// Parent returns the router that r is mounted in, nil if there is none.
+// Parent returns the router in which r is mounted, or nil.
 func (r *Router) Parent() *Router {
 	trees.RLock()
 	defer trees.RUnlock()
 	return r.parent
 }
 
-// Path returns the path of r in its tree, "" if it is mounted nowhere.
+// Path returns the path of r in its tree, or "" if r is not mounted.
 func (r *Router) Path() string {
 	trees.RLock()
 	defer trees.RUnlock()
@@ -154,8 +155,8 @@ func (r *Router) Path() string {
 	return path
 }
 
-// pathFrom returns the path from root to r, and from the top of the tree if r is
-// not within root.
+// pathFrom returns the path from root to r. If r is not within root, the path begins at
+// the top of the tree. Callers must hold trees.
 func (r *Router) pathFrom(root *Router) (path string, within bool) {
 	var names []string
 	for ; r != root && r != nil && r.parent != nil; r = r.parent {
@@ -165,8 +166,8 @@ func (r *Router) pathFrom(root *Router) (path string, within bool) {
 	return strings.Join(names, "/"), r == root
 }
 
-// PathOf returns the path from r to a service that hangs in its tree: a *Router,
-// or what [Expose] was given, if that is a pointer. That of r itself is "".
+// PathOf returns the path from r to a service in the tree below r. The service is a
+// *Router, or a pointer passed to [Expose]. The path of r itself is "".
 func (r *Router) PathOf(service any) (path string, ok bool) {
 	trees.RLock()
 	defer trees.RUnlock()
@@ -183,9 +184,9 @@ func (r *Router) PathOf(service any) (path string, ok bool) {
 	return path, true
 }
 
-// Resolve returns what is at path: the handler of a method, or a *Router. The
-// error is an [*Error] with [CodeMethodNotFound], which says what name was not
-// found in what, or that it is not exposed.
+// Resolve returns the entry at path: the handler of a method, or a *Router. If there is no
+// entry, the error is an [*Error] with [CodeMethodNotFound]. The message says which name
+// was not found where, or that the name is not exposed.
 func (r *Router) Resolve(path string) (Handler, error) {
 	h, miss := r.findEntry(path, "/")
 	if h == nil {
@@ -194,11 +195,11 @@ func (r *Router) Resolve(path string) (Handler, error) {
 	return h, nil
 }
 
-// Methods ranges over the paths of all the methods in the tree below r, in
-// order. They are those that there were when the range began.
+// Methods iterates over the paths of the methods in the tree below r, sorted by name
+// within each router. Changes to the tree do not affect a running iteration.
 func (r *Router) Methods() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		trees.RLock() // or a tree that is being rebuilt could be followed round and round
+		trees.RLock() // a tree changed during the walk could make the walk endless
 		methods := r.appendMethods(nil, "")
 		trees.RUnlock()
 		for _, method := range methods {
@@ -250,8 +251,8 @@ func (r *Router) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	return nil, e
 }
 
-// notFoundHint returns what may be wrong at this side if r does not have the method of req, "" if
-// nothing is known or nobody would read the hint.
+// notFoundHint returns the likely mistake at this side if r does not have the method of
+// req. The hint is "" if no mistake is found, or if the log would drop the hint.
 func (r *Router) notFoundHint(ctx context.Context, req *Request, separators string) string {
 	switch {
 	case req.session == nil || !req.session.log.Enabled(ctx, slog.LevelInfo):
@@ -265,11 +266,10 @@ func (r *Router) notFoundHint(ctx context.Context, req *Request, separators stri
 	return ""
 }
 
-// maxFolded is the length of the longest path that inOtherCase looks for, in bytes.
+// maxFolded is the length in bytes of the longest path that inOtherCase looks for.
 const maxFolded = 256
 
-// inOtherCase returns the path of a method that differs from path in case only, "" if
-// there is none.
+// inOtherCase returns the path of a method that differs from path in case only, or "".
 func (r *Router) inOtherCase(path, separators string) string {
 	if len(path) > maxFolded {
 		return ""
@@ -279,12 +279,13 @@ func (r *Router) inOtherCase(path, separators string) string {
 	return r.findFolded(path, separators)
 }
 
-// findFolded is inOtherCase. Callers must hold trees. The time is in proportion to the
-// entries of each router on the way and to the separators in path.
+// findFolded is inOtherCase for a path of any length. Callers must hold trees. The running
+// time is proportional to the entries of each router on the way, and to the separators in
+// path.
 func (r *Router) findFolded(path, separators string) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	found := "" // the first one in order, so that the log is the same each time
+	found := "" // the first match in order, so that the log is reproducible
 	for name, h := range r.entries {
 		other := ""
 		if sub, ok := h.(*Router); !ok {
@@ -308,13 +309,13 @@ func (r *Router) findFolded(path, separators string) string {
 	return found
 }
 
-// missing says why nothing was found.
+// missing is the reason why no entry was found.
 type missing struct {
-	name, in string // this was not found in that
-	why      string // unless there is another reason
+	name, in string // name was not found in the service at path in
+	why      string // another reason, or ""
 }
 
-// String returns the reason, in the words of aiomas.
+// String returns the reason in the words of aiomas.
 func (m missing) String() string {
 	if m.why != "" {
 		return m.why
@@ -322,10 +323,10 @@ func (m missing) String() string {
 	return `Name "` + excerpt(m.name) + `" not found in "` + m.in + `"`
 }
 
-// findEntry returns what is at path, or why there is nothing. There are one or two
-// separators.
+// findEntry returns the entry at path, or the reason why there is none. separators has one
+// or two characters.
 func (r *Router) findEntry(path, separators string) (Handler, missing) {
-	start := 0 // path[start:] is looked for in r
+	start := 0 // the next search in r is for path[start:]
 	for {
 		h, n, why := r.findNextEntry(path[start:], separators)
 		end := start + n
@@ -336,7 +337,7 @@ func (r *Router) findEntry(path, separators string) (Handler, missing) {
 			r, start = sub, end+1
 			continue
 		}
-		if h != nil { // a method, which has nothing in it
+		if h != nil { // a method, which has no entries
 			start = end + 1
 		}
 		name := path[start:]
@@ -347,8 +348,10 @@ func (r *Router) findEntry(path, separators string) (Handler, missing) {
 	}
 }
 
-// findNextEntry returns the entry whose name rest is, or else the first router whose name
-// rest begins with, or a handler; n is the length of the name.
+// findNextEntry returns the entry with the name rest. Otherwise, the result is the router
+// with the shortest name that ends at a separator in rest. Without such a router, the
+// result is the handler with the shortest name. n is the length of the name. If there is
+// no entry, why may say that the name is not exposed.
 func (r *Router) findNextEntry(rest, separators string) (h Handler, n int, why string) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -387,25 +390,30 @@ func (r *Router) findNextEntry(rest, separators string) (h Handler, n int, why s
 	return nil, 0, why
 }
 
-// MarshalJSON fails: only a session can send a router, as a reference to it.
+// MarshalJSON fails: only a session can send a router, as a reference.
 func (*Router) MarshalJSON() ([]byte, error) {
 	return nil, errors.New("a service can be sent only on a session with Options.Objects")
 }
 
-// Expose returns a router of the methods of interface I, which are called on
-// impl, and of no others. Each is found under its name in Go and under that in
-// lower snake case (GetName is get_name, too), or what rename makes of it, if it
-// is given. The methods take and return what [Func]'s functions do; since the
-// names of their parameters are not known, they are called with positional
-// arguments, a map or a slice among them even if it is the only one; or by name if a
-// struct, or a pointer to one, is their only parameter.
+// Expose returns a router with the methods of interface I, called on impl. Peers cannot
+// call any other method of impl. Each method has its Go name and the name in lower snake
+// case (GetName is also get_name). If rename is given, the result of rename replaces the
+// name in snake case.
 //
-// If impl is a pointer it can itself be sent to a peer that may call it; see
-// [Options].Objects. To ask for another of its exported methods or fields is
-// answered that it is not exposed.
+// The methods take and return the same types as the functions of [Func]. Go does not
+// record the names of parameters, so peers pass positional arguments, also if the only
+// parameter is a map or a slice. If the only parameter is a struct, or a pointer to a
+// struct, peers pass its fields by name.
 //
-// Expose panics if I is no interface with exported methods, if impl is nil, or if
-// a method cannot be a handler.
+// If impl is a pointer, a session can send impl to a peer, which may then call the
+// service: see [Options].Objects.
+//
+// A request for another exported method or field of impl is answered with the message that
+// the name is not exposed.
+//
+// Expose panics if I is not an interface, or has no methods or unexported methods. Expose
+// also panics if impl is nil, if a method cannot be a handler, or if two methods have the
+// same name.
 func Expose[I any](impl I, rename ...func(method string) string) *Router {
 	t, v := reflect.TypeFor[I](), reflect.ValueOf(impl)
 	fail := func(format string, args ...any) {
@@ -446,14 +454,13 @@ func Expose[I any](impl I, rename ...func(method string) string) *Router {
 	return r
 }
 
-// exposed has the types of the pointers that Expose was given, and exposures
-// counts them.
+// exposedTypes has the types of the pointers passed to Expose. exposures counts the types.
 var (
 	exposedTypes sync.Map
 	exposures    atomic.Uint64
 )
 
-// hideUnexposed notes what names a service of type t has that r does not expose.
+// hideUnexposed records the names of methods and fields of t that r does not expose.
 func (r *Router) hideUnexposed(t reflect.Type, mapped func(string) string) {
 	r.hidden = make(map[string]struct{})
 	hide := func(name string) {
@@ -479,10 +486,10 @@ func (r *Router) hideUnexposed(t reflect.Type, mapped func(string) string) {
 	}
 }
 
-// ExposeMap returns a router of what m has: functions as [Func] takes them,
-// handlers, routers, which are mounted, and further maps of this type, nested as
-// deeply as one likes. (A function whose arguments may be given by name is put in
-// as Func(fn, names...).) It panics if there is anything else, and says what.
+// ExposeMap returns a router with the entries of m. An entry is a function as for [Func],
+// a [Handler], a [*Router] to mount, or another map of this type, at any depth. To allow
+// named arguments, use Func(fn, names...) as the entry. If an entry has another type, or
+// cannot be added, ExposeMap panics and names the entry.
 func ExposeMap(m map[string]any) *Router {
 	r := NewRouter()
 	for _, name := range slices.Sorted(maps.Keys(m)) {
@@ -511,13 +518,13 @@ func ExposeMap(m map[string]any) *Router {
 	return r
 }
 
-// snakeCase puts a name of Go in lower snake case: HTTPServer is http_server.
+// snakeCase converts a Go name to lower snake case: HTTPServer becomes http_server.
 func snakeCase(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
 	for i, c := range runes {
 		if unicode.IsUpper(c) && i > 0 {
-			word := !unicode.IsUpper(runes[i-1]) // the one before has ended
+			word := !unicode.IsUpper(runes[i-1]) // the previous word has ended
 			last := i+1 < len(runes) && unicode.IsLower(runes[i+1])
 			if (word || last) && runes[i-1] != '_' {
 				b.WriteByte('_')

@@ -13,30 +13,31 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// signature is what a function takes and returns, found out once by [Func].
+// signature describes the parameters and results of a function. [Func] makes the signature
+// once.
 type signature struct {
-	contextParam, sessionParam    bool           // the function begins with these
-	params                        []param        // what arguments bind to: the parameters that are not variadic, or object's fields
-	places                        map[string]int // where in params each name is
-	required                      int            // how many positional arguments there have to be
-	paramsNamed                   bool           // the params have names (or there are none)
-	unknownIgnored                bool           // what else is given by name is left out
-	variadic                      reflect.Type   // the slice that is a variadic function's last parameter, or nil
-	structType                    reflect.Type   // the struct whose fields the params are, or nil
-	pointerParam                  bool           // the function takes a pointer to it
-	mapping                       reflect.Type   // the map that takes all that is given by name, or nil
-	sliceParam                    bool           // variadic is a slice that takes all positional arguments, of a function that is not variadic
-	interfaceMethod               bool           // of an interface, without names
-	bytesParam                    bool           // its one parameter is a []byte
-	resultReturned, errorReturned bool           // it returns a result, an error
+	contextParam, sessionParam    bool           // the function begins with a context, a session
+	params                        []param        // the parameters for arguments without a variadic parameter, or the fields of structType
+	places                        map[string]int // index in params of each name
+	required                      int            // least number of positional arguments
+	paramsNamed                   bool           // the params have names, or there are no params
+	unknownIgnored                bool           // unknown named arguments are ignored
+	variadic                      reflect.Type   // type of the slice for further positional arguments, or nil
+	structType                    reflect.Type   // struct with the params as fields, or nil
+	pointerParam                  bool           // the function takes a pointer to structType
+	mapping                       reflect.Type   // map for all named arguments, or nil
+	sliceParam                    bool           // variadic is an ordinary parameter, a slice for all positional arguments
+	interfaceMethod               bool           // method of an interface, without names of parameters
+	bytesParam                    bool           // the only parameter is a []byte
+	resultReturned, errorReturned bool           // the function returns a result, an error
 }
 
-// param is a parameter, or a field that stands for one.
+// param is a parameter of the function, or a field of structType.
 type param struct {
-	name     string // "" if it cannot be given by name
+	name     string // "" if the param cannot be given by name
 	optional bool
 	typ      reflect.Type
-	field    []int // the index of the field
+	field    []int // index of the field in structType
 }
 
 var (
@@ -48,13 +49,13 @@ var (
 	errorType   = reflect.TypeFor[error]()
 )
 
-// newSignature returns the signature of a function of type t. Its errors say
-// what is wrong with the function or with names.
+// newSignature returns the signature of a function of type t. An error describes the
+// mistake in the function or in names.
 func newSignature(t reflect.Type, names []string) (*signature, error) {
 	return signatureOf(t, names, false)
 }
 
-// signatureOf is newSignature, also for a method of an interface.
+// signatureOf is newSignature for functions, and for methods of an interface.
 func signatureOf(t reflect.Type, names []string, method bool) (*signature, error) {
 	switch {
 	case t != nil && t.Implements(handlerType):
@@ -120,11 +121,12 @@ func signatureOf(t reflect.Type, names []string, method bool) (*signature, error
 	return sig, sig.setParams(in, names)
 }
 
-// handlerFuncLine is how a function is written that takes a request as it came.
+// handlerFuncLine is the code of a function that takes an undecoded request, for error
+// texts.
 const handlerFuncLine = "rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { … })"
 
-// isForeignRequest reports whether t is the request type of another JSON-RPC library: a
-// type with the name Request that has a Method, and that params cannot be fields of.
+// isForeignRequest reports whether t looks like the request of another JSON-RPC library.
+// The type is named Request, has a Method, and cannot take params as its fields.
 func isForeignRequest(t reflect.Type) bool {
 	elem := t
 	if t.Kind() == reflect.Pointer {
@@ -153,9 +155,10 @@ func hasExportedField(t reflect.Type) bool {
 	return false
 }
 
-// setWhole has an only parameter of type t that has no name take all params, if it is a
-// struct, a map or a slice; done unless it is a slice. In what else they would be all of
-// the params elsewhere is refused.
+// setWhole makes a single parameter of type t without a name take all params, if t is a
+// struct, a map or a slice. done reports whether the signature is complete. For a slice,
+// done is false. Similar types are refused: pointers to maps and slices, maps without
+// strings as keys, and arrays.
 func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 	elem, pointer := t, t.Kind() == reflect.Pointer
 	if pointer {
@@ -172,7 +175,7 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 				"if it is another library's request, write %s", elem, handlerFuncLine)
 		}
 		return true, nil
-	case sig.interfaceMethod: // whose parameters are positional
+	case sig.interfaceMethod: // methods take positional arguments
 	case isPlainMap(elem) && pointer, isPlainSlice(elem) && pointer:
 		return true, fmt.Errorf("a pointer to all params: write %v, or give the parameter a name", elem)
 	case isPlainMap(t):
@@ -188,12 +191,12 @@ func (sig *signature) setWhole(t reflect.Type) (done bool, err error) {
 	return false, nil
 }
 
-// isPlainMap reports whether t is a map that encoding/json takes for any object.
+// isPlainMap reports whether t is a map into which encoding/json decodes any object.
 func isPlainMap(t reflect.Type) bool {
 	return t.Kind() == reflect.Map && t.Key().Kind() == reflect.String && !decodesItself(t) && !decodesItself(t.Key())
 }
 
-// isPlainSlice reports whether t is a slice that encoding/json takes for an array.
+// isPlainSlice reports whether t is a slice into which encoding/json decodes an array.
 func isPlainSlice(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() != reflect.Uint8 && !decodesItself(t)
 }
@@ -220,18 +223,19 @@ func (sig *signature) setResults(t reflect.Type) error {
 	return nil
 }
 
-// isError reports whether values of type t, or pointers to them, are errors.
+// isError reports whether t or *t implements error.
 func isError(t reflect.Type) bool {
 	return t.Implements(errorType) || reflect.PointerTo(t).Implements(errorType)
 }
 
-// liveTypes are the types of this package that are not data.
+// liveTypes lists the types of this package that do not hold data.
 var liveTypes = []reflect.Type{
 	sessionType.Elem(), requestType.Elem(), routerType.Elem(),
 	reflect.TypeFor[Future](), reflect.TypeFor[Batch](), reflect.TypeFor[Server](),
 }
 
-// isLive reports whether t is one of these, or a pointer to one; a *Router is a service.
+// isLive reports whether t is in liveTypes, or a pointer to a type in liveTypes. A *Router
+// is not live, but a service.
 func isLive(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer && t != routerType {
 		t = t.Elem()
@@ -244,7 +248,7 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 	if !sig.paramsNamed && (len(names) > 0 || sig.unknownIgnored) {
 		return sig.wrongNames(in, len(names))
 	}
-	fixed := len(in) // those that are not left out at the end, if there are no names
+	fixed := len(in) // number of parameters before the optional pointers at the end
 	for len(names) == 0 && fixed > 0 && in[fixed-1].Kind() == reflect.Pointer {
 		fixed--
 	}
@@ -272,13 +276,13 @@ func (sig *signature) setParams(in []reflect.Type, names []string) error {
 	return nil
 }
 
-// misplacedMore returns the error for "..." as the name at place i.
+// misplacedMore returns the error for the name "..." at index i.
 func misplacedMore(i int) error {
 	return fmt.Errorf("the name of parameter %d is \"...\", which may only be the last name", i+1)
 }
 
-// wrongNames returns the error for a number of names that is not that of the parameters
-// in, with the most likely reason.
+// wrongNames returns the error for a wrong number of names, with the most likely reason.
+// in has the types of the parameters that need names.
 func (sig *signature) wrongNames(in []reflect.Type, names int) error {
 	var why string
 	switch {
@@ -294,9 +298,10 @@ func (sig *signature) wrongNames(in []reflect.Type, names int) error {
 	return fmt.Errorf("wrong number of names: %d, want %d (%s)", names, len(in), why)
 }
 
-// addFields makes params of the fields of struct t, which is at index in
-// sig.object. They are the fields that encoding/json sees; what would be hard
-// to do as it does, or easy to get wrong, is refused.
+// addFields adds a param for each field of the struct t. index is the path to t in
+// sig.structType. The selected fields are the fields that encoding/json decodes. Embedded
+// pointers and the option string are refused, because the behaviour of encoding/json is
+// hard to match there, or easy to get wrong.
 func (sig *signature) addFields(t reflect.Type, index []int) error {
 	for f := range t.Fields() {
 		tag := f.Tag.Get("json")
@@ -332,7 +337,7 @@ func (sig *signature) addFields(t reflect.Type, index []int) error {
 	return nil
 }
 
-// addParam adds a parameter. It reports false if another has the same name.
+// addParam adds a param, and reports whether its name was free.
 func (sig *signature) addParam(p param) bool {
 	if sig.paramsNamed {
 		if _, taken := sig.places[p.name]; taken {
@@ -347,9 +352,9 @@ func (sig *signature) addParam(p param) bool {
 	return true
 }
 
-// findParam returns the place in params of the parameter that key, a JSON string,
-// names, or -1 if there is none, and the name itself. Most peers send members in the
-// order of the parameters, so the caller says where that order goes on.
+// findParam returns the index in params of the name in key, a JSON string, and the
+// unquoted name. If there is no such param, the index is -1. findParam tries the index
+// expected first, because most peers send members in the order of the parameters.
 func (sig *signature) findParam(key []byte, expected int) (i int, name []byte) {
 	name = jsonscan.UnquoteBytes(key)
 	if expected < len(sig.params) && string(name) == sig.params[expected].name {
@@ -361,7 +366,7 @@ func (sig *signature) findParam(key []byte, expected int) (i int, name []byte) {
 	return -1, name
 }
 
-// isPlainStruct reports whether t is a struct that encoding/json takes for an object.
+// isPlainStruct reports whether t is a struct into which encoding/json decodes an object.
 func isPlainStruct(t reflect.Type) bool { return t.Kind() == reflect.Struct && !decodesItself(t) }
 
 func decodesItself(t reflect.Type) bool {
@@ -369,15 +374,15 @@ func decodesItself(t reflect.Type) bool {
 	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// decodable reports whether values of type t can be decoded. It does not look
-// into structs: their fields matter only to who names them.
+// decodable reports whether values of type t can be decoded. Fields of structs are not
+// checked, because a field matters only to a peer that names it.
 func decodable(t reflect.Type) bool {
-	for range 100 { // types may contain themselves, as in type T []T
+	for range 100 { // for recursive types such as T in type T []T
 		if decodesItself(t) {
 			return true
 		}
 		if t == routerType || isLive(t) {
-			return false // a *Proxy is what arrives
+			return false // services arrive as a *Proxy
 		}
 		switch t.Kind() {
 		case reflect.Map:
@@ -398,7 +403,7 @@ func decodable(t reflect.Type) bool {
 	return true
 }
 
-// hasJSON reports whether t is not of a kind that nothing in JSON corresponds to.
+// hasJSON reports whether a kind of JSON value corresponds to the kind of t.
 func hasJSON(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:

@@ -10,39 +10,43 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// ID is the id of a request as it stands in its message, byte for byte: for
-// JSON protocols the raw JSON text (a number, a string with its quotes; in
-// JSON-RPC 1.0 also an array or an object). It is opaque to the session and is
-// echoed as it came. A nil ID is none: that of a notification.
+// ID is the id of a request, byte for byte as in the message. In a JSON protocol, the ID
+// is the raw JSON text: a number, or a string with its quotes. In JSON-RPC 1.0, the ID may
+// also be an array or an object. The session does not interpret an ID, and echoes the
+// received bytes. The ID of a notification is nil.
 //
-// For the calls that this side makes, and so for the responses that it gets,
-// an ID is the decimal text of a number.
+// In calls of this side, and in the responses to these calls, an ID is the decimal text of
+// a number.
 type ID []byte
 
 // String returns the ID's text.
 func (id ID) String() string { return string(id) }
 
-// Params are the arguments of a request, not yet decoded, in the encoding of the
-// session's codec (JSON, unless that is a [RawCodec]). JSON-RPC has either
-// Positional or Named or neither, aiomas has both, plain-message protocols
-// have Raw.
+// Params holds the arguments of a request, not yet decoded. The encoding is that of the
+// session's codec: JSON, unless the codec is a [RawCodec]. A request of JSON-RPC has
+// Positional, or Named, or neither. A request of aiomas has both, and a plain message has
+// Raw.
 //
-// The bytes belong to the request: whoever handles it may keep and change them.
+// The bytes belong to the request, and its handler may keep and change the bytes.
 type Params struct {
 	Positional json.RawMessage // an array, or nil
 	Named      json.RawMessage // an object, or nil
-	Raw        []byte          // a payload that is no array or object, or nil
+	Raw        []byte          // a payload, neither an array nor an object, or nil
 
-	codec Codec // nil is the built-in one
+	codec Codec // nil for the built-in codec
 }
 
-// Bind decodes the params into v: positional ones into what takes an array (a
-// slice, an array, *[]any), named ones into what takes an object (a struct, a
-// map), by the rules of encoding/json: members that v has no place for are left
-// out, and those that are missing leave theirs as it is, as all do if there are no
-// params. Raw params go into a *[]byte, or into what Options.Codec makes of them. An
-// error is an [*Error] with [CodeInvalidParams], fit to be returned by a handler. But a v
-// that is no pointer is no fault of the peer: that error has no code.
+// Bind decodes the params into v, a pointer. Positional params need a destination for an
+// array (a slice, an array, *[]any). Named params need a destination for an object (a
+// struct, a map). If both are set, Bind decodes Positional and ignores Named.
+//
+// Decoding follows encoding/json: unknown members are ignored, and a missing member leaves
+// its field unchanged. Without params, v is unchanged, except that a *[]byte is set to
+// nil. Raw params are stored in a *[]byte, or decoded into v by Options.Codec.
+//
+// If decoding fails, the error is an [*Error] with [CodeInvalidParams], and a handler may
+// return it. If v is nil or not a pointer, the peer is not at fault, and the error has no
+// code.
 func (p Params) Bind(v any) error {
 	if r := reflect.ValueOf(v); r.Kind() != reflect.Pointer || r.IsNil() {
 		return fmt.Errorf("bind params: %T is no pointer to decode into, or is nil", v)
@@ -67,24 +71,25 @@ func (p Params) Bind(v any) error {
 	return nil
 }
 
-// invalidArguments returns the error for params that a codec cannot decode. The codec's
-// text may repeat the peer's, such as a number of any length.
+// invalidArguments returns the error for params that a codec cannot decode. The text of
+// err is shortened, because it may repeat data of the peer, such as a number of any
+// length.
 func invalidArguments(err error) *Error {
 	return InvalidParams("invalid request arguments: %s", bounded.Text(err.Error()))
 }
 
-// Kind says what an [Item] is.
+// Kind is the kind of an [Item].
 type Kind uint8
 
 const (
-	// KindInvalid is a message or member that violates the protocol and is no
-	// response: it is answered with Item.Err, under Item.ID.
+	// KindInvalid is a message or member that violates the protocol and is not a response.
+	// The session answers with Item.Err, under Item.ID.
 	KindInvalid Kind = iota
 	KindRequest
 	KindNotification
-	// KindResponse is a response, to be matched by its ID to a call of ours.
+	// KindResponse is a response to a call of this side, matched by its ID.
 	KindResponse
-	// KindFatal is a message that ends the session, with Item.Err, and is not answered.
+	// KindFatal is a message that ends the session with Item.Err, without an answer.
 	KindFatal
 )
 
@@ -92,53 +97,54 @@ func (k Kind) String() string {
 	return [...]string{"invalid", "request", "notification", "response", "fatal"}[k]
 }
 
-// Item is one decoded request, notification or response: a whole message, or a
-// member of a batch. Its byte slices are parts of the message that it was
-// decoded from; whoever keeps them longer than the message copies them.
+// Item is a decoded request, notification or response: a whole message, or a member of a
+// batch. The byte slices of an Item share memory with the decoded message. Code that keeps
+// a slice longer than the message must copy the slice.
 type Item struct {
 	Kind   Kind
-	ID     ID     // of a request, a response, or to answer an invalid item under; nil for none or null
+	ID     ID     // of a request or response, or for the answer to an invalid item; nil if null or absent
 	Method string // of a request or notification
 	Params Params // of a request or notification
-	// Result is that of a response, nil if it has an error.
+	// Result is the result of a response, or nil if the response has an error.
 	Result json.RawMessage
-	// Err is nil for requests, notifications and successful responses; an
-	// [*Error] in a response that is one; a [*ProtocolError] in an invalid item
-	// and in a response that is ill-formed.
+	// Err is nil for a request, a notification and a successful response. For an error
+	// response, Err is an [*Error]. For an invalid or fatal item and an ill-formed
+	// response, Err is a [*ProtocolError].
 	Err error
 }
 
-// Message is a decoded message: one item, or a batch of them. The zero value
-// is ready to be decoded into, any number of times.
+// Message is a decoded message: a single item, or a batch. The zero value is ready for
+// decoding, any number of times.
 type Message struct {
-	Items []Item // one item unless Batch is set; never empty
+	Items []Item // a single item unless Batch is set; never empty
 	Batch bool
-	// StrictParams is set before decoding, and not changed by it. If set, a request
-	// whose params are null is invalid; see Options.StrictParams.
+	// StrictParams is set before decoding, and decoding does not change it. If
+	// StrictParams is set, a request with null params is invalid; see
+	// Options.StrictParams.
 	StrictParams bool
 
-	singleItem        [1]Item // keeps the decoding of single messages free of allocation
+	singleItem        [1]Item // holds the item of a single message, without allocation
 	env               envelope
-	spare             []Item // for a batch
-	lastMethod        string // the last one, which is often the next as well
+	spare             []Item // for the items of a batch
+	lastMethod        string // the last method, often the same as the next
 	allMembersInvalid bool   // a batch was refused for its invalid members, which may be replies
 }
 
-// methodName returns the method that raw, a JSON string, names.
+// methodName returns the method in raw, a JSON string.
 func (m *Message) methodName(raw []byte) string {
 	inner := raw[1 : len(raw)-1]
 	if string(inner) == m.lastMethod {
 		return m.lastMethod
 	}
 	name := jsonscan.Unquote(raw)
-	if len(name) <= 64 && len(name) == len(inner) { // it has no escape sequence, nor a backslash
+	if len(name) <= 64 && len(name) == len(inner) { // without escape sequences
 		m.lastMethod = name
 	}
 	return name
 }
 
-// Single makes m one item, which is empty, and returns it: for a Protocol to decode
-// a message to that is no batch.
+// Single resets m to a single empty item, and returns the item. A Protocol decodes a
+// message into the item, unless the message is a batch.
 func (m *Message) Single() *Item {
 	m.Batch, m.allMembersInvalid = false, false
 	m.singleItem[0] = Item{}
@@ -146,7 +152,7 @@ func (m *Message) Single() *Item {
 	return &m.Items[0]
 }
 
-// setInvalid makes m a single invalid item.
+// setInvalid resets m to a single invalid item.
 func (m *Message) setInvalid(code int, text string) {
 	m.Single().Err = protocolError(code, text)
 }
@@ -154,7 +160,7 @@ func (m *Message) setInvalid(code int, text string) {
 // Len returns the number of items.
 func (m *Message) Len() int { return len(m.Items) }
 
-// All ranges over the items with their places.
+// All iterates over the items with their indexes.
 func (m *Message) All() iter.Seq2[int, *Item] {
 	return func(yield func(int, *Item) bool) {
 		for i := range m.Items {
@@ -165,7 +171,7 @@ func (m *Message) All() iter.Seq2[int, *Item] {
 	}
 }
 
-// Requests ranges over the items that are requests or notifications.
+// Requests iterates over the requests and notifications.
 func (m *Message) Requests() iter.Seq[*Item] {
 	return func(yield func(*Item) bool) {
 		for _, item := range m.All() {
@@ -176,7 +182,7 @@ func (m *Message) Requests() iter.Seq[*Item] {
 	}
 }
 
-// IDs returns the items' IDs in order, nil where an item has none.
+// IDs returns the IDs of the items in order, with nil for an item without an ID.
 func (m *Message) IDs() []ID {
 	ids := make([]ID, len(m.Items))
 	for i := range m.Items {
@@ -185,9 +191,9 @@ func (m *Message) IDs() []ID {
 	return ids
 }
 
-// Kind returns the kind of a message's one item. A batch is [KindResponse] if
-// its members are responses, [KindRequest] if they are not; a batch that mixes
-// them is taken for requests, as aiorpcX does, and its responses are invalid.
+// Kind returns the kind of m. A single message has the kind of its item. The kind of a
+// batch is [KindResponse] if the members are responses, and [KindRequest] otherwise. A
+// batch with both counts as requests, as in aiorpcX, and the responses are invalid.
 func (m *Message) Kind() Kind {
 	if !m.Batch {
 		return m.Items[0].Kind
@@ -198,94 +204,96 @@ func (m *Message) Kind() Kind {
 	return KindRequest
 }
 
-// A Protocol turns messages into items and items into messages. The values of
-// this package are [JSONRPCv1], [JSONRPCv2], [JSONRPCLoose],
-// [JSONRPCAutoDetect] and [Aiomas]; other packages may bring their own.
+// A Protocol converts messages to items, and items to messages. The values of this package
+// are [JSONRPCv1], [JSONRPCv2], [JSONRPCLoose], [JSONRPCAutoDetect], [Aiomas] and
+// [BitcoinProtocol]. Other packages may define more.
 //
-// A Protocol is immutable, and may be used by many sessions at once. Its
-// methods need no session: a message can be built with
+// A Protocol is immutable, and many sessions may use it at once. No method needs a
+// session, so a program can build a message:
 //
 //	msg, err := rpcx.JSONRPCv2.AppendRequest(nil, rpcx.ID("7"), "echo", rpcx.Args{"hi"}, nil)
 //
-// The Append methods append one message without framing to dst and return the
-// extended slice; on an error they return dst as it was. A nil Codec is the
-// protocol's own. IDs are opaque to the session: it gives AppendResult and
-// AppendError an ID as Decode found it. Its own calls it numbers from
-// Options.FirstID, and passes their numbers as decimal text; Decode gives the IDs of responses in
-// the same form if they are numbers.
+// The Append methods append a message without framing to dst, and return the extended
+// slice. On an error, the result is dst unchanged. If the Codec is nil, the protocol uses
+// its own codec.
+//
+// The session does not interpret IDs: AppendResult and AppendError receive an ID as found
+// by Decode. The session numbers its own calls from Options.FirstID, and passes each
+// number as decimal text. If the ID of a response is a number, Decode returns the ID in
+// the same form.
 type Protocol interface {
-	// Decode interprets msg and stores what it holds in m, replacing what was
-	// there. The items share msg's memory. A message that is invalid as a whole
-	// is one [KindInvalid] item; so is a batch of more than maxBatch members (if
-	// maxBatch is positive), or with more than 16 invalid ones, which is not read
-	// further. m.StrictParams is for
-	// protocols whose messages have params.
+	// Decode interprets msg and stores the contents in m, in place of the previous
+	// contents. The items share memory with msg. A message that is invalid as a whole
+	// becomes a single [KindInvalid] item. A batch also becomes a single [KindInvalid]
+	// item if it has more than maxBatch members (if maxBatch is positive), or more than 16
+	// invalid members. Decode then does not read the remaining members. m.StrictParams is
+	// for protocols whose messages have params.
 	Decode(m *Message, msg []byte, maxBatch int)
 
 	AppendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
 	AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error)
 	AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
-	// AppendError builds the response that carries e; a nil id is null.
+	// AppendError appends the response with error e. If id is nil, the response has the id
+	// null.
 	AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
-	// AppendBatch joins messages that were built with the other methods. It
-	// fails if there are none, or if the protocol has no batches.
+	// AppendBatch joins messages that the other Append methods have built. AppendBatch
+	// fails if parts is empty, or if the protocol has no batches.
 	AppendBatch(dst []byte, parts [][]byte) ([]byte, error)
 
-	// Codec is what encodes params and results where Options.Codec is nil.
+	// Codec returns the codec for params and results if Options.Codec is nil.
 	Codec() Codec
 }
 
-// A Detector is a Protocol that settles on another one when the first message
-// has been received. Until then it encodes for itself.
+// A Detector is a Protocol that is replaced by another Protocol after the first received
+// message. Until then the Detector encodes the messages.
 type Detector interface {
 	Protocol
-	// Detect returns the protocol that msg shows its sender to speak, or nil if
-	// it shows none. It reads no batch beyond maxBatch members.
+	// Detect returns the protocol of the sender of msg, or nil if msg shows no protocol.
+	// Detect reads at most maxBatch members of a batch.
 	Detect(msg []byte, maxBatch int) Protocol
 }
 
-// A StartDecoder is a Protocol that can tell what a message is from the beginning of it,
-// for messages that were dropped because they are too large. All protocols of this
+// A StartDecoder is a Protocol that can identify a message by its beginning. A session
+// uses a StartDecoder for messages dropped because of their size. All protocols of this
 // package are StartDecoders, except [BitcoinProtocol], whose messages are not answered.
 type StartDecoder interface {
 	Protocol
-	// DecodeStart makes m one item that has a Kind and an ID only. start is the
-	// beginning of a message, no longer than [StartSize] bytes; the ID may share its
-	// memory. The Kind is
+	// DecodeStart resets m to a single item with only a Kind and an ID. start is the
+	// beginning of a message, at most [StartSize] bytes. The ID may share memory with
+	// start. The Kind is
 	//
-	//	KindRequest       if it shows a request and its ID
-	//	KindResponse      if it shows a response; the ID is nil if start does not have
-	//	                  it. If m.Batch is set, it is that of the first of a batch
-	//	KindNotification  if it shows that the message has no ID, or null
-	//	KindFatal         if there is nothing that could be answered
-	//	KindInvalid       otherwise; this and a KindRequest are answered
+	//	KindRequest       if start shows a request and its ID
+	//	KindResponse      if start shows a response; the ID is nil if start does not
+	//	                  have the ID. If m.Batch is set, the ID is from the first member.
+	//	KindNotification  if start shows that the message has no ID, or null
+	//	KindFatal         if an answer is impossible
+	//	KindInvalid       otherwise. A KindInvalid or KindRequest item is answered
 	DecodeStart(m *Message, start []byte)
 }
 
-// A ServiceProtocol is a Protocol that was made for services, as [Aiomas] was. On
-// its sessions services and other objects are sent and received without
-// Options.Objects, the names in a path have only "/" between them, and the texts
-// of errors are sent.
+// A ServiceProtocol is a Protocol for services, such as [Aiomas]. Its sessions send and
+// receive services and other objects without Options.Objects. In a path, only "/"
+// separates names. The texts of errors are sent.
 type ServiceProtocol interface {
 	Protocol
-	// Exception returns as what a handler's err is sent that is no [*Error].
+	// Exception returns the error to send for a handler's err that is not an [*Error].
 	Exception(err error) *Error
 }
 
-// Args are positional arguments: Args{1, "two"} encodes to [1,"two"].
+// Args holds positional arguments: Args{1, "two"} encodes to [1,"two"].
 type Args []any
 
-// EmptyArgs are params that are an empty array and are sent as one. JSON-RPC 2.0
-// leaves "params" out for nil and for Args{}; with EmptyArgs it sends "params":[],
-// for peers that ask for the member. It is for a Session's Call and Go, Notify and a Batch:
-// among the arguments of a [Proxy] it is one of them, an empty array.
+// EmptyArgs stands for no params, and is sent as an empty array. JSON-RPC 2.0 omits
+// "params" for nil and for Args{}. For EmptyArgs, "params":[] is sent, as some peers
+// require. EmptyArgs is for Call, Go and Notify of a Session, and for a Batch. Among the
+// arguments of a [Proxy], EmptyArgs is a single argument, an empty array.
 var EmptyArgs any = emptyArgs{}
 
-// emptyArgs is a list, so that any codec encodes it as an empty one.
+// emptyArgs is a list, so that any codec encodes an empty array.
 type emptyArgs []any
 
-// Mixed are positional and named arguments together, for protocols that can
-// carry both. JSON-RPC cannot: there one of the two has to be empty.
+// Mixed holds positional and named arguments together, for protocols that can carry both.
+// JSON-RPC cannot carry both, so Args must be empty or Named must be nil.
 type Mixed struct {
 	Args  Args
 	Named any // a map or a struct, or nil

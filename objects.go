@@ -16,38 +16,39 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// Type is a Go type whose values travel as objects; see [NewType].
+// Type is a Go type whose values are sent as objects; see [NewType].
 type Type struct {
 	typ    reflect.Type
 	encode func(v any) (any, error)
 	decode func(unmarshal func(any) error) (any, error)
 }
 
-// objectTypes is what sessions with the same Options share about objects.
+// objectTypes holds the data about objects that sessions with the same Options share.
 type objectTypes struct {
-	root  *Router // what the handler is, under its middleware; nil if that is no Router
+	root  *Router // the handler without its middleware; nil if the handler is not a Router
 	types []Type
-	raw   reflect.Type // the codec's raw values
-	null  []byte       // the codec's null
+	raw   reflect.Type // type of the codec's raw values
+	null  []byte       // encoding of null by the codec
 	plans atomic.Pointer[planTable]
 }
 
-// planTable has the plans that were made when as many types had been exposed.
+// planTable holds the plans made at a certain number of exposed types.
 type planTable struct {
 	exposures uint64
 	byType    sync.Map
 }
 
-// NewType returns a Type for Options.Types. encode turns a T into what is sent in
-// its place, of a type that the codec can encode and decode (or that has objects in
-// it); decode is its inverse. A T is found at any depth of params and results, and
-// where a T is expected nothing but such an object is accepted.
+// NewType returns a Type for Options.Types. encode converts a T to the value to be sent,
+// of a type that the codec can encode and decode. The sent value may contain objects, too.
+// decode is the inverse of encode. A session finds a T at any depth of params and results.
+// Where a T is expected, the session accepts only an object of this type.
 //
-// As the only parameter of a [Func], a T that is a struct, and a pointer to one, needs a
-// name, for otherwise its fields are the parameters. So do a map and a slice.
+// If the only parameter of a [Func] is a T, and T is a struct, a map or a slice, the
+// parameter needs a name. So does a pointer to a struct T. Without the name, the fields or
+// elements would be the params.
 //
-// NewType panics if T is an interface or a pointer, or has no name of its own, like
-// string or []int: a value of such a type is what it is in JSON.
+// NewType panics if T is an interface or a pointer, or has no name of its own, like string
+// or []int. A value of the latter types always has its form in JSON.
 func NewType[T, W any](encode func(T) (W, error), decode func(W) (T, error)) Type {
 	t := reflect.TypeFor[T]()
 	if t.Kind() == reflect.Interface || t.Kind() == reflect.Pointer {
@@ -69,7 +70,7 @@ func NewType[T, W any](encode func(T) (W, error), decode func(W) (T, error)) Typ
 	}
 }
 
-// checkTypes returns an error if a type is given twice.
+// checkTypes returns an error if types contains a type twice.
 func checkTypes(types []Type) error {
 	for i, t := range types {
 		for _, before := range types[:i] {
@@ -91,13 +92,13 @@ func newObjectTypes(handler Handler, types []Type, c Codec) *objectTypes {
 	return o
 }
 
-// Objects are values that travel as {"__type__": [id, data]}, as in aiomas: those
-// of the types in Options.Types, whose ids are their places there, and after them
-// references to services, whose data is the service's path.
+// Objects are values sent as {"__type__": [id, data]}, as in aiomas. The id of a type is
+// its index in Options.Types, and data is the encoded value. The next id marks references
+// to services, and data is the path of the service.
 //
-// They are put in before a value is encoded, and taken out when it has been
-// decoded, by a Codec around the session's own. So nothing else in a session needs
-// to know of them, and a session without objects does not pass by here at all.
+// objectCodec wraps the session's codec. It replaces objects before a value is encoded,
+// and restores objects after a value is decoded. The session uses objectCodec like any
+// other codec, and a session without objects does not use objectCodec at all.
 
 const typeKey = "__type__"
 
@@ -121,8 +122,8 @@ func (o *objectCodec) appendWithObjects(dst []byte, v any, depth int) ([]byte, e
 	return o.Codec.Append(dst, lowered)
 }
 
-// replaceObjects returns v with what the codec can encode in the place of its objects. If
-// there are none that is v itself, and nothing is allocated.
+// replaceObjects returns v with values in place of its objects that the codec can encode.
+// If v has no objects, the result is v itself, and nothing is allocated.
 func (o *objectCodec) replaceObjects(v any, depth int) (_ any, changed bool, err error) {
 	if depth > jsonscan.MaxDepth {
 		return nil, false, fmt.Errorf("a value is nested over %d levels deep", jsonscan.MaxDepth)
@@ -146,9 +147,9 @@ func (o *objectCodec) replaceObjects(v any, depth int) (_ any, changed bool, err
 	return low, true, err
 }
 
-// replaceInList lowers a list that v is.
+// replaceInList is replaceObjects for a list. v is the list as an any.
 func (o *objectCodec) replaceInList(v any, list []any, depth int) (any, bool, error) {
-	var out []any // a copy, once it is needed
+	var out []any // copy of list, made at the first change
 	for i, x := range list {
 		low, changed, err := o.replaceObjects(x, depth+1)
 		if err != nil {
@@ -187,7 +188,7 @@ func (o *objectCodec) replaceInMap(v any, m map[string]any, depth int) (any, boo
 	return out, true, nil
 }
 
-// replaceByPlan lowers a value whose type may have objects in it.
+// replaceByPlan replaces the objects in a value whose type may contain objects.
 func (o *objectCodec) replaceByPlan(v reflect.Value, p *typePlan, depth int) (any, error) {
 	switch p.kind {
 	case planService:
@@ -238,7 +239,7 @@ func (o *objectCodec) replaceByPlan(v reflect.Value, p *typePlan, depth int) (an
 			if err != nil {
 				return nil, err
 			}
-			x := reflect.New(t.Elem()).Elem() // an interface, which may be nil
+			x := reflect.New(t.Elem()).Elem() // an interface value, nil if low is nil
 			if low != nil {
 				x.Set(reflect.ValueOf(low))
 			}
@@ -246,7 +247,7 @@ func (o *objectCodec) replaceByPlan(v reflect.Value, p *typePlan, depth int) (an
 		}
 		return m.Interface(), nil
 	}
-	// A struct.
+	// The kind is planStruct.
 	twin := reflect.New(p.shadowType).Elem()
 	for i := range p.fields {
 		f := &p.fields[i]
@@ -271,7 +272,7 @@ func (o *objectCodec) replaceByPlan(v reflect.Value, p *typePlan, depth int) (an
 	return twin.Interface(), nil
 }
 
-// serviceReference returns the object that stands for a service of this side.
+// serviceReference returns the object that refers to a service of this side.
 func (o *objectCodec) serviceReference(service any) (any, error) {
 	if o.root == nil {
 		return nil, fmt.Errorf("a service (%T) cannot be sent: the session's own handler is no *Router", service)
@@ -283,21 +284,21 @@ func (o *objectCodec) serviceReference(service any) (any, error) {
 	return map[string]any{typeKey: []any{len(o.types), path}}, nil
 }
 
-// typePlan is what is to be done with the values of a type.
+// typePlan describes how values of a type are encoded and decoded.
 type typePlan struct {
 	kind       planKind
-	id         int          // of planObject: its place among the types
-	shadowType reflect.Type // of planStruct: the same struct with raw values for the fields with objects
-	fields     []planField  // and its fields
+	id         int          // of planObject: index in objectTypes.types
+	shadowType reflect.Type // of planStruct: the struct with raw values in place of the fields with objects
+	fields     []planField  // of planStruct: the fields of shadowType
 
-	anyElements bool // of planList and planMap: it is a []any or a map[string]any
+	anyElements bool // of planList and planMap: convertible to []any or map[string]any
 }
 
 type planField struct {
 	name       string // in JSON
 	index      []int  // in the struct
-	objects    bool   // it is a raw value in the twin
-	viaPointer bool   // it is within an embedded pointer: without that the twin has to leave it out
+	objects    bool   // the field may have objects, and is a raw value in shadowType
+	viaPointer bool   // the field is within an embedded pointer; if the pointer is nil, the field is left out
 	omitEmpty  bool
 	omitZero   bool
 }
@@ -305,12 +306,12 @@ type planField struct {
 type planKind uint8
 
 const (
-	planNone      planKind = iota // there are no objects in it
-	planService                   // *Router, or what Expose was given
-	planProxy                     // Proxy or *Proxy
-	planObject                    // one of Options.Types
-	planRaw                       // json.RawMessage, where the codec's raw values are others
-	planInterface                 // these may have objects in them
+	planNone      planKind = iota // no objects
+	planService                   // a *Router, or a pointer passed to Expose
+	planProxy                     // a Proxy or *Proxy
+	planObject                    // a type of Options.Types
+	planRaw                       // json.RawMessage, if the codec has another type of raw values
+	planInterface                 // this kind and the following kinds may contain objects
 	planPointer
 	planList
 	planMap
@@ -323,7 +324,7 @@ var (
 	noPlan     = &typePlan{}
 )
 
-// planOf returns the plan for a type. It is made once.
+// planOf returns the plan for t. Plans are kept until Expose is called with a new type.
 func (o *objectTypes) planOf(t reflect.Type) *typePlan {
 	table := o.plans.Load()
 	if now := exposures.Load(); table == nil || table.exposures != now {
@@ -358,8 +359,8 @@ func (o *objectTypes) newPlan(t reflect.Type) *typePlan {
 	return &typePlan{kind: planList, anyElements: t.ConvertibleTo(reflect.TypeFor[[]any]())}
 }
 
-// leafPlan returns the plan for a type that is looked into no further, nil if it is
-// another.
+// leafPlan returns the plan for a type without parts to examine, or nil for any other
+// type.
 func (o *objectTypes) leafPlan(t reflect.Type) *typePlan {
 	for id := range o.types {
 		if o.types[id].typ == t {
@@ -386,8 +387,8 @@ func encodesItself(t reflect.Type) bool {
 	return p.Implements(reflect.TypeFor[json.Marshaler]()) || p.Implements(reflect.TypeFor[encoding.TextMarshaler]())
 }
 
-// mayHoldObjects reports whether there may be objects in the values of t. seen has the
-// types that are looked into already: types may contain themselves.
+// mayHoldObjects reports whether values of t may contain objects. seen has the types
+// examined already, because types may contain themselves.
 func (o *objectTypes) mayHoldObjects(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if p := o.leafPlan(t); p != nil {
 		return p.kind != planNone
@@ -416,13 +417,14 @@ func isEncodedField(f reflect.StructField) bool {
 	return f.Tag.Get("json") != "-" && (f.IsExported() || f.Anonymous)
 }
 
-// structPlan makes the twin of a struct. What is embedded in the struct has its
-// fields among the twin's own, with the names that encoding/json gives them.
+// structPlan returns the plan for a struct, with its shadow type. The fields of embedded
+// structs become fields of the shadow type, with the names that encoding/json gives to the
+// fields.
 func (o *objectTypes) structPlan(t reflect.Type) *typePlan {
 	p := &typePlan{kind: planStruct}
 	var twin []reflect.StructField
 	all := o.visibleFields(t, nil, false)
-	foremost := make(map[string]structField, len(all)) // of each name, one that no other hides
+	foremost := make(map[string]structField, len(all)) // for each name, a field that no other field hides
 	for _, f := range all {
 		if other, ok := foremost[f.name]; !ok || f.hides(other) {
 			foremost[f.name] = f
@@ -447,7 +449,7 @@ func (o *objectTypes) structPlan(t reflect.Type) *typePlan {
 			f.Type = reflect.PointerTo(f.Type)
 		}
 		if field.objects || field.viaPointer {
-			f.options = append(f.options, "omitempty") // what was not set in the twin is left out
+			f.options = append(f.options, "omitempty") // leaves out fields that are not set in the shadow struct
 		}
 		tag := fmt.Sprintf("json:%q %s", f.name+","+strings.Join(f.options, ","), f.Tag)
 		twin = append(twin, reflect.StructField{Name: fmt.Sprint("F", i), Type: f.Type, Tag: reflect.StructTag(tag)})
@@ -463,11 +465,12 @@ type structField struct {
 	name       string
 	options    []string
 	tagged     bool
-	viaPointer bool // it is within an embedded pointer
+	viaPointer bool // the field is within an embedded pointer
 }
 
-// hides reports whether f is seen in the place of another field of the same name:
-// it is less deeply embedded, or, as deeply, has its name from a tag.
+// hides reports whether f takes precedence over another field of the same name. The field
+// with fewer levels of embedding takes precedence. At the same level, a field with its
+// name from a tag takes precedence.
 func (f structField) hides(other structField) bool {
 	if len(f.Index) != len(other.Index) {
 		return len(f.Index) < len(other.Index)
@@ -475,7 +478,8 @@ func (f structField) hides(other structField) bool {
 	return f.tagged && !other.tagged
 }
 
-// visibleFields returns the fields of t, which is embedded at index, far if by a pointer.
+// visibleFields returns the fields of t that a codec sees. index is the path to t in the
+// outermost struct. far is set if there is an embedded pointer on the path.
 func (o *objectTypes) visibleFields(t reflect.Type, index []int, far bool) (all []structField) {
 	for f := range t.Fields() {
 		f.Index = append(slices.Clone(index), f.Index...)
@@ -501,10 +505,11 @@ func (o *objectTypes) visibleFields(t reflect.Type, index []int, far bool) (all 
 	return all
 }
 
-// maxEmbedded is an end to structs that embed a pointer to themselves.
+// maxEmbedded bounds the levels of embedding, because a struct may embed a pointer to its
+// own type.
 const maxEmbedded = 10
 
-// omits reports whether the field is left out with the value v.
+// omits reports whether the field is left out if its value is v.
 func (f *planField) omits(v reflect.Value) bool {
 	if f.omitZero && v.IsZero() {
 		return true
@@ -518,8 +523,9 @@ func (f *planField) omits(v reflect.Value) bool {
 	return f.omitEmpty && v.IsZero()
 }
 
-// fieldOf returns the field of v, and none if that is within an embedded pointer that
-// is nil and is not to be made.
+// fieldOf returns the field of v. If an embedded pointer on the path is nil, and made is
+// set, fieldOf allocates the embedded struct. Without made, or if v cannot be set, ok is
+// false.
 func (f *planField) fieldOf(v reflect.Value, made bool) (field reflect.Value, ok bool) {
 	for i, x := range f.index {
 		if i > 0 && v.Kind() == reflect.Pointer {

@@ -7,8 +7,8 @@ import (
 	"reflect"
 )
 
-// maxObjectDepth bounds how deeply what may have objects in it is taken to pieces,
-// since what is within n levels is looked at n times.
+// maxObjectDepth bounds the nesting of values that may contain objects, because data at
+// depth n is decoded n times.
 const maxObjectDepth = 32
 
 // Unmarshal implements [Codec].
@@ -21,7 +21,7 @@ func (o *objectCodec) unmarshalWithObjects(data []byte, v any, depth int) error 
 	}
 	rv := reflect.ValueOf(v)
 	if rv.Kind() != reflect.Pointer || rv.IsNil() {
-		return o.Codec.Unmarshal(data, v) // which knows what to say
+		return o.Codec.Unmarshal(data, v) // fails with the codec's error
 	}
 	p := o.planOf(rv.Type().Elem())
 	if p.kind == planNone {
@@ -33,7 +33,7 @@ func (o *objectCodec) unmarshalWithObjects(data []byte, v any, depth int) error 
 	return o.decodeByPlan(data, rv.Elem(), p, depth)
 }
 
-// decodeByPlan decodes data into v, whose type may have objects in it.
+// decodeByPlan decodes data into v, whose type may contain objects.
 func (o *objectCodec) decodeByPlan(data []byte, v reflect.Value, p *typePlan, depth int) error {
 	switch p.kind {
 	case planProxy, planObject:
@@ -46,7 +46,7 @@ func (o *objectCodec) decodeByPlan(data []byte, v reflect.Value, p *typePlan, de
 		v.SetBytes(bytes.Clone(data))
 		return nil
 	case planInterface:
-		if to := v.Elem(); to.Kind() == reflect.Pointer && !to.IsNil() && !o.isNull(data) { // as encoding/json
+		if to := v.Elem(); to.Kind() == reflect.Pointer && !to.IsNil() && !o.isNull(data) { // as in encoding/json
 			return o.unmarshalWithObjects(data, to.Interface(), depth+1)
 		}
 		if v.NumMethod() > 0 {
@@ -69,7 +69,8 @@ func (o *objectCodec) decodeByPlan(data []byte, v reflect.Value, p *typePlan, de
 		return o.unmarshalWithObjects(data, v.Interface(), depth)
 	case planList, planMap:
 		if p.anyElements && v.IsNil() {
-			// Not each element by itself: there may be many, and a peer says how many.
+			// Elements are not decoded separately, because a peer may send any number of
+			// elements.
 			x, err := o.decodeAnyValue(data, depth)
 			if got := reflect.ValueOf(x); err == nil && x != nil && got.CanConvert(v.Type()) {
 				v.Set(got.Convert(v.Type()))
@@ -78,7 +79,7 @@ func (o *objectCodec) decodeByPlan(data []byte, v reflect.Value, p *typePlan, de
 			if err != nil {
 				return err
 			}
-			break // which is null, or an error
+			break // null, or an error
 		}
 		if p.kind == planMap {
 			return o.decodeMap(data, v, depth)
@@ -103,7 +104,7 @@ func (o *objectCodec) decodeList(data []byte, v reflect.Value, depth int) error 
 		if v.Kind() == reflect.Slice {
 			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 		} else if i == v.Len() {
-			break // as encoding/json: what is too much for an array is dropped
+			break // as in encoding/json, surplus elements are dropped
 		}
 		if err := o.unmarshalWithObjects(pieceBytes(o.Codec, pieces.Index(i)), v.Index(i).Addr().Interface(), depth+1); err != nil {
 			return err
@@ -140,9 +141,9 @@ func (o *objectCodec) decodeStruct(data []byte, v reflect.Value, p *typePlan, de
 		switch from, ok := f.fieldOf(v, false); {
 		case !ok || f.objects:
 		case f.viaPointer:
-			twin.Field(i).Set(from.Addr()) // it is decoded in its place
+			twin.Field(i).Set(from.Addr()) // decoded in place
 		default:
-			twin.Field(i).Set(from) // it stays what it is if it is absent
+			twin.Field(i).Set(from) // an absent field keeps its value
 		}
 	}
 	if err := o.Codec.Unmarshal(data, twin.Addr().Interface()); err != nil {
@@ -168,20 +169,20 @@ func (o *objectCodec) decodeStruct(data []byte, v reflect.Value, p *typePlan, de
 	return nil
 }
 
-// isNull reports whether data is the codec's null.
+// isNull reports whether data is the codec's encoding of null.
 func (o *objectCodec) isNull(data []byte) bool { return bytes.Equal(bytes.TrimSpace(data), o.null) }
 
-// numberCodec is a codec of JSON that can leave numbers as they are until it is
-// known whether they are in an object, whose type may take them exactly.
+// numberCodec is a codec of JSON that can keep numbers as text until objects are found.
+// The type of an object may need the exact number.
 type numberCodec interface {
-	decodeTextNumbers(data []byte) (any, error) // decodes any value, and numbers to json.Number
-	convertNumber(n json.Number) (any, error)   // what any value would have had in its place
+	decodeTextNumbers(data []byte) (any, error) // decodes into an any, with each number as a json.Number
+	convertNumber(n json.Number) (any, error)   // returns n as Unmarshal decodes a number into an any
 }
 
-// decodeAnyValue decodes any value.
+// decodeAnyValue decodes data into an any, and restores the objects.
 func (o *objectCodec) decodeAnyValue(data []byte, depth int) (x any, err error) {
 	c, ok := o.Codec.(numberCodec)
-	plain := ok && !bytes.Contains(data, []byte(typeKey)) && !bytes.Contains(data, []byte(`\u`)) // in which it may hide
+	plain := ok && !bytes.Contains(data, []byte(typeKey)) && !bytes.Contains(data, []byte(`\u`)) // an escape sequence may hide typeKey
 	if ok && !plain {
 		x, err = c.decodeTextNumbers(data)
 	} else {
@@ -193,7 +194,7 @@ func (o *objectCodec) decodeAnyValue(data []byte, depth int) (x any, err error) 
 	return o.restoreObjects(x, depth)
 }
 
-// restoreObjects puts the objects into what the codec has made of any value.
+// restoreObjects returns x with its objects decoded. The codec has decoded x into an any.
 func (o *objectCodec) restoreObjects(x any, depth int) (any, error) {
 	var err error
 	switch x := x.(type) {
@@ -203,7 +204,7 @@ func (o *objectCodec) restoreObjects(x any, depth int) (any, error) {
 		}
 	case map[string]any:
 		if _, object := x[typeKey]; object {
-			// What its data is to be decoded into is known only by its id.
+			// The type to decode depends on the id.
 			var data []byte
 			if data, err = o.Codec.Append(nil, x); err != nil {
 				return nil, err
@@ -231,8 +232,8 @@ func (o *objectCodec) restoreObjects(x any, depth int) (any, error) {
 	return x, nil
 }
 
-// decodeExpectedObject decodes an object into v, which expects its type. A pointer and a
-// Proxy are zero for null.
+// decodeExpectedObject decodes an object of v's type into v. Null becomes a nil pointer or
+// a zero Proxy.
 func (o *objectCodec) decodeExpectedObject(data []byte, v reflect.Value, depth int) error {
 	if t := v.Type(); (t == proxyType || t.Kind() == reflect.Pointer) && o.isNull(data) {
 		v.SetZero()
@@ -245,7 +246,7 @@ func (o *objectCodec) decodeExpectedObject(data []byte, v reflect.Value, depth i
 	switch got := reflect.ValueOf(x); {
 	case got.Type() == v.Type():
 		v.Set(got)
-	case got.Kind() == reflect.Pointer && got.Type().Elem() == v.Type(): // a Proxy as a value
+	case got.Kind() == reflect.Pointer && got.Type().Elem() == v.Type(): // v is a Proxy, not a pointer
 		v.Set(got.Elem())
 	default:
 		return fmt.Errorf("the object is a %T and not a %v", x, v.Type())
@@ -253,7 +254,8 @@ func (o *objectCodec) decodeExpectedObject(data []byte, v reflect.Value, depth i
 	return nil
 }
 
-// findTypePair returns what data has under typeKey, which is not valid if it has none.
+// findTypePair returns the value of typeKey in data. If data has no typeKey, the result is
+// not valid.
 func (o *objectCodec) findTypePair(data []byte) (reflect.Value, error) {
 	members := reflect.New(reflect.MapOf(reflect.TypeFor[string](), o.raw)).Elem()
 	err := o.Codec.Unmarshal(data, members.Addr().Interface())

@@ -10,35 +10,36 @@ import (
 	"sync"
 )
 
-// Proxy stands for a service of the peer: a router, or what it exposes. It comes
-// from [Session.Remote] and [Proxy.At], or as an argument or a result in which the
-// peer has sent a service.
+// Proxy refers to a service of the peer: a [Router], or a value passed to [Expose].
+// [Session.Remote] and [Proxy.At] return proxies. A peer can also send a service as an
+// argument or as a result, and the service arrives as a Proxy.
 //
-// Proxies are equal if they stand for the same path on the same session: compare
-// them with Equal, or with == as values. So a Proxy can be the key of a map.
+// Proxies are equal if they have the same path on the same session. Compare pointers with
+// Equal, and values with ==. A Proxy value can be the key of a map.
 type Proxy struct {
 	session *Session
 	path    string
 }
 
-// Named are arguments by name, among those of [Proxy.Call].
+// Named holds named arguments. A Named can be the last argument of [Proxy.Call].
 type Named map[string]any
 
-// Remote returns the proxy for the root of the peer's services. This sends
-// nothing, and does not need Options.Objects.
+// Remote returns the proxy for the root of the peer's services. Remote sends nothing, and
+// does not need Options.Objects.
 func (s *Session) Remote() *Proxy { return &Proxy{session: s} }
 
-// At returns the proxy for the service at the given names, one below the other.
-// It is not looked whether there is one: calls will tell. The names and the method are
-// sent with "/" between them, "math/add", which a [Router] and aiomas understand. To a
-// peer whose methods have dots, name the whole as the method:
+// At returns the proxy for the service at the given names, each below the previous name.
+// At does not check whether the service exists: calls fail if there is no service. A call
+// sends the names and the method with "/" between names, as in "math/add". A [Router] and
+// aiomas understand this form. If the peer's methods have dots, pass the complete name as
+// the method:
 //
 //	s.Remote().Call(ctx, &sum, "math.add", 1, 2) // or s.Call, with rpcx.Args{1, 2}
 func (p *Proxy) At(name ...string) *Proxy {
 	return &Proxy{p.session, p.pathTo(strings.Join(name, "/"))}
 }
 
-// pathTo returns the path to what is below p.
+// pathTo returns the path to name below p.
 func (p *Proxy) pathTo(name string) string {
 	if p.path == "" || name == "" {
 		return p.path + name
@@ -46,9 +47,10 @@ func (p *Proxy) pathTo(name string) string {
 	return p.path + "/" + name
 }
 
-// Call calls a method of the service; see [Session.Call] for ctx, result and the
-// error. The args are positional. If the last is [Named] it holds arguments by
-// name; to have both is an error where the protocol cannot carry both, as JSON-RPC.
+// Call calls a method of the service; see [Session.Call] for ctx, result and the error.
+// The args are positional arguments. If the last argument is a [Named], it holds the named
+// arguments. If the protocol cannot carry both kinds of arguments, as JSON-RPC, passing
+// both is an error.
 func (p *Proxy) Call(ctx context.Context, result any, method string, args ...any) error {
 	if err := p.checkMethod(method); err != nil {
 		return err
@@ -64,7 +66,7 @@ func (p *Proxy) Go(ctx context.Context, method string, args ...any) *Future {
 	return p.session.Go(ctx, p.pathTo(method), arrangeParams(args))
 }
 
-// Notify notifies a method of the service; see [Session.Notify].
+// Notify sends a notification to a method of the service; see [Session.Notify].
 func (p *Proxy) Notify(ctx context.Context, method string, args ...any) error {
 	if err := p.checkMethod(method); err != nil {
 		return err
@@ -82,7 +84,7 @@ func (p *Proxy) checkMethod(method string) error {
 	return nil
 }
 
-// arrangeParams returns the params for the arguments.
+// arrangeParams converts args to the params of a call.
 func arrangeParams(args []any) any {
 	if last := len(args) - 1; last >= 0 {
 		if named, ok := args[last].(Named); ok {
@@ -97,7 +99,7 @@ func arrangeParams(args []any) any {
 	return Args(args)
 }
 
-// Session returns the session that the service is reached by.
+// Session returns the session for calls to the service.
 func (p *Proxy) Session() *Session { return p.session }
 
 // Path returns the path of the service in the tree of the peer's handler.
@@ -125,14 +127,15 @@ func (p *Proxy) String() string {
 
 var errNoObjects = errors.New("services are received only on a session with Options.Objects")
 
-// MarshalJSON fails: what is the peer's own cannot be sent to it, nor to another.
+// MarshalJSON fails: a service of a peer cannot be sent, neither to the same peer nor to
+// another.
 func (Proxy) MarshalJSON() ([]byte, error) { return nil, errors.New("a proxy cannot be sent") }
 
 // UnmarshalJSON fails: only a session with objects can receive a service.
 func (*Proxy) UnmarshalJSON([]byte) error { return errNoObjects }
 
-// BindProxy fills the function fields of the struct that client points to, so
-// that calling them calls methods of the service:
+// BindProxy sets the function fields of a struct, so that calling a field calls a method
+// of the service. client points to the struct:
 //
 //	var calc struct {
 //		Add   func(ctx context.Context, a, b int) (int, error)
@@ -144,18 +147,22 @@ func (*Proxy) UnmarshalJSON([]byte) error { return errNoObjects }
 //	err := rpcx.BindProxy(s.Remote().At("calculator"), &calc)
 //	sum, err := calc.Add(ctx, 3, 4)
 //
-// A method is called what the tag says, or else as the field in lower snake case
-// (so a service of [Expose] has it). A field that is a struct has the methods of a
-// service below, named likewise; an embedded struct those of the same service.
-// A path has "/" between its names; for a peer that has dots, bind s.Remote() and write the
-// whole method into the tag: `rpcx:"calculator.add"`. With the tag "-" a field is left alone, and so is one of any other kind.
+// The name of a method is the tag, or else the name of the field in lower snake case, as
+// in services of [Expose]. A field that is a struct has the methods of a service below,
+// named by the tag or the field in the same way. An embedded struct without a tag has
+// methods of the same service.
 //
-// A function takes a context and arguments, which are positional, the elements of
-// a variadic parameter among them; but if its only argument is a struct or a pointer to
-// one (and no service, and none of Options.Types), then the fields are given by name, as
-// [Func] takes them. It returns
-// (T, error) or an error. If there is a function that is no such one, BindProxy fails
-// and sets none.
+// A path has "/" between names. If the peer's methods have dots, bind s.Remote() and write
+// the complete name into the tag: `rpcx:"calculator.add"`. BindProxy ignores fields with
+// the tag "-", and fields of other kinds.
+//
+// A function takes a context and arguments. The arguments are positional, and each element
+// of a variadic parameter is an argument. If the only argument is a struct or a pointer to
+// a struct, the fields are sent by name, as [Func] expects. Services, and types of
+// Options.Types, remain positional arguments.
+//
+// The results are (T, error) or error. If a function has another form, BindProxy returns
+// an error and sets no field.
 func BindProxy(p *Proxy, client any) error {
 	if p == nil || p.session == nil {
 		return errors.New("bind: the proxy stands for no service")
@@ -174,7 +181,7 @@ func BindProxy(p *Proxy, client any) error {
 	return nil
 }
 
-// stub is a function to be set.
+// stub is a function for a field.
 type stub struct{ field, fn reflect.Value }
 
 func (p *Proxy) appendStubs(stubs []stub, v reflect.Value) (_ []stub, err error) {
@@ -210,14 +217,14 @@ func (p *Proxy) appendStubs(stubs []stub, v reflect.Value) (_ []stub, err error)
 	return stubs, nil
 }
 
-// stubArguments are the arguments of a call. They are encoded when it returns, so they
-// are used again.
+// stubArguments holds the arguments of a call. The session has encoded the arguments when
+// the call returns, so stubArguments can be reused.
 type stubArguments struct {
 	args   Args
-	params any // args, boxed anew only when there are more or fewer
+	params any // args as an any, allocated anew only if the length changes
 }
 
-// newStub makes a function of type t that calls method.
+// newStub returns a function of type t that calls method.
 func (p *Proxy) newStub(t reflect.Type, method string) (reflect.Value, error) {
 	if t.NumIn() == 0 || t.In(0) != contextType {
 		return reflect.Value{}, errors.New("the first parameter has to be a context.Context")
@@ -237,7 +244,8 @@ func (p *Proxy) newStub(t reflect.Type, method string) (reflect.Value, error) {
 	if t.IsVariadic() {
 		fixed--
 	}
-	// The one parameter is params as it is: a struct by name, a variadic's slice.
+	// The single parameter becomes the params: a struct by name, or the slice of a
+	// variadic parameter.
 	whole := t.NumIn() == 2 && !t.IsVariadic() && p.session.asParams(t.In(1)) ||
 		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
 	session := p.session
@@ -282,8 +290,8 @@ func (p *Proxy) newStub(t reflect.Type, method string) (reflect.Value, error) {
 	}), nil
 }
 
-// asParams reports whether t is a struct, or a pointer to one, whose fields are params: no
-// service, and none of Options.Types.
+// asParams reports whether t is a struct, or a pointer to a struct, with the params as
+// fields. For services and types of Options.Types, the result is false.
 func (s *Session) asParams(t reflect.Type) bool {
 	o, ok := s.codec.(*objectCodec)
 	for {
@@ -302,7 +310,8 @@ func (s *Session) asParams(t reflect.Type) bool {
 	}
 }
 
-// errorValue returns err as an interface value, which reflect.ValueOf does not.
+// errorValue returns err as a value of type error. reflect.ValueOf would return the
+// concrete type.
 func errorValue(err error) reflect.Value {
 	if err == nil {
 		return reflect.Zero(errorType) // allocates nothing
@@ -314,9 +323,9 @@ func errorValue(err error) reflect.Value {
 // callFunc calls a method of the peer.
 type callFunc func(ctx context.Context, params, result any) error
 
-// directStub returns a function of type t that calls call without reflection, nil
-// if t is not common: those that [direct] has for handlers. It costs what
-// [Session.Call] does.
+// directStub returns a function of type t that calls call without reflection, or nil if t
+// is not common. The common types are those of directHandler, except variadic functions.
+// The cost is the same as for [Session.Call].
 func directStub(t reflect.Type, call callFunc) any {
 	fn := reflect.Zero(t).Interface()
 	if _, ok := fn.(func(context.Context) error); ok {
@@ -333,7 +342,7 @@ func directStub(t reflect.Type, call callFunc) any {
 	return nil
 }
 
-// directStubReceiving is directStub for the functions that return an R.
+// directStubReceiving is directStub for a fixed result type R.
 func directStubReceiving[R any](fn any, call callFunc) any {
 	if _, ok := fn.(func(context.Context) (R, error)); ok {
 		return func(ctx context.Context) (result R, err error) {
@@ -351,7 +360,8 @@ func directStubReceiving[R any](fn any, call callFunc) any {
 	return nil
 }
 
-// directStubSending is directStub for the functions that take an A, and return an R or only an error.
+// directStubSending is directStub for a fixed parameter type A and result type R, and
+// functions with a parameter.
 func directStubSending[A, R any](fn any, call callFunc) any {
 	switch fn.(type) {
 	case func(context.Context, A) error:
