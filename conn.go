@@ -51,9 +51,8 @@ type transport interface {
 	// both halves of the connection. It is false if the system cannot tell.
 	hasHungUp() bool
 	receivedBytes() uint64 // for the reader
-	// unreadInput returns the input from the place where nextMessage failed: the start of
-	// the faulty or cut-off message and the bytes behind it. It is valid until the next
-	// call.
+	// unreadInput returns the input from the start of the faulty, incomplete or cut-off
+	// message on. It is valid until the next call.
 	unreadInput() ([]byte, framing)
 	// releaseInput gives back the input buffer. The reader calls it last, since a program
 	// may keep a session that has ended.
