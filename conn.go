@@ -11,57 +11,57 @@ import (
 	"example.com/rpcx/internal/buffers"
 )
 
-// transport is a connection as the session's reader and writer see it: a
-// [MessageConn], or a byte stream with a [Framer].
+// transport is the connection that the session's reader and writer use: a [MessageConn], or
+// a byte stream with a [Framer].
 type transport interface {
-	// nextMessage returns the next message, valid until the next call. With wait unset
-	// it returns nil when it would have to read from the connection.
+	// nextMessage returns the next message, valid until the next call. If wait is unset and
+	// only a read could yield a message, the result is nil.
 	nextMessage(wait bool) ([]byte, error)
-	// maxMessage returns the size of the largest message, 0 if that is not known.
+	// maxMessage returns the size of the largest message, or 0 if the size is unknown.
 	maxMessage() int
 	// maxMessageField returns the name of the field that sets maxMessage.
 	maxMessageField() string
-	// appendFramed appends msg to dst as it goes into the outbox. It fails with a
-	// [*SizeError] if msg is larger than maxMessage.
+	// appendFramed appends msg to dst in the outbox's format. It fails with a [*SizeError]
+	// if msg is larger than maxMessage.
 	appendFramed(dst, msg []byte) ([]byte, error)
-	// writeFrames writes frames, ends being where each ends in buf. progress is called
-	// after each part that was written and has more behind it. It returns how much
-	// was written, or may have been.
+	// writeFrames writes the frames in buf; ends holds the end of each frame. It calls
+	// progress after each part except the last. The result is the number of bytes written,
+	// an upper bound after an error.
 	writeFrames(buf []byte, ends []int, progress func()) (int, error)
-	// onPart has part called before more is read of a message that has come in
-	// part, or is dropped, with the size of the buffer that this takes if that is
-	// large, else 0; and when a large one has been given back. Its error ends the
-	// reading.
+	// onPart sets a callback for messages that are incomplete or being dropped. The reader
+	// calls part before each further read, with the buffer's size, or 0 for a small buffer.
+	// When a large buffer has been given back, the reader calls part with 0. An error from
+	// part ends the reading.
 	onPart(part func(size int) error)
-	// socket returns what writes without waiting, nil if nothing can.
+	// socket returns the socket for writes that never wait, or nil.
 	socket() *socket
-	// canWriteNow reports whether a write would not wait for the peer, as far as the
-	// operating system says; false if the connection is none of the system's.
+	// canWriteNow reports whether the operating system has room, so that a write would not
+	// wait for the peer. It is false if the system does not know the connection.
 	canWriteNow() bool
-	// closeWithCause closes the connection because of cause, which it may tell the peer.
+	// closeWithCause closes the connection, and may send cause to the peer.
 	closeWithCause(cause error) error
-	// tellsCause reports whether close tells the peer the cause.
+	// tellsCause reports whether closeWithCause sends the cause to the peer.
 	tellsCause() bool
-	// closeWrite closes this end's half of the connection, and reports whether it could.
+	// closeWrite closes this end's half of the connection, and reports success.
 	closeWrite() bool
-	// endedUnterminated reports whether the input has ended behind the last message without
-	// what ends a message.
+	// endedUnterminated reports whether the input ended right after a message without a
+	// delimiter.
 	endedUnterminated() bool
-	// hasHungUp reports whether the operating system says that the peer has closed both
-	// halves of the connection; false if that cannot be told.
+	// hasHungUp reports whether, according to the operating system, the peer has closed
+	// both halves of the connection. It is false if the system cannot tell.
 	hasHungUp() bool
-	receivedBytes() uint64 // bytes, for the reader
-	// unreadInput returns what came in where next failed: the beginning of the message that
-	// was at fault or cut off, and what is behind it. It is valid until the next call.
+	receivedBytes() uint64 // for the reader
+	// unreadInput returns the input from the start of the faulty, incomplete or cut-off
+	// message on. It is valid until the next call.
 	unreadInput() ([]byte, framing)
-	// releaseInput gives back what is held of the input. The reader calls it last: a
-	// program may keep a session that has ended.
+	// releaseInput gives back the input buffer. The reader calls it last, since a program
+	// may keep a session that has ended.
 	releaseInput()
-	userConn() any // what it was made of
+	userConn() any // the user's connection object
 }
 
-// keptBytes returns how many bytes conn keeps beside messages, which are a part of the
-// sizes that it gives to OnPart: those of the request of a WebSocket.
+// keptBytes returns how many bytes conn holds beside messages, such as a WebSocket's
+// request. The sizes that conn passes to the OnPart callback include these bytes.
 func keptBytes(conn any) int {
 	if conn, ok := conn.(interface{ KeptBytes() int }); ok {
 		return conn.KeptBytes()
@@ -69,25 +69,25 @@ func keptBytes(conn any) int {
 	return 0
 }
 
-// writeChunk is what is written at a time where that may wait.
+// writeChunk is the size of a write that may wait, in bytes.
 const writeChunk = 16 << 10
 
 // stream is a byte stream with a Framer.
 type stream struct {
 	conn             io.ReadWriteCloser
 	framer           Framer
-	maxSize          int // maxMessage
+	maxSize          int // see maxMessage
 	split            bufio.SplitFunc
 	sock             *socket // nil if conn is another kind of connection
-	buf              []byte  // what was read and not consumed is buf[r:w]
+	buf              []byte  // buf[r:w] is read and not consumed
 	r, w             int
-	unreadFrom       int // where what was split last begins
+	unreadFrom       int // start of the data passed to split last
 	onPartial        func(int) error
-	largeSize        int // what it was told of last
+	largeSize        int // last size passed to onPartial, 0 if not large
 	totalBytes       uint64
-	lastRead         int   // what the last Read returned
-	readErr          error // of it
-	lastUnterminated bool  // the last message was the end of the input, without a delimiter
+	lastRead         int   // byte count of the last Read
+	readErr          error // error of the last Read
+	lastUnterminated bool  // the last message ended the input, without a delimiter
 	closing          closeOnce
 }
 
@@ -105,7 +105,7 @@ func newStream(conn io.ReadWriteCloser, framer Framer) *stream {
 	return s
 }
 
-// splitFirst splits the beginning of text, and passes over a byte order mark there.
+// splitFirst splits the beginning of the stream, and skips a byte order mark there.
 func (s *stream) splitFirst(data []byte, atEOF bool) (int, []byte, error) {
 	if len(data) < len(byteOrderMark) && bytes.HasPrefix(byteOrderMark, data) && !atEOF {
 		return 0, nil, nil
@@ -132,7 +132,7 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 			s.r += advance
 			s.lastUnterminated = s.readErr == io.EOF && len(token) == advance
 			if advance == 0 && (err != nil || token != nil) {
-				// It would do so again and again.
+				// A recoverable error would repeat endlessly.
 				if frame, ok := err.(*FrameError); ok && frame.Recoverable {
 					final := *frame
 					final.Recoverable = false
@@ -148,7 +148,7 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 			if advance > 0 && s.r < s.w {
 				continue
 			} else if advance > 0 {
-				if err := s.onPartial(s.largeSize); err != nil { // of a message that is dropped
+				if err := s.onPartial(s.largeSize); err != nil { // a message is being dropped
 					return nil, err
 				}
 			}
@@ -167,22 +167,22 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 	}
 }
 
-// markUnread notes where the next message begins, for unread. A last message without
-// its delimiter stays what was not read.
+// markUnread sets unreadFrom to the beginning of the next message, for unreadInput. If the
+// last message had no delimiter, unreadFrom stays at its beginning.
 func (s *stream) markUnread() {
 	if !s.endedUnterminated() {
 		s.unreadFrom = s.r
 	}
 }
 
-// readMore reads once, into a buffer that grows when it is full. Only bytes that
-// have arrived make it grow: how much is to come is never taken on trust.
+// readMore reads once, into a buffer that grows when full. The buffer grows only by bytes
+// that have arrived, never by an announced length.
 func (s *stream) readMore() {
 	if s.r == s.w {
 		s.r, s.w = 0, 0
 		if s.largeSize > 0 {
 			s.largeSize = 0
-			_ = s.onPartial(0) // asks for nothing
+			_ = s.onPartial(0) // requests no memory
 		}
 		if s.sock != nil {
 			recycleReadBuffer(s.buf)
@@ -217,7 +217,7 @@ func (s *stream) readMore() {
 	}
 	n, err := s.conn.Read(s.buf[s.w:])
 	if n == len(s.buf)-s.w && n > 0 && s.r == 0 && s.w == 0 && len(s.buf) < readBuffer {
-		// More than fits comes at once: read more at a time from now on.
+		// The buffer was filled at once: read more at a time from now on.
 		grown := getReadBuffer(min(4*len(s.buf), readBuffer))
 		copy(grown, s.buf)
 		recycleReadBuffer(s.buf)
@@ -244,7 +244,7 @@ func (s *stream) writeFrames(buf []byte, _ []int, progress func()) (written int,
 	for {
 		n := 0
 		if s.sock != nil {
-			n = s.sock.tryWrite(buf[written:]) // all that fits in one go
+			n = s.sock.tryWrite(buf[written:]) // as much as fits at once
 		}
 		if n == 0 {
 			chunk := buf[written:min(len(buf), written+writeChunk)]
@@ -300,11 +300,11 @@ func (s *stream) userConn() any { return s.conn }
 // messages is a MessageConn.
 type messages struct {
 	conn       MessageConn
-	maxSize    int // maxMessage
+	maxSize    int // see maxMessage
 	msgs       [][]byte
 	totalBytes uint64
 	closing    closeOnce
-	onWritten  func() // is told of parts that were written; for the writer
+	onWritten  func() // writer only: the progress callback of writeFrames
 }
 
 func newMessages(conn MessageConn) *messages {
@@ -359,7 +359,7 @@ func (m *messages) writeFrames(buf []byte, ends []int, progress func()) (int, er
 		err = m.conn.WriteMessages(m.msgs)
 		clear(m.msgs)
 		m.msgs = m.msgs[:0]
-		written = end // or a part of it, which is not known
+		written = end // perhaps only a part of the batch, after an error
 		if err != nil {
 			break
 		}
@@ -370,11 +370,12 @@ func (m *messages) writeFrames(buf []byte, ends []int, progress func()) (int, er
 	return written, err
 }
 
-// closeOnce closes a connection once. Who comes later waits for the first, which may take
-// its time: on a channel, so that a bubble of testing/synctest goes on.
+// closeOnce closes a connection once. A later caller waits until the first call has
+// returned, which may take time. The wait is on a channel, so that a testing/synctest
+// bubble goes on.
 type closeOnce struct {
 	mu     sync.Mutex
-	closed chan struct{} // made by the first
+	closed chan struct{} // made by the first call
 }
 
 func (c *closeOnce) do(closeConn func()) {
@@ -426,7 +427,7 @@ func (m *messages) unreadInput() ([]byte, framing) { return nil, framedOtherwise
 
 func (m *messages) userConn() any { return m.conn }
 
-// RemoteAddr returns the peer's address, nil if the connection is no [net.Conn].
+// RemoteAddr returns the peer's address, or nil if the connection is no [net.Conn].
 func (s *Session) RemoteAddr() net.Addr {
 	if conn := s.NetConn(); conn != nil {
 		return conn.RemoteAddr()
@@ -434,7 +435,7 @@ func (s *Session) RemoteAddr() net.Addr {
 	return nil
 }
 
-// LocalAddr returns this end's address, nil if the connection is no [net.Conn].
+// LocalAddr returns this end's address, or nil if the connection is no [net.Conn].
 func (s *Session) LocalAddr() net.Addr {
 	if conn := s.NetConn(); conn != nil {
 		return conn.LocalAddr()
@@ -442,7 +443,7 @@ func (s *Session) LocalAddr() net.Addr {
 	return nil
 }
 
-// canWriteNow reports whether the operating system takes more of conn's output at once.
+// canWriteNow reports whether the operating system accepts more output of conn at once.
 func canWriteNow(conn any) bool {
 	if p, ok := conn.(*program); ok {
 		conn = p.WriteCloser
@@ -451,8 +452,7 @@ func canWriteNow(conn any) bool {
 	return raw != nil && systemHasRoom(raw)
 }
 
-// rawConn returns the file descriptor under conn by which the peer's end can be
-// watched, nil if there is none.
+// rawConn returns the file descriptor under conn for watching the peer's end, or nil.
 func rawConn(conn any) syscall.RawConn {
 	switch c := conn.(type) {
 	case *SOCKSConn:
@@ -469,15 +469,14 @@ func rawConn(conn any) syscall.RawConn {
 	return nil
 }
 
-// Conn returns the connection that the session was started on, an
-// [io.ReadWriteCloser] or a [MessageConn], to look at and not to read, write or
-// close. A transport finds what it knows of its connection there, such as who has
-// logged in.
+// Conn returns the connection that the session was started on, an [io.ReadWriteCloser] or a
+// [MessageConn]. Callers may inspect the connection, but must not read, write or close it.
+// A transport finds its own data there, such as the logged-in user.
 func (s *Session) Conn() any { return s.conn.userConn() }
 
-// NetConn returns the connection under the session if it is a [net.Conn], to
-// look at (the state of TLS, say) and not to read, write or close: [Session.Conn],
-// or what that has under it, and shows by a method NetConn of its own.
+// NetConn returns the [net.Conn] under the session, or nil: the result of [Session.Conn],
+// or of a method NetConn on the result. Callers may inspect the connection (the state of
+// TLS, say), but must not read, write or close it.
 func (s *Session) NetConn() net.Conn {
 	switch conn := s.Conn().(type) {
 	case net.Conn:
@@ -489,16 +488,16 @@ func (s *Session) NetConn() net.Conn {
 }
 
 const (
-	firstBuffer = 512      // what an idle stream that is no socket holds to read into
-	readBuffer  = 8 << 10  // what a socket is read into; beyond is counted, and given back
-	largeBuffer = 64 << 10 // of messages that are larger, the next part has to come in time
+	firstBuffer = 512      // read buffer of an idle stream that is no socket
+	readBuffer  = 8 << 10  // read buffer of a socket; larger buffers are counted, and given back
+	largeBuffer = 64 << 10 // in a message above this size, the next part must arrive in time
 )
 
-// readBuffers are those of sockets, of which each read takes one.
+// readBuffers pools the buffers of sockets; each read takes a buffer.
 var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
-// getReadBuffer returns a buffer of a size that is a power of two. Larger ones are used
-// again, too: they would have to be cleared and soon be collected.
+// getReadBuffer returns a buffer of the given size, a power of two. Buffers above
+// readBuffer are pooled too, which saves clearing and collecting them.
 func getReadBuffer(size int) []byte {
 	switch {
 	case size == readBuffer:
@@ -509,7 +508,8 @@ func getReadBuffer(size int) []byte {
 	return make([]byte, size)
 }
 
-// recycleReadBuffer gives back what getReadBuffer returned; nothing else may use it any more.
+// recycleReadBuffer returns a buffer of getReadBuffer to its pool. Callers must not use buf
+// afterwards.
 func recycleReadBuffer(buf []byte) {
 	switch size := len(buf); {
 	case size == readBuffer:

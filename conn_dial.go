@@ -18,25 +18,27 @@ import (
 
 // Dialer connects to servers. The zero value is ready to use.
 type Dialer struct {
-	// Timeout bounds dialling, the TLS handshake included; 0 means 30 s, a
-	// negative value no bound but the context's.
+	// Timeout bounds dialling, including the TLS handshake. 0 means 30 s; with a negative
+	// value only the context bounds dialling.
 	Timeout time.Duration
-	// TLS is used for tls:// addresses. If nil, or if it has no ServerName, the
-	// certificate must be valid for the address's host.
+	// TLS configures tls:// addresses. If TLS is nil or has no ServerName, the certificate
+	// must be valid for the address's host.
 	TLS *tls.Config
 	// DialContext, if set, makes the connection in place of a [net.Dialer].
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	// SOCKS, if set, is the proxy that everything is dialled through; unix:///path
-	// cannot be (but the proxy can be there). The connection to the proxy is made by its
-	// own Dial, or else by DialContext. See [ParseSOCKSProxy] for one from a URL. If SOCKS
-	// is nil there is no proxy, and all is dialled directly: a program that must not do
-	// that checks its configuration, or sets DialContext to the proxy's DialContext, which
+	// SOCKS, if set, is the proxy for every connection; see [ParseSOCKSProxy] for proxy
+	// URLs. A unix:///path address cannot be dialled through a proxy, but the proxy itself
+	// may have such an address. SOCKS.Dial makes the connection to the proxy; if SOCKS.Dial
+	// is nil, DialContext does.
+	//
+	// If SOCKS is nil, connections are direct. A program that must not connect directly
+	// checks its configuration. Or it sets DialContext to the proxy's DialContext, which
 	// fails if the proxy is nil.
 	SOCKS *SOCKSProxy
 }
 
-// Connect makes the connection of [Dialer.Dial], for transports that run on top of
-// one. It starts no session.
+// Connect makes the connection of [Dialer.Dial] without starting a session, for transports
+// on top of a connection.
 func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := d.connectWithTimeout(ctx, addr)
 	if err != nil {
@@ -46,8 +48,8 @@ func (d *Dialer) Connect(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 // Dial connects to addr and starts a session on the connection. Addresses are
-// tcp://host:port, tls://host:port (or ssl://) and unix:///path. ctx bounds only
-// the dialling; a nil opts is the zero [Options].
+// tcp://host:port, tls://host:port (or ssl://) and unix:///path. ctx bounds only the
+// dialling; a nil opts means the zero [Options].
 func (d *Dialer) Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
 	mustHaveContext("Dial", ctx)
 	o, err := resolveOptions(opts)
@@ -99,7 +101,7 @@ func (d *Dialer) openConn(ctx context.Context, network, address string, secure b
 	return secured, nil
 }
 
-// dialPlainConn makes the connection, without TLS.
+// dialPlainConn makes the connection without TLS.
 func (d *Dialer) dialPlainConn(ctx context.Context, network, address string) (net.Conn, error) {
 	switch {
 	case d.SOCKS != nil:
@@ -110,22 +112,22 @@ func (d *Dialer) dialPlainConn(ctx context.Context, network, address string) (ne
 	return new(net.Dialer).DialContext(ctx, network, address)
 }
 
-// NetAddress is a host, which is a name or an IP address, and a port. It has been
-// checked when it was made, by [ParseNetAddress] or [NewNetAddress], is comparable
-// and can be the key of a map. It is a [net.Addr], and a text for encoding/json.
-// The zero value is no address; its text is empty.
+// NetAddress is a host, either a name or an IP address, and a port. [ParseNetAddress] and
+// [NewNetAddress] check addresses. A NetAddress is comparable, can be a map key, implements
+// [net.Addr], and is text for encoding/json. The zero value is no address, and its text is
+// empty.
 //
-// Names are compared as they are written: Foo.example and foo.example are two
-// (as in aiorpcX). Of IP addresses there is one way to write each.
+// Names are compared as written: Foo.example and foo.example differ (as in aiorpcX). Each
+// IP address has a single spelling.
 type NetAddress struct {
-	name string     // empty if the host is
-	ip   netip.Addr // an IP address
+	name string     // empty if the host is an IP address
+	ip   netip.Addr // zero if the host is a name
 	port uint16
 }
 
-// NewNetAddress returns the address of a host and a port, of 1 to 65535. The host
-// is an IP address, without brackets, or a name: labels of letters, digits, '-' and
-// '_', up to 63 bytes each and 253 together, the last of which is not a number. A
+// NewNetAddress returns the address of a host and a port from 1 to 65535. The host is an IP
+// address without brackets, or a name. A name consists of labels of letters, digits, '-'
+// and '_', with up to 63 bytes each and 253 together. The last label is not a number. A
 // final dot is kept.
 func NewNetAddress(host string, port int) (NetAddress, error) {
 	return newNetAddress(host, strconv.Itoa(port))
@@ -142,17 +144,17 @@ func newNetAddress(host, port string) (NetAddress, error) {
 	return a, nil
 }
 
-// AddressDefaults are for what an address may leave out: Port, or Host, or both.
-// What is empty or 0 is no default. Protocol is the one that they are for; only
-// [ParseServiceAddr] looks at it.
+// AddressDefaults holds defaults for the missing parts of an address: Port, Host, or both.
+// An empty or zero field is no default. Only [ParseServiceAddr] uses Protocol, which names
+// the protocol that the defaults apply to.
 type AddressDefaults struct {
 	Protocol string
 	Host     string
 	Port     int
 }
 
-// ParseNetAddress parses "host:port", "1.2.3.4:port" or "[::1]:port". Where a part
-// is missing it is that of the first of the defaults that has it.
+// ParseNetAddress parses "host:port", "1.2.3.4:port" or "[::1]:port". A missing part is
+// taken from the first element of defaults with this part.
 func ParseNetAddress(s string, defaults ...AddressDefaults) (NetAddress, error) {
 	if len(defaults) == 0 {
 		return parseNetAddress(s, nil)
@@ -183,8 +185,8 @@ func parseNetAddress(s string, d *AddressDefaults) (NetAddress, error) {
 	return newNetAddress(host, port)
 }
 
-// splitHostPort splits at the first colon, or behind brackets. Either part may be
-// missing, unlike with net.SplitHostPort.
+// splitHostPort splits at the first colon, or behind brackets. Unlike with
+// net.SplitHostPort, either part may be missing.
 func splitHostPort(s string) (host, port string) {
 	if inside, ok := strings.CutPrefix(s, "["); ok {
 		if host, rest, ok := strings.Cut(inside, "]"); ok && (rest == "" || rest[0] == ':') {
@@ -207,13 +209,13 @@ func parseHost(host string) (NetAddress, error) {
 	return NetAddress{ip: ip}, nil
 }
 
-// isForbiddenInZone tells what a zone, the name of an interface, may not have in it. With
-// some of what package netip takes, the text of an address has another meaning.
+// isForbiddenInZone reports whether a zone, the name of an interface, must not contain r.
+// Package netip accepts some characters that would change the meaning of an address's text.
 func isForbiddenInZone(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("%[]/", r) }
 
-// isHostname follows aiorpcX, which allows underscores: they are in no host's
-// name by the rules, but in those of services. A last label that is a number is
-// refused, for a name that looks like an IPv4 address must not be one of a host.
+// isHostname reports whether s is a valid name. As in aiorpcX, underscores are allowed:
+// names of services have underscores, although host names must not. A name whose last label
+// is a number is refused, because it could look like an IPv4 address.
 func isHostname(s string) bool {
 	s = strings.TrimSuffix(s, ".")
 	if s == "" || len(s) > 253 {
@@ -257,7 +259,7 @@ func parsePort(s string) (uint16, error) {
 	return uint16(port), nil
 }
 
-// Host returns the host: the name, or the IP address without brackets.
+// Host returns the name, or the IP address without brackets.
 func (a NetAddress) Host() string {
 	if a.ip.IsValid() {
 		return a.ip.String()
@@ -265,13 +267,13 @@ func (a NetAddress) Host() string {
 	return a.name
 }
 
-// IP returns the host's IP address, the zero Addr if the host is a name.
+// IP returns the host's IP address, or the zero Addr if the host is a name.
 func (a NetAddress) IP() netip.Addr { return a.ip }
 
 // Port returns the port, from 1 to 65535.
 func (a NetAddress) Port() uint16 { return a.port }
 
-// Network returns "tcp"; with String it makes a NetAddress a [net.Addr].
+// Network returns "tcp". With String, it makes a NetAddress a [net.Addr].
 func (NetAddress) Network() string { return "tcp" }
 
 // String returns "host:port", with brackets around an IPv6 address.
@@ -285,28 +287,28 @@ func (a NetAddress) String() string {
 	return a.Host() + ":" + strconv.Itoa(int(a.port))
 }
 
-// MarshalText returns String's text.
+// MarshalText returns the text of String.
 func (a NetAddress) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText parses like [ParseNetAddress], without defaults. An empty text is
-// the zero value.
+// UnmarshalText parses like [ParseNetAddress], without defaults. An empty text yields the
+// zero value.
 func (a *NetAddress) UnmarshalText(text []byte) (err error) {
 	return unmarshalAddress(a, text, ParseNetAddress)
 }
 
-// ServiceAddr is a protocol, in lower case, and an address: "ssl://example.org:443".
-// It is aiorpcX's Service. It has been checked when it was made, by
-// [ParseServiceAddr] or [NewServiceAddr], is comparable and can be the key of a
-// map. The zero value is no address; its text is empty.
+// ServiceAddr is a protocol in lower case and an address, such as "ssl://example.org:443".
+// The type corresponds to aiorpcX's Service. [ParseServiceAddr] and [NewServiceAddr] check
+// addresses. A ServiceAddr is comparable and can be a map key. The zero value is no
+// address, and its text is empty.
 //
-// Its text can be dialled if the protocol is one that [Dial] knows.
+// If [Dial] knows the protocol, the text can be dialled.
 type ServiceAddr struct {
 	protocol string
 	address  NetAddress
 }
 
-// NewServiceAddr returns the address of a service. The protocol is a letter,
-// followed by one or more letters, digits and any of "+,-." in any case.
+// NewServiceAddr returns the address of a service. The protocol is a letter, followed by at
+// least one letter, digit or character of "+,-.", in any case.
 func NewServiceAddr(protocol string, address NetAddress) (ServiceAddr, error) {
 	if !isProtocol(protocol) {
 		return ServiceAddr{}, fmt.Errorf("invalid protocol: %s", protocol)
@@ -317,11 +319,11 @@ func NewServiceAddr(protocol string, address NetAddress) (ServiceAddr, error) {
 	return ServiceAddr{strings.ToLower(protocol), address}, nil
 }
 
-// ParseServiceAddr parses "protocol://host:port". What is missing is taken from the
-// defaults: the protocol is that of the first, host and port are from those that
-// have the address's protocol, the first of these that has one. A single word
-// that is a protocol, in lower case, with both of them means that; any other is
-// a host.
+// ParseServiceAddr parses "protocol://host:port". Missing parts are taken from the
+// defaults. A missing protocol is the protocol of the first element. A missing host or port
+// comes from the first element that has the address's protocol and a value. A single word
+// in lower case is a protocol if the defaults have both a host and a port for the protocol.
+// Any other word is a host.
 //
 //	d := []rpcx.AddressDefaults{{Protocol: "ssl", Port: 50002}, {Protocol: "tcp", Host: "localhost", Port: 50001}}
 //	rpcx.ParseServiceAddr("example.org", d...)       // ssl://example.org:50002
@@ -347,8 +349,7 @@ func ParseServiceAddr(s string, defaults ...AddressDefaults) (ServiceAddr, error
 	return NewServiceAddr(protocol, address)
 }
 
-// defaultsOf returns what the defaults have for a protocol, nil if there are none
-// for any.
+// defaultsOf returns the merged defaults for a protocol, or nil if defaults is empty.
 func defaultsOf(protocol string, defaults []AddressDefaults) *AddressDefaults {
 	if len(defaults) == 0 {
 		return nil
@@ -388,11 +389,11 @@ func (a ServiceAddr) String() string {
 	return a.protocol + "://" + a.address.String()
 }
 
-// MarshalText returns String's text.
+// MarshalText returns the text of String.
 func (a ServiceAddr) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText parses like [ParseServiceAddr], without defaults. An empty text is
-// the zero value.
+// UnmarshalText parses like [ParseServiceAddr], without defaults. An empty text yields the
+// zero value.
 func (a *ServiceAddr) UnmarshalText(text []byte) error {
 	return unmarshalAddress(a, text, ParseServiceAddr)
 }
@@ -409,9 +410,9 @@ func unmarshalAddress[A any](a *A, text []byte, parse func(string, ...AddressDef
 	return nil
 }
 
-// splitAddr splits an address such as "tcp://host:port" or "unix:///path" into
-// what [net.Dial] and [net.Listen] take. Unlike a ServiceAddr it may have a path,
-// no host or port 0 (to listen on), or a port by name: package net is the judge.
+// splitAddr splits an address such as "tcp://host:port" or "unix:///path" into arguments
+// for [net.Dial] and [net.Listen]. Package net checks the address. Unlike a ServiceAddr, it
+// may have a path, no host, port 0 (for listening), or a port name.
 func splitAddr(addr string) (network, address string, secure bool, err error) {
 	scheme, rest, ok := strings.Cut(addr, "://")
 	if !ok {

@@ -12,21 +12,21 @@ func init() {
 		syscall.ENONET, syscall.ENOSR, syscall.ESOCKTNOSUPPORT, syscall.EPROTONOSUPPORT)
 }
 
-// hasPeerGone reports whether the socket or pipe says that the peer has closed both
-// halves of the connection, or has reset it. Reading does not tell: it says that the
-// input has ended, as it does when only one half is closed.
+// hasPeerGone reports whether the peer has closed both halves of the connection, or has
+// reset it, according to the socket or pipe. A read cannot tell, since closing a single
+// half also ends the input.
 func hasPeerGone(raw syscall.RawConn) bool {
-	const pollErr, pollHup = 0x8, 0x10 // which are always asked for
+	const pollErr, pollHup = 0x8, 0x10 // always requested
 	return pollEvents(raw, 0)&(pollErr|pollHup) != 0
 }
 
-// systemHasRoom reports whether the socket or pipe takes some KiB without waiting.
+// systemHasRoom reports whether the socket or pipe accepts some KiB without waiting.
 func systemHasRoom(raw syscall.RawConn) bool {
 	const pollOut = 0x4
 	return pollEvents(raw, pollOut)&pollOut != 0
 }
 
-// pollEvents asks for events, and returns those that there are.
+// pollEvents polls for events, and returns the events found.
 func pollEvents(raw syscall.RawConn, events int16) (found int16) {
 	_ = raw.Control(func(fd uintptr) {
 		poll := struct {
@@ -42,42 +42,41 @@ func pollEvents(raw syscall.RawConn, events int16) (found int16) {
 	return found
 }
 
-// setUserTimeout has the operating system give a connection up whose peer does not
-// acknowledge what was sent, or does not read, for d.
+// setUserTimeout makes the operating system abandon a connection whose peer neither
+// acknowledges nor reads data for d.
 func setUserTimeout(raw syscall.RawConn, d time.Duration) {
 	const tcpUserTimeout = 18
 	_ = raw.Control(func(fd uintptr) {
-		// If it fails, TCP's own patience counts.
+		// If the call fails, TCP's own timeout applies.
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(min(d.Milliseconds(), 1<<31-1)))
 	})
 }
 
-// canSeeRepeats says that repeats works.
+// canSeeRepeats reports whether isRepeating works on this system.
 const canSeeRepeats = true
 
-// isRepeating reports whether the operating system sends again what the peer has not
-// acknowledged. A peer that does not read acknowledges: then it reports false.
+// isRepeating reports whether the operating system is resending unacknowledged data. It is
+// false for a peer that does not read, because the peer's system still acknowledges.
 func isRepeating(raw syscall.RawConn) bool {
 	info, ok := tcpInfo(raw)
-	// It begins with bytes, of which the third is tcpi_retransmits and the fourth
-	// tcpi_probes.
+	// The struct begins with bytes; the third is tcpi_retransmits, the fourth tcpi_probes.
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], info[0])
 	return ok && (b[2] > 0 || b[3] > 1)
 }
 
-// hasSentNothing reports whether nothing has come from the peer of a TCP connection.
+// hasSentNothing reports whether the peer of a TCP connection has sent no data.
 func hasSentNothing(raw syscall.RawConn) bool {
 	info, ok := tcpInfo(raw)
-	// The fourth word is tcpi_ato, how long an acknowledgement may be put off: 0 until
-	// the first data comes.
+	// The fourth word is tcpi_ato, the delay for acknowledgements: 0 until the first data
+	// arrives.
 	return ok && info[3] == 0
 }
 
-// tcpInfo returns the first words of TCP_INFO; false if raw is no TCP connection.
+// tcpInfo returns the first words of TCP_INFO, and reports whether raw is a TCP connection.
 func tcpInfo(raw syscall.RawConn) (words [8]uint32, ok bool) {
 	_ = raw.Control(func(fd uintptr) {
-		// The type is that of another option of 32 bytes.
+		// The type belongs to another option of 32 bytes.
 		if info, err := syscall.GetsockoptICMPv6Filter(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO); err == nil {
 			words, ok = info.Data, true
 		}
@@ -85,12 +84,11 @@ func tcpInfo(raw syscall.RawConn) (words [8]uint32, ok bool) {
 	return words, ok
 }
 
-// canSeeUnsent says that unsentBytes works.
+// canSeeUnsent reports whether unsentBytes works on this system.
 const canSeeUnsent = true
 
-// unsentBytes returns how many bytes of a socket's the peer's system has not
-// acknowledged (TCP), or the peer has not read (unix sockets, with what the system
-// needs for them), and reports whether the system has told.
+// unsentBytes returns how many bytes are unacknowledged (TCP) or unread (unix sockets,
+// including the system's overhead). It reports whether the system returned a number.
 func unsentBytes(raw syscall.RawConn) (n int, ok bool) {
 	var unsent int32
 	err := raw.Control(func(fd uintptr) {

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// lockFolder locks a folder against others who call lockFolder, in this program or in
-// another. The system ends the lock with the program. Where there is no lock (the
-// folder may not be read, or another kind of program holds one), lockFolder goes on
-// without: removeOwnSocket can be trusted with anything but a race of three.
+// lockFolder locks a folder against other callers of lockFolder, in any program. The system
+// releases the lock when the program ends. If the folder is unreadable, or cannot be locked
+// within maxBindTime, lockFolder continues without a lock. removeOwnSocket is then safe
+// except in a race of three programs.
 func lockFolder(path string) (unlock func()) {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -23,5 +23,5 @@ func lockFolder(path string) (unlock func()) {
 		}
 		time.Sleep(maxBindTime / 25)
 	}
-	return func() { dir.Close() } // which unlocks
+	return func() { dir.Close() } // releases the lock
 }

@@ -2,5 +2,5 @@
 
 package rpcx
 
-// lockFolder is for systems without flock(2).
+// lockFolder does nothing on systems without flock(2).
 func lockFolder(string) (unlock func()) { return func() {} }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Only on Linux is the operating system asked about a connection.
+// On Linux alone, the session asks the operating system about a connection.
 
 const canSeeRepeats = false
 
@@ -17,7 +17,7 @@ func setUserTimeout(syscall.RawConn, time.Duration) {}
 func isRepeating(syscall.RawConn) bool              { return false }
 func hasSentNothing(syscall.RawConn) bool           { return false }
 
-// canSeeUnsent says that unsentBytes works.
+// canSeeUnsent reports whether unsentBytes works on this system.
 const canSeeUnsent = false
 
 func unsentBytes(syscall.RawConn) (int, bool) { return 0, false }

@@ -10,26 +10,26 @@ import (
 	"os/exec"
 )
 
-// standardOutput is for systems without SIGPIPE.
+// standardOutput returns stdout itself on systems without SIGPIPE.
 func standardOutput(stdout *os.File) io.WriteCloser { return stdout }
 
-// canTerminate says that there is no signal that asks a program to end.
+// canTerminate is false: no signal asks a program to end.
 const canTerminate = false
 
 var terminateSignal os.Signal
 
-// leadProcessGroup reports false, for there are no process groups.
+// leadProcessGroup returns false, since process groups do not exist.
 func leadProcessGroup(*exec.Cmd) bool { return false }
 
 func signalProcessGroup(int, os.Signal) error { panic("unreachable") }
 func isProcessGroupRunning(int) bool          { panic("unreachable") }
 
-// listenUnix listens on a unix socket, where the system has any.
+// listenUnix listens on a unix socket, if the system supports them.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "unix", path)
 }
 
-// socket is for systems whose sockets can be used below package net.
+// socket is a placeholder: sockets cannot be used below package net here.
 type socket struct{}
 
 func newSocket(any) *socket { return nil }

@@ -17,27 +17,28 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// Stdio returns standard input and output as one connection, for a program that
-// another one starts and speaks to: NewSession(Stdio(), opts). Nothing else may
-// use them then: what is printed would be taken for messages. Log to [os.Stderr].
-// Close closes both.
+// Stdio returns standard input and output as a single connection. A program that another
+// program starts and talks to uses NewSession(Stdio(), opts). No other code may use
+// standard input and output then: printed text would be taken for messages. Log to
+// [os.Stderr]. Close closes both files.
 //
 // If the other program is gone, a write fails and the session ends with the cause, so
-// that OnClose and Done work. On Unix, Stdio writes to a duplicate of descriptor 1 for
-// that: Go ends a program by SIGPIPE if it writes to [os.Stdout] or os.Stderr itself
-// and the reader is gone. Stdio changes nothing of this, since signals are the
-// program's. If the standard error may be a pipe to the same program, call
-// signal.Ignore(syscall.SIGPIPE) before you log to it.
+// OnClose and Done work. On Unix, Stdio therefore writes to a duplicate of descriptor 1. Go
+// ends a program by SIGPIPE if a write to [os.Stdout] or os.Stderr itself finds no reader.
+// Stdio does not change the handling of signals, which belongs to the program. If standard
+// error may be a pipe to the same program, call signal.Ignore(syscall.SIGPIPE) before
+// logging there.
 //
 // If the descriptor cannot be duplicated, each write fails with the reason.
 func Stdio() io.ReadWriteCloser { return Join(os.Stdin, standardOutput(os.Stdout)) }
 
-// Join returns a connection that reads from r and writes to w. Close returns at
-// once and ends a Read and a Write of the connection that wait, even if r and w do
-// not: a read of a terminal cannot be ended, and the one goroutine that is in it
-// stays until it is done, its result lost. (The same holds for a write.) Close
-// also closes r and w if they are an [io.Closer]. For standard input and output there
-// is [Stdio].
+// Join returns a connection that reads from r and writes to w. Close returns at once, and
+// ends a waiting Read or Write of the connection. Close also closes r and w if they
+// implement [io.Closer].
+//
+// r and w may go on waiting after Close: a read of a terminal cannot be ended, for example.
+// In this case a goroutine stays until the read or write returns, and the result is lost.
+// For standard input and output, use [Stdio].
 func Join(r io.Reader, w io.Writer) io.ReadWriteCloser {
 	mustHave("Join", "reader", r)
 	mustHave("Join", "writer", w)
@@ -48,7 +49,7 @@ func Join(r io.Reader, w io.Writer) io.ReadWriteCloser {
 	}
 }
 
-// joinedConn is a connection of two halves.
+// joinedConn is a connection made of a reader and a writer.
 type joinedConn struct {
 	r              io.Reader
 	w              io.Writer
@@ -58,21 +59,21 @@ type joinedConn struct {
 	closed         chan struct{}
 }
 
-// ioOperation is a Read or a Write that goes on when nobody waits for it any more.
-// So it has a buffer of its own.
+// ioOperation is a Read or a Write that may outlive the connection. It has its own buffer
+// for that reason.
 type ioOperation struct {
 	perform  func([]byte) (int, error)
 	buf      []byte
 	n        int
 	err      error
-	returned chan struct{} // has one slot
+	returned chan struct{} // capacity 1
 }
 
-// runUntilClosed does the operation with o.buf. It returns net.ErrClosed, and leaves the
-// operation alone, if closed is closed before it is done.
+// runUntilClosed performs the operation with o.buf. If closed is closed first, it returns
+// net.ErrClosed and leaves the operation running.
 func (o *ioOperation) runUntilClosed(closed <-chan struct{}) (int, error) {
 	buf := o.buf
-	// Owner: the connection. End: do returns, perhaps after the connection's end.
+	// Owner: the connection. End: perform returns, perhaps after the connection's end.
 	go func() {
 		o.n, o.err = o.perform(buf)
 		o.returned <- struct{}{}
@@ -85,9 +86,9 @@ func (o *ioOperation) runUntilClosed(closed <-chan struct{}) (int, error) {
 	}
 }
 
-// Read is called by one goroutine at a time, and so is Write.
+// Read may be called by a single goroutine at a time. The same holds for Write.
 func (j *joinedConn) Read(p []byte) (int, error) {
-	if j.isClosed() { // and the buffer may be in use
+	if j.isClosed() { // a running operation may still use the buffer
 		return 0, net.ErrClosed
 	}
 	o := &j.readOperation
@@ -115,7 +116,7 @@ func (j *joinedConn) isClosed() bool {
 	}
 }
 
-// Close closes the halves, which need not wait for what is under way.
+// Close closes both halves, without waiting for running operations.
 func (j *joinedConn) Close() error {
 	var errs []error
 	j.closeOnce.Do(func() {
@@ -135,49 +136,53 @@ const (
 	defaultExitTimeout = 5 * time.Second
 	defaultKillTimeout = 2 * time.Second
 	// exitNoticeTime is how long the end of a program's input or output waits for the
-	// program's own, to say why; and how long a program may take to end by SIGKILL.
+	// program's exit, for a better error. It also bounds the wait for a killed process
+	// group, and is the least time for copying the standard error.
 	exitNoticeTime = 200 * time.Millisecond
-	// groupPollInterval is how often at least the session looks whether a process group is empty.
+	// groupPollInterval is the longest pause between two checks for an empty process group.
 	groupPollInterval = 50 * time.Millisecond
 )
 
-// Command starts a program and a session over its standard input and output.
-// Its standard error goes to Options.Logger, line by line, unless cmd.Stderr is
-// set: without either, only its last line is seen, in the error that says that the program
-// has ended. cmd.Stdin and cmd.Stdout must not be set.
+// Command starts a program, and a session over its standard input and output. The program's
+// standard error goes to Options.Logger, line by line, unless cmd.Stderr is set. With
+// neither Logger nor cmd.Stderr, only the last line is kept, for the error of an ended
+// program. cmd.Stdin and cmd.Stdout must not be set.
 //
-// The end of the session is the end of the program, whichever comes first. The
-// session ends the program in three steps:
+// The session ends when the program ends, and the other way round. The session ends the
+// program in three steps:
 //
-//   - It closes the program's input, which the program should take for the request to end.
-//   - After Limits.ExitTimeout (default 5 s) it sends SIGTERM, or calls cmd.Cancel if
-//     that is set. Windows has no SIGTERM: without cmd.Cancel the program is killed.
+//   - It closes the program's input, which the program should take as a request to end.
+//   - After Limits.ExitTimeout (default 5 s) it sends SIGTERM, or calls cmd.Cancel if set.
+//     Windows has no SIGTERM: without cmd.Cancel the program is killed.
 //   - After another Limits.KillTimeout (default 2 s) it sends SIGKILL.
 //
-// cmd.WaitDelay, if set, is the default of both times. cmd.Cancel is called once at
-// most. [exec.CommandContext] sets a cmd.Cancel that kills, so prefer [exec.Command]:
-// the end of ctx is a [Session.Close]. Then Session.Err, and the error of the calls that
-// were pending, match [ErrClosed] and wrap ctx's cause.
+// cmd.WaitDelay, if set, is the default of both times. cmd.Cancel is called at most once.
+// [exec.CommandContext] sets a cmd.Cancel that kills, so prefer [exec.Command].
 //
-// On Unix, unless cmd.SysProcAttr is set, the program leads a process group of its own,
-// and all signals go to the group. So what a wrapper such as sh or npx has started ends,
-// too, even if the wrapper ends first. A process that leaves the group, as a daemon
-// does, stays. In a terminal, Ctrl-C and Ctrl-Z then reach this program alone, which has
-// to close the session, and a program of the group that reads the terminal itself is
-// stopped. An empty [syscall.SysProcAttr] leaves the program in the group of this one, and
-// signals go to the program alone. With Setsid, or Setpgid and no Pgid, they go to the
-// group.
+// The end of ctx closes the session like [Session.Close]. Session.Err, and the error of
+// pending calls, then match [ErrClosed] and wrap ctx's cause.
 //
-// [Session.Done] says that the program, and its group, has ended; how it ended is
-// in cmd.ProcessState then, and is logged if it was not well. If it was the program
-// that ended first, then [Session.Err], and the error of calls that were pending, wraps
-// io.EOF, and an [*exec.ExitError] beside it if the program has failed. Its text is the
-// program's exit status and the last line of its standard error, if the session reads that:
+// On Unix, unless cmd.SysProcAttr is set, the program leads its own process group, and
+// signals go to the whole group. So programs started by a wrapper such as sh or npx end
+// too, even if the wrapper ends first. A process that leaves the group, such as a daemon,
+// stays.
+//
+// In a terminal, Ctrl-C and Ctrl-Z then reach only the calling program, which has to close
+// the session. A program of the group that reads the terminal itself is stopped. With an
+// empty [syscall.SysProcAttr] the program stays in the caller's group, and signals go to
+// the program alone. With Setsid, or Setpgid and no Pgid, signals go to the group.
+//
+// [Session.Done] is closed when the program and its group have ended. cmd.ProcessState then
+// holds the exit status; a failure is also logged. If the program ended first,
+// [Session.Err] and the error of pending calls wrap io.EOF, and after a failure also an
+// [*exec.ExitError]. The text has the exit status and, if the session reads the standard
+// error, its last line:
 //
 //	program ended: exit status 2 (its standard error ends with "unknown flag: -x")
 //
-// It is io.EOF alone if the program goes on for more than 200 ms after its output has ended. Processes that outlive the program and have its
-// output hold the session up for cmd.WaitDelay (default 5 s) at most.
+// If the program closes its output but runs for another 200 ms, the error is io.EOF alone.
+// Processes that outlive the program and hold its output delay the session by at most
+// cmd.WaitDelay (default 5 s).
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {
 	mustHaveContext("Command", ctx)
 	o, err := resolveOptions(opts)
@@ -196,7 +201,7 @@ func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error
 	return s, nil
 }
 
-// contextClosedError is the end of a session with the context that it was started with.
+// contextClosedError is the close cause of a session whose start context has ended.
 type contextClosedError struct{ cause error }
 
 func (e *contextClosedError) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
@@ -210,7 +215,7 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Not a StdoutPipe, which Wait closes, with what is in it.
+	// A StdoutPipe does not fit: Wait would close the pipe with unread output.
 	if cmd.Stdout != nil {
 		return nil, errors.Join(errors.New("cmd.Stdout is set: it has to be nil, for the session reads from it"), stdin.Close())
 	}
@@ -233,7 +238,7 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 		cmd.WaitDelay = defaultExitTimeout
 	}
 	if cmd.Cancel != nil {
-		cmd.Cancel = sync.OnceValue(cmd.Cancel) // by the session, or at the end of cmd's context
+		cmd.Cancel = sync.OnceValue(cmd.Cancel) // called by the session, or at the end of cmd's context
 	}
 	p.leadsGroup = leadProcessGroup(cmd)
 	err = p.startProcess()
@@ -247,30 +252,31 @@ func startProgram(cmd *exec.Cmd, o *Options) (*Session, error) {
 	return startStandalone(newStream(p, o.Framer), o), nil
 }
 
-// program is the connection to a program that runs.
+// program is the connection to a running program.
 type program struct {
-	io.WriteCloser // its input
+	io.WriteCloser // the program's input
 	stdout         *os.File
 	cmd            *exec.Cmd
 	leadsGroup     bool // the program leads a process group
 	exitTimeout    time.Duration
 	killTimeout    time.Duration
-	stderr         *stderrCopy // nil if the program writes to a file itself
+	stderr         *stderrCopy // nil if the program writes to a file
 	log            *slog.Logger
 
-	exited   chan struct{} // closed when the program has ended, others of its group perhaps not
-	exitErr  error         // how it has ended, nil if well
-	exitTime time.Time     // when
+	exited   chan struct{} // closed when the program has ended; its group may still run
+	exitErr  error         // result of cmd.Wait, nil on success
+	exitTime time.Time     // time of the exit
 }
 
-// stderrCopy is the standard error of a program on its way to a writer.
+// stderrCopy copies the standard error of a program to a writer.
 type stderrCopy struct {
 	source      *os.File
 	destination io.Writer
 	copyEnded   chan struct{} // closed when the copying has ended
 }
 
-// startProcess starts the program. If that fails, it closes the program's input.
+// startProcess starts the program. If the start fails, startProcess closes the program's
+// input.
 func (p *program) startProcess() error {
 	to := p.cmd.Stderr
 	if to == nil {
@@ -279,14 +285,15 @@ func (p *program) startProcess() error {
 	if _, file := to.(*os.File); file {
 		return p.cmd.Start()
 	}
-	// With a writer that is no file, Wait would wait for all who have the other end.
+	// If the writer is no file, Wait would wait for every process with the pipe's other
+	// end.
 	from, writer, err := os.Pipe()
 	if err != nil {
 		return errors.Join(err, p.WriteCloser.Close())
 	}
 	set := p.cmd.Stderr
 	p.cmd.Stderr = writer
-	err = p.cmd.Start() // which closes the input if it fails
+	err = p.cmd.Start() // closes the input on failure
 	p.cmd.Stderr = set
 	writer.Close()
 	if err != nil {
@@ -301,14 +308,14 @@ func (p *program) startProcess() error {
 
 func (c *stderrCopy) copyLines() {
 	defer close(c.copyEnded)
-	defer c.source.Close() // if the writer has failed, the program has to know
+	defer c.source.Close() // if the writer has failed, the program must notice
 	_, _ = io.Copy(c.destination, c.source)
 	if l, ok := c.destination.(*lineLogger); ok {
-		l.logLine() // a last line without its end
+		l.logLine() // a last line without a newline
 	}
 }
 
-// lastLine returns the last line that was logged, "" unless the copying has ended.
+// lastLine returns the last logged line, or "" if the copying has not ended.
 func (c *stderrCopy) lastLine() string {
 	select {
 	case <-c.copyEnded:
@@ -320,10 +327,10 @@ func (c *stderrCopy) lastLine() string {
 	return ""
 }
 
-// waitUntilCopied waits until all is copied, until deadline at most.
+// waitUntilCopied waits for the end of the copying, until deadline at most.
 func (c *stderrCopy) waitUntilCopied(deadline time.Time) {
 	_ = c.source.SetReadDeadline(deadline)
-	stuck := time.NewTimer(time.Until(deadline) + exitNoticeTime) // in the writer
+	stuck := time.NewTimer(time.Until(deadline) + exitNoticeTime) // the writer may hang
 	defer stuck.Stop()
 	select {
 	case <-c.copyEnded:
@@ -331,8 +338,8 @@ func (c *stderrCopy) waitUntilCopied(deadline time.Time) {
 	}
 }
 
-// waitForExit waits for the program. Others that it has started may have its output open
-// still. They do not hold the session up for longer than cmd.WaitDelay.
+// waitForExit waits for the program. Child processes may still hold the program's output
+// open; they delay the session by at most cmd.WaitDelay.
 func (p *program) waitForExit() {
 	p.exitErr = p.cmd.Wait()
 	p.exitTime = time.Now()
@@ -353,7 +360,7 @@ func (p *program) Write(b []byte) (int, error) {
 	return n, p.exitErrorOr(err)
 }
 
-// exitErrorOr returns err, or that the program has ended if that is why there is one.
+// exitErrorOr returns err, or the program's exit error if the exit caused err.
 func (p *program) exitErrorOr(err error) error {
 	if err == nil {
 		return nil
@@ -364,29 +371,29 @@ func (p *program) exitErrorOr(err error) error {
 	case <-p.exited:
 		if p.stderr != nil {
 			select {
-			case <-p.stderr.copyEnded: // its last line belongs to the error
-			case <-patience.C: // others have its standard error
+			case <-p.stderr.copyEnded: // the error quotes the last line
+			case <-patience.C: // other processes hold the standard error
 			}
 		}
 		if exit, ok := errors.AsType[*exec.ExitError](p.exitErr); ok {
 			return p.newExitError(exit)
 		}
-		return io.EOF // though it may be the writer who noticed; see Session.endOfInput
-	case <-patience.C: // it has closed its end only
+		return io.EOF // the writer may have noticed first; see Session.endOfInput
+	case <-patience.C: // the program has only closed its end
 	}
 	return err
 }
 
-// programExitError is the end of the input and output of a program that has ended.
+// programExitError is the end of input and output after the program's exit.
 type programExitError struct {
 	text   string
-	causes []error // io.EOF, and an *exec.ExitError if the program has failed
+	causes []error // io.EOF, and an *exec.ExitError after a failure
 }
 
 func (e *programExitError) Error() string   { return e.text }
 func (e *programExitError) Unwrap() []error { return e.causes }
 
-// newExitError returns the error for the program, which has ended with the causes given.
+// newExitError returns the error of the ended program, with the given causes.
 func (p *program) newExitError(causes ...error) error {
 	text := "program ended: " + p.cmd.ProcessState.String()
 	if p.stderr != nil {
@@ -397,7 +404,7 @@ func (p *program) newExitError(causes ...error) error {
 	return &programExitError{text, append([]error{io.EOF}, causes...)}
 }
 
-// Close ends the program, waits for that, and ends a Read.
+// Close ends the program, waits for the exit, and ends a Read.
 func (p *program) Close() error {
 	_ = p.WriteCloser.Close()
 	err := p.waitOrKill()
@@ -421,8 +428,8 @@ func (p *program) Close() error {
 	return p.exitErr
 }
 
-// waitOrKill waits for the program, whose input is closed, and the others of its group to
-// end. It sends them signals when their time is up.
+// waitOrKill waits for the end of the program and its group, after the input was closed.
+// When a timeout passes, it sends a signal.
 func (p *program) waitOrKill() error {
 	if p.endsWithin(p.exitTimeout) {
 		return nil
@@ -462,12 +469,12 @@ func (p *program) askToTerminate() error {
 	return nil
 }
 
-// sendSignal sends a signal to the program, or to its group if it leads one. That all
-// have ended is no error.
+// sendSignal sends a signal to the program, or to the group that the program leads. If
+// every process has ended, the result is nil.
 func (p *program) sendSignal(sig os.Signal) error {
 	if p.leadsGroup {
 		if p.hasEnded() && !isProcessGroupRunning(p.cmd.Process.Pid) {
-			return nil // the number may be another group's
+			return nil // another group may have the number now
 		}
 		return signalProcessGroup(p.cmd.Process.Pid, sig)
 	}
@@ -487,8 +494,8 @@ func (p *program) hasEnded() bool {
 	}
 }
 
-// endsWithin waits for the program and the others of its group to end. It reports
-// false if that takes longer than d.
+// endsWithin waits for the end of the program and its group, and reports whether both ended
+// within d.
 func (p *program) endsWithin(d time.Duration) bool {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
@@ -500,7 +507,8 @@ func (p *program) endsWithin(d time.Duration) bool {
 	if !p.leadsGroup {
 		return true
 	}
-	// The others are no children of this process, so nothing tells of their end.
+	// The group's other processes are no children of this process, so no event reports
+	// their end.
 	for pause := time.Millisecond; isProcessGroupRunning(p.cmd.Process.Pid); pause = min(2*pause, groupPollInterval) {
 		select {
 		case <-time.After(pause):
@@ -511,17 +519,17 @@ func (p *program) endsWithin(d time.Duration) bool {
 	return true
 }
 
-// maxLogLine is where a line is cut that a program writes to its standard error.
+// maxLogLine is the length at which a line of standard error is cut, in bytes.
 const maxLogLine = 4096
 
-// maxLastLine is how many bytes of the last of these lines an error repeats.
+// maxLastLine is how many bytes of the last line an error quotes.
 const maxLastLine = 256
 
-// lineLogger logs what is written to it, a line at a time.
+// lineLogger logs its input line by line.
 type lineLogger struct {
 	log      *slog.Logger
 	line     []byte
-	lastLine string // the beginning of the last line that was logged
+	lastLine string // beginning of the last logged line
 }
 
 func (l *lineLogger) Write(p []byte) (int, error) {

@@ -21,9 +21,9 @@ import (
 	"time"
 )
 
-// standardOutput returns a writer to a duplicate of stdout. If the reader of stdout
-// is gone, a write to descriptor 1 or 2 has the Go runtime raise SIGPIPE, which ends
-// the program; a write to any other descriptor returns EPIPE.
+// standardOutput returns a writer to a duplicate of stdout. If the reader is gone, a write
+// to descriptor 1 or 2 makes the Go runtime raise SIGPIPE and end the program. A write to
+// any other descriptor returns EPIPE.
 func standardOutput(stdout *os.File) io.WriteCloser {
 	out := &stdoutWriter{stdout: stdout}
 	if out.duplicate, out.duplicateErr = duplicateFile(stdout); out.duplicateErr != nil {
@@ -32,10 +32,10 @@ func standardOutput(stdout *os.File) io.WriteCloser {
 	return out
 }
 
-// stdoutWriter is standard output, written through a duplicate.
+// stdoutWriter writes to standard output through a duplicate descriptor.
 type stdoutWriter struct {
 	stdout, duplicate *os.File
-	duplicateErr      error // why there is no duplicate
+	duplicateErr      error // reason for a missing duplicate
 }
 
 func (o *stdoutWriter) Write(p []byte) (int, error) {
@@ -45,7 +45,7 @@ func (o *stdoutWriter) Write(p []byte) (int, error) {
 	return o.duplicate.Write(p)
 }
 
-// SyscallConn implements [syscall.Conn], so that the session can ask whether the reader
+// SyscallConn implements [syscall.Conn], so that the session can check whether the reader
 // is gone, and whether there is room.
 func (o *stdoutWriter) SyscallConn() (syscall.RawConn, error) {
 	if o.duplicateErr != nil {
@@ -54,7 +54,7 @@ func (o *stdoutWriter) SyscallConn() (syscall.RawConn, error) {
 	return o.duplicate.SyscallConn()
 }
 
-// Close closes both files, since the reader sees no end of the output before.
+// Close closes both files, since the reader sees the end of the output only then.
 func (o *stdoutWriter) Close() error {
 	if o.duplicateErr != nil {
 		return o.stdout.Close()
@@ -77,9 +77,8 @@ func duplicateFile(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// duplicateDescriptor returns a duplicate of fd that programs started by this one do
-// not inherit. Its number is above 2, even if the program has closed one of the
-// descriptors up to that.
+// duplicateDescriptor returns a duplicate of fd that child processes do not inherit. Its
+// number is above 2, even if the program has closed a descriptor from 0 to 2.
 func duplicateDescriptor(fd int) (int, error) {
 	// No program may be started between Dup and CloseOnExec.
 	syscall.ForkLock.RLock()
@@ -108,8 +107,8 @@ const canTerminate = true
 // terminateSignal asks a program to end.
 const terminateSignal = syscall.SIGTERM
 
-// leadProcessGroup has the program lead a process group, unless cmd.SysProcAttr is set. It
-// reports whether the program is to lead one.
+// leadProcessGroup makes the program lead a process group, unless cmd.SysProcAttr is set.
+// It reports whether the program will lead a group.
 func leadProcessGroup(cmd *exec.Cmd) bool {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -117,8 +116,8 @@ func leadProcessGroup(cmd *exec.Cmd) bool {
 	return cmd.SysProcAttr.Setsid || cmd.SysProcAttr.Setpgid && cmd.SysProcAttr.Pgid == 0
 }
 
-// signalProcessGroup sends a signal to all processes of a group. That there are none is no
-// error.
+// signalProcessGroup sends a signal to each process of a group. If the group is empty, the
+// result is nil.
 func signalProcessGroup(group int, sig os.Signal) error {
 	err := syscall.Kill(-group, sig.(syscall.Signal))
 	if err == syscall.ESRCH {
@@ -127,9 +126,10 @@ func signalProcessGroup(group int, sig os.Signal) error {
 	return os.NewSyscallError("kill", err)
 }
 
-// isProcessGroupRunning reports whether a process of the group runs that this program may send
-// signals. A process that has ended stays in the group until its parent has noticed. In
-// a container that may be never, so on Linux such processes are told apart.
+// isProcessGroupRunning reports whether the group has a running process that this program
+// may signal. An ended process stays in the group until its parent has collected the exit
+// status. In a container the parent may never do so, so on Linux ended processes are not
+// counted.
 func isProcessGroupRunning(group int) bool {
 	if syscall.Kill(-group, 0) != nil {
 		return false
@@ -145,7 +145,7 @@ func isProcessGroupRunning(group int) bool {
 		}
 		fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
 		if len(fields) < 3 {
-			return true // another system's file
+			return true // not a file of Linux
 		}
 		if state := fields[0][0]; state != 'Z' && state != 'X' && string(fields[2]) == strconv.Itoa(group) {
 			return true
@@ -155,8 +155,8 @@ func isProcessGroupRunning(group int) bool {
 }
 
 func init() {
-	// Linux has accept(2) return network errors of the new connection, too. What
-	// ENOMEM and the like lack may be there again later.
+	// On Linux, accept(2) also returns network errors of the new connection. The resources
+	// missing in ENOMEM and similar errors may become free later.
 	temporaryAcceptErrors = append(temporaryAcceptErrors,
 		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EPERM, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ETIMEDOUT,
 		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
@@ -165,31 +165,30 @@ func init() {
 	lostListenerErrors = append(lostListenerErrors, syscall.EBADF, syscall.EINVAL, syscall.ENOTSOCK)
 }
 
-// socket reads and writes a socket of the operating system below package net,
-// for two things that an io.ReadWriter cannot do: to write only as much as goes
-// at once, so that a goroutine that has the only message can send it itself
-// and never waits, and to have a buffer to read into only when there is something
-// to read. Reading and writing each have one user at a time.
+// socket reads and writes a socket of the operating system below package net. It can do two
+// things that an io.ReadWriter cannot. A write takes only as many bytes as fit at once, so
+// a goroutine with the only message never waits. A read takes a buffer only when there is
+// input. Reading and writing each have a single user at a time.
 type socket struct {
 	raw syscall.RawConn
 
 	output       []byte
 	writtenCount int
-	writeFn      func(fd uintptr) bool // made once
+	writeFn      func(fd uintptr) bool // set by newSocket
 
 	input     []byte
 	readCount int
 	readErr   error
-	readFn    func(fd uintptr) bool // made once
+	readFn    func(fd uintptr) bool // set by newSocket
 }
 
-// newSocket returns nil if conn is no such socket.
+// newSocket returns the socket under conn, or nil if conn is no TCP or unix connection.
 func newSocket(conn any) *socket {
 	for tunnel, ok := conn.(*SOCKSConn); ok; tunnel, ok = conn.(*SOCKSConn) {
-		conn = tunnel.Conn // which carries the same bytes
+		conn = tunnel.Conn // carries the same bytes
 	}
 	switch conn.(type) {
-	case *net.TCPConn, *net.UnixConn: // not what has one inside: TLS must not be bypassed
+	case *net.TCPConn, *net.UnixConn: // no wrapping types: TLS must not be bypassed
 	default:
 		return nil
 	}
@@ -199,7 +198,7 @@ func newSocket(conn any) *socket {
 	}
 	s := &socket{raw: raw}
 	s.writeFn = func(fd uintptr) bool {
-		// An error is left to be found by the writer, who writes the rest.
+		// The writer finds an error later, when writing the remaining bytes.
 		if n, err := syscall.Write(int(fd), s.output); err == nil {
 			s.writtenCount = n
 		}
@@ -215,7 +214,7 @@ func newSocket(conn any) *socket {
 			case syscall.EAGAIN:
 				recycleReadBuffer(s.input)
 				s.input = nil
-				return false // to be called again when there is something to read
+				return false // Read calls readFn again when there is input
 			}
 			return true
 		}
@@ -223,7 +222,7 @@ func newSocket(conn any) *socket {
 	return s
 }
 
-// tryWrite returns how many bytes of buf were written, none if there was an error.
+// tryWrite returns how many bytes of buf were written, 0 after an error.
 func (s *socket) tryWrite(buf []byte) int {
 	s.output, s.writtenCount = buf, 0
 	_ = s.raw.Write(s.writeFn)
@@ -231,8 +230,8 @@ func (s *socket) tryWrite(buf []byte) int {
 	return s.writtenCount
 }
 
-// readSome waits until there is something to read, and returns it in a buffer
-// that is to be given back with recycleReadBuffer.
+// readSome waits for input, and returns a buffer with n bytes of input. Callers must give
+// buf back with recycleReadBuffer.
 func (s *socket) readSome() (buf []byte, n int, err error) {
 	s.readCount, s.readErr = 0, nil
 	err = s.raw.Read(s.readFn)
@@ -248,36 +247,35 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 	return buf, n, err
 }
 
-// unixListener is a [net.UnixListener] whose Close removes the socket's file only if
-// the file is still the listener's own.
+// unixListener is a [net.UnixListener] whose Close removes the socket's file only if the
+// file still belongs to the listener.
 type unixListener struct {
 	*net.UnixListener
-	path      string      // absolute: the program may change its directory
-	ownFile   os.FileInfo // as Listen made it
+	path      string      // absolute, since the program may change its directory
+	ownFile   os.FileInfo // file made by Listen
 	unlink    bool
 	closeOnce sync.Once
 }
 
-// SetUnlinkOnClose sets whether Close removes the file, as it does by default.
+// SetUnlinkOnClose sets whether Close removes the file; the default is true.
 func (l *unixListener) SetUnlinkOnClose(unlink bool) { l.unlink = unlink }
 
-// Close removes the file before it stops listening. After that, whoever looks for a
-// file to take over could find and replace this one.
+// Close removes the file first, and then stops listening. In the other order, a program
+// looking for an abandoned file could replace the file in between.
 func (l *unixListener) Close() error {
 	l.closeOnce.Do(func() {
 		if l.unlink {
-			_ = removeOwnSocket(l.path, l.ownFile) // not own any more, or not to be removed
+			_ = removeOwnSocket(l.path, l.ownFile) // the file was replaced, or cannot be removed
 		}
 	})
 	return l.UnixListener.Close()
 }
 
-// maxBindTime is how long a program may take from the bind that makes a socket's file to
-// the listen. Until then, the file looks like one that nobody listens on.
+// maxBindTime is the time allowed between bind, which makes a socket's file, and listen. In
+// between, the file looks abandoned.
 const maxBindTime = 250 * time.Millisecond
 
-// listenUnix listens on a unix socket, and takes over the file of one on which nobody
-// listens any more.
+// listenUnix listens on a unix socket, and takes over an abandoned socket file.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	began := time.Now()
 	for attempt := 1; ; attempt++ {
@@ -291,7 +289,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		file, fileErr := os.Lstat(path)
 		switch {
 		case errors.Is(fileErr, fs.ErrNotExist):
-			continue // its owner has just removed it
+			continue // the owner has just removed the file
 		case fileErr != nil:
 			return nil, err
 		case file.Mode().Type() != fs.ModeSocket:
@@ -307,8 +305,8 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		case !errors.Is(dialErr, syscall.ECONNREFUSED):
 			return nil, fmt.Errorf("%w: whether somebody listens there is not known: %w", err, dialErr)
 		}
-		// On Linux, only a socket on which nobody listens refuses. Elsewhere one with
-		// very many who wait to be accepted does, too, but hardly for long.
+		// On Linux, only a socket without a listener refuses. Elsewhere a socket with a
+		// full accept queue refuses too, but hardly for long.
 		young := time.Since(file.ModTime()) < maxBindTime || runtime.GOOS != "linux"
 		if young && time.Since(began) < maxBindTime {
 			select {
@@ -329,8 +327,8 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	}
 }
 
-// wrapUnixListener returns l with a Close that knows l's file. What has no file is left to
-// package net.
+// wrapUnixListener returns l with a Close that knows l's file. Package net handles a
+// listener without a file.
 func wrapUnixListener(l *net.UnixListener, path string) net.Listener {
 	if path[0] == '@' {
 		return l
@@ -346,13 +344,13 @@ func wrapUnixListener(l *net.UnixListener, path string) net.Listener {
 	return &unixListener{UnixListener: l, path: path, ownFile: file, unlink: true}
 }
 
-// errFileReplaced is removeOwnSocket's for a file that somebody has replaced.
+// errFileReplaced is the error of removeOwnSocket for a replaced file.
 var errFileReplaced = errors.New("another file has taken its place")
 
-// removeOwnSocket removes the socket at path if it is the one that own describes. There
-// is no system call for both: the file is renamed, looked at again, and, if somebody
-// has replaced it in between, put back. While it is away, a third program could
-// listen there: so those who take a file over lock its folder.
+// removeOwnSocket removes the socket at path if own describes the file. No system call does
+// both. So removeOwnSocket renames the file, checks again, and puts back a file that has
+// replaced the socket. In the meantime, a third program could listen at path, so programs
+// that take over a file lock its folder.
 func removeOwnSocket(path string, own os.FileInfo) error {
 	if file, err := os.Lstat(path); err != nil {
 		return err
@@ -366,18 +364,18 @@ func removeOwnSocket(path string, own os.FileInfo) error {
 	if file, err := os.Lstat(aside); err == nil && isSameSocket(file, own) {
 		return os.Remove(aside)
 	}
-	// A link, unlike a new name, replaces nothing that has come to path meanwhile.
+	// Unlike a rename, a link does not replace a new file at path.
 	err := os.Link(aside, path)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		_ = os.Rename(aside, path) // where there are no links of sockets
+		_ = os.Rename(aside, path) // the system has no links of sockets
 	} else {
 		_ = os.Remove(aside)
 	}
 	return errFileReplaced
 }
 
-// isSameSocket reports whether two descriptions are of one file. The number of a file
-// that was removed is given to the next one at once, so the time counts, too.
+// isSameSocket reports whether a and b describe the same file. The number of a removed file
+// is reused at once, so the time counts too.
 func isSameSocket(a, b os.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime())
 }

@@ -2,8 +2,8 @@ package rpcx
 
 import "syscall"
 
-// Errors of AcceptEx, and of setting up what it has accepted. (The constants with the
-// names of Unix, such as syscall.ENOBUFS, are values that no call returns.)
+// Errors of AcceptEx, and of setting up accepted connections. (No call returns the
+// constants with Unix names, such as syscall.ENOBUFS.)
 const (
 	errNotEnoughMemory = syscall.Errno(8)
 	wsaEBADF           = syscall.Errno(10009)

@@ -11,45 +11,46 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// Error codes. The first five are JSON-RPC's own; the rest are this library's
-// (taken over from aiorpcX, so that its peers understand them).
+// Error codes. The first five codes come from JSON-RPC. The remaining codes come from
+// aiorpcX, so that its peers understand this library.
 const (
 	CodeParseError     = -32700 // the message is no valid JSON or no UTF-8
-	CodeInvalidRequest = -32600 // the message is no valid request
-	CodeMethodNotFound = -32601 // there is no such method
+	CodeInvalidRequest = -32600 // the message is not a valid request
+	CodeMethodNotFound = -32601 // the method does not exist
 	CodeInvalidParams  = -32602 // the arguments do not fit the method
 	CodeInternalError  = -32603 // the handler failed
 
 	CodeUnavailable            = -100 // the peer sent an error without a code
-	CodeExcessiveResourceUsage = -101 // the session used more than it may
+	CodeExcessiveResourceUsage = -101 // the session exceeded its resource limits
 	CodeServerBusy             = -102 // too much work, over Limits.ProcessingTimeout, or shutting down
 )
 
-// Error is a JSON-RPC error: what a handler returns to have it sent to the
-// peer, and what a call returns that the peer answered with an error.
+// Error is a JSON-RPC error. A handler returns an Error to send it to the peer. A call
+// returns an Error if the peer answered with an error.
 //
-// Match errors by their code with [errors.Is]: errors.Is(err,
-// rpcx.ErrMethodNotFound) is true for every *Error whose Code is
-// [CodeMethodNotFound].
+// Match errors by their code with [errors.Is]: errors.Is(err, rpcx.ErrMethodNotFound) is
+// true for every *Error with Code [CodeMethodNotFound].
 type Error struct {
 	Code    int
 	Message string
-	// Data is sent as the error's "data" member if it is not nil. If it cannot be encoded,
-	// that is logged, and the error sent without it. In an error
-	// that was received it is a json.RawMessage (see DecodeData), or nil if there was none; by [Aiomas],
-	// the traceback, a string. By [JSONRPCv1] and [JSONRPCLoose] it is the whole error
-	// if that is not an object with a code, a message and nothing else but data.
+	// Data, if not nil, is sent as the error's "data" member. If Data cannot be encoded,
+	// the failure is logged, and the error is sent without data.
+	//
+	// In a received error, Data is a json.RawMessage (see DecodeData), or nil without data.
+	// With [Aiomas], Data is the traceback, a string. With [JSONRPCv1] and [JSONRPCLoose],
+	// Data is the whole error, unless the error is an object with only code, message and
+	// optional data.
 	Data any
-	// Cost is what this error costs the session that caused it, beyond the
-	// base cost of any error. It is for the side that answers and is never sent.
+	// Cost is charged to the causing session, on top of the base cost of any error. Only
+	// the answering side uses Cost, and never sends it.
 	Cost float64
-	// Hint is logged with the error, and never sent: how the side that answers could
-	// allow what is refused, for example. An error of [Func] has one if params are
-	// missing or unknown.
+	// Hint is logged with the error, and never sent. It may say how the answering side
+	// could allow the refused request. Errors of [Func] for missing or unknown params have
+	// a hint.
 	Hint string
 }
 
-// WithData returns a copy of e that has data, to be returned in one expression:
+// WithData returns a copy of e with data, for use in a single expression:
 //
 //	return nil, rpcx.Errorf(1, "out of stock").WithData(map[string]any{"item": id})
 func (e *Error) WithData(data any) *Error {
@@ -58,8 +59,8 @@ func (e *Error) WithData(data any) *Error {
 	return &with
 }
 
-// DecodeData decodes the data of an error that the peer has sent into v, a pointer, as
-// encoding/json does. If there is no data, v is left as it is.
+// DecodeData decodes the data of a received error into v, a pointer, as encoding/json does.
+// Without data, v is unchanged.
 //
 //	if e, ok := errors.AsType[*rpcx.Error](err); ok && e.Code == 1 {
 //		var stock struct{ Item string }
@@ -70,7 +71,7 @@ func (e *Error) DecodeData(v any) error {
 	if e.Data == nil {
 		return nil
 	}
-	data, err := JSON.Append(nil, e.Data) // which Data of this side's own needs
+	data, err := JSON.Append(nil, e.Data) // needed if this side made the error
 	if err == nil {
 		err = JSON.Unmarshal(data, v)
 	}
@@ -90,7 +91,7 @@ func InvalidParams(format string, args ...any) *Error {
 	return Errorf(CodeInvalidParams, format, args...)
 }
 
-// ParseError returns the [*Error] that answers what is no valid JSON.
+// ParseError returns the [*Error] that answers invalid JSON.
 func ParseError() *Error { return &Error{Code: CodeParseError, Message: textNotJSON} }
 
 // InvalidRequest returns an [*Error] with [CodeInvalidRequest] and a formatted message.
@@ -98,19 +99,20 @@ func InvalidRequest(format string, args ...any) *Error {
 	return Errorf(CodeInvalidRequest, format, args...)
 }
 
-// ExcessiveResourceUsage returns the [*Error] for a session that used too much.
+// ExcessiveResourceUsage returns the [*Error] for a session that exceeded its resource
+// limits.
 func ExcessiveResourceUsage() *Error {
 	return &Error{Code: CodeExcessiveResourceUsage, Message: "excessive resource usage"}
 }
 
-// MethodNotFound returns the [*Error] that answers a request for a method
-// that does not exist. Its message repeats the first 64 bytes of the method's name
-// and, if there are more, the length of the name.
+// MethodNotFound returns the [*Error] that answers a request for an unknown method. The
+// message quotes the first 64 bytes of the method's name and, if the name is longer, its
+// length.
 func MethodNotFound(method string) *Error {
 	return &Error{Code: CodeMethodNotFound, Message: `unknown method "` + excerpt(method) + `"`}
 }
 
-// InternalError returns the [*Error] that answers a request whose handler failed.
+// InternalError returns the [*Error] that answers a request after its handler failed.
 func InternalError() *Error {
 	return &Error{Code: CodeInternalError, Message: "internal server error"}
 }
@@ -121,10 +123,11 @@ func ServerBusy(why string) *Error {
 	return &Error{Code: CodeServerBusy, Message: "server busy - " + why}
 }
 
-// busyData is the data of this library's own errors with [CodeServerBusy], as JSON.
+// busyData is the JSON data of this library's own [CodeServerBusy] errors.
 type busyData string
 
-// MarshalJSON is for protocols and codecs that do not know the type.
+// MarshalJSON implements [json.Marshaler], for protocols and codecs that do not know the
+// type.
 func (d busyData) MarshalJSON() ([]byte, error) { return []byte(d), nil }
 
 func serverBusy(why string, started bool, reason string) *Error {
@@ -138,8 +141,8 @@ func notStarted(reason, why string) *Error {
 	return serverBusy(why, false, reason)
 }
 
-// timedOut returns the error of a request at Limits.ProcessingTimeout. One that was
-// not begun has only waited in the queue.
+// timedOut returns the error of a request at Limits.ProcessingTimeout. If running is false,
+// the request has only waited in the queue.
 func timedOut(running bool) *Error {
 	if running {
 		return serverBusy("request timed out", true, "timeout")
@@ -147,15 +150,16 @@ func timedOut(running bool) *Error {
 	return notStarted("queue", "request timed out")
 }
 
-// NotStarted reports whether the peer says that it has not begun to handle the request,
-// which may be repeated then: an error with [CodeServerBusy] whose data is an object
-// with "started": false. It is false where the data does not say so. This library sends
+// NotStarted reports whether the peer says that the request's handler has not begun, so
+// that the request may be repeated. The error then has [CodeServerBusy] and, as data, an
+// object with "started": false. If the data lacks "started", the result is false. This
+// library sends
 //
 //	{"started": false, "reason": "queue" | "shutting down" | "no worker"}
 //	{"started": true, "reason": "timeout"}
 //
-// where "queue" is that there was no room (Limits.Queue), or that it waited for a handler
-// until Limits.ProcessingTimeout; "no worker" is kept for gateways; and after "timeout" its
+// "queue" means that the queue was full (Limits.Queue), or that the request waited there
+// until Limits.ProcessingTimeout. "no worker" is reserved for gateways. After "timeout" the
 // handler may still run.
 func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {
@@ -165,8 +169,9 @@ func (e *Error) NotStarted() bool {
 	return started != nil && !*started
 }
 
-// busyDetails returns what the data of an error with CodeServerBusy says: whether the request was
-// begun, nil if the data does not say so, and why the request was refused.
+// busyDetails returns the details in the data of a CodeServerBusy error: whether the
+// handler was started, and the reason for the refusal. If the data has no "started",
+// started is nil.
 func (e *Error) busyDetails() (started *bool, reason string) {
 	var data struct {
 		Started *bool
@@ -184,7 +189,7 @@ func (e *Error) busyDetails() (started *bool, reason string) {
 	return data.Started, reason
 }
 
-// handlerTimedOut reports whether the peer says that the time of the handler was over.
+// handlerTimedOut reports whether the peer says that the handler exceeded its time limit.
 func (e *Error) handlerTimedOut() bool {
 	if _, received := e.Data.(json.RawMessage); !received || e.Code != CodeServerBusy {
 		return false
@@ -193,10 +198,10 @@ func (e *Error) handlerTimedOut() bool {
 	return started != nil && *started && reason == "timeout"
 }
 
-// Error returns the message and the code. It writes characters that cannot be printed
-// as escape sequences, and of a message over 512 bytes only the beginning and the
-// length: the message may be a hostile peer's. Message has the whole of it. If the data
-// says that the time of the handler was over, the text says so.
+// Error returns the message and the code. The message may come from a hostile peer, so
+// unprintable characters are escaped. Of a message over 512 bytes, the text has the
+// beginning and the length; Message has the whole. If the data says that the handler
+// exceeded its time limit, so does the text.
 func (e *Error) Error() string {
 	text := bounded.Text(e.Message)
 	if e.handlerTimedOut() {
@@ -211,8 +216,8 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Code == e.Code
 }
 
-// Sentinels for the codes, to be matched with [errors.Is]. They are not meant
-// to be returned by handlers: build an [*Error] with a message for that.
+// Sentinels for the codes, for matching with [errors.Is]. Handlers should not return the
+// sentinels, but an [*Error] with a message.
 var (
 	ErrParseError             error = &Error{Code: CodeParseError, Message: "parse error"}
 	ErrInvalidRequest         error = &Error{Code: CodeInvalidRequest, Message: "invalid request"}
@@ -224,114 +229,116 @@ var (
 	ErrServerBusy             error = &Error{Code: CodeServerBusy, Message: "server busy"}
 )
 
-// Sentinels for what happens to sessions and calls. Errors that this package
-// returns wrap them; match with [errors.Is].
+// Sentinels for the fate of sessions and calls. Errors of this package wrap the sentinels;
+// match with [errors.Is].
 var (
-	// ErrClosed says that the session is over (or ending) and takes no more work.
+	// ErrClosed is the error of a session that is ending or has ended, and accepts no more
+	// work.
 	ErrClosed error = &closedError{"rpcx: session closed"}
-	// ErrServerClosed is returned by a Server's Serve, ServeContext and ListenAndServe
-	// after StopListening, Shutdown or Close, not at the end of their context.
+	// ErrServerClosed is the result of a Server's Serve, ServeContext and ListenAndServe
+	// after StopListening, Shutdown or Close, but not after the end of their context.
 	ErrServerClosed error = &closedError{"rpcx: server closed"}
-	// ErrInHandler is returned by a Shutdown, and by Server.Wait, whose context is that of
-	// a handler that it would wait for, or is made from it: neither would ever end.
+	// ErrInHandler is the error of a Shutdown, or of Server.Wait, under the context of a
+	// handler or a derived context. Such a call would wait for the handler, and the handler
+	// for the call.
 	ErrInHandler = errors.New("rpcx: called by a handler that it would wait for: " +
 		"return ReplyAndDisconnect to end the session, or shut down in a goroutine, with context.Background()")
-	// ErrConnectionLost says that the connection ended before the reply came;
-	// the error is a [*ConnectionError].
+	// ErrConnectionLost is matched by the [*ConnectionError] of a call whose connection
+	// ended before the reply. If this side did not close the session, later calls match
+	// both ErrClosed and ErrConnectionLost.
 	ErrConnectionLost = errors.New("rpcx: connection lost")
-	// ErrSlowPeer says that the session was ended because its peer did not read. The
-	// session's error wraps it, and names the limit: Limits.SendTimeout, Limits.Outbox or
-	// Server.MaxQueuedBytes.
+	// ErrSlowPeer is the error of a session ended because the peer did not read. The
+	// session's error wraps ErrSlowPeer and names the limit: Limits.SendTimeout,
+	// Limits.Outbox or Server.MaxQueuedBytes.
 	ErrSlowPeer = errors.New("rpcx: peer does not read")
-	// ErrFaultyPeer says that the session was ended because too much of what its peer
-	// sent was wrong.
+	// ErrFaultyPeer is the error of a session ended because the peer sent too many faulty
+	// messages.
 	ErrFaultyPeer = errors.New("rpcx: peer sends too much that is wrong (Limits.PeerErrors)")
-	// ErrIdle says that the session was ended after Limits.IdleTimeout, or by
+	// ErrIdle is the error of a session ended after Limits.IdleTimeout, or by
 	// Server.CrowdedIdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
-	// ErrServerFull says that the server ended the session to make room for others: at
-	// Server.MaxQueuedBytes or near MaxSessions. The error matches a [*FrameError],
-	// ErrSlowPeer or ErrIdle, too: for what the session held.
+	// ErrServerFull is the error of a session ended to make room on its server: at
+	// Server.MaxQueuedBytes, or near MaxSessions. The error also matches a [*FrameError],
+	// ErrSlowPeer or ErrIdle, depending on the data held by the session.
 	ErrServerFull = errors.New("rpcx: server is full")
-	// ErrUnreachable says that the session was ended because the peer has acknowledged
-	// nothing for three times Limits.KeepAlive: it or the network is gone.
+	// ErrUnreachable is the error of a session ended because the peer acknowledged nothing
+	// for three times Limits.KeepAlive. Either the peer or the network is gone.
 	ErrUnreachable = errors.New("rpcx: peer is unreachable (Limits.KeepAlive)")
-	// ErrExcessiveCost, returned by a handler, has the session end as one whose
-	// cost is too high.
+	// ErrExcessiveCost, returned by a handler, ends the session as too costly.
 	ErrExcessiveCost = errors.New("rpcx: excessive cost")
-	// ErrPeerCancelled is the cause with which a handler's context ends when the
-	// peer cancels the request; see [Cancellation].
+	// ErrPeerCancelled is the cause of a handler's context when the peer cancels the
+	// request; see [Cancellation].
 	ErrPeerCancelled error = &cancelledError{"rpcx: request cancelled by the peer"}
-	// ErrTimeout says that Limits.RequestTimeout passed without a reply. It
-	// matches context.DeadlineExceeded too. If a bad message came while the call was
-	// pending, such as one that was too large, the error of the call wraps ErrTimeout and
-	// says so.
+	// ErrTimeout is the error of a call without a reply within Limits.RequestTimeout. It
+	// also matches context.DeadlineExceeded. If a bad message, such as an oversized
+	// message, came while the call was pending, the call's error says so and wraps
+	// ErrTimeout.
 	ErrTimeout error = &timeoutError{"rpcx: request timed out (Limits.RequestTimeout)"}
-	// ErrNoResponse says that a batch was answered without this member of it.
+	// ErrNoResponse is the error of a batch member without a response in the reply.
 	ErrNoResponse = errors.New("rpcx: no response to this member of the batch")
-	// ErrNotDone says that a Future or a Task has no outcome yet.
+	// ErrNotDone is the error of a Future or a Task without an outcome yet.
 	ErrNotDone = errors.New("rpcx: not done")
-	// ErrCancelled says that a call was given up by Future.Cancel. It matches
-	// context.Canceled too.
+	// ErrCancelled is the error of a call abandoned by Future.Cancel. It also matches
+	// context.Canceled.
 	ErrCancelled error = &cancelledError{"rpcx: call cancelled"}
-	// ErrBatchSent says that a Batch was sent a second time.
+	// ErrBatchSent is the error of sending a Batch a second time.
 	ErrBatchSent = errors.New("rpcx: batch was sent already")
 )
 
-// Sentinels of task groups.
+// Sentinels for task groups.
 var (
-	// ErrTaskCancelled says that a task was cancelled: by Task.Cancel, or because
-	// its group ended and did not need it. It matches context.Canceled too.
+	// ErrTaskCancelled is the error of a task cancelled by Task.Cancel, or by the end of a
+	// group that did not need the task. It also matches context.Canceled.
 	ErrTaskCancelled error = &cancelledError{"rpcx: task cancelled"}
-	// ErrTaskGroupJoined says that a group takes no tasks any more.
+	// ErrTaskGroupJoined is the error of adding a task to a group that accepts no more
+	// tasks.
 	ErrTaskGroupJoined = errors.New("rpcx: task group was joined")
-	// ErrTaskInGroup says that a task is, or was, in a group.
+	// ErrTaskInGroup is the error of adding a task that is, or was, in a group.
 	ErrTaskInGroup = errors.New("rpcx: task is in a group already")
-	// ErrNoRemainingTasks says that all tasks of a group have been taken.
+	// ErrNoRemainingTasks is the error of a group whose tasks have been taken.
 	ErrNoRemainingTasks = errors.New("rpcx: no tasks remain")
-	// ErrNotJoined says that a group has no outcome before it is joined.
+	// ErrNotJoined is the error of asking a group for its outcome before the join.
 	ErrNotJoined = errors.New("rpcx: task group is not joined yet")
-	// ErrNoTaskCompleted says that a joined group has no task whose outcome is the
-	// group's: see [TaskGroup.Completed].
+	// ErrNoTaskCompleted is the error of a joined group without a completed task; see
+	// [TaskGroup.Completed].
 	ErrNoTaskCompleted = errors.New("rpcx: no task completed")
 )
 
-// slowPeer returns ErrSlowPeer with the limit that the peer has exceeded.
+// slowPeer returns ErrSlowPeer together with the exceeded limit.
 func slowPeer(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrSlowPeer}, args...)...)
 }
 
-// closedErrorLocked is a sentinel that wraps net.ErrClosed.
+// closedError is a sentinel wrapping net.ErrClosed.
 type closedError struct{ text string }
 
 func (e *closedError) Error() string { return e.text }
 func (e *closedError) Unwrap() error { return net.ErrClosed }
 
-// timeoutError is a timeout of ours.
+// timeoutError is a sentinel matching context.DeadlineExceeded.
 type timeoutError struct{ text string }
 
 func (e *timeoutError) Error() string      { return e.text }
 func (*timeoutError) Timeout() bool        { return true }
 func (*timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// errProcessing is the cause with which a handler's context ends at
-// Limits.ProcessingTimeout.
+// errProcessing is the cause of a handler's context at Limits.ProcessingTimeout.
 var errProcessing error = &timeoutError{"rpcx: request timed out (Limits.ProcessingTimeout)"}
 
-// cancelledError is a sentinel that matches context.Canceled.
+// cancelledError is a sentinel matching context.Canceled.
 type cancelledError struct{ text string }
 
 func (e *cancelledError) Error() string      { return e.text }
 func (*cancelledError) Is(target error) bool { return target == context.Canceled }
 
-// ConnectionError is the error of a call that was pending when its connection
-// ended. It matches [ErrConnectionLost], and wraps the reason for the end.
+// ConnectionError is the error of a call pending at the end of the connection. It matches
+// [ErrConnectionLost], and wraps the reason for the end.
 type ConnectionError struct {
-	// Written says whether the whole request had been handed to the connection:
-	// if so, the peer may have carried it out. If not, it has not, unless this
-	// side closed the session, for then what was queued is still written.
+	// Written reports whether the whole request was handed to the connection. If true, the
+	// peer may have handled the request. If false, the peer has not handled the request,
+	// unless this side closed the session: queued messages are still written then.
 	Written bool
-	// Err is why the session ended: io.EOF if the peer closed the connection,
+	// Err is the reason for the session's end: io.EOF if the peer closed the connection,
 	// ErrClosed if this side did.
 	Err error
 }
@@ -347,15 +354,16 @@ func (e *ConnectionError) Error() string {
 func (e *ConnectionError) Is(target error) bool { return target == ErrConnectionLost }
 func (e *ConnectionError) Unwrap() error        { return e.Err }
 
-// ProtocolError is a violation of the protocol: by a message that was
-// received, or by one that cannot be expressed and so was not sent (Unsent).
+// ProtocolError is a violation of the protocol, by a received message or by an outgoing
+// message. Unsent marks an outgoing message, refused because the protocol cannot express
+// the message.
 type ProtocolError struct {
-	Code    int // the code with which it is answered, if it is
+	Code    int // code of the answer, if the message is answered
 	Message string
-	// Unsent is set if the message is one of this side, which was not sent.
+	// Unsent is set if the message is this side's, and was not sent.
 	Unsent bool
-	// Hint says what may be wrong at this side and how to mend it, "" if nothing is
-	// known. Error has it; the peer is not told.
+	// Hint says how to fix a likely mistake of this side, or is empty. The text of Error
+	// has the hint; the peer does not receive it.
 	Hint string
 }
 
@@ -367,13 +375,13 @@ func protocolErrorf(code int, format string, args ...any) *ProtocolError {
 	return protocolError(code, fmt.Sprintf(format, args...))
 }
 
-// unsentf returns the error of a message of this side that is not sent.
+// unsentf returns the error of an unsent outgoing message.
 func unsentf(code int, format string, args ...any) *ProtocolError {
 	return &ProtocolError{Code: code, Message: fmt.Sprintf(format, args...), Unsent: true}
 }
 
-// asUnsent returns err, with which a message of this side could not be built, marked as
-// that: a Protocol of another package may not do so.
+// asUnsent returns err marked as the error of an outgoing message. A Protocol of another
+// package may not set the mark.
 func asUnsent(err error) error {
 	if e, ok := err.(*ProtocolError); ok && !e.Unsent {
 		marked := *e
@@ -401,8 +409,8 @@ func (e *ProtocolError) Is(target error) bool {
 	return ok && t.Code == e.Code
 }
 
-// unexpectedReply is the error for a response that nothing waited for; err is
-// what it carried.
+// unexpectedReply returns the error for a response that no call waits for; err is the error
+// in the response.
 func unexpectedReply(id ID, err error) *ProtocolError {
 	if e, ok := err.(*Error); ok && id == nil {
 		return protocolErrorf(CodeInvalidRequest, "diagnostic error received: %d %s", e.Code, excerpt(e.Message))
@@ -416,31 +424,31 @@ func unexpectedReply(id ID, err error) *ProtocolError {
 
 // FrameError is a violation of the framing of a byte stream.
 type FrameError struct {
-	// Message says what was wrong. If the limit that was exceeded has a field that
-	// Message does not name, Error names it.
+	// Message describes the violation. If Message does not name the field of the exceeded
+	// limit, Error adds the name.
 	Message string
-	// Recoverable says that the offending message was dropped and the stream is
-	// in step again (or will be, without further errors): the session goes on.
-	// Otherwise the session ends with this error.
+	// Recoverable means that the session goes on: the bad message was dropped, and the
+	// stream is in step again, or will be without further errors. Otherwise the session
+	// ends with this error.
 	Recoverable bool
-	// Cost is what it costs the session, beyond the base cost of any error.
+	// Cost is charged to the session, on top of the base cost of any error.
 	Cost float64
-	// TooLarge is the limit that the message exceeds, nil if it is no matter of size.
-	// If Start shows what the message was, its sender or the call that it answers is
-	// told of the limit.
+	// TooLarge is the limit exceeded by the message, or nil for another violation. If Start
+	// identifies a request, its sender is told of the limit; if Start identifies a reply,
+	// the call fails with the limit.
 	TooLarge *SizeError
-	// Start is how the message begins, up to [StartSize] bytes, if it was dropped. The
-	// error owns it.
+	// Start is the beginning of a dropped message, up to [StartSize] bytes. The error owns
+	// the slice.
 	Start []byte
-	// Answer is what the peer is answered, before the session ends or goes on; nil
-	// for nothing, or for what TooLarge says.
+	// Answer is sent to the peer before the session ends or goes on. If nil, the session
+	// sends nothing, or an error made from TooLarge.
 	Answer *Error
 }
 
 // Error returns the message, in the form of [Error.Error].
 func (e *FrameError) Error() string { return "framing error: " + bounded.Text(e.textWithLimit()) }
 
-// textWithLimit returns the message, with the field of the limit that was exceeded.
+// textWithLimit returns the message with the field of the exceeded limit.
 func (e *FrameError) textWithLimit() string {
 	if e.TooLarge == nil || e.TooLarge.Field == "" || strings.Contains(e.Message, e.TooLarge.Field) {
 		return e.Message
@@ -456,13 +464,12 @@ func (e *FrameError) Unwrap() error {
 	return e.TooLarge
 }
 
-// SizeError says that a message is larger than the framer of this end, or its
-// [MessageConn], takes. It is the error of what is not sent for that reason, and of a
-// call whose reply was dropped.
+// SizeError is the error of a message over the limit of this end's framer or [MessageConn].
+// An unsent message has this error, and a call whose reply was dropped.
 type SizeError struct {
-	Size  int    // of the message, in bytes; 0 if it was dropped before it had come whole
+	Size  int    // message size in bytes; 0 if the message was dropped before its end
 	Limit int    // in bytes
-	Field string // that sets the limit: "NewlineFramer.MaxSize"
+	Field string // name of the limit's field, such as "NewlineFramer.MaxSize"
 }
 
 func (e *SizeError) Error() string {
@@ -473,10 +480,10 @@ func (e *SizeError) Error() string {
 	return size + " is too large: " + overLimitText(e.Limit, "bytes", e.Field) + ", to be raised at both ends"
 }
 
-// BatchError is the error of a batch of which at least one item failed.
+// BatchError is the error of a batch with at least one failed item.
 type BatchError struct {
-	// Errs has an entry for each request of the batch, in order, nil where it
-	// succeeded. (Notifications have none.)
+	// Errs has an entry for each request of the batch, in order; nil means success.
+	// (Notifications have no entry.)
 	Errs []error
 }
 
@@ -495,7 +502,7 @@ func (e *BatchError) Error() string {
 	return fmt.Sprintf("%d of %d batch requests failed, the first, number %d: %v", failed, len(e.Errs), number, e.Errs[number-1])
 }
 
-// Unwrap returns the errors of the items that failed.
+// Unwrap returns the errors of the failed items.
 func (e *BatchError) Unwrap() []error {
 	var errs []error
 	for _, err := range e.Errs {
@@ -506,7 +513,7 @@ func (e *BatchError) Unwrap() []error {
 	return errs
 }
 
-// batchError returns a *BatchError of the members' errors, nil if none has one.
+// batchError returns a *BatchError with the members' errors, or nil if no member failed.
 func batchError(members []*Future, errOf func(*Future) error) error {
 	var errs []error
 	for i, f := range members {
@@ -523,15 +530,15 @@ func batchError(members []*Future, errOf func(*Future) error) error {
 	return &BatchError{errs}
 }
 
-// excerpt returns a text of the peer as errors and logs repeat it: 64 bytes at most, and
-// the length of a longer text.
+// excerpt returns the peer's text in the form of errors and logs: at most 64 bytes, and the
+// length of a longer text.
 func excerpt[T ~string | ~[]byte](text T) string { return bounded.Excerpt(text) }
 
-// overLimitText says which limit is exceeded, in the one form that errors have for it.
+// overLimitText names the exceeded limit, in the same form as all errors.
 func overLimitText(limit int, unit, field string) string { return bounded.Over(limit, unit, field) }
 
-// thousands writes n with commas between its thousands.
+// thousands formats n with a comma between thousands.
 func thousands(n int) string { return bounded.Thousands(n) }
 
-// trimPrefix takes the sentinels' prefix off, for a text that has one already.
+// trimPrefix returns the text of err without the sentinels' prefix "rpcx: ".
 func trimPrefix(err error) string { return strings.TrimPrefix(err.Error(), "rpcx: ") }

@@ -17,40 +17,41 @@ import (
 	"time"
 )
 
-// SOCKSProxy dials through a SOCKS proxy: see [SOCKSProxy.DialContext]. Its fields
-// must not be changed while it is in use; it may be used from any goroutine.
+// SOCKSProxy dials through a SOCKS proxy; see [SOCKSProxy.DialContext]. Any goroutine may
+// use a SOCKSProxy, but its fields must not be changed while in use.
 //
-// What it dials is reached through the proxy or not at all.
+// Every dialled destination is reached through the proxy or not at all.
 type SOCKSProxy struct {
-	// Addr is the proxy's host:port, or unix:///path for one on a unix socket. If
-	// the host is a name of several addresses, these are tried in turn.
+	// Addr is the proxy's host:port, or unix:///path for a proxy on a unix socket. If the
+	// host name has several addresses, they are tried in turn.
 	Addr string
-	// Version is SOCKS5 by default.
+	// Version is the protocol version; the default is SOCKS5.
 	Version SOCKSVersion
-	// Auth has the credentials: a SOCKSUserAuth, a SOCKSRandomAuth, a
-	// SOCKSDestinationAuth or your own. If nil none are offered.
+	// Auth supplies the credentials: a SOCKSUserAuth, a SOCKSRandomAuth, a
+	// SOCKSDestinationAuth or your own type. If Auth is nil, no credentials are offered.
 	Auth SOCKSAuth
-	// ResolveLocally has host names looked up here. The addresses that the version
-	// can express are tried in turn. Whoever sees this machine's DNS queries then
-	// sees what it connects to. By default the proxy is given the name, which SOCKS4
-	// cannot express; so it always is for onion services, of which DNS knows nothing.
+	// ResolveLocally makes this machine look up host names. The addresses that the version
+	// can express are tried in turn. Anybody who sees this machine's DNS queries then sees
+	// the destinations. By default the proxy receives the name, which SOCKS4 cannot
+	// express. The proxy always receives the names of onion services, since DNS does not
+	// know them.
 	ResolveLocally bool
-	// Dial, if set, makes the connection to Addr in place of a [net.Dialer]: through
-	// another proxy, say, by its DialContext. It is called with "tcp" and host:port, or
-	// with "unix" and the path.
+	// Dial, if set, makes the connection to Addr in place of a [net.Dialer], for example
+	// through another proxy's DialContext. It is called with "tcp" and host:port, or with
+	// "unix" and the path.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// ParseSOCKSProxy returns the proxy of a URL such as
-// socks5://user:password@host:port, or socks5+unix:///path for one on a unix socket
-// (socks5+unix://user:password@/path), where @name in place of /path is an abstract socket
-// (socks5+unix://user:password@@name). The scheme is socks5, for which socks and
-// socks5h are other names, socks4a or socks4, with or without +unix; unix:///path is
-// SOCKS5. The password, the user, and the port, 1080, may be left out. Special
-// characters are written as in any URL (%40 for @). The proxy looks up names whatever
-// the scheme, unlike with curl, for which socks5 is not socks5h.
+// ParseSOCKSProxy returns the proxy of a URL such as socks5://user:password@host:port. A
+// proxy on a unix socket is socks5+unix:///path, or socks5+unix://user:password@/path. For
+// an abstract socket, @name replaces /path, as in socks5+unix://user:password@@name.
+//
+// The scheme is socks5 (also written socks or socks5h), socks4a or socks4, with or without
+// +unix; unix:///path means SOCKS5. The user, the password and the port (default 1080) are
+// optional. Special characters are written as in any URL (%40 for @). The proxy looks up
+// names with every scheme, unlike with curl, where socks5 and socks5h differ.
 func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
-	// The errors of package url have parts of the URL in them, the password too.
+	// Errors of package url quote parts of the URL, including the password.
 	pathURL, abstract := abstractSocketPath(proxyURL)
 	u, err := url.Parse(pathURL)
 	if err != nil || u.Scheme == "" || u.Opaque+u.RawQuery+u.Fragment != "" {
@@ -97,8 +98,9 @@ func ParseSOCKSProxy(proxyURL string) (*SOCKSProxy, error) {
 	return p, nil
 }
 
-// abstractSocketPath returns proxyURL with an abstract socket, as in unix://@name or
-// socks5+unix://user:password@@name, written as a path, and whether there is one.
+// abstractSocketPath returns proxyURL with an abstract socket rewritten as a path, and
+// reports whether the URL has an abstract socket. Examples are unix://@name and
+// socks5+unix://user:password@@name.
 func abstractSocketPath(proxyURL string) (pathURL string, abstract bool) {
 	scheme, rest, _ := strings.Cut(proxyURL, "://")
 	if !strings.HasSuffix(strings.ToLower(scheme), "unix") {
@@ -115,8 +117,7 @@ func abstractSocketPath(proxyURL string) (pathURL string, abstract bool) {
 
 var errProxyURL = errors.New("parse proxy URL: want socks5://user:password@host:port or socks5+unix:///path, or with another scheme (socks, socks5h, socks4a, socks4)")
 
-// parseProxyAddr returns the address that SOCKSProxy.Addr means: a NetAddress, or a
-// *net.UnixAddr.
+// parseProxyAddr parses SOCKSProxy.Addr into a NetAddress or a *net.UnixAddr.
 func parseProxyAddr(addr string) (net.Addr, error) {
 	if !strings.Contains(addr, "://") {
 		return ParseNetAddress(addr)
@@ -131,7 +132,7 @@ func parseProxyAddr(addr string) (net.Addr, error) {
 	return &net.UnixAddr{Name: path, Net: network}, nil
 }
 
-// formatProxyAddr returns the address of a proxy as SOCKSProxy.Addr has it.
+// formatProxyAddr returns addr in the format of SOCKSProxy.Addr.
 func formatProxyAddr(addr net.Addr) string {
 	if addr.Network() == "unix" {
 		return "unix://" + addr.String()
@@ -139,10 +140,10 @@ func formatProxyAddr(addr net.Addr) string {
 	return addr.String()
 }
 
-// anyDestination is one that every version can express.
+// anyDestination is a destination that every version can express.
 var anyDestination, _ = ParseNetAddress("127.0.0.1:1")
 
-// String returns what it is without the credentials, such as "SOCKS5 proxy at
+// String describes the proxy without its credentials, as in "SOCKS5 proxy at
 // 127.0.0.1:9050, auth: none".
 func (p SOCKSProxy) String() string {
 	auth := "none"
@@ -152,23 +153,24 @@ func (p SOCKSProxy) String() string {
 	return fmt.Sprintf("%v proxy at %s, auth: %s", p.Version, p.Addr, auth)
 }
 
-// DialContext connects to addr, a host:port, through the proxy. The network must
-// be "tcp". The connection is a [*SOCKSConn]. ctx bounds all of it, and only the
-// dialling: when it ends, the connection to the proxy is closed. Where several
-// addresses are tried, each gets an even share of the time that is left.
+// DialContext connects through the proxy to addr, a host:port. The network must be "tcp".
+// The connection is a [*SOCKSConn]. ctx bounds the whole dialling, but not the connection
+// afterwards. If ctx ends during dialling, the connection to the proxy is closed. If
+// several addresses are tried, each gets an even share of the remaining time.
 //
-// It fits [Dialer.DialContext] (but see [Dialer.SOCKS]), http.Transport's, and under
-// tls.Client. The error is a [*net.OpError] from the proxy to the destination. It
-// wraps a [*SOCKSError] if the proxy answered; otherwise ctx's cause, or the error of
-// the connection to the proxy. A nil proxy is an error, and dials nothing.
+// DialContext fits [Dialer.DialContext] (but see [Dialer.SOCKS]), http.Transport's field,
+// and a connection under tls.Client. The error is a [*net.OpError] from the proxy to the
+// destination. If the proxy answered, it wraps a [*SOCKSError]; otherwise ctx's cause, or
+// the error of the connection to the proxy. A nil proxy fails without dialling.
 func (p *SOCKSProxy) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	return p.dialThroughProxy(ctx, network, addr, nil)
 }
 
-// dialFunc makes a connection; nil is a net.Dialer's.
+// dialFunc makes a connection; nil means a net.Dialer.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dialThroughProxy is DialContext, but that direct connects to the proxy if p.Dial is nil.
+// dialThroughProxy is DialContext, except that direct connects to the proxy if p.Dial is
+// nil.
 func (p *SOCKSProxy) dialThroughProxy(ctx context.Context, network, addr string, direct dialFunc) (net.Conn, error) {
 	if p == nil {
 		return nil, fmt.Errorf("connect to %s through a SOCKS proxy: the *SOCKSProxy is nil", addr)
@@ -206,7 +208,7 @@ func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy net.Addr, dest N
 		}
 		return &SOCKSConn{Conn: conn, proxy: p, dest: dest}, nil
 	}
-	// RFC 7686: the names of onion services are not for DNS.
+	// RFC 7686: names of onion services must not be looked up in DNS.
 	onion := strings.HasSuffix(strings.ToLower(strings.TrimSuffix(dest.Host(), ".")), ".onion")
 	if !p.ResolveLocally || onion {
 		return connect(ctx, dest)
@@ -222,8 +224,8 @@ func (p *SOCKSProxy) dialDestination(ctx context.Context, proxy net.Addr, dest N
 	return tryInTurn(ctx, dests, connect)
 }
 
-// connectProxy connects to the proxy and does the handshake, from its beginning with
-// each of the proxy's addresses.
+// connectProxy connects to the proxy and performs the handshake, starting afresh with each
+// of the proxy's addresses.
 func connectProxy(ctx context.Context, proxy net.Addr, dial dialFunc, begun SOCKSHandshake) (net.Conn, error) {
 	connect := func(ctx context.Context, proxy net.Addr) (net.Conn, error) {
 		conn, err := dial(ctx, proxy.Network(), proxy.String())
@@ -237,12 +239,12 @@ func connectProxy(ctx context.Context, proxy net.Addr, dial dialFunc, begun SOCK
 		}
 		return conn, nil
 	}
-	if dial != nil { // it knows what the name means
+	if dial != nil { // dial knows the meaning of the name
 		return connect(ctx, proxy)
 	}
 	dial = new(net.Dialer).DialContext
 	addr, ok := proxy.(NetAddress)
-	if !ok { // a path
+	if !ok { // a unix socket
 		return connect(ctx, proxy)
 	}
 	proxies, err := lookupAddresses(ctx, "ip", addr)
@@ -252,11 +254,11 @@ func connectProxy(ctx context.Context, proxy net.Addr, dial dialFunc, begun SOCK
 	return tryInTurn(ctx, proxies, func(ctx context.Context, proxy NetAddress) (net.Conn, error) { return connect(ctx, proxy) })
 }
 
-// runOverConn does the handshake over conn, reading not a byte more than is the proxy's.
-// The end of ctx closes conn.
+// runOverConn performs the handshake over conn, and reads no byte behind the proxy's
+// replies. The end of ctx closes conn.
 func (h *SOCKSHandshake) runOverConn(ctx context.Context, conn net.Conn) error {
 	closed := make(chan struct{})
-	// Owner: this call. End: conn is closed, which is waited for.
+	// Owner: this call, which waits for the end. End: conn is closed.
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
 		conn.Close()
@@ -269,7 +271,7 @@ func (h *SOCKSHandshake) runOverConn(ctx context.Context, conn net.Conn) error {
 	return err
 }
 
-// socksUnansweredError is the error of a handshake that a context has ended.
+// socksUnansweredError is the error of a handshake ended by its context.
 type socksUnansweredError struct {
 	awaited string
 	cause   error
@@ -279,7 +281,7 @@ func (e *socksUnansweredError) Error() string { return e.awaited + ": " + e.caus
 func (e *socksUnansweredError) Unwrap() error { return e.cause }
 func (e *socksUnansweredError) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }
 
-// awaitedAnswer says what the proxy has not done yet.
+// awaitedAnswer names the answer that the proxy has not sent yet.
 func (h *SOCKSHandshake) awaitedAnswer() string {
 	if h.version == SOCKS5 && !h.greeted {
 		return "the proxy did not answer the SOCKS5 greeting (is it a SOCKS proxy?)"
@@ -288,7 +290,7 @@ func (h *SOCKSHandshake) awaitedAnswer() string {
 }
 
 func (h *SOCKSHandshake) exchangeMessages(conn io.ReadWriter) error {
-	var buf [257]byte // the longest rest of a reply: a name and a port
+	var buf [257]byte // the longest remainder of a reply: a name and a port
 	n := 0
 	for {
 		send, need, err := h.Next(buf[:n])
@@ -313,8 +315,8 @@ func (h *SOCKSHandshake) exchangeMessages(conn io.ReadWriter) error {
 	}
 }
 
-// lookupAddresses returns the addresses of a's host, of network "ip" or "ip4", in the order in
-// which they should be tried.
+// lookupAddresses returns the addresses of a's host, in the order to try. The network is
+// "ip" or "ip4".
 func lookupAddresses(ctx context.Context, network string, a NetAddress) ([]NetAddress, error) {
 	if a.IP().IsValid() {
 		return []NetAddress{a}, nil
@@ -330,8 +332,8 @@ func lookupAddresses(ctx context.Context, network string, a NetAddress) ([]NetAd
 	return addrs, nil
 }
 
-// tryInTurn calls try with one address after the other until one succeeds. Each has
-// an even share of the time that is left.
+// tryInTurn calls try with each address in order, until a call succeeds. Each call has an
+// even share of the remaining time.
 func tryInTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.Context, NetAddress) (R, error)) (R, error) {
 	var none R
 	var errs []error
@@ -355,8 +357,8 @@ func tryInTurn[R any](ctx context.Context, addrs []NetAddress, try func(context.
 	return none, errors.Join(errs...)
 }
 
-// causeOr returns the cause of ctx if ctx has ended, since whatever was under way says it
-// in its own way. If err wraps the cause, or if ctx has not ended, the result is err.
+// causeOr returns the cause of ctx if ctx has ended and err does not wrap the cause;
+// otherwise err. The cause is clearer than the error of the interrupted operation.
 func causeOr(ctx context.Context, err error) error {
 	if ctx.Err() == nil || errors.Is(err, context.Cause(ctx)) {
 		return err
@@ -364,8 +366,8 @@ func causeOr(ctx context.Context, err error) error {
 	return context.Cause(ctx)
 }
 
-// withTimeShare returns a context that ends after one of so many parts of the time that
-// ctx has left.
+// withTimeShare returns a context with the given fraction, 1/parts, of the time that ctx
+// has left.
 func withTimeShare(ctx context.Context, parts int) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok || parts == 1 {
@@ -374,7 +376,7 @@ func withTimeShare(ctx context.Context, parts int) (context.Context, context.Can
 	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(parts))
 }
 
-// SOCKSConn is a connection through a SOCKS proxy. The Conn in it is the one to
+// SOCKSConn is a connection through a SOCKS proxy. The embedded Conn is the connection to
 // the proxy.
 type SOCKSConn struct {
 	net.Conn
@@ -385,21 +387,21 @@ type SOCKSConn struct {
 // Proxy returns the proxy.
 func (c *SOCKSConn) Proxy() *SOCKSProxy { return c.proxy }
 
-// ProxyAddr returns the address at which the proxy was reached.
+// ProxyAddr returns the proxy's address on this connection.
 func (c *SOCKSConn) ProxyAddr() net.Addr { return c.Conn.RemoteAddr() }
 
-// RemoteAddr returns the [NetAddress] that the proxy was asked to connect to.
+// RemoteAddr returns the destination that the proxy was asked for, a [NetAddress].
 func (c *SOCKSConn) RemoteAddr() net.Addr { return c.dest }
 
-// SOCKS returns the proxy that the session's connection goes through, nil if none
-// is known of. RemoteAddr is what the proxy was asked for.
+// SOCKS returns the proxy of the session's connection, or nil if no proxy is known.
+// RemoteAddr returns the destination that the proxy was asked for.
 func (s *Session) SOCKS() *SOCKSProxy {
 	conn := s.NetConn()
 	for {
 		switch c := conn.(type) {
 		case *SOCKSConn:
 			return c.proxy
-		case interface{ NetConn() net.Conn }: // *tls.Conn
+		case interface{ NetConn() net.Conn }: // such as *tls.Conn
 			conn = c.NetConn()
 		default:
 			return nil
@@ -407,37 +409,38 @@ func (s *Session) SOCKS() *SOCKSProxy {
 	}
 }
 
-// SOCKSAuth has the credentials that a proxy is shown. They are asked for at the
-// beginning of each handshake, concurrently. Tor, by default, never has streams
-// with different credentials share a circuit: so they are also what keeps
-// connections apart that should not be linked to each other.
+// SOCKSAuth supplies the credentials for a proxy. Each handshake asks for credentials at
+// its beginning; calls may be concurrent.
+//
+// By default, Tor does not let streams with different credentials share a circuit. So
+// credentials also separate connections that must not be linked to each other.
 type SOCKSAuth interface {
-	// Credentials returns those for a connection to dest.
+	// Credentials returns the credentials for a connection to dest.
 	Credentials(dest NetAddress) SOCKSUserAuth
 }
 
-// SOCKSUserAuth is a user name and a password, for every connection. In SOCKS5
-// the name is of 1 to 255 bytes, and the password of 0 to 255. SOCKS4 and 4a send the
-// user name alone, of any length.
+// SOCKSUserAuth is a fixed user name and password. In SOCKS5 the name has 1 to 255 bytes,
+// and the password 0 to 255. SOCKS4 and SOCKS4a send only the user name, of any length.
 type SOCKSUserAuth struct{ Username, Password string }
 
 // Credentials returns a.
 func (a SOCKSUserAuth) Credentials(NetAddress) SOCKSUserAuth { return a }
 
-// String returns the user name, and not the password.
+// String returns the user name without the password.
 func (a SOCKSUserAuth) String() string { return "username " + a.Username }
 
-// GoString is String, and LogValue has loggers use it: no format shows the password.
+// GoString returns String's text: like LogValue, it keeps the password out of output.
 func (a SOCKSUserAuth) GoString() string { return a.String() }
 
 // LogValue implements [slog.LogValuer].
 func (a SOCKSUserAuth) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
-// SOCKSRandomAuth gives each connection fresh credentials, each of them 64 random
-// hexadecimal digits (as in aiorpcX): over Tor, no two share a circuit.
+// SOCKSRandomAuth gives each connection fresh credentials: a name and a password of 64
+// random hexadecimal digits each (as in aiorpcX). Over Tor, no two connections share a
+// circuit.
 type SOCKSRandomAuth struct{}
 
-// Credentials returns new ones.
+// Credentials returns new random credentials.
 func (SOCKSRandomAuth) Credentials(NetAddress) SOCKSUserAuth {
 	return SOCKSUserAuth{randomHex(), randomHex()}
 }
@@ -448,13 +451,13 @@ func randomHex() string {
 	return hex.EncodeToString(b[:])
 }
 
-// SOCKSDestinationAuth gives the connections to one host and port the same
-// credentials, for as long as the program runs, and those to another others: over
-// Tor, only what goes to the same place shares a circuit. They are 64 hexadecimal
-// digits each, of which nobody can tell the destination.
+// SOCKSDestinationAuth uses the same credentials for each connection to a host and port, as
+// long as the program runs. Different destinations have different credentials. So over Tor,
+// only connections to the same destination share a circuit. Name and password have 64
+// hexadecimal digits each, and do not reveal the destination.
 type SOCKSDestinationAuth struct{}
 
-// Credentials returns those for dest.
+// Credentials returns the credentials for dest.
 func (SOCKSDestinationAuth) Credentials(dest NetAddress) SOCKSUserAuth {
 	derive := func(use string) string {
 		mac := hmac.New(sha256.New, destinationKey())
@@ -464,23 +467,24 @@ func (SOCKSDestinationAuth) Credentials(dest NetAddress) SOCKSUserAuth {
 	return SOCKSUserAuth{derive("u"), derive("p")}
 }
 
-// destinationKey keeps the credentials of two programs apart.
+// destinationKey makes the credentials of two programs differ.
 var destinationKey = sync.OnceValue(func() []byte { return []byte(randomHex()) })
 
-// socksDetectTimeout is how long each version is tried for.
+// socksDetectTimeout bounds the attempt with each version.
 const socksDetectTimeout = 5 * time.Second
 
 var socksDetectOrder = []SOCKSVersion{SOCKS5, SOCKS4a, SOCKS4}
 
-// DetectSOCKS finds out what SOCKS proxy is at addr, a host:port or unix:///path. It tries
-// [SOCKS5], [SOCKS4a] and [SOCKS4], in this order and on a connection each, for at
-// most 5 s each and a third of the time that ctx then has left. It returns nil if
-// nothing there answers like a proxy, and also if addr is no address. That there is
-// a proxy does not mean that it can connect to anywhere, or that it takes auth.
+// DetectSOCKS detects the SOCKS proxy at addr, a host:port or unix:///path. It tries
+// [SOCKS5], [SOCKS4a] and [SOCKS4] in order, with a connection for each version. Each
+// attempt has at most 5 s, and at most a third of the remaining time of ctx.
 //
-// A SOCKS5 proxy is not asked to connect to anything. One of an older version
-// is asked for port 1 of its own machine, for it can be told by nothing less. (A
-// proxy that knows no names, and no other version, may be taken for SOCKS4a.)
+// If no proxy answers, or if addr is no address, the result is nil. A detected proxy may
+// still refuse auth or fail to connect to destinations.
+//
+// A SOCKS5 proxy is not asked for a connection. A proxy of an older version is asked for
+// port 1 of its own machine, because no lesser request shows such a proxy. (A proxy that
+// knows neither names nor another version may be taken for SOCKS4a.)
 func DetectSOCKS(ctx context.Context, addr string, auth SOCKSAuth) *SOCKSProxy {
 	proxy, err := parseProxyAddr(addr)
 	if err != nil {
@@ -490,9 +494,8 @@ func DetectSOCKS(ctx context.Context, addr string, auth SOCKSAuth) *SOCKSProxy {
 	return found
 }
 
-// DetectSOCKSHost does [DetectSOCKS] on one port of a host after the other, and
-// returns the first proxy that it finds, or nil. Each port has an even share of the
-// time that ctx has left.
+// DetectSOCKSHost calls [DetectSOCKS] for each port of a host in order, and returns the
+// first proxy found, or nil. Each port has an even share of the remaining time of ctx.
 func DetectSOCKSHost(ctx context.Context, host string, ports []int, auth SOCKSAuth) *SOCKSProxy {
 	var addrs []NetAddress
 	for _, port := range ports {
@@ -520,7 +523,7 @@ func detectProxy(ctx context.Context, proxy net.Addr, auth SOCKSAuth, dial dialF
 	return nil, errNoProxy
 }
 
-// probeVersion does as much of a handshake as shows a proxy of that version.
+// probeVersion performs enough of a handshake to recognize a proxy of the given version.
 func probeVersion(ctx context.Context, proxy net.Addr, version SOCKSVersion, auth SOCKSAuth, dial dialFunc) error {
 	ctx, cancel := context.WithTimeout(ctx, socksDetectTimeout)
 	defer cancel()

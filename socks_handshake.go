@@ -31,49 +31,51 @@ func (v SOCKSVersion) String() string {
 	return fmt.Sprintf("SOCKSVersion(%d)", uint8(v))
 }
 
-// SOCKSHandshake is the client's side of one SOCKS handshake, without the I/O:
-// [SOCKSHandshake.Next] says what to send and how much to read. [SOCKSProxy] does
-// this over connections; it is for those who have something else to carry it.
+// SOCKSHandshake is the client's side of a SOCKS handshake, without I/O:
+// [SOCKSHandshake.Next] returns the bytes to send and the number of bytes to read.
+// [SOCKSProxy] performs handshakes over connections. SOCKSHandshake is for programs with
+// another transport.
 //
 //	send, need, err := h.Next(nil)
 //	for err == nil {
-//		// send send, if it is not empty
+//		// write send, if not empty
 //		if need == 0 {
-//			break // it is done, and the tunnel begins
+//			break // the handshake is done; the tunnel begins
 //		}
 //		// read 1 to need bytes into p
 //		send, need, err = h.Next(p)
 //	}
 type SOCKSHandshake struct {
 	version   SOCKSVersion
-	greeting  []byte // SOCKS5's
-	login     []byte // the message of RFC 1929, nil without credentials
+	greeting  []byte // for SOCKS5
+	login     []byte // message of RFC 1929, nil without credentials
 	request   []byte
-	probeOnly bool // it ends with the proxy's first reply, which must be a known one
+	probeOnly bool // stop after the proxy's first reply, which must be a known reply
 	greeted   bool // a SOCKS5 proxy has answered the greeting
 
-	reply       []byte    // what has come of the reply that is awaited
-	replySize   int       // how long that is, as far as it is known
-	handleReply socksStep // to be taken when it is whole; nil when the handshake is done
-	// checkRefusal returns the error of a reply that refuses, of which the version and the
-	// code are there, and nil for any other; it is nil where a reply has no code.
+	reply       []byte    // received part of the awaited reply
+	replySize   int       // size of the awaited reply, as far as known
+	handleReply socksStep // called with the complete reply; nil after the handshake
+	// checkRefusal returns the error of a refusing reply, and nil for any other reply. The
+	// reply has at least its version and code. If replies have no code, checkRefusal is
+	// nil.
 	checkRefusal func(h *SOCKSHandshake, reply []byte) error
 }
 
-// socksStep takes a whole reply and returns what to send next. It is given the
-// handshake so that one that has not begun can be copied.
+// socksStep handles a complete reply, and returns the bytes to send next. It takes the
+// handshake as a parameter, so that a new handshake can be copied.
 type socksStep func(h *SOCKSHandshake, reply []byte) (send []byte, err error)
 
-// NewSOCKSHandshake begins a handshake that asks for a connection to dest. A nil
-// auth is none. The error is a [*SOCKSError] that matches [ErrSOCKSProtocol] if
-// the version cannot express what is asked for.
+// NewSOCKSHandshake begins a handshake for a connection to dest. A nil auth means no
+// credentials. If the version cannot express the request, the error is a [*SOCKSError] that
+// matches [ErrSOCKSProtocol].
 func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*SOCKSHandshake, error) {
 	h := &SOCKSHandshake{version: version}
 	if dest == (NetAddress{}) {
 		return nil, h.protocolError("no address to connect to")
 	}
 	if dest.IP().Zone() != "" {
-		// It means something on this machine only.
+		// A zone has a meaning on this machine only.
 		return nil, h.protocolError("an address with a zone is not for a proxy: %s", dest.Host())
 	}
 	var user *SOCKSUserAuth
@@ -96,12 +98,13 @@ func NewSOCKSHandshake(version SOCKSVersion, dest NetAddress, auth SOCKSAuth) (*
 	return h, nil
 }
 
-// Next takes the bytes that were received: as many as the last call said were
-// needed, or fewer, and none at first. It returns what to send now, and how many
-// bytes are needed before there is more to say. These are bytes of the proxy's and
-// none that come after; at need 0 the handshake is done. Any error but one about
-// too many bytes ends it. A refusal does so with its second byte, which is the code:
-// what follows it, if anything does, is not asked for.
+// Next takes the received bytes: none at first, then at most as many as the last call
+// needed. It returns the bytes to send, and how many bytes Next needs to continue. The
+// needed bytes belong to the handshake, never to the tunnel. If need is 0, the handshake is
+// done.
+//
+// An error ends the handshake, except the error about too many bytes. A refusal ends the
+// handshake at its second byte, the code; Next does not ask for the bytes that follow.
 func (h *SOCKSHandshake) Next(received []byte) (send []byte, need int, err error) {
 	if len(received) > h.replySize-len(h.reply) {
 		return nil, 0, fmt.Errorf("SOCKS handshake was given %d bytes, %d more than it needs", len(received), len(received)+len(h.reply)-h.replySize)
@@ -122,7 +125,7 @@ func (h *SOCKSHandshake) Next(received []byte) (send []byte, need int, err error
 	return send, h.replySize - len(h.reply), nil
 }
 
-// awaitReply has take called with the next size bytes.
+// awaitReply waits for the next size bytes, to be passed to take.
 func (h *SOCKSHandshake) awaitReply(size int, take socksStep) {
 	h.reply, h.replySize, h.handleReply, h.checkRefusal = h.reply[:0], size, take, nil
 }
@@ -132,11 +135,11 @@ func (h *SOCKSHandshake) finishHandshake([]byte) ([]byte, error) {
 	return nil, nil
 }
 
-// SOCKS4, and its extension 4a: one request, one reply of eight bytes.
+// SOCKS4, and its extension 4a: a request and a reply of eight bytes.
 //
 //	request  4, 1 (connect), port, IPv4 address, user id, 0
 //	         4a: address 0.0.0.1, and at the end the name, 0
-//	reply    0, code, and six bytes that mean nothing here
+//	reply    0, code, and six bytes without a meaning here
 
 func (h *SOCKSHandshake) buildSOCKS4Request(dest NetAddress, user *SOCKSUserAuth) error {
 	switch {
@@ -151,7 +154,7 @@ func (h *SOCKSHandshake) buildSOCKS4Request(dest NetAddress, user *SOCKSUserAuth
 		id = user.Username
 	}
 	if strings.ContainsRune(id, 0) {
-		// It would end there, and the rest be taken for the name of a host.
+		// A zero byte would end the id, and the remainder be taken for a host name.
 		return h.protocolError("username %q has a zero byte in it", id)
 	}
 	h.request = append(h.request, 4, 1, byte(dest.port>>8), byte(dest.port))
@@ -181,7 +184,7 @@ func (h *SOCKSHandshake) checkSOCKS4Refusal(reply []byte) error {
 	}
 	text, ok := socks4Replies[code]
 	if !ok && h.probeOnly {
-		// Zeros, a length or an HTTP/2 frame (of a gRPC server, say), would do.
+		// Zeros, a length or an HTTP/2 frame (of a gRPC server, say) would pass as a reply.
 		return h.protocolError("no reply of a %v proxy: %q", h.version, reply)
 	}
 	if !ok {
@@ -197,11 +200,11 @@ func (h *SOCKSHandshake) handleSOCKS4Reply(reply []byte) ([]byte, error) {
 	return h.finishHandshake(nil)
 }
 
-// SOCKS5: a greeting with the methods of authentication, which the proxy answers
-// with the one that it chooses; the credentials, if it chose these; the request.
+// SOCKS5: a greeting with the authentication methods, answered with the chosen method; the
+// credentials, if the proxy chose them; the request.
 //
 //	request  5, 1 (connect), 0, address, port
-//	reply    5, code, 0, address, port, which is the proxy's side of the connection
+//	reply    5, code, 0, address, port (of the proxy's side of the connection)
 //	address  1, 4 bytes; 4, 16 bytes; or 3, length, name
 
 func (h *SOCKSHandshake) buildSOCKS5Messages(dest NetAddress, user *SOCKSUserAuth) error {
@@ -211,7 +214,7 @@ func (h *SOCKSHandshake) buildSOCKS5Messages(dest NetAddress, user *SOCKSUserAut
 		h.request = append(append(h.request, 1), ip.AsSlice()...)
 	case ip.Is6():
 		h.request = append(append(h.request, 4), ip.AsSlice()...)
-	default: // of 254 bytes at most, as it has been checked
+	default: // 254 bytes at most, as already checked
 		h.request = append(append(h.request, 3, byte(len(dest.name))), dest.name...)
 	}
 	h.request = append(h.request, byte(dest.port>>8), byte(dest.port))
@@ -220,8 +223,8 @@ func (h *SOCKSHandshake) buildSOCKS5Messages(dest NetAddress, user *SOCKSUserAut
 		if n := len(user.Username); n < 1 || n > 255 {
 			return h.protocolError("username %s has invalid length %d", user.Username, n).withHint("1 to 255 bytes; without a user, SOCKSProxy.Auth is nil")
 		}
-		// RFC 1929 wants one of at least a byte. Proxies that know users without a
-		// password take an empty one, as other clients send it.
+		// RFC 1929 requires a password of at least a byte. Proxies with passwordless users
+		// accept an empty password, as sent by other clients.
 		if n := len(user.Password); n > 255 {
 			return h.protocolError("password has invalid length %d", n).withHint("at most 255 bytes")
 		}
@@ -251,7 +254,7 @@ func (h *SOCKSHandshake) handleSOCKS5Method(reply []byte) ([]byte, error) {
 	case reply[0] != 5:
 		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply)
 	case h.probeOnly && method != socksMethodNone && method != socksMethodPassword && method != socksMethodsRefused:
-		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply) // it was not offered
+		return nil, h.protocolError("invalid SOCKS5 proxy response: %q", reply) // the method was not offered
 	case method != socksMethodNone && (method != socksMethodPassword || h.login == nil):
 		refusal := h.refusalError(0, "SOCKS5 proxy rejected authentication methods")
 		if h.login == nil {
@@ -267,8 +270,8 @@ func (h *SOCKSHandshake) handleSOCKS5Method(reply []byte) ([]byte, error) {
 	return h.sendSOCKS5Request()
 }
 
-// handleSOCKS5Login takes the version of SOCKS for that of the login, which is 1: some proxies
-// answer with it.
+// handleSOCKS5Login also accepts version 5 in place of the login's version 1, since some
+// proxies answer with 5.
 func (h *SOCKSHandshake) handleSOCKS5Login(reply []byte) ([]byte, error) {
 	switch {
 	case reply[0] != 1 && reply[0] != 5:
@@ -280,7 +283,7 @@ func (h *SOCKSHandshake) handleSOCKS5Login(reply []byte) ([]byte, error) {
 }
 
 func (h *SOCKSHandshake) sendSOCKS5Request() ([]byte, error) {
-	h.awaitReply(5, (*SOCKSHandshake).handleSOCKS5Reply) // as far as the length of a name
+	h.awaitReply(5, (*SOCKSHandshake).handleSOCKS5Reply) // up to the length of a name
 	h.checkRefusal = (*SOCKSHandshake).checkSOCKS5Refusal
 	return h.request, nil
 }
@@ -298,7 +301,7 @@ func (h *SOCKSHandshake) checkSOCKS5Refusal(reply []byte) error {
 }
 
 func (h *SOCKSHandshake) handleSOCKS5Reply(reply []byte) ([]byte, error) {
-	size := 0 // of the address, without its first byte, which is here
+	size := 0 // size of the address without its first byte, already received
 	switch reply[3] {
 	case 1:
 		size = 3
@@ -314,20 +317,20 @@ func (h *SOCKSHandshake) handleSOCKS5Reply(reply []byte) ([]byte, error) {
 	return nil, nil
 }
 
-// SOCKSError is the error of a handshake with a SOCKS proxy. It matches
-// [ErrSOCKSFailure] if the proxy refused, and [ErrSOCKSProtocol] if it did not
-// follow the protocol, or if the protocol cannot express what was asked for.
+// SOCKSError is the error of a handshake with a SOCKS proxy. If the proxy refused, it
+// matches [ErrSOCKSFailure]. If the proxy violated the protocol, or the protocol cannot
+// express the request, it matches [ErrSOCKSProtocol].
 type SOCKSError struct {
 	Version SOCKSVersion
-	// Reply is the code with which the proxy refused to connect; 0 if what it refused
-	// were the credentials, or if it did not refuse. In SOCKS4 and 4a it is 91 to 93;
-	// in SOCKS5 it is 1 to 8, or one of Tor's for onion services, 0xF0 to 0xF7, which
-	// a SocksPort with the flag ExtendedErrors sends. Others occur.
+	// Reply is the code with which the proxy refused to connect. It is 0 if the proxy
+	// refused the credentials, or did not refuse. In SOCKS4 and SOCKS4a codes are 91 to 93.
+	// In SOCKS5 codes are 1 to 8, or Tor's codes for onion services, 0xF0 to 0xF7, which a
+	// SocksPort with the flag ExtendedErrors sends. Further codes occur.
 	Reply   int
-	Message string // what was wrong, or the meaning of Reply
+	Message string // description of the failure, or the meaning of Reply
 	Err     error  // ErrSOCKSFailure or ErrSOCKSProtocol
 
-	hint string // what to do at this side, a part of the text; "" for nothing
+	hint string // advice for this side, part of the text; may be empty
 }
 
 // Sentinels that a [*SOCKSError] matches.
@@ -354,7 +357,7 @@ func (h *SOCKSHandshake) refusalError(reply int, format string, args ...any) *SO
 	return &SOCKSError{Version: h.version, Reply: reply, Message: fmt.Sprintf(format, args...), Err: ErrSOCKSFailure}
 }
 
-// withHint returns e, whose text says what to do at this side.
+// withHint adds advice for this side to the text of e, and returns e.
 func (e *SOCKSError) withHint(hint string) *SOCKSError {
 	e.hint = hint
 	return e
@@ -376,7 +379,7 @@ var socks5Replies = map[byte]string{
 	7: "command not supported",
 	8: "address type not supported",
 
-	// Tor's, from its proposal 304.
+	// Tor's codes, from Tor's proposal 304.
 	0xF0: "onion service descriptor not found",
 	0xF1: "onion service descriptor invalid",
 	0xF2: "onion service introduction failed",

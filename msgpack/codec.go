@@ -20,7 +20,7 @@ type codec struct{}
 // RawType implements [rpcx.RawCodec].
 func (codec) RawType() reflect.Type { return reflect.TypeFor[mp.RawMessage]() }
 
-// encoder is an Encoder, made to append.
+// encoder is a reusable Encoder that appends to a slice.
 type encoder struct {
 	dst []byte
 	enc *mp.Encoder
@@ -31,7 +31,7 @@ func (e *encoder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteByte is what Encoder asks a writer for, so as not to wrap it.
+// WriteByte spares Encoder a wrapper: Encoder wraps writers without WriteByte.
 func (e *encoder) WriteByte(c byte) error {
 	e.dst = append(e.dst, c)
 	return nil
@@ -89,14 +89,14 @@ func (codec) Unmarshal(data []byte, v any) error {
 	return err
 }
 
-// decode has the library decode data, which was checked. What the peer has sent must not
-// end the program: the library panics where a key of a map[any]any is a list, and where
-// a null stands for a struct in a list. Any panic is an error.
+// decode decodes data, which was checked, with the library. Input from the peer must not
+// end the program, but the library can panic. Examples are a list as a key of a
+// map[any]any, and a null for a struct in a list. A panic becomes an error.
 func decode(data []byte, v any) (err error) {
 	d := decoders.Get().(*decoder)
 	d.Reader.Reset(data)
 	defer func() {
-		if failure := recover(); failure != nil { // nobody knows the state of d any more
+		if failure := recover(); failure != nil { // the state of d is unknown now
 			err = fmt.Errorf("decode into a %T: %v", v, failure)
 			return
 		}
@@ -106,8 +106,8 @@ func decode(data []byte, v any) (err error) {
 	return d.dec.Decode(v)
 }
 
-// widest gives the numbers in x the types that do not depend on how short they
-// were written.
+// widest converts the numbers in x to types independent of the encoded size: int64, uint64
+// or float64.
 func widest(x any) any {
 	switch x := x.(type) {
 	case []any:
@@ -140,7 +140,8 @@ func widest(x any) any {
 	return x
 }
 
-// decodeMap decodes a map where any value is expected.
+// decodeMap decodes a map into an any. If every key is a string, the result is a
+// map[string]any, otherwise a map[any]any.
 func decodeMap(dec *mp.Decoder) (any, error) {
 	n, err := dec.DecodeMapLen()
 	if err != nil || n < 0 {

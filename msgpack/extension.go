@@ -5,22 +5,23 @@ import (
 	"errors"
 )
 
-// The library's decoder reads a map's length through the header of an extension: where a
-// map is expected, what an extension holds is taken for the beginning of one. Neither
-// its length nor where it ends is checked then. So no extension may get there whose
-// content begins as a map does, or as a null, whatever the destination is.
+// If the destination is a map, the library's decoder skips the header of an extension and
+// reads the extension's content as a map. The decoder then checks neither the extension's
+// length nor its end. So extensions whose content begins like a map or a null must not
+// reach the decoder, whatever the destination.
 
 var errExtension = errors.New("an extension whose content begins like a map or a null")
 
-// timestamp is the type of the one extension that the specification defines.
+// timestamp is the type of the only extension in the specification.
 const timestamp = 0xff
 
-// withoutMapsInExtensions returns data, which is one whole value, if the decoder reads it
-// as it is meant. A timestamp that it would not is written in its longest form, which
-// begins with less than a thousand million nanoseconds, and never like a map.
+// withoutMapsInExtensions checks the extensions in data, a single complete value. A
+// timestamp whose content begins like a map or a null is rewritten in the longest form. The
+// longest form begins with less than a thousand million nanoseconds, and so never like a
+// map. Any other such extension is an error.
 func withoutMapsInExtensions(data []byte) ([]byte, error) {
 	var out []byte
-	copied := 0 // how much of data is in out
+	copied := 0 // number of bytes of data already in out
 	for at := 0; at < len(data); {
 		n, payload, _ := header(data[at:])
 		start := at + n
@@ -45,14 +46,13 @@ func withoutMapsInExtensions(data []byte) ([]byte, error) {
 // isExtension reports whether c begins an extension.
 func isExtension(c byte) bool { return c >= 0xc7 && c <= 0xc9 || c >= 0xd4 && c <= 0xd8 }
 
-// beginsLikeMap reports whether the decoder would take content for the beginning of a
-// map, or for none.
+// beginsLikeMap reports whether the decoder would take content for the beginning of a map,
+// or for a null.
 func beginsLikeMap(content []byte) bool {
 	return len(content) > 0 && (kindOf(content[0]) == kindMap || kindOf(content[0]) == kindNull)
 }
 
-// longTimestamp returns an extension in the form of a timestamp of 96 bits, if it is a
-// shorter one.
+// longTimestamp converts a timestamp of 32 or 64 bits to the form of 96 bits.
 func longTimestamp(kind byte, content []byte) ([]byte, bool) {
 	if kind != timestamp {
 		return nil, false

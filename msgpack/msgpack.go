@@ -1,14 +1,15 @@
-// Package msgpack is the MessagePack wire of aiomas.rpc, aiomas's second codec:
+// Package msgpack implements the MessagePack form of aiomas.rpc, aiomas's second codec:
 //
 //	opts := &rpcx.Options{Protocol: msgpack.Aiomas, Framer: rpcx.LengthFramer{}}
 //
-// All that is said of [rpcx.Aiomas] holds for it as well. Besides, it carries
-// binary data: a []byte is one. Fields of structs are called what their json tags
-// say, so that types need not be tagged twice. Where any value is expected, integers
-// are decoded to int64 (uint64 beyond that), and a map whose keys are not all strings to a
-// map[any]any.
+// The documentation of [rpcx.Aiomas] applies too. In addition, the protocol carries binary
+// data, as []byte. Fields of structs take their names from json tags, so types need no
+// second tag.
 //
-// The package is a module of its own, example.com/rpcx/msgpack.
+// If the destination is an any, integers become int64, or uint64 if too large for int64. A
+// map with a key other than a string becomes a map[any]any.
+//
+// The package is in a separate module, example.com/rpcx/msgpack.
 package msgpack
 
 import (
@@ -23,10 +24,10 @@ import (
 // Aiomas is the protocol, for use with [rpcx.LengthFramer].
 var Aiomas rpcx.ServiceProtocol = wire{}
 
-// wire is aiomas in MessagePack. Errors are sent as by [rpcx.Aiomas].
+// wire implements aiomas in MessagePack. Errors have the form of [rpcx.Aiomas].
 type wire struct{}
 
-// The types of messages.
+// Message types.
 const (
 	typeRequest = iota
 	typeResult
@@ -85,7 +86,7 @@ func (wire) DecodeStart(m *rpcx.Message, start []byte) {
 	}
 }
 
-// request makes item of the content of a request.
+// request fills item from the content of a request.
 func request(item *rpcx.Item, content []byte) {
 	item.Kind = rpcx.KindInvalid
 	var parts [3][]byte
@@ -107,8 +108,8 @@ func request(item *rpcx.Item, content []byte) {
 	}
 }
 
-// callID returns the id of a response in the form of the session's own: decimal
-// text. What is no such number stays what it is, and matches nothing.
+// callID returns the id of a response in the session's form, decimal text. An id that is no
+// number is unchanged, and matches no call.
 func callID(raw []byte) rpcx.ID {
 	if n, ok := integer(raw); ok {
 		return strconv.AppendUint(nil, n, 10)
@@ -117,7 +118,7 @@ func callID(raw []byte) rpcx.ID {
 }
 
 const (
-	array2 = 0x92 // the header of an array of two elements
+	array2 = 0x92 // header of an array of two elements
 	array3 = 0x93
 	null   = 0xc0
 )
@@ -132,7 +133,7 @@ func (wire) AppendRequest(dst []byte, id rpcx.ID, method string, params any, c r
 	switch p := params.(type) {
 	case rpcx.Mixed:
 		positional, named = p.Args, p.Named
-	case rpcx.Params: // those of a request that is passed on
+	case rpcx.Params: // params of a forwarded request
 		positional, named = p.Positional, p.Named
 	}
 	out := appendUint(append(dst, array3, typeRequest), number)
@@ -147,7 +148,7 @@ func (wire) AppendRequest(dst []byte, id rpcx.ID, method string, params any, c r
 	case kind == kindArray:
 	case kind == kindNull:
 		out[start] = emptyArray
-	case kind == kindMap && named == nil: // they are given by name alone
+	case kind == kindMap && named == nil: // only named params
 		return slices.Insert(out, start, emptyArray), nil
 	default:
 		return dst, &rpcx.ProtocolError{
@@ -174,8 +175,8 @@ const (
 	emptyMap   = 0x80
 )
 
-// encode appends the encoding of v, which has to be one value: that of the package's
-// own codec, which a nil one is, is checked as well, for a value may encode itself.
+// encode appends the encoding of v, and checks that the output is a single value. The
+// package's own codec (also for a nil c) is checked too, since a value may encode itself.
 func encode(dst []byte, c rpcx.Codec, v any) ([]byte, error) {
 	if c == nil {
 		c = Codec
@@ -190,7 +191,8 @@ func encode(dst []byte, c rpcx.Codec, v any) ([]byte, error) {
 	return out, nil
 }
 
-// AppendNotification implements [rpcx.Protocol]: there are none.
+// AppendNotification implements [rpcx.Protocol]. It returns an error: aiomas has no
+// notifications.
 func (wire) AppendNotification(dst []byte, method string, params any, c rpcx.Codec) ([]byte, error) {
 	return rpcx.Aiomas.AppendNotification(dst, method, params, c)
 }
@@ -216,7 +218,7 @@ func appendID(dst []byte, id rpcx.ID) []byte {
 	return append(dst, id...)
 }
 
-// AppendBatch implements [rpcx.Protocol]: there are none.
+// AppendBatch implements [rpcx.Protocol]. It returns an error: aiomas has no batches.
 func (wire) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
 	return rpcx.Aiomas.AppendBatch(dst, parts)
 }

@@ -5,11 +5,11 @@ import (
 	"math"
 )
 
-// What follows finds out where values end and whether they are whole, before
-// anything is decoded. It follows the table of formats in the specification of
-// MessagePack; see https://github.com/msgpack/msgpack/blob/master/spec.md.
+// The functions below find the ends of values, and check that values are complete, before
+// decoding. They follow the table of formats in the MessagePack specification; see
+// https://github.com/msgpack/msgpack/blob/master/spec.md.
 
-// kind is what a value is, by its first byte.
+// kind is the kind of a value, as shown by the first byte.
 type kind uint8
 
 const (
@@ -22,7 +22,7 @@ const (
 	kindMap
 )
 
-// maxDepth is how deeply arrays and maps may nest, as in JSON here.
+// maxDepth is the maximum nesting of arrays and maps, the same as for JSON.
 const maxDepth = 10000
 
 func kindOf(c byte) kind {
@@ -30,9 +30,9 @@ func kindOf(c byte) kind {
 	return k
 }
 
-// format says what the first byte c of a value begins: size bytes follow it, or if
-// counted is set a number of that size that counts the bytes or elements to follow.
-// What is counted in c itself is counted by [header].
+// format describes a value by its first byte c. If counted is false, size bytes follow. If
+// counted is true, a number of size bytes follows, the count of further bytes or elements.
+// [header] reads counts inside c.
 func format(c byte) (k kind, size int, counted bool) {
 	switch {
 	case c <= 0x7f || c >= 0xe0:
@@ -51,7 +51,7 @@ func format(c byte) (k kind, size int, counted bool) {
 		return kindScalar, 0, false
 	case 0xc4, 0xc5, 0xc6: // bin
 		return kindBytes, 1 << (c - 0xc4), true
-	case 0xc7, 0xc8, 0xc9: // ext, whose type is one byte more
+	case 0xc7, 0xc8, 0xc9: // ext: the type is an additional byte
 		return kindBytes, 1 << (c - 0xc7), true
 	case 0xca:
 		return kindScalar, 4, false
@@ -73,8 +73,8 @@ func format(c byte) (k kind, size int, counted bool) {
 	return kindBad, 0, false // 0xc1
 }
 
-// header reads the first bytes of a value: behind them there are payload bytes and
-// then elements further values. n is negative if the value is not whole.
+// header reads the header of a value: n bytes, followed by payload bytes and then by
+// further values, elements in number. If the value is incomplete, n is negative.
 func header(data []byte) (n, payload, elements int) {
 	if len(data) == 0 {
 		return -1, 0, 0
@@ -94,7 +94,7 @@ func header(data []byte) (n, payload, elements int) {
 			count = int(binary.BigEndian.Uint16(data[1:]))
 		case 4:
 			long := binary.BigEndian.Uint32(data[1:])
-			if uint64(long) > uint64(len(data)) { // each byte or element takes at least one
+			if uint64(long) > uint64(len(data)) { // each byte or element takes at least a byte
 				return -1, 0, 0
 			}
 			count = int(long)
@@ -119,8 +119,8 @@ func header(data []byte) (n, payload, elements int) {
 	return n, count, 0
 }
 
-// skip returns the length of the value that data begins with, or -1 if there is no
-// whole one, or one that is nested too deeply.
+// skip returns the length of the first value in data. If the value is incomplete or nested
+// too deeply, the result is -1.
 func skip(data []byte, depth int) int {
 	n, payload, elements := header(data)
 	if n < 0 || elements > 0 && depth == maxDepth {
@@ -137,8 +137,8 @@ func skip(data []byte, depth int) int {
 	return n
 }
 
-// split takes an array of just as many elements as there is room for to pieces, and
-// returns what is behind it.
+// split splits an array of exactly len(parts) elements into parts, and returns the bytes
+// after the array.
 func split(data []byte, parts [][]byte) (rest []byte, ok bool) {
 	n, _, elements := header(data)
 	if n < 0 || kindOf(data[0]) != kindArray || elements != len(parts) {
@@ -155,7 +155,7 @@ func split(data []byte, parts [][]byte) (rest []byte, ok bool) {
 	return rest, true
 }
 
-// text returns a whole value that is a string.
+// text returns the string in raw, a complete value.
 func text(raw []byte) (string, bool) {
 	if kindOf(raw[0]) != kindString {
 		return "", false
@@ -164,8 +164,8 @@ func text(raw []byte) (string, bool) {
 	return string(raw[n : n+payload]), true
 }
 
-// integer returns a whole value that is a number without fraction or sign, however
-// it is written.
+// integer returns the number in raw, a complete value, in any encoding. A number with a
+// fraction or a negative sign is refused.
 func integer(raw []byte) (uint64, bool) {
 	c, data := raw[0], raw[1:]
 	var signed int64
@@ -197,13 +197,13 @@ func integer(raw []byte) (uint64, bool) {
 }
 
 func whole(f float64) (uint64, bool) {
-	if f < 0 || f >= 1<<53 || f != math.Trunc(f) { // (false for NaN too)
+	if f < 0 || f >= 1<<53 || f != math.Trunc(f) { // also false for NaN
 		return 0, false
 	}
 	return uint64(f), true
 }
 
-// appendUint appends an integer in its shortest form.
+// appendUint appends n in the shortest form.
 func appendUint(dst []byte, n uint64) []byte {
 	switch {
 	case n <= 0x7f:

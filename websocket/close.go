@@ -12,34 +12,35 @@ import (
 	"github.com/coder/websocket"
 )
 
-// closing is how the peer is told of the end: a code of RFC 6455, section 7.4, and a
-// reason for people.
+// closing is the content of a close frame: a code of RFC 6455, section 7.4, and a reason
+// for people.
 type closing struct {
 	code   websocket.StatusCode
 	reason string
 }
 
-// verdict is on what the peer has sent: the error with which ReadMessage has ended.
+// verdict is the result of faulty input: the error of ReadMessage, and the close frame for
+// the peer.
 type verdict struct {
 	err error
 	closing
 }
 
-// maxReason is how long the reason of a close frame may be, in bytes.
+// maxReason is the maximum length of the reason in a close frame, in bytes.
 const maxReason = 123
 
-// SetCloseCode has the WebSocket of s closed with a code and a reason of the user's
-// choice, whatever ends s from then on: its Close, its server's Shutdown, or a handler
-// that returns [rpcx.ReplyAndDisconnect]. It ends nothing by itself:
+// SetCloseCode sets the code and the reason for closing the WebSocket of s. They apply to
+// every later end of s: its Close, its server's Shutdown, or a handler that returns
+// [rpcx.ReplyAndDisconnect]. SetCloseCode itself ends nothing:
 //
 //	websocket.SetCloseCode(s, 4001, "logged in elsewhere")
 //	s.Close()
 //
-// Codes from 4000 to 4999 are for applications, and those from 3000 to 3999 for
-// libraries; those of the protocol, 1000 to 1003 and 1007 to 1014, may be sent as well
-// (1012, say, before a server is started again). The reason is UTF-8, and of 123 bytes
-// at most. Anything else is an error, and changes nothing. For a session that is no
-// WebSocket's SetCloseCode does nothing.
+// Codes from 4000 to 4999 are for applications, and codes from 3000 to 3999 for libraries.
+// The protocol's codes 1000 to 1003 and 1007 to 1014 are allowed too (1012, say, before a
+// server restarts). The reason is UTF-8 of at most 123 bytes. For any other code or reason,
+// SetCloseCode returns an error and changes nothing. If the session is no WebSocket,
+// SetCloseCode does nothing.
 func SetCloseCode(s *rpcx.Session, code int, reason string) error {
 	switch {
 	case (code < 1000 || code > 1003) && (code < 1007 || code > 1014) && (code < 3000 || code > 4999):
@@ -57,7 +58,7 @@ func SetCloseCode(s *rpcx.Session, code int, reason string) error {
 	return nil
 }
 
-// closing returns how the peer is told of cause. Callers must hold c.mu.
+// closing returns the close frame for cause. Callers must hold c.mu.
 func (c *conn) closing(cause error) closing {
 	switch {
 	case c.chosen != nil:
@@ -68,8 +69,8 @@ func (c *conn) closing(cause error) closing {
 	return closingFor(cause)
 }
 
-// closingFor returns how a peer is told why a session ends. The texts of errors that
-// are this side's alone are not sent.
+// closingFor returns the close frame for the end of a session. Texts of this side's
+// internal errors are not sent.
 func closingFor(cause error) closing {
 	if _, ok := errors.AsType[*rpcx.CostError](cause); ok {
 		return closing{websocket.StatusPolicyViolation, rpcx.ExcessiveResourceUsage().Message}
@@ -80,7 +81,7 @@ func closingFor(cause error) closing {
 	busy, _ := errors.AsType[*rpcx.Error](cause)
 	violation, _ := errors.AsType[*rpcx.ProtocolError](cause)
 	switch {
-	case errors.Is(cause, rpcx.ErrServerFull): // as well as another
+	case errors.Is(cause, rpcx.ErrServerFull): // also matches a second error
 		return closing{websocket.StatusTryAgainLater, "server full"}
 	case errors.Is(cause, rpcx.ErrClosed), errors.Is(cause, io.EOF):
 		return closing{code: websocket.StatusNormalClosure}
@@ -100,7 +101,7 @@ func closingFor(cause error) closing {
 	return closing{code: websocket.StatusInternalError}
 }
 
-// clip returns as much of a text as fits into a close frame.
+// clip cuts a text to the size of a close frame's reason.
 func clip(reason string) string {
 	reason = strings.ToValidUTF8(reason, "\uFFFD")
 	if len(reason) <= maxReason {

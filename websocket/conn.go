@@ -20,52 +20,52 @@ import (
 )
 
 const (
-	closeWait   = time.Second // for the peer's answer to our close frame
-	firstBuffer = 512         // to read into
-	readBuffer  = 8 << 10     // beyond is counted, and given back
-	partStep    = 64 << 10    // of what comes in is told to the session
-	fragment    = 32 << 10    // of a message: what is sent and read at a time
-	mostDropped = 16 << 20    // of what a peer still sends, until it answers a close frame
-	maxDropped  = 64 << 10    // of what a peer still sends that cost too much
+	closeWait   = time.Second // wait for the peer's answer to our close frame
+	firstBuffer = 512         // initial size of the read buffer
+	readBuffer  = 8 << 10     // larger buffers are counted, and given back
+	partStep    = 64 << 10    // input bytes between two calls of part
+	fragment    = 32 << 10    // bytes of a message to write or read at a time
+	mostDropped = 16 << 20    // input bytes to drop until the peer answers a close frame
+	maxDropped  = 64 << 10    // the same, for a peer that cost too much
 )
 
-// conn is a WebSocket as an [rpcx.PartReader]. Contexts that end are not given to
-// the WebSocket, for each would cost a goroutine: what blocks is ended by closing
-// the connection.
+// conn is a WebSocket as an [rpcx.PartReader]. The WebSocket never receives a context that
+// ends, because each would cost a goroutine. Closing the connection ends blocked operations
+// instead.
 type conn struct {
 	ws      *websocket.Conn
 	out     *corked
-	under   net.Conn      // for the session to show
-	request *http.Request // that it was asked for with; nil if we asked
+	under   net.Conn      // result of NetConn
+	request *http.Request // kept HTTP request; nil for a client
 	maxSize int
 
 	buf      []byte
-	part     func(size int) error // tells the session of a part
-	rest     io.Reader            // of a message that is dropped; nil if there is none
-	reading  atomic.Bool          // the session reads; otherwise it pauses, or is about to read
-	written  func()               // tells the session of a part written; nil if it need not be
+	part     func(size int) error // callback of OnPart
+	rest     io.Reader            // remainder of a message being dropped; nil if there is no such message
+	reading  atomic.Bool          // ReadMessage is running; otherwise reading has paused, or is about to start
+	written  func()               // callback of OnWritten; may be nil
 	messages uint64               // bytes of messages received
-	told     uint64               // what Received was when part was called last
-	size     int                  // what it was called with, less kept
+	told     uint64               // Received at the last call of part
+	size     int                  // size passed to part last, without kept
 	kept     int                  // bytes of request
 	begun    bool                 // ReadMessage was called
-	control  *controlFrames       // the peer's
-	ended    atomic.Bool          // there is nothing more to read, and nobody to tell
-	cause    error                // why that is
-	over     chan struct{}        // closed when cause is known
+	control  *controlFrames       // the peer's control frames
+	ended    atomic.Bool          // the input has ended, and the peer cannot be notified
+	cause    error                // reason for the end of reading
+	over     chan struct{}        // closed when cause is set
 	writing  atomic.Bool
 
 	interval time.Duration // of pings
-	pinging  sync.Mutex    // held while a ping is under way
-	silent   bool          // one was not answered; guarded by pinging
+	pinging  sync.Mutex    // held during a ping
+	silent   bool          // a ping was not answered; guarded by pinging
 	mu       sync.Mutex
-	pinger   *time.Timer // nil if there are no pings, or no more
-	verdict  *verdict    // on what the peer has sent; nil if that was good
-	chosen   *closing    // by SetCloseCode; nil if nobody has
+	pinger   *time.Timer // nil without pings, or after the close
+	verdict  *verdict    // set after faulty input, otherwise nil
+	chosen   *closing    // set by SetCloseCode, otherwise nil
 }
 
 func newConn(ws *websocket.Conn, out *corked, under net.Conn, control *controlFrames, config Config) *conn {
-	ws.SetReadLimit(-1) // ours is another, and lets what is queued be written
+	ws.SetReadLimit(-1) // our own limit lets queued messages be written
 	c := &conn{
 		ws: ws, out: out, under: under, maxSize: config.maxSize(), interval: config.pingInterval(),
 		over: make(chan struct{}), control: control,
@@ -100,7 +100,7 @@ func (c *conn) ReadMessage() ([]byte, error) {
 		err = verdict.err
 	} else {
 		c.ended.Store(true)
-		_ = c.ws.CloseNow() // which ends a ping
+		_ = c.ws.CloseNow() // ends a ping
 		err = c.reason(err)
 	}
 	c.cause = err
@@ -122,9 +122,9 @@ func (c *conn) read() ([]byte, error) {
 	if err := c.drop(); err != nil {
 		return nil, err
 	}
-	if cap(c.buf) > readBuffer { // not to be held until the next message comes
+	if cap(c.buf) > readBuffer { // do not hold a large buffer between messages
 		c.giveBuffer()
-		_ = c.tell(0) // asks for nothing
+		_ = c.tell(0) // requests no memory
 	}
 	kind, r, err := c.ws.Reader(context.Background())
 	if err != nil {
@@ -133,10 +133,10 @@ func (c *conn) read() ([]byte, error) {
 	if c.buf == nil {
 		c.buf = make([]byte, 0, firstBuffer)
 	}
-	// The buffer grows by what has arrived, not by what a frame announces.
+	// The buffer grows by received bytes, not by an announced size.
 	buf := c.buf[:0]
 	for {
-		// The WebSocket waits for all of what it is asked for.
+		// The WebSocket waits until the given slice is full.
 		n, err := r.Read(buf[len(buf):min(len(buf)+fragment, cap(buf))])
 		c.messages += uint64(n)
 		buf = buf[:len(buf)+n]
@@ -152,8 +152,9 @@ func (c *conn) read() ([]byte, error) {
 				Start:       bytes.Clone(buf[:min(len(buf), rpcx.StartSize)]),
 			}
 		case err == io.EOF && c.out.cut.Load():
-			// The WebSocket takes the end of the connection between two reads for that
-			// of the message, which needs nothing more from the connection.
+			// If the connection ends between two reads, the WebSocket reports the end of
+			// the message. The real end of a message needs no read of the connection, so
+			// cut is unset.
 			return nil, io.ErrUnexpectedEOF
 		case err == io.EOF && kind == websocket.MessageText && !utf8.Valid(buf):
 			return nil, c.refuse(websocket.StatusInvalidFramePayloadData, "text message is no UTF-8",
@@ -179,7 +180,7 @@ func (c *conn) read() ([]byte, error) {
 	}
 }
 
-// drop reads what is left of a message that is dropped.
+// drop reads the remainder of a dropped message.
 func (c *conn) drop() error {
 	for c.rest != nil {
 		n, err := c.rest.Read(c.buf[:min(fragment, cap(c.buf))])
@@ -196,10 +197,9 @@ func (c *conn) drop() error {
 	return nil
 }
 
-// discard bounds what is read of the connection from now on. What the peer has under
-// way is dropped until it has answered: to close a connection with unread bytes could
-// lose it the code, and our last messages.
-// A peer that cost too much may send less.
+// discard bounds the remaining input of the connection. Until the peer answers the close
+// frame, input is read and dropped. Closing a connection with unread bytes could lose the
+// close code and our last messages. A peer that cost too much may send less.
 func (c *conn) discard(cause error) {
 	if _, ok := errors.AsType[*rpcx.CostError](cause); ok {
 		c.out.bound(maxDropped)
@@ -208,7 +208,8 @@ func (c *conn) discard(cause error) {
 	c.out.bound(mostDropped)
 }
 
-// refuse returns err, with which ReadMessage ends, and notes how the peer is told of it.
+// refuse sets the close frame for the peer, and returns err, the final error of
+// ReadMessage.
 func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -216,7 +217,7 @@ func (c *conn) refuse(code websocket.StatusCode, reason string, err error) error
 	return err
 }
 
-// takeBuffer returns an empty buffer of a capacity that is a power of two.
+// takeBuffer returns an empty buffer with the given capacity, a power of two.
 func takeBuffer(size int) []byte {
 	if size <= readBuffer {
 		return make([]byte, 0, size)
@@ -224,7 +225,7 @@ func takeBuffer(size int) []byte {
 	return buffers.Get(size)[:0]
 }
 
-// giveBuffer gives the buffer back that is read into.
+// giveBuffer gives back the read buffer.
 func (c *conn) giveBuffer() {
 	if size := cap(c.buf); size > readBuffer {
 		buffers.Put(c.buf[:size])
@@ -232,7 +233,7 @@ func (c *conn) giveBuffer() {
 	c.buf = nil
 }
 
-// held is what a buffer counts for.
+// held returns how many bytes a buffer of the given size counts for.
 func held(size int) int {
 	if size <= readBuffer {
 		return 0
@@ -240,14 +241,14 @@ func held(size int) int {
 	return size
 }
 
-// tell tells the session of a part of a message, for which a buffer of size bytes is held.
+// tell reports progress of a message to the session; size is the buffer's size.
 func (c *conn) tell(size int) error {
 	c.size, c.told = size, c.Received()
 	return c.part(c.kept + size)
 }
 
-// check tells the session of what has come in beside messages, and returns an error if
-// the peer has sent more control frames than it may. It is called by who reads.
+// check reports input other than messages to the session. If the peer has sent too many
+// control frames, check returns an error. Only the reading goroutine calls check.
 func (c *conn) check() error {
 	if c.control.exceeded {
 		c.out.deaf = true
@@ -264,11 +265,11 @@ func (c *conn) check() error {
 	return nil
 }
 
-// KeptBytes tells the session what the connection holds as long as it lives.
+// KeptBytes returns how many bytes the connection holds for its whole life.
 func (c *conn) KeptBytes() int { return c.kept }
 
-// Received implements [rpcx.PartReader]. What a compressed message is for counts, where
-// that is more than what has come over the connection.
+// Received implements [rpcx.PartReader]. If decompressed messages exceed the bytes from the
+// connection, the decompressed size counts.
 func (c *conn) Received() uint64 { return max(c.out.received.Load(), c.messages) }
 
 // OnPart implements [rpcx.PartReader].
@@ -277,13 +278,13 @@ func (c *conn) OnPart(part func(size int) error) { c.part = part }
 // MaxMessage implements [rpcx.SizeLimiter].
 func (c *conn) MaxMessage() int { return c.maxSize }
 
-// MaxMessageField returns the name of the field that sets the limit.
+// MaxMessageField returns the name of the limit's field.
 func (c *conn) MaxMessageField() string { return "websocket.Config.MaxSize" }
 
 // OnWritten implements [rpcx.PartWriter].
 func (c *conn) OnWritten(written func()) { c.written = written }
 
-// reason says what an error of the WebSocket means for the session.
+// reason translates an error of the WebSocket for the session.
 func (c *conn) reason(err error) error {
 	c.pinging.Lock()
 	defer c.pinging.Unlock()
@@ -297,7 +298,7 @@ func (c *conn) reason(err error) error {
 	case ok:
 		return &CloseError{int(closed.Code), closed.Reason}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return io.ErrUnexpectedEOF // no close frame came before
+		return io.ErrUnexpectedEOF // the peer sent no close frame
 	}
 	return err
 }
@@ -321,7 +322,8 @@ func (c *conn) WriteMessages(msgs [][]byte) error {
 		err = flushed
 	}
 	if errors.Is(err, net.ErrClosed) {
-		// The peer has closed it, or is silent: the reader is about to know.
+		// The peer has closed the connection, or is silent: the reader is about to find
+		// out.
 		patience := time.NewTimer(closeWait)
 		defer patience.Stop()
 		select {
@@ -333,9 +335,8 @@ func (c *conn) WriteMessages(msgs [][]byte) error {
 	return err
 }
 
-// write writes a message; a large one in fragments. Between them the peer's pings
-// are answered: the WebSocket gives up an answer, and with it the connection, that
-// has to wait for 5 s.
+// write writes a message; a large message in fragments. Between fragments, the WebSocket
+// answers the peer's pings. An answer that waits for 5 s fails, and closes the connection.
 func (c *conn) write(kind websocket.MessageType, msg []byte) error {
 	if len(msg) <= fragment {
 		return c.ws.Write(context.Background(), kind, msg)
@@ -357,8 +358,8 @@ func (c *conn) write(kind websocket.MessageType, msg []byte) error {
 // Close implements [rpcx.MessageConn].
 func (c *conn) Close() error { return c.CloseWithError(rpcx.ErrClosed) }
 
-// CloseWithError implements [rpcx.CloserWithError]. If the connection is at rest the
-// peer is told why, and has a second for its answer.
+// CloseWithError implements [rpcx.CloserWithError]. If no write is running, the peer
+// receives a close frame and has a second to answer.
 func (c *conn) CloseWithError(cause error) error {
 	c.mu.Lock()
 	if c.pinger != nil {
@@ -379,10 +380,10 @@ func (c *conn) CloseWithError(cause error) error {
 	return c.ws.Close(how.code, how.reason)
 }
 
-// ping makes sure that the peer is there if nothing has been heard from it. It is
-// called by the timer, and ends with the answer or the connection. A peer that is
-// being written to may be busy reading; Limits.SendTimeout is for that. While the
-// session does not read, nothing can be heard.
+// ping checks that a silent peer is there. The timer calls ping, which returns after the
+// answer or the end of the connection. No ping is sent during a write, since the peer may
+// be busy reading; Limits.SendTimeout covers writes. No ping is sent while the session does
+// not read, since no answer could arrive.
 func (c *conn) ping() {
 	if !c.out.heard.Swap(false) && !c.writing.Load() && c.reading.Load() && !c.answered() {
 		_ = c.out.Close()
@@ -395,7 +396,7 @@ func (c *conn) ping() {
 	}
 }
 
-// answered sends a ping and waits for the answer.
+// answered sends a ping, and reports whether the peer answered.
 func (c *conn) answered() bool {
 	c.pinging.Lock()
 	defer c.pinging.Unlock()
@@ -403,9 +404,9 @@ func (c *conn) answered() bool {
 	defer cancel()
 	err := c.ws.Ping(ctx)
 	if c.out.heard.Load() {
-		return true // the answer is behind what was heard, where reading has paused
+		return true // if reading has paused, the answer may be behind the input
 	}
-	// Any other error is that of a connection that was closed meanwhile.
+	// Any other error means that the connection was closed in the meantime.
 	c.silent = errors.Is(err, context.DeadlineExceeded)
 	return err == nil
 }

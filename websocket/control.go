@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// controlFrames counts the control frames that the peer sends. Each takes a system call
-// to be answered, however few its bytes are. All of it is for who reads the connection.
+// controlFrames counts the peer's control frames. Answering a control frame takes a system
+// call, however short the frame. Only the reading goroutine uses controlFrames.
 type controlFrames struct {
-	rate     int // how many there may be a second; math.MaxInt is no limit
+	rate     int // allowed frames a second; math.MaxInt means no limit
 	level    float64
-	at       time.Time // when level was calculated
+	at       time.Time // time of the last change of level
 	exceeded bool
 }
 
-// controlSeconds is over how many seconds the rate is an average.
+// controlSeconds is the period over which the rate is averaged, in seconds.
 const controlSeconds = 10
 
 func (c Config) controlFrames() *controlFrames {
@@ -23,7 +23,7 @@ func (c Config) controlFrames() *controlFrames {
 	switch interval := c.pingInterval(); {
 	case f.rate == 0:
 		f.rate = 100
-		if interval > 0 { // our own pings are answered
+		if interval > 0 { // the peer answers our own pings
 			f.rate = max(f.rate, int(2*time.Second/interval))
 		}
 	case f.rate < 0:
@@ -32,7 +32,7 @@ func (c Config) controlFrames() *controlFrames {
 	return f
 }
 
-// received counts a control frame, and reports whether it is to be answered.
+// received counts a control frame, and reports whether to answer the frame.
 func (f *controlFrames) received(context.Context, []byte) bool {
 	if f.rate == math.MaxInt {
 		return true
@@ -46,5 +46,5 @@ func (f *controlFrames) received(context.Context, []byte) bool {
 	return !f.exceeded
 }
 
-// pong counts an answer to a ping of ours, or what looks like one.
+// pong counts a pong frame, whether or not we sent a ping.
 func (f *controlFrames) pong(ctx context.Context, payload []byte) { f.received(ctx, payload) }

@@ -8,31 +8,31 @@ import (
 	"sync/atomic"
 )
 
-// corked is the connection under a WebSocket. The WebSocket writes each message
-// by itself; between cork and uncork these writes are held back, to go out in one.
+// corked is the connection under a WebSocket. The WebSocket writes each message by itself.
+// Between cork and uncork, corked holds the writes back to send them together.
 type corked struct {
 	conn  io.ReadWriteCloser
-	heard atomic.Bool                      // something came; reset by who asks
-	cut   atomic.Bool                      // nothing more will come
-	rest  atomic.Pointer[io.LimitedReader] // what is read yet of conn; nil if there is no limit
+	heard atomic.Bool                      // input has arrived; ping resets the flag
+	cut   atomic.Bool                      // the input has ended
+	rest  atomic.Pointer[io.LimitedReader] // limit of the remaining input; nil if unlimited
 
 	received atomic.Uint64
-	// check is called before each read, until the connection is being closed; an error
-	// is the result of the read. Nil if nobody checks.
+	// check is called before each read, until the connection is closing. An error from
+	// check becomes the error of the read. May be nil.
 	check   func() error
-	closing atomic.Bool // only the peer's close frame is waited for
-	deaf    bool        // and not even that is looked for; for who reads
+	closing atomic.Bool // wait only for the peer's close frame
+	deaf    bool        // do not even look for a close frame; reader only
 
 	mu  sync.Mutex
-	buf *[]byte // what is held back; nil if nothing is to be
-	err error   // of the first write that failed
-	// For sendAside, and guarded by mu.
-	pending []byte     // control frames that it has not taken yet
-	sending bool       // it runs
-	sent    *sync.Cond // it has taken something, or has ended; nil before it first ran
+	buf *[]byte // held-back bytes; nil outside of cork and uncork
+	err error   // first write error
+	// For sendAside; guarded by mu.
+	pending []byte     // control frames for sendAside
+	sending bool       // sendAside is running
+	sent    *sync.Cond // signals that pending or sending has changed; nil before the first sendAside
 }
 
-// corkSize is how much is held back at most.
+// corkSize is the maximum number of held-back bytes.
 const corkSize = 32 << 10
 
 var corkBuffers = sync.Pool{New: func() any {
@@ -46,7 +46,7 @@ func (c *corked) cork() {
 	c.buf = corkBuffers.Get().(*[]byte)
 }
 
-// uncork writes what was held back.
+// uncork writes the held-back bytes.
 func (c *corked) uncork() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,15 +94,16 @@ func (c *corked) Write(p []byte) (n int, err error) {
 // maxPending is how many bytes of control frames may be pending before a write waits.
 const maxPending = 4 << 10
 
-// isPingOrPong reports whether p is such a frame. Outside of cork and uncork the
-// WebSocket writes control frames only, each in one write.
+// isPingOrPong reports whether p is a ping or pong frame. Outside of cork and uncork, the
+// WebSocket writes only control frames, each in a single write.
 func isPingOrPong(p []byte) bool {
 	return len(p) > 0 && (p[0] == 0x80|9 || p[0] == 0x80|10)
 }
 
-// leaveAside has sendAside write p. Who reads the connection answers pings, and must not
-// wait for the peer. Two ends that ping each other at the same moment would both wait
-// where a write waits for the other end's read, as in [net.Pipe]. Callers must hold c.mu.
+// leaveAside hands p to sendAside. The reading goroutine answers pings, and must not wait
+// for the peer. On a connection such as [net.Pipe], a write waits for the peer's read. Two
+// ends that ping each other at the same moment would then both wait. Callers must hold
+// c.mu.
 func (c *corked) leaveAside(p []byte) {
 	c.pending = append(c.pending, p...)
 	if c.sending {
@@ -116,7 +117,7 @@ func (c *corked) leaveAside(p []byte) {
 	go c.sendAside()
 }
 
-// sendAside writes the control frames that are pending, and ends.
+// sendAside writes the pending control frames, and returns.
 func (c *corked) sendAside() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,22 +136,23 @@ func (c *corked) sendAside() {
 	c.sent.Broadcast()
 }
 
-// awaitAside waits until sendAside has ended, or with most above 0 until fewer bytes are
-// pending. Callers must hold c.mu, which is released meanwhile.
+// awaitAside waits until sendAside has returned. If most is above 0, awaitAside waits until
+// fewer than most bytes are pending. A write error ends the wait. Callers must hold c.mu,
+// which is released while waiting.
 func (c *corked) awaitAside(most int) {
 	for c.sending && (most == 0 || len(c.pending) >= most) && c.err == nil {
 		c.sent.Wait()
 	}
 }
 
-// bound has no more than n bytes read from now on, unless less is to be read already.
+// bound limits the remaining input to n bytes, unless a limit is set already.
 func (c *corked) bound(n int64) {
 	c.rest.CompareAndSwap(nil, &io.LimitedReader{R: c.conn, N: n})
 }
 
-// yieldBytes is after how many bytes a reader lets others run. A peer that sends small
-// frames without end keeps its reader from waiting for anything. The scheduler looks for
-// connections that have become readable only now and then if no goroutine waits.
+// yieldBytes is how many bytes a reader reads between two yields. The reader of a peer that
+// sends small frames endlessly never waits. If no goroutine waits, the scheduler seldom
+// looks for connections that have become readable.
 const yieldBytes = 16 << 10
 
 func (c *corked) Read(p []byte) (int, error) {
@@ -174,7 +176,7 @@ func (c *corked) Read(p []byte) (int, error) {
 	}
 	switch {
 	case n > 0:
-		err = nil // comes again, when more is asked for
+		err = nil // the next read returns the error again
 		if !c.heard.Load() {
 			c.heard.Store(true)
 		}
@@ -184,10 +186,10 @@ func (c *corked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close does not wait for a write that is under way.
+// Close does not wait for a running write.
 func (c *corked) Close() error { return c.conn.Close() }
 
-// corkedConn is a net.Conn that is read and written through a corked.
+// corkedConn is a net.Conn whose reads, writes and Close go through corked.
 type corkedConn struct {
 	net.Conn
 	*corked

@@ -20,33 +20,35 @@ import (
 
 // Dialer connects to WebSocket servers. The zero value is ready to use.
 type Dialer struct {
-	// Dialer makes the connection below: its Timeout (30 s) bounds the WebSocket's
-	// handshake as well, its TLS is for wss://.
+	// Dialer makes the connection below. Its Timeout (30 s) also bounds the WebSocket
+	// handshake; its TLS is for wss://.
 	rpcx.Dialer
 	Config
-	// Header is sent with the request, for authorization or cookies, say. If it has
-	// Host, that is the name by which the server is asked, in place of the address's;
-	// TLS.ServerName is for the certificate.
+	// Header is sent with the request, for authorization or cookies, say. A field Host
+	// replaces the address's host in the request; for the certificate, set TLS.ServerName.
 	Header http.Header
-	// Proxy returns the proxy for a request, nil for none, such as
-	// [http.ProxyFromEnvironment], which takes HTTP_PROXY for ws:// and HTTPS_PROXY for
-	// wss://. By default there is none. An HTTP proxy (http:// or https://, with or
-	// without a user) is asked for a tunnel to the server, by CONNECT, for ws:// as for
-	// wss://; it is sent Header's Proxy-Authorization, and TLS is for https://, too. Any
-	// other URL is a SOCKS proxy's: see [rpcx.ParseSOCKSProxy].
+	// Proxy returns the proxy for a request, or nil for a direct connection. By default no
+	// proxy is used. An example is [http.ProxyFromEnvironment], which uses HTTP_PROXY for
+	// ws:// and HTTPS_PROXY for wss://.
+	//
+	// An HTTP proxy (http:// or https://, with or without a user) opens a tunnel by
+	// CONNECT, for ws:// and wss://. The proxy receives the Proxy-Authorization of Header;
+	// TLS also applies to https:// proxies. Any other URL is a SOCKS proxy; see
+	// [rpcx.ParseSOCKSProxy].
 	Proxy func(*http.Request) (*url.URL, error)
 }
 
-// Dial connects to a server at ws://host/path or wss://host/path (http:// and https:// are
-// the same) and starts a session: [Dialer.Dial] with a zero Dialer. It fails with a [*StatusError] if the server
-// answers with something else than a WebSocket.
+// Dial connects to a server and starts a session, like [Dialer.Dial] with a zero Dialer.
+// Addresses are ws://host/path and wss://host/path (http:// and https:// mean the same). If
+// the server does not accept the WebSocket, the error is a [*StatusError].
 func Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	var d Dialer
 	return d.Dial(ctx, url, opts)
 }
 
-// Dial connects to a server at ws://host/path or wss://host/path (http:// and https:// are
-// the same) and starts a session. ctx bounds only the dialling; a nil opts is the zero [rpcx.Options].
+// Dial connects to a server and starts a session. Addresses are ws://host/path and
+// wss://host/path (http:// and https:// mean the same). ctx bounds only the dialling; a nil
+// opts means the zero [rpcx.Options].
 func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpcx.Session, error) {
 	s, err := rpcx.DialMessageSession(func() (rpcx.MessageConn, error) { return d.connect(ctx, url) }, opts)
 	if err != nil {
@@ -55,7 +57,7 @@ func (d *Dialer) Dial(ctx context.Context, url string, opts *rpcx.Options) (*rpc
 	return s, nil
 }
 
-// redacted returns an address without its password.
+// redacted returns addr without a password.
 func redacted(addr string) string {
 	if u, err := url.Parse(addr); err == nil && u.User != nil {
 		return u.Redacted()
@@ -76,11 +78,11 @@ func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, err
 	t := &transport{proxy: d.Proxy, base: &http.Transport{
 		DialContext:       func(ctx context.Context, _, addr string) (net.Conn, error) { return d.dialRequest(ctx, addr) },
 		TLSClientConfig:   d.TLS,
-		DisableKeepAlives: true, // there is one request
+		DisableKeepAlives: true, // the client sends a single request
 
 		MaxResponseHeaderBytes: largestReply,
 	}}
-	defer t.base.CloseIdleConnections() // or it would go on dialling when ctx has ended
+	defer t.base.CloseIdleConnections() // otherwise dialling would go on after the end of ctx
 	header, host := splitHost(d.Header)
 	control := d.controlFrames()
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
@@ -93,7 +95,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, err
 		OnPongReceived:  control.pong,
 	})
 	if err != nil && resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		body, _ := io.ReadAll(resp.Body) // is in memory
+		body, _ := io.ReadAll(resp.Body) // the body is in memory
 		return nil, &StatusError{resp.StatusCode, resp.Header, string(body)}
 	} else if err != nil {
 		return nil, bounded.DialError(ctx, err)
@@ -101,7 +103,7 @@ func (d *Dialer) connect(ctx context.Context, url string) (rpcx.MessageConn, err
 	return newConn(ws, t.out, under, control, d.Config), nil
 }
 
-// checkScheme returns an error if an address is of another transport, or has no scheme.
+// checkScheme returns an error if addr has no scheme, or another transport's scheme.
 func checkScheme(addr string) error {
 	scheme, _, ok := strings.Cut(addr, "://")
 	if !ok {
@@ -114,9 +116,9 @@ func checkScheme(addr string) error {
 	return fmt.Errorf("the scheme %.20q is no WebSocket's: want ws://host/path or wss://host/path", scheme)
 }
 
-// checkRedirect follows as many redirections as package http does (the WebSocket
-// library follows them without end), but none from wss:// to ws://, where what is
-// secret would be sent in the clear.
+// checkRedirect bounds redirections to 10, as package http does; the WebSocket library has
+// no bound. Redirections from wss:// to ws:// are refused, because secrets would be sent in
+// the clear.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) >= 10:
@@ -127,7 +129,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// splitHost returns a header without Host, and what that says, "" if nothing.
+// splitHost returns header without Host, and the value of Host, if any.
 func splitHost(header http.Header) (rest http.Header, host string) {
 	rest = header.Clone()
 	for name, values := range header {
@@ -141,8 +143,7 @@ func splitHost(header http.Header) (rest http.Header, host string) {
 	return rest, host
 }
 
-// transport gives the WebSocket a connection that can be corked, through a proxy if
-// there is one.
+// transport makes a corked connection for the WebSocket, through a proxy if there is one.
 type transport struct {
 	base  *http.Transport
 	proxy func(*http.Request) (*url.URL, error) // may be nil

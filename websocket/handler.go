@@ -14,9 +14,9 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Handler returns an [http.Handler] that runs a session of srv on each WebSocket
-// that it accepts: an [Acceptor] with its defaults. srv need not listen itself;
-// its limits, its OnSession and its Shutdown are for these sessions, too.
+// Handler returns an [http.Handler] that runs a session of srv on each accepted WebSocket:
+// an [Acceptor] with its defaults. srv need not listen itself. The limits, OnSession and
+// Shutdown of srv apply to the sessions.
 func Handler(srv *rpcx.Server) http.Handler {
 	if srv == nil {
 		panic("websocket: Handler with a nil *rpcx.Server")
@@ -24,41 +24,51 @@ func Handler(srv *rpcx.Server) http.Handler {
 	return &Acceptor{Server: srv}
 }
 
-// Acceptor is an [http.Handler] that accepts WebSockets. Its fields must not be
-// changed once it serves. To a session, its peer is the other end of the
-// connection: behind a reverse proxy that is the proxy, for Limits.Group as well,
-// unless it looks for the client in the headers of [Request].
+// Acceptor is an [http.Handler] that accepts WebSockets. The fields must not be changed
+// while serving.
+//
+// For a session, the peer is the other end of the connection. Behind a reverse proxy the
+// peer is the proxy, also for Limits.Group, unless the program looks for the client in the
+// headers of [Request].
 type Acceptor struct {
-	// Server has the sessions.
+	// Server runs the sessions.
 	Server *rpcx.Server
 	Config
-	// Origins are the hosts whose pages may connect, beside the host that is
-	// asked: patterns of [path.Match] for "host" or "host:port", or with a scheme
-	// for "scheme://host". "null" is the origin that a browser hides: that of a file, of a
-	// sandboxed frame, or after some redirections, whosever page it is. A request that
-	// names no origin comes from no browser, and is accepted. "*" is everybody; what a session may do must not depend on
-	// cookies or addresses then.
-	// (A name that leads to this machine may be anybody's: a server for pages on
-	// the same machine should look at the Host of requests before they come here.)
+	// Origins lists the hosts whose pages may connect, besides the requested host. An
+	// element is a pattern of [path.Match] for "host" or "host:port", or for
+	// "scheme://host". A request without an origin comes from no browser, and is accepted.
+	//
+	// "null" is an origin hidden by the browser: of a file, of a sandboxed frame, or after
+	// some redirections, from any page. "*" allows everybody; the rights of a session must
+	// not depend on cookies or addresses then.
+	//
+	// (Anybody may own a name that leads to this machine. A server for pages on the same
+	// machine should therefore check the Host of requests first.)
 	Origins []string
-	// MaxHeaderFields and MaxHeaderBytes are how large a request may be: how many fields
-	// its header, and how many parameters its URL may have together, and how many bytes
-	// both are. 0 means 100 and 16 KiB, a negative value no limit but that of the
-	// [http.Server]. A session keeps its request, which counts for Server.MaxQueuedBytes.
+	// MaxHeaderFields and MaxHeaderBytes bound the size of a request. MaxHeaderFields is
+	// the maximum number of header fields and URL parameters together; 0 means 100.
+	// MaxHeaderBytes is the maximum size of the header and the URL in bytes; 0 means 16
+	// KiB. With negative values, only the [http.Server] has limits. A session keeps its
+	// request, which counts for Server.MaxQueuedBytes.
 	MaxHeaderFields int
 	MaxHeaderBytes  int
-	// Headers are the names of the header fields that a session keeps, for [Request], in
-	// any case: those that the program will look at. Nil is all of them.
+	// Headers lists the header fields kept for [Request], in any case. Nil keeps every
+	// field.
 	Headers []string
 }
 
-// ServeHTTP answers a request for a WebSocket, and starts a session on it, which
-// goes on when ServeHTTP has returned. It refuses pages of other origins (403),
-// what is no such request, one that is too large (431), and all while the server accepts
-// none (503); and all (501) if a middleware's [http.ResponseWriter] is no [http.Hijacker] and has no method
-// Unwrap. Options of the server, and a Config, that are wrong panic, which package http
-// logs. A session beyond Server.MaxGroup is closed at once, since its group can
-// depend on the connection.
+// ServeHTTP accepts a WebSocket, and starts a session on the connection. The session
+// continues after ServeHTTP has returned. A refused request is answered with a status:
+//
+//	403  The page has another origin.
+//	431  The request is too large.
+//	501  A middleware's http.ResponseWriter is no http.Hijacker and has no method Unwrap.
+//	503  The server accepts no sessions.
+//
+// Requests for anything but a WebSocket are refused as well. Invalid Options of the server,
+// or an invalid Config, cause a panic, logged by package http. A session over
+// Server.MaxGroup is closed right after the start, since its group can depend on the
+// connection.
 func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.Server == nil {
 		panic("rpcx: websocket.Acceptor without a Server: set that field")
@@ -88,7 +98,7 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		OnPingReceived:     control.received,
 		OnPongReceived:     control.pong,
 	})
-	if err != nil { // which has been answered
+	if err != nil { // already answered
 		a.logRefusal(r, err)
 		return
 	}
@@ -98,8 +108,8 @@ func (a *Acceptor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.Server.ServeMessageConn(c)
 }
 
-// logRefusal logs that a request was refused. Anybody can have that happen, and some of
-// the errors repeat what the request has: so it logs a bounded number of records.
+// logRefusal logs a refused request. Anybody can cause refusals, and some errors quote the
+// request, so the number of records is bounded.
 func (a *Acceptor) logRefusal(r *http.Request, err error) {
 	log := a.Server.Options.Logger
 	if log == nil || !log.Enabled(r.Context(), slog.LevelWarn) {
@@ -116,15 +126,17 @@ func (a *Acceptor) logRefusal(r *http.Request, err error) {
 	log.LogAttrs(context.Background(), slog.LevelWarn, "WebSocket refused", attrs...)
 }
 
-// hidden is the origin that a browser does not tell (RFC 6454, section 7.3).
+// hidden is the origin in place of an origin hidden by the browser (RFC 6454, section 7.3).
 const hidden = "null"
 
-// allowsHidden reports whether r comes from a hidden origin, and may.
+// allowsHidden reports whether r comes from a hidden origin, and Origins allows hidden
+// origins.
 func (a *Acceptor) allowsHidden(r *http.Request) bool {
 	return r.Header.Get("Origin") == hidden && slices.Contains(a.Origins, hidden)
 }
 
-// patterns returns Origins as the WebSocket takes them, to which "null" is a host.
+// patterns returns Origins for the WebSocket library, without "null": the library would
+// take "null" for a host.
 func (a *Acceptor) patterns() []string {
 	if !slices.Contains(a.Origins, hidden) {
 		return a.Origins
@@ -132,13 +144,14 @@ func (a *Acceptor) patterns() []string {
 	return slices.DeleteFunc(slices.Clone(a.Origins), func(pattern string) bool { return pattern == hidden })
 }
 
-// Request returns the HTTP request that a session of an [Acceptor] came with, nil
-// for any other session. It has no body, belongs to all who ask for it, and must not
-// be changed. Of its header it has the fields that [Acceptor].Headers names. Its context
-// does not end, and has the values of the one that the request was served with: so a
-// middleware says who is there. In Limits.Group and
-// Limits.Exempt, too, it can be asked for. A function for [rpcx.Func] does not take an
-// *http.Request: it takes the *rpcx.Session, and calls Request.
+// Request returns the HTTP request that started a session of an [Acceptor]. For another
+// session, the result is nil. The request has no body. Callers share the request and must
+// not change it. The header has the fields named by [Acceptor].Headers.
+//
+// The request's context does not end. Its values come from the context of the served
+// request, so a middleware can pass on the user. Limits.Group and Limits.Exempt may call
+// Request too. A function for [rpcx.Func] takes the *rpcx.Session and calls Request; an
+// *http.Request is no valid parameter.
 func Request(s *rpcx.Session) *http.Request {
 	if c, ok := s.Conn().(*conn); ok {
 		return c.request
@@ -146,9 +159,9 @@ func Request(s *rpcx.Session) *http.Request {
 	return nil
 }
 
-// hijackable reports whether w gives up its connection, by itself or by what it
-// wraps, as [http.ResponseController] has it. A middleware's need not. The
-// WebSocket refuses one that does not, as long as it is not hidden from it.
+// hijackable reports whether w, or a wrapped writer, gives up its connection, in the manner
+// of [http.ResponseController]. A middleware's writer may not. The WebSocket refuses such a
+// writer only if hijacker does not hide the writer.
 func hijackable(w http.ResponseWriter) bool {
 	for {
 		if _, ok := w.(http.Hijacker); ok {
@@ -162,7 +175,7 @@ func hijackable(w http.ResponseWriter) bool {
 	}
 }
 
-// hijacker gives the WebSocket a connection that can be corked.
+// hijacker gives the WebSocket a corked connection.
 type hijacker struct {
 	http.ResponseWriter
 	conn corkedConn
@@ -178,7 +191,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.conn)), nil
 }
 
-// WriteHeaderNow is for the web framework gin, which keeps headers back.
+// WriteHeaderNow writes the header at once, for the web framework gin, which delays
+// headers.
 func (h *hijacker) WriteHeaderNow() {
 	if w, ok := h.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
 		w.WriteHeaderNow()

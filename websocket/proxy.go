@@ -15,21 +15,21 @@ import (
 	"example.com/rpcx"
 )
 
-// largestReply is how much a proxy may answer before the tunnel begins, and a server
-// before the WebSocket does.
+// largestReply is the maximum size of a proxy's answer to CONNECT, and of a server's answer
+// to the handshake, in bytes.
 const largestReply = 64 << 10
 
-// hop is the proxy of a request.
+// hop describes the proxy of a request.
 type hop struct {
 	proxy *url.URL
-	auth  string // for an HTTP proxy, as a header has it; "" for none
+	auth  string // Proxy-Authorization for an HTTP proxy; may be empty
 }
 
-// hopKey is the key of the hop in the context of a request.
+// hopKey is the context key of a request's hop.
 type hopKey struct{}
 
-// through returns req as it goes through a proxy: the credentials for the proxy are not
-// for the server.
+// through returns req for sending through a proxy. The proxy's credentials are removed from
+// the header, so that the server does not see them.
 func through(proxy *url.URL, req *http.Request) *http.Request {
 	h := hop{proxy, req.Header.Get("Proxy-Authorization")}
 	if user := proxy.User; user != nil {
@@ -41,8 +41,7 @@ func through(proxy *url.URL, req *http.Request) *http.Request {
 	return req
 }
 
-// dialRequest connects to addr, a host:port, as the request in whose context this is
-// wants it.
+// dialRequest connects to addr, a host:port, directly or through the hop in ctx.
 func (d *Dialer) dialRequest(ctx context.Context, addr string) (net.Conn, error) {
 	h, ok := ctx.Value(hopKey{}).(hop)
 	if !ok {
@@ -61,7 +60,7 @@ func (d *Dialer) tunnel(ctx context.Context, h hop, addr string) (net.Conn, erro
 	case "http":
 	case "https":
 		port = "443"
-	default: // SOCKS, or nothing that is known
+	default: // SOCKS, or an unknown scheme
 		socks, err := rpcx.ParseSOCKSProxy(proxy.String())
 		if err != nil {
 			return nil, err
@@ -92,7 +91,7 @@ func (d *Dialer) tunnel(ctx context.Context, h hop, addr string) (net.Conn, erro
 		conn = secured
 	}
 	closed := make(chan struct{})
-	// Owner: this call. End: conn is closed, which is waited for.
+	// Owner: this call, which waits for the end. End: conn is closed.
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
 		conn.Close()
@@ -129,7 +128,7 @@ func connectTunnel(conn net.Conn, auth, addr string) error {
 	case resp.StatusCode/100 != 2:
 		return fmt.Errorf("it answers CONNECT with status %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	case r.Buffered() > 0:
-		return errors.New("it sends more than its answer to CONNECT") // a server waits to be spoken to
+		return errors.New("it sends more than its answer to CONNECT") // a server waits for the client to speak first
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ const (
 	defaultHeaderBytes  = 16 << 10
 )
 
-// checkSize returns an error if r is larger than a request may be. It is asked before
-// anything is kept of r, or looked for in it.
+// checkSize returns an error if r is too large. The caller checks before keeping or
+// searching any part of r.
 func (a *Acceptor) checkSize(r *http.Request) error {
 	fields, size := measure(r)
 	if limit := limitOr(a.MaxHeaderFields, defaultHeaderFields); fields > limit {
@@ -29,7 +29,7 @@ func (a *Acceptor) checkSize(r *http.Request) error {
 	return nil
 }
 
-// limitOr resolves a limit: 0 is its default, a negative one is none.
+// limitOr resolves a limit: 0 means the default, a negative value no limit.
 func limitOr(n, byDefault int) int {
 	switch {
 	case n == 0:
@@ -40,8 +40,8 @@ func limitOr(n, byDefault int) int {
 	return n
 }
 
-// measure returns how many fields and parameters r has, and how many bytes they and its
-// URL are.
+// measure returns the number of fields and parameters of r, and their size in bytes
+// together with the URL.
 func measure(r *http.Request) (fields, size int) {
 	size = len(r.RequestURI) + len(r.Host)
 	if r.URL.RawQuery != "" {
@@ -56,18 +56,17 @@ func measure(r *http.Request) (fields, size int) {
 	return fields, size
 }
 
-// fieldSize is what a field or parameter takes beside its bytes: a place in a map that
-// may be half empty, a slice, and what allocations are rounded up by.
+// fieldSize is the memory overhead of a field or parameter: a map slot (the map may be half
+// empty), a slice, and rounding of allocations.
 const fieldSize = 160
 
-// requestSize returns how many bytes of memory the session's request takes, about.
+// requestSize returns the approximate memory use of a session's request, in bytes.
 func requestSize(r *http.Request) int {
 	fields, size := measure(r)
 	return size + len(r.URL.Path) + fields*fieldSize
 }
 
-// keep returns what a session keeps of its request. It is a copy, since what stands
-// around the handler may still change the request.
+// keep returns a copy of r for the session, because middleware may still change r.
 func (a *Acceptor) keep(r *http.Request) *http.Request {
 	kept := r.Clone(context.WithoutCancel(r.Context()))
 	kept.Body, kept.Trailer = http.NoBody, nil
@@ -80,6 +79,6 @@ func (a *Acceptor) keep(r *http.Request) *http.Request {
 			}
 		}
 	}
-	_ = kept.ParseForm() // or the first FormValue would, while others look
+	_ = kept.ParseForm() // the first FormValue would parse otherwise, concurrently with other readers
 	return kept
 }

@@ -12,23 +12,25 @@ import (
 	"example.com/rpcx"
 )
 
-// ServeContext is [http.Server.Serve] of web on l until ctx ends, for a web server whose
-// Handler accepts WebSockets for srv. Then it shuts down both, for at most
-// srv.ShutdownTimeout together: the sessions finish what is under way, as by
-// [rpcx.Server.Shutdown], and the HTTP requests, as by [http.Server.Shutdown], which
-// leaves WebSockets alone. After that it returns: nil if all had ended in time, otherwise
-// an error that matches context.DeadlineExceeded, with what was left closed. If the
-// program exits at once then, clients may see the connection end without the close code
-// 1001, and OnClose may not have been called. Before log.Fatal, srv.Wait with a context of
-// a second or two lets both happen. So
+// ServeContext serves web on l, like [http.Server.Serve], until ctx ends; then it shuts
+// down web and srv. web is a server whose Handler accepts WebSockets for srv. Both
+// shutdowns together take at most srv.ShutdownTimeout. Sessions finish as in
+// [rpcx.Server.Shutdown], and HTTP requests as in [http.Server.Shutdown], which ignores
+// WebSockets.
+//
+// If both servers finish in time, the result is nil. Otherwise the remaining sessions and
+// requests are closed, and the error matches context.DeadlineExceeded. If the program then
+// exits at once, clients may miss the close code 1001, and OnClose may not be called. To
+// give both a chance, call srv.Wait with a context of a second or two before log.Fatal. If
+// only ctx stops the servers, this code is right:
 //
 //	if err := websocket.ServeContext(ctx, srv, web, l); err != nil {
 //		log.Fatal(err)
 //	}
 //
-// is right where nobody else stops one of the two. If somebody does, it returns
-// [rpcx.ErrServerClosed] or [http.ErrServerClosed], and leaves the other as it is. Options
-// of srv that are wrong are an error. For wss://, l is of [rpcx.Listen] with tls://.
+// If other code stops a server, ServeContext returns [rpcx.ErrServerClosed] or
+// [http.ErrServerClosed], and leaves the other server running. Invalid options of srv are
+// an error. For wss://, make l with [rpcx.Listen] and tls://.
 func ServeContext(ctx context.Context, srv *rpcx.Server, web *http.Server, l net.Listener) error {
 	if srv == nil || web == nil || l == nil {
 		panic("websocket: ServeContext with a nil *rpcx.Server, *http.Server or listener")
@@ -39,29 +41,29 @@ func ServeContext(ctx context.Context, srv *rpcx.Server, web *http.Server, l net
 		return err
 	}
 	if err != nil {
-		web.Close() // there is no time left
+		web.Close() // no time is left
 	}
 	return errors.Join(err, <-w.drained)
 }
 
-// webListener is the listener of a web server, as one that an rpcx.Server can serve and
-// close. It accepts nothing itself.
+// webListener presents a web server as a listener for an rpcx.Server to serve and close. It
+// never returns a connection.
 type webListener struct {
 	net.Listener
 	ctx     context.Context
 	web     *http.Server
-	timeout time.Duration // as Server.ShutdownTimeout has it
+	timeout time.Duration // see Server.ShutdownTimeout
 
-	once     sync.Once // Close
+	once     sync.Once // for Close
 	draining bool
-	drained  chan error // what has become of the web server
+	drained  chan error // result of the web server's shutdown
 }
 
-// Accept serves the web, and fails when that has ended.
+// Accept serves the web server, and returns its final error.
 func (l *webListener) Accept() (net.Conn, error) { return nil, l.web.Serve(l.Listener) }
 
-// Close has the web server stop to accept connections, and shuts it down if that is for
-// the end of the context. It does not wait.
+// Close makes the web server stop accepting connections. If the context has ended, Close
+// also starts a shutdown of the web server. Close does not wait.
 func (l *webListener) Close() error {
 	l.once.Do(func() {
 		if l.draining = l.ctx.Err() != nil; !l.draining {
@@ -78,7 +80,7 @@ func (l *webListener) Close() error {
 func (l *webListener) drain() error {
 	ctx, timeout := context.Background(), l.timeout
 	if timeout == 0 {
-		timeout = 30 * time.Second // as rpcx.Server has it
+		timeout = 30 * time.Second // default of rpcx.Server
 	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
@@ -86,7 +88,7 @@ func (l *webListener) drain() error {
 		defer cancel()
 	}
 	err := l.web.Shutdown(ctx)
-	l.Listener.Close() // if web had not served it yet; before, Shutdown would return an error of its own Close
+	l.Listener.Close() // if web has not served it yet; an earlier Close would make Shutdown return its error
 	if err != nil && err == ctx.Err() {
 		l.web.Close()
 		return fmt.Errorf("HTTP requests were not finished after %v, and are closed (Server.ShutdownTimeout): %w", timeout, err)

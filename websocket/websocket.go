@@ -1,79 +1,84 @@
-// Package websocket runs rpcx sessions over WebSockets: for browsers, for servers
-// behind a web port, for what passes through HTTP proxies. A session is the same
-// as over any other connection: both ends call each other, and all limits hold.
+// Package websocket runs rpcx sessions over WebSockets: for browsers, for servers behind a
+// web port, for connections through HTTP proxies. A session is the same as over any other
+// connection: both ends call each other, and the same limits apply.
 //
 // # A server
 //
-// [Handler] is an [http.Handler] for any mux. The sessions are those of an
-// [rpcx.Server], which may serve other listeners as well, counts them, and shuts
-// them down. ([http.Server.Shutdown] does not know of WebSockets.) [ServeContext] serves
-// until a context ends, and then shuts both servers down:
+// [Handler] is an [http.Handler] for any mux. The sessions belong to an [rpcx.Server],
+// which may also serve other listeners. The server counts the sessions and shuts them down.
+// ([http.Server.Shutdown] ignores WebSockets.) [ServeContext] serves until a context ends,
+// and then shuts both servers down:
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	mux.Handle("/rpc", websocket.Handler(srv))
 //	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 //	err := websocket.ServeContext(ctx, srv, web, l) // l, err := net.Listen("tcp", ":8080")
 //
-// A browser says which page a connection comes from, and pages of other hosts are
-// refused unless [Acceptor].Origins allows them (a page without an origin, by "null"):
-// otherwise any page could act in the name of whoever looks at it. A request that is too large is refused
-// (Acceptor.MaxHeaderFields, MaxHeaderBytes). Who never ends a request is the
-// [http.Server]'s to bound, whose ReadHeaderTimeout should be set on a public port, and
-// MaxHeaderBytes to 32 KiB, say: it reads a megabyte before the Acceptor sees a request.
+// A browser names the page that opens a connection. Pages of other hosts are refused unless
+// [Acceptor].Origins allows them (a page without an origin, by "null"). Otherwise any page
+// could act in the name of its visitor.
 //
-// Who may connect is up to middleware, as for any handler: it answers a request that
-// is to be refused, with a status of its choice, and passes the others on. [Request]
-// returns the request of a session later, with what the middleware has put into its
-// context, its path, its headers and its TLS client certificates (and nil for one
-// that came by another listener of the server):
+// A request that is too large is refused (Acceptor.MaxHeaderFields, MaxHeaderBytes). The
+// [http.Server] has to bound slow and huge requests, since the Acceptor sees only complete
+// headers. On a public port, set ReadHeaderTimeout, and MaxHeaderBytes to 32 KiB, say; the
+// default is a megabyte.
+//
+// Middleware decides who may connect, as for any handler. It answers a refused request with
+// a status of its choice, and passes other requests on. Later, [Request] returns the
+// request of a session: the path, the headers, the TLS client certificates, and the context
+// with values from middleware. For a session from another listener of the server, the
+// result is nil. An example:
 //
 //	user := websocket.Request(s).Context().Value(userKey{})
 //
-// A handler has the session as a parameter, s *rpcx.Session, and not the *http.Request.
+// A handler takes the session as a parameter, s *rpcx.Session, and not the *http.Request.
 //
 // # A client
 //
 //	s, err := websocket.Dial(ctx, "wss://example.com/rpc", nil)
 //
-// http:// and https:// mean the same as ws:// and wss://.
-// [Dialer] has headers, TLS and proxies, which are asked for a tunnel. Other answers
-// than a WebSocket are a [*StatusError].
+// http:// and https:// mean the same as ws:// and wss://. [Dialer] has headers, TLS and
+// proxies, which open a tunnel. If the server does not accept the WebSocket, the error is a
+// [*StatusError].
 //
 // # Messages
 //
-// Each message is one WebSocket message: of text if it is UTF-8, as JSON always
-// is, and binary otherwise. Both kinds are read. Options.Framer is ignored. A
-// message that is larger than [Config].MaxSize is dropped, counted, and answered with
-// an error, like a long line in a stream. If its first KiB does not show which request
-// it is, or which reply, the connection is closed with code 1009, since its sender
-// would wait in vain.
+// Each message is a single WebSocket message: a text message if the bytes are UTF-8, as
+// JSON always is, and otherwise a binary message. Both kinds are read. Options.Framer is
+// ignored.
+//
+// A message larger than [Config].MaxSize is dropped, counted, and answered with an error,
+// like a long line in a stream. If the first KiB does not identify the request or reply,
+// the connection is closed with code 1009. Otherwise the sender would wait in vain.
 //
 // # The end
 //
-// A session that ends says so to its peer, and waits up to a second for the answer
-// (Close does not wait for that, Done does). What it says is a code and a reason:
+// At its end, a session sends the peer a code and a reason, and waits up to a second for
+// the answer. (Close does not wait for the answer, Done does.) The codes are:
 //
-//	1000  Close or Shutdown of the session, ReplyAndDisconnect, Limits.IdleTimeout
-//	1001  Shutdown or Close of the server
-//	1002  a message that the protocol cannot answer
-//	1007  a text message that is no UTF-8
-//	1008  the session has cost too much, its peer does not read, sends too many control
-//	      frames (Config.ControlFrames) or too much that is wrong (Limits.PeerErrors)
-//	1009  a message over Config.MaxSize
-//	1011  any other error of this side
-//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes; these are also why an idle
-//	      session ends, or a message is not waited for, on a server that is nearly full
+//	1000  Close or Shutdown of the session, ReplyAndDisconnect, Limits.IdleTimeout.
+//	1001  Shutdown or Close of the server.
+//	1002  A message that the protocol cannot answer.
+//	1007  A text message that is no UTF-8.
+//	1008  The session has cost too much, or its peer does not read. The peer sends too many
+//	      control frames (Config.ControlFrames) or too many errors (Limits.PeerErrors).
+//	1009  A message over Config.MaxSize.
+//	1011  Any other error of this side.
+//	1013  Server.MaxSessions, MaxGroup or MaxQueuedBytes. On a server that is nearly full,
+//	      also the end of an idle session or of an incomplete message.
 //
-// [SetCloseCode] has another code sent, of the program's own. A peer that does not read
-// is told nothing if a write to it is under way. A program that exits right after Close
-// may take the code with it, one time in twenty or so: its last act is Shutdown, or to
-// wait for Done after Close.
+// [SetCloseCode] sets another code, chosen by the program. If a write to the peer is under
+// way, as to a peer that does not read, no code is sent. If a program exits right after
+// Close, the code may be lost, about once in twenty times. To be safe, end with Shutdown,
+// or wait for Done after Close.
 //
-// When the peer closes the connection, [rpcx.Session.Err] is a [*CloseError] with its
-// code and its reason; io.EOF if it gave none, or 1000 without a reason; and
-// io.ErrUnexpectedEOF if it was gone without a word. A CloseError with code 1000 or
-// 1001 is an end in order, and matches io.EOF by [errors.Is]. A peer that has nothing to
-// say is pinged, and one that does not answer ends the session with [ErrNoPong].
+// If the peer closes the connection, [rpcx.Session.Err] is a [*CloseError] with the peer's
+// code and reason. Without a code, or with 1000 and no reason, the error is io.EOF. Without
+// a close frame, the error is io.ErrUnexpectedEOF. A CloseError with code 1000 or 1001 is
+// an orderly end, and matches io.EOF by [errors.Is].
+//
+// A silent peer is pinged. If the peer does not answer a ping, the session ends with
+// [ErrNoPong].
 package websocket
 
 import (
@@ -91,28 +96,28 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Config is what both ends have in common. The zero value has the defaults.
+// Config holds the settings common to both ends. The zero value has the defaults.
 type Config struct {
-	// MaxSize is the size of the largest message to be received or sent, in bytes; 0
-	// means [rpcx.DefaultMaxSize], a negative value no limit.
+	// MaxSize is the size of the largest message to receive or send, in bytes. 0 means
+	// [rpcx.DefaultMaxSize], a negative value no limit.
 	MaxSize int
-	// PingInterval is how long a peer may be silent before it is sent a ping, and
-	// then how long it has for the answer; 0 means 30 s, a negative value that no
-	// pings are sent.
+	// PingInterval is how long a peer may be silent before a ping, and then how long the
+	// peer has for the answer. 0 means 30 s, a negative value no pings.
 	PingInterval time.Duration
-	// ControlFrames is how many control frames (pings, and answers to ours) the peer may
-	// send a second, as an average over ten seconds; 0 means 100 (or twice as many as
-	// PingInterval asks for), a negative value no limit. One that sends more ends the session, and is told by close code 1008.
+	// ControlFrames is how many control frames (pings, and answers to our pings) the peer
+	// may send a second, averaged over ten seconds. 0 means 100, or twice the number
+	// required by PingInterval if larger; a negative value means no limit. A peer over the
+	// limit ends the session with close code 1008.
 	ControlFrames int
-	// Compress allows messages to be compressed if the peer agrees. That takes much
-	// time and memory; MaxSize is about what comes out.
+	// Compress allows compressed messages if the peer agrees. Compression takes much time
+	// and memory. MaxSize bounds the decompressed size.
 	Compress bool
-	// Subprotocols are those that this end speaks, the preferred first. A browser
-	// that names some gives up a connection for which the server picks none.
+	// Subprotocols lists the subprotocols of this end, in order of preference. A browser
+	// with subprotocols abandons the connection if the server selects none.
 	Subprotocols []string
 }
 
-// check returns what is wrong with the configuration, nil if nothing is.
+// check returns an error if the configuration is invalid.
 func (c *Config) check() error { return duration.Check("websocket.Config", c) }
 
 func (c Config) maxSize() int {
@@ -139,19 +144,19 @@ func (c Config) compression() websocket.CompressionMode {
 	return websocket.CompressionDisabled
 }
 
-// ErrNoPong is why a session ended whose peer did not answer a ping in time.
+// ErrNoPong is the error of a session whose peer did not answer a ping in time.
 var ErrNoPong = errors.New("rpcx: WebSocket peer does not answer pings (websocket.Config.PingInterval)")
 
-// StatusError is why a WebSocket could not be dialled where the server answered by HTTP
-// and did not upgrade the connection.
+// StatusError is the error of dialling a server that answered by HTTP without upgrading the
+// connection.
 type StatusError struct {
-	Code   int // of HTTP: 401, say, or 503 if the server has no room
+	Code   int // HTTP status: 401, say, or 503 if the server has no room
 	Header http.Header
-	Body   string // its first 1024 bytes
+	Body   string // first 1024 bytes of the body
 }
 
-// Error returns the status and the beginning of the body, of which the server may have
-// written anything.
+// Error returns the status and the beginning of the body, quoted because the server chose
+// the text.
 func (e *StatusError) Error() string {
 	text := fmt.Sprintf("server answers the request for a WebSocket with status %d %s", e.Code, http.StatusText(e.Code))
 	body := strings.TrimSpace(e.Body)
@@ -164,15 +169,15 @@ func (e *StatusError) Error() string {
 	return text
 }
 
-// largestExcerpt is how much of a body is in the text of an error, in bytes.
+// largestExcerpt is how many bytes of a body an error quotes.
 const largestExcerpt = 128
 
-// CloseError is why a session ended whose peer closed the connection and said why. With
-// code 1000 (an ordinary close) or 1001 (the peer goes away: a server that shuts down,
-// a page that is left) it matches io.EOF by [errors.Is], with any other code
+// CloseError is the error of a session closed by the peer with a code. Code 1000 is an
+// ordinary close. Code 1001 means that the peer goes away: a server shuts down, or a page
+// is left. By [errors.Is], codes 1000 and 1001 match io.EOF, and other codes
 // io.ErrUnexpectedEOF.
 type CloseError struct {
-	Code   int // of RFC 6455, section 7.4; 3000 to 4999 are applications'
+	Code   int // see RFC 6455, section 7.4; 3000 to 4999 are for libraries and applications
 	Reason string
 }
 
@@ -180,8 +185,8 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed the WebSocket with code %d %q", e.Code, e.Reason)
 }
 
-// Is reports whether target is io.EOF if the peer closed the connection in order, and
-// io.ErrUnexpectedEOF if not.
+// Is reports whether target is io.EOF after an orderly close, and io.ErrUnexpectedEOF
+// otherwise.
 func (e *CloseError) Is(target error) bool {
 	if e.Code == int(websocket.StatusNormalClosure) || e.Code == int(websocket.StatusGoingAway) {
 		return target == io.EOF
