@@ -67,11 +67,11 @@ var errExited = errors.New("rpcx: task called runtime.Goexit")
 // runAndFinish calls the function and finishes the task. The result is a waiting task of
 // the group for the caller to run next, or nil.
 //
-// A panic is not recovered, and so ends the program, as in errgroup. Handing the panic to
-// Join would delay the panic, or hide the panic for ever if the panic has blocked Join.
-// The stack, which shows the cause, would be lost. A panicking task does not finish
-// either: otherwise Join would return, and the program might exit before the panic has
-// ended the program.
+// A panic ends the program, as in errgroup: runAndFinish recovers a panic only to tell
+// the panic from runtime.Goexit, and panics again. Handing the panic to Join would delay
+// the panic, or hide the panic for ever if the panic has blocked Join. The stack, which
+// shows the cause, would be lost. A panicking task does not finish either: otherwise Join
+// would return, and the program might exit before the panic has ended the program.
 func (t *Task[T]) runAndFinish() *Task[T] {
 	returned := false
 	defer func() {
