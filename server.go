@@ -18,78 +18,97 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Server accepts connections and runs a session on each. Its fields must not be
-// changed once it serves. The zero value serves any number of connections, with
-// sessions that know no method.
+// Server accepts connections and runs a session on each connection. After the server has
+// begun to serve, the fields must not be changed. The zero value serves any number of
+// connections, with sessions that know no method.
 type Server struct {
-	// Options are those of every session.
+	// Options holds the options of each session.
 	Options Options
-	// TLS, with a certificate, is used for tls:// addresses; [Server.Serve] takes a
-	// listener as it is.
+	// TLS is the configuration for tls:// addresses, and needs a certificate.
+	// [Server.Serve] uses the given listener as is.
 	TLS *tls.Config
-	// MaxSessions is how many sessions may be live. Default 10,000. A connection
-	// beyond is closed at once. For this limit and the next ones, 0 is the
-	// default and a negative value no limit; the first refusal for each is logged,
-	// and all are counted in ServerStats.
+	// MaxSessions is the maximum number of live sessions. Default 10,000. The server
+	// closes a connection over the limit at once. For MaxSessions and the following
+	// limits, 0 means the default, and a negative value no limit. ServerStats counts
+	// every refused connection; the log has only the first for each limit.
 	MaxSessions int
-	// CrowdedIdleTimeout is how long a session may be idle while nine tenths of
-	// MaxSessions are live: no message passes, no handler runs and no call is pending.
-	// Then those that have been idle longest end, with an error that matches ErrIdle,
-	// until there are fewer. Blank lines, the pings of a WebSocket and bytes of a message
-	// that does not end are no messages; 16 KiB of one of more than 64 KiB count as one.
-	// Default 1 min, but for ever if MaxSessions is less than 10: then nine tenths are all
-	// of them, and such a server is meant to be full. A negative value is for ever, too.
+	// CrowdedIdleTimeout is the maximum idle time of sessions while nine tenths of
+	// MaxSessions are live. Default 1 min. If MaxSessions is less than 10, the default is
+	// no limit: nine tenths, rounded up, are then all sessions, and such a server is
+	// meant to be full. A negative value means no limit.
+	//
+	// A session is idle while no message passes, no handler runs and no call is pending.
+	// Blank lines, WebSocket pings and bytes of an incomplete message do not count as
+	// messages. In a message of more than 64 KiB, each 16 KiB count as a message.
+	//
+	// The server ends the longest-idle sessions until fewer than nine tenths are live.
+	// The error of an ended session matches ErrIdle and ErrServerFull.
 	CrowdedIdleTimeout time.Duration
-	// MaxGroup is how many sessions of one Limits.Group, which has to be set, may be live.
-	// Default: no limit of their own.
+	// MaxGroup is the maximum number of live sessions in a group of Limits.Group, which
+	// must be set. Default: no limit.
 	MaxGroup int
-	// MaxHandshakes is how many handshakes may be in progress: what comes before a
-	// session and may wait for the peer, which is TLS, and the address of a
-	// connection that reads it from a header. Default 256. For one more, a connection
-	// is closed of the subnet (/24, or /48 of IPv6), and there of the address (a /64 of
-	// IPv6), that has the most: on Linux the oldest that has sent nothing yet, otherwise
-	// the oldest. If none has more than that of the new connection, and the oldest
-	// has not had a quarter of a second, the new one is closed.
+	// MaxHandshakes is the maximum number of handshakes in progress. Default 256. A
+	// handshake is work before a session that may wait for the peer: TLS, and a header
+	// with the peer's address.
+	//
+	// Over the limit, the server closes a connection of the busiest address (a /64 of
+	// IPv6) in the busiest subnet (/24, or /48 of IPv6). On Linux, the oldest connection
+	// whose peer has sent nothing goes first; otherwise, the oldest connection goes.
+	// There is an exception if no peer has more handshakes than the new peer. In this
+	// case, while the oldest handshake is younger than a quarter of a second, the server
+	// closes the new connection.
 	MaxHandshakes int
-	// HandshakeTimeout is how long a handshake may take. Default 10 s. See
-	// [Server.Serve] for where TLS is found.
+	// HandshakeTimeout is the maximum duration of a handshake. Default 10 s.
+	// [Server.Serve] describes how TLS is found.
 	HandshakeTimeout time.Duration
-	// MaxQueuedBytes is how many bytes may wait in all sessions together: requests,
-	// replies, and messages of which a part has come, where more than 8 KiB are held for
-	// it. Default 256 MiB. Beyond, sessions that hold more than their share (the limit
-	// divided by their number) have their requests answered CodeServerBusy, send one
-	// message at a time, for which others wait, and end if they need more for a message
-	// of more than 64 KiB that comes in.
+	// MaxQueuedBytes is the maximum number of bytes that wait in all sessions together.
+	// Default 256 MiB. Requests and replies count, and incomplete messages for which a
+	// session holds more than 8 KiB.
 	//
-	// But first others make room for such a message: sessions end that hold more than half
-	// of their share in replies that are not read or in a message that is not complete, if
-	// the write or the message began before. The oldest go first. From three quarters of
-	// the limit on each session has one handler at a time, beside those that wait for a
-	// reply of its peer, which starts while its outbox holds at most a quarter of the
-	// session's share. At one and a half times the limit such sessions end whatever comes
-	// in. Their error matches ErrServerFull, and ErrSlowPeer if it is for their replies.
+	// Over the limit, sessions that hold more than a share (the limit divided by the
+	// number of sessions) are restricted. The requests of a restricted session are
+	// answered CodeServerBusy. The session sends one message at a time, and further
+	// senders wait. If the session needs more memory for an incoming message of more than
+	// 64 KiB, the session ends.
 	//
-	// The memory in use for what counts is at most twice the limit; garbage, and what
-	// is too little to count in a session (44 KiB), come on top.
+	// Before that, other sessions make room for such a message. The server ends sessions
+	// that hold more than half of a share in unread replies or in an incomplete message.
+	// The write or the message must have begun before the incoming message, and the
+	// oldest go first.
+	//
+	// At one and a half times the limit, the server ends such sessions even without an
+	// incoming message. The error of an ended session matches ErrServerFull, and
+	// ErrSlowPeer if the session held unread replies.
+	//
+	// From three quarters of the limit on, each session runs one handler at a time,
+	// beside handlers that wait for a reply of the peer. The handler starts while the
+	// session's outbox holds at most a quarter of a share.
+	//
+	// The counted data takes at most twice the limit in memory. Garbage and uncounted
+	// small amounts (44 KiB a session) come on top.
 	MaxQueuedBytes int
-	// MaxHandledBytes is how many bytes the requests may have together that are being
-	// handled, of those of 1 KiB and more. Each object of JSON counts 16 bytes more. Default
-	// 16 MiB: decoded into values of type any, JSON takes up to 17 times as much, and
-	// MessagePack, whose maps count nothing more, up to 170 times. Beyond, the requests of sessions that have
-	// more than their share (the limit divided by their number) wait until others have
-	// been handled. While all handlers of a session wait for replies of its peer, which may
-	// ask before it replies, their own requests do not count for it.
+	// MaxHandledBytes is the maximum size of all requests in handlers together, in bytes.
+	// Default 16 MiB. Requests of less than 1 KiB do not count. Each JSON object counts
+	// 16 bytes more. Decoded into values of type any, JSON takes up to 17 times as much
+	// memory. MessagePack takes up to 170 times as much, because MessagePack maps count
+	// nothing more.
+	//
+	// Over the limit, the requests of sessions over a share (the limit divided by the
+	// number of sessions) wait until other requests have been handled. While all handlers
+	// of a session wait for replies of the peer, the session's own requests do not count
+	// for the session: the peer may ask before replying.
 	MaxHandledBytes int
-	// ShutdownTimeout is how long sessions have to finish what is under way when the
-	// context of ListenAndServe or ServeContext ends. Default 30 s. Then those that are
-	// left are closed. 0 is the default, and a negative value no limit.
+	// ShutdownTimeout is the time for sessions to finish when the context of
+	// ListenAndServe or ServeContext ends. Default 30 s. Then the server closes the
+	// remaining sessions. 0 means the default, and a negative value no limit.
 	ShutdownTimeout time.Duration
-	// OnSession is called for each new session, on a goroutine of its own, after
-	// the TLS handshake. No request is handled before it returns, but it may call
-	// the peer. So it must not wait for a request of the peer, such as a login, nor for the
-	// end of the session: a handler, or a goroutine, can do that. The requests that time out
-	// meanwhile are logged with that reason. Shutdown and Wait wait for it. What the peer has sent before it closed
-	// the connection waits for it, too, for at most Limits.ProcessingTimeout.
+	// OnSession is called for each new session, on a separate goroutine, after the TLS
+	// handshake. No request is handled before OnSession returns, but OnSession may call
+	// the peer. So OnSession must not wait for a request of the peer, such as a login, or
+	// for the end of the session: use a handler or a goroutine. If requests time out in
+	// the meantime, the log gives OnSession as the reason. Shutdown and Wait wait for
+	// OnSession. If the peer closes the connection, the input before the close waits for
+	// OnSession, too, for at most Limits.ProcessingTimeout.
 	OnSession func(*Session)
 
 	pool       pool
@@ -97,32 +116,33 @@ type Server struct {
 	mu         sync.Mutex
 	groups     groups
 	handshakes handshakeTable
-	// unpreparedConns holds a token for each connection whose goroutine has not begun its
-	// handshake; nil before the first.
+	// unpreparedConns holds a token for each connection whose goroutine has not begun the
+	// handshake; nil before the first connection.
 	unpreparedConns chan struct{}
-	failureLogRate  bounded.Rate      // handshakes and HTTP requests that are logged
-	refusals        map[string]uint64 // connections, by the limits' names
+	failureLogRate  bounded.Rate      // of log records about failed handshakes and HTTP requests
+	refusals        map[string]uint64 // refused connections, by the name of the limit
 	options         *Options          // resolved
 	sessions        map[*Session]struct{}
 	listeners       map[*trackedListener]struct{}
-	watchesCrowd    bool // the sessions, since there are many
+	watchesCrowd    bool // closeIdleSessions is scheduled
 	stopped         bool
-	users           int           // sessions and Serve calls
-	usersGone       chan struct{} // closed when busy falls to 0; nil if nobody waits
+	users           int           // sessions, Serve calls, and goroutines of prepareConn and OnSession
+	usersGone       chan struct{} // closed when users falls to 0; nil if nobody waits
 }
 
-// Listen listens on addr, for [Server.Serve]: tcp://host:port, where port 0 is
-// any that is free (see the listener's Addr), tls://host:port (or ssl://), which
-// needs config with a certificate, or unix:///path. ctx bounds the looking up of a
-// host name, and the rest of Listen.
+// Listen listens on addr, for [Server.Serve]. ctx bounds the lookup of a host name and
+// the rest of Listen. The forms of addr are:
+//   - tcp://host:port, where port 0 is any free port (see the listener's Addr);
+//   - tls://host:port or ssl://host:port, with a certificate in config;
+//   - unix:///path;
+//   - unix://@name, a name in Linux's abstract namespace, without a file.
 //
-// A unix socket has a file, which Close removes if the file is still the listener's
-// own. A file on which nobody listens any more, since a program was killed, is taken
-// over, a quarter of a second after it was made at the earliest. If somebody listens
-// on the file, if Listen may not find that out, or if the file is no socket, Listen
-// fails. (On Windows it is as package net has it: nothing is taken over.) The
-// listener has the methods of a [net.UnixListener]. unix://@name is a name in Linux's
-// abstract namespace, without a file.
+// Close removes the file of a unix socket if the file still belongs to the listener. If
+// nobody listens on a file after a crash, Listen takes the file over, a quarter of a
+// second after creation at the earliest. If somebody listens on the file, if Listen may
+// not find out, or if the file is no socket, Listen fails. On Windows, Listen behaves as
+// package net does and takes nothing over. The listener of a unix socket has the methods
+// of a [net.UnixListener].
 func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener, error) {
 	network, address, secure, err := splitAddr(addr)
 	if err != nil {
@@ -132,7 +152,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 		if config == nil {
 			return nil, fmt.Errorf("listen on %s: no TLS configuration", addr)
 		}
-		// The condition of tls.Listen. (Nobody could make a handshake.)
+		// The condition of tls.Listen: without a certificate, no handshake could succeed.
 		if len(config.Certificates) == 0 && config.GetCertificate == nil && config.GetConfigForClient == nil {
 			return nil, fmt.Errorf("listen on %s: the TLS configuration has no certificate: set Certificates, GetCertificate or GetConfigForClient", addr)
 		}
@@ -147,12 +167,12 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 	return tls.NewListener(l, config), nil
 }
 
-// ListenAndServe listens on addr and serves until ctx ends, which is a
-// [Server.Shutdown], or until the server is stopped. Addresses are
-// tcp://host:port (tcp://:port for all interfaces), tls://host:port (or ssl://),
-// which needs Server.TLS with a certificate, and unix:///path; see [Listen]. What it
-// returns is [Server.ServeContext]'s, or why it cannot listen. For several addresses, call
-// ListenAndServe for each of them, with the context of an errgroup: see the example.
+// ListenAndServe listens on addr and serves until ctx ends or the server is stopped. The
+// end of ctx causes a [Server.Shutdown]. Addresses are tcp://host:port (tcp://:port for
+// all interfaces), tls://host:port (or ssl://) with a certificate in Server.TLS, and
+// unix:///path; see [Listen]. If listening fails, ListenAndServe returns the error,
+// otherwise the result of [Server.ServeContext]. For several addresses, call
+// ListenAndServe for each address, with the context of an errgroup: see the example.
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	mustHaveContext("Server.ListenAndServe", ctx)
 	if err := srv.checkOptions(); err != nil {
@@ -168,20 +188,19 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	return err
 }
 
-// ServeContext is [Server.Serve] until ctx ends, which is a [Server.Shutdown] of the
-// server, for at most ShutdownTimeout. Then it returns after all sessions have ended:
-// nil if they did in time, otherwise an error that matches context.DeadlineExceeded. The
-// sessions that are left are closed then, but not waited for: wait for them with
-// [Server.Wait] where OnClose has to have been called.
-// So
+// ServeContext is [Server.Serve] until ctx ends. Then ServeContext does a
+// [Server.Shutdown] of the server, for at most ShutdownTimeout. If all sessions end in
+// time, the result is nil, otherwise an error that matches context.DeadlineExceeded. In
+// the latter case the remaining sessions are closed, but ServeContext does not wait for
+// their end. If OnClose must have been called, wait with [Server.Wait]. So
 //
 //	if err := srv.ServeContext(ctx, l); err != nil {
 //		log.Fatal(err)
 //	}
 //
-// is right where nobody else stops the server. If somebody does, by StopListening,
-// Shutdown or Close, it returns [ErrServerClosed] as Serve does, and the end of ctx does
-// nothing afterwards.
+// is right if nothing else stops the server. If StopListening, Shutdown or Close stops
+// the server, ServeContext returns [ErrServerClosed] as Serve does, and the end of ctx
+// does nothing afterwards.
 func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 	mustHaveContext("Server.ServeContext", ctx)
 	mustHave("Server.ServeContext", "listener", l)
@@ -201,7 +220,8 @@ func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// shutdownWithTimeout is the Shutdown at the end of a context.
+// shutdownWithTimeout shuts the server down at the end of a context, for at most
+// ShutdownTimeout.
 func (srv *Server) shutdownWithTimeout() error {
 	timeout := srv.ShutdownTimeout
 	if timeout == 0 {
@@ -219,20 +239,21 @@ func (srv *Server) shutdownWithTimeout() error {
 	return nil
 }
 
-// Serve runs a session on each connection that l accepts, and closes l when it
-// returns: with [ErrServerClosed] after [Server.StopListening],
-// [Server.Shutdown] or [Server.Close], or with the error of l. Sessions go on.
+// Serve runs a session on each connection that l accepts, and closes l before returning.
+// After [Server.StopListening], [Server.Shutdown] or [Server.Close] the result is
+// [ErrServerClosed], otherwise the error of l. Sessions go on.
 //
-// An error of Accept that passes is logged, and Accept called again after 5 ms to a
-// second: an error that is Temporary, alone or wrapped, and those that accept(2)
-// has for one connection or for a lack of memory or files. After any other error,
-// such as [net.ErrClosed], l is taken to be gone.
+// If Accept returns a temporary error, Serve logs the error and calls Accept again after
+// 5 ms to a second. An error is temporary if the error, alone or wrapped, says so with a
+// method Temporary. The errors of accept(2) about a single connection or about a lack of
+// memory or files are temporary, too. After any other error, such as [net.ErrClosed],
+// Serve takes l to be gone.
 //
-// Serve never waits for a peer. A connection that is not one of package net itself
-// may read from its peer to tell its address, or have TLS inside: Serve prepares it
-// elsewhere, within MaxHandshakes and HandshakeTimeout. TLS is found in what has a
-// method HandshakeContext, as [tls.Conn] does; in the fields of a wrapper that are
-// connections; and behind its method NetConn.
+// Serve never waits for a peer. A connection of a type outside package net may read from
+// the peer to tell the peer's address, or may contain TLS. Serve prepares such a
+// connection on another goroutine, within MaxHandshakes and HandshakeTimeout. TLS is a
+// connection with a method HandshakeContext, as [tls.Conn] has. Serve looks for TLS in
+// fields of a wrapper that are connections, and behind a method NetConn.
 func (srv *Server) Serve(l net.Listener) error {
 	mustHave("Server.Serve", "listener", l)
 	if err := srv.checkOptions(); err != nil {
@@ -274,14 +295,15 @@ func (srv *Server) Serve(l net.Listener) error {
 	}
 }
 
-// trackedListener is the listener of one Serve call. The server knows it by its
-// pointer: a listener need not be comparable, and may be served twice.
+// trackedListener is the listener of one Serve call. The server identifies a Serve call
+// by the pointer: a listener need not be comparable, and may be served twice.
 type trackedListener struct {
 	net.Listener
 	stopped chan struct{} // closed by StopListening
 }
 
-// addListener counts a listener in. It returns nil if the server was stopped.
+// addListener registers l for a Serve call. If the server was stopped, addListener
+// returns nil.
 func (srv *Server) addListener(l net.Listener) *trackedListener {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -305,7 +327,8 @@ func (srv *Server) removeListener(tracked *trackedListener) {
 	srv.removeUserLocked()
 }
 
-// resolvedOptions returns the options with defaults filled in, which is done once.
+// resolvedOptions returns the options with defaults filled in. The first call resolves
+// the options.
 func (srv *Server) resolvedOptions() *Options {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -313,7 +336,7 @@ func (srv *Server) resolvedOptions() *Options {
 	return srv.options
 }
 
-// checkOptions returns what is wrong with the options.
+// checkOptions resolves the options, and returns an error if the options are invalid.
 func (srv *Server) checkOptions() error {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -326,7 +349,8 @@ func (srv *Server) mustResolveOptionsLocked() {
 	}
 }
 
-// resolveOptionsLocked is init with an error.
+// resolveOptionsLocked resolves the options and the limits of the server once, and
+// returns an error for invalid options. Callers must hold srv.mu.
 func (srv *Server) resolveOptionsLocked() (err error) {
 	if srv.options != nil {
 		return nil
@@ -356,7 +380,8 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 	return nil
 }
 
-// addUserLocked and leave count what Wait waits for, and keep the pool alive with it.
+// addUserLocked counts a user of the server. Wait waits for the users, and the pool stays
+// alive with them. Callers must hold srv.mu.
 func (srv *Server) addUserLocked() {
 	srv.users++
 	srv.pool.addUser()
@@ -391,8 +416,8 @@ func (srv *Server) liveSessions() []*Session {
 	return live
 }
 
-// StopListening closes the listeners, gives up handshakes that are in progress, and
-// leaves the sessions as they are. Afterwards the server accepts nothing any more.
+// StopListening closes the listeners and gives up handshakes in progress. Sessions go on.
+// Afterwards the server accepts nothing any more.
 func (srv *Server) StopListening() {
 	srv.mu.Lock()
 	srv.stopped = true
@@ -406,17 +431,17 @@ func (srv *Server) StopListening() {
 	}
 	srv.mu.Unlock()
 	for l := range serving {
-		l.Close() // without the lock: a listener is the user's code
+		l.Close() // without the lock: a listener is user code
 	}
 }
 
-// Shutdown stops listening and shuts all sessions down; see [Session.Shutdown].
-// If ctx ends first it closes those that are left and returns ctx's error.
+// Shutdown stops listening and shuts all sessions down; see [Session.Shutdown]. If ctx
+// ends first, Shutdown closes the remaining sessions and returns the error of ctx.
 //
-// A handler must not call it, since it waits for the handler. With the context of a
-// handler of one of its sessions, or one made from it, Shutdown returns [ErrInHandler]
-// at once and does nothing; that a handler calls it with another context cannot be
-// recognised. A handler can have it done:
+// A handler must not call Shutdown, because Shutdown waits for the handler. If ctx is or
+// derives from the context of a handler of the server, Shutdown returns [ErrInHandler] at
+// once and does nothing. Shutdown cannot recognise a handler's call with another context.
+// A handler can start Shutdown on a goroutine:
 //
 //	go srv.Shutdown(context.Background())
 func (srv *Server) Shutdown(ctx context.Context) error {
@@ -427,14 +452,14 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	return srv.shutdownSessions(ctx)
 }
 
-// runsHandlerOf reports whether ctx is made from the context of a handler that runs, in
-// a session of the server.
+// runsHandlerOf reports whether ctx derives from the context of a running handler in a
+// session of the server.
 func (srv *Server) runsHandlerOf(ctx context.Context) bool {
 	h := handlerOf(ctx)
 	return h != nil && h.session.load == &srv.load && h.session.runsHandlerOf(ctx)
 }
 
-// shutdownSessions is Shutdown for a context that is no handler's.
+// shutdownSessions is Shutdown without the check for a handler's context.
 func (srv *Server) shutdownSessions(ctx context.Context) error {
 	srv.StopListening()
 	var shutdowns errgroup.Group
@@ -460,9 +485,9 @@ func (srv *Server) Close() error {
 	return nil
 }
 
-// Wait returns when nothing of the server is left, no listener and no session, or with
-// ctx's error when ctx ends. For the context of a handler of one of the sessions, which
-// would wait for itself, it is [ErrInHandler], as for [Server.Shutdown].
+// Wait returns when the server has no listener and no session left. If ctx ends first,
+// Wait returns the error of ctx. A handler of a session would wait for itself: with the
+// context of a handler, Wait returns [ErrInHandler], as [Server.Shutdown] does.
 func (srv *Server) Wait(ctx context.Context) error {
 	mustHaveContext("Server.Wait", ctx)
 	if srv.runsHandlerOf(ctx) {
@@ -490,24 +515,25 @@ func (srv *Server) waitForUsers(ctx context.Context) error {
 	}
 }
 
-// ServerStats count a server's sessions.
+// ServerStats holds counters of a server's sessions.
 type ServerStats struct {
-	Sessions   int // live
-	Handshakes int // in progress, as Server.MaxHandshakes counts them
-	// Refused is how many connections were closed, or not made, for a limit, by its
-	// name: "Server.MaxSessions".
+	Sessions   int // live sessions
+	Handshakes int // handshakes in progress, as in Server.MaxHandshakes
+	// Refused is the number of connections that were closed, or not made, because of a
+	// limit. The key is the name of the limit, such as "Server.MaxSessions".
 	Refused     map[string]uint64
-	QueuedBytes int // what counts for Server.MaxQueuedBytes, to about 4 KiB a session
-	// HandledBytes is what counts for Server.MaxHandledBytes.
+	QueuedBytes int // bytes counted for Server.MaxQueuedBytes, to about 4 KiB a session
+	// HandledBytes is the number of bytes counted for Server.MaxHandledBytes.
 	HandledBytes int
-	// LogRecordsLeftOut is how many records of sessions were not logged because the
-	// server's budget was used up: for those of level Error, for others that a peer causes,
-	// and for what ends sessions, 256 KiB each and 8 KiB a second, and for the first two a
-	// byte for each byte received.
+	// LogRecordsLeftOut is the number of session log records left out because a budget of
+	// the server was used up. The server has three budgets: for records of level Error,
+	// for other records that a peer causes, and for the ends of sessions. Each budget has
+	// 256 KiB and 8 KiB a second. The first two budgets also earn a byte for each byte
+	// received.
 	LogRecordsLeftOut uint64
 }
 
-// Stats returns what the server has now.
+// Stats returns the current counters of the server.
 func (srv *Server) Stats() ServerStats {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// isTemporaryAcceptError reports whether Accept may succeed after err: if err is about one
-// connection, or about memory or files that others may give back. A listener that
-// is gone has other errors.
+// isTemporaryAcceptError reports whether Accept may succeed after err. Such errors are
+// about a single connection, or about memory or files that another program may free. A
+// lost listener has other errors.
 func isTemporaryAcceptError(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
 	if is(net.ErrClosed) || slices.ContainsFunc(lostListenerErrors, is) {
@@ -24,14 +24,15 @@ func isTemporaryAcceptError(err error) bool {
 	return slices.ContainsFunc(temporaryAcceptErrors, is) || isTemporary(err)
 }
 
-// temporaryAcceptErrors are the errors of a system's accept(2) that pass, and lostListenerErrors
-// those of a descriptor that is no listener, or no longer. The files for the
-// systems fill them.
+// temporaryAcceptErrors holds the temporary errors of accept(2), and lostListenerErrors
+// the errors of a descriptor that is not, or no longer, a listener. The files for the
+// operating systems fill both.
 var temporaryAcceptErrors, lostListenerErrors []error
 
-// isTemporary reports whether err, or an error that err wraps, says that it passes.
-// The outermost error that says anything counts. But what a [net.OpError] says is
-// about an error of the system only, and it denies for all others.
+// isTemporary reports whether err or a wrapped error has a method Temporary that returns
+// true. The outermost error with the method decides. There is one exception: a
+// [net.OpError] that is not temporary decides nothing, because its method knows only
+// errors of the system.
 func isTemporary(err error) bool {
 	if says, ok := err.(interface{ Temporary() bool }); ok {
 		if _, op := err.(*net.OpError); !op || says.Temporary() {
@@ -47,8 +48,8 @@ func isTemporary(err error) bool {
 	return false
 }
 
-// acceptConn has a session run on conn, and does not wait for conn's peer. A connection
-// of package net can be asked anything without waiting. Any other connection is
+// acceptConn starts a session on conn, and never waits for the peer. No method of a
+// connection of package net waits for the peer's address. Any other connection is
 // prepared on the pool.
 func (srv *Server) acceptConn(conn net.Conn) {
 	mustHave("Server.Serve, whose listener accepts,", "connection", conn)
@@ -63,7 +64,7 @@ func (srv *Server) acceptConn(conn net.Conn) {
 	}
 	beginning := srv.unpreparedConns
 	srv.mu.Unlock()
-	beginning <- struct{}{} // waits for goroutines that can run, and for no peer
+	beginning <- struct{}{} // waits for runnable goroutines, and never for a peer
 	srv.pool.runTask(func() {
 		srv.prepareConn(conn, func() { <-beginning })
 		srv.mu.Lock()
@@ -72,22 +73,23 @@ func (srv *Server) acceptConn(conn net.Conn) {
 	})
 }
 
-// maxUnpreparedConns is how many connections are accepted ahead of the goroutines that prepare
-// them. A goroutine that has counted its handshake may have to queue for a processor.
-// With thousands in that queue, MaxHandshakes would refuse connections that wait for
-// nothing.
+// maxUnpreparedConns is the maximum number of accepted connections whose goroutines have
+// not begun the handshake. A goroutine that has counted its handshake may have to wait
+// for a processor. With thousands of such goroutines, MaxHandshakes would refuse
+// connections that wait for no peer.
 const maxUnpreparedConns = 16
 
-// isPlainNetConn reports whether conn's type is one of package net itself: TCP, a unix
+// isPlainNetConn reports whether the type of conn is from package net: TCP, a unix
 // socket, or [net.Pipe].
 func isPlainNetConn(conn io.ReadWriteCloser) bool {
 	t := reflect.TypeOf(conn)
 	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "net"
 }
 
-// prepareConn runs a session on conn once all is known of conn that its peer has to send
-// first. What needs the peer's address, or a session, comes after that; before it
-// only MaxSessions and MaxHandshakes count. It calls begun before it waits for anything.
+// prepareConn runs a session on conn after the peer has sent any header and the TLS
+// handshake. Checks that need the peer's address or a session come afterwards; before,
+// only MaxSessions and MaxHandshakes apply. prepareConn calls begun before waiting for
+// the peer.
 func (srv *Server) prepareConn(conn net.Conn, begun func()) {
 	begun = sync.OnceFunc(begun)
 	closeConn := sync.OnceFunc(func() { begun(); conn.Close() })
@@ -115,14 +117,14 @@ func (srv *Server) prepareConn(conn net.Conn, begun func()) {
 	}
 }
 
-// countRefusalLocked counts a connection that is closed for a limit. It is called under the
-// lock.
+// countRefusalLocked counts a connection that the server closes because of a limit. Only
+// the first refusal for each limit is logged, because there may be many. Callers must
+// hold srv.mu.
 func (srv *Server) countRefusalLocked(name string, limit slog.Attr) {
 	if srv.refusals == nil {
 		srv.refusals = make(map[string]uint64)
 	}
 	if srv.refusals[name]++; srv.refusals[name] == 1 {
-		// (The next ones are not logged: there may be very many.)
 		log := srv.options.Logger
 		srv.pool.runTask(func() {
 			log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused, as will be others", limitAttr(name, limit))
@@ -130,28 +132,30 @@ func (srv *Server) countRefusalLocked(name string, limit slog.Attr) {
 	}
 }
 
-// ServeConn runs a session on a connection that was accepted elsewhere, as
-// [Server.Serve] does on its own. It returns nil, and closes conn, if the
-// server was stopped or has as many sessions as it may. It asks conn for its
-// address, and so waits if conn does. If conn has TLS whose handshake is not
-// complete, the session begins with it, within HandshakeTimeout and MaxHandshakes.
+// ServeConn runs a session on a connection that was accepted by other code;
+// [Server.Serve] does so on its own. If the server was stopped or has MaxSessions
+// sessions, or if the group of the session has MaxGroup, ServeConn closes conn and
+// returns nil. ServeConn asks conn for its address, and waits if conn does. If conn has
+// TLS without a completed handshake, the session begins with the handshake, within
+// HandshakeTimeout and MaxHandshakes.
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
 	mustHave("Server.ServeConn", "connection", conn)
 	return srv.serveTransport(newStream(conn, srv.resolvedOptions().Framer), pendingTLS(conn))
 }
 
-// ServeMessageConn is [Server.ServeConn] for a connection that keeps messages
-// apart by itself; Options.Framer is ignored.
+// ServeMessageConn is [Server.ServeConn] for a connection that keeps messages apart.
+// Options.Framer is ignored.
 func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
 	mustHave("Server.ServeMessageConn", "connection", conn)
 	return srv.serveTransport(newMessages(conn), nil)
 }
 
-// Accepts reports whether the server would run a session on one more connection: it
-// was not stopped, and has fewer than MaxSessions. (Server.MaxGroup is about a session,
-// and so is not asked.) It is for transports that can refuse a connection before there
-// is one, as HTTP can: false for MaxSessions counts as a connection refused, in
-// ServerStats. True promises nothing, since others may come first.
+// Accepts reports whether the server would run a session on a further connection: the
+// server was not stopped, and has fewer than MaxSessions sessions. Accepts does not check
+// Server.MaxGroup, which needs a session. Accepts is for transports that can refuse a
+// connection early, such as HTTP. A false because of MaxSessions counts as a refused
+// connection in ServerStats. A true promises nothing, because other connections may come
+// first.
 func (srv *Server) Accepts() bool {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -159,8 +163,8 @@ func (srv *Server) Accepts() bool {
 	return srv.acceptsSessionLocked()
 }
 
-// acceptsSessionLocked reports whether there may be one more session, and counts it as refused if
-// not. It is called under the lock.
+// acceptsSessionLocked reports whether there may be a further session. If MaxSessions
+// forbids the session, acceptsSessionLocked counts a refusal. Callers must hold srv.mu.
 func (srv *Server) acceptsSessionLocked() bool {
 	if srv.stopped {
 		return false
@@ -189,7 +193,8 @@ func (srv *Server) serveTransport(conn transport, secure handshaker) *Session {
 	return s
 }
 
-// newSessionInGroup makes a session that is not started yet, and tells its group.
+// newSessionInGroup makes a session without starting the session, and returns the name of
+// the session's group.
 func (srv *Server) newSessionInGroup(conn transport, o *Options) (s *Session, group string) {
 	s = newSession(conn, o, RoleServer, &srv.pool, &srv.load)
 	if s.limits.Group != nil {
@@ -198,8 +203,9 @@ func (srv *Server) newSessionInGroup(conn transport, o *Options) (s *Session, gr
 	return s, group
 }
 
-// startSession starts a session that the server keeps track of, unless a limit is reached. If
-// secure is not nil, the session starts after its handshake.
+// startSession registers and starts s, and reports success: false if a limit is reached
+// or the server was stopped. If secure is not nil, the session starts after the handshake
+// of secure.
 func (srv *Server) startSession(s *Session, group string, secure handshaker) bool {
 	srv.mu.Lock()
 	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
@@ -215,7 +221,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	var account *account
 	if group != "" {
 		account = srv.groups.joinGroup(group, s.limits)
-		s.lock() // nobody else has the session yet
+		s.lock() // no other goroutine has the session yet
 		s.cost.joinGroupLocked(account)
 		s.unlock()
 	}
@@ -237,7 +243,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	if srv.sessions == nil {
 		srv.sessions = make(map[*Session]struct{})
 	}
-	srv.sessions[s] = struct{}{} // from now on others see it
+	srv.sessions[s] = struct{}{} // from now on, other goroutines see the session
 	srv.watchCrowdLocked()
 	srv.addUserLocked()
 	if held {
@@ -260,7 +266,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 			shaken := true
 			if secure != nil {
 				shaken = srv.runSessionHandshake(s, secure)
-				s.start() // also to end it
+				s.start() // also after a failed handshake: the end of a session needs its goroutines
 			}
 			s.traceConnected()
 			if srv.OnSession != nil && shaken {
@@ -271,7 +277,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	return true
 }
 
-// resumeWorkers lets workers handle what a held session has received.
+// resumeWorkers starts workers for the requests that a paused session has received.
 func (rs *requestServer) resumeWorkers() {
 	s := rs.s
 	s.lock()
@@ -281,15 +287,15 @@ func (rs *requestServer) resumeWorkers() {
 	s.unlock()
 }
 
-// GroupBySubnet returns a function for Limits.Group that puts sessions together
-// whose peers have the first bits of their IP addresses in common: bits4 of
-// IPv4 addresses (24, say), bits6 of IPv6 addresses (48 or 64). A number that
-// is negative or too large puts each address in a group of its own.
+// GroupBySubnet returns a function for Limits.Group that groups sessions by the first
+// bits of the peers' IP addresses. bits4 is the number of bits of an IPv4 address (24,
+// for example), and bits6 of an IPv6 address (48 or 64). If a number is negative or too
+// large, each address has a separate group.
 //
-// Peers without an IP address are in no group, and so are those on a loopback address:
-// a proxy on this machine, or Tor, has all of its clients arrive from there, and one
-// of them could use up the budget of all. The clients of a proxy on another machine
-// are in one group. For both see the manual, "Behind a proxy".
+// Peers without an IP address and peers on a loopback address are in no group. A proxy on
+// the same machine, or Tor, connects its clients from a loopback address. In a group, a
+// single client could use up the budget of every client. The clients of a proxy on
+// another machine are in one group. For both cases see the manual, "Behind a proxy".
 func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 	return func(s *Session) string {
 		ip := peerIP(s.RemoteAddr())
@@ -308,15 +314,16 @@ func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 	}
 }
 
-// groups are the accounts of groups of sessions, by their names. An account is
-// kept as long as the group has a session or a cost: it does no good to
-// disconnect. They are guarded by the server's lock.
+// groups holds the accounts of groups of sessions, by name. An account stays while the
+// group has a session or a cost, so that disconnecting does not reset the cost. The lock
+// of the server guards groups.
 type groups struct {
 	accounts map[string]*account
-	most     int // there may be before those that are not needed are dropped
+	most     int // number of accounts at which joinGroup drops unneeded accounts, but at least 1024
 }
 
-// joinGroup returns the account of a group, with one more session, whose limits are l.
+// joinGroup adds a session with the limits l to a group, and returns the account of the
+// group.
 func (g *groups) joinGroup(name string, l *Limits) *account {
 	if g.accounts == nil {
 		g.accounts = make(map[string]*account)
@@ -332,8 +339,8 @@ func (g *groups) joinGroup(name string, l *Limits) *account {
 			g.most = 2 * len(g.accounts)
 		}
 		a = newAccount()
-		// What a peer sends at once can cost a thousand times the limit: that must
-		// not lock its group out for weeks.
+		// A single burst of input can cost a thousand times the limit. Such a burst must
+		// not lock the group out for weeks.
 		a.most = 2 * l.CostHard
 		g.accounts[name] = a
 	}
@@ -341,7 +348,7 @@ func (g *groups) joinGroup(name string, l *Limits) *account {
 	return a
 }
 
-// size returns how many live sessions a group has.
+// size returns the number of live sessions in a group.
 func (g *groups) size(name string) int {
 	if a := g.accounts[name]; a != nil {
 		return a.sessions
@@ -349,34 +356,36 @@ func (g *groups) size(name string) int {
 	return 0
 }
 
-// A server that is nearly full ends sessions on which no message passes, so that idle
-// connections cannot take all of MaxSessions for ever. It looks at the sessions now
-// and then, and only while it is nearly full: a session that is busy does nothing for it.
+// A nearly full server ends sessions on which no message passes. So idle connections
+// cannot occupy MaxSessions for ever. The server checks the sessions now and then, and
+// only while nearly full: a busy session has no extra work.
 
-// crowdChecks is how many times the sessions are looked at in CrowdedIdleTimeout.
+// crowdChecks is the number of checks within CrowdedIdleTimeout.
 const crowdChecks = 4
 
-// idleMark is what a server remembers of a session on which no message passes.
+// idleMark holds a server's last observation of a session's activity.
 type idleMark struct {
 	activity
-	since time.Time // when nothing had passed after it for the first time; zero before
+	since time.Time // first check that found this activity; zero before the first check
 }
 
-// activity changes when a message passes on a connection. Bytes alone do not count: a
-// blank line a minute would keep a place for ever.
+// activity changes when a message passes on a connection. Bytes alone do not count:
+// otherwise a blank line a minute would keep a session for ever.
 type activity struct {
 	received, written uint64        // messages
-	part              time.Duration // when a large message last went on
+	part              time.Duration // last progress of a large incomplete message
 }
 
-// crowdThreshold returns from how many sessions on a server is nearly full: nine tenths of most.
+// crowdThreshold returns the number of sessions from which a server is nearly full: nine
+// tenths of most.
 func crowdThreshold(most int) int { return most - most/10 }
 
-// smallServerSize is the MaxSessions below which nobody ends for being idle by default. Such
-// a server is for few clients, and to be full is how it is meant to be.
+// smallServerSize is the MaxSessions below which no session ends for being idle by
+// default. Such a server has few clients, and is meant to be full.
 const smallServerSize = 10
 
-// crowdedIdleTimeout returns CrowdedIdleTimeout with its default.
+// crowdedIdleTimeout returns CrowdedIdleTimeout or the default; a negative result means
+// no limit.
 func (srv *Server) crowdedIdleTimeout() time.Duration {
 	switch {
 	case srv.CrowdedIdleTimeout != 0:
@@ -387,8 +396,8 @@ func (srv *Server) crowdedIdleTimeout() time.Duration {
 	return time.Minute
 }
 
-// watchCrowdLocked begins to look at the sessions if the server is nearly full. Callers
-// must hold srv.mu.
+// watchCrowdLocked schedules closeIdleSessions if the server is nearly full. Callers must
+// hold srv.mu.
 func (srv *Server) watchCrowdLocked() {
 	if srv.watchesCrowd || len(srv.sessions) < crowdThreshold(limitOr(srv.MaxSessions, 10000)) || srv.crowdedIdleTimeout() < 0 {
 		return
@@ -397,8 +406,8 @@ func (srv *Server) watchCrowdLocked() {
 	time.AfterFunc(0, srv.closeIdleSessions)
 }
 
-// closeIdleSessions ends the sessions that have been idle longest, as long as the server is nearly
-// full, and looks again later.
+// closeIdleSessions ends the longest-idle sessions while the server is nearly full, and
+// schedules the next check.
 func (srv *Server) closeIdleSessions() {
 	timeout, now := srv.crowdedIdleTimeout(), time.Now()
 	srv.mu.Lock()
@@ -431,8 +440,8 @@ func (srv *Server) closeIdleSessions() {
 	}
 }
 
-// idleSince returns since when no message has passed on the session's connection, as far
-// as it was looked at; false if something is under way.
+// idleSince returns since when the checks have found the session idle, and whether the
+// session is idle now.
 func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	s.lock()
 	defer s.unlock()
@@ -445,7 +454,7 @@ func (s *Session) idleSince(now time.Time) (time.Time, bool) {
 	return s.idle.since, !busy
 }
 
-// crowdedError is errCrowded's type. It matches ErrIdle and ErrServerFull.
+// crowdedError is the type of errCrowded, and matches ErrIdle and ErrServerFull.
 type crowdedError struct{}
 
 var errCrowded error = crowdedError{}

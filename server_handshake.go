@@ -17,37 +17,37 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// handshake is what comes before a session, or before OnSession, and may wait for
-// the peer.
+// handshake is work before a session, or before OnSession, that may wait for the peer.
 type handshake struct {
 	startedAt time.Time
-	// cancel ends the handshake, whatever it waits for: the peer, or a certificate.
-	// To close the connection would end the former only, and may wait itself.
+	// cancel ends any wait of the handshake, for the peer or for a certificate. Closing
+	// the connection would end only a wait for the peer, and might wait as well.
 	cancel context.CancelCauseFunc
 	ended  atomic.Bool
-	// pendingAddr is the peer's address once it is known, for the table to take over.
+	// pendingAddr is the peer's newly known address, until the table takes the address
+	// over.
 	pendingAddr atomic.Pointer[net.Addr]
 	// Guarded by the server's lock.
 	subnetGroup, addressGroup *handshakeGroup // of the peer
 	hasIP                     bool            // the peer has an IP address
-	rawConn                   syscall.RawConn // under the connection; nil if there is none
+	rawConn                   syscall.RawConn // descriptor under the connection; nil if there is none
 	peerHasSent               bool            // the peer has sent something
-	// For the log, and for the handshake's goroutine only.
-	peerAddr    net.Addr // nil until it is known
-	failureText string   // what it means that the handshake failed
+	// For the log; handshake goroutine only.
+	peerAddr    net.Addr // nil until known
+	failureText string   // log message for a failure
 }
 
-// Why a handshake was given up, if not because the server was stopped.
+// Reasons for giving a handshake up, except that the server was stopped.
 var (
 	errHandshakeTimeout  error = &timeoutError{"rpcx: handshake timed out (Server.HandshakeTimeout)"}
 	errTooManyHandshakes       = errors.New("rpcx: handshake given up, since there are too many (Server.MaxHandshakes)")
 )
 
 // runHandshake runs shake on the caller's goroutine, within MaxHandshakes and
-// HandshakeTimeout. The peer's address is that of conn until shake calls
-// locate; conn may be nil. If the handshake is given up, its context ends, and abort is
-// called on another goroutine, to close the connection. The error is shake's, or the
-// reason why the handshake was given up or never begun.
+// HandshakeTimeout. The address of the peer is the address of conn until shake calls
+// locatePeer; conn may be nil. If the server gives the handshake up, the context of shake
+// ends. Then abort is called on another goroutine, to close the connection. The result is
+// the error of shake, or the reason why the handshake was given up or refused.
 func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(context.Context, *handshake) error) error {
 	ctx, giveUp := context.WithCancelCause(context.Background())
 	defer giveUp(nil)
@@ -64,7 +64,7 @@ func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(con
 	stop := context.AfterFunc(ctx, func() { abort(context.Cause(ctx)) })
 	err := shake(ctx, h)
 	srv.endHandshake(h)
-	if !stop() { // it was given up, and the connection is closed
+	if !stop() { // the handshake was given up, and abort closes the connection
 		err = context.Cause(ctx)
 	}
 	if err != nil {
@@ -77,8 +77,8 @@ func init() {
 	bounded.OfServer = func(server any) *bounded.Rate { return &server.(*Server).failureLogRate }
 }
 
-// logFailedHandshake logs that a handshake failed, unless many others did. Any peer can make
-// handshakes fail, and some of the errors repeat what the peer has sent.
+// logFailedHandshake logs a failed handshake, within the rate failureLogRate. Any peer
+// can make handshakes fail, and some errors repeat input of the peer.
 func (srv *Server) logFailedHandshake(h *handshake, err error) {
 	log := srv.options.Logger
 	if !log.Enabled(context.Background(), slog.LevelInfo) {
@@ -98,8 +98,9 @@ func (srv *Server) logFailedHandshake(h *handshake, err error) {
 	log.LogAttrs(context.Background(), slog.LevelInfo, h.failureText, attrs...)
 }
 
-// beginHandshake counts h in, with the address of conn if that is not nil. If there are
-// MaxHandshakes already, another one is given up, or h must not begin.
+// beginHandshake adds h to the table, with the address of conn if conn is not nil. If the
+// table already has MaxHandshakes, either another handshake is given up or the result is
+// an error.
 func (srv *Server) beginHandshake(h *handshake, conn net.Conn) error {
 	var addr net.Addr
 	var raw syscall.RawConn
@@ -128,16 +129,16 @@ func (srv *Server) beginHandshake(h *handshake, conn net.Conn) error {
 	return nil
 }
 
-// locatePeer asks conn for the address of the peer of h, and waits if conn does. It does not
-// take the server's lock: when thousands of connections come at once, the lock has a
-// queue, and each handshake that waited in it would count meanwhile.
+// locatePeer asks conn for the address of the peer of h, and waits if conn does.
+// locatePeer does not take the server's lock. When thousands of connections come at once,
+// the lock has a queue, and each queued handshake would count meanwhile.
 func (h *handshake) locatePeer(conn net.Conn) {
 	h.peerAddr = conn.RemoteAddr() // may read a header
 	h.pendingAddr.Store(&h.peerAddr)
 }
 
-// endHandshake counts h out, and first of all without the lock, for the same reason
-// as locate.
+// endHandshake removes h from the table. Before taking the server's lock, endHandshake
+// marks h as ended, for the same reason as in locatePeer.
 func (srv *Server) endHandshake(h *handshake) {
 	h.ended.Store(true)
 	srv.mu.Lock()
@@ -145,7 +146,7 @@ func (srv *Server) endHandshake(h *handshake) {
 	srv.handshakes.removeHandshake(h)
 }
 
-// handshaker is [tls.Conn], or a connection of another package for TLS.
+// handshaker is [tls.Conn], or a TLS connection of another package.
 type handshaker interface {
 	HandshakeContext(context.Context) error
 }
@@ -155,22 +156,23 @@ var (
 	netConnType    = reflect.TypeFor[net.Conn]()
 )
 
-// foundTLS is TLS within a connection: nil if its place is closed to other packages.
+// foundTLS is TLS within a connection. If the TLS is in an unexported field, handshaker
+// is nil.
 type foundTLS struct{ handshaker }
 
-// runTLSHandshake makes the handshake of what was found in conn.
+// runTLSHandshake runs the handshake of TLS found in conn.
 func (t foundTLS) runTLSHandshake(ctx context.Context, conn net.Conn) error {
 	if t.handshaker != nil {
 		return t.HandshakeContext(ctx)
 	}
-	// To read nothing makes the handshake (see crypto/tls), as long as whoever
-	// stands between passes it on. If not, the first read of the session makes it.
+	// Reading zero bytes runs the handshake (see crypto/tls), provided that each wrapper
+	// passes the read on. Otherwise the first read of the session runs the handshake.
 	_, err := conn.Read(nil)
 	return err
 }
 
-// findTLS finds the TLS that conn is or has inside. A listener that counts, limits or
-// logs connections wraps those that it accepts, and hides most of their methods.
+// findTLS finds the TLS that conn is or contains. A listener that counts, limits or logs
+// connections wraps accepted connections, and hides most of their methods.
 func findTLS(conn net.Conn) (foundTLS, bool) {
 	for range maxWrappers {
 		if found, ok := findTLSIn(reflect.ValueOf(conn), maxWrappers); ok {
@@ -187,10 +189,10 @@ func findTLS(conn net.Conn) (foundTLS, bool) {
 	return foundTLS{}, false
 }
 
-// maxWrappers is how many connections may be wrapped in each other.
+// maxWrappers is the maximum number of nested connections that a search looks through.
 const maxWrappers = 8
 
-// findTLSIn finds TLS in v and in those of its fields that are connections.
+// findTLSIn finds TLS in v and in the fields of v that are connections.
 func findTLSIn(v reflect.Value, depth int) (foundTLS, bool) {
 	if depth == 0 || v.Kind() == reflect.Pointer && v.IsNil() {
 		return foundTLS{}, false
@@ -220,8 +222,8 @@ func findTLSIn(v reflect.Value, depth int) (foundTLS, bool) {
 	return foundTLS{}, false
 }
 
-// pendingTLS returns the TLS that conn has inside, nil if there is none, or none whose
-// handshake is to be made.
+// pendingTLS returns the TLS in conn. If there is no TLS, or if a *tls.Conn has completed
+// the handshake, the result is nil.
 func pendingTLS(conn io.ReadWriteCloser) handshaker {
 	c, ok := conn.(net.Conn)
 	if !ok || isPlainNetConn(conn) {
@@ -234,8 +236,8 @@ func pendingTLS(conn io.ReadWriteCloser) handshaker {
 	return found.handshaker
 }
 
-// runSessionHandshake makes the handshake of a session that has not started yet. If the
-// handshake fails, runSessionHandshake ends the session.
+// runSessionHandshake runs the TLS handshake of a session that has not started, and
+// reports success. If the handshake fails, runSessionHandshake ends the session.
 func (srv *Server) runSessionHandshake(s *Session, secure handshaker) bool {
 	abort := func(cause error) { s.closeWith(cause, 0) }
 	err := srv.runHandshake(s.NetConn(), abort, func(ctx context.Context, h *handshake) error {
@@ -248,46 +250,46 @@ func (srv *Server) runSessionHandshake(s *Session, secure handshaker) bool {
 	return err == nil
 }
 
-// handshakeTable holds the handshakes in progress, the oldest first. It is guarded by the
-// server's lock.
+// handshakeTable holds the handshakes in progress, the oldest first. The lock of the
+// server guards the table.
 //
-// A full table gives up one of the subnet with the most, and there of the address with
-// the most: a peer that holds many connections open displaces its own. Where the
-// operating system can tell, a handshake whose peer has sent nothing at all goes first:
-// the first message of TLS follows the connection at once.
+// A full table gives up a handshake of the busiest address in the busiest subnet: a peer
+// that holds many connections open displaces its own. If the operating system can tell, a
+// handshake whose peer has sent nothing goes first: an honest client's first TLS message
+// follows the connection at once.
 type handshakeTable struct {
 	list   []*handshake
 	groups map[handshakeKey]*handshakeGroup
 }
 
-// handshakeKey names an address or a subnet; the zero prefix is for peers whose address
-// is not known, or not yet.
+// handshakeKey names an address or a subnet. The zero prefix stands for peers without a
+// known address.
 type handshakeKey struct {
 	prefix netip.Prefix
 	subnet bool
 }
 
-// handshakeGroup counts the handshakes of an address or of a subnet.
+// handshakeGroup counts the handshakes of an address or a subnet.
 type handshakeGroup struct {
 	key   handshakeKey
 	count int
 }
 
-// minHandshakeTime is how long a handshake may go on whose peer has sent something,
-// if no address is known to have more handshakes than that of the new one. When many
-// clients connect at once, each would otherwise make way for the next, and none would
-// get through.
+// minHandshakeTime is the minimum time of a handshake whose peer has sent something,
+// unless the new handshake belongs to a peer with fewer handshakes. When many clients
+// connect at once, each would otherwise displace another, and no handshake would
+// complete.
 const minHandshakeTime = 250 * time.Millisecond
 
-// addHandshake adds h, for a peer with the given address, nil if it is not known. raw is the
-// descriptor under its connection, nil if there is none.
+// addHandshake adds h. addr is the address of the peer, or nil if unknown. raw is the
+// descriptor under the connection, or nil if there is none.
 func (t *handshakeTable) addHandshake(h *handshake, addr net.Addr, raw syscall.RawConn) {
 	t.list = append(t.list, h)
 	t.joinGroups(h, peerIP(addr))
 	h.rawConn = raw
 }
 
-// joinGroups counts h in the groups of addr, which is invalid if it is not known.
+// joinGroups counts h in the groups of addr. An unknown address is invalid.
 func (t *handshakeTable) joinGroups(h *handshake, addr netip.Addr) {
 	h.hasIP = addr.IsValid()
 	subnet, single := peerPrefixes(addr)
@@ -308,7 +310,7 @@ func (t *handshakeTable) countInGroup(key handshakeKey) *handshakeGroup {
 	return g
 }
 
-// leaveGroups ends what join has begun.
+// leaveGroups undoes joinGroups, and drops empty groups.
 func (t *handshakeTable) leaveGroups(h *handshake) {
 	for _, g := range []*handshakeGroup{h.subnetGroup, h.addressGroup} {
 		if g.count--; g.count == 0 {
@@ -318,7 +320,7 @@ func (t *handshakeTable) leaveGroups(h *handshake) {
 	h.subnetGroup, h.addressGroup = nil, nil
 }
 
-// removeHandshake takes h out if it is in.
+// removeHandshake removes h if the table has h.
 func (t *handshakeTable) removeHandshake(h *handshake) {
 	if i := slices.Index(t.list, h); i >= 0 {
 		t.list = slices.Delete(t.list, i, i+1)
@@ -326,8 +328,8 @@ func (t *handshakeTable) removeHandshake(h *handshake) {
 	}
 }
 
-// applyChanges removes handshakes that have ended, and takes over the addresses of peers that
-// have become known.
+// applyChanges removes ended handshakes, and takes over the newly known addresses of
+// peers.
 func (t *handshakeTable) applyChanges() {
 	t.list = slices.DeleteFunc(t.list, func(h *handshake) bool {
 		ended := h.ended.Load()
@@ -341,11 +343,11 @@ func (t *handshakeTable) applyChanges() {
 	})
 }
 
-// chooseVictim returns the handshake to be given up, which is the last one added at worst.
-// Callers must have called update before they added it.
+// chooseVictim returns the handshake to give up, at worst the newest. Before adding the
+// newest handshake, callers must have called applyChanges.
 func (t *handshakeTable) chooseVictim() *handshake {
 	newest := t.list[len(t.list)-1]
-	oldest := slices.MaxFunc(t.list, compareGroups) // the first of those with the most
+	oldest := slices.MaxFunc(t.list, compareGroups) // the first of the handshakes with the largest groups
 	for _, h := range t.list[:len(t.list)-1] {
 		if compareGroups(h, oldest) == 0 && h.isSilent() {
 			return h
@@ -358,7 +360,7 @@ func (t *handshakeTable) chooseVictim() *handshake {
 	return oldest
 }
 
-// compareGroups compares how many handshakes the subnets have, then the addresses.
+// compareGroups compares the number of handshakes in the subnets, then in the addresses.
 func compareGroups(a, b *handshake) int {
 	if n := a.subnetGroup.count - b.subnetGroup.count; n != 0 {
 		return n
@@ -366,7 +368,8 @@ func compareGroups(a, b *handshake) int {
 	return a.addressGroup.count - b.addressGroup.count
 }
 
-// isSilent reports whether the operating system says that the peer has sent nothing yet.
+// isSilent reports whether, by the operating system's account, the peer has sent nothing
+// yet.
 func (h *handshake) isSilent() bool {
 	if !h.peerHasSent && h.rawConn != nil {
 		h.peerHasSent = !hasSentNothing(h.rawConn)
@@ -374,8 +377,8 @@ func (h *handshake) isSilent() bool {
 	return !h.peerHasSent && h.rawConn != nil
 }
 
-// peerPrefixes returns the subnet of an address, and the part of it that one peer has to
-// itself.
+// peerPrefixes returns the subnet of an address, and the prefix that a single peer
+// controls.
 func peerPrefixes(addr netip.Addr) (subnet, single netip.Prefix) {
 	switch {
 	case addr.Is4():
@@ -388,7 +391,7 @@ func peerPrefixes(addr netip.Addr) (subnet, single netip.Prefix) {
 	return subnet, single
 }
 
-// peerIP returns the IP address in addr, an invalid one if there is none.
+// peerIP returns the IP address in addr, or the invalid address if there is none.
 func peerIP(addr net.Addr) netip.Addr {
 	if addr == nil {
 		return netip.Addr{}
@@ -403,8 +406,8 @@ func peerIP(addr net.Addr) netip.Addr {
 	return peer.Addr().Unmap().WithZone("")
 }
 
-// findPlainNetConn returns the connection of package net under conn, whose address can be
-// asked for without waiting; nil if it cannot be found.
+// findPlainNetConn returns the connection of package net under conn, or nil if not found.
+// The address of the result is available without waiting.
 func findPlainNetConn(conn net.Conn) net.Conn {
 	for range maxWrappers {
 		if conn == nil || isPlainNetConn(conn) {
@@ -431,12 +434,13 @@ func findPlainNetConn(conn net.Conn) net.Conn {
 	return nil
 }
 
-// serverLogBudgets are what the sessions of a server have together, beside a byte for each byte
-// that was received: many short sessions could each use what is a session's own. Errors and
-// notices have budgets of their own, so that bad messages cannot hide them.
+// serverLogBudgets holds the log budgets that the sessions of a server share. Without
+// shared budgets, many short sessions could each use up a session's budget. Errors and
+// notices have budgets of their own, so that bad messages cannot hide errors or notices.
+// Each received byte earns a further byte for errors and others.
 type serverLogBudgets struct{ errors, others, notices bounded.Budget }
 
-// What the server has for each of its budgets, in bytes.
+// Size of each budget of the server, in bytes.
 const (
 	serverLogBurst     = 256 << 10
 	serverLogPerSecond = 8 << 10

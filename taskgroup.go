@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// WaitPolicy says which tasks [TaskGroup.Join] waits for before Join cancels the other
-// tasks. Join never waits for daemons. The end of Join's context ends the waiting, and so
-// does, except under WaitSuccess, a task that fails.
+// WaitPolicy selects the tasks for which [TaskGroup.Join] waits before cancelling the
+// other tasks. Join never waits for daemons. The end of Join's context ends the waiting.
+// So does a failed task, except under WaitSuccess.
 //
 //	             Join waits until                then Join cancels  Completed is
 //	WaitAll      all tasks have finished         daemons            the first task that finished
@@ -24,76 +24,76 @@ import (
 //	             not nil, or all have finished
 //	WaitNone     –                               all tasks          nil
 //
-// If a task fails before, Join stops waiting and cancels all other tasks. Completed is
-// then the task that failed, unless under WaitAll another task has finished first. Under
+// If a task fails before, Join stops waiting and cancels the other tasks. Completed is
+// then the failed task, unless under WaitAll another task has finished first. Under
 // WaitSuccess, Join goes on waiting for the other tasks, and Failures has the error.
 type WaitPolicy uint8
 
 const (
-	// WaitAll waits for all tasks: the tasks are the parts of one piece of work.
-	// WaitAll is the default.
+	// WaitAll waits for every task: the tasks are the parts of one piece of work. WaitAll
+	// is the default.
 	WaitAll WaitPolicy = iota
 	// WaitAny waits for any task: one outcome is enough, and may be nil.
 	WaitAny
 	// WaitFirst waits for the first result that is not nil. A task without a result
-	// returns nil and no error, and the waiting goes on; an error ends the waiting. If the
-	// type T has no nil, WaitFirst is the same as WaitAny. (WaitFirst is curio's
+	// returns nil and no error, and the waiting goes on. An error ends the waiting. If
+	// the type T has no nil, WaitFirst is the same as WaitAny. (WaitFirst is curio's
 	// wait=object.)
 	WaitFirst
-	// WaitNone waits for no task: tasks that have not finished when Join is called are
-	// not needed.
+	// WaitNone waits for no task: tasks unfinished at the call of Join are not needed.
 	WaitNone
 	// WaitSuccess waits for the first task that returns no error: one of several servers
-	// is enough, and some may be down. The errors of tasks that failed before are kept, see
-	// [TaskGroup.Failures]. If all tasks fail, Result and Err return all of the errors.
+	// is enough, and a few may be down. [TaskGroup.Failures] keeps the errors of earlier
+	// failed tasks. If every task fails, Result and Err return all of the errors.
 	WaitSuccess
 )
 
 // TaskGroupOptions holds the settings of a [TaskGroup]. The zero value is the default.
 type TaskGroupOptions struct {
-	Wait WaitPolicy // what Join waits for; WaitAll by default
-	// Retain keeps tasks that have finished, for Results and Errs. Without Retain a task
-	// is released when NextDone or Join has taken the task. So a group can live for days,
-	// provided that some goroutine is in NextDone or Join all the time.
+	Wait WaitPolicy // tasks that Join waits for; WaitAll by default
+	// Retain keeps finished tasks, for Results and Errs. Without Retain, NextDone or Join
+	// releases each taken task. So a group can live for days, provided that a goroutine
+	// is in NextDone or Join all the time.
 	Retain bool
-	// Limit is how many tasks may run at once, daemons not counted. If Limit is 0 or
-	// negative, there is no limit. Tasks beyond the limit wait until other tasks have
-	// finished, in the order in which the tasks were added.
+	// Limit is the maximum number of running tasks, daemons not counted. If Limit is 0 or
+	// negative, there is no limit. Tasks over the limit wait until other tasks have
+	// finished, in the order of adding.
 	Limit int
 }
 
 // TaskGroup runs tasks that end together: when Join returns, no task of the group runs
-// any more. An errgroup carries the goroutines. Beyond an errgroup, a TaskGroup keeps the
-// results and need not wait for all tasks; a TaskGroup behaves as those of aiorpcX and
-// curio. [NewTaskGroup] makes a group, and the methods may be called from any goroutine.
+// any more. An errgroup carries the goroutines. Unlike an errgroup, a TaskGroup keeps the
+// results and need not wait for every task. The behaviour follows the task groups of
+// aiorpcX and curio. [NewTaskGroup] makes a group. The methods may be called from any
+// goroutine.
 //
-// [TaskGroup.Go] starts tasks. [TaskGroup.NextDone] and [TaskGroup.All] take tasks in
-// the order in which the tasks finish. [TaskGroup.Join] handles the rest and must be
-// called; [TaskGroup.Do] calls Join. The error of a task stays with the task, and has no
-// effect on other tasks until Join takes the task. A task must not wait for its own
-// group, by Join or CancelRemaining, or by taking tasks until none remain: these wait
-// for the task.
+// [TaskGroup.Go] starts tasks. [TaskGroup.NextDone] and [TaskGroup.All] take tasks in the
+// order of finishing. [TaskGroup.Join] handles the remaining tasks and must be called;
+// [TaskGroup.Do] calls Join. The error of a task stays with the task, and has no effect
+// on other tasks until Join takes the task. A task must not wait for its own group, by
+// Join or CancelRemaining or by taking tasks until none remain: each call waits for the
+// task.
 type TaskGroup[T any] struct {
 	// Immutable.
 	ctx          context.Context
 	opts         TaskGroupOptions
-	runWaitingFn func() error // the method work, bound once for all goroutines
+	runWaitingFn func() error // g.runWaitingTasks, bound once for all goroutines
 
-	// goroutines carries all goroutines of the group. Goroutines are started under mu,
-	// or by a goroutine of the group, or for a task in the list running; and Join calls
-	// Wait when the group is closed and no task is left. So no start races with Wait.
+	// goroutines carries every goroutine of the group. A goroutine is started under mu,
+	// by a goroutine of the group, or for a task in the list running. Join calls Wait
+	// when the group is closed and no task is left. So no start races with Wait.
 	goroutines errgroup.Group
 
 	mu             sync.Mutex
 	changed        sync.Cond   // see updateDecisionLocked
-	waiting        taskList[T] // not started: no goroutine yet, or beyond Limit
+	waiting        taskList[T] // not started: no goroutine yet, or over Limit
 	running        taskList[T]
 	daemons        taskList[T] // not finished
 	finished       taskList[T] // not taken, in the order of finishing
-	retained       []*Task[T]  // if Retain, all tasks, daemons excepted
+	retained       []*Task[T]  // with Retain, every task except daemons
 	completed      *Task[T]    // see WaitPolicy
 	failures       []error     // see Failures
-	workerStarting bool        // a goroutine was started for a waiting task, and has not taken it
+	workerStarting bool        // a goroutine was started for a waiting task, and has not taken the task
 	nextCalls      int         // calls of NextDone in progress
 	joinCalls      int         // calls of Join in progress
 	decided        bool        // the calls of Join have waited for enough tasks
@@ -103,10 +103,11 @@ type TaskGroup[T any] struct {
 	joined         bool
 }
 
-// NewTaskGroup returns an empty group. The contexts of tasks are made from ctx. The end of
-// ctx cancels the tasks, and does not end the group. So a group that [TimeoutAfter] is to
-// bound is made inside of it, with its context. If opts is nil, the options are the
-// zero TaskGroupOptions. A nil ctx panics, and so does a Wait that is no WaitPolicy.
+// NewTaskGroup returns an empty group. The contexts of tasks derive from ctx. The end of
+// ctx cancels the tasks, but does not end the group. So a group under [TimeoutAfter] must
+// be made inside the function, with the function's context. If opts is nil, the options
+// are the zero TaskGroupOptions. If ctx is nil, or Wait is not a WaitPolicy, NewTaskGroup
+// panics.
 func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup[T] {
 	mustHaveContext("NewTaskGroup", ctx)
 	g := &TaskGroup[T]{ctx: ctx}
@@ -121,14 +122,14 @@ func NewTaskGroup[T any](ctx context.Context, opts *TaskGroupOptions) *TaskGroup
 	return g
 }
 
-// Go starts f as a task of the group, at once or when Limit allows, and returns
-// without waiting. The context of f ends when the task is cancelled, when the context of
-// the group ends, and when f returns. If the context has ended before f would be
-// called, the task finishes without a call of f.
+// Go starts f as a task of the group, at once or when Limit allows, and returns without
+// waiting. The context of f ends when the task is cancelled, when the context of the
+// group ends, and when f returns. If the context ends before the call of f, the task
+// finishes without the call.
 //
 // Tasks may add tasks, and tasks may be added while Join waits. Once the group has begun
-// to end, a new task is cancelled at birth: f is not called, and the task has finished when
-// Go returns. If Join cancels tasks, or has done so, the error of the new task is
+// to end, a new task is cancelled at birth: f is not called, and the task has finished
+// when Go returns. If Join cancels tasks, or has done so, the error of the new task is
 // [ErrTaskGroupJoined]. If the body of [TaskGroup.Do] has failed, the error is
 // [ErrTaskCancelled] until Join begins.
 //
@@ -138,15 +139,15 @@ func (g *TaskGroup[T]) Go(f func(context.Context) (T, error)) *Task[T] {
 	return g.enqueueTask(&Task[T]{function: f})
 }
 
-// GoDaemon starts f as a daemon: a task in the background that serves the other tasks.
-// Join does not wait for daemons, but cancels daemons after the waiting for other tasks.
-// NextDone, Results, Len and Limit ignore daemons. The error of a daemon has no effect.
+// GoDaemon starts f as a daemon: a background task that serves the other tasks. Join does
+// not wait for daemons, but cancels daemons after waiting for the other tasks. NextDone,
+// Results, Len and Limit ignore daemons. The error of a daemon has no effect.
 func (g *TaskGroup[T]) GoDaemon(f func(context.Context) (T, error)) *Task[T] {
 	mustHave("TaskGroup.GoDaemon", "function", f)
 	return g.enqueueTask(&Task[T]{function: f, daemon: true})
 }
 
-// enqueueTask adds a new task, and starts a goroutine if the task needs one.
+// enqueueTask adds a new task, and starts a goroutine if the task needs a goroutine.
 func (g *TaskGroup[T]) enqueueTask(t *Task[T]) *Task[T] {
 	t.ctx.parent, t.group = g.ctx, g
 	g.mu.Lock()
@@ -168,7 +169,8 @@ func (g *TaskGroup[T]) enqueueTask(t *Task[T]) *Task[T] {
 	return t
 }
 
-// refusalLocked returns the error of a new task if the group has begun to end, or nil.
+// refusalLocked returns the error for a new task if the group has begun to end, or nil.
+// Callers must hold g.mu.
 func (g *TaskGroup[T]) refusalLocked() error {
 	switch {
 	case g.closed:
@@ -179,23 +181,23 @@ func (g *TaskGroup[T]) refusalLocked() error {
 	return nil
 }
 
-// retainLocked keeps t if Retain is set.
+// retainLocked keeps t if Retain is set. Callers must hold g.mu.
 func (g *TaskGroup[T]) retainLocked(t *Task[T]) {
 	if g.opts.Retain {
 		g.retained = append(g.retained, t)
 	}
 }
 
-// Add puts a task into the group that [StartTask] has started, finished or not. If the
-// task is or was in a group, the error is [ErrTaskInGroup]. If the group refuses new
-// tasks, as in Go, the error is [ErrTaskGroupJoined], and the task runs on without a
-// group. Limit does not delay the task, but counts the task.
+// Add puts a task started by [StartTask] into the group, finished or not. If the task is
+// or was in a group, the error is [ErrTaskInGroup]. If the group refuses new tasks, as in
+// Go, the error is [ErrTaskGroupJoined], and the task runs on without a group. Limit does
+// not delay the task, but counts the task.
 func (g *TaskGroup[T]) Add(t *Task[T]) error { return g.adoptTask(t, false) }
 
 // AddDaemon is Add for a task that becomes a daemon, as in GoDaemon.
 func (g *TaskGroup[T]) AddDaemon(t *Task[T]) error { return g.adoptTask(t, true) }
 
-// adoptTask puts a task into the group that was started without a group.
+// adoptTask puts a task that was started without a group into the group.
 func (g *TaskGroup[T]) adoptTask(t *Task[T], daemon bool) error {
 	t.mu.Lock() // keeps the task from finishing meanwhile
 	defer t.mu.Unlock()
@@ -223,8 +225,8 @@ func (g *TaskGroup[T]) adoptTask(t *Task[T], daemon bool) error {
 	return nil
 }
 
-// removeRunning records that t has finished. The result is a waiting task that the caller
-// must run next, or nil.
+// removeRunning records that t has finished. The result is a waiting task for the caller
+// to run next, or nil.
 func (g *TaskGroup[T]) removeRunning(t *Task[T]) (next *Task[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -240,9 +242,9 @@ func (g *TaskGroup[T]) removeRunning(t *Task[T]) (next *Task[T]) {
 }
 
 // updateDecisionLocked must be called after each change of the lists. If a call of Join
-// waits, updateDecisionLocked takes the finished tasks and applies the policy, so that
-// Join wakes up once, and not for each task. If the condition of a waiting call may have
-// become true, the waiting calls wake up.
+// waits, updateDecisionLocked takes the finished tasks and applies the policy. So Join
+// wakes up once, and not for each task. If the condition of a waiting call may have
+// become true, the waiting calls wake up. Callers must hold g.mu.
 func (g *TaskGroup[T]) updateDecisionLocked() {
 	decided := g.decided
 	for g.joinCalls > 0 && !g.decided && g.nextCalls == 0 {
@@ -253,14 +255,15 @@ func (g *TaskGroup[T]) updateDecisionLocked() {
 		}
 		g.applyPolicyLocked(t)
 	}
-	// A task that is added before Join is awake would start only to be cancelled.
+	// A task added before Join is awake would start only to be cancelled.
 	g.closed = g.closed || g.decided
 	if g.nextCalls > 0 || g.decided != decided || g.closed && g.unfinishedLocked()+g.daemons.len == 0 {
 		g.changed.Broadcast()
 	}
 }
 
-// applyPolicyLocked decides whether t, which has finished, ends the waiting of Join.
+// applyPolicyLocked decides whether the finished task t ends the waiting of Join. Callers
+// must hold g.mu.
 func (g *TaskGroup[T]) applyPolicyLocked(t *Task[T]) {
 	wait := g.opts.Wait
 	g.taskFailed = t.err != nil
@@ -276,11 +279,12 @@ func (g *TaskGroup[T]) applyPolicyLocked(t *Task[T]) {
 	g.decided = g.taskFailed || wait == WaitAny || wait == WaitSuccess || wait == WaitFirst && g.completed != nil
 }
 
-// unfinishedLocked returns how many tasks have not finished, daemons not counted.
+// unfinishedLocked returns the number of unfinished tasks, daemons not counted. Callers
+// must hold g.mu.
 func (g *TaskGroup[T]) unfinishedLocked() int { return g.running.len + g.waiting.len }
 
-// waitUntilLocked waits until ready returns true. If ctx ends before, waitUntilLocked returns the
-// cause of ctx.
+// waitUntilLocked waits until ready returns true. If ctx ends before, the result is the
+// cause of ctx. Callers must hold g.mu, which is released during the waiting.
 func (g *TaskGroup[T]) waitUntilLocked(ctx context.Context, ready func() bool) error {
 	if ready() {
 		return nil
@@ -302,10 +306,11 @@ func (g *TaskGroup[T]) waitUntilLocked(ctx context.Context, ready func() bool) e
 	return nil
 }
 
-// NextDone waits until a task has finished, takes the task from the group and returns it:
-// each task once, in the order in which the tasks finish. If no tasks remain, the error is
-// [ErrNoRemainingTasks]. If ctx ends before a task has finished, the error is the cause
-// of ctx. While a call of NextDone waits, finished tasks go to NextDone and not to Join.
+// NextDone waits until a task has finished, takes the task from the group and returns the
+// task. Each task is returned once, in the order of finishing. If no tasks remain, the
+// error is [ErrNoRemainingTasks]. If ctx ends before a task has finished, the error is
+// the cause of ctx. While a call of NextDone waits, finished tasks go to NextDone and not
+// to Join.
 func (g *TaskGroup[T]) NextDone(ctx context.Context) (*Task[T], error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -334,8 +339,8 @@ func (g *TaskGroup[T]) NextResult(ctx context.Context) (T, error) {
 	return t.Result()
 }
 
-// All ranges over the tasks as NextDone returns them, until no tasks remain or ctx ends.
-// Neither a task that fails nor the policy ends the loop. If the loop breaks, the other
+// All ranges over the tasks in the order of NextDone, until no tasks remain or ctx ends.
+// Neither a failed task nor the policy ends the loop. If the loop breaks, the remaining
 // tasks stay in the group. After Join, All ranges over the tasks that Join has not taken.
 func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 	return func(yield func(*Task[T]) bool) {
@@ -348,9 +353,9 @@ func (g *TaskGroup[T]) All(ctx context.Context) iter.Seq[*Task[T]] {
 	}
 }
 
-// CancelRemaining cancels all tasks that have not finished, daemons excepted, and
-// returns when those tasks have finished. The group does not end: a task that is added
-// later is run, even if a cancelled task adds the new task.
+// CancelRemaining cancels the unfinished tasks, daemons excepted, and waits until the
+// tasks have finished. The group does not end: a task added later is run, even if a
+// cancelled task adds the new task.
 func (g *TaskGroup[T]) CancelRemaining() {
 	g.mu.Lock()
 	tasks := g.running.appendTo(g.waiting.appendTo(nil))
@@ -362,11 +367,11 @@ func (g *TaskGroup[T]) CancelRemaining() {
 }
 
 // Join waits for tasks as the [WaitPolicy] of the group says. Then Join cancels the
-// remaining tasks, daemons included, and returns when all tasks have finished, however
-// long that takes: no goroutine of the group is left. If ctx ends during the
-// waiting, or a task fails together with ctx, the result is the cause of ctx. Otherwise
-// the result is nil: the errors of tasks stay with the tasks (see Err). Another call of
-// Join goes on with the tasks that the policy has left.
+// remaining tasks, daemons included, and returns when every task has finished, however
+// long the tasks take. No goroutine of the group is left. If ctx ends during the waiting,
+// or a task fails together with ctx, the result is the cause of ctx. Otherwise the result
+// is nil: the errors of tasks stay with the tasks (see Err). Another call of Join goes on
+// with the tasks that the policy has left.
 func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	g.mu.Lock()
 	if g.joinCalls == 0 {
@@ -376,7 +381,7 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 	g.updateDecisionLocked()
 	err := g.waitUntilLocked(ctx, func() bool { return g.decided })
 	if err == nil && g.taskFailed && ctx.Err() != nil {
-		err = context.Cause(ctx) // a task that ends with ctx may be seen first
+		err = context.Cause(ctx) // Join may see a task that ends with ctx first
 	}
 	g.decided, g.closed = true, true
 	g.changed.Broadcast() // to other calls of Join
@@ -385,8 +390,8 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 
 	cancelTasks(tasks)
 
-	// The lists are waited for first: tasks that were added may run on other goroutines,
-	// and a goroutine leaves the errgroup in a panic before the panic ends the program.
+	// Join waits for the lists first: added tasks may run on other goroutines, and a
+	// panicking goroutine leaves the errgroup before the panic ends the program.
 	g.mu.Lock()
 	for g.unfinishedLocked()+g.daemons.len > 0 {
 		g.changed.Wait()
@@ -403,11 +408,11 @@ func (g *TaskGroup[T]) Join(ctx context.Context) error {
 
 // Do runs body and joins the group. If body fails, Do first cancels the remaining tasks,
 // and returns the error of body; otherwise Do returns the error of Join. After a failure
-// of body the group refuses new tasks, so a cancelled task that starts another task does
-// not delay Do. A panic in body counts as a failure, and goes on when the group is
+// of body the group refuses new tasks, so a cancelled task cannot delay Do by starting
+// another task. A panic in body counts as a failure, and goes on when the group is
 // joined. (Do is the with-block of the original.)
 func (g *TaskGroup[T]) Do(ctx context.Context, body func(context.Context) error) (err error) {
-	bodyFailed := true // holds if body does not return
+	bodyFailed := true // stays true if body does not return
 	defer func() {
 		if bodyFailed {
 			g.mu.Lock()
@@ -431,8 +436,8 @@ func (g *TaskGroup[T]) Joined() bool {
 	return g.joined
 }
 
-// Len returns how many tasks the group holds: the tasks that have not finished, and with
-// Retain also the finished ones. Daemons are not counted.
+// Len returns the number of tasks in the group: unfinished tasks, and with Retain also
+// finished tasks. Daemons do not count.
 func (g *TaskGroup[T]) Len() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -443,18 +448,18 @@ func (g *TaskGroup[T]) Len() int {
 }
 
 // Completed returns the task that ended the waiting of Join, as [WaitPolicy] says, or nil
-// if there is no such task (yet). The following tasks do not count: tasks taken by
-// NextDone, tasks that Join has cancelled, under WaitFirst tasks that returned nil, and
-// under WaitSuccess tasks that failed.
+// if there is no such task (yet). Tasks taken by NextDone and tasks cancelled by Join do
+// not count. Nor do tasks that returned nil under WaitFirst, and tasks that failed under
+// WaitSuccess.
 func (g *TaskGroup[T]) Completed() *Task[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.completed
 }
 
-// Result returns the Result of the task that Completed returns. If there is no such task,
-// the error is [ErrNoTaskCompleted], under WaitSuccess joined with the Failures as by
-// [errors.Join]. Before the group has been joined, the error is [ErrNotJoined].
+// Result returns the Result of the Completed task. If there is no Completed task, the
+// error is [ErrNoTaskCompleted]; under WaitSuccess, [errors.Join] joins the error with
+// the Failures. Before the group has been joined, the error is [ErrNotJoined].
 func (g *TaskGroup[T]) Result() (value T, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -467,7 +472,8 @@ func (g *TaskGroup[T]) Result() (value T, err error) {
 	return g.completed.value, g.completed.err
 }
 
-// noneCompletedLocked returns the error of Result if no task has completed.
+// noneCompletedLocked returns the error of Result if no task has completed. Callers must
+// hold g.mu.
 func (g *TaskGroup[T]) noneCompletedLocked() error {
 	if len(g.failures) == 0 {
 		return ErrNoTaskCompleted
@@ -475,10 +481,10 @@ func (g *TaskGroup[T]) noneCompletedLocked() error {
 	return errors.Join(append([]error{ErrNoTaskCompleted}, g.failures...)...)
 }
 
-// Err returns the error of the task that Completed returns, nil if there is no such task,
-// and [ErrNotJoined] before the group has been joined. If all tasks failed under
-// WaitSuccess, Err returns the error of Result. Under WaitAll, if one task has succeeded and
-// then another one fails, Err returns nil, and Errs has the error.
+// Err returns the error of the Completed task, or nil if there is no Completed task.
+// Before the group has been joined, the error is [ErrNotJoined]. If every task failed
+// under WaitSuccess, Err returns the error of Result. If a task fails under WaitAll after
+// another task has succeeded, Err returns nil, and Errs has the error.
 func (g *TaskGroup[T]) Err() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -494,19 +500,19 @@ func (g *TaskGroup[T]) Err() error {
 }
 
 // Failures returns the errors of the tasks that failed under [WaitSuccess] before another
-// task succeeded, in the order in which the tasks failed. The errors of tasks that were
-// cancelled since one has succeeded are not among them, nor those of daemons and of
-// tasks taken by NextDone. Under the other policies the result is nil. Retain is not needed.
+// task succeeded, in the order of failing. Errors of daemons, of tasks taken by NextDone,
+// and of tasks cancelled after the success are not included. Under the other policies the
+// result is nil. Retain is not needed.
 func (g *TaskGroup[T]) Failures() []error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.failures)
 }
 
-// Results returns the results of all tasks, daemons excepted, in the order in which the
-// tasks were added. If a task has failed or was cancelled, the error is that of the first
-// such task. Without Retain, Results is empty. Before the group has been joined, the error
-// is [ErrNotJoined].
+// Results returns the results of every task, daemons excepted, in the order of adding. If
+// a task has failed or was cancelled, the error is the error of the first such task.
+// Without Retain, Results is empty. Before the group has been joined, the error is
+// [ErrNotJoined].
 func (g *TaskGroup[T]) Results() ([]T, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -523,9 +529,9 @@ func (g *TaskGroup[T]) Results() ([]T, error) {
 	return results, nil
 }
 
-// Errs returns the errors of all tasks, daemons excepted, in the order in which the tasks
-// were added, nil for each task that succeeded. Without Retain, Errs is empty. Before the
-// group has been joined, the result is nil.
+// Errs returns the errors of every task, daemons excepted, in the order of adding, with
+// nil for each successful task. Without Retain, Errs is empty. Before the group has been
+// joined, the result is nil.
 func (g *TaskGroup[T]) Errs() []error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

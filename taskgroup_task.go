@@ -11,13 +11,13 @@ import (
 	"example.com/rpcx/internal/duration"
 )
 
-// Task is a function that runs concurrently, and its outcome. [TaskGroup.Go] starts
-// a task in a group, and [StartTask] a task without a group. The methods of a task
+// Task is a function that runs concurrently, and the function's outcome. [TaskGroup.Go]
+// starts a task in a group, and [StartTask] a task without a group. The methods of a task
 // may be called from any goroutine.
 type Task[T any] struct {
 	ctx      taskContext
-	function func(context.Context) (T, error) // nil once it has returned
-	value    T                                // value and err do not change once the task has finished
+	function func(context.Context) (T, error) // nil once the function has returned
+	value    T                                // value and err do not change after the task has finished
 	err      error
 
 	// The order of the locks: Task.mu, TaskGroup.mu, taskContext.mu.
@@ -26,12 +26,12 @@ type Task[T any] struct {
 	group      *TaskGroup[T]
 	daemon     bool
 	finished   bool
-	done       chan struct{} // closed when finished; made by the first call of Done
+	done       chan struct{} // closed when the task has finished; made by the first call of Done
 	prev, next *Task[T]      // the neighbours in a list of the group; guarded by TaskGroup.mu
 }
 
 // StartTask starts f as a task without a group. [TaskGroup.Add] puts the task into a
-// group. The context of f is made from ctx, as in [TaskGroup.Go].
+// group. The context of f derives from ctx, as in [TaskGroup.Go].
 func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *Task[T] {
 	mustHaveContext("StartTask", ctx)
 	mustHave("StartTask", "function", f)
@@ -42,8 +42,9 @@ func StartTask[T any](ctx context.Context, f func(context.Context) (T, error)) *
 	return t
 }
 
-// runOutsideGroup runs a task on a goroutine that is not the group's. If the task was added
-// to a group, a waiting task that may run now gets a goroutine of the group.
+// runOutsideGroup runs a task on a goroutine outside any group. If the task was added to
+// a group, and a waiting task may run now, the group starts a goroutine for the waiting
+// task.
 func (t *Task[T]) runOutsideGroup() {
 	if next := t.runAndFinish(); next != nil {
 		next.group.startGoroutine(next)
@@ -51,7 +52,7 @@ func (t *Task[T]) runOutsideGroup() {
 }
 
 // runTaskChain runs the task, and then waiting tasks of its group until none may run. The
-// error is nil: the errors of tasks stay with the tasks.
+// error is always nil: the errors of tasks stay with the tasks.
 func (t *Task[T]) runTaskChain() error {
 	for t != nil {
 		t = t.runAndFinish()
@@ -59,18 +60,18 @@ func (t *Task[T]) runTaskChain() error {
 	return nil
 }
 
-// errExited is the error of a task whose function did not return, but called
-// runtime.Goexit, as testing.T.FailNow does.
+// errExited is the error of a task whose function called runtime.Goexit, as
+// testing.T.FailNow does, instead of returning.
 var errExited = errors.New("rpcx: task called runtime.Goexit")
 
-// runAndFinish calls the function and finishes the task. The result is a waiting task of the
-// group that the caller must run next, or nil.
+// runAndFinish calls the function and finishes the task. The result is a waiting task of
+// the group for the caller to run next, or nil.
 //
-// A panic is not recovered, and so ends the program, as in errgroup. Handing the panic
-// to Join would delay the panic, or hide it for ever if Join is stuck because of it; and
-// the stack, which tells the cause, would be lost. A task that panics does not finish
-// either: otherwise Join would return, and the program might exit before the panic
-// has ended it.
+// A panic ends the program, as in errgroup: runAndFinish recovers a panic only to tell
+// the panic from runtime.Goexit, and panics again. Handing the panic to Join would delay
+// the panic, or hide the panic for ever if the panic has blocked Join. The stack, which
+// shows the cause, would be lost. A panicking task does not finish either: otherwise Join
+// would return, and the program might exit before the panic has ended the program.
 func (t *Task[T]) runAndFinish() *Task[T] {
 	returned := false
 	defer func() {
@@ -100,9 +101,9 @@ func (t *Task[T]) callFunction() {
 	t.value, t.err = t.function(&t.ctx)
 }
 
-// publishOutcome publishes the outcome. The result is a waiting task of the group that the caller
-// must run next, or nil. The group is told before Done is closed, so that a caller who
-// has waited for the task finds the task among the finished ones.
+// publishOutcome publishes the outcome. The result is a waiting task of the group for the
+// caller to run next, or nil. publishOutcome moves the task in the group before closing
+// Done, so that callers of Done find the task among the finished tasks.
 func (t *Task[T]) publishOutcome() (next *Task[T]) {
 	t.function = nil
 	t.ctx.cancelWithCause(context.Canceled)
@@ -119,9 +120,9 @@ func (t *Task[T]) publishOutcome() (next *Task[T]) {
 }
 
 // Cancel ends the context of the function, with the cause [ErrTaskCancelled], and does
-// not wait. A function that ignores its context runs on. A function that was not called
-// yet is not called, and the task finishes when the function would have been called. If
-// the task has finished, Cancel does nothing.
+// not wait. A function that ignores its context runs on. If the function was not called
+// yet, Cancel prevents the call: the task finishes when the function would have been
+// called. If the task has finished, Cancel does nothing.
 func (t *Task[T]) Cancel() { t.ctx.cancelWithCause(ErrTaskCancelled) }
 
 // Done returns a channel that is closed when the task has finished: the function has
@@ -138,8 +139,8 @@ func (t *Task[T]) Done() <-chan struct{} {
 	return t.done
 }
 
-// Wait waits until the task has finished, and returns the Result. If ctx ends before, Wait
-// returns the cause of ctx, and the task runs on.
+// Wait waits until the task has finished, and returns the Result. If ctx ends before,
+// Wait returns the cause of ctx, and the task runs on.
 func (t *Task[T]) Wait(ctx context.Context) (T, error) {
 	if !t.isFinished() {
 		select {
@@ -152,8 +153,8 @@ func (t *Task[T]) Wait(ctx context.Context) (T, error) {
 	return t.value, t.err
 }
 
-// Result returns the results of the function. If the task was cancelled before the
-// function was called, the error is the cause, such as [ErrTaskCancelled]. Before the task
+// Result returns the results of the function. If the task was cancelled before the call
+// of the function, the error is the cause, such as [ErrTaskCancelled]. Before the task
 // has finished, the error is [ErrNotDone].
 func (t *Task[T]) Result() (T, error) {
 	if !t.isFinished() {
@@ -180,14 +181,14 @@ func (t *Task[T]) isFinished() bool {
 
 // taskContext is the context of a task. Most tasks never wait for the end of their
 // context, so the context is a field of the task. The first call of Done or Value makes a
-// real context of package context, to which all methods lead from then on. So contexts that
-// are made from a taskContext need no goroutine.
+// real context of package context; then every method uses the real context. So contexts
+// derived from a taskContext need no goroutine.
 type taskContext struct {
 	parent context.Context
 
 	mu    sync.Mutex
 	real  *realContext
-	cause error // why the context ended; nil if it has not ended, or parent ended first
+	cause error // why the context ended; nil if the context has not ended, or parent ended first
 }
 
 // realContext is a context of package context, with its cancel function.
@@ -196,7 +197,8 @@ type realContext struct {
 	cancel context.CancelCauseFunc
 }
 
-// cancelWithCause ends the context with cause. If the context has ended, cancel does nothing.
+// cancelWithCause ends the context with cause. If the context has ended, cancelWithCause
+// does nothing.
 func (c *taskContext) cancelWithCause(cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -208,7 +210,7 @@ func (c *taskContext) cancelWithCause(cause error) {
 	}
 }
 
-// makeReal returns the real context, which the first call makes.
+// makeReal returns the real context. The first call makes the real context.
 func (c *taskContext) makeReal() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,14 +304,15 @@ func isNil[T any](v T) bool {
 	return false
 }
 
-// startGoroutine starts a goroutine of the group that begins with t, which must be in the
-// list running or daemons. The goroutine ends when no waiting task may run.
+// startGoroutine starts a goroutine of the group that begins with t. The list running or
+// daemons must contain t. The goroutine ends when no waiting task may run.
 func (g *TaskGroup[T]) startGoroutine(t *Task[T]) { g.goroutines.Go(t.runTaskChain) }
 
-// startWorkerLocked starts a goroutine if a waiting task may run, and no goroutine has been
-// started for that yet. A goroutine that has finished a task takes the next waiting task,
-// so many short tasks need few goroutines. Each goroutine that takes a task also calls
-// startWorkerLocked, so a task that blocks delays no other task.
+// startWorkerLocked starts a goroutine if a waiting task may run, unless a started
+// goroutine has yet to take a task. A goroutine that has finished a task takes the next
+// waiting task, so many short tasks need few goroutines. Each goroutine that takes a task
+// also calls startWorkerLocked, so a blocking task delays no other task. Callers must
+// hold g.mu.
 func (g *TaskGroup[T]) startWorkerLocked() {
 	if g.workerStarting || !g.mayStartTaskLocked() {
 		return
@@ -318,7 +321,7 @@ func (g *TaskGroup[T]) startWorkerLocked() {
 	g.goroutines.Go(g.runWaitingFn)
 }
 
-// runWaitingTasks takes a waiting task and runs it, and then others until none may run.
+// runWaitingTasks runs a waiting task, and then further waiting tasks until none may run.
 func (g *TaskGroup[T]) runWaitingTasks() error {
 	g.mu.Lock()
 	g.workerStarting = false
@@ -327,13 +330,14 @@ func (g *TaskGroup[T]) runWaitingTasks() error {
 	return t.runTaskChain()
 }
 
-// mayStartTaskLocked reports whether there is a waiting task that may run.
+// mayStartTaskLocked reports whether a waiting task may run. Callers must hold g.mu.
 func (g *TaskGroup[T]) mayStartTaskLocked() bool {
 	return g.waiting.len > 0 && (g.opts.Limit <= 0 || g.running.len < g.opts.Limit)
 }
 
-// takeWaitingLocked moves the first waiting task to the list running and returns the task,
-// which the caller must run. If no waiting task may run, the result is nil.
+// takeWaitingLocked moves the first waiting task to the list running and returns the task
+// for the caller to run. If no waiting task may run, the result is nil. Callers must hold
+// g.mu.
 func (g *TaskGroup[T]) takeWaitingLocked() *Task[T] {
 	if !g.mayStartTaskLocked() {
 		return nil
@@ -344,23 +348,23 @@ func (g *TaskGroup[T]) takeWaitingLocked() *Task[T] {
 	return t
 }
 
-// cancelTasks cancels tasks. Waiting tasks must come first: otherwise a waiting task could
-// start when a running task has been cancelled.
+// cancelTasks cancels tasks. Waiting tasks must come first: otherwise a waiting task
+// could start after the end of a cancelled running task.
 func cancelTasks[T any](tasks []*Task[T]) {
 	for _, t := range tasks {
 		t.Cancel()
 	}
 }
 
-// TaskTimeout is the error of [TimeoutAfter] and [TimeoutAt] when their own
-// deadline ended what they ran. It matches [context.DeadlineExceeded].
+// TaskTimeout is the error of [TimeoutAfter] and [TimeoutAt] if their own deadline ended
+// the function. A TaskTimeout matches [context.DeadlineExceeded].
 type TaskTimeout struct {
-	// Duration is how long it was from the beginning to the deadline; negative if
-	// that had passed before.
+	// Duration is the time from the beginning to the deadline; negative if the deadline
+	// had passed before.
 	Duration time.Duration
 
-	deadline      time.Time // the deadline; zero if somebody else made the error
-	durationGiven bool      // Duration is what the caller wrote, and not the time until a point
+	deadline      time.Time // zero if other code made the error
+	durationGiven bool      // the caller wrote Duration, instead of a point in time
 }
 
 func (e *TaskTimeout) Error() string {
@@ -374,11 +378,11 @@ func (e *TaskTimeout) Error() string {
 func (*TaskTimeout) Timeout() bool        { return true }
 func (*TaskTimeout) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// TimeoutCancellationError is the error of a timeout within another when the
-// outer deadline ended what they ran. The outer one returns a [*TaskTimeout]. It
+// TimeoutCancellationError is the error of a nested timeout if an outer deadline ended
+// the function. The outer timeout returns a [*TaskTimeout]. A TimeoutCancellationError
 // matches [context.DeadlineExceeded].
 type TimeoutCancellationError struct {
-	Outer *TaskTimeout // what that one returns
+	Outer *TaskTimeout // the error of the outer timeout
 }
 
 func (e TimeoutCancellationError) Error() string {
@@ -387,37 +391,37 @@ func (e TimeoutCancellationError) Error() string {
 func (TimeoutCancellationError) Timeout() bool        { return true }
 func (TimeoutCancellationError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// UncaughtTimeoutError is the error of a timeout when a [*TaskTimeout] of one
-// within it was returned to it. It is an ordinary error that matches no other, lest the
-// inner timeout, which somebody forgot to handle, be taken for an outer one.
+// UncaughtTimeoutError is the error of a timeout if the function returned the
+// [*TaskTimeout] of a nested timeout. An UncaughtTimeoutError matches no other error, so
+// that a forgotten inner timeout is not taken for an outer timeout.
 type UncaughtTimeoutError struct {
-	Inner *TaskTimeout // that nobody handled
+	Inner *TaskTimeout // the unhandled error of the nested timeout
 }
 
 func (e UncaughtTimeoutError) Error() string {
 	return fmt.Sprintf("uncaught timeout received: %v", e.Inner)
 }
 
-// TimeoutAfter calls f, with a context that ends d from now, and waits for it to
-// return, even if it does not heed that. If d passed first, and f returns an
-// error that says that its context ended (it matches [context.Canceled] or
-// [context.DeadlineExceeded]), that becomes a [*TaskTimeout]. Any other error, and
-// nil, is returned as it is: what f did in spite of the timeout counts.
+// TimeoutAfter calls f, with a context that ends d from now, and waits for the return of
+// f, even if f ignores the context. If d passed first, and f returns a context error
+// (matching [context.Canceled] or [context.DeadlineExceeded]), the result is a
+// [*TaskTimeout]. TimeoutAfter returns nil and any other error unchanged: work that f did
+// in spite of the timeout counts.
 //
-// Timeouts nest, as in curio: where f, or what it calls, sets another one, the
-// deadline that passes first ends what is within it.
+// Timeouts nest, as in curio: if f or a callee sets another timeout, the first deadline
+// to pass ends the function inside of its timeout.
 //
-//	what ended the innermost     it returns                  those around it return
-//	its own deadline             *TaskTimeout                UncaughtTimeoutError, unless f handles it
-//	a deadline around it         TimeoutCancellationError    the one whose deadline it was *TaskTimeout
-//	another cancellation         f's error                   f's error
+//	end of the innermost f    innermost timeout returns    outer timeouts return
+//	its own deadline          *TaskTimeout                 UncaughtTimeoutError, unless their f handles the error
+//	an outer deadline         TimeoutCancellationError     *TaskTimeout, from the timeout with the deadline
+//	another cancellation      the error of f               the error of f
 //
-// Deadlines that are exactly equal pass together: each returns its own *TaskTimeout.
+// Equal deadlines pass together: each timeout returns its own *TaskTimeout.
 //
-// A d of 0 or below has passed at once. A number without a unit is in nanoseconds: for
-// three seconds write 3*time.Second. The text of the error says so if d is above 0 and
-// below a millisecond, which is no error by itself, as what is left of a longer time may
-// be so short.
+// A d of 0 or less has passed at once. A number without a unit is in nanoseconds: for
+// three seconds write 3*time.Second. If d is above 0 and below a millisecond, the text of
+// the error says so. Such a d is no error by itself, because the remaining part of a
+// longer time may be as short.
 func TimeoutAfter(ctx context.Context, d time.Duration, f func(context.Context) error) error {
 	return runWithTimeout(ctx, newTimeout(d), f)
 }
@@ -432,8 +436,9 @@ func TimeoutAt(ctx context.Context, at time.Time, f func(context.Context) error)
 	return runWithTimeout(ctx, &TaskTimeout{Duration: time.Until(at), deadline: at}, f)
 }
 
-// IgnoreAfter is [TimeoutAfter] for a deadline that is no error: where that returns its
-// [*TaskTimeout], this returns true and nil, and otherwise false.
+// IgnoreAfter is [TimeoutAfter] for a deadline that is no error. If TimeoutAfter would
+// return its own [*TaskTimeout], IgnoreAfter returns true and nil; otherwise IgnoreAfter
+// returns false and the error.
 func IgnoreAfter(ctx context.Context, d time.Duration, f func(context.Context) error) (expired bool, err error) {
 	return ignoreTimeout(ctx, newTimeout(d), f)
 }
@@ -451,8 +456,8 @@ func ignoreTimeout(ctx context.Context, own *TaskTimeout, f func(context.Context
 	return false, err
 }
 
-// runWithTimeout calls f under a deadline, and tells by the cause with which its context
-// ended which deadline that was.
+// runWithTimeout calls f under a deadline. The cause of the context's end shows which
+// deadline ended f.
 func runWithTimeout(ctx context.Context, own *TaskTimeout, f func(context.Context) error) error {
 	mustHaveContext("TimeoutAfter", ctx)
 	ctx, cancel := context.WithDeadlineCause(ctx, own.deadline, own)
@@ -463,7 +468,7 @@ func runWithTimeout(ctx context.Context, own *TaskTimeout, f func(context.Contex
 	}
 	inner, _ := errors.AsType[*TaskTimeout](err)
 	if at, _ := ctx.Deadline(); inner.notBefore(at) {
-		<-ctx.Done() // equal deadlines pass together, if one is noticed before the other
+		<-ctx.Done() // equal deadlines pass together, even if f noticed one deadline before the other
 	}
 	passed, _ := errors.AsType[*TaskTimeout](context.Cause(ctx))
 	switch {
@@ -480,6 +485,6 @@ func runWithTimeout(ctx context.Context, own *TaskTimeout, f func(context.Contex
 // hasDeadline reports whether a function of this file has set the timeout.
 func (e *TaskTimeout) hasDeadline() bool { return e != nil && !e.deadline.IsZero() }
 
-// notBefore reports whether it is ours, and so has passed, and at has passed no
-// later.
+// notBefore reports whether a function of this file has set the timeout, with a deadline
+// not before at. If e has passed, at has passed, too.
 func (e *TaskTimeout) notBefore(at time.Time) bool { return e.hasDeadline() && !e.deadline.Before(at) }

@@ -10,41 +10,42 @@ import (
 	"example.com/rpcx/websocket"
 )
 
-// attack is one way to harm a server with default limits, or a client.
+// attack is a way to harm a server with default limits, or a client.
 type attack struct {
 	class
-	shows string // what holds
-	// like is the size of the echo requests that the attack's bytes are compared with:
-	// about that of its own messages.
+	shows string // the property under test
+	// like is the size of the echo requests for comparison, in bytes: about the size of
+	// the attack's messages.
 	like int
 	bounds
 
-	// configure changes the server, "" if all is as by default.
+	// configure changes the server; nil means the defaults.
 	configure func(*rpcx.Server, *websocket.Acceptor)
-	// dial connects the clients that are attacked, by rpcx.Dial if it is nil.
+	// dial connects the attacked clients; nil means rpcx.Dial.
 	dial func(ctx context.Context, addr string, opts *rpcx.Options) (*rpcx.Session, error)
 }
 
-// bounds are what an attack must not exceed, where that is not what all attacks must not
-// exceed; zero is the default. See the constants in verdict.go.
+// bounds holds the limits of an attack that differ from the defaults; zero is the
+// default. The constants in verdict.go are the defaults.
 type bounds struct {
 	heap    uint64  // bytes in use
-	cpu     float64 // times an echo of the same bytes, and as many connections
-	replies float64 // bytes for each byte received; any number if negative
-	full    bool    // the processors have all they can do
-	// ends is after how much time sessions of the attack must have been ended, 0 if never.
+	cpu     float64 // times the CPU time of an echo of the same bytes over as many connections
+	replies float64 // bytes for each byte received; negative: no limit
+	full    bool    // the attack keeps the processors fully busy
+	// ends is the time by which the server must have ended a session of the attack; 0 is
+	// never.
 	ends time.Duration
-	// lingers says that its sessions may go on for Limits.ProcessingTimeout, and throttled
-	// that they may go on until what they have received is handled with the delays of
-	// Limits.CostSoft.
+	// lingers says that sessions of the attack may go on for Limits.ProcessingTimeout.
+	// throttled says that sessions may go on until their input is handled, with the
+	// delays of Limits.CostSoft.
 	lingers, throttled bool
-	spares             bool // its clients do nothing wrong: none may be cut off, nor refused
+	spares             bool // the clients do nothing wrong: the server must not cut off or refuse any
 	large              bool // the newcomers' requests have 900 kB
-	// locksOut is for how long newcomers may be refused: for ever, if negative.
+	// locksOut is the time for which newcomers may be refused; negative is for ever.
 	locksOut time.Duration
 }
 
-// findAttack returns the attack of the given name, nil if there is none.
+// findAttack returns the attack or reference with the given name, or nil.
 func findAttack(name string) *attack {
 	for i := range attacks {
 		if attacks[i].name == name {
@@ -59,24 +60,25 @@ func findAttack(name string) *attack {
 	return nil
 }
 
-// Times after which sessions must have been ended.
+// Times by which sessions must have been ended.
 const (
 	soon  = shortAttack
 	later = longAttack
 )
 
-// Sizes of messages that like is about.
+// Sizes of messages, for attack.like.
 const (
 	tiny   = 64
 	medium = 20_000
 	large  = 900_000
 )
 
-// attacks are all of them, in the order of the report.
+// attacks lists every attack, in the order of the report.
 var attacks = slices.Concat(textsAttacks, peersAttacks, framingsAttacks, tlsAttacks, websocketAttacks, serversAttacks)
 
-// references are what attacks are compared with: nothing at all, connections that ask
-// once, and echoes. They are made for the transports and sizes of the attacks.
+// references lists the load for comparison with attacks: no load, connections with a
+// single request, and echoes. The references have the transports and sizes of the
+// attacks.
 var references []attack
 
 func init() {
@@ -89,16 +91,17 @@ func init() {
 	}
 }
 
-// references returns what an attack is compared with: calm, connections and echoes.
+// references returns the load for comparison with the attack: calm, connections and
+// echoes.
 func (a *attack) references() [3]attack {
-	over := overTCP // framings cost about the same
+	over := overTCP // other framings cost about the same
 	if !a.serves && (a.over == overTLS || a.over == overWS) {
 		over = a.over
 	}
 	echoes := func() string { return repeat(over.frame(echoRequest(a.like)))() }
 	asks := asksOnce(just(over.frame(echoRequest(tiny))))
 	count := 4
-	if a.full { // the honest client has as many beside it
+	if a.full { // the same number of connections beside the honest client
 		count = max(count, min(a.count, 60))
 	}
 	return [3]attack{
@@ -109,7 +112,7 @@ func (a *attack) references() [3]attack {
 }
 
 const (
-	// maxFewSessions is Server.MaxSessions where there are fewer, to be filled in time.
+	// maxFewSessions is a small Server.MaxSessions, for an attack to fill in time.
 	maxFewSessions = 500
 	idleTimeout    = 200 * time.Millisecond
 )

@@ -1,6 +1,6 @@
 package main
 
-// framingsAttacks are on framings other than lines.
+// framingsAttacks lists attacks on the framings by JSON values, headers and lengths.
 var framingsAttacks = []attack{
 	{
 		class: class{name: "endless nesting", count: 4, over: overJSON, use: pours(repeat("["))},

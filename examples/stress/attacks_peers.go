@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// peersAttacks are of peers whose requests are no errors, and of those that do not read,
+// peersAttacks lists attacks by peers with valid requests, and by peers that do not read,
 // send or end.
 var peersAttacks = []attack{
 	{
@@ -102,12 +102,12 @@ var peersAttacks = []attack{
 	},
 }
 
-// askAndLeave asks for much that takes time, and closes the connection.
+// askAndLeave sends many slow requests, and closes the connection.
 func askAndLeave(h *client, conn net.Conn) error {
 	return h.send(conn, strings.Repeat(request("look", 1, ""), 1000), 1000)
 }
 
-// halfClose asks, finishes sending, and reads all answers.
+// halfClose sends requests, finishes sending, and reads every answer.
 func halfClose(h *client, conn net.Conn) error {
 	const n = 100
 	if err := h.send(conn, strings.Repeat(request("echo", 1, `"half"`), n), n); err != nil {
@@ -119,7 +119,7 @@ func halfClose(h *client, conn net.Conn) error {
 	return h.read(conn, n, 0)
 }
 
-// cancels asks for what takes time, and cancels it.
+// cancels sends slow requests, and cancels each request.
 func cancels(h *client, conn net.Conn) error {
 	var b strings.Builder
 	for id := range 500 {
@@ -138,7 +138,7 @@ func unread(h *client, conn net.Conn) error {
 	}
 }
 
-// readSlowly asks 2,000 times in one go, and reads the answers at 40 kB a second.
+// readSlowly sends 2,000 requests at once, and reads the answers at 40 kB a second.
 func readSlowly(h *client, conn net.Conn) error {
 	const n = 2000
 	_ = conn.(*countedConn).SetReadBuffer(4 << 10)

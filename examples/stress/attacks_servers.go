@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// serversAttacks are those of servers and proxies on clients.
+// serversAttacks lists attacks by servers and proxies on clients.
 var serversAttacks = []attack{
 	{
 		class:  class{name: "server: garbage", count: 4, serves: true, raw: true, use: pours(repeat("no message\n"))},
@@ -59,8 +59,8 @@ var serversAttacks = []attack{
 	},
 }
 
-// answersErrors answers each call with an error, whose text is long and would change a
-// terminal's colours and title.
+// answersErrors answers each call with an error. The text of the error is long, and would
+// change a terminal's colours and title.
 func answersErrors(h *client, conn net.Conn) error {
 	message := strings.Repeat(`\u001b[31m\r\n\u0000\u009b`, 100_000/24)
 	for calls := bufio.NewReader(conn); ; {
@@ -77,8 +77,8 @@ func answersErrors(h *client, conn net.Conn) error {
 	}
 }
 
-// socksAnswers are what hostile proxies answer: nonsense, too much, too little, and the
-// address of a tunnel that is too long and full of control characters.
+// socksAnswers lists the answers of hostile proxies: nonsense, too much, too little, and
+// tunnel addresses that are too long and full of control characters.
 var socksAnswers = []string{
 	"HTTP/1.1 400 Bad Request\r\n\r\n",
 	strings.Repeat("\x05\x00", 10_000),
@@ -90,7 +90,8 @@ var socksAnswers = []string{
 	"",
 }
 
-// proxies are hostile SOCKS proxies, each time another one. One of them stays silent.
+// proxies is a hostile SOCKS proxy, for each connection with another answer. One proxy
+// stays silent.
 func proxies(h *client, conn net.Conn) error {
 	answer := socksAnswers[h.number%len(socksAnswers)]
 	if err := h.send(conn, answer, 1); err != nil {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// textsAttacks are texts that are no messages, or costly ones, or that would come back in
-// replies and logs.
+// textsAttacks lists attacks with invalid messages, with costly messages, and with texts
+// that replies and logs might repeat.
 var textsAttacks = []attack{
 	{
 		class: class{name: "endless line", count: 4, use: pours(repeat("x"))},
@@ -148,7 +148,7 @@ func escapedKeys() string {
 	return b.String()
 }
 
-// duplicateKeys is a request with one member very often.
+// duplicateKeys is a request with many copies of one member.
 func duplicateKeys() string {
 	return fill(`{"jsonrpc":"2.0","id":1,`, `"method":"echo",`, large, `"params":["m"]}`+"\n")()
 }

@@ -2,7 +2,7 @@ package main
 
 import "time"
 
-// tlsAttacks are on handshakes and sessions over TLS.
+// tlsAttacks lists attacks on handshakes and on sessions over TLS.
 var tlsAttacks = []attack{
 	{
 		class:  class{name: "handshakes", again: time.Millisecond, count: 8, over: overTLS, use: connectOnly},

@@ -7,19 +7,20 @@ import (
 	"time"
 )
 
-// What hostile clients do with connections, and servers. Texts are made when an attack
-// begins: the program under attack, which has the same table, shall not hold them.
+// This file holds the behaviours of hostile clients and servers on a connection. Texts
+// are made when an attack begins: the program under attack has the same table, and must
+// not hold the texts.
 
-// use is what a hostile client does with a connection.
+// use is the behaviour of a hostile client on a connection.
 type use = func(*client, net.Conn) error
 
-// text makes what is sent.
+// text makes the text to send.
 type text func() string
 
-// block is about how much is sent in one write.
+// block is about the size of a write, in bytes.
 const block = 64 << 10
 
-// repeat repeats unit, for one write.
+// repeat repeats unit, for a single write.
 func repeat(unit string) text { return fill("", unit, block, "") }
 
 // fill repeats unit up to about the given size, between prefix and suffix.
@@ -29,26 +30,28 @@ func fill(prefix, unit string, size int, suffix string) text {
 	}
 }
 
-// just returns a text as it is.
+// just returns a text unchanged.
 func just(s string) text { return func() string { return s } }
 
-// inString makes a request whose argument is a string of units, as large as is allowed.
+// inString makes a request whose argument is a string of units, of the largest allowed
+// size.
 func inString(unit string) text {
 	return fill(`{"jsonrpc":"2.0","id":1,"method":"echo","params":["`, unit, large, "\"]}\n")
 }
 
-// echoRequest returns a request of about the given size, which is answered with as much.
+// echoRequest returns an echo request of about the given size. The answer has about the
+// same size.
 func echoRequest(size int) string {
 	const around = `{"jsonrpc":"2.0","method":"echo","params":[""],"id":1}`
 	return strings.TrimSpace(request("echo", 1, `"`+strings.Repeat("x", max(1, size-len(around)))+`"`))
 }
 
-// params makes a request whose params are a list of units, as large as is allowed.
+// params makes a request whose params are a list of units, of the largest allowed size.
 func params(method, unit, last string) text {
 	return fill(`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":[[`, unit, large, last+"]]}\n")
 }
 
-// pours sends a text again and again, and reads what comes back.
+// pours sends a text again and again, and reads the answers.
 func pours(t text) use { return beginsAndPours("", t) }
 
 // beginsAndPours sends a beginning, and then a text again and again.
@@ -70,8 +73,8 @@ func sends(t text) use {
 	}
 }
 
-// stays sends a text and stays. When the server closes the connection, it
-// stays away.
+// stays sends a text and keeps the connection open until the server closes the
+// connection.
 func stays(t text) use {
 	return func(h *client, conn net.Conn) error {
 		if err := h.send(conn, t(), 1); err != nil {
@@ -98,7 +101,7 @@ func trickle(t text) use {
 // connectOnly closes the connection.
 func connectOnly(*client, net.Conn) error { return nil }
 
-// asksOnce asks, waits for the answer, and closes the connection.
+// asksOnce sends a request, waits for the answer, and closes the connection.
 func asksOnce(t text) use {
 	return func(h *client, conn net.Conn) error {
 		if err := h.send(conn, t(), 1); err != nil {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// websocketAttacks are on WebSockets.
+// websocketAttacks lists attacks over WebSockets.
 var websocketAttacks = []attack{
 	{
 		class:  class{name: "pings", count: 4, over: overWS, use: pours(repeat(frame(opPing|finalFrame, "")))},
@@ -86,7 +86,7 @@ var websocketAttacks = []attack{
 	},
 }
 
-// bomb is a compressed WebSocket message of 10 MB, and of 10 kB on the way.
+// bomb is a compressed WebSocket message: 10 kB on the wire, 10 MB decompressed.
 func bomb() string {
 	var b bytes.Buffer
 	w, _ := flate.NewWriter(&b, flate.BestCompression) // fails only for a level that does not exist
@@ -95,7 +95,7 @@ func bomb() string {
 	return frame(opText|finalFrame|compressed, strings.TrimSuffix(b.String(), "\x00\x00\xff\xff"))
 }
 
-// upgradesAndPours asks for a WebSocket with more header lines, and sends a text again
+// upgradesAndPours asks for a WebSocket with extra header lines, and sends a text again
 // and again.
 func upgradesAndPours(headers string, t text) use {
 	return beginsAndPours(upgrade(headers), t)

@@ -11,7 +11,7 @@ import (
 // Measures in pixels.
 const (
 	chartWidth  = 900
-	chartLeft   = 70 // of the plots
+	chartLeft   = 70 // left edge of the plots
 	chartRight  = 20
 	plotWidth   = chartWidth - chartLeft - chartRight
 	plotHeight  = 110
@@ -20,8 +20,8 @@ const (
 	axisHeight  = 44
 )
 
-// chartStyle has colours for a light page and a dark one. A viewer that does not
-// know about dark pages takes the first, on a ground of its own.
+// chartStyle has colours for light and dark pages. A viewer without support for dark
+// pages uses the light colours, on the chart's own background.
 const chartStyle = `text{font:12px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fill:#1f2328}
 .title{font-weight:600}.note{fill:#59636e}.ground{fill:#fff;stroke:#d1d9e0}.band{fill:#59636e;fill-opacity:.07}
 .grid{stroke:#59636e;stroke-opacity:.25}.bound{stroke:#cf222e;stroke-dasharray:5 4}.line{fill:none;stroke-width:1.5;stroke-linejoin:round}
@@ -29,7 +29,7 @@ const chartStyle = `text{font:12px system-ui,-apple-system,"Segoe UI",Helvetica,
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.note{fill:#9198a1}.ground{fill:#0d1117;stroke:#3d444d}.band,.grid{fill:#9198a1;stroke:#9198a1}
 .band{stroke:none}.line.a{stroke:#f0883e}.line.b{stroke:#6cb0f5}text.a{fill:#f0883e}text.b{fill:#6cb0f5}.bound{stroke:#ff7b72}text.bound{fill:#ff7b72}}`
 
-// series is a line: values in the panel's unit, at times.
+// series is a line: values over time, in the unit of the panel.
 type series struct {
 	name   string
 	points []point
@@ -43,15 +43,15 @@ type point struct {
 // panel is a plot of one or two series over the whole course.
 type panel struct {
 	title  string
-	log    bool // its axis is logarithmic
+	log    bool // the axis is logarithmic
 	bound  float64
 	series []series
 }
 
-// panels returns what is to be drawn.
+// panels returns the panels to draw.
 func (c *course) panels() []panel {
-	// The clients' calls are taken together over a time in which there are
-	// enough of them for a p99; of the server's samples the highest is drawn.
+	// The step is long enough for a p99 of the clients' calls. Of the server's samples in
+	// a step, the chart shows the highest.
 	step := max(500*time.Millisecond, c.length()/180)
 	var p50, p99, calls, rss, heap, goroutines, sessions []point
 	for at := c.phases[0].from; at < c.phases[len(c.phases)-1].to; at += step {
@@ -76,10 +76,10 @@ func (c *course) panels() []panel {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// length is how long the phases took together.
+// length returns the duration of the phases together.
 func (c *course) length() time.Duration { return c.phases[len(c.phases)-1].to - c.phases[0].from }
 
-// x is where a time is drawn.
+// x returns the horizontal position of a time.
 func (c *course) x(at time.Duration) float64 {
 	return chartLeft + plotWidth*float64(at-c.phases[0].from)/float64(c.length())
 }
@@ -148,7 +148,7 @@ func (c *course) drawPanel(w *bytes.Buffer, p panel, y int) {
 	}
 }
 
-// axis returns the range of a panel, and where it has lines.
+// axis returns the range of a panel, and the values of the grid lines.
 func (p *panel) axis() (low, high float64, ticks []float64) {
 	lowest, highest := math.Inf(1), max(p.bound, 1)
 	for _, s := range p.series {
@@ -175,7 +175,8 @@ func (p *panel) axis() (low, high float64, ticks []float64) {
 	}
 }
 
-// niceStep returns 1, 2 or 5, times a power of ten, of which about n make up length.
+// niceStep returns 1, 2 or 5, times a power of ten, so that at most n steps make up
+// length.
 func niceStep(length float64, n int) float64 {
 	power := math.Pow(10, math.Floor(math.Log10(length/float64(n))))
 	for _, m := range []float64{1, 2, 5} {

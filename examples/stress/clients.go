@@ -14,32 +14,32 @@ import (
 	"example.com/rpcx"
 )
 
-// What the well-behaved clients do.
+// Settings of the well-behaved clients.
 const (
 	clientCount = 32
 	clientPause = 40 * time.Millisecond // between a client's calls, on average
 )
 
-// timing is when a call began and how long it took. A call that failed, or whose
-// answer was wrong, has an error.
+// timing holds the start and the duration of a call. If the call failed, or the answer
+// was wrong, err is not nil.
 type timing struct {
 	at, took time.Duration
 	err      error
 }
 
-// clients are the well-behaved ones.
+// clients holds the well-behaved clients.
 type clients struct {
 	now      func() time.Duration
 	pause    time.Duration // between a client's calls, on average
 	sessions []*rpcx.Session
 	cancel   context.CancelFunc
-	running  sync.WaitGroup // the clients, and the calls under way
+	running  sync.WaitGroup // the clients, and the calls in progress
 
 	mu    sync.Mutex
 	calls []timing
 }
 
-// newClients has clients on the given sessions call until they are stopped.
+// newClients makes a client on each session. The clients call until stop.
 func newClients(ctx context.Context, sessions []*rpcx.Session, pause time.Duration, seed uint64, now func() time.Duration) *clients {
 	c := &clients{now: now, pause: pause, sessions: sessions}
 	ctx, c.cancel = context.WithCancel(ctx)
@@ -63,9 +63,8 @@ func dialClients(ctx context.Context, addr string) ([]*rpcx.Session, error) {
 	return sessions, nil
 }
 
-// run calls at random intervals. A call does not wait for the one before: a
-// server that stands still is met by as many calls as one that does not, and
-// cannot hide it.
+// run calls at random intervals, without waiting for the previous call. So a stalled
+// server receives as many calls as a working server, and cannot hide the stall.
 func (c *clients) run(ctx context.Context, s *rpcx.Session, r *rand.Rand) {
 	for sleep(ctx, time.Duration(r.ExpFloat64()*float64(c.pause))) == nil {
 		call := choose(r)
@@ -84,7 +83,7 @@ func (c *clients) add(t timing) {
 	c.calls = append(c.calls, t)
 }
 
-// stop ends the clients, when all their calls are answered, and returns the calls.
+// stop ends the clients after every call is answered, and returns the calls.
 func (c *clients) stop(ctx context.Context) ([]timing, error) {
 	c.cancel()
 	c.running.Wait()
@@ -95,9 +94,9 @@ func (c *clients) stop(ctx context.Context) ([]timing, error) {
 	return c.calls, errors.Join(errs...)
 }
 
-// choose returns a call, which checks its answer.
+// choose returns a random call that checks the answer.
 func choose(r *rand.Rand) func(*rpcx.Session) error {
-	ctx := context.Background() // what bounds a call is Limits.RequestTimeout
+	ctx := context.Background() // Limits.RequestTimeout bounds a call
 	text := strings.Repeat(string(rune('a'+r.IntN(26))), 10+r.IntN(190))
 	switch n := r.IntN(100); {
 	case n < 5:
@@ -130,7 +129,7 @@ func choose(r *rand.Rand) func(*rpcx.Session) error {
 	}
 }
 
-// check says whether an answer is right.
+// check returns err, or an error if the answer is wrong.
 func check[T comparable](got, want T, err error) error {
 	if err == nil && got != want {
 		return fmt.Errorf("a wrong answer: %v, not %v", got, want)
@@ -138,15 +137,14 @@ func check[T comparable](got, want T, err error) error {
 	return err
 }
 
-// quantiles are of how long calls took.
+// quantiles holds quantiles of the durations of calls.
 type quantiles struct {
 	P50 time.Duration `json:"p50"`
 	P99 time.Duration `json:"p99"`
 	Max time.Duration `json:"max"`
 }
 
-// newQuantiles sorts times, and returns what most, all but a hundredth, and all
-// of them do not exceed.
+// newQuantiles sorts times, and returns the median, the 99th percentile and the maximum.
 func newQuantiles(times []time.Duration) quantiles {
 	if len(times) == 0 {
 		return quantiles{}

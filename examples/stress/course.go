@@ -8,24 +8,24 @@ import (
 	"example.com/rpcx"
 )
 
-// aftermath is the part of a phase in which its hostile clients are gone and
-// the server's next samples count their ends.
+// aftermath is the end of a phase, without hostile clients: the next samples of the
+// server count the ends of their sessions.
 const aftermath = 2 * sampling
 
-// course is what happened, and when: times are counted from its beginning.
+// course records the events of a run. Times count from the beginning of the run.
 type course struct {
 	short  bool
 	began  time.Time
 	phases []phase
 	calls  []timing // of the well-behaved clients
 
-	left sample // after the server's shutdown; goroutines beyond those before it began
+	left sample // after the server's shutdown; counts only goroutines that started after the beginning
 
 	mu      sync.Mutex
 	samples []sample
 }
 
-// phase is a part of the course, with its results.
+// phase is a part of the course, with results.
 type phase struct {
 	name     string
 	share    int      // of the whole time
@@ -34,14 +34,14 @@ type phase struct {
 	hostile  map[string]tally
 
 	answered quantiles // of the well-behaved clients' calls
-	calls    int       // of these
+	calls    int       // answered calls of the well-behaved clients
 	failures []error
 	ended    map[string]int // sessions at the server, by reason
 	peak     sample
-	settled  sample // at its end, when what is not needed has been given back
+	settled  sample // at the end, after the server has freed unneeded memory
 }
 
-// plan returns the phases before they have happened.
+// plan returns the phases, without results.
 func plan() []phase {
 	phases := []phase{{name: "alone", share: 2}}
 	var all []string
@@ -56,7 +56,7 @@ func plan() []phase {
 	return append(phases, phase{name: "all", share: 2, classes: all}, phase{name: "quiet", share: 2})
 }
 
-// shares returns those of all phases together.
+// shares returns the sum of the shares of the phases.
 func (c *course) shares() (n int) {
 	for _, p := range c.phases {
 		n += p.share
@@ -66,7 +66,7 @@ func (c *course) shares() (n int) {
 
 func (c *course) now() time.Duration { return time.Since(c.began) }
 
-// run starts the processes, goes through the phases, and stops the server.
+// run starts the processes, runs the phases, and stops the server.
 func (c *course) run(ctx context.Context, length time.Duration, seed uint64) (err error) {
 	router := rpcx.NewRouter()
 	router.Handle("sample", rpcx.Func(c.sample))
@@ -101,7 +101,7 @@ func (c *course) run(ctx context.Context, length time.Duration, seed uint64) (er
 		if err := c.pass(ctx, p, takes, hostile, order); err != nil {
 			return err
 		}
-		// So that the memory of the next phase is its own.
+		// settle frees the memory of this phase before the next phase begins.
 		if err := server.Call(ctx, "settle", nil, &p.settled); err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func (c *course) run(ctx context.Context, length time.Duration, seed uint64) (er
 	return nil
 }
 
-// pass goes through a phase.
+// pass runs a phase.
 func (c *course) pass(ctx context.Context, p *phase, length time.Duration, hostile *process, order order) error {
 	p.from = c.now()
 	if len(order.Classes) > 0 {
@@ -137,7 +137,7 @@ func (c *course) pass(ctx context.Context, p *phase, length time.Duration, hosti
 	return err
 }
 
-// sample takes a sample of the server in.
+// sample stores a sample of the server.
 func (c *course) sample(s sample) {
 	s.At = c.now()
 	c.mu.Lock()
@@ -145,7 +145,7 @@ func (c *course) sample(s sample) {
 	c.samples = append(c.samples, s)
 }
 
-// sort gives each phase what belongs to it.
+// sort assigns calls and samples to the phases.
 func (c *course) sort() {
 	var ended map[string]int // before the phase
 	for i := range c.phases {
@@ -161,8 +161,8 @@ func (c *course) sort() {
 	}
 }
 
-// peak returns the highest of the samples in a time, number by number, and the
-// last of them.
+// peak returns the highest values of the samples in a time, field by field, and the last
+// sample.
 func (c *course) peak(from, to time.Duration) (peak, last sample) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,7 +175,7 @@ func (c *course) peak(from, to time.Duration) (peak, last sample) {
 	return peak, last
 }
 
-// between looks at the calls that began in a time.
+// between returns the results of the calls that began in a time.
 func (c *course) between(from, to time.Duration) (answered int, q quantiles, failures []error) {
 	var times []time.Duration
 	for _, call := range c.calls {

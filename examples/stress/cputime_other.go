@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// processTime returns about how much time of the processors the process has had: the Go
-// runtime counts it, at each garbage collection.
+// processTime returns about the CPU time of the process: the Go runtime updates the count
+// at each garbage collection.
 func processTime() time.Duration {
 	m := []metrics.Sample{
 		{Name: "/cpu/classes/total:cpu-seconds"},

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// processTime returns how much time of the processors the process has had, as user and
-// in the system.
+// processTime returns the CPU time of the process, user and system.
 func processTime() time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

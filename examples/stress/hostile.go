@@ -17,10 +17,10 @@ import (
 	"example.com/rpcx"
 )
 
-// classes are the kinds of hostile clients, each with how many of it there are
-// at once. Their rates are such that they need the server's defences, and not
-// all of a machine with two processors: what is left of those is no matter of
-// the server's.
+// classes lists the classes of hostile clients, each with the number of simultaneous
+// clients. The rates are high enough to need the server's defences, but do not take every
+// processor of a two-processor machine: the share of processors is outside the server's
+// control.
 var classes = []class{
 	{name: "flood", count: 4, use: flood},
 	{name: "garbage", count: 4, use: garbage},
@@ -32,46 +32,46 @@ var classes = []class{
 	{name: "sleepers", count: 4, use: sleepAndRead},
 }
 
-// slowOnly are the classes whose clients do nothing wrong: each request of theirs is to
-// be answered.
+// slowOnly lists the classes whose clients do nothing wrong: the server must answer each
+// request.
 var slowOnly = []string{"pipeliners", "sleepers"}
 
 type class struct {
 	name  string
 	count int
-	// use is what one of them does with a connection, until it has had enough of
-	// it, or the server, or the attack is over. Then the connection is closed.
+	// use is the behaviour of a client on a connection. use returns when the client is
+	// done, the server closes the connection, or the attack is over. Then the connection
+	// is closed.
 	use func(*client, net.Conn) error
 
-	over  transport     // the server's; zero is TCP
-	raw   bool          // use makes the transport's handshake itself, or none
-	again time.Duration // before one of them connects again; 50 ms if it is 0
-	// serves has the clients be servers: they use the connections that the program
-	// under attack makes to them.
+	over  transport     // transport of the server; zero is TCP
+	raw   bool          // use makes the transport's handshake, or no handshake
+	again time.Duration // pause before a client connects again; 0 is 50 ms
+	// serves makes the clients servers: the program under attack connects to the clients.
 	serves bool
 }
 
-// order is which clients are to begin.
+// order describes the clients to start.
 type order struct {
 	Addr    string   `json:"addr"`
 	Classes []string `json:"classes"`
 	Seed    uint64   `json:"seed"`
-	// Rest is how long sleepers do not read.
+	// Rest is the time for which sleepers do not read.
 	Rest time.Duration `json:"rest"`
 }
 
-// tally is what the clients of a class have done.
+// tally counts the actions of the clients of a class.
 type tally struct {
 	Connections int       `json:"connections"`
-	Cut         int       `json:"cut"` // of these, by the server
+	Cut         int       `json:"cut"` // connections closed by the server
 	Messages    int       `json:"messages"`
 	Bytes       int       `json:"bytes"`
 	Received    int64     `json:"received"` // bytes
-	Refused     int       `json:"refused"`  // of the messages of pipeliners and sleepers
-	Answered    quantiles `json:"answered"` // of those who wait for an answer
+	Refused     int       `json:"refused"`  // messages of pipeliners and sleepers
+	Answered    quantiles `json:"answered"` // of the clients that wait for an answer
 }
 
-// campaign is an attack that is going on.
+// campaign is an attack in progress.
 type campaign struct {
 	order
 	ctx     context.Context
@@ -82,8 +82,8 @@ type campaign struct {
 	clients []*client
 }
 
-// runHostile is the process of the hostile clients: it does what its parent says,
-// until that ends.
+// runHostile is the process of the hostile clients. The parent gives orders until the
+// parent ends.
 func runHostile() {
 	var c *campaign
 	router := rpcx.NewRouter()
@@ -95,8 +95,8 @@ func runHostile() {
 	<-control(router).Done()
 }
 
-// begin starts the clients of an order. It returns the address of those that serve, if
-// there are any.
+// begin starts the clients of an order. The result has the address of the clients that
+// serve, if any.
 func begin(o order) (c *campaign, addr string, err error) {
 	c = &campaign{order: o}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -188,19 +188,19 @@ func (c *campaign) cease() map[string]tally {
 	return tallies
 }
 
-// client is a hostile client. It speaks to the socket: a session of this library
-// would not do what it does.
+// client is a hostile client. A client uses the socket directly, because a session of
+// this library does not misbehave.
 type client struct {
 	*campaign
 	class  class
-	number int // among those of the class
+	number int // among the clients of the class
 	random *rand.Rand
 	tally
 	received atomic.Int64    // bytes
 	times    []time.Duration // until answers came
 }
 
-// run connects, again and again.
+// run connects again and again.
 func (h *client) run() {
 	for h.pause(cmp.Or(h.class.again, 50*time.Millisecond)) {
 		if conn, err := h.dial(); err == nil {
@@ -209,7 +209,7 @@ func (h *client) run() {
 	}
 }
 
-// dial connects to the server, from a subnet of its own where the system has one.
+// dial connects to the server, on Linux from a separate subnet.
 func (h *client) dial() (net.Conn, error) {
 	var d net.Dialer
 	if runtime.GOOS == "linux" {
@@ -219,7 +219,7 @@ func (h *client) dial() (net.Conn, error) {
 	return d.DialContext(h.ctx, "tcp", addr)
 }
 
-// handle uses a connection, and closes it.
+// handle uses a connection, and closes the connection.
 func (h *client) handle(conn net.Conn) {
 	defer conn.Close()
 	h.Connections++
@@ -238,7 +238,7 @@ func (h *client) handle(conn net.Conn) {
 	}
 }
 
-// countedConn counts what is received.
+// countedConn counts received bytes.
 type countedConn struct {
 	*net.TCPConn
 	received *atomic.Int64
@@ -250,7 +250,7 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo hides that of the connection, which does not count.
+// WriteTo replaces WriteTo of the TCP connection, which would not count.
 func (c *countedConn) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{c})
 }
@@ -263,7 +263,7 @@ func (h *client) pause(d time.Duration) bool {
 	return sleep(h.ctx, d) == nil
 }
 
-// send sends text, which has n messages in it.
+// send sends text, which has n messages.
 func (h *client) send(conn net.Conn, text string, n int) error {
 	if _, err := io.WriteString(conn, text); err != nil {
 		return err
@@ -273,15 +273,14 @@ func (h *client) send(conn net.Conn, text string, n int) error {
 	return nil
 }
 
-// pour sends text, which has n messages in it, again and again, and forgets what
-// comes back.
+// pour sends text, which has n messages, again and again, and discards the answers.
 func (h *client) pour(conn net.Conn, text string, n int, interval time.Duration) error {
 	done := make(chan struct{})
-	// Owner: pour. End: the connection's.
+	// Owner: pour. End: the end of the connection.
 	go func() {
 		defer close(done)
 		_, _ = io.Copy(io.Discard, conn)
-		conn.Close() // so that sending fails too
+		conn.Close() // ends the sending, too
 	}()
 	defer func() {
 		conn.Close()
@@ -300,8 +299,8 @@ func request(method string, id int, params string) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":%q,"params":[%s],"id":%d}`+"\n", method, params, id)
 }
 
-// flood asks 8,000 times a second, and does not care for the answers: half of
-// the clients for what costs the processor's time, half for what takes time.
+// flood sends 8,000 requests a second, and ignores the answers. Half of the clients ask
+// for work of the processor, half for work that takes time.
 func flood(h *client, conn net.Conn) error {
 	line := request("echo", 1, `"flood"`)
 	if h.number%2 == 0 {
@@ -317,16 +316,16 @@ func garbage(h *client, conn net.Conn) error {
 
 // slowReader asks for 64 MiB and reads nothing.
 func slowReader(h *client, conn net.Conn) error {
-	_ = conn.(*countedConn).SetReadBuffer(4 << 10) // the system would take much for it
+	_ = conn.(*countedConn).SetReadBuffer(4 << 10) // otherwise, the system would buffer many replies
 	err := h.send(conn, strings.Repeat(request("blob", 1, ""), 1024), 1024)
 	for err == nil && h.pause(time.Second) {
-		// This finds out whether the connection is still there.
+		// The message detects a closed connection.
 		err = h.send(conn, `{"jsonrpc":"2.0","method":"sum"}`+"\n", 1)
 	}
 	return err
 }
 
-// halfOpen sends nothing, or half a message, and stays.
+// halfOpen sends nothing, or half a message, and keeps the connection open.
 func halfOpen(h *client, conn net.Conn) error {
 	if h.number%2 == 0 {
 		line := request("echo", 1, `"`+strings.Repeat("x", h.random.IntN(128<<10))+`"`)
@@ -338,7 +337,8 @@ func halfOpen(h *client, conn net.Conn) error {
 	return err
 }
 
-// storm asks once, and goes: in order or not, by the throw of a coin.
+// storm sends a request, waits for the answer, and closes the connection, at random in
+// order or with a reset.
 func storm(h *client, conn net.Conn) error {
 	began := time.Now()
 	if err := h.send(conn, request("echo", 1, `"here I am"`), 1); err != nil {
@@ -354,8 +354,8 @@ func storm(h *client, conn net.Conn) error {
 	return nil
 }
 
-// batches sends batches of 10,000 four times a second, and every other time one
-// that is longer than allowed, and waits for the answers.
+// batches sends about four batches a second, and waits for the answers. Batches of 10,000
+// requests alternate with batches over the allowed length.
 func batches(h *client, conn net.Conn) error {
 	texts := []string{batch(10_000), batch(15_000)}
 	answers := bufio.NewReader(conn)
@@ -377,12 +377,12 @@ func batches(h *client, conn net.Conn) error {
 	return nil
 }
 
-// pipeline asks 20,000 times in one go, and reads the answers as they come, at 200 kB
-// a second.
+// pipeline sends 20,000 requests at once, and meanwhile reads the answers at 200 kB a
+// second.
 func pipeline(h *client, conn net.Conn) error {
 	const n = 20_000
 	failed := make(chan error, 1)
-	// Owner: pipeline. End: all is sent, or the connection closed.
+	// Owner: pipeline. End: every request is sent, or the connection is closed.
 	go func() { failed <- h.send(conn, strings.Repeat(request("echo", 1, `"in the pipe"`), n), n) }()
 	err := h.read(conn, n, 100*time.Millisecond)
 	if err != nil {
@@ -391,8 +391,8 @@ func pipeline(h *client, conn net.Conn) error {
 	return cmp.Or(<-failed, err)
 }
 
-// sleepAndRead asks 1,000 times, and reads nothing for a long time. Then it reads on as
-// if nothing had been.
+// sleepAndRead sends 1,000 requests, and reads nothing for a long time. Then sleepAndRead
+// reads on.
 func sleepAndRead(h *client, conn net.Conn) error {
 	const n = 1000
 	for {
@@ -408,8 +408,8 @@ func sleepAndRead(h *client, conn net.Conn) error {
 	}
 }
 
-// read reads n answers, in pieces of about 20 kB at the given interval, and counts those
-// that are errors.
+// read reads n answers, in pieces of about 20 kB at the given interval, and counts error
+// answers.
 func (h *client) read(conn net.Conn, n int, interval time.Duration) error {
 	answers, size := bufio.NewReader(conn), 0
 	for range n {

@@ -6,46 +6,46 @@ import (
 	"time"
 )
 
-// What is tolerated.
+// Tolerated values.
 const (
-	// A well-behaved client's p99 beside hostile ones may be as many times what it
-	// is without them. The floor is two of the time slices of Go's scheduler: while
-	// all processors have goroutines to run, it may look at the network as seldom
-	// as that, whatever a server does.
+	// slowdown is the largest ratio of a well-behaved client's p99 beside hostile clients
+	// to the p99 without. latencyFloor is two time slices of Go's scheduler. If every
+	// processor has goroutines to run, the scheduler may look at the network only so
+	// often, regardless of the server.
 	slowdown     = 5
 	latencyFloor = 20 * time.Millisecond
-	// In the short form a phase has about a thousand calls, so that ten that were
-	// in the way of the machine's other work make its p99. There it only has to be
-	// far from all the timeouts: nobody is left to starve.
+	// shortLatency is the bound in the short form. There a phase has about a thousand
+	// calls, so that ten calls delayed by other work of the machine decide the p99. The
+	// bound only has to be far below the timeouts, to show that no client starves.
 	shortLatency = 2 * time.Second
 
-	// heapSlack is what the server may need more at the end than at the beginning,
-	// with the same clients connected: buffers of up to 4 MiB that are kept for
-	// reuse, and stay while they are used. It does not grow with the hours.
+	// heapSlack is the tolerated growth of the server's heap from the beginning to the
+	// end, with the same clients. Buffers of up to 4 MiB are kept for reuse, and stay
+	// while in use. The growth does not depend on the length of the run.
 	heapSlack = 8 << 20
-	// rssSlack is the same for all the process has of the machine's memory, of
-	// which the collector returns no page in which a single object lives.
+	// rssSlack is the same for the resident memory of the process. The collector returns
+	// no page with a live object.
 	rssSlack = 32 << 20
-	// rssPeak is what the process may have at any time. The limits leave to a slow
-	// reader 4 MiB of outbox, in a buffer that may be twice as large, and twenty
-	// replies that wait for room in it, each as a message and as a frame; that is
-	// about 11 MiB. With the batches and the half messages it makes 150 MiB, and
-	// the collector lets them become twice as much.
+	// rssPeak is the maximum resident memory of the process at any time. The limits allow
+	// a slow reader 4 MiB of outbox, in a buffer of up to twice the size. Twenty further
+	// replies may wait for room, each as a message and as a frame. Together, a slow
+	// reader can take about 11 MiB. With the batches and the half messages, the sum is
+	// 150 MiB, and the collector lets the heap double.
 	rssPeak = 320 << 20
 )
 
-// bound is what the well-behaved clients' p99 must not exceed.
+// bound returns the maximum p99 of the well-behaved clients.
 func (c *course) bound() time.Duration {
 	if c.short {
 		return shortLatency
 	}
-	// They are alone in the first phase and in the last one. What else the
-	// machine does can only make them slower: the better one is what they have.
+	// The clients are alone in the first and the last phase. Other work of the machine
+	// can only slow the clients down, so the better phase counts.
 	first, last := c.phases[0], c.phases[len(c.phases)-1]
 	return max(slowdown*min(first.answered.P99, last.answered.P99), latencyFloor)
 }
 
-// judge returns what was not as it should be.
+// judge returns the problems of the course.
 func (c *course) judge() (problems []string) {
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for _, p := range c.phases {
@@ -61,7 +61,7 @@ func (c *course) judge() (problems []string) {
 		if p.peak.RSS > rssPeak {
 			fail("%s: the server took %s, over %s", p.name, mega(p.peak.RSS), mega(rssPeak))
 		}
-		// The attacks must have taken place, and the defences too.
+		// The attacks must have taken place, and the defences, too.
 		for _, class := range p.classes {
 			if p.hostile[class].Connections == 0 {
 				fail("%s: no connection of %s", p.name, class)
@@ -90,8 +90,8 @@ func (c *course) judge() (problems []string) {
 	return problems
 }
 
-// defence returns for what reason the server has to have ended sessions of a
-// class after a time, "" if it need not have.
+// defence returns the reason for which the server must have ended sessions of a class
+// after a time, or "".
 func defence(class string, after time.Duration) string {
 	switch {
 	case class == "garbage":

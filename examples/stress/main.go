@@ -1,34 +1,34 @@
-// Stress puts a server with default limits under load from good and bad clients
-// at once, and shows what it does to the good ones.
+// Stress puts a server with default limits under load from good and bad clients at once,
+// and shows the effect on the good clients.
 //
 //	go run ./examples/stress -svg soak.svg     # six and a quarter minutes
 //	go run ./examples/stress -short            # a third of a minute
 //
-// Three processes of this program run: the server, whose memory and goroutines
-// are then its own; the hostile clients, at a lower priority, since they share
-// the machine's processors and it is the server that is to be tried; and this
-// one, with the well-behaved clients. It tells the others what to do over their
-// standard input and output, by sessions of this library (process.go).
+// Three processes of this program run: the server, the hostile clients, and the main
+// process with the well-behaved clients. So the measured memory and goroutines are the
+// server's alone. The hostile clients have a lower priority: the three processes share
+// the processors of the machine, and the test is about the server. The main process
+// controls the other processes over their standard input and output, by sessions of this
+// library (process.go).
 //
-// The well-behaved clients (clients.go) call all the time at a moderate rate: at
-// first alone, then beside each class of hostile ones (hostile.go), then beside
-// all of them, then alone again. At the end the server shuts down. The exit
-// status is 1 if the well-behaved notice more than they should, if memory is not
-// given back, or if a session or a goroutine is left (judge.go).
+// The well-behaved clients (clients.go) call all the time at a moderate rate. They are
+// first alone, then beside each class of hostile clients (hostile.go), then beside every
+// class together, then alone again. At the end the server shuts down. If the well-behaved
+// clients notice too much, or memory, a session or a goroutine is left, the exit status
+// is 1 (judge.go).
 //
-// With -attacks it makes one attack after the other instead, each on a new server
-// process or, for attacks on clients, a new client process (attacks.go, trial.go):
+// With -attacks, Stress runs the attacks one after the other. Each attack has a new
+// server process or, for attacks on clients, a new client process (attacks.go, trial.go):
 //
 //	go run ./examples/stress -attacks          # seven minutes
 //	go run ./examples/stress -attacks -short   # half a minute
 //	go run ./examples/stress -attacks -only 'pings|zeros'
 //
 // Beside each attack an honest client calls, and honest newcomers connect. A line for
-// each attack says what it has cost: memory, time of processors, bytes of replies and
-// of log, and what the honest have noticed. It ends with ok, or with FAILED if
-// a bound is exceeded (verdict.go); then the exit status is 1. The first lines are
-// what attacks are compared with: an honest client alone, connections that ask once,
-// and echoes.
+// each attack shows the cost: memory, CPU time, bytes of replies and of log, and the
+// latency of the honest clients. The line ends with ok, or with FAILED if a bound is
+// exceeded (verdict.go); then the exit status is 1. The first lines show the load for
+// comparison: an honest client alone, connections with a single request, and echoes.
 package main
 
 import (
@@ -42,7 +42,7 @@ import (
 )
 
 const (
-	// Phases of 30 s, since a write may stand still for 20 s; 75 s for the sleepers.
+	// Phases take 30 s, because a write may stall for 20 s, and 75 s for the sleepers.
 	fullTime  = 375 * time.Second
 	shortTime = 18 * time.Second
 	warmUp    = time.Second
@@ -94,7 +94,7 @@ func main() {
 	}
 }
 
-// run goes through all phases, reports, and judges.
+// run runs every phase, prints the report, and judges the results.
 func run(ctx context.Context, length time.Duration, seed uint64, svg string, short bool) error {
 	c := &course{short: short, began: time.Now()}
 	err := c.run(ctx, length, seed)
@@ -118,7 +118,7 @@ func run(ctx context.Context, length time.Duration, seed uint64, svg string, sho
 	return nil
 }
 
-// attackAll makes the attacks whose names match.
+// attackAll runs the attacks whose names match only.
 func attackAll(ctx context.Context, length time.Duration, short bool, only string) error {
 	names, err := regexp.Compile(only)
 	if err != nil {

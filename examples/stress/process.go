@@ -10,22 +10,22 @@ import (
 	"example.com/rpcx"
 )
 
-// The roles of the other processes: their first argument.
+// Roles of the other processes: the first argument of the command line.
 const (
 	serverRole  = "server"
 	hostileRole = "hostile"
 	targetRole  = "target"
 )
 
-// process is another process of this program, and the session with it. Either
-// side may call the other.
+// process is another process of this program, with a session. Either side may call the
+// other.
 type process struct {
 	*rpcx.Session
 	role string
 	cmd  *exec.Cmd
 }
 
-// start starts a process. handler answers what it calls.
+// start starts a process. handler handles the calls of the process.
 func start(role string, handler rpcx.Handler) (*process, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -52,7 +52,7 @@ func start(role string, handler rpcx.Handler) (*process, error) {
 	return &process{s, role, cmd}, nil
 }
 
-// stop ends the process and waits for its end. It adds its error to err.
+// stop ends the process, waits for the end, and joins a failure of the process with err.
 func (p *process) stop(err error) error {
 	p.Close()
 	<-p.Done()
@@ -62,9 +62,9 @@ func (p *process) stop(err error) error {
 	return err
 }
 
-// control is the other end: the session of such a process with the one that
-// has started it, which ends when that does. With one handler at a time there is
-// one goroutine at most that was not there at the beginning.
+// control returns the session of a child process with the parent. The session ends when
+// the parent does. With a Concurrency of 1, the session has at most one goroutine more
+// than at the beginning.
 func control(handler rpcx.Handler) *rpcx.Session {
 	limits := patient
 	limits.Concurrency = 1
@@ -74,7 +74,7 @@ func control(handler rpcx.Handler) *rpcx.Session {
 	})
 }
 
-// patient has calls between processes take as long as they do.
+// patient holds limits that let calls between processes take any time.
 var patient = rpcx.Limits{RequestTimeout: -1, ProcessingTimeout: -1}
 
 // stdio joins two pipes to a connection.

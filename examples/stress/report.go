@@ -49,10 +49,10 @@ func (c *course) print(w io.Writer) {
 	fmt.Fprintf(w, "\nafter the server's shutdown: %d sessions, %d goroutines of its own\n", c.left.Sessions, c.left.Goroutines)
 }
 
-// rate returns n a second.
+// rate returns n per second of the phase.
 func (p *phase) rate(n int) float64 { return float64(n) / (p.to - p.from).Seconds() }
 
-// milli writes a duration, "–" if there is none.
+// milli formats a duration in milliseconds, or "–" for 0.
 func milli(d time.Duration) string {
 	if d == 0 {
 		return "–"

@@ -21,11 +21,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// lookTime is how long "look" takes: as a query to a database would, without
-// work for the processor.
+// lookTime is the duration of "look", which waits like a database query, without CPU
+// time.
 const lookTime = 10 * time.Millisecond
 
-// methods returns what the server can do.
+// methods returns the methods of the server.
 func methods() *rpcx.Router {
 	router := rpcx.NewRouter()
 	router.Handle("echo", rpcx.Func(func(ctx context.Context, message string) (string, error) {
@@ -51,28 +51,28 @@ func methods() *rpcx.Router {
 	return router
 }
 
-// server is the server that is tried, in a process of its own.
+// server is the server under test, in a separate process.
 type server struct {
 	rpcx.Server
-	end     context.CancelFunc // has ServeContext return
+	end     context.CancelFunc // ends ServeContext
 	running errgroup.Group     // ServeContext, and the sampling
 
-	started    chan struct{} // closed when the session with the parent is
-	goroutines int           // there were before it began
+	started    chan struct{} // closed when the session with the parent has started
+	goroutines int           // number before the server began
 	quit       chan struct{} // closed to end the sampling
 
 	mu    sync.Mutex
 	ended map[string]int
 }
 
-// serve is the server's process: it does what its parent says, until that ends.
+// serve is the process of the server. The parent gives orders until the parent ends.
 func serve() {
 	srv := &server{
 		quit:    make(chan struct{}),
 		started: make(chan struct{}),
 		ended:   make(map[string]int),
 	}
-	// All limits are the defaults.
+	// Limits are the defaults.
 	srv.Options = rpcx.Options{Handler: methods(), Trace: &rpcx.Trace{Closed: srv.closed}}
 	router := rpcx.NewRouter()
 	router.Handle("listen", rpcx.Func(srv.listen))
@@ -83,9 +83,9 @@ func serve() {
 	<-parent.Done()
 }
 
-// listen begins to serve, and to send samples. It returns the address.
+// listen starts serving and sampling, and returns the address.
 func (srv *server) listen(s *rpcx.Session) (string, error) {
-	<-srv.started // or a goroutine of the session with the parent might not be there yet
+	<-srv.started // without the wait, a goroutine of the session with the parent might be missing
 	srv.goroutines = runtime.NumGoroutine()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -107,7 +107,7 @@ func (srv *server) report(parent *rpcx.Session) error {
 	for {
 		select {
 		case <-tick.C:
-			_ = parent.Notify(context.Background(), "sample", srv.sample()) // fails only if all is over
+			_ = parent.Notify(context.Background(), "sample", srv.sample()) // fails only at the end
 		case <-srv.quit:
 			return nil
 		}
@@ -124,16 +124,16 @@ func (srv *server) sample() sample {
 	return s
 }
 
-// settle returns a sample of what is really needed: without garbage, and without
-// the pooled buffers that nobody uses, which the second collection frees.
+// settle returns a sample of the needed memory: without garbage, and without unused
+// pooled buffers, which the second collection frees.
 func (srv *server) settle() sample {
 	debug.FreeOSMemory()
 	debug.FreeOSMemory()
 	return srv.sample()
 }
 
-// stop shuts the server down and returns what is left of it: no sessions, and
-// no goroutines, if all is well.
+// stop shuts the server down and returns a sample of the remains: no sessions and no
+// goroutines, if the server works.
 func (srv *server) stop() (sample, error) {
 	srv.end()
 	close(srv.quit)
@@ -143,9 +143,9 @@ func (srv *server) stop() (sample, error) {
 	return srv.leftOver(), nil
 }
 
-// leftOver returns what is left of a server that has stopped.
+// leftOver returns a sample of the remains of a stopped server.
 func (srv *server) leftOver() sample {
-	// What has been told to end may take a moment to do so.
+	// Ending goroutines may need a moment.
 	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > srv.goroutines && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -163,19 +163,19 @@ func (srv *server) closed(_ *rpcx.Session, err error) {
 	srv.ended[reason(err)]++
 }
 
-// The reasons for which the server itself ends sessions.
+// Reasons for which the server itself ends sessions.
 const (
 	overCost = "cost"
 	slowPeer = "slow peer"
 )
 
-// The other reasons.
+// Other reasons.
 const (
 	peerLeft = "peer left"
 	ownEnd   = "shutdown"
 )
 
-// reason sorts the ends of sessions.
+// reason returns the reason for the end of a session.
 func reason(err error) string {
 	var cost *rpcx.CostError
 	switch {

@@ -17,24 +17,24 @@ import (
 	"example.com/rpcx/websocket"
 )
 
-// targetSampling is how often the program under attack looks at its memory.
+// targetSampling is the sampling interval of the program under attack.
 const targetSampling = 20 * time.Millisecond
 
-// damage is what an attack has done to the program under attack.
+// damage is the effect of an attack on the program under attack.
 type damage struct {
 	Took     time.Duration  `json:"took"`
 	CPU      time.Duration  `json:"cpu"`      // of the process, user and system
-	Peak     sample         `json:"peak"`     // number by number
-	Received uint64         `json:"received"` // bytes of sessions
+	Peak     sample         `json:"peak"`     // highest value of each field
+	Received uint64         `json:"received"` // bytes, in sessions
 	Sent     uint64         `json:"sent"`
 	Records  records        `json:"records"`
 	Ended    map[string]int `json:"ended"`
 	Left     sample         `json:"left"`   // after the shutdown
-	Faults   []string       `json:"faults"` // of errors that the client has returned
+	Faults   []string       `json:"faults"` // in the texts of errors that the client has returned
 }
 
-// target is the program under attack, in a process of its own: a server, and a client
-// where it is the client that is attacked.
+// target is the program under attack, in a separate process: a server, and a client for
+// attacks on clients.
 type target struct {
 	server
 	http    http.Server
@@ -44,16 +44,16 @@ type target struct {
 	ctx     context.Context
 
 	began time.Time
-	cpu   time.Duration // at began
+	cpu   time.Duration // CPU time at began
 
 	mu             sync.Mutex
 	peak           sample
-	received, sent uint64 // by sessions that are over
+	received, sent uint64 // bytes, of ended sessions
 	faults         []string
 }
 
-// runTarget is the process of the program under attack: it does what its parent says,
-// until that ends.
+// runTarget is the process of the program under attack. The parent gives orders until the
+// parent ends.
 func runTarget() {
 	t := &target{server: server{
 		quit:    make(chan struct{}),
@@ -61,7 +61,7 @@ func runTarget() {
 		ended:   make(map[string]int),
 	}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	log.SetOutput(&t.log) // package net/http writes there
+	log.SetOutput(&t.log) // for package net/http
 	router := rpcx.NewRouter()
 	router.Handle("listen", rpcx.Func(t.listen))
 	router.Handle("begin", rpcx.Func(t.begin))
@@ -72,7 +72,8 @@ func runTarget() {
 	<-parent.Done()
 }
 
-// options are the defaults, for the server and the clients of the process.
+// options returns the default options with a log and a trace, for the server and the
+// clients of the process.
 func (t *target) options(handler rpcx.Handler) rpcx.Options {
 	return rpcx.Options{
 		Handler: handler,
@@ -81,7 +82,7 @@ func (t *target) options(handler rpcx.Handler) rpcx.Options {
 	}
 }
 
-// listen begins to serve as the attack of the given name needs it, and returns the address.
+// listen starts serving with the settings of the given attack, and returns the address.
 func (t *target) listen(attack string) (string, error) {
 	<-t.started
 	a := findAttack(attack)
@@ -90,7 +91,7 @@ func (t *target) listen(attack string) (string, error) {
 	}
 	over := a.over
 	if a.serves {
-		over = overTCP // the attack is on a client: the server shows how its process is
+		over = overTCP // the attack is on a client, and the honest client of the server measures the process
 	}
 	t.goroutines = runtime.NumGoroutine()
 	t.Options = t.options(targetMethods())
@@ -106,7 +107,7 @@ func (t *target) listen(attack string) (string, error) {
 	if over == overWS {
 		t.http.Handler = &acceptor
 		t.http.ReadHeaderTimeout = 10 * time.Second
-		t.http.MaxHeaderBytes = 32 << 10 // a megabyte of small fields takes 30 ms, before the Acceptor sees it
+		t.http.MaxHeaderBytes = 32 << 10 // a megabyte of small fields takes 30 ms, before the Acceptor runs
 		t.http.ErrorLog = slog.NewLogLogger(t.Options.Logger.Handler(), slog.LevelWarn)
 		// Owner: the target. End: finish.
 		t.running.Go(func() error { return whenClosed(t.http.Serve(l)) })
@@ -119,7 +120,7 @@ func (t *target) listen(attack string) (string, error) {
 	return addr, nil
 }
 
-// watch looks at the process until the end.
+// watch samples the process until the end.
 func (t *target) watch() error {
 	tick := time.NewTicker(targetSampling)
 	defer tick.Stop()
@@ -138,14 +139,14 @@ func (t *target) watch() error {
 	}
 }
 
-// begin counts from now on.
+// begin starts the measurement.
 func (t *target) begin() {
 	t.began = time.Now()
 	t.cpu = processTime()
 }
 
-// finish ends the clients, waits until the sessions of the attack have ended, shuts down,
-// and returns what the attack has done. It waits for so long at most.
+// finish ends the clients, waits until the sessions of the attack have ended, for at most
+// patience, and shuts the server down. The result is the damage of the attack.
 func (t *target) finish(ctx context.Context, patience time.Duration) (damage, error) {
 	t.cancel()
 	t.dialing.Wait()
@@ -176,7 +177,7 @@ func (t *target) finish(ctx context.Context, patience time.Duration) (damage, er
 	return d, nil
 }
 
-// whenClosed returns nil for what servers return that have been stopped.
+// whenClosed returns nil for the error of a stopped server, and other errors unchanged.
 func whenClosed(err error) error {
 	if errors.Is(err, rpcx.ErrServerClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -184,14 +185,14 @@ func whenClosed(err error) error {
 	return err
 }
 
-// awaitSessions waits until all sessions have ended, for so long at most.
+// awaitSessions waits until every session has ended, for at most timeout.
 func (t *target) awaitSessions(timeout time.Duration) {
 	for deadline := time.Now().Add(timeout); t.Stats().Sessions > 0 && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// over counts a session that has ended.
+// over counts an ended session.
 func (t *target) over(s *rpcx.Session, err error) {
 	t.closed(s, err)
 	stats := s.Stats()
@@ -201,14 +202,14 @@ func (t *target) over(s *rpcx.Session, err error) {
 	t.sent += stats.BytesSent
 }
 
-// records count what was logged.
+// records counts log records.
 type records struct {
 	Bytes  uint64 `json:"bytes"`
 	Count  int    `json:"count"`
 	Broken int    `json:"broken"` // with control characters, or of several lines
 }
 
-// recordCounter is where the log goes: it counts, and looks for what no record has.
+// recordCounter receives the log, counts the records, and looks for control characters.
 type recordCounter struct {
 	mu sync.Mutex
 	records
@@ -235,11 +236,11 @@ func hasControl(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 })
 }
 
-// targetMethods are those of a server under attack: more than methods, some of which are
-// tempting.
+// targetMethods returns the methods of a server under attack: methods, and further
+// methods that suit attackers.
 func targetMethods() *rpcx.Router {
 	router := methods()
-	// any decodes its argument into values of type any, and keeps these for a while.
+	// any decodes the argument into values of type any, and keeps the values for a while.
 	router.Handle("any", rpcx.Func(func(ctx context.Context, v any) error {
 		err := sleep(ctx, lookTime)
 		runtime.KeepAlive(v)
@@ -255,7 +256,7 @@ func targetMethods() *rpcx.Router {
 	return router
 }
 
-// dial has clients of the process call the hostile servers at addr until finish.
+// dial starts clients that call the hostile servers at addr until finish.
 func (t *target) dial(attack, addr string) error {
 	a := findAttack(attack)
 	if a == nil {
@@ -281,7 +282,7 @@ func (t *target) dial(attack, addr string) error {
 	return nil
 }
 
-// call calls until the session ends, or the attack.
+// call sends calls until the session or the attack ends.
 func (t *target) call(s *rpcx.Session) {
 	for t.ctx.Err() == nil && s.Err() == nil {
 		t.inspect(s.Call(t.ctx, "echo", rpcx.Args{"hello"}, nil))
@@ -291,10 +292,10 @@ func (t *target) call(s *rpcx.Session) {
 	t.inspect(s.Err())
 }
 
-// maxErrorText is how long the text of an error may be.
+// maxErrorText is the maximum length of an error text, in bytes.
 const maxErrorText = 4 << 10
 
-// inspect looks at the text of an error, which a program would print or log.
+// inspect checks the text of an error: a program would print or log the text.
 func (t *target) inspect(err error) {
 	if err == nil {
 		return

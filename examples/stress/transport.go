@@ -21,7 +21,7 @@ import (
 	"example.com/rpcx/websocket"
 )
 
-// transport is what messages go over.
+// transport is the protocol or framing under the messages.
 type transport string
 
 const (
@@ -52,7 +52,7 @@ func (t transport) framer() rpcx.Framer {
 	return rpcx.NewlineFramer{}
 }
 
-// frame returns the bytes of a message from a client.
+// frame returns the bytes of a client's message.
 func (t transport) frame(message string) string {
 	switch t {
 	case overWS:
@@ -76,10 +76,10 @@ func (t transport) dial(ctx context.Context, addr string) (*rpcx.Session, error)
 	return d.Dial(ctx, addr, &rpcx.Options{Framer: t.framer()})
 }
 
-// insecure is for a certificate that nobody has signed.
+// insecure accepts the self-signed certificate of the server.
 var insecure = &tls.Config{InsecureSkipVerify: true}
 
-// handshake does for a hostile client what comes before messages.
+// handshake makes the handshake before the messages, for a hostile client.
 func (t transport) handshake(conn net.Conn) (net.Conn, error) {
 	switch t {
 	case overTLS:
@@ -99,7 +99,7 @@ func (t transport) handshake(conn net.Conn) (net.Conn, error) {
 	return conn, nil
 }
 
-// upgrade returns a request for a WebSocket with more header lines.
+// upgrade returns a request for a WebSocket with extra header lines.
 func upgrade(headers string) string {
 	return "GET / HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" + headers + "\r\n"
@@ -119,7 +119,7 @@ func frame(first byte, payload string) string {
 	return frameHeader(first, len(payload)) + payload
 }
 
-// frameHeader returns the header of a frame that says it has so many bytes.
+// frameHeader returns the header of a frame that announces size bytes.
 func frameHeader(first byte, size int) string {
 	header := []byte{first}
 	switch {
@@ -133,7 +133,7 @@ func frameHeader(first byte, size int) string {
 	return string(header) + "\x00\x00\x00\x00"
 }
 
-// listen listens for a server, and returns its address.
+// listen opens a listener for a server, and returns the listener and the address.
 func (t transport) listen() (net.Listener, string, error) {
 	addr := "tcp://127.0.0.1:0"
 	var config *tls.Config

@@ -14,41 +14,43 @@ import (
 const (
 	longAttack  = 3 * time.Second
 	shortAttack = 500 * time.Millisecond
-	// shortAtOnce is how many attacks are made at once in the short form, where times are
-	// judged roughly.
+	// shortAtOnce is the number of simultaneous attacks in the short form, which judges
+	// times roughly.
 	shortAtOnce = 4
-	// maxTries is how often an attack is made if all that is wrong is that calls are late:
-	// what else the machine does can only make them later.
+	// maxTries is the maximum number of tries of an attack if late calls are the only
+	// problem. Other work of the machine can only delay calls.
 	maxTries     = 3
 	warmUpAttack = 100 * time.Millisecond
-	// Sessions of an attack may go on after it for so long: for as long as the default of
-	// Limits.HalfClose lets them, 5 s, or in the long form Limits.ProcessingTimeout, 30 s.
+	// shortPatience and longPatience are the times for which sessions may go on after
+	// their attack. The default of Limits.HalfClose allows 5 s, and in the long form
+	// Limits.ProcessingTimeout 30 s.
 	shortPatience = 10 * time.Second
 	longPatience  = 40 * time.Second
-	// costPatience is for how long what they do is counted as the attack's.
+	// costPatience is the time after an attack in which CPU time still counts for the
+	// attack.
 	costPatience = 3 * time.Second
-	// honestPause is between two calls of the honest client, and newcomerPause between
-	// two connections of honest newcomers, on average.
+	// honestPause is the pause between two calls of the honest client, and newcomerPause
+	// between two connections of honest newcomers, on average.
 	honestPause   = 5 * time.Millisecond
 	newcomerPause = 100 * time.Millisecond
-	// newcomerTimeout is how long a newcomer tries.
+	// newcomerTimeout bounds the attempt of a newcomer.
 	newcomerTimeout = 5 * time.Second
 )
 
-// trial is one attack, with what it did.
+// trial is a single run of an attack, with the results.
 type trial struct {
 	*attack
 	attackers tally
 	damage
-	honest   // the client that is there from the beginning
+	honest   // the client that calls from the beginning
 	newcomer honest
 	lasted   time.Duration
 	calm     *trial // without an attack
-	connects *trial // connections that ask once
-	echo     *trial // of the same bytes
+	connects *trial // connections with a single request
+	echo     *trial // echoes of the same size
 }
 
-// honest is what honest clients have noticed.
+// honest holds the results of honest clients.
 type honest struct {
 	calls    int
 	took     quantiles
@@ -57,8 +59,8 @@ type honest struct {
 	received uint64
 }
 
-// runAttacks makes all attacks whose names match, so many at once, and prints how each
-// went. It returns how many failed.
+// runAttacks runs the attacks whose names match only, prints each result, and returns the
+// number of failed attacks. In the short form, shortAtOnce attacks run at once.
 func runAttacks(ctx context.Context, w io.Writer, length time.Duration, short bool, only *regexp.Regexp) (failed int, err error) {
 	var chosen, compared []*attack
 	seen := make(map[string]bool)
@@ -119,7 +121,8 @@ func runAttacks(ctx context.Context, w io.Writer, length time.Duration, short bo
 	return failed, err
 }
 
-// runAll makes attacks by run, so many at once, and calls done with each, in their order.
+// runAll runs the attacks in list by run, atOnce at a time, and calls done with each
+// result, in the order of list.
 func runAll(ctx context.Context, list []*attack, atOnce int, run func(context.Context, *attack) (*trial, error), done func(*trial)) error {
 	g := rpcx.NewTaskGroup[*trial](ctx, &rpcx.TaskGroupOptions{Limit: atOnce, Retain: true})
 	return g.Do(ctx, func(ctx context.Context) error {
@@ -138,7 +141,7 @@ func runAll(ctx context.Context, list []*attack, atOnce int, run func(context.Co
 	})
 }
 
-// try makes an attack, by a new process on another one.
+// try runs an attack, with a new hostile process and a new target process.
 func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err error) {
 	defer func() {
 		if err != nil {
@@ -170,7 +173,7 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	began := time.Now()
 	now := func() time.Duration { return time.Since(began) }
 	client := newClients(ctx, []*rpcx.Session{s}, honestPause, 1, now)
-	if err := sleep(ctx, warmUpAttack); err != nil { // all have warmed up
+	if err := sleep(ctx, warmUpAttack); err != nil { // warms the processes up
 		return nil, err
 	}
 
@@ -207,7 +210,7 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	t.honest.count(s.Stats())
 	patience := longPatience
 	switch {
-	case a.throttled: // nobody judges how many are left
+	case a.throttled: // the verdict ignores the remaining sessions
 		patience = costPatience
 	case length < longAttack:
 		patience = shortPatience
@@ -218,7 +221,7 @@ func try(ctx context.Context, a *attack, length time.Duration) (t *trial, err er
 	return t, nil
 }
 
-// add takes in the calls that began in a time.
+// add adds the results of the calls that began in a time.
 func (h *honest) add(calls []timing, from, to time.Duration) {
 	var times []time.Duration
 	for _, call := range calls {
@@ -239,7 +242,8 @@ func (h *honest) count(stats rpcx.Stats) {
 	h.received += stats.BytesReceived
 }
 
-// newcomers are honest clients that connect, ask once, and go.
+// newcomers holds honest clients, each of which connects, sends a request, and closes the
+// connection.
 type newcomers struct {
 	over   transport
 	addr   string
@@ -252,11 +256,11 @@ type newcomers struct {
 
 	running sync.WaitGroup
 	mu      sync.Mutex
-	calls   []timing // from the beginning of the attack on
+	calls   []timing // times count from the beginning of the attack
 	honest
 }
 
-// newNewcomers has newcomers connect until they are stopped.
+// newNewcomers starts newcomers until stop.
 func newNewcomers(over transport, addr string, isLarge bool, now func() time.Duration) *newcomers {
 	n := &newcomers{over: over, addr: addr, text: "here I am", now: now, began: now(), done: make(chan struct{})}
 	if isLarge {
@@ -277,7 +281,7 @@ func newNewcomers(over transport, addr string, isLarge bool, now func() time.Dur
 	return n
 }
 
-// come is one newcomer.
+// come is the work of a newcomer.
 func (n *newcomers) come() {
 	began := n.now()
 	ctx, cancel := context.WithTimeout(context.Background(), newcomerTimeout)
@@ -298,7 +302,7 @@ func (n *newcomers) come() {
 	}
 }
 
-// stop waits for those that are under way.
+// stop ends the newcomers, waits for newcomers in progress, and returns the results.
 func (n *newcomers) stop() honest {
 	n.cancel()
 	<-n.done

@@ -7,54 +7,58 @@ import (
 	"time"
 )
 
-// What attacks must not exceed, if their bounds say nothing else.
+// Default limits of attacks.
 const (
-	// attackHeap is how many bytes of the heap may be in use.
+	// attackHeap is the maximum of bytes in use on the heap.
 	attackHeap = 128 << 20
-	// heapAtLimit is that where Server.MaxQueuedBytes, of 256 MiB, is all that helps, or
-	// Server.MaxHandledBytes, of 16 MiB that can be decoded into 20 times as much.
+	// heapAtLimit replaces attackHeap if the only defence is Server.MaxQueuedBytes, of
+	// 256 MiB, or Server.MaxHandledBytes, of 16 MiB with up to 20 times as much decoded.
 	heapAtLimit = 2 * 256 << 20
-	// garbageFactor is how many times the heap may be what is in use: with GOGC=100 the collector
-	// begins at twice that, and what is allocated while it works comes on top.
+	// garbageFactor is the maximum ratio of the heap to the bytes in use. With GOGC=100
+	// the collector begins at twice the bytes in use, and allocations during the
+	// collection come on top.
 	garbageFactor = 2
-	// leftHeap is what may be left when the server has stopped: of the pools.
+	// leftHeap is the maximum heap of a stopped server, for the pools.
 	leftHeap = 8 << 20
 
-	// attackCPU is how many times the time of an echo of the same bytes, and of as many
-	// connections that ask once, the attack may cost. Less than idleCPU of a processor
-	// does no harm, and is not judged.
+	// attackCPU is the maximum ratio of the CPU time of an attack to the CPU time of an
+	// equal load. The equal load is an echo of the same bytes, and as many connections
+	// with a single request. Below idleCPU of a processor, an attack does no harm, and
+	// the ratio is not judged.
 	attackCPU = 10
 	idleCPU   = 0.1
-	// shortCPU is by how much more that may be in the short form, where times are short
-	// and the machine may be busy.
+	// shortCPU multiplies the CPU bound in the short form, where times are short and the
+	// machine may be busy.
 	shortCPU = 5
 
-	// shortBytes is from how many bytes on an attack has had the processors' time that it
-	// needs, in the short form.
+	// shortBytes is the number of bytes from which an attack in the short form has had
+	// enough CPU time for a verdict.
 	shortBytes = 100_000
 
-	// Replies, to what is wrong and what is not: for each byte, and for each session until
-	// it has cost too much.
+	// Replies, valid and error replies: per received byte, and per session until the
+	// session has cost too much.
 	repliesPerByte    = 1
 	repliesPerSession = 160_000
 
-	// Log records: for each byte, for each session, and for a server.
+	// Log records: per byte, per session, and per server.
 	logPerByte    = 2
 	logPerSession = 32 << 10
-	logPerServer  = 100 << 10 // before there is a session
+	logPerServer  = 100 << 10 // before a session starts
 	logPerSecond  = 10 << 10
 
-	// fullSlowdown is slowdown where the processors have all they can do: the floor is
-	// as many times higher.
+	// fullSlowdown replaces slowdown if the attack keeps the processors fully busy. The
+	// floor rises by the ratio of fullSlowdown to slowdown.
 	fullSlowdown = 10
-	// fullEchoes is how many times what it is beside the echo of the same bytes it may be,
-	// too: that leaves the processors nothing to do either.
+	// fullEchoes allows such an attack a multiple of the p99 beside echoes of the same
+	// size. Echoes keep the processors fully busy, too.
 	fullEchoes = 2
 )
 
-// receivedBytes returns how many bytes the attack has sent: as many as its sessions have
-// received, or, of attacks that need not come to a session, as the attackers have got rid
-// of without what the system's buffers may hold, if that is more.
+// receivedBytes returns the number of bytes that the attack has sent. For most attacks,
+// the count comes from the sessions of the attack. Attacks with raw connections need not
+// reach a session. For raw attacks, the bytes sent by the attackers count if higher, up
+// to the larger of block and like for each connection: the system's buffers may hold
+// later bytes.
 func (t *trial) receivedBytes() uint64 {
 	received := less(t.damage.Received, t.honest.sent+t.newcomer.sent)
 	if !t.raw {
@@ -63,28 +67,29 @@ func (t *trial) receivedBytes() uint64 {
 	return max(received, uint64(min(t.attackers.Bytes, t.attackers.Connections*max(block, t.like))))
 }
 
-// repliedBytes returns how many bytes the attackers were sent.
+// repliedBytes returns the number of bytes sent to the attackers.
 func (t *trial) repliedBytes() uint64 {
 	return max(less(t.damage.Sent, t.honest.received+t.newcomer.received), uint64(t.attackers.Received))
 }
 
 func less(a, b uint64) uint64 { return a - min(a, b) }
 
-// cost returns the time of processors that the attack took, without what the honest clients did.
+// cost returns the CPU time of the attack, without the CPU time for the honest clients.
 func (t *trial) cost() time.Duration { return max(0, t.CPU-t.calm.CPU) }
 
-// perConnection returns the seconds of processors that a connection takes that asks once.
+// perConnection returns the CPU time of a connection with a single request, in seconds.
 func (t *trial) perConnection() float64 {
 	return t.cost().Seconds() / float64(max(1, t.attackers.Connections))
 }
 
-// perByte returns the seconds of processors that a byte of an echo takes.
+// perByte returns the CPU time of a byte of an echo, in seconds.
 func (t *trial) perByte() float64 {
 	connects := t.connects.perConnection() * float64(t.attackers.Connections)
 	return max(0, t.cost().Seconds()-connects) / float64(max(1, t.receivedBytes()))
 }
 
-// cpuRatio returns how many times an echo the attack has cost.
+// cpuRatio returns the ratio of the CPU time of the attack to the CPU time of an equal
+// load of echoes.
 func (t *trial) cpuRatio() float64 {
 	echo := float64(t.receivedBytes())*t.echo.perByte() + float64(t.attackers.Connections)*t.connects.perConnection()
 	if echo == 0 {
@@ -93,7 +98,7 @@ func (t *trial) cpuRatio() float64 {
 	return t.cost().Seconds() / echo
 }
 
-// latencyBound returns what the honest client's p99 must not exceed.
+// latencyBound returns the maximum p99 of the honest client.
 func (t *trial) latencyBound(short bool) time.Duration {
 	if short {
 		return shortLatency
@@ -104,7 +109,7 @@ func (t *trial) latencyBound(short bool) time.Duration {
 	return max(slowdown*t.calm.took.P99, latencyFloor)
 }
 
-// judge returns what was not as it should be.
+// judge returns the problems of the trial.
 func (t *trial) judge(short bool) []string {
 	problems := t.judgeBounds(short)
 	if late := t.late(short); late != "" {
@@ -113,7 +118,7 @@ func (t *trial) judge(short bool) []string {
 	return problems
 }
 
-// late says that the honest client's calls were late, "" if they were not.
+// late returns a problem if the honest client's calls were late, or "".
 func (t *trial) late(short bool) string {
 	if bound := t.latencyBound(short); t.took.P99 > bound {
 		return fmt.Sprintf("the honest client's p99 is %v, over %v", t.took.P99, bound)
@@ -121,7 +126,7 @@ func (t *trial) late(short bool) string {
 	return ""
 }
 
-// judgeBounds looks at all but latency.
+// judgeBounds returns the problems, except late calls.
 func (t *trial) judgeBounds(short bool) (problems []string) {
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	if t.attackers.Connections == 0 {
@@ -171,7 +176,7 @@ func (t *trial) judgeBounds(short bool) (problems []string) {
 	return problems
 }
 
-// judgeHonest looks at whether honest clients were answered.
+// judgeHonest checks that honest clients were answered.
 func (t *trial) judgeHonest(fail func(string, ...any)) {
 	if t.calls == 0 || t.newcomer.calls == 0 && t.locksOut >= 0 {
 		fail("%d calls of the honest client were answered, and %d of newcomers", t.calls, t.newcomer.calls)
@@ -197,7 +202,7 @@ func (t *trial) hasEnded() bool {
 	return false
 }
 
-// logBound returns how many bytes may be logged.
+// logBound returns the maximum number of log bytes.
 func (t *trial) logBound() float64 {
 	return logPerByte*float64(t.receivedBytes()) + logPerSession*float64(t.attackers.Connections) +
 		logPerServer + logPerSecond*t.Took.Seconds()
@@ -210,7 +215,7 @@ func printHead(w io.Writer) {
 	fmt.Fprintf(w, lineFormat, "attack", "over", "conns", "MB", "CPU", "echo", "in use", "heap", "RSS", "replies", "log", "p50", "p99", "max", "newcomer", "verdict")
 }
 
-// print writes how an attack went, as a line, and what was wrong.
+// print writes the results of a trial as a line, and the problems.
 func (t *trial) print(w io.Writer, problems []string) {
 	verdict := "ok"
 	if len(problems) > 0 {
@@ -225,14 +230,14 @@ func (t *trial) print(w io.Writer, problems []string) {
 	}
 }
 
-// printLine writes what was measured.
+// printLine writes the measurements as a line.
 func (t *trial) printLine(w io.Writer, ratio, verdict string) {
 	over := t.over.String()
 	if t.serves {
 		over = "client"
 	}
 	each := func(n uint64) string {
-		if t.receivedBytes() < 100_000 { // a ratio says nothing
+		if t.receivedBytes() < 100_000 { // too few bytes for a ratio
 			return fmt.Sprintf("%.1fkB", float64(n)/1e3)
 		}
 		return fmt.Sprintf("x %.3f", float64(n)/float64(t.receivedBytes()))
