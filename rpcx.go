@@ -11,99 +11,104 @@ import (
 	"example.com/rpcx/internal/duration"
 )
 
-// Options are how a session works. The zero value, and a nil *Options, are the
-// defaults. A session copies them, so they may be used for any number of
-// sessions, at once or one after the other.
+// Options holds the settings of a session. The zero value, and a nil *Options, mean the
+// defaults. A session copies its Options, so one value may be used for many sessions.
 type Options struct {
-	// Handler answers the peer's requests. If nil, each is answered
+	// Handler answers the peer's requests. If nil, each request is answered
 	// CodeMethodNotFound.
 	Handler Handler
-	// Middleware is wrapped around Handler, the first outermost.
+	// Middleware is wrapped around Handler, the first outermost: once for a session, or once
+	// for all sessions of a Server.
 	Middleware []func(Handler) Handler
 
-	// Protocol is what the messages mean. Default JSONRPCv2.
+	// Protocol gives messages their meaning. Default JSONRPCv2.
 	Protocol Protocol
 	// Framer keeps messages apart in the byte stream. Default NewlineFramer{}.
 	Framer Framer
-	// Codec encodes and decodes params and results. Default: the protocol's own,
-	// which is JSON for JSON-RPC. The output of any other codec is checked to be
-	// valid before it is sent.
+	// Codec encodes and decodes params and results. Default: the protocol's own codec, which
+	// is JSON for JSON-RPC. The session checks the output of any other codec before sending.
 	Codec Codec
 
-	// StrictParams has a request or notification with "params":null, and in JSON-RPC
-	// 1.0 one without params, refused with CodeInvalidParams, as aiorpcX does. By
-	// default it is a request without arguments.
+	// StrictParams refuses a request or notification with "params":null, and in JSON-RPC 1.0
+	// a request without params, with CodeInvalidParams, as aiorpcX does. Default: a request
+	// without arguments.
 	StrictParams bool
-	// IgnoreUnknownParams has the handlers of [Func] leave out named params that they
-	// have no parameter for, as if "..." were the last name of each. By default they
-	// refuse them with CodeInvalidParams.
+	// IgnoreUnknownParams lets the handlers of [Func] ignore unknown named params, as if "..."
+	// were the last name of each. By default the handlers refuse them with CodeInvalidParams.
 	IgnoreUnknownParams bool
-	// FirstID is the id of the first call, from which the others count up. (Calls that
-	// fail before they are sent take a number, too.) Default 0,
-	// which some peers take for no id at all: they are called from 1 on. A peer that
-	// reads numbers as floats needs ids below 1<<53.
+	// FirstID is the id of the first call; the ids of later calls count up. (A call that fails
+	// before sending takes a number, too.) Default 0. For a peer that takes 0 for no id, set 1.
+	// A peer that reads numbers as floats needs ids below 1<<53.
 	FirstID uint64
 
-	// Order is in what order requests are handled. Default Concurrent.
+	// Order is the order in which requests are handled. Default Concurrent.
 	Order Order
 	// Cancellation is how the two sides cancel requests. Default: not at all.
 	Cancellation *Cancellation
-	// Objects has services sent and received as references, by which the peer can
-	// call them back: a *Router, or what [Expose] was given (if it is a pointer), is
-	// an argument or a result like any other, at any depth. It has to hang in the tree
-	// of Handler, which then is a *Router. The peer receives a *Proxy, also where it
-	// takes an any. On a session whose protocol is a [ServiceProtocol] it is always so.
+	// Objects lets both sides pass services as arguments and results, at any depth: a *Router,
+	// or a pointer given to [Expose]. The peer receives a *Proxy, also in place of an any, and
+	// can call the service. The service must be in the tree of Handler, a *Router. With a
+	// [ServiceProtocol], Objects is always on.
 	Objects bool
-	// Types are further types whose values are sent as objects, where services are:
-	// with Objects, or a ServiceProtocol. Both sides need the same, in the same order.
-	// None may be given twice.
+	// Types holds further types with values to be sent as objects, like services: with Objects,
+	// or a ServiceProtocol. Both sides need the same types in the same order. No type may be
+	// given twice.
 	Types []Type
 
-	// Role is which end of the connection the session is. By default a session
-	// that a Server accepted is a server, and so is the second of a Pipe; any other
-	// is a client.
+	// Role is the role of the session on its connection. Default: server for a session of a
+	// Server and for the second session of a Pipe, otherwise client.
 	Role Role
-	// Limits bound what the session may use.
+	// Limits bounds the memory, goroutines and time of the session.
 	Limits Limits
-	// ExtraCost returns what is added to a session's cost when what follows from
-	// it is calculated; it may be negative. See [Session.UpdateCost].
+	// ExtraCost returns an addition to the session's cost, which may be negative. The session
+	// calls ExtraCost when it applies the cost. See [Session.UpdateCost].
 	ExtraCost func(s *Session) float64
 	// OnExcessiveCost is called just before a session is ended for its cost.
 	OnExcessiveCost func(s *Session)
 
-	// Logger is told of what is wrong but has no caller to return an error to:
-	// handlers that fail or panic, notifications that fail with an [*Error],
-	// messages that are dropped. Each record has the peer's address, if it has one,
-	// or the program that [Command] has started. Default: silent. What a peer sent is
-	// only ever in attributes, never in the message, and there at most 64 bytes of a
-	// text and its length (512 bytes of an error's text). What a peer causes takes up
-	// at most 32 KiB for each session, and two bytes for each byte received; half of
-	// that is kept for level Error. What was left out is counted in a record. A session
-	// writes its records on a goroutine of its own, all of them before Done is closed.
+	// Logger receives errors without a caller: failures and panics of handlers, notifications
+	// that fail with an [*Error], dropped messages. Default: silent.
+	//
+	// Each record has the peer's address, if there is one, or the program that [Command] has
+	// started. Input of the peer is only in attributes, never in the message: at most 64 bytes
+	// of a text, with its length, and 512 bytes of an error's text. The records that a peer
+	// causes have at most 32 KiB a session, and two bytes for each byte received; half is kept
+	// for level Error. A record counts the omitted records. A session writes its records on a
+	// goroutine of its own, before Done is closed.
 	Logger *slog.Logger
-	// Trace is told of what happens. Default: nobody.
+	// Trace has functions to be called on events. Default: none.
 	Trace *Trace
 
-	objects *objectTypes // nil if there are none; set when the options are resolved
+	objects *objectTypes // nil if there are none; set by resolveOptions
 }
 
-// Order is in what order a session handles what its peer asks. Requests are
-// always taken in the order of their arrival, and replies to the session's own
-// calls are never held up.
+// Order is the order in which a session handles its peer's requests. A session starts
+// requests in the order of their arrival, the members of a batch in their order. Replies to
+// the session's own calls never wait for handlers.
+//
+// A reply can overtake a notification: when a call returns, earlier notifications of the
+// peer may still wait for a handler. A notification after the reply can be handled before
+// the call returns. Replies leave in the order in which handlers return.
+//
+// Messages leave in order if Go, Notify or GoBatch has returned before the next is sent.
+// Messages sent by a handler leave before its reply. Messages of other goroutines have no
+// order with the reply; see [Trace].ReplySent.
+//
+// In the source, docs/behaviour.md has recipes, in the section "Order".
 type Order uint8
 
 const (
-	// Concurrent: up to Limits.Concurrency handlers run at once.
+	// Concurrent runs up to Limits.Concurrency handlers at once.
 	Concurrent Order = iota
-	// NotificationsFirst: what follows a notification waits until it has been
-	// handled. It is for language servers, among others.
+	// NotificationsFirst finishes a notification before any later request or notification
+	// starts. Language servers, for example, need NotificationsFirst.
 	NotificationsFirst
-	// Sequential: one at a time. A handler can rely on the effects of all requests
-	// before its own, a login for example.
+	// Sequential runs a single handler at a time. A handler can rely on the effects of earlier
+	// requests, a login for example. While a handler calls back, no other handler can run.
 	Sequential
 )
 
-// Role is which end of a connection a session is.
+// Role is the role of a session on its connection.
 type Role uint8
 
 const (
@@ -112,201 +117,210 @@ const (
 	RoleServer
 )
 
-// Limits bound what one session may use. The zero value of a field is its
-// default, a negative value switches it off. A duration between 0 and a millisecond is
-// refused: it is a number without its unit (30 instead of 30*time.Second).
+// Limits bounds the resources of a session. The zero value of a field means the default,
+// and a negative value switches the limit off. Errors and log records name the exceeded
+// limit.
+//
+//	field                default          when the limit is met
+//	Concurrency          20               requests wait
+//	Queue, QueueBytes    4,096, 8 MiB     reading pauses
+//	Outbox               4 MiB            callers and handlers wait
+//	Batch                10,000           the batch is refused as a whole
+//	Response             the framer's     the reply is replaced by an error
+//	RequestTimeout       30 s             the call fails with ErrTimeout
+//	ProcessingTimeout    30 s             the request is answered CodeServerBusy
+//	SendTimeout          20 s             the session ends with ErrSlowPeer
+//	CloseTimeout         30 s             unsent messages are dropped
+//	ExitTimeout          5 s              a program is sent SIGTERM
+//	KillTimeout          2 s              the program is sent SIGKILL
+//	HalfClose            5 s over TCP     the session ends after its peer's input
+//	Outgoing             50, up to 250    calls wait for a slot
+//	IdleTimeout          none             the session ends with ErrIdle
+//	KeepAlive            60 s, TCP 15 s   the connection is probed
+//	CostSoft             2,000            requests are delayed
+//	CostHard             10,000           the session ends with a *CostError
+//	PeerErrors           10,000           a client ends with ErrFaultyPeer
+//
+// A duration between 0 and a millisecond lacks its unit (30 instead of 30*time.Second) and
+// is refused: Dial and Serve return an error, and functions without an error panic.
+//
+// In the source, docs/limits.md has limits of other types and fixed limits, and describes
+// slow peers, bursts, cost, and proxies in front of a server.
 type Limits struct {
-	// Concurrency is how many handlers run at once. Default 20. Cost lowers it.
+	// Concurrency is the number of handlers running at once. Default 20. Cost lowers it.
 	Concurrency int
 
-	// Queue and QueueBytes are how many requests, and of how many bytes
-	// together, may wait for a handler. A batch is one request here, and each of
-	// its members counts 256 bytes more. Defaults 4,096 and 8 MiB. Reading pauses
-	// then, and before if they would wait too long. Where reading has to go on (see
-	// the manual on bursts), a request beyond is answered CodeServerBusy, at no cost,
-	// and a notification dropped and counted.
+	// Queue is the number of requests waiting for a handler, and QueueBytes the total size.
+	// Defaults 4,096 and 8 MiB. A batch is one request, with 256 bytes more for each member.
+	// Then reading pauses, and before, if requests would wait too long. If reading has to go
+	// on while the queue is full, a request is answered CodeServerBusy, at no cost, and a
+	// notification dropped and counted: see Bursts in docs/limits.md.
 	Queue      int
 	QueueBytes int
 
-	// Outbox is how many bytes may wait to be written to the peer. Default
-	// 4 MiB. One message of any size may wait in it alone. When it is full,
-	// callers and handlers wait.
+	// Outbox is the number of bytes waiting to be written to the peer. Default 4 MiB. A
+	// single message of any size may wait alone. If Outbox is full, callers and handlers wait.
 	Outbox int
 
-	// Batch is how many members a batch may have, notifications included. Default
-	// 10,000. A longer one from the peer is refused as a whole, with one error; one of
-	// our own is not sent, since the peer's limit is taken to be the same.
+	// Batch is the number of members of a batch, notifications included. Default 10,000. A
+	// longer batch from the peer is refused as a whole, with a single error. A longer batch of our
+	// own is not sent, because the peer presumably has the same limit.
 	Batch int
 
-	// Response is how many bytes a reply may have; in a batch, all its replies
-	// together, with 2 bytes more for each. Default, and at most: the largest message
-	// that the session's framer takes, see [SizeLimiter]; [DefaultMaxSize] if that
-	// is not known. What waits in unfinished batches may have as many in all, or as
-	// many as Outbox if that is more. A reply that is larger is replaced by an error
-	// with CodeInvalidRequest.
+	// Response is the size of a reply in bytes; in a batch, the sum over the replies, with 2
+	// bytes more for each. Default, and at most: the largest message of the session's framer
+	// (see [SizeLimiter]), or [DefaultMaxSize] if unknown. The replies in unfinished
+	// batches together may have the larger of Response and Outbox. A larger reply is replaced
+	// by an error with CodeInvalidRequest.
 	Response int
 
-	// RequestTimeout is how long a call takes when its context has no deadline: from
-	// when it waits for a slot or for room, if it does, to the reply. Default 30 s.
-	// The error is ErrTimeout. It is no upper limit: a context with a deadline, be that
-	// shorter or longer, counts instead.
+	// RequestTimeout bounds a call whose context has no deadline, from the wait for a slot or
+	// for room to the reply. Default 30 s. The error is ErrTimeout. RequestTimeout is no upper
+	// limit: the deadline of a context counts instead, shorter or longer.
 	RequestTimeout time.Duration
 
-	// ProcessingTimeout is how long a request may take from its arrival, waiting
-	// included. Default 30 s. Then it is answered CodeServerBusy and its
-	// handler's context ends; what the handler returns later is dropped. Once handlers
-	// that go on all the same have all places of Concurrency, the log has their methods.
+	// ProcessingTimeout bounds a request from its arrival, waiting included. Default 30 s. Then
+	// the request is answered CodeServerBusy, and the context of its handler ends; a later
+	// result is dropped. If late handlers take up Concurrency, the log has the methods.
 	ProcessingTimeout time.Duration
 
-	// SendTimeout is how long a write may make no progress, that is, how long the
-	// peer may take for 16 KiB (for a MessageConn, for that many and one message
-	// more, or one part of it if the connection is a PartWriter). Default 20 s. Then the
-	// session ends with ErrSlowPeer. How fast a peer has to read so is in the manual,
-	// under Limits. A peer whose reading pauses takes as long as its handlers do: one whose
-	// handlers get through less than that needs a longer SendTimeout at this end.
-	// On a server that holds half of MaxQueuedBytes, 16 KiB of a message of more than
-	// 64 KiB have to come in the same time, or the session ends with a FrameError.
+	// SendTimeout bounds a write without progress: the time in which the peer must read 16 KiB.
+	// (For a MessageConn: 16 KiB and a message; for a PartWriter: 16 KiB and a part.) Default
+	// 20 s. Then the session ends with ErrSlowPeer. A peer whose reading pauses takes as long
+	// as its handlers do: for slow handlers there, raise SendTimeout here. On a server
+	// with half of MaxQueuedBytes in use, SendTimeout also bounds the arrival of 16 KiB of a
+	// message over 64 KiB; then the session ends with a FrameError. For the resulting
+	// speeds see docs/limits.md.
 	SendTimeout time.Duration
 
-	// CloseTimeout is how long a session that is closed by ReplyAndDisconnect,
-	// or for its cost, may take to send what is queued. Default 30 s.
+	// CloseTimeout bounds the sending of queued messages after ReplyAndDisconnect, or at the
+	// end for cost. Default 30 s.
 	CloseTimeout time.Duration
 
-	// ExitTimeout is how long a program that [Command] has started, and its process
-	// group, may take to end once its input is closed. Default cmd.WaitDelay, or 5 s
-	// if that is not set. Then the group is sent SIGTERM.
+	// ExitTimeout is the time from the end of its input until a program of [Command], and its
+	// process group, must have ended. Default cmd.WaitDelay if set, otherwise 5 s. Then the
+	// session sends SIGTERM to the group.
 	ExitTimeout time.Duration
 
-	// KillTimeout is how long a program, and its group, may take to end after
-	// SIGTERM. Default cmd.WaitDelay, or 2 s if that is not set. Then the group is sent
-	// SIGKILL.
+	// KillTimeout is the time from SIGTERM until the program and the group must have ended.
+	// Default cmd.WaitDelay if set, otherwise 2 s. Then the session sends SIGKILL.
 	KillTimeout time.Duration
 
-	// HalfClose is how long a session goes on when its peer has finished sending
-	// (closed its half of the connection), to handle and answer what it had sent.
-	// Default: ProcessingTimeout and a second more for unix sockets, pipes and
-	// programs, 5 s for TCP and TLS, where a peer that is gone looks the same. A
-	// connection that cannot be closed by halves, such as a WebSocket, ends at once, and
-	// so does any other if HalfClose is negative.
+	// HalfClose bounds the handling and answering of input after the peer has finished sending
+	// (closed its half of the connection). Default: ProcessingTimeout and a second for unix
+	// sockets, pipes and programs; 5 s for TCP and TLS, where a dead peer looks the same. A
+	// connection without halves, for example a WebSocket, ends at once, and so does any
+	// connection if HalfClose is negative.
 	HalfClose time.Duration
 
-	// Outgoing is how many of our calls wait for a reply at once, in the
-	// beginning. Default 50. A batch is one. Others wait for their turn, in order;
-	// those of a running handler do not. After every 30 replies the number is
-	// changed so that they take ResponseTime (default 3 s), up to OutgoingMax
-	// (default 250), as in aiorpcX. It is lowered only if it was reached and replies
-	// take more than twice as long as when it was not, and not below a fifth of
-	// Outgoing.
+	// Outgoing is the initial number of our calls waiting for a reply. Default 50. A
+	// batch is one call. Further calls wait in order, except calls of a running handler. After
+	// every 30 replies the session adapts the number so that replies take ResponseTime (default
+	// 3 s), up to OutgoingMax (default 250), as in aiorpcX. The number falls, to no less than a
+	// fifth of Outgoing, only under two conditions: calls have reached the number, and replies
+	// take more than twice as long as with fewer calls.
 	Outgoing     int
 	OutgoingMax  int
 	ResponseTime time.Duration
 
-	// IdleTimeout is how long nothing may pass in either direction while no
-	// handler runs and no call is pending. Default: for ever. Then the session
-	// ends with ErrIdle.
+	// IdleTimeout bounds a silence in both directions while no handler runs and no call is
+	// pending. Default: none. Then the session ends with ErrIdle.
 	IdleTimeout time.Duration
-	// KeepAlive is after how long without anything passing the connection is
-	// probed: by a notification if KeepAliveMethod names one (default 60 s; what
-	// is sent so is no life for this side's IdleTimeout), otherwise by TCP
-	// (default what package net does: 15 s). The peer should have a handler for
-	// that method, or each probe is an error, with its cost. Over TCP the session ends
-	// with ErrUnreachable if nothing is acknowledged for three times KeepAlive; where
-	// something of ours is under way, that is only so on Linux.
+	// KeepAlive is the silence after which the connection is probed: by a notification, if
+	// KeepAliveMethod is set (default 60 s), otherwise by TCP (default as in package net:
+	// 15 s). The peer needs a handler for the method: without a handler each probe is an
+	// error, with a cost. Probes do not count as traffic for this side's IdleTimeout. Over
+	// TCP the session ends with ErrUnreachable if nothing is acknowledged for three times
+	// KeepAlive; while something of ours is being sent, only on Linux.
 	KeepAlive       time.Duration
 	KeepAliveMethod string
 
-	// What a session uses has a cost, which decays with time. Sessions of role
-	// server are held to it; those of role client only if CostHard is set. The
-	// formulas and numbers are aiorpcX's. CostOff switches all of it off.
+	// CostOff switches cost off. The use of a session has a cost, which decays with time:
+	// sessions of role server are limited by cost, and sessions of role client only if
+	// CostHard is set. The formulas and numbers are aiorpcX's.
 	CostOff bool
-	// CostSoft is the cost above which requests are delayed, and fewer of them
-	// handled at once: the more, the nearer the cost is to CostHard. Default 2,000,
-	// or a fifth of CostHard if that is no more. A negative value: neither, up to
-	// CostHard.
+	// CostSoft is the cost above which requests are delayed, and fewer handlers run at once,
+	// gradually up to CostHard. Default 2,000, or a fifth of CostHard if CostHard is at most
+	// 2,000. A negative value: neither, up to CostHard.
 	CostSoft float64
-	// CostHard is the cost at which the session's requests are answered
-	// CodeExcessiveResourceUsage and it ends with a [*CostError]. Default 10,000.
-	// If it is not above CostSoft, nothing is limited, as in aiorpcX, and that is logged.
+	// CostHard is the cost at which requests are answered CodeExcessiveResourceUsage and the
+	// session ends with a [*CostError]. Default 10,000. If CostHard is not above CostSoft,
+	// nothing is limited, as in aiorpcX, and the log says so.
 	CostHard float64
-	// CostDecay is by how much a cost falls each second. Default CostHard / 3,600.
+	// CostDecay is the amount by which a cost falls each second. Default CostHard / 3,600.
 	CostDecay float64
 	// CostPerByte is the cost of a byte, sent or received. Default 1/100,000.
 	CostPerByte float64
-	// CostError is the cost of an error, to which an Error's own Cost is added; a
-	// message that is no JSON costs ten times as much in addition. Default 100.
+	// CostError is the cost of an error of the peer's, beside the Cost of the [Error]. For a
+	// message without valid JSON, ten times as much is added. Default 100.
 	CostError float64
-	// CostHandlerError is the cost of an error of the handler's, to which the Error's own
-	// Cost is added, of a reply that is too large, and of a request that was begun and not
-	// finished within ProcessingTimeout. Default 0: an application's errors must not end its sessions. In
-	// aiorpcX it is 100.
+	// CostHandlerError is the cost of an error of the handler's, beside the Cost of the [Error];
+	// also of a reply over Response, and of a request that was begun and not finished within
+	// ProcessingTimeout. Default 0, so that an application's errors do not end its sessions.
+	// The original aiorpcX has 100.
 	CostHandlerError float64
-	// CostDelay is by how much a request is delayed at CostHard. Default 2 s.
+	// CostDelay is the delay of a request at CostHard. Default 2 s.
 	CostDelay time.Duration
-	// CostData has the peer told what a CostError says, in the data of the error
-	// that it is answered, which decodes to one.
+	// CostData sends the fields of the CostError to the peer, as the data of the error in the
+	// replies. The data decodes to a CostError.
 	CostData bool
 
-	// PeerErrors is how many errors a second the peer may make, as an average over ten
-	// seconds: messages that are wrong, and replies to nothing that was asked, each 10,000
-	// bytes of them once more. A request or notification whose method or arguments are
-	// wrong counts a tenth. With more the
-	// session ends with ErrFaultyPeer. Default 10,000 for role client, which is not held
-	// to cost: no honest server gets there, and one that does would keep the client busy
-	// for nothing. For role server the default is none.
+	// PeerErrors is the number of errors a second allowed to the peer, on average over ten
+	// seconds. Bad messages and unexpected replies count, and every 10,000 bytes of these once
+	// more. A request or notification with a wrong method or arguments
+	// counts a tenth. Then the session ends with ErrFaultyPeer. Default 10,000 for role client,
+	// where cost is not counted: no honest server makes as many. For role server the default is none.
 	PeerErrors int
 
-	// Group names the group whose members share one budget and
-	// Server.MaxGroup; "" is none. It is called when a Server starts a session
-	// (for others there is nobody to share with), and must not wait: no other
-	// connection is accepted meanwhile. A group's cost is never more than
-	// twice CostHard. A session that has not used more than CostSoft itself (a fifth of
-	// CostHard, if that is negative) is held to its own cost alone, so that neighbours do
-	// not end it; but one that begins when the group is over CostHard is answered
-	// CodeExcessiveResourceUsage, and ends. Default: none. See [GroupBySubnet].
+	// Group returns the name of the group whose members share one budget and Server.MaxGroup;
+	// "" means no group. Default: no groups. See [GroupBySubnet]. A Server calls Group when a
+	// session starts. Group must not wait: no other connection is accepted meanwhile.
+	//
+	// The cost of a group is at most twice CostHard. Neighbours do not end a session with
+	// a cost of its own up to CostSoft (if CostSoft is negative, up to a fifth of CostHard). But a new session, while the group is over
+	// CostHard, is answered CodeExcessiveResourceUsage, and ends.
 	Group func(*Session) string
-	// Exempt reports whether a session's cost is not counted. It is called when
-	// the session starts. Default: none is exempt.
+	// Exempt reports whether the cost of a session is not counted. The session calls Exempt
+	// when it starts. Default: no session is exempt.
 	Exempt func(*Session) bool
 }
 
 const (
-	// reserve is how much the reader and the timer, which cannot wait, may queue
-	// beyond Limits.Outbox.
+	// reserve is the number of bytes allowed beyond Limits.Outbox for the reader and the
+	// timer, which cannot wait.
 	reserve = 256 << 10
-	// closeGrace is how long Close goes on writing what was queued.
+	// closeGrace bounds the writing of queued messages after Close.
 	closeGrace = time.Second
-	// outgoingFloor is into how many parts Limits.Outgoing is divided for the lowest
-	// number of calls that may wait for a reply.
+	// outgoingFloor divides Limits.Outgoing: the quotient is the lowest limit on pending calls.
 	outgoingFloor = 5
-	// errorSeconds is over how many seconds PeerErrors is an average.
+	// errorSeconds is the number of seconds over which PeerErrors is an average.
 	errorSeconds = 10
-	// maxAbandoned is how many calls and batches given up are remembered, to know late replies.
+	// maxAbandoned is the number of abandoned calls and batches in a session's memory, for the
+	// recognition of late replies.
 	maxAbandoned = 1024
 
 	never = time.Duration(math.MaxInt64)
 )
 
-// Trace has functions that are called when something happens; any may be nil.
-// They run on the goroutine that does it, or on one of their own, never on the
-// one that reads the connection, and may call the session.
+// Trace holds functions to be called on events. Any function may be nil. A function runs on
+// the goroutine of the event or on a goroutine of its own, never on the reading goroutine.
+// A function may call the session. A panic in a function ends the program.
 type Trace struct {
 	// Connected: the session has started.
 	Connected func(s *Session)
-	// RequestSent: a request or (if id is nil) a notification was queued. It is
-	// called for each member of a batch. ReplyReceived may come before it, if the
-	// peer is quick.
+	// RequestSent: a request was queued, or a notification, whose id is nil. RequestSent is
+	// called for each member of a batch. If the peer is quick, ReplyReceived may come before.
 	RequestSent func(s *Session, method string, id ID)
 	// ReplyReceived: a call ended, after d; err is its error.
 	ReplyReceived func(s *Session, method string, err error, d time.Duration)
 	// RequestReceived: a request or notification is about to be handled.
 	RequestReceived func(req *Request)
-	// ReplySent: the handler returned, d after the request had arrived; err is
-	// what it failed with. It is called for notifications too. The reply has been queued
-	// by then, so what is sent from here on leaves after it; in a batch, the reply leaves
-	// with those to the other members, which may be later.
+	// ReplySent: the handler of a request or notification returned, d after its arrival; err is
+	// the error. The reply is in the queue, so later messages leave after the reply. In a
+	// batch, the reply leaves with the replies to other members, possibly later.
 	ReplySent func(req *Request, err error, d time.Duration)
-	// CostChanged: the session's cost has changed by more than 100, or while it
-	// is being held to it; concurrency is how many handlers may run at once now.
+	// CostChanged: the session's cost has changed by more than 100, or by less while requests
+	// are delayed; concurrency is the present limit on handlers running at once.
 	CostChanged func(s *Session, cost float64, concurrency int)
 	// Closed: the session is over, for the reason err.
 	Closed func(s *Session, err error)
@@ -316,33 +330,33 @@ type Trace struct {
 	Resumed func(s *Session, d time.Duration)
 }
 
-// Stats count what a session did and hold.
+// Stats holds counters of a session, and what the session holds now.
 type Stats struct {
 	BytesSent, BytesReceived       uint64 // framing included (not in what a MessageConn sends)
 	MessagesSent, MessagesReceived uint64 // a batch is one message
 
-	RequestsReceived     uint64  // requests and notifications that were handled, members of batches too
-	NotificationsDropped uint64  // because the queue was full, their time over or the session ending; not those that were not read yet then
+	RequestsReceived     uint64  // handled requests and notifications, members of batches included
+	NotificationsDropped uint64  // queue full, time over, or session ending; not unread ones
 	Errors               uint64  // protocol and framing errors, requests refused or failed
-	LateReplies          uint64  // to calls that had been given up
-	UnexpectedReplies    uint64  // to nothing that was asked
-	LateResults          uint64  // of handlers that had not to be waited for any more: after ProcessingTimeout, say
-	Pending              int     // our calls that wait for a reply
-	Queued, QueuedBytes  int     // requests that wait for a handler
-	Running              int     // handlers that run
-	Concurrency          int     // handlers that may run at once
-	Outgoing             int     // calls of ours that may wait for a reply at once
-	Cost                 float64 // see Limits.CostHard; 0 if it is not counted
+	LateReplies          uint64  // to abandoned calls
+	UnexpectedReplies    uint64  // without a call
+	LateResults          uint64  // of handlers that returned too late, after ProcessingTimeout say
+	Pending              int     // our calls waiting for a reply
+	Queued, QueuedBytes  int     // requests waiting for a handler
+	Running              int     // running handlers
+	Concurrency          int     // limit on running handlers
+	Outgoing             int     // limit on Pending
+	Cost                 float64 // see Limits.CostHard; 0 if cost is not counted
 	OutboxBytes          int     // waiting to be written
 
-	Pauses uint64        // how often reading has paused, because requests arrive faster than they are handled
-	Paused time.Duration // how long reading has paused, all pauses together, with one that goes on
+	Pauses uint64        // pauses of reading, because requests arrive faster than they are handled
+	Paused time.Duration // sum of the pauses, a current pause included
 }
 
-// noMethods is the handler where there is none.
+// noMethods is the handler of sessions without a handler.
 var noMethods = NewRouter()
 
-// mustResolveOptions is resolveOptions for who cannot return an error.
+// mustResolveOptions is resolveOptions for callers without an error result: it panics.
 func mustResolveOptions(opts *Options) *Options {
 	o, err := resolveOptions(opts)
 	if err != nil {
@@ -351,8 +365,7 @@ func mustResolveOptions(opts *Options) *Options {
 	return o
 }
 
-// resolveOptions returns a copy of opts with defaults filled in, or what is wrong with
-// them.
+// resolveOptions returns a copy of opts with defaults filled in, or why opts is invalid.
 func resolveOptions(opts *Options) (*Options, error) {
 	var o Options
 	if opts != nil {
@@ -409,7 +422,7 @@ func resolveOptions(opts *Options) (*Options, error) {
 	return &o, nil
 }
 
-// isNilHandler reports whether h is of a type of this package and has nothing to call.
+// isNilHandler reports whether h is a nil HandlerFunc or a nil *Router.
 func isNilHandler(h Handler) bool {
 	switch h := h.(type) {
 	case HandlerFunc:
@@ -422,8 +435,8 @@ func isNilHandler(h Handler) bool {
 
 var noTrace = new(Trace)
 
-// resolved returns the limits of a session of the given role, with defaults
-// filled in and with what is switched off out of reach.
+// resolved returns the limits of a session of the given role, with defaults filled in.
+// Switched-off limits become unreachable values.
 func (l Limits) resolved(role Role) Limits {
 	number := func(n *int, byDefault int) { *n = limitOr(*n, byDefault) }
 	duration := func(d *time.Duration, byDefault time.Duration) {
@@ -488,10 +501,10 @@ func (l Limits) resolved(role Role) Limits {
 	return l
 }
 
-// clientLimits are the defaults, resolved, for all clients that have no others.
+// clientLimits holds the resolved defaults, for clients without limits.
 var clientLimits = Limits{}.resolved(RoleClient)
 
-// limitOr resolves a limit: 0 is its default, a negative one is none.
+// limitOr resolves a limit: 0 means the default, and a negative number no limit.
 func limitOr(n, byDefault int) int {
 	switch {
 	case n == 0:
@@ -502,7 +515,7 @@ func limitOr(n, byDefault int) int {
 	return n
 }
 
-// after returns the time d after now, never if d is never.
+// after returns the time d after now, or never if d is never.
 func after(now, d time.Duration) time.Duration {
 	if d > never-now {
 		return never
@@ -510,8 +523,8 @@ func after(now, d time.Duration) time.Duration {
 	return now + d
 }
 
-// durationOr returns the first of the durations that is set: a negative d is
-// never, and a negative byDefault is not set.
+// durationOr returns the first duration that is set. A negative d means never, and a
+// negative byDefault is not set.
 func durationOr(d, byDefault, otherwise time.Duration) time.Duration {
 	switch {
 	case d < 0:
@@ -531,8 +544,8 @@ func Call[T any](ctx context.Context, s *Session, method string, params any) (T,
 	return result, err
 }
 
-// Dial connects to addr and starts a session on the connection: [Dialer.Dial]
-// with a zero Dialer. ctx bounds only the dialling.
+// Dial connects to addr and starts a session on the connection, as [Dialer.Dial] of a zero
+// Dialer. ctx bounds only the dialling.
 func Dial(ctx context.Context, addr string, opts *Options) (*Session, error) {
 	var d Dialer
 	return d.Dial(ctx, addr, opts)

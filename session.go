@@ -56,12 +56,22 @@ import (
 //	I14  When the input ends between two messages, what was read is handled in order
 //	     and answered, and no call is pending; then the session ends with io.EOF.
 
-// Session is one end of a connection over which both ends may call each other.
-// All of its methods may be called from any goroutine, handlers included.
+// Session is one end of a connection. Both ends may call each other at any time. Sessions
+// come from [Dial], a [Server], [Command], [NewSession], [NewMessageSession] and [Pipe].
 //
-// It has two goroutines of its own, a reader and a writer; handlers run on
-// goroutines that are reused. It ends when the connection does, or by
-// [Session.Close] or [Session.Shutdown], and must be ended by one of these.
+// All methods may be called from any goroutine, handlers and callbacks included. A reader
+// and a writer are the goroutines of a session; handlers run on reused goroutines, and a
+// pending call has no goroutine. [Order] has the order of messages.
+//
+// A session ends with its connection, by [Session.Close] or by [Session.Shutdown]. A
+// forgotten session lives as long as its connection. When the peer has finished sending, the
+// session still answers the input, for [Limits].HalfClose at most. [Session.Err] has the
+// first cause of the end. When reader, writer and handlers have returned, the session calls
+// the callbacks of [Session.OnClose] and closes the channel of [Session.Done].
+//
+// Handlers, and callbacks of OnClose, must not wait for the end of their own session, which
+// waits for them: see [ErrInHandler]. In the source, docs/behaviour.md has the details, in
+// the sections "Ending a program" and "How a session ends".
 type Session struct {
 	sessionConfig
 	proto atomic.Pointer[Protocol]
