@@ -16,6 +16,15 @@ import (
 //
 // A Batch must not be copied after its first use: its methods panic on the copy, and
 // go vet finds most copies.
+//
+// If calls fail, the error is a [*BatchError], and the other results are in their places. If
+// a member cannot be encoded, nothing is sent. A call without a response fails with
+// [ErrNoResponse]. A peer may also answer in separate messages.
+//
+// The members of a received batch are handled concurrently, and answered in one message. Of
+// invalid members 16 are answered; with more, the batch is refused as a whole, and so is a
+// batch over Limits.Batch. If a peer refuses a batch as a whole, the calls fail at once,
+// provided that nothing else was sent since the last reply. JSON-RPC 1.0 has no batches.
 type Batch struct {
 	_           noCopy
 	self        *Batch // the receiver of the first use, which a copy is not

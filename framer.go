@@ -12,6 +12,21 @@ import (
 // Framer finds messages in a byte stream, and frames outgoing messages. A Framer is
 // immutable, and any number of sessions may share a Framer. The splitter holds the state
 // of a single connection: the position, and whether the stream is out of step.
+//
+// Both ends of a connection need the same framer:
+//
+//	NewlineFramer   a message ends with a newline; the default
+//	HeaderFramer    headers with the length come first, as with language servers
+//	LengthFramer    4 bytes with the length come first, as with aiomas
+//	JSONFramer      a message ends with its JSON value, as with Open vSwitch
+//	BitcoinFramer   a message is a command with a payload, as with Bitcoin
+//
+// A message over MaxSize (default 1,000,000 bytes; a BitcoinFramer has limits of its own) is
+// not sent: the call fails with a [*SizeError], and a reply is replaced by an error. A
+// received message over MaxSize is dropped, and the peer is answered [CodeInvalidRequest].
+//
+// A session ignores blank messages. If the first input looks like HTTP, TLS or the framing
+// of another framer, the session ends with a [*FrameError].
 type Framer interface {
 	// NewSplitter returns a function that splits the stream of a single connection into
 	// messages. The function follows the contract of [bufio.SplitFunc], with these

@@ -50,6 +50,9 @@ import (
 //
 // A handler may call its peer through req.Session(). The call should use ctx, so that the
 // session can tell which handler waits.
+//
+// A Handler may serve many sessions, and must be safe for concurrent use. A handler that goes
+// on after the end of its context still counts for Limits.Concurrency.
 type Handler interface {
 	ServeRPC(ctx context.Context, req *Request) (any, error)
 }

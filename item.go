@@ -221,6 +221,11 @@ func (m *Message) Kind() Kind {
 // by Decode. The session numbers its own calls from Options.FirstID, and passes each
 // number as decimal text. If the ID of a response is a number, Decode returns the ID in
 // the same form.
+//
+// The JSON protocols match the names of members in exact case, and refuse a member that is
+// given twice. An ID is a number or a string (in 1.0 also an array or an object). Params are
+// an array, an object or null. Messages are UTF-8, with at most 10,000 levels. A message with
+// the ID of a pending call and no method ends the call, with a [*ProtocolError] if ill-formed.
 type Protocol interface {
 	// Decode interprets msg and stores the contents in m, in place of the previous
 	// contents. The items share memory with msg. A message that is invalid as a whole

@@ -155,6 +155,13 @@ func (s *Session) Value(key any) any {
 //
 // The end of a connection is no report. Over TCP the handlers of a client that hangs up
 // may go on for Limits.HalfClose, 5 s.
+//
+// If the two ends have different dialects, the receiver logs the first notification, and its
+// handlers go on. A dialect has a method, a param and a code of the answer:
+//
+//	RPCCancellation   rpc.cancel               [id]               -32097
+//	LSPCancellation   $/cancelRequest          {"id": id}         -32800
+//	MCPCancellation   notifications/cancelled  {"requestId": id}  not answered
 type Cancellation struct {
 	// Method is the notification's. It must be set.
 	Method string

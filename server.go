@@ -21,6 +21,11 @@ import (
 // Server accepts connections and runs a session on each connection. After the server has
 // begun to serve, the fields must not be changed. The zero value serves any number of
 // connections, with sessions that know no method.
+//
+// The limits of a server are shared by its clients. If a limit is near, the server ends
+// sessions to make room: idle sessions, silent handshakes, and peers that do not read. In the
+// source, docs/limits.md has the rules, and advice for servers behind a proxy, where many
+// clients share an address.
 type Server struct {
 	// Options holds the options of each session.
 	Options Options

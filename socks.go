@@ -21,6 +21,12 @@ import (
 // use a SOCKSProxy, but its fields must not be changed while in use.
 //
 // Every dialled destination is reached through the proxy or not at all.
+//
+// With Tor, use SOCKS5 or SOCKS4a, and do not set ResolveLocally: names stay out of DNS, and
+// onion addresses work. By default Tor sends streams with different credentials over
+// different circuits. [SOCKSRandomAuth] keeps every connection apart,
+// [SOCKSDestinationAuth] connections to different places, and a [SOCKSUserAuth] each account.
+// Tor listens on port 9050, or 9150 with its browser.
 type SOCKSProxy struct {
 	// Addr is the proxy's host:port, or unix:///path for a proxy on a unix socket. If the
 	// host name has several addresses, they are tried in turn.
