@@ -67,14 +67,9 @@ type Options struct {
 	OnExcessiveCost func(s *Session)
 
 	// Logger receives errors without a caller: failures and panics of handlers, notifications
-	// that fail with an [*Error], dropped messages. Default: silent.
-	//
-	// Each record has the peer's address, if there is one, or the program that [Command] has
-	// started. Input of the peer is only in attributes, never in the message: at most 64 bytes
-	// of a text, with its length, and 512 bytes of an error's text. The records that a peer
-	// causes have at most 32 KiB a session, and two bytes for each byte received; half is kept
-	// for level Error. A record counts the omitted records. A session writes its records on a
-	// goroutine of its own, before Done is closed.
+	// that fail with an [*Error], dropped messages. Default: silent. Input of the peer is only
+	// in attributes, never in the message. The records that a peer causes are limited: see
+	// "Logs and counters" in docs/behaviour.md. All records are written before Done is closed.
 	Logger *slog.Logger
 	// Trace has functions to be called on events. Default: none.
 	Trace *Trace
@@ -90,11 +85,9 @@ type Options struct {
 // peer may still wait for a handler. A notification after the reply can be handled before
 // the call returns. Replies leave in the order in which handlers return.
 //
-// Messages leave in order if Go, Notify or GoBatch has returned before the next is sent.
-// Messages sent by a handler leave before its reply. Messages of other goroutines have no
-// order with the reply; see [Trace].ReplySent.
-//
-// In the source, docs/behaviour.md has recipes, in the section "Order".
+// Messages leave in order if Go, Notify or GoBatch has returned before the next is sent, and
+// messages sent by a handler before its reply. Messages of other goroutines have no order
+// with the reply; see [Trace].ReplySent. "Order" in docs/behaviour.md has recipes.
 type Order uint8
 
 const (
@@ -144,17 +137,16 @@ const (
 // A duration between 0 and a millisecond lacks its unit (30 instead of 30*time.Second) and
 // is refused: Dial and Serve return an error, and functions without an error panic.
 //
-// In the source, docs/limits.md has limits of other types and fixed limits, and describes
-// slow peers, bursts, cost, and proxies in front of a server.
+// In the source, docs/limits.md has the details, other limits, bursts, cost, slow peers, and
+// proxies in front of a server.
 type Limits struct {
 	// Concurrency is the number of handlers running at once. Default 20. Cost lowers it.
 	Concurrency int
 
 	// Queue is the number of requests waiting for a handler, and QueueBytes the total size.
 	// Defaults 4,096 and 8 MiB. A batch is one request, with 256 bytes more for each member.
-	// Then reading pauses, and before, if requests would wait too long. If reading has to go
-	// on while the queue is full, a request is answered CodeServerBusy, at no cost, and a
-	// notification dropped and counted: see Bursts in docs/limits.md.
+	// Reading pauses then, and before, if requests would wait too long. If reading has to go
+	// on, a request is answered CodeServerBusy, at no cost, and a notification dropped.
 	Queue      int
 	QueueBytes int
 
@@ -186,11 +178,8 @@ type Limits struct {
 
 	// SendTimeout bounds a write without progress: the time in which the peer must read 16 KiB.
 	// (For a MessageConn: 16 KiB and a message; for a PartWriter: 16 KiB and a part.) Default
-	// 20 s. Then the session ends with ErrSlowPeer. A peer whose reading pauses takes as long
-	// as its handlers do: for slow handlers there, raise SendTimeout here. On a server
-	// with half of MaxQueuedBytes in use, SendTimeout also bounds the arrival of 16 KiB of a
-	// message over 64 KiB; then the session ends with a FrameError. For the resulting
-	// speeds see docs/limits.md.
+	// 20 s. Then the session ends with ErrSlowPeer. For the resulting speeds see docs/limits.md.
+	// If a server is short of memory, SendTimeout also bounds the arrival of large messages.
 	SendTimeout time.Duration
 
 	// CloseTimeout bounds the sending of queued messages after ReplyAndDisconnect, or at the
@@ -229,9 +218,9 @@ type Limits struct {
 	// KeepAlive is the silence after which the connection is probed: by a notification, if
 	// KeepAliveMethod is set (default 60 s), otherwise by TCP (default as in package net:
 	// 15 s). The peer needs a handler for the method: without a handler each probe is an
-	// error, with a cost. Probes do not count as traffic for this side's IdleTimeout. Over
-	// TCP the session ends with ErrUnreachable if nothing is acknowledged for three times
-	// KeepAlive; while something of ours is being sent, only on Linux.
+	// error, with a cost. IdleTimeout ignores probes of this side. Over TCP the session ends
+	// with ErrUnreachable after three times KeepAlive without an acknowledgement; while
+	// something of ours is being sent, only on Linux.
 	KeepAlive       time.Duration
 	KeepAliveMethod string
 
@@ -274,11 +263,8 @@ type Limits struct {
 
 	// Group returns the name of the group whose members share one budget and Server.MaxGroup;
 	// "" means no group. Default: no groups. See [GroupBySubnet]. A Server calls Group when a
-	// session starts. Group must not wait: no other connection is accepted meanwhile.
-	//
-	// The cost of a group is at most twice CostHard. Neighbours do not end a session with
-	// a cost of its own up to CostSoft (if CostSoft is negative, up to a fifth of CostHard). But a new session, while the group is over
-	// CostHard, is answered CodeExcessiveResourceUsage, and ends.
+	// session starts. Group must not wait: no other connection is accepted meanwhile. For the
+	// cost of groups see docs/limits.md.
 	Group func(*Session) string
 	// Exempt reports whether the cost of a session is not counted. The session calls Exempt
 	// when it starts. Default: no session is exempt.
