@@ -79,7 +79,7 @@ type Options struct {
 
 // Order is the order in which a session handles its peer's requests. A session starts
 // requests in the order of their arrival, the members of a batch in their order. Replies to
-// the session's own calls never wait for handlers.
+// the session's own calls do not wait for handlers, unless reading pauses.
 //
 // A reply can overtake a notification: when a call returns, earlier notifications of the
 // peer may still wait for a handler. A notification after the reply can be handled before
@@ -132,7 +132,7 @@ const (
 //	KeepAlive            60 s, TCP 15 s   the connection is probed
 //	CostSoft             2,000            requests are delayed
 //	CostHard             10,000           the session ends with a *CostError
-//	PeerErrors           10,000           a client ends with ErrFaultyPeer
+//	PeerErrors           10,000 a second  a client ends with ErrFaultyPeer
 //
 // A duration between 0 and a millisecond lacks its unit (30 instead of 30*time.Second) and
 // is refused: Dial and Serve return an error, and functions without an error panic.
