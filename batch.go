@@ -10,40 +10,41 @@ import (
 	"time"
 )
 
-// Batch collects requests and notifications that are sent in one message. The
-// zero value is ready to use. It is sent once, by [Session.SendBatch] or
-// [Session.GoBatch], and is for one goroutine until then.
+// Batch collects requests and notifications to be sent in a single message. The zero value
+// is ready to use. A Batch is sent once, by [Session.SendBatch] or [Session.GoBatch].
+// Until then, only one goroutine may use the Batch.
 //
-// A Batch must not be copied after its first use: its methods panic on the copy, and
-// go vet finds most copies.
+// A Batch must not be copied after its first use. The methods panic on a copy, and go vet
+// finds most copies.
 //
-// If calls fail, the error is a [*BatchError], and the other results are in their places. If
-// a member cannot be encoded, nothing is sent. A call without a response fails with
-// [ErrNoResponse]. A peer may also answer in separate messages.
+// If calls fail, the error is a [*BatchError], and the results of successful calls are
+// available. If a member cannot be encoded, nothing is sent. A call without a response
+// fails with [ErrNoResponse]. A peer may also answer in separate messages.
 //
-// The members of a received batch are handled concurrently, and answered in one message. Of
-// invalid members 16 are answered; with more, the batch is refused as a whole, and so is a
-// batch over Limits.Batch. If a peer refuses a batch as a whole, the calls fail at once,
-// provided that nothing else was sent since the last reply. JSON-RPC 1.0 has no batches.
+// The members of a received batch are handled concurrently, and answered in a single
+// message. At most 16 invalid members are answered. A batch with more invalid members, or
+// over Limits.Batch, is refused as a whole. If a peer refuses a batch as a whole, the
+// calls fail at once, provided that nothing was sent after the batch and since the last
+// reply. JSON-RPC 1.0 has no batches.
 type Batch struct {
 	_           noCopy
-	self        *Batch // the receiver of the first use, which a copy is not
+	self        *Batch // receiver of the first use; a copy has another address
 	entries     []batchEntry
-	futures     []Future // to be given to the next calls
+	futures     []Future // allocated in advance for the next calls
 	sent        bool
-	whole       *Future // the outcome of the whole
+	whole       *Future // future of the batch as a whole
 	openMembers int     // members without an outcome
-	hasReply    bool    // a member of an array was the reply to one of ours
+	hasReply    bool    // an array has answered a call of the batch
 }
 
-// noCopy makes go vet report the copies of a struct that has a field of this type.
+// noCopy makes go vet report copies of a struct with a field of type noCopy.
 type noCopy struct{}
 
-// Lock and Unlock are what go vet looks for. Nobody calls them.
+// Lock and Unlock exist for go vet. Nobody calls them.
 func (*noCopy) Lock()   {}
 func (*noCopy) Unlock() {}
 
-// checkCopy panics if b is a copy of a batch that was used.
+// checkCopy panics if b is a copy of a used batch.
 func (b *Batch) checkCopy() {
 	if b.self == nil {
 		b.self = b
@@ -59,8 +60,10 @@ type batchEntry struct {
 	future *Future // nil for a notification
 }
 
-// Call adds a call. Its result goes to dest, a pointer or nil, when
-// [Session.SendBatch] returns or when the future or the batch's is waited for.
+// Call adds a call. dest is a pointer or nil. The result of the call is decoded into dest
+// when [Session.SendBatch] returns, or when Wait of the call's or the batch's future
+// returns. After the batch was sent, Call returns a future that has failed with
+// [ErrBatchSent].
 func (b *Batch) Call(method string, params, dest any) *Future {
 	b.checkCopy()
 	if b.sent {
@@ -85,15 +88,15 @@ func (b *Batch) Notify(method string, params any) {
 // Len returns the number of calls and notifications.
 func (b *Batch) Len() int { return len(b.entries) }
 
-// isEmpty reports whether nothing was added.
+// isEmpty reports whether the batch is unsent and has no members.
 func (b *Batch) isEmpty() bool {
 	b.checkCopy()
 	return !b.sent && len(b.entries) == 0
 }
 
-// Append appends the batch as one message under p, without framing, to dst; id
-// gives the calls their ids. It fails, with dst as it was, if a member cannot be
-// built, or if p has no batches. It is for use without a session.
+// Append appends the batch to dst, as a single message of protocol p, without framing. id
+// supplies the ids of the calls. If a member cannot be encoded, or p has no batches,
+// Append fails and returns dst unchanged. Append is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
 	b.checkCopy()
 	f := getFrameBuffer(0)
@@ -106,7 +109,7 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 			f.buf, err = p.AppendNotification(f.buf, e.method, e.params, c)
 		}
 		if err != nil {
-			// A protocol that has no batches says so, whatever their members are.
+			// If the protocol has no batches, that error comes first, for any members.
 			if _, none := p.AppendBatch(nil, [][]byte{[]byte("0")}); none != nil {
 				return dst, none
 			}
@@ -120,12 +123,13 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 	return p.AppendBatch(dst, sc.parts)
 }
 
-// SendBatch sends b and waits for the replies to all of its calls. ctx bounds
-// the whole, as for [Session.Call]. If a call fails the error is a
-// [*BatchError]; then the results of the others are there all the same. If the
-// batch cannot be sent the error says why, and because of which member. A batch of
-// notifications only is over when it has been queued. For an empty batch nothing is
-// sent, and nil returned; it may be filled and sent later.
+// SendBatch sends b and waits for the replies to every call. ctx bounds the whole batch,
+// as for [Session.Call]. If a call fails, the error is a [*BatchError], and the results of
+// successful calls are available. If the batch cannot be sent, the error gives the reason
+// and the member at fault.
+//
+// A batch of only notifications is finished when queued. If the batch is empty, SendBatch
+// sends nothing and returns nil. An empty batch may be filled and sent later.
 func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	mustHaveContext("Session.SendBatch", ctx)
 	if b.isEmpty() {
@@ -142,9 +146,9 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	return own.fillDestinations()
 }
 
-// GoBatch sends b and returns a future for the whole of it. It waits, and ctx bounds
-// the calls, as for [Session.Go]; to Limits.Outgoing a batch is one call. For an empty
-// batch nothing is sent, as by SendBatch, and the future is done.
+// GoBatch sends b and returns a future for the whole batch. GoBatch waits as [Session.Go]
+// does, and ctx bounds the calls in the same way. For Limits.Outgoing, a batch counts as
+// one call. If the batch is empty, GoBatch sends nothing, and the future is finished.
 func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	mustHaveContext("Session.GoBatch", ctx)
 	if b.isEmpty() {
@@ -161,7 +165,7 @@ func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	return own
 }
 
-// sendBatch queues b and returns the future of the whole.
+// sendBatch queues b and returns the future of the batch.
 func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	b.checkCopy()
 	if b.sent {
@@ -177,7 +181,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 			return false
 		}
 		own.members = append(own.members, e.future)
-		return !e.future.assignSession(s) // it was cancelled
+		return !e.future.assignSession(s) // cancelled before
 	})
 	if len(b.entries) == 0 && len(own.members) > 0 {
 		own.publishOutcome()
@@ -185,8 +189,8 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	}
 	err := context.Cause(ctx)
 	if n := len(b.entries); err == nil && n > s.limits.Batch {
-		// The receiver, whose limit is the same by default, would refuse it as a
-		// whole, and this side a reply of as many members.
+		// A receiver with the same limit, the default, would refuse the whole batch. This
+		// side would refuse a reply with as many members.
 		err = unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
 			thousands(n), overLimitText(s.limits.Batch, "members", "Limits.Batch"))
 	}
@@ -205,7 +209,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	return own, nil
 }
 
-// countCalls counts the calls.
+// countCalls returns the number of calls, without notifications.
 func (b *Batch) countCalls() (n int) {
 	for _, e := range b.entries {
 		if e.future != nil {
@@ -235,7 +239,7 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 		return err
 	}
 	for _, e := range b.entries {
-		if e.future != nil && e.future.isCancelled() { // just before it was in the table
+		if e.future != nil && e.future.isCancelled() { // cancelled just before the registration
 			s.calls.abandonCall(e.future, ErrCancelled)
 		}
 	}
@@ -247,26 +251,26 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
 	return nil
 }
 
-// peerBatch is a batch of requests that the peer sent: one entry of the inbox,
-// whose members workers take in turn. Its replies go out in one message, in the
-// order of the requests, when the last is there. It is guarded by the session's
-// lock; what it shares with its message was copied.
+// peerBatch is a batch of requests from the peer. The request queue holds a batch as one
+// entry, and workers take the members in turn. After the last reply, the replies leave in
+// a single message, in the order of the requests. The session's lock guards the fields.
+// Members share no bytes with the received message.
 type peerBatch struct {
-	members        []peerRequest // all of its items; invalid ones are answered
-	nextMember     int           // of the members, how many were begun or refused
-	replies        []byte        // in the order in which they came
-	spans          []span        // where in replies those of the members are
-	missingReplies int           // replies that are not there yet
-	openMembers    int           // requests and notifications that are not over
-	replySize      int           // of the replies of handlers, 2 more for each; also of those that were too large
-	reservedBytes  int           // of that, what waits: s.assembled counts it
-	size           int           // what it counts in Limits.QueueBytes
+	members        []peerRequest // every item of the batch; invalid items are answered
+	nextMember     int           // number of members begun or refused
+	replies        []byte        // encoded replies, in the order of completion
+	spans          []span        // position of each member's reply in replies
+	missingReplies int           // number of replies still to come
+	openMembers    int           // requests and notifications that have not finished
+	replySize      int           // bytes of handlers' replies, plus 2 for each; including replies that were too large
+	reservedBytes  int           // part of replySize that memoryUse.batchReplies includes
+	size           int           // bytes for Limits.QueueBytes
 	arrived        time.Duration
 	deadline       deadline
-	handlers       int  // of members, that run
-	begunCounted   bool // it does not wait any more, and handlers run: inbox.begun counts it
-	sending        bool // all replies are there, and not queued yet
-	disconnect     bool // a member's handler wants it when the replies are queued
+	handlers       int  // members whose handlers run
+	begunCounted   bool // no member waits, and handlers run: requestQueue.begunBatchBytes includes size
+	sending        bool // every reply is stored, but the message is not queued yet
+	disconnect     bool // close the session once the replies are queued, as a handler wants
 }
 
 func (b *peerBatch) markArrived(s *Session, now time.Duration) {
@@ -307,8 +311,7 @@ func (b *peerBatch) beginNext(s *Session) (c *peerRequest, last bool) {
 	return nil, true
 }
 
-// skipAnswered passes over members that need no handler, and reports whether there
-// is one that does.
+// skipAnswered skips members that need no handler, and reports whether a member is left.
 func (b *peerBatch) skipAnswered() bool {
 	for b.nextMember < len(b.members) && b.members[b.nextMember].answered {
 		b.nextMember++
@@ -332,18 +335,19 @@ func (b *peerBatch) appendRunning(calls []*peerRequest) []*peerRequest {
 	return calls
 }
 
-// memberSize is about what a member takes up while it waits, beside its bytes.
+// memberSize is the approximate memory of a waiting member, besides the bytes of the
+// member.
 const memberSize = 256
 
-// maxGuess is how much is allocated at most on a guess at what will be needed.
+// maxGuess bounds an allocation of estimated size.
 const maxGuess = 64 << 10
 
-// span is a part of a buffer; an empty one is none.
+// span is a part of a buffer. An empty span stands for no reply.
 type span struct{ start, end int }
 
 // appendReply stores the reply to item i.
 func (b *peerBatch) appendReply(i int, reply []byte) {
-	if b.replies == nil { // the others will be about as long
+	if b.replies == nil { // further replies are probably about as long
 		b.replies = make([]byte, 0, min((len(reply)+8)*len(b.members), maxGuess))
 	}
 	b.spans[i].start = len(b.replies)
@@ -351,10 +355,10 @@ func (b *peerBatch) appendReply(i int, reply []byte) {
 	b.spans[i].end = len(b.replies)
 }
 
-// reserveReplyLocked counts a reply of so many bytes, and returns the limit that it exceeds, 0
-// if it does not: with all that this batch was to be answered, what was refused
-// included, Limits.Response (as in aiorpcX); with what the other incomplete batches
-// hold, too, that or Limits.Outbox, whichever is more.
+// reserveReplyLocked counts a reply of size bytes, and returns the exceeded limit, or 0.
+// The replies of the batch, including refused replies, must fit into Limits.Response (as
+// in aiorpcX). The replies of all incomplete batches together must fit into
+// Limits.Response or Limits.Outbox, whichever is larger. Callers must hold s.mu.
 func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
 	s.mu.AssertHeld()
 	size += 2
@@ -372,7 +376,8 @@ func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
 	return 0
 }
 
-// storeReplyLocked stores a reply that was waited for, and reports whether it was the last.
+// storeReplyLocked stores an awaited reply, and reports whether the reply was the last.
+// Callers must hold s.mu.
 func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
 	s.mu.AssertHeld()
 	b.appendReply(i, reply)
@@ -382,7 +387,8 @@ func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
 	return b.sending
 }
 
-// finishMemberLocked counts a member that is over.
+// finishMemberLocked counts a finished member. The last member ends the batch's deadline.
+// Callers must hold s.mu.
 func (b *peerBatch) finishMemberLocked(s *Session) {
 	s.mu.AssertHeld()
 	if b.openMembers--; b.openMembers == 0 {
@@ -402,8 +408,8 @@ func (b *peerBatch) abortRequest(s *Session, c *peerRequest, e *Error) {
 	s.effects.failMembers(b, []*peerRequest{c}, e, fromReader)
 }
 
-// takeUnbegunLocked takes what was not begun: it drops the notifications and returns
-// the requests.
+// takeUnbegunLocked takes the members that have not begun. It drops the notifications and
+// returns the requests. Callers must hold s.mu.
 func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
 	s.mu.AssertHeld()
 	if b.isQueued() {
@@ -424,14 +430,14 @@ func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
 	return rest
 }
 
-// answerMembers answers members with e.
+// answerMembers answers members with e. If e is nil, the members get no reply.
 func (b *peerBatch) answerMembers(s *Session, members []*peerRequest, e *Error, from sendMode) {
 	sc := getEncodeBuffer()
 	defer sc.recycle()
 	complete := false
 	for _, c := range members {
 		sc.msg = sc.msg[:0]
-		if e != nil { // otherwise the request is not answered
+		if e != nil { // a nil e means no reply
 			s.requests.encodeError(sc, c.ID, e)
 		}
 		s.lock()
@@ -443,8 +449,8 @@ func (b *peerBatch) answerMembers(s *Session, members []*peerRequest, e *Error, 
 	}
 }
 
-// expireLocked implements [expirer]: Limits.ProcessingTimeout has passed. Each member that
-// is not over is an error, as it would be by itself.
+// expireLocked implements [expirer]. Limits.ProcessingTimeout has passed. Each unfinished
+// member counts as an error, like a request outside a batch. Callers must hold s.mu.
 func (b *peerBatch) expireLocked(s *Session) {
 	s.mu.AssertHeld()
 	for i := range b.members {
@@ -473,8 +479,8 @@ func (b *peerBatch) expireLocked(s *Session) {
 	}
 }
 
-// sendReplies sends the replies, for the handler h if that is not nil. Nobody else has the
-// batch any more.
+// sendReplies sends the replies. h is the handler of the last member, or nil. No other
+// goroutine has the batch any more.
 func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	s.lock()
 	s.memory.batchReplies -= b.reservedBytes
@@ -482,7 +488,7 @@ func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	sc := getEncodeBuffer()
 	defer sc.recycle()
 	err := b.frameReplies(s, sc)
-	b.replies, b.spans = nil, nil // one copy is enough to wait with
+	b.replies, b.spans = nil, nil // a waiting sender keeps a single copy
 	clear(sc.parts)
 	if err == nil {
 		_ = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
@@ -490,13 +496,14 @@ func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	s.lock()
 	b.sending = false
 	s.unlock()
-	if b.disconnect { // which stands now
+	if b.disconnect { // final, because sending was true until now
 		s.closePolitely(ErrClosed)
 	}
 }
 
-// frameReplies puts the replies into one message and frames it. If the message is too large,
-// errors take the place of the largest replies. If it still is, one error does.
+// frameReplies frames the replies as a single message. If the message is too large, errors
+// replace the largest replies. If the message is still too large, a single error replaces
+// the message.
 func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
 	err := b.joinReplies(s, sc)
 	size, ok := errors.AsType[*SizeError](err)
@@ -516,7 +523,7 @@ func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
 	return s.writer.frameMessage(sc)
 }
 
-// joinReplies puts the replies into one message and frames it.
+// joinReplies joins the replies into a single message and frames the message.
 func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
 	sc.parts = sc.parts[:0]
 	for _, sp := range b.spans {
@@ -530,8 +537,8 @@ func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
 	return s.writer.frameMessage(sc)
 }
 
-// shrinkReplies replaces replies by e, the largest first, until the others together have
-// become smaller by the given number of bytes.
+// shrinkReplies replaces replies by e, the largest first, until the message has shrunk by
+// the given number of bytes.
 func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes int) {
 	size := func(i int) int { return b.spans[i].end - b.spans[i].start }
 	order := make([]int, len(b.spans))

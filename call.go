@@ -13,54 +13,57 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// Future is a call that was sent, or is to be sent in a [Batch]. Its methods
-// may be called from any goroutine. The zero value is no call, and has failed.
+// Future is a call that was sent, or that is to be sent in a [Batch]. All methods may be
+// called from any goroutine. The zero Future is no call, and has failed.
 type Future struct {
-	session        *Session // set when it is sent
+	session        *Session // nil for a member of an unsent batch
 	method         string
 	id             uint64
-	messageSeq     uint64 // its message's number in the outbox
+	messageSeq     uint64 // number of the queued message; 0 before
 	started        time.Duration
 	deadline       deadline
-	hasOwnDeadline bool        // its context has a deadline, which counts instead of ours
-	expired        bool        // Limits.RequestTimeout has passed before it was queued
-	stop           func() bool // ends the watch over its context
+	hasOwnDeadline bool        // the context has a deadline, which replaces Limits.RequestTimeout
+	expired        bool        // Limits.RequestTimeout passed before the message was queued
+	stop           func() bool // stops watching the context
 
-	batch   *Batch    // that it is a member of
-	members []*Future // of the batch that it is the outcome of
-	dest    any       // what a member's result goes to
+	batch   *Batch    // of a member
+	members []*Future // of a batch, if the Future is its outcome
+	dest    any       // destination of a member's result
 	filled  sync.Once
 	fillErr error
 
-	nextCompleted *Future // in completions
+	nextCompleted *Future // link in a futureList
 
-	result []byte // owned
+	result []byte // owned by the Future
 	err    error
 
 	mu        sync.Mutex
-	finished  bool          // result and err stand
+	finished  bool          // result and err are final
 	cancelled bool          // Cancel was called
-	done      chan struct{} // closed at the end, made when asked for; of one slot in a Future of the pool's
+	done      chan struct{} // made by Done, closed at the end; in a pooled Future, a channel of one slot
 	callbacks []func(*Future)
 }
 
-// Call calls method at the peer, waits for the reply, and decodes its result
-// into result, a pointer, unless that is nil.
+// Call calls method at the peer and waits for the reply. If result, a pointer, is not nil,
+// Call decodes the reply's result into result.
 //
-// params is what encodes to an array or an object: [Args] for positional
-// arguments, a map or a struct for named ones, nil for none, [EmptyArgs] for none in
-// an array.
+// params must encode to an array or an object: [Args] for positional arguments, a map or a
+// struct for named arguments. nil means no params, and [EmptyArgs] an empty array.
 //
-// ctx bounds the whole call, waiting for room in the outbox included: when it
-// ends the call is given up and fails with ctx's cause. If ctx has no deadline,
-// Limits.RequestTimeout applies, and the error is [ErrTimeout]; a deadline of ctx counts
-// instead, even one that is longer. An error that matches context.DeadlineExceeded may be
-// wrapped, to say that a bad message came meanwhile, or that what has come is not taken for
-// a message. If the peer
-// answers with an error it is an [*Error]; if its answer is ill-formed a
-// [*ProtocolError]; if the connection ends first a [*ConnectionError]; if the
-// session is over already it matches [ErrClosed]. If the request is larger than the
-// framer takes, or the reply was, it is a [*SizeError].
+// ctx bounds the whole call, including the wait for room in the outbox. When ctx ends, the
+// session gives the call up, and the error is the cause of ctx. If ctx has no deadline,
+// Limits.RequestTimeout applies, and the error is [ErrTimeout]. A deadline of ctx replaces
+// Limits.RequestTimeout, even if the deadline is later. An error that matches
+// context.DeadlineExceeded may be wrapped. The wrapper adds a hint about a bad message, or
+// about input that is not recognized as a message.
+//
+// The error for a failed call is
+//
+//   - an [*Error], if the peer answers with an error;
+//   - a [*ProtocolError], if the answer is ill-formed;
+//   - a [*ConnectionError], if the connection ends first;
+//   - an error that matches [ErrClosed], if the session had already ended;
+//   - a [*SizeError], if the request or the reply is larger than the framer takes.
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)
 	f := s.pool.takeFuture(s, method)
@@ -77,21 +80,20 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 		case <-f.done:
 		case <-end:
 			s.calls.abandonCall(f, context.Cause(ctx))
-			<-f.done // by whoever removed it from the table, if not by us (I3)
+			<-f.done // completed by the goroutine that removed f from the table (I3)
 		}
 	}
 	s.requests.endReplyWait(h)
 	err := f.decode(result)
-	s.pool.putFuture(f) // not after a panic (of a hook, say), when the table may have it still
+	s.pool.putFuture(f) // not deferred: after a panic, of a hook for example, the table may still have f
 	return err
 }
 
-// Go calls method at the peer and returns a future for the result, as soon as
-// the request is queued. Before that it waits while the outbox is full, and, unless
-// ctx is a handler's, while as many calls as Limits.Outgoing says have no reply (50
-// in the beginning). ctx bounds the whole call, as for [Session.Call], not only Go.
-// If Go, Notify or GoBatch has returned before another of them is called, its
-// message leaves first.
+// Go calls method at the peer and returns a future as soon as the request is queued. While
+// the outbox is full, Go waits. Unless ctx is a handler's, Go also waits while as many
+// calls as Limits.Outgoing (initially 50) have no reply. ctx bounds the whole call, as for
+// [Session.Call], not only Go. If Go, Notify or GoBatch returns before the next call of
+// Go, Notify or GoBatch, the first message leaves first.
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Session.Go", ctx)
 	f := newFuture(s, method)
@@ -103,12 +105,14 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	return f
 }
 
-// Notify sends a notification: a request that is not answered. It returns when
-// the message is queued; ctx bounds the wait for room in the outbox. The error is
-// ctx's cause, one that matches [ErrClosed], or why the message cannot be built or
-// framed: a [*SizeError] if it is larger than the framer takes. That it returns nil does
-// not mean that the peer has the notification: before a program ends, it should call
-// [Session.Shutdown], which waits until all is written, and not only Close.
+// Notify sends a notification, a request without a reply. Notify returns when the message
+// is queued; ctx bounds the wait for room in the outbox. The error is the cause of ctx, an
+// error that matches [ErrClosed], or the reason why the message cannot be encoded or
+// framed. If the message is larger than the framer takes, the error is a [*SizeError].
+//
+// A nil error does not mean that the peer has received the notification. Before a program
+// ends, it should call [Session.Shutdown], which waits until everything is written. Close
+// alone is not enough.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Session.Notify", ctx)
 	if err := context.Cause(ctx); err != nil {
@@ -131,9 +135,10 @@ func (s *Session) sendNotification(ctx context.Context, from sendMode, method st
 	return s.writer.sendMessage(ctx, sc, from, nil)
 }
 
-// tryNotify sends a notification of the session's own, if the outbox has room, and
-// reports whether one could be sent. If not, and the session goes on, it has failed
-// logged.
+// tryNotify sends a notification of the session itself. If the outbox has no room, the
+// notification is dropped. tryNotify reports false if the notification cannot be encoded
+// or framed, or if the session has ended. Unless the session has ended, tryNotify then
+// logs the message failed.
 func (s *Session) tryNotify(method string, params any, failed string) bool {
 	err := s.sendNotification(context.Background(), fromNobody, method, params)
 	if err != nil && !errors.Is(err, ErrClosed) && s.log.Handler() != slog.DiscardHandler {
@@ -146,7 +151,7 @@ func (s *Session) tryNotify(method string, params any, failed string) bool {
 	return err == nil
 }
 
-// sendCall encodes and queues a request.
+// sendCall encodes and queues the request of f.
 func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -166,7 +171,8 @@ func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
 	return err
 }
 
-// registerCallLocked enters a call, or the calls of a batch, into the table.
+// registerCallLocked adds a call, or the calls of a batch, to the table. Callers must hold
+// s.mu.
 func (pc *pendingCalls) registerCallLocked(f *Future) {
 	pc.s.mu.AssertHeld()
 	f.started = pc.s.now()
@@ -188,7 +194,8 @@ func (pc *pendingCalls) registerCallLocked(f *Future) {
 	}
 }
 
-// startCallTimeoutLocked begins Limits.RequestTimeout for a call, unless it has begun.
+// startCallTimeoutLocked starts Limits.RequestTimeout for a call, unless the timeout has
+// started or the context has a deadline. Callers must hold s.mu.
 func (pc *pendingCalls) startCallTimeoutLocked(call *Future, now time.Duration) {
 	s := pc.s
 	s.mu.AssertHeld()
@@ -197,7 +204,7 @@ func (pc *pendingCalls) startCallTimeoutLocked(call *Future, now time.Duration) 
 	}
 }
 
-// watchContext gives the call up when ctx ends. It needs no goroutine until then.
+// watchContext abandons the call when ctx ends, without a goroutine until then.
 func (f *Future) watchContext(ctx context.Context) {
 	if ctx.Done() == nil {
 		return
@@ -212,10 +219,10 @@ func (f *Future) watchContext(ctx context.Context) {
 	}
 }
 
-// abandonCall ends a call without its reply, if it is not over.
+// abandonCall ends an unfinished call without a reply.
 func (pc *pendingCalls) abandonCall(f *Future, err error) {
 	s := pc.s
-	late := errors.Is(err, context.DeadlineExceeded) // before the lock is held: err may be the user's
+	late := errors.Is(err, context.DeadlineExceeded) // before locking, because err may have a user's type (I5)
 	s.lock()
 	if late {
 		err = pc.timeoutErrorLocked(f, err)
@@ -224,8 +231,8 @@ func (pc *pendingCalls) abandonCall(f *Future, err error) {
 	s.unlock()
 }
 
-// abandonCallLocked removes a call, or all that is pending of a batch, from the table. Callers must
-// hold s.mu.
+// abandonCallLocked removes a call, or every pending call of a batch, from the table.
+// Callers must hold s.mu.
 func (pc *pendingCalls) abandonCallLocked(f *Future, err error) {
 	s := pc.s
 	s.mu.AssertHeld()
@@ -242,7 +249,7 @@ func (pc *pendingCalls) abandonCallLocked(f *Future, err error) {
 			s.effects.abandonCall(c.id)
 		}
 		if c == f && f.batch != nil {
-			s.effects.finishFuture(f) // a member that is given up by itself does not wait for its batch
+			s.effects.finishFuture(f) // a member abandoned alone does not wait for the batch
 		}
 		pc.completeCallLocked(c, now, nil, err)
 	}
@@ -253,24 +260,24 @@ func newFuture(s *Session, method string) *Future {
 	return &Future{session: s, method: method}
 }
 
-// newFailedFuture returns a future that is done, with err.
+// newFailedFuture returns a finished future with err.
 func newFailedFuture(s *Session, method string, err error) *Future {
 	f := newFuture(s, method)
 	f.failUnsent(err)
 	return f
 }
 
-// errZeroFuture is the error of a Future that nothing of this package has made.
+// errZeroFuture is the error of a Future that no function of the package has made.
 var errZeroFuture = errors.New("rpcx: a zero Future is no call: Session.Go, Session.GoBatch and Batch.Call return futures")
 
-// checkZeroLocked has a zero Future fail. Callers must hold f.mu.
+// checkZeroLocked makes a zero Future fail. Callers must hold f.mu.
 func (f *Future) checkZeroLocked() {
 	if f.session == nil && f.batch == nil && f.members == nil && !f.finished {
 		f.finished, f.err = true, errZeroFuture
 	}
 }
 
-// Done returns a channel that is closed when the call is over.
+// Done returns a channel that is closed when the call has finished.
 func (f *Future) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -284,7 +291,7 @@ func (f *Future) Done() <-chan struct{} {
 	return f.done
 }
 
-// isFinished reports whether the call is over, and so result and err may be read.
+// isFinished reports whether the call has finished, so that result and err may be read.
 func (f *Future) isFinished() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -292,8 +299,8 @@ func (f *Future) isFinished() bool {
 	return f.finished
 }
 
-// Err returns the error that the call ended with, nil if it succeeded or is
-// not done. A batch's is a [*BatchError].
+// Err returns the error of the finished call. If the call has succeeded or has not
+// finished, Err returns nil. The error of a batch is a [*BatchError].
 func (f *Future) Err() error {
 	if !f.isFinished() {
 		return nil
@@ -301,11 +308,11 @@ func (f *Future) Err() error {
 	return f.err
 }
 
-// Wait waits for the call to be over, or for ctx to end, which ends the waiting
-// only, not the call. It decodes the result into v unless that is nil, and
-// returns the call's error, the decoding's, or the cause of ctx's end. Waiting
-// for a member of a batch, or for the batch, also fills the destinations that
-// were given to [Batch.Call].
+// Wait waits until the call has finished or ctx has ended. The end of ctx ends the wait,
+// not the call. If v is not nil, Wait decodes the result into v. The error is that of the
+// call, of the decoding, or the cause of ctx. For a member of a batch, Wait also fills the
+// destination given to [Batch.Call]. For a batch, Wait fills the destinations of all
+// members.
 func (f *Future) Wait(ctx context.Context, v any) error {
 	if !f.isFinished() {
 		err := f.waitUntilFinished(ctx)
@@ -319,9 +326,9 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 	return f.Decode(v)
 }
 
-// waitUntilFinished waits for the call to be over, or returns the cause of ctx's end.
+// waitUntilFinished waits until the call has finished, or returns the cause of ctx's end.
 func (f *Future) waitUntilFinished(ctx context.Context) error {
-	if s := f.session; s != nil { // nil in a batch that was not sent
+	if s := f.session; s != nil { // nil in an unsent batch
 		h := handlerOf(ctx)
 		s.requests.beginReplyWait(h)
 		defer s.requests.endReplyWait(h)
@@ -334,8 +341,9 @@ func (f *Future) waitUntilFinished(ctx context.Context) error {
 	}
 }
 
-// Decode decodes the result into v, a pointer, or does nothing if v is nil. It
-// returns the call's error if it failed, [ErrNotDone] if it is not over.
+// Decode decodes the result into v, a pointer. If v is nil, Decode decodes nothing. If the
+// call has failed, Decode returns the error of the call; before the end of the call,
+// [ErrNotDone]. The future of a batch has no result to decode.
 func (f *Future) Decode(v any) error {
 	if !f.isFinished() {
 		return ErrNotDone
@@ -363,8 +371,8 @@ func (f *Future) decode(v any) error {
 	return nil
 }
 
-// fillDestinations decodes results into the destinations that were given for them, once,
-// and returns the call's error.
+// fillDestinations decodes results into the destinations given to [Batch.Call], once, and
+// returns the first error of a call or of decoding.
 func (f *Future) fillDestinations() error {
 	if f.members == nil && f.dest == nil {
 		return f.err
@@ -379,26 +387,26 @@ func (f *Future) fillDestinations() error {
 	return f.fillErr
 }
 
-// Cancel gives the call up: it ends with [ErrCancelled] if it is not done yet.
-// The peer is told if Options.Cancellation says how; a reply that comes all the
-// same is dropped. Cancelling a batch's future cancels all of its calls.
+// Cancel gives the call up. If the call has not finished, the error is [ErrCancelled].
+// With Options.Cancellation, the session reports the cancellation to the peer. The session
+// drops a late reply. Cancelling the future of a batch cancels every call of the batch.
 func (f *Future) Cancel() {
 	f.mu.Lock()
 	f.checkZeroLocked()
 	s := f.session
 	f.cancelled = true
 	if s == nil && !f.finished {
-		f.err = ErrCancelled // it is not sent, and will not be
+		f.err = ErrCancelled // the batch is unsent, and will omit the member
 	}
 	f.mu.Unlock()
 	if s == nil {
 		f.publishOutcome()
 	} else {
-		s.calls.abandonCall(f, ErrCancelled) // if it is about to be sent, queueBatch sees to it
+		s.calls.abandonCall(f, ErrCancelled) // if f is not registered yet, queueBatch abandons f
 	}
 }
 
-// failUnsent ends a call that is not in the table.
+// failUnsent finishes a call outside the table with err.
 func (f *Future) failUnsent(err error) {
 	f.mu.Lock()
 	if !f.finished {
@@ -408,8 +416,8 @@ func (f *Future) failUnsent(err error) {
 	f.publishOutcome()
 }
 
-// assignSession gives a member of a batch its session, and reports whether it is to be
-// sent: not if it was cancelled before.
+// assignSession sets the session and the id of a batch member. It reports whether the
+// member is to be sent: not after Cancel.
 func (f *Future) assignSession(s *Session) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -426,8 +434,8 @@ func (f *Future) isCancelled() bool {
 	return f.cancelled
 }
 
-// OnDone has callback called when the call is over, or now if it is. It runs
-// on a goroutine of its own.
+// OnDone runs callback on a separate goroutine when the call has finished, or at once if
+// the call has already finished.
 func (f *Future) OnDone(callback func(*Future)) {
 	mustHave("Future.OnDone", "callback", callback)
 	f.mu.Lock()
@@ -446,22 +454,22 @@ func (f *Future) runCallback(task func()) {
 		f.session.pool.runTask(task)
 		return
 	}
-	// Owner: whoever called OnDone. End: the callback returns.
+	// Owner: the caller of OnDone. End: the callback returns.
 	go task()
 }
 
-// expectsReply reports whether anything is to be waited for: not by a batch of which only
-// notifications are sent.
+// expectsReply reports whether the message expects a reply. A batch in which only
+// notifications are sent does not.
 func (f *Future) expectsReply() bool {
 	return f.members == nil || slices.ContainsFunc(f.members, (*Future).isSent)
 }
 
-// isSent reports whether a member of a batch is sent: not if it was cancelled before.
+// isSent reports whether a member of a batch is sent: not after an earlier Cancel.
 func (f *Future) isSent() bool { return f.session != nil }
 
-// completeCallLocked stores the outcome of a call that was removed from the table (I3) now. The
-// call is finished when the lock is left; a batch as a whole, when its last member is
-// complete. Callers must hold s.mu.
+// completeCallLocked stores the outcome of a call that was removed from the table (I3).
+// The future is finished when s.mu is released. A batch is finished as a whole, after the
+// last member. Callers must hold s.mu.
 func (pc *pendingCalls) completeCallLocked(f *Future, now time.Duration, result []byte, err error) {
 	pc.s.mu.AssertHeld()
 	f.result, f.err = result, err
@@ -477,7 +485,7 @@ func (pc *pendingCalls) completeCallLocked(f *Future, now time.Duration, result 
 	pc.s.effects.finishFuture(whole)
 }
 
-// publishOutcome tells everybody that the call is over.
+// publishOutcome marks the future as finished, starts the callbacks and signals done.
 func (f *Future) publishOutcome() {
 	f.mu.Lock()
 	if f.finished {
@@ -511,16 +519,17 @@ func (f *Future) publishOutcome() {
 	switch {
 	case done == nil:
 	case cap(done) > 0:
-		done <- struct{}{} // the last that is done with f: its caller uses it again
+		done <- struct{}{} // last use of f: the receiver returns f to the pool
 	default:
 		close(done)
 	}
 }
 
-// expireLocked implements [expirer]: Limits.RequestTimeout has passed.
+// expireLocked implements [expirer]. Limits.RequestTimeout has passed. Callers must hold
+// s.mu.
 func (f *Future) expireLocked(s *Session) {
 	s.mu.AssertHeld()
-	if f.messageSeq == 0 { // it still waits for a slot or for room
+	if f.messageSeq == 0 { // the sender still waits for a slot or for room
 		f.expired = true
 		s.calls.limiter.line.wakeAll()
 		s.writer.roomLine.wakeAll()

@@ -11,37 +11,36 @@ import (
 	"time"
 )
 
-// calls.table is what a session knows of its own calls: which wait for a reply, and
-// which were given up. It does no I/O and has no clock; its user serialises all
-// but newID.
+// callTable tracks the calls of one side: the pending calls, and the ids of abandoned
+// calls. A callTable does no I/O and has no clock. Except for newID, callers must hold
+// s.mu.
 type callTable struct {
-	lastID  atomic.Uint64 // one more than the last id given out; the first one at the start
-	calls   []pendingCall // in the order of their ids, in which most of them come and go
-	pending int           // of calls, how many have no reply
+	lastID  atomic.Uint64 // the next id; at the start, Options.FirstID
+	calls   []pendingCall // sorted by id; most calls come and go in this order
+	pending int           // number of calls without a reply
 
-	abandoned       []idRange // of calls given up, the oldest at oldestAbandoned once it is full
+	abandoned       []idRange // ids of abandoned calls; if full, the oldest is at oldestAbandoned
 	oldestAbandoned int
 }
 
-// idRange are ids that follow one another; none if last is before first.
+// idRange is a range of consecutive ids. If last is before first, the range is empty.
 type idRange struct {
 	first, last uint64
-	answered    []bool // those from first on, if they are not answered in order
+	answered    []bool // by id, from first on; nil if replies come in order
 }
 
-// pendingCall is a call under its id, which is searched for. Without a call it is
-// a gap.
+// pendingCall is an entry of a callTable. If call is nil, the entry is a gap.
 type pendingCall struct {
 	id   uint64
 	call *Future
 }
 
-// newID returns the next id: they count from Options.FirstID. (I8)
+// newID returns the next id, counting from Options.FirstID (I8).
 func (t *callTable) newID() uint64 { return t.lastID.Add(1) - 1 }
 
-// addCalls registers calls, which are in the order of their ids. They belong behind the
-// others, but for what has overtaken them on their way here: that is moved once,
-// however many they are.
+// addCalls registers calls, which are sorted by id. The usual place of new calls is the
+// end of the table. If calls with later ids were registered before, addCalls moves each of
+// the later calls once, for any number of new calls.
 func (t *callTable) addCalls(calls ...*Future) {
 	if len(t.calls)+len(calls) > cap(t.calls) && t.pending <= len(t.calls)/2 {
 		t.calls = slices.DeleteFunc(t.calls, func(c pendingCall) bool { return c.call == nil })
@@ -57,7 +56,8 @@ func (t *callTable) addCalls(calls ...*Future) {
 	t.pending += len(calls)
 }
 
-// find returns the call that is pending under id, nil if there is none, and its place.
+// find returns the pending call with the given id, or nil, and the index of the id in the
+// table.
 func (t *callTable) find(id uint64) (*Future, int) {
 	i, end := 0, len(t.calls)
 	for i < end {
@@ -73,8 +73,8 @@ func (t *callTable) find(id uint64) (*Future, int) {
 	return t.calls[i].call, i
 }
 
-// remove takes a call off, and reports whether it was there: whoever removes
-// it completes it. (I3)
+// remove removes a call and reports whether the call was pending. The goroutine that
+// removes a call completes the call (I3).
 func (t *callTable) remove(f *Future) bool {
 	found, i := t.find(f.id)
 	if found != f {
@@ -84,7 +84,7 @@ func (t *callTable) remove(f *Future) bool {
 	return true
 }
 
-// delete leaves a gap at i. What has grown large is given up when nothing is pending.
+// delete leaves a gap at i. If no call is pending any more, a large table is released.
 func (t *callTable) delete(i int) {
 	t.calls[i].call = nil
 	if t.pending--; t.pending == 0 {
@@ -94,7 +94,8 @@ func (t *callTable) delete(i int) {
 	}
 }
 
-// abandonCall removes a call whose reply may still come, and remembers its id.
+// abandonCall removes a call and remembers the id, because the reply may still come. It
+// reports whether the call was pending.
 func (t *callTable) abandonCall(f *Future) bool {
 	if !t.remove(f) {
 		return false
@@ -103,8 +104,8 @@ func (t *callTable) abandonCall(f *Future) bool {
 	return true
 }
 
-// rememberAbandoned keeps the id of a call given up. Those of a batch follow one another and
-// are kept as one, or else a long batch would leave no room for the others.
+// rememberAbandoned stores the id of an abandoned call. Consecutive ids of a batch share a
+// range, so that a long batch does not displace earlier ids.
 func (t *callTable) rememberAbandoned(f *Future) {
 	if n := len(t.abandoned); n > 0 && f.batch != nil {
 		newest := &t.abandoned[(t.oldestAbandoned+n-1)%n]
@@ -116,7 +117,8 @@ func (t *callTable) rememberAbandoned(f *Future) {
 	t.keepRange(idRange{first: f.id, last: f.id})
 }
 
-// keepRange adds to what is late, in place of the oldest if there is no room.
+// keepRange stores a range of abandoned ids. If abandoned is full, the new range replaces
+// the oldest.
 func (t *callTable) keepRange(r idRange) {
 	if len(t.abandoned) < maxAbandoned {
 		t.abandoned = append(t.abandoned, r)
@@ -126,8 +128,8 @@ func (t *callTable) keepRange(r idRange) {
 	t.oldestAbandoned = (t.oldestAbandoned + 1) % maxAbandoned
 }
 
-// takeAbandoned reports whether the reply to a call given up was still to come, and takes
-// the id out: another reply is one too many.
+// takeAbandoned reports whether the reply to the abandoned call with the given id is still
+// to come. If so, takeAbandoned removes the id: a second reply is unexpected.
 func (t *callTable) takeAbandoned(id uint64) bool {
 	i := slices.IndexFunc(t.abandoned, func(r idRange) bool { return r.first <= id && id <= r.last })
 	if i < 0 {
@@ -136,7 +138,7 @@ func (t *callTable) takeAbandoned(id uint64) bool {
 	r := &t.abandoned[i]
 	if r.answered == nil {
 		switch id {
-		case r.first: // as it is if they are answered in order
+		case r.first: // replies in order need no flags
 			r.first++
 			return true
 		case r.last:
@@ -146,7 +148,8 @@ func (t *callTable) takeAbandoned(id uint64) bool {
 	}
 	at := int(id - r.first)
 	if at >= len(r.answered) {
-		// All of it at once: the peer may go on as it likes.
+		// Allocate the flags of the whole range at once: the peer chooses the order of the
+		// replies.
 		r.answered = append(r.answered, make([]bool, int(r.last-r.first)+1-len(r.answered))...)
 	}
 	if r.answered[at] {
@@ -156,17 +159,17 @@ func (t *callTable) takeAbandoned(id uint64) bool {
 	return true
 }
 
-// matchKind is what became of a response.
+// matchKind classifies a response.
 type matchKind uint8
 
 const (
-	matched    matchKind = iota // it was the reply to a call
-	late                        // its call had been given up
-	unexpected                  // nothing waited for it
+	matched    matchKind = iota // reply to a pending call
+	late                        // reply to an abandoned call
+	unexpected                  // reply to no call
 )
 
-// matchReply removes the call that a response with the given id is for, and
-// returns it to be settled and finished.
+// matchReply finds the call for a response with the given id, and removes the call from
+// the table. The caller must complete the call.
 func (t *callTable) matchReply(id ID) (*Future, matchKind) {
 	n, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
@@ -183,9 +186,9 @@ func (t *callTable) matchReply(id ID) (*Future, matchKind) {
 	return f, matched
 }
 
-// onlyCall returns the call that a response of unknown id can be for, nil if there may be
-// several: none was given up whose reply is still to come. The calls of one batch count
-// as one if the response is an array.
+// onlyCall returns the only call that a response of unknown id can answer. If several
+// calls are candidates, or the reply to an abandoned call may still come, onlyCall returns
+// nil. If the response is an array, a batch counts as a single call.
 func (t *callTable) onlyCall(array bool) (only *Future) {
 	if t.awaitsAbandoned() {
 		return nil
@@ -202,7 +205,7 @@ func (t *callTable) onlyCall(array bool) (only *Future) {
 	return only
 }
 
-// awaitsAbandoned reports whether the reply to a call given up may still come.
+// awaitsAbandoned reports whether the reply to an abandoned call may still come.
 func (t *callTable) awaitsAbandoned() bool {
 	return slices.ContainsFunc(t.abandoned, func(r idRange) bool {
 		answered := 0
@@ -215,8 +218,8 @@ func (t *callTable) awaitsAbandoned() bool {
 	})
 }
 
-// awaitsReply reports whether a response with the given id would be the reply to a call that
-// is pending, or was given up.
+// awaitsReply reports whether the given id belongs to a pending or an abandoned call. A
+// string with a number in it counts as the number.
 func (t *callTable) awaitsReply(id ID) bool {
 	n, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
@@ -229,7 +232,7 @@ func (t *callTable) awaitsReply(id ID) bool {
 	return f != nil || slices.ContainsFunc(t.abandoned, func(r idRange) bool { return r.first <= n && n <= r.last })
 }
 
-// pendingCalls returns the pending calls in the order of their ids.
+// pendingCalls returns the pending calls in the order of ids.
 func (t *callTable) pendingCalls() []*Future {
 	calls := make([]*Future, 0, t.pending)
 	for _, c := range t.calls {
@@ -240,44 +243,45 @@ func (t *callTable) pendingCalls() []*Future {
 	return calls
 }
 
-// calibration is after how many replies the number of slots is looked at.
+// calibration is the number of replies after which the limiter adapts the limit.
 const calibration = 30
 
-// pendingCalls are the calls of this side that wait for a reply.
+// pendingCalls holds the calls of this side that wait for a reply.
 type pendingCalls struct {
 	s             *Session
 	table         callTable
-	lastReplyMark uint64       // the messages queued when the last reply was matched
-	timeouts      deadlineList // of the calls
+	lastReplyMark uint64       // number of queued messages when the last reply was matched
+	timeouts      deadlineList // timeouts of the calls
 	limiter       callLimiter
 }
 
-// callLimiter bound how many of our calls wait for a reply at once. A number that was
-// raised takes effect when the next reply comes, one that was lowered when as
-// many have come as are too many. They are guarded by the session's lock.
+// callLimiter bounds the number of concurrent calls of this side. A raised limit takes
+// effect at the next reply. A lowered limit takes effect after the replies to the excess
+// calls. Callers must hold s.mu.
 type callLimiter struct {
-	limit int // now; beyond reach if it is off
-	floor int // below which it is not lowered
+	limit int // current limit; math.MaxInt if off
+	floor int // lower bound of limit
 	taken int
 	line  waitLine
 
 	// Since the last calibration.
-	latencySum time.Duration // of all replies together
-	samples    int           // of replies
-	reached    bool          // the limit was
+	latencySum time.Duration // sum over the replies
+	samples    int           // number of replies
+	reached    bool          // limit was reached
 
-	calm time.Duration // what replies took on average when the limit was last not reached
+	calm time.Duration // average latency when the limit was last not reached
 }
 
 func (o *callLimiter) off() bool { return o.limit == math.MaxInt }
 
-// releaseSlot gives one back whose message was not sent.
+// releaseSlot releases a slot whose message was not sent.
 func (o *callLimiter) releaseSlot() {
 	o.taken--
 	o.line.wakeFirst()
 }
 
-// releaseAfterReply gives one back after a call, or a batch of n messages.
+// releaseAfterReply releases a slot after a call, or after a batch of n messages, that
+// took the given time.
 func (o *callLimiter) releaseAfterReply(took time.Duration, n int, l *Limits) {
 	if o.latencySum, o.samples = o.latencySum+took, o.samples+n; o.samples >= calibration {
 		o.calibrate(o.latencySum/time.Duration(o.samples), l)
@@ -286,10 +290,10 @@ func (o *callLimiter) releaseAfterReply(took time.Duration, n int, l *Limits) {
 	o.releaseSlot()
 }
 
-// calibrate adapts the limit to what replies took on average. It is lowered only
-// because of calls that the load makes slow: if it was reached, and if replies take
-// more than twice as long as when it was not. Calls that are slow by themselves, such
-// as long polls, say nothing about the peer.
+// calibrate adapts the limit to the average latency of replies. The limit is lowered only
+// if load makes the calls slow: if the limit was reached, and replies take more than twice
+// as long as below the limit. Calls that are always slow, such as long polls, say nothing
+// about the peer's load.
 func (o *callLimiter) calibrate(average time.Duration, l *Limits) {
 	next := recalibrate(o.limit, average, l.ResponseTime, l.OutgoingMax)
 	if !o.reached {
@@ -301,27 +305,25 @@ func (o *callLimiter) calibrate(average time.Duration, l *Limits) {
 	o.limit = max(next, min(o.limit, o.floor))
 }
 
-// takeSlot takes a slot.
 func (o *callLimiter) takeSlot() {
 	o.taken++
 	o.reached = o.reached || o.taken >= o.limit
 }
 
-// isFree reports whether a slot is free.
 func (o *callLimiter) isFree() bool { return o.taken < o.limit }
 
-// hasFree reports whether a slot is free that nobody waits for.
+// hasFree reports whether a slot is free and nobody waits for a slot.
 func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) == 0 }
 
-// checkSendableLocked returns why a message cannot be sent any more, nil if it can: by the
-// handler h if that is not nil, and for the given call if that is not nil. Callers
-// must hold s.mu.
+// checkSendableLocked returns the reason why a message can no longer be sent, or nil. h is
+// the sending handler, or nil; call is the call to be sent, or nil. Callers must hold
+// s.mu.
 func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, call *Future) error {
 	s := w.s
 	s.mu.AssertHeld()
 	switch {
 	case s.life.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
-		return ErrClosed // only what a running handler calls goes out now
+		return ErrClosed // while draining, only running handlers may send
 	case s.life.state >= stateClosing:
 		return s.closedErrorLocked()
 	case call != nil && s.input.closed:
@@ -330,7 +332,8 @@ func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, call *Fut
 	return nil
 }
 
-// releaseSlotLocked gives back the slot of a call, or a batch, that was over at the given time.
+// releaseSlotLocked releases the slot of a call or batch that finished at the given time.
+// Callers must hold s.mu.
 func (pc *pendingCalls) releaseSlotLocked(f *Future, at time.Duration) {
 	s := pc.s
 	s.mu.AssertHeld()
@@ -343,19 +346,20 @@ func (pc *pendingCalls) releaseSlotLocked(f *Future, at time.Duration) {
 	}
 }
 
-// sendMode is who queues a message, which decides when it may and whether it waits.
+// sendMode says who sends a message. The mode decides when the message may be sent, and
+// whether the sender waits for room.
 type sendMode uint8
 
 const (
-	fromCaller  sendMode = iota // waits for room; not while draining, unless a handler calls
-	fromHandler                 // a reply, or what Shutdown refuses: waits for room
-	fromReader                  // another reply: never waits (I2), and may exceed the limit
-	fromNobody                  // never waits, and is dropped if there is no room
+	fromCaller  sendMode = iota // waits for room; while draining, only handlers may send
+	fromHandler                 // a reply, or a refusal of Shutdown: waits for room
+	fromReader                  // a reply of the reader or the timer: never waits (I2), may exceed the limit
+	fromNobody                  // the session itself: never waits; without room, the message is dropped
 )
 
-// sendMessage frames sc.msg and queues it, with register (a call, or a batch's future)
-// entered into the table before (I4). It waits for room, and fails if ctx ends
-// or the session does.
+// sendMessage frames sc.msg and queues the frame. If register is not nil, the call, or the
+// future of a batch, is registered before (I4). If sendMessage has to wait for room, the
+// end of ctx or of the session ends the wait with an error.
 func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *Future) error {
 	if err := w.frameMessage(sc); err != nil {
 		return err
@@ -363,7 +367,7 @@ func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMod
 	return w.sendFrame(ctx, handlerOf(ctx), sc, from, register)
 }
 
-// sendFrame is post for sc.frame, for the handler h if that is not nil.
+// sendFrame queues sc.frame as sendMessage does. h is the sending handler, or nil.
 func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) error {
 	s := w.s
 	s.lock()
@@ -375,20 +379,20 @@ func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuf
 	return err
 }
 
-// frameMessage frames sc.msg.
+// frameMessage frames sc.msg into sc.frame.
 func (w *writer) frameMessage(sc *encodeBuffer) (err error) {
 	sc.frame, err = w.s.conn.appendFramed(sc.frame[:0], sc.msg)
 	return err
 }
 
-// enqueueFrameLocked queues sc.frame. It reports whether the caller has the write side of the
-// connection and is to call writeDirectly instead, when it has left the lock. Callers must
-// hold s.mu, which is released while enqueueFrameLocked waits for room.
+// enqueueFrameLocked queues sc.frame. If lent is true, the frame is not queued: the caller
+// has the write side of the connection, and must call writeDirectly after releasing s.mu.
+// Callers must hold s.mu, which is released during a wait for room.
 func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
 	s := w.s
 	s.mu.AssertHeld()
 	if h != nil && h.session == s && h.waits.handlerReturned {
-		h = nil // a context may outlive its handler, by context.WithoutCancel
+		h = nil // context.WithoutCancel lets a context outlive the handler
 	}
 	size := len(sc.msg)
 	switch from {
@@ -443,8 +447,8 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 	return lent, nil
 }
 
-// writeDirectly writes frame on the goroutine that sends it, to which the outbox has lent
-// the write side.
+// writeDirectly writes frame on the sender's goroutine. The outbox has lent the write side
+// to the sender.
 func (w *writer) writeDirectly(frame []byte) {
 	s := w.s
 	n := w.sock.tryWrite(frame)
@@ -458,7 +462,8 @@ func (w *writer) writeDirectly(frame []byte) {
 	s.unlock()
 }
 
-// mayWriteDirectlyLocked reports whether nothing but the message at hand is going on.
+// mayWriteDirectlyLocked reports whether the message is the only activity of the session:
+// the only pending call, or the reply to the only request. Callers must hold s.mu.
 func (w *writer) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
 	s := w.s
 	s.mu.AssertHeld()
@@ -471,10 +476,10 @@ func (w *writer) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
 	return false
 }
 
-// waitToSendLocked returns when sc.frame fits into the outbox and nobody waited longer;
-// before, if call is not nil, it takes a slot for it. Callers must hold s.mu, which is
-// released while it waits. A handler h of the session takes a slot without waiting: all
-// slots may be taken by calls whose replies wait for it.
+// waitToSendLocked waits until sc.frame fits into the outbox and no earlier sender waits.
+// If call is not nil, waitToSendLocked first takes a slot for the call. A handler h of the
+// session takes a slot without waiting, because the calls in the slots may wait for
+// replies of the handler. Callers must hold s.mu, which is released during a wait.
 func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, call *Future) error {
 	s := w.s
 	s.mu.AssertHeld()
@@ -494,7 +499,7 @@ func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *en
 	}
 	err := w.checkSendableLocked(h, from, call)
 	if n := len(sc.frame); err == nil && !(len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n)) {
-		sc.msg = nil // one copy is enough to wait with
+		sc.msg = nil // a waiting sender keeps a single copy
 		if cap(sc.frame) > 2*n {
 			sc.frame = bytes.Clone(sc.frame)
 		}
@@ -504,7 +509,7 @@ func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *en
 		err = w.waitInLineLocked(ctx, &w.roomLine, h, from, call, func() bool { return w.hasRoomLocked(n) })
 		s.requests.changeWaitsLocked(h, 0, -1)
 		w.waitingBytes -= n
-		s.requests.startWorkerIfNeededLocked() // while this waited, no worker was called
+		s.requests.startWorkerIfNeededLocked() // a waiting sender prevents new workers
 	}
 	if err != nil && call != nil {
 		s.calls.limiter.releaseSlot()
@@ -512,9 +517,9 @@ func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *en
 	return err
 }
 
-// waitInLineLocked returns when it is the caller's turn in l and ready says so, or with the
-// error for which nothing can be sent any more. Limits.RequestTimeout of a call
-// begins with the first wait. Callers must hold s.mu, which is released while it waits.
+// waitInLineLocked waits until the caller is first in l and ready returns true. If ctx
+// ends, or nothing can be sent any more, waitInLineLocked fails. The first wait of a call
+// starts Limits.RequestTimeout. Callers must hold s.mu, which is released during a wait.
 func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, call *Future, ready func() bool) error {
 	s := w.s
 	s.mu.AssertHeld()
@@ -534,8 +539,9 @@ func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerCo
 	return err
 }
 
-// hasRoomLocked reports whether n bytes fit into the outbox. Where the server holds all
-// that it may and the session more than its share, only an empty outbox has room.
+// hasRoomLocked reports whether n bytes fit into the outbox. If the server is full and the
+// session holds more than its share, only an empty outbox has room. Callers must hold
+// s.mu.
 func (w *writer) hasRoomLocked(n int) bool {
 	s := w.s
 	s.mu.AssertHeld()
@@ -546,8 +552,9 @@ func (w *writer) hasRoomLocked(n int) bool {
 	return w.hasRoom(n, limit)
 }
 
-// outboxLimitLocked returns the limit for which n bytes of who never waits are too many
-// in the outbox, and its name; no name if there is none. Callers must hold s.mu.
+// outboxLimitLocked checks n more bytes in the outbox, from a sender that never waits. It
+// returns the name and value of the exceeded limit, or an empty name. Callers must hold
+// s.mu.
 func (w *writer) outboxLimitLocked(n int) (name string, value int) {
 	s := w.s
 	s.mu.AssertHeld()
@@ -558,7 +565,7 @@ func (w *writer) outboxLimitLocked(n int) (name string, value int) {
 	switch {
 	case !w.hasRoom(n, limit):
 		return "Limits.Outbox", s.limits.Outbox
-	case size > writeChunk && s.load.exceedsCeiling(n) && s.load.isOverShare(size-writeChunk): // short refusals find room
+	case size > writeChunk && s.load.exceedsCeiling(n) && s.load.isOverShare(size-writeChunk): // short refusals always have room
 		return "Server.MaxQueuedBytes", s.load.limit
 	}
 	return "", 0
