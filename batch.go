@@ -24,7 +24,7 @@ import (
 // The members of a received batch are handled concurrently, and answered in a single
 // message. At most 16 invalid members are answered. A batch with more invalid members, or
 // over Limits.Batch, is refused as a whole. If a peer refuses a batch as a whole, the
-// calls fail at once, provided that nothing was sent after the batch and since the last
+// calls fail at once, provided that the batch is the only message sent since the last
 // reply. JSON-RPC 1.0 has no batches.
 type Batch struct {
 	_           noCopy

@@ -16,23 +16,23 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// peerRequest is a request or notification that is to be handled, or is.
+// peerRequest is a request or notification of the peer, from arrival to reply.
 type peerRequest struct {
 	Request
 	ctx           handlerContext
-	entry         queueEntry // that it came in: a single, or the batch that it is a member of
+	entry         queueEntry // the request as a single, or the batch with the request
 	arrived       time.Duration
-	index         int32 // in the batch
-	handlingBytes int32 // bytes that it counts while it is handled; 0 if they are few
-	begun         bool  // its handler was called, or is to be after a delay
-	delayed       bool  // it is
-	answered      bool  // it was replied to, or nobody waits for its end any more
-	disconnect    bool  // its handler wants it once it is replied to
-	tooLarge      bool  // its reply is replaced by an error, which is not the peer's
-	replyDone     bool  // its handler has returned, and reply has done the rest but tell of it
+	index         int32 // position in the batch
+	handlingBytes int32 // bytes counted while the handler runs; 0 if few
+	begun         bool  // the handler was called, or will be after a delay
+	delayed       bool  // the handler waits for the end of the delay
+	answered      bool  // replied to, or nobody waits for the end any more
+	disconnect    bool  // close the session after the reply, as the handler wants
+	tooLarge      bool  // an error replaces the reply; the peer is not at fault
+	replyDone     bool  // the handler has returned, and the reply is sent; only Trace and the close remain
 }
 
-// initFromItem makes c the call that item asks for.
+// initFromItem initializes c from item. in is the queue entry of c.
 func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
@@ -47,13 +47,14 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	}
 }
 
-// parentBatch returns the batch that c is a member of, nil if it came alone.
+// parentBatch returns the batch with the member c, or nil if c came alone.
 func (c *peerRequest) parentBatch() *peerBatch {
 	b, _ := c.entry.(*peerBatch)
 	return b
 }
 
-// size returns how many bytes c has.
+// size returns the number of bytes of c: of the whole message, or of the params of a
+// member.
 func (c *peerRequest) size() int {
 	if single, ok := c.entry.(*singleRequest); ok {
 		return single.queuedBytes()
@@ -62,8 +63,8 @@ func (c *peerRequest) size() int {
 	return len(p.Positional) + len(p.Named) + len(p.Raw)
 }
 
-// about says in the log what it is that is not handled. Nobody but the log tells of a
-// notification.
+// about returns the log message and an attribute for an unhandled c. Only the log reports
+// a dropped notification.
 func (c *peerRequest) about() (msg string, what slog.Attr) {
 	msg = "request refused"
 	if c.IsNotification() {
@@ -72,11 +73,10 @@ func (c *peerRequest) about() (msg string, what slog.Attr) {
 	return msg, methodAttr(c.Method)
 }
 
-// isRunning reports whether the handler of c was called: not if it is to be after a
-// delay.
+// isRunning reports whether the handler of c was called. A delayed handler was not.
 func (c *peerRequest) isRunning() bool { return c.begun && !c.delayed }
 
-// markBegun says that the handler of c is about to be called.
+// markBegun sets the handler's deadline just before the handler of c is called.
 func (c *peerRequest) markBegun(s *Session) {
 	c.begun = true
 	c.ctx.deadline = after(c.arrived, s.limits.ProcessingTimeout)
@@ -92,8 +92,8 @@ func (rs *requestServer) runHandler(c *peerRequest) {
 		if c.replyDone { // a panic of a Trace or a callback ends the program
 			return
 		}
-		// The handler (or the encoding of its result) panicked, or ended the
-		// goroutine. Either way the caller is told that it failed.
+		// The handler, or the encoding of the result, panicked or ended the goroutine. In
+		// both cases the caller gets an error.
 		if r := recover(); r != nil {
 			s.logs.logHandlerLater(slog.LevelError, "handler panicked", c, nil,
 				slog.String("panic", bounded.Text(fmt.Sprint(r))), slog.String("stack", bounded.Cut(debug.Stack(), maxStack)))
@@ -104,31 +104,32 @@ func (rs *requestServer) runHandler(c *peerRequest) {
 	rs.finishRequest(c, result, err)
 }
 
-// maxStack is how many bytes of the stack of a panic are logged: more than the budget for
-// records leaves would not be.
+// maxStack bounds the logged stack of a panic. A record over the log budget would not be
+// logged.
 const maxStack = 8 << 10
 
-// wireError returns the error as it can be sent, nil if its text is not for the peer.
+// wireError returns the error to be sent for err. If the text of err is not for the peer,
+// wireError returns nil.
 func wireError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	if p, ok := errors.AsType[*ProtocolError](err); ok && !p.Unsent && p.Code != CodeInternalError { // those would be of this side
+	if p, ok := errors.AsType[*ProtocolError](err); ok && !p.Unsent && p.Code != CodeInternalError { // unsent messages and internal errors are this side's
 		return &Error{Code: p.Code, Message: p.Message}
 	}
 	return nil
 }
 
-// opaqueErrorFor returns as what an error is sent that has no form of its own.
+// opaqueErrorFor returns the error to be sent for an err without a wire form.
 func (rs *requestServer) opaqueErrorFor(err error) *Error {
 	if p, ok := rs.s.Protocol().(ServiceProtocol); ok {
 		return p.Exception(err)
 	}
-	return InternalError() // its text stays here
+	return InternalError() // the text of err stays here
 }
 
-// hintForeign returns the hint about err, which a handler has returned, if err is the error
-// type of another JSON-RPC library, whose code and message are not sent.
+// hintForeign returns a hint if err, from a handler, has the error type of another
+// JSON-RPC library. The session does not send the code and message of a foreign error.
 func (rs *requestServer) hintForeign(err error) []slog.Attr {
 	s := rs.s
 	if !s.log.Enabled(context.Background(), slog.LevelError) {
@@ -141,8 +142,8 @@ func (rs *requestServer) hintForeign(err error) []slog.Attr {
 		fmt.Sprintf("the code and the message of an *rpcx.Error are sent, and those of a %T are not: return rpcx.Errorf(code, …)", err))}
 }
 
-// hasForeignCode reports whether err, or an error that it wraps, has a code as the errors of
-// other JSON-RPC libraries do: as a method, or as a field beside the message.
+// hasForeignCode reports whether err, or a wrapped error, has a code like the errors of
+// foreign JSON-RPC libraries. The code is a method, or a field beside the message.
 func hasForeignCode(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		t := reflect.TypeOf(err)
@@ -166,8 +167,8 @@ func hasForeignCode(err error) bool {
 	return false
 }
 
-// finishRequest ends the handling of c: it sends the reply, unless c is a notification
-// or was answered at its deadline.
+// finishRequest ends the handling of c and sends the reply. A notification, or a request
+// that was answered at the deadline, gets no reply.
 func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 	s := rs.s
 	if c.ctx.endWith(errHandlerReturned) {
@@ -176,7 +177,7 @@ func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 	err = noNilError(err)
 	d := findDisconnect(result, err)
 	if d != nil {
-		c.disconnect = true // though the reply cannot be encoded, and so is another
+		c.disconnect = true // even if an error has to replace the reply
 		result, err = d.reply, nil
 		if e, ok := d.reply.(error); ok {
 			result, err = nil, e
@@ -206,7 +207,7 @@ func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 				level = slog.LevelDebug
 			}
 			s.logs.logHandlerLater(level, "handler failed", c, err, rs.hintForeign(err)...)
-		} else if c.IsNotification() && e.Code != CodeInternalError || c.errorHint(e) != "" { // of a notification nobody else is told, save of a panic
+		} else if c.IsNotification() && e.Code != CodeInternalError || c.errorHint(e) != "" { // only the log reports a failed notification; a panic is logged already
 			rs.logFailedRequest(c, e)
 		}
 	}
@@ -230,7 +231,7 @@ func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 	}
 }
 
-// errorHint returns how to mend what c failed with, "" if nothing is known.
+// errorHint returns a hint how to fix the failure of c, or "" if no hint is known.
 func (c *peerRequest) errorHint(e *Error) string {
 	if _, objects := c.Params.codec.(*objectCodec); !objects && e.Code == CodeInvalidParams &&
 		(bytes.Contains(c.Params.Positional, objectStart) || bytes.Contains(c.Params.Named, objectStart)) {
@@ -239,7 +240,7 @@ func (c *peerRequest) errorHint(e *Error) string {
 	return e.Hint
 }
 
-// logFailedRequest logs that the handler of c returned e, with its hint.
+// logFailedRequest logs the error e of the handler of c, with a hint if known.
 func (rs *requestServer) logFailedRequest(c *peerRequest, e *Error) {
 	msg := "request failed"
 	if c.IsNotification() {
@@ -252,10 +253,10 @@ func (rs *requestServer) logFailedRequest(c *peerRequest, e *Error) {
 	rs.s.logs.logHandlerLater(slog.LevelInfo, msg, c, e, attrs...)
 }
 
-// failureOf returns the error that a handler returned as its result, nil if that is none.
+// failureOf returns the error that a handler returned as the result, or nil.
 func failureOf(result any) error {
 	switch v := result.(type) {
-	case Error: // which is one only as a pointer
+	case Error: // only a *Error implements error
 		return &v
 	case error:
 		if !isNilPointer(v) {
@@ -265,8 +266,8 @@ func failureOf(result any) error {
 	return nil
 }
 
-// noNilError returns err, or another error in the place of a pointer that is nil, whose
-// methods may panic.
+// noNilError returns err. If err is a nil pointer, whose methods may panic, noNilError
+// returns a new error instead.
 func noNilError(err error) error {
 	if err != nil && isNilPointer(err) {
 		return fmt.Errorf("the handler returned a nil %T as its error: where there is none it has to return nil", err)
@@ -274,23 +275,23 @@ func noNilError(err error) error {
 	return err
 }
 
-// isNilPointer reports whether v is a pointer that is nil, as a variable of type
-// *Error is that was returned as an error.
+// isNilPointer reports whether v is a nil pointer, such as a nil *Error returned as an
+// error.
 func isNilPointer(v any) bool {
 	r := reflect.ValueOf(v)
 	return r.Kind() == reflect.Pointer && r.IsNil()
 }
 
-// failedByContext reports whether c's handler failed because its context had ended before it
-// returned: as it should, and nobody waits for what it returns any more.
+// failedByContext reports whether the handler of c failed because the context had ended
+// before. A handler should then fail, because nobody waits for the result.
 func (c *peerRequest) failedByContext(err error) bool {
 	cause := c.ctx.endCause()
 	return cause != errHandlerReturned &&
 		(errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, cause))
 }
 
-// expireRequest has c expire now. Its handler has seen that its time is over before the
-// session's timer did.
+// expireRequest makes c expire now. The handler has noticed the end of the deadline before
+// the session's timer.
 func (rs *requestServer) expireRequest(c *peerRequest) {
 	s := rs.s
 	s.lock()
@@ -302,8 +303,8 @@ func (rs *requestServer) expireRequest(c *peerRequest) {
 	rs.open.removeDeadline(c.entry.requestDeadline())
 }
 
-// deferEnd leaves it to the batch that c is a member of to end the session,
-// when its replies are queued, and reports whether it does.
+// deferEnd leaves the end of the session to the batch of c, and reports whether the batch
+// takes over. The batch ends the session once the replies are queued.
 func (c *peerRequest) deferEnd(s *Session) bool {
 	s.lock()
 	defer s.unlock()
@@ -315,8 +316,7 @@ func (c *peerRequest) deferEnd(s *Session) bool {
 	return true
 }
 
-// findDisconnect returns what [ReplyAndDisconnect] made, nil if the handler did
-// not return it.
+// findDisconnect returns the [*Disconnect] that the handler returned, or nil.
 func findDisconnect(result any, err error) *Disconnect {
 	if d, ok := result.(*Disconnect); ok || err == nil {
 		return d
@@ -325,8 +325,8 @@ func findDisconnect(result any, err error) *Disconnect {
 	return d
 }
 
-// encodeReply encodes the reply to c: e if it is not nil, or result. It returns
-// the error that the reply carries.
+// encodeReply encodes the reply to c: e, or result if e is nil. It returns the error in
+// the reply, or nil.
 func (rs *requestServer) encodeReply(sc *encodeBuffer, c *peerRequest, result any, e *Error) *Error {
 	s := rs.s
 	if e == nil {
@@ -339,13 +339,14 @@ func (rs *requestServer) encodeReply(sc *encodeBuffer, c *peerRequest, result an
 	if e != nil {
 		rs.encodeError(sc, c.ID, e)
 	}
-	if limit := rs.maxResponse(); len(sc.msg) > limit && c.parentBatch() == nil { // a batch counts them together
+	if limit := rs.maxResponse(); len(sc.msg) > limit && c.parentBatch() == nil { // a batch has a limit for the sum
 		e = rs.encodeTooLarge(sc, c, limit)
 	}
 	return e
 }
 
-// maxResponse returns Limits.Response as it is for the session's connection.
+// maxResponse returns the effective Limits.Response, which depends on the connection's
+// largest message.
 func (rs *requestServer) maxResponse() int {
 	s := rs.s
 	limit, largest := s.limits.Response, s.conn.maxMessage()
@@ -358,7 +359,7 @@ func (rs *requestServer) maxResponse() int {
 	return min(limit, largest)
 }
 
-// encodeTooLarge encodes the error for a reply that is beyond a limit.
+// encodeTooLarge encodes the error that replaces a reply over limit.
 func (rs *requestServer) encodeTooLarge(sc *encodeBuffer, c *peerRequest, limit int) *Error {
 	s := rs.s
 	e, field := responseTooLarge(limit), rs.responseField(limit)
@@ -371,15 +372,15 @@ func (rs *requestServer) encodeTooLarge(sc *encodeBuffer, c *peerRequest, limit 
 	return e
 }
 
-// responseField returns the name of the field that sets limit, which a reply exceeds.
-// It is called without the lock: the framer may be the user's.
+// responseField returns the name of the exceeded field, whose value is limit. Callers must
+// not hold s.mu, because the framer may be the user's (I5).
 func (rs *requestServer) responseField(limit int) string {
 	s := rs.s
 	switch limit {
 	case s.limits.Response:
 	case s.conn.maxMessage():
 		return s.conn.maxMessageField()
-	case s.limits.Outbox: // for what waits in unfinished batches
+	case s.limits.Outbox: // limit for the replies of unfinished batches
 		return "Limits.Outbox"
 	}
 	return "Limits.Response"
@@ -389,8 +390,8 @@ func responseTooLarge(limit int) *Error {
 	return InvalidRequest("response too large (over %s bytes)", thousands(limit))
 }
 
-// frameError frames the response in sc, which carries e. If that is too large because of
-// its id, the id is null instead.
+// frameError frames the response in sc, which carries e. If the id makes the response too
+// large, null replaces the id.
 func (rs *requestServer) frameError(sc *encodeBuffer, e *Error) error {
 	s := rs.s
 	err := s.writer.frameMessage(sc)
@@ -400,8 +401,8 @@ func (rs *requestServer) frameError(sc *encodeBuffer, e *Error) error {
 	return err
 }
 
-// encodeError encodes the response that carries e, without its data if that
-// cannot be encoded, and reports whether there is one to be sent.
+// encodeError encodes the response that carries e, and reports whether a response can be
+// sent. If the data of e cannot be encoded, the response has no data.
 func (rs *requestServer) encodeError(sc *encodeBuffer, id ID, e *Error) bool {
 	s := rs.s
 	p := s.Protocol()
@@ -431,22 +432,22 @@ func (rs *requestServer) sendErrorReply(id ID, e *Error, from sendMode) {
 	_ = s.writer.sendFrame(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
-// sendReply sends the reply to c that sc has, unless c was answered already. It
-// returns the error that the reply carries.
+// sendReply sends the reply to c in sc, unless c was already answered. It returns the
+// error in the reply, or nil.
 func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
 	s := rs.s
 	b := c.parentBatch()
 	alone := b == nil && !c.IsNotification()
 	if alone {
 		if err := s.writer.frameMessage(sc); err != nil {
-			if size, ok := errors.AsType[*SizeError](err); ok { // with an error in it: the id is what is large
+			if size, ok := errors.AsType[*SizeError](err); ok { // in an error reply, the id is too large
 				e = rs.encodeTooLarge(sc, c, size.Limit)
 			} else {
 				s.logs.logHandlerLater(slog.LevelError, "reply cannot be framed", c, err)
 				e = InternalError()
 				rs.encodeError(sc, c.ID, e)
 			}
-			alone = rs.frameError(sc, e) == nil // if not, there is nothing to be done
+			alone = rs.frameError(sc, e) == nil // if false, no reply can be sent
 		}
 	}
 	s.lock()
@@ -457,7 +458,7 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *
 			s.lock()
 		}
 	}
-	if c.answered { // and paid for
+	if c.answered { // and charged
 		s.stats.LateResults++
 		s.unlock()
 		return e

@@ -13,11 +13,10 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// handlerContext is the context of a handler. Most handlers never wait on
-// theirs, so it is a part of the call, and becomes a real one of package
-// context only when somebody asks for its Done channel or for a value that it
-// does not have. From then on it stands behind that one, so contexts derived
-// from it attach without a goroutine of their own.
+// handlerContext is the context of a handler. Most handlers never wait for the context, so
+// it is a field of the request. Only Done, and Value with an unknown key, make a real
+// context of package context. From then on the real context answers Done, Err and unknown
+// keys, so that derived contexts attach without a goroutine.
 type handlerContext struct {
 	session  *Session
 	request  *Request
@@ -28,16 +27,15 @@ type handlerContext struct {
 	mu     sync.Mutex
 	real   context.Context
 	cancel context.CancelCauseFunc
-	cause  error // why it ended, nil before
+	cause  error // cause of the end; nil before
 }
 
 // errHandlerReturned is the cause with which a handler's context ends when the handler
-// has returned, if it had not ended before. Whoever keeps the context, to call the peer
-// later, is told so.
+// returns, unless the context had ended before. A later call with the context fails with
+// errHandlerReturned.
 var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
 
-// endWith ends the context, and reports whether it had ended by itself, at its
-// deadline, before.
+// endWith ends the context. It reports whether the deadline had ended the context before.
 func (c *handlerContext) endWith(cause error) (overdue bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,20 +51,21 @@ func (c *handlerContext) endWith(cause error) (overdue bool) {
 	return overdue
 }
 
-// endCause returns why the context ended, nil if it has not (or by itself only).
+// endCause returns the cause of the end. If the context has not ended, or only the
+// deadline has ended the real context, endCause returns nil.
 func (c *handlerContext) endCause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cause
 }
 
-// makeReal returns the real context.
+// makeReal returns the real context, and makes the context on first use.
 func (c *handlerContext) makeReal() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
-		// At the deadline it has to end by itself, for only so is what its Err
-		// says, and that of the contexts made from it, DeadlineExceeded.
+		// The deadline itself has to end the context: only then Err returns
+		// DeadlineExceeded, also for derived contexts.
 		base, stop := context.Background(), context.CancelFunc(func() {})
 		if at, ok := c.Deadline(); ok {
 			base, stop = context.WithDeadlineCause(base, at, errProcessing)
@@ -113,12 +112,13 @@ func (c *handlerContext) Value(key any) any {
 	return c.makeReal().Value(key)
 }
 
-// SetValue stores value under key in the session: what a program has to know of this
-// peer, such as who has logged in. A value of nil removes the key, which must be
-// comparable, and be of a type of the package's own, as in [context.WithValue].
-// Handlers find the values in their contexts, too. They run concurrently, so what
-// changes should be stored once, by [Server.OnSession] before the first request is
-// handled, as a pointer to what has a lock.
+// SetValue stores value under key in the session. So a program can remember facts about
+// the peer, such as the user who has logged in. A nil value removes the key. The key must
+// be comparable, and should have a type of the program's own, as for [context.WithValue].
+//
+// Handlers also find the values in their contexts. Because handlers run concurrently,
+// state that changes should be stored once, as a pointer to a struct with a lock.
+// [Server.OnSession] can do so before the first request is handled.
 func (s *Session) SetValue(key, value any) {
 	s.lock()
 	defer s.unlock()
@@ -132,66 +132,69 @@ func (s *Session) SetValue(key, value any) {
 	s.values[key] = value
 }
 
-// Value returns what [Session.SetValue] has stored under key, nil if nothing.
+// Value returns the value that [Session.SetValue] has stored under key, or nil.
 func (s *Session) Value(key any) any {
 	s.lock()
 	defer s.unlock()
 	return s.values[key]
 }
 
-// Cancellation is how one side tells the other, by a notification, that it does
-// not want the reply to a request any more. JSON-RPC itself has none.
+// Cancellation describes a notification by which a side reports that it no longer wants
+// the reply to a request. JSON-RPC itself has no cancellation.
 //
-// With Options.Cancellation set, a call that is given up (its context ended, its
-// time was over, [Future.Cancel]) is reported to the peer, if the outbox has room
-// for that: it never delays the caller. A request that the peer reports is answered
-// at once if it waits for a handler; if one runs, its context ends with
-// [ErrPeerCancelled], and what it returns is sent, unless that is the context's
-// error. A report is a message of its own: in a batch it is a notification like any
-// other. A handler for Method is not called for a report. A report whose params do not fit,
-// or whose id has another type than the request's ("7" for 7), is logged and changes
-// nothing; one of a request that has been answered is normal, and does nothing. See the
-// example of Cancellation, and the example Mcp.
+// If Options.Cancellation is set, the session reports each abandoned call to the peer. A
+// call is abandoned when the context ends, when the call times out, or by [Future.Cancel].
+// The report is sent only if the outbox has room, and never delays the caller.
 //
-// The end of a connection is no report. Over TCP the handlers of a client that hangs up
-// may go on for Limits.HalfClose, 5 s.
+// If the peer reports a request that waits for a handler, the session answers at once. If
+// the handler runs, its context ends with [ErrPeerCancelled]. The session then sends the
+// handler's result, unless the handler returns the context's error or Code is 0.
 //
-// If the two ends have different dialects, the receiver logs the first notification, and its
-// handlers go on. A dialect has a method, a param and a code of the answer:
+// A report must be a separate message. In a batch, the notification has no special
+// meaning. The session does not call a handler of Method for a report. The session logs
+// and ignores a report whose params do not fit. The same applies if the id has another
+// type than the request's id ("7" for 7). A report of an answered request is normal, and
+// the session ignores the report silently. See the example of Cancellation, and the
+// example Mcp.
+//
+// The end of a connection is no report. Over TCP, the handlers of a client that hangs up
+// may continue for Limits.HalfClose, 5 s.
+//
+// If the two ends have different dialects, the receiver logs the first notification, and
+// the handlers of the receiver go on. A dialect has a method, a param and an error code:
 //
 //	RPCCancellation   rpc.cancel               [id]               -32097
 //	LSPCancellation   $/cancelRequest          {"id": id}         -32800
 //	MCPCancellation   notifications/cancelled  {"requestId": id}  not answered
 type Cancellation struct {
-	// Method is the notification's. It must be set.
+	// Method is the method of the notification, and must be set.
 	Method string
-	// Param is the name of the param that holds the request's id; "" if the id
-	// is positional. Then a peer may list several ids, up to Limits.Batch, whose
-	// requests all are cancelled.
+	// Param is the name of the param with the request's id; "" if the id is positional. If
+	// the id is positional, a peer may list several ids, up to Limits.Batch. The session
+	// cancels every listed request.
 	Param string
-	// Code is that of the error which a cancelled request is answered; 0 if it
-	// is not answered at all.
+	// Code is the code of the error that answers a cancelled request. If Code is 0, a
+	// cancelled request gets no reply.
 	Code int
 }
 
-// LSPCancellation is the cancellation of the language server protocol.
+// LSPCancellation is the cancellation of the Language Server Protocol.
 var LSPCancellation = &Cancellation{Method: "$/cancelRequest", Param: "id", Code: -32800}
 
-// MCPCancellation is the cancellation of the Model Context Protocol. A request that is
-// cancelled is not answered. (A client must not cancel its "initialize".)
+// MCPCancellation is the cancellation of the Model Context Protocol. A cancelled request
+// gets no reply. (A client must not cancel "initialize".)
 var MCPCancellation = &Cancellation{Method: "notifications/cancelled", Param: "requestId"}
 
-// RPCCancellation is the cancellation for a protocol of one's own, between programs that
-// both set it: a notification "rpc.cancel" with the request's id as its only param.
-// JSON-RPC reserves names that begin with "rpc." for such extensions. A peer may list
+// RPCCancellation is a cancellation for private protocols, between programs that both set
+// RPCCancellation. The notification "rpc.cancel" has the request's id as the only param.
+// JSON-RPC reserves method names that begin with "rpc." for extensions. A peer may list
 // several ids, as jrpc2 does.
 //
 //	{"jsonrpc":"2.0","method":"rpc.cancel","params":[7]}
 //	{"jsonrpc":"2.0","error":{"code":-32097,"message":"request cancelled"},"id":7}
 var RPCCancellation = &Cancellation{Method: "rpc.cancel", Code: -32097}
 
-// dialectOf returns the name of the cancellation whose notification has that method, ""
-// if none that has a name does.
+// dialectOf returns the name of the predefined cancellation with the given method, or "".
 func dialectOf(method string) string {
 	switch method {
 	case LSPCancellation.Method:
@@ -204,7 +207,7 @@ func dialectOf(method string) string {
 	return ""
 }
 
-// params returns those of the notification that cancels our call id.
+// params returns the params of the notification that cancels our call with the given id.
 func (c *Cancellation) params(id uint64) any {
 	if c.Param == "" {
 		return Args{id}
@@ -212,8 +215,8 @@ func (c *Cancellation) params(id uint64) any {
 	return map[string]uint64{c.Param: id}
 }
 
-// ids ranges over the ids in the params of such a notification. There is none if the
-// params do not fit.
+// ids ranges over the ids in the params of a cancellation. Params that do not fit have no
+// ids.
 func (c *Cancellation) ids(p Params) iter.Seq[ID] {
 	return func(yield func(ID) bool) {
 		if c.Param == "" {
@@ -233,7 +236,7 @@ func (c *Cancellation) ids(p Params) iter.Seq[ID] {
 	}
 }
 
-// example returns how the params of such a notification look.
+// example returns an example of fitting params.
 func (c *Cancellation) example() string {
 	if c.Param == "" {
 		return "[7]"
@@ -241,7 +244,7 @@ func (c *Cancellation) example() string {
 	return fmt.Sprintf(`{"%s":7}`, c.Param)
 }
 
-// sendCancellations reports to the peer that calls were given up.
+// sendCancellations reports abandoned calls to the peer.
 func (pc *pendingCalls) sendCancellations(ids []uint64) {
 	s := pc.s
 	for _, id := range ids {
@@ -251,8 +254,8 @@ func (pc *pendingCalls) sendCancellations(ids []uint64) {
 	}
 }
 
-// trackCancellableLocked keeps a request that arrived, to be found if it is cancelled. It is
-// called under the lock.
+// trackCancellableLocked records an arrived request, so that the peer can cancel the
+// request. Callers must hold s.mu.
 func (rs *requestServer) trackCancellableLocked(c *peerRequest) {
 	rs.s.mu.AssertHeld()
 	if rs.s.cancellation != nil && !c.IsNotification() && !c.answered {
@@ -260,7 +263,8 @@ func (rs *requestServer) trackCancellableLocked(c *peerRequest) {
 	}
 }
 
-// markAnsweredLocked says that nobody has to answer c any more. It is called under the lock.
+// markAnsweredLocked marks c as answered, so that nobody can cancel c any more. Callers
+// must hold s.mu.
 func (c *peerRequest) markAnsweredLocked(s *Session) {
 	s.mu.AssertHeld()
 	c.answered = true
@@ -269,14 +273,14 @@ func (c *peerRequest) markAnsweredLocked(s *Session) {
 	}
 }
 
-// cancelRequests deals with the peer's report that it does not want the replies to
-// requests any more. It is called by the reader.
+// cancelRequests handles the peer's report of cancelled requests. Only the reader calls
+// cancelRequests.
 func (rs *requestServer) cancelRequests(params Params) {
 	s := rs.s
 	s.lock()
 	count := 0
 	for id := range s.cancellation.ids(params) {
-		if count++; count > s.limits.Batch { // the lock is not held for as long as the peer likes
+		if count++; count > s.limits.Batch { // a long list must not hold the lock
 			break
 		}
 		rs.cancelRequestLocked(id)
@@ -295,7 +299,7 @@ func (rs *requestServer) cancelRequestLocked(id ID) {
 	s := rs.s
 	s.mu.AssertHeld()
 	c := rs.cancellable[string(id)]
-	if c == nil { // it has been answered meanwhile, or is meant by an id of another type
+	if c == nil { // already answered, or the id has another type
 		var other ID
 		switch {
 		case len(id) > 2 && id[0] == '"':
@@ -318,10 +322,10 @@ func (rs *requestServer) cancelRequestLocked(id ID) {
 	if silent := s.cancellation.Code == 0; !c.isRunning() || silent {
 		c.entry.abortRequest(s, c, rs.cancellationError())
 	}
-	s.effects.endContext(c, ErrPeerCancelled) // of a handler that runs, or of the wait for one
+	s.effects.endContext(c, ErrPeerCancelled) // ends the running handler's context, or the delay
 }
 
-// text returns the params as they came.
+// text returns the params as received.
 func (p *Params) text() []byte {
 	switch {
 	case p.Positional != nil:
@@ -332,7 +336,8 @@ func (p *Params) text() []byte {
 	return p.Raw
 }
 
-// cancellationError is what a cancelled request is answered, nil if it is not.
+// cancellationError returns the error for a cancelled request, or nil if the request gets
+// no reply.
 func (rs *requestServer) cancellationError() *Error {
 	s := rs.s
 	if s.cancellation.Code == 0 {
@@ -341,18 +346,18 @@ func (rs *requestServer) cancellationError() *Error {
 	return &Error{Code: s.cancellation.Code, Message: "request cancelled"}
 }
 
-// failedByCancellation reports whether what the handler of c failed with is that it was cancelled.
+// failedByCancellation reports whether the handler of c failed because the peer cancelled
+// c.
 func (c *peerRequest) failedByCancellation(err error) bool {
 	return c.ctx.endCause() == ErrPeerCancelled && errors.Is(err, context.Canceled)
 }
 
-// maxIdle is how many goroutines a pool keeps for reuse.
+// maxIdle is the maximum of idle goroutines in a pool.
 const maxIdle = 64
 
-// pool reuses goroutines: one whose stack has grown to what a handler needs is
-// several times faster than a new one. It limits nothing. It belongs to one
-// Server, one dialled session or one Pipe, and its goroutines end with the last
-// session that uses it.
+// pool reuses goroutines. A goroutine whose stack has grown for a handler is several times
+// faster than a new goroutine. A pool limits nothing. Each Server, dialled session or Pipe
+// has a pool. The goroutines end with the last session that uses the pool.
 type pool struct {
 	mu    sync.Mutex
 	idle  []chan func()
@@ -360,9 +365,9 @@ type pool struct {
 	calls sync.Pool // Futures for Session.Call
 }
 
-// takeFuture returns a Future for Session.Call. Nobody else sees it, so one value sent
-// says that it is done, and then it can be used again: with this pool only, for
-// a channel must not leave the bubble of testing/synctest that it was made in.
+// takeFuture returns a Future for Session.Call. Only the caller sees the Future, so a
+// single value in done signals the end, and the Future can be reused. Only the same pool
+// reuses the Future: a channel must not leave its testing/synctest bubble.
 func (p *pool) takeFuture(s *Session, method string) *Future {
 	f, ok := p.calls.Get().(*Future)
 	if !ok {
@@ -372,20 +377,21 @@ func (p *pool) takeFuture(s *Session, method string) *Future {
 	return f
 }
 
-// putFuture takes a Future back whose value was received, or that was never sent.
+// putFuture returns a Future to the pool. The value in done was received, or never sent.
 func (p *pool) putFuture(f *Future) {
 	*f = Future{done: f.done}
 	p.calls.Put(f)
 }
 
-// addUser adds a session to the pool's users.
+// addUser counts a session as a user of the pool.
 func (p *pool) addUser() {
 	p.mu.Lock()
 	p.users++
 	p.mu.Unlock()
 }
 
-// removeUser takes a session off. The last one ends the goroutines.
+// removeUser removes a session from the users. After the last user, the idle goroutines
+// end.
 func (p *pool) removeUser() {
 	p.mu.Lock()
 	p.users--
@@ -399,19 +405,19 @@ func (p *pool) removeUser() {
 	}
 }
 
-// runTask runs task on a goroutine of its own.
+// runTask runs task on another goroutine.
 func (p *pool) runTask(task func()) {
 	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
-		// The last one in: its stack is in the cache still.
+		// The latest idle goroutine: the stack is still in the cache.
 		tasks := p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		tasks <- task // has room: an idle worker's channel is empty
+		tasks <- task // has room: the channel of an idle goroutine is empty
 		return
 	}
 	p.mu.Unlock()
-	// Owner: the pool. End: when the pool has enough idle ones, or no users.
+	// Owner: the pool. End: the pool has enough idle goroutines, or no users.
 	go p.runTasks(task)
 }
 

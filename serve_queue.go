@@ -11,35 +11,34 @@ import (
 	"time"
 )
 
-// requestQueue holds what waits for a worker, and counts the workers. It is guarded by
-// the session's lock.
+// requestQueue holds the queued requests and counts the workers. Callers must hold s.mu.
 //
-// Entries are taken in the order of their arrival, so those that wait are at the end
-// of Session.incoming, the list of all entries that are not answered. Between them may
-// be batches that were refused and whose replies are about to be queued.
+// Workers take entries in the order of arrival. So the queued entries are at the end of
+// requestServer.open, the list of all unanswered entries. Between queued entries may be
+// refused batches whose replies are about to be queued.
 type requestQueue struct {
-	first           *deadline // of the entry that is taken next; nil if none waits
-	count           int       // entries that wait
-	bytes           int       // of these
-	begunBatchBytes int       // bytes of batches that do not wait any more, and whose handlers run
+	first           *deadline // deadline of the next entry; nil if the queue is empty
+	count           int       // number of queued entries
+	bytes           int       // bytes of queued entries
+	begunBatchBytes int       // bytes of batches that have running handlers and no queued member
 
-	workers          int                       // that have the session
-	workerStarting   bool                      // one was called and has not looked yet
-	running          int                       // handlers
-	lateHandlers     map[*peerRequest]struct{} // of these, those whose requests have timed out
-	lateAt           time.Duration             // when to log that these have all places, 0 if they have not
-	allLate          bool                      // it was logged, and since then there was always one
-	limit            int                       // of workers
+	workers          int                       // workers of the session
+	workerStarting   bool                      // a worker was called and has not locked s.mu yet
+	running          int                       // running handlers
+	lateHandlers     map[*peerRequest]struct{} // running handlers whose requests have timed out
+	lateAt           time.Duration             // when to log that late handlers have all places; 0 if they do not
+	allLate          bool                      // logged, and late handlers have remained since
+	limit            int                       // maximum of workers
 	paused           bool                      // no worker is called for now
 	order            Order
-	notificationRuns bool // for the handler of a notification, by its order
+	notificationRuns bool // a notification's handler runs, and the order makes the queue wait
 
-	handling int  // bytes of the requests whose handlers run, if they are many
-	blocked  bool // until the server handles fewer bytes; see load
-	needs    int  // the bytes of the request for which it is blocked, or was
-	reserved int  // of these, for a worker that has not looked yet
+	handling int  // counted bytes of requests whose handlers run
+	blocked  bool // waits until the server handles fewer bytes; see serverLoad
+	needs    int  // bytes of the request that blocks, or last blocked, the session
+	reserved int  // bytes reserved for a worker that has not taken the request yet
 
-	tiedHandling int // of handling, what does not count for a blocked session; guarded by load.mu
+	tiedHandling int // part of handling that does not count for a blocked session; guarded by load.mu
 }
 
 // requestServer handles the requests of the peer.
@@ -47,39 +46,41 @@ type requestServer struct {
 	requestQueue
 	s           *Session
 	pressure    backPressure
-	cancellable map[string]*peerRequest // requests that are not answered, by id, if the peer can cancel them
-	open        deadlineList            // of the requests that are not answered
+	cancellable map[string]*peerRequest // unanswered requests by id, if the peer can cancel requests
+	open        deadlineList            // deadlines of unanswered entries
 }
 
-// queueEntry is what waits in an inbox as one: a call, or a batch of them.
-// All is called under the lock.
+// queueEntry is an entry of the request queue: a single request, or a batch. Callers must
+// hold s.mu.
 type queueEntry interface {
 	expirer
-	// beginNext returns the next call to be run, nil if none is left; last means
-	// that nothing is left behind it.
+	// beginNext returns the next request to be handled, or nil. last reports whether the
+	// entry is then empty.
 	beginNext(s *Session) (c *peerRequest, last bool)
-	// about says in the log what it is that is not handled.
+	// about returns the log message and an attribute for an unhandled entry.
 	about() (msg string, what slog.Attr)
-	// refuseRemaining answers what was not begun with e, as post sends for from.
+	// refuseRemaining answers the requests that have not begun with e. from is the send
+	// mode.
 	refuseRemaining(s *Session, e *Error, from sendMode)
-	// appendNotifications appends the notifications that would be lost if the entry were discarded.
+	// appendNotifications appends the notifications that a discarded entry would lose.
 	appendNotifications(calls []*peerRequest) []*peerRequest
-	// appendRunning appends the calls that were begun and not answered.
+	// appendRunning appends the requests that have begun and are unanswered.
 	appendRunning(calls []*peerRequest) []*peerRequest
-	// abortRequest answers the request c with e, or not at all if that is nil.
+	// abortRequest answers the request c with e. If e is nil, the request gets no reply.
 	abortRequest(s *Session, c *peerRequest, e *Error)
-	// markArrived says that it has been admitted.
+	// markArrived records the admission of the entry.
 	markArrived(s *Session, now time.Duration)
 	requestDeadline() *deadline
-	// isQueued reports whether it is in the inbox.
+	// isQueued reports whether the entry is in the queue.
 	isQueued() bool
-	queuedBytes() int // that it counts in Limits.QueueBytes
-	// nextHandlingBytes returns how many bytes the next call counts while it is handled, 0 if these
-	// are few or none is left.
+	queuedBytes() int // bytes for Limits.QueueBytes
+	// nextHandlingBytes returns the bytes counted while the next request is handled. The
+	// result is 0 if the bytes are few or no request is left.
 	nextHandlingBytes() int
 }
 
-// push adds the entry at the end of the session's incoming list.
+// push counts e as queued. The caller has appended the deadline of e to
+// requestServer.open.
 func (in *requestQueue) push(e queueEntry) {
 	if in.first == nil {
 		in.first = e.requestDeadline()
@@ -88,7 +89,8 @@ func (in *requestQueue) push(e queueEntry) {
 	in.bytes += e.queuedBytes()
 }
 
-// removeEntry removes an entry that waits, which is still in the session's incoming list.
+// removeEntry removes a queued entry. The deadline of e must still be in
+// requestServer.open.
 func (in *requestQueue) removeEntry(e queueEntry) {
 	if in.first == e.requestDeadline() {
 		in.first = nextWaiting(in.first.next)
@@ -101,7 +103,7 @@ func (in *requestQueue) removeEntry(e queueEntry) {
 	}
 }
 
-// takeRequest returns the next call to be run, nil if there is none.
+// takeRequest returns the next request to be handled, or nil.
 func (in *requestQueue) takeRequest(s *Session) *peerRequest {
 	for in.first != nil && !in.notificationRuns {
 		e := in.first.owner.(queueEntry)
@@ -121,7 +123,7 @@ func (in *requestQueue) takeRequest(s *Session) *peerRequest {
 	return nil
 }
 
-// finishHandler is called when the handler of c has returned.
+// finishHandler updates the counts after the handler of c has returned.
 func (in *requestQueue) finishHandler(c *peerRequest) {
 	in.running--
 	if len(in.lateHandlers) > 0 {
@@ -138,7 +140,7 @@ func (in *requestQueue) finishHandler(c *peerRequest) {
 	}
 }
 
-// waitingEntries returns the entries that wait.
+// waitingEntries returns the queued entries in order.
 func (in *requestQueue) waitingEntries() []queueEntry {
 	entries := make([]queueEntry, 0, in.count)
 	for d := in.first; d != nil; d = nextWaiting(d.next) {
@@ -147,7 +149,7 @@ func (in *requestQueue) waitingEntries() []queueEntry {
 	return entries
 }
 
-// nextWaiting returns the first of d and those behind it whose entry waits.
+// nextWaiting returns the first deadline, from d on, whose entry is queued.
 func nextWaiting(d *deadline) *deadline {
 	for d != nil && !d.owner.(queueEntry).isQueued() {
 		d = d.next
@@ -155,8 +157,8 @@ func nextWaiting(d *deadline) *deadline {
 	return d
 }
 
-// discardQueueLocked drops the entries that wait, without an answer: all of them, or if
-// keepNotifications is set those that have none. Callers must hold s.mu.
+// discardQueueLocked drops the queued entries without a reply. If keepNotifications is
+// set, entries with notifications stay. Callers must hold s.mu.
 func (rs *requestServer) discardQueueLocked(keepNotifications bool) {
 	rs.s.mu.AssertHeld()
 	var calls []*peerRequest
@@ -173,9 +175,9 @@ func (rs *requestServer) discardQueueLocked(keepNotifications bool) {
 	}
 }
 
-// reserveWorkerLocked reports whether another worker is to be called, and counts it in if
-// so: one at a time, and only while work waits that nobody is coming for. Callers must
-// hold s.mu.
+// reserveWorkerLocked reports whether another worker is to be called, and counts the
+// worker. Workers are called one at a time, and only while queued requests need a worker.
+// Callers must hold s.mu.
 func (rs *requestServer) reserveWorkerLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -188,7 +190,8 @@ func (rs *requestServer) reserveWorkerLocked() bool {
 	return true
 }
 
-// enqueueRequestLocked queues what has arrived now, or refuses it. Callers must hold s.mu.
+// enqueueRequestLocked queues an entry that has just arrived, or refuses the entry.
+// Callers must hold s.mu.
 func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -198,13 +201,13 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 		for _, c := range e.appendNotifications(nil) {
 			s.countDroppedAtEndLocked(c)
 		}
-		return // nobody waits for an answer any more
+		return // nobody waits for a reply any more
 	case s.life.state == stateDraining:
 		e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromReader)
 		return
 	case s.cost.limitExceeded:
 		why = s.cost.excessiveErrorLocked()
-	case !rs.mayPauseLocked(): // otherwise the reader pauses once this has been handed over
+	case !rs.mayPauseLocked(): // otherwise the reader pauses after the hand-over
 		why = rs.queueFullErrorLocked(e.queuedBytes())
 	}
 	if why != nil {
@@ -215,11 +218,11 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	e.markArrived(s, now)
 	rs.open.appendDeadline(s, e.requestDeadline(), after(now, s.limits.ProcessingTimeout), e)
 	rs.push(e)
-	s.memory.reportMemoryLocked() // the next one may find the server full
+	s.memory.reportMemoryLocked() // the next entry may find the server full
 }
 
-// recordRefusalLocked counts that what was as it should be is not handled, and has it logged. It is
-// called under the lock.
+// recordRefusalLocked counts and logs the refusal of a valid request, notification or
+// batch. Callers must hold s.mu.
 func (rs *requestServer) recordRefusalLocked(what interface{ about() (string, slog.Attr) }, why *Error) {
 	rs.s.mu.AssertHeld()
 	rs.countRefusedLocked(why)
@@ -227,12 +230,12 @@ func (rs *requestServer) recordRefusalLocked(what interface{ about() (string, sl
 	rs.s.logs.logPeerLaterLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
 
-// countRefusedLocked counts that what was as it should be is not handled, or not to its
-// end. Callers must hold s.mu.
+// countRefusedLocked counts a valid request that is not handled, or not to the end.
+// Callers must hold s.mu.
 func (rs *requestServer) countRefusedLocked(why *Error) {
 	s := rs.s
 	s.mu.AssertHeld()
-	if why.Code == CodeServerBusy { // a limit of ours, and not the peer's fault
+	if why.Code == CodeServerBusy { // a limit of this side, not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
 			s.cost.addCostLocked(s.limits.CostHandlerError)
@@ -242,8 +245,8 @@ func (rs *requestServer) countRefusedLocked(why *Error) {
 	}
 }
 
-// timeOutLocked counts that Limits.ProcessingTimeout has passed for c, has it logged, and
-// returns the error that c is answered. Callers must hold s.mu.
+// timeOutLocked counts and logs that Limits.ProcessingTimeout has passed for c, and
+// returns the error for the reply. Callers must hold s.mu.
 func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -268,16 +271,16 @@ func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 	return e
 }
 
-// isAllLate reports whether no other handler can start before one of those returns whose
-// requests have timed out.
+// isAllLate reports whether no handler can start before a late handler returns. A handler
+// is late if the request has timed out.
 func (in *requestQueue) isAllLate() bool {
 	return len(in.lateHandlers) >= in.limit || in.notificationRuns && len(in.lateHandlers) >= in.running
 }
 
-// lateGrace is how long a handler may take to return once its context has ended.
+// lateGrace is the time in which a handler should return after the end of the context.
 const lateGrace = time.Second
 
-// trackLateLocked notes that the handler of c goes on though its request has timed out.
+// trackLateLocked records that the handler of c continues after the request has timed out.
 // Callers must hold s.mu.
 func (rs *requestServer) trackLateLocked(c *peerRequest) {
 	s := rs.s
@@ -293,8 +296,8 @@ func (rs *requestServer) trackLateLocked(c *peerRequest) {
 	}
 }
 
-// checkLateLocked is called by the session's timer. It logs, once, that handlers whose
-// requests have timed out have all places for handlers. Callers must hold s.mu.
+// checkLateLocked logs, once, that late handlers have all places for handlers. The
+// session's timer calls checkLateLocked. Callers must hold s.mu.
 func (rs *requestServer) checkLateLocked(now time.Duration) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -305,7 +308,7 @@ func (rs *requestServer) checkLateLocked(now time.Duration) {
 	case in.lateAt > now:
 		s.timer.setTimerLocked(in.lateAt)
 		return
-	case !in.isAllLate(): // since the limit has been raised
+	case !in.isAllLate(): // the limit has been raised meanwhile
 		in.lateAt = 0
 		return
 	}
@@ -318,10 +321,11 @@ func (rs *requestServer) checkLateLocked(now time.Duration) {
 		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.lateHandlers))))
 }
 
-// mostMethods is how many methods methodsOf names.
+// mostMethods is the maximum of methods that methodsOf names.
 const mostMethods = 8
 
-// methodsOf names the methods of calls, and of how many each is, the most frequent first.
+// methodsOf names the methods of requests, each with the number of requests, the most
+// frequent first.
 func methodsOf(calls iter.Seq[*peerRequest]) string {
 	counts := make(map[string]int)
 	for c := range calls {
@@ -344,14 +348,14 @@ func methodsOf(calls iter.Seq[*peerRequest]) string {
 	return b.String()
 }
 
-// runWorker handles requests until there are none.
+// runWorker handles requests until no request can start.
 func (rs *requestServer) runWorker() {
 	s := rs.s
 	s.lock()
 	rs.workerStarting = false
 	var c *peerRequest
 	defer func() {
-		if c != nil { // its handler ended the goroutine: runtime.Goexit
+		if c != nil { // the handler ended the goroutine with runtime.Goexit
 			s.lock()
 			rs.finishHandlerLocked(c)
 		}
@@ -364,7 +368,7 @@ func (rs *requestServer) runWorker() {
 	for !s.cost.limitExceeded && rs.workers <= rs.limit && s.memory.mayStartLocked() {
 		if s.input.closed && rs.count > 0 {
 			s.unlock()
-			s.closeIfHungUp() // nobody wants the replies any more
+			s.closeIfHungUp() // nobody wants replies after a hang-up
 			s.lock()
 		}
 		if c = rs.takeRequest(s); c == nil {
@@ -396,8 +400,8 @@ func (rs *requestServer) runWorker() {
 	}
 }
 
-// countDroppedLocked counts a notification that is refused. While the session is open,
-// recordRefusalLocked has it logged. Callers must hold s.mu.
+// countDroppedLocked counts a refused notification. While the session is open,
+// recordRefusalLocked or timeOutLocked logs the refusal. Callers must hold s.mu.
 func (rs *requestServer) countDroppedLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -408,8 +412,8 @@ func (rs *requestServer) countDroppedLocked(c *peerRequest) {
 	}
 }
 
-// dropDelayedLocked counts a notification whose handler was to be called after a delay,
-// and is not. If its time is over, expire has had it logged. Callers must hold s.mu.
+// dropDelayedLocked counts a delayed notification whose handler is not called. If the
+// notification has timed out, timeOutLocked has logged the event. Callers must hold s.mu.
 func (rs *requestServer) dropDelayedLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -420,7 +424,8 @@ func (rs *requestServer) dropDelayedLocked(c *peerRequest) {
 	}
 }
 
-// finishHandlerLocked is called when c's handler has returned, or ended its goroutine.
+// finishHandlerLocked updates the session after the handler of c has returned, or has
+// ended the goroutine. Callers must hold s.mu.
 func (rs *requestServer) finishHandlerLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -431,8 +436,8 @@ func (rs *requestServer) finishHandlerLocked(c *peerRequest) {
 	s.memory.reportMemoryLocked()
 }
 
-// waitForDelay delays c because of the session's cost, and reports whether it is still
-// to be handled then.
+// waitForDelay delays c because of the session's cost, and reports whether c is still to
+// be handled.
 func (c *peerRequest) waitForDelay(s *Session, delay time.Duration) bool {
 	until := after(s.now(), delay)
 	timer := time.NewTimer(delay)
@@ -443,7 +448,7 @@ func (c *peerRequest) waitForDelay(s *Session, delay time.Duration) bool {
 		if !c.IsNotification() || !isHangUp(c.ctx.endCause()) {
 			return false
 		}
-		overdue := c.ctx.deadline <= until // which its context does not tell any more
+		overdue := c.ctx.deadline <= until // an ended context no longer tells
 		timer.Reset(min(until, c.ctx.deadline) - s.now())
 		<-timer.C
 		if overdue {
@@ -453,19 +458,19 @@ func (c *peerRequest) waitForDelay(s *Session, delay time.Duration) bool {
 	s.lock()
 	defer s.unlock()
 	c.delayed = false
-	if c.answered { // by dismiss, or since its time is over
+	if c.answered { // by closeForCost, or at the deadline
 		return false
 	}
 	s.stats.RequestsReceived++
 	return true
 }
 
-// singleRequest is a request or notification that came as a message of its own.
+// singleRequest is a request or notification that came as a separate message.
 type singleRequest struct {
 	peerRequest
 	deadline deadline
 	size     int
-	arena    [64]byte // what the request has of its message, if that is little
+	arena    [64]byte // copy of the message's parts, if small
 }
 
 func (c *singleRequest) markArrived(s *Session, now time.Duration) {
@@ -501,7 +506,7 @@ func (c *singleRequest) appendRunning(calls []*peerRequest) []*peerRequest {
 }
 
 func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {
-	if c.answered { // it was cancelled, or its time was over
+	if c.answered { // cancelled or timed out
 		return
 	}
 	if c.isQueued() {
@@ -521,7 +526,8 @@ func (c *singleRequest) abortRequest(s *Session, _ *peerRequest, e *Error) {
 	c.refuseRemaining(s, e, fromReader)
 }
 
-// expireLocked implements [expirer]: Limits.ProcessingTimeout has passed.
+// expireLocked implements [expirer]. Limits.ProcessingTimeout has passed. Callers must
+// hold s.mu.
 func (c *singleRequest) expireLocked(s *Session) {
 	s.mu.AssertHeld()
 	e := s.requests.timeOutLocked(&c.peerRequest)
