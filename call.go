@@ -137,7 +137,7 @@ func (s *Session) sendNotification(ctx context.Context, from sendMode, method st
 
 // tryNotify sends a notification of the session itself. If the outbox has no room, the
 // notification is dropped. tryNotify reports false if the notification cannot be encoded
-// or framed, or if the session has ended. Unless the session has ended, tryNotify then
+// or framed, or if the session is closing. Unless the session is closing, tryNotify then
 // logs the message failed.
 func (s *Session) tryNotify(method string, params any, failed string) bool {
 	err := s.sendNotification(context.Background(), fromNobody, method, params)
@@ -372,7 +372,7 @@ func (f *Future) decode(v any) error {
 }
 
 // fillDestinations decodes results into the destinations given to [Batch.Call], once, and
-// returns the first error of a call or of decoding.
+// returns the error of the call or of the decoding.
 func (f *Future) fillDestinations() error {
 	if f.members == nil && f.dest == nil {
 		return f.err

@@ -385,9 +385,9 @@ func (w *writer) frameMessage(sc *encodeBuffer) (err error) {
 	return err
 }
 
-// enqueueFrameLocked queues sc.frame. If lent is true, the frame is not queued: the caller
-// has the write side of the connection, and must call writeDirectly after releasing s.mu.
-// Callers must hold s.mu, which is released during a wait for room.
+// enqueueFrameLocked queues sc.frame. If lent is true, the outbox does not hold the frame:
+// the caller has the write side of the connection, and must call writeDirectly after
+// releasing s.mu. Callers must hold s.mu, which is released during a wait for room.
 func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
 	s := w.s
 	s.mu.AssertHeld()

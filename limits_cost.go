@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// account is the budget of a session, or of the sessions of a group.
+// account is the cost budget of a session, or of the sessions of a group.
 type account struct {
 	mu    sync.Mutex
 	epoch time.Time
 	budget
-	most     float64 // of a group, the highest cost; 0 if it is a session's own
-	sessions int     // of a group, how many are live; guarded by the server's lock
+	most     float64 // highest cost of a group; 0 for a session's own account
+	sessions int     // live sessions of a group; guarded by the server's lock
 }
 
 func newAccount() *account { return &account{epoch: time.Now()} }
 
-// shared reports whether it is a group's.
+// shared reports whether the account belongs to a group.
 func (a *account) shared() bool { return a.most > 0 }
 
 // addCost adds delta and returns the cost.
@@ -34,7 +34,7 @@ func (a *account) addCost(delta float64) float64 {
 	return a.cost
 }
 
-// currentCost takes the decay off and returns the cost.
+// currentCost applies the decay and returns the cost.
 func (a *account) currentCost(perSecond float64) float64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -42,45 +42,44 @@ func (a *account) currentCost(perSecond float64) float64 {
 	return a.cost
 }
 
-// costState is a session's part in cost accounting. All of it but the bytes is
-// nothing if there is no account.
+// costState is the state of a session's cost accounting. If account is nil, the session
+// counts no cost, but a handler can still end the session by ErrExcessiveCost.
 type costState struct {
 	s *Session
 
-	account         *account // its own, or that of its group
-	ownAccount      *account // its own if account is a group's, else nil
-	joinedOverLimit bool     // it has begun when its group was over CostHard, and that still is
+	account         *account // the session's own, or the group's
+	ownAccount      *account // the session's own, if account is a group's; otherwise nil
+	joinedOverLimit bool     // the session joined a group over CostHard, and the group is still over CostHard
 	throttle
-	extra          float64    // what Options.ExtraCost returned last
-	extraAsked     uint64     // how often that was called
-	extraStored    uint64     // which of the calls extra is from
-	unchargedBytes int        // not charged yet
-	updating       bool       // ExtraCost is being asked
-	limitExceeded  bool       // the session ends, or is about to, because of its cost
-	byHandler      bool       // by a handler: ErrExcessiveCost
-	cancels        bool       // the peer cancels in a dialect that was not agreed on; logged
-	closeError     *CostError // what dismiss ends the session with
+	extra          float64    // last result of Options.ExtraCost
+	extraAsked     uint64     // number of calls of ExtraCost
+	extraStored    uint64     // number of the call that returned extra
+	unchargedBytes int        // bytes not charged yet
+	updating       bool       // a call of ExtraCost is scheduled or running
+	limitExceeded  bool       // the session ends, or is about to end, because of the cost
+	byHandler      bool       // a handler returned ErrExcessiveCost
+	cancels        bool       // logged: the peer cancels in a dialect that was not agreed on
+	closeError     *CostError // cause with which closeForCost ends the session
 }
 
-// cancellationShare is how many cancellations in a dialect that was not agreed on cost as
-// much as an error.
+// cancellationShare is the number of cancellations in a foreign dialect that cost as much
+// as an error.
 const cancellationShare = 100
 
-// payStep is what bytes have to cost to be charged, rather than with the next
-// ones: by default, 10,000 of them.
+// payStep is the cost from which bytes are charged. Until then, the bytes wait for more
+// bytes. By default, 10,000 bytes reach payStep.
 const payStep = 0.1
 
-// CostError is why a session ended that used more than Limits.CostHard. It
-// matches [ErrExcessiveResourceUsage].
+// CostError is the cause of a session's end after the cost has reached Limits.CostHard, or
+// after a handler has returned [ErrExcessiveCost]. A CostError matches
+// [ErrExcessiveResourceUsage].
 type CostError struct {
-	// Cost is what the session, or its group, had used up.
+	// Cost is the cost of the session, or of the session's group.
 	Cost float64 `json:"cost"`
-	// Limit is Limits.CostHard, or 0 if it was not that but a handler that had
-	// the session end, by ErrExcessiveCost.
+	// Limit is Limits.CostHard, or 0 if a handler ended the session by ErrExcessiveCost.
 	Limit float64 `json:"limit"`
-	// RetryAfter is in how many seconds the cost will have decayed to
-	// Limits.CostSoft. A new connection begins at no cost, unless it belongs to
-	// the same group.
+	// RetryAfter is the number of seconds until the cost has decayed to Limits.CostSoft. A
+	// new connection begins without cost, unless it belongs to the same group.
 	RetryAfter float64 `json:"retry_after"`
 }
 
@@ -97,37 +96,36 @@ func (e *CostError) Is(target error) bool {
 	return ok && t.Code == CodeExcessiveResourceUsage
 }
 
-// costStep is by how much a cost has to change before what follows from it is
-// calculated anew.
+// costStep is the change of a cost after which the throttle is recalculated.
 const costStep = 100
 
 // budget is a cost that decays.
 type budget struct {
 	cost float64
-	at   time.Duration // until when it has decayed
+	at   time.Duration // time of the last decay
 }
 
-// addCost adds what may be negative.
+// addCost adds delta, which may be negative. The cost never falls below 0.
 func (b *budget) addCost(delta float64) { b.cost = max(0, b.cost+delta) }
 
-// applyDecay takes off what the time since the last decay is worth.
+// applyDecay subtracts the decay since the last decay.
 func (b *budget) applyDecay(now time.Duration, perSecond float64) {
 	b.addCost(-(now - b.at).Seconds() * perSecond)
 	b.at = now
 }
 
-// throttle is what follows from a session's cost.
+// throttle holds the consequences of a session's cost.
 type throttle struct {
-	last     float64 // the cost that it was calculated from
-	fraction float64 // of the way from the soft limit to the hard one: 0 below, 1 or more beyond
-	target   int     // how many handlers may run at once; 0 means that it is over
+	last     float64 // cost at the last calculation
+	fraction float64 // position between the limits: 0 up to CostSoft, 1 or more from CostHard on
+	target   int     // number of handlers that may run at once; 0 at the hard limit
 }
 
-// isStale reports whether a cost is far enough from the one that was calculated with.
+// isStale reports whether cost differs from the last calculation by more than costStep.
 func (t *throttle) isStale(cost float64) bool { return math.Abs(cost-t.last) > costStep }
 
-// recalculate calculates what follows from a cost. extra counts as well, but is no
-// cost that decays.
+// recalculate calculates the throttle from a cost. extra is added to the cost, but does
+// not decay.
 func (t *throttle) recalculate(l *Limits, cost, extra float64) {
 	t.last = cost
 	t.fraction = 0
@@ -148,13 +146,14 @@ func (t *throttle) recalculate(l *Limits, cost, extra float64) {
 	}
 }
 
-// requestDelay is how long a request waits before it is handled.
+// requestDelay returns the delay between the start of a request and the call of the
+// handler.
 func (t *throttle) requestDelay(l *Limits) time.Duration {
 	return time.Duration(t.fraction * float64(l.CostDelay))
 }
 
-// recalibrate returns how many calls may wait for a reply from now on, if that
-// is current and replies took average.
+// recalibrate returns the next limit of concurrent calls, from the current limit and the
+// average and target latency. The result is at most most.
 func recalibrate(current int, average, target time.Duration, most int) int {
 	now := float64(current)
 	highest := min(now+max(3, now*0.1), float64(most))
@@ -166,18 +165,18 @@ func recalibrate(current int, average, target time.Duration, most int) int {
 	return int(0.5 + next)
 }
 
-// costIsVoid reports whether a session's cost is counted in vain.
+// costIsVoid reports whether the cost of a session is counted without any effect.
 func (l *Limits) costIsVoid() bool { return !l.CostOff && l.CostSoft >= 0 && l.CostHard <= l.CostSoft }
 
 const voidCost = "cost limits nothing: its hard limit is not above its soft one (Limits.CostHard, Limits.CostSoft); set CostOff if that is meant"
 
-// costAttr returns the limit that voidCost is about.
+// costAttr returns the log attribute for the limit in voidCost.
 func (l *Limits) costAttr() slog.Attr {
 	return limitAttr("Limits.CostHard", slog.Float64("cost", l.CostHard))
 }
 
-// goodCost returns what a session may have used itself without being held to what the
-// others of its group have used.
+// goodCost returns the highest own cost at which a session of a group is not held to the
+// group's cost.
 func (l *Limits) goodCost() float64 {
 	if l.CostSoft < 0 {
 		return l.CostHard / 5
@@ -185,8 +184,8 @@ func (l *Limits) goodCost() float64 {
 	return l.CostSoft
 }
 
-// Cost returns what the session, or its group, has used up; 0 if that is not
-// counted.
+// Cost returns the cost of the session, or of the session's group. If cost is not counted,
+// Cost returns 0.
 func (s *Session) Cost() float64 {
 	s.lock()
 	defer s.unlock()
@@ -197,18 +196,18 @@ func (s *Session) Cost() float64 {
 	return s.cost.account.currentCost(s.limits.CostDecay)
 }
 
-// BumpCost adds delta, which may be negative, to the session's cost: for
-// requests that take more than others. It does nothing if cost is not counted.
+// BumpCost adds delta, which may be negative, to the session's cost, for requests that use
+// more resources than usual. If cost is not counted, BumpCost does nothing.
 func (s *Session) BumpCost(delta float64) {
 	s.lock()
 	defer s.unlock()
 	s.cost.addCostLocked(delta)
 }
 
-// UpdateCost calculates anew what follows from the session's cost, Options.ExtraCost
-// included. That is done whenever the cost has changed by more than 100, and
-// while requests are being delayed; call it when ExtraCost has changed. Here it
-// is the caller who calls ExtraCost.
+// UpdateCost recalculates the consequences of the session's cost, including
+// Options.ExtraCost. The session does so whenever the cost has changed by more than 100,
+// and while requests are delayed. Call UpdateCost when the result of ExtraCost has
+// changed. UpdateCost calls ExtraCost on the caller's goroutine.
 func (s *Session) UpdateCost() {
 	if s.cost.account == nil {
 		return
@@ -222,7 +221,7 @@ func (s *Session) UpdateCost() {
 		extra = s.extraCost(s)
 	}
 	s.lock()
-	if s.cost.updating = false; asked > s.cost.extraStored { // or what came meanwhile is newer
+	if s.cost.updating = false; asked > s.cost.extraStored { // otherwise a newer result is stored already
 		s.cost.extraStored, s.cost.extra = asked, extra
 	}
 	s.cost.applyThrottleLocked()
@@ -230,8 +229,7 @@ func (s *Session) UpdateCost() {
 	s.unlock()
 }
 
-// addCostLocked adds to the session's cost. It is called under the lock, as are the
-// next ones.
+// addCostLocked adds delta to the session's cost. Callers must hold s.mu.
 func (cs *costState) addCostLocked(delta float64) {
 	cs.s.mu.AssertHeld()
 	if cs.account == nil {
@@ -247,10 +245,10 @@ func (cs *costState) addCostLocked(delta float64) {
 	}
 }
 
-// judgedCostLocked returns the cost that the session is held to. In a group that is the
-// group's, unless the session has used little itself, and began before the group was
-// over CostHard: one peer must not end the sessions of its neighbours. Callers must hold
-// s.mu.
+// judgedCostLocked returns the cost that the session is held to. In a group, the higher
+// cost of group and session counts. Only the session's own cost counts if the session has
+// used little, and began before the group was over CostHard. So a peer cannot end the
+// sessions of its neighbours. Callers must hold s.mu.
 func (cs *costState) judgedCostLocked() float64 {
 	s := cs.s
 	s.mu.AssertHeld()
@@ -267,7 +265,7 @@ func (cs *costState) judgedCostLocked() float64 {
 	return max(own, cost)
 }
 
-// joinGroupLocked has the session share the budget of a group from now on. Callers must
+// joinGroupLocked makes the session share the budget of a group from now on. Callers must
 // hold s.mu.
 func (cs *costState) joinGroupLocked(group *account) {
 	s := cs.s
@@ -280,9 +278,10 @@ func (cs *costState) joinGroupLocked(group *account) {
 	cs.applyThrottleLocked()
 }
 
-// costOfErrorLocked returns what the error e costs the peer whose request it answers,
-// without its own Cost: an error of the peer, or one of the handler. A peer that cancels
-// in a dialect which this side does not speak means well. Callers must hold s.mu.
+// costOfErrorLocked returns the cost of the error e in the reply to c, without e.Cost. An
+// error of the peer costs Limits.CostError, an error of the handler
+// Limits.CostHandlerError. A cancellation in a dialect that this side does not speak costs
+// little, because the peer means well. Callers must hold s.mu.
 func (cs *costState) costOfErrorLocked(c *peerRequest, e *Error) float64 {
 	s := cs.s
 	s.mu.AssertHeld()
@@ -306,19 +305,19 @@ func (cs *costState) costOfErrorLocked(c *peerRequest, e *Error) float64 {
 	return s.limits.CostHandlerError
 }
 
-// addTrafficLocked charges for bytes that were sent or received.
+// addTrafficLocked charges for sent or received bytes. Callers must hold s.mu.
 func (cs *costState) addTrafficLocked(bytes int) {
 	cs.s.mu.AssertHeld()
 	if cs.account == nil {
 		return
 	}
-	// In a group, what the others have used is seen when this one pays.
+	// In a group, charging also reveals the cost of the neighbours.
 	if cs.unchargedBytes += bytes; cs.account.shared() || float64(cs.unchargedBytes)*cs.s.limits.CostPerByte >= payStep {
 		cs.chargeTrafficLocked()
 	}
 }
 
-// chargeTrafficLocked charges for the bytes that have not been.
+// chargeTrafficLocked charges for the uncharged bytes. Callers must hold s.mu.
 func (cs *costState) chargeTrafficLocked() {
 	cs.s.mu.AssertHeld()
 	n := cs.unchargedBytes
@@ -326,8 +325,9 @@ func (cs *costState) chargeTrafficLocked() {
 	cs.addCostLocked(float64(n) * cs.s.limits.CostPerByte)
 }
 
-// refreshThrottleLocked calculates the throttle, after ExtraCost was asked if there is one:
-// that is the user's code, so it runs on another goroutine.
+// refreshThrottleLocked recalculates the throttle. If Options.ExtraCost is set, another
+// goroutine calls ExtraCost first, because ExtraCost is user code (I5). Callers must hold
+// s.mu.
 func (cs *costState) refreshThrottleLocked() {
 	s := cs.s
 	s.mu.AssertHeld()
@@ -362,7 +362,8 @@ func (cs *costState) applyThrottleLocked() {
 	}
 }
 
-// requestDelayLocked is how long the next request is delayed because of the cost, as it is now.
+// requestDelayLocked returns the delay of the next request at the current cost. Callers
+// must hold s.mu.
 func (cs *costState) requestDelayLocked() time.Duration {
 	cs.s.mu.AssertHeld()
 	if cs.fraction == 0 {
@@ -372,9 +373,9 @@ func (cs *costState) requestDelayLocked() time.Duration {
 	return cs.requestDelay(cs.s.limits)
 }
 
-// checkCostLimitLocked has the session dismissed if its cost is too high now. It is called when
-// something comes from the peer, so that a peer who reaches the limit learns it from the
-// answer to its next request, and is forgiven what has decayed before.
+// checkCostLimitLocked schedules closeForCost if the cost is too high now. The check waits
+// for a message of the peer. So the reply to the next request tells the peer about the
+// limit, and cost that has decayed before does not count. Callers must hold s.mu.
 func (cs *costState) checkCostLimitLocked() {
 	s := cs.s
 	s.mu.AssertHeld()
@@ -388,20 +389,21 @@ func (cs *costState) checkCostLimitLocked() {
 	}
 }
 
-// checkStarvedQueueLocked sees to what waits while the cost leaves no worker to handle it.
+// checkStarvedQueueLocked handles a queue that no worker can empty because of the cost.
+// Callers must hold s.mu.
 func (cs *costState) checkStarvedQueueLocked() {
 	s := cs.s
 	s.mu.AssertHeld()
 	switch {
 	case cs.account == nil || cs.target > 0 || s.requests.count == 0:
 	case s.life.state >= stateClosing:
-		s.requests.discardQueueLocked(false) // or they would hold up the end
+		s.requests.discardQueueLocked(false) // queued entries would delay the end
 	default:
 		cs.checkCostLimitLocked()
 	}
 }
 
-// costErrorLocked describes the session's cost. It is called under the lock.
+// costErrorLocked returns a CostError for the current cost. Callers must hold s.mu.
 func (cs *costState) costErrorLocked() *CostError {
 	s := cs.s
 	s.mu.AssertHeld()
@@ -418,8 +420,8 @@ func (cs *costState) costErrorLocked() *CostError {
 	return e
 }
 
-// excessiveErrorLocked returns the error that requests are answered when the cost is too
-// high. It is called under the lock.
+// excessiveErrorLocked returns the error that answers requests when the cost is too high.
+// Callers must hold s.mu.
 func (cs *costState) excessiveErrorLocked() *Error {
 	cs.s.mu.AssertHeld()
 	e := ExcessiveResourceUsage()
@@ -429,10 +431,9 @@ func (cs *costState) excessiveErrorLocked() *Error {
 	return e
 }
 
-// requestsToAnswerLocked returns the requests that dismiss has to answer beside those that wait:
-// those whose handlers are to be called after a delay, and those that run in batches,
-// or else what is answered of these would wait for them and never leave. It is called
-// under the lock.
+// requestsToAnswerLocked returns the requests outside the queue that closeForCost has to
+// answer: delayed requests, and running members of batches. Without replies to running
+// members, the replies of the whole batch would never leave. Callers must hold s.mu.
 func (cs *costState) requestsToAnswerLocked() []*peerRequest {
 	cs.s.mu.AssertHeld()
 	var calls []*peerRequest
@@ -442,7 +443,8 @@ func (cs *costState) requestsToAnswerLocked() []*peerRequest {
 	return slices.DeleteFunc(calls, func(c *peerRequest) bool { return !c.delayed && c.parentBatch() == nil || c.IsNotification() })
 }
 
-// closeForCost ends the session because of its cost.
+// closeForCost answers the open requests with an error, and ends the session because of
+// the cost.
 func (cs *costState) closeForCost() {
 	s := cs.s
 	s.lock()
@@ -451,7 +453,7 @@ func (cs *costState) closeForCost() {
 	if why.Limit > 0 {
 		by = limitAttr("Limits.CostHard", slog.Float64("cost", why.Limit))
 		if s.load == &noServer || s.load.warned.CompareAndSwap(false, true) {
-			level = slog.LevelWarn // once: on a busy server there may be many
+			level = slog.LevelWarn // once per server: a busy server may end many sessions
 		}
 	}
 	s.logs.logLaterLocked(level, "session ended because of its cost", slog.Float64("cost", why.Cost), by,
@@ -472,29 +474,29 @@ func (cs *costState) closeForCost() {
 		c.entry.abortRequest(s, c, e)
 		s.effects.endContext(c, why)
 	}
-	s.effects.setFlag(&s.effects.hasErrors) // though there be none: refused ends the session
+	s.effects.setFlag(&s.effects.hasErrors) // even without replies: finishSendingErrors ends the session
 	s.unlock()
 }
 
-// peerErrors is the part of a session in Limits.PeerErrors.
+// peerErrors is the state of a session for Limits.PeerErrors.
 type peerErrors struct {
 	budget
-	last     *badMessage // nil if none came that a call may have waited for
+	last     *badMessage // nil if no bad message came while a call was pending
 	exceeded bool
 }
 
-// What an error of the peer's counts for Limits.PeerErrors.
+// Weights of the peer's errors for Limits.PeerErrors.
 const (
 	wholeError = 10
-	tenthError = 1 // of a request that is wrong by itself alone
+	tenthError = 1 // a request whose method or params are wrong
 
-	// errorBytes is for how many bytes of a message that is wrong there is one error more:
-	// they had to be read to find that.
+	// errorBytes is the number of bytes of a bad message that count as one more error,
+	// because this side had to read the bytes.
 	errorBytes = 10_000
 )
 
-// countPeerErrorBytesLocked counts the bytes of a message that is wrong, in which an
-// error weighs so much. Callers must hold s.mu.
+// countPeerErrorBytesLocked counts the bytes of a bad message as further errors of the
+// given weight. Callers must hold s.mu.
 func (cs *costState) countPeerErrorBytesLocked(weight float64, bytes int) {
 	cs.s.mu.AssertHeld()
 	if bytes >= errorBytes {
@@ -502,8 +504,8 @@ func (cs *costState) countPeerErrorBytesLocked(weight float64, bytes int) {
 	}
 }
 
-// countPeerErrorLocked counts an error of the peer's, and has the session end if there
-// are too many. Callers must hold s.mu.
+// countPeerErrorLocked counts an error of the peer. If the errors are too frequent, the
+// session ends. Callers must hold s.mu.
 func (cs *costState) countPeerErrorLocked(weight float64) {
 	s := cs.s
 	s.mu.AssertHeld()

@@ -10,29 +10,30 @@ import (
 	"time"
 )
 
-// serverLoad is what the sessions of a server hold together.
+// serverLoad counts the memory that the sessions of a server hold together.
 type serverLoad struct {
-	limits   *Limits // of each, resolved; nil where each has its own
-	limit    int     // of the bytes; 0 is none
+	limits   *Limits // limits of each session, resolved; nil if each session has separate limits
+	limit    int     // limit of bytes; 0 means no limit
 	bytes    atomic.Int64
 	sessions atomic.Int64
-	warned   atomic.Bool       // of a session that was ended for its cost
-	logs     *serverLogBudgets // nil where each has only its own budgets
+	warned   atomic.Bool       // a session's end for its cost was logged as a warning
+	logs     *serverLogBudgets // nil if each session has only separate budgets
 
-	live          func() []*Session // of the server; nil if there is no limit
-	roomMu        sync.Mutex        // room: the claims that make it are not looked at twice
-	roomRequested atomic.Bool       // makeRoom was called, and has not begun
+	live          func() []*Session // sessions of the server; nil without a limit
+	roomMu        sync.Mutex        // serializes making room, so that each claim is examined once
+	roomRequested atomic.Bool       // makeRoom is scheduled and has not begun
 
-	handlingLimit int          // of the bytes that are being handled; 0 is none
-	handling      atomic.Int64 // the bytes of requests whose handlers run
+	handlingLimit int          // limit of handling; 0 means no limit
+	handling      atomic.Int64 // bytes of requests whose handlers run, and reserved bytes
 	mu            sync.Mutex
-	blocked       []*Session // that wait until fewer are handled, in that order
+	blocked       []*Session // sessions that wait until fewer bytes are handled, in order of arrival
 }
 
-// noServer is for sessions that are no server's. It has no limit.
+// noServer is the load of sessions without a server. noServer has no limit.
 var noServer serverLoad
 
-// addBytes counts bytes more, and has room made if they are too many.
+// addBytes adds bytes, which may be negative. If the sum is over the ceiling, addBytes
+// schedules makeRoom.
 func (l *serverLoad) addBytes(bytes int, p *pool) {
 	if bytes == 0 {
 		return
@@ -46,50 +47,51 @@ func (l *serverLoad) addBytes(bytes int, p *pool) {
 	}
 }
 
-// reachesLimit reports whether the limit is reached with bytes more.
+// reachesLimit reports whether bytes more reach the limit.
 func (l *serverLoad) reachesLimit(bytes int) bool {
 	return l.limit > 0 && l.bytes.Load()+int64(bytes) >= int64(l.limit)
 }
 
-// isThreeQuartersFull reports whether three quarters of the limit are.
+// isThreeQuartersFull reports whether three quarters of the limit are reached.
 func (l *serverLoad) isThreeQuartersFull() bool {
 	return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/4*3
 }
 
-// smallShare returns a quarter of a session's share of the limit. Outboxes that hold no
-// more fill at most the quarter that isThreeQuartersFull leaves.
+// smallShare returns a quarter of a session's share of the limit. Outboxes of at most
+// smallShare fill at most the last quarter of the limit, which isThreeQuartersFull leaves.
 func (l *serverLoad) smallShare() int { return l.limit / 4 / int(max(l.sessions.Load(), 1)) }
 
-// isOverShare reports whether the limit is reached, and by one that holds weight bytes,
-// more than its share. So a few that hold much do not lock the others out. What all
-// hold together is bounded by exceeds.
+// isOverShare reports whether the limit is reached, and a session with weight bytes holds
+// at least its share. So a few large sessions do not lock out the small sessions.
+// exceedsCeiling bounds the sum.
 func (l *serverLoad) isOverShare(weight int) bool { return l.isOverShareWith(0, weight) }
 
-// isOverShareWith is full for one that holds weight bytes, and is to hold bytes more.
+// isOverShareWith is isOverShare for a session with weight bytes that needs bytes more.
 func (l *serverLoad) isOverShareWith(bytes, weight int) bool {
 	return l.reachesLimit(bytes) && int64(weight+bytes) >= int64(l.limit)/max(l.sessions.Load(), 1)
 }
 
-// exceedsCeiling reports whether one and a half times the limit would be passed with bytes
-// more. That is for none, whatever its share is: sessions that came when there were few
-// had large shares, and each may have a message that is larger than its share.
+// exceedsCeiling reports whether bytes more exceed one and a half times the limit. No
+// session may exceed the ceiling, whatever its share is. A session that came when sessions
+// were few had a large share, and each session may have a message larger than its share.
 func (l *serverLoad) exceedsCeiling(bytes int) bool {
 	return l.limit > 0 && (l.bytes.Load()+int64(bytes))/3*2 > int64(l.limit)
 }
 
-// claim is what a session holds that others may need: replies that its peer has not read,
-// and a message that has come in part.
+// claim is memory of a session that other sessions may need: replies that the peer has not
+// read, and an incomplete message.
 type claim struct {
 	*Session
-	began time.Time // the older of the two: the write, or the message; notBegun if neither
-	part  bool      // it is the message
+	began time.Time // start of the write or of the message, whichever is older; notBegun without either
+	part  bool      // began is the start of the message
 	size  int
-	all   int // that the session holds
+	all   int // bytes that the session holds
 }
 
-// claimsBegunBy returns the claims of more than half of a session's share that began no later
-// than by, without that of except: the oldest first. Then come those of replies that are
-// still put together, the largest first. Callers must hold l.making, and no session's lock.
+// claimsBegunBy returns the claims of more than half of a session's share that began no
+// later than by. The claim of except is left out. The oldest claims come first. Claims of
+// replies that are still being assembled come last, the largest first. Callers must hold
+// l.roomMu, and no session's lock.
 func (l *serverLoad) claimsBegunBy(by time.Time, except *Session) []claim {
 	least := l.limit / int(2*max(l.sessions.Load(), 1))
 	var claims []claim
@@ -111,7 +113,7 @@ func (l *serverLoad) claimsBegunBy(by time.Time, except *Session) []claim {
 	return claims
 }
 
-// notBegun is later than any claim that has begun.
+// notBegun is later than the start of any claim.
 var notBegun = time.Unix(1<<40, 0)
 
 // claimLocked returns the session's claim. Callers must hold s.mu.
@@ -130,14 +132,14 @@ func (m *memoryUse) claimLocked() claim {
 	return c
 }
 
-// makeRoom ends sessions by their claims for so many bytes, and reports whether there is
-// room then. The sessions end until a quarter over the limit is left, so that they need
-// not be looked at again soon. Callers must hold no session's lock.
+// makeRoom makes room for bytes more by ending sessions in the order of claims, and
+// reports whether there is room then. Sessions end until the sum is at most a quarter over
+// the limit, so that the next check is not due soon. Callers must hold no session's lock.
 func (l *serverLoad) makeRoom(bytes int) bool {
 	l.roomMu.Lock()
 	defer l.roomMu.Unlock()
 	if !l.exceedsCeiling(bytes) {
-		return true // others have made it
+		return true // another goroutine has made room
 	}
 	for _, c := range l.claimsBegunBy(notBegun, nil) {
 		if (l.bytes.Load()+int64(bytes))/5*4 <= int64(l.limit) {
@@ -148,15 +150,15 @@ func (l *serverLoad) makeRoom(bytes int) bool {
 	return !l.exceedsCeiling(bytes)
 }
 
-// makeRoomForMessage ends sessions whose claims are older than the message of s that
-// began at began, to make room for so many bytes of it. If these do not hold as much, it
-// reports false and ends none. The sessions end until a thirty-second of the limit is free, so that
-// they need not be looked at for each message. Callers must hold no session's lock.
+// makeRoomForMessage makes room for bytes of a message of s that began at began, by ending
+// sessions with older claims. If the older claims hold less than bytes, makeRoomForMessage
+// ends no session and reports false. Sessions end until a thirty-second of the limit is
+// free, so that not every message needs a check. Callers must hold no session's lock.
 func (l *serverLoad) makeRoomForMessage(s *Session, began time.Time, bytes int) bool {
 	l.roomMu.Lock()
 	defer l.roomMu.Unlock()
 	if !l.reachesLimit(bytes) {
-		return true // others have made it
+		return true // another goroutine has made room
 	}
 	older, sum := l.claimsBegunBy(began, s), 0
 	for _, c := range older {
@@ -176,9 +178,9 @@ func (l *serverLoad) makeRoomForMessage(s *Session, began time.Time, bytes int) 
 	return true
 }
 
-// closeForMemory ends the session, which holds memory that others need: for a message that has
-// come in part if part is set, otherwise for its replies. What it holds is not counted any
-// more: the end of a write or a read frees it.
+// closeForMemory ends the session, because other sessions need its memory: for an
+// incomplete message if part is set, otherwise for the replies. The memory of the session
+// counts no more: the end of a write or a read frees the memory.
 func (m *memoryUse) closeForMemory(part bool) {
 	s := m.s
 	s.lock()
@@ -198,17 +200,19 @@ func (m *memoryUse) closeForMemory(part bool) {
 	s.pool.runTask(func() { s.closeWith(&fullError{err}, grace) })
 }
 
-// weightStep is by how much what a session holds has to change before it is
-// counted anew: an atomic addition for each message would be felt.
+// weightStep is the change in held bytes after which a session reports again. An atomic
+// addition for each message would be noticeable.
 const weightStep = 4 << 10
 
-// requestOverhead is about what a request that waits takes up beside its bytes.
+// requestOverhead is the approximate memory of a queued request, besides the bytes of the
+// request.
 const requestOverhead = 448
 
-// reportMemoryLocked counts what the session holds: requests that wait, batches that are not over, messages to be written or
-// that wait for room in the outbox, the replies of batches that are not complete, and what has come of a message that
-// is not complete. Callers must hold s.mu; unlock calls it. The end of the
-// session takes all off: a batch whose last member is refused later changes nothing.
+// reportMemoryLocked reports the bytes that the session holds: queued requests, unfinished
+// batches, messages in the outbox or waiting for room, replies of incomplete batches, and
+// an incomplete message. unlock calls reportMemoryLocked. The end of the session subtracts
+// the sum: a batch whose last member is refused later changes nothing. Callers must hold
+// s.mu.
 func (m *memoryUse) reportMemoryLocked() {
 	s := m.s
 	s.mu.AssertHeld()
@@ -222,12 +226,13 @@ func (m *memoryUse) reportMemoryLocked() {
 	}
 }
 
-// partStep is how much of a message may come before it is charged for: one that is
-// dropped need never end.
+// partStep is the number of bytes of an incomplete message after which the session is
+// charged. A message that is being dropped need never end.
 const partStep = 1 << 20
 
-// receivePart is called by the reader before it reads more of a message of which a
-// part has come, for which it takes size bytes; with less when it has given them back.
+// receivePart accounts for a buffer of size bytes for an incomplete message. The reader
+// calls receivePart before reading more of the message, and with a smaller size after
+// releasing memory. If the server has no room, receivePart returns an error.
 func (r *reader) receivePart(size int) error {
 	s := r.s
 	endless := s.conn.receivedBytes()-s.stats.BytesReceived >= partStep
@@ -262,13 +267,15 @@ func (r *reader) receivePart(size int) error {
 	return nil
 }
 
-// noRoomError is the error for a message for which a buffer of size bytes is too large.
+// noRoomError returns the error for a message for which a buffer of size bytes is too
+// large.
 func (r *reader) noRoomError(size int) error {
 	return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), overLimitText(r.s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
 }
 
-// makeRoomForRequests is called by the reader before requests are admitted, the last of
-// which has come in part. If a full server had to refuse them, older claims make way.
+// makeRoomForRequests makes room for entries, the last of which came in parts. If a full
+// server would refuse the entries, sessions with older claims end. The reader calls
+// makeRoomForRequests before the admission.
 func (m *memoryUse) makeRoomForRequests(entries []queueEntry) {
 	s := m.s
 	if m.partial.bufferSize == 0 || len(entries) == 0 || !s.load.reachesLimit(0) {
@@ -286,26 +293,29 @@ func (m *memoryUse) makeRoomForRequests(entries []queueEntry) {
 	}
 }
 
-// fullError is why a session ends to make room on its server. It matches ErrServerFull
-// and the error that says what the session held.
+// fullError is the cause of an end that makes room on the server. A fullError matches
+// ErrServerFull and held, which describes the memory of the session.
 type fullError struct{ held error }
 
 func (e *fullError) Error() string   { return e.held.Error() }
 func (e *fullError) Unwrap() []error { return []error{e.held, ErrServerFull} }
 
-// minHandling is the size from which a request counts while it is handled.
+// minHandling is the size from which a request counts while the handler runs.
 const minHandling = 1 << 10
 
-// objectSize is what each object of JSON counts beside its bytes: decoded into any, it is
-// a map with room for eight.
+// objectSize is the number of bytes that each JSON object counts in addition. Decoded into
+// any, an object is a map with room for eight members.
 const objectSize = 16
 
-// mayStartLocked reports whether the next request may be given to a handler. While
-// somebody waits for room in the outbox, no other reply is made that would have to
-// wait, too. Where the server holds nearly all that it may, each session has one handler
-// at a time, beside those that wait for replies of the peer, which may ask before it
-// replies, and none while its outbox holds more than smallShare. And where the server handles as many bytes as it
-// may, such a session waits until others have finished. Callers must hold s.mu.
+// mayStartLocked reports whether the next request may be given to a handler. While a
+// sender waits for room in the outbox, no handler starts: the reply would have to wait,
+// too.
+//
+// If three quarters of the server's limit are reached, a session runs a single handler at
+// a time. Then no handler starts while the outbox holds more than smallShare. Handlers
+// that wait for replies of the peer do not count, because the peer may ask before it
+// replies. If the server handles as many bytes as the limit allows, the session waits
+// until handlers have finished; see mayHandle. Callers must hold s.mu.
 func (m *memoryUse) mayStartLocked() bool {
 	s := m.s
 	s.mu.AssertHeld()
@@ -320,13 +330,12 @@ func (m *memoryUse) mayStartLocked() bool {
 	return s.load.mayHandle(s, s.requests.first.owner.(queueEntry).nextHandlingBytes())
 }
 
-// mayHandle reports whether a request that counts size bytes may be handled now, by a
-// session that handles what s.in.handling says. If not, the session is blocked until
-// unblockSessions finds room for the request, which is reserved for the session. Callers
+// mayHandle reports whether a request of s that counts size bytes may be handled now. If
+// not, the session is blocked until unblockSessions reserves room for the request. Callers
 // must hold s.mu.
 //
-// While all handlers of the session wait for replies of its peer, which may ask before it
-// replies, only what other sessions handle counts.
+// If all handlers of the session wait for replies of the peer, only the bytes of foreign
+// sessions count. The peer may ask before it replies.
 func (l *serverLoad) mayHandle(s *Session, size int) bool {
 	tied, own := s.requests.running > 0 && s.requests.running <= s.requests.pressure.replyWaiters, 0
 	if tied {
@@ -357,16 +366,16 @@ func (l *serverLoad) mayHandle(s *Session, size int) bool {
 	return false
 }
 
-// fitsShareLocked reports whether a request that counts size bytes is within the session's
-// share of what is handled. Callers must hold s.mu.
+// fitsShareLocked reports whether a request that counts size bytes fits into the session's
+// share of the handling limit. Callers must hold s.mu.
 func (m *memoryUse) fitsShareLocked(size int) bool {
 	s := m.s
 	s.mu.AssertHeld()
 	return s.requests.handling+size <= s.load.handlingLimit/int(max(s.load.sessions.Load(), 1))
 }
 
-// addHandlingBytesLocked counts a request whose handler is about to be called. Callers must
-// hold s.mu.
+// addHandlingBytesLocked counts a request whose handler is about to be called. Callers
+// must hold s.mu.
 func (m *memoryUse) addHandlingBytesLocked(c *peerRequest) {
 	s := m.s
 	s.mu.AssertHeld()
@@ -377,8 +386,8 @@ func (m *memoryUse) addHandlingBytesLocked(c *peerRequest) {
 	s.load.handling.Add(int64(c.handlingBytes))
 }
 
-// releaseHandlingBytesLocked ends what addHandlingBytesLocked has begun, and has as many of the
-// sessions that are blocked go on as there is room for. Callers must hold s.mu.
+// releaseHandlingBytesLocked reverts addHandlingBytesLocked, and unblocks as many sessions
+// as there is room for. Callers must hold s.mu.
 func (m *memoryUse) releaseHandlingBytesLocked(c *peerRequest) {
 	s := m.s
 	s.mu.AssertHeld()
@@ -390,10 +399,10 @@ func (m *memoryUse) releaseHandlingBytesLocked(c *peerRequest) {
 	s.load.unblockSessions(s)
 }
 
-// unblockSessions has blocked sessions go on, the first before the others, as far as
-// there is room for the requests that they wait with; and own if its request is within its
-// share by now. The room is reserved until a worker of the session has looked. Callers
-// must hold the lock of own, which may be nil.
+// unblockSessions unblocks sessions in order of arrival, as far as there is room for the
+// requests that block the sessions. If the request of own is within its share by now, own
+// is unblocked as well. The room stays reserved until a worker of the session has checked
+// the request. Callers must hold the lock of own, which may be nil.
 func (l *serverLoad) unblockSessions(own *Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -413,7 +422,7 @@ func (l *serverLoad) unblockSessions(own *Session) {
 	})
 }
 
-// unblockHandling has the session look again whether its next request may be handled.
+// unblockHandling makes the session check again whether the next request may be handled.
 func (m *memoryUse) unblockHandling() {
 	s := m.s
 	s.lock()
@@ -427,8 +436,8 @@ func (m *memoryUse) unblockHandling() {
 	s.requests.checkPauseLocked()
 }
 
-// releaseReservedBytesLocked gives the room back that is reserved for the session, and has it
-// used by others if the session has not. Callers must hold s.mu.
+// releaseReservedBytesLocked releases the room reserved for the session, so that blocked
+// sessions can use unneeded room. Callers must hold s.mu.
 func (m *memoryUse) releaseReservedBytesLocked() {
 	s := m.s
 	s.mu.AssertHeld()
@@ -439,8 +448,8 @@ func (m *memoryUse) releaseReservedBytesLocked() {
 	}
 }
 
-// removeFromBlockedLocked has the session wait for no other's handlers any more. Callers must
-// hold s.mu.
+// removeFromBlockedLocked removes the session from the blocked sessions. Callers must hold
+// s.mu.
 func (m *memoryUse) removeFromBlockedLocked() {
 	s := m.s
 	s.mu.AssertHeld()
@@ -451,7 +460,7 @@ func (m *memoryUse) removeFromBlockedLocked() {
 	}
 }
 
-// startWorkerIfNeededLocked calls another worker if one is wanted. Callers must hold s.mu.
+// startWorkerIfNeededLocked calls another worker if needed. Callers must hold s.mu.
 func (rs *requestServer) startWorkerIfNeededLocked() {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -460,8 +469,8 @@ func (rs *requestServer) startWorkerIfNeededLocked() {
 	}
 }
 
-// startWorkerAfterWriteLocked calls a worker if the next request has waited for the outbox to
-// hold less, as in mayStartLocked. Callers must hold s.mu.
+// startWorkerAfterWriteLocked calls a worker if the next request may have waited for a
+// smaller outbox, as in mayStartLocked. Callers must hold s.mu.
 func (rs *requestServer) startWorkerAfterWriteLocked() {
 	rs.s.mu.AssertHeld()
 	if rs.count > 0 && rs.running <= rs.pressure.replyWaiters {
@@ -469,33 +478,35 @@ func (rs *requestServer) startWorkerAfterWriteLocked() {
 	}
 }
 
-// memoryUse is the memory that a session holds, as far as it counts for its server.
+// memoryUse tracks the memory of a session that counts for the server.
 type memoryUse struct {
 	s            *Session
-	reported     int          // bytes that serverLoad counts of the session
-	closed       bool         // the session makes room for others, and does not count any more
-	batchReplies int          // bytes of replies that wait for others of their batches
-	partialBytes int          // bytes that the reader keeps for a message that is not complete
-	partial      partialInput // that message, on a server that counts it; only the reader changes it
+	reported     int          // bytes that serverLoad counts for the session
+	closed       bool         // the session makes room and does not count any more
+	batchReplies int          // bytes of replies in incomplete batches
+	partialBytes int          // bytes of the reader's buffer for an incomplete message
+	partial      partialInput // the incomplete message, on a server with a limit; only the reader changes partial
 }
 
-// partialInput is a message that has come in part, of more than readBuffer: the zero value is
-// none. It is guarded by the session's lock, and only the reader changes it.
+// partialInput is an incomplete message of more than readBuffer bytes. The zero value
+// means no message. The session's lock guards the fields, and only the reader changes the
+// fields.
 type partialInput struct {
-	bufferSize     int           // that is taken for it
-	began          time.Duration // when that became more than readBuffer
-	lastProgress   time.Duration // when partialRate bytes had come since it was this before; if it is large
-	messagesBefore uint64        // that had been received when it began
-	progressBytes  uint64        // the bytes at progress
+	bufferSize     int           // size of the buffer
+	began          time.Duration // when bufferSize exceeded readBuffer
+	lastProgress   time.Duration // for a large message: when partialRate bytes had come since the last time
+	messagesBefore uint64        // messages received before
+	progressBytes  uint64        // bytes received until lastProgress
 }
 
-// partialRate is how many bytes of a large message (more than largeBuffer) have to come
-// within Limits.SendTimeout when a server is near MaxQueuedBytes: as many as a write has
-// to send.
+// partialRate is the number of bytes of a large message (more than largeBuffer) that must
+// come within Limits.SendTimeout on a server near MaxQueuedBytes. A write has to send as
+// many bytes.
 const partialRate = writeChunk
 
-// trackPartialLocked follows the message for which the reader takes size bytes, 0 if there
-// is none. Only the reader calls it. Callers must hold s.mu.
+// trackPartialLocked tracks the message for which the reader has a buffer of size bytes.
+// If size is 0, there is no message. Only the reader calls trackPartialLocked. Callers
+// must hold s.mu.
 func (r *reader) trackPartialLocked(size int) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -519,16 +530,15 @@ func (r *reader) trackPartialLocked(size int) {
 	}
 }
 
-// forgetPartialLocked ends what trackPartialLocked has begun. Callers must hold s.mu.
+// forgetPartialLocked reverts trackPartialLocked. Callers must hold s.mu.
 func (r *reader) forgetPartialLocked() {
 	s := r.s
 	s.mu.AssertHeld()
 	s.memory.partial = partialInput{}
 }
 
-// checkPartialLocked ends a session where a large message has come in part and does not go
-// on. A message that is not read, because reading pauses, is not waited for. Callers must
-// hold s.mu.
+// checkPartialLocked ends the session if a large incomplete message makes no progress on a
+// server that is half full. In a pause, no message is tracked. Callers must hold s.mu.
 func (r *reader) checkPartialLocked(now time.Duration) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -551,5 +561,5 @@ func (r *reader) checkPartialLocked(now time.Duration) {
 		thousands(partialRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
 }
 
-// isHalfFull reports whether half of what may wait on the server does.
+// isHalfFull reports whether half of the limit is reached.
 func (l *serverLoad) isHalfFull() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/2 }

@@ -448,7 +448,7 @@ func (c *peerRequest) waitForDelay(s *Session, delay time.Duration) bool {
 		if !c.IsNotification() || !isHangUp(c.ctx.endCause()) {
 			return false
 		}
-		overdue := c.ctx.deadline <= until // an ended context no longer tells
+		overdue := c.ctx.deadline <= until // the ended context no longer signals the deadline
 		timer.Reset(min(until, c.ctx.deadline) - s.now())
 		<-timer.C
 		if overdue {
