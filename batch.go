@@ -24,8 +24,8 @@ import (
 // The members of a received batch are handled concurrently, and answered in a single
 // message. At most 16 invalid members are answered. A batch with more invalid members, or
 // over Limits.Batch, is refused as a whole. If a peer refuses a batch as a whole, the
-// calls fail at once, provided that the batch is the only message sent since the last
-// reply. JSON-RPC 1.0 has no batches.
+// calls fail at once if no other message was sent since the last reply. JSON-RPC 1.0 has
+// no batches.
 type Batch struct {
 	_           noCopy
 	self        *Batch // receiver of the first use; a copy has another address
