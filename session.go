@@ -13,35 +13,38 @@ import (
 	"example.com/rpcx/internal/lockowner"
 )
 
-// How a message travels, by the functions that it passes:
+// The way of a message, by the functions on the way:
 //
-//	our call       Call → send → post → enqueueFrameLocked → outbox.push ─▶ writeLoop → transport.write
-//	                                          → outbox.lend, writeDirectly when it is alone
-//	its reply      readLoop → transport.next → Protocol.Decode → deliver → Future.finish
-//	their request  readLoop → transport.next → Protocol.Decode → deliver ─▶ work → serve → Handler
-//	our reply      reply → answer → enqueueFrameLocked → outbox.push ─▶ writeLoop → transport.write
+//	our call:       Session.Call → sendCall → sendMessage → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames;
+//	                a lone message: enqueueFrameLocked → lendWriteSide, then writeDirectly.
+//	the reply:      readLoop → nextMessage → receiveMessage → Decode → handOverDecoded → completeCallLocked;
+//	                after unlock: publishOutcome.
+//	a request:      readLoop → nextMessage → receiveMessage → Decode → handOverDecoded;
+//	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler.
+//	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
 // (─▶ passes to another goroutine.)
 //
-// A session is in one of these states, and goes through them in this order:
+// A session passes through these states in order:
 //
-//	state     entered by                         from then on
-//	open      NewSession
-//	draining  Shutdown                           requests are refused (-102); only running handlers may call
-//	closing   Close, a drained Shutdown, an      nothing more is queued or handled, but for notifications
-//	          error, ReplyAndDisconnect          that came before the peer hung up; no call is pending; the
-//	                                             writer writes what was queued, until life.closeDeadline
-//	done      reader, writer, handlers returned  nothing happens any more
+//	state      entered by                         from then on
+//	open       NewSession.
+//	draining   Shutdown:                          requests are refused (-102); only running handlers may call.
+//	closing    Close, a drained Shutdown, an      pending calls fail; nothing more is queued or handled,
+//	           error, ReplyAndDisconnect:         except notifications received before the peer hung up;
+//	                                              the writer writes the queue until life.closeDeadline.
+//	done       reader, writer, workers returned:  the callbacks of OnClose run, then Done is closed.
 //
-// What always holds:
+// Invariants:
 //
-//	I1   Only the reader reads the connection. Only the writer writes it, or while it
-//	     is idle the sender that the outbox lent it to, who does not wait.
-//	I2   The reader never waits for anything but the connection and s.mu, pauses only
-//	     by I13, and runs no user code but the Protocol's, the Framer's and, for
-//	     Limits.CostData, the Codec's.
-//	I3   A call is completed once, by whoever removes it from the table.
-//	I4   A call is registered before its message is queued, under one lock.
+//	I1   Only the reader reads from the connection. Only the writer writes to the connection.
+//	     While the writer is idle, the outbox may lend the write side to a sender. The
+//	     sender never waits.
+//	I2   The reader waits only for the connection and s.mu. The reader pauses only by I13.
+//	     The reader runs no user code, except the Protocol, the Framer and, for
+//	     Limits.CostData, the Codec.
+//	I3   A call is completed once, by the goroutine that removes the call from the table.
+//	I4   A call is registered before its message is queued, without releasing s.mu between.
 //	I5   No user code runs under s.mu.
 //	I6   The first cause of a close wins.
 //	I7   Each go statement names its owner and its end on the line above.
@@ -51,10 +54,10 @@ import (
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
 //	I13  Reading pauses if and only if the queue is full (or crowded) and a running
-//	     handler that does not wait for this session can empty it. Nobody waits in a
-//	     pause: who makes room starts the reader.
-//	I14  When the input ends between two messages, what was read is handled in order
-//	     and answered, and no call is pending; then the session ends with io.EOF.
+//	     handler, not waiting for this session, can empty it. No goroutine waits in a
+//	     pause: the goroutine that makes room starts the reader.
+//	I14  When the input ends between two messages, pending calls fail, and the session
+//	     handles and answers the received messages in order. Then the session ends with io.EOF.
 
 // Session is one end of a connection. Both ends may call each other at any time. Sessions
 // come from [Dial], a [Server], [Command], [NewSession], [NewMessageSession] and [Pipe].
@@ -76,30 +79,30 @@ type Session struct {
 	sessionConfig
 	proto atomic.Pointer[Protocol]
 
-	mu       lockowner.Mutex // guards everything below
+	mu       lockowner.Mutex // guards the fields below
 	life     lifecycle
-	calls    pendingCalls  // this side's
-	requests requestServer // the peer's
+	calls    pendingCalls  // to the peer
+	requests requestServer // from the peer
 	reader   reader
 	input    inputState
 	writer   writer
 	timer    sessionTimer
 	activity connActivity
-	idle     idleMark // for a server that is nearly full
+	idle     idleMark // for a nearly full server
 	cost     costState
 	faults   peerErrors
 	memory   memoryUse
 	logs     deferredLog
 	effects  effects
 	stats    Stats
-	values   map[any]any // of SetValue
+	values   map[any]any // set by SetValue
 }
 
-// sessionConfig is what a session is made of. It does not change after newSession.
+// sessionConfig holds the fields that do not change after the start of a session.
 type sessionConfig struct {
 	conn                 transport
 	handler              Handler
-	cancellation         *Cancellation // nil if there is none
+	cancellation         *Cancellation // may be nil
 	strictParams         bool          // Options.StrictParams
 	unknownParamsIgnored bool          // Options.IgnoreUnknownParams
 	extraCost            func(*Session) float64
@@ -110,30 +113,30 @@ type sessionConfig struct {
 	log                  *slog.Logger
 	trace                *Trace
 	pool                 *pool
-	load                 *serverLoad // memory that the server's sessions hold together
-	startTime            time.Time   // of the session's clock
-	connBytes            int         // memory that the connection keeps beside messages
+	load                 *serverLoad // shared by the sessions of a server
+	startTime            time.Time   // zero of the session's clock
+	connBytes            int         // memory of the connection, without messages
 	runWorkerFn          func()      // requests.runWorker, made once
 	readLoopFn           func()      // reader.readLoop, made once
-	beforeCallbacks      func()      // tells the server before the callbacks, so that it forgets the session; may be nil
-	afterCallbacks       func()      // tells the server after the callbacks; may be nil
+	beforeCallbacks      func()      // the server forgets the session, before the callbacks; may be nil
+	afterCallbacks       func()      // the server counts the session out, after the callbacks; may be nil
 }
 
-// lifecycle is how far a session is on its way to the end.
+// lifecycle tracks the end of a session.
 type lifecycle struct {
 	state         state
-	runningLoops  int32                // of reader and writer, how many run; a paused reader does not
-	lingerWanted  bool                 // the writer closes its half first, and waits for the peer's
-	closeCause    error                // the first cause of the close (I6)
-	connCause     error                // the cause as the connection is given it
-	closeDeadline time.Duration        // when the connection is closed even if messages are unwritten
-	drained       chan struct{}        // closed when Shutdown has nothing to wait for
-	drainTarget   uint64               // the last message that Shutdown waits for to be written
-	unsentErrors  int32                // goroutines that have refusals to queue yet; Shutdown and closeForCost wait for them
-	droppedAtEnd  droppedNotifications // notifications dropped since the session began to end
+	runningLoops  int32                // running goroutines of reader and writer; a paused reader does not count
+	lingerWanted  bool                 // the writer closes its half first, and waits for the end of input
+	closeCause    error                // first cause of the close (I6)
+	connCause     error                // the cause passed to the connection
+	closeDeadline time.Duration        // when the connection closes, even with unwritten messages
+	drained       chan struct{}        // closed when Shutdown has nothing to wait for; nil before Shutdown
+	drainTarget   uint64               // number of the last message that Shutdown waits for; 0 if not fixed yet
+	unsentErrors  int32                // goroutines with error replies to queue; Shutdown and closeForCost wait for 0
+	droppedAtEnd  droppedNotifications // dropped since the session began to end
 	onClose       []func(error)
-	callbacksDone bool          // the session is done and the callbacks have returned
-	done          chan struct{} // closed then; made when asked for
+	callbacksDone bool          // the callbacks have returned
+	done          chan struct{} // closed after the callbacks; made on demand
 }
 
 type state uint8
@@ -145,28 +148,31 @@ const (
 	stateDone
 )
 
-// NewSession starts a session on a byte stream. A nil opts is the zero Options.
-// Closing conn must unblock its Read and Write, as it does for a [net.Conn]; see
-// [Join] for what does not. Close may wait, but only for what ends by itself. A nil
-// conn panics, and so do options that are wrong.
+// NewSession starts a session on a byte stream. A nil opts means the zero Options.
+// NewSession panics if conn is nil or an option is invalid.
+//
+// The Close method of conn must unblock Read and Write, as for a [net.Conn]; for other
+// streams see [Join]. Close may wait, but must end by itself.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	mustHave("NewSession", "connection", conn)
 	o := mustResolveOptions(opts)
 	return startStandalone(newStream(conn, o.Framer), o)
 }
 
-// NewMessageSession starts a session on a connection that keeps messages apart
-// by itself; Options.Framer is ignored. A nil opts is the zero Options. A nil conn
-// panics, and so do options that are wrong.
+// NewMessageSession starts a session on a connection that separates messages itself.
+// Options.Framer is ignored. A nil opts means the zero Options. NewMessageSession panics
+// if conn is nil or an option is invalid.
 func NewMessageSession(conn MessageConn, opts *Options) *Session {
 	mustHave("NewMessageSession", "connection", conn)
 	return startStandalone(newMessages(conn), mustResolveOptions(opts))
 }
 
-// DialMessageSession starts a session, as [NewMessageSession] does, on the connection that
-// connect makes. It is for the Dial of a transport. If the options are wrong, it returns
-// an error and does not call connect. An error of connect is returned as it is, and a nil
-// connection without one is an error, too.
+// DialMessageSession starts a session, as [NewMessageSession] does, on the connection
+// returned by connect. DialMessageSession serves the Dial functions of transports.
+//
+// If an option is invalid, DialMessageSession returns an error without calling connect.
+// An error of connect is returned unchanged. A nil connection without an error is an
+// error, too.
 func DialMessageSession(connect func() (MessageConn, error), opts *Options) (*Session, error) {
 	mustHave("DialMessageSession", "function", connect)
 	o, err := resolveOptions(opts)
@@ -183,8 +189,8 @@ func DialMessageSession(connect func() (MessageConn, error), opts *Options) (*Se
 	return startStandalone(newMessages(conn), o), nil
 }
 
-// mustHave panics if v, which a user has given to a function of the given name, is nil
-// or a nil pointer. Otherwise that would be found in a goroutine of ours.
+// mustHave panics if v, an argument of the named function, is nil or a nil pointer.
+// Otherwise a goroutine of this package would panic later.
 func mustHave(function, what string, v any) {
 	switch {
 	case v == nil, isNilPointer(v):
@@ -194,15 +200,14 @@ func mustHave(function, what string, v any) {
 	}
 }
 
-// mustHaveContext panics if ctx, which a user has given to a function of the given name, is
-// nil.
+// mustHaveContext panics if ctx, an argument of the named function, is nil.
 func mustHaveContext(function string, ctx context.Context) {
 	if ctx == nil {
 		panic("rpcx: " + function + " with a nil context: write context.Background() if there is none")
 	}
 }
 
-// startStandalone starts a session that is no server's and has a pool of its own.
+// startStandalone starts a session without a server, with a separate pool.
 func startStandalone(conn transport, o *Options) *Session {
 	s := newSession(conn, o, RoleClient, &pool{}, &noServer)
 	s.start()
@@ -210,12 +215,13 @@ func startStandalone(conn transport, o *Options) *Session {
 	return s
 }
 
-// Pipe returns two sessions that are joined in memory: a client with the options a,
-// and a server with b. They work in a bubble of testing/synctest. Options that are
-// wrong panic.
+// Pipe returns two sessions joined in memory: a client with the options a, and a server
+// with the options b. Both work in a bubble of testing/synctest. Pipe panics if an option
+// is invalid.
 //
-// A pipe has no halves. When one session closes, the other ends at once, and so do the
-// contexts of its handlers. Over TCP these may go on for Limits.HalfClose, 5 s.
+// A pipe has no halves. When one session closes, the peer session ends at once, and so do
+// the contexts of its handlers. Over TCP these handlers may continue for
+// Limits.HalfClose, 5 s.
 func Pipe(a, b *Options) (*Session, *Session) {
 	p := &pool{}
 	ca, cb := net.Pipe()
@@ -229,7 +235,7 @@ func Pipe(a, b *Options) (*Session, *Session) {
 	return sa, sb
 }
 
-// newSessionInGroup makes a session of resolved options. It does nothing until start.
+// newSession makes a session from resolved options, without starting the session.
 func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *Session {
 	s := &Session{sessionConfig: sessionConfig{
 		conn:                 conn,
@@ -285,7 +291,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		s.codec = &objectCodec{o.Codec, o.objects, s}
 	}
 	s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
-	protocol := o.Protocol // a copy, not to keep all of the options alive
+	protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
 	s.proto.Store(&protocol)
 	s.writer.writerWakeup.L = (*locker)(s)
 	s.writer.sock = conn.socket()
@@ -297,7 +303,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 func (s *Session) start() {
 	s.pool.addUser()
 	s.load.sessions.Add(1)
-	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs it once
+	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs the warning once
 		s.lock()
 		s.logs.logLaterLocked(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
@@ -306,28 +312,29 @@ func (s *Session) start() {
 	// Owner: the session. End: the connection fails or is closed by the writer, or
 	// reading pauses.
 	go s.reader.readLoop()
-	// Owner: the session. End: the session is closing and the rest is written.
+	// Owner: the session. End: the session is closing and the queue is written.
 	go s.writer.writeLoop()
 }
 
-// traceConnected tells Trace that the session, and whoever it may call, has started.
+// traceConnected calls Trace.Connected, if set.
 func (s *Session) traceConnected() {
 	if s.trace.Connected != nil {
 		s.trace.Connected(s)
 	}
 }
 
-// Protocol returns the protocol that the session speaks: what auto-detection
-// has found, once it has.
+// Protocol returns the protocol of the session. Auto-detection replaces its own protocol
+// by the detected protocol.
 func (s *Session) Protocol() Protocol { return *s.proto.Load() }
 
-// Role returns which end of the connection the session is.
+// Role returns the session's end of the connection: client or server.
 func (s *Session) Role() Role { return s.role }
 
-// Done returns a channel that is closed when the session is over: its reader
-// and writer have returned and no handler runs. A handler must not wait for it, and
-// neither must [Server.OnSession]: the session waits for them, and nobody can tell that
-// they do.
+// Done returns a channel that is closed when the session is over: reader, writer and
+// handlers have returned, and then the callbacks of [Session.OnClose].
+//
+// Handlers and [Server.OnSession] must not wait for Done, because the session waits for
+// them. Nothing detects such a deadlock.
 func (s *Session) Done() <-chan struct{} {
 	s.lock()
 	defer s.unlock()
@@ -340,13 +347,21 @@ func (s *Session) Done() <-chan struct{} {
 	return s.life.done
 }
 
-// Err says why the session has ended, or is about to, nil before: [ErrClosed] if by
-// Close or Shutdown, io.EOF if the peer closed the connection, or its half of it,
-// [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle], a [*CostError], a [*FrameError], or the
-// connection's error. The last two say what the input looks like, if it is recognized as
-// something else than messages. An end that makes room on the server matches
-// [ErrServerFull] as well. Err is set before a call fails with [ErrConnectionLost],
-// and before the callbacks of OnClose are called.
+// Err returns the reason for the end of the session, or nil before the end:
+//
+//   - [ErrClosed] after Close or Shutdown.
+//   - io.EOF if the peer closed the connection, or its half of the connection.
+//   - [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle] or [ErrUnreachable].
+//   - A [*CostError].
+//   - A [*ProtocolError] for a message without a possible answer.
+//   - A [*FrameError], or an error of the connection.
+//
+// A FrameError and a connection's error also describe foreign input, if the input is
+// recognized. If the session ended to make room on its server, the error matches
+// [ErrServerFull], too.
+//
+// Err is set before a call fails with [ErrConnectionLost], and before the callbacks of
+// OnClose run.
 func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
@@ -356,9 +371,12 @@ func (s *Session) Err() error {
 	return s.life.closeCause
 }
 
-// OnClose has callback called with Err's error when the session is over, just
-// before Done is closed; at once if it is closed. Callbacks run one after the
-// other, on a goroutine of their own, and must not wait for Done.
+// OnClose registers callback. When the session is over, callback is called with the error
+// of [Session.Err], just before Done is closed. Callbacks run one after the other, on a
+// separate goroutine, and must not wait for Done.
+//
+// If the callbacks have started already, OnClose calls callback at once, on a new
+// goroutine.
 func (s *Session) OnClose(callback func(err error)) {
 	mustHave("Session.OnClose", "callback", callback)
 	s.lock()
@@ -372,7 +390,7 @@ func (s *Session) OnClose(callback func(err error)) {
 	go callback(cause)
 }
 
-// Stats returns what the session did so far and holds now.
+// Stats returns the session's counters and its present use of resources.
 func (s *Session) Stats() Stats {
 	s.lock()
 	defer s.unlock()
@@ -391,20 +409,22 @@ func (s *Session) Stats() Stats {
 	return stats
 }
 
-// Close ends the session, and does not wait for the peer. Calls that are pending fail,
-// and the contexts of running handlers end. Of what had been queued for the peer, Close
-// writes as much as the operating system takes at once, which is nearly always all of
-// it. (That may take a tenth of a second where the system does not say how much it
-// takes.) The rest is written in the background, for at most a second, and so is all of
-// it on connections that are not the operating system's. A program that ends right
-// after Close may lose that rest, and nobody says whether the peer has read anything:
-// a program ends with [Session.Shutdown].
+// Close ends the session without waiting for the peer. Pending calls fail, and the
+// contexts of running handlers end.
+//
+// Close writes queued messages as far as the operating system accepts them at once:
+// nearly always completely. If the system does not report free space, the write may take
+// a tenth of a second. The remainder is written in the background, within a second. On
+// connections outside the operating system, all writing happens in the background.
+//
+// A program that ends right after Close may lose the remainder, and no error tells how
+// much the peer has read. Therefore a program should end with [Session.Shutdown].
 func (s *Session) Close() error {
 	s.closeAndFlush(ErrClosed)
 	return nil
 }
 
-// closeAndFlush is Close, for the cause given.
+// closeAndFlush is Close with the given cause.
 func (s *Session) closeAndFlush(cause error) {
 	s.closeWith(cause, closeGrace)
 	flush(s)

@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// effects collects work that is decided while s.mu is held and must run without it.
-// Session.unlock runs it, on the goroutine that unlocks, in the order of run.
+// effects collects work that is decided under s.mu and must run without s.mu.
+// Session.unlock releases s.mu and calls runUnlocked, on the unlocking goroutine.
 type effects struct {
-	notEmpty        bool       // there is any
-	finishedFutures futureList // calls that are over
-	hasErrors       bool       // there are errorResponses or failedMembers, which Shutdown waits for
+	notEmpty        bool       // any work is collected
+	finishedFutures futureList // completed calls
+	hasErrors       bool       // error replies are to be sent; Shutdown waits for the end of the sending
 	errorResponses  []errorResponse
 	failedMembers   []failedMembers
-	errorsMayWait   bool // these may wait for room in the outbox: not on the goroutine that unlocks
+	errorsMayWait   bool // error replies may wait for room in the outbox, on another goroutine
 	endedContexts   []endedContext
-	abandonedIDs    []uint64 // ids of our calls, of which the peer is told
+	abandonedIDs    []uint64 // ids of abandoned calls, for cancellations
 	keepAliveDue    bool     // a keep-alive notification is due
-	workerWanted    bool     // work waits for one more worker
-	costCloseDue    bool     // the session is over its cost
-	hangUpCheckDue  bool     // the operating system is to be asked whether the peer is gone
+	workerWanted    bool     // another worker is needed
+	costCloseDue    bool     // the session is over its cost limit
+	hangUpCheckDue  bool     // ask the operating system whether the peer is gone
 	closeArgs       *closeArguments
 	connCloseDue    bool
 }
@@ -33,15 +33,15 @@ type effects struct {
 // futureList is a list of futures, linked by Future.nextCompleted.
 type futureList struct{ first, last *Future }
 
-// errorResponse is an error response that the session itself sends.
+// errorResponse is an error response made by the session itself.
 type errorResponse struct {
 	id   ID
 	err  *Error
 	from sendMode
 }
 
-// failedMembers are members of a batch that are answered with err, or not at all if
-// that is nil.
+// failedMembers is members of a batch to be answered with err. If err is nil, the members
+// get no answer.
 type failedMembers struct {
 	batch   *peerBatch
 	members []*peerRequest
@@ -49,19 +49,19 @@ type failedMembers struct {
 	from    sendMode
 }
 
-// endedContext is the context of a handler, and why it ends.
+// endedContext is a request whose handler's context ends, with the cause.
 type endedContext struct {
 	call  *peerRequest
 	cause error
 }
 
-// closeArguments has the arguments of Session.end.
+// closeArguments holds the arguments of Session.closeWith.
 type closeArguments struct {
 	cause error
 	grace time.Duration
 }
 
-// finishFuture has f told that it is over.
+// finishFuture schedules the publication of f's outcome.
 func (fx *effects) finishFuture(f *Future) {
 	fx.notEmpty = true
 	if fx.finishedFutures.last == nil {
@@ -72,31 +72,31 @@ func (fx *effects) finishFuture(f *Future) {
 	fx.finishedFutures.last = f
 }
 
-// replyError has an error response sent.
+// replyError schedules an error response.
 func (fx *effects) replyError(id ID, err *Error, from sendMode) {
 	fx.notEmpty, fx.hasErrors = true, true
 	fx.errorResponses = append(fx.errorResponses, errorResponse{id, err, from})
 }
 
-// failMembers has members of b answered with err.
+// failMembers schedules the answer err for members of b.
 func (fx *effects) failMembers(b *peerBatch, members []*peerRequest, err *Error, from sendMode) {
 	fx.notEmpty, fx.hasErrors = true, true
 	fx.failedMembers = append(fx.failedMembers, failedMembers{b, members, err, from})
 }
 
-// endContext has the context of the handler of c end.
+// endContext schedules the end of the context of c's handler.
 func (fx *effects) endContext(c *peerRequest, cause error) {
 	fx.notEmpty = true
 	fx.endedContexts = append(fx.endedContexts, endedContext{c, cause})
 }
 
-// abandonCall has the peer told that nobody waits for its reply any more.
+// abandonCall schedules a cancellation of the call with the given id.
 func (fx *effects) abandonCall(id uint64) {
 	fx.notEmpty = true
 	fx.abandonedIDs = append(fx.abandonedIDs, id)
 }
 
-// closeSession has the session ended. The first cause counts.
+// closeSession schedules the close of the session. The first cause counts.
 func (fx *effects) closeSession(cause error, grace time.Duration) {
 	fx.notEmpty = true
 	if fx.closeArgs == nil {
@@ -104,7 +104,7 @@ func (fx *effects) closeSession(cause error, grace time.Duration) {
 	}
 }
 
-// setFlag sets a flag of fx.
+// setFlag sets flag, a field of fx.
 func (fx *effects) setFlag(flag *bool) { fx.notEmpty, *flag = true, true }
 
 // lock takes s.mu.
@@ -112,8 +112,8 @@ func (s *Session) lock() {
 	s.mu.Lock()
 }
 
-// unlock is how s.mu is left. It looks again at what depends on the state of the session,
-// and runs the effects without the lock.
+// unlock is the only way to release s.mu. Before the release, unlock checks conditions
+// that depend on the session's state. After the release, unlock runs the effects.
 func (s *Session) unlock() {
 	if s.effects.hasErrors {
 		s.life.unsentErrors++
@@ -139,7 +139,7 @@ func (s *Session) unlock() {
 
 func (fx *effects) runUnlocked(s *Session) {
 	for f := fx.finishedFutures.first; f != nil; {
-		next := f.nextCompleted // a future of the pool's may be used again once it is finished
+		next := f.nextCompleted // before publishOutcome, after which a pooled future may be reused
 		f.nextCompleted = nil
 		f.publishOutcome()
 		f = next
@@ -173,11 +173,11 @@ func (fx *effects) runUnlocked(s *Session) {
 		s.closeWith(fx.closeArgs.cause, fx.closeArgs.grace)
 	}
 	if fx.connCloseDue {
-		s.closeConn() // last, for it may take its time
+		s.closeConn() // last, because Close may wait
 	}
 }
 
-// sendErrorReplies queues what is answered with errors.
+// sendErrorReplies queues error replies.
 func (rs *requestServer) sendErrorReplies(replies []errorResponse, failed []failedMembers) {
 	for _, r := range replies {
 		rs.sendErrorReply(r.id, r.err, r.from)
@@ -188,8 +188,8 @@ func (rs *requestServer) sendErrorReplies(replies []errorResponse, failed []fail
 	rs.finishSendingErrors()
 }
 
-// finishSendingErrors is called when errors that s.refusing counts are queued. The last of them
-// ends a session that is being dismissed.
+// finishSendingErrors counts life.unsentErrors down, after a goroutine has queued its
+// error replies. When the count reaches 0, a session with cost.closeError closes.
 func (rs *requestServer) finishSendingErrors() {
 	s := rs.s
 	s.lock()
@@ -199,13 +199,13 @@ func (rs *requestServer) finishSendingErrors() {
 	s.unlock()
 }
 
-// locker is s.mu for what waits with it.
+// locker is s.mu as a [sync.Locker], for waiting goroutines.
 type locker Session
 
 func (l *locker) Lock()   { (*Session)(l).lock() }
 func (l *locker) Unlock() { (*Session)(l).unlock() }
 
-// runsHandlerOf reports whether ctx is made from the context of a handler that runs.
+// runsHandlerOf reports whether ctx derives from the context of a running handler of s.
 func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	h := handlerOf(ctx)
 	if h == nil || h.session != s {
@@ -216,7 +216,7 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	return !h.waits.handlerReturned
 }
 
-// shutdownWith is Shutdown, for the cause given.
+// shutdownWith is Shutdown with the given cause.
 func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 	s.lock()
 	if s.life.state == stateOpen {
@@ -225,17 +225,17 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 		for _, e := range s.requests.waitingEntries() {
 			e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromHandler)
 		}
-		s.effects.errorsMayWait = s.effects.hasErrors // until the session closes
+		s.effects.errorsMayWait = s.effects.hasErrors // for room in the outbox, until the session closes
 		s.writer.roomLine.wakeAll()
 		s.calls.limiter.line.wakeAll()
 	}
 	drained := s.life.drained
 	s.unlock()
-	// Owner: this call. End: it logs.
+	// Owner: this call. End: logShutdownWaits returns.
 	slow := time.AfterFunc(shutdownNotice, func() { s.logShutdownWaits("shutdown waits") })
 	defer slow.Stop()
 	select {
-	case <-drained: // nil if the session was ending already: it takes the time that it was left
+	case <-drained: // nil if the session was closing already: then the first grace counts
 		s.closeWith(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
@@ -252,12 +252,13 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 	}
 }
 
-// shutdownNotice is after how long a Shutdown has logged what it waits for.
+// shutdownNotice is the delay before a Shutdown logs the awaited handlers and calls.
 const shutdownNotice = 10 * time.Second
 
 const shutdownGivenUp = "shutdown did not finish in time"
 
-// logShutdownWaits logs what a Shutdown waits for, if that are handlers or calls.
+// logShutdownWaits logs the handlers and calls for which a Shutdown waits, if there are
+// any.
 func (s *Session) logShutdownWaits(msg string) {
 	s.lock()
 	defer s.unlock()
@@ -269,7 +270,8 @@ func (s *Session) logShutdownWaits(msg string) {
 		slog.Int("calls", s.calls.table.pending))
 }
 
-// runningRequestsLocked returns the calls that were begun and not answered. Callers must hold s.mu.
+// runningRequestsLocked returns the begun and unanswered requests, delayed requests
+// included. Callers must hold s.mu.
 func (rs *requestServer) runningRequestsLocked() []*peerRequest {
 	rs.s.mu.AssertHeld()
 	var running []*peerRequest
@@ -279,19 +281,18 @@ func (rs *requestServer) runningRequestsLocked() []*peerRequest {
 	return running
 }
 
-// hangUpErrors are the errors of a connection that the peer has closed. The files for the
-// systems add theirs.
+// hangUpErrors lists the errors of a connection closed by the peer. The files for each
+// operating system add more.
 var hangUpErrors = []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe}
 
-// droppedNotifications counts notifications that were received and dropped because the session was
-// ending.
+// droppedNotifications counts received notifications that an ending session has dropped.
 type droppedNotifications struct {
 	count       int
-	firstMethod string // the method of the first
+	firstMethod string // of the first notification
 }
 
-// countDroppedAtEndLocked counts a notification that is dropped because the session ends. One record
-// tells of all of them when the session is over. Callers must hold s.mu.
+// countDroppedAtEndLocked counts a notification dropped by an ending session. When the
+// session is over, a single log record has the count. Callers must hold s.mu.
 func (s *Session) countDroppedAtEndLocked(c *peerRequest) {
 	s.mu.AssertHeld()
 	s.stats.NotificationsDropped++
@@ -300,13 +301,15 @@ func (s *Session) countDroppedAtEndLocked(c *peerRequest) {
 	}
 }
 
-// isOnlyLogLeftLocked reports whether nothing is left of a session but to log what has happened.
+// isOnlyLogLeftLocked reports whether a closing session has only log records left to
+// write. Callers must hold s.mu.
 func (s *Session) isOnlyLogLeftLocked() bool {
 	s.mu.AssertHeld()
 	return s.life.state == stateClosing && s.life.runningLoops == 0 && s.requests.workers == 0 && s.requests.count == 0
 }
 
-// closedErrorLocked is ErrClosed, with the reason for the end if it is another.
+// closedErrorLocked returns ErrClosed. If the session ended for another reason, the error
+// wraps the reason, too. Callers must hold s.mu.
 func (s *Session) closedErrorLocked() error {
 	s.mu.AssertHeld()
 	switch cause := s.life.closeCause.(type) {
@@ -318,24 +321,30 @@ func (s *Session) closedErrorLocked() error {
 	return &endedError{s.life.closeCause}
 }
 
-// endedError is the error of what is asked of a session that has ended.
+// endedError is the error of an operation on an ended session.
 type endedError struct{ cause error }
 
 func (e *endedError) Error() string   { return ErrClosed.Error() + ": " + trimPrefix(e.cause) }
 func (e *endedError) Unwrap() []error { return []error{ErrClosed, ErrConnectionLost, e.cause} }
 
-// Shutdown ends the session in order. From now on requests are answered
-// [CodeServerBusy] "server busy - shutting down", those that wait for a handler
-// included, notifications are dropped, and calls fail with [ErrClosed] unless a
-// running handler makes them with its context. Shutdown waits for the handlers
-// that run, for the calls that are pending, and until all is written; then it
-// closes the session and waits for its end. For that of a session that is ending
-// already it only waits. If ctx ends first it calls Close, and returns ctx's error. The
-// methods of the handlers that it waits for are logged then, and after 10 seconds.
+// Shutdown ends the session in order. From the start of Shutdown:
 //
-// A handler must not call it, since it waits for the handler. With the handler's
-// context, or one made from it, Shutdown returns [ErrInHandler] at once and does
-// nothing; that a handler calls it with another context cannot be recognised. See
+//   - Requests are answered [CodeServerBusy] "server busy - shutting down", including
+//     requests that wait for a handler.
+//   - Notifications are dropped.
+//   - Calls fail with [ErrClosed], except calls that a running handler makes with its
+//     context.
+//
+// Shutdown waits for running handlers, for pending calls, and until all messages are
+// written. Then Shutdown closes the session and waits for its end. If the session is
+// ending already, Shutdown only waits for the end.
+//
+// If ctx ends first, Shutdown calls Close and returns ctx's error. In this case, and
+// after 10 seconds, Shutdown logs the methods of the awaited handlers.
+//
+// A handler must not call Shutdown, because Shutdown waits for the handler. If ctx is the
+// context of a handler, or derives from one, Shutdown returns [ErrInHandler] at once and
+// does nothing. Shutdown cannot recognize a handler by any different context. See
 // [ReplyAndDisconnect].
 func (s *Session) Shutdown(ctx context.Context) error {
 	mustHaveContext("Session.Shutdown", ctx)
@@ -345,8 +354,8 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	return s.shutdownWith(ctx, ErrClosed)
 }
 
-// checkDrainedLocked sees whether Shutdown, or a session without input, has anything left to
-// wait for. Callers must hold s.mu.
+// checkDrainedLocked closes life.drained if Shutdown has nothing left to wait for. A
+// session without input closes when everything is answered. Callers must hold s.mu.
 func (s *Session) checkDrainedLocked() {
 	s.mu.AssertHeld()
 	s.closeIfAllAnsweredLocked()
@@ -354,8 +363,8 @@ func (s *Session) checkDrainedLocked() {
 		return
 	}
 	if s.life.drainTarget == 0 {
-		// What is refused from now on is not waited for, or a peer that goes on
-		// asking could hold the session open.
+		// Shutdown does not wait for later refusals. Otherwise new requests of a peer
+		// could keep the session open.
 		s.life.drainTarget = s.writer.queuedMessages
 	}
 	if s.writer.writtenMessages >= s.life.drainTarget {
@@ -367,9 +376,12 @@ func (s *Session) checkDrainedLocked() {
 	}
 }
 
-// closeWith begins the end: it fails what is pending and leaves the writer grace to
-// write what is queued; none for 0. A second end may only shorten the grace. To this
-// side the end of its server is a Close: only the connection is told of it.
+// closeWith begins the close of the session. Pending calls fail, and the writer has the
+// time grace to write the queue. If grace is 0, the connection closes at once. A second
+// call can only shorten the grace.
+//
+// If the server ends the session, the cause is ErrClosed; only the connection receives
+// ErrServerClosed.
 func (s *Session) closeWith(cause error, grace time.Duration) {
 	told := cause
 	switch {
@@ -394,10 +406,11 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	if grace > 0 {
 		s.timer.setTimerLocked(closeBy)
 	}
-	// What of the rest goes out is known when the writer returns: now, if the
-	// connection is closed.
+	// Calls with written requests fail now. If the writer has time, unwritten calls fail
+	// now, too. Otherwise, and after io.EOF, the writer returns soon. Then the written
+	// part is known, and the writer fails the unwritten calls.
 	s.calls.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
-	running := s.requests.runningRequestsLocked() // before discard, which takes batches out that are begun
+	running := s.requests.runningRequestsLocked() // before discardQueueLocked, which removes begun batches
 	s.requests.discardQueueLocked(isHangUp(cause))
 	for _, c := range running {
 		s.effects.endContext(c, cause)
@@ -405,36 +418,36 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	s.writer.roomLine.wakeAll()
 	s.calls.limiter.line.wakeAll()
 	s.writer.wakeWriter()
-	s.requests.startWorkerIfNeededLocked() // which waits for nobody any more
+	s.requests.startWorkerIfNeededLocked() // a closing session starts workers without waiting for room
 	if grace == 0 {
 		s.effects.setFlag(&s.effects.connCloseDue)
 	}
 	s.unlock()
 }
 
-// closePolitely is end where the peer is to read what it was answered last: the writer
-// has Limits.CloseTimeout, and lingers.
+// closePolitely closes the session after the last replies. The writer has
+// Limits.CloseTimeout, and lingers.
 func (s *Session) closePolitely(cause error) {
 	s.lock()
 	s.closePolitelyLocked(cause)
 	s.unlock()
 }
 
-// closePolitelyLocked is closePolitely for callers that hold s.mu.
+// closePolitelyLocked does the work of closePolitely. Callers must hold s.mu.
 func (s *Session) closePolitelyLocked(cause error) {
 	s.mu.AssertHeld()
 	s.life.lingerWanted = s.life.lingerWanted || s.life.state < stateClosing
 	s.effects.closeSession(cause, s.limits.CloseTimeout)
 }
 
-// isHangUp reports whether a session ends since its peer has closed the connection: what
-// the peer had sent before was sent in good faith.
+// isHangUp reports whether cause is the close of the connection by the peer.
+// Notifications that arrived before are still handled.
 func isHangUp(cause error) bool {
 	return slices.ContainsFunc(hangUpErrors, func(target error) bool { return errors.Is(cause, target) })
 }
 
-// failPendingLocked completes the calls that are pending as lost for the given cause. Those that are
-// not written only if unwritten is set. Callers must hold s.mu.
+// failPendingLocked completes pending calls as lost, for the given cause. If unwritten is
+// false, calls with unwritten requests stay pending. Callers must hold s.mu.
 func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 	s := pc.s
 	s.mu.AssertHeld()
@@ -452,7 +465,7 @@ func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 	}
 }
 
-// connCloseDue closes the connection, which ends the reader and a blocked writer.
+// closeConn closes the connection. The close ends the reader and a blocked writer.
 func (s *Session) closeConn() {
 	s.lock()
 	told := s.life.connCause
@@ -460,8 +473,8 @@ func (s *Session) closeConn() {
 	_ = s.conn.closeWithCause(told)
 }
 
-// violationGrace returns the grace of an end because of what the peer has sent. A
-// connection that tells the peer why must not be in a write then.
+// violationGrace returns the grace for a close because of the peer's input. A connection
+// that reports the cause to the peer needs the writer to finish first.
 func (s *Session) violationGrace() time.Duration {
 	if s.conn.tellsCause() {
 		return closeGrace
@@ -469,8 +482,8 @@ func (s *Session) violationGrace() time.Duration {
 	return 0
 }
 
-// finishIfLastLocked ends the session when the reader, the writer and all workers have returned, and
-// all is logged. Callers must hold s.mu.
+// finishIfLastLocked ends the session after reader, writer and workers have returned and
+// all records are logged. Callers must hold s.mu.
 func (s *Session) finishIfLastLocked() {
 	s.mu.AssertHeld()
 	if !s.isOnlyLogLeftLocked() || s.logs.running {
@@ -478,7 +491,7 @@ func (s *Session) finishIfLastLocked() {
 	}
 	if s.logs.unlogged > 0 {
 		s.logs.running = true
-		s.pool.runTask(s.logs.writeLogRecords) // which calls leave again
+		s.pool.runTask(s.logs.writeLogRecords) // whose last unlock calls finishIfLastLocked again
 		return
 	}
 	s.life.state = stateDone
@@ -493,7 +506,7 @@ func (s *Session) finishIfLastLocked() {
 	go s.runCloseCallbacks(s.life.onClose, s.life.droppedAtEnd)
 }
 
-// logDropped logs how many notifications were dropped, within the server's budget.
+// logDropped logs the number of dropped notifications, within the server's budget.
 func (s *Session) logDropped(dropped droppedNotifications) {
 	const msg = "notifications dropped: the session was ending"
 	attrs := []slog.Attr{slog.Int("notifications", dropped.count), slog.String("first", excerpt(dropped.firstMethod)), errorAttr(s.life.closeCause)}
@@ -509,7 +522,8 @@ func (s *Session) logDropped(dropped droppedNotifications) {
 	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
 }
 
-// runCloseCallbacks logs how many notifications were dropped, runs the callbacks and closes Done.
+// runCloseCallbacks logs the number of dropped notifications, runs the callbacks and
+// closes Done.
 func (s *Session) runCloseCallbacks(callbacks []func(error), dropped droppedNotifications) {
 	if dropped.count > 0 {
 		s.logDropped(dropped)

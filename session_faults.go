@@ -12,8 +12,8 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// countReceivedLocked counts the bytes that have come in, and charges for them. It is called under
-// the lock by the reader.
+// countReceivedLocked counts newly received bytes and charges for them. Callers must hold
+// s.mu and be the reader.
 func (r *reader) countReceivedLocked() {
 	s := r.s
 	s.mu.AssertHeld()
@@ -22,15 +22,14 @@ func (r *reader) countReceivedLocked() {
 	s.stats.BytesReceived = received
 }
 
-// countBadMessageLocked counts a message that was not as it should be, charges for it, and has it
-// logged. It is called under the lock.
+// countBadMessageLocked counts, charges and logs a bad message. Callers must hold s.mu.
 func (r *reader) countBadMessageLocked(err error, more ...slog.Attr) {
 	r.s.mu.AssertHeld()
 	r.chargeErrorLocked(err)
 	r.logBadMessageLocked(err, more...)
 }
 
-// chargeErrorLocked counts an error and charges for it.
+// chargeErrorLocked counts an error and charges for it. Callers must hold s.mu.
 func (r *reader) chargeErrorLocked(err error) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -49,14 +48,14 @@ func (r *reader) chargeErrorLocked(err error) {
 	s.cost.addCostLocked(cost)
 }
 
-// badMessage is the last message that was not as it should be.
+// badMessage is the last bad message that arrived while calls were pending.
 type badMessage struct {
 	err          error
-	queuedBefore uint64 // the messages that had been queued when it came
+	queuedBefore uint64 // number of messages queued before the arrival
 }
 
-// hintedTimeoutError is the error of a call that timed out while something came that may have been
-// its reply.
+// hintedTimeoutError is the error of a call that timed out, with a hint: input since the
+// request may have contained the reply.
 type hintedTimeoutError struct {
 	err  error // the timeout
 	hint string
@@ -65,8 +64,8 @@ type hintedTimeoutError struct {
 func (e *hintedTimeoutError) Error() string { return e.err.Error() + "; " + e.hint }
 func (e *hintedTimeoutError) Unwrap() error { return e.err }
 
-// timeoutErrorLocked returns err, with which the call f times out, and tells of what has
-// come meanwhile that may have been its reply. Callers must hold s.mu.
+// timeoutErrorLocked returns err, the timeout error of the call f. If the input meanwhile
+// may have contained the reply, the result has a hint. Callers must hold s.mu.
 func (pc *pendingCalls) timeoutErrorLocked(f *Future, err error) error {
 	s := pc.s
 	s.mu.AssertHeld()
@@ -79,8 +78,8 @@ func (pc *pendingCalls) timeoutErrorLocked(f *Future, err error) error {
 	return err
 }
 
-// countItemFaultLocked counts the nth fault of a message, which is one error however many
-// faults it has.
+// countItemFaultLocked counts the nth fault of a message. A message is charged as a
+// single error, however many faults are in it. Callers must hold s.mu.
 func (r *reader) countItemFaultLocked(err error, nth int) {
 	r.s.mu.AssertHeld()
 	if nth == 1 {
@@ -90,8 +89,8 @@ func (r *reader) countItemFaultLocked(err error, nth int) {
 	}
 }
 
-// logBadMessageLocked has a fault logged, and keeps it for the calls that are pending. Callers
-// must hold s.mu.
+// logBadMessageLocked logs a fault, counts it for Limits.PeerErrors, and keeps it for the
+// timeouts of pending calls. Callers must hold s.mu.
 func (r *reader) logBadMessageLocked(err error, more ...slog.Attr) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -102,13 +101,13 @@ func (r *reader) logBadMessageLocked(err error, more ...slog.Attr) {
 	s.logs.logPeerLaterLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 
-// receiveInvalid answers what is no valid request: msg as a whole. If the first message
-// is no JSON, and something else is recognized in it, it ends the session.
+// receiveInvalid answers msg, which is no valid request. If the first message is not JSON
+// and is recognized as something different, the session ends.
 func (r *reader) receiveInvalid(item *Item, msg []byte, first bool) {
 	s := r.s
 	var more []slog.Attr
 	foreign := ""
-	if item.isNoJSON() { // which does not say what it was
+	if item.isNoJSON() { // the error does not describe the input
 		_, f := s.conn.unreadInput()
 		like := recognizeInput(msg, f.contentFraming(), false)
 		if first && like != "" && like != likeValues {
@@ -138,9 +137,9 @@ func (r *reader) receiveInvalid(item *Item, msg []byte, first bool) {
 	}
 }
 
-// dropsBadMessagesLocked reports whether a message that is wrong is dropped, and counts it
-// then: the session is about to end because of its cost. The reader may receive
-// thousands of messages before that. Callers must hold s.mu.
+// dropsBadMessagesLocked reports whether bad messages are dropped, because the session is
+// about to end for its cost. A dropped message counts as an error. The reader may receive
+// thousands of messages before the end. Callers must hold s.mu.
 func (r *reader) dropsBadMessagesLocked() bool {
 	s := r.s
 	s.mu.AssertHeld()
@@ -150,7 +149,7 @@ func (r *reader) dropsBadMessagesLocked() bool {
 	return s.cost.limitExceeded
 }
 
-// invalidItemError returns the error that an invalid item is answered.
+// invalidItemError returns the error response for an invalid item.
 func (r *reader) invalidItemError(item *Item) *Error {
 	if e := wireError(item.Err); e != nil {
 		return e
@@ -158,11 +157,13 @@ func (r *reader) invalidItemError(item *Item) *Error {
 	return r.s.requests.opaqueErrorFor(item.Err)
 }
 
-// completeRefusedCallsLocked completes the calls that an error under id null can only be
-// for. It reports false if it may be for anything else. A
-// peer that cannot read a message, or refuses a batch as a whole, knows no id to
-// answer under. So the error counts if its code says that, and if all pending calls
-// are of the one message that was sent since the last reply was matched.
+// completeRefusedCallsLocked completes the calls to which an error without an id must
+// belong. A peer that cannot read a message, or refuses a whole batch, has no id for the
+// answer.
+//
+// The code of the error must be CodeParseError or CodeInvalidRequest. All pending calls
+// must come from the only message sent since the last matched reply. Otherwise
+// completeRefusedCallsLocked reports false. Callers must hold s.mu.
 func (r *reader) completeRefusedCallsLocked(now time.Duration, err error) bool {
 	s := r.s
 	s.mu.AssertHeld()
@@ -182,9 +183,10 @@ func (r *reader) completeRefusedCallsLocked(now time.Duration, err error) bool {
 	return true
 }
 
-// takeCallByStringLocked does what table.receive does for a response of JSON-RPC whose id is a
-// string with the number of a call in it. Where the protocol does not take the one for
-// the other the call fails: nothing else can be meant, and nothing better will come.
+// takeCallByStringLocked is callTable.matchReply for a JSON-RPC response whose id is a
+// string with a number. If the protocol distinguishes the string from the number, the
+// call fails: no other call can be meant, and no better reply will come. Callers must
+// hold s.mu.
 func (r *reader) takeCallByStringLocked(id ID, err error) (*Future, matchKind, error) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -203,7 +205,8 @@ func (r *reader) takeCallByStringLocked(id ID, err error) (*Future, matchKind, e
 	return f, what, err
 }
 
-// stringNumber returns the number that is in the id of a response, if that is a string.
+// stringNumber returns the number in the id of a response, if the id is a string with a
+// number.
 func stringNumber(id ID) (uint64, bool) {
 	if len(id) == 0 || id[0] != '"' {
 		return 0, false
@@ -215,22 +218,23 @@ func stringNumber(id ID) (uint64, bool) {
 	return integralValue(number)
 }
 
-// A replyFinder is a protocol that finds what may be replies in messages that are
-// invalid, or have invalid members.
+// replyFinder is a protocol that finds possible replies among invalid messages and
+// members.
 type replyFinder interface {
 	findReplies(m *Message, msg []byte, maxBatch int) []foundReply
 }
 
-// foundReply is what an invalid item is if a call of ours has its id.
+// foundReply is an invalid item as a reply, for a call with the same id.
 type foundReply struct {
-	itemIndex int // of the invalid item
+	itemIndex int // index of the invalid item
 	Item
 }
 
-// takeInvalidReplies completes the calls for which invalid items of a message are replies
-// all the same, and returns the other items. Otherwise these calls would wait in vain.
-// An item without a method is taken for a reply if a call of ours has its id, but not
-// beside a request: such a batch is one of requests.
+// takeInvalidReplies completes the calls to which invalid items of a message reply, and
+// returns the other items. Otherwise these calls would wait in vain.
+//
+// An item without a method is a reply if a call of ours has the same id. Beside a valid
+// item no item is a reply, because the message is then a batch of requests.
 func (r *reader) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, msg []byte) []Item {
 	s := r.s
 	finder, ok := p.(replyFinder)
@@ -243,7 +247,7 @@ func (r *reader) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, ms
 	if none {
 		return m.Items
 	}
-	r.handOverDecoded(in) // the replies before it
+	r.handOverDecoded(in) // first the earlier replies
 	found := finder.findReplies(m, msg, s.limits.Batch)
 	s.lock()
 	found = slices.DeleteFunc(found, func(r foundReply) bool { return !s.calls.table.awaitsReply(r.ID) })
@@ -267,24 +271,25 @@ func (r *reader) takeInvalidReplies(in *decodedInput, p Protocol, m *Message, ms
 	return rest
 }
 
-// byteOrderMark is the one of UTF-8, which some programs put before their first message.
+// byteOrderMark is the byte order mark of UTF-8. Some programs send a byte order mark
+// before the first message.
 var byteOrderMark = []byte("\ufeff")
 
-// maxBlank is how many blank messages in succession a session passes over.
+// maxBlank is the number of successive blank messages that a session skips.
 const maxBlank = 100
 
-// framing tells what precedes or ends the messages of a stream.
+// framing is the kind of separation between the messages of a stream.
 type framing uint8
 
 const (
-	framedOtherwise framing = iota // by another package's framer, or by a MessageConn
+	framedOtherwise framing = iota // by a framer of another package, or by a MessageConn
 	framedByLines
 	framedByValues
 	framedByHeaders
 	framedByLengths
 )
 
-// framingOf returns what f puts around messages.
+// framingOf returns the framing of f.
 func framingOf(f Framer) framing {
 	switch f.(type) {
 	case NewlineFramer, *NewlineFramer:
@@ -299,7 +304,7 @@ func framingOf(f Framer) framing {
 	return framedOtherwise
 }
 
-// contentFraming returns as what a message within its frame is recognized.
+// contentFraming returns the framing for recognizing a message without its frame.
 func (f framing) contentFraming() framing {
 	if f == framedByHeaders || f == framedByLengths {
 		return framedOtherwise
@@ -308,14 +313,14 @@ func (f framing) contentFraming() framing {
 }
 
 const (
-	// maxRecognized is how much of the input is looked at to recognize what it is.
+	// maxRecognized is the maximum number of examined bytes.
 	maxRecognized = 64 << 10
 
 	likeValues = "JSON without newlines, as JSONFramer reads"
 )
 
-// recognizeInput says what input looks like that is no message where messages are framed
-// as f says, "" if that cannot be told. ended tells that no more input comes.
+// recognizeInput describes input that is no message under the framing f. If the input is
+// not recognized, recognizeInput returns "". ended says that no more input comes.
 func recognizeInput(input []byte, f framing, ended bool) string {
 	input = input[:min(len(input), maxRecognized)]
 	line, _, _ := bytes.Cut(input, []byte("\n"))
@@ -343,13 +348,13 @@ func recognizeInput(input []byte, f framing, ended bool) string {
 	return ""
 }
 
-// hasPrefix reports whether line begins with prefix, in any case.
+// hasPrefix reports whether line begins with prefix, ignoring case.
 func hasPrefix(line []byte, prefix string) bool {
 	return len(line) >= len(prefix) && bytes.EqualFold(line[:len(prefix)], []byte(prefix))
 }
 
-// isHTTP reports whether line is the first of a request or response of HTTP, or the
-// beginning of one.
+// isHTTP reports whether line is, or begins like, the first line of an HTTP request or
+// response.
 func isHTTP(line []byte) bool {
 	const version = "HTTP/"
 	if bytes.HasPrefix(line, []byte(version)) {
@@ -368,13 +373,13 @@ func isHTTP(line []byte) bool {
 	return ok && bytes.HasPrefix(last, []byte(version)) && bytes.IndexByte(last, ' ') < 0
 }
 
-// isTLSHandshake reports whether input begins with the record of a handshake, of TLS
-// 1.3 at most, and a hello of the client or server in it.
+// isTLSHandshake reports whether input begins with a TLS handshake record, up to TLS 1.3,
+// that contains a client hello or server hello.
 func isTLSHandshake(input []byte) bool {
 	return isTLSRecord(input, 0x16) && input[3] <= 0x40 && (input[5] == 1 || input[5] == 2)
 }
 
-// isTLSAlert reports whether input begins with the record of a warning or fatal alert.
+// isTLSAlert reports whether input begins with a TLS record of a warning or fatal alert.
 func isTLSAlert(input []byte) bool {
 	return isTLSRecord(input, 0x15) && input[3] == 0 && input[4] == 2 && (input[5] == 1 || input[5] == 2)
 }
@@ -383,8 +388,8 @@ func isTLSRecord(input []byte, kind byte) bool {
 	return len(input) >= 6 && input[0] == kind && input[1] == 3 && input[2] <= 4
 }
 
-// isUTF16 reports whether input begins with a byte order mark of UTF-16, or with JSON in
-// UTF-16 where that cannot be a length.
+// isUTF16 reports whether input begins with a UTF-16 byte order mark, or with JSON in
+// UTF-16. Where such JSON could be a length, only the mark counts.
 func isUTF16(input []byte, f framing) bool {
 	if bytes.HasPrefix(input, []byte("\xff\xfe")) || bytes.HasPrefix(input, []byte("\xfe\xff")) {
 		return true
@@ -397,13 +402,13 @@ func isUTF16(input []byte, f framing) bool {
 		a == 0 && (b == '{' || b == '[') && c == 0 && d != 0
 }
 
-// isLength reports whether input begins with a length of less than 16 MiB and JSON.
+// isLength reports whether input begins with a length below 16 MiB, followed by JSON.
 func isLength(input []byte) bool {
 	return len(input) > lengthSize && input[0] == 0 && (input[lengthSize] == '{' || input[lengthSize] == '[')
 }
 
-// beginsJSON reports whether input begins as JSON messages do: with an object, or with
-// an array of objects or of what Aiomas sends.
+// beginsJSON reports whether input begins like a JSON message: with an object, an array
+// of objects, or an array as Aiomas sends.
 func beginsJSON(input []byte) bool {
 	input = input[spaces(input):]
 	if len(input) < 2 || input[0] != '{' && input[0] != '[' {
@@ -419,8 +424,8 @@ func beginsJSON(input []byte) bool {
 	return next[0] == '{' || next[0] == ']' || next[0]-'0' <= 9
 }
 
-// beginsValues reports whether input begins with a whole object or array, and another
-// one stands behind that on the same line; or nothing does, if the input has ended.
+// beginsValues reports whether the first line of input begins with two objects or arrays
+// in succession. If the input has ended, a single object or array is enough.
 func beginsValues(input []byte, ended bool) bool {
 	s := jsonscan.Scanner{Data: input}
 	if c := s.Peek(); c != '{' && c != '[' || !s.ScanValue() {
@@ -437,9 +442,9 @@ func beginsValues(input []byte, ended bool) bool {
 	}
 }
 
-// explainInput returns err, with which reading has failed, together with what the input looks
-// like, if that is recognized. It ends a session that has received nothing else. A
-// message that the end of input cut off is logged.
+// explainInput returns err, the error of a failed read. If the input is recognized, the
+// error also describes the input. An error in the first recognized input ends the
+// session. A message cut off by the end of input is logged.
 func (r *reader) explainInput(err error) error {
 	s := r.s
 	input, f := s.conn.unreadInput()
@@ -472,33 +477,32 @@ func (r *reader) explainInput(err error) error {
 	return err
 }
 
-// input.stalled is a copy of how the input begins, while that is no message yet. The peer may
-// never send what this side takes for the end of a message.
+// stalledInput is a copy of the first bytes of input, as long as no message is complete.
+// The peer may never send the end of message that this side expects.
 type stalledInput struct {
 	begin     []byte // at most maxStalledInput bytes
-	size      int    // of what has come
+	size      int    // of the input so far
 	framing   framing
-	checkTime time.Duration // when it is looked at, unless more comes; never if it was
-	noted     bool          // in the log
+	checkTime time.Duration // when to examine the input, unless more arrives; never after the check
+	noted     bool          // logged
 }
 
 const (
-	// maxStalledInput is how much of the beginning of the input is looked at before there is
-	// a message.
+	// maxStalledInput is the maximum size of stalledInput.begin.
 	maxStalledInput = 4 << 10
-	// stalledInputTime is after how long without more input that is looked at.
+	// stalledInputTime is the time without more input before the check.
 	stalledInputTime = 5 * time.Second
 
 	stalledInputText = "what has come is not taken for a message"
 )
 
-// keepStalledInputLocked notes what has come of the first message. Only the reader calls it.
-// Callers must hold s.mu.
+// keepStalledInputLocked copies the received part of the first message. Callers must hold
+// s.mu and be the reader.
 func (r *reader) keepStalledInputLocked() {
 	s := r.s
 	s.mu.AssertHeld()
 	input, f := s.conn.unreadInput()
-	if f == framedOtherwise || s.stats.Errors > 0 { // what is dropped is no beginning
+	if f == framedOtherwise || s.stats.Errors > 0 { // after an error, the input may be a part of a dropped message
 		s.input.stalled = nil
 		return
 	}
@@ -513,8 +517,8 @@ func (r *reader) keepStalledInputLocked() {
 	s.timer.setTimerLocked(st.checkTime)
 }
 
-// recognizeStalledInputLocked returns what the input looks like while it is no message, "" if that
-// cannot be told. Callers must hold s.mu.
+// recognizeStalledInputLocked describes the stalled input, or returns "" if the input is
+// not recognized. Callers must hold s.mu.
 func (r *reader) recognizeStalledInputLocked() string {
 	s := r.s
 	s.mu.AssertHeld()
@@ -525,8 +529,8 @@ func (r *reader) recognizeStalledInputLocked() string {
 	return recognizeInput(st.begin, st.framing, len(st.begin) == st.size)
 }
 
-// checkStalledInputLocked is called by the session's timer. It logs, once, what the input
-// looks like if it has been no message for long. Callers must hold s.mu.
+// checkStalledInputLocked logs, once, a description of input that stays incomplete for
+// stalledInputTime. Callers must hold s.mu.
 func (r *reader) checkStalledInputLocked(now time.Duration) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -547,14 +551,14 @@ func (r *reader) checkStalledInputLocked(now time.Duration) {
 	}
 }
 
-// isNoJSON reports whether the item stands for a message that is no JSON.
+// isNoJSON reports whether the item is a message that is not JSON.
 func (item *Item) isNoJSON() bool {
 	e, ok := item.Err.(*ProtocolError)
 	return item.Kind == KindInvalid && ok && e.Code == CodeParseError
 }
 
-// passOverBlank reports whether msg is blank and is to be passed over. Of more than maxBlank
-// in succession one is a bad message.
+// passOverBlank reports whether msg is blank and skipped. After maxBlank blank messages
+// in succession, the next blank message is a bad message.
 func (r *reader) passOverBlank(msg []byte) bool {
 	if spaces(msg) < len(msg) || r.blankMessages == maxBlank {
 		return false

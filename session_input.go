@@ -9,75 +9,80 @@ import (
 	"time"
 )
 
-// Back-pressure (I13). The reader pauses when the queue is full and a running
-// handler can empty it. Then nobody has the reader's role: its goroutine has
-// returned, and whoever makes room starts readLoop again.
+// Back-pressure (I13). If the queue is full and a running handler can empty the queue,
+// the reader pauses: its goroutine returns. The goroutine that makes room starts readLoop
+// again.
 //
-// The queue is full at Limits.Queue, at Limits.QueueBytes, or when the server holds
-// Server.MaxQueuedBytes and the session more than its share. It is crowded before
-// that, when more requests wait than handlers have returned in the last quarter of
-// Limits.ProcessingTimeout (but at least two for each worker): those that arrive
-// next would wait longer than that. Reading pauses at either. Where it has to go on,
-// only what arrives at a full queue is refused.
+// The queue is full at Limits.Queue and at Limits.QueueBytes. If the server holds
+// Server.MaxQueuedBytes and the session more than its share, the queue is full, too.
 //
-// A running handler is tied while it waits for a reply of the session's peer: it needs
-// the reader, so reading goes on when all are tied. A handler that waits for room in
-// the outbox needs a peer that reads. It is tied, too, once the writer has made no
-// progress for currentStallLimit, for then the peer may wait for this side to read.
+// The queue is crowded if at least as many requests wait as handlers have returned in the
+// last quarter of Limits.ProcessingTimeout. Further requests would wait longer than that
+// quarter. Fewer than two requests per worker never crowd the queue.
 //
-// A handler that waits for the peer in another way (through another goroutine or
-// session) is not recognised: therefore reading also goes on when no handler has
-// returned for pauseLimit. That is currentStallLimit while handlers of other sessions wait
-// for this one: they may be what this session's handlers wait for.
+// Reading pauses if the queue is full or crowded. If reading must continue, only requests
+// that arrive at a full queue are refused.
 //
-// Handlers may return all the time, and a pause take long all the same: a few batches
-// can fill the queue. After twice pauseLimit the reader takes maxDecodedBytes and a
-// message at most, and pauses again. So the peer's SendTimeout does not end the session,
-// and replies and pings come through. What is read so is admitted, until the queue is
-// twice as full as it may be.
+// A running handler is tied while it waits for a reply of the session's peer, because the
+// reply needs the reader. If all running handlers are tied, reading continues. A handler
+// that waits for room in the outbox needs a peer that reads. If the writer makes no
+// progress for currentStallLimit, such a handler is tied, too: the peer may wait for this
+// side to read.
+//
+// A handler may wait for the peer in other ways, through another goroutine or session.
+// Such waits are not recognized. Therefore reading also continues if no handler has
+// returned for pauseLimit. While handlers of other sessions wait for this session, the
+// limit is currentStallLimit, because this session's handlers may wait for those
+// handlers.
+//
+// Even if handlers return all the time, a pause may last long: a few batches can fill the
+// queue. After twice pauseLimit the reader takes at most maxDecodedBytes and one message,
+// and pauses again. So the peer's SendTimeout does not end the session, and replies and
+// pings arrive. The queue may then grow to twice its limits.
 
-// backPressure is the state of a session's pauses. It is guarded by the session's lock.
+// backPressure is the state of a session's pauses, guarded by the session's lock.
 type backPressure struct {
-	paused          bool          // nobody reads
-	since           time.Duration // when the pause began
-	lastProgress    time.Duration // when a handler last returned in the pause, or when it began
-	longPauseLogged bool          // a pause of more than pauseLogDelay was logged
-	pauseForbidden  bool          // reading goes on after pauseLimit: no pause before there is room
-	readUntilBytes  uint64        // Stats.BytesReceived below which there is no pause: a little is read
+	paused          bool          // no goroutine reads
+	since           time.Duration // start of the pause
+	lastProgress    time.Duration // last return of a handler in the pause, or start of the pause
+	longPauseLogged bool          // a pause longer than pauseLogDelay was logged
+	pauseForbidden  bool          // reading continued after pauseLimit: no pause until there is room
+	readUntilBytes  uint64        // no pause while Stats.BytesReceived is lower: a little is read
 	replyWaiters    int           // running handlers that wait for a reply
-	roomWaiters     int           // running handlers that wait for room and for no reply
-	foreignWaiters  int           // waits of handlers of other sessions for this one
-	writerStalled   bool          // the writer made no progress: these are tied, until the queue is empty
-	stallCount      int           // how often that was so lately
-	lastStall       time.Duration // when it was last
+	roomWaiters     int           // running handlers that wait for room only
+	foreignWaiters  int           // waits for this session by handlers of other sessions
+	writerStalled   bool          // no progress of the writer: roomWaiters are tied until the queue is empty
+	stallCount      int           // number of recent stalls
+	lastStall       time.Duration // time of the last stall
 
-	// Handlers that have returned in the current period and in the one before. A
-	// period is an eighth of Limits.ProcessingTimeout.
-	periodStart                     time.Duration // when the current one began
+	// Returns of handlers in the current and the previous period. A period is an eighth
+	// of Limits.ProcessingTimeout.
+	periodStart                     time.Duration // start of the current period
 	currentReturns, previousReturns int
 }
 
 const (
-	// maxPauseLimit is the longest time without a returning handler in a pause.
+	// maxPauseLimit is the upper bound of pauseLimit.
 	maxPauseLimit = 5 * time.Second
-	// cancelRoom is how many requests may wait at least if the peer can cancel them: it
-	// is not heard in a pause.
+	// cancelRoom is the minimum number of waiting requests before a pause, if the peer
+	// can cancel requests. No cancellation is read in a pause.
 	cancelRoom = 64
-	// currentStallLimit is how long a pause may bring no progress where it is likely that others
-	// wait for this session to read; half of that the next time, and so on, until there
-	// has been no stall for stallResetTime.
+	// stallLimit is the maximum time without progress in a pause, while others probably
+	// wait for this session to read. Each further stall halves the time, until
+	// stallResetTime passes without a stall.
 	stallLimit     = time.Second
 	stallResetTime = time.Minute
-	// pauseLogDelay is how long a pause may take before it is logged.
+	// pauseLogDelay is the length of a pause before the pause is logged.
 	pauseLogDelay = time.Second
-	// maxDecodedBytes is how many bytes of messages are handed over at once: by so many,
-	// and one message, Limits.QueueBytes can be exceeded before reading pauses.
+	// maxDecodedBytes is the maximum size of messages handed over at once, plus one
+	// message. Limits.QueueBytes can be exceeded by the same amount before reading
+	// pauses.
 	maxDecodedBytes = 64 << 10
 )
 
-// pauseLimit returns how long a pause may last without a returning handler: less than
-// half of what the peer, with the same limits, waits for a write, and than what a
-// keep-alive waits for life.
+// pauseLimit returns the maximum time in a pause without a returning handler. For a peer
+// with the same limits, the time is less than half of the send timeout. A keep-alive of
+// the peer gives up after at least twice the time.
 func (l *Limits) pauseLimit() time.Duration {
 	limit := min(maxPauseLimit, l.SendTimeout/4)
 	if keepAlive := l.tcpKeepAlive(); keepAlive > 0 && keepAlive < limit {
@@ -86,8 +91,8 @@ func (l *Limits) pauseLimit() time.Duration {
 	return limit
 }
 
-// queueFullErrorLocked returns the error for a request of the given size that finds no
-// room, nil if there is room. Callers must hold s.mu.
+// queueFullErrorLocked returns the error for a request of the given size. If the queue
+// has room, queueFullErrorLocked returns nil. Callers must hold s.mu.
 func (rs *requestServer) queueFullErrorLocked(size int) *Error {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -102,11 +107,11 @@ func (rs *requestServer) queueFullErrorLocked(size int) *Error {
 	return nil
 }
 
-// queueDepth returns how many requests wait, without those whose turn it is.
+// queueDepth returns the number of waiting requests, without those that can start now.
 func (in *requestQueue) queueDepth() int { return in.count - max(0, in.limit-in.running) }
 
-// isCrowdedLocked reports whether the requests that wait take so many quarters of the
-// room for them, or more. Callers must hold s.mu.
+// isCrowdedLocked reports whether waiting requests take at least quarters/4 of their
+// room. Callers must hold s.mu.
 func (rs *requestServer) isCrowdedLocked(now time.Duration, quarters int) bool {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -130,14 +135,15 @@ func (rs *requestServer) isCrowdedLocked(now time.Duration, quarters int) bool {
 	return depth >= quartersOf(min(room, s.limits.Queue), quarters)
 }
 
-// quartersOf returns so many quarters of n, rounded up.
+// quartersOf returns quarters/4 of n, rounded up.
 func quartersOf(n, quarters int) int { return n - n/4*(4-quarters) }
 
-// countRecentReturns returns how many handlers have returned in the last quarter of
-// Limits.ProcessingTimeout, or a little less.
+// countRecentReturns returns the number of handlers that returned in the current and the
+// previous period. The two periods are at most the last quarter of
+// Limits.ProcessingTimeout.
 func (b *backPressure) countRecentReturns(now time.Duration, l *Limits) int {
 	if l.ProcessingTimeout == never {
-		return l.Queue // nothing expires, however long it waits
+		return l.Queue // requests never expire
 	}
 	switch period, passed := l.ProcessingTimeout/8, now-b.periodStart; {
 	case passed >= 2*period:
@@ -148,9 +154,10 @@ func (b *backPressure) countRecentReturns(now time.Duration, l *Limits) int {
 	return b.previousReturns + b.currentReturns
 }
 
-// mayPauseLocked reports whether somebody will make room who does not need the
-// reader: a running handler that is not tied, a worker that is being started, or
-// OnSession while it calls nobody. Callers must hold s.mu.
+// mayPauseLocked reports whether room will be made without the reader, by a running
+// handler that is not tied or by a starting worker. If the server handles too many bytes,
+// a blocked session waits for other sessions instead. Before OnSession returns, no call
+// of this side may be pending. Callers must hold s.mu.
 func (rs *requestServer) mayPauseLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -167,8 +174,8 @@ func (rs *requestServer) mayPauseLocked() bool {
 	return rs.workerStarting || rs.blocked && rs.running == 0 || rs.running > tied
 }
 
-// pauseReading gives up the reader's role if the session is to pause, and reports whether
-// it did. Only the reader calls it, after it has handed over all that it had decoded.
+// pauseReading pauses reading if the session must pause, and reports whether it did. Only
+// the reader calls pauseReading, after the hand-over of all decoded input.
 func (r *reader) pauseReading() bool {
 	s := r.s
 	s.lock()
@@ -179,7 +186,7 @@ func (r *reader) pauseReading() bool {
 		return false
 	}
 	b.paused, b.since, b.lastProgress, b.longPauseLogged = true, now, now, false
-	r.forgetPartialLocked() // it is this side that does not go on
+	r.forgetPartialLocked() // an incomplete message waits for this side, not for the peer
 	s.life.runningLoops--
 	s.stats.Pauses++
 	s.timer.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
@@ -189,8 +196,8 @@ func (r *reader) pauseReading() bool {
 	return true
 }
 
-// checkPauseLocked has reading go on if there is no reason for the pause any more.
-// It is called after each change that can be such a reason. Callers must hold s.mu.
+// checkPauseLocked resumes reading if the reason for the pause is gone. checkPauseLocked
+// follows each change that can be the cause. Callers must hold s.mu.
 func (rs *requestServer) checkPauseLocked() {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -208,15 +215,15 @@ func (rs *requestServer) resumeReadingLocked() {
 	s.life.runningLoops++
 	took := now - b.since
 	s.stats.Paused += took
-	s.activity.markActiveLocked() // silence counts only while somebody reads
+	s.activity.markActiveLocked() // silence counts only while the session reads
 	if s.trace.Resumed != nil {
 		s.pool.runTask(func() { s.trace.Resumed(s, took) })
 	}
 	s.pool.runTask(s.readLoopFn)
 }
 
-// recordHandlerReturnLocked notes that the handler of c has returned. Callers must hold
-// s.mu, and call checkPauseLocked before they release it.
+// recordHandlerReturnLocked records the return of c's handler. Callers must hold s.mu,
+// and call checkPauseLocked before releasing s.mu.
 func (rs *requestServer) recordHandlerReturnLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -235,8 +242,8 @@ func (rs *requestServer) recordHandlerReturnLocked(c *peerRequest) {
 	}
 }
 
-// checkPauseDeadlinesLocked is called by the session's timer: it logs a long pause, and
-// ends one in which no handler returns. Callers must hold s.mu.
+// checkPauseDeadlinesLocked logs a long pause, and ends a pause without a returning
+// handler. Callers must hold s.mu.
 func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -259,7 +266,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 		} else {
 			s.timer.setTimerLocked(stall)
 		}
-		progress = max(progress, written) // which is all that these handlers wait for
+		progress = max(progress, written) // these handlers wait only for the writer
 	}
 	patience := s.limits.pauseLimit()
 	if b.foreignWaiters > 0 {
@@ -278,7 +285,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 			b.lastStall = now
 			b.stallCount++
 		}
-		if b.stallCount <= 1 { // the next ones come soon
+		if b.stallCount <= 1 { // further stalls follow soon
 			s.logs.logPeerLaterLocked(slog.LevelWarn, "reading goes on though the queue is full: no handler has returned",
 				slog.Duration("for", now-progress), slog.Int("requests", rs.count))
 		}
@@ -294,9 +301,9 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 	s.timer.setTimerLocked(min(limit, sip))
 }
 
-// mayReadALittleLocked reports whether a little may be read in a long pause: not if the queue
-// is twice as full as it may be, and not if the peer does not read its replies. Callers
-// must hold s.mu.
+// mayReadALittleLocked reports whether the reader may take a little in a long pause. The
+// queue must be below twice its limits, and the peer must read its replies. Callers must
+// hold s.mu.
 func (rs *requestServer) mayReadALittleLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -304,9 +311,9 @@ func (rs *requestServer) mayReadALittleLocked() bool {
 		!s.load.isOverShare(s.memory.reported)
 }
 
-// currentStallLimit returns how long a pause may bring no progress now. Two sides that flood
-// each other stall again and again: all of that together takes no longer than twice
-// currentStallLimit.
+// currentStallLimit returns the present time without progress that a pause may last. Two
+// sides that flood each other stall repeatedly: all stalls together last at most twice
+// stallLimit.
 func (b *backPressure) currentStallLimit(now time.Duration) time.Duration {
 	if now-b.lastStall >= stallResetTime {
 		b.stallCount = 0
@@ -314,25 +321,25 @@ func (b *backPressure) currentStallLimit(now time.Duration) time.Duration {
 	return stallLimit >> min(b.stallCount, 20)
 }
 
-// handlerKey is the context key for the context of the handler that it is made from.
+// handlerKey is the context key of the handlerContext from which a context derives.
 type handlerKey struct{}
 
-// handlerOf returns the context of the handler that ctx is made from, nil if there is
-// none. It may be a handler of another session.
+// handlerOf returns the handlerContext from which ctx derives, or nil. The handler may
+// belong to another session.
 func handlerOf(ctx context.Context) *handlerContext {
 	h, _ := ctx.Value(handlerKey{}).(*handlerContext)
 	return h
 }
 
-// handlerWaits are the waits of a handler's goroutines for the session. They are small, since
-// each request has some.
+// handlerWaits counts the waits of a handler's goroutines for the session. The counters
+// are small, because each request has them.
 type handlerWaits struct {
 	replies         int32
-	room            int16 // beyond its range it is right again when the waits end
-	handlerReturned bool  // the handler has: then they are nobody's
+	room            int16 // correct again at the end of the waits, even after an overflow
+	handlerReturned bool  // the remaining waits belong to no handler
 }
 
-// countWaiter counts a running handler by what it waits for.
+// countWaiter adds n to the number of running handlers that wait as h does.
 func (b *backPressure) countWaiter(h *handlerContext, n int) {
 	switch {
 	case h.waits.handlerReturned:
@@ -343,8 +350,8 @@ func (b *backPressure) countWaiter(h *handlerContext, n int) {
 	}
 }
 
-// changeWaitsLocked changes what the handler h waits for; a nil h is none. Callers
-// must hold s.mu.
+// changeWaitsLocked changes the number of waits of the handler h, which may be nil.
+// Callers must hold s.mu.
 func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int32) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -358,7 +365,7 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 		h.waits.room += int16(room)
 		b.countWaiter(h, 1)
 		if replies > 0 && rs.count > 0 {
-			rs.startWorkerIfNeededLocked() // who answers may ask before
+			rs.startWorkerIfNeededLocked() // the peer may call this side before replying
 		}
 		rs.checkPauseLocked()
 	} else {
@@ -370,10 +377,10 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 	}
 }
 
-// beginReplyWait notes that the handler h waits for a reply; a nil h is none.
+// beginReplyWait records that the handler h waits for a reply. h may be nil.
 func (rs *requestServer) beginReplyWait(h *handlerContext) { rs.changeReplyWaits(h, 1) }
 
-// endReplyWait ends what beginReplyWait has begun.
+// endReplyWait ends a wait of beginReplyWait.
 func (rs *requestServer) endReplyWait(h *handlerContext) { rs.changeReplyWaits(h, -1) }
 
 func (rs *requestServer) changeReplyWaits(h *handlerContext, replies int32) {
@@ -385,40 +392,40 @@ func (rs *requestServer) changeReplyWaits(h *handlerContext, replies int32) {
 	}
 }
 
-// Half-close (I14). A peer may close its half of the connection when it has sent all
-// that it has to say, and read on. When its input ends between two messages, the
-// session handles what it has read and sends the replies; then it ends with io.EOF.
-// There is nobody to call any more: what is pending fails at once.
+// Half-close (I14). A peer may close its half of the connection after its last message,
+// and continue to read. If the input ends between two messages, the session handles the
+// received messages and sends the replies. Then the session ends with io.EOF. Pending
+// calls fail at once, because no reply can come.
 //
-// A peer that has closed the whole connection looks the same, until something is
-// written. So the session also ends at the first error of a write, when the operating
-// system says that both halves are closed, and after Limits.HalfClose.
+// A peer that has closed the whole connection looks the same until a write fails. So the
+// session also ends at the first write error, when the operating system reports both
+// halves closed, and after Limits.HalfClose.
 
-// inputCheckInterval is how often the operating system is asked whether the peer is gone.
+// inputCheckInterval is the interval of asking the operating system whether the peer is
+// gone.
 const inputCheckInterval = time.Second
 
-// inputState is the state of a session whose peer has finished sending. It is guarded
-// by the session's lock.
+// inputState is the state of the input and of its end, guarded by the session's lock.
 type inputState struct {
-	stalled *stalledInput // nil if there is none, or once a message has come
+	stalled *stalledInput // nil if there is none, or after the first message
 
-	closed        bool
-	closeStarted  bool          // nothing is left to do
-	closeDeadline time.Duration // when the session ends, whatever is left
+	closed        bool          // the peer has finished sending
+	closeStarted  bool          // everything is answered
+	closeDeadline time.Duration // latest end of the session
 
 	writerWaiting bool          // the writer has failed, and waits for the reader
-	waitDeadline  time.Duration // for so long at most
+	waitDeadline  time.Duration // end of that wait
 }
 
-// errInputClosed is the reason why nothing can be asked of a peer that has finished
+// errInputClosed is the reason for the failure of calls to a peer that has finished
 // sending.
 var errInputClosed = errors.New("the peer has finished sending")
 
-// halfCloser is a connection of which the peer may close one half.
+// halfCloser is a connection whose halves can be closed separately.
 type halfCloser interface{ CloseWrite() error }
 
-// closeInput is called by the reader when the input has ended with err. It reports
-// whether the session goes on without input.
+// closeInput handles the end of the input with err, and reports whether the session
+// continues without input. Only the reader calls closeInput.
 func (r *reader) closeInput(err error) bool {
 	s := r.s
 	if err != io.EOF {
@@ -447,9 +454,9 @@ func (r *reader) closeInput(err error) bool {
 	return true
 }
 
-// waitForEndOfInput waits until the reader has read what the peer had sent, if err says that
-// the peer has closed the connection: a write finds out before the reader does. The
-// writer calls it when a write has failed.
+// waitForEndOfInput waits for the reader to read the remaining input, if err is the close
+// of the connection by the peer. A write notices the close before the reader does. The
+// writer calls waitForEndOfInput after a failed write.
 func (w *writer) waitForEndOfInput(err error) {
 	s := w.s
 	if !isHangUp(err) {
@@ -457,9 +464,9 @@ func (w *writer) waitForEndOfInput(err error) {
 	}
 	limit := closeGrace
 	switch s.Conn().(type) {
-	case *joinedConn, *program: // whose input may go on
+	case *joinedConn, *program: // the input may continue
 	default:
-		if s.conn.hasHungUp() { // what is left has arrived already
+		if s.conn.hasHungUp() { // the remaining input has already arrived
 			limit = max(limit, s.halfCloseLimit())
 		}
 	}
@@ -474,11 +481,11 @@ func (w *writer) waitForEndOfInput(err error) {
 	s.input.writerWaiting = false
 }
 
-// halfCloseLimit returns how long the session may go on without input; 0 if the
-// connection has no halves.
+// halfCloseLimit returns how long the session may continue without input. For a
+// connection without halves, the result is 0.
 func (s *Session) halfCloseLimit() time.Duration {
 	if _, ok := s.conn.(*messages); ok {
-		return 0 // whatever methods the type has of the connection below
+		return 0 // even if the type has the methods of its underlying connection
 	}
 	limit := s.limits.HalfClose
 	conn := s.Conn()
@@ -489,7 +496,7 @@ func (s *Session) halfCloseLimit() time.Duration {
 			continue
 		case *joinedConn, *program, *net.UnixConn:
 			if limit == 0 {
-				limit = after(s.limits.ProcessingTimeout, closeGrace) // what times out is answered
+				limit = after(s.limits.ProcessingTimeout, closeGrace) // expired requests are still answered
 			}
 		case halfCloser:
 			if limit == 0 {
@@ -502,8 +509,8 @@ func (s *Session) halfCloseLimit() time.Duration {
 	}
 }
 
-// closeIfAllAnsweredLocked ends a session without input when nothing is left to do. Callers
-// must hold s.mu.
+// closeIfAllAnsweredLocked ends a session without input when nothing is left to do.
+// Callers must hold s.mu.
 func (s *Session) closeIfAllAnsweredLocked() {
 	s.mu.AssertHeld()
 	if !s.input.closed || s.input.closeStarted || s.life.state >= stateClosing ||
@@ -514,8 +521,9 @@ func (s *Session) closeIfAllAnsweredLocked() {
 	s.effects.closeSession(io.EOF, closeGrace)
 }
 
-// checkHalfCloseLocked is called by the session's timer. It ends a session whose input
-// has ended, when its time is over or the peer is gone. Callers must hold s.mu.
+// checkHalfCloseLocked ends a session without input at input.closeDeadline. Before the
+// deadline, checkHalfCloseLocked schedules checks whether the peer is gone. Callers must
+// hold s.mu.
 func (s *Session) checkHalfCloseLocked(now time.Duration) {
 	s.mu.AssertHeld()
 	switch {
@@ -531,15 +539,15 @@ func (s *Session) checkHalfCloseLocked(now time.Duration) {
 	s.effects.setFlag(&s.effects.hangUpCheckDue)
 }
 
-// closeIfHungUp ends the session if the operating system says that the peer is gone.
+// closeIfHungUp ends the session if the operating system reports that the peer is gone.
 func (s *Session) closeIfHungUp() {
 	if s.conn.hasHungUp() {
 		s.closeWith(io.EOF, 0)
 	}
 }
 
-// endOfInput returns io.EOF, or an error that wraps it and says that the program has
-// ended which the session was started with.
+// endOfInput returns io.EOF. If the program of the session has ended, the error also
+// reports the exit, and wraps io.EOF.
 func (s *Session) endOfInput() error {
 	if p, ok := s.Conn().(*program); ok && p.hasEnded() && p.exitErr == nil {
 		return p.newExitError()

@@ -10,20 +10,20 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// logRecord is something to be logged that the reader saw, which cannot do it.
+// logRecord is a log record that waits for writeLogRecords.
 type logRecord struct {
 	level slog.Level
 	msg   string
 	attrs []slog.Attr
 }
 
-// maxLogRecords is how many notes may wait, behind as many at most that are being logged;
-// more are only counted.
+// maxLogRecords is the maximum number of waiting records. At most as many more are being
+// written. Further records are only counted.
 const maxLogRecords = 64
 
-// logLaterLocked has something logged, on another goroutine, and before the session is over. It
-// is for what happens once or twice in a session; the sessions of a server have a budget
-// for that. It is called under the lock.
+// logLaterLocked queues a log record. Another goroutine writes the record before the
+// session is over. logLaterLocked is for events that happen once or twice in a session,
+// and uses the server's budget of notices. Callers must hold s.mu.
 func (l *deferredLog) logLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
 	s := l.s
 	s.mu.AssertHeld()
@@ -32,8 +32,9 @@ func (l *deferredLog) logLaterLocked(level slog.Level, msg string, attrs ...slog
 	}
 }
 
-// noteOfSizeLocked is note for a record of the given size, as recordSize has it. For errors
-// that may be the user's, callers have asked for it before they took the lock.
+// noteOfSizeLocked is logLaterLocked for a record with the given recordSize. If an
+// attribute may contain a user's error, callers compute the size before locking s.mu.
+// Callers must hold s.mu.
 func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
 	s.mu.AssertHeld()
 	if s.life.state == stateDone {
@@ -44,7 +45,8 @@ func (s *Session) noteOfSizeLocked(size int, level slog.Level, msg string, attrs
 	}
 }
 
-// queueLogRecordLocked is note for what the budgets have room for. Callers must hold s.mu.
+// queueLogRecordLocked queues a record for which the budgets have room. Callers must hold
+// s.mu.
 func (l *deferredLog) queueLogRecordLocked(level slog.Level, msg string, attrs []slog.Attr) {
 	s := l.s
 	s.mu.AssertHeld()
@@ -59,12 +61,12 @@ func (l *deferredLog) queueLogRecordLocked(level slog.Level, msg string, attrs [
 	}
 }
 
-// A logBudget bounds the bytes of the records that the peer causes: logBurst, and one for
-// each byte that was received. Once it is used up, no record fits before there is room
-// for several, so that what is logged of a flood are runs of records.
+// logBudget bounds the bytes of the records caused by the peer: logBurst, and one byte
+// for each received byte. When the budget is exhausted, no record fits until there is
+// room for logRun. So a flood is logged in runs of records.
 type logBudget struct {
-	logged    uint64 // about how many bytes
-	earned    uint64 // of the bytes received, what the server's budget has been given for
+	logged    uint64 // approximate number of logged bytes
+	earned    uint64 // received bytes already credited to the server's budget
 	exhausted bool
 }
 
@@ -73,7 +75,8 @@ const (
 	logRun   = 4 << 10
 )
 
-// takeBytes reports whether there is room for a record of the given size, and counts it.
+// takeBytes reports whether the budget has room for a record of the given size, and
+// counts the record. received is the number of received bytes.
 func (b *logBudget) takeBytes(size int, received uint64) bool {
 	after := b.logged + uint64(size)
 	switch total := received + logBurst; {
@@ -85,22 +88,23 @@ func (b *logBudget) takeBytes(size int, received uint64) bool {
 	return true
 }
 
-// deferredLog keeps log records until they can be written without s.mu.
+// deferredLog keeps log records for writing without s.mu.
 type deferredLog struct {
 	s        *Session
 	records  []logRecord
-	unlogged int        // records for which there was no room
-	running  bool       // a goroutine writes records, or is about to
-	budgets  logBudgets // of records that the peer causes
+	unlogged int        // number of records without room
+	running  bool       // writeLogRecords runs, or is about to
+	budgets  logBudgets // for records caused by the peer
 }
 
-// logBudgets are a session's: records of level Error have one of their own, so that a
-// peer cannot hide a handler's panic behind bad messages.
+// logBudgets holds the budgets of a session. Records of level Error have a separate
+// budget, so that a peer cannot hide a handler's panic behind bad messages.
 type logBudgets struct{ errors, others logBudget }
 
-// takeServerLogBudgetLocked reports whether the server's budget has room for a record of the
-// given size, which tells of so many; earned are bytes received that it has not been given
-// for. If others were left out before, that is said first. Callers must hold s.mu.
+// takeServerLogBudgetLocked reports whether the server's budget b has room for a record
+// of the given size, which stands for the given number of records. earned is the number
+// of received bytes to add to the budget first. If the budget has refused records before,
+// a warning with their number is queued. Callers must hold s.mu.
 func (l *deferredLog) takeServerLogBudgetLocked(b *bounded.Budget, size, earned, records int) bool {
 	l.s.mu.AssertHeld()
 	ok, skipped := b.Take(float64(size), float64(earned), records)
@@ -111,8 +115,8 @@ func (l *deferredLog) takeServerLogBudgetLocked(b *bounded.Budget, size, earned,
 	return ok
 }
 
-// takeLogBudgetLocked reports whether the budgets of the session and its server have room for a
-// record. Callers must hold s.mu.
+// takeLogBudgetLocked reports whether the budgets of the session and its server have room
+// for a record. Callers must hold s.mu.
 func (l *deferredLog) takeLogBudgetLocked(level slog.Level, size int) bool {
 	s := l.s
 	s.mu.AssertHeld()
@@ -142,9 +146,9 @@ func (l *deferredLog) takeLogBudgetLocked(level slog.Level, size int) bool {
 	return true
 }
 
-// logPeerLaterLocked is note for what a peer can cause as often as it likes. Records for
-// which the budget has no room are only counted. Attributes have no errors but this
-// package's own: the text of any other is the user's code.
+// logPeerLaterLocked is logLaterLocked for events that a peer can cause at will. Records
+// over the budget are only counted. Errors in attrs must be errors of this package,
+// because the text of a user's error is user code (I5). Callers must hold s.mu.
 func (l *deferredLog) logPeerLaterLocked(level slog.Level, msg string, attrs ...slog.Attr) {
 	s := l.s
 	s.mu.AssertHeld()
@@ -153,7 +157,8 @@ func (l *deferredLog) logPeerLaterLocked(level slog.Level, msg string, attrs ...
 	}
 }
 
-// notePeer is logPeerLaterLocked for attributes with any errors. Callers must not hold s.mu.
+// notePeer is logPeerLaterLocked for attributes with any errors. Callers must not hold
+// s.mu.
 func (s *Session) notePeer(level slog.Level, msg string, attrs ...slog.Attr) {
 	if s.log.Handler() == slog.DiscardHandler {
 		return
@@ -172,8 +177,8 @@ func (l *deferredLog) logSizedLaterLocked(size int, level slog.Level, msg string
 	}
 }
 
-// logHandlerLater logs what happened when c was handled, within the budget. A nil err is
-// left out. Callers must not hold s.mu: the logger and err are the user's.
+// logHandlerLater logs an event in the handling of c, within the budget. A nil err is
+// left out. Callers must not hold s.mu, because the logger and err are user code.
 func (l *deferredLog) logHandlerLater(level slog.Level, msg string, c *peerRequest, err error, more ...slog.Attr) {
 	s := l.s
 	if !s.log.Enabled(context.Background(), level) {
@@ -189,11 +194,10 @@ func (l *deferredLog) logHandlerLater(level slog.Level, msg string, c *peerReque
 	s.unlock()
 }
 
-// recordOverhead is about how many bytes the time, the level and the peer have in a
-// record.
+// recordOverhead is the approximate number of bytes for time, level and peer in a record.
 const recordOverhead = 192
 
-// recordSize returns about how many bytes a record has as text, and not fewer.
+// recordSize returns the approximate number of bytes of a record as text, never too few.
 func recordSize(msg string, attrs []slog.Attr) int {
 	size := recordOverhead + len(msg)
 	for _, a := range attrs {
@@ -208,7 +212,7 @@ func recordSize(msg string, attrs []slog.Attr) int {
 	return size
 }
 
-// quotedSize returns how many bytes text has at most when a logger has quoted it.
+// quotedSize returns the maximum number of bytes of text when quoted by a logger.
 func quotedSize(text string) int {
 	size := 0
 	for _, r := range text {
@@ -218,14 +222,14 @@ func quotedSize(text string) int {
 		case r >= ' ' && r < 0x7f:
 			size++
 		default:
-			size += 6 // an escape sequence, if it is no character of 4 bytes
+			size += 6 // an escape sequence, or at most 4 bytes of UTF-8
 		}
 	}
 	return size
 }
 
-// writeLogRecords logs until there is nothing left. It makes room for as much as it takes, so
-// that a log which is always too slow still shows some of all that happens.
+// writeLogRecords writes queued records until none are left. Each round first empties the
+// queue, so that even a log that is always too slow shows a part of all events.
 func (l *deferredLog) writeLogRecords() {
 	s := l.s
 	for {
@@ -238,9 +242,9 @@ func (l *deferredLog) writeLogRecords() {
 		}
 		l.records, l.unlogged = nil, 0
 		if unlogged > 0 {
-			l.budgets.others.logged += recordOverhead // for the record that says so
+			l.budgets.others.logged += recordOverhead // for the record about left-out records
 			if ofServer := s.load.logs; ofServer != nil && !l.takeServerLogBudgetLocked(&ofServer.others, recordOverhead, 0, unlogged) {
-				unlogged = 0 // the server says it
+				unlogged = 0 // the server's record has the number
 			}
 		}
 		s.unlock()
@@ -253,7 +257,8 @@ func (l *deferredLog) writeLogRecords() {
 	}
 }
 
-// limitAttr names a limit in a log record, and its value, whose key is the unit.
+// limitAttr returns a log attribute with the name and the value of a limit. The key of
+// the value is the unit.
 func limitAttr(name string, value slog.Attr) slog.Attr {
 	return slog.Group("limit", slog.String("name", name), value)
 }
@@ -268,12 +273,12 @@ func timeLimitAttr(name string, d time.Duration) slog.Attr {
 	return limitAttr(name, slog.Duration("duration", d))
 }
 
-// methodAttr names a method, which the peer may have made up, in a log record.
+// methodAttr returns a log attribute with a method, possibly an invention of the peer.
 func methodAttr(method string) slog.Attr { return slog.String("method", excerpt(method)) }
 
-// errorAttr tells of an error of a handler, a codec or a connection in a log record.
+// errorAttr returns a log attribute with an error of a handler, a codec or a connection.
 func errorAttr(err error) slog.Attr { return slog.Any("error", bounded.Error(err)) }
 
-// peerAttr names a peer in a log record: as text, since a handler that writes JSON
-// would take the address apart.
+// peerAttr returns a log attribute with the address of a peer, as text: a JSON handler
+// would split the address into fields.
 func peerAttr(addr net.Addr) slog.Attr { return slog.String("peer", fmt.Sprint(addr)) }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// decodeBuffer is what a reader uses while there is something to read.
+// decodeBuffer is the memory of a reader while there is input.
 type decodeBuffer struct {
 	Message
 	decodedInput
@@ -19,43 +19,43 @@ type decodeBuffer struct {
 
 var decodeBuffers = sync.Pool{New: func() any { return new(decodeBuffer) }}
 
-// recycle gives r up for reuse, without what was decoded.
+// recycle returns r to the pool, without the decoded data.
 func (r *decodeBuffer) recycle() {
 	m := &r.Message
 	spare := m.spare
 	if n := cap(m.Items); n > len(m.singleItem) && n <= 128 {
-		clear(m.Items[:n]) // longer batches were before
+		clear(m.Items[:n]) // earlier batches may have been longer
 		spare = m.Items[:0]
 	}
 	*m = Message{lastMethod: m.lastMethod, spare: spare}
 	decodeBuffers.Put(r)
 }
 
-// decodedInput is what the reader has decoded and not handed over yet. It hands over
-// what came in at once under one lock.
+// decodedInput holds decoded messages before the hand-over. The reader hands over all
+// messages that arrived together under one lock.
 type decodedInput struct {
 	messages     uint64
-	bytes        int  // of the messages
-	queueCrowded bool // the queue was when the last were handed over: reading may have to pause
-	hasBlank     bool // there were blank messages, too
+	bytes        int  // size of the messages
+	queueCrowded bool // the queue was crowded at the last hand-over: reading may have to pause
+	hasBlank     bool // blank messages arrived, too
 	replies      []receivedReply
-	resultBytes  byteArena // of the replies
+	resultBytes  byteArena // memory of the replies
 	entries      []queueEntry
 }
 
-// receivedReply is a response that came as a message of its own.
+// receivedReply is a response outside of a batch.
 type receivedReply struct {
 	id     ID
 	result []byte
 	err    error
 }
 
-// maxDecodedMessages is how many messages are decoded before they are handed over, though
-// there are more: two for each worker, at most so many.
+// maxDecodedMessages is the upper bound of reader.maxMessages, which is two messages for
+// each worker.
 const maxDecodedMessages = 32
 
-// readLoop reads messages until the connection fails or is closed, or until reading
-// pauses (I13).
+// readLoop reads messages until the connection fails or closes, or until reading pauses
+// (I13).
 func (r *reader) readLoop() {
 	s := r.s
 	buf := decodeBuffers.Get().(*decodeBuffer)
@@ -74,9 +74,9 @@ func (r *reader) readLoop() {
 			if buf.queueCrowded {
 				continue
 			}
-			// What was woken by the last messages runs first: what it sends goes
-			// out sooner, and more comes in at once. Meanwhile, and that may be
-			// long, nothing is held that can be had again.
+			// Goroutines woken by the last messages run first: their messages leave
+			// sooner, and more input arrives at once. The wait for input may be long, so
+			// the reader returns its buffer meanwhile.
 			buf.recycle()
 			runtime.Gosched()
 			msg, err = s.conn.nextMessage(true)
@@ -110,7 +110,7 @@ func (r *reader) readLoop() {
 		}
 		frame, bad := errors.AsType[*FrameError](err)
 		s.lock()
-		r.countReceivedLocked() // what is dropped, or was cut off by the end
+		r.countReceivedLocked() // dropped bytes, or bytes cut off by the end
 		if bad {
 			r.countBadFrameLocked(frame)
 		}
@@ -122,7 +122,7 @@ func (r *reader) readLoop() {
 		if bad && frame.Recoverable && unclear && s.conn.tellsCause() {
 			final := *frame
 			final.Recoverable, final.Start = false, nil
-			frame, err, told = &final, &final, true // by the close
+			frame, err, told = &final, &final, true // the close reports the error
 		}
 		if !bad || !frame.Recoverable {
 			if r.closeInput(err) {
@@ -131,11 +131,11 @@ func (r *reader) readLoop() {
 			}
 			grace := time.Duration(0)
 			if told || errors.Is(err, io.EOF) {
-				grace = closeGrace // the peer may read on: it gets what is queued
+				grace = closeGrace // the peer may still read: the writer writes the queue
 			} else if bad {
 				grace = s.violationGrace()
 			}
-			s.closeWith(err, grace) // does nothing if the session was ending already (I6)
+			s.closeWith(err, grace) // keeps an earlier cause (I6)
 			break
 		}
 		s.lock()
@@ -149,37 +149,38 @@ func (r *reader) readLoop() {
 	s.conn.releaseInput()
 	s.lock()
 	s.life.runningLoops--
-	s.writer.wakeWriter() // which may linger
+	s.writer.wakeWriter() // the writer may linger
 	s.unlock()
 }
 
-// maxIgnoredBytes is how many bytes are read, and not looked at, of a session that ends.
+// maxIgnoredBytes is the number of bytes that a closing session reads and ignores.
 const maxIgnoredBytes = 256 << 10
 
-// errInputIgnored ends the reading of a long message when enough was ignored.
+// errInputIgnored ends the reading of a long message after maxIgnoredBytes.
 var errInputIgnored = errors.New("rpcx: input ignored")
 
-// reader reads what the peer sends. Its methods are for the goroutine that reads, but for
-// those that end in Locked. Its fields are that goroutine's, if nothing else is said.
+// reader reads messages of the peer. The methods are for the reading goroutine, except
+// methods that end in Locked. The fields belong to the reading goroutine, except as
+// noted.
 type reader struct {
 	s              *Session
-	maxMessages    uint64 // messages that are handed over at once
-	ignoresInput   bool   // the session ends: what arrives is read and dropped
-	ignoredFrom    uint64 // the bytes that had arrived when that began
-	endedInMessage bool   // the input has ended within a message
-	inputLeft      bool   // there is more input than is ignored; guarded by s.mu
-	blankMessages  uint8  // how many blank messages came in succession
+	maxMessages    uint64 // maximum number of messages handed over at once
+	ignoresInput   bool   // the session is closing: input is read and dropped
+	ignoredFrom    uint64 // number of received bytes when ignoresInput was set
+	endedInMessage bool   // the input ended within a message
+	inputLeft      bool   // more than maxIgnoredBytes of input is left; guarded by s.mu
+	blankMessages  uint8  // number of successive blank messages
 }
 
-// mayIgnoreMore reports whether reading goes on when so many bytes have arrived: the peer
-// that is sent the last replies should not be reset before it has read them, and
-// cannot keep the session busy.
+// mayIgnoreMore reports whether a closing session reads on after received bytes. Unread
+// input would reset the connection before the peer has read the last replies. But the
+// peer must not keep the session busy.
 func (r *reader) mayIgnoreMore(received uint64) bool {
 	return received-r.ignoredFrom <= maxIgnoredBytes
 }
 
-// ignoreInputIfClosingLocked has the reader drop what arrives from now on if the session is
-// ending. Callers must hold s.mu and be the reader.
+// ignoreInputIfClosingLocked lets the reader drop further input if the session is
+// closing. Callers must hold s.mu and be the reader.
 func (r *reader) ignoreInputIfClosingLocked() {
 	s := r.s
 	s.mu.AssertHeld()
@@ -188,7 +189,7 @@ func (r *reader) ignoreInputIfClosingLocked() {
 	}
 }
 
-// receiveMessage deals with one message, which is valid only until it returns.
+// receiveMessage handles a message. msg is valid only until receiveMessage returns.
 func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 	s := r.s
 	r.decodeMessage(m, msg)
@@ -203,14 +204,14 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 			return
 		}
 		if s.conn.endedUnterminated() {
-			r.endedInMessage = true // the connection ended in the middle of it
+			r.endedInMessage = true // the connection ended within the message
 			return
 		}
 	}
 	r.blankMessages = 0
 	switch item := &m.Items[0]; {
 	case m.Batch && m.Kind() == KindResponse:
-		r.handOverDecoded(in) // what came before
+		r.handOverDecoded(in) // earlier messages first
 		r.receiveBatchResponse(m.Items, true)
 	case m.Batch:
 		r.handOverDecoded(in)
@@ -222,7 +223,7 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 			r.receiveInvalid(item, msg, s.stats.MessagesReceived+in.messages == 0)
 		}
 	case item.Kind == KindFatal:
-		r.handOverDecoded(in) // what came before
+		r.handOverDecoded(in) // earlier messages first
 		s.lock()
 		r.countBadMessageLocked(item.Err)
 		s.effects.closeSession(item.Err, s.violationGrace())
@@ -231,7 +232,7 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 		in.resultBytes.grow(len(item.ID) + len(item.Result))
 		in.replies = append(in.replies, receivedReply{in.resultBytes.appendCopy(item.ID), in.resultBytes.appendCopy(item.Result), item.Err})
 	case s.cancellation != nil && item.Kind == KindNotification && item.Method == s.cancellation.Method:
-		r.handOverDecoded(in) // what is cancelled may be in it
+		r.handOverDecoded(in) // in may hold the cancelled request
 		s.requests.cancelRequests(item.Params)
 	default:
 		in.entries = append(in.entries, r.newRequest(item, len(msg)))
@@ -243,7 +244,8 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 	}
 }
 
-// decodeMessage decodes msg under the session's protocol, which msg may decide.
+// decodeMessage decodes msg. If the session's protocol is a Detector, msg may decide the
+// protocol.
 func (r *reader) decodeMessage(m *Message, msg []byte) {
 	s := r.s
 	p := s.Protocol()
@@ -257,7 +259,7 @@ func (r *reader) decodeMessage(m *Message, msg []byte) {
 	p.Decode(m, msg, s.limits.Batch)
 }
 
-// handOverDecoded hands over what was received: it completes calls and queues requests.
+// handOverDecoded completes the calls of decoded replies and queues decoded requests.
 func (r *reader) handOverDecoded(in *decodedInput) {
 	s := r.s
 	if in.messages == 0 && len(in.entries) == 0 && !in.hasBlank {
@@ -286,7 +288,7 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 	for _, e := range in.entries {
 		s.requests.enqueueRequestLocked(e, now)
 	}
-	s.cost.checkStarvedQueueLocked() // what was refused may have cost what those before it need
+	s.cost.checkStarvedQueueLocked() // refused requests may have used up the cost limit
 	s.requests.startWorkerIfNeededLocked()
 	in.queueCrowded = s.requests.isCrowdedLocked(now, 4)
 	r.ignoreInputIfClosingLocked()
@@ -298,10 +300,9 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 	in.replies, in.entries, in.resultBytes = in.replies[:0], in.entries[:0], nil
 }
 
-// takeCallForReplyLocked removes the call that a response is for from the table, and returns it
-// to be completed; nil if there is none. outcome is the call's error, if
-// it has one. fault is what is to be counted against the peer. It is called under
-// the lock.
+// takeCallForReplyLocked removes the call of a response from the table and returns the
+// call, or nil. outcome is the error of the call. fault is an error of the peer, for the
+// caller to count. Callers must hold s.mu.
 func (r *reader) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, fault error) {
 	s := r.s
 	s.mu.AssertHeld()
@@ -320,7 +321,7 @@ func (r *reader) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, f
 		s.stats.LateReplies++
 	case unexpected:
 		if s.life.state >= stateClosing {
-			break // the end has failed the calls that were pending
+			break // closeWith has failed the pending calls
 		}
 		s.stats.UnexpectedReplies++
 		fault = unexpectedReply(id, err)
@@ -328,9 +329,9 @@ func (r *reader) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, f
 	return f, err, fault
 }
 
-// receiveBatchResponse completes the calls that a batch of responses answers, or those
-// that responses of one message do if array is not set. The members of our batches
-// that an array answers in part fail where it does not.
+// receiveBatchResponse completes the calls answered by a batch of responses. If array is
+// false, the responses come from a message that is no array. If an array answers only a
+// part of a batch of ours, the unanswered calls fail.
 func (r *reader) receiveBatchResponse(items []Item, array bool) {
 	s := r.s
 	need := 0
@@ -370,7 +371,7 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 			}
 		}
 	}
-	for i := range items { // last: what has an id says what the others can be for
+	for i := range items { // last: the replies with ids narrow the calls for replies without
 		if items[i].ID == nil && !r.completeRefusedCallsLocked(now, items[i].Err) {
 			complete(&items[i])
 		}
@@ -378,7 +379,7 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 	s.unlock()
 }
 
-// newRequest makes a call of a request or notification.
+// newRequest makes a singleRequest from a request or notification.
 func (r *reader) newRequest(item *Item, size int) *singleRequest {
 	c := &singleRequest{size: size}
 	a := byteArena(c.arena[:0])
@@ -388,7 +389,7 @@ func (r *reader) newRequest(item *Item, size int) *singleRequest {
 	return c
 }
 
-// receiveBatch answers the invalid members of a batch and takes in the rest.
+// receiveBatch answers the invalid members of a batch and adds the valid members to in.
 func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 	s := r.s
 	b := &peerBatch{members: make([]peerRequest, len(items)), spans: make([]span, len(items)), size: size}
@@ -440,25 +441,25 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 	}
 }
 
-// sharedBytes is how many bytes of the message the item needs.
+// sharedBytes returns the number of bytes that the item shares with its message.
 func (item *Item) sharedBytes() int { return len(item.ID) + item.Params.sharedBytes() }
 
 func (p *Params) sharedBytes() int { return len(p.Positional) + len(p.Named) + len(p.Raw) }
 
-// detachInto moves what the item shares with its message to a, which has room for it.
+// detachInto moves the shared bytes of the item to a, which must have room.
 func (item *Item) detachInto(a *byteArena) {
 	p := &item.Params
 	item.ID, p.Positional, p.Named, p.Raw = a.appendCopy(item.ID), a.appendCopy(p.Positional), a.appendCopy(p.Named), a.appendCopy(p.Raw)
 }
 
-// byteArena is memory that small things which came in together share.
+// byteArena is memory shared by small values that arrived together.
 type byteArena []byte
 
-// maxSharedArena is how large an arena becomes for small things: a user who keeps one
-// of them keeps all of it.
+// maxSharedArena is the maximum size of an arena for small values. A user who keeps a
+// small value keeps the whole arena.
 const maxSharedArena = 512
 
-// appendCopy returns a copy of b in the arena, which has room for it.
+// appendCopy returns a copy of b in the arena, which must have room.
 func (a *byteArena) appendCopy(b []byte) []byte {
 	if b == nil {
 		return nil
@@ -468,15 +469,16 @@ func (a *byteArena) appendCopy(b []byte) []byte {
 	return (*a)[start:len(*a):len(*a)]
 }
 
-// grow makes room for n bytes: the more there were, the more for others as well.
+// grow makes room for n bytes. A new arena has twice the old size (at most
+// maxSharedArena, at least n), so that later values share the allocation.
 func (a *byteArena) grow(n int) {
 	if n > cap(*a)-len(*a) {
 		*a = make(byteArena, 0, max(n, min(2*cap(*a), maxSharedArena)))
 	}
 }
 
-// countBadFrameLocked is fault for what the framer, or the connection, reports. Callers must
-// hold the lock.
+// countBadFrameLocked is countBadMessageLocked for an error of the framer or connection.
+// Callers must hold s.mu.
 func (r *reader) countBadFrameLocked(frame *FrameError) {
 	r.s.mu.AssertHeld()
 	var more []slog.Attr
@@ -484,14 +486,16 @@ func (r *reader) countBadFrameLocked(frame *FrameError) {
 		more = append(more, byteLimitAttr(size.Field, size.Limit))
 	}
 	noted := *frame
-	noted.Start = nil // not to be kept until it is logged
+	noted.Start = nil // the log must not keep the bytes
 	r.countBadMessageLocked(&noted, more...)
 }
 
-// receiveDropped tells whom it concerns of a message that was dropped, as far as its
-// beginning shows who that is: the peer is answered, or the call ends that the message
-// was a reply to. told reports whether the peer is answered. unclear reports whether
-// somebody may be waiting who learns nothing of it.
+// receiveDropped handles a dropped message, as far as the start of the message shows its
+// kind. If the message is a request, receiveDropped answers the peer. If the message is a
+// reply, the call fails.
+//
+// told reports whether the peer is answered. unclear reports whether somebody may still
+// wait without an error.
 func (r *reader) receiveDropped(m *Message, frame *FrameError) (told, unclear bool) {
 	s := r.s
 	answer := frame.Answer
@@ -519,8 +523,8 @@ func (r *reader) receiveDropped(m *Message, frame *FrameError) (told, unclear bo
 	return false, item.Kind == KindFatal
 }
 
-// failCallOfDroppedReply ends the call, or the batch, whose reply was dropped. It reports whether
-// no call can be waiting for that reply any more.
+// failCallOfDroppedReply fails the call, or the batch, whose reply was dropped. It
+// reports whether no call can still wait for the reply.
 func (r *reader) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bool {
 	s := r.s
 	var err error = frame.TooLarge
@@ -532,7 +536,7 @@ func (r *reader) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bo
 	defer s.unlock()
 	f := s.calls.table.onlyCall(array)
 	if id != nil {
-		f, _, _ = r.takeCallForReplyLocked(id, nil) // the fault is that of the frame
+		f, _, _ = r.takeCallForReplyLocked(id, nil) // the fault is counted with the frame
 	} else if f != nil {
 		s.calls.table.remove(f)
 	}
@@ -543,7 +547,7 @@ func (r *reader) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bo
 	s.calls.completeCallLocked(f, now, nil, err)
 	if f.batch != nil && array {
 		for _, member := range f.batch.whole.members {
-			if s.calls.table.abandonCall(member) { // another part of its reply may come
+			if s.calls.table.abandonCall(member) { // another part of the reply may come
 				s.calls.completeCallLocked(member, now, nil, err)
 			}
 		}

@@ -9,29 +9,29 @@ import (
 	"time"
 )
 
-// Time. A session reads one clock, the time since its start, and has one timer,
-// for all of its deadlines. The timer is set for the earliest deadline it was
-// told of, and is left alone when that one is met in time: while messages flow
-// it fires about once in the shortest timeout.
+// Time. A session reads one clock, the time since its start, and has a single timer for
+// all deadlines. The timer is set for the earliest known deadline. If a deadline is met
+// in time, the timer stays set: while messages flow, the timer fires about once in the
+// shortest timeout.
 
-// deadline is an entry in a list of them. Equal timeouts expire in the order in
-// which they began, so a list needs no sorting.
+// deadline is an entry of a deadlineList. Equal timeouts expire in the order of their
+// start, so a list needs no sorting.
 type deadline struct {
 	at         time.Duration
-	owner      expirer // nil when it is in no list
+	owner      expirer // nil outside of a list
 	prev, next *deadline
 }
 
-// expirer is what a deadline is for.
+// expirer is the owner of a deadline.
 type expirer interface {
-	// expireLocked is called when the deadline has passed. The caller holds s.mu, and removes
-	// the deadline from its list afterwards.
+	// expireLocked is called when the deadline has passed. Callers must hold s.mu, and
+	// remove the deadline from its list afterwards.
 	expireLocked(s *Session)
 }
 
 type deadlineList struct{ first, last *deadline }
 
-// appendDeadline appends d, and makes sure that the timer will fire for it.
+// appendDeadline appends d, and sets the timer for d.
 func (l *deadlineList) appendDeadline(s *Session, d *deadline, at time.Duration, owner expirer) {
 	d.at, d.owner, d.prev, d.next = at, owner, l.last, nil
 	if l.last != nil {
@@ -43,7 +43,7 @@ func (l *deadlineList) appendDeadline(s *Session, d *deadline, at time.Duration,
 	s.timer.setTimerLocked(at)
 }
 
-// removeDeadline takes d out if it is in.
+// removeDeadline removes d if d is in the list.
 func (l *deadlineList) removeDeadline(d *deadline) {
 	if d.owner == nil {
 		return
@@ -61,17 +61,18 @@ func (l *deadlineList) removeDeadline(d *deadline) {
 	*d = deadline{}
 }
 
-// now is the time on the session's clock.
+// now returns the time on the session's clock.
 func (s *Session) now() time.Duration { return time.Since(s.startTime) }
 
-// sessionTimer is the one timer of a session, for all of its deadlines.
+// sessionTimer is the single timer of a session, for all deadlines.
 type sessionTimer struct {
 	s     *Session
 	timer *time.Timer
-	at    time.Duration // when the timer is due, never if it is not set
+	at    time.Duration // when the timer is due; never if it is not set
 }
 
-// setTimerLocked makes sure that the timer fires at the given time or before.
+// setTimerLocked makes the timer fire at the given time or earlier. Callers must hold
+// s.mu.
 func (t *sessionTimer) setTimerLocked(at time.Duration) {
 	s := t.s
 	s.mu.AssertHeld()
@@ -86,7 +87,7 @@ func (t *sessionTimer) setTimerLocked(at time.Duration) {
 	}
 }
 
-// checkDeadlines does what is due, and arms the timer for what is next.
+// checkDeadlines handles due deadlines, and sets the timer for the next deadline.
 func (t *sessionTimer) checkDeadlines() {
 	s := t.s
 	s.lock()
@@ -120,7 +121,7 @@ func (t *sessionTimer) checkDeadlines() {
 	case s.input.writerWaiting:
 		t.setTimerLocked(s.input.waitDeadline)
 	}
-	s.requests.checkPauseLocked() // what has expired left room
+	s.requests.checkPauseLocked() // expired requests have made room
 	s.requests.checkPauseDeadlinesLocked(now)
 	s.checkHalfCloseLocked(now)
 	s.requests.checkLateLocked(now)
@@ -131,7 +132,7 @@ func (t *sessionTimer) checkDeadlines() {
 	if s.life.state == stateClosing {
 		if s.life.closeDeadline <= now {
 			s.effects.setFlag(&s.effects.connCloseDue)
-			s.writer.wakeWriter() // which may linger
+			s.writer.wakeWriter() // the writer may linger
 		} else {
 			t.setTimerLocked(s.life.closeDeadline)
 		}
@@ -139,28 +140,28 @@ func (t *sessionTimer) checkDeadlines() {
 	s.unlock()
 }
 
-// keepAliveProbes is how many times KeepAlive passes without a sign of life before a
-// connection is dead.
+// keepAliveProbes is the number of KeepAlive periods without a sign of life, after which
+// a connection is dead.
 const keepAliveProbes = 3
 
-// defaultKeepAlive is what package net sets.
+// defaultKeepAlive is the default of package net.
 const defaultKeepAlive = 15 * time.Second
 
-// connActivity is what a session knows of life on its connection, if anybody wants to
-// know. It is guarded by the session's lock.
+// connActivity tracks signs of life on the connection, if a limit needs them.
+// connActivity is guarded by the session's lock.
 type connActivity struct {
 	s *Session
 
 	watched       bool
-	lastTraffic   time.Duration // when something passed
-	lastWorkEnd   time.Duration // when a handler returned or a call was given up
-	lastKeepAlive time.Duration // when the last probe was sent
+	lastTraffic   time.Duration // time of the last traffic
+	lastWorkEnd   time.Duration // when a handler last returned or a call was abandoned
+	lastKeepAlive time.Duration // time of the last probe
 
-	networkConn    syscall.RawConn // that is asked whether it repeats what it has sent; nil if none
-	repeatingSince time.Duration   // since when it does, never if it does not
+	networkConn    syscall.RawConn // asked for retransmissions; nil if not needed
+	repeatingSince time.Duration   // start of the retransmissions; never if there are none
 }
 
-// watchConn begins to watch over the connection, as the limits say.
+// watchConn begins to watch the connection, as the limits require.
 func (a *connActivity) watchConn() {
 	s := a.s
 	l := s.limits
@@ -176,7 +177,7 @@ func (a *connActivity) watchConn() {
 			if config.Enable {
 				config.Count = keepAliveProbes - 1 // after the first KeepAlive
 			}
-			// If it fails the connection is broken, which the reader sees.
+			// If the call fails, the connection is broken, and the reader notices.
 			_ = t.SetKeepAliveConfig(config)
 		}
 	}
@@ -190,7 +191,7 @@ func (a *connActivity) watchConn() {
 	}
 }
 
-// markActiveLocked is called, under the lock, when something has passed.
+// markActiveLocked records traffic. Callers must hold s.mu.
 func (a *connActivity) markActiveLocked() {
 	a.s.mu.AssertHeld()
 	if a.watched {
@@ -198,8 +199,8 @@ func (a *connActivity) markActiveLocked() {
 	}
 }
 
-// markWorkEndLocked is called, under the lock, when a handler has returned or a call was
-// given up: the session may be idle from now on.
+// markWorkEndLocked records the end of a handler or of an abandoned call: the session may
+// be idle from now on. Callers must hold s.mu.
 func (a *connActivity) markWorkEndLocked() {
 	a.s.mu.AssertHeld()
 	if a.watched {
@@ -207,8 +208,8 @@ func (a *connActivity) markWorkEndLocked() {
 	}
 }
 
-// checkIdleLocked ends a session that is idle, and sends what keeps one alive. Callers must
-// hold s.mu.
+// checkIdleLocked ends an idle session, and schedules keep-alive notifications. Callers
+// must hold s.mu.
 func (a *connActivity) checkIdleLocked(now time.Duration) {
 	s := a.s
 	s.mu.AssertHeld()
@@ -217,7 +218,7 @@ func (a *connActivity) checkIdleLocked(now time.Duration) {
 		return
 	}
 	if s.requests.pressure.paused {
-		v.lastTraffic = now // silence counts only while somebody reads
+		v.lastTraffic = now // silence counts only while the session reads
 	}
 	idle := max(v.lastTraffic, v.lastWorkEnd)
 	if s.requests.running > 0 || s.requests.count > 0 || s.calls.table.pending > 0 || s.writer.writing {
@@ -239,18 +240,18 @@ func (a *connActivity) checkIdleLocked(now time.Duration) {
 	s.timer.setTimerLocked(after(idle, l.IdleTimeout))
 }
 
-// sendKeepAlive sends a notification whose arrival is all that it is for.
+// sendKeepAlive sends a notification that has no purpose but to arrive.
 func (a *connActivity) sendKeepAlive() {
 	s := a.s
 	s.tryNotify(s.limits.KeepAliveMethod, nil, "keep-alive cannot be sent")
 }
 
-// watchNetworkLocked has the session end when what it has sent is not acknowledged for
-// keepAliveProbes times KeepAlive. Without that, TCP goes on for some 15 minutes.
+// watchNetworkLocked makes the session end if sent bytes stay unacknowledged for
+// keepAliveProbes times KeepAlive. Otherwise TCP would continue for some 15 minutes.
 //
-// TCP_USER_TIMEOUT counts the time in which the peer does not read, too, and must not
-// be shorter than SendTimeout. Where KeepAlive asks for less, the operating system is
-// asked whether it repeats what it has sent.
+// TCP_USER_TIMEOUT must not be shorter than SendTimeout, because it also counts the time
+// in which the peer does not read. If KeepAlive requires less, the session asks the
+// operating system about retransmissions. Callers must hold s.mu.
 func (a *connActivity) watchNetworkLocked() {
 	s := a.s
 	s.mu.AssertHeld()
@@ -265,7 +266,7 @@ func (a *connActivity) watchNetworkLocked() {
 	}
 	patience := keepAlive * keepAliveProbes
 	if s.limits.KeepAliveMethod != "" {
-		patience -= keepAlive // before the probe that is not acknowledged
+		patience -= keepAlive // before the unacknowledged probe
 	}
 	if patience >= s.limits.SendTimeout {
 		setUserTimeout(raw, patience)
@@ -274,7 +275,7 @@ func (a *connActivity) watchNetworkLocked() {
 	}
 }
 
-// tcpKeepAlive returns KeepAlive with its default for TCP.
+// tcpKeepAlive returns KeepAlive, or the default for TCP.
 func (l *Limits) tcpKeepAlive() time.Duration {
 	if l.KeepAlive == 0 {
 		return defaultKeepAlive
@@ -282,7 +283,7 @@ func (l *Limits) tcpKeepAlive() time.Duration {
 	return l.KeepAlive
 }
 
-// tcpConn returns the TCP connection that carries conn, nil if there is none.
+// tcpConn returns the TCP connection under conn, or nil.
 func tcpConn(conn net.Conn) *net.TCPConn {
 	switch c := conn.(type) {
 	case *net.TCPConn:
@@ -295,7 +296,7 @@ func tcpConn(conn net.Conn) *net.TCPConn {
 	return nil
 }
 
-// checkNetworkLocked ends a session if what was sent is not acknowledged. Callers must
+// checkNetworkLocked ends the session if sent bytes stay unacknowledged. Callers must
 // hold s.mu.
 func (a *connActivity) checkNetworkLocked(now time.Duration) {
 	s := a.s
@@ -310,14 +311,14 @@ func (a *connActivity) checkNetworkLocked(now time.Duration) {
 		v.repeatingSince = never
 	case v.repeatingSince == never:
 		v.repeatingSince = now
-	case now-v.repeatingSince >= 2*keepAlive: // which leaves one for the first repetition
+	case now-v.repeatingSince >= 2*keepAlive: // a third period passes before the first retransmission
 		v.networkConn = nil
 		s.effects.closeSession(ErrUnreachable, 0)
 	}
 }
 
-// isUnreachable reports whether the operating system has given the connection up
-// because nothing came from the peer.
+// isUnreachable reports whether the operating system gave up the connection because the
+// peer did not respond.
 func isUnreachable(err error) bool {
 	return errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
 }

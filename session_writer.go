@@ -14,24 +14,25 @@ import (
 	"time"
 )
 
-// frameBuffer are framed messages in a row.
+// frameBuffer holds successive framed messages.
 type frameBuffer struct {
 	buf  []byte
-	ends []int // where each ends in buf
+	ends []int // end of each message in buf
 }
 
-// largeFrameBuffer is the capacity from which a buffer of frames is a large one. Large
-// buffers have powers of two as their capacities, and a pool for each: what few frames
-// of a peer that does not read hold is no more than twice their size.
+// largeFrameBuffer is the minimum capacity of a large buffer. Large buffers have powers
+// of two as capacities, and a pool for each capacity. So a few frames for a peer that
+// does not read take at most twice their size.
 const largeFrameBuffer = 16 << 10
 
-// The buffers of outboxes: one that is empty holds none.
+// Pools of frame buffers. An empty outbox holds no buffer.
 var (
 	smallFramesPool  = sync.Pool{New: func() any { return new(frameBuffer) }}
-	largeFramesPools [bits.UintSize]sync.Pool // by the logarithm of their capacities
+	largeFramesPools [bits.UintSize]sync.Pool // by the logarithm of the capacity
 )
 
-// getFrameBuffer returns empty frames, for need bytes if these need a large buffer.
+// getFrameBuffer returns an empty buffer. If need bytes require a large buffer, the
+// buffer has room for need bytes.
 func getFrameBuffer(need int) *frameBuffer {
 	if need <= largeFrameBuffer/2 {
 		return smallFramesPool.Get().(*frameBuffer)
@@ -60,7 +61,7 @@ func (f *frameBuffer) recycle() {
 	pool.Put(f)
 }
 
-// appendFrame adds a framed message, and returns f, or what it was moved to.
+// appendFrame appends a framed message. It returns f, or a larger buffer that replaces f.
 func (f *frameBuffer) appendFrame(frame []byte) *frameBuffer {
 	if need := len(f.buf) + len(frame); need > cap(f.buf) && need > largeFrameBuffer/2 {
 		larger := getFrameBuffer(need)
@@ -73,7 +74,8 @@ func (f *frameBuffer) appendFrame(frame []byte) *frameBuffer {
 	return f
 }
 
-// countedBytes returns how much memory counts: that of small buffers is not worth it.
+// countedBytes returns the number of bytes to account for. For a small buffer, only the
+// frames count.
 func (f *frameBuffer) countedBytes() int {
 	if size := cap(f.buf); size >= largeFrameBuffer {
 		return size
@@ -81,7 +83,7 @@ func (f *frameBuffer) countedBytes() int {
 	return len(f.buf)
 }
 
-// splitAtEnds ranges over the parts of buf that end at ends.
+// splitAtEnds iterates over the parts of buf that end at ends.
 func splitAtEnds(buf []byte, ends []int) func(yield func([]byte) bool) {
 	return func(yield func([]byte) bool) {
 		start := 0
@@ -94,32 +96,32 @@ func splitAtEnds(buf []byte, ends []int) func(yield func([]byte) bool) {
 	}
 }
 
-// outbox holds framed messages until the writer takes them. It is guarded by
-// the session's lock. One buffer is filled while another is written.
+// outbox holds framed messages for the writer, guarded by the session's lock. While a
+// buffer is written, another is filled.
 type outbox struct {
-	*frameBuffer // that wait; nil if none do
+	*frameBuffer // waiting messages; nil if there are none
 
-	inFlight        int           // bytes that are being written
-	countedInFlight int           // what these hold
+	inFlight        int           // number of bytes being written
+	countedInFlight int           // memory counted for inFlight
 	writing         bool          // the writer is in a write
-	writeStart      time.Duration // when the last write began
-	lastProgress    time.Duration // when that was or it has made progress
-	writeDeadline   time.Duration // when there has to be some
-	writerIdle      bool          // the writer waits for wake
-	writerWakeup    sync.Cond     // the writer's, on the session's lock
-	sock            *socket       // nil if there is none
+	writeStart      time.Duration // start of the last write
+	lastProgress    time.Duration // start or last progress of the last write
+	writeDeadline   time.Duration // when the next progress is due
+	writerIdle      bool          // the writer waits for wakeWriter
+	writerWakeup    sync.Cond     // for the writer, on the session's lock
+	sock            *socket       // may be nil
 	writeSideLent   bool          // a sender has the write side, while the writer is idle
 	waitingBytes    int           // bytes of messages whose senders wait for room
 	kernelQueue     kernelSendQueue
-	flushed         chan struct{} // closed when Close need not wait for the writer any more; nil if it does not
+	flushed         chan struct{} // closed when Close need not wait any longer; nil if Close does not wait
 
-	queuedMessages, writtenMessages uint64 // messages, ever
+	queuedMessages, writtenMessages uint64 // total numbers
 
-	roomLine waitLine // for room
+	roomLine waitLine // senders that wait for room
 }
 
-// writer writes messages to the connection: those in the outbox on a goroutine of its own, and a
-// message that is alone on the goroutine that sends it.
+// writer writes messages to the connection. The goroutine of writeLoop writes the
+// messages in the outbox. A sender may write a lone message directly.
 type writer struct {
 	outbox
 	s *Session
@@ -134,7 +136,7 @@ func (o *outbox) size() int {
 	return len(o.buf) + o.inFlight
 }
 
-// countedBytes returns how much memory counts of what waits and is being written.
+// countedBytes returns the number of bytes to account for, waiting or being written.
 func (o *outbox) countedBytes() int {
 	if o.isEmpty() {
 		return o.countedInFlight
@@ -142,14 +144,14 @@ func (o *outbox) countedBytes() int {
 	return o.frameBuffer.countedBytes() + o.countedInFlight
 }
 
-// hasRoom reports whether n bytes fit within limit. What is too large for it fits
-// when nothing else is there.
+// hasRoom reports whether n more bytes fit within limit. A message of any size fits into
+// an empty outbox.
 func (o *outbox) hasRoom(n, limit int) bool {
 	size := o.size()
 	return size == 0 || n <= limit-size
 }
 
-// push adds a framed message.
+// push adds a framed message and wakes the writer.
 func (o *outbox) push(frame []byte) {
 	if o.isEmpty() {
 		o.frameBuffer = getFrameBuffer(len(frame))
@@ -159,10 +161,10 @@ func (o *outbox) push(frame []byte) {
 	o.wakeWriter()
 }
 
-// lendWriteSide gives the write side to a sender who has the only message, if the writer
-// is idle and nothing else waits. It saves waking the writer, half of what a
-// call costs where there is one at a time; where there are many the writer does
-// better, for it sends them together.
+// lendWriteSide lends the write side to the sender of a lone message of n bytes, if the
+// writer is idle and the outbox empty. Waking the writer would be half of the cost of a
+// lone call. But several messages are better left to the writer, which sends them
+// together.
 func (o *outbox) lendWriteSide(n int, alone bool) bool {
 	if !alone || o.sock == nil || !o.writerIdle || o.writeSideLent || o.size() > 0 {
 		return false
@@ -174,7 +176,7 @@ func (o *outbox) lendWriteSide(n int, alone bool) bool {
 }
 
 // returnWriteSide takes the write side back after n bytes of frame were written. The
-// writer gets what is left.
+// writer gets the remainder.
 func (o *outbox) returnWriteSide(frame []byte, n int) {
 	o.writeSideLent, o.inFlight = false, 0
 	if n == len(frame) {
@@ -203,7 +205,7 @@ func (o *outbox) wakeWriter() {
 	}
 }
 
-// takeFrames hands all that is queued to the writer.
+// takeFrames hands the queued frames to the writer.
 func (o *outbox) takeFrames() *frameBuffer {
 	f := o.frameBuffer
 	o.frameBuffer = nil
@@ -211,7 +213,7 @@ func (o *outbox) takeFrames() *frameBuffer {
 	return f
 }
 
-// returnFrames takes the frames back from the writer, who has written them.
+// returnFrames takes back frames that the writer has written.
 func (o *outbox) returnFrames(f *frameBuffer) {
 	o.inFlight, o.countedInFlight = 0, 0
 	o.writtenMessages += uint64(len(f.ends))
@@ -219,11 +221,11 @@ func (o *outbox) returnFrames(f *frameBuffer) {
 	o.roomLine.wakeFirst()
 }
 
-// maxPooledBuffer is the largest buffer that is kept for the next message. The
-// garbage collector empties the pool, so that even large ones do not stay.
+// maxPooledBuffer is the maximum size of a pooled buffer. The garbage collector empties
+// the pools, so even large buffers do not stay.
 const maxPooledBuffer = 4 << 20
 
-// encodeBuffer is where a message is put together.
+// encodeBuffer holds a message during encoding.
 type encodeBuffer struct {
 	msg, frame, id []byte
 	parts          [][]byte // of a batch
@@ -241,21 +243,21 @@ func (sc *encodeBuffer) recycle() {
 	}
 }
 
-// waitLine is where goroutines wait for something to come true that a lock guards,
-// in the order in which they came.
+// waitLine is a line of goroutines that wait, in order of arrival, for a condition
+// guarded by a lock.
 type waitLine struct {
-	waiters []chan struct{} // each has one slot
+	waiters []chan struct{} // each channel has room for one value
 }
 
-// waitTurn returns when it is the caller's turn and ready says so, or with the error
-// of ready or of ctx. It is called with mu held, and returns so.
+// waitTurn returns when the caller is first in line and ready reports true, or with the
+// error of ready or ctx. Callers must hold mu. During a wait, mu is released.
 func (l *waitLine) waitTurn(ctx context.Context, mu sync.Locker, ready func() (bool, error)) error {
 	var turn chan struct{}
 	for {
 		ok, err := ready()
 		if err == nil && ok && (len(l.waiters) == 0 || l.waiters[0] == turn) {
-			// It may be true for the next as well: it looks when the caller is
-			// done, who has the lock until then.
+			// The next waiter may be ready, too. removeWaiter wakes that waiter, which
+			// calls ready when the caller has released mu.
 			l.removeWaiter(turn)
 			return nil
 		}
@@ -279,7 +281,7 @@ func (l *waitLine) waitTurn(ctx context.Context, mu sync.Locker, ready func() (b
 	}
 }
 
-// removeWaiter takes one out, and lets the first look.
+// removeWaiter removes turn from the line, and wakes the first waiter.
 func (l *waitLine) removeWaiter(turn chan struct{}) {
 	if i := slices.Index(l.waiters, turn); i >= 0 {
 		l.waiters = slices.Delete(l.waiters, i, i+1)
@@ -287,14 +289,14 @@ func (l *waitLine) removeWaiter(turn chan struct{}) {
 	}
 }
 
-// wakeFirst lets the first look whether it is its turn.
+// wakeFirst makes the first waiter check its condition.
 func (l *waitLine) wakeFirst() {
 	if len(l.waiters) > 0 {
 		wakeWaiter(l.waiters[0])
 	}
 }
 
-// wakeAll lets all look, to see that there is an error.
+// wakeAll makes all waiters check for an error.
 func (l *waitLine) wakeAll() {
 	for _, turn := range l.waiters {
 		wakeWaiter(turn)
@@ -308,8 +310,8 @@ func wakeWaiter(turn chan struct{}) {
 	}
 }
 
-// writeLoop writes what is queued, all of it in one write, until the session
-// ends; then the rest, and closes the connection.
+// writeLoop writes queued messages, each time all of them in one write, until the session
+// closes. Then writeLoop writes the remaining messages and closes the connection.
 func (w *writer) writeLoop() {
 	s := w.s
 	s.lock()
@@ -320,8 +322,8 @@ func (w *writer) writeLoop() {
 			}
 			w.writerIdle = true
 			w.writerWakeup.Wait()
-			// Whoever is ready to run may have something to write as well: a
-			// write costs far more than this.
+			// Other runnable goroutines may have messages, too. A write costs far more
+			// than the yield.
 			s.unlock()
 			runtime.Gosched()
 			s.lock()
@@ -379,13 +381,13 @@ func (w *writer) writeLoop() {
 	s.unlock()
 }
 
-// maxFlushWait is how long Close waits for the writer, which has nothing to wait for.
+// maxFlushWait is the maximum time of flush. Normally flush waits for nothing slow.
 const maxFlushWait = 100 * time.Millisecond
 
-// flush waits until the writers of sessions that are closing have written what is queued,
-// as long as the connections take it without waiting for their peers.
+// flush waits until the writers of closing sessions have written their messages, as long
+// as the connections take bytes without waiting for their peers.
 func flush(sessions ...*Session) {
-	timer := time.NewTimer(maxFlushWait) // for all of them: they write at the same time
+	timer := time.NewTimer(maxFlushWait) // for all sessions: the writers write at the same time
 	defer timer.Stop()
 	for _, s := range sessions {
 		s.startFlush()
@@ -405,7 +407,8 @@ func flush(sessions ...*Session) {
 	}
 }
 
-// startFlush has stopFlushWait called when flush need not wait for the session any more.
+// startFlush begins a flush of the session: the writer closes writer.flushed when the
+// flush is over.
 func (s *Session) startFlush() {
 	s.lock()
 	size := s.writer.size()
@@ -420,7 +423,7 @@ func (s *Session) startFlush() {
 	s.unlock()
 }
 
-// stopFlushWait ends what flush waits for.
+// stopFlushWait ends the wait of flush.
 func (w *writer) stopFlushWait() {
 	s := w.s
 	s.lock()
@@ -436,10 +439,10 @@ func (w *writer) stopFlushWaitLocked() {
 	}
 }
 
-// lingerLocked closes this end's half of the connection, and waits for the reader to
-// come to the end of the peer's, for at most closeGrace. A connection that is closed
-// with unread bytes is reset, and the peer may lose the last replies. Callers must
-// hold s.mu, which is released meanwhile.
+// lingerLocked closes this side's half of the connection, and waits for the reader to
+// reach the end of input, for at most closeGrace. If a connection closes with unread
+// bytes, the system resets the connection, and the peer may lose the last replies.
+// Callers must hold s.mu, which is released meanwhile.
 func (w *writer) lingerLocked() {
 	s := w.s
 	s.mu.AssertHeld()
@@ -456,7 +459,7 @@ func (w *writer) lingerLocked() {
 	}
 }
 
-// resetSendTimeoutLocked restarts the time that a write may take.
+// resetSendTimeoutLocked restarts the send timeout of a write. Callers must hold s.mu.
 func (w *writer) resetSendTimeoutLocked() {
 	s := w.s
 	s.mu.AssertHeld()
@@ -471,7 +474,7 @@ func (w *writer) resetSendTimeoutLocked() {
 	}
 }
 
-// traceRequestSent tells Trace.RequestSent of a request, or of a notification if f is nil.
+// traceRequestSent calls Trace.RequestSent, if set. For a notification, f is nil.
 func (w *writer) traceRequestSent(method string, f *Future) {
 	s := w.s
 	if s.trace.RequestSent == nil {
@@ -484,22 +487,24 @@ func (w *writer) traceRequestSent(method string, f *Future) {
 	s.trace.RequestSent(s, method, id)
 }
 
-// kernelSendQueue is what the operating system has taken of a connection's bytes and not
-// sent yet. The system says that there is room only when a third of that is sent (of a
-// unix socket, three quarters), which can be more than a megabyte: whether a slow peer
-// makes progress is seen here. It is guarded by the session's lock.
+// kernelSendQueue tracks the bytes that the operating system has taken and not yet sent,
+// guarded by the session's lock.
+//
+// The system reports room only when a third of these bytes are sent (for a unix socket,
+// three quarters). A third can be more than a megabyte. Samples of the queue show the
+// progress of a slow peer earlier.
 type kernelSendQueue struct {
 	raw            syscall.RawConn // nil if there is no socket
-	socketSearched bool            // raw was looked for
-	hasSample      bool            // since the last progress; then the next two are set
-	sampledBytes   int             // bytes, when it was looked at
-	sampleTime     time.Duration   // when that was
+	socketSearched bool            // raw was searched for
+	hasSample      bool            // sampled since the last progress; then the next two are set
+	sampledBytes   int             // size of the queue
+	sampleTime     time.Duration   // time of the sample
 }
 
-// kernelQueueChecks is how many times in Limits.SendTimeout the queue is looked at.
+// kernelQueueChecks is the number of samples in Limits.SendTimeout.
 const kernelQueueChecks = 8
 
-// readUnsent returns how many bytes are unsent, and reports whether that is known.
+// readUnsent returns the number of unsent bytes, and reports whether the number is known.
 func (q *kernelSendQueue) readUnsent(conn net.Conn) (int, bool) {
 	if !q.socketSearched {
 		q.socketSearched = true
@@ -511,7 +516,7 @@ func (q *kernelSendQueue) readUnsent(conn net.Conn) (int, bool) {
 	return unsentBytes(q.raw)
 }
 
-// socketUnder returns the socket that carries conn, nil if there is none.
+// socketUnder returns the socket under conn, or nil.
 func socketUnder(conn net.Conn) syscall.RawConn {
 	switch c := conn.(type) {
 	case *SOCKSConn:
@@ -526,16 +531,16 @@ func socketUnder(conn net.Conn) syscall.RawConn {
 	return nil
 }
 
-// isProgress reports whether a queue that has fallen by so many bytes since some time
-// falls fast enough: by writeChunk in the timeout.
+// isProgress reports whether a queue that has shrunk by fallen bytes, in the time since,
+// shrinks fast enough: by writeChunk in the timeout.
 func isProgress(fallen int, since, timeout time.Duration) bool {
 	return fallen > 0 && float64(fallen) >= writeChunk*float64(since)/float64(timeout)
 }
 
-// checkSendProgressLocked restarts the time that a write may take if the operating system has
-// sent enough meanwhile: writeChunk in Limits.SendTimeout. What the writer adds to the
-// queue between two looks is less than it writes at a time, and counts against the
-// peer. Callers must hold s.mu.
+// checkSendProgressLocked restarts the send timeout if the operating system has sent
+// enough: writeChunk in Limits.SendTimeout. Bytes that the writer adds between two
+// samples count against the peer, but are fewer than the bytes of one write. Callers must
+// hold s.mu.
 func (w *writer) checkSendProgressLocked(now time.Duration) {
 	s := w.s
 	s.mu.AssertHeld()
