@@ -330,9 +330,10 @@ func (m *memoryUse) mayStartLocked() bool {
 	return s.load.mayHandle(s, s.requests.first.owner.(queueEntry).nextHandlingBytes())
 }
 
-// mayHandle reports whether a request of s that counts size bytes may be handled now. If
-// not, the session is blocked until unblockSessions reserves room for the request. Callers
-// must hold s.mu.
+// mayHandle reports whether a request of s that counts size bytes may be handled now, and
+// reserves the bytes, so that sessions that ask at the same time do not exceed the limit.
+// If not, the session is blocked until unblockSessions reserves room for the request. The
+// worker that the request is for releases the room. Callers must hold s.mu.
 //
 // If all handlers of the session wait for replies of the peer, only the bytes of foreign
 // sessions count. The peer may ask before it replies.
@@ -342,8 +343,18 @@ func (l *serverLoad) mayHandle(s *Session, size int) bool {
 		own = s.requests.handling
 	}
 	fits := func() bool {
-		all := int(l.handling.Load()) - s.requests.reserved
-		return all == 0 || all-own+size <= l.handlingLimit || s.memory.fitsShareLocked(size)
+		for {
+			sum, reserved := l.handling.Load(), s.requests.reserved
+			all := int(sum) - reserved
+			if all != 0 && all-own+size > l.handlingLimit && !s.memory.fitsShareLocked(size) {
+				return false
+			}
+			missing := max(0, size-reserved)
+			if l.handling.CompareAndSwap(sum, sum+int64(missing)) {
+				s.requests.reserved += missing
+				return true
+			}
+		}
 	}
 	switch {
 	case size == 0:
@@ -382,8 +393,11 @@ func (m *memoryUse) addHandlingBytesLocked(c *peerRequest) {
 	if c.handlingBytes == 0 {
 		return
 	}
-	s.requests.handling += int(c.handlingBytes)
-	s.load.handling.Add(int64(c.handlingBytes))
+	size := int(c.handlingBytes)
+	s.requests.handling += size
+	reserved := min(size, s.requests.reserved)
+	s.requests.reserved -= reserved
+	s.load.handling.Add(int64(size - reserved))
 }
 
 // releaseHandlingBytesLocked reverts addHandlingBytesLocked, and unblocks as many sessions
@@ -427,7 +441,8 @@ func (m *memoryUse) unblockHandling() {
 	s := m.s
 	s.lock()
 	defer s.unlock()
-	s.requests.blocked, s.requests.reserved = false, s.requests.needs
+	s.requests.blocked = false
+	s.requests.reserved += s.requests.needs
 	if s.cost.limitExceeded || !s.requests.reserveWorkerLocked() {
 		m.releaseReservedBytesLocked()
 	} else {

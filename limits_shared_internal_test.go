@@ -509,6 +509,7 @@ func TestContextThatOutlivesItsHandlerIsNoHandlers(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := <-kept
+		synctest.Wait() // the handler's worker is done with it
 		var calls sync.WaitGroup
 		for range 10 {
 			calls.Go(func() { _ = a.Call(ctx, "m", nil, nil) })
