@@ -62,6 +62,16 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 	}
 }
 
+// A buffer that waits for reuse keeps no replies of the batch that it was used for.
+func TestRecycledBufferKeepsNoReplies(t *testing.T) {
+	parts := [][]byte{[]byte("reply")}
+	sc := &encodeBuffer{parts: parts}
+	sc.recycle()
+	if parts[0] != nil || len(sc.parts) != 0 {
+		t.Errorf("it keeps %q, and has %d parts", parts[0], len(sc.parts))
+	}
+}
+
 // A request that is about to be refused can expire first.
 func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
@@ -223,11 +233,7 @@ func TestMessagesBehindADirectWriteAreWaitedFor(t *testing.T) {
 		if s.writer.sock == nil {
 			t.Skip("no sender writes directly on this system")
 		}
-		for idle := false; !idle; runtime.Gosched() {
-			s.lock()
-			idle = s.writer.writerIdle
-			s.unlock()
-		}
+		waitForWriter(s)
 		f := s.Go(t.Context(), "first", nil)
 		s.lock()
 		direct := s.writer.writerIdle
@@ -276,6 +282,61 @@ func TestMessagesBehindADirectWriteAreWaitedFor(t *testing.T) {
 	<-s.Done()
 	if lost, ok := errors.AsType[*ConnectionError](f.Err()); !ok || lost.Written {
 		t.Errorf("a call that was not written has the error %#v", f.Err())
+	}
+}
+
+// The writer cannot end while a sender has the write side, and has to be woken afterwards.
+func TestWriterOfAClosedSessionEndsAfterADirectWrite(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	s := NewSession(near, nil)
+	if s.writer.sock == nil {
+		t.Skip("no sender writes directly on this system")
+	}
+	waitForWriter(s)
+	frame := []byte(`{"jsonrpc":"2.0","method":"m"}` + "\n")
+	s.lock()
+	lent := s.writer.lendWriteSide(len(frame), true)
+	s.unlock()
+	s.closeWith(ErrClosed, time.Hour)
+	s.lock()
+	idle := s.writer.writerIdle
+	s.unlock()
+	if !lent || !idle {
+		t.Errorf("the write side is lent: %v, and the writer idle: %v", lent, idle)
+	}
+	s.writer.writeDirectly(frame)
+	s.lock()
+	idle = s.writer.writerIdle
+	s.unlock()
+	if idle {
+		t.Error("the writer was not woken")
+		s.Close()
+	}
+	<-s.Done()
+	if line, err := bufio.NewReader(far).ReadBytes('\n'); !bytes.Equal(line, frame) {
+		t.Errorf("read %q, %v", line, err)
+	}
+}
+
+// waitForWriter returns when the writer of s has nothing to do.
+func waitForWriter(s *Session) {
+	for idle := false; !idle; runtime.Gosched() {
+		s.lock()
+		idle = s.writer.writerIdle
+		s.unlock()
 	}
 }
 
