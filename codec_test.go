@@ -933,6 +933,29 @@ func TestObjectsInEmbeddedPointers(t *testing.T) {
 	}
 }
 
+// An embedded pointer to an unexported struct cannot be set. Its fields are left out, and
+// the others are decoded.
+func TestObjectsInEmbeddedPointersThatCannotBeSet(t *testing.T) {
+	type near struct {
+		Plain int `json:"plain"`
+		Any   any `json:"any"`
+	}
+	type outer struct {
+		*near
+		Own any `json:"own"`
+	}
+	for _, data := range []string{`{"plain":1,"own":2}`, `{"any":[1],"own":2}`} {
+		var v outer
+		if err := plainObjects().Unmarshal([]byte(data), &v); err != nil || v.near != nil || v.Own != 2.0 {
+			t.Errorf("%s: got %+v, %v", data, v, err)
+		}
+		v = outer{near: &near{Plain: 3}}
+		if err := plainObjects().Unmarshal([]byte(data), &v); err != nil || v.Plain == 3 && v.Any == nil || v.Own != 2.0 {
+			t.Errorf("%s, where the pointer is set: got %+v with %+v, %v", data, v, v.near, err)
+		}
+	}
+}
+
 // What there was already is decoded into as by encoding/json.
 func TestObjectsDecodeOver(t *testing.T) {
 	for _, data := range []string{`null`, `{}`, `{"any":1}`, `{"any":{"any":[2]}}`, `{"list":[3],"map":{"b":[]}}`, `{"map":null,"any":null}`} {

@@ -870,6 +870,50 @@ func TestGroupSharesItsBudget(t *testing.T) {
 	})
 }
 
+// A good member of a group is held to its own cost, so that what the others use does not
+// change its throttle.
+func TestThrottleOfAGoodMemberFollowsItsOwnCost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		changes := make(map[*Session]int)
+		srv := &Server{Options: Options{
+			Limits: Limits{Group: func(*Session) string { return "one" }},
+			Trace: &Trace{CostChanged: func(s *Session, _ float64, _ int) {
+				mu.Lock()
+				defer mu.Unlock()
+				changes[s]++
+			}},
+		}}
+		serve := func() *Session {
+			near, far := net.Pipe()
+			t.Cleanup(func() { far.Close() })
+			return srv.ServeConn(near)
+		}
+		check := func(s *Session, want int) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if changes[s] != want {
+				t.Errorf("the cost has changed %d times, want %d", changes[s], want)
+			}
+			clear(changes)
+		}
+		costly, good := serve(), serve()
+		check(good, 1) // it has joined the group
+		costly.BumpCost(6000)
+		check(costly, 1)
+		for range 10 {
+			good.BumpCost(10)
+		}
+		check(good, 0)
+		good.BumpCost(10)
+		check(good, 1)
+		srv.Close()
+		srv.Wait(context.Background())
+	})
+}
+
 // One peer's mistakes do not end the sessions of its neighbours: those that were good go
 // on, and the new are refused.
 func TestGroupOverItsBudgetLetsTheGoodGoOn(t *testing.T) {
@@ -967,11 +1011,7 @@ func TestLentWriteIsNotCountedForEver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for s := range srv.Sessions() {
-		for idle := false; !idle; runtime.Gosched() {
-			s.lock()
-			idle = s.writer.writerIdle
-			s.unlock()
-		}
+		waitForWriter(s)
 		if err := s.Call(t.Context(), "m", Args{strings.Repeat("x", 20000)}, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -458,9 +458,6 @@ func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 			continue
 		}
 		pc.table.remove(f)
-		if f.batch != nil {
-			s.effects.finishFuture(f)
-		}
 		pc.completeCallLocked(f, now, nil, &ConnectionError{written, cause})
 	}
 }

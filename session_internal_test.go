@@ -62,6 +62,16 @@ func TestSenderThatWaitsBehindALentWriteIsWoken(t *testing.T) {
 	}
 }
 
+// A buffer that waits for reuse keeps no replies of the batch that it was used for.
+func TestRecycledBufferKeepsNoReplies(t *testing.T) {
+	parts := [][]byte{[]byte("reply")}
+	sc := &encodeBuffer{parts: parts}
+	sc.recycle()
+	if parts[0] != nil || len(sc.parts) != 0 {
+		t.Errorf("it keeps %q, and has %d parts", parts[0], len(sc.parts))
+	}
+}
+
 // A request that is about to be refused can expire first.
 func TestRequestThatExpiresBeforeItIsRefusedIsAnsweredOnce(t *testing.T) {
 	o := newOffline(JSONRPCv2)
@@ -199,6 +209,135 @@ func TestShutdownDoesNotWaitForWhatIsRefusedMeanwhile(t *testing.T) {
 		<-asked
 		<-read
 	})
+}
+
+// A message that its sender has written counts as queued and written. Shutdown waits for
+// the messages behind it, and a call behind it that was not written is said not to be.
+func TestMessagesBehindADirectWriteAreWaitedFor(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	// start returns a session whose first call is answered and was written directly.
+	start := func() (s *Session, far net.Conn, in *bufio.Reader) {
+		near, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if far, err = l.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		limits := Limits{SendTimeout: time.Hour, RequestTimeout: time.Hour}
+		s, in = NewSession(near, &Options{Framer: NewlineFramer{MaxSize: 64 << 20}, Limits: limits}), bufio.NewReader(far)
+		if s.writer.sock == nil {
+			t.Skip("no sender writes directly on this system")
+		}
+		waitForWriter(s)
+		f := s.Go(t.Context(), "first", nil)
+		s.lock()
+		direct := s.writer.writerIdle
+		s.unlock()
+		if _, err := in.ReadString('\n'); err != nil || !direct {
+			t.Fatalf("the first call was written directly: %v; read: %v", direct, err)
+		}
+		if _, err := io.WriteString(far, `{"jsonrpc":"2.0","result":1,"id":0}`+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Wait(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		return s, far, in
+	}
+	large := Args{strings.Repeat("x", 32<<20)} // more than the operating system takes
+
+	s, far, in := start()
+	if err := s.Notify(t.Context(), "large", large); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Shutdown(context.Background()) }()
+	var drained chan struct{}
+	for ; drained == nil; runtime.Gosched() {
+		s.lock()
+		drained = s.life.drained
+		s.unlock()
+	}
+	select {
+	case <-drained:
+		t.Error("Shutdown does not wait for a message that is being written")
+	default:
+	}
+	if line, err := in.ReadString('\n'); err != nil || len(line) < 32<<20 {
+		t.Errorf("%d bytes were read, and %v", len(line), err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Shutdown returns %v", err)
+	}
+	far.Close()
+
+	s, far, _ = start()
+	f := s.Go(t.Context(), "large", large)
+	far.Close()
+	<-s.Done()
+	if lost, ok := errors.AsType[*ConnectionError](f.Err()); !ok || lost.Written {
+		t.Errorf("a call that was not written has the error %#v", f.Err())
+	}
+}
+
+// The writer cannot end while a sender has the write side, and has to be woken afterwards.
+func TestWriterOfAClosedSessionEndsAfterADirectWrite(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	s := NewSession(near, nil)
+	if s.writer.sock == nil {
+		t.Skip("no sender writes directly on this system")
+	}
+	waitForWriter(s)
+	frame := []byte(`{"jsonrpc":"2.0","method":"m"}` + "\n")
+	s.lock()
+	lent := s.writer.lendWriteSide(len(frame), true)
+	s.unlock()
+	s.closeWith(ErrClosed, time.Hour)
+	s.lock()
+	idle := s.writer.writerIdle
+	s.unlock()
+	if !lent || !idle {
+		t.Errorf("the write side is lent: %v, and the writer idle: %v", lent, idle)
+	}
+	s.writer.writeDirectly(frame)
+	s.lock()
+	idle = s.writer.writerIdle
+	s.unlock()
+	if idle {
+		t.Error("the writer was not woken")
+		s.Close()
+	}
+	<-s.Done()
+	if line, err := bufio.NewReader(far).ReadBytes('\n'); !bytes.Equal(line, frame) {
+		t.Errorf("read %q, %v", line, err)
+	}
+}
+
+// waitForWriter returns when the writer of s has nothing to do.
+func waitForWriter(s *Session) {
+	for idle := false; !idle; runtime.Gosched() {
+		s.lock()
+		idle = s.writer.writerIdle
+		s.unlock()
+	}
 }
 
 // Cancel works before a batch is sent, and while it is.

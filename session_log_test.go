@@ -202,6 +202,39 @@ func TestTrace(t *testing.T) {
 	})
 }
 
+// A session of any connection calls Connected once.
+func TestConnectedIsCalledOnceForEachSession(t *testing.T) {
+	for name, start := range map[string]func(opts *rpcx.Options) *rpcx.Session{
+		"NewSession": func(opts *rpcx.Options) *rpcx.Session {
+			near, _ := net.Pipe()
+			return rpcx.NewSession(near, opts)
+		},
+		"NewMessageSession": func(opts *rpcx.Options) *rpcx.Session {
+			near, _ := newSockets()
+			return rpcx.NewMessageSession(near, opts)
+		},
+		"DialMessageSession": func(opts *rpcx.Options) *rpcx.Session {
+			s, err := rpcx.DialMessageSession(func() (rpcx.MessageConn, error) {
+				near, _ := newSockets()
+				return near, nil
+			}, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var connected []*rpcx.Session
+			s := start(&rpcx.Options{Trace: &rpcx.Trace{Connected: func(s *rpcx.Session) { connected = append(connected, s) }}})
+			defer s.Close()
+			if len(connected) != 1 || connected[0] != s {
+				t.Errorf("%s: Connected was called with %v", name, connected)
+			}
+		})
+	}
+}
+
 func TestConnectedMayCallThePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := func(got *int) *rpcx.Options {
