@@ -36,8 +36,8 @@ type dialect interface {
 
 	// The append methods build messages. In appendRequest, a nil id makes a notification.
 	appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
-	appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
-	appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
+	AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
+	AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
 }
 
 // envelope holds the raw members of a message; absent members are nil.
@@ -278,19 +278,11 @@ func (p jsonrpc) AppendRequest(dst []byte, id ID, method string, params any, c C
 	if id == nil {
 		return dst, unsentf(CodeInvalidRequest, "a request needs an ID")
 	}
-	return p.appendRequest(dst, id, method, params, codecOr(c))
+	return p.appendRequest(dst, id, method, params, c)
 }
 
 func (p jsonrpc) AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error) {
-	return p.appendRequest(dst, nil, method, params, codecOr(c))
-}
-
-func (p jsonrpc) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
-	return p.appendResult(dst, id, result, codecOr(c))
-}
-
-func (p jsonrpc) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
-	return p.appendError(dst, id, e, codecOr(c))
+	return p.appendRequest(dst, nil, method, params, c)
 }
 
 func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {

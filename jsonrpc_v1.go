@@ -76,7 +76,7 @@ func (v1) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 	return append(out, '}'), nil
 }
 
-func (v1) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+func (v1) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	out, err := appendCodec(append(dst, `{"result":`...), c, result)
 	if err != nil {
 		return dst, err
@@ -85,7 +85,7 @@ func (v1) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+func (v1) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	if _, ours := e.Data.(busyData); ours { // peers of 1.0 expect only a code and a message
 		e = &Error{Code: e.Code, Message: e.Message}
 	}

@@ -95,7 +95,7 @@ func (v2) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 	return append(out, '}'), nil
 }
 
-func (v2) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+func (v2) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	out, err := appendCodec(append(dst, `{"jsonrpc":"2.0","result":`...), c, result)
 	if err != nil {
 		return dst, err
@@ -104,7 +104,7 @@ func (v2) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-func (v2) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+func (v2) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	out, err := appendErrorObject(append(dst, `{"jsonrpc":"2.0","error":`...), e, c)
 	if err != nil {
 		return dst, err
