@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -400,25 +401,13 @@ func (srv *Server) removeUserLocked() {
 	}
 }
 
-// Sessions ranges over the sessions that are live when the loop begins.
-func (srv *Server) Sessions() iter.Seq[*Session] {
-	return func(yield func(*Session) bool) {
-		for _, s := range srv.liveSessions() {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
+// Sessions ranges over the sessions that are live now.
+func (srv *Server) Sessions() iter.Seq[*Session] { return slices.Values(srv.liveSessions()) }
 
 func (srv *Server) liveSessions() []*Session {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	live := make([]*Session, 0, len(srv.sessions))
-	for s := range srv.sessions {
-		live = append(live, s)
-	}
-	return live
+	return slices.AppendSeq(make([]*Session, 0, len(srv.sessions)), maps.Keys(srv.sessions))
 }
 
 // StopListening closes the listeners and gives up handshakes in progress. Sessions go on.
