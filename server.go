@@ -328,9 +328,9 @@ func (srv *Server) addListener(l net.Listener) *trackedListener {
 
 func (srv *Server) removeListener(tracked *trackedListener) {
 	srv.mu.Lock()
-	defer srv.mu.Unlock()
 	delete(srv.listeners, tracked)
-	srv.removeUserLocked()
+	srv.mu.Unlock()
+	srv.removeUser()
 }
 
 // resolvedOptions returns the options with defaults filled in. The first call resolves
@@ -393,7 +393,10 @@ func (srv *Server) addUserLocked() {
 	srv.pool.addUser()
 }
 
-func (srv *Server) removeUserLocked() {
+// removeUser undoes addUserLocked.
+func (srv *Server) removeUser() {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
 	srv.pool.removeUser()
 	if srv.users--; srv.users == 0 && srv.usersGone != nil {
 		close(srv.usersGone)

@@ -67,9 +67,7 @@ func (srv *Server) acceptConn(conn net.Conn) {
 	beginning <- struct{}{} // waits for runnable goroutines, and never for a peer
 	srv.pool.runTask(func() {
 		srv.prepareConn(conn, func() { <-beginning })
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		srv.removeUserLocked()
+		srv.removeUser()
 	})
 }
 
@@ -235,11 +233,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 		}
 		delete(srv.sessions, s)
 	}
-	s.afterCallbacks = func() {
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		srv.removeUserLocked()
-	}
+	s.afterCallbacks = srv.removeUser
 	if srv.sessions == nil {
 		srv.sessions = make(map[*Session]struct{})
 	}
@@ -257,12 +251,8 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	if held {
 		// Owner: the server. End: the handshake, Trace.Connected and OnSession return.
 		go func() {
-			defer func() {
-				s.requests.resumeWorkers()
-				srv.mu.Lock()
-				defer srv.mu.Unlock()
-				srv.removeUserLocked()
-			}()
+			defer srv.removeUser()
+			defer s.requests.resumeWorkers()
 			shaken := true
 			if secure != nil {
 				shaken = srv.runSessionHandshake(s, secure)
