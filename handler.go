@@ -184,34 +184,20 @@ func (d *Disconnect) Error() string { return "reply and disconnect" }
 // parameter. Func also refuses a second parameter for the reply, as in net/rpc, and an
 // error as the result, such as *[Error] or [Error].
 func Func(fn any, names ...string) Handler {
-	h, err := newFunc(fn, names)
+	h, err := newFunc(fn, names, false)
 	if err != nil {
 		panic(fmt.Sprintf("rpcx.Func(%T): %v", fn, err))
 	}
 	return h
 }
 
-// newFunc is [Func] with an error in place of a panic.
-func newFunc(fn any, names []string) (Handler, error) {
-	sig, err := newSignature(reflect.TypeOf(fn), names)
-	if err == nil {
-		return sig.newHandler(fn)
-	}
-	return nil, err
-}
-
-// newMethod is newFunc for a method of an interface, whose parameters have no names.
-func newMethod(fn any) (Handler, error) {
-	sig, err := signatureOf(reflect.TypeOf(fn), nil, true)
-	if err != nil {
+// newFunc is [Func] with an error in place of a panic. fn may be a method of an interface.
+func newFunc(fn any, names []string, method bool) (Handler, error) {
+	sig, err := newSignature(reflect.TypeOf(fn), names, method)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	return sig.newHandler(fn)
-}
-
-// newHandler returns a handler that calls fn.
-func (sig *signature) newHandler(fn any) (Handler, error) {
-	if reflect.ValueOf(fn).IsNil() {
+	case reflect.ValueOf(fn).IsNil():
 		return nil, errors.New("the function is nil")
 	}
 	if h := directHandler(sig, fn); h != nil {

@@ -427,7 +427,7 @@ func Expose[I any](impl I, rename ...func(method string) string) *Router {
 		if !m.IsExported() {
 			fail("method %s is not exported", m.Name)
 		}
-		h, err := newMethod(v.MethodByName(m.Name).Interface())
+		h, err := newFunc(v.MethodByName(m.Name).Interface(), nil, true)
 		if err != nil {
 			fail("method %s: %v", m.Name, err)
 		}
@@ -500,7 +500,7 @@ func ExposeMap(m map[string]any) *Router {
 				break
 			}
 			var h Handler
-			if h, err = newFunc(v, nil); err == nil {
+			if h, err = newFunc(v, nil, false); err == nil {
 				r.Handle(name, h)
 			}
 		}
