@@ -368,6 +368,15 @@ func appendErrorObject(dst []byte, e *Error, c Codec) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
+// endResponse ends a response whose beginning is out: with end, id and a brace. For an
+// error, endResponse returns dst.
+func endResponse(dst, out []byte, err error, end string, id ID) ([]byte, error) {
+	if err != nil {
+		return dst, err
+	}
+	return append(appendID(append(out, end...), id), '}'), nil
+}
+
 func appendID(dst []byte, id ID) []byte {
 	if id == nil {
 		return append(dst, "null"...)

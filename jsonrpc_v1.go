@@ -78,11 +78,7 @@ func (v1) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 
 func (v1) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	out, err := appendCodec(append(dst, `{"result":`...), c, result)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"error":null,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"error":null,"id":`, id)
 }
 
 func (v1) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
@@ -90,11 +86,7 @@ func (v1) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 		e = &Error{Code: e.Code, Message: e.Message}
 	}
 	out, err := appendErrorObject(append(dst, `{"result":null,"error":`...), e, c)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"id":`, id)
 }
 
 // wrongParamsError returns the error for params of the wrong type; raw is nil for missing

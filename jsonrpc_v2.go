@@ -97,18 +97,10 @@ func (v2) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 
 func (v2) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	out, err := appendCodec(append(dst, `{"jsonrpc":"2.0","result":`...), c, result)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"id":`, id)
 }
 
 func (v2) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	out, err := appendErrorObject(append(dst, `{"jsonrpc":"2.0","error":`...), e, c)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"id":`, id)
 }
