@@ -518,15 +518,9 @@ func (q *kernelSendQueue) readUnsent(conn net.Conn) (int, bool) {
 
 // socketUnder returns the socket under conn, or nil.
 func socketUnder(conn net.Conn) syscall.RawConn {
-	switch c := conn.(type) {
-	case *SOCKSConn:
-		return socketUnder(c.Conn)
+	switch carrier := carrierOf(conn).(type) {
 	case *net.TCPConn, *net.UnixConn:
-		if raw, err := c.(syscall.Conn).SyscallConn(); err == nil {
-			return raw
-		}
-	case interface{ NetConn() net.Conn }:
-		return socketUnder(c.NetConn())
+		return rawConn(carrier)
 	}
 	return nil
 }
