@@ -76,6 +76,14 @@ func (c *peerRequest) about() (msg string, what slog.Attr) {
 // isRunning reports whether the handler of c was called. A delayed handler was not.
 func (c *peerRequest) isRunning() bool { return c.begun && !c.delayed }
 
+// isOpen reports whether c has begun, perhaps with a delay, and is unanswered.
+func (c *peerRequest) isOpen() bool { return c.begun && !c.answered }
+
+// isWaitingNotification reports whether a discarded queue would lose c.
+func (c *peerRequest) isWaitingNotification() bool {
+	return c.IsNotification() && !c.begun && !c.answered
+}
+
 // markBegun sets the handler's deadline just before the handler of c is called.
 func (c *peerRequest) markBegun(s *Session) {
 	c.begun = true

@@ -276,7 +276,7 @@ func (rs *requestServer) runningRequestsLocked() []*peerRequest {
 	rs.s.mu.AssertHeld()
 	var running []*peerRequest
 	for d := rs.open.first; d != nil; d = d.next {
-		running = d.owner.(queueEntry).appendRunning(running)
+		running = d.owner.(queueEntry).appendRequests(running, (*peerRequest).isOpen)
 	}
 	return running
 }
