@@ -119,7 +119,7 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 	}
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	sc.parts = slices.AppendSeq(sc.parts, splitAtEnds(f.buf, f.ends))
+	sc.parts = f.appendParts(sc.parts)
 	return p.AppendBatch(dst, sc.parts)
 }
 
