@@ -105,7 +105,7 @@ func (sig *signature) sortNamedArguments(req *Request, named members, args []jso
 			expected = i + 1
 		}
 		switch {
-		case i < 0 && (sig.unknownIgnored || req.ignoresUnknownParams()):
+		case i < 0 && (sig.unknownIgnored || req.session != nil && req.session.unknownParamsIgnored):
 		case i < 0 && len(unknown) == maxUnknown:
 			more++
 		case i < 0:
@@ -179,11 +179,6 @@ func listParameters(names []string, more int) string {
 		list += fmt.Sprintf(" and %d more", more)
 	}
 	return list
-}
-
-// ignoresUnknownParams reports whether Options.IgnoreUnknownParams is set.
-func (r *Request) ignoresUnknownParams() bool {
-	return r.session != nil && r.session.unknownParamsIgnored
 }
 
 // decodeNamedMap decodes the named params of req into a new map of type sig.mapping.

@@ -17,10 +17,6 @@ type jsonrpc struct{ dialect }
 
 // dialect is the part of JSON-RPC that depends on the version.
 type dialect interface {
-	// batches reports whether an array is a batch.
-	batches() bool
-	// loose reports whether a response may contain its call's number as a string.
-	loose() bool
 	// id returns the id of a request or response, nil for null and for a permitted
 	// absence.
 	id(e *envelope, response bool) (ID, *ProtocolError)
@@ -39,6 +35,12 @@ type dialect interface {
 	AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
 	AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
 }
+
+// batches reports whether an array is a batch.
+func (p jsonrpc) batches() bool { return p.dialect != v1{} }
+
+// loose reports whether a response may contain its call's number as a string.
+func (p jsonrpc) loose() bool { return p.dialect == loose{} }
 
 // envelope holds the raw members of a message; absent members are nil.
 type envelope struct {

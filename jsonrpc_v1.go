@@ -15,9 +15,6 @@ var JSONRPCv1 Protocol = jsonrpc{v1{}}
 
 type v1 struct{}
 
-func (v1) batches() bool { return false }
-func (v1) loose() bool   { return false }
-
 // id accepts an id of any type but Boolean.
 func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
 	raw := e.vals[memberID]

@@ -12,9 +12,6 @@ var JSONRPCv2 Protocol = jsonrpc{v2{}}
 
 type v2 struct{}
 
-func (v2) batches() bool { return true }
-func (v2) loose() bool   { return false }
-
 // id: "An identifier established by the Client that MUST contain a String, Number, or
 // NULL value if included. If it is not included it is assumed to be a notification." A
 // request with a null id is a notification too.
