@@ -367,12 +367,8 @@ func (s *Session) checkDrainedLocked() {
 		// could keep the session open.
 		s.life.drainTarget = s.writer.queuedMessages
 	}
-	if s.writer.writtenMessages >= s.life.drainTarget {
-		select {
-		case <-s.life.drained:
-		default:
-			close(s.life.drained)
-		}
+	if s.writer.writtenMessages >= s.life.drainTarget && !isClosed(s.life.drained) {
+		close(s.life.drained)
 	}
 }
 
