@@ -119,7 +119,7 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 	}
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	sc.parts = slices.AppendSeq(sc.parts, splitAtEnds(f.buf, f.ends))
+	sc.parts = f.appendParts(sc.parts)
 	return p.AppendBatch(dst, sc.parts)
 }
 
@@ -288,9 +288,9 @@ func (b *peerBatch) about() (string, slog.Attr) {
 	return "request refused", slog.Int("members", len(b.members))
 }
 
-func (b *peerBatch) appendNotifications(calls []*peerRequest) []*peerRequest {
-	for i := b.nextMember; i < len(b.members); i++ {
-		if c := &b.members[i]; c.IsNotification() && !c.answered {
+func (b *peerBatch) appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest {
+	for i := range b.members {
+		if c := &b.members[i]; want(c) {
 			calls = append(calls, c)
 		}
 	}
@@ -324,15 +324,6 @@ func (b *peerBatch) nextHandlingBytes() int {
 		return 0
 	}
 	return int(b.members[b.nextMember].handlingBytes)
-}
-
-func (b *peerBatch) appendRunning(calls []*peerRequest) []*peerRequest {
-	for i := range b.members {
-		if c := &b.members[i]; c.begun && !c.answered {
-			calls = append(calls, c)
-		}
-	}
-	return calls
 }
 
 // memberSize is the approximate memory of a waiting member, besides the bytes of the
@@ -459,7 +450,7 @@ func (b *peerBatch) expireLocked(s *Session) {
 		}
 	}
 	waiting := b.takeUnbegunLocked(s)
-	calls := b.appendRunning(nil)
+	calls := b.appendRequests(nil, (*peerRequest).isOpen)
 	var begun []*peerRequest
 	for _, c := range calls {
 		c.markAnsweredLocked(s)

@@ -337,12 +337,12 @@ var decoding = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
 func takeDecodingSlot()    { decoding <- struct{}{} }
 func releaseDecodingSlot() { <-decoding }
 
-// unmarshalInTurn decodes data. If data is large, unmarshalInTurn holds a decoding slot
-// meanwhile.
+// unmarshalInTurn decodes data; a nil c is the built-in codec. If data is large,
+// unmarshalInTurn holds a decoding slot meanwhile.
 func unmarshalInTurn(c Codec, data []byte, v any) error {
 	if len(data) >= largeParams {
 		takeDecodingSlot()
 		defer releaseDecodingSlot()
 	}
-	return c.Unmarshal(data, v)
+	return codecOr(c).Unmarshal(data, v)
 }

@@ -1153,7 +1153,7 @@ func escaped(name string) string { return fmt.Sprintf(`"\u%04x%s"`, name[0], nam
 func TestFuncLooksUpEachMemberOnce(t *testing.T) {
 	const n = 1024
 	fn, names := manyFields(n, "field")
-	sig, err := newSignature(fn, nil)
+	sig, err := newSignature(fn, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1201,7 +1201,7 @@ func TestFuncUnquotesUnknownKeysOnce(t *testing.T) {
 	_, unknown := manyFields(n, "other")
 	for name, names := range map[string][]string{"left out": {"a", "b", "c", "..."}, "refused": {"a", "b", "c"}} {
 		t.Run(name, func(t *testing.T) {
-			sig, err := newSignature(reflect.TypeFor[func(a, b, c int)](), names)
+			sig, err := newSignature(reflect.TypeFor[func(a, b, c int)](), names, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -1232,7 +1232,7 @@ func TestFuncOfManyFieldsIsBuiltInLinearTime(t *testing.T) {
 	build := func(fn reflect.Type, times int) time.Duration {
 		start := time.Now()
 		for range times {
-			if _, err := newSignature(fn, nil); err != nil {
+			if _, err := newSignature(fn, nil, false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -1261,13 +1261,13 @@ func BenchmarkFuncFields(b *testing.B) {
 		rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { names[i], names[j] = names[j], names[i] })
 		b.Run(fmt.Sprintf("build/%d", n), func(b *testing.B) {
 			for b.Loop() {
-				if _, err := newSignature(fn, nil); err != nil {
+				if _, err := newSignature(fn, nil, false); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 		b.Run(fmt.Sprintf("bind/%d", n), func(b *testing.B) {
-			sig, err := newSignature(fn, nil)
+			sig, err := newSignature(fn, nil, false)
 			if err != nil {
 				b.Fatal(err)
 			}

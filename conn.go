@@ -469,6 +469,20 @@ func rawConn(conn any) syscall.RawConn {
 	return nil
 }
 
+// carrierOf returns the connection under conn that carries its bytes, at worst conn.
+func carrierOf(conn net.Conn) net.Conn {
+	for {
+		switch c := conn.(type) {
+		case *SOCKSConn:
+			conn = c.Conn
+		case interface{ NetConn() net.Conn }:
+			conn = c.NetConn()
+		default:
+			return conn
+		}
+	}
+}
+
 // Conn returns the connection that the session was started on, an [io.ReadWriteCloser] or a
 // [MessageConn]. Callers may inspect the connection, but must not read, write or close it.
 // A transport finds its own data there, such as the logged-in user.

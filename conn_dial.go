@@ -226,26 +226,24 @@ func isHostname(s string) bool {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return false
 		}
-		for _, c := range []byte(label) {
-			if !isLetter(c) && !isDigit(c) && c != '-' && c != '_' {
-				return false
-			}
+		if hasOther(label, "-_") {
+			return false
 		}
 		last = label
 	}
-	return !allDigits(last)
+	return strings.Trim(last, "0123456789") != ""
 }
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
-func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
 
-func allDigits(s string) bool {
+// hasOther reports whether s has a byte that is neither a letter nor a digit nor in more.
+func hasOther(s, more string) bool {
 	for _, c := range []byte(s) {
-		if !isDigit(c) {
-			return false
+		if !isLetter(c) && c-'0' > 9 && strings.IndexByte(more, c) < 0 {
+			return true
 		}
 	}
-	return s != ""
+	return false
 }
 
 func parsePort(s string) (uint16, error) {
@@ -363,17 +361,7 @@ func defaultsOf(protocol string, defaults []AddressDefaults) *AddressDefaults {
 	return &d
 }
 
-func isProtocol(s string) bool {
-	if len(s) < 2 || !isLetter(s[0]) {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if !isLetter(c) && !isDigit(c) && !strings.ContainsRune("+,-.", rune(c)) {
-			return false
-		}
-	}
-	return true
-}
+func isProtocol(s string) bool { return len(s) > 1 && isLetter(s[0]) && !hasOther(s, "+,-.") }
 
 // Protocol returns the protocol, in lower case.
 func (a ServiceAddr) Protocol() string { return a.protocol }

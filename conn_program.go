@@ -88,7 +88,7 @@ func (o *ioOperation) runUntilClosed(closed <-chan struct{}) (int, error) {
 
 // Read may be called by a single goroutine at a time. The same holds for Write.
 func (j *joinedConn) Read(p []byte) (int, error) {
-	if j.isClosed() { // a running operation may still use the buffer
+	if isClosed(j.closed) { // a running operation may still use the buffer
 		return 0, net.ErrClosed
 	}
 	o := &j.readOperation
@@ -99,7 +99,7 @@ func (j *joinedConn) Read(p []byte) (int, error) {
 }
 
 func (j *joinedConn) Write(p []byte) (int, error) {
-	if j.isClosed() {
+	if isClosed(j.closed) {
 		return 0, net.ErrClosed
 	}
 	o := &j.writeOperation
@@ -107,9 +107,10 @@ func (j *joinedConn) Write(p []byte) (int, error) {
 	return o.runUntilClosed(j.closed)
 }
 
-func (j *joinedConn) isClosed() bool {
+// isClosed reports whether ch, a channel that nothing is sent on, is closed.
+func isClosed(ch <-chan struct{}) bool {
 	select {
-	case <-j.closed:
+	case <-ch:
 		return true
 	default:
 		return false
@@ -317,12 +318,8 @@ func (c *stderrCopy) copyLines() {
 
 // lastLine returns the last logged line, or "" if the copying has not ended.
 func (c *stderrCopy) lastLine() string {
-	select {
-	case <-c.copyEnded:
-		if l, ok := c.destination.(*lineLogger); ok {
-			return l.lastLine
-		}
-	default:
+	if l, ok := c.destination.(*lineLogger); ok && isClosed(c.copyEnded) {
+		return l.lastLine
 	}
 	return ""
 }
@@ -485,14 +482,7 @@ func (p *program) sendSignal(sig os.Signal) error {
 }
 
 // hasEnded reports whether the program itself has ended.
-func (p *program) hasEnded() bool {
-	select {
-	case <-p.exited:
-		return true
-	default:
-		return false
-	}
-}
+func (p *program) hasEnded() bool { return isClosed(p.exited) }
 
 // endsWithin waits for the end of the program and its group, and reports whether both ended
 // within d.

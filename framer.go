@@ -87,6 +87,25 @@ func maxMessageField(v any) string {
 	return fmt.Sprintf("%T.MaxMessage", v)
 }
 
+// dropError returns the error of a splitter that drops a message, described by what. start
+// is the beginning of the message, or more.
+func dropError(what string, tooLarge *SizeError, start []byte) error {
+	return &FrameError{
+		Message:     "dropping " + what,
+		Recoverable: true,
+		TooLarge:    tooLarge,
+		Start:       bytes.Clone(start[:min(len(start), StartSize)]),
+	}
+}
+
+// dropRest drops data of a message with *rest bytes to come, and returns the number of
+// dropped bytes.
+func dropRest(rest *uint64, data []byte) int {
+	n := min(*rest, uint64(len(data)))
+	*rest -= n
+	return int(n)
+}
+
 // MessageConn is a connection that separates messages itself, as a WebSocket does. See
 // [NewMessageSession]. A MessageConn may have a method NetConn, as [crypto/tls.Conn] has.
 // NetConn returns the underlying connection, for [Session.NetConn] and
@@ -201,12 +220,10 @@ const maxHeaders = 4096
 func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 	limit := maxSize(f.MaxSize)
 	h := headers{length: -1}
-	skip := 0 // bytes of a dropped message still to come
+	rest := uint64(0) // bytes of a dropped message still to come
 	return func(data []byte, atEOF bool) (int, []byte, error) {
-		if skip > 0 {
-			n := min(skip, len(data))
-			skip -= n
-			return n, nil, nil
+		if rest > 0 {
+			return dropRest(&rest, data), nil, nil
 		}
 		if n := blankLine(data); n > 0 && h.line == 0 {
 			h.scanned = 0
@@ -225,13 +242,9 @@ func (f HeaderFramer) NewSplitter() bufio.SplitFunc {
 				return 0, nil, nil
 			}
 			h = headers{length: -1}
-			skip = length - len(start)
-			return body + len(start), nil, &FrameError{
-				Message:     "dropping message of " + thousands(length) + " bytes, " + overLimitText(limit, "bytes", f.MaxMessageField()),
-				Recoverable: true,
-				TooLarge:    &SizeError{Size: length, Limit: limit, Field: f.MaxMessageField()},
-				Start:       startOf(start),
-			}
+			rest = uint64(length - len(start))
+			return body + len(start), nil, dropError("message of "+thousands(length)+" bytes, "+overLimitText(limit, "bytes", f.MaxMessageField()),
+				&SizeError{Size: length, Limit: limit, Field: f.MaxMessageField()}, start)
 		case len(data)-body < length:
 			return 0, nil, nil
 		}
@@ -385,12 +398,10 @@ const lengthSize = 4
 // NewSplitter implements [Framer].
 func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 	limit := uint64(maxSize(f.MaxSize))
-	dropping := uint64(0) // bytes of a dropped message still to come
+	rest := uint64(0) // bytes of a dropped message still to come
 	return func(data []byte, atEOF bool) (int, []byte, error) {
-		if dropping > 0 {
-			n := min(dropping, uint64(len(data)))
-			dropping -= n
-			return int(n), nil, nil
+		if rest > 0 {
+			return dropRest(&rest, data), nil, nil
 		}
 		if len(data) < lengthSize {
 			return 0, nil, nil
@@ -402,13 +413,9 @@ func (f LengthFramer) NewSplitter() bufio.SplitFunc {
 			if !atEOF && len(start) < StartSize && uint64(len(start)) < size && mayBegin(start) {
 				return 0, nil, nil
 			}
-			dropping = size - uint64(len(start))
-			return lengthSize + len(start), nil, &FrameError{
-				Message:     "dropping message " + overLimitText(int(limit), "bytes", f.MaxMessageField()),
-				Recoverable: true,
-				TooLarge:    &SizeError{Size: int(min(size, math.MaxInt)), Limit: int(limit), Field: f.MaxMessageField()},
-				Start:       startOf(start),
-			}
+			rest = size - uint64(len(start))
+			return lengthSize + len(start), nil, dropError("message "+overLimitText(int(limit), "bytes", f.MaxMessageField()),
+				&SizeError{Size: int(min(size, math.MaxInt)), Limit: int(limit), Field: f.MaxMessageField()}, start)
 		}
 		if uint64(len(data)) < end {
 			return 0, nil, nil

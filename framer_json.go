@@ -121,12 +121,8 @@ func (s *jsonSplitter) splitValues(data []byte, atEOF bool) (int, []byte, error)
 	}
 	switch {
 	case tooLarge:
-		return end, nil, &FrameError{
-			Message:     "dropping message " + overLimitText(s.limit, "bytes", JSONFramer{}.MaxMessageField()),
-			Recoverable: true,
-			TooLarge:    &SizeError{Limit: s.limit, Field: JSONFramer{}.MaxMessageField()},
-			Start:       startOf(data),
-		}
+		field := JSONFramer{}.MaxMessageField()
+		return end, nil, dropError("message "+overLimitText(s.limit, "bytes", field), &SizeError{Limit: s.limit, Field: field}, data)
 	case !dropped:
 		return end, data[:end:end], nil
 	case ended && end == 0: // the value ended with the previous data

@@ -184,37 +184,23 @@ func (d *Disconnect) Error() string { return "reply and disconnect" }
 // parameter. Func also refuses a second parameter for the reply, as in net/rpc, and an
 // error as the result, such as *[Error] or [Error].
 func Func(fn any, names ...string) Handler {
-	h, err := newFunc(fn, names)
+	h, err := newFunc(fn, names, false)
 	if err != nil {
 		panic(fmt.Sprintf("rpcx.Func(%T): %v", fn, err))
 	}
 	return h
 }
 
-// newFunc is [Func] with an error in place of a panic.
-func newFunc(fn any, names []string) (Handler, error) {
-	sig, err := newSignature(reflect.TypeOf(fn), names)
-	if err == nil {
-		return sig.newHandler(fn)
-	}
-	return nil, err
-}
-
-// newMethod is newFunc for a method of an interface, whose parameters have no names.
-func newMethod(fn any) (Handler, error) {
-	sig, err := signatureOf(reflect.TypeOf(fn), nil, true)
-	if err != nil {
+// newFunc is [Func] with an error in place of a panic. fn may be a method of an interface.
+func newFunc(fn any, names []string, method bool) (Handler, error) {
+	sig, err := newSignature(reflect.TypeOf(fn), names, method)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	return sig.newHandler(fn)
-}
-
-// newHandler returns a handler that calls fn.
-func (sig *signature) newHandler(fn any) (Handler, error) {
-	if reflect.ValueOf(fn).IsNil() {
+	case reflect.ValueOf(fn).IsNil():
 		return nil, errors.New("the function is nil")
 	}
-	if h := directHandler(sig, fn); h != nil {
+	if h, ok := directHandler(sig, fn).(HandlerFunc); ok {
 		return h, nil
 	}
 	return sig.newReflectHandler(reflect.ValueOf(fn)), nil
@@ -299,39 +285,36 @@ func (sig *signature) handlerResult(out []reflect.Value) (any, error) {
 // type A, or a variadic ...A. The results are (R, error), or error alone if there are
 // fewer than two parameters. directHandler lists the types R, and directHandlerReturning
 // the types A.
-func directHandler(sig *signature, fn any) Handler {
+func directHandler(sig *signature, fn any) any {
 	if f, ok := fn.(func(context.Context) error); ok {
 		return adaptNoArgument(sig, func(ctx context.Context) (any, error) { return nil, f(ctx) })
 	}
-	for _, try := range []func(*signature, any) HandlerFunc{
-		directHandlerReturning[any], directHandlerReturning[json.RawMessage], directHandlerReturning[string], directHandlerReturning[bool],
-		directHandlerReturning[int], directHandlerReturning[int64], directHandlerReturning[float64],
-	} {
-		if h := try(sig, fn); h != nil {
-			return h
+	return firstDirect(sig, fn, directHandlerReturning[any], directHandlerReturning[json.RawMessage], directHandlerReturning[string],
+		directHandlerReturning[bool], directHandlerReturning[int], directHandlerReturning[int64], directHandlerReturning[float64])
+}
+
+// firstDirect returns the first result of tries that is not nil, or nil.
+func firstDirect[S, F any](s S, f F, tries ...func(S, F) any) any {
+	for _, try := range tries {
+		if direct := try(s, f); direct != nil {
+			return direct
 		}
 	}
 	return nil
 }
 
 // directHandlerReturning is directHandler for a fixed type R.
-func directHandlerReturning[R any](sig *signature, fn any) HandlerFunc {
+func directHandlerReturning[R any](sig *signature, fn any) any {
 	if f, ok := fn.(func(context.Context) (R, error)); ok {
 		return adaptNoArgument(sig, f)
 	}
-	for _, try := range []func(*signature, any) HandlerFunc{
-		directHandlerTaking[json.RawMessage, R], directHandlerTaking[string, R], directHandlerTaking[int, R], directHandlerTaking[int64, R], directHandlerTaking[float64, R],
-	} {
-		if h := try(sig, fn); h != nil {
-			return h
-		}
-	}
-	return nil
+	return firstDirect(sig, fn, directHandlerTaking[json.RawMessage, R], directHandlerTaking[string, R], directHandlerTaking[int, R],
+		directHandlerTaking[int64, R], directHandlerTaking[float64, R])
 }
 
 // directHandlerTaking is directHandler for fixed types A and R, and functions with a
 // parameter.
-func directHandlerTaking[A, R any](sig *signature, fn any) HandlerFunc {
+func directHandlerTaking[A, R any](sig *signature, fn any) any {
 	switch f := fn.(type) {
 	case func(context.Context, A) error:
 		return adaptOneArgument(sig, func(ctx context.Context, a A) (any, error) { return nil, f(ctx, a) })

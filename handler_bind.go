@@ -105,7 +105,7 @@ func (sig *signature) sortNamedArguments(req *Request, named members, args []jso
 			expected = i + 1
 		}
 		switch {
-		case i < 0 && (sig.unknownIgnored || req.ignoresUnknownParams()):
+		case i < 0 && (sig.unknownIgnored || req.session != nil && req.session.unknownParamsIgnored):
 		case i < 0 && len(unknown) == maxUnknown:
 			more++
 		case i < 0:
@@ -140,10 +140,7 @@ func (sig *signature) decodeArgument(req *Request, i int, raw json.RawMessage, v
 	if raw == nil {
 		return nil
 	}
-	err := unmarshalInTurn(codecOr(req.Params.codec), raw, v)
-	if err == nil {
-		err = checkObject(req.Params.codec, raw, v)
-	}
+	err := req.Params.decodeValue(raw, v)
 	if err == nil {
 		return nil
 	}
@@ -184,11 +181,6 @@ func listParameters(names []string, more int) string {
 	return list
 }
 
-// ignoresUnknownParams reports whether Options.IgnoreUnknownParams is set.
-func (r *Request) ignoresUnknownParams() bool {
-	return r.session != nil && r.session.unknownParamsIgnored
-}
-
 // decodeNamedMap decodes the named params of req into a new map of type sig.mapping.
 func (sig *signature) decodeNamedMap(req *Request) (reflect.Value, error) {
 	all := reflect.MakeMap(sig.mapping)
@@ -196,7 +188,6 @@ func (sig *signature) decodeNamedMap(req *Request) (reflect.Value, error) {
 	if err != nil {
 		return all, err
 	}
-	codec := codecOr(req.Params.codec)
 	for {
 		key, raw, ok := named.nextKeyValue()
 		if !ok {
@@ -208,11 +199,7 @@ func (sig *signature) decodeNamedMap(req *Request) (reflect.Value, error) {
 			return all, InvalidParams(`method "%s" was given parameter "%s" twice`, excerpt(req.Method), excerpt(name))
 		}
 		v := reflect.New(sig.mapping.Elem())
-		err := unmarshalInTurn(codec, raw, v.Interface())
-		if err == nil {
-			err = checkObject(codec, raw, v.Interface())
-		}
-		if err != nil {
+		if err := req.Params.decodeValue(raw, v.Interface()); err != nil {
 			return all, InvalidParams(`invalid argument "%s" of method "%s": %s`, excerpt(name), excerpt(req.Method), bounded.Text(err.Error()))
 		}
 		all.SetMapIndex(index, v.Elem())
@@ -367,13 +354,15 @@ const looksLikeObject = "it looks like a service, or an object of Options.Types:
 // Options.Objects.
 var errLooksLikeObject = errors.New(looksLikeObject)
 
-// checkObject returns an error if data looks like an object of Options.Objects, c does not
-// support objects, and v has no place for the object. The caller has decoded data into v.
-func checkObject(c Codec, data []byte, v any) error {
-	if isObjectData(c, data) && !takesObjectData(v) {
-		return errLooksLikeObject
+// decodeValue decodes raw, one of the arguments, into v. If raw looks like an object of
+// Options.Objects, decodeValue fails unless the codec supports objects or v has a place for
+// the object.
+func (p *Params) decodeValue(raw json.RawMessage, v any) error {
+	err := unmarshalInTurn(p.codec, raw, v)
+	if err == nil && isObjectData(p.codec, raw) && !takesObjectData(v) {
+		err = errLooksLikeObject
 	}
-	return nil
+	return err
 }
 
 // takesObjectData reports whether v can hold an encoded object. v is a pointer. A struct

@@ -195,19 +195,12 @@ func (r *Router) Resolve(path string) (Handler, error) {
 	return h, nil
 }
 
-// Methods iterates over the paths of the methods in the tree below r, sorted by name
-// within each router. Changes to the tree do not affect a running iteration.
+// Methods iterates over the paths of the methods that are now in the tree below r, sorted
+// by name within each router.
 func (r *Router) Methods() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		trees.RLock() // a tree changed during the walk could make the walk endless
-		methods := r.appendMethods(nil, "")
-		trees.RUnlock()
-		for _, method := range methods {
-			if !yield(method) {
-				return
-			}
-		}
-	}
+	trees.RLock() // a tree changed during the walk could make the walk endless
+	defer trees.RUnlock()
+	return slices.Values(r.appendMethods(nil, ""))
 }
 
 func (r *Router) appendMethods(methods []string, prefix string) []string {
@@ -434,7 +427,7 @@ func Expose[I any](impl I, rename ...func(method string) string) *Router {
 		if !m.IsExported() {
 			fail("method %s is not exported", m.Name)
 		}
-		h, err := newMethod(v.MethodByName(m.Name).Interface())
+		h, err := newFunc(v.MethodByName(m.Name).Interface(), nil, true)
 		if err != nil {
 			fail("method %s: %v", m.Name, err)
 		}
@@ -507,7 +500,7 @@ func ExposeMap(m map[string]any) *Router {
 				break
 			}
 			var h Handler
-			if h, err = newFunc(v, nil); err == nil {
+			if h, err = newFunc(v, nil, false); err == nil {
 				r.Handle(name, h)
 			}
 		}

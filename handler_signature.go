@@ -49,14 +49,9 @@ var (
 	errorType   = reflect.TypeFor[error]()
 )
 
-// newSignature returns the signature of a function of type t. An error describes the
-// mistake in the function or in names.
-func newSignature(t reflect.Type, names []string) (*signature, error) {
-	return signatureOf(t, names, false)
-}
-
-// signatureOf is newSignature for functions, and for methods of an interface.
-func signatureOf(t reflect.Type, names []string, method bool) (*signature, error) {
+// newSignature returns the signature of a function of type t, which may be a method of an
+// interface. An error describes the mistake in the function or in names.
+func newSignature(t reflect.Type, names []string, method bool) (*signature, error) {
 	switch {
 	case t != nil && t.Implements(handlerType):
 		return nil, errors.New("it is a Handler already: pass it to Router.Handle or Options.Handler as it is")

@@ -65,7 +65,7 @@ func (p Params) Bind(v any) error {
 		}
 		data = p.Raw
 	}
-	if err := unmarshalInTurn(codecOr(p.codec), data, v); err != nil {
+	if err := unmarshalInTurn(p.codec, data, v); err != nil {
 		return invalidArguments(err)
 	}
 	return nil

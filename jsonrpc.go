@@ -17,10 +17,6 @@ type jsonrpc struct{ dialect }
 
 // dialect is the part of JSON-RPC that depends on the version.
 type dialect interface {
-	// batches reports whether an array is a batch.
-	batches() bool
-	// loose reports whether a response may contain its call's number as a string.
-	loose() bool
 	// id returns the id of a request or response, nil for null and for a permitted
 	// absence.
 	id(e *envelope, response bool) (ID, *ProtocolError)
@@ -36,9 +32,15 @@ type dialect interface {
 
 	// The append methods build messages. In appendRequest, a nil id makes a notification.
 	appendRequest(dst []byte, id ID, method string, params any, c Codec) ([]byte, error)
-	appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
-	appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
+	AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error)
+	AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error)
 }
+
+// batches reports whether an array is a batch.
+func (p jsonrpc) batches() bool { return p.dialect != v1{} }
+
+// loose reports whether a response may contain its call's number as a string.
+func (p jsonrpc) loose() bool { return p.dialect == loose{} }
 
 // envelope holds the raw members of a message; absent members are nil.
 type envelope struct {
@@ -278,19 +280,11 @@ func (p jsonrpc) AppendRequest(dst []byte, id ID, method string, params any, c C
 	if id == nil {
 		return dst, unsentf(CodeInvalidRequest, "a request needs an ID")
 	}
-	return p.appendRequest(dst, id, method, params, codecOr(c))
+	return p.appendRequest(dst, id, method, params, c)
 }
 
 func (p jsonrpc) AppendNotification(dst []byte, method string, params any, c Codec) ([]byte, error) {
-	return p.appendRequest(dst, nil, method, params, codecOr(c))
-}
-
-func (p jsonrpc) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
-	return p.appendResult(dst, id, result, codecOr(c))
-}
-
-func (p jsonrpc) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
-	return p.appendError(dst, id, e, codecOr(c))
+	return p.appendRequest(dst, nil, method, params, c)
 }
 
 func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
@@ -374,6 +368,15 @@ func appendErrorObject(dst []byte, e *Error, c Codec) ([]byte, error) {
 		}
 	}
 	return append(out, '}'), nil
+}
+
+// endResponse ends a response whose beginning is out: with end, id and a brace. For an
+// error, endResponse returns dst.
+func endResponse(dst, out []byte, err error, end string, id ID) ([]byte, error) {
+	if err != nil {
+		return dst, err
+	}
+	return append(appendID(append(out, end...), id), '}'), nil
 }
 
 func appendID(dst []byte, id ID) []byte {

@@ -18,8 +18,6 @@ var JSONRPCLoose Protocol = jsonrpc{loose{}}
 
 type loose struct{ v2 }
 
-func (loose) loose() bool { return true }
-
 func (loose) checkVersion(*envelope) *ProtocolError { return nil }
 
 func (loose) responseOutcome(e *envelope) (json.RawMessage, error) {

@@ -15,9 +15,6 @@ var JSONRPCv1 Protocol = jsonrpc{v1{}}
 
 type v1 struct{}
 
-func (v1) batches() bool { return false }
-func (v1) loose() bool   { return false }
-
 // id accepts an id of any type but Boolean.
 func (v1) id(e *envelope, _ bool) (ID, *ProtocolError) {
 	raw := e.vals[memberID]
@@ -76,25 +73,17 @@ func (v1) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 	return append(out, '}'), nil
 }
 
-func (v1) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+func (v1) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	out, err := appendCodec(append(dst, `{"result":`...), c, result)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"error":null,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"error":null,"id":`, id)
 }
 
-func (v1) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+func (v1) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	if _, ours := e.Data.(busyData); ours { // peers of 1.0 expect only a code and a message
 		e = &Error{Code: e.Code, Message: e.Message}
 	}
 	out, err := appendErrorObject(append(dst, `{"result":null,"error":`...), e, c)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"id":`, id)
 }
 
 // wrongParamsError returns the error for params of the wrong type; raw is nil for missing

@@ -12,9 +12,6 @@ var JSONRPCv2 Protocol = jsonrpc{v2{}}
 
 type v2 struct{}
 
-func (v2) batches() bool { return true }
-func (v2) loose() bool   { return false }
-
 // id: "An identifier established by the Client that MUST contain a String, Number, or
 // NULL value if included. If it is not included it is assumed to be a notification." A
 // request with a null id is a notification too.
@@ -95,20 +92,12 @@ func (v2) appendRequest(dst []byte, id ID, method string, params any, c Codec) (
 	return append(out, '}'), nil
 }
 
-func (v2) appendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
+func (v2) AppendResult(dst []byte, id ID, result any, c Codec) ([]byte, error) {
 	out, err := appendCodec(append(dst, `{"jsonrpc":"2.0","result":`...), c, result)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"id":`, id)
 }
 
-func (v2) appendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
+func (v2) AppendError(dst []byte, id ID, e *Error, c Codec) ([]byte, error) {
 	out, err := appendErrorObject(append(dst, `{"jsonrpc":"2.0","error":`...), e, c)
-	if err != nil {
-		return dst, err
-	}
-	out = appendID(append(out, `,"id":`...), id)
-	return append(out, '}'), nil
+	return endResponse(dst, out, err, `,"id":`, id)
 }

@@ -436,11 +436,7 @@ func (cs *costState) excessiveErrorLocked() *Error {
 // members, the replies of the whole batch would never leave. Callers must hold s.mu.
 func (cs *costState) requestsToAnswerLocked() []*peerRequest {
 	cs.s.mu.AssertHeld()
-	var calls []*peerRequest
-	for d := cs.s.requests.open.first; d != nil; d = d.next {
-		calls = d.owner.(queueEntry).appendRunning(calls)
-	}
-	return slices.DeleteFunc(calls, func(c *peerRequest) bool { return !c.delayed && c.parentBatch() == nil || c.IsNotification() })
+	return slices.DeleteFunc(cs.s.requests.runningRequestsLocked(), func(c *peerRequest) bool { return !c.delayed && c.parentBatch() == nil || c.IsNotification() })
 }
 
 // closeForCost answers the open requests with an error, and ends the session because of

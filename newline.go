@@ -43,12 +43,12 @@ func (f NewlineFramer) NewSplitter() bufio.SplitFunc {
 		case dropping:
 			return len(data), nil, nil
 		case i > limit:
-			return i + 1, nil, f.tooLong(limit, data[:i])
+			return i + 1, nil, f.dropError(limit, data[:i])
 		case i >= 0:
 			return i + 1, data[:i:i], nil
 		case len(data) > limit:
 			scanned, dropping = 0, true
-			return len(data), nil, f.tooLong(limit, data)
+			return len(data), nil, f.dropError(limit, data)
 		case atEOF && len(bytes.TrimSpace(data)) > 0: // the last line needs no newline
 			scanned = 0
 			return len(data), data, nil
@@ -66,17 +66,9 @@ func (f NewlineFramer) MaxMessage() int { return maxSize(f.MaxSize) }
 // MaxMessageField returns "NewlineFramer.MaxSize", the field that sets the limit.
 func (NewlineFramer) MaxMessageField() string { return "NewlineFramer.MaxSize" }
 
-func (f NewlineFramer) tooLong(limit int, msg []byte) error {
-	return &FrameError{
-		Message:     "dropping message over " + thousands(limit) + " bytes and re-synchronizing",
-		Recoverable: true,
-		TooLarge:    &SizeError{Limit: limit, Field: f.MaxMessageField()},
-		Start:       startOf(msg),
-	}
+func (f NewlineFramer) dropError(limit int, msg []byte) error {
+	return dropError("message over "+thousands(limit)+" bytes and re-synchronizing", &SizeError{Limit: limit, Field: f.MaxMessageField()}, msg)
 }
-
-// startOf returns a copy of the beginning of a message, for FrameError.Start.
-func startOf(msg []byte) []byte { return bytes.Clone(msg[:min(len(msg), StartSize)]) }
 
 // AppendFrame implements [Framer]. For a message with a newline, AppendFrame fails.
 func (NewlineFramer) AppendFrame(dst, msg []byte) ([]byte, error) {

@@ -325,21 +325,15 @@ type callFunc func(ctx context.Context, params, result any) error
 
 // directStub returns a function of type t that calls call without reflection, or nil if t
 // is not common. The common types are those of directHandler, except variadic functions.
-// The cost is the same as for [Session.Call].
+// The cost is the same as for [Session.Call]: by reflection, a call has 9 allocations
+// instead of 7, and takes as long.
 func directStub(t reflect.Type, call callFunc) any {
 	fn := reflect.Zero(t).Interface()
 	if _, ok := fn.(func(context.Context) error); ok {
 		return func(ctx context.Context) error { return call(ctx, nil, nil) }
 	}
-	for _, try := range []func(any, callFunc) any{
-		directStubReceiving[any], directStubReceiving[json.RawMessage], directStubReceiving[string], directStubReceiving[bool],
-		directStubReceiving[int], directStubReceiving[int64], directStubReceiving[float64],
-	} {
-		if stub := try(fn, call); stub != nil {
-			return stub
-		}
-	}
-	return nil
+	return firstDirect(fn, call, directStubReceiving[any], directStubReceiving[json.RawMessage], directStubReceiving[string],
+		directStubReceiving[bool], directStubReceiving[int], directStubReceiving[int64], directStubReceiving[float64])
 }
 
 // directStubReceiving is directStub for a fixed result type R.
@@ -350,14 +344,8 @@ func directStubReceiving[R any](fn any, call callFunc) any {
 			return result, err
 		}
 	}
-	for _, try := range []func(any, callFunc) any{
-		directStubSending[json.RawMessage, R], directStubSending[string, R], directStubSending[int, R], directStubSending[int64, R], directStubSending[float64, R],
-	} {
-		if stub := try(fn, call); stub != nil {
-			return stub
-		}
-	}
-	return nil
+	return firstDirect(fn, call, directStubSending[json.RawMessage, R], directStubSending[string, R], directStubSending[int, R],
+		directStubSending[int64, R], directStubSending[float64, R])
 }
 
 // directStubSending is directStub for a fixed parameter type A and result type R, and

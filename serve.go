@@ -36,7 +36,7 @@ type peerRequest struct {
 func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
-	c.ctx.session, c.ctx.request = s, &c.Request
+	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
 		p := &c.Params
@@ -75,6 +75,14 @@ func (c *peerRequest) about() (msg string, what slog.Attr) {
 
 // isRunning reports whether the handler of c was called. A delayed handler was not.
 func (c *peerRequest) isRunning() bool { return c.begun && !c.delayed }
+
+// isOpen reports whether c has begun, perhaps with a delay, and is unanswered.
+func (c *peerRequest) isOpen() bool { return c.begun && !c.answered }
+
+// isWaitingNotification reports whether a discarded queue would lose c.
+func (c *peerRequest) isWaitingNotification() bool {
+	return c.IsNotification() && !c.begun && !c.answered
+}
 
 // markBegun sets the handler's deadline just before the handler of c is called.
 func (c *peerRequest) markBegun(s *Session) {

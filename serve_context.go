@@ -13,71 +13,108 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// handlerContext is the context of a handler. Most handlers never wait for the context, so
-// it is a field of the request. Only Done, and Value with an unknown key, make a real
-// context of package context. From then on the real context answers Done, Err and unknown
-// keys, so that derived contexts attach without a goroutine.
+// lazyContext is the context of a handler or a task. Most handlers and tasks never wait for
+// the end of their context, so the context is a field of the request or the task. The
+// first call of Done, or of Value with an unknown key, makes a real context of package
+// context; then the real context answers. So derived contexts attach without a goroutine.
+type lazyContext struct {
+	parent context.Context
+
+	mu    sync.Mutex
+	real  *realContext
+	cause error // cause of the end; nil before, or if parent ended first
+}
+
+// realContext is a context of package context, with the functions that end it.
+type realContext struct {
+	context.Context
+	cancel       context.CancelCauseFunc
+	stopDeadline context.CancelFunc
+}
+
+// endWith ends the context, unless the context has ended. It reports whether the deadline
+// or the parent had ended the real context before.
+func (c *lazyContext) endWith(cause error) (overdue bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.cause != nil, c.real == nil && c.parent.Err() != nil:
+	case c.real != nil && c.real.Err() != nil:
+		c.cause, overdue = context.Cause(c.real), true
+	default:
+		c.cause = cause
+	}
+	if c.real != nil && cause != errProcessing {
+		c.real.cancel(cause)
+		c.real.stopDeadline()
+	}
+	return overdue
+}
+
+// endCause returns the cause of the end. If the context has not ended, or only the
+// deadline or the parent has ended the context, endCause returns nil.
+func (c *lazyContext) endCause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause
+}
+
+// makeReal returns the real context, and makes the context on first use. If limited is
+// set, the real context ends at the given time. Err returns DeadlineExceeded only if the
+// deadline itself ends the context, also for derived contexts.
+func (c *lazyContext) makeReal(at time.Time, limited bool) context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.real == nil {
+		parent, stop := c.parent, context.CancelFunc(func() {})
+		ended := c.cause != nil && c.cause != errProcessing
+		switch {
+		case ended: // the end of parent must not replace the cause
+			parent = context.WithoutCancel(parent)
+		case limited:
+			parent, stop = context.WithDeadlineCause(parent, at, errProcessing)
+		}
+		ctx, cancel := context.WithCancelCause(parent)
+		c.real = &realContext{ctx, cancel, stop}
+		if ended {
+			cancel(c.cause)
+		}
+	}
+	return c.real.Context
+}
+
+func (c *lazyContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
+func (c *lazyContext) Done() <-chan struct{}       { return c.makeReal(time.Time{}, false).Done() }
+func (c *lazyContext) Value(key any) any           { return c.makeReal(time.Time{}, false).Value(key) }
+
+func (c *lazyContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.real != nil:
+		return c.real.Err()
+	case c.cause == nil:
+		return c.parent.Err()
+	case c.cause == errProcessing:
+		return context.DeadlineExceeded
+	}
+	return context.Canceled
+}
+
+// handlerContext is the context of a handler.
 type handlerContext struct {
+	lazyContext
 	session  *Session
 	request  *Request
 	deadline time.Duration // on the session's clock
 
 	waits handlerWaits // guarded by the session's lock
-
-	mu     sync.Mutex
-	real   context.Context
-	cancel context.CancelCauseFunc
-	cause  error // cause of the end; nil before
 }
 
 // errHandlerReturned is the cause with which a handler's context ends when the handler
 // returns, unless the context had ended before. A later call with the context fails with
 // errHandlerReturned.
 var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
-
-// endWith ends the context. It reports whether the deadline had ended the context before.
-func (c *handlerContext) endWith(cause error) (overdue bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	overdue = c.cause == nil && c.real != nil && c.real.Err() != nil
-	if overdue {
-		c.cause = errProcessing
-	} else if c.cause == nil {
-		c.cause = cause
-	}
-	if c.cancel != nil && cause != errProcessing {
-		c.cancel(cause)
-	}
-	return overdue
-}
-
-// endCause returns the cause of the end. If the context has not ended, or only the
-// deadline has ended the real context, endCause returns nil.
-func (c *handlerContext) endCause() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cause
-}
-
-// makeReal returns the real context, and makes the context on first use.
-func (c *handlerContext) makeReal() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.real == nil {
-		// The deadline itself has to end the context: only then Err returns
-		// DeadlineExceeded, also for derived contexts.
-		base, stop := context.Background(), context.CancelFunc(func() {})
-		if at, ok := c.Deadline(); ok {
-			base, stop = context.WithDeadlineCause(base, at, errProcessing)
-		}
-		real, cancel := context.WithCancelCause(base)
-		c.real, c.cancel = real, func(cause error) { cancel(cause); stop() }
-		if c.cause != nil && c.cause != errProcessing {
-			c.cancel(c.cause)
-		}
-	}
-	return c.real
-}
 
 func (c *handlerContext) Deadline() (time.Time, bool) {
 	if c.deadline == never {
@@ -86,21 +123,7 @@ func (c *handlerContext) Deadline() (time.Time, bool) {
 	return c.session.startTime.Add(c.deadline), true
 }
 
-func (c *handlerContext) Done() <-chan struct{} { return c.makeReal().Done() }
-
-func (c *handlerContext) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.real != nil:
-		return c.real.Err()
-	case c.cause == nil:
-		return nil
-	case c.cause == errProcessing:
-		return context.DeadlineExceeded
-	}
-	return context.Canceled
-}
+func (c *handlerContext) Done() <-chan struct{} { return c.makeReal(c.Deadline()).Done() }
 
 func (c *handlerContext) Value(key any) any {
 	if _, ok := key.(handlerKey); ok {
@@ -109,7 +132,7 @@ func (c *handlerContext) Value(key any) any {
 	if v := c.session.Value(key); v != nil {
 		return v
 	}
-	return c.makeReal().Value(key)
+	return c.makeReal(c.Deadline()).Value(key)
 }
 
 // SetValue stores value under key in the session. So a program can remember facts about

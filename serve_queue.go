@@ -62,10 +62,8 @@ type queueEntry interface {
 	// refuseRemaining answers the requests that have not begun with e. from is the send
 	// mode.
 	refuseRemaining(s *Session, e *Error, from sendMode)
-	// appendNotifications appends the notifications that a discarded entry would lose.
-	appendNotifications(calls []*peerRequest) []*peerRequest
-	// appendRunning appends the requests that have begun and are unanswered.
-	appendRunning(calls []*peerRequest) []*peerRequest
+	// appendRequests appends the requests for which want returns true.
+	appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest
 	// abortRequest answers the request c with e. If e is nil, the request gets no reply.
 	abortRequest(s *Session, c *peerRequest, e *Error)
 	// markArrived records the admission of the entry.
@@ -163,7 +161,7 @@ func (rs *requestServer) discardQueueLocked(keepNotifications bool) {
 	rs.s.mu.AssertHeld()
 	var calls []*peerRequest
 	for _, e := range rs.waitingEntries() {
-		calls = e.appendNotifications(calls[:0])
+		calls = e.appendRequests(calls[:0], (*peerRequest).isWaitingNotification)
 		if keepNotifications && len(calls) > 0 {
 			continue
 		}
@@ -198,7 +196,7 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	var why *Error
 	switch {
 	case s.life.state >= stateClosing:
-		for _, c := range e.appendNotifications(nil) {
+		for _, c := range e.appendRequests(nil, (*peerRequest).isWaitingNotification) {
 			s.countDroppedAtEndLocked(c)
 		}
 		return // nobody waits for a reply any more
@@ -483,8 +481,8 @@ func (c *singleRequest) nextHandlingBytes() int     { return int(c.handlingBytes
 func (c *singleRequest) requestDeadline() *deadline { return &c.deadline }
 func (c *singleRequest) isQueued() bool             { return c.deadline.owner != nil && !c.begun }
 
-func (c *singleRequest) appendNotifications(calls []*peerRequest) []*peerRequest {
-	if c.IsNotification() && !c.begun && !c.answered {
+func (c *singleRequest) appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest {
+	if want(&c.peerRequest) {
 		calls = append(calls, &c.peerRequest)
 	}
 	return calls
@@ -496,13 +494,6 @@ func (c *singleRequest) beginNext(s *Session) (*peerRequest, bool) {
 	}
 	c.markBegun(s)
 	return &c.peerRequest, true
-}
-
-func (c *singleRequest) appendRunning(calls []*peerRequest) []*peerRequest {
-	if c.begun && !c.answered {
-		calls = append(calls, &c.peerRequest)
-	}
-	return calls
 }
 
 func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -327,9 +328,9 @@ func (srv *Server) addListener(l net.Listener) *trackedListener {
 
 func (srv *Server) removeListener(tracked *trackedListener) {
 	srv.mu.Lock()
-	defer srv.mu.Unlock()
 	delete(srv.listeners, tracked)
-	srv.removeUserLocked()
+	srv.mu.Unlock()
+	srv.removeUser()
 }
 
 // resolvedOptions returns the options with defaults filled in. The first call resolves
@@ -392,7 +393,10 @@ func (srv *Server) addUserLocked() {
 	srv.pool.addUser()
 }
 
-func (srv *Server) removeUserLocked() {
+// removeUser undoes addUserLocked.
+func (srv *Server) removeUser() {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
 	srv.pool.removeUser()
 	if srv.users--; srv.users == 0 && srv.usersGone != nil {
 		close(srv.usersGone)
@@ -400,25 +404,13 @@ func (srv *Server) removeUserLocked() {
 	}
 }
 
-// Sessions ranges over the sessions that are live when the loop begins.
-func (srv *Server) Sessions() iter.Seq[*Session] {
-	return func(yield func(*Session) bool) {
-		for _, s := range srv.liveSessions() {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
+// Sessions ranges over the sessions that are live now.
+func (srv *Server) Sessions() iter.Seq[*Session] { return slices.Values(srv.liveSessions()) }
 
 func (srv *Server) liveSessions() []*Session {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	live := make([]*Session, 0, len(srv.sessions))
-	for s := range srv.sessions {
-		live = append(live, s)
-	}
-	return live
+	return slices.AppendSeq(make([]*Session, 0, len(srv.sessions)), maps.Keys(srv.sessions))
 }
 
 // StopListening closes the listeners and gives up handshakes in progress. Sessions go on.

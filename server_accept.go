@@ -67,9 +67,7 @@ func (srv *Server) acceptConn(conn net.Conn) {
 	beginning <- struct{}{} // waits for runnable goroutines, and never for a peer
 	srv.pool.runTask(func() {
 		srv.prepareConn(conn, func() { <-beginning })
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		srv.removeUserLocked()
+		srv.removeUser()
 	})
 }
 
@@ -163,13 +161,15 @@ func (srv *Server) Accepts() bool {
 	return srv.acceptsSessionLocked()
 }
 
+func (srv *Server) maxSessions() int { return limitOr(srv.MaxSessions, 10000) }
+
 // acceptsSessionLocked reports whether there may be a further session. If MaxSessions
 // forbids the session, acceptsSessionLocked counts a refusal. Callers must hold srv.mu.
 func (srv *Server) acceptsSessionLocked() bool {
 	if srv.stopped {
 		return false
 	}
-	most := limitOr(srv.MaxSessions, 10000)
+	most := srv.maxSessions()
 	if len(srv.sessions) < most {
 		return true
 	}
@@ -235,11 +235,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 		}
 		delete(srv.sessions, s)
 	}
-	s.afterCallbacks = func() {
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		srv.removeUserLocked()
-	}
+	s.afterCallbacks = srv.removeUser
 	if srv.sessions == nil {
 		srv.sessions = make(map[*Session]struct{})
 	}
@@ -257,12 +253,8 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	if held {
 		// Owner: the server. End: the handshake, Trace.Connected and OnSession return.
 		go func() {
-			defer func() {
-				s.requests.resumeWorkers()
-				srv.mu.Lock()
-				defer srv.mu.Unlock()
-				srv.removeUserLocked()
-			}()
+			defer srv.removeUser()
+			defer s.requests.resumeWorkers()
 			shaken := true
 			if secure != nil {
 				shaken = srv.runSessionHandshake(s, secure)
@@ -391,7 +383,7 @@ func (srv *Server) crowdedIdleTimeout() time.Duration {
 	switch {
 	case srv.CrowdedIdleTimeout != 0:
 		return srv.CrowdedIdleTimeout
-	case limitOr(srv.MaxSessions, 10000) < smallServerSize:
+	case srv.maxSessions() < smallServerSize:
 		return -1
 	}
 	return time.Minute
@@ -400,7 +392,7 @@ func (srv *Server) crowdedIdleTimeout() time.Duration {
 // watchCrowdLocked schedules closeIdleSessions if the server is nearly full. Callers must
 // hold srv.mu.
 func (srv *Server) watchCrowdLocked() {
-	if srv.watchesCrowd || len(srv.sessions) < crowdThreshold(limitOr(srv.MaxSessions, 10000)) || srv.crowdedIdleTimeout() < 0 {
+	if srv.watchesCrowd || len(srv.sessions) < crowdThreshold(srv.maxSessions()) || srv.crowdedIdleTimeout() < 0 {
 		return
 	}
 	srv.watchesCrowd = true
@@ -412,7 +404,7 @@ func (srv *Server) watchCrowdLocked() {
 func (srv *Server) closeIdleSessions() {
 	timeout, now := srv.crowdedIdleTimeout(), time.Now()
 	srv.mu.Lock()
-	excess := len(srv.sessions) - crowdThreshold(limitOr(srv.MaxSessions, 10000)) + 1
+	excess := len(srv.sessions) - crowdThreshold(srv.maxSessions()) + 1
 	srv.watchesCrowd = excess > 0 && !srv.stopped
 	if srv.watchesCrowd {
 		time.AfterFunc(max(1, timeout/crowdChecks), srv.closeIdleSessions)

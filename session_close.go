@@ -276,7 +276,7 @@ func (rs *requestServer) runningRequestsLocked() []*peerRequest {
 	rs.s.mu.AssertHeld()
 	var running []*peerRequest
 	for d := rs.open.first; d != nil; d = d.next {
-		running = d.owner.(queueEntry).appendRunning(running)
+		running = d.owner.(queueEntry).appendRequests(running, (*peerRequest).isOpen)
 	}
 	return running
 }
@@ -367,12 +367,8 @@ func (s *Session) checkDrainedLocked() {
 		// could keep the session open.
 		s.life.drainTarget = s.writer.queuedMessages
 	}
-	if s.writer.writtenMessages >= s.life.drainTarget {
-		select {
-		case <-s.life.drained:
-		default:
-			close(s.life.drained)
-		}
+	if s.writer.writtenMessages >= s.life.drainTarget && !isClosed(s.life.drained) {
+		close(s.life.drained)
 	}
 }
 

@@ -188,10 +188,7 @@ func (l *deferredLog) logHandlerLater(level slog.Level, msg string, c *peerReque
 	if err != nil {
 		attrs = append(attrs, errorAttr(err))
 	}
-	size := recordSize(msg, attrs)
-	s.lock()
-	l.logSizedLaterLocked(size, level, msg, attrs)
-	s.unlock()
+	s.notePeer(level, msg, attrs...)
 }
 
 // recordOverhead is the approximate number of bytes for time, level and peer in a record.

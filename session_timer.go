@@ -256,12 +256,12 @@ func (a *connActivity) watchNetworkLocked() {
 	s := a.s
 	s.mu.AssertHeld()
 	keepAlive := s.limits.tcpKeepAlive()
-	conn := tcpConn(s.NetConn())
-	if conn == nil || keepAlive < 0 || keepAlive > never/keepAliveProbes {
+	conn, tcp := carrierOf(s.NetConn()).(*net.TCPConn)
+	if !tcp || keepAlive < 0 || keepAlive > never/keepAliveProbes {
 		return
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
+	raw := rawConn(conn)
+	if raw == nil {
 		return
 	}
 	patience := keepAlive * keepAliveProbes
@@ -281,19 +281,6 @@ func (l *Limits) tcpKeepAlive() time.Duration {
 		return defaultKeepAlive
 	}
 	return l.KeepAlive
-}
-
-// tcpConn returns the TCP connection under conn, or nil.
-func tcpConn(conn net.Conn) *net.TCPConn {
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		return c
-	case *SOCKSConn:
-		return tcpConn(c.Conn)
-	case interface{ NetConn() net.Conn }:
-		return tcpConn(c.NetConn())
-	}
-	return nil
 }
 
 // checkNetworkLocked ends the session if sent bytes stay unacknowledged. Callers must

@@ -83,17 +83,14 @@ func (f *frameBuffer) countedBytes() int {
 	return len(f.buf)
 }
 
-// splitAtEnds iterates over the parts of buf that end at ends.
-func splitAtEnds(buf []byte, ends []int) func(yield func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		start := 0
-		for _, end := range ends {
-			if !yield(buf[start:end:end]) {
-				return
-			}
-			start = end
-		}
+// appendParts appends the messages of f to parts.
+func (f *frameBuffer) appendParts(parts [][]byte) [][]byte {
+	start := 0
+	for _, end := range f.ends {
+		parts = append(parts, f.buf[start:end:end])
+		start = end
 	}
+	return parts
 }
 
 // outbox holds framed messages for the writer, guarded by the session's lock. While a
@@ -518,15 +515,9 @@ func (q *kernelSendQueue) readUnsent(conn net.Conn) (int, bool) {
 
 // socketUnder returns the socket under conn, or nil.
 func socketUnder(conn net.Conn) syscall.RawConn {
-	switch c := conn.(type) {
-	case *SOCKSConn:
-		return socketUnder(c.Conn)
+	switch carrier := carrierOf(conn).(type) {
 	case *net.TCPConn, *net.UnixConn:
-		if raw, err := c.(syscall.Conn).SyscallConn(); err == nil {
-			return raw
-		}
-	case interface{ NetConn() net.Conn }:
-		return socketUnder(c.NetConn())
+		return rawConn(carrier)
 	}
 	return nil
 }

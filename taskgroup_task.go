@@ -15,12 +15,12 @@ import (
 // starts a task in a group, and [StartTask] a task without a group. The methods of a task
 // may be called from any goroutine.
 type Task[T any] struct {
-	ctx      taskContext
+	ctx      lazyContext
 	function func(context.Context) (T, error) // nil once the function has returned
 	value    T                                // value and err do not change after the task has finished
 	err      error
 
-	// The order of the locks: Task.mu, TaskGroup.mu, taskContext.mu.
+	// The order of the locks: Task.mu, TaskGroup.mu, lazyContext.mu.
 
 	mu         sync.Mutex
 	group      *TaskGroup[T]
@@ -106,7 +106,7 @@ func (t *Task[T]) callFunction() {
 // Done, so that callers of Done find the task among the finished tasks.
 func (t *Task[T]) publishOutcome() (next *Task[T]) {
 	t.function = nil
-	t.ctx.cancelWithCause(context.Canceled)
+	t.ctx.endWith(context.Canceled)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.finished = true
@@ -123,7 +123,7 @@ func (t *Task[T]) publishOutcome() (next *Task[T]) {
 // not wait. A function that ignores its context runs on. If the function was not called
 // yet, Cancel prevents the call: the task finishes when the function would have been
 // called. If the task has finished, Cancel does nothing.
-func (t *Task[T]) Cancel() { t.ctx.cancelWithCause(ErrTaskCancelled) }
+func (t *Task[T]) Cancel() { t.ctx.endWith(ErrTaskCancelled) }
 
 // Done returns a channel that is closed when the task has finished: the function has
 // returned, or was not called because the task was cancelled before.
@@ -177,71 +177,6 @@ func (t *Task[T]) isFinished() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.finished
-}
-
-// taskContext is the context of a task. Most tasks never wait for the end of their
-// context, so the context is a field of the task. The first call of Done or Value makes a
-// real context of package context; then every method uses the real context. So contexts
-// derived from a taskContext need no goroutine.
-type taskContext struct {
-	parent context.Context
-
-	mu    sync.Mutex
-	real  *realContext
-	cause error // why the context ended; nil if the context has not ended, or parent ended first
-}
-
-// realContext is a context of package context, with its cancel function.
-type realContext struct {
-	context.Context
-	cancel context.CancelCauseFunc
-}
-
-// cancelWithCause ends the context with cause. If the context has ended, cancelWithCause
-// does nothing.
-func (c *taskContext) cancelWithCause(cause error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.real != nil:
-		c.real.cancel(cause)
-	case c.cause == nil && c.parent.Err() == nil:
-		c.cause = cause
-	}
-}
-
-// makeReal returns the real context. The first call makes the real context.
-func (c *taskContext) makeReal() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.real == nil {
-		parent := c.parent
-		if c.cause != nil { // the end of parent must not replace the cause
-			parent = context.WithoutCancel(parent)
-		}
-		ctx, cancel := context.WithCancelCause(parent)
-		c.real = &realContext{ctx, cancel}
-		if c.cause != nil {
-			cancel(c.cause)
-		}
-	}
-	return c.real.Context
-}
-
-func (c *taskContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
-func (c *taskContext) Done() <-chan struct{}       { return c.makeReal().Done() }
-func (c *taskContext) Value(key any) any           { return c.makeReal().Value(key) }
-
-func (c *taskContext) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.real != nil:
-		return c.real.Err()
-	case c.cause != nil:
-		return context.Canceled
-	}
-	return c.parent.Err()
 }
 
 // taskList is a linked list of tasks. A task is in one list at most.

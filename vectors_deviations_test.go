@@ -923,7 +923,7 @@ func (o *offline) sent() (msgs [][]byte) {
 		return nil
 	}
 	f := o.writer.takeFrames()
-	for msg := range splitAtEnds(f.buf, f.ends) {
+	for _, msg := range f.appendParts(nil) {
 		msgs = append(msgs, bytes.Clone(msg))
 	}
 	o.writer.returnFrames(f)
