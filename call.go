@@ -451,7 +451,7 @@ func (f *Future) OnDone(callback func(*Future)) {
 
 func (f *Future) runCallback(task func()) {
 	if f.session != nil {
-		f.session.pool.runTask(task)
+		f.session.pool.RunTask(task)
 		return
 	}
 	// Owner: the caller of OnDone. End: the callback returns.

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"example.com/rpcx/internal/folderlock"
 )
 
 // standardOutput returns a writer to a duplicate of stdout. If the reader is gone, a write
@@ -316,7 +318,8 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 				return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 			}
 		}
-		unlock := lockFolder(filepath.Dir(path))
+		// Without the lock, removeOwnSocket is safe except in a race of three programs.
+		unlock := folderlock.Lock(filepath.Dir(path), maxBindTime)
 		removeErr := removeOwnSocket(path, file)
 		unlock()
 		switch {

@@ -340,7 +340,7 @@ func (cs *costState) refreshThrottleLocked() {
 		return
 	}
 	cs.updating = true
-	s.pool.runTask(s.UpdateCost)
+	s.pool.RunTask(s.UpdateCost)
 }
 
 func (cs *costState) applyThrottleLocked() {
@@ -358,7 +358,7 @@ func (cs *costState) applyThrottleLocked() {
 	}
 	if s.trace.CostChanged != nil {
 		cost, target := cs.throttle.last, s.requests.limit
-		s.pool.runTask(func() { s.trace.CostChanged(s, cost, target) })
+		s.pool.RunTask(func() { s.trace.CostChanged(s, cost, target) })
 	}
 }
 

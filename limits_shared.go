@@ -40,7 +40,7 @@ func (l *serverLoad) addBytes(bytes int, p *pool) {
 	}
 	l.bytes.Add(int64(bytes))
 	if bytes > 0 && l.exceedsCeiling(0) && l.roomRequested.CompareAndSwap(false, true) {
-		p.runTask(func() {
+		p.RunTask(func() {
 			l.roomRequested.Store(false)
 			l.makeRoom(0)
 		})
@@ -197,7 +197,7 @@ func (m *memoryUse) closeForMemory(part bool) {
 	m.closed = true
 	s.load.addBytes(-m.reported, s.pool)
 	m.reported = 0
-	s.pool.runTask(func() { s.closeWith(&fullError{err}, grace) })
+	s.pool.RunTask(func() { s.closeWith(&fullError{err}, grace) })
 }
 
 // weightStep is the change in held bytes after which a session reports again. An atomic
@@ -429,7 +429,7 @@ func (l *serverLoad) unblockSessions(own *Session) {
 			return false
 		} else if size := s.requests.needs; all == 0 || size <= room || s == own && s.memory.fitsShareLocked(size) {
 			l.handling.Add(int64(size))
-			s.pool.runTask(s.memory.unblockHandling)
+			s.pool.RunTask(s.memory.unblockHandling)
 			return true
 		}
 		return false

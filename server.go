@@ -377,7 +377,7 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	if log := srv.options.Logger; limits.costIsVoid() {
-		srv.pool.runTask(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
+		srv.pool.RunTask(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
 	}
 	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.liveSessions
@@ -390,14 +390,14 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 // alive with them. Callers must hold srv.mu.
 func (srv *Server) addUserLocked() {
 	srv.users++
-	srv.pool.addUser()
+	srv.pool.AddUser()
 }
 
 // removeUser undoes addUserLocked.
 func (srv *Server) removeUser() {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	srv.pool.removeUser()
+	srv.pool.RemoveUser()
 	if srv.users--; srv.users == 0 && srv.usersGone != nil {
 		close(srv.usersGone)
 		srv.usersGone = nil

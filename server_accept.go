@@ -65,7 +65,7 @@ func (srv *Server) acceptConn(conn net.Conn) {
 	beginning := srv.unpreparedConns
 	srv.mu.Unlock()
 	beginning <- struct{}{} // waits for runnable goroutines, and never for a peer
-	srv.pool.runTask(func() {
+	srv.pool.RunTask(func() {
 		srv.prepareConn(conn, func() { <-beginning })
 		srv.removeUser()
 	})
@@ -124,7 +124,7 @@ func (srv *Server) countRefusalLocked(name string, limit slog.Attr) {
 	}
 	if srv.refusals[name]++; srv.refusals[name] == 1 {
 		log := srv.options.Logger
-		srv.pool.runTask(func() {
+		srv.pool.RunTask(func() {
 			log.LogAttrs(context.Background(), slog.LevelWarn, "connection refused, as will be others", limitAttr(name, limit))
 		})
 	}

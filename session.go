@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"example.com/rpcx/internal/gopool"
 	"example.com/rpcx/internal/lockowner"
 )
 
@@ -301,7 +303,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 }
 
 func (s *Session) start() {
-	s.pool.addUser()
+	s.pool.AddUser()
 	s.load.sessions.Add(1)
 	if s.load.limits == nil && s.limits.costIsVoid() { // a server logs the warning once
 		s.lock()
@@ -321,6 +323,31 @@ func (s *Session) traceConnected() {
 	if s.trace.Connected != nil {
 		s.trace.Connected(s)
 	}
+}
+
+// pool has what the sessions of a server reuse: goroutines, and Futures for Session.Call.
+// Each Server, dialled session or Pipe has a pool.
+type pool struct {
+	gopool.Pool
+	calls sync.Pool
+}
+
+// takeFuture returns a Future for Session.Call. Only the caller sees the Future, so a
+// single value in done signals the end, and the Future can be reused. Only the same pool
+// reuses the Future: a channel must not leave its testing/synctest bubble.
+func (p *pool) takeFuture(s *Session, method string) *Future {
+	f, ok := p.calls.Get().(*Future)
+	if !ok {
+		f = &Future{done: make(chan struct{}, 1)}
+	}
+	f.session, f.method = s, method
+	return f
+}
+
+// putFuture returns a Future to the pool. The value in done was received, or never sent.
+func (p *pool) putFuture(f *Future) {
+	*f = Future{done: f.done}
+	p.calls.Put(f)
 }
 
 // Protocol returns the protocol of the session. Auto-detection replaces its own protocol

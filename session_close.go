@@ -147,7 +147,7 @@ func (fx *effects) runUnlocked(s *Session) {
 	replies, failed := fx.errorResponses, fx.failedMembers
 	switch {
 	case fx.errorsMayWait:
-		s.pool.runTask(func() { s.requests.sendErrorReplies(replies, failed) })
+		s.pool.RunTask(func() { s.requests.sendErrorReplies(replies, failed) })
 	case fx.hasErrors:
 		s.requests.sendErrorReplies(replies, failed)
 	}
@@ -161,10 +161,10 @@ func (fx *effects) runUnlocked(s *Session) {
 		s.activity.sendKeepAlive()
 	}
 	if fx.workerWanted {
-		s.pool.runTask(s.runWorkerFn)
+		s.pool.RunTask(s.runWorkerFn)
 	}
 	if fx.costCloseDue {
-		s.pool.runTask(s.cost.closeForCost)
+		s.pool.RunTask(s.cost.closeForCost)
 	}
 	if fx.hangUpCheckDue {
 		s.closeIfHungUp()
@@ -484,7 +484,7 @@ func (s *Session) finishIfLastLocked() {
 	}
 	if s.logs.unlogged > 0 {
 		s.logs.running = true
-		s.pool.runTask(s.logs.writeLogRecords) // whose last unlock calls finishIfLastLocked again
+		s.pool.RunTask(s.logs.writeLogRecords) // whose last unlock calls finishIfLastLocked again
 		return
 	}
 	s.life.state = stateDone
@@ -530,7 +530,7 @@ func (s *Session) runCloseCallbacks(callbacks []func(error), dropped droppedNoti
 	for _, callback := range callbacks {
 		callback(s.life.closeCause)
 	}
-	s.pool.removeUser()
+	s.pool.RemoveUser()
 	s.lock()
 	s.life.callbacksDone = true
 	if s.life.done != nil {

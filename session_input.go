@@ -191,7 +191,7 @@ func (r *reader) pauseReading() bool {
 	s.stats.Pauses++
 	s.timer.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
 	if s.trace.Paused != nil {
-		s.pool.runTask(func() { s.trace.Paused(s) })
+		s.pool.RunTask(func() { s.trace.Paused(s) })
 	}
 	return true
 }
@@ -217,9 +217,9 @@ func (rs *requestServer) resumeReadingLocked() {
 	s.stats.Paused += took
 	s.activity.markActiveLocked() // silence counts only while the session reads
 	if s.trace.Resumed != nil {
-		s.pool.runTask(func() { s.trace.Resumed(s, took) })
+		s.pool.RunTask(func() { s.trace.Resumed(s, took) })
 	}
-	s.pool.runTask(s.readLoopFn)
+	s.pool.RunTask(s.readLoopFn)
 }
 
 // recordHandlerReturnLocked records the return of c's handler. Callers must hold s.mu,

@@ -57,7 +57,7 @@ func (l *deferredLog) queueLogRecordLocked(level slog.Level, msg string, attrs [
 	l.records = append(l.records, logRecord{level, msg, attrs})
 	if !l.running {
 		l.running = true
-		s.pool.runTask(l.writeLogRecords)
+		s.pool.RunTask(l.writeLogRecords)
 	}
 }
 

@@ -1,0 +1,2 @@
+// Package folderlock locks a folder among programs.
+package folderlock
