@@ -475,24 +475,6 @@ func (m *memoryUse) removeFromBlockedLocked() {
 	}
 }
 
-// startWorkerIfNeededLocked calls another worker if needed. Callers must hold s.mu.
-func (rs *requestServer) startWorkerIfNeededLocked() {
-	s := rs.s
-	s.mu.AssertHeld()
-	if !s.cost.limitExceeded && rs.reserveWorkerLocked() {
-		s.effects.setFlag(&s.effects.workerWanted)
-	}
-}
-
-// startWorkerAfterWriteLocked calls a worker if the next request may have waited for a
-// smaller outbox, as in mayStartLocked. Callers must hold s.mu.
-func (rs *requestServer) startWorkerAfterWriteLocked() {
-	rs.s.mu.AssertHeld()
-	if rs.count > 0 && rs.running <= rs.pressure.replyWaiters {
-		rs.startWorkerIfNeededLocked()
-	}
-}
-
 // memoryUse tracks the memory of a session that counts for the server.
 type memoryUse struct {
 	s            *Session

@@ -135,6 +135,16 @@ func (c *handlerContext) Value(key any) any {
 	return c.makeReal(c.Deadline()).Value(key)
 }
 
+// handlerKey is the context key of the handlerContext from which a context derives.
+type handlerKey struct{}
+
+// handlerOf returns the handlerContext from which ctx derives, or nil. The handler may
+// belong to another session.
+func handlerOf(ctx context.Context) *handlerContext {
+	h, _ := ctx.Value(handlerKey{}).(*handlerContext)
+	return h
+}
+
 // SetValue stores value under key in the session. So a program can remember facts about
 // the peer, such as the user who has logged in. A nil value removes the key. The key must
 // be comparable, and should have a type of the program's own, as for [context.WithValue].

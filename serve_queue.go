@@ -1,13 +1,8 @@
 package rpcx
 
 import (
-	"cmp"
-	"fmt"
-	"iter"
 	"log/slog"
 	"maps"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -188,6 +183,34 @@ func (rs *requestServer) reserveWorkerLocked() bool {
 	return true
 }
 
+// startWorkerIfNeededLocked calls another worker if needed. Callers must hold s.mu.
+func (rs *requestServer) startWorkerIfNeededLocked() {
+	s := rs.s
+	s.mu.AssertHeld()
+	if !s.cost.limitExceeded && rs.reserveWorkerLocked() {
+		s.effects.setFlag(&s.effects.workerWanted)
+	}
+}
+
+// startWorkerAfterWriteLocked calls a worker if the next request may have waited for a
+// smaller outbox, as in mayStartLocked. Callers must hold s.mu.
+func (rs *requestServer) startWorkerAfterWriteLocked() {
+	rs.s.mu.AssertHeld()
+	if rs.count > 0 && rs.running <= rs.pressure.replyWaiters {
+		rs.startWorkerIfNeededLocked()
+	}
+}
+
+// resumeWorkers starts workers for the requests that a paused session has received.
+func (rs *requestServer) resumeWorkers() {
+	s := rs.s
+	s.lock()
+	rs.paused = false
+	s.cost.checkStarvedQueueLocked()
+	rs.startWorkerIfNeededLocked()
+	s.unlock()
+}
+
 // enqueueRequestLocked queues an entry that has just arrived, or refuses the entry.
 // Callers must hold s.mu.
 func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
@@ -317,33 +340,6 @@ func (rs *requestServer) checkLateLocked(now time.Duration) {
 	}
 	s.logs.logPeerLaterLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
 		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.lateHandlers))))
-}
-
-// mostMethods is the maximum of methods that methodsOf names.
-const mostMethods = 8
-
-// methodsOf names the methods of requests, each with the number of requests, the most
-// frequent first.
-func methodsOf(calls iter.Seq[*peerRequest]) string {
-	counts := make(map[string]int)
-	for c := range calls {
-		counts[c.Method]++
-	}
-	methods := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
-		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
-	})
-	var b strings.Builder
-	for i, method := range methods {
-		if i == mostMethods {
-			fmt.Fprintf(&b, " and %d others", len(methods)-i)
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%s (%d)", excerpt(method), counts[method])
-	}
-	return b.String()
 }
 
 // runWorker handles requests until no request can start.

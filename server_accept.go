@@ -269,16 +269,6 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	return true
 }
 
-// resumeWorkers starts workers for the requests that a paused session has received.
-func (rs *requestServer) resumeWorkers() {
-	s := rs.s
-	s.lock()
-	rs.paused = false
-	s.cost.checkStarvedQueueLocked()
-	rs.startWorkerIfNeededLocked()
-	s.unlock()
-}
-
 // GroupBySubnet returns a function for Limits.Group that groups sessions by the first
 // bits of the peers' IP addresses. bits4 is the number of bits of an IPv4 address (24,
 // for example), and bits6 of an IPv6 address (48 or 64). If a number is negative or too

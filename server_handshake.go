@@ -433,27 +433,3 @@ func findPlainNetConn(conn net.Conn) net.Conn {
 	}
 	return nil
 }
-
-// serverLogBudgets holds the log budgets that the sessions of a server share. Without
-// shared budgets, many short sessions could each use up a session's budget. Errors and
-// notices have budgets of their own, so that bad messages cannot hide errors or notices.
-// Each received byte earns a further byte for errors and others.
-type serverLogBudgets struct{ errors, others, notices bounded.Budget }
-
-// Size of each budget of the server, in bytes.
-const (
-	serverLogBurst     = 256 << 10
-	serverLogPerSecond = 8 << 10
-)
-
-func newServerLogBudgets() *serverLogBudgets {
-	l := new(serverLogBudgets)
-	for _, b := range l.allBudgets() {
-		b.Burst, b.PerSecond, b.Run = serverLogBurst, serverLogPerSecond, logRun
-	}
-	return l
-}
-
-func (l *serverLogBudgets) allBudgets() []*bounded.Budget {
-	return []*bounded.Budget{&l.errors, &l.others, &l.notices}
-}

@@ -1,10 +1,15 @@
 package rpcx
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"example.com/rpcx/internal/bounded"
@@ -100,6 +105,30 @@ type deferredLog struct {
 // logBudgets holds the budgets of a session. Records of level Error have a separate
 // budget, so that a peer cannot hide a handler's panic behind bad messages.
 type logBudgets struct{ errors, others logBudget }
+
+// serverLogBudgets holds the log budgets that the sessions of a server share. Without
+// shared budgets, many short sessions could each use up a session's budget. Errors and
+// notices have budgets of their own, so that bad messages cannot hide errors or notices.
+// Each received byte earns a further byte for errors and others.
+type serverLogBudgets struct{ errors, others, notices bounded.Budget }
+
+// Size of each budget of the server, in bytes.
+const (
+	serverLogBurst     = 256 << 10
+	serverLogPerSecond = 8 << 10
+)
+
+func newServerLogBudgets() *serverLogBudgets {
+	l := new(serverLogBudgets)
+	for _, b := range l.allBudgets() {
+		b.Burst, b.PerSecond, b.Run = serverLogBurst, serverLogPerSecond, logRun
+	}
+	return l
+}
+
+func (l *serverLogBudgets) allBudgets() []*bounded.Budget {
+	return []*bounded.Budget{&l.errors, &l.others, &l.notices}
+}
 
 // takeServerLogBudgetLocked reports whether the server's budget b has room for a record
 // of the given size, which stands for the given number of records. earned is the number
@@ -279,3 +308,30 @@ func errorAttr(err error) slog.Attr { return slog.Any("error", bounded.Error(err
 // peerAttr returns a log attribute with the address of a peer, as text: a JSON handler
 // would split the address into fields.
 func peerAttr(addr net.Addr) slog.Attr { return slog.String("peer", fmt.Sprint(addr)) }
+
+// mostMethods is the maximum of methods that methodsOf names.
+const mostMethods = 8
+
+// methodsOf names the methods of requests, each with the number of requests, the most
+// frequent first.
+func methodsOf(calls iter.Seq[*peerRequest]) string {
+	counts := make(map[string]int)
+	for c := range calls {
+		counts[c.Method]++
+	}
+	methods := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
+	})
+	var b strings.Builder
+	for i, method := range methods {
+		if i == mostMethods {
+			fmt.Fprintf(&b, " and %d others", len(methods)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s (%d)", excerpt(method), counts[method])
+	}
+	return b.String()
+}

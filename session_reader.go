@@ -441,42 +441,6 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 	}
 }
 
-// sharedBytes returns the number of bytes that the item shares with its message.
-func (item *Item) sharedBytes() int { return len(item.ID) + item.Params.sharedBytes() }
-
-func (p *Params) sharedBytes() int { return len(p.Positional) + len(p.Named) + len(p.Raw) }
-
-// detachInto moves the shared bytes of the item to a, which must have room.
-func (item *Item) detachInto(a *byteArena) {
-	p := &item.Params
-	item.ID, p.Positional, p.Named, p.Raw = a.appendCopy(item.ID), a.appendCopy(p.Positional), a.appendCopy(p.Named), a.appendCopy(p.Raw)
-}
-
-// byteArena is memory shared by small values that arrived together.
-type byteArena []byte
-
-// maxSharedArena is the maximum size of an arena for small values. A user who keeps a
-// small value keeps the whole arena.
-const maxSharedArena = 512
-
-// appendCopy returns a copy of b in the arena, which must have room.
-func (a *byteArena) appendCopy(b []byte) []byte {
-	if b == nil {
-		return nil
-	}
-	start := len(*a)
-	*a = append(*a, b...)
-	return (*a)[start:len(*a):len(*a)]
-}
-
-// grow makes room for n bytes. A new arena has twice the old size (at most
-// maxSharedArena, at least n), so that later values share the allocation.
-func (a *byteArena) grow(n int) {
-	if n > cap(*a)-len(*a) {
-		*a = make(byteArena, 0, max(n, min(2*cap(*a), maxSharedArena)))
-	}
-}
-
 // countBadFrameLocked is countBadMessageLocked for an error of the framer or connection.
 // Callers must hold s.mu.
 func (r *reader) countBadFrameLocked(frame *FrameError) {

@@ -1,0 +1,197 @@
+package rpcx
+
+import "time"
+
+// effects collects work that is decided under s.mu and must run without s.mu.
+// Session.unlock releases s.mu and calls runUnlocked, on the unlocking goroutine.
+type effects struct {
+	notEmpty        bool       // any work is collected
+	finishedFutures futureList // completed calls
+	hasErrors       bool       // error replies are to be sent; Shutdown waits for the end of the sending
+	errorResponses  []errorResponse
+	failedMembers   []failedMembers
+	errorsMayWait   bool // error replies may wait for room in the outbox, on another goroutine
+	endedContexts   []endedContext
+	abandonedIDs    []uint64 // ids of abandoned calls, for cancellations
+	keepAliveDue    bool     // a keep-alive notification is due
+	workerWanted    bool     // another worker is needed
+	costCloseDue    bool     // the session is over its cost limit
+	hangUpCheckDue  bool     // ask the operating system whether the peer is gone
+	closeArgs       *closeArguments
+	connCloseDue    bool
+}
+
+// futureList is a list of futures, linked by Future.nextCompleted.
+type futureList struct{ first, last *Future }
+
+// errorResponse is an error response made by the session itself.
+type errorResponse struct {
+	id   ID
+	err  *Error
+	from sendMode
+}
+
+// failedMembers is members of a batch to be answered with err. If err is nil, the members
+// get no answer.
+type failedMembers struct {
+	batch   *peerBatch
+	members []*peerRequest
+	err     *Error
+	from    sendMode
+}
+
+// endedContext is a request whose handler's context ends, with the cause.
+type endedContext struct {
+	call  *peerRequest
+	cause error
+}
+
+// closeArguments holds the arguments of Session.closeWith.
+type closeArguments struct {
+	cause error
+	grace time.Duration
+}
+
+// finishFuture schedules the publication of f's outcome.
+func (fx *effects) finishFuture(f *Future) {
+	fx.notEmpty = true
+	if fx.finishedFutures.last == nil {
+		fx.finishedFutures.first = f
+	} else {
+		fx.finishedFutures.last.nextCompleted = f
+	}
+	fx.finishedFutures.last = f
+}
+
+// replyError schedules an error response.
+func (fx *effects) replyError(id ID, err *Error, from sendMode) {
+	fx.notEmpty, fx.hasErrors = true, true
+	fx.errorResponses = append(fx.errorResponses, errorResponse{id, err, from})
+}
+
+// failMembers schedules the answer err for members of b.
+func (fx *effects) failMembers(b *peerBatch, members []*peerRequest, err *Error, from sendMode) {
+	fx.notEmpty, fx.hasErrors = true, true
+	fx.failedMembers = append(fx.failedMembers, failedMembers{b, members, err, from})
+}
+
+// endContext schedules the end of the context of c's handler.
+func (fx *effects) endContext(c *peerRequest, cause error) {
+	fx.notEmpty = true
+	fx.endedContexts = append(fx.endedContexts, endedContext{c, cause})
+}
+
+// abandonCall schedules a cancellation of the call with the given id.
+func (fx *effects) abandonCall(id uint64) {
+	fx.notEmpty = true
+	fx.abandonedIDs = append(fx.abandonedIDs, id)
+}
+
+// closeSession schedules the close of the session. The first cause counts.
+func (fx *effects) closeSession(cause error, grace time.Duration) {
+	fx.notEmpty = true
+	if fx.closeArgs == nil {
+		fx.closeArgs = &closeArguments{cause, grace}
+	}
+}
+
+// setFlag sets flag, a field of fx.
+func (fx *effects) setFlag(flag *bool) { fx.notEmpty, *flag = true, true }
+
+// lock takes s.mu.
+func (s *Session) lock() {
+	s.mu.Lock()
+}
+
+// unlock is the only way to release s.mu. Before the release, unlock checks conditions
+// that depend on the session's state. After the release, unlock runs the effects.
+func (s *Session) unlock() {
+	if s.effects.hasErrors {
+		s.life.unsentErrors++
+	}
+	s.memory.reportMemoryLocked()
+	if s.requests.pressure.paused {
+		s.requests.checkPauseLocked()
+	}
+	if s.life.state != stateOpen || s.input.closed {
+		s.checkDrainedLocked()
+		s.finishIfLastLocked()
+	}
+	s.mu.AssertHeld()
+	if !s.effects.notEmpty {
+		s.mu.Unlock()
+		return
+	}
+	fx := s.effects
+	s.effects = effects{}
+	s.mu.Unlock()
+	fx.runUnlocked(s)
+}
+
+func (fx *effects) runUnlocked(s *Session) {
+	for f := fx.finishedFutures.first; f != nil; {
+		next := f.nextCompleted // before publishOutcome, after which a pooled future may be reused
+		f.nextCompleted = nil
+		f.publishOutcome()
+		f = next
+	}
+	replies, failed := fx.errorResponses, fx.failedMembers
+	switch {
+	case fx.errorsMayWait:
+		s.pool.RunTask(func() { s.requests.sendErrorReplies(replies, failed) })
+	case fx.hasErrors:
+		s.requests.sendErrorReplies(replies, failed)
+	}
+	for _, e := range fx.endedContexts {
+		e.call.ctx.endWith(e.cause)
+	}
+	if len(fx.abandonedIDs) > 0 {
+		s.calls.sendCancellations(fx.abandonedIDs)
+	}
+	if fx.keepAliveDue {
+		s.activity.sendKeepAlive()
+	}
+	if fx.workerWanted {
+		s.pool.RunTask(s.runWorkerFn)
+	}
+	if fx.costCloseDue {
+		s.pool.RunTask(s.cost.closeForCost)
+	}
+	if fx.hangUpCheckDue {
+		s.closeIfHungUp()
+	}
+	if fx.closeArgs != nil {
+		s.closeWith(fx.closeArgs.cause, fx.closeArgs.grace)
+	}
+	if fx.connCloseDue {
+		s.closeConn() // last, because Close may wait
+	}
+}
+
+// sendErrorReplies queues error replies.
+func (rs *requestServer) sendErrorReplies(replies []errorResponse, failed []failedMembers) {
+	for _, r := range replies {
+		rs.sendErrorReply(r.id, r.err, r.from)
+	}
+	for _, f := range failed {
+		f.batch.answerMembers(rs.s, f.members, f.err, f.from)
+	}
+	rs.finishSendingErrors()
+}
+
+// finishSendingErrors counts life.unsentErrors down, after a goroutine has queued its
+// error replies. When the count reaches 0, a session with cost.closeError closes.
+func (rs *requestServer) finishSendingErrors() {
+	s := rs.s
+	s.lock()
+	if s.life.unsentErrors--; s.life.unsentErrors == 0 && s.cost.closeError != nil {
+		s.closePolitelyLocked(s.cost.closeError)
+	}
+	s.unlock()
+}
+
+// locker is s.mu as a [sync.Locker], for waiting goroutines.
+type locker Session
+
+func (l *locker) Lock()   { (*Session)(l).lock() }
+func (l *locker) Unlock() { (*Session)(l).unlock() }
