@@ -161,7 +161,9 @@ type CloserWithError interface {
 
 // PartReader is a [MessageConn] that reports messages before they are complete. The
 // reports serve Limits.IdleTimeout and Server.MaxQueuedBytes, and charge the session for
-// dropped bytes. The session calls Received on the goroutine that calls ReadMessage.
+// dropped bytes. The session calls Received on the goroutine that calls ReadMessage,
+// sometimes with the session locked: Received must not wait, and must not call a method of
+// the session.
 type PartReader interface {
 	MessageConn
 	// Received returns the number of received bytes, with dropped messages and everything

@@ -252,14 +252,14 @@ func (cs *costState) addCostLocked(delta float64) {
 func (cs *costState) judgedCostLocked() float64 {
 	s := cs.s
 	s.mu.AssertHeld()
-	e, l := &s.cost, s.limits
-	cost := e.account.currentCost(l.CostDecay)
-	if e.ownAccount == nil {
+	l := s.limits
+	cost := cs.account.currentCost(l.CostDecay)
+	if cs.ownAccount == nil {
 		return cost
 	}
-	own := e.ownAccount.currentCost(l.CostDecay)
-	e.joinedOverLimit = e.joinedOverLimit && cost >= l.CostHard
-	if !e.joinedOverLimit && own+e.extra <= l.goodCost() {
+	own := cs.ownAccount.currentCost(l.CostDecay)
+	cs.joinedOverLimit = cs.joinedOverLimit && cost >= l.CostHard
+	if !cs.joinedOverLimit && own+cs.extra <= l.goodCost() {
 		return own
 	}
 	return max(own, cost)

@@ -416,7 +416,7 @@ func (m *memoryUse) releaseHandlingBytesLocked(c *peerRequest) {
 // unblockSessions unblocks sessions in order of arrival, as far as there is room for the
 // requests that block the sessions. If the request of own is within its share by now, own
 // is unblocked as well. The room stays reserved until a worker of the session has checked
-// the request. Callers must hold the lock of own, which may be nil.
+// the request. Callers must hold the lock of own.
 func (l *serverLoad) unblockSessions(own *Session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

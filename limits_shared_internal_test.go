@@ -346,10 +346,10 @@ func TestCrowded(t *testing.T) {
 			defer s.mu.Unlock() // what it holds is made up
 			s.requests.count, s.requests.bytes = c.waiting, c.bytes
 			s.requests.pressure.currentReturns = c.returned
-			if got := s.requests.isCrowdedLocked(0, 4); got != c.crowded {
+			if got := s.requests.isFullOrCrowdedLocked(0, 4); got != c.crowded {
 				t.Errorf("crowded: %v", got)
 			}
-			if got := s.requests.isCrowdedLocked(0, 3); got != c.stillAfter {
+			if got := s.requests.isFullOrCrowdedLocked(0, 3); got != c.stillAfter {
 				t.Errorf("still crowded: %v", got)
 			}
 		})

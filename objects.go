@@ -324,7 +324,8 @@ var (
 	noPlan     = &typePlan{}
 )
 
-// planOf returns the plan for t. Plans are kept until Expose is called with a new type.
+// planOf returns the plan for t. Plans are kept until Expose is called with a new type. Any
+// goroutine may call planOf, even the reader, which encodes errors for Limits.CostData.
 func (o *objectTypes) planOf(t reflect.Type) *typePlan {
 	table := o.plans.Load()
 	if now := exposures.Load(); table == nil || table.exposures != now {

@@ -323,10 +323,10 @@ type Stats struct {
 
 	RequestsReceived     uint64  // handled requests and notifications, members of batches included
 	NotificationsDropped uint64  // queue full, time over, or session ending; not unread ones
-	Errors               uint64  // protocol and framing errors, requests refused or failed
+	Errors               uint64  // protocol and framing errors; requests and notifications refused or failed
 	LateReplies          uint64  // to abandoned calls
 	UnexpectedReplies    uint64  // without a call
-	LateResults          uint64  // of handlers that returned too late, after ProcessingTimeout say
+	LateResults          uint64  // requests and notifications whose handlers returned too late, after ProcessingTimeout say
 	Pending              int     // our calls waiting for a reply
 	Queued, QueuedBytes  int     // requests waiting for a handler
 	Running              int     // running handlers

@@ -440,8 +440,9 @@ func (rs *requestServer) sendErrorReply(id ID, e *Error, from sendMode) {
 	_ = s.writer.sendFrame(context.Background(), nil, sc, from, nil) // fails only if the session ends
 }
 
-// sendReply sends the reply to c in sc, unless c was already answered. It returns the
-// error in the reply, or nil.
+// sendReply sends the reply to c in sc, unless c was already answered. A notification gets
+// no reply, and is only marked as answered. If c was already answered, or is a notification
+// that has timed out, the result is late. sendReply returns the error in the reply, or nil.
 func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
 	s := rs.s
 	b := c.parentBatch()

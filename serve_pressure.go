@@ -5,19 +5,22 @@ import (
 	"time"
 )
 
-// Back-pressure (I13). If the queue is full and a running handler can empty the queue,
-// the reader pauses: its goroutine returns. The goroutine that makes room starts readLoop
-// again.
+// Back-pressure (I13). If the queue is full or crowded, and can empty without the reader,
+// reading pauses: the goroutine of the reader returns. resumeReadingLocked starts readLoop
+// again, on the pool. The caller is a goroutine that ends the reason for the pause: mostly a
+// worker, by unlock.
 //
 // The queue is full at Limits.Queue and at Limits.QueueBytes. If the server holds
 // Server.MaxQueuedBytes and the session more than its share, the queue is full, too.
 //
 // The queue is crowded if at least as many requests wait as handlers have returned in the
 // last quarter of Limits.ProcessingTimeout. Further requests would wait longer than that
-// quarter. Fewer than two requests per worker never crowd the queue.
+// quarter. Fewer than two requests per worker never crowd the queue. If the peer can cancel
+// requests, fewer than cancelRoom never do.
 //
-// Reading pauses if the queue is full or crowded. If reading must continue, only requests
-// that arrive at a full queue are refused.
+// The reader pauses after a hand-over. So while reading can pause, enqueueRequestLocked
+// exceeds the limits, by at most maxDecodedBytes and one message. If reading must continue,
+// enqueueRequestLocked refuses requests that arrive at a full queue.
 //
 // A running handler is tied while it waits for a reply of the session's peer, because the
 // reply needs the reader. If all running handlers are tied, reading continues. A handler
@@ -35,6 +38,9 @@ import (
 // queue. After twice pauseLimit the reader takes at most maxDecodedBytes and one message,
 // and pauses again. So the peer's SendTimeout does not end the session, and replies and
 // pings arrive. The queue may then grow to twice its limits.
+//
+// In a pause, nobody notices the end of the input. A write that fails, a timeout, or the
+// next reader ends such a session.
 
 // backPressure is the state of a session's pauses, guarded by the session's lock.
 type backPressure struct {
@@ -104,11 +110,12 @@ func (rs *requestServer) queueFullErrorLocked(size int) *Error {
 }
 
 // queueDepth returns the number of waiting requests, without those that can start now.
-func (in *requestQueue) queueDepth() int { return in.count - max(0, in.limit-in.running) }
+func (q *requestQueue) queueDepth() int { return q.count - max(0, q.limit-q.running) }
 
-// isCrowdedLocked reports whether waiting requests take at least quarters/4 of their
-// room. Callers must hold s.mu.
-func (rs *requestServer) isCrowdedLocked(now time.Duration, quarters int) bool {
+// isFullOrCrowdedLocked reports whether the queue is at least quarters/4 full or crowded.
+// Unlike queueFullErrorLocked, isFullOrCrowdedLocked does not look at a further request.
+// Callers must hold s.mu.
+func (rs *requestServer) isFullOrCrowdedLocked(now time.Duration, quarters int) bool {
 	s := rs.s
 	s.mu.AssertHeld()
 	if rs.count == 0 {
@@ -150,17 +157,17 @@ func (b *backPressure) countRecentReturns(now time.Duration, l *Limits) int {
 	return b.previousReturns + b.currentReturns
 }
 
-// mayPauseLocked reports whether room will be made without the reader, by a running
+// mayPauseLocked reports whether the queue can empty without the reader, by a running
 // handler that is not tied or by a starting worker. If the server handles too many bytes,
-// a blocked session waits for other sessions instead. Before OnSession returns, no call
-// of this side may be pending. Callers must hold s.mu.
+// a blocked session without running handlers waits for other sessions instead. While
+// OnSession holds the workers, no call of this side may be pending. Callers must hold s.mu.
 func (rs *requestServer) mayPauseLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
 	switch {
 	case s.life.state != stateOpen || rs.pressure.pauseForbidden:
 		return false
-	case rs.paused:
+	case rs.workersHeld:
 		return s.calls.table.pending == 0
 	}
 	tied := rs.pressure.replyWaiters
@@ -178,7 +185,7 @@ func (r *reader) pauseReading() bool {
 	defer s.unlock()
 	now := s.now()
 	b := &s.requests.pressure
-	if !s.requests.mayPauseLocked() || !s.requests.isCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
+	if !s.requests.mayPauseLocked() || !s.requests.isFullOrCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
 		return false
 	}
 	b.paused, b.since, b.lastProgress, b.longPauseLogged = true, now, now, false
@@ -192,12 +199,12 @@ func (r *reader) pauseReading() bool {
 	return true
 }
 
-// checkPauseLocked resumes reading if the reason for the pause is gone. checkPauseLocked
-// follows each change that can be the cause. Callers must hold s.mu.
+// checkPauseLocked resumes reading if the reason for the pause is gone. In a pause, each
+// unlock calls checkPauseLocked. Callers must hold s.mu.
 func (rs *requestServer) checkPauseLocked() {
 	s := rs.s
 	s.mu.AssertHeld()
-	if rs.pressure.paused && !(rs.mayPauseLocked() && rs.isCrowdedLocked(s.now(), 3)) {
+	if rs.pressure.paused && !(rs.mayPauseLocked() && rs.isFullOrCrowdedLocked(s.now(), 3)) {
 		rs.resumeReadingLocked()
 	}
 }
@@ -218,8 +225,8 @@ func (rs *requestServer) resumeReadingLocked() {
 	s.pool.RunTask(s.readLoopFn)
 }
 
-// recordHandlerReturnLocked records the return of c's handler. Callers must hold s.mu,
-// and call checkPauseLocked before releasing s.mu.
+// recordHandlerReturnLocked records the return of c's handler. The next unlock ends a pause,
+// if there is room now. Callers must hold s.mu.
 func (rs *requestServer) recordHandlerReturnLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
@@ -233,7 +240,7 @@ func (rs *requestServer) recordHandlerReturnLocked(c *peerRequest) {
 	if b.paused {
 		b.lastProgress = s.now()
 	}
-	if b.pauseForbidden && !rs.isCrowdedLocked(s.now(), 3) {
+	if b.pauseForbidden && !rs.isFullOrCrowdedLocked(s.now(), 3) {
 		b.pauseForbidden = false
 	}
 }
@@ -264,19 +271,19 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 		}
 		progress = max(progress, written) // these handlers wait only for the writer
 	}
-	patience := s.limits.pauseLimit()
+	maxStall := s.limits.pauseLimit()
 	if b.foreignWaiters > 0 {
-		patience = min(patience, b.currentStallLimit(now))
+		maxStall = min(maxStall, b.currentStallLimit(now))
 	}
-	limit := after(progress, patience)
-	sip := after(b.since, 2*s.limits.pauseLimit())
+	resumeAt := after(progress, maxStall)
+	readLittleAt := after(b.since, 2*s.limits.pauseLimit())
 	if !rs.mayReadALittleLocked() {
-		sip = never
+		readLittleAt = never
 	}
 	switch {
 	case !b.paused:
 		return
-	case limit <= now:
+	case resumeAt <= now:
 		if b.pauseForbidden = true; b.foreignWaiters > 0 {
 			b.lastStall = now
 			b.stallCount++
@@ -287,14 +294,14 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 		}
 		rs.resumeReadingLocked()
 		return
-	case sip <= now:
+	case readLittleAt <= now:
 		b.readUntilBytes = s.stats.BytesReceived + maxDecodedBytes
 		rs.resumeReadingLocked()
 		return
 	case !b.longPauseLogged:
-		limit = min(limit, b.since+pauseLogDelay)
+		resumeAt = min(resumeAt, b.since+pauseLogDelay)
 	}
-	s.timer.setTimerLocked(min(limit, sip))
+	s.timer.setTimerLocked(min(resumeAt, readLittleAt))
 }
 
 // mayReadALittleLocked reports whether the reader may take a little in a long pause. The

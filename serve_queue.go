@@ -24,13 +24,13 @@ type requestQueue struct {
 	lateAt           time.Duration             // when to log that late handlers have all places; 0 if they do not
 	allLate          bool                      // logged, and late handlers have remained since
 	limit            int                       // maximum of workers
-	paused           bool                      // no worker is called for now
+	workersHeld      bool                      // no worker is called until the handshake, Trace.Connected and OnSession return
 	order            Order
-	notificationRuns bool // a notification's handler runs, and the order makes the queue wait
+	notificationRuns bool // a notification's handler runs, and Options.Order forbids every other start
 
 	handling int  // counted bytes of requests whose handlers run
 	blocked  bool // waits until the server handles fewer bytes; see serverLoad
-	needs    int  // bytes of the request that blocks, or last blocked, the session
+	needs    int  // bytes of the request that blocks, or last blocked, the session; set under s.mu and load.mu
 	reserved int  // bytes reserved for a worker that has not taken the request yet
 
 	tiedHandling int // part of handling that does not count for a blocked session; guarded by load.mu
@@ -74,42 +74,42 @@ type queueEntry interface {
 
 // push counts e as queued. The caller has appended the deadline of e to
 // requestServer.open.
-func (in *requestQueue) push(e queueEntry) {
-	if in.first == nil {
-		in.first = e.requestDeadline()
+func (q *requestQueue) push(e queueEntry) {
+	if q.first == nil {
+		q.first = e.requestDeadline()
 	}
-	in.count++
-	in.bytes += e.queuedBytes()
+	q.count++
+	q.bytes += e.queuedBytes()
 }
 
 // removeEntry removes a queued entry. The deadline of e must still be in
 // requestServer.open.
-func (in *requestQueue) removeEntry(e queueEntry) {
-	if in.first == e.requestDeadline() {
-		in.first = nextWaiting(in.first.next)
+func (q *requestQueue) removeEntry(e queueEntry) {
+	if q.first == e.requestDeadline() {
+		q.first = nextWaiting(q.first.next)
 	}
-	in.count--
-	in.bytes -= e.queuedBytes()
+	q.count--
+	q.bytes -= e.queuedBytes()
 	if b, ok := e.(*peerBatch); ok && b.handlers > 0 {
 		b.begunCounted = true
-		in.begunBatchBytes += b.size
+		q.begunBatchBytes += b.size
 	}
 }
 
 // takeRequest returns the next request to be handled, or nil.
-func (in *requestQueue) takeRequest(s *Session) *peerRequest {
-	for in.first != nil && !in.notificationRuns {
-		e := in.first.owner.(queueEntry)
+func (q *requestQueue) takeRequest(s *Session) *peerRequest {
+	for q.first != nil && !q.notificationRuns {
+		e := q.first.owner.(queueEntry)
 		c, last := e.beginNext(s)
 		if c == nil || last {
-			in.removeEntry(e)
+			q.removeEntry(e)
 			if c == nil {
 				s.requests.open.removeDeadline(e.requestDeadline())
 			}
 		}
 		if c != nil {
-			in.running++
-			in.notificationRuns = in.order == NotificationsFirst && c.IsNotification()
+			q.running++
+			q.notificationRuns = q.order == NotificationsFirst && c.IsNotification()
 			return c
 		}
 	}
@@ -117,26 +117,26 @@ func (in *requestQueue) takeRequest(s *Session) *peerRequest {
 }
 
 // finishHandler updates the counts after the handler of c has returned.
-func (in *requestQueue) finishHandler(c *peerRequest) {
-	in.running--
-	if len(in.lateHandlers) > 0 {
-		delete(in.lateHandlers, c)
-		in.allLate, in.lateAt = in.allLate && len(in.lateHandlers) > 0, 0
+func (q *requestQueue) finishHandler(c *peerRequest) {
+	q.running--
+	if len(q.lateHandlers) > 0 {
+		delete(q.lateHandlers, c)
+		q.allLate, q.lateAt = q.allLate && len(q.lateHandlers) > 0, 0
 	}
 	if c.IsNotification() {
-		in.notificationRuns = false
+		q.notificationRuns = false
 	}
 	if b := c.parentBatch(); b != nil {
 		if b.handlers--; b.handlers == 0 && b.begunCounted {
-			in.begunBatchBytes -= b.size
+			q.begunBatchBytes -= b.size
 		}
 	}
 }
 
 // waitingEntries returns the queued entries in order.
-func (in *requestQueue) waitingEntries() []queueEntry {
-	entries := make([]queueEntry, 0, in.count)
-	for d := in.first; d != nil; d = nextWaiting(d.next) {
+func (q *requestQueue) waitingEntries() []queueEntry {
+	entries := make([]queueEntry, 0, q.count)
+	for d := q.first; d != nil; d = nextWaiting(d.next) {
 		entries = append(entries, d.owner.(queueEntry))
 	}
 	return entries
@@ -174,12 +174,11 @@ func (rs *requestServer) discardQueueLocked(keepNotifications bool) {
 func (rs *requestServer) reserveWorkerLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
-	in := &s.requests
-	if in.workerStarting || in.paused || in.notificationRuns || in.workers >= in.limit || in.first == nil || !s.memory.mayStartLocked() {
+	if rs.workerStarting || rs.workersHeld || rs.notificationRuns || rs.workers >= rs.limit || rs.first == nil || !s.memory.mayStartLocked() {
 		return false
 	}
-	in.workerStarting = true
-	in.workers++
+	rs.workerStarting = true
+	rs.workers++
 	return true
 }
 
@@ -201,11 +200,12 @@ func (rs *requestServer) startWorkerAfterWriteLocked() {
 	}
 }
 
-// resumeWorkers starts workers for the requests that a paused session has received.
+// resumeWorkers ends the hold of the workers, and starts workers for the requests that have
+// arrived.
 func (rs *requestServer) resumeWorkers() {
 	s := rs.s
 	s.lock()
-	rs.paused = false
+	rs.workersHeld = false
 	s.cost.checkStarvedQueueLocked()
 	rs.startWorkerIfNeededLocked()
 	s.unlock()
@@ -228,7 +228,7 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 		return
 	case s.cost.limitExceeded:
 		why = s.cost.excessiveErrorLocked()
-	case !rs.mayPauseLocked(): // otherwise the reader pauses after the hand-over
+	case !rs.mayPauseLocked(): // if reading can pause, even a full queue takes the entry
 		why = rs.queueFullErrorLocked(e.queuedBytes())
 	}
 	if why != nil {
@@ -281,7 +281,7 @@ func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 	switch {
 	case !c.isRunning():
 		msg += " before its handler was called"
-		if rs.paused {
+		if rs.workersHeld {
 			attrs = append(attrs, slog.String("reason", "OnSession or Trace.Connected has not returned"))
 		}
 	case c.ctx.endCause() == nil:
@@ -294,8 +294,8 @@ func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 
 // isAllLate reports whether no handler can start before a late handler returns. A handler
 // is late if the request has timed out.
-func (in *requestQueue) isAllLate() bool {
-	return len(in.lateHandlers) >= in.limit || in.notificationRuns && len(in.lateHandlers) >= in.running
+func (q *requestQueue) isAllLate() bool {
+	return len(q.lateHandlers) >= q.limit || q.notificationRuns && len(q.lateHandlers) >= q.running
 }
 
 // lateGrace is the time in which a handler should return after the end of the context.
@@ -306,14 +306,13 @@ const lateGrace = time.Second
 func (rs *requestServer) trackLateLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
-	in := &s.requests
-	if in.lateHandlers == nil {
-		in.lateHandlers = make(map[*peerRequest]struct{})
+	if rs.lateHandlers == nil {
+		rs.lateHandlers = make(map[*peerRequest]struct{})
 	}
-	in.lateHandlers[c] = struct{}{}
-	if !in.allLate && in.isAllLate() {
-		in.lateAt = after(s.now(), lateGrace)
-		s.timer.setTimerLocked(in.lateAt)
+	rs.lateHandlers[c] = struct{}{}
+	if !rs.allLate && rs.isAllLate() {
+		rs.lateAt = after(s.now(), lateGrace)
+		s.timer.setTimerLocked(rs.lateAt)
 	}
 }
 
@@ -322,27 +321,27 @@ func (rs *requestServer) trackLateLocked(c *peerRequest) {
 func (rs *requestServer) checkLateLocked(now time.Duration) {
 	s := rs.s
 	s.mu.AssertHeld()
-	in := &s.requests
 	switch {
-	case in.lateAt == 0:
+	case rs.lateAt == 0:
 		return
-	case in.lateAt > now:
-		s.timer.setTimerLocked(in.lateAt)
+	case rs.lateAt > now:
+		s.timer.setTimerLocked(rs.lateAt)
 		return
-	case !in.isAllLate(): // the limit has been raised meanwhile
-		in.lateAt = 0
+	case !rs.isAllLate(): // the limit has been raised meanwhile
+		rs.lateAt = 0
 		return
 	}
-	in.lateAt, in.allLate = 0, true
-	field, limit := "Limits.Concurrency", in.limit
-	if in.order == Sequential || in.notificationRuns {
+	rs.lateAt, rs.allLate = 0, true
+	field, limit := "Limits.Concurrency", rs.limit
+	if rs.order == Sequential || rs.notificationRuns {
 		field, limit = "Options.Order", 1
 	}
 	s.logs.logPeerLaterLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
-		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(in.lateHandlers))))
+		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(rs.lateHandlers))))
 }
 
-// runWorker handles requests until no request can start.
+// runWorker handles requests until no request can start, or until the session has more
+// workers than its limit allows.
 func (rs *requestServer) runWorker() {
 	s := rs.s
 	s.lock()
@@ -394,7 +393,8 @@ func (rs *requestServer) runWorker() {
 	}
 }
 
-// countDroppedLocked counts a refused notification. While the session is open,
+// countDroppedLocked counts a refused notification. The refusal counts as an error, too:
+// see countRefusedLocked. While the session is open,
 // recordRefusalLocked or timeOutLocked logs the refusal. Callers must hold s.mu.
 func (rs *requestServer) countDroppedLocked(c *peerRequest) {
 	s := rs.s

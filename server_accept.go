@@ -226,7 +226,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 		s.unlock()
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
-	s.requests.paused = held
+	s.requests.workersHeld = held
 	s.beforeCallbacks = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()

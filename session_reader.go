@@ -34,13 +34,13 @@ func (r *decodeBuffer) recycle() {
 // decodedInput holds decoded messages before the hand-over. The reader hands over all
 // messages that arrived together under one lock.
 type decodedInput struct {
-	messages     uint64
-	bytes        int  // size of the messages
-	queueCrowded bool // the queue was crowded at the last hand-over: reading may have to pause
-	hasBlank     bool // blank messages arrived, too
-	replies      []receivedReply
-	resultBytes  byteArena // memory of the replies
-	entries      []queueEntry
+	messages           uint64
+	bytes              int  // size of the messages
+	queueFullOrCrowded bool // the queue was full or crowded at the last hand-over: reading may have to pause
+	hasBlank           bool // blank messages arrived, too
+	replies            []receivedReply
+	resultBytes        byteArena // memory of the replies
+	entries            []queueEntry
 }
 
 // receivedReply is a response outside of a batch.
@@ -60,9 +60,9 @@ func (r *reader) readLoop() {
 	s := r.s
 	buf := decodeBuffers.Get().(*decodeBuffer)
 	for {
-		if buf.queueCrowded {
+		if buf.queueFullOrCrowded {
 			r.handOverDecoded(&buf.decodedInput)
-			buf.queueCrowded = false
+			buf.queueFullOrCrowded = false
 			if r.pauseReading() {
 				buf.recycle()
 				return
@@ -71,7 +71,7 @@ func (r *reader) readLoop() {
 		msg, err := s.conn.nextMessage(false)
 		if msg == nil && err == nil {
 			r.handOverDecoded(&buf.decodedInput)
-			if buf.queueCrowded {
+			if buf.queueFullOrCrowded {
 				continue
 			}
 			// Goroutines woken by the last messages run first: their messages leave
@@ -290,7 +290,7 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 	}
 	s.cost.checkStarvedQueueLocked() // refused requests may have used up the cost limit
 	s.requests.startWorkerIfNeededLocked()
-	in.queueCrowded = s.requests.isCrowdedLocked(now, 4)
+	in.queueFullOrCrowded = s.requests.isFullOrCrowdedLocked(now, 4)
 	r.ignoreInputIfClosingLocked()
 	s.unlock()
 

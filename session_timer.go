@@ -213,23 +213,23 @@ func (a *connActivity) markWorkEndLocked() {
 func (a *connActivity) checkIdleLocked(now time.Duration) {
 	s := a.s
 	s.mu.AssertHeld()
-	v, l := &s.activity, s.limits
-	if !v.watched || s.life.state >= stateClosing || s.input.closed {
+	l := s.limits
+	if !a.watched || s.life.state >= stateClosing || s.input.closed {
 		return
 	}
 	if s.requests.pressure.paused {
-		v.lastTraffic = now // silence counts only while the session reads
+		a.lastTraffic = now // silence counts only while the session reads
 	}
-	idle := max(v.lastTraffic, v.lastWorkEnd)
+	idle := max(a.lastTraffic, a.lastWorkEnd)
 	if s.requests.running > 0 || s.requests.count > 0 || s.calls.table.pending > 0 || s.writer.writing {
 		idle = now // at the earliest
 	}
 	if l.KeepAliveMethod != "" {
-		if after(max(v.lastTraffic, v.lastKeepAlive), l.KeepAlive) <= now {
-			v.lastKeepAlive = now
+		if after(max(a.lastTraffic, a.lastKeepAlive), l.KeepAlive) <= now {
+			a.lastKeepAlive = now
 			s.effects.setFlag(&s.effects.keepAliveDue)
 		}
-		s.timer.setTimerLocked(after(max(v.lastTraffic, v.lastKeepAlive), l.KeepAlive))
+		s.timer.setTimerLocked(after(max(a.lastTraffic, a.lastKeepAlive), l.KeepAlive))
 	}
 	if after(idle, l.IdleTimeout) <= now {
 		s.logs.logLaterLocked(slog.LevelInfo, "session is idle", timeLimitAttr("Limits.IdleTimeout", l.IdleTimeout))
@@ -288,18 +288,18 @@ func (l *Limits) tcpKeepAlive() time.Duration {
 func (a *connActivity) checkNetworkLocked(now time.Duration) {
 	s := a.s
 	s.mu.AssertHeld()
-	v, keepAlive := &s.activity, s.limits.tcpKeepAlive()
-	if v.networkConn == nil || s.life.state >= stateClosing {
+	keepAlive := s.limits.tcpKeepAlive()
+	if a.networkConn == nil || s.life.state >= stateClosing {
 		return
 	}
 	s.timer.setTimerLocked(after(now, keepAlive/4))
 	switch {
-	case !isRepeating(v.networkConn):
-		v.repeatingSince = never
-	case v.repeatingSince == never:
-		v.repeatingSince = now
-	case now-v.repeatingSince >= 2*keepAlive: // a third period passes before the first retransmission
-		v.networkConn = nil
+	case !isRepeating(a.networkConn):
+		a.repeatingSince = never
+	case a.repeatingSince == never:
+		a.repeatingSince = now
+	case now-a.repeatingSince >= 2*keepAlive: // a third period passes before the first retransmission
+		a.networkConn = nil
 		s.effects.closeSession(ErrUnreachable, 0)
 	}
 }

@@ -886,8 +886,8 @@ func newOffline(p Protocol) *offline {
 		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	s := newSession(&messages{conn: nowhere{}}, o, RoleClient, &pool{}, &noServer)
-	s.requests.paused = true // nobody is called to handle requests
-	s.logs.running = true    // nor to log
+	s.requests.workersHeld = true // nobody is called to handle requests
+	s.logs.running = true         // nor to log
 	return &offline{Session: s}
 }
 
