@@ -109,7 +109,8 @@ func dropRest(rest *uint64, data []byte) int {
 // MessageConn is a connection that separates messages itself, as a WebSocket does. See
 // [NewMessageSession]. A MessageConn may have a method NetConn, as [crypto/tls.Conn] has.
 // NetConn returns the underlying connection, for [Session.NetConn] and
-// [Session.RemoteAddr].
+// [Session.RemoteAddr]. The session sometimes calls NetConn while locked: NetConn must not
+// wait, and must not call a method of the session.
 //
 // A MessageConn should also implement:
 //

@@ -17,11 +17,12 @@ import (
 
 // The way of a message, by the functions on the way:
 //
-//	our call:       Session.Call → sendCall → sendMessage → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames;
+//	our call:       Session.Call → sendCall → sendMessage → sendFrame → enqueueFrameLocked → outbox.push
+//	                ─▶ writeLoop → writeFrames;
 //	                a lone message: enqueueFrameLocked → lendWriteSide, then writeDirectly.
-//	the reply:      readLoop → nextMessage → receiveMessage → Decode → handOverDecoded → completeCallLocked;
+//	the reply:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded → completeCallLocked;
 //	                after unlock: publishOutcome.
-//	a request:      readLoop → nextMessage → receiveMessage → Decode → handOverDecoded;
+//	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
 //	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler.
 //	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
@@ -32,22 +33,26 @@ import (
 //	state      entered by                         from then on
 //	open       NewSession.
 //	draining   Shutdown:                          requests are refused (-102); only running handlers may call.
-//	closing    Close, a drained Shutdown, an      pending calls fail; nothing more is queued or handled,
-//	           error, ReplyAndDisconnect:         except notifications received before the peer hung up;
-//	                                              the writer writes the queue until life.closeDeadline.
-//	done       reader, writer, workers returned:  the callbacks of OnClose run, then Done is closed.
+//	closing    Close, a drained Shutdown, an      calls with written requests fail, the others fail
+//	           error, ReplyAndDisconnect:         at the latest with the end of the writer; nothing more
+//	                                              is queued or handled, except notifications received
+//	                                              before the peer hung up; the writer writes the queue
+//	                                              until life.closeDeadline.
+//	done       reader, writer, workers returned,  the callbacks of OnClose run, then Done is closed.
+//	           and all log records are written:
 //
 // Invariants:
 //
 //	I1   Only the reader reads from the connection. Only the writer writes to the connection.
 //	     While the writer is idle, the outbox may lend the write side to a sender. The
 //	     sender never waits.
-//	I2   The reader waits only for the connection and s.mu. The reader pauses only by I13.
-//	     The reader runs no user code, except the Protocol, the Framer and, for
-//	     Limits.CostData, the Codec.
+//	I2   The reader waits only for the connection (a close included), for s.mu, and on a
+//	     full server for serverLoad.roomMu. The reader pauses only by I13. The reader runs
+//	     no user code, except the Protocol, the Framer and, for Limits.CostData, the Codec.
 //	I3   A call is completed once, by the goroutine that removes the call from the table.
 //	I4   A call is registered before its message is queued, without releasing s.mu between.
-//	I5   No user code runs under s.mu.
+//	I5   No user code runs under s.mu, except two short methods of a user's connection:
+//	     PartReader.Received and NetConn.
 //	I6   The first cause of a close wins.
 //	I7   Each go statement names its owner and its end on the line above.
 //	I8   An id is never used twice in a session.
@@ -55,11 +60,11 @@ import (
 //	I10  A partial write ends the session.
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
-//	I13  Reading pauses if and only if the queue is full (or crowded) and a running
-//	     handler, not waiting for this session, can empty it. No goroutine waits in a
-//	     pause: the goroutine that makes room starts the reader.
+//	I13  Reading pauses only if the queue is full or crowded, and can empty without the
+//	     reader; see mayPauseLocked. No goroutine waits in a pause: the goroutine that
+//	     ends the reason for the pause starts the reader.
 //	I14  When the input ends between two messages, pending calls fail, and the session
-//	     handles and answers the received messages in order. Then the session ends with io.EOF.
+//	     handles and answers the received messages. Then the session ends with io.EOF.
 
 // Session is one end of a connection. Both ends may call each other at any time. Sessions
 // come from [Dial], a [Server], [Command], [NewSession], [NewMessageSession] and [Pipe].
@@ -302,6 +307,10 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	return s
 }
 
+// start starts the goroutines of the session. The caller is the goroutine that made the
+// session: a goroutine of the user, of Server.Serve for a plain connection, or of the pool
+// (Server.prepareConn). After a handshake of ServeConn, the caller is the goroutine of
+// Server.startSession.
 func (s *Session) start() {
 	s.pool.AddUser()
 	s.load.sessions.Add(1)
@@ -311,10 +320,11 @@ func (s *Session) start() {
 		s.unlock()
 	}
 	s.activity.watchConn()
-	// Owner: the session. End: the connection fails or is closed by the writer, or
-	// reading pauses.
+	// Owner: the session. End: the input ends, the connection is closed, or reading
+	// pauses.
 	go s.reader.readLoop()
-	// Owner: the session. End: the session is closing and the queue is written.
+	// Owner: the session. End: the session is closing and the queue is written, or a write
+	// fails.
 	go s.writer.writeLoop()
 }
 
@@ -358,7 +368,8 @@ func (s *Session) Protocol() Protocol { return *s.proto.Load() }
 func (s *Session) Role() Role { return s.role }
 
 // Done returns a channel that is closed when the session is over: reader, writer and
-// handlers have returned, and then the callbacks of [Session.OnClose].
+// handlers have returned, all log records are written, and then the callbacks of
+// [Session.OnClose] have returned.
 //
 // Handlers and [Server.OnSession] must not wait for Done, because the session waits for
 // them. Nothing detects such a deadlock.
