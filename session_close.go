@@ -243,7 +243,8 @@ func (s *Session) closePolitelyLocked(cause error) {
 }
 
 // isHangUp reports whether cause is the close of the connection by the peer.
-// Notifications that arrived before are still handled.
+// Notifications that arrived before are still handled. After any other cause, closeWith
+// drops such notifications.
 func isHangUp(cause error) bool {
 	return slices.ContainsFunc(hangUpErrors, func(target error) bool { return errors.Is(cause, target) })
 }
