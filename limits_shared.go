@@ -2,7 +2,6 @@ package rpcx
 
 import (
 	"cmp"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -51,6 +50,9 @@ func (l *serverLoad) addBytes(bytes int, p *pool) {
 func (l *serverLoad) reachesLimit(bytes int) bool {
 	return l.limit > 0 && l.bytes.Load()+int64(bytes) >= int64(l.limit)
 }
+
+// isHalfFull reports whether half of the limit is reached.
+func (l *serverLoad) isHalfFull() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/2 }
 
 // isThreeQuartersFull reports whether three quarters of the limit are reached.
 func (l *serverLoad) isThreeQuartersFull() bool {
@@ -224,53 +226,6 @@ func (m *memoryUse) reportMemoryLocked() {
 		m.reported += d
 		s.load.addBytes(d, s.pool)
 	}
-}
-
-// partStep is the number of bytes of an incomplete message after which the session is
-// charged. A message that is being dropped need never end.
-const partStep = 1 << 20
-
-// receivePart accounts for a buffer of size bytes for an incomplete message. The reader
-// calls receivePart before reading more of the message, and with a smaller size after
-// releasing memory. If the server has no room, receivePart returns an error.
-func (r *reader) receivePart(size int) error {
-	s := r.s
-	endless := s.conn.receivedBytes()-s.stats.BytesReceived >= partStep
-	s.lock()
-	defer s.unlock()
-	r.ignoreInputIfClosingLocked()
-	if r.ignoresInput && !r.mayIgnoreMore(s.conn.receivedBytes()) {
-		return errInputIgnored
-	}
-	s.activity.markActiveLocked()
-	if s.stats.MessagesReceived == 0 {
-		r.keepStalledInputLocked()
-	}
-	if endless {
-		r.countReceivedLocked()
-		s.cost.checkCostLimitLocked()
-	}
-	r.trackPartialLocked(size)
-	more, began := size-s.memory.partialBytes, s.startTime.Add(s.memory.partial.began)
-	large, kept := s.memory.partial.bufferSize > largeBuffer, s.memory.partial.bufferSize == 0
-	needs := more > 0 && ((large || kept) && s.load.isOverShareWith(more, s.memory.reported) || s.load.exceedsCeiling(more))
-	if needs {
-		s.unlock()
-		room := !kept && s.load.makeRoomForMessage(s, began, more)
-		s.lock()
-		if !room {
-			return r.noRoomError(size)
-		}
-	}
-	s.memory.partialBytes = size
-	s.memory.reportMemoryLocked()
-	return nil
-}
-
-// noRoomError returns the error for a message for which a buffer of size bytes is too
-// large.
-func (r *reader) noRoomError(size int) error {
-	return &fullError{&FrameError{Message: fmt.Sprintf("no room for a message of more than %s bytes: %s", thousands(size/2), overLimitText(r.s.load.limit, "bytes on this server", "Server.MaxQueuedBytes"))}}
 }
 
 // makeRoomForRequests makes room for entries, the last of which came in parts. If a full
@@ -484,79 +439,3 @@ type memoryUse struct {
 	partialBytes int          // bytes of the reader's buffer for an incomplete message
 	partial      partialInput // the incomplete message, on a server with a limit; only the reader changes partial
 }
-
-// partialInput is an incomplete message of more than readBuffer bytes. The zero value
-// means no message. The session's lock guards the fields, and only the reader changes the
-// fields.
-type partialInput struct {
-	bufferSize     int           // size of the buffer
-	began          time.Duration // when bufferSize exceeded readBuffer
-	lastProgress   time.Duration // for a large message: when partialRate bytes had come since the last time
-	messagesBefore uint64        // messages received before
-	progressBytes  uint64        // bytes received until lastProgress
-}
-
-// partialRate is the number of bytes of a large message (more than largeBuffer) that must
-// come within Limits.SendTimeout on a server near MaxQueuedBytes. A write has to send as
-// many bytes.
-const partialRate = writeChunk
-
-// trackPartialLocked tracks the message for which the reader has a buffer of size bytes.
-// If size is 0, there is no message. Only the reader calls trackPartialLocked. Callers
-// must hold s.mu.
-func (r *reader) trackPartialLocked(size int) {
-	s := r.s
-	s.mu.AssertHeld()
-	p := &s.memory.partial
-	if size -= s.connBytes; size <= readBuffer || s.load.limit == 0 {
-		r.forgetPartialLocked()
-		return
-	}
-	if p.bufferSize == 0 || p.messagesBefore != s.stats.MessagesReceived {
-		*p = partialInput{began: s.now(), messagesBefore: s.stats.MessagesReceived}
-	}
-	received, large := s.conn.receivedBytes(), p.bufferSize > largeBuffer
-	p.bufferSize = size
-	switch {
-	case size <= largeBuffer:
-	case !large:
-		p.progressBytes, p.lastProgress = received, s.now()
-		s.timer.setTimerLocked(after(p.lastProgress, s.limits.SendTimeout))
-	case received-p.progressBytes >= partialRate:
-		p.progressBytes, p.lastProgress = received, s.now()
-	}
-}
-
-// forgetPartialLocked reverts trackPartialLocked. Callers must hold s.mu.
-func (r *reader) forgetPartialLocked() {
-	s := r.s
-	s.mu.AssertHeld()
-	s.memory.partial = partialInput{}
-}
-
-// checkPartialLocked ends the session if a large incomplete message makes no progress on a
-// server that is half full. In a pause, no message is tracked. Callers must hold s.mu.
-func (r *reader) checkPartialLocked(now time.Duration) {
-	s := r.s
-	s.mu.AssertHeld()
-	p := &s.memory.partial
-	if p.bufferSize <= largeBuffer || s.life.state >= stateClosing {
-		return
-	}
-	timeout := s.limits.SendTimeout
-	if by := after(p.lastProgress, timeout); by > now {
-		s.timer.setTimerLocked(by)
-		return
-	}
-	if !s.load.isHalfFull() {
-		s.timer.setTimerLocked(after(now, timeout/4))
-		return
-	}
-	s.logs.logLaterLocked(slog.LevelWarn, "a message does not go on, and memory is short",
-		timeLimitAttr("Limits.SendTimeout", timeout), slog.Int("bytes", s.memory.partialBytes))
-	s.effects.closeSession(&fullError{&FrameError{Message: fmt.Sprintf("less than %s bytes of a message in %v (Limits.SendTimeout), near %s bytes on this server (Server.MaxQueuedBytes)",
-		thousands(partialRate), timeout, thousands(s.load.limit))}}, s.violationGrace())
-}
-
-// isHalfFull reports whether half of the limit is reached.
-func (l *serverLoad) isHalfFull() bool { return l.limit > 0 && l.bytes.Load() >= int64(l.limit)/2 }
