@@ -28,8 +28,9 @@ const (
 	attackCPU = 10
 	idleCPU   = 0.1
 	// shortCPU multiplies the CPU bound in the short form, where times are short and the
-	// machine may be busy.
-	shortCPU = 5
+	// machine may be busy. There the ratio is judged from shortIdleCPU of a processor on.
+	shortCPU     = 5
+	shortIdleCPU = 0.75
 
 	// shortBytes is the number of bytes from which an attack in the short form has had
 	// enough CPU time for a verdict.
@@ -141,11 +142,11 @@ func (t *trial) judgeBounds(short bool) (problems []string) {
 	if t.Peak.Heap > garbageFactor*bound {
 		fail("the heap is %s, over %s", mega(t.Peak.Heap), mega(garbageFactor*bound))
 	}
-	cpu := cmp.Or(t.cpu, attackCPU)
+	cpu, idle := cmp.Or(t.cpu, attackCPU), idleCPU
 	if short {
-		cpu *= shortCPU
+		cpu, idle = cpu*shortCPU, shortIdleCPU
 	}
-	if ratio := t.cpuRatio(); ratio > cpu && t.cost() > time.Duration(idleCPU*float64(t.lasted)) {
+	if ratio := t.cpuRatio(); ratio > cpu && t.cost() > time.Duration(idle*float64(t.lasted)) {
 		fail("the time of processors is %.1f times that of an echo, over %.0f", ratio, cpu)
 	}
 	received, sessions := float64(t.receivedBytes()), float64(t.attackers.Connections)
