@@ -455,6 +455,7 @@ func (w *writer) writeDirectly(frame []byte) {
 	s.lock()
 	s.stats.BytesSent += uint64(n)
 	w.returnWriteSide(frame, n)
+	s.calls.failUnanswerableLocked()
 	s.requests.startWorkerAfterWriteLocked()
 	if s.life.state >= stateClosing {
 		w.wakeWriter()

@@ -179,7 +179,7 @@ func (r *reader) closeInput(err error) bool {
 	}
 	now := s.now()
 	s.input.closed, s.input.closeDeadline = true, after(now, limit)
-	s.calls.failPendingLocked(s.endOfInput(), true)
+	s.calls.failUnanswerableLocked()
 	s.writer.roomLine.wakeAll()
 	s.calls.limiter.line.wakeAll()
 	s.timer.setTimerLocked(min(s.input.closeDeadline, after(now, inputCheckInterval)))
@@ -189,6 +189,17 @@ func (r *reader) closeInput(err error) bool {
 	}
 	s.unlock()
 	return true
+}
+
+// failUnanswerableLocked fails calls with written requests after the end of the input. A
+// queued request is still written, and the peer may execute it. So an unwritten call fails
+// when the write has succeeded or the session ends. Callers must hold s.mu.
+func (pc *pendingCalls) failUnanswerableLocked() {
+	s := pc.s
+	s.mu.AssertHeld()
+	if s.input.closed && s.life.state < stateClosing {
+		pc.failPendingLocked(s.endOfInput(), false)
+	}
 }
 
 // waitForEndOfInput waits for the reader to read the remaining input, if err is the close

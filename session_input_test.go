@@ -915,6 +915,47 @@ func TestPeerThatListensOnMayCarryOutWhatIsWrittenYet(t *testing.T) {
 	})
 }
 
+// deafHalfConn is a deafConn with halves.
+type deafHalfConn struct{ deafConn }
+
+func (deafHalfConn) CloseWrite() error { return nil }
+
+// TestUnwrittenCallsEndWithTheirWrites: after the peer has finished sending, the fate of a
+// queued request is known only when its write has ended.
+func TestUnwrittenCallsEndWithTheirWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		conn := deafHalfConn{deafConn{near, make(chan struct{})}}
+		s := rpcx.NewSession(conn, nil)
+		first := s.Go(t.Context(), "first", nil)
+		synctest.Wait() // the writer is in a write
+		second := s.Go(t.Context(), "second", nil)
+		var b rpcx.Batch
+		third := b.Call("third", nil, nil)
+		whole := s.GoBatch(t.Context(), &b)
+		close(conn.eof)
+		synctest.Wait()
+		if first.Err() != nil || second.Err() != nil || third.Err() != nil || whole.Err() != nil {
+			t.Errorf("before their writes end, the calls have ended with %v, %v, %v, %v", first.Err(), second.Err(), third.Err(), whole.Err())
+		}
+		refused := s.Go(t.Context(), "fourth", nil)
+		matches(t, refused.Err(), rpcx.ErrClosed)
+		toRead := len(`{"jsonrpc":"2.0","method":"first","id":0}` + "\n" + `{"jsonrpc":"2.0","method":"second","id":1}` + "\n")
+		if _, err := io.ReadFull(far, make([]byte, toRead)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		lost(t, first.Err(), true, io.EOF)
+		if second.Err() != nil {
+			t.Errorf("during its write, the second call has ended with %v", second.Err())
+		}
+		far.Close()
+		<-s.Done()
+		lost(t, second.Err(), true, io.EOF)
+		lost(t, third.Err(), false, io.EOF)
+	})
+}
+
 // brokenConn is a connection whose Write fails from some time on.
 type brokenConn struct {
 	net.Conn

@@ -363,6 +363,7 @@ func (w *writer) writeLoop() {
 			break
 		}
 		w.returnFrames(f)
+		s.calls.failUnanswerableLocked()
 		s.requests.startWorkerAfterWriteLocked()
 	}
 	w.stopFlushWaitLocked()
