@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"github.com/google/go-cmp/cmp"
 )
 
 const excessive = `{"jsonrpc":"2.0","error":{"code":-101,"message":"excessive resource usage"},"id":`
@@ -673,15 +674,21 @@ func TestDelayedNotificationsSentBeforeAnEOFAreHandled(t *testing.T) {
 
 func TestDelayedNotificationsAreDroppedByClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, w := newDelayed(t, handling(methods{"note": func(context.Context, *rpcx.Request) (any, error) {
+		opts := handling(methods{"note": func(context.Context, *rpcx.Request) (any, error) {
 			t.Error("a handler was called")
 			return nil, nil
-		}}))
+		}})
+		log := &records{}
+		opts.Logger = slog.New(log)
+		s, w := newDelayed(t, opts)
 		w.say(`{"jsonrpc":"2.0","method":"note"}`)
 		time.Sleep(time.Second)
 		takes(t, 0, func() { s.Close(); <-s.Done() })
 		if n := s.Stats().NotificationsDropped; n != 1 {
 			t.Errorf("%d were dropped", n)
+		}
+		if diff := cmp.Diff([]string{"INFO concurrency changed", "INFO notifications dropped: the session was ending"}, log.take()); diff != "" {
+			t.Errorf("the log (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -704,6 +711,29 @@ func TestShutdownWaitsForDelayedRequestsWhoseTimeIsOver(t *testing.T) {
 			w.expect(timedOutNew + "1}")
 		})
 	}
+}
+
+// A delayed notification whose time is over is logged then, and not when the session ends.
+func TestDelayedNotificationsAreDroppedWhenTheirTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := handling(methods{"note": func(context.Context, *rpcx.Request) (any, error) {
+			t.Error("a handler was called")
+			return nil, nil
+		}})
+		opts.Limits.ProcessingTimeout = time.Second
+		log := &records{}
+		opts.Logger = slog.New(log)
+		s, w := newDelayed(t, opts)
+		w.say(`{"jsonrpc":"2.0","method":"note"}`)
+		time.Sleep(2 * time.Second)
+		takes(t, 0, func() { s.Close(); <-s.Done() })
+		if stats := s.Stats(); stats.NotificationsDropped != 1 || stats.Errors != 1 {
+			t.Errorf("stats are %+v", stats)
+		}
+		if diff := cmp.Diff([]string{"INFO concurrency changed", "WARN notification timed out before its handler was called"}, log.take()); diff != "" {
+			t.Errorf("the log (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // A long delay must not keep a session whose peer has gone.

@@ -870,6 +870,33 @@ func TestGroupSharesItsBudget(t *testing.T) {
 	})
 }
 
+// Older claims that hold just as much as is needed make room, and those that hold less
+// stay.
+func TestOlderClaimsThatJustSufficeMakeRoom(t *testing.T) {
+	const size = 1 << 20
+	for needed, want := range map[int]bool{size - 1: true, size: true, size + 1: false} {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			defer far.Close()
+			var older *Session
+			l := &serverLoad{limit: size / 2, live: func() []*Session { return []*Session{older} }}
+			o := mustResolveOptions(nil)
+			older = newSession(newStream(near, o.Framer), o, RoleServer, &pool{}, l)
+			older.start()
+			defer older.Close()
+			synctest.Wait()
+			older.lock()
+			older.memory.partial = partialInput{bufferSize: size}
+			older.unlock()
+			got := l.makeRoomForMessage(nil, time.Now(), needed)
+			synctest.Wait()
+			if closed := older.Err() != nil; got != want || closed != want {
+				t.Errorf("%d bytes: there is room: %v, and the older claim is gone: %v", needed, got, closed)
+			}
+		})
+	}
+}
+
 // A good member of a group is held to its own cost, so that what the others use does not
 // change its throttle.
 func TestThrottleOfAGoodMemberFollowsItsOwnCost(t *testing.T) {

@@ -13,12 +13,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,6 +339,18 @@ func waitForWriter(s *Session) {
 		s.lock()
 		idle = s.writer.writerIdle
 		s.unlock()
+	}
+}
+
+// Errors of a network that is gone match ErrUnreachable, and no others do.
+func TestErrorsOfAnUnreachablePeer(t *testing.T) {
+	for err, want := range map[error]bool{
+		syscall.ETIMEDOUT: true, syscall.EHOSTUNREACH: true, syscall.ENETUNREACH: true,
+		syscall.ECONNRESET: false, os.ErrDeadlineExceeded: false, io.EOF: false,
+	} {
+		if got := isUnreachable(&net.OpError{Op: "read", Err: err}); got != want {
+			t.Errorf("%v: got %v", err, got)
+		}
 	}
 }
 
