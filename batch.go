@@ -2,11 +2,11 @@ package rpcx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -27,14 +27,11 @@ import (
 // calls fail at once if no other message was sent since the last reply. JSON-RPC 1.0 has
 // no batches.
 type Batch struct {
-	_           noCopy
-	self        *Batch // receiver of the first use; a copy has another address
-	entries     []batchEntry
-	futures     []Future // allocated in advance for the next calls
-	sent        bool
-	whole       *Future // future of the batch as a whole
-	openMembers int     // members without an outcome
-	hasReply    bool    // an array has answered a call of the batch
+	_       noCopy
+	self    *Batch // receiver of the first use; a copy has another address
+	entries []batchEntry
+	futures []batchFuture // allocated in advance for the next calls
+	sent    bool
 }
 
 // noCopy makes go vet report copies of a struct with a field of type noCopy.
@@ -60,6 +57,77 @@ type batchEntry struct {
 	future *Future // nil for a notification
 }
 
+// batchPart is the part of a Future that only a member of a batch, or a batch as a whole,
+// has.
+type batchPart struct {
+	members []*Future // of a batch as a whole; nil for a member
+	dest    any       // destination of a member's result
+	filled  sync.Once // guards fillErr
+	fillErr error
+}
+
+// batchFuture is the future of a member or of a batch as a whole, in one allocation.
+type batchFuture struct {
+	future Future
+	part   batchPart
+}
+
+// sentBatch is the message of a batch, and the future of the batch as a whole.
+type sentBatch struct {
+	message pendingMessage
+	batchFuture
+}
+
+// open makes the future that of an unsent batch or member, and returns the future.
+func (b *batchFuture) open() *Future {
+	b.future.phase, b.future.batch = futureOpen, &b.part
+	return &b.future
+}
+
+// members returns the futures of the calls, or nil if f is not a batch as a whole.
+func (f *Future) members() []*Future {
+	if f.batch == nil {
+		return nil
+	}
+	return f.batch.members
+}
+
+// joinMessage adds the call of f to the message m of a batch. After Cancel, joinMessage
+// reports false: the call is not sent.
+func (f *Future) joinMessage(m *pendingMessage, method string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != futureOpen {
+		return false
+	}
+	m.calls = append(m.calls, pendingCall{message: m, id: m.session.calls.table.newID(), method: method})
+	f.message, f.call = m, &m.calls[len(m.calls)-1]
+	return true
+}
+
+func (f *Future) isCancelled() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.phase == futureCancelled
+}
+
+// fillDestinations decodes results into the destinations given to [Batch.Call], once, and
+// returns the error of the call or of the decoding.
+func (f *Future) fillDestinations() error {
+	b := f.batch
+	if b == nil || b.members == nil && b.dest == nil {
+		return f.err
+	}
+	b.filled.Do(func() {
+		if b.members == nil {
+			b.fillErr = f.Decode(b.dest)
+			return
+		}
+		b.fillErr = batchError(b.members, (*Future).fillDestinations)
+	})
+	return b.fillErr
+}
+
 // Call adds a call. dest is a pointer or nil. The result of the call is decoded into dest
 // when [Session.SendBatch] returns, or when Wait of the call's or the batch's future
 // returns. After the batch was sent, Call returns a future that has failed with
@@ -67,14 +135,15 @@ type batchEntry struct {
 func (b *Batch) Call(method string, params, dest any) *Future {
 	b.checkCopy()
 	if b.sent {
-		return newFailedFuture(nil, method, ErrBatchSent)
+		return newFailedFuture(ErrBatchSent)
 	}
 	if len(b.futures) == 0 {
-		b.futures = make([]Future, min(max(1, len(b.entries)), 64))
+		b.futures = make([]batchFuture, min(max(1, len(b.entries)), 64))
 	}
-	f := &b.futures[0]
+	member := &b.futures[0]
 	b.futures = b.futures[1:]
-	f.method, f.batch, f.dest = method, b, dest
+	member.part.dest = dest
+	f := member.open()
 	b.entries = append(b.entries, batchEntry{method, params, f})
 	return f
 }
@@ -140,7 +209,7 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 		return err
 	}
 	if err := own.waitUntilFinished(ctx); err != nil {
-		s.calls.abandonCall(own, err)
+		s.calls.abandonMessage(own.message, err)
 		<-own.Done()
 	}
 	return own.fillDestinations()
@@ -152,14 +221,11 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	mustHaveContext("Session.GoBatch", ctx)
 	if b.isEmpty() {
-		done := newFuture(s, "")
-		done.members = []*Future{}
-		done.publishOutcome()
-		return done
+		return &Future{phase: futureFinished, batch: &batchPart{members: []*Future{}}}
 	}
 	own, err := s.sendBatch(ctx, b)
 	if err != nil {
-		return newFailedFuture(s, "", err)
+		return newFailedFuture(err)
 	}
 	own.watchContext(ctx)
 	return own
@@ -172,38 +238,41 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		return nil, ErrBatchSent
 	}
 	b.sent = true
-	own := newFuture(s, "")
-	own.members = make([]*Future, 0, len(b.entries))
-	_, own.hasOwnDeadline = ctx.Deadline()
-	b.whole = own
+	calls := b.countCalls()
+	sent := new(sentBatch)
+	own, m := sent.open(), &sent.message
+	own.message, own.batch.members = m, make([]*Future, 0, calls)
+	m.session, m.future, m.isBatch, m.calls = s, own, true, make([]pendingCall, 0, calls)
+	_, m.hasOwnDeadline = ctx.Deadline()
 	b.entries = slices.DeleteFunc(b.entries, func(e batchEntry) bool {
 		if e.future == nil {
 			return false
 		}
-		own.members = append(own.members, e.future)
-		return !e.future.assignSession(s) // cancelled before
+		own.batch.members = append(own.batch.members, e.future)
+		return !e.future.joinMessage(m, e.method) // cancelled before
 	})
-	if len(b.entries) == 0 && len(own.members) > 0 {
+	m.items = len(b.entries)
+	if m.items == 0 && calls > 0 {
 		own.publishOutcome()
 		return own, nil
 	}
 	err := context.Cause(ctx)
-	if n := len(b.entries); err == nil && n > s.limits.Batch {
+	if n := m.items; err == nil && n > s.limits.Batch {
 		// A receiver with the same limit, the default, would refuse the whole batch. This
 		// side would refuse a reply with as many members.
 		err = unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
 			thousands(n), overLimitText(s.limits.Batch, "members", "Limits.Batch"))
 	}
 	if err == nil {
-		err = s.queueBatch(ctx, b)
+		err = s.queueBatch(ctx, b, m)
 	}
 	if err != nil {
-		for _, f := range own.members {
-			f.failUnsent(err)
+		for _, f := range own.batch.members {
+			f.finish(err)
 		}
 		return nil, err
 	}
-	if b.countCalls() == 0 {
+	if !m.expectsReply() {
 		own.publishOutcome()
 	}
 	return own, nil
@@ -219,33 +288,35 @@ func (b *Batch) countCalls() (n int) {
 	return n
 }
 
-func (s *Session) queueBatch(ctx context.Context, b *Batch) error {
+// queueBatch encodes and queues b, whose calls are in m.
+func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) error {
 	sc := getEncodeBuffer()
 	defer sc.recycle()
 	next := 0
 	var err error
 	sc.msg, err = b.Append(sc.msg[:0], s.Protocol(), s.codec, func() ID {
-		for b.entries[next].future == nil {
-			next++
-		}
-		sc.id = strconv.AppendUint(sc.id[:0], b.entries[next].future.id, 10)
+		sc.id = strconv.AppendUint(sc.id[:0], m.calls[next].id, 10)
 		next++
 		return sc.id
 	})
 	if err != nil {
 		return asUnsent(err)
 	}
-	if err = s.writer.sendMessage(ctx, sc, fromCaller, b.whole); err != nil {
+	if err = s.writer.sendMessage(ctx, sc, fromCaller, m); err != nil {
 		return err
 	}
 	for _, e := range b.entries {
 		if e.future != nil && e.future.isCancelled() { // cancelled just before the registration
-			s.calls.abandonCall(e.future, ErrCancelled)
+			s.calls.cancelMember(e.future, e.future.call)
 		}
 	}
 	if s.trace.RequestSent != nil {
 		for _, e := range b.entries {
-			s.writer.traceRequestSent(e.method, e.future)
+			var c *pendingCall // nil for a notification
+			if e.future != nil {
+				c = e.future.call
+			}
+			s.writer.traceRequestSent(e.method, c)
 		}
 	}
 	return nil
@@ -468,64 +539,6 @@ func (b *peerBatch) expireLocked(s *Session) {
 	for _, c := range calls {
 		s.effects.endContext(c, errProcessing)
 	}
-}
-
-// sendReplies sends the replies. h is the handler of the last member, or nil. No other
-// goroutine has the batch any more.
-func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
-	s.lock()
-	s.memory.batchReplies -= b.reservedBytes
-	s.unlock()
-	sc := getEncodeBuffer()
-	defer sc.recycle()
-	err := b.frameReplies(s, sc)
-	b.replies, b.spans = nil, nil // a waiting sender keeps a single copy
-	clear(sc.parts)
-	if err == nil {
-		_ = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
-	}
-	s.lock()
-	b.sending = false
-	s.unlock()
-	if b.disconnect { // final, because sending was true until now
-		s.closePolitely(ErrClosed)
-	}
-}
-
-// frameReplies frames the replies as a single message. If the message is too large, errors
-// replace the largest replies. If the message is still too large, a single error replaces
-// the message.
-func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
-	err := b.joinReplies(s, sc)
-	size, ok := errors.AsType[*SizeError](err)
-	if !ok {
-		return err
-	}
-	e := responseTooLarge(size.Limit)
-	s.lock()
-	s.logs.logPeerLaterLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
-		slog.Int("members", len(b.members)), byteLimitAttr(size.Field, size.Limit))
-	s.unlock()
-	b.shrinkReplies(s, sc, e, size.Size-size.Limit)
-	if err = b.joinReplies(s, sc); err == nil {
-		return nil
-	}
-	s.requests.encodeError(sc, nil, e)
-	return s.writer.frameMessage(sc)
-}
-
-// joinReplies joins the replies into a single message and frames the message.
-func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
-	sc.parts = sc.parts[:0]
-	for _, sp := range b.spans {
-		if sp.end > sp.start {
-			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
-		}
-	}
-	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {
-		return err
-	}
-	return s.writer.frameMessage(sc)
 }
 
 // shrinkReplies replaces replies by e, the largest first, until the message has shrunk by

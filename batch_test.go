@@ -473,6 +473,39 @@ func TestCallThatIsCancelledBeforeItsBatchIsSent(t *testing.T) {
 	})
 }
 
+// The batch is sent as it was encoded, and the member gets no result.
+func TestMemberThatIsCancelledWhileItsBatchWaitsForASlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, waitingCalls(1))
+		first := s.Go(t.Context(), "m", nil)
+		w.heard()
+		var b rpcx.Batch
+		dests := make([]int, 2)
+		cancelled, f := b.Call("m", nil, &dests[0]), b.Call("m", nil, &dests[1])
+		sent := make(chan *rpcx.Future, 1)
+		go func() { sent <- s.GoBatch(t.Context(), &b) }()
+		synctest.Wait()
+		cancelled.Cancel()
+		w.expectNothing()
+		w.say(result(0, 10))
+		own := <-sent
+		if lines := w.heard(); len(lines) != 1 || first.Err() != nil {
+			t.Fatalf("heard %q; the first call has %v", lines, first.Err())
+		}
+		if matches(t, cancelled.Err(), rpcx.ErrCancelled); isDone(f) || isDone(own) {
+			t.Errorf("done are the other member: %v, the batch: %v", isDone(f), isDone(own))
+		}
+		w.say(`[` + result(1, 11) + `,` + result(2, 12) + `]`)
+		matches(t, own.Wait(t.Context(), nil), rpcx.ErrCancelled)
+		if f.Err() != nil || dests[0] != 0 || dests[1] != 12 {
+			t.Errorf("the results are %v, the other member has %v", dests, f.Err())
+		}
+		if stats := s.Stats(); stats.LateReplies != 1 || stats.Pending != 0 {
+			t.Errorf("stats are %+v", stats)
+		}
+	})
+}
+
 func TestWaitingForABatchThatIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newWire(t, nil)

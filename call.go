@@ -5,44 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"example.com/rpcx/internal/bounded"
 )
-
-// Future is a call that was sent, or that is to be sent in a [Batch]. All methods may be
-// called from any goroutine. The zero Future is no call, and has failed.
-type Future struct {
-	session        *Session // nil for a member of an unsent batch
-	method         string
-	id             uint64
-	messageSeq     uint64 // number of the queued message; 0 before
-	started        time.Duration
-	deadline       deadline
-	hasOwnDeadline bool        // the context has a deadline, which replaces Limits.RequestTimeout
-	expired        bool        // Limits.RequestTimeout passed before the message was queued
-	stop           func() bool // stops watching the context
-
-	batch   *Batch    // of a member
-	members []*Future // of a batch, if the Future is its outcome
-	dest    any       // destination of a member's result
-	filled  sync.Once
-	fillErr error
-
-	nextCompleted *Future // link in a futureList
-
-	result []byte // owned by the Future
-	err    error
-
-	mu        sync.Mutex
-	finished  bool          // result and err are final
-	cancelled bool          // Cancel was called
-	done      chan struct{} // made by Done, closed at the end; in a pooled Future, a channel of one slot
-	callbacks []func(*Future)
-}
 
 // Call calls method at the peer and waits for the reply. If result, a pointer, is not nil,
 // Call decodes the reply's result into result.
@@ -66,26 +34,27 @@ type Future struct {
 //   - a [*SizeError], if the request or the reply is larger than the framer takes.
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)
-	f := s.pool.takeFuture(s, method)
-	if err := s.sendCall(ctx, f, params); err != nil {
-		s.pool.putFuture(f)
+	c := s.pool.takeCall(s, method)
+	m := &c.message
+	if err := s.sendCall(ctx, m, params); err != nil {
+		s.pool.putCall(c)
 		return err
 	}
 	h := handlerOf(ctx)
 	s.requests.beginReplyWait(h)
 	if end := ctx.Done(); end == nil {
-		<-f.done
+		<-m.done
 	} else {
 		select {
-		case <-f.done:
+		case <-m.done:
 		case <-end:
-			s.calls.abandonCall(f, context.Cause(ctx))
-			<-f.done // completed by the goroutine that removed f from the table (I3)
+			s.calls.abandonMessage(m, context.Cause(ctx))
+			<-m.done // sent by the goroutine that removed the call from the table (I3)
 		}
 	}
 	s.requests.endReplyWait(h)
-	err := f.decode(result)
-	s.pool.putFuture(f) // not deferred: after a panic, of a hook for example, the table may still have f
+	err := m.calls[0].decodeResult(result)
+	s.pool.putCall(c) // not deferred: after a panic, of a hook for example, the table may still have the call
 	return err
 }
 
@@ -96,9 +65,11 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 // Go, Notify or GoBatch, the first message leaves first.
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Session.Go", ctx)
-	f := newFuture(s, method)
-	if err := s.sendCall(ctx, f, params); err != nil {
-		f.failUnsent(err)
+	c := new(futureCall)
+	f, m := &c.future, c.begin(s, method)
+	f.phase, f.message, f.call, m.future = futureOpen, m, &m.calls[0], f
+	if err := s.sendCall(ctx, m, params); err != nil {
+		f.finish(err)
 		return f
 	}
 	f.watchContext(ctx)
@@ -151,120 +122,263 @@ func (s *Session) tryNotify(method string, params any, failed string) bool {
 	return err == nil
 }
 
-// sendCall encodes and queues the request of f.
-func (s *Session) sendCall(ctx context.Context, f *Future, params any) error {
+// sendCall encodes and queues the request of m, a message with a single call.
+func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	f.id = s.calls.table.newID()
-	_, f.hasOwnDeadline = ctx.Deadline()
-	sc.id = strconv.AppendUint(sc.id[:0], f.id, 10)
+	c := &m.calls[0]
+	c.id = s.calls.table.newID()
+	_, m.hasOwnDeadline = ctx.Deadline()
+	sc.id = strconv.AppendUint(sc.id[:0], c.id, 10)
 	var err error
-	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, f.method, params, s.codec); err != nil {
+	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, c.method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
-	if err = s.writer.sendMessage(ctx, sc, fromCaller, f); err == nil {
-		s.writer.traceRequestSent(f.method, f)
+	if err = s.writer.sendMessage(ctx, sc, fromCaller, m); err == nil {
+		s.writer.traceRequestSent(c.method, c)
 	}
 	return err
 }
 
-// registerCallLocked adds a call, or the calls of a batch, to the table. Callers must hold
-// s.mu.
-func (pc *pendingCalls) registerCallLocked(f *Future) {
+// pendingCall is a call that was sent, or is being sent, on one session. The fields result
+// and err are final when the call has left the table; until then, s.mu guards them.
+type pendingCall struct {
+	message *pendingMessage // with the call
+	id      uint64
+	method  string
+	result  []byte // owned by the pendingCall
+	err     error
+}
+
+// pendingMessage is a message of this side on one session: a single call, or a batch. If
+// the calls are sent again, on another session, a new pendingMessage takes their place.
+type pendingMessage struct {
+	// Set by the sender, before the calls are registered.
+	session        *Session
+	calls          []pendingCall // sorted by id; without the notifications of a batch
+	items          int           // number of calls and notifications
+	isBatch        bool
+	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
+	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
+	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
+
+	// Guarded by s.mu.
+	messageSeq   uint64 // number of the queued message; 0 before
+	started      time.Duration
+	deadline     deadline
+	expired      bool            // Limits.RequestTimeout passed before the message was queued
+	hasReply     bool            // an array has answered a call of the batch
+	openCalls    int             // calls without an outcome
+	nextFinished *pendingMessage // link in a messageList
+}
+
+// soleCall is a message with a single call, in one allocation.
+type soleCall struct {
+	message pendingMessage
+	calls   [1]pendingCall
+}
+
+// futureCall is a call of Session.Go, and the future of the call.
+type futureCall struct {
+	soleCall
+	future Future
+}
+
+// begin prepares c for a call of method. The channel done stays.
+func (c *soleCall) begin(s *Session, method string) *pendingMessage {
+	c.calls[0] = pendingCall{message: &c.message, method: method}
+	c.message = pendingMessage{session: s, calls: c.calls[:], items: 1, done: c.message.done}
+	return &c.message
+}
+
+// registerMessageLocked adds the calls of m to the table. Callers must hold s.mu.
+func (pc *pendingCalls) registerMessageLocked(m *pendingMessage) {
 	pc.s.mu.AssertHeld()
-	f.started = pc.s.now()
-	if f.members == nil {
-		pc.table.addCalls(f)
-	} else {
-		calls := make([]*Future, 0, len(f.members))
-		for _, member := range f.members {
-			if member.isSent() {
-				member.batch.openMembers++
-				member.started = f.started
-				calls = append(calls, member)
-			}
-		}
-		pc.table.addCalls(calls...)
-	}
-	if f.expectsReply() {
-		pc.startCallTimeoutLocked(f, f.started)
+	m.started, m.openCalls = pc.s.now(), len(m.calls)
+	pc.table.addCalls(m.calls)
+	if m.expectsReply() {
+		pc.startCallTimeoutLocked(m, m.started)
 	}
 }
 
-// startCallTimeoutLocked starts Limits.RequestTimeout for a call, unless the timeout has
+// expectsReply reports whether m expects a reply. A batch in which only notifications are
+// sent does not.
+func (m *pendingMessage) expectsReply() bool { return len(m.calls) > 0 }
+
+// startCallTimeoutLocked starts Limits.RequestTimeout for m, unless the timeout has
 // started or the context has a deadline. Callers must hold s.mu.
-func (pc *pendingCalls) startCallTimeoutLocked(call *Future, now time.Duration) {
+func (pc *pendingCalls) startCallTimeoutLocked(m *pendingMessage, now time.Duration) {
 	s := pc.s
 	s.mu.AssertHeld()
-	if call.deadline.owner == nil && !call.hasOwnDeadline && s.limits.RequestTimeout != never {
-		pc.timeouts.appendDeadline(s, &call.deadline, after(now, s.limits.RequestTimeout), call)
+	if m.deadline.owner == nil && !m.hasOwnDeadline && s.limits.RequestTimeout != never {
+		pc.timeouts.appendDeadline(s, &m.deadline, after(now, s.limits.RequestTimeout), m)
 	}
 }
+
+// expireLocked implements [expirer]. Limits.RequestTimeout has passed. Callers must hold
+// s.mu.
+func (m *pendingMessage) expireLocked(s *Session) {
+	s.mu.AssertHeld()
+	if m.messageSeq == 0 { // the sender still waits for a slot or for room
+		m.expired = true
+		s.calls.limiter.line.wakeAll()
+		s.writer.roomLine.wakeAll()
+		return
+	}
+	s.calls.abandonMessageLocked(m, s.calls.timeoutErrorLocked(m, ErrTimeout))
+}
+
+// abandonMessage ends the unfinished calls of m without a reply.
+func (pc *pendingCalls) abandonMessage(m *pendingMessage, err error) {
+	s := pc.s
+	late := errors.Is(err, context.DeadlineExceeded) // before locking, because err may have a user's type (I5)
+	s.lock()
+	if late {
+		err = pc.timeoutErrorLocked(m, err)
+	}
+	pc.abandonMessageLocked(m, err)
+	s.unlock()
+}
+
+// abandonMessageLocked does the work of abandonMessage. Callers must hold s.mu.
+func (pc *pendingCalls) abandonMessageLocked(m *pendingMessage, err error) {
+	s := pc.s
+	s.mu.AssertHeld()
+	now := s.now()
+	for i := range m.calls {
+		pc.abandonCallLocked(&m.calls[i], now, err)
+	}
+	s.activity.markWorkEndLocked()
+}
+
+// abandonCallLocked ends a call without a reply. It reports whether the call was pending.
+// Callers must hold s.mu.
+func (pc *pendingCalls) abandonCallLocked(c *pendingCall, now time.Duration, err error) bool {
+	s := pc.s
+	s.mu.AssertHeld()
+	if !pc.table.abandonCall(c) {
+		return false
+	}
+	if s.cancellation != nil {
+		s.effects.abandonCall(c.id)
+	}
+	pc.completeCallLocked(c, now, nil, err)
+	return true
+}
+
+// cancelMember abandons the call of f, a member of a batch. The future does not wait for
+// the rest of the batch.
+func (pc *pendingCalls) cancelMember(f *Future, c *pendingCall) {
+	s := pc.s
+	s.lock()
+	if pc.abandonCallLocked(c, s.now(), ErrCancelled) {
+		s.effects.finishMember(f)
+	}
+	s.activity.markWorkEndLocked()
+	s.unlock()
+}
+
+// completeCallLocked stores the outcome of a call that was removed from the table (I3).
+// When s.mu is released after the last call of a message, the future is finished. Callers
+// must hold s.mu.
+func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, result []byte, err error) {
+	pc.s.mu.AssertHeld()
+	c.result, c.err = result, err
+	m := c.message
+	if m.openCalls--; m.openCalls > 0 {
+		return
+	}
+	pc.timeouts.removeDeadline(&m.deadline)
+	pc.releaseSlotLocked(m, now)
+	pc.s.effects.finishMessage(m)
+}
+
+// publishOutcome finishes the future of m, or signals the end to Session.Call.
+func (m *pendingMessage) publishOutcome() {
+	if m.future != nil {
+		m.future.publishOutcome()
+		return
+	}
+	m.calls[0].traceReply()
+	m.done <- struct{}{} // last use of m: the receiver returns m to the pool
+}
+
+// traceReply calls Trace.ReplyReceived on another goroutine, if set and if the call was
+// sent.
+func (c *pendingCall) traceReply() {
+	m := c.message
+	if m.messageSeq == 0 || m.session.trace.ReplyReceived == nil {
+		return
+	}
+	s, method, err, d := m.session, c.method, c.err, m.session.now()-m.started
+	s.pool.RunTask(func() { s.trace.ReplyReceived(s, method, err, d) })
+}
+
+// decodeResult decodes the result of a completed call into v. If v is nil, decodeResult
+// decodes nothing. If the call has failed, decodeResult returns the error of the call.
+func (c *pendingCall) decodeResult(v any) error {
+	if c.err != nil || v == nil {
+		return c.err
+	}
+	codec := c.message.session.codec
+	err := codec.Unmarshal(c.result, v)
+	if isObjectData(codec, c.result) && (err != nil || !takesObjectData(v)) {
+		err = errLooksLikeObject
+	}
+	switch {
+	case err != nil && !isPointer(v):
+		return fmt.Errorf("decode the result of %q: %w: pass a pointer to where the result goes, not a %T", c.method, bounded.Error(err), v)
+	case err != nil:
+		return fmt.Errorf("decode the result of %q: %w", c.method, bounded.Error(err))
+	}
+	return nil
+}
+
+// Future is a call that was sent, or that is to be sent in a [Batch]. All methods may be
+// called from any goroutine. The zero Future is no call, and has failed.
+type Future struct {
+	batch *batchPart // of a batch as a whole, or of a member; nil for a single call
+
+	mu        sync.Mutex // guards the fields below
+	phase     futurePhase
+	message   *pendingMessage // the last message with the call; nil before
+	call      *pendingCall    // in message; nil for a batch as a whole
+	err       error           // in futureFinished
+	stop      func() bool     // stops watching the context
+	done      chan struct{}   // made by Done, closed at the end
+	callbacks []func(*Future)
+}
+
+// futurePhase is the phase of a Future.
+type futurePhase uint8
+
+const (
+	futureZero      futurePhase = iota // no function of the package has made the Future
+	futureOpen                         // the call is unsent or pending
+	futureCancelled                    // Cancel was called in phase futureOpen
+	futureFinished                     // message, call and err do not change any more
+)
+
+// newFailedFuture returns a finished future with err.
+func newFailedFuture(err error) *Future { return &Future{phase: futureFinished, err: err} }
 
 // watchContext abandons the call when ctx ends, without a goroutine until then.
 func (f *Future) watchContext(ctx context.Context) {
 	if ctx.Done() == nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { f.session.calls.abandonCall(f, context.Cause(ctx)) })
+	m := f.message
+	stop := context.AfterFunc(ctx, func() { m.session.calls.abandonMessage(m, context.Cause(ctx)) })
 	f.mu.Lock()
 	f.stop = stop
-	finished := f.finished
+	finished := f.phase == futureFinished
 	f.mu.Unlock()
 	if finished {
 		stop()
 	}
-}
-
-// abandonCall ends an unfinished call without a reply.
-func (pc *pendingCalls) abandonCall(f *Future, err error) {
-	s := pc.s
-	late := errors.Is(err, context.DeadlineExceeded) // before locking, because err may have a user's type (I5)
-	s.lock()
-	if late {
-		err = pc.timeoutErrorLocked(f, err)
-	}
-	pc.abandonCallLocked(f, err)
-	s.unlock()
-}
-
-// abandonCallLocked removes a call, or every pending call of a batch, from the table.
-// Callers must hold s.mu.
-func (pc *pendingCalls) abandonCallLocked(f *Future, err error) {
-	s := pc.s
-	s.mu.AssertHeld()
-	now := s.now()
-	calls := f.members
-	if calls == nil {
-		calls = []*Future{f}
-	}
-	for _, c := range calls {
-		if !pc.table.abandonCall(c) {
-			continue
-		}
-		if s.cancellation != nil {
-			s.effects.abandonCall(c.id)
-		}
-		if c == f && f.batch != nil {
-			s.effects.finishFuture(f) // a member abandoned alone does not wait for the batch
-		}
-		pc.completeCallLocked(c, now, nil, err)
-	}
-	s.activity.markWorkEndLocked()
-}
-
-func newFuture(s *Session, method string) *Future {
-	return &Future{session: s, method: method}
-}
-
-// newFailedFuture returns a finished future with err.
-func newFailedFuture(s *Session, method string, err error) *Future {
-	f := newFuture(s, method)
-	f.failUnsent(err)
-	return f
 }
 
 // errZeroFuture is the error of a Future that no function of the package has made.
@@ -272,8 +386,8 @@ var errZeroFuture = errors.New("rpcx: a zero Future is no call: Session.Go, Sess
 
 // checkZeroLocked makes a zero Future fail. Callers must hold f.mu.
 func (f *Future) checkZeroLocked() {
-	if f.session == nil && f.batch == nil && f.members == nil && !f.finished {
-		f.finished, f.err = true, errZeroFuture
+	if f.phase == futureZero {
+		f.phase, f.err = futureFinished, errZeroFuture
 	}
 }
 
@@ -284,19 +398,20 @@ func (f *Future) Done() <-chan struct{} {
 	f.checkZeroLocked()
 	if f.done == nil {
 		f.done = make(chan struct{})
-		if f.finished {
+		if f.phase == futureFinished {
 			close(f.done)
 		}
 	}
 	return f.done
 }
 
-// isFinished reports whether the call has finished, so that result and err may be read.
+// isFinished reports whether the call has finished, so that err and the result of the call
+// may be read.
 func (f *Future) isFinished() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.checkZeroLocked()
-	return f.finished
+	return f.phase == futureFinished
 }
 
 // Err returns the error of the finished call. If the call has succeeded or has not
@@ -328,10 +443,13 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 
 // waitUntilFinished waits until the call has finished, or returns the cause of ctx's end.
 func (f *Future) waitUntilFinished(ctx context.Context) error {
-	if s := f.session; s != nil { // nil in an unsent batch
+	f.mu.Lock()
+	m := f.message
+	f.mu.Unlock()
+	if m != nil { // nil in an unsent batch
 		h := handlerOf(ctx)
-		s.requests.beginReplyWait(h)
-		defer s.requests.endReplyWait(h)
+		m.session.requests.beginReplyWait(h)
+		defer m.session.requests.endReplyWait(h)
 	}
 	select {
 	case <-f.Done():
@@ -345,46 +463,15 @@ func (f *Future) waitUntilFinished(ctx context.Context) error {
 // call has failed, Decode returns the error of the call; before the end of the call,
 // [ErrNotDone]. The future of a batch has no result to decode.
 func (f *Future) Decode(v any) error {
-	if !f.isFinished() {
+	switch {
+	case !f.isFinished():
 		return ErrNotDone
-	}
-	if f.members != nil && f.err == nil && v != nil {
+	case f.err != nil || v == nil:
+		return f.err
+	case f.call == nil:
 		return errors.New("rpcx: a batch has no result of its own")
 	}
-	return f.decode(v)
-}
-
-func (f *Future) decode(v any) error {
-	if f.err != nil || v == nil {
-		return f.err
-	}
-	err := f.session.codec.Unmarshal(f.result, v)
-	if isObjectData(f.session.codec, f.result) && (err != nil || !takesObjectData(v)) {
-		err = errLooksLikeObject
-	}
-	switch {
-	case err != nil && !isPointer(v):
-		return fmt.Errorf("decode the result of %q: %w: pass a pointer to where the result goes, not a %T", f.method, bounded.Error(err), v)
-	case err != nil:
-		return fmt.Errorf("decode the result of %q: %w", f.method, bounded.Error(err))
-	}
-	return nil
-}
-
-// fillDestinations decodes results into the destinations given to [Batch.Call], once, and
-// returns the error of the call or of the decoding.
-func (f *Future) fillDestinations() error {
-	if f.members == nil && f.dest == nil {
-		return f.err
-	}
-	f.filled.Do(func() {
-		if f.members == nil {
-			f.fillErr = f.Decode(f.dest)
-			return
-		}
-		f.fillErr = batchError(f.members, (*Future).fillDestinations)
-	})
-	return f.fillErr
+	return f.call.decodeResult(v)
 }
 
 // Cancel gives the call up. If the call has not finished, the error is [ErrCancelled].
@@ -393,45 +480,19 @@ func (f *Future) fillDestinations() error {
 func (f *Future) Cancel() {
 	f.mu.Lock()
 	f.checkZeroLocked()
-	s := f.session
-	f.cancelled = true
-	if s == nil && !f.finished {
-		f.err = ErrCancelled // the batch is unsent, and will omit the member
+	if f.phase == futureOpen {
+		f.phase = futureCancelled
 	}
+	m, c := f.message, f.call
 	f.mu.Unlock()
-	if s == nil {
-		f.publishOutcome()
-	} else {
-		s.calls.abandonCall(f, ErrCancelled) // if f is not registered yet, queueBatch abandons f
+	switch {
+	case m == nil: // the batch is unsent, and will omit the member
+		f.finish(ErrCancelled)
+	case m.isBatch && c != nil:
+		m.session.calls.cancelMember(f, c) // if c is not registered yet, queueBatch cancels f
+	default:
+		m.session.calls.abandonMessage(m, ErrCancelled)
 	}
-}
-
-// failUnsent finishes a call outside the table with err.
-func (f *Future) failUnsent(err error) {
-	f.mu.Lock()
-	if !f.finished {
-		f.err = err
-	}
-	f.mu.Unlock()
-	f.publishOutcome()
-}
-
-// assignSession sets the session and the id of a batch member. It reports whether the
-// member is to be sent: not after Cancel.
-func (f *Future) assignSession(s *Session) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.cancelled {
-		return false
-	}
-	f.session, f.id = s, s.calls.table.newID()
-	return true
-}
-
-func (f *Future) isCancelled() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.cancelled
 }
 
 // OnDone runs callback on a separate goroutine when the call has finished, or at once if
@@ -440,7 +501,7 @@ func (f *Future) OnDone(callback func(*Future)) {
 	mustHave("Future.OnDone", "callback", callback)
 	f.mu.Lock()
 	f.checkZeroLocked()
-	if !f.finished {
+	if f.phase != futureFinished {
 		f.callbacks = append(f.callbacks, callback)
 		f.mu.Unlock()
 		return
@@ -450,62 +511,42 @@ func (f *Future) OnDone(callback func(*Future)) {
 }
 
 func (f *Future) runCallback(task func()) {
-	if f.session != nil {
-		f.session.pool.RunTask(task)
+	if f.message != nil {
+		f.message.session.pool.RunTask(task)
 		return
 	}
 	// Owner: the caller of OnDone. End: the callback returns.
 	go task()
 }
 
-// expectsReply reports whether the message expects a reply. A batch in which only
-// notifications are sent does not.
-func (f *Future) expectsReply() bool {
-	return f.members == nil || slices.ContainsFunc(f.members, (*Future).isSent)
-}
-
-// isSent reports whether a member of a batch is sent: not after an earlier Cancel.
-func (f *Future) isSent() bool { return f.session != nil }
-
-// completeCallLocked stores the outcome of a call that was removed from the table (I3).
-// The future is finished when s.mu is released. A batch is finished as a whole, after the
-// last member. Callers must hold s.mu.
-func (pc *pendingCalls) completeCallLocked(f *Future, now time.Duration, result []byte, err error) {
-	pc.s.mu.AssertHeld()
-	f.result, f.err = result, err
-	whole := f
-	if f.batch != nil {
-		if f.batch.openMembers--; f.batch.openMembers > 0 {
-			return
-		}
-		whole = f.batch.whole
-	}
-	pc.timeouts.removeDeadline(&whole.deadline)
-	pc.releaseSlotLocked(f, now)
-	pc.s.effects.finishFuture(whole)
-}
-
-// publishOutcome marks the future as finished, starts the callbacks and signals done.
+// publishOutcome finishes f with the outcome of the call. If f is a batch, the outcomes
+// of all members come first.
 func (f *Future) publishOutcome() {
+	switch members := f.members(); {
+	case members != nil:
+		for _, member := range members {
+			member.publishOutcome()
+		}
+		f.finish(batchError(members, func(member *Future) error { return member.err }))
+	case f.call == nil: // cancelled before the batch was sent
+		f.finish(ErrCancelled)
+	default:
+		f.finish(f.call.err)
+	}
+}
+
+// finish stores the error of the call, starts the callbacks and signals done. Only the
+// first outcome counts.
+func (f *Future) finish(err error) {
 	f.mu.Lock()
-	if f.finished {
+	if f.phase == futureFinished {
 		f.mu.Unlock()
 		return
 	}
-	if f.members != nil {
-		f.mu.Unlock()
-		for _, member := range f.members {
-			member.publishOutcome()
-		}
-		f.mu.Lock()
-		f.err = batchError(f.members, func(m *Future) error { return m.err })
+	if f.call != nil {
+		f.call.traceReply()
 	}
-	if f.messageSeq > 0 && f.members == nil && f.session.trace.ReplyReceived != nil {
-		trace := f.session.trace.ReplyReceived
-		s, method, err, d := f.session, f.method, f.err, f.session.now()-f.started
-		f.runCallback(func() { trace(s, method, err, d) })
-	}
-	f.finished = true
+	f.phase, f.err = futureFinished, err
 	stop, callbacks, done := f.stop, f.callbacks, f.done
 	f.callbacks = nil
 	f.mu.Unlock()
@@ -516,24 +557,7 @@ func (f *Future) publishOutcome() {
 	for _, callback := range callbacks {
 		f.runCallback(func() { callback(f) })
 	}
-	switch {
-	case done == nil:
-	case cap(done) > 0:
-		done <- struct{}{} // last use of f: the receiver returns f to the pool
-	default:
+	if done != nil {
 		close(done)
 	}
-}
-
-// expireLocked implements [expirer]. Limits.RequestTimeout has passed. Callers must hold
-// s.mu.
-func (f *Future) expireLocked(s *Session) {
-	s.mu.AssertHeld()
-	if f.messageSeq == 0 { // the sender still waits for a slot or for room
-		f.expired = true
-		s.calls.limiter.line.wakeAll()
-		s.writer.roomLine.wakeAll()
-		return
-	}
-	s.calls.abandonCallLocked(f, s.calls.timeoutErrorLocked(f, ErrTimeout))
 }

@@ -16,7 +16,7 @@ import (
 // s.mu.
 type callTable struct {
 	lastID  atomic.Uint64 // the next id; at the start, Options.FirstID
-	calls   []pendingCall // sorted by id; most calls come and go in this order
+	calls   []tableEntry  // sorted by id; most calls come and go in this order
 	pending int           // number of calls without a reply
 
 	abandoned       []idRange // ids of abandoned calls; if full, the oldest is at oldestAbandoned
@@ -29,10 +29,10 @@ type idRange struct {
 	answered    []bool // by id, from first on; nil if replies come in order
 }
 
-// pendingCall is an entry of a callTable. If call is nil, the entry is a gap.
-type pendingCall struct {
+// tableEntry is an entry of a callTable. If call is nil, the entry is a gap.
+type tableEntry struct {
 	id   uint64
-	call *Future
+	call *pendingCall
 }
 
 // newID returns the next id, counting from Options.FirstID (I8).
@@ -41,9 +41,9 @@ func (t *callTable) newID() uint64 { return t.lastID.Add(1) - 1 }
 // addCalls registers calls, which are sorted by id. The usual place of new calls is the
 // end of the table. If calls with later ids were registered before, addCalls moves each of
 // the later calls once, for any number of new calls.
-func (t *callTable) addCalls(calls ...*Future) {
+func (t *callTable) addCalls(calls []pendingCall) {
 	if len(t.calls)+len(calls) > cap(t.calls) && t.pending <= len(t.calls)/2 {
-		t.calls = slices.DeleteFunc(t.calls, func(c pendingCall) bool { return c.call == nil })
+		t.calls = slices.DeleteFunc(t.calls, func(c tableEntry) bool { return c.call == nil })
 	}
 	end := len(t.calls)
 	t.calls = slices.Grow(t.calls, len(calls))[:end+len(calls)]
@@ -51,14 +51,14 @@ func (t *callTable) addCalls(calls ...*Future) {
 		for ; end > 0 && t.calls[end-1].id > calls[i].id; end-- {
 			t.calls[end+i] = t.calls[end-1]
 		}
-		t.calls[end+i] = pendingCall{calls[i].id, calls[i]}
+		t.calls[end+i] = tableEntry{calls[i].id, &calls[i]}
 	}
 	t.pending += len(calls)
 }
 
 // find returns the pending call with the given id, or nil, and the index of the id in the
 // table.
-func (t *callTable) find(id uint64) (*Future, int) {
+func (t *callTable) find(id uint64) (*pendingCall, int) {
 	i, end := 0, len(t.calls)
 	for i < end {
 		if half := int(uint(i+end) / 2); t.calls[half].id < id {
@@ -75,9 +75,9 @@ func (t *callTable) find(id uint64) (*Future, int) {
 
 // remove removes a call and reports whether the call was pending. The goroutine that
 // removes a call completes the call (I3).
-func (t *callTable) remove(f *Future) bool {
-	found, i := t.find(f.id)
-	if found != f {
+func (t *callTable) remove(c *pendingCall) bool {
+	found, i := t.find(c.id)
+	if found != c {
 		return false
 	}
 	t.delete(i)
@@ -96,25 +96,25 @@ func (t *callTable) delete(i int) {
 
 // abandonCall removes a call and remembers the id, because the reply may still come. It
 // reports whether the call was pending.
-func (t *callTable) abandonCall(f *Future) bool {
-	if !t.remove(f) {
+func (t *callTable) abandonCall(c *pendingCall) bool {
+	if !t.remove(c) {
 		return false
 	}
-	t.rememberAbandoned(f)
+	t.rememberAbandoned(c)
 	return true
 }
 
 // rememberAbandoned stores the id of an abandoned call. Consecutive ids of a batch share a
 // range, so that a long batch does not displace earlier ids.
-func (t *callTable) rememberAbandoned(f *Future) {
-	if n := len(t.abandoned); n > 0 && f.batch != nil {
+func (t *callTable) rememberAbandoned(c *pendingCall) {
+	if n := len(t.abandoned); n > 0 && c.message.isBatch {
 		newest := &t.abandoned[(t.oldestAbandoned+n-1)%n]
-		if newest.first <= newest.last && newest.last+1 == f.id {
+		if newest.first <= newest.last && newest.last+1 == c.id {
 			newest.last++
 			return
 		}
 	}
-	t.keepRange(idRange{first: f.id, last: f.id})
+	t.keepRange(idRange{first: c.id, last: c.id})
 }
 
 // keepRange stores a range of abandoned ids. If abandoned is full, the new range replaces
@@ -170,26 +170,26 @@ const (
 
 // matchReply finds the call for a response with the given id, and removes the call from
 // the table. The caller must complete the call.
-func (t *callTable) matchReply(id ID) (*Future, matchKind) {
+func (t *callTable) matchReply(id ID) (*pendingCall, matchKind) {
 	n, err := strconv.ParseUint(string(id), 10, 64)
 	if err != nil {
 		return nil, unexpected
 	}
-	f, at := t.find(n)
-	if f == nil {
+	c, at := t.find(n)
+	if c == nil {
 		if t.takeAbandoned(n) {
 			return nil, late
 		}
 		return nil, unexpected
 	}
 	t.delete(at)
-	return f, matched
+	return c, matched
 }
 
 // onlyCall returns the only call that a response of unknown id can answer. If several
 // calls are candidates, or the reply to an abandoned call may still come, onlyCall returns
 // nil. If the response is an array, a batch counts as a single call.
-func (t *callTable) onlyCall(array bool) (only *Future) {
+func (t *callTable) onlyCall(array bool) (only *pendingCall) {
 	if t.awaitsAbandoned() {
 		return nil
 	}
@@ -198,7 +198,7 @@ func (t *callTable) onlyCall(array bool) (only *Future) {
 		case c.call == nil:
 		case only == nil:
 			only = c.call
-		case !array || only.batch == nil || c.call.batch != only.batch:
+		case !array || c.call.message != only.message:
 			return nil
 		}
 	}
@@ -228,13 +228,13 @@ func (t *callTable) awaitsReply(id ID) bool {
 			return false
 		}
 	}
-	f, _ := t.find(n)
-	return f != nil || slices.ContainsFunc(t.abandoned, func(r idRange) bool { return r.first <= n && n <= r.last })
+	c, _ := t.find(n)
+	return c != nil || slices.ContainsFunc(t.abandoned, func(r idRange) bool { return r.first <= n && n <= r.last })
 }
 
 // pendingCalls returns the pending calls in the order of ids.
-func (t *callTable) pendingCalls() []*Future {
-	calls := make([]*Future, 0, t.pending)
+func (t *callTable) pendingCalls() []*pendingCall {
+	calls := make([]*pendingCall, 0, t.pending)
 	for _, c := range t.calls {
 		if c.call != nil {
 			calls = append(calls, c.call)
@@ -316,9 +316,9 @@ func (o *callLimiter) isFree() bool { return o.taken < o.limit }
 func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) == 0 }
 
 // checkSendableLocked returns the reason why a message can no longer be sent, or nil. h is
-// the sending handler, or nil; call is the call to be sent, or nil. Callers must hold
-// s.mu.
-func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, call *Future) error {
+// the sending handler, or nil; m is the message if it expects a reply, or nil. Callers
+// must hold s.mu.
+func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, m *pendingMessage) error {
 	s := w.s
 	s.mu.AssertHeld()
 	switch {
@@ -326,23 +326,18 @@ func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, call *Fut
 		return ErrClosed // while draining, only running handlers may send
 	case s.life.state >= stateClosing:
 		return s.closedErrorLocked()
-	case call != nil && s.input.closed:
+	case m != nil && s.input.closed:
 		return &endedError{errInputClosed}
 	}
 	return nil
 }
 
-// releaseSlotLocked releases the slot of a call or batch that finished at the given time.
-// Callers must hold s.mu.
-func (pc *pendingCalls) releaseSlotLocked(f *Future, at time.Duration) {
-	s := pc.s
-	s.mu.AssertHeld()
-	switch {
-	case pc.limiter.off():
-	case f.batch != nil:
-		pc.limiter.releaseAfterReply(at-f.started, len(f.batch.entries), s.limits)
-	default:
-		pc.limiter.releaseAfterReply(at-f.started, 1, s.limits)
+// releaseSlotLocked releases the slot of a message whose last call finished at the given
+// time. Callers must hold s.mu.
+func (pc *pendingCalls) releaseSlotLocked(m *pendingMessage, at time.Duration) {
+	pc.s.mu.AssertHeld()
+	if !pc.limiter.off() {
+		pc.limiter.releaseAfterReply(at-m.started, m.items, pc.s.limits)
 	}
 }
 
@@ -357,10 +352,10 @@ const (
 	fromNobody                  // the session itself: never waits; without room, the message is dropped
 )
 
-// sendMessage frames sc.msg and queues the frame. If register is not nil, the call, or the
-// future of a batch, is registered before (I4). If sendMessage has to wait for room, the
-// end of ctx or of the session ends the wait with an error.
-func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *Future) error {
+// sendMessage frames sc.msg and queues the frame. If register is not nil, the calls of
+// register are registered before (I4). If sendMessage has to wait for room, the end of ctx
+// or of the session ends the wait with an error.
+func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *pendingMessage) error {
 	if err := w.frameMessage(sc); err != nil {
 		return err
 	}
@@ -368,7 +363,7 @@ func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMod
 }
 
 // sendFrame queues sc.frame as sendMessage does. h is the sending handler, or nil.
-func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) error {
+func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *pendingMessage) error {
 	s := w.s
 	s.lock()
 	lent, err := w.enqueueFrameLocked(ctx, h, sc, from, register)
@@ -388,7 +383,7 @@ func (w *writer) frameMessage(sc *encodeBuffer) (err error) {
 // enqueueFrameLocked queues sc.frame. If lent is true, the outbox does not hold the frame:
 // the caller has the write side of the connection, and must call writeDirectly after
 // releasing s.mu. Callers must hold s.mu, which is released during a wait for room.
-func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *Future) (lent bool, err error) {
+func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *pendingMessage) (lent bool, err error) {
 	s := w.s
 	s.mu.AssertHeld()
 	if h != nil && h.session == s && h.waits.handlerReturned {
@@ -427,7 +422,7 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 		return false, s.closedErrorLocked()
 	}
 	if register != nil {
-		s.calls.registerCallLocked(register)
+		s.calls.registerMessageLocked(register)
 	}
 	s.cost.addTrafficLocked(size)
 	if from != fromNobody {
@@ -439,9 +434,6 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 	}
 	if register != nil {
 		register.messageSeq = w.queuedMessages
-		for _, member := range register.members {
-			member.messageSeq = w.queuedMessages
-		}
 	}
 	s.stats.MessagesSent++
 	return lent, nil
@@ -465,12 +457,12 @@ func (w *writer) writeDirectly(frame []byte) {
 
 // mayWriteDirectlyLocked reports whether the message is the only activity of the session:
 // the only pending call, or the reply to the only request. Callers must hold s.mu.
-func (w *writer) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
+func (w *writer) mayWriteDirectlyLocked(from sendMode, m *pendingMessage) bool {
 	s := w.s
 	s.mu.AssertHeld()
 	switch from {
 	case fromCaller:
-		return call != nil && s.calls.table.pending == 1
+		return m != nil && s.calls.table.pending == 1
 	case fromHandler:
 		return s.requests.running == 1 && s.requests.count == 0
 	}
@@ -478,19 +470,19 @@ func (w *writer) mayWriteDirectlyLocked(from sendMode, call *Future) bool {
 }
 
 // waitToSendLocked waits until sc.frame fits into the outbox and no earlier sender waits.
-// If call is not nil, waitToSendLocked first takes a slot for the call. A handler h of the
+// If m expects a reply, waitToSendLocked first takes a slot for m. A handler h of the
 // session takes a slot without waiting, because the calls in the slots may wait for
 // replies of the handler. Callers must hold s.mu, which is released during a wait.
-func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, call *Future) error {
+func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, m *pendingMessage) error {
 	s := w.s
 	s.mu.AssertHeld()
-	if call != nil && !call.expectsReply() {
-		call = nil
+	if m != nil && !m.expectsReply() {
+		m = nil
 	}
-	if call != nil {
+	if m != nil {
 		if own := h != nil && h.session == s; !own && !s.calls.limiter.hasFree() {
 			s.requests.changeWaitsLocked(h, 1, 0)
-			err := w.waitInLineLocked(ctx, &s.calls.limiter.line, h, from, call, s.calls.limiter.isFree)
+			err := w.waitInLineLocked(ctx, &s.calls.limiter.line, h, from, m, s.calls.limiter.isFree)
 			s.requests.changeWaitsLocked(h, -1, 0)
 			if err != nil {
 				return err
@@ -498,7 +490,7 @@ func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *en
 		}
 		s.calls.limiter.takeSlot()
 	}
-	err := w.checkSendableLocked(h, from, call)
+	err := w.checkSendableLocked(h, from, m)
 	if n := len(sc.frame); err == nil && !(len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n)) {
 		sc.msg = nil // a waiting sender keeps a single copy
 		if cap(sc.frame) > 2*n {
@@ -507,35 +499,36 @@ func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *en
 		w.waitingBytes += n
 		s.memory.reportMemoryLocked()
 		s.requests.changeWaitsLocked(h, 0, 1)
-		err = w.waitInLineLocked(ctx, &w.roomLine, h, from, call, func() bool { return w.hasRoomLocked(n) })
+		err = w.waitInLineLocked(ctx, &w.roomLine, h, from, m, func() bool { return w.hasRoomLocked(n) })
 		s.requests.changeWaitsLocked(h, 0, -1)
 		w.waitingBytes -= n
 		s.requests.startWorkerIfNeededLocked() // a waiting sender prevents new workers
 	}
-	if err != nil && call != nil {
+	if err != nil && m != nil {
 		s.calls.limiter.releaseSlot()
 	}
 	return err
 }
 
 // waitInLineLocked waits until the caller is first in l and ready returns true. If ctx
-// ends, or nothing can be sent any more, waitInLineLocked fails. The first wait of a call
-// starts Limits.RequestTimeout. Callers must hold s.mu, which is released during a wait.
-func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, call *Future, ready func() bool) error {
+// ends, or nothing can be sent any more, waitInLineLocked fails. If m is not nil, the first
+// wait starts Limits.RequestTimeout. Callers must hold s.mu, which is released during a
+// wait.
+func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, m *pendingMessage, ready func() bool) error {
 	s := w.s
 	s.mu.AssertHeld()
-	if call != nil {
-		s.calls.startCallTimeoutLocked(call, s.now())
+	if m != nil {
+		s.calls.startCallTimeoutLocked(m, s.now())
 	}
 	err := l.waitTurn(ctx, (*locker)(s), func() (bool, error) {
-		err := w.checkSendableLocked(h, from, call)
-		if err == nil && call != nil && call.expired {
+		err := w.checkSendableLocked(h, from, m)
+		if err == nil && m != nil && m.expired {
 			err = ErrTimeout
 		}
 		return ready(), err
 	})
-	if err != nil && call != nil {
-		s.calls.timeouts.removeDeadline(&call.deadline)
+	if err != nil && m != nil {
+		s.calls.timeouts.removeDeadline(&m.deadline)
 	}
 	return err
 }

@@ -61,7 +61,7 @@ func (p *Proxy) Call(ctx context.Context, result any, method string, args ...any
 // Go is Call without waiting; see [Session.Go].
 func (p *Proxy) Go(ctx context.Context, method string, args ...any) *Future {
 	if err := p.checkMethod(method); err != nil {
-		return newFailedFuture(p.session, method, err)
+		return newFailedFuture(err)
 	}
 	return p.session.Go(ctx, p.pathTo(method), arrangeParams(args))
 }

@@ -502,3 +502,61 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *
 	}
 	return e
 }
+
+// sendReplies sends the replies. h is the handler of the last member, or nil. No other
+// goroutine has the batch any more.
+func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
+	s.lock()
+	s.memory.batchReplies -= b.reservedBytes
+	s.unlock()
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	err := b.frameReplies(s, sc)
+	b.replies, b.spans = nil, nil // a waiting sender keeps a single copy
+	clear(sc.parts)
+	if err == nil {
+		_ = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
+	}
+	s.lock()
+	b.sending = false
+	s.unlock()
+	if b.disconnect { // final, because sending was true until now
+		s.closePolitely(ErrClosed)
+	}
+}
+
+// frameReplies frames the replies as a single message. If the message is too large, errors
+// replace the largest replies. If the message is still too large, a single error replaces
+// the message.
+func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
+	err := b.joinReplies(s, sc)
+	size, ok := errors.AsType[*SizeError](err)
+	if !ok {
+		return err
+	}
+	e := responseTooLarge(size.Limit)
+	s.lock()
+	s.logs.logPeerLaterLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
+		slog.Int("members", len(b.members)), byteLimitAttr(size.Field, size.Limit))
+	s.unlock()
+	b.shrinkReplies(s, sc, e, size.Size-size.Limit)
+	if err = b.joinReplies(s, sc); err == nil {
+		return nil
+	}
+	s.requests.encodeError(sc, nil, e)
+	return s.writer.frameMessage(sc)
+}
+
+// joinReplies joins the replies into a single message and frames the message.
+func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
+	sc.parts = sc.parts[:0]
+	for _, sp := range b.spans {
+		if sp.end > sp.start {
+			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
+		}
+	}
+	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {
+		return err
+	}
+	return s.writer.frameMessage(sc)
+}

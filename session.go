@@ -335,29 +335,29 @@ func (s *Session) traceConnected() {
 	}
 }
 
-// pool has what the sessions of a server reuse: goroutines, and Futures for Session.Call.
+// pool has what the sessions of a server reuse: goroutines, and soleCalls for Session.Call.
 // Each Server, dialled session or Pipe has a pool.
 type pool struct {
 	gopool.Pool
 	calls sync.Pool
 }
 
-// takeFuture returns a Future for Session.Call. Only the caller sees the Future, so a
-// single value in done signals the end, and the Future can be reused. Only the same pool
-// reuses the Future: a channel must not leave its testing/synctest bubble.
-func (p *pool) takeFuture(s *Session, method string) *Future {
-	f, ok := p.calls.Get().(*Future)
+// takeCall returns a soleCall for Session.Call. Only the caller waits for the end, so a
+// single value in done signals the end, and the soleCall can be reused. Only the same pool
+// reuses the soleCall: a channel must not leave its testing/synctest bubble.
+func (p *pool) takeCall(s *Session, method string) *soleCall {
+	c, ok := p.calls.Get().(*soleCall)
 	if !ok {
-		f = &Future{done: make(chan struct{}, 1)}
+		c = &soleCall{message: pendingMessage{done: make(chan struct{}, 1)}}
 	}
-	f.session, f.method = s, method
-	return f
+	c.begin(s, method)
+	return c
 }
 
-// putFuture returns a Future to the pool. The value in done was received, or never sent.
-func (p *pool) putFuture(f *Future) {
-	*f = Future{done: f.done}
-	p.calls.Put(f)
+// putCall returns a soleCall to the pool. The value in done was received, or never sent.
+func (p *pool) putCall(c *soleCall) {
+	c.begin(nil, "")
+	p.calls.Put(c)
 }
 
 // Protocol returns the protocol of the session. Auto-detection replaces its own protocol

@@ -255,13 +255,13 @@ func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 	s := pc.s
 	s.mu.AssertHeld()
 	now := s.now()
-	for _, f := range pc.table.pendingCalls() {
-		written := f.messageSeq <= s.writer.writtenMessages
+	for _, c := range pc.table.pendingCalls() {
+		written := c.message.messageSeq <= s.writer.writtenMessages
 		if !written && !unwritten {
 			continue
 		}
-		pc.table.remove(f)
-		pc.completeCallLocked(f, now, nil, &ConnectionError{written, cause})
+		pc.table.remove(c)
+		pc.completeCallLocked(c, now, nil, &ConnectionError{written, cause})
 	}
 }
 

@@ -64,15 +64,15 @@ type hintedTimeoutError struct {
 func (e *hintedTimeoutError) Error() string { return e.err.Error() + "; " + e.hint }
 func (e *hintedTimeoutError) Unwrap() error { return e.err }
 
-// timeoutErrorLocked returns err, the timeout error of the call f. If the input meanwhile
+// timeoutErrorLocked returns err, the timeout error of the calls of m. If the input meanwhile
 // may have contained the reply, the result has a hint. Callers must hold s.mu.
-func (pc *pendingCalls) timeoutErrorLocked(f *Future, err error) error {
+func (pc *pendingCalls) timeoutErrorLocked(m *pendingMessage, err error) error {
 	s := pc.s
 	s.mu.AssertHeld()
 	if like := s.reader.recognizeStalledInputLocked(); like != "" {
 		return &hintedTimeoutError{err, stalledInputText + ": it looks like " + like}
 	}
-	if bad := s.faults.last; bad != nil && f.messageSeq > 0 && f.messageSeq <= bad.queuedBefore {
+	if bad := s.faults.last; bad != nil && m.messageSeq > 0 && m.messageSeq <= bad.queuedBefore {
 		return &hintedTimeoutError{err, "a bad message came meanwhile: " + bad.err.Error()}
 	}
 	return err
@@ -172,12 +172,12 @@ func (r *reader) completeRefusedCallsLocked(now time.Duration, err error) bool {
 		return false
 	}
 	calls := s.calls.table.pendingCalls()
-	if len(calls) == 0 || slices.ContainsFunc(calls, func(f *Future) bool { return f.messageSeq != s.writer.queuedMessages }) {
+	if len(calls) == 0 || slices.ContainsFunc(calls, func(c *pendingCall) bool { return c.message.messageSeq != s.writer.queuedMessages }) {
 		return false
 	}
-	for _, f := range calls {
-		s.calls.table.remove(f)
-		s.calls.completeCallLocked(f, now, nil, err)
+	for _, c := range calls {
+		s.calls.table.remove(c)
+		s.calls.completeCallLocked(c, now, nil, err)
 	}
 	s.calls.lastReplyMark = s.writer.queuedMessages
 	return true
@@ -187,7 +187,7 @@ func (r *reader) completeRefusedCallsLocked(now time.Duration, err error) bool {
 // string with a number. If the protocol distinguishes the string from the number, the
 // call fails: no other call can be meant, and no better reply will come. Callers must
 // hold s.mu.
-func (r *reader) takeCallByStringLocked(id ID, err error) (*Future, matchKind, error) {
+func (r *reader) takeCallByStringLocked(id ID, err error) (*pendingCall, matchKind, error) {
 	s := r.s
 	s.mu.AssertHeld()
 	p, ok := s.Protocol().(interface{ loose() bool })
@@ -198,11 +198,11 @@ func (r *reader) takeCallByStringLocked(id ID, err error) (*Future, matchKind, e
 	if !ok {
 		return nil, unexpected, err
 	}
-	f, what := s.calls.table.matchReply(strconv.AppendUint(nil, number, 10))
+	c, what := s.calls.table.matchReply(strconv.AppendUint(nil, number, 10))
 	if what == matched && !p.loose() {
 		err = protocolErrorf(CodeInvalidRequest, "the id of the response is the string %s, not the number %d", excerpt(id), number)
 	}
-	return f, what, err
+	return c, what, err
 }
 
 // stringNumber returns the number in the id of a response, if the id is a string with a

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http/httptest"
@@ -668,30 +669,30 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 	for seed := range uint64(50) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		var table callTable
-		pending := map[uint64]*Future{}
-		var coming []*Future // have their ids, and are not registered
+		pending := map[uint64]*pendingCall{}
+		var coming []pendingCall // have their ids, and are not registered
 		most := 1 + rnd.IntN(100)
 		for range 5000 {
 			switch n := rnd.IntN(10); {
 			case n < 5 && len(pending) < most:
-				f := &Future{id: table.newID()}
-				if coming = append(coming, f); len(coming) < 1+rnd.IntN(4) {
+				c := pendingCall{id: table.newID(), message: new(pendingMessage)}
+				if coming = append(coming, c); len(coming) < 1+rnd.IntN(4) {
 					continue
 				}
 				rnd.Shuffle(len(coming), func(i, j int) { coming[i], coming[j] = coming[j], coming[i] })
 				some := rnd.IntN(len(coming)) // together, as those of a batch
-				slices.SortFunc(coming[:some], func(a, b *Future) int { return int(a.id) - int(b.id) })
-				table.addCalls(coming[:some]...)
-				for _, f := range coming[some:] {
-					table.addCalls(f)
+				slices.SortFunc(coming[:some], func(a, b pendingCall) int { return int(a.id) - int(b.id) })
+				table.addCalls(coming[:some])
+				for i := some; i < len(coming); i++ {
+					table.addCalls(coming[i : i+1])
 				}
-				for _, f := range coming {
-					pending[f.id] = f
+				for i := range coming {
+					pending[coming[i].id] = &coming[i]
 				}
 				coming = nil
 			case n < 6:
-				f := &Future{id: rnd.Uint64N(table.lastID.Load() + 2)}
-				if table.remove(f) {
+				c := &pendingCall{id: rnd.Uint64N(table.lastID.Load() + 2)}
+				if table.remove(c) {
 					t.Fatalf("seed %d: a call that is not in the table was removed from it", seed)
 				}
 			default:
@@ -702,8 +703,8 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 					if !table.remove(want) {
 						t.Fatalf("seed %d: call %d was not removed", seed, id)
 					}
-				} else if f, _ := table.matchReply(strconv.AppendUint(nil, id, 10)); f != want {
-					t.Fatalf("seed %d: for id %d got %v, want %v", seed, id, f, want)
+				} else if c, _ := table.matchReply(strconv.AppendUint(nil, id, 10)); c != want {
+					t.Fatalf("seed %d: for id %d got %v, want %v", seed, id, c, want)
 				}
 			}
 			if table.pending != len(pending) {
@@ -714,12 +715,12 @@ func TestTableFindsWhatAMapFinds(t *testing.T) {
 			}
 		}
 		all := table.pendingCalls()
-		if len(all) != len(pending) || !slices.IsSortedFunc(all, func(a, b *Future) int { return int(a.id) - int(b.id) }) {
+		if len(all) != len(pending) || !slices.IsSortedFunc(all, func(a, b *pendingCall) int { return int(a.id) - int(b.id) }) {
 			t.Fatalf("seed %d: all returns %d calls, want %d in order", seed, len(all), len(pending))
 		}
-		for _, f := range all {
-			if pending[f.id] != f {
-				t.Fatalf("seed %d: call %d is not pending", seed, f.id)
+		for _, c := range all {
+			if pending[c.id] != c {
+				t.Fatalf("seed %d: call %d is not pending", seed, c.id)
 			}
 		}
 	}
@@ -737,15 +738,14 @@ func TestTableRemembersALongBatch(t *testing.T) {
 		"every other":      func(i int) int { return (2*i + i/(long/2)) % long },
 	} {
 		var table callTable
-		before := &Future{id: table.newID()}
-		calls := []*Future{before}
-		for batch := new(Batch); len(calls) <= long; {
-			calls = append(calls, &Future{id: table.newID(), batch: batch})
+		calls := []pendingCall{{id: table.newID(), message: new(pendingMessage)}}
+		for batch := (&pendingMessage{isBatch: true}); len(calls) <= long; {
+			calls = append(calls, pendingCall{id: table.newID(), message: batch})
 		}
-		table.addCalls(calls...)
-		for _, f := range calls {
-			if !table.abandonCall(f) {
-				t.Fatalf("%s: call %d was not pending", name, f.id)
+		table.addCalls(calls)
+		for i := range calls {
+			if !table.abandonCall(&calls[i]) {
+				t.Fatalf("%s: call %d was not pending", name, calls[i].id)
 			}
 		}
 		for i := range long {
@@ -769,43 +769,129 @@ func TestTableRemembersALongBatch(t *testing.T) {
 // A response of unknown id is that of the only call, or batch, that can get one.
 func TestTableOnlyCall(t *testing.T) {
 	var table callTable
-	newCall := func(b *Batch) *Future { return &Future{id: table.newID(), batch: b} }
-	want := func(array bool, f *Future) {
+	newCalls := func(m *pendingMessage, n int) (calls []pendingCall) {
+		for range n {
+			calls = append(calls, pendingCall{id: table.newID(), message: m})
+		}
+		return calls
+	}
+	want := func(array bool, c *pendingCall) {
 		t.Helper()
-		if got := table.onlyCall(array); got != f {
-			t.Errorf("the only call is %v, want %v", got, f)
+		if got := table.onlyCall(array); got != c {
+			t.Errorf("the only call is %v, want %v", got, c)
 		}
 	}
 	want(false, nil)
-	first, second := newCall(nil), newCall(nil)
+	first, second := newCalls(new(pendingMessage), 1), newCalls(new(pendingMessage), 1)
 	table.addCalls(first)
-	want(false, first)
-	want(true, first)
+	want(false, &first[0])
+	want(true, &first[0])
 	table.addCalls(second)
 	want(false, nil)
 	want(true, nil)
-	table.remove(first)
-	want(false, second)
+	table.remove(&first[0])
+	want(false, &second[0])
 
-	table.abandonCall(second)
-	b := &Batch{}
-	one, two, three := newCall(b), newCall(b), newCall(b)
-	table.addCalls(one, two, three)
+	table.abandonCall(&second[0])
+	b := &pendingMessage{isBatch: true}
+	members := newCalls(b, 3)
+	table.addCalls(members)
 	want(true, nil) // it may be a late reply
-	table.takeAbandoned(second.id)
-	want(true, one)
+	table.takeAbandoned(second[0].id)
+	want(true, &members[0])
 	want(false, nil)
-	for _, f := range []*Future{one, two, three} {
-		table.abandonCall(f)
+	for i := range members {
+		table.abandonCall(&members[i])
 	}
 	table.addCalls(first)
-	for _, f := range []*Future{two, one, three} {
+	for _, i := range []int{1, 0, 2} {
 		want(false, nil)
-		table.takeAbandoned(f.id)
+		table.takeAbandoned(members[i].id)
 	}
-	want(false, first)
-	table.addCalls(newCall(b))
+	want(false, &first[0])
+	table.addCalls(newCalls(b, 1))
 	want(true, nil)
+}
+
+// The calls of a batch can be sent again on another session, in a new message: the
+// futures know the session of the last message only. A member that was cancelled before
+// a message is not in the message.
+func TestFuturesOfABatchAreSentOnAnotherSession(t *testing.T) {
+	var b Batch
+	var futures [4]*Future
+	var results [4]int
+	for i := range futures {
+		futures[i] = b.Call("m", nil, &results[i])
+		if futures[i].message != nil {
+			t.Errorf("future %d knows a session", i)
+		}
+	}
+	whole := (&batchFuture{part: batchPart{members: futures[:]}}).open()
+	send := func(firstID uint64, ids ...uint64) *pendingMessage {
+		s := &Session{sessionConfig: sessionConfig{codec: jsonCodec{}, trace: new(Trace), pool: new(pool)}}
+		s.calls.s = s
+		s.calls.table.lastID.Store(firstID)
+		s.calls.limiter.limit = math.MaxInt
+		m := &pendingMessage{session: s, isBatch: true, future: whole, calls: make([]pendingCall, 0, len(futures))}
+		for _, f := range futures {
+			if f.joinMessage(m, "m") {
+				whole.message = m
+			}
+		}
+		var got []uint64
+		for i := range m.calls {
+			got = append(got, m.calls[i].id)
+		}
+		if !slices.Equal(got, ids) {
+			t.Errorf("sent are the calls %v, want %v", got, ids)
+		}
+		s.calls.table.addCalls(m.calls)
+		m.openCalls = len(m.calls)
+		return m
+	}
+	complete := func(m *pendingMessage, i int, result string, err error) {
+		m.session.mu.Lock()
+		defer m.session.mu.Unlock()
+		if !m.session.calls.table.remove(&m.calls[i]) {
+			t.Errorf("call %d is not in the table", m.calls[i].id)
+		}
+		m.session.calls.completeCallLocked(&m.calls[i], 0, []byte(result), err)
+	}
+
+	futures[0].Cancel()
+	futures[3].phase = futureCancelled // Cancel has not finished yet
+	first := send(10, 10, 11)
+	complete(first, 0, "", ErrConnectionLost)
+	if first.session.effects.finishedMessages.first != nil {
+		t.Error("the batch is finished before the last call")
+	}
+	complete(first, 1, "", ErrConnectionLost)
+	if first.session.effects.finishedMessages.first != first {
+		t.Error("the batch is not finished after the last call")
+	}
+
+	// A client that reconnects publishes nothing, but sends the calls again.
+	second := send(20, 20, 21)
+	complete(second, 1, "7", nil)
+	complete(second, 0, "", MethodNotFound("m"))
+	done := make(chan *Future, 1)
+	futures[2].OnDone(func(f *Future) { done <- f })
+	second.session.effects.runUnlocked(second.session)
+	if f := <-done; f != futures[2] {
+		t.Error("the callback has another future")
+	}
+	err := whole.Wait(t.Context(), nil)
+	batch, ok := errors.AsType[*BatchError](err)
+	if !ok || len(batch.Errs) != 4 || batch.Errs[3] != ErrCancelled || batch.Errs[0] != ErrCancelled || !errors.Is(batch.Errs[1], ErrMethodNotFound) || batch.Errs[2] != nil {
+		t.Errorf("the error of the batch is %v", err)
+	}
+	if results != [4]int{2: 7} {
+		t.Errorf("the results are %v", results)
+	}
+	second.future.finish(nil) // only the first outcome counts
+	if whole.Err() == nil {
+		t.Error("a second outcome was stored")
+	}
 }
 
 // mayhem is a session to which everything happens at once, and what is known of it

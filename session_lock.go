@@ -5,24 +5,25 @@ import "time"
 // effects collects work that is decided under s.mu and must run without s.mu.
 // Session.unlock releases s.mu and calls runUnlocked, on the unlocking goroutine.
 type effects struct {
-	notEmpty        bool       // any work is collected
-	finishedFutures futureList // completed calls
-	hasErrors       bool       // error replies are to be sent; Shutdown waits for the end of the sending
-	errorResponses  []errorResponse
-	failedMembers   []failedMembers
-	errorsMayWait   bool // error replies may wait for room in the outbox, on another goroutine
-	endedContexts   []endedContext
-	abandonedIDs    []uint64 // ids of abandoned calls, for cancellations
-	keepAliveDue    bool     // a keep-alive notification is due
-	workerWanted    bool     // another worker is needed
-	costCloseDue    bool     // the session is over its cost limit
-	hangUpCheckDue  bool     // ask the operating system whether the peer is gone
-	closeArgs       *closeArguments
-	connCloseDue    bool
+	notEmpty         bool        // any work is collected
+	cancelledMembers []*Future   // members of batches, cancelled alone
+	finishedMessages messageList // messages whose calls are completed
+	hasErrors        bool        // error replies are to be sent; Shutdown waits for the end of the sending
+	errorResponses   []errorResponse
+	failedMembers    []failedMembers
+	errorsMayWait    bool // error replies may wait for room in the outbox, on another goroutine
+	endedContexts    []endedContext
+	abandonedIDs     []uint64 // ids of abandoned calls, for cancellations
+	keepAliveDue     bool     // a keep-alive notification is due
+	workerWanted     bool     // another worker is needed
+	costCloseDue     bool     // the session is over its cost limit
+	hangUpCheckDue   bool     // ask the operating system whether the peer is gone
+	closeArgs        *closeArguments
+	connCloseDue     bool
 }
 
-// futureList is a list of futures, linked by Future.nextCompleted.
-type futureList struct{ first, last *Future }
+// messageList is a list of messages, linked by pendingMessage.nextFinished.
+type messageList struct{ first, last *pendingMessage }
 
 // errorResponse is an error response made by the session itself.
 type errorResponse struct {
@@ -52,15 +53,21 @@ type closeArguments struct {
 	grace time.Duration
 }
 
-// finishFuture schedules the publication of f's outcome.
-func (fx *effects) finishFuture(f *Future) {
+// finishMessage schedules the publication of m's outcome.
+func (fx *effects) finishMessage(m *pendingMessage) {
 	fx.notEmpty = true
-	if fx.finishedFutures.last == nil {
-		fx.finishedFutures.first = f
+	if fx.finishedMessages.last == nil {
+		fx.finishedMessages.first = m
 	} else {
-		fx.finishedFutures.last.nextCompleted = f
+		fx.finishedMessages.last.nextFinished = m
 	}
-	fx.finishedFutures.last = f
+	fx.finishedMessages.last = m
+}
+
+// finishMember schedules the publication of the outcome of f, a member of a batch.
+func (fx *effects) finishMember(f *Future) {
+	fx.notEmpty = true
+	fx.cancelledMembers = append(fx.cancelledMembers, f)
 }
 
 // replyError schedules an error response.
@@ -129,11 +136,14 @@ func (s *Session) unlock() {
 }
 
 func (fx *effects) runUnlocked(s *Session) {
-	for f := fx.finishedFutures.first; f != nil; {
-		next := f.nextCompleted // before publishOutcome, after which a pooled future may be reused
-		f.nextCompleted = nil
+	for _, f := range fx.cancelledMembers {
 		f.publishOutcome()
-		f = next
+	}
+	for m := fx.finishedMessages.first; m != nil; {
+		next := m.nextFinished // before publishOutcome, after which a pooled message may be reused
+		m.nextFinished = nil
+		m.publishOutcome()
+		m = next
 	}
 	replies, failed := fx.errorResponses, fx.failedMembers
 	switch {

@@ -275,13 +275,13 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 		if reply.id == nil && r.completeRefusedCallsLocked(now, reply.err) {
 			continue
 		}
-		f, err, fault := r.takeCallForReplyLocked(reply.id, reply.err)
+		c, err, fault := r.takeCallForReplyLocked(reply.id, reply.err)
 		if fault != nil {
 			r.countBadMessageLocked(fault)
 			s.cost.countPeerErrorBytesLocked(wholeError, len(reply.result))
 		}
-		if f != nil {
-			s.calls.completeCallLocked(f, now, reply.result, err)
+		if c != nil {
+			s.calls.completeCallLocked(c, now, reply.result, err)
 		}
 	}
 	s.cost.checkCostLimitLocked()
@@ -303,12 +303,12 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 // takeCallForReplyLocked removes the call of a response from the table and returns the
 // call, or nil. outcome is the error of the call. fault is an error of the peer, for the
 // caller to count. Callers must hold s.mu.
-func (r *reader) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, fault error) {
+func (r *reader) takeCallForReplyLocked(id ID, err error) (c *pendingCall, outcome, fault error) {
 	s := r.s
 	s.mu.AssertHeld()
-	f, what := s.calls.table.matchReply(id)
+	c, what := s.calls.table.matchReply(id)
 	if what == unexpected {
-		f, what, err = r.takeCallByStringLocked(id, err)
+		c, what, err = r.takeCallByStringLocked(id, err)
 	}
 	switch what {
 	case matched:
@@ -326,7 +326,7 @@ func (r *reader) takeCallForReplyLocked(id ID, err error) (f *Future, outcome, f
 		s.stats.UnexpectedReplies++
 		fault = unexpectedReply(id, err)
 	}
-	return f, err, fault
+	return c, err, fault
 }
 
 // receiveBatchResponse completes the calls answered by a batch of responses. If array is
@@ -339,24 +339,24 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 		need += len(items[i].Result)
 	}
 	results := make(byteArena, 0, need)
-	var touched []*Batch
+	var touched []*pendingMessage // batches
 	faults := 0
 	s.lock()
 	now := s.now()
 	complete := func(item *Item) {
-		f, err, fault := r.takeCallForReplyLocked(item.ID, item.Err)
+		c, err, fault := r.takeCallForReplyLocked(item.ID, item.Err)
 		if fault != nil {
 			faults++
 			r.countItemFaultLocked(fault, faults)
 			s.cost.countPeerErrorBytesLocked(wholeError, len(item.Result))
 		}
-		if f == nil {
+		if c == nil {
 			return
 		}
-		s.calls.completeCallLocked(f, now, results.appendCopy(item.Result), err)
-		if array && f.batch != nil && !f.batch.hasReply {
-			f.batch.hasReply = true
-			touched = append(touched, f.batch)
+		s.calls.completeCallLocked(c, now, results.appendCopy(item.Result), err)
+		if m := c.message; array && m.isBatch && !m.hasReply {
+			m.hasReply = true
+			touched = append(touched, m)
 		}
 	}
 	for i := range items {
@@ -364,12 +364,8 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 			complete(&items[i])
 		}
 	}
-	for _, b := range touched {
-		for _, f := range b.whole.members {
-			if s.calls.table.abandonCall(f) {
-				s.calls.completeCallLocked(f, now, nil, ErrNoResponse)
-			}
-		}
+	for _, m := range touched {
+		s.calls.failUnansweredLocked(m, now, ErrNoResponse)
 	}
 	for i := range items { // last: the replies with ids narrow the calls for replies without
 		if items[i].ID == nil && !r.completeRefusedCallsLocked(now, items[i].Err) {
@@ -377,6 +373,17 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 		}
 	}
 	s.unlock()
+}
+
+// failUnansweredLocked fails the pending calls of a batch. Another part of the reply may
+// still come. Callers must hold s.mu.
+func (pc *pendingCalls) failUnansweredLocked(m *pendingMessage, now time.Duration, err error) {
+	pc.s.mu.AssertHeld()
+	for i := range m.calls {
+		if c := &m.calls[i]; pc.table.abandonCall(c) {
+			pc.completeCallLocked(c, now, nil, err)
+		}
+	}
 }
 
 // newRequest makes a singleRequest from a request or notification.
@@ -498,23 +505,19 @@ func (r *reader) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bo
 	err = fmt.Errorf("reply dropped: %w", err)
 	s.lock()
 	defer s.unlock()
-	f := s.calls.table.onlyCall(array)
+	c := s.calls.table.onlyCall(array)
 	if id != nil {
-		f, _, _ = r.takeCallForReplyLocked(id, nil) // the fault is counted with the frame
-	} else if f != nil {
-		s.calls.table.remove(f)
+		c, _, _ = r.takeCallForReplyLocked(id, nil) // the fault is counted with the frame
+	} else if c != nil {
+		s.calls.table.remove(c)
 	}
-	if f == nil {
+	if c == nil {
 		return id != nil || s.calls.table.pending == 0
 	}
 	now := s.now()
-	s.calls.completeCallLocked(f, now, nil, err)
-	if f.batch != nil && array {
-		for _, member := range f.batch.whole.members {
-			if s.calls.table.abandonCall(member) { // another part of the reply may come
-				s.calls.completeCallLocked(member, now, nil, err)
-			}
-		}
+	s.calls.completeCallLocked(c, now, nil, err)
+	if c.message.isBatch && array {
+		s.calls.failUnansweredLocked(c.message, now, err)
 	}
 	return true
 }

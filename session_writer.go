@@ -472,15 +472,15 @@ func (w *writer) resetSendTimeoutLocked() {
 	}
 }
 
-// traceRequestSent calls Trace.RequestSent, if set. For a notification, f is nil.
-func (w *writer) traceRequestSent(method string, f *Future) {
+// traceRequestSent calls Trace.RequestSent, if set. For a notification, c is nil.
+func (w *writer) traceRequestSent(method string, c *pendingCall) {
 	s := w.s
 	if s.trace.RequestSent == nil {
 		return
 	}
 	var id ID
-	if f != nil {
-		id = strconv.AppendUint(nil, f.id, 10)
+	if c != nil {
+		id = strconv.AppendUint(nil, c.id, 10)
 	}
 	s.trace.RequestSent(s, method, id)
 }

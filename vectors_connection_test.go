@@ -395,10 +395,8 @@ func membersOf(msg []byte) (members []json.RawMessage) {
 func (r *scriptRunner) checkCalls(t *testing.T) {
 	t.Helper()
 	var pending []string
-	for _, f := range r.calls.table.pendingCalls() {
-		if f.batch != nil {
-			f = f.batch.whole
-		}
+	for _, c := range r.calls.table.pendingCalls() {
+		f := c.message.future
 		for ref := range r.futures {
 			if r.futures[ref] == f && !slices.Contains(pending, ref) {
 				pending = append(pending, ref)
@@ -418,7 +416,7 @@ func (r *scriptRunner) checkCalls(t *testing.T) {
 		if !over {
 			continue
 		}
-		members := f.members
+		members := f.members()
 		if !calls[0].member {
 			members = []*Future{f}
 		}
@@ -426,8 +424,8 @@ func (r *scriptRunner) checkCalls(t *testing.T) {
 		for i, c := range calls {
 			failed = failed || c.err != nil
 			sameErrors(t, ref, []error{members[i].Err()}, []error{c.err})
-			if c.err == nil && !bytes.Equal(members[i].result, c.result) {
-				t.Errorf("%s: got result %s, want %s", ref, members[i].result, c.result)
+			if c.err == nil && !bytes.Equal(members[i].call.result, c.result) {
+				t.Errorf("%s: got result %s, want %s", ref, members[i].call.result, c.result)
 			}
 		}
 		if (f.Err() != nil) != failed {
@@ -445,8 +443,8 @@ func (r *scriptRunner) checkFutures(t *testing.T, step *connectionStep, done []s
 	for ref, want := range step.Expect.Futures {
 		f := r.futures[ref]
 		members := []*Future{f}
-		if f.members != nil {
-			members = f.members
+		if f.members() != nil {
+			members = f.members()
 		}
 		wants := want.Results
 		if wants == nil {
