@@ -3,6 +3,7 @@ package rpcx
 import (
 	"log/slog"
 	"maps"
+	"runtime"
 	"time"
 )
 
@@ -340,6 +341,11 @@ func (rs *requestServer) checkLateLocked(now time.Duration) {
 		limitAttr(field, slog.Int("handlers", limit)), slog.String("methods", methodsOf(maps.Keys(rs.lateHandlers))))
 }
 
+// requestsPerTurn is the number of requests that a worker handles before other goroutines
+// run. With 80 busy workers and two processors, an honest client beside four peers that
+// send batches of 10,000 waited 153 ms (p99) without turns.
+const requestsPerTurn = 4
+
 // runWorker handles requests until no request can start, or until the session has more
 // workers than its limit allows.
 func (rs *requestServer) runWorker() {
@@ -358,7 +364,7 @@ func (rs *requestServer) runWorker() {
 		rs.startWorkerIfNeededLocked()
 		s.unlock()
 	}()
-	for !s.cost.limitExceeded && rs.workers <= rs.limit && s.memory.mayStartLocked() {
+	for handled := 1; !s.cost.limitExceeded && rs.workers <= rs.limit && s.memory.mayStartLocked(); handled++ {
 		if s.input.closed && rs.count > 0 {
 			s.unlock()
 			s.closeIfHungUp() // nobody wants replies after a hang-up
@@ -383,6 +389,9 @@ func (rs *requestServer) runWorker() {
 			rs.runHandler(c)
 		} else if c.ctx.endWith(errHandlerReturned) {
 			rs.expireRequest(c)
+		}
+		if handled%requestsPerTurn == 0 {
+			runtime.Gosched()
 		}
 		s.lock()
 		if !handle && c.IsNotification() {

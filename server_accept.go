@@ -344,7 +344,7 @@ func (g *groups) size(name string) int {
 // only while nearly full: a busy session has no extra work.
 
 // crowdChecks is the number of checks within CrowdedIdleTimeout.
-const crowdChecks = 4
+const crowdChecks = 60
 
 // idleMark holds a server's last observation of a session's activity.
 type idleMark struct {

@@ -114,7 +114,7 @@ func (a *attack) references() [3]attack {
 const (
 	// maxFewSessions is a small Server.MaxSessions, for an attack to fill in time.
 	maxFewSessions = 500
-	idleTimeout    = 200 * time.Millisecond
+	idleTimeout    = 100 * time.Millisecond
 )
 
 func fewSessions(srv *rpcx.Server, _ *websocket.Acceptor) {

@@ -14,7 +14,7 @@ var peersAttacks = []attack{
 		class:  class{name: "the same id", count: 4, use: pours(repeat(`{"jsonrpc":"2.0","method":"look","id":1}` + "\n"))},
 		shows:  "requests with the same id are separate",
 		like:   tiny,
-		bounds: bounds{cpu: 20},
+		bounds: bounds{cpu: 40}, // two wake-ups of an idle processor for each request
 	},
 	{
 		class:  class{name: "unagreed cancellations", count: 4, use: pours(repeat(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}` + "\n"))},
@@ -81,7 +81,7 @@ var peersAttacks = []attack{
 		shows:     "idle sessions make room when Server.MaxSessions is nearly reached",
 		like:      tiny,
 		configure: fewSessions,
-		bounds:    bounds{locksOut: 5 * idleTimeout},
+		bounds:    bounds{locksOut: 10 * idleTimeout},
 	},
 	{
 		class: class{name: "churn", again: time.Millisecond, count: 16, use: connectOnly},
