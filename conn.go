@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"example.com/rpcx/internal/buffers"
+	"example.com/rpcx/internal/sockstate"
 )
 
 // transport is the connection that the session's reader and writer use: a [MessageConn], or
@@ -290,7 +291,7 @@ func (s *stream) hasHungUp() bool {
 		return p.hasEnded()
 	}
 	raw := rawConn(s.conn)
-	return raw != nil && hasPeerGone(raw)
+	return raw != nil && sockstate.HasPeerGone(raw)
 }
 
 func (s *stream) canWriteNow() bool { return canWriteNow(s.conn) }
@@ -449,7 +450,7 @@ func canWriteNow(conn any) bool {
 		conn = p.WriteCloser
 	}
 	raw := rawConn(conn)
-	return raw != nil && systemHasRoom(raw)
+	return raw != nil && sockstate.HasRoom(raw)
 }
 
 // rawConn returns the file descriptor under conn for watching the peer's end, or nil.

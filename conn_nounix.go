@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
+	"syscall"
 )
 
 // standardOutput returns stdout itself on systems without SIGPIPE.
@@ -36,3 +38,31 @@ func newSocket(any) *socket { return nil }
 
 func (*socket) tryWrite([]byte) int            { panic("unreachable") }
 func (*socket) readSome() ([]byte, int, error) { panic("unreachable") }
+
+// Errors of AcceptEx on Windows, and of setting up accepted connections. (No call returns the
+// constants with Unix names, such as syscall.ENOBUFS.)
+const (
+	errNotEnoughMemory = syscall.Errno(8)
+	wsaEBADF           = syscall.Errno(10009)
+	wsaEINVAL          = syscall.Errno(10022)
+	wsaEMFILE          = syscall.Errno(10024)
+	wsaENOTSOCK        = syscall.Errno(10038)
+	wsaENETDOWN        = syscall.Errno(10050)
+	wsaENETUNREACH     = syscall.Errno(10051)
+	wsaECONNABORTED    = syscall.Errno(10053)
+	wsaECONNRESET      = syscall.Errno(10054)
+	wsaENOBUFS         = syscall.Errno(10055)
+	wsaEHOSTDOWN       = syscall.Errno(10064)
+	wsaEHOSTUNREACH    = syscall.Errno(10065)
+)
+
+func init() {
+	if runtime.GOOS != "windows" {
+		return
+	}
+	temporaryAcceptErrors = append(temporaryAcceptErrors,
+		wsaECONNABORTED, wsaECONNRESET, wsaENETDOWN, wsaENETUNREACH, wsaEHOSTDOWN, wsaEHOSTUNREACH,
+		wsaEMFILE, wsaENOBUFS, errNotEnoughMemory)
+	hangUpErrors = append(hangUpErrors, wsaECONNABORTED, wsaECONNRESET)
+	lostListenerErrors = append(lostListenerErrors, wsaEBADF, wsaEINVAL, wsaENOTSOCK)
+}

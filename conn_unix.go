@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/folderlock"
+	"example.com/rpcx/internal/sockstate"
 )
 
 // standardOutput returns a writer to a duplicate of stdout. If the reader is gone, a write
@@ -159,6 +160,7 @@ func isProcessGroupRunning(group int) bool {
 func init() {
 	// On Linux, accept(2) also returns network errors of the new connection. The resources
 	// missing in ENOMEM and similar errors may become free later.
+	temporaryAcceptErrors = append(temporaryAcceptErrors, sockstate.TemporaryAcceptErrors...)
 	temporaryAcceptErrors = append(temporaryAcceptErrors,
 		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, syscall.EPERM, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ETIMEDOUT,
 		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,

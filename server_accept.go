@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"reflect"
@@ -447,3 +448,43 @@ func (crowdedError) Error() string {
 }
 
 func (crowdedError) Is(target error) bool { return target == ErrIdle || target == ErrServerFull }
+
+// ServerStats holds counters of a server's sessions.
+type ServerStats struct {
+	Sessions   int // live sessions
+	Handshakes int // handshakes in progress, as in Server.MaxHandshakes
+	// Refused is the number of connections that were closed, or not made, because of a
+	// limit. The key is the name of the limit, such as "Server.MaxSessions".
+	Refused     map[string]uint64
+	QueuedBytes int // bytes counted for Server.MaxQueuedBytes, to about 4 KiB a session
+	// HandledBytes is the number of bytes counted for Server.MaxHandledBytes.
+	HandledBytes int
+	// LogRecordsLeftOut is the number of session log records left out because a budget of
+	// the server was used up. The server has three budgets: for records of level Error,
+	// for other records that a peer causes, and for the ends of sessions. Each budget has
+	// 256 KiB and 8 KiB a second. The first two budgets also earn a byte for each byte
+	// received.
+	LogRecordsLeftOut uint64
+}
+
+// Stats returns the current counters of the server.
+func (srv *Server) Stats() ServerStats {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.handshakes.applyChanges()
+	leftOut := uint64(0)
+	if srv.load.logs != nil {
+		for _, b := range srv.load.logs.allBudgets() {
+			leftOut += b.Skipped()
+		}
+	}
+	return ServerStats{
+		Sessions:     len(srv.sessions),
+		Handshakes:   len(srv.handshakes.list),
+		Refused:      maps.Clone(srv.refusals),
+		QueuedBytes:  int(srv.load.bytes.Load()),
+		HandledBytes: int(srv.load.handling.Load()),
+
+		LogRecordsLeftOut: leftOut,
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/sockstate"
 )
 
 // handshake is work before a session, or before OnSession, that may wait for the peer.
@@ -372,7 +373,7 @@ func compareGroups(a, b *handshake) int {
 // yet.
 func (h *handshake) isSilent() bool {
 	if !h.peerHasSent && h.rawConn != nil {
-		h.peerHasSent = !hasSentNothing(h.rawConn)
+		h.peerHasSent = !sockstate.HasSentNothing(h.rawConn)
 	}
 	return !h.peerHasSent && h.rawConn != nil
 }

@@ -302,3 +302,77 @@ func (s *Session) endOfInput() error {
 	}
 	return io.EOF
 }
+
+// stalledInput is a copy of the first bytes of input, as long as no message is complete.
+// The peer may never send the end of message that this side expects.
+type stalledInput struct {
+	begin     []byte // at most maxStalledInput bytes
+	size      int    // of the input so far
+	framing   framing
+	checkTime time.Duration // when to examine the input, unless more arrives; never after the check
+	noted     bool          // logged
+}
+
+const (
+	// maxStalledInput is the maximum size of stalledInput.begin.
+	maxStalledInput = 4 << 10
+	// stalledInputTime is the time without more input before the check.
+	stalledInputTime = 5 * time.Second
+
+	stalledInputText = "what has come is not taken for a message"
+)
+
+// keepStalledInputLocked copies the received part of the first message. Callers must hold
+// s.mu and be the reader.
+func (r *reader) keepStalledInputLocked() {
+	s := r.s
+	s.mu.AssertHeld()
+	input, f := s.conn.unreadInput()
+	if f == framedOtherwise || s.stats.Errors > 0 { // after an error, the input may be a part of a dropped message
+		s.input.stalled = nil
+		return
+	}
+	if s.input.stalled == nil {
+		s.input.stalled = &stalledInput{framing: f}
+	}
+	st := s.input.stalled
+	if len(st.begin) < maxStalledInput {
+		st.begin = append(st.begin[:0], input[:min(len(input), maxStalledInput)]...)
+	}
+	st.size, st.checkTime = len(input), after(s.now(), stalledInputTime)
+	s.timer.setTimerLocked(st.checkTime)
+}
+
+// recognizeStalledInputLocked describes the stalled input, or returns "" if the input is
+// not recognized. Callers must hold s.mu.
+func (r *reader) recognizeStalledInputLocked() string {
+	s := r.s
+	s.mu.AssertHeld()
+	st := s.input.stalled
+	if st == nil || s.stats.MessagesReceived > 0 || s.stats.Errors > 0 {
+		return ""
+	}
+	return recognizeInput(st.begin, st.framing, len(st.begin) == st.size)
+}
+
+// checkStalledInputLocked logs, once, a description of input that stays incomplete for
+// stalledInputTime. Callers must hold s.mu.
+func (r *reader) checkStalledInputLocked(now time.Duration) {
+	s := r.s
+	s.mu.AssertHeld()
+	st := s.input.stalled
+	switch {
+	case st == nil:
+	case s.stats.MessagesReceived > 0:
+		s.input.stalled = nil
+	case st.checkTime > now:
+		s.timer.setTimerLocked(st.checkTime)
+	case !st.noted:
+		st.checkTime = never
+		if like := r.recognizeStalledInputLocked(); like != "" {
+			st.noted = true
+			s.logs.logLaterLocked(slog.LevelWarn, stalledInputText, slog.Int("bytes", st.size),
+				slog.String("begin", excerpt(st.begin)), slog.String("looks like", like))
+		}
+	}
+}

@@ -25,6 +25,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"example.com/rpcx/internal/sockstate"
 )
 
 // What held a session up, or made it hold or do too much.
@@ -542,7 +544,7 @@ func socketPair(t *testing.T, network, addr string) (near, far net.Conn) {
 
 // What a peer reads is progress, though the writer waits for more room than that makes.
 func TestWhatTheSystemSendsIsProgress(t *testing.T) {
-	if !canSeeUnsent {
+	if !sockstate.CanSeeUnsent {
 		t.Skip("the operating system does not tell what it has not sent")
 	}
 	web := httptest.NewTLSServer(nil) // has a certificate for tests
@@ -576,7 +578,7 @@ func TestWhatTheSystemSendsIsProgress(t *testing.T) {
 			near, far, raw := connect()
 			defer far.Close()
 			unsent := func() int {
-				n, ok := unsentBytes(socketUnder(raw))
+				n, ok := sockstate.UnsentBytes(socketUnder(raw))
 				if !ok {
 					t.Fatal("the system does not tell what is unsent")
 				}

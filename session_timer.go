@@ -7,6 +7,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"example.com/rpcx/internal/sockstate"
 )
 
 // Time. A session reads one clock, the time since its start, and has a single timer for
@@ -269,8 +271,8 @@ func (a *connActivity) watchNetworkLocked() {
 		patience -= keepAlive // before the unacknowledged probe
 	}
 	if patience >= s.limits.SendTimeout {
-		setUserTimeout(raw, patience)
-	} else if canSeeRepeats {
+		sockstate.SetUserTimeout(raw, patience)
+	} else if sockstate.CanSeeRepeats {
 		a.networkConn, a.repeatingSince = raw, never
 	}
 }
@@ -294,7 +296,7 @@ func (a *connActivity) checkNetworkLocked(now time.Duration) {
 	}
 	s.timer.setTimerLocked(after(now, keepAlive/4))
 	switch {
-	case !isRepeating(a.networkConn):
+	case !sockstate.IsRepeating(a.networkConn):
 		a.repeatingSince = never
 	case a.repeatingSince == never:
 		a.repeatingSince = now

@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"context"
 	"errors"
 	"io"
 	"math/bits"
@@ -12,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"example.com/rpcx/internal/sockstate"
 )
 
 // frameBuffer holds successive framed messages.
@@ -240,73 +241,6 @@ func (sc *encodeBuffer) recycle() {
 	}
 }
 
-// waitLine is a line of goroutines that wait, in order of arrival, for a condition
-// guarded by a lock.
-type waitLine struct {
-	waiters []chan struct{} // each channel has room for one value
-}
-
-// waitTurn returns when the caller is first in line and ready reports true, or with the
-// error of ready or ctx. Callers must hold mu. During a wait, mu is released.
-func (l *waitLine) waitTurn(ctx context.Context, mu sync.Locker, ready func() (bool, error)) error {
-	var turn chan struct{}
-	for {
-		ok, err := ready()
-		if err == nil && ok && (len(l.waiters) == 0 || l.waiters[0] == turn) {
-			// The next waiter may be ready, too. removeWaiter wakes that waiter, which
-			// calls ready when the caller has released mu.
-			l.removeWaiter(turn)
-			return nil
-		}
-		if err == nil {
-			if turn == nil {
-				turn = make(chan struct{}, 1)
-				l.waiters = append(l.waiters, turn)
-			}
-			mu.Unlock()
-			select {
-			case <-turn:
-			case <-ctx.Done():
-				err = context.Cause(ctx)
-			}
-			mu.Lock()
-		}
-		if err != nil {
-			l.removeWaiter(turn)
-			return err
-		}
-	}
-}
-
-// removeWaiter removes turn from the line, and wakes the first waiter.
-func (l *waitLine) removeWaiter(turn chan struct{}) {
-	if i := slices.Index(l.waiters, turn); i >= 0 {
-		l.waiters = slices.Delete(l.waiters, i, i+1)
-		l.wakeFirst()
-	}
-}
-
-// wakeFirst makes the first waiter check its condition.
-func (l *waitLine) wakeFirst() {
-	if len(l.waiters) > 0 {
-		wakeWaiter(l.waiters[0])
-	}
-}
-
-// wakeAll makes all waiters check for an error.
-func (l *waitLine) wakeAll() {
-	for _, turn := range l.waiters {
-		wakeWaiter(turn)
-	}
-}
-
-func wakeWaiter(turn chan struct{}) {
-	select {
-	case turn <- struct{}{}:
-	default:
-	}
-}
-
 // writeLoop writes queued messages, each time all of them in one write, until the session
 // closes. Then writeLoop writes the remaining messages and closes the connection.
 func (w *writer) writeLoop() {
@@ -466,7 +400,7 @@ func (w *writer) resetSendTimeoutLocked() {
 	w.kernelQueue.hasSample = false
 	if w.writeDeadline != never {
 		s.timer.setTimerLocked(w.writeDeadline)
-		if canSeeUnsent {
+		if sockstate.CanSeeUnsent {
 			s.timer.setTimerLocked(after(w.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
 		}
 	}
@@ -511,7 +445,7 @@ func (q *kernelSendQueue) readUnsent(conn net.Conn) (int, bool) {
 	if q.raw == nil {
 		return 0, false
 	}
-	return unsentBytes(q.raw)
+	return sockstate.UnsentBytes(q.raw)
 }
 
 // socketUnder returns the socket under conn, or nil.
@@ -537,7 +471,7 @@ func (w *writer) checkSendProgressLocked(now time.Duration) {
 	s := w.s
 	s.mu.AssertHeld()
 	q, timeout := &w.kernelQueue, s.limits.SendTimeout
-	if !canSeeUnsent || !w.writing || timeout == never {
+	if !sockstate.CanSeeUnsent || !w.writing || timeout == never {
 		return
 	}
 	unsent, ok := q.readUnsent(s.NetConn())

@@ -2,18 +2,12 @@ package rpcx
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -414,67 +408,6 @@ func (s *Session) SOCKS() *SOCKSProxy {
 		}
 	}
 }
-
-// SOCKSAuth supplies the credentials for a proxy. Each handshake asks for credentials at
-// its beginning; calls may be concurrent.
-//
-// By default, Tor does not let streams with different credentials share a circuit. So
-// credentials also separate connections that must not be linked to each other.
-type SOCKSAuth interface {
-	// Credentials returns the credentials for a connection to dest.
-	Credentials(dest NetAddress) SOCKSUserAuth
-}
-
-// SOCKSUserAuth is a fixed user name and password. In SOCKS5 the name has 1 to 255 bytes,
-// and the password 0 to 255. SOCKS4 and SOCKS4a send only the user name, of any length.
-type SOCKSUserAuth struct{ Username, Password string }
-
-// Credentials returns a.
-func (a SOCKSUserAuth) Credentials(NetAddress) SOCKSUserAuth { return a }
-
-// String returns the user name without the password.
-func (a SOCKSUserAuth) String() string { return "username " + a.Username }
-
-// GoString returns String's text: like LogValue, it keeps the password out of output.
-func (a SOCKSUserAuth) GoString() string { return a.String() }
-
-// LogValue implements [slog.LogValuer].
-func (a SOCKSUserAuth) LogValue() slog.Value { return slog.StringValue(a.String()) }
-
-// SOCKSRandomAuth gives each connection fresh credentials: a name and a password of 64
-// random hexadecimal digits each (as in aiorpcX). Over Tor, no two connections share a
-// circuit.
-type SOCKSRandomAuth struct{}
-
-// Credentials returns new random credentials.
-func (SOCKSRandomAuth) Credentials(NetAddress) SOCKSUserAuth {
-	return SOCKSUserAuth{randomHex(), randomHex()}
-}
-
-func randomHex() string {
-	var b [32]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
-}
-
-// SOCKSDestinationAuth uses the same credentials for each connection to a host and port, as
-// long as the program runs. Different destinations have different credentials. So over Tor,
-// only connections to the same destination share a circuit. Name and password have 64
-// hexadecimal digits each, and do not reveal the destination.
-type SOCKSDestinationAuth struct{}
-
-// Credentials returns the credentials for dest.
-func (SOCKSDestinationAuth) Credentials(dest NetAddress) SOCKSUserAuth {
-	derive := func(use string) string {
-		mac := hmac.New(sha256.New, destinationKey())
-		mac.Write([]byte(use + dest.String()))
-		return hex.EncodeToString(mac.Sum(nil))
-	}
-	return SOCKSUserAuth{derive("u"), derive("p")}
-}
-
-// destinationKey makes the credentials of two programs differ.
-var destinationKey = sync.OnceValue(func() []byte { return []byte(randomHex()) })
 
 // socksDetectTimeout bounds the attempt with each version.
 const socksDetectTimeout = 5 * time.Second

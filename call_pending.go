@@ -1,14 +1,16 @@
 package rpcx
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
+	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // callTable tracks the calls of one side: the pending calls, and the ids of abandoned
@@ -315,23 +317,6 @@ func (o *callLimiter) isFree() bool { return o.taken < o.limit }
 // hasFree reports whether a slot is free and nobody waits for a slot.
 func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) == 0 }
 
-// checkSendableLocked returns the reason why a message can no longer be sent, or nil. h is
-// the sending handler, or nil; m is the message if it expects a reply, or nil. Callers
-// must hold s.mu.
-func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, m *pendingMessage) error {
-	s := w.s
-	s.mu.AssertHeld()
-	switch {
-	case s.life.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
-		return ErrClosed // while draining, only running handlers may send
-	case s.life.state >= stateClosing:
-		return s.closedErrorLocked()
-	case m != nil && s.input.closed:
-		return &endedError{errInputClosed}
-	}
-	return nil
-}
-
 // releaseSlotLocked releases the slot of a message whose last call finished at the given
 // time. Callers must hold s.mu.
 func (pc *pendingCalls) releaseSlotLocked(m *pendingMessage, at time.Duration) {
@@ -341,226 +326,196 @@ func (pc *pendingCalls) releaseSlotLocked(m *pendingMessage, at time.Duration) {
 	}
 }
 
-// sendMode says who sends a message. The mode decides when the message may be sent, and
-// whether the sender waits for room.
-type sendMode uint8
+// pendingCall is a call that was sent, or is being sent, on one session. The fields result
+// and err are final when the call has left the table; until then, s.mu guards them.
+type pendingCall struct {
+	message *pendingMessage // with the call
+	id      uint64
+	method  string
+	result  []byte // owned by the pendingCall
+	err     error
+}
 
-const (
-	fromCaller  sendMode = iota // waits for room; while draining, only handlers may send
-	fromHandler                 // a reply, or a refusal of Shutdown: waits for room
-	fromReader                  // a reply of the reader or the timer: never waits (I2), may exceed the limit
-	fromNobody                  // the session itself: never waits; without room, the message is dropped
-)
+// pendingMessage is a message of this side on one session: a single call, or a batch. If
+// the calls are sent again, on another session, a new pendingMessage takes their place.
+type pendingMessage struct {
+	// Set by the sender, before the calls are registered.
+	session        *Session
+	calls          []pendingCall // sorted by id; without the notifications of a batch
+	items          int           // number of calls and notifications
+	isBatch        bool
+	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
+	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
+	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
 
-// sendMessage frames sc.msg and queues the frame. If register is not nil, the calls of
-// register are registered before (I4). If sendMessage has to wait for room, the end of ctx
-// or of the session ends the wait with an error.
-func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *pendingMessage) error {
-	if err := w.frameMessage(sc); err != nil {
-		return err
+	// Guarded by s.mu.
+	messageSeq   uint64 // number of the queued message; 0 before
+	started      time.Duration
+	deadline     deadline
+	expired      bool            // Limits.RequestTimeout passed before the message was queued
+	hasReply     bool            // an array has answered a call of the batch
+	openCalls    int             // calls without an outcome
+	nextFinished *pendingMessage // link in a messageList
+}
+
+// soleCall is a message with a single call, in one allocation.
+type soleCall struct {
+	message pendingMessage
+	calls   [1]pendingCall
+}
+
+// futureCall is a call of Session.Go, and the future of the call.
+type futureCall struct {
+	soleCall
+	future Future
+}
+
+// begin prepares c for a call of method. The channel done stays.
+func (c *soleCall) begin(s *Session, method string) *pendingMessage {
+	c.calls[0] = pendingCall{message: &c.message, method: method}
+	c.message = pendingMessage{session: s, calls: c.calls[:], items: 1, done: c.message.done}
+	return &c.message
+}
+
+// registerMessageLocked adds the calls of m to the table. Callers must hold s.mu.
+func (pc *pendingCalls) registerMessageLocked(m *pendingMessage) {
+	pc.s.mu.AssertHeld()
+	m.started, m.openCalls = pc.s.now(), len(m.calls)
+	pc.table.addCalls(m.calls)
+	if m.expectsReply() {
+		pc.startCallTimeoutLocked(m, m.started)
 	}
-	return w.sendFrame(ctx, handlerOf(ctx), sc, from, register)
 }
 
-// sendFrame queues sc.frame as sendMessage does. h is the sending handler, or nil.
-func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *pendingMessage) error {
-	s := w.s
-	s.lock()
-	lent, err := w.enqueueFrameLocked(ctx, h, sc, from, register)
-	s.unlock()
-	if lent {
-		w.writeDirectly(sc.frame)
-	}
-	return err
-}
+// expectsReply reports whether m expects a reply. A batch in which only notifications are
+// sent does not.
+func (m *pendingMessage) expectsReply() bool { return len(m.calls) > 0 }
 
-// frameMessage frames sc.msg into sc.frame.
-func (w *writer) frameMessage(sc *encodeBuffer) (err error) {
-	sc.frame, err = w.s.conn.appendFramed(sc.frame[:0], sc.msg)
-	return err
-}
-
-// enqueueFrameLocked queues sc.frame. If lent is true, the outbox does not hold the frame:
-// the caller has the write side of the connection, and must call writeDirectly after
-// releasing s.mu. Callers must hold s.mu, which is released during a wait for room.
-func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, register *pendingMessage) (lent bool, err error) {
-	s := w.s
+// startCallTimeoutLocked starts Limits.RequestTimeout for m, unless the timeout has
+// started or the context has a deadline. Callers must hold s.mu.
+func (pc *pendingCalls) startCallTimeoutLocked(m *pendingMessage, now time.Duration) {
+	s := pc.s
 	s.mu.AssertHeld()
-	if h != nil && h.session == s && h.waits.handlerReturned {
-		h = nil // context.WithoutCancel lets a context outlive the handler
+	if m.deadline.owner == nil && !m.hasOwnDeadline && s.limits.RequestTimeout != never {
+		pc.timeouts.appendDeadline(s, &m.deadline, after(now, s.limits.RequestTimeout), m)
 	}
-	size := len(sc.msg)
-	switch from {
-	case fromReader:
-		if name, limit := w.outboxLimitLocked(len(sc.frame)); name != "" && s.life.state < stateClosing {
-			s.logs.logLaterLocked(slog.LevelWarn, "peer does not read its replies", byteLimitAttr(name, limit))
-			err := slowPeer("%s", overLimitText(limit, "bytes waiting", name))
-			if name != "Limits.Outbox" {
-				err = &fullError{err}
-			}
-			s.effects.closeSession(err, 0)
-			return false, err
-		}
-	case fromNobody:
-		if !w.hasRoom(len(sc.frame), s.limits.Outbox) {
-			return false, nil
-		}
-	default:
-		if n := len(sc.frame); n >= weightStep && s.load.exceedsCeiling(n) {
-			s.unlock()
-			room := s.load.makeRoom(n)
-			if !room {
-				s.memory.closeForMemory(false)
-			}
-			s.lock()
-		}
-		if err := w.waitToSendLocked(ctx, h, sc, from, register); err != nil {
-			return false, err
-		}
-	}
-	if s.life.state >= stateClosing {
-		return false, s.closedErrorLocked()
-	}
-	if register != nil {
-		s.calls.registerMessageLocked(register)
-	}
-	s.cost.addTrafficLocked(size)
-	if from != fromNobody {
-		s.activity.markActiveLocked()
-	}
-	lent = w.lendWriteSide(len(sc.frame), w.mayWriteDirectlyLocked(from, register))
-	if !lent {
-		w.push(sc.frame)
-	}
-	if register != nil {
-		register.messageSeq = w.queuedMessages
-	}
-	s.stats.MessagesSent++
-	return lent, nil
 }
 
-// writeDirectly writes frame on the sender's goroutine. The outbox has lent the write side
-// to the sender.
-func (w *writer) writeDirectly(frame []byte) {
-	s := w.s
-	n := w.sock.tryWrite(frame)
-	s.lock()
-	s.stats.BytesSent += uint64(n)
-	w.returnWriteSide(frame, n)
-	s.calls.failUnanswerableLocked()
-	s.requests.startWorkerAfterWriteLocked()
-	if s.life.state >= stateClosing {
-		w.wakeWriter()
+// expireLocked implements [expirer]. Limits.RequestTimeout has passed. Callers must hold
+// s.mu.
+func (m *pendingMessage) expireLocked(s *Session) {
+	s.mu.AssertHeld()
+	if m.messageSeq == 0 { // the sender still waits for a slot or for room
+		m.expired = true
+		s.calls.limiter.line.wakeAll()
+		s.writer.roomLine.wakeAll()
+		return
 	}
+	s.calls.abandonMessageLocked(m, s.calls.timeoutErrorLocked(m, ErrTimeout))
+}
+
+// abandonMessage ends the unfinished calls of m without a reply.
+func (pc *pendingCalls) abandonMessage(m *pendingMessage, err error) {
+	s := pc.s
+	late := errors.Is(err, context.DeadlineExceeded) // before locking, because err may have a user's type (I5)
+	s.lock()
+	if late {
+		err = pc.timeoutErrorLocked(m, err)
+	}
+	pc.abandonMessageLocked(m, err)
 	s.unlock()
 }
 
-// mayWriteDirectlyLocked reports whether the message is the only activity of the session:
-// the only pending call, or the reply to the only request. Callers must hold s.mu.
-func (w *writer) mayWriteDirectlyLocked(from sendMode, m *pendingMessage) bool {
-	s := w.s
+// abandonMessageLocked does the work of abandonMessage. Callers must hold s.mu.
+func (pc *pendingCalls) abandonMessageLocked(m *pendingMessage, err error) {
+	s := pc.s
 	s.mu.AssertHeld()
-	switch from {
-	case fromCaller:
-		return m != nil && s.calls.table.pending == 1
-	case fromHandler:
-		return s.requests.running == 1 && s.requests.count == 0
+	now := s.now()
+	for i := range m.calls {
+		pc.abandonCallLocked(&m.calls[i], now, err)
 	}
-	return false
+	s.activity.markWorkEndLocked()
 }
 
-// waitToSendLocked waits until sc.frame fits into the outbox and no earlier sender waits.
-// If m expects a reply, waitToSendLocked first takes a slot for m. A handler h of the
-// session takes a slot without waiting, because the calls in the slots may wait for
-// replies of the handler. Callers must hold s.mu, which is released during a wait.
-func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *encodeBuffer, from sendMode, m *pendingMessage) error {
-	s := w.s
+// abandonCallLocked ends a call without a reply. It reports whether the call was pending.
+// Callers must hold s.mu.
+func (pc *pendingCalls) abandonCallLocked(c *pendingCall, now time.Duration, err error) bool {
+	s := pc.s
 	s.mu.AssertHeld()
-	if m != nil && !m.expectsReply() {
-		m = nil
+	if !pc.table.abandonCall(c) {
+		return false
 	}
-	if m != nil {
-		if own := h != nil && h.session == s; !own && !s.calls.limiter.hasFree() {
-			s.requests.changeWaitsLocked(h, 1, 0)
-			err := w.waitInLineLocked(ctx, &s.calls.limiter.line, h, from, m, s.calls.limiter.isFree)
-			s.requests.changeWaitsLocked(h, -1, 0)
-			if err != nil {
-				return err
-			}
-		}
-		s.calls.limiter.takeSlot()
+	if s.cancellation != nil {
+		s.effects.abandonCall(c.id)
 	}
-	err := w.checkSendableLocked(h, from, m)
-	if n := len(sc.frame); err == nil && !(len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n)) {
-		sc.msg = nil // a waiting sender keeps a single copy
-		if cap(sc.frame) > 2*n {
-			sc.frame = bytes.Clone(sc.frame)
-		}
-		w.waitingBytes += n
-		s.memory.reportMemoryLocked()
-		s.requests.changeWaitsLocked(h, 0, 1)
-		err = w.waitInLineLocked(ctx, &w.roomLine, h, from, m, func() bool { return w.hasRoomLocked(n) })
-		s.requests.changeWaitsLocked(h, 0, -1)
-		w.waitingBytes -= n
-		s.requests.startWorkerIfNeededLocked() // a waiting sender prevents new workers
-	}
-	if err != nil && m != nil {
-		s.calls.limiter.releaseSlot()
-	}
-	return err
+	pc.completeCallLocked(c, now, nil, err)
+	return true
 }
 
-// waitInLineLocked waits until the caller is first in l and ready returns true. If ctx
-// ends, or nothing can be sent any more, waitInLineLocked fails. If m is not nil, the first
-// wait starts Limits.RequestTimeout. Callers must hold s.mu, which is released during a
-// wait.
-func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerContext, from sendMode, m *pendingMessage, ready func() bool) error {
-	s := w.s
-	s.mu.AssertHeld()
-	if m != nil {
-		s.calls.startCallTimeoutLocked(m, s.now())
+// cancelMember abandons the call of f, a member of a batch. The future does not wait for
+// the rest of the batch.
+func (pc *pendingCalls) cancelMember(f *Future, c *pendingCall) {
+	s := pc.s
+	s.lock()
+	if pc.abandonCallLocked(c, s.now(), ErrCancelled) {
+		s.effects.finishMember(f)
 	}
-	err := l.waitTurn(ctx, (*locker)(s), func() (bool, error) {
-		err := w.checkSendableLocked(h, from, m)
-		if err == nil && m != nil && m.expired {
-			err = ErrTimeout
-		}
-		return ready(), err
-	})
-	if err != nil && m != nil {
-		s.calls.timeouts.removeDeadline(&m.deadline)
-	}
-	return err
+	s.activity.markWorkEndLocked()
+	s.unlock()
 }
 
-// hasRoomLocked reports whether n bytes fit into the outbox. If the server is full and the
-// session holds more than its share, only an empty outbox has room. Callers must hold
-// s.mu.
-func (w *writer) hasRoomLocked(n int) bool {
-	s := w.s
-	s.mu.AssertHeld()
-	limit := s.limits.Outbox
-	if s.load.isOverShare(s.memory.reported) {
-		limit = 0
+// completeCallLocked stores the outcome of a call that was removed from the table (I3).
+// When s.mu is released after the last call of a message, the future is finished. Callers
+// must hold s.mu.
+func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, result []byte, err error) {
+	pc.s.mu.AssertHeld()
+	c.result, c.err = result, err
+	m := c.message
+	if m.openCalls--; m.openCalls > 0 {
+		return
 	}
-	return w.hasRoom(n, limit)
+	pc.timeouts.removeDeadline(&m.deadline)
+	pc.releaseSlotLocked(m, now)
+	pc.s.effects.finishMessage(m)
 }
 
-// outboxLimitLocked checks n more bytes in the outbox, from a sender that never waits. It
-// returns the name and value of the exceeded limit, or an empty name. Callers must hold
-// s.mu.
-func (w *writer) outboxLimitLocked(n int) (name string, value int) {
-	s := w.s
-	s.mu.AssertHeld()
-	limit, size := s.limits.Outbox, w.size()
-	if limit < math.MaxInt-reserve {
-		limit += reserve
+// publishOutcome finishes the future of m, or signals the end to Session.Call.
+func (m *pendingMessage) publishOutcome() {
+	if m.future != nil {
+		m.future.publishOutcome()
+		return
+	}
+	m.calls[0].traceReply()
+	m.done <- struct{}{} // last use of m: the receiver returns m to the pool
+}
+
+// traceReply calls Trace.ReplyReceived on another goroutine, if set and if the call was
+// sent.
+func (c *pendingCall) traceReply() {
+	m := c.message
+	if m.messageSeq == 0 || m.session.trace.ReplyReceived == nil {
+		return
+	}
+	s, method, err, d := m.session, c.method, c.err, m.session.now()-m.started
+	s.pool.RunTask(func() { s.trace.ReplyReceived(s, method, err, d) })
+}
+
+// decodeResult decodes the result of a completed call into v. If v is nil, decodeResult
+// decodes nothing. If the call has failed, decodeResult returns the error of the call.
+func (c *pendingCall) decodeResult(v any) error {
+	if c.err != nil || v == nil {
+		return c.err
+	}
+	codec := c.message.session.codec
+	err := codec.Unmarshal(c.result, v)
+	if isObjectData(codec, c.result) && (err != nil || !takesObjectData(v)) {
+		err = errLooksLikeObject
 	}
 	switch {
-	case !w.hasRoom(n, limit):
-		return "Limits.Outbox", s.limits.Outbox
-	case size > writeChunk && s.load.exceedsCeiling(n) && s.load.isOverShare(size-writeChunk): // short refusals always have room
-		return "Server.MaxQueuedBytes", s.load.limit
+	case err != nil && !isPointer(v):
+		return fmt.Errorf("decode the result of %q: %w: pass a pointer to where the result goes, not a %T", c.method, bounded.Error(err), v)
+	case err != nil:
+		return fmt.Errorf("decode the result of %q: %w", c.method, bounded.Error(err))
 	}
-	return "", 0
+	return nil
 }

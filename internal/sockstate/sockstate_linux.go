@@ -1,4 +1,6 @@
-package rpcx
+// Package sockstate asks the operating system about sockets and pipes. On systems other
+// than Linux, the answers say that nothing is known.
+package sockstate
 
 import (
 	"encoding/binary"
@@ -7,21 +9,20 @@ import (
 	"unsafe"
 )
 
-func init() {
-	temporaryAcceptErrors = append(temporaryAcceptErrors,
-		syscall.ENONET, syscall.ENOSR, syscall.ESOCKTNOSUPPORT, syscall.EPROTONOSUPPORT)
-}
+// TemporaryAcceptErrors holds errors of accept(2) that only Linux has, and that concern
+// a single connection.
+var TemporaryAcceptErrors = []error{syscall.ENONET, syscall.ENOSR, syscall.ESOCKTNOSUPPORT, syscall.EPROTONOSUPPORT}
 
-// hasPeerGone reports whether the peer has closed both halves of the connection, or has
+// HasPeerGone reports whether the peer has closed both halves of the connection, or has
 // reset it, according to the socket or pipe. A read cannot tell, since closing a single
 // half also ends the input.
-func hasPeerGone(raw syscall.RawConn) bool {
+func HasPeerGone(raw syscall.RawConn) bool {
 	const pollErr, pollHup = 0x8, 0x10 // always requested
 	return pollEvents(raw, 0)&(pollErr|pollHup) != 0
 }
 
-// systemHasRoom reports whether the socket or pipe accepts some KiB without waiting.
-func systemHasRoom(raw syscall.RawConn) bool {
+// HasRoom reports whether the socket or pipe accepts some KiB without waiting.
+func HasRoom(raw syscall.RawConn) bool {
 	const pollOut = 0x4
 	return pollEvents(raw, pollOut)&pollOut != 0
 }
@@ -42,9 +43,9 @@ func pollEvents(raw syscall.RawConn, events int16) (found int16) {
 	return found
 }
 
-// setUserTimeout makes the operating system abandon a connection whose peer neither
+// SetUserTimeout makes the operating system abandon a connection whose peer neither
 // acknowledges nor reads data for d.
-func setUserTimeout(raw syscall.RawConn, d time.Duration) {
+func SetUserTimeout(raw syscall.RawConn, d time.Duration) {
 	const tcpUserTimeout = 18
 	_ = raw.Control(func(fd uintptr) {
 		// If the call fails, TCP's own timeout applies.
@@ -52,12 +53,12 @@ func setUserTimeout(raw syscall.RawConn, d time.Duration) {
 	})
 }
 
-// canSeeRepeats reports whether isRepeating works on this system.
-const canSeeRepeats = true
+// CanSeeRepeats reports whether IsRepeating works on this system.
+const CanSeeRepeats = true
 
-// isRepeating reports whether the operating system is resending unacknowledged data. It is
+// IsRepeating reports whether the operating system is resending unacknowledged data. It is
 // false for a peer that does not read, because the peer's system still acknowledges.
-func isRepeating(raw syscall.RawConn) bool {
+func IsRepeating(raw syscall.RawConn) bool {
 	info, ok := tcpInfo(raw)
 	// The struct begins with bytes; the third is tcpi_retransmits, the fourth tcpi_probes.
 	var b [4]byte
@@ -65,8 +66,8 @@ func isRepeating(raw syscall.RawConn) bool {
 	return ok && (b[2] > 0 || b[3] > 1)
 }
 
-// hasSentNothing reports whether the peer of a TCP connection has sent no data.
-func hasSentNothing(raw syscall.RawConn) bool {
+// HasSentNothing reports whether the peer of a TCP connection has sent no data.
+func HasSentNothing(raw syscall.RawConn) bool {
 	info, ok := tcpInfo(raw)
 	// The fourth word is tcpi_ato, the delay for acknowledgements: 0 until the first data
 	// arrives.
@@ -84,12 +85,12 @@ func tcpInfo(raw syscall.RawConn) (words [8]uint32, ok bool) {
 	return words, ok
 }
 
-// canSeeUnsent reports whether unsentBytes works on this system.
-const canSeeUnsent = true
+// CanSeeUnsent reports whether UnsentBytes works on this system.
+const CanSeeUnsent = true
 
-// unsentBytes returns how many bytes are unacknowledged (TCP) or unread (unix sockets,
+// UnsentBytes returns how many bytes are unacknowledged (TCP) or unread (unix sockets,
 // including the system's overhead). It reports whether the system returned a number.
-func unsentBytes(raw syscall.RawConn) (n int, ok bool) {
+func UnsentBytes(raw syscall.RawConn) (n int, ok bool) {
 	var unsent int32
 	err := raw.Control(func(fd uintptr) {
 		// SIOCOUTQ has the number of TIOCOUTQ.

@@ -1,0 +1,307 @@
+package rpcx
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// peerBatch is a batch of requests from the peer. The request queue holds a batch as one
+// entry, and workers take the members in turn. After the last reply, the replies leave in
+// a single message, in the order of the requests. The session's lock guards the fields.
+// Members share no bytes with the received message.
+type peerBatch struct {
+	members        []peerRequest // every item of the batch; invalid items are answered
+	nextMember     int           // number of members begun or refused
+	replies        []byte        // encoded replies, in the order of completion
+	spans          []span        // position of each member's reply in replies
+	missingReplies int           // number of replies still to come
+	openMembers    int           // requests and notifications that have not finished
+	replySize      int           // bytes of handlers' replies, plus 2 for each; including replies that were too large
+	reservedBytes  int           // part of replySize that memoryUse.batchReplies includes
+	size           int           // bytes for Limits.QueueBytes
+	arrived        time.Duration
+	deadline       deadline
+	handlers       int  // members whose handlers run
+	begunCounted   bool // no member waits, and handlers run: requestQueue.begunBatchBytes includes size
+	sending        bool // every reply is stored, but the message is not queued yet
+	disconnect     bool // close the session once the replies are queued, as a handler wants
+}
+
+func (b *peerBatch) markArrived(s *Session, now time.Duration) {
+	b.arrived = now
+	for i := range b.members {
+		s.requests.trackCancellableLocked(&b.members[i])
+	}
+}
+
+func (b *peerBatch) queuedBytes() int           { return b.size }
+func (b *peerBatch) requestDeadline() *deadline { return &b.deadline }
+func (b *peerBatch) isQueued() bool             { return b.deadline.owner != nil && b.nextMember < len(b.members) }
+
+func (b *peerBatch) about() (string, slog.Attr) {
+	return "request refused", slog.Int("members", len(b.members))
+}
+
+func (b *peerBatch) appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest {
+	for i := range b.members {
+		if c := &b.members[i]; want(c) {
+			calls = append(calls, c)
+		}
+	}
+	return calls
+}
+
+func (b *peerBatch) beginNext(s *Session) (c *peerRequest, last bool) {
+	for b.skipAnswered() {
+		c := &b.members[b.nextMember]
+		b.nextMember++
+		if c.IsNotification() || s.life.state < stateClosing {
+			c.arrived = b.arrived
+			c.markBegun(s)
+			b.handlers++
+			return c, !b.skipAnswered()
+		}
+	}
+	return nil, true
+}
+
+// skipAnswered skips members that need no handler, and reports whether a member is left.
+func (b *peerBatch) skipAnswered() bool {
+	for b.nextMember < len(b.members) && b.members[b.nextMember].answered {
+		b.nextMember++
+	}
+	return b.nextMember < len(b.members)
+}
+
+func (b *peerBatch) nextHandlingBytes() int {
+	if !b.skipAnswered() {
+		return 0
+	}
+	return int(b.members[b.nextMember].handlingBytes)
+}
+
+// memberSize is the approximate memory of a waiting member, besides the bytes of the
+// member.
+const memberSize = 256
+
+// maxGuess bounds an allocation of estimated size.
+const maxGuess = 64 << 10
+
+// span is a part of a buffer. An empty span stands for no reply.
+type span struct{ start, end int }
+
+// appendReply stores the reply to item i.
+func (b *peerBatch) appendReply(i int, reply []byte) {
+	if b.replies == nil { // further replies are probably about as long
+		b.replies = make([]byte, 0, min((len(reply)+8)*len(b.members), maxGuess))
+	}
+	b.spans[i].start = len(b.replies)
+	b.replies = append(b.replies, reply...)
+	b.spans[i].end = len(b.replies)
+}
+
+// reserveReplyLocked counts a reply of size bytes, and returns the exceeded limit, or 0.
+// The replies of the batch, including refused replies, must fit into Limits.Response (as
+// in aiorpcX). The replies of all incomplete batches together must fit into
+// Limits.Response or Limits.Outbox, whichever is larger. Callers must hold s.mu.
+func (b *peerBatch) reserveReplyLocked(s *Session, size int) (limit int) {
+	s.mu.AssertHeld()
+	size += 2
+	b.replySize += size
+	response := s.requests.maxResponse()
+	together := max(response, s.limits.Outbox)
+	switch {
+	case b.replySize > response:
+		return response
+	case s.memory.batchReplies+size > together:
+		return together
+	}
+	b.reservedBytes += size
+	s.memory.batchReplies += size
+	return 0
+}
+
+// storeReplyLocked stores an awaited reply, and reports whether the reply was the last.
+// Callers must hold s.mu.
+func (b *peerBatch) storeReplyLocked(s *Session, i int, reply []byte) bool {
+	s.mu.AssertHeld()
+	b.appendReply(i, reply)
+	b.missingReplies--
+	b.finishMemberLocked(s)
+	b.sending = b.missingReplies == 0
+	return b.sending
+}
+
+// finishMemberLocked counts a finished member. The last member ends the batch's deadline.
+// Callers must hold s.mu.
+func (b *peerBatch) finishMemberLocked(s *Session) {
+	s.mu.AssertHeld()
+	if b.openMembers--; b.openMembers == 0 {
+		s.requests.open.removeDeadline(&b.deadline)
+	}
+}
+
+func (b *peerBatch) refuseRemaining(s *Session, e *Error, from sendMode) {
+	s.effects.failMembers(b, b.takeUnbegunLocked(s), e, from)
+}
+
+func (b *peerBatch) abortRequest(s *Session, c *peerRequest, e *Error) {
+	c.markAnsweredLocked(s)
+	if b.isQueued() && !b.skipAnswered() {
+		s.requests.removeEntry(b)
+	}
+	s.effects.failMembers(b, []*peerRequest{c}, e, fromReader)
+}
+
+// takeUnbegunLocked takes the members that have not begun. It drops the notifications and
+// returns the requests. Callers must hold s.mu.
+func (b *peerBatch) takeUnbegunLocked(s *Session) (rest []*peerRequest) {
+	s.mu.AssertHeld()
+	if b.isQueued() {
+		s.requests.removeEntry(b)
+	}
+	for ; b.nextMember < len(b.members); b.nextMember++ {
+		switch c := &b.members[b.nextMember]; {
+		case c.answered:
+		case c.IsNotification():
+			c.markAnsweredLocked(s)
+			s.requests.countDroppedLocked(c)
+			b.finishMemberLocked(s)
+		default:
+			c.markAnsweredLocked(s)
+			rest = append(rest, c)
+		}
+	}
+	return rest
+}
+
+// answerMembers answers members with e. If e is nil, the members get no reply.
+func (b *peerBatch) answerMembers(s *Session, members []*peerRequest, e *Error, from sendMode) {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	complete := false
+	for _, c := range members {
+		sc.msg = sc.msg[:0]
+		if e != nil { // a nil e means no reply
+			s.requests.encodeError(sc, c.ID, e)
+		}
+		s.lock()
+		complete = b.storeReplyLocked(s, int(c.index), sc.msg)
+		s.unlock()
+	}
+	if complete {
+		b.sendReplies(s, nil, from)
+	}
+}
+
+// expireLocked implements [expirer]. Limits.ProcessingTimeout has passed. Each unfinished
+// member counts as an error, like a request outside a batch. Callers must hold s.mu.
+func (b *peerBatch) expireLocked(s *Session) {
+	s.mu.AssertHeld()
+	for i := range b.members {
+		if c := &b.members[i]; !c.answered {
+			s.requests.timeOutLocked(c)
+		}
+	}
+	waiting := b.takeUnbegunLocked(s)
+	calls := b.appendRequests(nil, (*peerRequest).isOpen)
+	var begun []*peerRequest
+	for _, c := range calls {
+		c.markAnsweredLocked(s)
+		switch {
+		case c.IsNotification():
+			b.finishMemberLocked(s)
+		case c.isRunning():
+			begun = append(begun, c)
+		default:
+			waiting = append(waiting, c)
+		}
+	}
+	s.effects.failMembers(b, waiting, timedOut(false), fromReader)
+	s.effects.failMembers(b, begun, timedOut(true), fromReader)
+	for _, c := range calls {
+		s.effects.endContext(c, errProcessing)
+	}
+}
+
+// shrinkReplies replaces replies by e, the largest first, until the message has shrunk by
+// the given number of bytes.
+func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes int) {
+	size := func(i int) int { return b.spans[i].end - b.spans[i].start }
+	order := make([]int, len(b.spans))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return size(j) - size(i) })
+	for _, i := range order {
+		if bytes <= 0 {
+			return
+		}
+		if c := &b.members[i]; c.ID != nil && s.requests.encodeError(sc, c.ID, e) && len(sc.msg) < size(i) {
+			bytes -= size(i) - len(sc.msg)
+			sp := &b.spans[i]
+			sp.end = sp.start + copy(b.replies[sp.start:], sc.msg)
+		}
+	}
+}
+
+// sendReplies sends the replies. h is the handler of the last member, or nil. No other
+// goroutine has the batch any more.
+func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
+	s.lock()
+	s.memory.batchReplies -= b.reservedBytes
+	s.unlock()
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	err := b.frameReplies(s, sc)
+	b.replies, b.spans = nil, nil // a waiting sender keeps a single copy
+	clear(sc.parts)
+	if err == nil {
+		_ = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
+	}
+	s.lock()
+	b.sending = false
+	s.unlock()
+	if b.disconnect { // final, because sending was true until now
+		s.closePolitely(ErrClosed)
+	}
+}
+
+// frameReplies frames the replies as a single message. If the message is too large, errors
+// replace the largest replies. If the message is still too large, a single error replaces
+// the message.
+func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
+	err := b.joinReplies(s, sc)
+	size, ok := errors.AsType[*SizeError](err)
+	if !ok {
+		return err
+	}
+	e := responseTooLarge(size.Limit)
+	s.lock()
+	s.logs.logPeerLaterLocked(slog.LevelWarn, "replies to a batch are too large together, and some are replaced by errors",
+		slog.Int("members", len(b.members)), byteLimitAttr(size.Field, size.Limit))
+	s.unlock()
+	b.shrinkReplies(s, sc, e, size.Size-size.Limit)
+	if err = b.joinReplies(s, sc); err == nil {
+		return nil
+	}
+	s.requests.encodeError(sc, nil, e)
+	return s.writer.frameMessage(sc)
+}
+
+// joinReplies joins the replies into a single message and frames the message.
+func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
+	sc.parts = sc.parts[:0]
+	for _, sp := range b.spans {
+		if sp.end > sp.start {
+			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
+		}
+	}
+	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {
+		return err
+	}
+	return s.writer.frameMessage(sc)
+}
