@@ -96,9 +96,9 @@ func (t *callTable) delete(i int) {
 	}
 }
 
-// abandonCall removes a call and remembers the id, because the reply may still come. It
+// removeButRemember removes a call and remembers the id, because the reply may still come. It
 // reports whether the call was pending.
-func (t *callTable) abandonCall(c *pendingCall) bool {
+func (t *callTable) removeButRemember(c *pendingCall) bool {
 	if !t.remove(c) {
 		return false
 	}
@@ -165,9 +165,9 @@ func (t *callTable) takeAbandoned(id uint64) bool {
 type matchKind uint8
 
 const (
-	matched    matchKind = iota // reply to a pending call
-	late                        // reply to an abandoned call
-	unexpected                  // reply to no call
+	matched     matchKind = iota // reply to a pending call
+	toAbandoned                  // reply to an abandoned call
+	unexpected                   // reply to no call
 )
 
 // matchReply finds the call for a response with the given id, and removes the call from
@@ -180,7 +180,7 @@ func (t *callTable) matchReply(id ID) (*pendingCall, matchKind) {
 	c, at := t.find(n)
 	if c == nil {
 		if t.takeAbandoned(n) {
-			return nil, late
+			return nil, toAbandoned
 		}
 		return nil, unexpected
 	}
@@ -417,9 +417,9 @@ func (m *pendingMessage) expireLocked(s *Session) {
 // abandonMessage ends the unfinished calls of m without a reply.
 func (pc *pendingCalls) abandonMessage(m *pendingMessage, err error) {
 	s := pc.s
-	late := errors.Is(err, context.DeadlineExceeded) // before locking, because err may have a user's type (I5)
+	timedOut := errors.Is(err, context.DeadlineExceeded) // before locking, because err may have a user's type (I5)
 	s.lock()
-	if late {
+	if timedOut {
 		err = pc.timeoutErrorLocked(m, err)
 	}
 	pc.abandonMessageLocked(m, err)
@@ -442,11 +442,11 @@ func (pc *pendingCalls) abandonMessageLocked(m *pendingMessage, err error) {
 func (pc *pendingCalls) abandonCallLocked(c *pendingCall, now time.Duration, err error) bool {
 	s := pc.s
 	s.mu.AssertHeld()
-	if !pc.table.abandonCall(c) {
+	if !pc.table.removeButRemember(c) {
 		return false
 	}
 	if s.cancellation != nil {
-		s.effects.abandonCall(c.id)
+		s.effects.reportAbandoned(c.id)
 	}
 	pc.completeCallLocked(c, now, nil, err)
 	return true

@@ -746,20 +746,20 @@ func TestTableRemembersALongBatch(t *testing.T) {
 		}
 		table.addCalls(calls)
 		for i := range calls {
-			if !table.abandonCall(&calls[i]) {
+			if !table.removeButRemember(&calls[i]) {
 				t.Fatalf("%s: call %d was not pending", name, calls[i].id)
 			}
 		}
 		for i := range long {
 			id := strconv.AppendInt(nil, int64(order(i)+1), 10)
-			if _, what := table.matchReply(id); what != late {
+			if _, what := table.matchReply(id); what != toAbandoned {
 				t.Fatalf("%s: the reply to call %s is %v, want late", name, id, what)
 			}
 			if _, what := table.matchReply(id); what != unexpected {
 				t.Fatalf("%s: another reply to call %s is %v, want unexpected", name, id, what)
 			}
 		}
-		if _, what := table.matchReply(ID("0")); what != late {
+		if _, what := table.matchReply(ID("0")); what != toAbandoned {
 			t.Errorf("%s: the call before the batch was forgotten", name)
 		}
 		if len(table.abandoned) > 4 {
@@ -794,7 +794,7 @@ func TestTableOnlyCall(t *testing.T) {
 	table.remove(&first[0])
 	want(false, &second[0])
 
-	table.abandonCall(&second[0])
+	table.removeButRemember(&second[0])
 	b := &pendingMessage{isBatch: true}
 	members := newCalls(b, 3)
 	table.addCalls(members)
@@ -803,7 +803,7 @@ func TestTableOnlyCall(t *testing.T) {
 	want(true, &members[0])
 	want(false, nil)
 	for i := range members {
-		table.abandonCall(&members[i])
+		table.removeButRemember(&members[i])
 	}
 	table.addCalls(first)
 	for _, i := range []int{1, 0, 2} {

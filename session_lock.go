@@ -88,8 +88,8 @@ func (fx *effects) endContext(c *peerRequest, cause error) {
 	fx.endedContexts = append(fx.endedContexts, endedContext{c, cause})
 }
 
-// abandonCall schedules a cancellation of the call with the given id.
-func (fx *effects) abandonCall(id uint64) {
+// reportAbandoned schedules a cancellation of the call with the given id.
+func (fx *effects) reportAbandoned(id uint64) {
 	fx.notEmpty = true
 	fx.abandonedIDs = append(fx.abandonedIDs, id)
 }

@@ -316,7 +316,7 @@ func (r *reader) takeCallForReplyLocked(id ID, err error) (c *pendingCall, outco
 		if bad, ok := err.(*ProtocolError); ok {
 			fault = bad
 		}
-	case late:
+	case toAbandoned:
 		s.calls.lastReplyMark = s.writer.queuedMessages
 		s.stats.LateReplies++
 	case unexpected:
@@ -380,7 +380,7 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 func (pc *pendingCalls) failUnansweredLocked(m *pendingMessage, now time.Duration, err error) {
 	pc.s.mu.AssertHeld()
 	for i := range m.calls {
-		if c := &m.calls[i]; pc.table.abandonCall(c) {
+		if c := &m.calls[i]; pc.table.removeButRemember(c) {
 			pc.completeCallLocked(c, now, nil, err)
 		}
 	}

@@ -23,7 +23,7 @@ const (
 	closeWait   = time.Second // wait for the peer's answer to our close frame
 	firstBuffer = 512         // initial size of the read buffer
 	readBuffer  = 8 << 10     // larger buffers are counted, and given back
-	partStep    = 64 << 10    // input bytes between two calls of part
+	partStep    = 64 << 10    // input bytes between two calls of onPart
 	fragment    = 32 << 10    // bytes of a message to write or read at a time
 	mostDropped = 16 << 20    // input bytes to drop until the peer answers a close frame
 	maxDropped  = 64 << 10    // the same, for a peer that cost too much
@@ -39,21 +39,21 @@ type conn struct {
 	request *http.Request // kept HTTP request; nil for a client
 	maxSize int
 
-	buf      []byte
-	part     func(size int) error // callback of OnPart
-	rest     io.Reader            // remainder of a message being dropped; nil if there is no such message
-	reading  atomic.Bool          // ReadMessage is running; otherwise reading has paused, or is about to start
-	written  func()               // callback of OnWritten; may be nil
-	messages uint64               // bytes of messages received
-	told     uint64               // Received at the last call of part
-	size     int                  // size passed to part last, without kept
-	kept     int                  // bytes of request
-	begun    bool                 // ReadMessage was called
-	control  *controlFrames       // the peer's control frames
-	ended    atomic.Bool          // the input has ended, and the peer cannot be notified
-	cause    error                // reason for the end of reading
-	over     chan struct{}        // closed when cause is set
-	writing  atomic.Bool
+	buf           []byte
+	onPart        func(size int) error // callback of OnPart
+	rest          io.Reader            // remainder of a message being dropped; nil if there is no such message
+	reading       atomic.Bool          // ReadMessage is running; otherwise reading has paused, or is about to start
+	written       func()               // callback of OnWritten; may be nil
+	messages      uint64               // bytes of messages received
+	reportedBytes uint64               // Received at the last call of onPart
+	reportedSize  int                  // size passed to onPart last, without kept
+	kept          int                  // bytes of request
+	begun         bool                 // ReadMessage was called
+	control       *controlFrames       // the peer's control frames
+	ended         atomic.Bool          // the input has ended, and the peer cannot be notified
+	cause         error                // reason for the end of reading
+	over          chan struct{}        // closed when cause is set
+	writing       atomic.Bool
 
 	interval time.Duration // of pings
 	pinging  sync.Mutex    // held during a ping
@@ -114,17 +114,17 @@ func (c *conn) read() ([]byte, error) {
 	if !c.begun {
 		c.begun = true
 		if c.kept > 0 {
-			if err := c.tell(0); err != nil {
+			if err := c.reportProgress(0); err != nil {
 				return nil, c.refuse(websocket.StatusTryAgainLater, "no room for the request", err)
 			}
 		}
 	}
-	if err := c.drop(); err != nil {
+	if err := c.discardMessage(); err != nil {
 		return nil, err
 	}
 	if cap(c.buf) > readBuffer { // do not hold a large buffer between messages
 		c.giveBuffer()
-		_ = c.tell(0) // requests no memory
+		_ = c.reportProgress(0) // requests no memory
 	}
 	kind, r, err := c.ws.Reader(context.Background())
 	if err != nil {
@@ -168,7 +168,7 @@ func (c *conn) read() ([]byte, error) {
 		if len(buf) == size {
 			size *= 2
 		}
-		if err := c.tell(held(size)); err != nil {
+		if err := c.reportProgress(held(size)); err != nil {
 			return nil, c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
 		}
 		if size > cap(buf) {
@@ -180,8 +180,8 @@ func (c *conn) read() ([]byte, error) {
 	}
 }
 
-// drop reads the remainder of a dropped message.
-func (c *conn) drop() error {
+// discardMessage reads the remainder of a dropped message.
+func (c *conn) discardMessage() error {
 	for c.rest != nil {
 		n, err := c.rest.Read(c.buf[:min(fragment, cap(c.buf))])
 		c.messages += uint64(n)
@@ -190,7 +190,7 @@ func (c *conn) drop() error {
 		} else if err != nil {
 			return err
 		}
-		if err := c.tell(held(cap(c.buf))); err != nil {
+		if err := c.reportProgress(held(cap(c.buf))); err != nil {
 			return c.refuse(websocket.StatusTryAgainLater, "no room for a message of this size", err)
 		}
 	}
@@ -241,10 +241,10 @@ func held(size int) int {
 	return size
 }
 
-// tell reports progress of a message to the session; size is the buffer's size.
-func (c *conn) tell(size int) error {
-	c.size, c.told = size, c.Received()
-	return c.part(c.kept + size)
+// reportProgress reports progress of a message to the session; size is the buffer's size.
+func (c *conn) reportProgress(size int) error {
+	c.reportedSize, c.reportedBytes = size, c.Received()
+	return c.onPart(c.kept + size)
 }
 
 // check reports input other than messages to the session. If the peer has sent too many
@@ -256,10 +256,10 @@ func (c *conn) check() error {
 			Message: bounded.Over(c.control.rate, "control frames a second", "websocket.Config.ControlFrames"),
 		})
 	}
-	if !c.begun || c.Received()-c.told < partStep {
+	if !c.begun || c.Received()-c.reportedBytes < partStep {
 		return nil
 	}
-	if err := c.tell(c.size); err != nil {
+	if err := c.reportProgress(c.reportedSize); err != nil {
 		return c.refuse(websocket.StatusTryAgainLater, "no room", err)
 	}
 	return nil
@@ -273,7 +273,7 @@ func (c *conn) KeptBytes() int { return c.kept }
 func (c *conn) Received() uint64 { return max(c.out.received.Load(), c.messages) }
 
 // OnPart implements [rpcx.PartReader].
-func (c *conn) OnPart(part func(size int) error) { c.part = part }
+func (c *conn) OnPart(part func(size int) error) { c.onPart = part }
 
 // MaxMessage implements [rpcx.SizeLimiter].
 func (c *conn) MaxMessage() int { return c.maxSize }
