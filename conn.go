@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -123,7 +124,7 @@ func (s *stream) socket() *socket { return s.sock }
 func (s *stream) onPart(part func(int) error) { s.onPartial = part }
 
 func (s *stream) nextMessage(wait bool) ([]byte, error) {
-	for {
+	for reads := 0; ; reads++ {
 		if s.w > s.r || s.readErr != nil {
 			s.markUnread()
 			advance, token, err := s.split(s.buf[s.r:s.w], s.readErr == io.EOF)
@@ -163,6 +164,9 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 		}
 		if !wait {
 			return nil, nil
+		}
+		if reads > 0 {
+			runtime.Gosched() // a message without an end must not keep a processor
 		}
 		s.readMore()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -169,6 +170,10 @@ func (s *Session) SetValue(key, value any) {
 func (s *Session) Value(key any) any {
 	s.lock()
 	defer s.unlock()
+	// The context of a handler may be asked for a key of any type.
+	if len(s.values) == 0 || !reflect.ValueOf(key).Comparable() {
+		return nil
+	}
 	return s.values[key]
 }
 

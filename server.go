@@ -292,7 +292,7 @@ func (srv *Server) Serve(l net.Listener) error {
 		}
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 		srv.options.Logger.LogAttrs(context.Background(), slog.LevelWarn, "accept failed",
-			slog.Any("error", err), slog.Duration("retry after", delay))
+			errorAttr(err), slog.Duration("retry after", delay))
 		select {
 		case <-time.After(delay):
 		case <-tracked.stopped:

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/jsonscan"
 )
 
@@ -57,11 +58,19 @@ type badMessage struct {
 // hintedTimeoutError is the error of a call that timed out, with a hint: input since the
 // request may have contained the reply.
 type hintedTimeoutError struct {
-	err  error // the timeout
-	hint string
+	err   error  // the timeout
+	hint  string // before fault
+	fault error  // of a bad message; may be nil
 }
 
-func (e *hintedTimeoutError) Error() string { return e.err.Error() + "; " + e.hint }
+func (e *hintedTimeoutError) Error() string {
+	text := e.err.Error() + "; " + e.hint
+	if e.fault != nil {
+		text += e.fault.Error() // not earlier, because the method may be a user's (I5)
+	}
+	return text
+}
+
 func (e *hintedTimeoutError) Unwrap() error { return e.err }
 
 // timeoutErrorLocked returns err, the timeout error of the calls of m. If the input meanwhile
@@ -70,12 +79,31 @@ func (pc *pendingCalls) timeoutErrorLocked(m *pendingMessage, err error) error {
 	s := pc.s
 	s.mu.AssertHeld()
 	if like := s.reader.recognizeStalledInputLocked(); like != "" {
-		return &hintedTimeoutError{err, stalledInputText + ": it looks like " + like}
+		return &hintedTimeoutError{err, stalledInputText + ": it looks like " + like, nil}
 	}
 	if bad := s.faults.last; bad != nil && m.messageSeq > 0 && m.messageSeq <= bad.queuedBefore {
-		return &hintedTimeoutError{err, "a bad message came meanwhile: " + bad.err.Error()}
+		return &hintedTimeoutError{err, "a bad message came meanwhile: ", bad.err}
 	}
 	return err
+}
+
+// fixedTextError is an error whose text was asked for without s.mu.
+type fixedTextError struct {
+	text string
+	err  error
+}
+
+func (e *fixedTextError) Error() string { return e.text }
+func (e *fixedTextError) Unwrap() error { return e.err }
+
+// withFixedText returns err, from a Protocol, for use under s.mu. The method Error of a
+// foreign type runs now, and not again (I5).
+func withFixedText(err error) error {
+	switch err.(type) {
+	case nil, *ProtocolError, *Error:
+		return err
+	}
+	return &fixedTextError{bounded.Text(err.Error()), err}
 }
 
 // countItemFaultLocked counts the nth fault of a message. A message is charged as a

@@ -257,6 +257,9 @@ func (r *reader) decodeMessage(m *Message, msg []byte) {
 	}
 	m.StrictParams = s.strictParams
 	p.Decode(m, msg, s.limits.Batch)
+	for i := range m.Items {
+		m.Items[i].Err = withFixedText(m.Items[i].Err)
+	}
 }
 
 // handOverDecoded completes the calls of decoded replies and queues decoded requests.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1405,6 +1406,51 @@ func TestSessionOverValuesGoesOn(t *testing.T) {
 		w.Write([]byte("]"))
 		if err := ended(t, s); !strings.Contains(err.Error(), "no newline behind which") {
 			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+// askingError is an error whose text needs the session.
+type askingError struct{ session *atomic.Pointer[rpcx.Session] }
+
+func (e askingError) Error() string {
+	return fmt.Sprint("errors before: ", e.session.Load().Stats().Errors)
+}
+
+// askingProtocol finds an askingError in each message.
+type askingProtocol struct {
+	rpcx.Protocol
+	err askingError
+}
+
+func (p askingProtocol) Decode(m *rpcx.Message, msg []byte, most int) {
+	p.Protocol.Decode(m, msg, most)
+	for i := range m.Items {
+		m.Items[i].Kind, m.Items[i].Err = rpcx.KindInvalid, p.err
+	}
+}
+
+// No method of a protocol's error runs under the session's lock.
+func TestErrorsOfAProtocolMayUseTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var session atomic.Pointer[rpcx.Session]
+		log := &records{}
+		s, w := newWire(t, &rpcx.Options{
+			Protocol: askingProtocol{rpcx.JSONRPCv2, askingError{&session}},
+			Logger:   slog.New(log),
+			Role:     rpcx.RoleServer,
+		})
+		session.Store(s)
+		pending := s.Go(t.Context(), "m", nil)
+		w.expect(`{"jsonrpc":"2.0","method":"m","id":0}`)
+		for range 2 {
+			w.say(ask("m", 1))
+			w.expect(`{"jsonrpc":"2.0","error":{"code":-32603,"message":"internal server error"},"id":1}`)
+		}
+		w.say("[" + ask("m", 1) + "]")
+		time.Sleep(time.Hour)
+		if err := pending.Err(); err == nil || !strings.Contains(err.Error(), "a bad message came meanwhile: errors before: ") {
+			t.Errorf("the call ended with %v", err)
 		}
 	})
 }

@@ -414,6 +414,7 @@ func TestValuesOfASession(t *testing.T) {
 			return []any{
 				derived.Value(key{"derived"}), derived.Value(key{"set before"}), derived.Value(key{"set inside"}),
 				derived.Value(key{"removed"}), derived.Value(key{"never set"}), derived.Value("set before"),
+				derived.Value([]string{"a key without a hash"}), ctx.Value(any(map[string]int{})),
 			}, nil
 		})})
 		if got := b.Value(key{"set before"}); got != nil {
@@ -425,7 +426,7 @@ func TestValuesOfASession(t *testing.T) {
 		b.SetValue(key{"removed"}, "still there")
 		b.SetValue(key{"removed"}, nil)
 		got, err := rpcx.Call[[]any](t.Context(), a, "m", nil)
-		if want := []any{"derived", "before", "inside", nil, nil, nil}; err != nil || !slices.Equal(got, want) {
+		if want := []any{"derived", "before", "inside", nil, nil, nil, nil, nil}; err != nil || !slices.Equal(got, want) {
 			t.Errorf("a handler has %v, %v, want %v", got, err, want)
 		}
 		if got := a.Value(key{"set before"}); got != nil {
