@@ -11,7 +11,7 @@ import (
 
 // account is the cost budget of a session, or of the sessions of a group.
 type account struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the budget
 	epoch time.Time
 	budget
 	most     float64 // highest cost of a group; 0 for a session's own account
@@ -343,6 +343,8 @@ func (cs *costState) refreshThrottleLocked() {
 	s.pool.RunTask(s.UpdateCost)
 }
 
+// applyThrottleLocked adapts the limits on delays and handlers to the cost. Callers must
+// hold s.mu.
 func (cs *costState) applyThrottleLocked() {
 	s := cs.s
 	s.mu.AssertHeld()

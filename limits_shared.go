@@ -24,8 +24,8 @@ type serverLoad struct {
 
 	handlingLimit int          // limit of handling; 0 means no limit
 	handling      atomic.Int64 // bytes of requests whose handlers run, and reserved bytes
-	mu            sync.Mutex
-	blocked       []*Session // sessions that wait until fewer bytes are handled, in order of arrival
+	mu            sync.Mutex   // guards blocked, and tiedHandling of the sessions; taken after Session.mu
+	blocked       []*Session   // sessions that wait until fewer bytes are handled, in order of arrival
 }
 
 // noServer is the load of sessions without a server. noServer has no limit.

@@ -119,7 +119,7 @@ type Server struct {
 
 	pool       pool
 	load       serverLoad
-	mu         sync.Mutex
+	mu         sync.Mutex // guards the fields below, except failureLogRate, which has a lock of its own
 	groups     groups
 	handshakes handshakeTable
 	// unpreparedConns holds a token for each connection whose goroutine has not begun the
@@ -349,6 +349,7 @@ func (srv *Server) checkOptions() error {
 	return srv.resolveOptionsLocked()
 }
 
+// mustResolveOptionsLocked panics if an option is invalid. Callers must hold srv.mu.
 func (srv *Server) mustResolveOptionsLocked() {
 	if err := srv.resolveOptionsLocked(); err != nil {
 		panic("rpcx: " + err.Error())

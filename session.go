@@ -15,7 +15,8 @@ import (
 	"example.com/rpcx/internal/lockowner"
 )
 
-// The way of a message, by the functions on the way:
+// The way of a message, by the functions on the way. (docs/architecture.md has more steps,
+// the parts, the goroutines and the locks.)
 //
 //	our call:       Session.Call → sendCall → sendMessage → sendFrame → enqueueFrameLocked → outbox.push
 //	                ─▶ writeLoop → writeFrames;
@@ -86,21 +87,24 @@ type Session struct {
 	sessionConfig
 	proto atomic.Pointer[Protocol]
 
-	mu       lockowner.Mutex // guards the fields below
-	life     lifecycle
+	// mu guards the fields below, except the fields of reader, and fields that are set once at
+	// the start, such as writer.sock. Only the reader changes stats.MessagesReceived and
+	// stats.BytesReceived, and may read both without mu.
+	mu       lockowner.Mutex
+	life     lifecycle     // state, cause of the close, callbacks
 	calls    pendingCalls  // to the peer
 	requests requestServer // from the peer
-	reader   reader
-	input    inputState
-	writer   writer
-	timer    sessionTimer
-	activity connActivity
-	idle     idleMark // for a nearly full server
-	cost     costState
-	faults   peerErrors
-	memory   memoryUse
-	logs     deferredLog
-	effects  effects
+	reader   reader        // decoding, faults of the peer
+	input    inputState    // the end of the input
+	writer   writer        // outbox, senders that wait for room
+	timer    sessionTimer  // the one timer, for all deadlines
+	activity connActivity  // silence, keep-alive
+	idle     idleMark      // for a nearly full server
+	cost     costState     // cost and throttle
+	faults   peerErrors    // for Limits.PeerErrors
+	memory   memoryUse     // bytes that the server counts
+	logs     deferredLog   // records to be logged without mu
+	effects  effects       // work for after unlock
 	stats    Stats
 	values   map[any]any // set by SetValue
 }
@@ -159,7 +163,9 @@ const (
 // NewSession panics if conn is nil or an option is invalid.
 //
 // The Close method of conn must unblock Read and Write, as for a [net.Conn]; for other
-// streams see [Join]. Close may wait, but must end by itself.
+// streams see [Join]. Close may wait, but must end by itself. Optional methods of conn are
+// CloseWrite() error, if the two halves close separately (see Limits.HalfClose), and
+// NetConn() net.Conn, for addresses and TLS.
 func NewSession(conn io.ReadWriteCloser, opts *Options) *Session {
 	mustHave("NewSession", "connection", conn)
 	o := mustResolveOptions(opts)

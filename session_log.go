@@ -198,6 +198,8 @@ func (s *Session) notePeer(level slog.Level, msg string, attrs ...slog.Attr) {
 	s.unlock()
 }
 
+// logSizedLaterLocked queues a record of the given size, within the budget. Callers must
+// hold s.mu.
 func (l *deferredLog) logSizedLaterLocked(size int, level slog.Level, msg string, attrs []slog.Attr) {
 	s := l.s
 	s.mu.AssertHeld()

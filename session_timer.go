@@ -31,6 +31,7 @@ type expirer interface {
 	expireLocked(s *Session)
 }
 
+// deadlineList holds deadlines in the order of their times. Callers must hold s.mu.
 type deadlineList struct{ first, last *deadline }
 
 // appendDeadline appends d, and sets the timer for d.

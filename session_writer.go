@@ -363,6 +363,7 @@ func (w *writer) stopFlushWait() {
 	w.stopFlushWaitLocked()
 }
 
+// stopFlushWaitLocked does the work of stopFlushWait. Callers must hold s.mu.
 func (w *writer) stopFlushWaitLocked() {
 	w.s.mu.AssertHeld()
 	if w.flushed != nil {
