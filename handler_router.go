@@ -28,7 +28,7 @@ import (
 //
 // A tree may be changed while it serves. The zero value is an empty router.
 type Router struct {
-	mu      sync.RWMutex // guards entries and longest
+	mu      sync.RWMutex       // guards entries and longest
 	entries map[string]Handler // a *Router is a mounted router
 	longest int                // length of the longest name so far
 
