@@ -460,6 +460,32 @@ func TestLongPauseIsNoDeath(t *testing.T) {
 	})
 }
 
+// An id is kept twice if the peer can cancel requests, and counts twice.
+func TestIDsOfCancellableRequestsCountTwice(t *testing.T) {
+	id := `"` + strings.Repeat("x", 1000) + `"`
+	single, batch := `{"jsonrpc":"2.0","method":"m","id":`+id+`}`+"\n", `[{"jsonrpc":"2.0","method":"m","id":`+id+`}]`+"\n"
+	queued := func(c *Cancellation) (bytes int) {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			s := NewSession(near, &Options{Cancellation: c, Limits: Limits{Concurrency: 1, ProcessingTimeout: -1}, Handler: HandlerFunc(func(ctx context.Context, _ *Request) (any, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})})
+			io.WriteString(far, single+single+batch) // the first is being handled
+			synctest.Wait()
+			s.lock()
+			bytes = s.requests.bytes
+			s.unlock()
+			far.Close()
+			<-s.Done()
+		})
+		return bytes
+	}
+	if with, without := queued(LSPCancellation), queued(nil); with != without+2*len(id) {
+		t.Errorf("the queue has %d bytes, and %d without cancellation, want %d more", with, without, 2*len(id))
+	}
+}
+
 // What is read in a long pause has a bound: twice Limits.Queue and QueueBytes, and what
 // is read at once.
 func TestLongPauseTakesBoundedMemory(t *testing.T) {

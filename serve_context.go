@@ -301,6 +301,14 @@ func (rs *requestServer) trackCancellableLocked(c *peerRequest) {
 	}
 }
 
+// copiedIDBytes returns the size of the copy of an id for trackCancellableLocked.
+func (s *Session) copiedIDBytes(item *Item) int {
+	if s.cancellation == nil {
+		return 0
+	}
+	return len(item.ID)
+}
+
 // markAnsweredLocked marks c as answered, so that nobody can cancel c any more. Callers
 // must hold s.mu.
 func (c *peerRequest) markAnsweredLocked(s *Session) {

@@ -396,6 +396,7 @@ func (r *reader) newRequest(item *Item, size int) *singleRequest {
 	a.grow(item.sharedBytes())
 	item.detachInto(&a)
 	c.initFromItem(r.s, item, c)
+	c.size += r.s.copiedIDBytes(item)
 	return c
 }
 
@@ -434,6 +435,7 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 			continue
 		case KindRequest:
 			b.missingReplies++
+			b.size += s.copiedIDBytes(item)
 		}
 		b.openMembers++
 		item.detachInto(&a)
