@@ -200,10 +200,11 @@ func newFunc(fn any, names []string, method bool) (Handler, error) {
 	case reflect.ValueOf(fn).IsNil():
 		return nil, errors.New("the function is nil")
 	}
-	if h, ok := directHandler(sig, fn).(HandlerFunc); ok {
-		return h, nil
+	serve, ok := directHandler(sig, fn).(HandlerFunc)
+	if !ok {
+		serve = sig.newReflectHandler(reflect.ValueOf(fn))
 	}
-	return sig.newReflectHandler(reflect.ValueOf(fn)), nil
+	return &functionHandler{serve, sig}, nil
 }
 
 // newReflectHandler returns a handler that calls fn by reflection.
@@ -274,7 +275,7 @@ func (sig *signature) handlerResult(out []reflect.Value) (any, error) {
 			return nil, err
 		}
 	}
-	if sig.resultReturned {
+	if sig.resultType != nil {
 		return out[0].Interface(), nil
 	}
 	return nil, nil

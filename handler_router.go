@@ -34,6 +34,7 @@ type Router struct {
 
 	serviceType string              // type of the service, as named to peers
 	hidden      map[string]struct{} // names of the service that are not exposed
+	doc         atomic.Pointer[Doc] // set by Documented; nil if there is none
 
 	// Guarded by trees.
 	parent   *Router
@@ -196,24 +197,16 @@ func (r *Router) Resolve(path string) (Handler, error) {
 }
 
 // Methods iterates over the paths of the methods that are now in the tree below r, sorted
-// by name within each router.
+// by name within each router. [Router.Handlers] has the handlers, too.
 func (r *Router) Methods() iter.Seq[string] {
-	trees.RLock() // a tree changed during the walk could make the walk endless
-	defer trees.RUnlock()
-	return slices.Values(r.appendMethods(nil, ""))
-}
-
-func (r *Router) appendMethods(methods []string, prefix string) []string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, name := range slices.Sorted(maps.Keys(r.entries)) {
-		if sub, ok := r.entries[name].(*Router); ok {
-			methods = sub.appendMethods(methods, prefix+name+"/")
-		} else {
-			methods = append(methods, prefix+name)
+	methods := r.listMethods()
+	return func(yield func(string) bool) {
+		for _, m := range methods {
+			if !yield(m.path) {
+				return
+			}
 		}
 	}
-	return methods
 }
 
 // ServeRPC implements [Handler].

@@ -16,20 +16,21 @@ import (
 // signature describes the parameters and results of a function. [Func] makes the signature
 // once.
 type signature struct {
-	contextParam, sessionParam    bool           // the function begins with a context, a session
-	params                        []param        // the parameters for arguments without a variadic parameter, or the fields of structType
-	places                        map[string]int // index in params of each name
-	required                      int            // least number of positional arguments
-	paramsNamed                   bool           // the params have names, or there are no params
-	unknownIgnored                bool           // unknown named arguments are ignored
-	variadic                      reflect.Type   // type of the slice for further positional arguments, or nil
-	structType                    reflect.Type   // struct with the params as fields, or nil
-	pointerParam                  bool           // the function takes a pointer to structType
-	mapping                       reflect.Type   // map for all named arguments, or nil
-	sliceParam                    bool           // variadic is an ordinary parameter, a slice for all positional arguments
-	interfaceMethod               bool           // method of an interface, without names of parameters
-	bytesParam                    bool           // the only parameter is a []byte
-	resultReturned, errorReturned bool           // the function returns a result, an error
+	contextParam, sessionParam bool           // the function begins with a context, a session
+	params                     []param        // the parameters for arguments without a variadic parameter, or the fields of structType
+	places                     map[string]int // index in params of each name
+	required                   int            // least number of positional arguments
+	paramsNamed                bool           // the params have names, or there are no params
+	unknownIgnored             bool           // unknown named arguments are ignored
+	variadic                   reflect.Type   // type of the slice for further positional arguments, or nil
+	structType                 reflect.Type   // struct with the params as fields, or nil
+	pointerParam               bool           // the function takes a pointer to structType
+	mapping                    reflect.Type   // map for all named arguments, or nil
+	sliceParam                 bool           // variadic is an ordinary parameter, a slice for all positional arguments
+	interfaceMethod            bool           // method of an interface, without names of parameters
+	bytesParam                 bool           // the only parameter is a []byte
+	resultType                 reflect.Type   // type of the result, or nil
+	errorReturned              bool           // the function returns an error
 }
 
 // param is a parameter of the function, or a field of structType.
@@ -89,7 +90,7 @@ func newSignature(t reflect.Type, names []string, method bool) (*signature, erro
 			return nil, fmt.Errorf("parameter %d: %v cannot be decoded", i+1, t)
 		}
 	}
-	if len(names) == 0 && !sig.contextParam && !sig.sessionParam && !t.IsVariadic() && sig.errorReturned && !sig.resultReturned &&
+	if len(names) == 0 && !sig.contextParam && !sig.sessionParam && !t.IsVariadic() && sig.errorReturned && sig.resultType == nil &&
 		len(in) == 2 && in[1].Kind() == reflect.Pointer {
 		return nil, fmt.Errorf("it looks like a method for net/rpc, but a second parameter is not where the reply goes: "+
 			"write func(ctx context.Context, args %v) (%v, error); if both are parameters, begin with a context.Context", in[0], in[1].Elem())
@@ -210,7 +211,7 @@ func (sig *signature) setResults(t reflect.Type) error {
 		return errors.New("the results have to be (T, error), T, error or none: write a struct or a slice for several")
 	}
 	if len(out) == 1 {
-		sig.resultReturned = true
+		sig.resultType = out[0]
 		if !hasJSON(out[0]) || isLive(out[0]) {
 			return fmt.Errorf("result %v cannot be encoded", out[0])
 		}
