@@ -188,9 +188,7 @@ type socket struct {
 
 // newSocket returns the socket under conn, or nil if conn is no TCP or unix connection.
 func newSocket(conn any) *socket {
-	for tunnel, ok := conn.(*SOCKSConn); ok; tunnel, ok = conn.(*SOCKSConn) {
-		conn = tunnel.Conn // carries the same bytes
-	}
+	conn = sameBytesConn(conn)
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn: // no wrapping types: TLS must not be bypassed
 	default:

@@ -15,8 +15,6 @@ import (
 
 	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/duration"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Server accepts connections and runs a session on each connection. After the server has
@@ -106,8 +104,38 @@ type Server struct {
 	MaxHandledBytes int
 	// ShutdownTimeout is the time for sessions to finish when the context of
 	// ListenAndServe or ServeContext ends. Default 30 s. Then the server closes the
-	// remaining sessions. 0 means the default, and a negative value no limit.
+	// remaining sessions. 0 means the default, and a negative value no limit. The time
+	// begins after ShutdownSpread.
 	ShutdownTimeout time.Duration
+	// ShutdownSpread is the time over which Shutdown spreads the ends of the sessions, so
+	// that their clients do not all come back in the same moment. Default 0: no spread.
+	//
+	// From the beginning, the server accepts nothing any more, and [Server.Accepts] returns
+	// false. The sessions have their turns in random order, at even distances, and at a
+	// random time within each distance. A session goes on until its turn, and then ends as
+	// by [Session.Shutdown]. When no session is left, Shutdown does not wait for further
+	// turns. When the context of Shutdown ends, no session waits for its turn any more.
+	ShutdownSpread time.Duration
+	// Preamble is called for each connection that the server accepts, before TLS and the
+	// session: for a PROXY header, or a banner. The connection that Preamble returns takes
+	// the place of conn, and tells the address of the peer; see [WithAddrs]. If Preamble
+	// has read more than its header, the returned connection must begin with the rest.
+	// Its Close must close conn.
+	//
+	// Preamble runs on a separate goroutine for each connection, within MaxHandshakes and
+	// HandshakeTimeout. If the server gives the connection up, ctx ends and the server
+	// closes conn, so that Preamble needs no deadline. A deadline that Preamble has set
+	// stays. Before Preamble, only MaxSessions and MaxHandshakes apply. Limits by address
+	// and by group apply afterwards.
+	//
+	// If Preamble returns an error, the server closes conn, and logs the error as for a
+	// failed handshake. An error that matches [net.ErrClosed] is not logged: return it for
+	// the health checks of a balancer. A panic ends the program, as in OnSession.
+	//
+	// With a listener of [Listen] or ListenAndServe, Preamble comes before TLS. Of any other
+	// listener, Preamble sees the accepted connections, such as a *tls.Conn. ServeConn and
+	// ServeMessageConn, and so WebSockets, do not call Preamble.
+	Preamble func(ctx context.Context, conn net.Conn) (net.Conn, error)
 	// OnSession is called for each new session, on a separate goroutine, after the TLS
 	// handshake. No request is handled before OnSession returns, but OnSession may call
 	// the peer. So OnSession must not wait for a request of the peer, such as a login, or
@@ -134,6 +162,7 @@ type Server struct {
 	stopped         bool
 	users           int           // sessions, Serve calls, and goroutines of prepareConn and OnSession
 	usersGone       chan struct{} // closed when users falls to 0; nil if nobody waits
+	spreadDone      chan struct{} // closed when each session has had its turn; nil before ShutdownSpread begins
 }
 
 // Listen listens on addr, for [Server.Serve]. ctx bounds the lookup of a host name and
@@ -170,7 +199,7 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 	if err != nil || !secure {
 		return l, err
 	}
-	return tls.NewListener(l, config), nil
+	return &tlsListener{l, config}, nil
 }
 
 // ListenAndServe listens on addr and serves until ctx ends or the server is stopped. The
@@ -195,10 +224,11 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 }
 
 // ServeContext is [Server.Serve] until ctx ends. Then ServeContext does a
-// [Server.Shutdown] of the server, for at most ShutdownTimeout. If all sessions end in
-// time, the result is nil, otherwise an error that matches context.DeadlineExceeded. In
-// the latter case the remaining sessions are closed, but ServeContext does not wait for
-// their end. If OnClose must have been called, wait with [Server.Wait]. So
+// [Server.Shutdown] of the server, for at most ShutdownSpread and ShutdownTimeout. If all
+// sessions end in time, the result is nil, otherwise an error that matches
+// context.DeadlineExceeded. In the latter case the remaining sessions are closed, but
+// ServeContext does not wait for their end. If OnClose must have been called, wait with
+// [Server.Wait]. So
 //
 //	if err := srv.ServeContext(ctx, l); err != nil {
 //		log.Fatal(err)
@@ -224,25 +254,6 @@ func (srv *Server) ServeContext(ctx context.Context, l net.Listener) error {
 		return failed
 	}
 	return err
-}
-
-// shutdownWithTimeout shuts the server down at the end of a context, for at most
-// ShutdownTimeout.
-func (srv *Server) shutdownWithTimeout() error {
-	timeout := srv.ShutdownTimeout
-	if timeout == 0 {
-		timeout = 30 * time.Second
-	}
-	ctx := context.Background()
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	if srv.shutdownSessions(ctx) != nil {
-		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (Server.ShutdownTimeout)", timeout)}
-	}
-	return nil
 }
 
 // Serve runs a session on each connection that l accepts, and closes l before returning.
@@ -273,12 +284,13 @@ func (srv *Server) Serve(l net.Listener) error {
 	}
 	defer srv.removeListener(tracked)
 	defer l.Close()
+	accepting := srv.acceptorOf(l)
 	var delay time.Duration
 	for {
-		conn, err := l.Accept()
+		conn, err := accepting.Accept()
 		if err == nil {
 			delay = 0
-			srv.acceptConn(conn)
+			srv.acceptConn(conn, accepting.config)
 			continue
 		}
 		srv.mu.Lock()
@@ -365,6 +377,9 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 	if err := duration.Check("Server", srv); err != nil {
 		return err
 	}
+	if srv.ShutdownSpread < 0 {
+		return fmt.Errorf("Server.ShutdownSpread is %v: write 0 to end all sessions at once", srv.ShutdownSpread)
+	}
 	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
 		return errors.New("sessions of a group are limited and there are no groups (Server.MaxGroup, Limits.Group): set Group, too, to GroupBySubnet(24, 64), for example")
 	}
@@ -433,8 +448,9 @@ func (srv *Server) StopListening() {
 	}
 }
 
-// Shutdown stops listening and shuts all sessions down; see [Session.Shutdown]. If ctx
-// ends first, Shutdown closes the remaining sessions and returns the error of ctx.
+// Shutdown stops listening and shuts all sessions down, spread over ShutdownSpread; see
+// [Session.Shutdown]. If ctx ends first, Shutdown closes the remaining sessions and returns
+// the error of ctx.
 //
 // A handler must not call Shutdown, because Shutdown waits for the handler. If ctx is or
 // derives from the context of a handler of the server, Shutdown returns [ErrInHandler] at
@@ -457,21 +473,6 @@ func (srv *Server) runsHandlerOf(ctx context.Context) bool {
 	return h != nil && h.session.load == &srv.load && h.session.runsHandlerOf(ctx)
 }
 
-// shutdownSessions is Shutdown without the check for a handler's context.
-func (srv *Server) shutdownSessions(ctx context.Context) error {
-	srv.StopListening()
-	var shutdowns errgroup.Group
-	for _, s := range srv.liveSessions() {
-		// Owner: this call. End: the session's Shutdown returns.
-		shutdowns.Go(func() error { return s.shutdownWith(ctx, ErrServerClosed) })
-	}
-	failed := shutdowns.Wait() != nil
-	if err := ctx.Err(); err != nil && failed {
-		return err
-	}
-	return srv.waitForUsers(ctx)
-}
-
 // Close stops listening and closes all sessions; see [Session.Close].
 func (srv *Server) Close() error {
 	srv.StopListening()
@@ -492,23 +493,4 @@ func (srv *Server) Wait(ctx context.Context) error {
 		return ErrInHandler
 	}
 	return srv.waitForUsers(ctx)
-}
-
-func (srv *Server) waitForUsers(ctx context.Context) error {
-	srv.mu.Lock()
-	if srv.users == 0 {
-		srv.mu.Unlock()
-		return nil
-	}
-	if srv.usersGone == nil {
-		srv.usersGone = make(chan struct{})
-	}
-	idle := srv.usersGone
-	srv.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

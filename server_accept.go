@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -51,10 +52,11 @@ func isTemporary(err error) bool {
 
 // acceptConn starts a session on conn, and never waits for the peer. No method of a
 // connection of package net waits for the peer's address. Any other connection is
-// prepared on the pool.
-func (srv *Server) acceptConn(conn net.Conn) {
+// prepared on the pool, and every connection of a server with a Preamble. config is for
+// TLS after the Preamble, or nil.
+func (srv *Server) acceptConn(conn net.Conn, config *tls.Config) {
 	mustHave("Server.Serve, whose listener accepts,", "connection", conn)
-	if isPlainNetConn(conn) {
+	if isPlainNetConn(conn) && srv.Preamble == nil {
 		srv.ServeConn(conn)
 		return
 	}
@@ -67,7 +69,7 @@ func (srv *Server) acceptConn(conn net.Conn) {
 	srv.mu.Unlock()
 	beginning <- struct{}{} // waits for runnable goroutines, and never for a peer
 	srv.pool.RunTask(func() {
-		srv.prepareConn(conn, func() { <-beginning })
+		srv.prepareConn(conn, config, func() { <-beginning })
 		srv.removeUser()
 	})
 }
@@ -85,13 +87,14 @@ func isPlainNetConn(conn io.ReadWriteCloser) bool {
 	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "net"
 }
 
-// prepareConn runs a session on conn after the peer has sent any header and the TLS
-// handshake. Checks that need the peer's address or a session come afterwards; before,
-// only MaxSessions and MaxHandshakes apply. prepareConn calls begun before waiting for
-// the peer.
-func (srv *Server) prepareConn(conn net.Conn, begun func()) {
+// prepareConn runs a session on an accepted connection after the Preamble, any header of
+// the peer, and the TLS handshake. Checks that need the peer's address or a session come
+// afterwards; before, only MaxSessions and MaxHandshakes apply. prepareConn calls begun
+// before waiting for the peer.
+func (srv *Server) prepareConn(accepted net.Conn, config *tls.Config, begun func()) {
 	begun = sync.OnceFunc(begun)
-	closeConn := sync.OnceFunc(func() { begun(); conn.Close() })
+	prepared := &preparedConn{conn: accepted}
+	closeConn := sync.OnceFunc(func() { begun(); prepared.closeConn() })
 	if !srv.Accepts() {
 		closeConn()
 		return
@@ -99,8 +102,12 @@ func (srv *Server) prepareConn(conn net.Conn, begun func()) {
 	o := srv.resolvedOptions()
 	var s *Session
 	var group string
-	err := srv.runHandshake(findPlainNetConn(conn), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
+	err := srv.runHandshake(srv.handshakeConn(accepted), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
 		begun()
+		conn, err := srv.runPreamble(ctx, h, prepared, config)
+		if err != nil {
+			return err
+		}
 		h.locatePeer(conn)
 		if found, ok := findTLS(conn); ok {
 			h.failureText = "TLS handshake failed"
@@ -136,7 +143,7 @@ func (srv *Server) countRefusalLocked(name string, limit slog.Attr) {
 // sessions, or if the group of the session has MaxGroup, ServeConn closes conn and
 // returns nil. ServeConn asks conn for its address, and waits if conn does. If conn has
 // TLS without a completed handshake, the session begins with the handshake, within
-// HandshakeTimeout and MaxHandshakes.
+// HandshakeTimeout and MaxHandshakes. ServeConn does not call Server.Preamble.
 func (srv *Server) ServeConn(conn io.ReadWriteCloser) *Session {
 	mustHave("Server.ServeConn", "connection", conn)
 	return srv.serveTransport(newStream(conn, srv.resolvedOptions().Framer), pendingTLS(conn))

@@ -68,7 +68,7 @@ func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(con
 	if !stop() { // the handshake was given up, and abort closes the connection
 		err = context.Cause(ctx)
 	}
-	if err != nil {
+	if err != nil && err != errClosedQuietly {
 		srv.logFailedHandshake(h, err)
 	}
 	return err

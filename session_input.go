@@ -236,25 +236,19 @@ func (s *Session) halfCloseLimit() time.Duration {
 		return 0 // even if the type has the methods of its underlying connection
 	}
 	limit := s.limits.HalfClose
-	conn := s.Conn()
-	for {
-		switch c := conn.(type) {
-		case *SOCKSConn:
-			conn = c.Conn
-			continue
-		case *joinedConn, *program, *net.UnixConn:
-			if limit == 0 {
-				limit = after(s.limits.ProcessingTimeout, closeGrace) // expired requests are still answered
-			}
-		case halfCloser:
-			if limit == 0 {
-				limit = 5 * time.Second
-			}
-		default:
-			return 0
+	switch sameBytesConn(s.Conn()).(type) {
+	case *joinedConn, *program, *net.UnixConn:
+		if limit == 0 {
+			limit = after(s.limits.ProcessingTimeout, closeGrace) // expired requests are still answered
 		}
-		return limit
+	case halfCloser:
+		if limit == 0 {
+			limit = 5 * time.Second
+		}
+	default:
+		return 0
 	}
+	return limit
 }
 
 // closeIfAllAnsweredLocked ends a session without input when nothing is left to do.

@@ -14,9 +14,9 @@ import (
 
 // ServeContext serves web on l, like [http.Server.Serve], until ctx ends; then it shuts
 // down web and srv. web is a server whose Handler accepts WebSockets for srv. Both
-// shutdowns together take at most srv.ShutdownTimeout. Sessions finish as in
-// [rpcx.Server.Shutdown], and HTTP requests as in [http.Server.Shutdown], which ignores
-// WebSockets.
+// shutdowns together take at most srv.ShutdownSpread and srv.ShutdownTimeout. Sessions
+// finish as in [rpcx.Server.Shutdown], and HTTP requests as in [http.Server.Shutdown],
+// which ignores WebSockets.
 //
 // If both servers finish in time, the result is nil. Otherwise the remaining sessions and
 // requests are closed, and the error matches context.DeadlineExceeded. If the program then
