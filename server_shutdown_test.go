@@ -37,7 +37,8 @@ func connectAll(t *testing.T, srv *rpcx.Server, n int) []*rpcx.Session {
 	return clients
 }
 
-// endTimes returns how many of the clients' sessions end in each tenth of d from now on.
+// endTimes returns how many of the clients' sessions end in each tenth of d from
+// now on, the last with those that end later.
 func endTimes(clients []*rpcx.Session, d time.Duration) (counts *[10]atomic.Int32, wait func()) {
 	counts = new([10]atomic.Int32)
 	begun := time.Now()
@@ -46,9 +47,7 @@ func endTimes(clients []*rpcx.Session, d time.Duration) (counts *[10]atomic.Int3
 		all.Add(1)
 		c.OnClose(func(error) {
 			defer all.Done()
-			if tenth := int(time.Since(begun) * 10 / d); tenth < 10 {
-				counts[tenth].Add(1)
-			}
+			counts[min(9, time.Since(begun)*10/d)].Add(1)
 		})
 	}
 	return counts, all.Wait
@@ -67,8 +66,9 @@ func TestShutdownSpread(t *testing.T) {
 		}})}
 		clients := connectAll(t, srv, n)
 		var calling errgroup.Group
-		for _, c := range clients {
+		for i, c := range clients {
 			calling.Go(func() error {
+				time.Sleep(time.Duration(i) * 2 * time.Millisecond) // not all in one moment
 				for {
 					err := c.Call(context.Background(), "work", nil, nil)
 					switch {
@@ -85,7 +85,7 @@ func TestShutdownSpread(t *testing.T) {
 				}
 			})
 		}
-		counts, wait := endTimes(clients, spread+300*time.Millisecond)
+		counts, wait := endTimes(clients, spread)
 		takes(t, 0, func() {
 			go srv.Shutdown(context.Background())
 			synctest.Wait()
