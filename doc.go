@@ -120,7 +120,8 @@
 // [Server.ListenAndServe] takes tcp://host:port, tls://host:port and unix:///path, and may be
 // called for several addresses. [Server.ServeContext] takes a listener, and
 // [Server.ServeConn] a connection. [Server.OnSession] is called for each new session;
-// [Server.Sessions] ranges over the live sessions, to call or notify clients.
+// [Server.Sessions] ranges over the live sessions, to call or notify clients. Behind a proxy,
+// a Preamble of the server reads the header with the address of the client.
 //
 // A server counts the cost of each session, in bytes and errors. A client that costs too
 // much is first delayed, then disconnected: see [Limits].

@@ -378,7 +378,7 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 		return err
 	}
 	if srv.ShutdownSpread < 0 {
-		return fmt.Errorf("Server.ShutdownSpread is %v: write 0 to end all sessions at once", srv.ShutdownSpread)
+		return fmt.Errorf("a spread of %v is negative (Server.ShutdownSpread): write 0 to end all sessions at once", srv.ShutdownSpread)
 	}
 	if srv.MaxGroup > 0 && srv.Options.Limits.Group == nil {
 		return errors.New("sessions of a group are limited and there are no groups (Server.MaxGroup, Limits.Group): set Group, too, to GroupBySubnet(24, 64), for example")

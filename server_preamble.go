@@ -96,7 +96,7 @@ func (srv *Server) acceptorOf(l net.Listener) acceptor {
 }
 
 // errClosedQuietly is the error of a handshake that ends without a log record.
-var errClosedQuietly = errors.New("connection closed by Server.Preamble")
+var errClosedQuietly = errors.New("rpcx: connection closed without a record (Server.Preamble)")
 
 // runPreamble calls Preamble, if set, on the connection in c, and begins TLS if config is
 // not nil. c then holds the resulting connection.
@@ -117,7 +117,7 @@ func (srv *Server) runPreamble(ctx context.Context, h *handshake, c *preparedCon
 	case err != nil:
 		return nil, err
 	case next == nil || isNilPointer(next):
-		return nil, errors.New("Server.Preamble returned neither a connection nor an error: return conn if there is nothing to change")
+		return nil, errors.New("there is neither a connection nor an error (Server.Preamble): return conn if there is nothing to change")
 	}
 	if config != nil {
 		next = tls.Server(next, config)

@@ -230,8 +230,8 @@ func TestPreambleThatFails(t *testing.T) {
 		"a health check, wrapped": {func(context.Context, net.Conn) (net.Conn, error) {
 			return nil, fmt.Errorf("a check: %w", net.ErrClosed)
 		}, "", ""},
-		"no connection":                {func(context.Context, net.Conn) (net.Conn, error) { return nil, nil }, "", "Server.Preamble returned neither a connection nor an error"},
-		"a nil pointer":                {func(context.Context, net.Conn) (net.Conn, error) { return (*net.TCPConn)(nil), nil }, "", "Server.Preamble returned neither a connection nor an error"},
+		"no connection":                {func(context.Context, net.Conn) (net.Conn, error) { return nil, nil }, "", "neither a connection nor an error (Server.Preamble)"},
+		"a nil pointer":                {func(context.Context, net.Conn) (net.Conn, error) { return (*net.TCPConn)(nil), nil }, "", "neither a connection nor an error (Server.Preamble)"},
 		"an error beside a connection": {func(_ context.Context, conn net.Conn) (net.Conn, error) { return conn, errors.New("no") }, "", "no"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,21 +13,21 @@ import (
 // shutdownWithTimeout shuts the server down at the end of a context, for at most
 // ShutdownSpread and ShutdownTimeout.
 func (srv *Server) shutdownWithTimeout() error {
-	timeout, fields := srv.ShutdownTimeout, "Server.ShutdownTimeout"
+	timeout, fields := srv.ShutdownTimeout, "(Server.ShutdownTimeout)"
 	if timeout == 0 {
 		timeout = 30 * time.Second
 	}
 	ctx := context.Background()
 	if timeout > 0 {
 		if srv.ShutdownSpread > 0 {
-			timeout, fields = after(timeout, srv.ShutdownSpread), "Server.ShutdownSpread and "+fields
+			timeout, fields = after(timeout, srv.ShutdownSpread), "(Server.ShutdownSpread, Server.ShutdownTimeout)"
 		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	if srv.shutdownSessions(ctx) != nil {
-		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (%s)", timeout, fields)}
+		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed %s", timeout, fields)}
 	}
 	return nil
 }
@@ -123,8 +123,8 @@ func (srv *Server) waitForUsers(ctx context.Context) error {
 	}
 }
 
-// usersGoneLocked returns a channel that is closed when the server has no user left. Callers
-// must hold srv.mu.
+// usersGoneLocked returns a channel that is closed when the server has no user left.
+// Callers must hold srv.mu.
 func (srv *Server) usersGoneLocked() <-chan struct{} {
 	if srv.usersGone == nil {
 		srv.usersGone = make(chan struct{})

@@ -229,7 +229,7 @@ func TestShutdownTimeoutComesAfterTheSpread(t *testing.T) {
 			cancel()
 			err := <-served
 			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "after 15s") ||
-				!strings.Contains(err.Error(), "Server.ShutdownSpread and Server.ShutdownTimeout") {
+				!strings.Contains(err.Error(), "(Server.ShutdownSpread, Server.ShutdownTimeout)") {
 				t.Errorf("ServeContext returns %v", err)
 			}
 		})
@@ -239,7 +239,7 @@ func TestShutdownTimeoutComesAfterTheSpread(t *testing.T) {
 
 func TestNegativeShutdownSpreadIsRefused(t *testing.T) {
 	srv := &rpcx.Server{ShutdownSpread: -time.Second}
-	if err := srv.Serve(newMemory()); err == nil || !strings.Contains(err.Error(), "Server.ShutdownSpread is -1s: write 0") {
+	if err := srv.Serve(newMemory()); err == nil || !strings.Contains(err.Error(), "-1s is negative (Server.ShutdownSpread): write 0") {
 		t.Errorf("Serve returns %v", err)
 	}
 }
