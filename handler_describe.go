@@ -171,6 +171,61 @@ func DocOf(h Handler) (d *Doc, ok bool) {
 	return nil, false
 }
 
+// Document replaces the handler at path by the same handler with the documentation d, as
+// [Documented] makes it, or sets the documentation of the router at path. If the method has
+// several names in its router, as after [Expose], d is for each name. Without an entry at
+// path, the error is that of [Router.Resolve]. Document may be called while r serves:
+//
+//	service := rpcx.Expose[Wallet](wallet)
+//	err := service.Document("get_balance", rpcx.Doc{Summary: "Coins in the wallet"})
+func (r *Router) Document(path string, d Doc) error {
+	h, err := r.Resolve(path)
+	if err != nil {
+		return err
+	}
+	if sub, ok := h.(*Router); ok {
+		Documented(sub, d)
+		return nil
+	}
+	for start := 0; ; { // as in findEntry
+		next, n, _ := r.findNextEntry(path[start:], "/")
+		sub, ok := next.(*Router)
+		if !ok {
+			r.documentEntry(path[start:], d)
+			return nil
+		}
+		r, start = sub, start+n+1
+	}
+}
+
+// documentEntry documents the method with the given name in r, and the other names of the
+// same function. If the method was removed meanwhile, documentEntry does nothing.
+func (r *Router) documentEntry(name string, d Doc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.entries[name]
+	if h == nil {
+		return
+	}
+	documented, f := Documented(h, d), undocumentedFunction(h)
+	r.entries[name] = documented
+	for other, h := range r.entries {
+		if f != nil && undocumentedFunction(h) == f {
+			r.entries[other] = documented
+		}
+	}
+}
+
+// undocumentedFunction returns the handler of a function without its documentation, or nil.
+// undocumentedFunction calls no user code, because the router is locked.
+func undocumentedFunction(h Handler) *functionHandler {
+	if documented, ok := h.(*documentedHandler); ok {
+		h = documented.Handler
+	}
+	f, _ := h.(*functionHandler)
+	return f
+}
+
 // Handlers iterates over the methods of [Router.Methods], in the same order, with their
 // handlers. [SignatureOf] and [DocOf] describe a handler, and [Router.Resolve] finds the
 // routers on the way, for their documentation. A handler with two names appears twice.

@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"slices"
 	"testing"
@@ -222,6 +223,57 @@ func TestRouterHandlers(t *testing.T) {
 	}
 	if left := slices.Collect(root.Methods()); len(left) != 4 {
 		t.Errorf("left are %v", left)
+	}
+}
+
+// Router.Document documents what is in a router already: a method by all its names, a
+// mounted router, and a handler that was documented before.
+func TestRouterDocument(t *testing.T) {
+	service := &counter{Limit: 10}
+	root := rpcx.ExposeMap(map[string]any{
+		"counter": rpcx.Expose[counting](service),
+		"a/b":     rpcx.HandlerFunc(reply),
+		"other":   rpcx.Documented(aroundHandler{rpcx.Func(func() {})}, rpcx.Doc{Summary: "before"}),
+	})
+	for _, path := range []string{"counter/get_total", "counter", "a/b", "other"} {
+		if err := root.Document(path, rpcx.Doc{Summary: "of " + path}); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := root.Document("counter/Add", rpcx.Doc{Summary: "by one name"}); err != nil {
+		t.Error(err)
+	}
+	if err := root.Document("counter/add", rpcx.Doc{Summary: "by the other name"}); err != nil {
+		t.Error(err)
+	}
+	docs := make(map[string]string)
+	for path, h := range root.Handlers() {
+		if d, ok := rpcx.DocOf(h); ok {
+			docs[path] = d.Summary
+		}
+	}
+	want := map[string]string{
+		"a/b": "of a/b", "other": "of other", "counter/get_total": "of counter/get_total", "counter/GetTotal": "of counter/get_total",
+		"counter/add": "by the other name", "counter/Add": "by the other name",
+	}
+	if diff := cmp.Diff(want, docs); diff != "" {
+		t.Error(diff)
+	}
+	sub, _ := root.Resolve("counter")
+	if d, ok := rpcx.DocOf(sub); !ok || d.Summary != "of counter" {
+		t.Errorf("the router has the Doc %v", d)
+	}
+	if path, ok := root.PathOf(service); path != "counter" || !ok {
+		t.Errorf("the service is at %q, %v", path, ok)
+	}
+	client, _ := newPipe(t, nil, handling(root))
+	if total, err := rpcx.Call[int](t.Context(), client, "counter/get_total", nil); total != 0 || err != nil {
+		t.Errorf("the total is %d, %v", total, err)
+	}
+	for _, path := range []string{"none", "counter/none", "a", "counter/Reset", ""} {
+		if err := root.Document(path, rpcx.Doc{}); !errors.Is(err, rpcx.ErrMethodNotFound) {
+			t.Errorf("%q: %v", path, err)
+		}
 	}
 }
 

@@ -122,8 +122,11 @@ func (srv *Server) runPreamble(ctx context.Context, h *handshake, c *preparedCon
 	if config != nil {
 		next = tls.Server(next, config)
 	}
+	if err := c.replaceConn(ctx, next); err != nil {
+		return nil, err
+	}
 	h.failureText = text
-	return next, c.replaceConn(ctx, next)
+	return next, nil
 }
 
 // preparedConn is an accepted connection before its session. Preamble may replace the
