@@ -18,8 +18,9 @@ import (
 //   - Call, Go and SendBatch end at the latest with their context, with its cause as error.
 //   - An error of the peer is an [*Error]. If some calls of a batch fail, the error is a
 //     [*BatchError].
-//   - A method does not use params after it has returned, because the program may change
-//     them then.
+//   - params may be any value that Session.Call takes; the Append methods of a [Protocol]
+//     encode them. A method does not use params after it has returned, because the program
+//     may change them then.
 //   - After Close, calls fail with an error that matches [ErrClosed].
 type Caller interface {
 	Call(ctx context.Context, method string, params, result any) error

@@ -98,8 +98,12 @@ func (p *Proxy) checkMethod(method string) error {
 func arrangeParams(args []any) any {
 	if last := len(args) - 1; last >= 0 {
 		if named, ok := args[last].(Named); ok {
-			if args = args[:last]; len(named) > 0 {
+			args = args[:last]
+			switch {
+			case len(named) > 0 && len(args) > 0:
 				return Mixed{Args: args, Named: named}
+			case len(named) > 0:
+				return named // any Caller can encode a map
 			}
 		}
 	}
