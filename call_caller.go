@@ -12,7 +12,8 @@ import (
 //
 // A program's own Caller can wrap another Caller, for example to log calls or to repeat
 // them. Or it carries the calls itself: see [NewFuture] for Go, and [Batch.Calls] for
-// SendBatch. In both cases the methods should keep the promises of the methods of Session:
+// SendBatch. In both cases the methods should keep the promises of the methods of
+// Session:
 //
 //   - All methods may be called from any goroutine, at the same time.
 //   - Call, Go and SendBatch end at the latest with their context, with its cause as error.
@@ -36,14 +37,14 @@ var (
 )
 
 // NewFuture returns the future of a call that a program's own [Caller] makes, and the
-// function that finishes the call. complete may be called from any goroutine, and waits for
-// nothing.
+// function that finishes the call. complete may be called from any goroutine, and waits
+// for nothing.
 //
 // If err is not nil, it is the error of the call. Otherwise result, in JSON, is what Wait
-// and Decode decode; a nil result means null. The future keeps result, which must not change
-// afterwards. Only the first outcome counts: complete does nothing after another complete,
-// or after [Future.Cancel], which finishes the call with [ErrCancelled]. To notice Cancel,
-// use [Future.OnDone] or [Future.Done].
+// and Decode decode; a nil result means null. The future keeps result, which must not
+// change afterwards. Only the first outcome counts: complete does nothing after another
+// complete, or after [Future.Cancel], which finishes the call with [ErrCancelled]. To
+// notice Cancel, use [Future.OnDone] or [Future.Done].
 func NewFuture() (f *Future, complete func(result json.RawMessage, err error)) {
 	f = newDetachedFuture(JSON)
 	return f, f.complete
@@ -57,7 +58,8 @@ func newDetachedFuture(c Codec) *Future {
 	return &call.future
 }
 
-// complete finishes the call of f, a call without a session. Only the first outcome counts.
+// complete finishes the call of f, a call without a session. Only the first outcome
+// counts.
 func (f *Future) complete(result json.RawMessage, err error) {
 	if result == nil && err == nil {
 		result = json.RawMessage("null")
@@ -68,19 +70,19 @@ func (f *Future) complete(result json.RawMessage, err error) {
 var errBatchUnsent = errors.New("rpcx: the batch was not sent: only SendBatch, GoBatch or a range over Calls sends a batch")
 
 // Calls takes the batch apart, for SendBatch of a program's own [Caller]. Calls iterates
-// over the calls and notifications in order, each with the function that finishes the call.
-// Members that were cancelled before are left out. The Caller must call each function, as
-// described at [NewFuture]; for a notification the function does nothing. [Batch.Wait] then
-// returns the error for SendBatch:
+// over the calls and notifications in order, each with the function that finishes the
+// call. Members that were cancelled before are left out. The Caller must call each
+// function, as described at [NewFuture]; for a notification the function does nothing.
+// [Batch.Wait] then returns the error for SendBatch:
 //
 //	for call, complete := range b.Calls() {
 //		complete(post(ctx, call.Method, call.Params)) // or later, from another goroutine
 //	}
 //	return b.Wait(ctx)
 //
-// The start of the loop marks the batch as sent, unless the batch is empty. If the batch was
-// sent already, there is nothing to iterate over, and Wait returns [ErrBatchSent]. If the
-// loop ends early, the calls that were not reached fail with [ErrCancelled].
+// The start of the loop marks the batch as sent, unless the batch is empty. If the batch
+// was sent already, there is nothing to iterate over, and Wait returns [ErrBatchSent]. If
+// the loop ends early, the calls that were not reached fail with [ErrCancelled].
 func (b *Batch) Calls() iter.Seq2[*OutgoingCall, func(result json.RawMessage, err error)] {
 	return func(yield func(*OutgoingCall, func(json.RawMessage, error)) bool) {
 		if b.isEmpty() {
@@ -116,8 +118,8 @@ func (b *Batch) Calls() iter.Seq2[*OutgoingCall, func(result json.RawMessage, er
 	}
 }
 
-// detach marks b as sent without a session, and leaves out the members that were cancelled.
-// c decodes the results. detach returns the futures of the other calls.
+// detach marks b as sent without a session, and leaves out the members that were
+// cancelled. c decodes the results. detach returns the futures of the other calls.
 func (b *Batch) detach(c Codec) ([]*Future, error) {
 	b.checkCopy()
 	if b.sent {
@@ -144,9 +146,9 @@ func (b *Batch) detach(c Codec) ([]*Future, error) {
 
 // Wait waits for the calls of a batch that was sent, fills the destinations given to
 // [Batch.Call], and returns the error that [Session.SendBatch] describes: nil, or a
-// [*BatchError]. If ctx ends first, Wait gives the unfinished calls up, and the cause of ctx
-// is their error. If the batch was sent twice, the error is [ErrBatchSent]. Wait is for
-// SendBatch of a program's own [Caller]; see [Batch.Calls].
+// [*BatchError]. If ctx ends first, Wait gives the unfinished calls up, and the cause of
+// ctx is their error. If the batch was sent twice, the error is [ErrBatchSent]. Wait is
+// for SendBatch of a program's own [Caller]; see [Batch.Calls].
 func (b *Batch) Wait(ctx context.Context) error {
 	mustHaveContext("Batch.Wait", ctx)
 	switch {

@@ -16,34 +16,35 @@ import (
 // RoundTripper is a transport that brings each message its reply by itself, as HTTP and
 // NATS do. [NewExchange] makes calls over a RoundTripper.
 type RoundTripper interface {
-	// RoundTrip sends msg, a request, notification or batch, and returns the reply, or nil if
-	// there is none. RoundTrip is called on a goroutine of its own, at the same time for at
-	// most Limits.Outgoing messages.
+	// RoundTrip sends msg, a request, notification or batch, and returns the reply, or
+	// nil if there is none. RoundTrip is called on a goroutine of its own, at the same
+	// time for at most Limits.Outgoing messages.
 	//
-	// ctx has the values of the caller's context. It ends when the calls in msg are given up,
-	// by the end of the caller's context for example. RoundTrip should return then. Until it
-	// returns, the message counts for Limits.Outgoing.
+	// ctx has the values of the caller's context. It ends when the calls in msg are given
+	// up, by the end of the caller's context for example. RoundTrip should return then.
+	// Until it returns, the message counts for Limits.Outgoing.
 	//
-	// RoundTrip owns msg, and may keep it. The reply belongs to the Exchange, and must not
-	// change afterwards. RoundTrip bounds the size of the reply. An error is the error of all
-	// calls in msg, and of no others: see [SentError]. A panic ends the program.
+	// RoundTrip owns msg, and may keep it. The reply belongs to the Exchange, and must
+	// not change afterwards. RoundTrip bounds the size of the reply. An error is the
+	// error of all calls in msg, and of no others: see [SentError]. A panic ends the
+	// program.
 	RoundTrip(ctx context.Context, msg []byte) (reply []byte, err error)
-	// Close releases the transport. Close is called once, and may be called while RoundTrip
-	// runs or begins.
+	// Close releases the transport. Close is called once, and may be called while
+	// RoundTrip runs or begins.
 	Close() error
 }
 
-// SentError is an error of [RoundTripper] that says whether the peer may have received the
-// message. The calls fail with a [*ConnectionError] whose Written is Sent(). If RoundTrip
-// returns any other error, Written is true.
+// SentError is an error of [RoundTripper] that says whether the peer may have received
+// the message. The calls fail with a [*ConnectionError] whose Written is Sent(). If
+// RoundTrip returns any other error, Written is true.
 type SentError interface {
 	error
 	Sent() bool
 }
 
-// Exchange is a [Caller] over a [RoundTripper]. An Exchange has no reader: the peer cannot
-// call back, and the reply to a message comes with the message's own round trip. Methods
-// may be called from any goroutine. See [NewExchange].
+// Exchange is a [Caller] over a [RoundTripper]. An Exchange has no reader: the peer
+// cannot call back, and the reply to a message comes with the message's own round trip.
+// Methods may be called from any goroutine. See [NewExchange].
 type Exchange struct {
 	transport RoundTripper
 	protocol  atomic.Pointer[Protocol]
@@ -60,8 +61,8 @@ type Exchange struct {
 }
 
 // NewExchange returns the [Caller] that sends each call, notification or batch by a
-// RoundTrip of rt. A nil opts means the zero Options. NewExchange panics if rt is nil or an
-// option is invalid. Close the Exchange to release its idle goroutines, and rt.
+// RoundTrip of rt. A nil opts means the zero Options. NewExchange panics if rt is nil or
+// an option is invalid. Close the Exchange to release its idle goroutines, and rt.
 //
 // These fields of opts matter: Protocol (a [Detector] is replaced as in a session, by the
 // first reply), Codec, Objects, Types, FirstID, Logger, and of Limits: Outgoing,
@@ -119,8 +120,8 @@ func (x *Exchange) Go(ctx context.Context, method string, params any) *Future {
 }
 
 // Notify sends a notification and waits until RoundTrip returns. The error is one of
-// [Exchange.Call], without ErrNoResponse. A peer has no reason to answer a notification. If
-// the peer answers nevertheless, without an id and with an error, Notify returns the
+// [Exchange.Call], without ErrNoResponse. A peer has no reason to answer a notification.
+// If the peer answers nevertheless, without an id and with an error, Notify returns the
 // [*Error]. Any other answer is a [*ProtocolError].
 func (x *Exchange) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Exchange.Notify", ctx)
@@ -130,10 +131,10 @@ func (x *Exchange) Notify(ctx context.Context, method string, params any) error 
 }
 
 // SendBatch sends b by one RoundTrip and waits for the replies, as [Session.SendBatch]
-// does. The reply may be an array in any order, or, for a single call, the response alone.
-// A call without a response in the reply fails with [ErrNoResponse]. If the reply is an
-// error without an id, the error is that of every call. A batch of only notifications is
-// sent as by [Exchange.Notify].
+// does. The reply may be an array in any order, or, for a single call, the response
+// alone. A call without a response in the reply fails with [ErrNoResponse]. If the reply
+// is an error without an id, the error is that of every call. A batch of only
+// notifications is sent as by [Exchange.Notify].
 func (x *Exchange) SendBatch(ctx context.Context, b *Batch) error {
 	mustHaveContext("Exchange.SendBatch", ctx)
 	if b.isEmpty() {
@@ -163,8 +164,8 @@ func (x *Exchange) SendBatch(ctx context.Context, b *Batch) error {
 }
 
 // Close ends the pending calls with a [*ConnectionError] that matches [ErrClosed], and
-// closes the RoundTripper, whose error is the result. Close does not wait for RoundTrip. A
-// second Close does nothing.
+// closes the RoundTripper, whose error is the result. Close does not wait for RoundTrip.
+// A second Close does nothing.
 func (x *Exchange) Close() error {
 	x.mu.Lock()
 	if x.closed {
@@ -365,9 +366,9 @@ type noResponseError struct{}
 func (noResponseError) Error() string        { return "rpcx: no response to the call" }
 func (noResponseError) Is(target error) bool { return target == ErrNoResponse }
 
-// receive finishes the calls that the reply answers, and then the others with an error: no
-// other reply will come. If no call was answered, an error of the peer without an id is the
-// error of all. Otherwise a fault in the reply is the error.
+// receive finishes the calls that the reply answers, and then the others with an error:
+// no other reply will come. If no call was answered, an error of the peer without an id
+// is the error of all. Otherwise a fault in the reply is the error.
 func (t *roundTrip) receive(reply []byte) {
 	x := t.exchange
 	var refusal, fault error

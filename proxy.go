@@ -12,13 +12,13 @@ import (
 )
 
 // Proxy refers to a service of the peer: a [Router], or a value passed to [Expose].
-// [Session.Remote], [Remote] and [Proxy.At] return proxies. A peer can also send a service
-// as an argument or as a result, and the service arrives as a Proxy.
+// [Session.Remote], [Remote] and [Proxy.At] return proxies. A peer can also send a
+// service as an argument or as a result, and the service arrives as a Proxy.
 //
-// Proxies are equal if they have the same path and the same [Caller], a session for example.
-// Compare pointers with Equal, and values with ==. A Proxy value can be the key of a map.
-// With a Caller that Go cannot compare, such as a struct with a slice, == panics. Equal
-// then reports true only for the same pointer.
+// Proxies are equal if they have the same path and the same [Caller], a session for
+// example. Compare pointers with Equal, and values with ==. A Proxy value can be the key
+// of a map. With a Caller that Go cannot compare, such as a struct with a slice, ==
+// panics. Equal then reports true only for the same pointer.
 type Proxy struct {
 	caller Caller
 	path   string
@@ -27,8 +27,8 @@ type Proxy struct {
 // Named holds named arguments. A Named can be the last argument of [Proxy.Call].
 type Named map[string]any
 
-// Remote returns the proxy for the root of the services that c calls. Remote sends nothing.
-// Remote panics if c is nil.
+// Remote returns the proxy for the root of the services that c calls. Remote sends
+// nothing. Remote panics if c is nil.
 func Remote(c Caller) *Proxy {
 	mustHave("Remote", "caller", c)
 	return &Proxy{caller: c}
@@ -58,9 +58,9 @@ func (p *Proxy) pathTo(name string) string {
 }
 
 // Call calls a method of the service; see [Session.Call] for ctx, result and the error.
-// The args are positional arguments. If the last argument is a [Named], it holds the named
-// arguments. If the protocol cannot carry both kinds of arguments, as JSON-RPC, passing
-// both is an error.
+// The args are positional arguments. If the last argument is a [Named], it holds the
+// named arguments. If the protocol cannot carry both kinds of arguments, as JSON-RPC,
+// passing both is an error.
 func (p *Proxy) Call(ctx context.Context, result any, method string, args ...any) error {
 	if err := p.checkMethod(method); err != nil {
 		return err
@@ -131,7 +131,8 @@ func (p *Proxy) Equal(q *Proxy) bool {
 	return *p == *q
 }
 
-// String returns the peer's address, if the [Caller] has a method RemoteAddr, and the path.
+// String returns the peer's address, if the [Caller] has a method RemoteAddr, and the
+// path.
 func (p *Proxy) String() string {
 	if p == nil || p.caller == nil {
 		return "Proxy(none)"
@@ -172,14 +173,14 @@ func (*Proxy) UnmarshalJSON([]byte) error { return errNoObjects }
 // named by the tag or the field in the same way. An embedded struct without a tag has
 // methods of the same service.
 //
-// A path has "/" between names. If the peer's methods have dots, bind s.Remote() and write
-// the complete name into the tag: `rpcx:"calculator.add"`. BindProxy ignores fields with
-// the tag "-", and fields of other kinds.
+// A path has "/" between names. If the peer's methods have dots, bind s.Remote() and
+// write the complete name into the tag: `rpcx:"calculator.add"`. BindProxy ignores fields
+// with the tag "-", and fields of other kinds.
 //
-// A function takes a context and arguments. The arguments are positional, and each element
-// of a variadic parameter is an argument. If the only argument is a struct or a pointer to
-// a struct, the fields are sent by name, as [Func] expects. Services, and types of
-// Options.Types, remain positional arguments.
+// A function takes a context and arguments. The arguments are positional, and each
+// element of a variadic parameter is an argument. If the only argument is a struct or a
+// pointer to a struct, the fields are sent by name, as [Func] expects. Services, and
+// types of Options.Types, remain positional arguments.
 //
 // The results are (T, error) or error. If a function has another form, BindProxy returns
 // an error and sets no field.
@@ -237,8 +238,8 @@ func (p *Proxy) appendStubs(stubs []stub, v reflect.Value) (_ []stub, err error)
 	return stubs, nil
 }
 
-// stubArguments holds the arguments of a call. The [Caller] does not use the arguments after
-// the call returns, so stubArguments can be reused.
+// stubArguments holds the arguments of a call. The [Caller] does not use the arguments
+// after the call returns, so stubArguments can be reused.
 type stubArguments struct {
 	args   Args
 	params any // args as an any, allocated anew only if the length changes
