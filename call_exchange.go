@@ -82,7 +82,8 @@ func NewExchange(rt RoundTripper, opts *Options) *Exchange {
 	if o.objects != nil {
 		x.codec = &objectCodec{o.Codec, o.objects, x}
 	}
-	x.protocol.Store(&o.Protocol)
+	protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
+	x.protocol.Store(&protocol)
 	x.lastID.Store(o.FirstID)
 	x.pool.AddUser()
 	return x

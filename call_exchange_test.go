@@ -198,6 +198,7 @@ func TestExchangeReplies(t *testing.T) {
 		{"an error in 1.0", rpcx.JSONRPCv1, `{"result":null,"error":{"code":7,"message":"no"},"id":0}`, "no (code 7)", rpcx.Errorf(7, "")},
 		{"a version to be found", rpcx.JSONRPCAutoDetect, `{"result":1,"error":null,"id":0}`, "1", nil},
 		{"aiomas", rpcx.Aiomas, `[1,0,1]`, "1", nil},
+		{"a string as the id in aiomas", rpcx.Aiomas, `[1,"x",1]`, "protocol error: ", rpcx.ErrInvalidRequest},
 		{"an exception of aiomas", rpcx.Aiomas, `[2,0,"Traceback"]`, "", rpcx.ErrUnavailable},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
@@ -676,7 +677,8 @@ func TestNewExchangePanics(t *testing.T) {
 		Handler:    rpcx.HandlerFunc(nil), // ignored, as the middleware
 		Middleware: []func(rpcx.Handler) rpcx.Handler{nil},
 	}, replying(`{"jsonrpc":"2.0","result":null,"id":0}`))
-	panicsWith(t, "rpcx: Exchange.Call with a nil context", func() { x.Call(nil, "m", nil, nil) })
+	var none context.Context
+	panicsWith(t, "rpcx: Exchange.Call with a nil context", func() { x.Call(none, "m", nil, nil) })
 	if err := x.Call(t.Context(), "m", nil, json.RawMessage(nil)); err == nil || !strings.Contains(err.Error(), "pass a pointer") {
 		t.Errorf("a result into no pointer: %v", err)
 	}

@@ -58,9 +58,9 @@ func (p *Proxy) pathTo(name string) string {
 }
 
 // Call calls a method of the service; see [Session.Call] for ctx, result and the error.
-// The args are positional arguments. If the last argument is a [Named], it holds the
-// named arguments. If the protocol cannot carry both kinds of arguments, as JSON-RPC,
-// passing both is an error.
+// The args are positional arguments. If the last argument is a [Named], it holds the named
+// arguments. If the protocol cannot carry both kinds of arguments, as JSON-RPC, passing
+// both is an error.
 func (p *Proxy) Call(ctx context.Context, result any, method string, args ...any) error {
 	if err := p.checkMethod(method); err != nil {
 		return err
@@ -173,14 +173,14 @@ func (*Proxy) UnmarshalJSON([]byte) error { return errNoObjects }
 // named by the tag or the field in the same way. An embedded struct without a tag has
 // methods of the same service.
 //
-// A path has "/" between names. If the peer's methods have dots, bind s.Remote() and
-// write the complete name into the tag: `rpcx:"calculator.add"`. BindProxy ignores fields
-// with the tag "-", and fields of other kinds.
+// A path has "/" between names. If the peer's methods have dots, bind s.Remote() and write
+// the complete name into the tag: `rpcx:"calculator.add"`. BindProxy ignores fields with
+// the tag "-", and fields of other kinds.
 //
-// A function takes a context and arguments. The arguments are positional, and each
-// element of a variadic parameter is an argument. If the only argument is a struct or a
-// pointer to a struct, the fields are sent by name, as [Func] expects. Services, and
-// types of Options.Types, remain positional arguments.
+// A function takes a context and arguments. The arguments are positional, and each element
+// of a variadic parameter is an argument. If the only argument is a struct or a pointer to
+// a struct, the fields are sent by name, as [Func] expects. Services, and types of
+// Options.Types, remain positional arguments.
 //
 // The results are (T, error) or error. If a function has another form, BindProxy returns
 // an error and sets no field.
