@@ -9,8 +9,8 @@ import (
 )
 
 // Batch collects requests and notifications to be sent in a single message. The zero value
-// is ready to use. A Batch is sent once, by [Session.SendBatch] or [Session.GoBatch].
-// Until then, only one goroutine may use the Batch.
+// is ready to use. A Batch is sent once, by [Session.SendBatch], [Session.GoBatch] or the
+// SendBatch of another [Caller]. Until then, only one goroutine may use the Batch.
 //
 // A Batch must not be copied after its first use. The methods panic on a copy, and go vet
 // finds most copies.
@@ -30,6 +30,9 @@ type Batch struct {
 	entries []batchEntry
 	futures []batchFuture // allocated in advance for the next calls
 	sent    bool
+
+	members   []*Future // of the calls, once the batch is sent
+	sentAgain bool      // Calls was used after the batch was sent
 }
 
 // noCopy makes go vet report copies of a struct with a field of type noCopy.
@@ -98,8 +101,13 @@ func (f *Future) joinMessage(m *pendingMessage, method string) bool {
 	if f.phase != futureOpen {
 		return false
 	}
-	m.calls = append(m.calls, pendingCall{message: m, id: m.session.calls.table.newID(), method: method})
-	f.message, f.call = m, &m.calls[len(m.calls)-1]
+	c := pendingCall{message: m, method: method}
+	if m.session != nil {
+		c.id = m.session.calls.table.newID()
+		f.message = m
+	}
+	m.calls = append(m.calls, c)
+	f.call = &m.calls[len(m.calls)-1]
 	return true
 }
 
@@ -249,17 +257,15 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		own.batch.members = append(own.batch.members, e.future)
 		return !e.future.joinMessage(m, e.method) // cancelled before
 	})
+	b.members = own.batch.members
 	m.items = len(b.entries)
 	if m.items == 0 && calls > 0 {
 		own.publishOutcome()
 		return own, nil
 	}
 	err := context.Cause(ctx)
-	if n := m.items; err == nil && n > s.limits.Batch {
-		// A receiver with the same limit, the default, would refuse the whole batch. This
-		// side would refuse a reply with as many members.
-		err = unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
-			thousands(n), overLimitText(s.limits.Batch, "members", "Limits.Batch"))
+	if err == nil {
+		err = b.checkLength(s.limits.Batch)
 	}
 	if err == nil {
 		err = s.queueBatch(ctx, b, m)
@@ -274,6 +280,17 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		own.publishOutcome()
 	}
 	return own, nil
+}
+
+// checkLength returns the error for a batch of more members than limit. A receiver with
+// the same limit, the default, would refuse the whole batch. This side would refuse a reply
+// with as many members.
+func (b *Batch) checkLength(limit int) error {
+	if len(b.entries) <= limit {
+		return nil
+	}
+	return unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
+		thousands(len(b.entries)), overLimitText(limit, "members", "Limits.Batch"))
 }
 
 // countCalls returns the number of calls, without notifications.
@@ -305,7 +322,7 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 	}
 	for _, e := range b.entries {
 		if e.future != nil && e.future.isCancelled() { // cancelled just before the registration
-			s.calls.cancelMember(e.future, e.future.call)
+			s.calls.abandonMember(e.future, e.future.call, ErrCancelled)
 		}
 	}
 	if s.trace.RequestSent != nil {

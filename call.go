@@ -139,17 +139,18 @@ func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any) e
 	return err
 }
 
-// Future is a call that was sent, or that is to be sent in a [Batch]. All methods may be
-// called from any goroutine. The zero Future is no call, and has failed.
+// Future is a call that was sent, or that is to be sent in a [Batch]. For the calls of a
+// program's own [Caller], see [NewFuture]. All methods may be called from any goroutine.
+// The zero Future is no call, and has failed.
 type Future struct {
 	batch *batchPart // of a batch as a whole, or of a member; nil for a single call
 
 	mu        sync.Mutex // guards the fields below
 	phase     futurePhase
-	message   *pendingMessage // the last message with the call; nil before
-	call      *pendingCall    // in message; nil for a batch as a whole
+	message   *pendingMessage // the last message with the call on a session; nil before, and without a session
+	call      *pendingCall    // in the last message; nil for a batch as a whole
 	err       error           // in futureFinished
-	stop      func() bool     // stops watching the context
+	stop      func() bool     // called once at the end; on a session, stops watching the context
 	done      chan struct{}   // made by Done, closed at the end
 	callbacks []func(*Future)
 }
@@ -173,7 +174,11 @@ func (f *Future) watchContext(ctx context.Context) {
 		return
 	}
 	m := f.message
-	stop := context.AfterFunc(ctx, func() { m.session.calls.abandonMessage(m, context.Cause(ctx)) })
+	f.setStop(context.AfterFunc(ctx, func() { m.session.calls.abandonMessage(m, context.Cause(ctx)) }))
+}
+
+// setStop makes the end of the call run stop, at once if the call has finished.
+func (f *Future) setStop(stop func() bool) {
 	f.mu.Lock()
 	f.stop = stop
 	finished := f.phase == futureFinished
@@ -184,7 +189,7 @@ func (f *Future) watchContext(ctx context.Context) {
 }
 
 // errZeroFuture is the error of a Future that no function of the package has made.
-var errZeroFuture = errors.New("rpcx: a zero Future is no call: Session.Go, Session.GoBatch and Batch.Call return futures")
+var errZeroFuture = errors.New("rpcx: a zero Future is no call: Session.Go, Session.GoBatch, Batch.Call and NewFuture return futures")
 
 // checkZeroLocked makes a zero Future fail. Callers must hold f.mu.
 func (f *Future) checkZeroLocked() {
@@ -248,7 +253,7 @@ func (f *Future) waitUntilFinished(ctx context.Context) error {
 	f.mu.Lock()
 	m := f.message
 	f.mu.Unlock()
-	if m != nil { // nil in an unsent batch
+	if m != nil { // nil in an unsent batch, and without a session
 		h := handlerOf(ctx)
 		m.session.requests.beginReplyWait(h)
 		defer m.session.requests.endReplyWait(h)
@@ -279,7 +284,10 @@ func (f *Future) Decode(v any) error {
 // Cancel gives the call up. If the call has not finished, the error is [ErrCancelled].
 // With Options.Cancellation, the session reports the cancellation to the peer. The session
 // drops a late reply. Cancelling the future of a batch cancels every call of the batch.
-func (f *Future) Cancel() {
+func (f *Future) Cancel() { f.abandon(ErrCancelled) }
+
+// abandon gives the call up, with the given error.
+func (f *Future) abandon(err error) {
 	f.mu.Lock()
 	f.checkZeroLocked()
 	if f.phase == futureOpen {
@@ -288,12 +296,12 @@ func (f *Future) Cancel() {
 	m, c := f.message, f.call
 	f.mu.Unlock()
 	switch {
-	case m == nil: // the batch is unsent, and will omit the member
-		f.finish(ErrCancelled)
+	case m == nil: // no session has the call; an unsent batch will omit the member
+		f.finish(err)
 	case m.isBatch && c != nil:
-		m.session.calls.cancelMember(f, c) // if c is not registered yet, queueBatch cancels f
+		m.session.calls.abandonMember(f, c, err) // if c is not registered yet, queueBatch cancels f
 	default:
-		m.session.calls.abandonMessage(m, ErrCancelled)
+		m.session.calls.abandonMessage(m, err)
 	}
 }
 
@@ -339,11 +347,18 @@ func (f *Future) publishOutcome() {
 
 // finish stores the error of the call, starts the callbacks and signals done. Only the
 // first outcome counts.
-func (f *Future) finish(err error) {
+func (f *Future) finish(err error) { f.finishWith(nil, err) }
+
+// finishWith is finish with the result of a call without a session. A session has stored
+// the outcome in the call.
+func (f *Future) finishWith(result []byte, err error) {
 	f.mu.Lock()
 	if f.phase == futureFinished {
 		f.mu.Unlock()
 		return
+	}
+	if f.call != nil && f.message == nil {
+		f.call.result, f.call.err = result, err
 	}
 	if f.call != nil {
 		f.call.traceReply()

@@ -327,7 +327,8 @@ func (pc *pendingCalls) releaseSlotLocked(m *pendingMessage, at time.Duration) {
 }
 
 // pendingCall is a call that was sent, or is being sent, on one session. The fields result
-// and err are final when the call has left the table; until then, s.mu guards them.
+// and err are final when the call has left the table; until then, s.mu guards them. Without
+// a session, Future.mu guards them until the call has finished.
 type pendingCall struct {
 	message *pendingMessage // with the call
 	id      uint64
@@ -338,9 +339,11 @@ type pendingCall struct {
 
 // pendingMessage is a message of this side on one session: a single call, or a batch. If
 // the calls are sent again, on another session, a new pendingMessage takes their place.
+// Without a session, only calls and detachedCodec are set.
 type pendingMessage struct {
 	// Set by the sender, before the calls are registered.
 	session        *Session
+	detachedCodec  Codec         // of results, without a session; otherwise nil
 	calls          []pendingCall // sorted by id; without the notifications of a batch
 	items          int           // number of calls and notifications
 	isBatch        bool
@@ -452,12 +455,12 @@ func (pc *pendingCalls) abandonCallLocked(c *pendingCall, now time.Duration, err
 	return true
 }
 
-// cancelMember abandons the call of f, a member of a batch. The future does not wait for
+// abandonMember abandons the call of f, a member of a batch. The future does not wait for
 // the rest of the batch.
-func (pc *pendingCalls) cancelMember(f *Future, c *pendingCall) {
+func (pc *pendingCalls) abandonMember(f *Future, c *pendingCall, err error) {
 	s := pc.s
 	s.lock()
-	if pc.abandonCallLocked(c, s.now(), ErrCancelled) {
+	if pc.abandonCallLocked(c, s.now(), err) {
 		s.effects.finishMember(f)
 	}
 	s.activity.markWorkEndLocked()
@@ -477,6 +480,14 @@ func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, re
 	pc.timeouts.removeDeadline(&m.deadline)
 	pc.releaseSlotLocked(m, now)
 	pc.s.effects.finishMessage(m)
+}
+
+// codec returns the codec of the results.
+func (m *pendingMessage) codec() Codec {
+	if m.session == nil {
+		return m.detachedCodec
+	}
+	return m.session.codec
 }
 
 // publishOutcome finishes the future of m, or signals the end to Session.Call.
@@ -506,16 +517,20 @@ func (c *pendingCall) decodeResult(v any) error {
 	if c.err != nil || v == nil {
 		return c.err
 	}
-	codec := c.message.session.codec
+	codec := c.message.codec()
 	err := codec.Unmarshal(c.result, v)
 	if isObjectData(codec, c.result) && (err != nil || !takesObjectData(v)) {
 		err = errLooksLikeObject
 	}
-	switch {
-	case err != nil && !isPointer(v):
-		return fmt.Errorf("decode the result of %q: %w: pass a pointer to where the result goes, not a %T", c.method, bounded.Error(err), v)
-	case err != nil:
-		return fmt.Errorf("decode the result of %q: %w", c.method, bounded.Error(err))
+	if err == nil {
+		return nil
 	}
-	return nil
+	what := "decode the result"
+	if c.method != "" { // NewFuture takes no method
+		what += fmt.Sprintf(" of %q", c.method)
+	}
+	if !isPointer(v) {
+		return fmt.Errorf("%s: %w: pass a pointer to where the result goes, not a %T", what, bounded.Error(err), v)
+	}
+	return fmt.Errorf("%s: %w", what, bounded.Error(err))
 }

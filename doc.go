@@ -160,6 +160,7 @@
 //   - end of a session or program: [Session], docs/behaviour.md
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
+//   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
 //   - dialects of JSON-RPC, other protocols: [Protocol], [Aiomas], [BitcoinProtocol]
 //   - framing of bytes: [Framer]; transports with messages: [MessageConn]; encodings: [Codec]
 //   - WebSockets: the package example.com/rpcx/websocket

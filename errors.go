@@ -274,7 +274,8 @@ var (
 	// message, came while the call was pending, the call's error says so and wraps
 	// ErrTimeout.
 	ErrTimeout error = &timeoutError{"rpcx: request timed out (Limits.RequestTimeout)"}
-	// ErrNoResponse is the error of a batch member without a response in the reply.
+	// ErrNoResponse is the error of a batch member without a response in the reply. The
+	// error of a call on an [Exchange] without any reply matches ErrNoResponse.
 	ErrNoResponse = errors.New("rpcx: no response to this member of the batch")
 	// ErrNotDone is the error of a Future or a Task without an outcome yet.
 	ErrNotDone = errors.New("rpcx: not done")

@@ -106,7 +106,7 @@ const typeKey = "__type__"
 type objectCodec struct {
 	Codec
 	*objectTypes
-	session *Session
+	caller Caller // for calls to received services
 }
 
 // Append implements [Codec].

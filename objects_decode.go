@@ -283,7 +283,7 @@ func (o *objectCodec) decodeAnyObject(data []byte, depth int) (any, error) {
 	if id < len(o.types) {
 		return o.types[id].decode(func(v any) error { return o.unmarshalWithObjects(content, v, depth+1) })
 	}
-	proxy := &Proxy{session: o.session}
+	proxy := &Proxy{caller: o.caller}
 	if err := o.Codec.Unmarshal(content, &proxy.path); err != nil {
 		return nil, fmt.Errorf("the path of a service has to be a string: %w", err)
 	}

@@ -5,28 +5,38 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"strings"
 	"sync"
 )
 
 // Proxy refers to a service of the peer: a [Router], or a value passed to [Expose].
-// [Session.Remote] and [Proxy.At] return proxies. A peer can also send a service as an
-// argument or as a result, and the service arrives as a Proxy.
+// [Session.Remote], [Remote] and [Proxy.At] return proxies. A peer can also send a
+// service as an argument or as a result, and the service arrives as a Proxy.
 //
-// Proxies are equal if they have the same path on the same session. Compare pointers with
-// Equal, and values with ==. A Proxy value can be the key of a map.
+// Proxies are equal if they have the same path and the same [Caller], a session for
+// example. Compare pointers with Equal, and values with ==. A Proxy value can be the key
+// of a map. With a Caller that Go cannot compare, such as a struct with a slice, ==
+// panics. Equal then reports true only for the same pointer.
 type Proxy struct {
-	session *Session
-	path    string
+	caller Caller
+	path   string
 }
 
 // Named holds named arguments. A Named can be the last argument of [Proxy.Call].
 type Named map[string]any
 
+// Remote returns the proxy for the root of the services that c calls. Remote sends
+// nothing. Remote panics if c is nil.
+func Remote(c Caller) *Proxy {
+	mustHave("Remote", "caller", c)
+	return &Proxy{caller: c}
+}
+
 // Remote returns the proxy for the root of the peer's services. Remote sends nothing, and
 // does not need Options.Objects.
-func (s *Session) Remote() *Proxy { return &Proxy{session: s} }
+func (s *Session) Remote() *Proxy { return Remote(s) }
 
 // At returns the proxy for the service at the given names, each below the previous name.
 // At does not check whether the service exists: calls fail if there is no service. A call
@@ -36,7 +46,7 @@ func (s *Session) Remote() *Proxy { return &Proxy{session: s} }
 //
 //	s.Remote().Call(ctx, &sum, "math.add", 1, 2) // or s.Call, with rpcx.Args{1, 2}
 func (p *Proxy) At(name ...string) *Proxy {
-	return &Proxy{p.session, p.pathTo(strings.Join(name, "/"))}
+	return &Proxy{p.caller, p.pathTo(strings.Join(name, "/"))}
 }
 
 // pathTo returns the path to name below p.
@@ -55,7 +65,7 @@ func (p *Proxy) Call(ctx context.Context, result any, method string, args ...any
 	if err := p.checkMethod(method); err != nil {
 		return err
 	}
-	return p.session.Call(ctx, p.pathTo(method), arrangeParams(args), result)
+	return p.caller.Call(ctx, p.pathTo(method), arrangeParams(args), result)
 }
 
 // Go is Call without waiting; see [Session.Go].
@@ -63,7 +73,7 @@ func (p *Proxy) Go(ctx context.Context, method string, args ...any) *Future {
 	if err := p.checkMethod(method); err != nil {
 		return newFailedFuture(err)
 	}
-	return p.session.Go(ctx, p.pathTo(method), arrangeParams(args))
+	return p.caller.Go(ctx, p.pathTo(method), arrangeParams(args))
 }
 
 // Notify sends a notification to a method of the service; see [Session.Notify].
@@ -71,12 +81,12 @@ func (p *Proxy) Notify(ctx context.Context, method string, args ...any) error {
 	if err := p.checkMethod(method); err != nil {
 		return err
 	}
-	return p.session.Notify(ctx, p.pathTo(method), arrangeParams(args))
+	return p.caller.Notify(ctx, p.pathTo(method), arrangeParams(args))
 }
 
 func (p *Proxy) checkMethod(method string) error {
 	switch {
-	case p == nil || p.session == nil:
+	case p == nil || p.caller == nil:
 		return fmt.Errorf("call %q: the proxy stands for no service", method)
 	case method == "":
 		return fmt.Errorf("call of %v: no method is named", p)
@@ -88,8 +98,12 @@ func (p *Proxy) checkMethod(method string) error {
 func arrangeParams(args []any) any {
 	if last := len(args) - 1; last >= 0 {
 		if named, ok := args[last].(Named); ok {
-			if args = args[:last]; len(named) > 0 {
+			args = args[:last]
+			switch {
+			case len(named) > 0 && len(args) > 0:
 				return Mixed{Args: args, Named: named}
+			case len(named) > 0:
+				return named // any Caller can encode a map
 			}
 		}
 	}
@@ -99,28 +113,35 @@ func arrangeParams(args []any) any {
 	return Args(args)
 }
 
-// Session returns the session for calls to the service.
-func (p *Proxy) Session() *Session { return p.session }
+// Session returns the session for calls to the service, or nil if the calls go through
+// another [Caller].
+func (p *Proxy) Session() *Session {
+	s, _ := p.caller.(*Session)
+	return s
+}
 
 // Path returns the path of the service in the tree of the peer's handler.
 func (p *Proxy) Path() string { return p.path }
 
 // Equal reports whether p and q stand for the same service. Nil equals nil.
 func (p *Proxy) Equal(q *Proxy) bool {
-	if p == nil || q == nil {
+	if p == nil || q == nil || !reflect.ValueOf(&p.caller).Elem().Comparable() || !reflect.ValueOf(&q.caller).Elem().Comparable() {
 		return p == q
 	}
 	return *p == *q
 }
 
-// String returns the peer's address and the path.
+// String returns the peer's address, if the [Caller] has a method RemoteAddr, and the
+// path.
 func (p *Proxy) String() string {
-	if p == nil || p.session == nil {
+	if p == nil || p.caller == nil {
 		return "Proxy(none)"
 	}
 	peer := "?"
-	if addr := p.session.RemoteAddr(); addr != nil {
-		peer = addr.String()
+	if c, ok := p.caller.(interface{ RemoteAddr() net.Addr }); ok {
+		if addr := c.RemoteAddr(); addr != nil {
+			peer = addr.String()
+		}
 	}
 	return fmt.Sprintf("Proxy(%s, %q)", peer, excerpt(p.path))
 }
@@ -164,7 +185,7 @@ func (*Proxy) UnmarshalJSON([]byte) error { return errNoObjects }
 // The results are (T, error) or error. If a function has another form, BindProxy returns
 // an error and sets no field.
 func BindProxy(p *Proxy, client any) error {
-	if p == nil || p.session == nil {
+	if p == nil || p.caller == nil {
 		return errors.New("bind: the proxy stands for no service")
 	}
 	v := reflect.ValueOf(client)
@@ -217,8 +238,8 @@ func (p *Proxy) appendStubs(stubs []stub, v reflect.Value) (_ []stub, err error)
 	return stubs, nil
 }
 
-// stubArguments holds the arguments of a call. The session has encoded the arguments when
-// the call returns, so stubArguments can be reused.
+// stubArguments holds the arguments of a call. The [Caller] does not use the arguments
+// after the call returns, so stubArguments can be reused.
 type stubArguments struct {
 	args   Args
 	params any // args as an any, allocated anew only if the length changes
@@ -246,10 +267,10 @@ func (p *Proxy) newStub(t reflect.Type, method string) (reflect.Value, error) {
 	}
 	// The single parameter becomes the params: a struct by name, or the slice of a
 	// variadic parameter.
-	whole := t.NumIn() == 2 && !t.IsVariadic() && p.session.asParams(t.In(1)) ||
+	whole := t.NumIn() == 2 && !t.IsVariadic() && asParams(p.caller, t.In(1)) ||
 		t.NumIn() == 2 && t.IsVariadic() && t.In(1).Elem().Kind() != reflect.Uint8
-	session := p.session
-	call := func(ctx context.Context, params, result any) error { return session.Call(ctx, method, params, result) }
+	caller := p.caller
+	call := func(ctx context.Context, params, result any) error { return caller.Call(ctx, method, params, result) }
 	if fn := directStub(t, call); fn != nil {
 		return reflect.ValueOf(fn), nil
 	}
@@ -290,14 +311,27 @@ func (p *Proxy) newStub(t reflect.Type, method string) (reflect.Value, error) {
 	}), nil
 }
 
+// objectCaller is a [Caller] that may send objects: a *Session, an *Exchange, or a struct
+// that embeds one of them.
+type objectCaller interface{ objectCodec() *objectCodec }
+
+// objectCodec implements objectCaller. Without objects, the result is nil.
+func (s *Session) objectCodec() *objectCodec {
+	o, _ := s.codec.(*objectCodec)
+	return o
+}
+
 // asParams reports whether t is a struct, or a pointer to a struct, with the params as
 // fields. For services and types of Options.Types, the result is false.
-func (s *Session) asParams(t reflect.Type) bool {
-	o, ok := s.codec.(*objectCodec)
+func asParams(c Caller, t reflect.Type) bool {
+	var o *objectCodec
+	if c, ok := c.(objectCaller); ok {
+		o = c.objectCodec()
+	}
 	for {
 		if kind := planNone; t == routerType {
 			return false
-		} else if ok {
+		} else if o != nil {
 			kind = o.planOf(t).kind
 			if kind == planObject || kind == planService {
 				return false

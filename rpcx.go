@@ -523,10 +523,11 @@ func durationOr(d, byDefault, otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-// Call calls method on s and returns its result, as a T. See [Session.Call].
-func Call[T any](ctx context.Context, s *Session, method string, params any) (T, error) {
+// Call calls method through c, a *Session for example, and returns the result as a T. See
+// [Session.Call].
+func Call[T any](ctx context.Context, c Caller, method string, params any) (T, error) {
 	var result T
-	err := s.Call(ctx, method, params, &result)
+	err := c.Call(ctx, method, params, &result)
 	return result, err
 }
 

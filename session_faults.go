@@ -228,9 +228,14 @@ func (r *reader) takeCallByStringLocked(id ID, err error) (*pendingCall, matchKi
 	}
 	c, what := s.calls.table.matchReply(strconv.AppendUint(nil, number, 10))
 	if what == matched && !p.loose() {
-		err = protocolErrorf(CodeInvalidRequest, "the id of the response is the string %s, not the number %d", excerpt(id), number)
+		err = stringIDError(id, number)
 	}
 	return c, what, err
+}
+
+// stringIDError returns the error for a response with the string id in place of a number.
+func stringIDError(id ID, number uint64) error {
+	return protocolErrorf(CodeInvalidRequest, "the id of the response is the string %s, not the number %d", excerpt(id), number)
 }
 
 // stringNumber returns the number in the id of a response, if the id is a string with a
