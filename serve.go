@@ -11,7 +11,6 @@ import (
 	"reflect"
 	"runtime/debug"
 	"strconv"
-	"time"
 
 	"example.com/rpcx/internal/bounded"
 )
@@ -21,22 +20,22 @@ type peerRequest struct {
 	Request
 	ctx           handlerContext
 	entry         queueEntry // the request as a single, or the batch with the request
-	arrived       time.Duration
-	index         int32 // position in the batch
-	handlingBytes int32 // bytes counted while the handler runs; 0 if few
-	begun         bool  // the handler was called, or will be after a delay
-	delayed       bool  // the handler waits for the end of the delay
-	answered      bool  // replied to, or nobody waits for the end any more
-	disconnect    bool  // close the session after the reply, as the handler wants
-	tooLarge      bool  // an error replaces the reply; the peer is not at fault
-	replyDone     bool  // the handler has returned, and the reply is sent; only Trace and the close remain
+	handlingBytes int32      // bytes counted while the handler runs; 0 if few
+	begun         bool       // the handler was called, or will be after a delay
+	delayed       bool       // the handler waits for the end of the delay
+	answered      bool       // replied to, or nobody waits for the end any more
+	disconnect    bool       // close the session after the reply, as the handler wants
+	tooLarge      bool       // an error replaces the reply; the peer is not at fault
+	replyDone     bool       // the handler has returned, and the reply is sent; only Trace and the close remain
 }
 
-// initFromItem initializes c from item. in is the queue entry of c.
+// initFromItem initializes c from item, and numbers c. in is the queue entry of c. Only
+// the reader calls initFromItem.
 func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
-	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
+	s.reader.lastSeq++
+	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s, seq: s.reader.lastSeq}
 	c.Params.codec = s.codec
-	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
+	c.ctx.parent, c.ctx.session, c.ctx.owner = context.Background(), s, c
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
 		p := &c.Params
@@ -45,6 +44,14 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 		}
 		c.handlingBytes = int32(min(size, math.MaxInt32))
 	}
+}
+
+// appendRequests appends c if want returns true.
+func (c *peerRequest) appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest {
+	if want(c) {
+		calls = append(calls, c)
+	}
+	return calls
 }
 
 // parentBatch returns the batch with the member c, or nil if c came alone.
@@ -79,9 +86,16 @@ func (c *peerRequest) isRunning() bool { return c.begun && !c.delayed }
 // isOpen reports whether c has begun, perhaps with a delay, and is unanswered.
 func (c *peerRequest) isOpen() bool { return c.begun && !c.answered }
 
+// isUnbegun reports whether c waits in the queue, and is unanswered.
+func (c *peerRequest) isUnbegun() bool { return !c.begun && !c.answered }
+
+// isUnhandled reports whether c waits in the queue or for the end of a delay, and is
+// unanswered.
+func (c *peerRequest) isUnhandled() bool { return !c.isRunning() && !c.answered }
+
 // isWaitingNotification reports whether a discarded queue would lose c.
 func (c *peerRequest) isWaitingNotification() bool {
-	return c.IsNotification() && !c.begun && !c.answered
+	return c.IsNotification() && c.isUnbegun()
 }
 
 // markBegun sets the handler's deadline just before the handler of c is called.
@@ -108,7 +122,7 @@ func (rs *requestServer) runHandler(c *peerRequest) {
 		}
 		rs.finishRequest(c, nil, InternalError())
 	}()
-	result, err := s.handler.ServeRPC(&c.ctx, &c.Request)
+	result, err := s.handler.ServeRPC(c.contextForHandler(), &c.Request)
 	rs.finishRequest(c, result, err)
 }
 

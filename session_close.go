@@ -29,7 +29,7 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 		s.life.state = stateDraining
 		s.life.drained = make(chan struct{})
 		for _, e := range s.requests.waitingEntries() {
-			e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromHandler)
+			s.requests.refuseForShutdownLocked(e, fromHandler)
 		}
 		s.effects.errorsMayWait = s.effects.hasErrors // for room in the outbox, until the session closes
 		s.writer.roomLine.wakeAll()
@@ -286,7 +286,7 @@ func (s *Session) violationGrace() time.Duration {
 // all records are logged. Callers must hold s.mu.
 func (s *Session) finishIfLastLocked() {
 	s.mu.AssertHeld()
-	if !s.isOnlyLogLeftLocked() || s.logs.running {
+	if !s.isOnlyLogLeftLocked() || s.logs.running || s.events.running {
 		return
 	}
 	if s.logs.unlogged > 0 {
