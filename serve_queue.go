@@ -44,6 +44,7 @@ type requestServer struct {
 	pressure    backPressure
 	cancellable map[string]*peerRequest // unanswered requests by id, if the peer can cancel requests
 	open        deadlineList            // deadlines of unanswered entries
+	callbacks   map[*peerRequest]*replyCallbacks
 }
 
 // queueEntry is an entry of the request queue: a single request, or a batch. Callers must

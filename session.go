@@ -151,6 +151,7 @@ type lifecycle struct {
 	closeDeadline time.Duration        // when the connection closes, even with unwritten messages
 	drained       chan struct{}        // closed when Shutdown has nothing to wait for; nil before Shutdown
 	drainTarget   uint64               // number of the last message that Shutdown waits for; 0 if not fixed yet
+	callbackTasks int32                // tasks of runCallbacksLaterLocked; Shutdown and the end wait for 0
 	unsentErrors  int32                // goroutines with error replies to queue; Shutdown and closeForCost wait for 0
 	droppedAtEnd  droppedNotifications // dropped since the session began to end
 	onClose       []func(error)

@@ -111,7 +111,7 @@ func (s *Session) countDroppedAtEndLocked(c *peerRequest) {
 // write. Callers must hold s.mu.
 func (s *Session) isOnlyLogLeftLocked() bool {
 	s.mu.AssertHeld()
-	return s.life.state == stateClosing && s.life.runningLoops == 0 && s.requests.workers == 0 && s.requests.count == 0
+	return s.life.state == stateClosing && s.life.runningLoops == 0 && s.requests.workers == 0 && s.requests.count == 0 && s.life.callbackTasks == 0
 }
 
 // closedErrorLocked returns ErrClosed. If the session ended for another reason, the error
@@ -165,7 +165,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 func (s *Session) checkDrainedLocked() {
 	s.mu.AssertHeld()
 	s.closeIfAllAnsweredLocked()
-	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
+	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
 		return
 	}
 	if s.life.drainTarget == 0 {
@@ -214,6 +214,7 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	s.calls.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
 	running := s.requests.runningRequestsLocked() // before discardQueueLocked, which removes begun batches
 	s.requests.discardQueueLocked(isHangUp(cause))
+	s.requests.failBatchCallbacksLocked()
 	for _, c := range running {
 		s.effects.endContext(c, cause)
 	}
