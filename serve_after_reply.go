@@ -31,6 +31,8 @@ import (
 //   - The session has ended ([ErrClosed]), or the request was refused for its cost.
 //   - ctx is not derived from a handler's context.
 //
+// In these cases f has no order with the error that answers the request instead.
+//
 // An error of the handler is a reply, and so is the error that replaces a panic or a reply
 // over Limits.Response: err is nil.
 //
