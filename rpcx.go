@@ -93,7 +93,7 @@ type Options struct {
 //
 // Messages leave in order if Go, Notify or GoBatch has returned before the next is sent, and
 // messages sent by a handler before its reply. Messages of other goroutines have no order
-// with the reply; see [Trace].ReplySent. "Order" in docs/behaviour.md has recipes.
+// with the reply; see [AfterReply]. "Order" in docs/behaviour.md has recipes.
 type Order uint8
 
 const (

@@ -377,79 +377,92 @@ func TestAfterReplyEndsItsGoroutine(t *testing.T) {
 	})
 }
 
-// TestAfterReplyIsCalledOnce closes sessions at random moments of many requests and
-// batches.
+// TestAfterReplyIsCalledOnce ends sessions at random moments of many requests and batches.
 func TestAfterReplyIsCalledOnce(t *testing.T) {
 	runs := 1000
 	if testing.Short() {
 		runs = 200
 	}
 	for range runs {
-		var registered, called atomic.Int64
-		var twice atomic.Bool
-		h := func(ctx context.Context, req *rpcx.Request) (any, error) {
-			register := func() {
-				registered.Add(1)
-				once := new(atomic.Bool)
-				rpcx.AfterReply(ctx, func(error) {
-					called.Add(1)
-					if once.Swap(true) {
-						twice.Store(true)
-					}
-				})
-			}
-			register()
-			if rand.IntN(4) == 0 {
-				time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
-			}
-			if req.Method == "later" {
-				done := make(chan struct{})
-				req.Session().OnClose(func(error) { <-done }) // the test waits for the goroutine
-				go func() {
-					defer close(done)
-					time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
-					register()
-				}()
-			}
-			register()
-			return nil, nil
+		synctest.Test(t, endAmidCallbacks)
+		if t.Failed() {
+			return
 		}
-		opts := handling(methods{"m": h, "later": h})
-		opts.Cancellation = rpcx.LSPCancellation
-		if rand.IntN(4) == 0 {
-			opts.Limits.ProcessingTimeout = time.Millisecond
+	}
+}
+
+// pauseAtRandom sleeps on the clock of a bubble, or lets other goroutines run.
+func pauseAtRandom(most int) {
+	if n := rand.IntN(most + 1); n > most/2 {
+		time.Sleep(time.Duration(n))
+	} else {
+		for range n {
+			runtime.Gosched()
 		}
-		a, b := rpcx.Pipe(&rpcx.Options{Cancellation: rpcx.LSPCancellation}, opts)
-		ctx, cancel := context.WithCancel(context.Background())
-		for range 5 {
-			var batch rpcx.Batch
-			batch.Call("m", nil, nil)
-			batch.Call("later", nil, nil)
-			batch.Notify("m", nil)
-			batch.Call("m", nil, nil)
-			a.GoBatch(ctx, &batch)
-			a.Go(ctx, "m", nil)
-			a.Go(ctx, "later", nil)
+	}
+}
+
+// endAmidCallbacks ends a session among calls and checks that each function of AfterReply
+// is called exactly once.
+func endAmidCallbacks(t *testing.T) {
+	var registered, called, twice atomic.Int64
+	h := func(ctx context.Context, req *rpcx.Request) (any, error) {
+		register := func() {
+			registered.Add(1)
+			var own atomic.Int64
+			rpcx.AfterReply(ctx, func(error) {
+				called.Add(1)
+				if own.Add(1) > 1 {
+					twice.Add(1)
+				}
+			})
 		}
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)
-		switch rand.IntN(4) {
-		case 0:
-			a.Close()
-		case 1:
-			b.Close()
-		case 2:
-			go b.Shutdown(context.Background())
-		case 3:
-			cancel()
-			time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
-			a.Close()
+		register()
+		pauseAtRandom(10)
+		if req.Method == "later" {
+			go func() {
+				pauseAtRandom(10)
+				register()
+			}()
 		}
-		cancel()
-		<-b.Done()
+		register()
+		return nil, nil
+	}
+	opts := handling(methods{"m": h, "later": h})
+	opts.Cancellation = rpcx.LSPCancellation
+	opts.Limits.Concurrency = 1 + rand.IntN(5)
+	a, b := rpcx.Pipe(&rpcx.Options{Cancellation: rpcx.LSPCancellation}, opts)
+	ctx, cancel := context.WithCancel(context.Background())
+	for range 5 {
+		var batch rpcx.Batch
+		batch.Call("m", nil, nil)
+		batch.Call("later", nil, nil)
+		batch.Notify("m", nil)
+		batch.Call("m", nil, nil)
+		a.GoBatch(ctx, &batch)
+		a.Go(ctx, "m", nil)
+		a.Go(ctx, "later", nil)
+	}
+	pauseAtRandom(40)
+	switch rand.IntN(4) {
+	case 0:
 		a.Close()
-		<-a.Done()
-		if r, c := registered.Load(), called.Load(); r != c || twice.Load() {
-			t.Fatalf("%d functions, %d calls (one of them twice: %v)", r, c, twice.Load())
-		}
+	case 1:
+		b.Close()
+	case 2:
+		b.Shutdown(context.Background())
+	case 3:
+		cancel()
+		pauseAtRandom(10)
+		a.Close()
+	}
+	cancel()
+	<-b.Done()
+	a.Close()
+	<-a.Done()
+	synctest.Wait()
+	time.Sleep(time.Second) // goroutines that outlive their handlers
+	if r, c := registered.Load(), called.Load(); r != c || twice.Load() > 0 {
+		t.Errorf("%d functions, %d calls, %d of them twice", r, c, twice.Load())
 	}
 }
