@@ -406,6 +406,7 @@ func pauseAtRandom(most int) {
 // is called exactly once.
 func endAmidCallbacks(t *testing.T) {
 	var registered, called, twice atomic.Int64
+	timeouts := rand.IntN(3) == 0
 	h := func(ctx context.Context, req *rpcx.Request) (any, error) {
 		register := func() {
 			registered.Add(1)
@@ -419,6 +420,9 @@ func endAmidCallbacks(t *testing.T) {
 		}
 		register()
 		pauseAtRandom(10)
+		if timeouts && rand.IntN(3) == 0 {
+			time.Sleep(time.Millisecond) // a race with the end of the time
+		}
 		if req.Method == "later" {
 			go func() {
 				pauseAtRandom(10)
@@ -431,6 +435,9 @@ func endAmidCallbacks(t *testing.T) {
 	opts := handling(methods{"m": h, "later": h})
 	opts.Cancellation = rpcx.LSPCancellation
 	opts.Limits.Concurrency = 1 + rand.IntN(5)
+	if timeouts {
+		opts.Limits.ProcessingTimeout = time.Millisecond
+	}
 	a, b := rpcx.Pipe(&rpcx.Options{Cancellation: rpcx.LSPCancellation}, opts)
 	ctx, cancel := context.WithCancel(context.Background())
 	for range 5 {
@@ -443,7 +450,9 @@ func endAmidCallbacks(t *testing.T) {
 		a.Go(ctx, "m", nil)
 		a.Go(ctx, "later", nil)
 	}
-	pauseAtRandom(40)
+	if pauseAtRandom(40); timeouts {
+		time.Sleep(time.Duration(rand.IntN(2)) * time.Millisecond)
+	}
 	switch rand.IntN(4) {
 	case 0:
 		a.Close()
