@@ -325,6 +325,9 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 			s.calls.abandonMember(e.future, e.future.call, ErrCancelled)
 		}
 	}
+	if s.trace.BatchSent != nil {
+		s.trace.BatchSent(s, m.items, len(sc.frame))
+	}
 	if s.trace.RequestSent != nil {
 		for _, e := range b.entries {
 			var c *pendingCall // nil for a notification

@@ -92,6 +92,25 @@ func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	return err
 }
 
+// TryNotify is [Session.Notify] without waiting: if the outbox has no room, TryNotify sends
+// nothing and returns false, without an error. While other senders wait for room, there is
+// no room. Another goroutine writes the message to the connection. TryNotify returns the
+// errors of Notify, except those of a context. From the start of [Session.Shutdown] the error
+// matches [ErrClosed].
+//
+// TryNotify is for news to many sessions, of which none may hold up the others.
+func (s *Session) TryNotify(method string, params any) (bool, error) {
+	err := s.sendNotification(context.Background(), fromTryNotify, method, params)
+	switch {
+	case err == errNoRoom:
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	s.writer.traceRequestSent(method, nil)
+	return true, nil
+}
+
 // sendNotification encodes and queues a notification.
 func (s *Session) sendNotification(ctx context.Context, from sendMode, method string, params any) (err error) {
 	sc := getEncodeBuffer()
@@ -108,6 +127,9 @@ func (s *Session) sendNotification(ctx context.Context, from sendMode, method st
 // logs the message failed.
 func (s *Session) tryNotify(method string, params any, failed string) bool {
 	err := s.sendNotification(context.Background(), fromNobody, method, params)
+	if err == errNoRoom {
+		return true
+	}
 	if err != nil && !errors.Is(err, ErrClosed) && s.log.Handler() != slog.DiscardHandler {
 		attrs := []slog.Attr{errorAttr(err)}
 		size := recordSize(failed, attrs)

@@ -500,17 +500,6 @@ func (m *pendingMessage) publishOutcome() {
 	m.done <- struct{}{} // last use of m: the receiver returns m to the pool
 }
 
-// traceReply calls Trace.ReplyReceived on another goroutine, if set and if the call was
-// sent.
-func (c *pendingCall) traceReply() {
-	m := c.message
-	if m.messageSeq == 0 || m.session.trace.ReplyReceived == nil {
-		return
-	}
-	s, method, err, d := m.session, c.method, c.err, m.session.now()-m.started
-	s.pool.RunTask(func() { s.trace.ReplyReceived(s, method, err, d) })
-}
-
 // decodeResult decodes the result of a completed call into v. If v is nil, decodeResult
 // decodes nothing. If the call has failed, decodeResult returns the error of the call.
 func (c *pendingCall) decodeResult(v any) error {

@@ -156,7 +156,7 @@
 // The comments on types have the rules: shapes, units, defaults, errors. In the source,
 // docs/behaviour.md describes behaviour by topic, and docs/limits.md limits, bursts and cost.
 //
-//   - order of messages: [Order]; limits and cost: [Limits]; bursts: docs/limits.md
+//   - order of messages: [Order], [AfterReply]; limits and cost: [Limits]; bursts: docs/limits.md
 //   - end of a session or program: [Session], docs/behaviour.md
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]

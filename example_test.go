@@ -859,31 +859,6 @@ func ExampleTrace() {
 	// closed: EOF
 }
 
-// News begin after the reply to "subscribe", which has been queued when ReplySent is called.
-func ExampleTrace_replySent() {
-	router := rpcx.NewRouter()
-	router.Handle("subscribe", rpcx.Func(func() string { return "subscribed" }))
-	trace := &rpcx.Trace{ReplySent: func(req *rpcx.Request, err error, _ time.Duration) {
-		if req.Method == "subscribe" && err == nil {
-			_ = req.Session().Notify(context.Background(), "news", rpcx.Args{"it rains"})
-		}
-	}}
-	here, there := net.Pipe()
-	server := rpcx.NewSession(there, &rpcx.Options{Handler: router, Trace: trace})
-	defer server.Close()
-
-	fmt.Fprintln(here, `{"jsonrpc":"2.0","method":"subscribe","id":1}`)
-	lines := bufio.NewScanner(here)
-	for range 2 {
-		lines.Scan()
-		fmt.Println(lines.Text())
-	}
-	here.Close()
-	// Output:
-	// {"jsonrpc":"2.0","result":"subscribed","id":1}
-	// {"jsonrpc":"2.0","method":"news","params":["it rains"]}
-}
-
 // The peer is not told why a handler failed; the log is.
 func ExampleOptions_logger() {
 	router := rpcx.NewRouter()

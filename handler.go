@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"time"
 
 	"example.com/rpcx/internal/jsonscan"
 )
@@ -71,10 +72,41 @@ type Request struct {
 	Params Params
 
 	session *Session
+	seq     uint64
+	arrived time.Duration // on the session's clock
+	index   int32         // position in the batch
+	members int32         // number of members of the batch; 0 if the request came alone
 }
 
-// Session returns the session that received the request.
+// Session returns the session that received the request. For a Request that the session
+// has not made, Session returns nil.
 func (r *Request) Session() *Session { return r.session }
+
+// Seq returns the number of the request in the order of arrival. The session counts
+// requests and notifications from 1, the members of a batch in their order. Handlers run
+// concurrently, so a hook or a middleware can sort by Seq. Refused requests and
+// notifications take a number, too; invalid messages and cancellations take none. For a
+// Request that the session has not made, Seq returns 0.
+func (r *Request) Seq() uint64 { return r.seq }
+
+// Arrived returns the time of arrival. From then on Limits.ProcessingTimeout counts. The
+// members of a batch have arrived at the same time. For a Request that the session has not
+// made, Arrived returns the zero time.
+func (r *Request) Arrived() time.Time {
+	if r.seq == 0 {
+		return time.Time{}
+	}
+	return r.session.startTime.Add(r.arrived)
+}
+
+// Batch returns the place of the request in its batch, from 1, and the number of members
+// of the batch, invalid members included. If the request came alone, both are 0.
+func (r *Request) Batch() (n, of int) {
+	if r.members == 0 {
+		return 0, 0
+	}
+	return int(r.index) + 1, int(r.members)
+}
 
 // IsNotification reports whether the sender expects no reply.
 func (r *Request) IsNotification() bool { return r.ID == nil }
@@ -94,7 +126,7 @@ func (r *Request) Bind(v any) error { return r.Params.Bind(v) }
 //	})
 func RequestFromContext(ctx context.Context) *Request {
 	if h, ok := ctx.Value(handlerKey{}).(*handlerContext); ok {
-		return h.request
+		return &h.owner.Request
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func TestHooksCallBackIntoTheSession(t *testing.T) {
 			}
 		},
 		"ReplyReceived": func(trace *rpcx.Trace, then func(s *rpcx.Session)) {
-			trace.ReplyReceived = func(s *rpcx.Session, method string, _ error, _ time.Duration) {
+			trace.ReplyReceived = func(s *rpcx.Session, method string, _ rpcx.ID, _ error, _ time.Duration) {
 				if method == "first" {
 					then(s)
 				}

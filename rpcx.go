@@ -73,6 +73,12 @@ type Options struct {
 	Logger *slog.Logger
 	// Trace has functions to be called on events. Default: none.
 	Trace *Trace
+	// Context makes the context of each handler, Middleware included. It is called with the
+	// context that the handler would have, just before the handler and on its goroutine. The
+	// result must derive from ctx. If there is nothing to add, Context returns ctx. A result that does
+	// not derive from ctx, and a panic, have the consequences of a handler's panic. What has to be
+	// released can be released by [context.AfterFunc] or [AfterReply]. Default: ctx.
+	Context func(ctx context.Context, req *Request) context.Context
 
 	objects *objectTypes // nil if there are none; set by resolveOptions
 }
@@ -87,7 +93,7 @@ type Options struct {
 //
 // Messages leave in order if Go, Notify or GoBatch has returned before the next is sent, and
 // messages sent by a handler before its reply. Messages of other goroutines have no order
-// with the reply; see [Trace].ReplySent. "Order" in docs/behaviour.md has recipes.
+// with the reply; see [AfterReply]. "Order" in docs/behaviour.md has recipes.
 type Order uint8
 
 const (
@@ -288,34 +294,6 @@ const (
 	never = time.Duration(math.MaxInt64)
 )
 
-// Trace holds functions to be called on events. Any function may be nil. A function runs on
-// the goroutine of the event or on a goroutine of its own, never on the reading goroutine.
-// A function may call the session. A panic in a function ends the program.
-type Trace struct {
-	// Connected: the session has started.
-	Connected func(s *Session)
-	// RequestSent: a request was queued, or a notification, whose id is nil. RequestSent is
-	// called for each member of a batch. If the peer is quick, ReplyReceived may come before.
-	RequestSent func(s *Session, method string, id ID)
-	// ReplyReceived: a call ended, after d; err is its error.
-	ReplyReceived func(s *Session, method string, err error, d time.Duration)
-	// RequestReceived: a request or notification is about to be handled.
-	RequestReceived func(req *Request)
-	// ReplySent: the handler of a request or notification returned, d after its arrival; err is
-	// the error. The reply is in the queue, so later messages leave after the reply. In a
-	// batch, the reply leaves with the replies to other members, possibly later.
-	ReplySent func(req *Request, err error, d time.Duration)
-	// CostChanged: the session's cost has changed by more than 100, or by less while requests
-	// are delayed; concurrency is the present limit on handlers running at once.
-	CostChanged func(s *Session, cost float64, concurrency int)
-	// Closed: the session is over, for the reason err.
-	Closed func(s *Session, err error)
-	// Paused: reading pauses, because requests arrive faster than they are handled.
-	Paused func(s *Session)
-	// Resumed: reading goes on after a pause of d.
-	Resumed func(s *Session, d time.Duration)
-}
-
 // Stats holds counters of a session, and what the session holds now.
 type Stats struct {
 	BytesSent, BytesReceived       uint64 // framing included (not in what a MessageConn sends)
@@ -337,6 +315,8 @@ type Stats struct {
 
 	Pauses uint64        // pauses of reading, because requests arrive faster than they are handled
 	Paused time.Duration // sum of the pauses, a current pause included
+
+	EventsDropped uint64 // events without a call of Trace, because earlier calls were too slow
 }
 
 // noMethods is the handler of sessions without a handler.
@@ -418,8 +398,6 @@ func isNilHandler(h Handler) bool {
 	}
 	return false
 }
-
-var noTrace = new(Trace)
 
 // resolved returns the limits of a session of the given role, with defaults filled in.
 // Switched-off limits become unreachable values.

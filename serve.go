@@ -11,7 +11,6 @@ import (
 	"reflect"
 	"runtime/debug"
 	"strconv"
-	"time"
 
 	"example.com/rpcx/internal/bounded"
 )
@@ -21,22 +20,23 @@ type peerRequest struct {
 	Request
 	ctx           handlerContext
 	entry         queueEntry // the request as a single, or the batch with the request
-	arrived       time.Duration
-	index         int32 // position in the batch
-	handlingBytes int32 // bytes counted while the handler runs; 0 if few
-	begun         bool  // the handler was called, or will be after a delay
-	delayed       bool  // the handler waits for the end of the delay
-	answered      bool  // replied to, or nobody waits for the end any more
-	disconnect    bool  // close the session after the reply, as the handler wants
-	tooLarge      bool  // an error replaces the reply; the peer is not at fault
-	replyDone     bool  // the handler has returned, and the reply is sent; only Trace and the close remain
+	handlingBytes int32      // bytes counted while the handler runs; 0 if few
+	begun         bool       // the handler was called, or will be after a delay
+	delayed       bool       // the handler waits for the end of the delay
+	answered      bool       // replied to, or nobody waits for the end any more
+	disconnect    bool       // close the session after the reply, as the handler wants
+	tooLarge      bool       // an error replaces the reply; the peer is not at fault
+	replyDone     bool       // the handler has returned, and the reply is sent; only callbacks and the close remain
+	outcome       replyOutcome
 }
 
-// initFromItem initializes c from item. in is the queue entry of c.
+// initFromItem initializes c from item, and numbers c. in is the queue entry of c. Only
+// the reader calls initFromItem.
 func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
-	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
+	s.reader.lastSeq++
+	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s, seq: s.reader.lastSeq}
 	c.Params.codec = s.codec
-	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
+	c.ctx.parent, c.ctx.session, c.ctx.owner = context.Background(), s, c
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
 		p := &c.Params
@@ -45,6 +45,14 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 		}
 		c.handlingBytes = int32(min(size, math.MaxInt32))
 	}
+}
+
+// appendRequests appends c if want returns true.
+func (c *peerRequest) appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest {
+	if want(c) {
+		calls = append(calls, c)
+	}
+	return calls
 }
 
 // parentBatch returns the batch with the member c, or nil if c came alone.
@@ -79,9 +87,16 @@ func (c *peerRequest) isRunning() bool { return c.begun && !c.delayed }
 // isOpen reports whether c has begun, perhaps with a delay, and is unanswered.
 func (c *peerRequest) isOpen() bool { return c.begun && !c.answered }
 
+// isUnbegun reports whether c waits in the queue, and is unanswered.
+func (c *peerRequest) isUnbegun() bool { return !c.begun && !c.answered }
+
+// isUnhandled reports whether c waits in the queue or for the end of a delay, and is
+// unanswered.
+func (c *peerRequest) isUnhandled() bool { return !c.isRunning() && !c.answered }
+
 // isWaitingNotification reports whether a discarded queue would lose c.
 func (c *peerRequest) isWaitingNotification() bool {
-	return c.IsNotification() && !c.begun && !c.answered
+	return c.IsNotification() && c.isUnbegun()
 }
 
 // markBegun sets the handler's deadline just before the handler of c is called.
@@ -108,7 +123,7 @@ func (rs *requestServer) runHandler(c *peerRequest) {
 		}
 		rs.finishRequest(c, nil, InternalError())
 	}()
-	result, err := s.handler.ServeRPC(&c.ctx, &c.Request)
+	result, err := s.handler.ServeRPC(c.contextForHandler(), &c.Request)
 	rs.finishRequest(c, result, err)
 }
 
@@ -219,12 +234,7 @@ func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 			rs.logFailedRequest(c, e)
 		}
 	}
-	sc := getEncodeBuffer()
-	defer sc.recycle()
-	if !c.IsNotification() {
-		e = rs.encodeReply(sc, c, result, e)
-	}
-	e = rs.sendReply(c, sc, e)
+	e, completed, ready := rs.encodeAndSendReply(c, result, e)
 	c.replyDone = true
 	if s.trace.ReplySent != nil {
 		if e != nil && err == nil {
@@ -232,11 +242,28 @@ func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 		}
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
+	if len(ready) > 0 {
+		rs.runCallbacks(ready, nil)
+	}
+	if completed != nil {
+		completed.finishSending(s)
+	}
 	if first {
 		s.cost.closeForCost()
 	} else if c.disconnect && !c.deferEnd(s) {
 		s.closePolitely(ErrClosed)
 	}
+}
+
+// encodeAndSendReply encodes the reply to c, e or result if e is nil, and sends it as
+// sendReply does.
+func (rs *requestServer) encodeAndSendReply(c *peerRequest, result any, e *Error) (sent *Error, completed *peerBatch, ready []*peerRequest) {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	if !c.IsNotification() {
+		e = rs.encodeReply(sc, c, result, e)
+	}
+	return rs.sendReply(c, sc, e)
 }
 
 // errorHint returns a hint how to fix the failure of c, or "" if no hint is known.
@@ -442,8 +469,11 @@ func (rs *requestServer) sendErrorReply(id ID, e *Error, from sendMode) {
 
 // sendReply sends the reply to c in sc, unless c was already answered. A notification gets
 // no reply, and is only marked as answered. If c was already answered, or is a notification
-// that has timed out, the result is late. sendReply returns the error in the reply, or nil.
-func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *Error {
+// that has timed out, the result is late.
+//
+// sendReply returns the error in the reply, or nil; the batch, if its replies are sent now,
+// for finishSending; and the requests for runCallbacks.
+func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) (sent *Error, completed *peerBatch, ready []*peerRequest) {
 	s := rs.s
 	b := c.parentBatch()
 	alone := b == nil && !c.IsNotification()
@@ -469,10 +499,13 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *
 	}
 	if c.answered { // and charged
 		s.stats.LateResults++
+		c.outcome = replyNone
+		ready = rs.ownCallbacksLocked(c)
 		s.unlock()
-		return e
+		return e, nil, ready
 	}
-	if e != nil && (c.ctx.endCause() != ErrPeerCancelled || e.Code != s.cancellation.Code) {
+	cancelled := e != nil && c.ctx.endCause() == ErrPeerCancelled && e.Code == s.cancellation.Code
+	if e != nil && !cancelled {
 		s.stats.Errors++
 		s.cost.addCostLocked(s.cost.costOfErrorLocked(c, e) + e.Cost)
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
@@ -481,24 +514,32 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) *
 		}
 	}
 	c.markAnsweredLocked(s)
-	complete, lent := false, false
+	complete, lent, outcome := false, false, replyUnsent
 	switch {
 	case alone:
 		rs.open.removeDeadline(c.entry.requestDeadline())
-		lent, _ = s.writer.enqueueFrameLocked(context.Background(), &c.ctx, sc, fromHandler, nil) // fails only if the session ends
+		var err error // only if the session ends
+		if lent, err = s.writer.enqueueFrameLocked(context.Background(), &c.ctx, sc, fromHandler, nil); err == nil {
+			outcome = replyQueued
+		}
 	case b == nil:
 		rs.open.removeDeadline(c.entry.requestDeadline())
 	case c.IsNotification():
 		b.finishMemberLocked(s)
 	default:
 		complete = b.storeReplyLocked(s, int(c.index), sc.msg)
+		outcome = replyInBatch
 	}
+	if c.outcome = outcome; cancelled {
+		c.outcome = replyNone
+	}
+	ready = rs.ownCallbacksLocked(c)
 	s.unlock()
 	switch {
 	case lent:
 		s.writer.writeDirectly(sc.frame)
 	case complete:
-		b.sendReplies(s, &c.ctx, fromHandler)
+		return e, b, append(ready, b.sendReplies(s, &c.ctx, fromHandler)...)
 	}
-	return e
+	return e, nil, ready
 }

@@ -24,10 +24,11 @@ type peerBatch struct {
 	size           int           // bytes for Limits.QueueBytes
 	arrived        time.Duration
 	deadline       deadline
-	handlers       int  // members whose handlers run
-	begunCounted   bool // no member waits, and handlers run: requestQueue.begunBatchBytes includes size
-	sending        bool // every reply is stored, but the message is not queued yet
-	disconnect     bool // close the session once the replies are queued, as a handler wants
+	handlers       int          // members whose handlers run
+	begunCounted   bool         // no member waits, and handlers run: requestQueue.begunBatchBytes includes size
+	sending        bool         // every reply is stored, but the message is not queued yet
+	outcome        replyOutcome // replyOpen until decided
+	disconnect     bool         // close the session once the replies are queued, as a handler wants
 }
 
 func (b *peerBatch) markArrived(s *Session, now time.Duration) {
@@ -248,9 +249,10 @@ func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes 
 	}
 }
 
-// sendReplies sends the replies. h is the handler of the last member, or nil. No other
-// goroutine has the batch any more.
-func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
+// sendReplies sends the replies. No other goroutine has the batch any more. h is the handler
+// of the last member, or nil. If h is not nil, sendReplies returns the members for
+// runCallbacks, and callers must call finishSending after the callbacks.
+func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) (ready []*peerRequest) {
 	s.lock()
 	s.memory.batchReplies -= b.reservedBytes
 	s.unlock()
@@ -260,8 +262,28 @@ func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) {
 	b.replies, b.spans = nil, nil // a waiting sender keeps a single copy
 	clear(sc.parts)
 	if err == nil {
-		_ = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
+		err = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
 	}
+	outcome := replyQueued
+	if err != nil {
+		outcome = replyUnsent
+	}
+	s.lock()
+	ready = s.requests.decideBatchLocked(b, outcome)
+	if h != nil {
+		s.unlock()
+		return ready
+	}
+	later := s.requests.runCallbacksLaterLocked(ready, func() { b.finishSending(s) })
+	s.unlock()
+	if !later {
+		b.finishSending(s)
+	}
+	return nil
+}
+
+// finishSending ends the session after sendReplies, if a handler wants.
+func (b *peerBatch) finishSending(s *Session) {
 	s.lock()
 	b.sending = false
 	s.unlock()

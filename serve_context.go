@@ -106,7 +106,7 @@ func (c *lazyContext) Err() error {
 type handlerContext struct {
 	lazyContext
 	session  *Session
-	request  *Request
+	owner    *peerRequest  // the request with the handler
 	deadline time.Duration // on the session's clock
 
 	waits handlerWaits // guarded by the session's lock
@@ -134,6 +134,23 @@ func (c *handlerContext) Value(key any) any {
 		return v
 	}
 	return c.makeReal(c.Deadline()).Value(key)
+}
+
+// contextForHandler returns the context for the handler of c, made by Options.Context if
+// set. A wrong result panics, like a handler.
+func (c *peerRequest) contextForHandler() context.Context {
+	makeContext := c.session.makeContext
+	if makeContext == nil {
+		return &c.ctx
+	}
+	switch ctx := makeContext(&c.ctx, &c.Request); {
+	case ctx == nil:
+		panic("rpcx: Options.Context has returned nil: return ctx if there is nothing to add")
+	case handlerOf(ctx) != &c.ctx:
+		panic("rpcx: Options.Context has returned a context that does not derive from ctx")
+	default:
+		return ctx
+	}
 }
 
 // handlerKey is the context key of the handlerContext from which a context derives.

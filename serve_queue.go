@@ -44,6 +44,7 @@ type requestServer struct {
 	pressure    backPressure
 	cancellable map[string]*peerRequest // unanswered requests by id, if the peer can cancel requests
 	open        deadlineList            // deadlines of unanswered entries
+	callbacks   map[*peerRequest]*replyCallbacks
 }
 
 // queueEntry is an entry of the request queue: a single request, or a batch. Callers must
@@ -225,7 +226,7 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 		}
 		return // nobody waits for a reply any more
 	case s.life.state == stateDraining:
-		e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromReader)
+		rs.refuseForShutdownLocked(e, fromReader)
 		return
 	case s.cost.limitExceeded:
 		why = s.cost.excessiveErrorLocked()
@@ -243,11 +244,21 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	s.memory.reportMemoryLocked() // the next entry may find the server full
 }
 
-// recordRefusalLocked counts and logs the refusal of a valid request, notification or
-// batch. Callers must hold s.mu.
-func (rs *requestServer) recordRefusalLocked(what interface{ about() (string, slog.Attr) }, why *Error) {
+// refuseForShutdownLocked refuses what has not begun of an entry, because the session is
+// shutting down. Callers must hold s.mu.
+func (rs *requestServer) refuseForShutdownLocked(e queueEntry, from sendMode) {
+	rs.s.mu.AssertHeld()
+	why := notStarted("shutting down", "shutting down")
+	rs.traceRefusedLocked(e, why)
+	e.refuseRemaining(rs.s, why, from)
+}
+
+// recordRefusalLocked counts, logs and traces the refusal of a valid request, notification
+// or batch. Callers must hold s.mu.
+func (rs *requestServer) recordRefusalLocked(what refusable, why *Error) {
 	rs.s.mu.AssertHeld()
 	rs.countRefusedLocked(why)
+	rs.traceRefusedLocked(what, why)
 	msg, attr := what.about()
 	rs.s.logs.logPeerLaterLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
 }
@@ -274,6 +285,7 @@ func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 	s.mu.AssertHeld()
 	e := timedOut(c.isRunning())
 	rs.countRefusedLocked(e)
+	rs.traceRefusedLocked(c, e)
 	msg := "request timed out"
 	attrs := []slog.Attr{methodAttr(c.Method), timeLimitAttr("Limits.ProcessingTimeout", s.limits.ProcessingTimeout)}
 	if c.IsNotification() {
@@ -486,13 +498,6 @@ func (c *singleRequest) queuedBytes() int           { return c.size }
 func (c *singleRequest) nextHandlingBytes() int     { return int(c.handlingBytes) }
 func (c *singleRequest) requestDeadline() *deadline { return &c.deadline }
 func (c *singleRequest) isQueued() bool             { return c.deadline.owner != nil && !c.begun }
-
-func (c *singleRequest) appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest {
-	if want(&c.peerRequest) {
-		calls = append(calls, &c.peerRequest)
-	}
-	return calls
-}
 
 func (c *singleRequest) beginNext(s *Session) (*peerRequest, bool) {
 	if c.answered || s.life.state >= stateClosing && !c.IsNotification() {

@@ -155,6 +155,7 @@ type Server struct {
 	unpreparedConns chan struct{}
 	failureLogRate  bounded.Rate      // of log records about failed handshakes and HTTP requests
 	refusals        map[string]uint64 // refused connections, by the name of the limit
+	events          eventQueue        // for Trace.ConnRefused
 	options         *Options          // resolved
 	sessions        map[*Session]struct{}
 	listeners       map[*trackedListener]struct{}

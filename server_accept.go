@@ -123,10 +123,11 @@ func (srv *Server) prepareConn(accepted net.Conn, config *tls.Config, begun func
 	}
 }
 
-// countRefusalLocked counts a connection that the server closes because of a limit. Only
-// the first refusal for each limit is logged, because there may be many. Callers must
-// hold srv.mu.
-func (srv *Server) countRefusalLocked(name string, limit slog.Attr) {
+// countRefusalLocked counts and traces a connection that the server closes because of a
+// limit. addr is the address of the peer, or nil if unknown. Only the first refusal for
+// each limit is logged, because there may be many. Callers must hold srv.mu.
+func (srv *Server) countRefusalLocked(name string, limit slog.Attr, addr net.Addr) {
+	srv.traceConnRefusedLocked(name, addr)
 	if srv.refusals == nil {
 		srv.refusals = make(map[string]uint64)
 	}
@@ -166,14 +167,15 @@ func (srv *Server) Accepts() bool {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	srv.mustResolveOptionsLocked()
-	return srv.acceptsSessionLocked()
+	return srv.acceptsSessionLocked(nil)
 }
 
 func (srv *Server) maxSessions() int { return limitOr(srv.MaxSessions, 10000) }
 
 // acceptsSessionLocked reports whether there may be a further session. If MaxSessions
-// forbids the session, acceptsSessionLocked counts a refusal. Callers must hold srv.mu.
-func (srv *Server) acceptsSessionLocked() bool {
+// forbids the session, acceptsSessionLocked counts a refusal. addr is the address of the
+// peer, or nil if unknown. Callers must hold srv.mu.
+func (srv *Server) acceptsSessionLocked(addr net.Addr) bool {
 	if srv.stopped {
 		return false
 	}
@@ -181,7 +183,7 @@ func (srv *Server) acceptsSessionLocked() bool {
 	if len(srv.sessions) < most {
 		return true
 	}
-	srv.countRefusalLocked("Server.MaxSessions", slog.Int("sessions", most))
+	srv.countRefusalLocked("Server.MaxSessions", slog.Int("sessions", most), addr)
 	return false
 }
 
@@ -215,14 +217,18 @@ func (srv *Server) newSessionInGroup(conn transport, o *Options) (s *Session, gr
 // or the server was stopped. If secure is not nil, the session starts after the handshake
 // of secure.
 func (srv *Server) startSession(s *Session, group string, secure handshaker) bool {
+	var addr net.Addr
+	if s.trace.ConnRefused != nil {
+		addr = s.RemoteAddr() // before locking, because the connection may be the user's
+	}
 	srv.mu.Lock()
 	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
 	switch {
-	case !srv.acceptsSessionLocked():
+	case !srv.acceptsSessionLocked(addr):
 		srv.mu.Unlock()
 		return false
 	case group != "" && srv.groups.size(group) >= mostOfGroup:
-		srv.countRefusalLocked("Server.MaxGroup", slog.Int("sessions", mostOfGroup))
+		srv.countRefusalLocked("Server.MaxGroup", slog.Int("sessions", mostOfGroup), addr)
 		srv.mu.Unlock()
 		return false
 	}
@@ -472,6 +478,9 @@ type ServerStats struct {
 	// 256 KiB and 8 KiB a second. The first two budgets also earn a byte for each byte
 	// received.
 	LogRecordsLeftOut uint64
+	// EventsDropped is the number of refused connections without a call of
+	// Trace.ConnRefused, because earlier calls were too slow.
+	EventsDropped uint64
 }
 
 // Stats returns the current counters of the server.
@@ -493,5 +502,6 @@ func (srv *Server) Stats() ServerStats {
 		HandledBytes: int(srv.load.handling.Load()),
 
 		LogRecordsLeftOut: leftOut,
+		EventsDropped:     srv.events.dropped,
 	}
 }

@@ -29,6 +29,7 @@ type handshake struct {
 	// over.
 	pendingAddr atomic.Pointer[net.Addr]
 	// Guarded by the server's lock.
+	addr                      net.Addr        // of the peer; nil until known
 	subnetGroup, addressGroup *handshakeGroup // of the peer
 	hasIP                     bool            // the peer has an IP address
 	rawConn                   syscall.RawConn // descriptor under the connection; nil if there is none
@@ -119,8 +120,8 @@ func (srv *Server) beginHandshake(h *handshake, conn net.Conn) error {
 	}
 	srv.handshakes.addHandshake(h, addr, raw)
 	if len(srv.handshakes.list) > limit {
-		srv.countRefusalLocked("Server.MaxHandshakes", slog.Int("handshakes", limit))
 		victim := srv.handshakes.chooseVictim()
+		srv.countRefusalLocked("Server.MaxHandshakes", slog.Int("handshakes", limit), victim.addr)
 		srv.handshakes.removeHandshake(victim)
 		if victim == h {
 			return errTooManyHandshakes
@@ -286,14 +287,15 @@ const minHandshakeTime = 250 * time.Millisecond
 // descriptor under the connection, or nil if there is none.
 func (t *handshakeTable) addHandshake(h *handshake, addr net.Addr, raw syscall.RawConn) {
 	t.list = append(t.list, h)
-	t.joinGroups(h, peerIP(addr))
+	t.joinGroups(h, addr)
 	h.rawConn = raw
 }
 
-// joinGroups counts h in the groups of addr. An unknown address is invalid.
-func (t *handshakeTable) joinGroups(h *handshake, addr netip.Addr) {
-	h.hasIP = addr.IsValid()
-	subnet, single := peerPrefixes(addr)
+// joinGroups counts h in the groups of addr. An unknown address is nil.
+func (t *handshakeTable) joinGroups(h *handshake, addr net.Addr) {
+	ip := peerIP(addr)
+	h.addr, h.hasIP = addr, ip.IsValid()
+	subnet, single := peerPrefixes(ip)
 	h.subnetGroup = t.countInGroup(handshakeKey{subnet, true})
 	h.addressGroup = t.countInGroup(handshakeKey{single, false})
 }
@@ -338,7 +340,7 @@ func (t *handshakeTable) applyChanges() {
 			t.leaveGroups(h)
 		} else if addr := h.pendingAddr.Swap(nil); addr != nil {
 			t.leaveGroups(h)
-			t.joinGroups(h, peerIP(*addr))
+			t.joinGroups(h, *addr)
 		}
 		return ended
 	})

@@ -104,6 +104,7 @@ type Session struct {
 	faults   peerErrors    // for Limits.PeerErrors
 	memory   memoryUse     // bytes that the server counts
 	logs     deferredLog   // records to be logged without mu
+	events   eventQueue    // for Trace
 	effects  effects       // work for after unlock
 	stats    Stats
 	values   map[any]any // set by SetValue
@@ -116,13 +117,11 @@ type sessionConfig struct {
 	cancellation         *Cancellation // may be nil
 	strictParams         bool          // Options.StrictParams
 	unknownParamsIgnored bool          // Options.IgnoreUnknownParams
-	extraCost            func(*Session) float64
-	onExcessiveCost      func(*Session)
+	hooks                              // functions of the user
 	codec                Codec
 	limits               *Limits // resolved; shared by the sessions of a server
 	role                 Role
 	log                  *slog.Logger
-	trace                *Trace
 	pool                 *pool
 	load                 *serverLoad // shared by the sessions of a server
 	startTime            time.Time   // zero of the session's clock
@@ -131,6 +130,15 @@ type sessionConfig struct {
 	readLoopFn           func()      // reader.readLoop, made once
 	beforeCallbacks      func()      // the server forgets the session, before the callbacks; may be nil
 	afterCallbacks       func()      // the server counts the session out, after the callbacks; may be nil
+}
+
+// hooks holds functions of the user for all sessions with the same Options. Except trace,
+// each may be nil.
+type hooks struct {
+	extraCost       func(*Session) float64
+	onExcessiveCost func(*Session)
+	makeContext     func(context.Context, *Request) context.Context // Options.Context
+	trace           *Trace
 }
 
 // lifecycle tracks the end of a session.
@@ -143,6 +151,7 @@ type lifecycle struct {
 	closeDeadline time.Duration        // when the connection closes, even with unwritten messages
 	drained       chan struct{}        // closed when Shutdown has nothing to wait for; nil before Shutdown
 	drainTarget   uint64               // number of the last message that Shutdown waits for; 0 if not fixed yet
+	callbackTasks int32                // tasks of runCallbacksLaterLocked; Shutdown and the end wait for 0
 	unsentErrors  int32                // goroutines with error replies to queue; Shutdown and closeForCost wait for 0
 	droppedAtEnd  droppedNotifications // dropped since the session began to end
 	onClose       []func(error)
@@ -257,11 +266,9 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		cancellation:         o.Cancellation,
 		strictParams:         o.StrictParams,
 		unknownParamsIgnored: o.IgnoreUnknownParams,
-		extraCost:            o.ExtraCost,
-		onExcessiveCost:      o.OnExcessiveCost,
+		hooks:                hooks{extraCost: o.ExtraCost, onExcessiveCost: o.OnExcessiveCost, makeContext: o.Context, trace: o.Trace},
 		role:                 role,
 		log:                  o.Logger,
-		trace:                o.Trace,
 		pool:                 p,
 		load:                 l,
 		startTime:            time.Now(),
@@ -445,6 +452,7 @@ func (s *Session) Stats() Stats {
 	if s.requests.pressure.paused {
 		stats.Paused += s.now() - s.requests.pressure.since
 	}
+	stats.EventsDropped = s.events.dropped
 	stats.Concurrency, stats.Outgoing = s.requests.limit, s.calls.limiter.limit
 	if s.cost.account != nil {
 		s.cost.chargeTrafficLocked()

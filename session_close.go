@@ -29,7 +29,7 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 		s.life.state = stateDraining
 		s.life.drained = make(chan struct{})
 		for _, e := range s.requests.waitingEntries() {
-			e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromHandler)
+			s.requests.refuseForShutdownLocked(e, fromHandler)
 		}
 		s.effects.errorsMayWait = s.effects.hasErrors // for room in the outbox, until the session closes
 		s.writer.roomLine.wakeAll()
@@ -111,7 +111,7 @@ func (s *Session) countDroppedAtEndLocked(c *peerRequest) {
 // write. Callers must hold s.mu.
 func (s *Session) isOnlyLogLeftLocked() bool {
 	s.mu.AssertHeld()
-	return s.life.state == stateClosing && s.life.runningLoops == 0 && s.requests.workers == 0 && s.requests.count == 0
+	return s.life.state == stateClosing && s.life.runningLoops == 0 && s.requests.workers == 0 && s.requests.count == 0 && s.life.callbackTasks == 0
 }
 
 // closedErrorLocked returns ErrClosed. If the session ended for another reason, the error
@@ -165,7 +165,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 func (s *Session) checkDrainedLocked() {
 	s.mu.AssertHeld()
 	s.closeIfAllAnsweredLocked()
-	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
+	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
 		return
 	}
 	if s.life.drainTarget == 0 {
@@ -214,6 +214,7 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	s.calls.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
 	running := s.requests.runningRequestsLocked() // before discardQueueLocked, which removes begun batches
 	s.requests.discardQueueLocked(isHangUp(cause))
+	s.requests.failBatchCallbacksLocked()
 	for _, c := range running {
 		s.effects.endContext(c, cause)
 	}
@@ -286,7 +287,7 @@ func (s *Session) violationGrace() time.Duration {
 // all records are logged. Callers must hold s.mu.
 func (s *Session) finishIfLastLocked() {
 	s.mu.AssertHeld()
-	if !s.isOnlyLogLeftLocked() || s.logs.running {
+	if !s.isOnlyLogLeftLocked() || s.logs.running || s.events.running {
 		return
 	}
 	if s.logs.unlogged > 0 {

@@ -126,6 +126,9 @@ func (r *reader) logBadMessageLocked(err error, more ...slog.Attr) {
 	if s.calls.table.pending > 0 {
 		s.faults.last = &badMessage{err, s.writer.queuedMessages}
 	}
+	if s.trace.BadMessage != nil {
+		s.traceLaterLocked(traceEvent{kind: eventBadMessage, err: err})
+	}
 	s.logs.logPeerLaterLocked(slog.LevelWarn, "bad message", append(more, slog.Any("error", err))...)
 }
 

@@ -256,7 +256,7 @@ func (s *Session) halfCloseLimit() time.Duration {
 func (s *Session) closeIfAllAnsweredLocked() {
 	s.mu.AssertHeld()
 	if !s.input.closed || s.input.closeStarted || s.life.state >= stateClosing ||
-		s.life.unsentErrors > 0 || s.requests.running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
+		s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
 		return
 	}
 	s.input.closeStarted = true

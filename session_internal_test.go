@@ -830,7 +830,7 @@ func TestFuturesOfABatchAreSentOnAnotherSession(t *testing.T) {
 	}
 	whole := (&batchFuture{part: batchPart{members: futures[:]}}).open()
 	send := func(firstID uint64, ids ...uint64) *pendingMessage {
-		s := &Session{sessionConfig: sessionConfig{codec: jsonCodec{}, trace: new(Trace), pool: new(pool)}}
+		s := &Session{sessionConfig: sessionConfig{codec: jsonCodec{}, hooks: hooks{trace: new(Trace)}, pool: new(pool)}}
 		s.calls.s = s
 		s.calls.table.lastID.Store(firstID)
 		s.calls.limiter.limit = math.MaxInt

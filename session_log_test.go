@@ -130,9 +130,9 @@ func (e *events) trace() *rpcx.Trace {
 			s.Stats()
 			e.add("sent %s %q", method, id)
 		},
-		ReplyReceived: func(s *rpcx.Session, method string, err error, d time.Duration) {
+		ReplyReceived: func(s *rpcx.Session, method string, id rpcx.ID, err error, d time.Duration) {
 			s.Stats()
-			e.add("reply to %s after %v: %v", method, d, err)
+			e.add("reply to %s %q after %v: %v", method, id, d, err)
 		},
 		RequestReceived: func(req *rpcx.Request) {
 			req.Session().Stats()
@@ -171,10 +171,10 @@ func TestTrace(t *testing.T) {
 		}
 		step("the beginning", func() {}, []string{"connected"}, []string{"connected"})
 		step("a call", func() { a.Call(t.Context(), "slow", nil, nil) },
-			[]string{`sent slow "0"`, "reply to slow after 3s: <nil>"},
+			[]string{`sent slow "0"`, `reply to slow "0" after 3s: <nil>`},
 			[]string{`received slow "0"`, `answered slow "0" after 3s: <nil>`})
 		step("a call that fails", func() { a.Call(t.Context(), "nope", nil, nil) },
-			[]string{`sent nope "1"`, `reply to nope after 0s: unknown method "nope" (code -32601)`},
+			[]string{`sent nope "1"`, `reply to nope "1" after 0s: unknown method "nope" (code -32601)`},
 			[]string{`received nope "1"`, `answered nope "1" after 0s: unknown method "nope" (code -32601)`})
 		step("a notification", func() { a.Notify(t.Context(), "slow", nil); time.Sleep(time.Minute) },
 			[]string{`sent slow ""`},
@@ -186,7 +186,7 @@ func TestTrace(t *testing.T) {
 			a.Call(ctx, "slow", nil, nil)
 			time.Sleep(time.Minute)
 		},
-			[]string{`sent slow "3"`, "reply to slow after 1s: context deadline exceeded"},
+			[]string{`sent slow "3"`, `reply to slow "3" after 1s: context deadline exceeded`},
 			[]string{`received slow "3"`, `answered slow "3" after 3s: <nil>`})
 		step("a batch", func() {
 			var batch rpcx.Batch
@@ -194,7 +194,7 @@ func TestTrace(t *testing.T) {
 			batch.Notify("nope", nil)
 			a.SendBatch(t.Context(), &batch)
 		},
-			[]string{`sent nope "4"`, `sent nope ""`, `reply to nope after 0s: unknown method "nope" (code -32601)`},
+			[]string{`sent nope "4"`, `sent nope ""`, `reply to nope "4" after 0s: unknown method "nope" (code -32601)`},
 			[]string{`received nope "4"`, `answered nope "4" after 0s: unknown method "nope" (code -32601)`,
 				`received nope ""`, `answered nope "" after 0s: unknown method "nope" (code -32601)`})
 		step("the end", func() { a.Close(); <-a.Done(); <-b.Done(); a.Go(t.Context(), "slow", nil) },

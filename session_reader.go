@@ -170,6 +170,7 @@ type reader struct {
 	endedInMessage bool   // the input ended within a message
 	inputLeft      bool   // more than maxIgnoredBytes of input is left; guarded by s.mu
 	blankMessages  uint8  // number of successive blank messages
+	lastSeq        uint64 // number of the last request or notification
 }
 
 // mayIgnoreMore reports whether a closing session reads on after received bytes. Unread
@@ -404,6 +405,7 @@ func (r *reader) newRequest(item *Item, size int) *singleRequest {
 func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 	s := r.s
 	b := &peerBatch{members: make([]peerRequest, len(items)), spans: make([]span, len(items)), size: size}
+	s.traceBatchReceived(len(items))
 	need := 0
 	for i := range items {
 		need += items[i].sharedBytes()
@@ -414,7 +416,6 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 	invalid := 0
 	for i := range items {
 		item, c := &items[i], &b.members[i]
-		c.index = int32(i)
 		switch item.Kind {
 		case KindInvalid:
 			c.answered = true
@@ -440,6 +441,7 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 		b.openMembers++
 		item.detachInto(&a)
 		c.initFromItem(s, item, b)
+		c.index, c.members = int32(i), int32(len(items))
 	}
 	b.size += len(b.replies) + memberSize*len(b.members)
 	if b.missingReplies == 0 && invalid > 0 {

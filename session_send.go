@@ -3,6 +3,7 @@ package rpcx
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"slices"
@@ -14,11 +15,16 @@ import (
 type sendMode uint8
 
 const (
-	fromCaller  sendMode = iota // waits for room; while draining, only handlers may send
-	fromHandler                 // a reply, or a refusal of Shutdown: waits for room
-	fromReader                  // a reply of the reader or the timer: never waits (I2), may exceed the limit
-	fromNobody                  // the session itself: never waits; without room, the message is dropped
+	fromCaller    sendMode = iota // waits for room; while draining, only handlers may send
+	fromHandler                   // a reply, or a refusal of Shutdown: waits for room
+	fromReader                    // a reply of the reader or the timer: never waits (I2), may exceed the limit
+	fromTryNotify                 // as fromCaller, but never waits: without room, the error is errNoRoom
+	fromNobody                    // the session itself: never waits; without room, the error is errNoRoom
 )
+
+// errNoRoom is the error for a message that is not sent, because the outbox has no room and
+// the sender does not wait.
+var errNoRoom = errors.New("rpcx: no room in the outbox (Limits.Outbox)")
 
 // sendMessage frames sc.msg and queues the frame. If register is not nil, the calls of
 // register are registered before (I4). If sendMessage has to wait for room, the end of ctx
@@ -69,9 +75,12 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 			s.effects.closeSession(err, 0)
 			return false, err
 		}
-	case fromNobody:
-		if !w.hasRoom(len(sc.frame), s.limits.Outbox) {
-			return false, nil
+	case fromTryNotify, fromNobody:
+		if err := w.checkSendableLocked(nil, from, nil); err != nil {
+			return false, err
+		}
+		if !w.hasRoomNowLocked(len(sc.frame), from) {
+			return false, errNoRoom
 		}
 	default:
 		if n := len(sc.frame); n >= weightStep && s.load.exceedsCeiling(n) {
@@ -114,7 +123,7 @@ func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, m *pendin
 	s := w.s
 	s.mu.AssertHeld()
 	switch {
-	case s.life.state == stateDraining && from == fromCaller && (h == nil || h.session != s):
+	case s.life.state == stateDraining && (from == fromCaller || from == fromTryNotify) && (h == nil || h.session != s):
 		return ErrClosed // while draining, only running handlers may send
 	case s.life.state >= stateClosing:
 		return s.closedErrorLocked()
@@ -199,6 +208,17 @@ func (w *writer) hasRoomLocked(n int) bool {
 		limit = 0
 	}
 	return w.hasRoom(n, limit)
+}
+
+// hasRoomNowLocked reports whether n bytes fit into the outbox, for a sender that does not
+// wait. A message of the user fits only if no earlier sender waits for room. Callers must
+// hold s.mu.
+func (w *writer) hasRoomNowLocked(n int, from sendMode) bool {
+	w.s.mu.AssertHeld()
+	if from == fromNobody {
+		return w.hasRoom(n, w.s.limits.Outbox)
+	}
+	return len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n) && (n < weightStep || !w.s.load.exceedsCeiling(n))
 }
 
 // outboxLimitLocked checks n more bytes in the outbox, from a sender that never waits. It

@@ -7,7 +7,6 @@ import (
 	"net"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -405,19 +404,6 @@ func (w *writer) resetSendTimeoutLocked() {
 			s.timer.setTimerLocked(after(w.lastProgress, s.limits.SendTimeout/kernelQueueChecks))
 		}
 	}
-}
-
-// traceRequestSent calls Trace.RequestSent, if set. For a notification, c is nil.
-func (w *writer) traceRequestSent(method string, c *pendingCall) {
-	s := w.s
-	if s.trace.RequestSent == nil {
-		return
-	}
-	var id ID
-	if c != nil {
-		id = strconv.AppendUint(nil, c.id, 10)
-	}
-	s.trace.RequestSent(s, method, id)
 }
 
 // kernelSendQueue tracks the bytes that the operating system has taken and not yet sent,
