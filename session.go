@@ -289,10 +289,11 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	s.calls.limiter.limit = s.limits.Outgoing
 	s.calls.limiter.floor = max(1, s.limits.Outgoing/outgoingFloor)
 	s.requests.order = o.Order
-	if s.requests.limit = s.limits.Concurrency; o.Order == Sequential {
+	s.requests.gate.closed.Store(o.Gate != nil)
+	if s.requests.limit = s.limits.Concurrency; o.Order == Sequential || o.Gate != nil {
 		s.requests.limit = 1
 	}
-	s.reader.maxMessages = uint64(min(maxDecodedMessages, 2*min(s.requests.limit, maxDecodedMessages)))
+	s.reader.setMaxMessages()
 	if s.cancellation != nil {
 		s.requests.cancellable = make(map[string]*peerRequest)
 	}
@@ -326,6 +327,7 @@ func (s *Session) start() {
 		s.unlock()
 	}
 	s.activity.watchConn()
+	s.requests.startGateTimeout()
 	// Owner: the session. End: the input ends, the connection is closed, or reading
 	// pauses.
 	go s.reader.readLoop()
@@ -395,7 +397,7 @@ func (s *Session) Done() <-chan struct{} {
 //
 //   - [ErrClosed] after Close or Shutdown.
 //   - io.EOF if the peer closed the connection, or its half of the connection.
-//   - [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle] or [ErrUnreachable].
+//   - [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle], [ErrNotAdmitted] or [ErrUnreachable].
 //   - A [*CostError].
 //   - A [*ProtocolError] for a message without a possible answer.
 //   - A [*FrameError], or an error of the connection.
