@@ -31,8 +31,10 @@ type gateSwitch struct{ gate, handler Handler }
 
 func (g *gateSwitch) ServeRPC(ctx context.Context, req *Request) (any, error) {
 	s := req.session
-	if h := handlerOf(ctx); s == nil && h != nil { // a middleware made the request
-		s = h.session
+	if s == nil { // a middleware made the request
+		if h := handlerOf(ctx); h != nil {
+			s = h.session
+		}
 	}
 	if s == nil || s.requests.gate.closed.Load() {
 		return g.gate.ServeRPC(ctx, req)
