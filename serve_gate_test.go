@@ -176,10 +176,11 @@ func TestGateLetsRepliesAndCancellationsThrough(t *testing.T) {
 		s, w := newServed(t, opts)
 		own := s.Go(t.Context(), "fromOurSide", nil) // needs no Admit
 		w.say(ask("login", 1))
+		lines := w.heard() // from now on the handler waits
 		for i := range 16 {
 			w.say(ask("nope", 10+i))
 		}
-		lines := w.heard()
+		w.expectNothing()
 		if len(lines) != 2 {
 			t.Fatalf("heard %q, want two calls", lines)
 		}

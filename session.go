@@ -24,7 +24,8 @@ import (
 //	the reply:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded → completeCallLocked;
 //	                after unlock: publishOutcome.
 //	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
-//	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler.
+//	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler;
+//	                with Options.Gate, runHandler → gateSwitch → Gate until Admit, then Handler.
 //	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
 // (─▶ passes to another goroutine.)
@@ -62,7 +63,7 @@ import (
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
 //	I13  Reading pauses only if the queue is full or crowded, and can empty without the
-//	     reader; see mayPauseLocked. No goroutine waits in a pause: the goroutine that
+//	     reader; see mayPauseLocked. Before Admit, the handler of Gate empties the queue. No goroutine waits in a pause: the goroutine that
 //	     ends the reason for the pause starts the reader.
 //	I14  When the input ends between two messages, pending calls fail, and the session
 //	     handles and answers the received messages. Then the session ends with io.EOF.
