@@ -335,7 +335,7 @@ func TestGateTimeout(t *testing.T) {
 		"no limit of handshakes":       {srv: &rpcx.Server{HandshakeTimeout: -1}},
 		"its own":                      {srv: &rpcx.Server{HandshakeTimeout: 3 * time.Second, Options: rpcx.Options{Limits: rpcx.Limits{GateTimeout: 20 * time.Second}}}, want: 20 * time.Second},
 		"none":                         {srv: &rpcx.Server{Options: rpcx.Options{Limits: rpcx.Limits{GateTimeout: -1}}}},
-		"none for a client by default": {srv: &rpcx.Server{Options: rpcx.Options{Role: rpcx.RoleClient}}},
+		"none for a client by default": {srv: &rpcx.Server{HandshakeTimeout: 3 * time.Second, Options: rpcx.Options{Role: rpcx.RoleClient}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -554,6 +554,26 @@ func TestGateHandlerThatHoldsUpReading(t *testing.T) {
 		}
 		time.Sleep(1)
 		matches(t, ended(t, s), rpcx.ErrNotAdmitted)
+	})
+}
+
+// A pause before Admit lasts as long as handlers of Gate return, and lets nothing through.
+func TestGateInALongPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		most := 0
+		opts := gated(rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			time.Sleep(time.Second)
+			most = max(most, req.Session().Stats().Queued)
+			return nil, rpcx.Errorf(1, "log in")
+		}))
+		opts.Limits.GateTimeout = time.Hour
+		s, w := newServed(t, opts)
+		go io.WriteString(w, strings.Repeat(ask("nope", 1)+"\n", 100))
+		time.Sleep(time.Minute)
+		live(t, s)
+		if stats := s.Stats(); most > 17 || stats.RequestsReceived < 59 || stats.Errors < 59 {
+			t.Errorf("%d messages have waited, and stats are %+v", most, stats)
+		}
 	})
 }
 

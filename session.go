@@ -63,8 +63,9 @@ import (
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
 //	I13  Reading pauses only if the queue is full or crowded, and can empty without the
-//	     reader; see mayPauseLocked. Before Admit, the handler of Gate empties the queue. No goroutine waits in a pause: the goroutine that
-//	     ends the reason for the pause starts the reader.
+//	     reader; see mayPauseLocked. Before Admit, only the handler of Gate empties the
+//	     queue. No goroutine waits in a pause: the goroutine that ends the reason for the
+//	     pause starts the reader.
 //	I14  When the input ends between two messages, pending calls fail, and the session
 //	     handles and answers the received messages. Then the session ends with io.EOF.
 
