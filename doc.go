@@ -92,7 +92,8 @@
 //	}))
 //
 // Handlers run concurrently, up to Limits.Concurrency of a session; [Options].Order changes
-// this. The context of a handler ends with the session, and after Limits.ProcessingTimeout,
+// this. [Options].Gate handles what must come first, such as a login, until
+// [Session.Admit]. The context of a handler ends with the session, and after Limits.ProcessingTimeout,
 // 30 s. If a handler panics, its request is answered with an error, and the session goes on.
 //
 // # Errors

@@ -257,6 +257,10 @@ var (
 	// ErrIdle is the error of a session ended after Limits.IdleTimeout, or by
 	// Server.CrowdedIdleTimeout.
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
+	// ErrNotAdmitted is the error of a session with Options.Gate ended because too much arrived
+	// before Session.Admit, or because Admit was not called in time. The session's error wraps
+	// ErrNotAdmitted and names the limit: Limits.GateQueue, GateQueueBytes or GateTimeout.
+	ErrNotAdmitted = errors.New("rpcx: session not admitted")
 	// ErrServerFull is the error of a session ended to make room on its server: at
 	// Server.MaxQueuedBytes, or near MaxSessions. The error also matches a [*FrameError],
 	// ErrSlowPeer or ErrIdle, depending on the data held by the session.

@@ -415,60 +415,31 @@ func ExampleRequestFromContext() {
 	// Output: greet, Ann by request 0 of a *rpcx.Session <nil>
 }
 
-// visitor is what a server knows of one session.
-type visitor struct {
-	login sync.Once
-	known chan struct{} // closed at the login
-	name  string        // set before that
-}
+// userKey is the key of the user's name among the values of a session.
+type userKey struct{}
 
-type visitorKey struct{}
-
-// visitorOf returns what a handler has to know of who calls it.
-func visitorOf(ctx context.Context) *visitor {
-	return ctx.Value(visitorKey{}).(*visitor)
-}
-
-// loginFirst lets no request pass before the login. Handlers run concurrently, so
-// a call that a client sends right behind its login can be here first: it waits.
-func loginFirst(next rpcx.Handler) rpcx.Handler {
-	return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
-		if req.Method != "login" {
-			select {
-			case <-visitorOf(ctx).known:
-			case <-ctx.Done(): // at the latest after Limits.ProcessingTimeout
-				return nil, rpcx.ReplyAndDisconnect(rpcx.InvalidRequest("login first"))
-			}
-		}
-		return next.ServeRPC(ctx, req)
-	})
-}
-
-// The state of a session: here a name, without which there is nothing to be had. What
-// comes before the login is done waits for it. To refuse it instead see the example Login.
+// The state of a session: here a name, without which nothing can be had. The gate knows only
+// "login", and lets the session through. A client may send more right behind its login: that
+// waits until the login is answered.
 func ExampleServer_state() {
-	router := rpcx.NewRouter()
-	router.Handle("login", rpcx.Func(func(ctx context.Context, name string) error {
-		err := error(rpcx.InvalidRequest("logged in already"))
-		who := visitorOf(ctx)
-		who.login.Do(func() {
-			who.name, err = name, nil
-			close(who.known)
-		})
-		return err
+	gate := rpcx.NewRouter()
+	gate.Handle("login", rpcx.Func(func(ctx context.Context, s *rpcx.Session, name string) error {
+		if name == "" {
+			return rpcx.InvalidParams("a name is needed")
+		}
+		s.SetValue(userKey{}, name) // handlers find it in their contexts
+		s.Admit()
+		return nil
 	}))
-	router.Handle("whoami", rpcx.Func(func(ctx context.Context) string { return visitorOf(ctx).name }))
-	srv := &rpcx.Server{
-		Options: rpcx.Options{Handler: router, Middleware: []func(rpcx.Handler) rpcx.Handler{loginFirst}},
-		OnSession: func(s *rpcx.Session) { // before its first request is handled
-			s.SetValue(visitorKey{}, &visitor{known: make(chan struct{})})
-		},
-	}
+	router := rpcx.NewRouter()
+	router.Handle("whoami", rpcx.Func(func(ctx context.Context) string { return ctx.Value(userKey{}).(string) }))
+	srv := &rpcx.Server{Options: rpcx.Options{Gate: gate, Handler: router}}
 
 	here, there := net.Pipe()
 	srv.ServeConn(there)
 	s := rpcx.NewSession(here, nil)
 	ctx := context.Background()
+	fmt.Println(s.Call(ctx, "whoami", nil, nil))
 	login := s.Go(ctx, "login", rpcx.Args{"gopher"})
 	name, err := rpcx.Call[string](ctx, s, "whoami", nil) // without waiting for the login
 	fmt.Println(name, err, login.Wait(ctx, nil))
@@ -476,63 +447,79 @@ func ExampleServer_state() {
 	s.Close()
 	srv.Wait(context.Background())
 	// Output:
+	// unknown method "whoami" (code -32601)
 	// gopher <nil> <nil>
-	// logged in already (code -32600)
+	// unknown method "login" (code -32601)
 }
 
-// client is what a server knows of one session. It needs no lock, since the handlers of
-// the session run one at a time.
-type client struct{ name string }
-
-type clientKey struct{}
-
-// refuseBeforeLogin refuses at once what comes before the login, and ends the session.
-func refuseBeforeLogin(next rpcx.Handler) rpcx.Handler {
-	return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
-		if req.Method != "login" && ctx.Value(clientKey{}).(*client).name == "" {
-			return nil, rpcx.ReplyAndDisconnect(rpcx.InvalidRequest("login first"))
+// A method that must be first, as "server.version" of Electrum. The server hangs up on a
+// client that begins with any other.
+func ExampleSession_Admit() {
+	gate := rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		if req.Method != "server.version" {
+			return nil, rpcx.ReplyAndDisconnect(rpcx.InvalidRequest("use server.version to identify client"))
 		}
-		return next.ServeRPC(ctx, req)
+		req.Session().Admit()
+		return []string{"example 1.0", "1.4"}, nil
 	})
-}
-
-// A method that must be first, here login. With Order: Sequential a request is handled when
-// the one before has been: so the server knows what was first, and can be strict.
-func ExampleServer_login() {
 	router := rpcx.NewRouter()
-	router.Handle("login", rpcx.Func(func(ctx context.Context, name string) {
-		ctx.Value(clientKey{}).(*client).name = name
-	}))
-	router.Handle("whoami", rpcx.Func(func(ctx context.Context) string { return ctx.Value(clientKey{}).(*client).name }))
-	srv := &rpcx.Server{
-		Options: rpcx.Options{
-			Handler:    router,
-			Middleware: []func(rpcx.Handler) rpcx.Handler{refuseBeforeLogin},
-			Order:      rpcx.Sequential,
-		},
-		OnSession: func(s *rpcx.Session) { s.SetValue(clientKey{}, new(client)) },
-	}
+	router.Handle("server.ping", rpcx.Func(func() {}))
 	connect := func() *rpcx.Session {
-		here, there := net.Pipe()
-		srv.ServeConn(there)
-		return rpcx.NewSession(here, nil)
+		s, _ := rpcx.Pipe(nil, &rpcx.Options{Gate: gate, Handler: router})
+		return s
 	}
 
 	ctx := context.Background()
 	s := connect()
-	login := s.Go(ctx, "login", rpcx.Args{"gopher"})
-	name, err := rpcx.Call[string](ctx, s, "whoami", nil) // without waiting for the login
-	fmt.Println(name, err, login.Wait(ctx, nil))
+	version, err := rpcx.Call[[]string](ctx, s, "server.version", rpcx.Args{"example", "1.4"})
+	fmt.Println(version, err, s.Call(ctx, "server.ping", nil, nil))
 	s.Close()
 
 	s = connect()
-	_, err = rpcx.Call[string](ctx, s, "whoami", nil)
-	fmt.Println(err)
+	fmt.Println(s.Call(ctx, "server.ping", nil, nil))
 	<-s.Done()
-	srv.Wait(ctx)
+	fmt.Println(s.Err())
 	// Output:
-	// gopher <nil> <nil>
-	// login first (code -32600)
+	// [example 1.0 1.4] <nil> <nil>
+	// use server.version to identify client (code -32600)
+	// EOF
+}
+
+// A language server, before and after "initialize". The Language Server Protocol says how it
+// refuses what comes too early.
+func ExampleOptions_gate() {
+	type object = map[string]any
+	gate := rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		switch req.Method {
+		case "initialize":
+			req.Session().Admit()
+			return object{"capabilities": object{"hoverProvider": true}}, nil
+		case "exit":
+			return nil, rpcx.ReplyAndDisconnect(nil)
+		}
+		return nil, rpcx.Errorf(-32002, "server not initialized") // a notification is only dropped
+	})
+	router := rpcx.NewRouter()
+	router.Handle("initialized", rpcx.Func(func() {}, "..."))
+	router.Handle("textDocument/hover", rpcx.Func(func() string { return "a gopher" }, "..."))
+	s, server := rpcx.Pipe(nil, &rpcx.Options{
+		Gate:    gate,
+		Handler: router,
+		Order:   rpcx.NotificationsFirst,
+	})
+	defer server.Close()
+	defer s.Close()
+
+	ctx := context.Background()
+	fmt.Println(s.Call(ctx, "textDocument/hover", nil, nil))
+	fmt.Println(rpcx.Call[object](ctx, s, "initialize", object{"capabilities": object{}}))
+	fmt.Println(s.Notify(ctx, "initialized", object{}))
+	fmt.Println(rpcx.Call[string](ctx, s, "textDocument/hover", nil))
+	// Output:
+	// server not initialized (code -32002)
+	// map[capabilities:map[hoverProvider:true]] <nil>
+	// <nil>
+	// a gopher <nil>
 }
 
 // Calculator is what the server exposes: an interface of Go's.
@@ -840,12 +827,16 @@ func Example_mcp() {
 		} `json:"_meta,omitzero"`
 	}
 	cancelled := make(chan error, 1)
-	tools := rpcx.NewRouter()
-	tools.Handle("initialize", rpcx.Func(func() object {
+	// Without a result the reply would be null, which clients take for an invalid message.
+	ping := rpcx.Func(func() struct{} { return struct{}{} }, "...")
+	gate := rpcx.NewRouter() // for what comes first
+	gate.Handle("ping", ping)
+	gate.Handle("initialize", rpcx.Func(func(ctx context.Context, s *rpcx.Session) object {
+		s.Admit()
 		return object{"protocolVersion": "2025-06-18", "capabilities": object{"tools": object{}}, "serverInfo": object{"name": "example", "version": "1"}}
 	}, "...")) // the client says more than this server asks
-	// Without a result the reply would be null, which clients take for an invalid message.
-	tools.Handle("ping", rpcx.Func(func() struct{} { return struct{}{} }, "..."))
+	tools := rpcx.NewRouter()
+	tools.Handle("ping", ping)
 	tools.Handle("notifications/initialized", rpcx.Func(func() {}, "..."))
 	tools.Handle("tools/list", rpcx.Func(func() object {
 		return object{"tools": []object{{"name": "dig", "inputSchema": object{"type": "object"}}}}
@@ -874,10 +865,11 @@ func Example_mcp() {
 
 	s, server := rpcx.Pipe(
 		&rpcx.Options{Handler: client, Cancellation: rpcx.MCPCancellation},
-		&rpcx.Options{Handler: tools, Cancellation: rpcx.MCPCancellation, Limits: rpcx.Limits{ProcessingTimeout: -1}})
+		&rpcx.Options{Gate: gate, Handler: tools, Cancellation: rpcx.MCPCancellation, Limits: rpcx.Limits{ProcessingTimeout: -1}})
 	defer server.Close()
 	defer s.Close()
 	ctx := context.Background()
+	fmt.Println(s.Call(ctx, "tools/list", nil, nil)) // too early
 	err := s.Call(ctx, "initialize", object{"protocolVersion": "2025-06-18", "capabilities": object{}, "clientInfo": object{"name": "me"}}, nil)
 	fmt.Println(err, s.Notify(ctx, "notifications/initialized", nil))
 	pong, err := rpcx.Call[json.RawMessage](ctx, s, "ping", nil)
@@ -888,6 +880,7 @@ func Example_mcp() {
 	fmt.Println(f.Err())
 	fmt.Println(<-cancelled)
 	// Output:
+	// unknown method "tools/list" (code -32601)
 	// <nil> <nil>
 	// {} <nil>
 	// hole 1

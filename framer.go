@@ -145,6 +145,7 @@ type CloserWithError interface {
 	//	ErrServerClosed   Shutdown or Close of its server (Session.Err is ErrClosed)
 	//	*CostError        the session exceeded its cost limit
 	//	ErrIdle           the session was idle
+	//	ErrNotAdmitted    the session was not admitted; see Options.Gate
 	//	ErrSlowPeer       the peer does not read
 	//	ErrFaultyPeer     the peer sends too many faulty messages
 	//	*FrameError       returned by ReadMessage or a PartReader's part

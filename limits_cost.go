@@ -350,10 +350,7 @@ func (cs *costState) applyThrottleLocked() {
 	s.mu.AssertHeld()
 	before := s.requests.limit
 	cs.throttle.recalculate(s.limits, cs.judgedCostLocked(), cs.extra)
-	s.requests.limit = cs.target
-	if s.requests.order == Sequential {
-		s.requests.limit = min(s.requests.limit, 1)
-	}
+	s.requests.setLimitLocked(cs.target)
 	if math.Abs(float64(s.requests.limit-before)) > 1 {
 		s.logs.logLaterLocked(slog.LevelInfo, "concurrency changed", slog.Int("handlers before", before), slog.Int("handlers", s.requests.limit),
 			slog.Float64("cost", cs.throttle.last))

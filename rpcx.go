@@ -17,8 +17,19 @@ type Options struct {
 	// Handler answers the peer's requests. If nil, each request is answered
 	// CodeMethodNotFound.
 	Handler Handler
+	// Gate handles the requests and notifications before [Session.Admit], one at a time, in
+	// order of arrival: a login, "initialize", "server.version". Default: none; all go to
+	// Handler. The errors of Gate are answered, and the session goes on; ReplyAndDisconnect
+	// ends the session. The members of a batch pass the gate one by one.
+	//
+	// Behind the handler's message, Limits.GateQueue messages wait; then reading pauses. If
+	// reading has to go on, because the handler waits for its peer, a message over the limit
+	// ends the session with [ErrNotAdmitted]; so does Limits.GateTimeout. Replies and
+	// cancellations do not wait. While Gate calls the peer, requests of the peer wait. Calls
+	// to the peer, also from other goroutines, do not need Admit.
+	Gate Handler
 	// Middleware is wrapped around Handler, the first outermost: once for a session, or once
-	// for all sessions of a Server.
+	// for all sessions of a Server. Gate is inside Middleware, too.
 	Middleware []func(Handler) Handler
 
 	// Protocol gives messages their meaning. Default JSONRPCv2.
@@ -139,6 +150,9 @@ const (
 //	CostSoft             2,000            requests are delayed
 //	CostHard             10,000           the session ends with a *CostError
 //	PeerErrors           10,000 a second  a client ends with ErrFaultyPeer
+//	GateQueue            16               reading pauses, before Session.Admit
+//	GateQueueBytes       64 KiB           the same
+//	GateTimeout          10 s, servers    the session ends with ErrNotAdmitted
 //
 // A duration between 0 and a millisecond lacks its unit (30 instead of 30*time.Second) and
 // is refused: Dial and Serve return an error, and functions without an error panic.
@@ -155,6 +169,17 @@ type Limits struct {
 	// on, a request is answered CodeServerBusy, at no cost, and a notification dropped.
 	Queue      int
 	QueueBytes int
+
+	// GateQueue and GateQueueBytes take the place of Queue and QueueBytes before
+	// [Session.Admit]. Defaults 16 and 64 KiB. One message of any size has room. Reading pauses
+	// then; if reading has to go on, the session ends with ErrNotAdmitted.
+	GateQueue      int
+	GateQueueBytes int
+	// GateTimeout bounds the time from the start of a session with Options.Gate to
+	// [Session.Admit]. Then the session ends with ErrNotAdmitted, even while a handler runs.
+	// Default for role server: Server.HandshakeTimeout, 10 s. For role client the default is
+	// none.
+	GateTimeout time.Duration
 
 	// Outbox is the number of bytes waiting to be written to the peer. Default 4 MiB. A
 	// single message of any size may wait alone. If Outbox is full, callers and handlers wait.
@@ -352,6 +377,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 	if isNilHandler(o.Handler) {
 		return nil, fmt.Errorf("Options.Handler is a %T that is nil", o.Handler)
 	}
+	if o.Gate != nil && isNilHandler(o.Gate) {
+		return nil, fmt.Errorf("Options.Gate is a %T that is nil", o.Gate)
+	}
 	if o.Cancellation != nil && o.Cancellation.Method == "" {
 		return nil, errors.New("Options.Cancellation has no Method")
 	}
@@ -366,6 +394,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 		o.objects = newObjectTypes(o.Handler, o.Types, o.Codec)
 	} else if len(o.Types) > 0 {
 		return nil, errors.New("Options.Types without Options.Objects: set that, too, at both ends")
+	}
+	if o.Gate != nil {
+		o.Handler = &gateSwitch{o.Gate, o.Handler}
 	}
 	for i := len(o.Middleware) - 1; i >= 0; i-- {
 		if o.Middleware[i] == nil {
@@ -397,86 +428,6 @@ func isNilHandler(h Handler) bool {
 		return h == nil
 	}
 	return false
-}
-
-// resolved returns the limits of a session of the given role, with defaults filled in.
-// Switched-off limits become unreachable values.
-func (l Limits) resolved(role Role) Limits {
-	number := func(n *int, byDefault int) { *n = limitOr(*n, byDefault) }
-	duration := func(d *time.Duration, byDefault time.Duration) {
-		switch {
-		case *d == 0:
-			*d = byDefault
-		case *d < 0:
-			*d = never
-		}
-	}
-	rate := func(x *float64, byDefault float64) {
-		switch {
-		case *x == 0:
-			*x = byDefault
-		case *x < 0:
-			*x = 0
-		}
-	}
-	number(&l.Concurrency, 20)
-	number(&l.Queue, 4096)
-	number(&l.QueueBytes, 8<<20)
-	number(&l.Outbox, 4<<20)
-	number(&l.Batch, 10000)
-	if l.Response < 0 {
-		l.Response = math.MaxInt
-	}
-	duration(&l.RequestTimeout, 30*time.Second)
-	duration(&l.ProcessingTimeout, 30*time.Second)
-	duration(&l.SendTimeout, 20*time.Second)
-	duration(&l.CloseTimeout, 30*time.Second)
-
-	number(&l.Outgoing, 50)
-	number(&l.OutgoingMax, 250)
-	duration(&l.ResponseTime, 3*time.Second)
-	duration(&l.IdleTimeout, never)
-	if l.KeepAliveMethod != "" {
-		duration(&l.KeepAlive, 60*time.Second)
-	}
-
-	if l.CostHard < 0 || l.CostHard == 0 && role != RoleServer {
-		l.CostOff = true
-	}
-	if role == RoleServer {
-		number(&l.PeerErrors, math.MaxInt)
-	} else {
-		number(&l.PeerErrors, 10000)
-	}
-	rate(&l.CostHard, 10000)
-	if l.CostSoft == 0 {
-		if l.CostSoft = 2000; l.CostHard <= 2000 {
-			l.CostSoft = l.CostHard / 5
-		}
-	}
-	rate(&l.CostDecay, l.CostHard/3600)
-	rate(&l.CostPerByte, 1./100000)
-	rate(&l.CostError, 100)
-	rate(&l.CostHandlerError, 0)
-	if l.CostDelay == 0 {
-		l.CostDelay = 2 * time.Second
-	}
-	l.CostDelay = max(l.CostDelay, 0)
-	return l
-}
-
-// clientLimits holds the resolved defaults, for clients without limits.
-var clientLimits = Limits{}.resolved(RoleClient)
-
-// limitOr resolves a limit: 0 means the default, and a negative number no limit.
-func limitOr(n, byDefault int) int {
-	switch {
-	case n == 0:
-		return byDefault
-	case n < 0:
-		return math.MaxInt
-	}
-	return n
 }
 
 // after returns the time d after now, or never if d is never.

@@ -11,7 +11,8 @@ import (
 // worker, by unlock.
 //
 // The queue is full at Limits.Queue and at Limits.QueueBytes. If the server holds
-// Server.MaxQueuedBytes and the session more than its share, the queue is full, too.
+// Server.MaxQueuedBytes and the session more than its share, the queue is full, too. Before
+// Session.Admit, the limits are those of serve_gate.go.
 //
 // The queue is crowded if at least as many requests wait as handlers have returned in the
 // last quarter of Limits.ProcessingTimeout. Further requests would wait longer than that
@@ -120,6 +121,9 @@ func (rs *requestServer) isFullOrCrowdedLocked(now time.Duration, quarters int) 
 	s.mu.AssertHeld()
 	if rs.count == 0 {
 		return false
+	}
+	if rs.gate.closed.Load() {
+		return rs.isGateQueueFullLocked(quarters) || s.load.isOverShare(s.memory.reported)
 	}
 	if rs.bytes >= quartersOf(s.limits.QueueBytes, quarters) || s.load.isOverShare(s.memory.reported) {
 		return true
@@ -305,12 +309,12 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 }
 
 // mayReadALittleLocked reports whether the reader may take a little in a long pause. The
-// queue must be below twice its limits, and the peer must read its replies. Callers must
-// hold s.mu.
+// queue must be below twice its limits, the gate must be open, and the peer must read its
+// replies. Callers must hold s.mu.
 func (rs *requestServer) mayReadALittleLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
-	return rs.pressure.roomWaiters == 0 && rs.bytes/2 < s.limits.QueueBytes && rs.queueDepth()/2 < s.limits.Queue &&
+	return !rs.gate.closed.Load() && rs.pressure.roomWaiters == 0 && rs.bytes/2 < s.limits.QueueBytes && rs.queueDepth()/2 < s.limits.Queue &&
 		!s.load.isOverShare(s.memory.reported)
 }
 

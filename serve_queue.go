@@ -42,6 +42,7 @@ type requestServer struct {
 	requestQueue
 	s           *Session
 	pressure    backPressure
+	gate        gateState
 	cancellable map[string]*peerRequest // unanswered requests by id, if the peer can cancel requests
 	open        deadlineList            // deadlines of unanswered entries
 	callbacks   map[*peerRequest]*replyCallbacks
@@ -231,6 +232,9 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	case s.cost.limitExceeded:
 		why = s.cost.excessiveErrorLocked()
 	case !rs.mayPauseLocked(): // if reading can pause, even a full queue takes the entry
+		if rs.endIfGateQueueFullLocked(e) {
+			return
+		}
 		why = rs.queueFullErrorLocked(e.queuedBytes())
 	}
 	if why != nil {
@@ -346,7 +350,10 @@ func (rs *requestServer) checkLateLocked(now time.Duration) {
 	}
 	rs.lateAt, rs.allLate = 0, true
 	field, limit := "Limits.Concurrency", rs.limit
-	if rs.order == Sequential || rs.notificationRuns {
+	switch {
+	case rs.gate.closed.Load():
+		field, limit = "Options.Gate", 1
+	case rs.order == Sequential || rs.notificationRuns:
 		field, limit = "Options.Order", 1
 	}
 	s.logs.logPeerLaterLocked(slog.LevelWarn, "no request is handled: the handlers that run are all of requests that have timed out",
@@ -446,6 +453,9 @@ func (rs *requestServer) finishHandlerLocked(c *peerRequest) {
 	s := rs.s
 	s.mu.AssertHeld()
 	rs.finishHandler(c)
+	if rs.gate.admitted && rs.gate.closed.Load() && rs.running == 0 {
+		rs.openGateLocked()
+	}
 	s.memory.releaseHandlingBytesLocked(c)
 	rs.recordHandlerReturnLocked(c)
 	s.activity.markWorkEndLocked()

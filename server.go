@@ -391,6 +391,9 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 	if srv.options.Role != RoleDefault {
 		role = srv.options.Role
 	}
+	if l := &srv.options.Limits; role == RoleServer && l.GateTimeout == 0 {
+		l.GateTimeout = srv.HandshakeTimeout
+	}
 	limits := srv.options.Limits.resolved(role)
 	srv.load.limits = &limits
 	if log := srv.options.Logger; limits.costIsVoid() {

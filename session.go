@@ -24,7 +24,8 @@ import (
 //	the reply:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded → completeCallLocked;
 //	                after unlock: publishOutcome.
 //	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
-//	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler.
+//	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler;
+//	                with Options.Gate, runHandler → gateSwitch → Gate until Admit, then Handler.
 //	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
 // (─▶ passes to another goroutine.)
@@ -62,8 +63,9 @@ import (
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
 //	I13  Reading pauses only if the queue is full or crowded, and can empty without the
-//	     reader; see mayPauseLocked. No goroutine waits in a pause: the goroutine that
-//	     ends the reason for the pause starts the reader.
+//	     reader; see mayPauseLocked. Before Admit, only the handler of Gate empties the
+//	     queue. No goroutine waits in a pause: the goroutine that ends the reason for the
+//	     pause starts the reader.
 //	I14  When the input ends between two messages, pending calls fail, and the session
 //	     handles and answers the received messages. Then the session ends with io.EOF.
 
@@ -296,10 +298,11 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	s.calls.limiter.limit = s.limits.Outgoing
 	s.calls.limiter.floor = max(1, s.limits.Outgoing/outgoingFloor)
 	s.requests.order = o.Order
-	if s.requests.limit = s.limits.Concurrency; o.Order == Sequential {
+	s.requests.gate.closed.Store(o.Gate != nil)
+	if s.requests.limit = s.limits.Concurrency; o.Order == Sequential || o.Gate != nil {
 		s.requests.limit = 1
 	}
-	s.reader.maxMessages = uint64(min(maxDecodedMessages, 2*min(s.requests.limit, maxDecodedMessages)))
+	s.reader.setMaxMessages()
 	if s.cancellation != nil {
 		s.requests.cancellable = make(map[string]*peerRequest)
 	}
@@ -333,6 +336,7 @@ func (s *Session) start() {
 		s.unlock()
 	}
 	s.activity.watchConn()
+	s.requests.startGateTimeout()
 	// Owner: the session. End: the input ends, the connection is closed, or reading
 	// pauses.
 	go s.reader.readLoop()
@@ -402,7 +406,7 @@ func (s *Session) Done() <-chan struct{} {
 //
 //   - [ErrClosed] after Close or Shutdown.
 //   - io.EOF if the peer closed the connection, or its half of the connection.
-//   - [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle] or [ErrUnreachable].
+//   - [ErrSlowPeer], [ErrFaultyPeer], [ErrIdle], [ErrNotAdmitted] or [ErrUnreachable].
 //   - A [*CostError].
 //   - A [*ProtocolError] for a message without a possible answer.
 //   - A [*FrameError], or an error of the connection.

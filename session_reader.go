@@ -54,6 +54,19 @@ type receivedReply struct {
 // each worker.
 const maxDecodedMessages = 32
 
+// setMaxMessages sets maxMessages. While the gate is closed, the reader hands over each
+// message at once.
+func (r *reader) setMaxMessages() {
+	limit := min(r.s.limits.Concurrency, maxDecodedMessages)
+	if r.s.requests.order == Sequential {
+		limit = 1
+	}
+	r.maxMessages = uint64(min(maxDecodedMessages, 2*limit))
+	if r.s.requests.gate.closed.Load() {
+		r.maxMessages = 1
+	}
+}
+
 // readLoop reads messages until the connection fails or closes, or until reading pauses
 // (I13).
 func (r *reader) readLoop() {
@@ -295,6 +308,9 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 	s.cost.checkStarvedQueueLocked() // refused requests may have used up the cost limit
 	s.requests.startWorkerIfNeededLocked()
 	in.queueFullOrCrowded = s.requests.isFullOrCrowdedLocked(now, 4)
+	if r.maxMessages == 1 {
+		r.setMaxMessages()
+	}
 	r.ignoreInputIfClosingLocked()
 	s.unlock()
 

@@ -128,6 +128,7 @@ func (t *sessionTimer) checkDeadlines() {
 	s.requests.checkPauseDeadlinesLocked(now)
 	s.checkHalfCloseLocked(now)
 	s.requests.checkLateLocked(now)
+	s.requests.checkGateTimeoutLocked(now)
 	s.reader.checkStalledInputLocked(now)
 	s.reader.checkPartialLocked(now)
 	s.activity.checkNetworkLocked(now)

@@ -93,6 +93,8 @@ func closingFor(cause error) closing {
 		return closing{websocket.StatusPolicyViolation, "peer does not read"}
 	case errors.Is(cause, rpcx.ErrFaultyPeer):
 		return closing{websocket.StatusPolicyViolation, "too many bad messages"}
+	case errors.Is(cause, rpcx.ErrNotAdmitted):
+		return closing{websocket.StatusPolicyViolation, "session not admitted"}
 	case busy != nil && busy.Code == rpcx.CodeServerBusy:
 		return closing{websocket.StatusTryAgainLater, clip(busy.Message)}
 	case violation != nil:

@@ -75,6 +75,11 @@ func closes() map[string]closeCase {
 			end:  func(*testing.T, *rpcx.Server, *rpcx.Session, *coder.Conn) {},
 			want: coder.CloseError{Code: 1000, Reason: "session idle"},
 		},
+		"a peer that is not admitted": {
+			opts: rpcx.Options{Gate: methods()},
+			end:  func(*testing.T, *rpcx.Server, *rpcx.Session, *coder.Conn) {},
+			want: coder.CloseError{Code: 1008, Reason: "session not admitted"},
+		},
 		"Shutdown of the server": {
 			end: func(t *testing.T, srv *rpcx.Server, _ *rpcx.Session, _ *coder.Conn) {
 				if err := srv.Shutdown(t.Context()); err != nil {
