@@ -37,6 +37,9 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
 	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
+	if x := s.exchange(); x != nil {
+		c.ctx.parent = x.values
+	}
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
 		p := &c.Params

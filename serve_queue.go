@@ -225,7 +225,7 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 		}
 		return // nobody waits for a reply any more
 	case s.life.state == stateDraining:
-		e.refuseRemaining(s, notStarted("shutting down", "shutting down"), fromReader)
+		e.refuseRemaining(s, s.drainErrorLocked(), fromReader)
 		return
 	case s.cost.limitExceeded:
 		why = s.cost.excessiveErrorLocked()
@@ -511,6 +511,9 @@ func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {
 	}
 	s.requests.open.removeDeadline(&c.deadline)
 	c.markAnsweredLocked(s)
+	if x := s.exchange(); x != nil {
+		x.noteRefusalLocked(e)
+	}
 	if c.IsNotification() && !c.begun {
 		s.requests.countDroppedLocked(&c.peerRequest)
 	}

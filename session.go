@@ -325,6 +325,9 @@ func (s *Session) start() {
 		s.logs.logLaterLocked(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
 	}
+	if s.exchange() != nil {
+		return // ServeMessage reads, and nothing is written
+	}
 	s.activity.watchConn()
 	// Owner: the session. End: the input ends, the connection is closed, or reading
 	// pauses.
@@ -409,7 +412,7 @@ func (s *Session) Done() <-chan struct{} {
 func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
-	if s.life.closeCause == nil && s.input.closed {
+	if s.life.closeCause == nil && s.input.closed && s.exchange() == nil {
 		return s.endOfInput()
 	}
 	return s.life.closeCause

@@ -261,12 +261,19 @@ func (s *Session) halfCloseLimit() time.Duration {
 // Callers must hold s.mu.
 func (s *Session) closeIfAllAnsweredLocked() {
 	s.mu.AssertHeld()
+	running, grace := s.requests.running, closeGrace
+	if s.exchange() != nil {
+		if s.cost.limitExceeded {
+			return // closeForCost closes the session
+		}
+		running, grace = running-len(s.requests.lateHandlers), 0
+	}
 	if !s.input.closed || s.input.closeStarted || s.life.state >= stateClosing ||
-		s.life.unsentErrors > 0 || s.requests.running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
+		s.life.unsentErrors > 0 || running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
 		return
 	}
 	s.input.closeStarted = true
-	s.effects.closeSession(io.EOF, closeGrace)
+	s.effects.closeSession(io.EOF, grace)
 }
 
 // checkHalfCloseLocked ends a session without input at input.closeDeadline. Before the
@@ -275,7 +282,7 @@ func (s *Session) closeIfAllAnsweredLocked() {
 func (s *Session) checkHalfCloseLocked(now time.Duration) {
 	s.mu.AssertHeld()
 	switch {
-	case !s.input.closed || s.life.state >= stateClosing:
+	case !s.input.closed || s.life.state >= stateClosing || s.exchange() != nil:
 		return
 	case s.input.closeDeadline <= now:
 		s.logs.logLaterLocked(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",

@@ -20,6 +20,7 @@ type effects struct {
 	hangUpCheckDue   bool     // ask the operating system whether the peer is gone
 	closeArgs        *closeArguments
 	connCloseDue     bool
+	exchangeOver     bool // the session of an exchange is over
 }
 
 // messageList is a list of messages, linked by pendingMessage.nextFinished.
@@ -175,6 +176,9 @@ func (fx *effects) runUnlocked(s *Session) {
 	}
 	if fx.connCloseDue {
 		s.closeConn() // last, because Close may wait
+	}
+	if fx.exchangeOver {
+		s.endExchange()
 	}
 }
 

@@ -1,0 +1,306 @@
+package rpcx
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// ServeMessage answers one message without a connection. HTTP and other transports that
+// bring each message its answer call ServeMessage. The call is an exchange: a session that
+// receives msg as its only message, with the options, limits, budgets and counters of the
+// server. The reply has no framing. The reply is nil if nothing is to be answered: a
+// message of notifications only, for example, or a message of responses.
+//
+// ServeMessage returns when the reply is complete and the handlers have returned. At
+// Limits.ProcessingTimeout, the reply is an error ([CodeServerBusy], "started": true), and
+// ServeMessage does not wait for the late handlers. ServeMessage keeps neither msg nor
+// reply, and may be called by any number of goroutines. Handlers run on other goroutines.
+//
+// The end of ctx ends the exchange and the contexts of its handlers, with the cause of
+// ctx. ServeMessage then returns no reply and that cause, without waiting for handlers.
+// The contexts of the handlers have the values of ctx.
+//
+// [Session.Conn] returns conn, which may be nil. Optional methods of conn are:
+//
+//   - RemoteAddr() net.Addr is the result of [Session.RemoteAddr].
+//   - Group() string is the name of the exchange's group, in place of Limits.Group.
+//   - MaxMessage() int is the size of the largest reply, as for a [SizeLimiter].
+//
+// If notify is not nil, the handlers' notifications go to notify as encoded messages,
+// without framing. The error of notify is the error of [Session.Notify]. Calls of notify
+// run one at a time, on the goroutine of the Notify, and never after the return of
+// ServeMessage, which waits for a running call. So notify has to return soon after the end
+// of ctx. notify must not keep its argument, and must not wait for the session. Calls to
+// the peer fail with [ErrNoCallback]. If notify is nil, so do notifications.
+//
+// [Request.Session] is the session of the exchange, which ends with the exchange; the
+// cause is io.EOF. The exchange counts in MaxSessions and MaxGroup while it runs. OnSession,
+// Trace.Connected, Trace.Closed and the callbacks of OnClose are called as for any other
+// session. If a handler calls Close, or returns a [Disconnect], only the exchange ends. The
+// cost of a group stays after the exchange. Without a group, an exchange begins without
+// cost.
+//
+// An error with a reply says that the message was refused as a whole:
+//
+//   - A [*CostError]: the reply has CodeExcessiveResourceUsage.
+//   - An [*Error] whose [Error.NotStarted] is true: no handler was called, and the message
+//     may be sent again. The error also matches [ErrServerClosed] if the server was stopped,
+//     and [ErrServerFull] over MaxSessions, MaxGroup or MaxQueuedBytes.
+//
+// An error without a reply is the cause of ctx, the cause of the session's early end, or an
+// invalid option of the server.
+func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notify func(msg []byte) error) (reply []byte, err error) {
+	mustHaveContext("Server.ServeMessage", ctx)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := srv.checkOptions(); err != nil {
+		return nil, fmt.Errorf("serve message: %w", err)
+	}
+	x := newExchange(ctx, srv, conn, notify)
+	if err := srv.startSession(x.session, x.group(), nil); err != nil {
+		x.refuseAll(err)
+	}
+	x.receive(msg)
+	return x.waitForReply(ctx)
+}
+
+// exchange is the transport of a session that answers one message, for
+// [Server.ServeMessage]. The goroutine of ServeMessage is the reader. The exchange has no
+// writer: enqueueFrameLocked stores the reply. The input ends right after the message
+// (I14), so the session ends when everything is answered.
+type exchange struct {
+	session *Session
+	conn    any                // the user's; may be nil
+	values  context.Context    // with the values of the caller's context, without its end
+	notify  func([]byte) error // may be nil
+	turn    chan struct{}      // of one slot, held during a call of notify; nil without notify
+	maxSize int                // see maxMessage
+	size    int                // of the message
+	closed  chan struct{}      // closed when the session has nothing left to answer
+	closing sync.Once
+	// unstarted is set if the server has refused the exchange. The session then refuses
+	// every request.
+	unstarted bool
+
+	// Guarded by the session's lock.
+	reply   []byte // owned by the caller of ServeMessage
+	refusal error  // why the message is refused as a whole; nil if it is not
+}
+
+// newExchange makes an exchange with a session that has not started.
+func newExchange(ctx context.Context, srv *Server, conn any, notify func([]byte) error) *exchange {
+	x := &exchange{conn: conn, notify: notify, maxSize: maxMessage(conn), values: context.WithoutCancel(ctx), closed: make(chan struct{})}
+	if notify != nil {
+		x.turn = make(chan struct{}, 1)
+	}
+	x.session = newSession(x, srv.options, RoleServer, &srv.pool, &srv.load)
+	x.session.life.runningLoops = 1 // ServeMessage, until waitForReply
+	return x
+}
+
+// exchange returns the transport of an exchange, or nil for a session with a connection.
+func (s *Session) exchange() *exchange {
+	x, _ := s.conn.(*exchange)
+	return x
+}
+
+// group returns the name of the group of the exchange.
+func (x *exchange) group() string {
+	if conn, ok := x.conn.(interface{ Group() string }); ok {
+		return conn.Group()
+	}
+	if group := x.session.limits.Group; group != nil {
+		return group(x.session)
+	}
+	return ""
+}
+
+// refuseAll makes the session, which the server has refused with err, refuse every
+// request.
+func (x *exchange) refuseAll(err error) {
+	s := x.session
+	s.lock()
+	s.life.state, s.life.drained = stateDraining, make(chan struct{})
+	x.unstarted, x.refusal = true, err
+	s.unlock()
+}
+
+// receive decodes msg and queues its requests. From then on, the session ends when
+// everything is answered.
+func (x *exchange) receive(msg []byte) {
+	s := x.session
+	x.size = len(msg)
+	buf := decodeBuffers.Get().(*decodeBuffer)
+	s.reader.receiveMessage(&buf.decodedInput, &buf.Message, msg)
+	s.reader.handOverDecoded(&buf.decodedInput)
+	buf.recycle()
+	s.lock()
+	s.input.closed, s.input.closeDeadline = true, never
+	s.unlock()
+}
+
+// waitForReply waits until everything is answered or ctx ends, and returns the results of
+// ServeMessage.
+func (x *exchange) waitForReply(ctx context.Context) (reply []byte, err error) {
+	s := x.session
+	select {
+	case <-x.closed:
+	case <-ctx.Done():
+		s.closeWith(context.Cause(ctx), 0)
+		<-x.closed
+	}
+	if x.turn != nil {
+		x.turn <- struct{}{} // waits for a call of notify; no further call begins
+	}
+	s.lock()
+	reply, err = x.reply, x.outcomeLocked()
+	if !x.unstarted { // otherwise the end of the session must not be counted
+		s.life.runningLoops--
+	}
+	s.unlock()
+	return reply, err
+}
+
+// outcomeLocked returns the error of ServeMessage. Callers must hold s.mu.
+func (x *exchange) outcomeLocked() error {
+	s := x.session
+	s.mu.AssertHeld()
+	cost, excessive := s.life.closeCause.(*CostError)
+	switch {
+	case excessive:
+		return cost
+	case x.reply == nil && !s.input.closeStarted: // closed before everything was answered
+		return s.life.closeCause
+	case s.stats.RequestsReceived == 0:
+		return x.refusal
+	}
+	return nil
+}
+
+// takeReplyLocked stores a reply. The reply counts as written. Callers must hold s.mu.
+func (x *exchange) takeReplyLocked(reply []byte) {
+	s := x.session
+	s.mu.AssertHeld()
+	x.reply = bytes.Clone(reply)
+	s.writer.queuedMessages++
+	s.writer.writtenMessages++
+	s.stats.BytesSent += uint64(len(reply))
+}
+
+// noteRefusalLocked records that a request is answered with e instead of being handled.
+// Callers must hold s.mu.
+func (x *exchange) noteRefusalLocked(e *Error) {
+	s := x.session
+	s.mu.AssertHeld()
+	if x.refusal != nil || !e.NotStarted() {
+		return
+	}
+	x.refusal = e
+	if s.life.state == stateDraining {
+		x.refusal = &refusedError{e, ErrServerClosed}
+	}
+}
+
+// refusedError is the error of an exchange that the server refuses. A refusedError matches
+// the error in the reply, and cause.
+type refusedError struct {
+	answer *Error
+	cause  error
+}
+
+func (e *refusedError) Error() string   { return trimPrefix(e.cause) + ": " + e.answer.Message }
+func (e *refusedError) Unwrap() []error { return []error{e.answer, e.cause} }
+
+// drainErrorLocked returns the error that answers requests while the session drains.
+// Callers must hold s.mu.
+func (s *Session) drainErrorLocked() *Error {
+	s.mu.AssertHeld()
+	if x := s.exchange(); x != nil {
+		if refused, ok := x.refusal.(*refusedError); ok {
+			return refused.answer
+		}
+	}
+	return notStarted("shutting down", "shutting down")
+}
+
+// sendOwn passes the notifications in sc.msg to notify, on the goroutine of the sender.
+// register is the message if it is a batch, or if it has a call.
+func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode, register *pendingMessage) error {
+	s := x.session
+	if x.notify == nil || register != nil && register.expectsReply() {
+		return ErrNoCallback
+	}
+	if err := s.writer.frameMessage(sc); err != nil {
+		return err
+	}
+	select {
+	case x.turn <- struct{}{}:
+		defer func() { <-x.turn }()
+	case <-x.closed:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.lock()
+	err := s.writer.checkSendableLocked(handlerOf(ctx), from, nil)
+	if err == nil {
+		s.cost.addTrafficLocked(len(sc.frame))
+		s.stats.MessagesSent++
+		s.stats.BytesSent += uint64(len(sc.frame))
+	}
+	s.unlock()
+	if err != nil {
+		return err
+	}
+	return x.notify(sc.frame)
+}
+
+// endExchange ends the session of an exchange, in place of the goroutine for callbacks. If
+// no user code is to be called, the session ends at once. A client that sends its next
+// message after the reply is then no longer counted.
+func (s *Session) endExchange() {
+	callbacks, dropped := s.life.onClose, s.life.droppedAtEnd
+	s.beforeCallbacks()
+	s.beforeCallbacks = nil
+	if len(callbacks) == 0 && dropped.count == 0 && s.trace.Closed == nil {
+		s.runCloseCallbacks(nil, dropped)
+		return
+	}
+	// Owner: the session. End: the callbacks return.
+	go s.runCloseCallbacks(callbacks, dropped)
+}
+
+// The exchange as a transport.
+
+func (x *exchange) nextMessage(bool) ([]byte, error) { return nil, io.EOF }
+func (x *exchange) maxMessage() int                  { return x.maxSize }
+func (x *exchange) maxMessageField() string          { return maxMessageField(x.conn) }
+
+func (x *exchange) appendFramed(dst, msg []byte) ([]byte, error) {
+	if err := checkSize(x.conn, x.maxSize, msg); err != nil {
+		return dst, err
+	}
+	return append(dst, msg...), nil
+}
+
+func (x *exchange) writeFrames([]byte, []int, func()) (int, error) { return 0, io.ErrClosedPipe }
+func (x *exchange) onPart(func(int) error)                         {}
+func (x *exchange) socket() *socket                                { return nil }
+func (x *exchange) canWriteNow() bool                              { return false }
+
+func (x *exchange) closeWithCause(error) error {
+	x.closing.Do(func() { close(x.closed) })
+	return nil
+}
+
+func (x *exchange) tellsCause() bool               { return false }
+func (x *exchange) closeWrite() bool               { return false }
+func (x *exchange) endedUnterminated() bool        { return false }
+func (x *exchange) hasHungUp() bool                { return false }
+func (x *exchange) receivedBytes() uint64          { return uint64(x.size) }
+func (x *exchange) unreadInput() ([]byte, framing) { return nil, framedOtherwise }
+func (x *exchange) releaseInput()                  {}
+func (x *exchange) userConn() any                  { return x.conn }
