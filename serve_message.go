@@ -61,10 +61,19 @@ func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notif
 		return nil, fmt.Errorf("serve message: %w", err)
 	}
 	x := newExchange(ctx, srv, conn, notify)
-	if err := srv.startSession(x.session, x.group(), nil); err != nil {
+	s := x.session
+	x.reserveWorker(srv)
+	if err := srv.startSession(s, x.group(), nil); err != nil {
 		x.refuseAll(err)
 	}
 	x.receive(msg)
+	if x.ownWorker {
+		if ctx.Done() != nil {
+			stop := context.AfterFunc(ctx, func() { s.closeWith(context.Cause(ctx), 0) })
+			defer stop()
+		}
+		s.requests.runWorker()
+	}
 	return x.waitForReply(ctx)
 }
 
@@ -82,6 +91,8 @@ type exchange struct {
 	size    int                // of the message
 	closed  chan struct{}      // closed when the session has nothing left to answer
 	closing sync.Once
+	// ownWorker is set if the goroutine of ServeMessage is a worker, too.
+	ownWorker bool
 	// unstarted is set if the server has refused the exchange. The session then refuses
 	// every request.
 	unstarted bool
@@ -117,6 +128,17 @@ func (x *exchange) group() string {
 		return group(x.session)
 	}
 	return ""
+}
+
+// reserveWorker makes the caller the first worker. No other goroutine has the session yet.
+// If OnSession or Trace.Connected holds the workers, all workers come from the pool.
+func (x *exchange) reserveWorker(srv *Server) {
+	rs := &x.session.requests
+	x.ownWorker = srv.OnSession == nil && x.session.trace.Connected == nil
+	if x.ownWorker {
+		rs.workers, rs.workerStarting = 1, true
+	}
+	rs.pressure.pauseForbidden = true // the exchange has nothing further to read
 }
 
 // refuseAll makes the session, which the server has refused with err, refuse every
