@@ -38,7 +38,7 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Params.codec = s.codec
 	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
 	if x := s.exchange(); x != nil {
-		c.ctx.parent = x.values
+		c.ctx.parent = x.ctx
 	}
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
@@ -305,6 +305,9 @@ func (c *peerRequest) failedByContext(err error) bool {
 // the session's timer.
 func (rs *requestServer) expireRequest(c *peerRequest) {
 	s := rs.s
+	if x := s.exchange(); x != nil {
+		x.closeIfContextEnded() // the context of the exchange ended, and not the deadline
+	}
 	s.lock()
 	defer s.unlock()
 	if c.answered {

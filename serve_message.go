@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sync"
 )
 
 // ServeMessage answers one message without a connection. HTTP and other transports that
@@ -61,20 +60,12 @@ func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notif
 		return nil, fmt.Errorf("serve message: %w", err)
 	}
 	x := newExchange(ctx, srv, conn, notify)
-	s := x.session
 	x.reserveWorker(srv)
-	if err := srv.startSession(s, x.group(), nil); err != nil {
+	// A server with a gate refuses or admits the exchange here.
+	if err := srv.startSession(x.session, x.group(), nil); err != nil {
 		x.refuseAll(err)
 	}
-	x.receive(msg)
-	if x.ownWorker {
-		if ctx.Done() != nil {
-			stop := context.AfterFunc(ctx, func() { s.closeWith(context.Cause(ctx), 0) })
-			defer stop()
-		}
-		s.requests.runWorker()
-	}
-	return x.waitForReply(ctx)
+	return x.serve(msg)
 }
 
 // exchange is the transport of a session that answers one message, for
@@ -84,13 +75,11 @@ func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notif
 type exchange struct {
 	session *Session
 	conn    any                // the user's; may be nil
-	values  context.Context    // with the values of the caller's context, without its end
+	ctx     context.Context    // of the caller
 	notify  func([]byte) error // may be nil
 	turn    chan struct{}      // of one slot, held during a call of notify; nil without notify
 	maxSize int                // see maxMessage
 	size    int                // of the message
-	closed  chan struct{}      // closed when the session has nothing left to answer
-	closing sync.Once
 	// ownWorker is set if the goroutine of ServeMessage is a worker, too.
 	ownWorker bool
 	// unstarted is set if the server has refused the exchange. The session then refuses
@@ -98,13 +87,15 @@ type exchange struct {
 	unstarted bool
 
 	// Guarded by the session's lock.
-	reply   []byte // owned by the caller of ServeMessage
-	refusal error  // why the message is refused as a whole; nil if it is not
+	reply   []byte        // owned by the caller of ServeMessage
+	refusal error         // why the message is refused as a whole; nil if it is not
+	over    bool          // the session is closing: the reply is complete, or there will be none
+	end     chan struct{} // closed when over is set; made on demand
 }
 
 // newExchange makes an exchange with a session that has not started.
 func newExchange(ctx context.Context, srv *Server, conn any, notify func([]byte) error) *exchange {
-	x := &exchange{conn: conn, notify: notify, maxSize: maxMessage(conn), values: context.WithoutCancel(ctx), closed: make(chan struct{})}
+	x := &exchange{ctx: ctx, conn: conn, notify: notify, maxSize: maxMessage(conn)}
 	if notify != nil {
 		x.turn = make(chan struct{}, 1)
 	}
@@ -119,6 +110,14 @@ func (s *Session) exchange() *exchange {
 	return x
 }
 
+// workerTask returns requests.runWorker as a function.
+func (s *Session) workerTask() func() {
+	if s.runWorkerFn != nil {
+		return s.runWorkerFn
+	}
+	return s.requests.runWorker
+}
+
 // group returns the name of the group of the exchange.
 func (x *exchange) group() string {
 	if conn, ok := x.conn.(interface{ Group() string }); ok {
@@ -130,11 +129,15 @@ func (x *exchange) group() string {
 	return ""
 }
 
-// reserveWorker makes the caller the first worker. No other goroutine has the session yet.
-// If OnSession or Trace.Connected holds the workers, all workers come from the pool.
+// reserveWorker makes the caller the first worker: over loopback HTTP, a change of the
+// goroutine costs as much as all other work of an exchange. No other goroutine has the
+// session yet.
+//
+// If OnSession or Trace.Connected holds the workers, all workers come from the pool. So they
+// do while a handler of another exchange is late. The caller then returns at the deadline.
 func (x *exchange) reserveWorker(srv *Server) {
 	rs := &x.session.requests
-	x.ownWorker = srv.OnSession == nil && x.session.trace.Connected == nil
+	x.ownWorker = srv.OnSession == nil && x.session.trace.Connected == nil && srv.load.lateExchanges.Load() == 0
 	if x.ownWorker {
 		rs.workers, rs.workerStarting = 1, true
 	}
@@ -165,26 +168,59 @@ func (x *exchange) receive(msg []byte) {
 	s.unlock()
 }
 
-// waitForReply waits until everything is answered or ctx ends, and returns the results of
-// ServeMessage.
-func (x *exchange) waitForReply(ctx context.Context) (reply []byte, err error) {
+// serve answers msg, and returns the results of ServeMessage.
+func (x *exchange) serve(msg []byte) (reply []byte, err error) {
 	s := x.session
-	select {
-	case <-x.closed:
-	case <-ctx.Done():
-		s.closeWith(context.Cause(ctx), 0)
-		<-x.closed
+	complete := false
+	defer func() { // also after runtime.Goexit in a handler
+		if !complete {
+			s.closeWith(ErrClosed, 0)
+		}
+		if x.turn != nil {
+			x.turn <- struct{}{} // waits for a call of notify; no further call begins
+		}
+		s.lock()
+		reply, err = x.reply, x.outcomeLocked()
+		if !x.unstarted { // otherwise the end of the session must not be counted
+			s.life.runningLoops--
+		}
+		s.unlock()
+	}()
+	x.receive(msg)
+	if x.ownWorker {
+		s.requests.runWorker()
 	}
-	if x.turn != nil {
-		x.turn <- struct{}{} // waits for a call of notify; no further call begins
+	if end := x.endChannel(); end != nil {
+		select {
+		case <-end:
+		case <-x.ctx.Done():
+			x.closeIfContextEnded()
+			<-end
+		}
 	}
+	complete = true
+	return nil, nil // the deferred function has the results
+}
+
+// endChannel returns a channel that is closed when the exchange is over, or nil if it is.
+func (x *exchange) endChannel() chan struct{} {
+	s := x.session
 	s.lock()
-	reply, err = x.reply, x.outcomeLocked()
-	if !x.unstarted { // otherwise the end of the session must not be counted
-		s.life.runningLoops--
+	defer s.unlock()
+	if x.over {
+		return nil
 	}
-	s.unlock()
-	return reply, err
+	if x.end == nil {
+		x.end = make(chan struct{})
+	}
+	return x.end
+}
+
+// closeIfContextEnded closes the session if the caller's context has ended.
+func (x *exchange) closeIfContextEnded() {
+	if x.ctx.Err() != nil {
+		x.session.closeWith(context.Cause(x.ctx), 0)
+	}
 }
 
 // outcomeLocked returns the error of ServeMessage. Callers must hold s.mu.
@@ -227,6 +263,9 @@ func (x *exchange) noteRefusalLocked(e *Error) {
 	}
 }
 
+// exchangeAnswered has the arguments for closing a session whose exchange is answered.
+var exchangeAnswered = closeArguments{cause: io.EOF}
+
 // refusedError is the error of an exchange that the server refuses. A refusedError matches
 // the error in the reply, and cause.
 type refusedError struct {
@@ -262,7 +301,7 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 	select {
 	case x.turn <- struct{}{}:
 		defer func() { <-x.turn }()
-	case <-x.closed:
+	case <-x.endChannel():
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -314,14 +353,20 @@ func (x *exchange) socket() *socket                                { return nil 
 func (x *exchange) canWriteNow() bool                              { return false }
 
 func (x *exchange) closeWithCause(error) error {
-	x.closing.Do(func() { close(x.closed) })
+	s := x.session
+	s.lock()
+	defer s.unlock()
+	if !x.over && x.end != nil {
+		close(x.end)
+	}
+	x.over = true
 	return nil
 }
 
 func (x *exchange) tellsCause() bool               { return false }
 func (x *exchange) closeWrite() bool               { return false }
 func (x *exchange) endedUnterminated() bool        { return false }
-func (x *exchange) hasHungUp() bool                { return false }
+func (x *exchange) hasHungUp() bool                { return x.ctx.Err() != nil }
 func (x *exchange) receivedBytes() uint64          { return uint64(x.size) }
 func (x *exchange) unreadInput() ([]byte, framing) { return nil, framedOtherwise }
 func (x *exchange) releaseInput()                  {}

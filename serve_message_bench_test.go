@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -18,7 +19,7 @@ const sumRequest = `{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":1}`
 
 func newSumServer() *rpcx.Server {
 	r := rpcx.NewRouter()
-	r.Handle("sum", rpcx.Func(func(a, b int) int { return a + b }))
+	r.Handle("sum", rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) { return json.RawMessage(req.Params.Positional), nil }))
 	return &rpcx.Server{Options: rpcx.Options{Handler: r}}
 }
 

@@ -121,6 +121,9 @@ func (q *requestQueue) takeRequest(s *Session) *peerRequest {
 func (q *requestQueue) finishHandler(c *peerRequest) {
 	q.running--
 	if len(q.lateHandlers) > 0 {
+		if s := c.session; s.exchange() != nil && q.isLate(c) {
+			s.load.lateExchanges.Add(-1)
+		}
 		delete(q.lateHandlers, c)
 		q.allLate, q.lateAt = q.allLate && len(q.lateHandlers) > 0, 0
 	}
@@ -293,6 +296,12 @@ func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 	return e
 }
 
+// isLate reports whether the request of the running handler of c has timed out.
+func (q *requestQueue) isLate(c *peerRequest) bool {
+	_, late := q.lateHandlers[c]
+	return late
+}
+
 // isAllLate reports whether no handler can start before a late handler returns. A handler
 // is late if the request has timed out.
 func (q *requestQueue) isAllLate() bool {
@@ -311,6 +320,9 @@ func (rs *requestServer) trackLateLocked(c *peerRequest) {
 		rs.lateHandlers = make(map[*peerRequest]struct{})
 	}
 	rs.lateHandlers[c] = struct{}{}
+	if s.exchange() != nil {
+		s.load.lateExchanges.Add(1)
+	}
 	if !rs.allLate && rs.isAllLate() {
 		rs.lateAt = after(s.now(), lateGrace)
 		s.timer.setTimerLocked(rs.lateAt)

@@ -303,9 +303,15 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	if o.objects != nil {
 		s.codec = &objectCodec{o.Codec, o.objects, s}
 	}
-	s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
-	protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
-	s.proto.Store(&protocol)
+	if l.limits != nil { // the server keeps the options alive
+		s.proto.Store(&o.Protocol)
+	} else {
+		protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
+		s.proto.Store(&protocol)
+	}
+	if s.exchange() == nil { // an exchange mostly needs neither
+		s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
+	}
 	s.writer.writerWakeup.L = (*locker)(s)
 	s.writer.sock = conn.socket()
 	s.connBytes = keptBytes(conn.userConn())

@@ -261,19 +261,23 @@ func (s *Session) halfCloseLimit() time.Duration {
 // Callers must hold s.mu.
 func (s *Session) closeIfAllAnsweredLocked() {
 	s.mu.AssertHeld()
-	running, grace := s.requests.running, closeGrace
+	running := s.requests.running
 	if s.exchange() != nil {
 		if s.cost.limitExceeded {
 			return // closeForCost closes the session
 		}
-		running, grace = running-len(s.requests.lateHandlers), 0
+		running -= len(s.requests.lateHandlers)
 	}
 	if !s.input.closed || s.input.closeStarted || s.life.state >= stateClosing ||
 		s.life.unsentErrors > 0 || running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
 		return
 	}
 	s.input.closeStarted = true
-	s.effects.closeSession(io.EOF, grace)
+	if s.exchange() != nil {
+		s.effects.closeSessionWith(&exchangeAnswered)
+	} else {
+		s.effects.closeSession(io.EOF, closeGrace)
+	}
 }
 
 // checkHalfCloseLocked ends a session without input at input.closeDeadline. Before the
@@ -296,7 +300,9 @@ func (s *Session) checkHalfCloseLocked(now time.Duration) {
 
 // closeIfHungUp ends the session if the operating system reports that the peer is gone.
 func (s *Session) closeIfHungUp() {
-	if s.conn.hasHungUp() {
+	if x := s.exchange(); x != nil {
+		x.closeIfContextEnded()
+	} else if s.conn.hasHungUp() {
 		s.closeWith(io.EOF, 0)
 	}
 }

@@ -97,9 +97,14 @@ func (fx *effects) reportAbandoned(id uint64) {
 
 // closeSession schedules the close of the session. The first cause counts.
 func (fx *effects) closeSession(cause error, grace time.Duration) {
+	fx.closeSessionWith(&closeArguments{cause, grace})
+}
+
+// closeSessionWith is closeSession with the given arguments.
+func (fx *effects) closeSessionWith(args *closeArguments) {
 	fx.notEmpty = true
 	if fx.closeArgs == nil {
-		fx.closeArgs = &closeArguments{cause, grace}
+		fx.closeArgs = args
 	}
 }
 
@@ -163,7 +168,7 @@ func (fx *effects) runUnlocked(s *Session) {
 		s.activity.sendKeepAlive()
 	}
 	if fx.workerWanted {
-		s.pool.RunTask(s.runWorkerFn)
+		s.pool.RunTask(s.workerTask())
 	}
 	if fx.costCloseDue {
 		s.pool.RunTask(s.cost.closeForCost)
