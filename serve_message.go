@@ -298,12 +298,14 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 	if err := s.writer.frameMessage(sc); err != nil {
 		return err
 	}
-	select {
-	case x.turn <- struct{}{}:
-		defer func() { <-x.turn }()
-	case <-x.endChannel():
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if end := x.endChannel(); end != nil {
+		select {
+		case x.turn <- struct{}{}:
+			defer func() { <-x.turn }()
+		case <-end:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	s.lock()
 	err := s.writer.checkSendableLocked(handlerOf(ctx), from, nil)
