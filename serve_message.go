@@ -216,11 +216,14 @@ func (x *exchange) endChannel() chan struct{} {
 	return x.end
 }
 
-// closeIfContextEnded closes the session if the caller's context has ended.
-func (x *exchange) closeIfContextEnded() {
-	if x.ctx.Err() != nil {
+// closeIfContextEnded closes the session if the caller's context has ended, and reports
+// whether it has.
+func (x *exchange) closeIfContextEnded() bool {
+	ended := x.ctx.Err() != nil
+	if ended {
 		x.session.closeWith(context.Cause(x.ctx), 0)
 	}
+	return ended
 }
 
 // outcomeLocked returns the error of ServeMessage. Callers must hold s.mu.
