@@ -432,8 +432,15 @@ func (m *messages) unreadInput() ([]byte, framing) { return nil, framedOtherwise
 
 func (m *messages) userConn() any { return m.conn }
 
-// RemoteAddr returns the peer's address, or nil if the connection is no [net.Conn].
+// RemoteAddr returns the peer's address, or nil if the connection is no [net.Conn]. For
+// [Server.ServeMessage], RemoteAddr returns the result of the method RemoteAddr of the
+// connection.
 func (s *Session) RemoteAddr() net.Addr {
+	if x := s.exchange(); x != nil {
+		if conn, ok := x.conn.(interface{ RemoteAddr() net.Addr }); ok {
+			return conn.RemoteAddr()
+		}
+	}
 	if conn := s.NetConn(); conn != nil {
 		return conn.RemoteAddr()
 	}

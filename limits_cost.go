@@ -273,6 +273,14 @@ func (cs *costState) joinGroupLocked(group *account) {
 	if cs.account == nil {
 		return
 	}
+	if s.exchange() != nil { // the group's cost is that of the earlier exchanges
+		cs.account = group
+		cs.throttle.recalculate(s.limits, group.currentCost(s.limits.CostDecay), 0)
+		if s.requests.limit = cs.target; s.requests.order == Sequential {
+			s.requests.limit = min(cs.target, 1)
+		}
+		return
+	}
 	cs.ownAccount, cs.account = cs.account, group
 	cs.joinedOverLimit = group.currentCost(s.limits.CostDecay) >= s.limits.CostHard
 	cs.applyThrottleLocked()

@@ -22,6 +22,8 @@ type serverLoad struct {
 	roomMu        sync.Mutex        // serializes making room, so that each claim is examined once
 	roomRequested atomic.Bool       // makeRoom is scheduled and has not begun
 
+	lateExchanges atomic.Int64 // late handlers of exchanges
+
 	handlingLimit int          // limit of handling; 0 means no limit
 	handling      atomic.Int64 // bytes of requests whose handlers run, and reserved bytes
 	mu            sync.Mutex   // guards blocked, and tiedHandling of the sessions; taken after Session.mu

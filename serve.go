@@ -37,6 +37,9 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s, seq: s.reader.lastSeq}
 	c.Params.codec = s.codec
 	c.ctx.parent, c.ctx.session, c.ctx.owner = context.Background(), s, c
+	if x := s.exchange(); x != nil {
+		c.ctx.parent = x.ctx
+	}
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
 		p := &c.Params
@@ -329,6 +332,9 @@ func (c *peerRequest) failedByContext(err error) bool {
 // the session's timer.
 func (rs *requestServer) expireRequest(c *peerRequest) {
 	s := rs.s
+	if x := s.exchange(); x != nil && x.closeIfContextEnded() {
+		return // not the deadline has ended the handler's context
+	}
 	s.lock()
 	defer s.unlock()
 	if c.answered {

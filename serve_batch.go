@@ -146,6 +146,9 @@ func (b *peerBatch) finishMemberLocked(s *Session) {
 }
 
 func (b *peerBatch) refuseRemaining(s *Session, e *Error, from sendMode) {
+	if x := s.exchange(); x != nil {
+		x.noteRefusalLocked(e)
+	}
 	s.effects.failMembers(b, b.takeUnbegunLocked(s), e, from)
 }
 
@@ -220,6 +223,9 @@ func (b *peerBatch) expireLocked(s *Session) {
 		default:
 			waiting = append(waiting, c)
 		}
+	}
+	if x := s.exchange(); x != nil && len(begun) == 0 {
+		x.noteRefusalLocked(timedOut(false))
 	}
 	s.effects.failMembers(b, waiting, timedOut(false), fromReader)
 	s.effects.failMembers(b, begun, timedOut(true), fromReader)

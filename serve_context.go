@@ -118,13 +118,22 @@ type handlerContext struct {
 var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
 
 func (c *handlerContext) Deadline() (time.Time, bool) {
+	at, limited := c.ownDeadline()
+	if parentAt, ok := c.parent.Deadline(); ok && (!limited || parentAt.Before(at)) {
+		return parentAt, true
+	}
+	return at, limited
+}
+
+// ownDeadline returns the deadline of Limits.ProcessingTimeout.
+func (c *handlerContext) ownDeadline() (time.Time, bool) {
 	if c.deadline == never {
 		return time.Time{}, false
 	}
 	return c.session.startTime.Add(c.deadline), true
 }
 
-func (c *handlerContext) Done() <-chan struct{} { return c.makeReal(c.Deadline()).Done() }
+func (c *handlerContext) Done() <-chan struct{} { return c.makeReal(c.ownDeadline()).Done() }
 
 func (c *handlerContext) Value(key any) any {
 	if _, ok := key.(handlerKey); ok {
@@ -133,7 +142,7 @@ func (c *handlerContext) Value(key any) any {
 	if v := c.session.Value(key); v != nil {
 		return v
 	}
-	return c.makeReal(c.Deadline()).Value(key)
+	return c.makeReal(c.ownDeadline()).Value(key)
 }
 
 // contextForHandler returns the context for the handler of c, made by Options.Context if

@@ -123,6 +123,9 @@ func (q *requestQueue) takeRequest(s *Session) *peerRequest {
 func (q *requestQueue) finishHandler(c *peerRequest) {
 	q.running--
 	if len(q.lateHandlers) > 0 {
+		if s := c.session; s.exchange() != nil && q.isLate(c) {
+			s.load.lateExchanges.Add(-1)
+		}
 		delete(q.lateHandlers, c)
 		q.allLate, q.lateAt = q.allLate && len(q.lateHandlers) > 0, 0
 	}
@@ -252,7 +255,7 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 // shutting down. Callers must hold s.mu.
 func (rs *requestServer) refuseForShutdownLocked(e queueEntry, from sendMode) {
 	rs.s.mu.AssertHeld()
-	why := notStarted("shutting down", "shutting down")
+	why := rs.s.drainErrorLocked()
 	rs.traceRefusedLocked(e, why)
 	e.refuseRemaining(rs.s, why, from)
 }
@@ -309,6 +312,12 @@ func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
 	return e
 }
 
+// isLate reports whether the request of the running handler of c has timed out.
+func (q *requestQueue) isLate(c *peerRequest) bool {
+	_, late := q.lateHandlers[c]
+	return late
+}
+
 // isAllLate reports whether no handler can start before a late handler returns. A handler
 // is late if the request has timed out.
 func (q *requestQueue) isAllLate() bool {
@@ -327,6 +336,9 @@ func (rs *requestServer) trackLateLocked(c *peerRequest) {
 		rs.lateHandlers = make(map[*peerRequest]struct{})
 	}
 	rs.lateHandlers[c] = struct{}{}
+	if s.exchange() != nil {
+		s.load.lateExchanges.Add(1)
+	}
 	if !rs.allLate && rs.isAllLate() {
 		rs.lateAt = after(s.now(), lateGrace)
 		s.timer.setTimerLocked(rs.lateAt)
@@ -526,6 +538,9 @@ func (c *singleRequest) refuseRemaining(s *Session, e *Error, from sendMode) {
 	}
 	s.requests.open.removeDeadline(&c.deadline)
 	c.markAnsweredLocked(s)
+	if x := s.exchange(); x != nil {
+		x.noteRefusalLocked(e)
+	}
 	if c.IsNotification() && !c.begun {
 		s.requests.countDroppedLocked(&c.peerRequest)
 	}

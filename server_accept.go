@@ -118,7 +118,7 @@ func (srv *Server) prepareConn(accepted net.Conn, config *tls.Config, begun func
 		s, group = srv.newSessionInGroup(newStream(conn, o.Framer), o) // calls Exempt and Group
 		return nil
 	})
-	if err != nil || !srv.startSession(s, group, nil) {
+	if err != nil || srv.startSession(s, group, nil) != nil {
 		closeConn()
 	}
 }
@@ -189,12 +189,9 @@ func (srv *Server) acceptsSessionLocked(addr net.Addr) bool {
 
 func (srv *Server) serveTransport(conn transport, secure handshaker) *Session {
 	s, group := srv.newSessionInGroup(conn, srv.resolvedOptions())
-	if !srv.startSession(s, group, secure) {
-		srv.mu.Lock()
-		stopped := srv.stopped
-		srv.mu.Unlock()
+	if err := srv.startSession(s, group, secure); err != nil {
 		var cause error = ServerBusy("too many sessions")
-		if stopped {
+		if errors.Is(err, ErrServerClosed) {
 			cause = ErrServerClosed
 		}
 		_ = conn.closeWithCause(cause)
@@ -213,10 +210,10 @@ func (srv *Server) newSessionInGroup(conn transport, o *Options) (s *Session, gr
 	return s, group
 }
 
-// startSession registers and starts s, and reports success: false if a limit is reached
-// or the server was stopped. If secure is not nil, the session starts after the handshake
+// startSession registers and starts s. If a limit is reached or the server was stopped, the
+// result is a *refusedError. If secure is not nil, the session starts after the handshake
 // of secure.
-func (srv *Server) startSession(s *Session, group string, secure handshaker) bool {
+func (srv *Server) startSession(s *Session, group string, secure handshaker) error {
 	var addr net.Addr
 	if s.trace.ConnRefused != nil {
 		addr = s.RemoteAddr() // before locking, because the connection may be the user's
@@ -225,12 +222,16 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
 	switch {
 	case !srv.acceptsSessionLocked(addr):
+		stopped := srv.stopped
 		srv.mu.Unlock()
-		return false
+		if stopped {
+			return &refusedError{notStarted("shutting down", "shutting down"), ErrServerClosed}
+		}
+		return tooManySessions(srv.maxSessions(), "Server.MaxSessions")
 	case group != "" && srv.groups.size(group) >= mostOfGroup:
 		srv.countRefusalLocked("Server.MaxGroup", slog.Int("sessions", mostOfGroup), addr)
 		srv.mu.Unlock()
-		return false
+		return tooManySessions(mostOfGroup, "Server.MaxGroup")
 	}
 	var account *account
 	if group != "" {
@@ -280,7 +281,12 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) boo
 			}
 		}()
 	}
-	return true
+	return nil
+}
+
+// tooManySessions returns the error of a session over the limit of the given name.
+func tooManySessions(limit int, name string) error {
+	return &refusedError{notStarted("sessions", overLimitText(limit, "sessions", name)), ErrServerFull}
 }
 
 // GroupBySubnet returns a function for Limits.Group that groups sessions by the first

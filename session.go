@@ -313,9 +313,15 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	if o.objects != nil {
 		s.codec = &objectCodec{o.Codec, o.objects, s}
 	}
-	s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
-	protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
-	s.proto.Store(&protocol)
+	if l.limits != nil { // the server keeps the options alive
+		s.proto.Store(&o.Protocol)
+	} else {
+		protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
+		s.proto.Store(&protocol)
+	}
+	if s.exchange() == nil { // an exchange mostly needs neither
+		s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
+	}
 	s.writer.writerWakeup.L = (*locker)(s)
 	s.writer.sock = conn.socket()
 	s.connBytes = keptBytes(conn.userConn())
@@ -334,6 +340,9 @@ func (s *Session) start() {
 		s.lock()
 		s.logs.logLaterLocked(slog.LevelWarn, voidCost, s.limits.costAttr())
 		s.unlock()
+	}
+	if s.exchange() != nil {
+		return // ServeMessage reads, and nothing is written
 	}
 	s.activity.watchConn()
 	s.requests.startGateTimeout()
@@ -420,7 +429,7 @@ func (s *Session) Done() <-chan struct{} {
 func (s *Session) Err() error {
 	s.lock()
 	defer s.unlock()
-	if s.life.closeCause == nil && s.input.closed {
+	if s.life.closeCause == nil && s.input.closed && s.exchange() == nil {
 		return s.endOfInput()
 	}
 	return s.life.closeCause

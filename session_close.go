@@ -222,7 +222,7 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	s.calls.limiter.line.wakeAll()
 	s.writer.wakeWriter()
 	s.requests.startWorkerIfNeededLocked() // a closing session starts workers without waiting for room
-	if grace == 0 {
+	if grace == 0 || s.exchange() != nil {
 		s.effects.setFlag(&s.effects.connCloseDue)
 	}
 	s.unlock()
@@ -302,6 +302,10 @@ func (s *Session) finishIfLastLocked() {
 	s.load.sessions.Add(-1)
 	if s.timer.timer != nil {
 		s.timer.timer.Stop()
+	}
+	if s.exchange() != nil {
+		s.effects.setFlag(&s.effects.exchangeOver)
+		return
 	}
 	// Owner: the session. End: the callbacks return.
 	go s.runCloseCallbacks(s.life.onClose, s.life.droppedAtEnd)

@@ -255,12 +255,23 @@ func (s *Session) halfCloseLimit() time.Duration {
 // Callers must hold s.mu.
 func (s *Session) closeIfAllAnsweredLocked() {
 	s.mu.AssertHeld()
+	running := s.requests.running
+	if s.exchange() != nil {
+		if s.cost.limitExceeded {
+			return // closeForCost closes the session
+		}
+		running -= len(s.requests.lateHandlers)
+	}
 	if !s.input.closed || s.input.closeStarted || s.life.state >= stateClosing ||
-		s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
+		s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || running > 0 || s.requests.count > 0 || s.writer.writeSideLent || s.writer.size() > 0 {
 		return
 	}
 	s.input.closeStarted = true
-	s.effects.closeSession(io.EOF, closeGrace)
+	if s.exchange() != nil {
+		s.effects.closeSessionWith(&exchangeAnswered)
+	} else {
+		s.effects.closeSession(io.EOF, closeGrace)
+	}
 }
 
 // checkHalfCloseLocked ends a session without input at input.closeDeadline. Before the
@@ -269,7 +280,7 @@ func (s *Session) closeIfAllAnsweredLocked() {
 func (s *Session) checkHalfCloseLocked(now time.Duration) {
 	s.mu.AssertHeld()
 	switch {
-	case !s.input.closed || s.life.state >= stateClosing:
+	case !s.input.closed || s.life.state >= stateClosing || s.exchange() != nil:
 		return
 	case s.input.closeDeadline <= now:
 		s.logs.logLaterLocked(slog.LevelWarn, "session ended: the peer has finished sending, and its requests take too long",
@@ -283,7 +294,9 @@ func (s *Session) checkHalfCloseLocked(now time.Duration) {
 
 // closeIfHungUp ends the session if the operating system reports that the peer is gone.
 func (s *Session) closeIfHungUp() {
-	if s.conn.hasHungUp() {
+	if x := s.exchange(); x != nil {
+		x.closeIfContextEnded()
+	} else if s.conn.hasHungUp() {
 		s.closeWith(io.EOF, 0)
 	}
 }

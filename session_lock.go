@@ -20,6 +20,7 @@ type effects struct {
 	hangUpCheckDue   bool     // ask the operating system whether the peer is gone
 	closeArgs        *closeArguments
 	connCloseDue     bool
+	exchangeOver     bool // the session of an exchange is over
 }
 
 // messageList is a list of messages, linked by pendingMessage.nextFinished.
@@ -96,9 +97,14 @@ func (fx *effects) reportAbandoned(id uint64) {
 
 // closeSession schedules the close of the session. The first cause counts.
 func (fx *effects) closeSession(cause error, grace time.Duration) {
+	fx.closeSessionWith(&closeArguments{cause, grace})
+}
+
+// closeSessionWith is closeSession with the given arguments.
+func (fx *effects) closeSessionWith(args *closeArguments) {
 	fx.notEmpty = true
 	if fx.closeArgs == nil {
-		fx.closeArgs = &closeArguments{cause, grace}
+		fx.closeArgs = args
 	}
 }
 
@@ -162,7 +168,7 @@ func (fx *effects) runUnlocked(s *Session) {
 		s.activity.sendKeepAlive()
 	}
 	if fx.workerWanted {
-		s.pool.RunTask(s.runWorkerFn)
+		s.pool.RunTask(s.workerTask())
 	}
 	if fx.costCloseDue {
 		s.pool.RunTask(s.cost.closeForCost)
@@ -175,6 +181,9 @@ func (fx *effects) runUnlocked(s *Session) {
 	}
 	if fx.connCloseDue {
 		s.closeConn() // last, because Close may wait
+	}
+	if fx.exchangeOver {
+		s.endExchange()
 	}
 }
 

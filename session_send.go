@@ -30,6 +30,9 @@ var errNoRoom = errors.New("rpcx: no room in the outbox (Limits.Outbox)")
 // register are registered before (I4). If sendMessage has to wait for room, the end of ctx
 // or of the session ends the wait with an error.
 func (w *writer) sendMessage(ctx context.Context, sc *encodeBuffer, from sendMode, register *pendingMessage) error {
+	if x := w.s.exchange(); x != nil {
+		return x.sendOwn(ctx, sc, from, register)
+	}
 	if err := w.frameMessage(sc); err != nil {
 		return err
 	}
@@ -106,7 +109,9 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 		s.activity.markActiveLocked()
 	}
 	lent = w.lendWriteSide(len(sc.frame), w.mayWriteDirectlyLocked(from, register))
-	if !lent {
+	if x := s.exchange(); x != nil {
+		x.takeReplyLocked(sc.frame)
+	} else if !lent {
 		w.push(sc.frame)
 	}
 	if register != nil {
