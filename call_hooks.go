@@ -1,12 +1,297 @@
 package rpcx
 
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
+//
+// The functions of Options.OnCall are called in order, outside of locks, on the goroutine
+// of the caller, with the context of the caller. The returned context next goes to the
+// following function and to the call, whose deadline it may set; nil keeps ctx. A function
+// may change Method, Params and Meta. The session sends the values left by the last
+// function, and ignores changes of other fields. A function may keep the OutgoingCall for
+// reading. Messages of the session itself, such as reports of Options.Cancellation, are
+// not shown.
+//
+// The returned function done, which may be nil, is called once with the error of the call,
+// when the call is over. The done functions of a call run in reverse order:
+//
+//   - On the calling goroutine, before the return of Session.Call, SendBatch or Notify, or
+//     if the call is not sent. The error is the returned error. A notification is over when
+//     queued.
+//   - After Session.Go and GoBatch: on the goroutine of [Future.Wait], before the return,
+//     or on a separate goroutine. Done is not called on the reader, and may wait.
+//
+// If a function returns an error, nothing is sent, and the call fails with the error. Only
+// the done functions of earlier functions run then. A panic of a function, or of done on
+// the calling goroutine, passes to the caller. A panic of done on a separate goroutine ends
+// the program.
+//
+// In a batch, the functions of Options.OnBatchCall come first, and their context goes to
+// the functions of OnCall, for each member. The context next of a member goes no further
+// than its functions, because the batch has one context. If a function fails, no member is
+// sent. The done functions of the members run at the end of the batch, or when a member of
+// GoBatch is cancelled, and those of OnBatchCall last.
 type OutgoingCall struct {
 	Session      *Session // nil for a call without a session
 	Method       string
 	Params       any
 	Notification bool
 	Batch        *Batch         // the batch with the call; nil for a single call
-	Meta         map[string]any // data about the call, sent as Options.Meta says
+	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
 	Attempt      int            // number of the attempt, from 1
 }
+
+// SetMeta sets c.Meta[key], and makes the map if c.Meta is nil.
+func (c *OutgoingCall) SetMeta(key string, value any) {
+	if c.Meta == nil {
+		c.Meta = make(map[string]any)
+	}
+	c.Meta[key] = value
+}
+
+// callHooks holds the functions of Options.OnCall and Options.OnBatchCall.
+type callHooks struct {
+	onCall      []func(context.Context, *OutgoingCall) (context.Context, func(error), error)
+	onBatchCall []func(context.Context, *Session, *Batch) (context.Context, func(error))
+}
+
+// noHooks is the callHooks of sessions without such functions.
+var noHooks = &callHooks{}
+
+// resolveCallOptions checks and copies OnCall, OnBatchCall and Meta.
+func (o *Options) resolveCallOptions() (err error) {
+	for i, hook := range o.OnCall {
+		if hook == nil {
+			return fmt.Errorf("Options.OnCall[%d] is nil", i)
+		}
+	}
+	for i, hook := range o.OnBatchCall {
+		if hook == nil {
+			return fmt.Errorf("Options.OnBatchCall[%d] is nil", i)
+		}
+	}
+	o.hooks = noHooks
+	if len(o.OnCall) > 0 || len(o.OnBatchCall) > 0 {
+		o.hooks = &callHooks{slices.Clone(o.OnCall), slices.Clone(o.OnBatchCall)}
+	}
+	o.Meta, err = o.Meta.resolved()
+	return err
+}
+
+// hookedCall is a call, or a batch, that hooks have seen. The hooks' done functions are
+// called once, when the call is over.
+type hookedCall struct {
+	OutgoingCall               // empty for a batch as a whole
+	done         []func(error) // in the order of the hooks
+	few          [2]func(error)
+
+	mu     sync.Mutex // guards the fields below
+	ending bool       // end was called
+	ended  bool       // the done functions have returned
+	waiter chan struct{}
+}
+
+// Errors for done functions, if nothing was returned to the caller.
+var (
+	errHookPanicked = errors.New("rpcx: a function of Options.OnCall or Options.OnBatchCall has not returned")
+	errCallPanicked = errors.New("rpcx: the call has not returned")
+)
+
+// addDone adds the done function of a hook, if any.
+func (h *hookedCall) addDone(done func(error)) {
+	if h.done == nil {
+		h.done = h.few[:0]
+	}
+	if done != nil {
+		h.done = append(h.done, done)
+	}
+}
+
+// end calls the done functions, the last first, unless they were called before. While
+// another goroutine calls the functions, end waits, at most until ctx ends.
+func (h *hookedCall) end(ctx context.Context, err error) {
+	if !h.beginEnd(ctx) {
+		return
+	}
+	defer h.markEnded()
+	for i := len(h.done) - 1; i >= 0; i-- {
+		h.done[i](err)
+	}
+}
+
+// beginEnd reports whether the caller has to call the done functions. If another goroutine
+// does so, beginEnd waits for the end, or for the end of ctx.
+func (h *hookedCall) beginEnd(ctx context.Context) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.ending {
+		h.ending = true
+		return true
+	}
+	if h.ended {
+		return false
+	}
+	if h.waiter == nil {
+		h.waiter = make(chan struct{})
+	}
+	waiter := h.waiter
+	h.mu.Unlock()
+	select { // a channel, because testing/synctest does not see a wait for a lock
+	case <-waiter:
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	return false
+}
+
+// markEnded wakes the goroutines that wait in beginEnd.
+func (h *hookedCall) markEnded() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	if h.waiter != nil {
+		close(h.waiter)
+	}
+}
+
+// beginCall calls the functions of Options.OnCall. It returns the context for the call, and
+// the call to be sent. If a function fails, the call is over, and its error is returned.
+func (hooks *callHooks) beginCall(ctx context.Context, call OutgoingCall) (context.Context, *hookedCall, error) {
+	call.Attempt = 1
+	h := &hookedCall{OutgoingCall: call}
+	err := errHookPanicked
+	defer func() {
+		if err != nil {
+			h.end(ctx, err)
+		}
+	}()
+	for _, onCall := range hooks.onCall {
+		next, done, failure := onCall(ctx, &h.OutgoingCall)
+		if failure != nil {
+			err = failure
+			return ctx, h, err
+		}
+		h.addDone(done)
+		if next != nil {
+			ctx = next
+		}
+	}
+	err = nil
+	return ctx, h, nil
+}
+
+// callHooked is Session.Call for a session with functions of Options.OnCall.
+func (s *Session) callHooked(ctx context.Context, method string, params, result any) error {
+	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params})
+	if err != nil {
+		return err
+	}
+	err = errCallPanicked
+	defer func() { h.end(ctx, err) }()
+	err = s.callAndWait(ctx, h.Method, h.Params, h.Meta, result)
+	return err
+}
+
+// goHooked is Session.Go for a session with functions of Options.OnCall.
+func (s *Session) goHooked(ctx context.Context, method string, params any) *Future {
+	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params})
+	if err != nil {
+		return newFailedFuture(err)
+	}
+	err = errCallPanicked
+	defer func() {
+		if err != nil {
+			h.end(ctx, err)
+		}
+	}()
+	f, err := s.startCall(ctx, h.Method, h.Params, h)
+	return f
+}
+
+// notifyHooked is Session.Notify for a session with functions of Options.OnCall.
+func (s *Session) notifyHooked(ctx context.Context, method string, params any) error {
+	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Notification: true})
+	if err != nil {
+		return err
+	}
+	err = errCallPanicked
+	defer func() { h.end(ctx, err) }()
+	err = s.notifyCaller(ctx, h.Method, h.Params, h.Meta)
+	return err
+}
+
+// beginBatch calls the functions of Options.OnBatchCall for b, and then the functions of
+// Options.OnCall for each member. It returns the context for the batch. own is the future
+// of the batch as a whole.
+func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, own *Future) (context.Context, error) {
+	if len(hooks.onCall) == 0 && len(hooks.onBatchCall) == 0 {
+		return ctx, nil
+	}
+	own.hooked = new(hookedCall)
+	for _, onBatchCall := range hooks.onBatchCall {
+		next, done := onBatchCall(ctx, s, b)
+		own.hooked.addDone(done)
+		if next != nil {
+			ctx = next
+		}
+	}
+	if len(hooks.onCall) == 0 {
+		return ctx, nil
+	}
+	for i := range b.entries {
+		e := &b.entries[i]
+		_, h, err := hooks.beginCall(ctx, OutgoingCall{
+			Session: s, Method: e.method, Params: e.params, Notification: e.future == nil, Batch: b,
+		})
+		if err != nil {
+			return ctx, fmt.Errorf("member %d of the batch, %q: %w", i+1, e.method, err)
+		}
+		e.method, e.params, e.hooked = h.Method, h.Params, h
+		if e.future != nil {
+			e.future.setHooked(h)
+		}
+	}
+	return ctx, nil
+}
+
+// setHooked stores the hookedCall of f, a member of a batch, before the batch is sent.
+func (f *Future) setHooked(h *hookedCall) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hooked, f.call.method = h, h.Method
+}
+
+// endHooks calls the done functions of the members, and then the functions of f itself, as
+// hookedCall.end does. outcome returns the error of a finished call.
+func (f *Future) endHooks(ctx context.Context, outcome func(*Future) error) {
+	for _, member := range f.members() {
+		member.endHooks(ctx, outcome)
+	}
+	if f.hooked != nil {
+		f.hooked.end(ctx, outcome(f))
+	}
+}
+
+// endHooksUnlessSender calls endHooks for f, which has finished, unless the sender of the
+// batch does so.
+func (f *Future) endHooksUnlessSender(ctx context.Context) {
+	if f.hooked != nil && !f.message.senderEndsHooks {
+		f.endHooks(ctx, callError)
+	}
+}
+
+// endHooksLater is endHooksUnlessSender on a goroutine of the pool.
+func (f *Future) endHooksLater() {
+	if f.hooked != nil && !f.message.senderEndsHooks {
+		f.message.session.pool.RunTask(func() { f.endHooks(context.Background(), callError) })
+	}
+}
+
+// callError returns the error of f, which has finished.
+func callError(f *Future) error { return f.err }

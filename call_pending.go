@@ -255,6 +255,10 @@ type pendingCalls struct {
 	lastReplyMark uint64       // number of queued messages when the last reply was matched
 	timeouts      deadlineList // timeouts of the calls
 	limiter       callLimiter
+
+	// Set by newSession, and unchanged afterwards.
+	hooks *callHooks
+	meta  *Meta // nil for none
 }
 
 // callLimiter bounds the number of concurrent calls of this side. A raised limit takes
@@ -342,14 +346,15 @@ type pendingCall struct {
 // Without a session, only calls and detachedCodec are set.
 type pendingMessage struct {
 	// Set by the sender, before the calls are registered.
-	session        *Session
-	detachedCodec  Codec         // of results, without a session; otherwise nil
-	calls          []pendingCall // sorted by id; without the notifications of a batch
-	items          int           // number of calls and notifications
-	isBatch        bool
-	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
-	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
-	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
+	session         *Session
+	calls           []pendingCall // sorted by id; without the notifications of a batch
+	detachedCodec   Codec         // of results, without a session; otherwise nil
+	items           int           // number of calls and notifications
+	isBatch         bool
+	hasOwnDeadline  bool          // the context has a deadline, which replaces Limits.RequestTimeout
+	senderEndsHooks bool          // Session.SendBatch calls the done functions of hooks itself
+	future          *Future       // of the single call, or of the batch as a whole; nil in Session.Call
+	done            chan struct{} // in Session.Call, a channel of one slot; otherwise nil
 
 	// Guarded by s.mu.
 	messageSeq   uint64 // number of the queued message; 0 before
@@ -494,6 +499,7 @@ func (m *pendingMessage) codec() Codec {
 func (m *pendingMessage) publishOutcome() {
 	if m.future != nil {
 		m.future.publishOutcome()
+		m.future.endHooksLater()
 		return
 	}
 	m.calls[0].traceReply()

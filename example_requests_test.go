@@ -38,21 +38,21 @@ func ExampleAfterReply() {
 	// {"jsonrpc":"2.0","method":"news","params":["weather","it rains"]}
 }
 
-// userKey is the key of the user's name in the contexts of handlers.
-type userKey struct{}
+// requestUserKey is the key of the user's name in the contexts of handlers.
+type requestUserKey struct{}
 
 // Handlers find the user in their context, as do the functions that the handlers call.
 func ExampleOptions_context() {
 	router := rpcx.NewRouter()
 	router.Handle("login", rpcx.Func(func(s *rpcx.Session, name string) { s.SetValue("user", name) }))
 	router.Handle("greet", rpcx.Func(func(ctx context.Context) string {
-		return fmt.Sprint("Hello, ", ctx.Value(userKey{}))
+		return fmt.Sprint("Hello, ", ctx.Value(requestUserKey{}))
 	}))
 	opts := &rpcx.Options{
 		Handler: router,
 		Context: func(ctx context.Context, req *rpcx.Request) context.Context {
 			if user := req.Session().Value("user"); user != nil {
-				ctx = context.WithValue(ctx, userKey{}, user)
+				ctx = context.WithValue(ctx, requestUserKey{}, user)
 			}
 			return ctx
 		},

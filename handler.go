@@ -73,9 +73,10 @@ type Request struct {
 
 	session *Session
 	seq     uint64
-	arrived time.Duration // on the session's clock
-	index   int32         // position in the batch
-	members int32         // number of members of the batch; 0 if the request came alone
+	arrived time.Duration    // on the session's clock
+	index   int32            // position in the batch
+	members int32            // number of members of the batch; 0 if the request came alone
+	meta    *json.RawMessage // an object with the values for Request.Meta, or nil
 }
 
 // Session returns the session that received the request. For a Request that the session

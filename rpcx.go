@@ -56,6 +56,14 @@ type Options struct {
 	Order Order
 	// Cancellation is how the two sides cancel requests. Default: not at all.
 	Cancellation *Cancellation
+	// OnCall holds functions that see each call and notification of this side before the
+	// encoding, and are told the end; see [OutgoingCall]. Default: none.
+	OnCall []func(ctx context.Context, c *OutgoingCall) (next context.Context, done func(err error), err error)
+	// OnBatchCall is OnCall for a batch as a whole; see [OutgoingCall]. Default: none.
+	OnBatchCall []func(ctx context.Context, s *Session, b *Batch) (next context.Context, done func(err error))
+	// Meta says where messages carry data about a request, for OutgoingCall.Meta and
+	// Request.Meta. Default: nowhere.
+	Meta *Meta
 	// Objects lets both sides pass services as arguments and results, at any depth: a *Router,
 	// or a pointer given to [Expose]. The peer receives a *Proxy, also in place of an any, and
 	// can call the service. The service must be in the tree of Handler, a *Router. With a
@@ -92,6 +100,7 @@ type Options struct {
 	Context func(ctx context.Context, req *Request) context.Context
 
 	objects *objectTypes // nil if there are none; set by resolveOptions
+	hooks   *callHooks   // set by resolveOptions
 }
 
 // Order is the order in which a session handles its peer's requests. A session starts
@@ -384,6 +393,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 		return nil, errors.New("Options.Cancellation has no Method")
 	}
 	if err := duration.Check("Limits", &o.Limits); err != nil {
+		return nil, err
+	}
+	if err := o.resolveCallOptions(); err != nil {
 		return nil, err
 	}
 	o.objects = nil

@@ -36,6 +36,9 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	s.reader.lastSeq++
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s, seq: s.reader.lastSeq}
 	c.Params.codec = s.codec
+	if s.requests.meta != nil {
+		c.takeMeta(s.requests.meta, item)
+	}
 	c.ctx.parent, c.ctx.session, c.ctx.owner = context.Background(), s, c
 	if x := s.exchange(); x != nil {
 		c.ctx.parent = x.ctx

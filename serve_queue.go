@@ -44,6 +44,7 @@ type requestServer struct {
 	pressure    backPressure
 	gate        gateState
 	cancellable map[string]*peerRequest // unanswered requests by id, if the peer can cancel requests
+	meta        *Meta                   // Options.Meta, or nil; does not change
 	open        deadlineList            // deadlines of unanswered entries
 	callbacks   map[*peerRequest]*replyCallbacks
 }
