@@ -44,7 +44,7 @@ type SentError interface {
 
 // Exchange is a [Caller] over a [RoundTripper]. An Exchange has no reader: the peer
 // cannot call back, and the reply to a message comes with the message's own round trip.
-// Methods may be called from any goroutine. See [NewExchange].
+// Messages have no order. Methods may be called from any goroutine. See [NewExchange].
 type Exchange struct {
 	transport RoundTripper
 	protocol  atomic.Pointer[Protocol]
@@ -159,7 +159,9 @@ func (x *Exchange) SendBatch(ctx context.Context, b *Batch) error {
 	}
 	if len(futures) == 0 {
 		<-t.futures[0].Done()
-		return t.futures[0].Err()
+		if err := t.futures[0].Err(); err != nil {
+			return err
+		}
 	}
 	return b.Wait(ctx)
 }
@@ -261,12 +263,9 @@ func (x *Exchange) encodeAndStart(ctx context.Context, t *roundTrip, encode func
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	sc := getEncodeBuffer()
-	defer sc.recycle()
-	if err := encode(sc); err != nil {
+	if err := t.encode(encode); err != nil {
 		return asUnsent(err)
 	}
-	t.msg = bytes.Clone(sc.msg)
 	t.setContext(ctx)
 	if err := x.takeSlot(t); err != nil {
 		t.releaseContext(err)
@@ -274,10 +273,23 @@ func (x *Exchange) encodeAndStart(ctx context.Context, t *roundTrip, encode func
 	}
 	t.stopWatch = context.AfterFunc(t.ctx, func() { t.finishAll(context.Cause(t.ctx)) })
 	t.unfinished.Store(int32(len(t.futures)))
+	stop := t.countFinished
 	for _, f := range t.futures {
-		f.setStop(t.countFinished)
+		f.setStop(stop)
 	}
 	x.pool.RunTask(t.run)
+	return nil
+}
+
+// encode encodes the message by the given function. RoundTrip will own the message, so t
+// gets a copy.
+func (t *roundTrip) encode(encode func(*encodeBuffer) error) error {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	if err := encode(sc); err != nil {
+		return err
+	}
+	t.msg = bytes.Clone(sc.msg)
 	return nil
 }
 

@@ -142,6 +142,10 @@ func TestExchange(t *testing.T) {
 	var cancelled rpcx.Batch
 	cancelled.Call("sum", nil, nil).Cancel()
 	matches(t, x.SendBatch(ctx, &cancelled), rpcx.ErrCancelled)
+	var rest rpcx.Batch
+	rest.Call("sum", nil, nil).Cancel()
+	rest.Notify("note", rpcx.Args{2})
+	matches(t, x.SendBatch(ctx, &rest), rpcx.ErrCancelled)
 
 	want := []string{
 		`{"jsonrpc":"2.0","method":"sum","id":5,"params":[1,2]}`,
@@ -153,6 +157,7 @@ func TestExchange(t *testing.T) {
 		`[{"jsonrpc":"2.0","method":"sum","id":10,"params":[1,1]}, {"jsonrpc":"2.0","method":"note"}, ` +
 			`{"jsonrpc":"2.0","method":"fail","id":11}, {"jsonrpc":"2.0","method":"sum","id":12,"params":[2,2]}]`,
 		`[{"jsonrpc":"2.0","method":"note","params":[1]}]`,
+		`[{"jsonrpc":"2.0","method":"note","params":[2]}]`,
 	}
 	if !slices.Equal(sent, want) {
 		t.Errorf("sent\n%s, want\n%s", strings.Join(sent, "\n"), strings.Join(want, "\n"))
