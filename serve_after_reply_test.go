@@ -147,7 +147,9 @@ func TestAfterReplyWithoutReply(t *testing.T) {
 				opts := handling(methods{"m": afterReply(c.handler, "n")})
 				opts.Cancellation = c.cancellation
 				_, w := newWire(t, opts)
-				w.say(`{"jsonrpc":"2.0","method":"m","id":1}`, c.report)
+				w.say(`{"jsonrpc":"2.0","method":"m","id":1}`)
+				synctest.Wait() // the handler runs
+				w.say(c.report)
 				w.expect(c.want...)
 			})
 		})
@@ -214,7 +216,9 @@ func TestAfterReplyInBatch(t *testing.T) {
 			opts := handling(methods{"quick": afterReply(reply, "quick"), "note": reply, "slow": afterReply(hang, "slow")})
 			opts.Cancellation = rpcx.MCPCancellation
 			_, w := newWire(t, opts)
-			w.say(request, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}`)
+			w.say(request)
+			synctest.Wait() // the handlers run
+			w.say(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}`)
 			lines := w.heard()
 			slices.Sort(lines[1:]) // two goroutines
 			want := []string{`[{"jsonrpc":"2.0","result":null,"id":1}]`, newsLine("quick", "sent"), newsLine("slow", "cancelled")}

@@ -149,6 +149,7 @@ func TestTraceBatches(t *testing.T) {
 		if err := a.SendBatch(t.Context(), &batch); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the bytes are counted after the write
 		ours.expect(t, fmt.Sprintf("sent a batch of 2, %d bytes", a.Stats().BytesSent), `sent m "0"`, `sent m ""`)
 		got := theirs.take()
 		slices.Sort(got) // several goroutines
