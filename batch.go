@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -254,6 +255,12 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		own.publishOutcome()
 		return own, nil
 	}
+	failure := errBatchPanic
+	defer func() {
+		if m.messageSeq == 0 { // the batch was not queued
+			own.failUnsentMembers(failure)
+		}
+	}()
 	err := context.Cause(ctx)
 	if n := m.items; err == nil && n > s.limits.Batch {
 		// A receiver with the same limit, the default, would refuse the whole batch. This
@@ -265,15 +272,28 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		err = s.queueBatch(ctx, b, m)
 	}
 	if err != nil {
-		for _, f := range own.batch.members {
-			f.finish(err)
-		}
+		failure = err
 		return nil, err
 	}
 	if !m.expectsReply() {
 		own.publishOutcome()
 	}
 	return own, nil
+}
+
+// errBatchPanic is the error of the calls of a batch if the encoding of a member panics.
+var errBatchPanic = errors.New("rpcx: the batch was not sent: a member panicked while it was encoded")
+
+// failUnsentMembers finishes the members of f, a batch that was not queued, with err. For
+// members that were cancelled before, the error is ErrCancelled.
+func (f *Future) failUnsentMembers(err error) {
+	for _, member := range f.members() {
+		if member.isCancelled() {
+			member.finish(ErrCancelled)
+		} else {
+			member.finish(err)
+		}
+	}
 }
 
 // countCalls returns the number of calls, without notifications.
