@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -281,9 +282,9 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch, sent *sentBatch) (_ c
 		own.publishOutcome()
 		return ctx, nil
 	}
-	err = errCallPanicked
+	err = errBatchPanic
 	defer func() {
-		if err != nil {
+		if err != nil && m.messageSeq == 0 { // the batch was not queued
 			b.failSending(own, err)
 		}
 	}()
@@ -324,9 +325,7 @@ func (s *Session) sendJoinedBatch(ctx context.Context, b *Batch, own *Future, m 
 // failSending ends the calls of b, which was not sent. own is the future of the batch as a
 // whole.
 func (b *Batch) failSending(own *Future, err error) {
-	for _, f := range own.batch.members {
-		f.finish(err)
-	}
+	own.failUnsentMembers(err)
 	for _, e := range b.entries {
 		if e.hooked != nil {
 			e.hooked.end(context.Background(), err)
@@ -346,6 +345,22 @@ func (b *Batch) checkLength(limit int) error {
 	}
 	return unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
 		thousands(len(b.entries)), overLimitText(limit, "members", "Limits.Batch"))
+}
+
+// errBatchPanic is the error of the calls of a batch if a hook, or the encoding of a member,
+// panics.
+var errBatchPanic = errors.New("rpcx: the batch was not sent: a member panicked while it was encoded, or a function of the options")
+
+// failUnsentMembers finishes the members of f, a batch that was not queued, with err. For
+// members that were cancelled before, the error is ErrCancelled.
+func (f *Future) failUnsentMembers(err error) {
+	for _, member := range f.members() {
+		if member.isCancelled() {
+			member.finish(ErrCancelled)
+		} else {
+			member.finish(err)
+		}
+	}
 }
 
 // countCalls returns the number of calls, without notifications.

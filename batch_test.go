@@ -506,6 +506,62 @@ func TestMemberThatIsCancelledWhileItsBatchWaitsForASlot(t *testing.T) {
 	})
 }
 
+// The member was given up before the batch failed.
+func TestMemberThatIsCancelledBeforeItsBatchFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, waitingCalls(1))
+		s.Go(t.Context(), "m", nil)
+		w.heard()
+		var b rpcx.Batch
+		cancelled, f := b.Call("m", nil, nil), b.Call("m", nil, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		sent := make(chan *rpcx.Future, 1)
+		go func() { sent <- s.GoBatch(ctx, &b) }() // waits for a slot
+		synctest.Wait()
+		cancelled.Cancel()
+		cancel()
+		matches(t, (<-sent).Err(), context.Canceled)
+		if cancelled.Err() != rpcx.ErrCancelled || f.Err() != context.Canceled {
+			t.Errorf("the cancelled member has %v, the other has %v", cancelled.Err(), f.Err())
+		}
+	})
+}
+
+type panicking struct{}
+
+func (panicking) MarshalJSON() ([]byte, error) { panic("not to be encoded") }
+
+// A session recovers the panic of a handler, and others may wait for the batch of the
+// handler.
+func TestWaitingForABatchThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, nil)
+		var b rpcx.Batch
+		f := b.Call("m", nil, nil)
+		b.Call("m", rpcx.Args{panicking{}}, nil)
+		waited := make(chan error, 1)
+		go func() { waited <- f.Wait(t.Context(), nil) }()
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("SendBatch has not panicked")
+				}
+			}()
+			s.SendBatch(t.Context(), &b)
+		}()
+		synctest.Wait()
+		select {
+		case err := <-waited:
+			if err == nil {
+				t.Error("the call has succeeded")
+			}
+		default:
+			t.Error("the call waits on")
+		}
+		w.expectNothing()
+	})
+}
+
 func TestWaitingForABatchThatIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, w := newWire(t, nil)

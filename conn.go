@@ -184,7 +184,7 @@ func (s *stream) markUnread() {
 // that have arrived, never by an announced length.
 func (s *stream) readMore() {
 	if s.r == s.w {
-		s.r, s.w = 0, 0
+		s.r, s.w, s.unreadFrom = 0, 0, 0 // onPartial may ask for the unread input
 		if s.largeSize > 0 {
 			s.largeSize = 0
 			_ = s.onPartial(0) // requests no memory

@@ -944,6 +944,34 @@ func TestBlankLinesArePassedOver(t *testing.T) {
 	}
 }
 
+// The reader looked for the start of the first message behind input that it had released,
+// and panicked: a long line that is no message had come before any message.
+func TestLongLineBeforeTheFirstMessage(t *testing.T) {
+	long := strings.Repeat(" ", 100_000)
+	t.Run("a blank one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, w := newWire(t, adding())
+			w.say(long + "\n")
+			w.say(sumCall)
+			w.expect(sumReply)
+		})
+	})
+	t.Run("to a session that is closing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, w := newDeafWire(t, adding())
+			if err := s.Notify(t.Context(), "m", nil); err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+			w.say(sumCall + long + "\n" + sumCall)
+			w.listen()
+			if err := ended(t, s); err != rpcx.ErrClosed {
+				t.Errorf("it ended with %v", err)
+			}
+		})
+	})
+}
+
 // Some programs end a message with a newline that its Content-Length does not count.
 func TestBlankLinesBeforeHeadersArePassedOver(t *testing.T) {
 	for name, blank := range map[string]string{
