@@ -516,7 +516,7 @@ func TestGateEndsAFloodBesideACall(t *testing.T) {
 				for range 16 {
 					io.WriteString(w, line)
 					synctest.Wait()
-					if len(line) > 20_000 && s.Stats().QueuedBytes > 40_000 {
+					if len(line) > 20_000 && s.Stats().QueuedBytes > 60_000 {
 						break
 					}
 				}
