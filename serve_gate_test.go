@@ -504,6 +504,7 @@ func TestGateEndsAFloodBesideACall(t *testing.T) {
 				causes := make(chan error, 1)
 				opts := gated(methods{"login": func(ctx context.Context, req *rpcx.Request) (any, error) {
 					err := req.Session().Call(ctx, "challenge", nil, nil)
+					<-ctx.Done() // a little later
 					causes <- context.Cause(ctx)
 					return nil, err
 				}})
@@ -514,7 +515,8 @@ func TestGateEndsAFloodBesideACall(t *testing.T) {
 				line := floods[name]
 				for range 16 {
 					io.WriteString(w, line)
-					if len(line) > 20_000 && s.Stats().QueuedBytes > 40_000 {
+					synctest.Wait()
+					if len(line) > 20_000 && s.Stats().QueuedBytes > 60_000 {
 						break
 					}
 				}
