@@ -26,6 +26,7 @@ import (
 //	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
 //	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler;
 //	                with Options.Gate, runHandler → gateSwitch → Gate until Admit, then Handler.
+//	a message without a connection: ServeMessage → receive → receiveMessage, then runWorker; see exchange.
 //	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
 // (─▶ passes to another goroutine.)
