@@ -499,7 +499,6 @@ func (m *pendingMessage) codec() Codec {
 func (m *pendingMessage) publishOutcome() {
 	if m.future != nil {
 		m.future.publishOutcome()
-		m.future.endHooksLater()
 		return
 	}
 	m.calls[0].traceReply()

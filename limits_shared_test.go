@@ -116,7 +116,7 @@ func TestMemoryIsBounded(t *testing.T) {
 				if most > allowed {
 					t.Errorf("%d bytes of memory are held, of %d", most, allowed)
 				}
-				if counted > 3*limit/2+limit/8 {
+				if counted > 2*limit {
 					t.Errorf("%d bytes are counted, of %d", counted, limit)
 				}
 				select {
@@ -797,7 +797,7 @@ func TestSmallUnfinishedMessagesAreBounded(t *testing.T) {
 				if held > 2*limit {
 					t.Errorf("%d bytes of memory are held, of %d", held, limit)
 				}
-				if counted < held-stats.Sessions*(12<<10) || counted > 3*limit/2+limit/8 {
+				if counted < held-stats.Sessions*(12<<10) || counted > 2*limit {
 					t.Errorf("%d bytes are counted, and %d held", counted, held)
 				}
 				for _, more := range []int{100, 30_000, 900_000} {

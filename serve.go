@@ -30,14 +30,15 @@ type peerRequest struct {
 	outcome       replyOutcome
 }
 
-// initFromItem initializes c from item, and numbers c. in is the queue entry of c. Only
-// the reader calls initFromItem.
-func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
+// initFromItem initializes c from item, and numbers c. text is that of the item, if
+// Options.Meta needs the text, and in is the queue entry of c. Only the reader calls
+// initFromItem.
+func (c *peerRequest) initFromItem(s *Session, item *Item, text []byte, in queueEntry) {
 	s.reader.lastSeq++
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s, seq: s.reader.lastSeq}
 	c.Params.codec = s.codec
 	if s.requests.meta != nil {
-		c.takeMeta(s.requests.meta, item)
+		c.takeMeta(s.requests.meta, text)
 	}
 	c.ctx.parent, c.ctx.session, c.ctx.owner = context.Background(), s, c
 	if x := s.exchange(); x != nil {
