@@ -52,7 +52,8 @@ func (b *Batch) checkCopy() {
 type batchEntry struct {
 	method string
 	params any
-	future *Future // nil for a notification
+	future *Future     // nil for a notification
+	hooked *hookedCall // nil without functions of Options.OnCall
 }
 
 // batchPart is the part of a Future that only a member of a batch, or a batch as a whole,
@@ -142,14 +143,17 @@ func (b *Batch) Call(method string, params, dest any) *Future {
 	b.futures = b.futures[1:]
 	member.part.dest = dest
 	f := member.open()
-	b.entries = append(b.entries, batchEntry{method, params, f})
+	b.entries = append(b.entries, batchEntry{method: method, params: params, future: f})
 	return f
 }
 
-// Notify adds a notification.
+// Notify adds a notification. After the batch was sent, Notify does nothing.
 func (b *Batch) Notify(method string, params any) {
 	b.checkCopy()
-	b.entries = append(b.entries, batchEntry{method, params, nil})
+	if b.sent { // a hook has called Notify while the batch is being sent
+		return
+	}
+	b.entries = append(b.entries, batchEntry{method: method, params: params})
 }
 
 // Len returns the number of calls and notifications.
@@ -166,14 +170,23 @@ func (b *Batch) isEmpty() bool {
 // Append fails and returns dst unchanged. Append is for use without a session.
 func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, error) {
 	b.checkCopy()
+	return b.appendWithMeta(dst, p, c, id, nil)
+}
+
+// appendWithMeta is Append with data about the members, added as meta says.
+func (b *Batch) appendWithMeta(dst []byte, p Protocol, c Codec, id func() ID, meta *Meta) ([]byte, error) {
 	f := getFrameBuffer(0)
 	defer f.recycle()
 	for i, e := range b.entries {
 		var err error
+		start := len(f.buf)
 		if e.future != nil {
 			f.buf, err = p.AppendRequest(f.buf, id(), e.method, e.params, c)
 		} else {
 			f.buf, err = p.AppendNotification(f.buf, e.method, e.params, c)
+		}
+		if err == nil && e.hooked != nil {
+			f.buf, err = meta.appendTo(f.buf, start, e.hooked.Meta, c)
 		}
 		if err != nil {
 			// If the protocol has no batches, that error comes first, for any members.
@@ -202,15 +215,20 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 	if b.isEmpty() {
 		return nil
 	}
-	own, err := s.sendBatch(ctx, b)
+	sent := new(sentBatch)
+	sent.message.senderEndsHooks = true
+	ctx, err := s.sendBatch(ctx, b, sent)
 	if err != nil {
 		return err
 	}
+	own := &sent.future
 	if err := own.waitUntilFinished(ctx); err != nil {
 		s.calls.abandonMessage(own.message, err)
 		<-own.Done()
 	}
-	return own.fillDestinations()
+	err = own.fillDestinations()
+	own.endHooks((*Future).fillDestinations)
+	return err
 }
 
 // GoBatch sends b and returns a future for the whole batch. GoBatch waits as [Session.Go]
@@ -221,27 +239,27 @@ func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	if b.isEmpty() {
 		return &Future{phase: futureFinished, batch: &batchPart{members: []*Future{}}}
 	}
-	own, err := s.sendBatch(ctx, b)
+	sent := new(sentBatch)
+	ctx, err := s.sendBatch(ctx, b, sent)
 	if err != nil {
 		return newFailedFuture(err)
 	}
-	own.watchContext(ctx)
-	return own
+	sent.future.watchContext(ctx)
+	return &sent.future
 }
 
-// sendBatch queues b and returns the future of the batch.
-func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
+// sendBatch queues b as sent, which must be new, and returns the context for the batch. If
+// b cannot be sent, its calls fail.
+func (s *Session) sendBatch(ctx context.Context, b *Batch, sent *sentBatch) (_ context.Context, err error) {
 	b.checkCopy()
 	if b.sent {
-		return nil, ErrBatchSent
+		return ctx, ErrBatchSent
 	}
 	b.sent = true
 	calls := b.countCalls()
-	sent := new(sentBatch)
 	own, m := sent.open(), &sent.message
 	own.message, own.batch.members = m, make([]*Future, 0, calls)
 	m.session, m.future, m.isBatch, m.calls = s, own, true, make([]pendingCall, 0, calls)
-	_, m.hasOwnDeadline = ctx.Deadline()
 	b.entries = slices.DeleteFunc(b.entries, func(e batchEntry) bool {
 		if e.future == nil {
 			return false
@@ -252,9 +270,27 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 	m.items = len(b.entries)
 	if m.items == 0 && calls > 0 {
 		own.publishOutcome()
-		return own, nil
+		return ctx, nil
 	}
-	err := context.Cause(ctx)
+	err = errCallPanicked
+	defer func() {
+		if err != nil {
+			b.failSending(own, err)
+		}
+	}()
+	ctx, err = s.sendJoinedBatch(ctx, b, own, m)
+	return ctx, err
+}
+
+// sendJoinedBatch calls the hooks, and queues b, whose calls are in m. It returns the
+// context for the batch.
+func (s *Session) sendJoinedBatch(ctx context.Context, b *Batch, own *Future, m *pendingMessage) (context.Context, error) {
+	ctx, err := s.calls.hooks.beginBatch(ctx, s, b, own)
+	if err != nil {
+		return ctx, err
+	}
+	_, m.hasOwnDeadline = ctx.Deadline()
+	err = context.Cause(ctx)
 	if n := m.items; err == nil && n > s.limits.Batch {
 		// A receiver with the same limit, the default, would refuse the whole batch. This
 		// side would refuse a reply with as many members.
@@ -265,15 +301,34 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch) (*Future, error) {
 		err = s.queueBatch(ctx, b, m)
 	}
 	if err != nil {
-		for _, f := range own.batch.members {
-			f.finish(err)
+		return ctx, err
+	}
+	for _, e := range b.entries {
+		if e.future == nil && e.hooked != nil {
+			e.hooked.end(nil)
 		}
-		return nil, err
 	}
 	if !m.expectsReply() {
 		own.publishOutcome()
+		own.endHooksUnlessSender()
 	}
-	return own, nil
+	return ctx, nil
+}
+
+// failSending ends the calls of b, which was not sent. own is the future of the batch as a
+// whole.
+func (b *Batch) failSending(own *Future, err error) {
+	for _, f := range own.batch.members {
+		f.finish(err)
+	}
+	for _, e := range b.entries {
+		if e.hooked != nil {
+			e.hooked.end(err)
+		}
+	}
+	if own.hooked != nil {
+		own.hooked.end(err)
+	}
 }
 
 // countCalls returns the number of calls, without notifications.
@@ -292,11 +347,11 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 	defer sc.recycle()
 	next := 0
 	var err error
-	sc.msg, err = b.Append(sc.msg[:0], s.Protocol(), s.codec, func() ID {
+	sc.msg, err = b.appendWithMeta(sc.msg[:0], s.Protocol(), s.codec, func() ID {
 		sc.id = strconv.AppendUint(sc.id[:0], m.calls[next].id, 10)
 		next++
 		return sc.id
-	})
+	}, s.calls.meta)
 	if err != nil {
 		return asUnsent(err)
 	}

@@ -30,9 +30,17 @@ import (
 //   - a [*SizeError], if the request or the reply is larger than the framer takes.
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)
+	if len(s.calls.hooks.onCall) > 0 {
+		return s.callHooked(ctx, method, params, result)
+	}
+	return s.callAndWait(ctx, method, params, nil, result)
+}
+
+// callAndWait is Call after the functions of Options.OnCall. meta is data about the call.
+func (s *Session) callAndWait(ctx context.Context, method string, params any, meta map[string]any, result any) error {
 	c := s.pool.takeCall(s, method)
 	m := &c.message
-	if err := s.sendCall(ctx, m, params); err != nil {
+	if err := s.sendCall(ctx, m, params, meta); err != nil {
 		s.pool.putCall(c)
 		return err
 	}
@@ -61,15 +69,29 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 // Go, Notify or GoBatch, the first message leaves first.
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Session.Go", ctx)
+	if len(s.calls.hooks.onCall) > 0 {
+		return s.goHooked(ctx, method, params)
+	}
+	f, _ := s.startCall(ctx, method, params, nil)
+	return f
+}
+
+// startCall is Go after the functions of Options.OnCall. h is the call that the functions
+// have seen, or nil. If the call cannot be sent, startCall also returns the error.
+func (s *Session) startCall(ctx context.Context, method string, params any, h *hookedCall) (*Future, error) {
 	c := new(futureCall)
 	f, m := &c.future, c.begin(s, method)
-	f.phase, f.message, f.call, m.future = futureOpen, m, &m.calls[0], f
-	if err := s.sendCall(ctx, m, params); err != nil {
+	f.phase, f.message, f.call, f.hooked, m.future = futureOpen, m, &m.calls[0], h, f
+	var meta map[string]any
+	if h != nil {
+		meta = h.Meta
+	}
+	if err := s.sendCall(ctx, m, params, meta); err != nil {
 		f.finish(err)
-		return f
+		return f, err
 	}
 	f.watchContext(ctx)
-	return f
+	return f, nil
 }
 
 // Notify sends a notification, a request without a reply. Notify returns when the message
@@ -82,10 +104,19 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 // alone is not enough.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Session.Notify", ctx)
+	if len(s.calls.hooks.onCall) > 0 {
+		return s.notifyHooked(ctx, method, params)
+	}
+	return s.notifyCaller(ctx, method, params, nil)
+}
+
+// notifyCaller is Notify after the functions of Options.OnCall. meta is data about the
+// notification.
+func (s *Session) notifyCaller(ctx context.Context, method string, params any, meta map[string]any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	err := s.sendNotification(ctx, fromCaller, method, params)
+	err := s.sendNotification(ctx, fromCaller, method, params, meta)
 	if err == nil {
 		s.writer.traceRequestSent(method, nil)
 	}
@@ -93,11 +124,14 @@ func (s *Session) Notify(ctx context.Context, method string, params any) error {
 }
 
 // sendNotification encodes and queues a notification.
-func (s *Session) sendNotification(ctx context.Context, from sendMode, method string, params any) (err error) {
+func (s *Session) sendNotification(ctx context.Context, from sendMode, method string, params any, meta map[string]any) (err error) {
 	sc := getEncodeBuffer()
 	defer sc.recycle()
 	if sc.msg, err = s.Protocol().AppendNotification(sc.msg[:0], method, params, s.codec); err != nil {
 		return asUnsent(err)
+	}
+	if sc.msg, err = s.calls.meta.appendTo(sc.msg, 0, meta, s.codec); err != nil {
+		return err
 	}
 	return s.writer.sendMessage(ctx, sc, from, nil)
 }
@@ -107,7 +141,7 @@ func (s *Session) sendNotification(ctx context.Context, from sendMode, method st
 // or framed, or if the session is closing. Unless the session is closing, tryNotify then
 // logs the message failed.
 func (s *Session) tryNotify(method string, params any, failed string) bool {
-	err := s.sendNotification(context.Background(), fromNobody, method, params)
+	err := s.sendNotification(context.Background(), fromNobody, method, params, nil)
 	if err != nil && !errors.Is(err, ErrClosed) && s.log.Handler() != slog.DiscardHandler {
 		attrs := []slog.Attr{errorAttr(err)}
 		size := recordSize(failed, attrs)
@@ -118,8 +152,9 @@ func (s *Session) tryNotify(method string, params any, failed string) bool {
 	return err == nil
 }
 
-// sendCall encodes and queues the request of m, a message with a single call.
-func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any) error {
+// sendCall encodes and queues the request of m, a message with a single call. meta is data
+// about the call.
+func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any, meta map[string]any) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -133,6 +168,9 @@ func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any) e
 	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, c.method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
+	if sc.msg, err = s.calls.meta.appendTo(sc.msg, 0, meta, s.codec); err != nil {
+		return err
+	}
 	if err = s.writer.sendMessage(ctx, sc, fromCaller, m); err == nil {
 		s.writer.traceRequestSent(c.method, c)
 	}
@@ -142,7 +180,8 @@ func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any) e
 // Future is a call that was sent, or that is to be sent in a [Batch]. All methods may be
 // called from any goroutine. The zero Future is no call, and has failed.
 type Future struct {
-	batch *batchPart // of a batch as a whole, or of a member; nil for a single call
+	batch  *batchPart  // of a batch as a whole, or of a member; nil for a single call
+	hooked *hookedCall // set before the call is sent, and for a member under mu; nil without hooks
 
 	mu        sync.Mutex // guards the fields below
 	phase     futurePhase
@@ -237,6 +276,7 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 			return err
 		}
 	}
+	f.endHooksUnlessSender()
 	if err := f.fillDestinations(); err != nil {
 		return err
 	}

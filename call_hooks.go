@@ -1,12 +1,229 @@
 package rpcx
 
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
+//
+// A function of Options.OnCall may change Method, Params and Meta; the session sends the
+// values left by the last function. Changes of other fields have no effect. A function may
+// keep the OutgoingCall, but must not change it after its return.
 type OutgoingCall struct {
 	Session      *Session // nil for a call without a session
 	Method       string
 	Params       any
 	Notification bool
-	Batch        *Batch         // the batch with the call; nil for a single call
-	Meta         map[string]any // data about the call, sent as Options.Meta says
+	Batch        *Batch         // the batch with the call, only for Batch.Len; nil for a single call
+	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
 	Attempt      int            // number of the attempt, from 1
 }
+
+// SetMeta sets c.Meta[key], and makes the map if c.Meta is nil.
+func (c *OutgoingCall) SetMeta(key string, value any) {
+	if c.Meta == nil {
+		c.Meta = make(map[string]any)
+	}
+	c.Meta[key] = value
+}
+
+// callHooks holds the functions of Options.OnCall and Options.OnBatchCall.
+type callHooks struct {
+	onCall      []func(context.Context, *OutgoingCall) (context.Context, func(error), error)
+	onBatchCall []func(context.Context, *Session, *Batch) (context.Context, func(error))
+}
+
+// noHooks is the callHooks of sessions without such functions.
+var noHooks = &callHooks{}
+
+// newCallHooks returns the callHooks of o, or an error if a function is nil.
+func newCallHooks(o *Options) (*callHooks, error) {
+	if len(o.OnCall) == 0 && len(o.OnBatchCall) == 0 {
+		return noHooks, nil
+	}
+	for i, hook := range o.OnCall {
+		if hook == nil {
+			return nil, fmt.Errorf("Options.OnCall[%d] is nil", i)
+		}
+	}
+	for i, hook := range o.OnBatchCall {
+		if hook == nil {
+			return nil, fmt.Errorf("Options.OnBatchCall[%d] is nil", i)
+		}
+	}
+	return &callHooks{append(noHooks.onCall, o.OnCall...), append(noHooks.onBatchCall, o.OnBatchCall...)}, nil
+}
+
+// hookedCall is a call, or a batch, that hooks have seen. The hooks' done functions are
+// called once, when the call is over.
+type hookedCall struct {
+	OutgoingCall // empty for a batch as a whole
+	ended        sync.Once
+	done         []func(error) // in the order of the hooks
+	few          [2]func(error)
+}
+
+// Errors for done functions, if nothing was returned to the caller.
+var (
+	errHookPanicked = errors.New("rpcx: a function of Options.OnCall or Options.OnBatchCall has not returned")
+	errCallPanicked = errors.New("rpcx: the call has not returned")
+)
+
+// addDone adds the done function of a hook, if any.
+func (h *hookedCall) addDone(done func(error)) {
+	if h.done == nil {
+		h.done = h.few[:0]
+	}
+	if done != nil {
+		h.done = append(h.done, done)
+	}
+}
+
+// end calls the done functions, the last first, unless they were called before. While
+// another goroutine calls the functions, end waits.
+func (h *hookedCall) end(err error) {
+	h.ended.Do(func() {
+		for i := len(h.done) - 1; i >= 0; i-- {
+			h.done[i](err)
+		}
+	})
+}
+
+// beginCall calls the functions of Options.OnCall. It returns the context for the call, and
+// the call to be sent. If a function fails, the call is over, and its error is returned.
+func (hooks *callHooks) beginCall(ctx context.Context, call OutgoingCall) (context.Context, *hookedCall, error) {
+	call.Attempt = 1
+	h := &hookedCall{OutgoingCall: call}
+	err := errHookPanicked
+	defer func() {
+		if err != nil {
+			h.end(err)
+		}
+	}()
+	for _, onCall := range hooks.onCall {
+		next, done, failure := onCall(ctx, &h.OutgoingCall)
+		if failure != nil {
+			err = failure
+			return ctx, h, err
+		}
+		h.addDone(done)
+		if next != nil {
+			ctx = next
+		}
+	}
+	err = nil
+	return ctx, h, nil
+}
+
+// callHooked is Session.Call for a session with functions of Options.OnCall.
+func (s *Session) callHooked(ctx context.Context, method string, params, result any) error {
+	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params})
+	if err != nil {
+		return err
+	}
+	err = errCallPanicked
+	defer func() { h.end(err) }()
+	err = s.callAndWait(ctx, h.Method, h.Params, h.Meta, result)
+	return err
+}
+
+// goHooked is Session.Go for a session with functions of Options.OnCall.
+func (s *Session) goHooked(ctx context.Context, method string, params any) *Future {
+	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params})
+	if err != nil {
+		return newFailedFuture(err)
+	}
+	err = errCallPanicked
+	defer func() {
+		if err != nil {
+			h.end(err)
+		}
+	}()
+	f, err := s.startCall(ctx, h.Method, h.Params, h)
+	return f
+}
+
+// notifyHooked is Session.Notify for a session with functions of Options.OnCall.
+func (s *Session) notifyHooked(ctx context.Context, method string, params any) error {
+	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Notification: true})
+	if err != nil {
+		return err
+	}
+	err = errCallPanicked
+	defer func() { h.end(err) }()
+	err = s.notifyCaller(ctx, h.Method, h.Params, h.Meta)
+	return err
+}
+
+// beginBatch calls the functions of Options.OnBatchCall for b, and then the functions of
+// Options.OnCall for each member. It returns the context for the batch. own is the future
+// of the batch as a whole.
+func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, own *Future) (context.Context, error) {
+	if len(hooks.onCall) == 0 && len(hooks.onBatchCall) == 0 {
+		return ctx, nil
+	}
+	own.hooked = new(hookedCall)
+	for _, onBatchCall := range hooks.onBatchCall {
+		next, done := onBatchCall(ctx, s, b)
+		own.hooked.addDone(done)
+		if next != nil {
+			ctx = next
+		}
+	}
+	if len(hooks.onCall) == 0 {
+		return ctx, nil
+	}
+	for i := range b.entries {
+		e := &b.entries[i]
+		_, h, err := hooks.beginCall(ctx, OutgoingCall{
+			Session: s, Method: e.method, Params: e.params, Notification: e.future == nil, Batch: b,
+		})
+		if err != nil {
+			return ctx, fmt.Errorf("member %d of the batch, %q: %w", i+1, e.method, err)
+		}
+		e.method, e.params, e.hooked = h.Method, h.Params, h
+		if e.future != nil {
+			e.future.setHooked(h)
+		}
+	}
+	return ctx, nil
+}
+
+// setHooked stores the hookedCall of f, a member of a batch, before the batch is sent.
+func (f *Future) setHooked(h *hookedCall) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hooked, f.call.method = h, h.Method
+}
+
+// endHooks calls the done functions of the members, and then the functions of f itself.
+// outcome returns the error of a finished call.
+func (f *Future) endHooks(outcome func(*Future) error) {
+	for _, member := range f.members() {
+		member.endHooks(outcome)
+	}
+	if f.hooked != nil {
+		f.hooked.end(outcome(f))
+	}
+}
+
+// endHooksUnlessSender calls the done functions of f, which has finished, unless the sender
+// of the batch does so.
+func (f *Future) endHooksUnlessSender() {
+	if f.hooked != nil && !f.message.senderEndsHooks {
+		f.endHooks(callError)
+	}
+}
+
+// endHooksLater is endHooksUnlessSender on a goroutine of the pool.
+func (f *Future) endHooksLater() {
+	if f.hooked != nil && !f.message.senderEndsHooks {
+		f.message.session.pool.RunTask(func() { f.endHooks(callError) })
+	}
+}
+
+// callError returns the error of f, which has finished.
+func callError(f *Future) error { return f.err }

@@ -255,6 +255,10 @@ type pendingCalls struct {
 	lastReplyMark uint64       // number of queued messages when the last reply was matched
 	timeouts      deadlineList // timeouts of the calls
 	limiter       callLimiter
+
+	// Set by newSession, and unchanged afterwards.
+	hooks *callHooks
+	meta  *Meta // nil for none
 }
 
 // callLimiter bounds the number of concurrent calls of this side. A raised limit takes
@@ -340,13 +344,14 @@ type pendingCall struct {
 // the calls are sent again, on another session, a new pendingMessage takes their place.
 type pendingMessage struct {
 	// Set by the sender, before the calls are registered.
-	session        *Session
-	calls          []pendingCall // sorted by id; without the notifications of a batch
-	items          int           // number of calls and notifications
-	isBatch        bool
-	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
-	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
-	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
+	session         *Session
+	calls           []pendingCall // sorted by id; without the notifications of a batch
+	items           int           // number of calls and notifications
+	isBatch         bool
+	hasOwnDeadline  bool          // the context has a deadline, which replaces Limits.RequestTimeout
+	senderEndsHooks bool          // Session.SendBatch calls the done functions of hooks itself
+	future          *Future       // of the single call, or of the batch as a whole; nil in Session.Call
+	done            chan struct{} // in Session.Call, a channel of one slot; otherwise nil
 
 	// Guarded by s.mu.
 	messageSeq   uint64 // number of the queued message; 0 before
@@ -483,6 +488,7 @@ func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, re
 func (m *pendingMessage) publishOutcome() {
 	if m.future != nil {
 		m.future.publishOutcome()
+		m.future.endHooksLater()
 		return
 	}
 	m.calls[0].traceReply()

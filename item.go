@@ -111,6 +111,8 @@ type Item struct {
 	// response, Err is an [*Error]. For an invalid or fatal item and an ill-formed
 	// response, Err is a [*ProtocolError].
 	Err error
+
+	text []byte // the JSON object, if Message.keepsText is set
 }
 
 // Message is a decoded message: a single item, or a batch. The zero value is ready for
@@ -126,6 +128,7 @@ type Message struct {
 	singleItem        [1]Item // holds the item of a single message, without allocation
 	env               envelope
 	spare             []Item // for the items of a batch
+	keepsText         bool   // set before decoding, for Options.Meta: see Item.text
 	lastMethod        string // the last method, often the same as the next
 	allMembersInvalid bool   // a batch was refused for its invalid members, which may be replies
 }

@@ -108,6 +108,9 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 		e := &m.env
 		if ok = scanEnvelope(&s, e); ok {
 			p.interpretEnvelope(m, m.Single(), e, !e.has(memberMethod) && e.likeResponse())
+			if m.keepsText {
+				m.Items[0].text = msg
+			}
 		}
 	default:
 		if ok = s.ScanValue(); ok {
@@ -153,7 +156,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 			s.Stopped = true
 			return true
 		}
-		e := &m.env
+		e, begin := &m.env, s.Pos
 		if !scanEnvelope(s, e) {
 			return false
 		}
@@ -166,6 +169,9 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 		m.Items = append(m.Items, Item{})
 		item := &m.Items[len(m.Items)-1]
 		p.interpretEnvelope(m, item, e, responses)
+		if m.keepsText {
+			item.text = s.Data[begin:s.Pos]
+		}
 		if item.Kind == KindInvalid {
 			if invalid++; invalid > maxInvalid {
 				onlyInvalid := len(m.Items) == invalid

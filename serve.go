@@ -36,6 +36,9 @@ type peerRequest struct {
 func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
+	if s.requests.meta != nil {
+		c.takeMeta(s.requests.meta, item)
+	}
 	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {

@@ -43,6 +43,7 @@ type requestServer struct {
 	s           *Session
 	pressure    backPressure
 	cancellable map[string]*peerRequest // unanswered requests by id, if the peer can cancel requests
+	meta        *Meta                   // Options.Meta, or nil; does not change
 	open        deadlineList            // deadlines of unanswered entries
 }
 

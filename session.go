@@ -286,6 +286,7 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		s.limits = &limits
 	}
 	s.calls.table.lastID.Store(o.FirstID)
+	s.calls.hooks, s.calls.meta, s.requests.meta = o.hooks, o.Meta, o.Meta
 	s.calls.limiter.limit = s.limits.Outgoing
 	s.calls.limiter.floor = max(1, s.limits.Outgoing/outgoingFloor)
 	s.requests.order = o.Order

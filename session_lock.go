@@ -138,6 +138,7 @@ func (s *Session) unlock() {
 func (fx *effects) runUnlocked(s *Session) {
 	for _, f := range fx.cancelledMembers {
 		f.publishOutcome()
+		f.endHooksLater()
 	}
 	for m := fx.finishedMessages.first; m != nil; {
 		next := m.nextFinished // before publishOutcome, after which a pooled message may be reused

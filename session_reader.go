@@ -255,7 +255,7 @@ func (r *reader) decodeMessage(m *Message, msg []byte) {
 			p = found
 		}
 	}
-	m.StrictParams = s.strictParams
+	m.StrictParams, m.keepsText = s.strictParams, s.requests.meta.readsMembers()
 	p.Decode(m, msg, s.limits.Batch)
 	for i := range m.Items {
 		m.Items[i].Err = withFixedText(m.Items[i].Err)
