@@ -227,7 +227,7 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 		<-own.Done()
 	}
 	err = own.fillDestinations()
-	own.endHooks((*Future).fillDestinations)
+	own.endHooks(ctx, (*Future).fillDestinations)
 	return err
 }
 
@@ -305,12 +305,12 @@ func (s *Session) sendJoinedBatch(ctx context.Context, b *Batch, own *Future, m 
 	}
 	for _, e := range b.entries {
 		if e.future == nil && e.hooked != nil {
-			e.hooked.end(nil)
+			e.hooked.end(ctx, nil)
 		}
 	}
 	if !m.expectsReply() {
 		own.publishOutcome()
-		own.endHooksUnlessSender()
+		own.endHooksUnlessSender(ctx)
 	}
 	return ctx, nil
 }
@@ -323,11 +323,11 @@ func (b *Batch) failSending(own *Future, err error) {
 	}
 	for _, e := range b.entries {
 		if e.hooked != nil {
-			e.hooked.end(err)
+			e.hooked.end(context.Background(), err)
 		}
 	}
 	if own.hooked != nil {
-		own.hooked.end(err)
+		own.hooked.end(context.Background(), err)
 	}
 }
 

@@ -276,7 +276,7 @@ func (f *Future) Wait(ctx context.Context, v any) error {
 			return err
 		}
 	}
-	f.endHooksUnlessSender()
+	f.endHooksUnlessSender(ctx)
 	if err := f.fillDestinations(); err != nil {
 		return err
 	}

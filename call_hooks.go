@@ -60,10 +60,14 @@ func newCallHooks(o *Options) (*callHooks, error) {
 // hookedCall is a call, or a batch, that hooks have seen. The hooks' done functions are
 // called once, when the call is over.
 type hookedCall struct {
-	OutgoingCall // empty for a batch as a whole
-	ended        sync.Once
+	OutgoingCall               // empty for a batch as a whole
 	done         []func(error) // in the order of the hooks
 	few          [2]func(error)
+
+	mu     sync.Mutex // guards the fields below
+	ending bool       // end was called
+	ended  bool       // the done functions have returned
+	waiter chan struct{}
 }
 
 // Errors for done functions, if nothing was returned to the caller.
@@ -83,13 +87,50 @@ func (h *hookedCall) addDone(done func(error)) {
 }
 
 // end calls the done functions, the last first, unless they were called before. While
-// another goroutine calls the functions, end waits.
-func (h *hookedCall) end(err error) {
-	h.ended.Do(func() {
-		for i := len(h.done) - 1; i >= 0; i-- {
-			h.done[i](err)
-		}
-	})
+// another goroutine calls the functions, end waits, at most until ctx ends.
+func (h *hookedCall) end(ctx context.Context, err error) {
+	if !h.beginEnd(ctx) {
+		return
+	}
+	defer h.markEnded()
+	for i := len(h.done) - 1; i >= 0; i-- {
+		h.done[i](err)
+	}
+}
+
+// beginEnd reports whether the caller has to call the done functions. If another goroutine
+// does so, beginEnd waits for the end, or for the end of ctx.
+func (h *hookedCall) beginEnd(ctx context.Context) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.ending {
+		h.ending = true
+		return true
+	}
+	if h.ended {
+		return false
+	}
+	if h.waiter == nil {
+		h.waiter = make(chan struct{})
+	}
+	waiter := h.waiter
+	h.mu.Unlock()
+	select { // a channel, because testing/synctest does not see a wait for a lock
+	case <-waiter:
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	return false
+}
+
+// markEnded wakes the goroutines that wait in beginEnd.
+func (h *hookedCall) markEnded() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	if h.waiter != nil {
+		close(h.waiter)
+	}
 }
 
 // beginCall calls the functions of Options.OnCall. It returns the context for the call, and
@@ -100,7 +141,7 @@ func (hooks *callHooks) beginCall(ctx context.Context, call OutgoingCall) (conte
 	err := errHookPanicked
 	defer func() {
 		if err != nil {
-			h.end(err)
+			h.end(ctx, err)
 		}
 	}()
 	for _, onCall := range hooks.onCall {
@@ -125,7 +166,7 @@ func (s *Session) callHooked(ctx context.Context, method string, params, result 
 		return err
 	}
 	err = errCallPanicked
-	defer func() { h.end(err) }()
+	defer func() { h.end(ctx, err) }()
 	err = s.callAndWait(ctx, h.Method, h.Params, h.Meta, result)
 	return err
 }
@@ -139,7 +180,7 @@ func (s *Session) goHooked(ctx context.Context, method string, params any) *Futu
 	err = errCallPanicked
 	defer func() {
 		if err != nil {
-			h.end(err)
+			h.end(ctx, err)
 		}
 	}()
 	f, err := s.startCall(ctx, h.Method, h.Params, h)
@@ -153,7 +194,7 @@ func (s *Session) notifyHooked(ctx context.Context, method string, params any) e
 		return err
 	}
 	err = errCallPanicked
-	defer func() { h.end(err) }()
+	defer func() { h.end(ctx, err) }()
 	err = s.notifyCaller(ctx, h.Method, h.Params, h.Meta)
 	return err
 }
@@ -199,29 +240,29 @@ func (f *Future) setHooked(h *hookedCall) {
 	f.hooked, f.call.method = h, h.Method
 }
 
-// endHooks calls the done functions of the members, and then the functions of f itself.
-// outcome returns the error of a finished call.
-func (f *Future) endHooks(outcome func(*Future) error) {
+// endHooks calls the done functions of the members, and then the functions of f itself, as
+// hookedCall.end does. outcome returns the error of a finished call.
+func (f *Future) endHooks(ctx context.Context, outcome func(*Future) error) {
 	for _, member := range f.members() {
-		member.endHooks(outcome)
+		member.endHooks(ctx, outcome)
 	}
 	if f.hooked != nil {
-		f.hooked.end(outcome(f))
+		f.hooked.end(ctx, outcome(f))
 	}
 }
 
-// endHooksUnlessSender calls the done functions of f, which has finished, unless the sender
-// of the batch does so.
-func (f *Future) endHooksUnlessSender() {
+// endHooksUnlessSender calls endHooks for f, which has finished, unless the sender of the
+// batch does so.
+func (f *Future) endHooksUnlessSender(ctx context.Context) {
 	if f.hooked != nil && !f.message.senderEndsHooks {
-		f.endHooks(callError)
+		f.endHooks(ctx, callError)
 	}
 }
 
 // endHooksLater is endHooksUnlessSender on a goroutine of the pool.
 func (f *Future) endHooksLater() {
 	if f.hooked != nil && !f.message.senderEndsHooks {
-		f.message.session.pool.RunTask(func() { f.endHooks(callError) })
+		f.message.session.pool.RunTask(func() { f.endHooks(context.Background(), callError) })
 	}
 }
 

@@ -71,7 +71,7 @@ type Request struct {
 	Params Params
 
 	session *Session
-	meta    json.RawMessage // an object with the values for Request.Meta, or nil
+	meta    *json.RawMessage // an object with the values for Request.Meta, or nil
 }
 
 // Session returns the session that received the request.

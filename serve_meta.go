@@ -14,8 +14,11 @@ import (
 //
 // A peer can send any data. A server should not trust the data of strangers.
 func (r *Request) Meta(key string) json.RawMessage {
+	if r.meta == nil {
+		return nil
+	}
 	var found json.RawMessage
-	s := jsonscan.Scanner{Data: r.meta}
+	s := jsonscan.Scanner{Data: *r.meta}
 	for name, value, ok := s.NextMember(); ok; name, value, ok = s.NextMember() {
 		if jsonscan.EqualString(name, key) {
 			found = value
@@ -27,16 +30,21 @@ func (r *Request) Meta(key string) json.RawMessage {
 // takeMeta stores the data for Request.Meta, as m says. A param with data is taken out of
 // the params. The item's text shares memory with the message; the params of c do not.
 func (c *peerRequest) takeMeta(m *Meta, item *Item) {
+	var object json.RawMessage
 	switch p := &c.Params; {
 	case m.Param != "":
 		if p.Named != nil && p.Positional == nil && rawType(p.codec) == nil {
-			c.Request.meta, p.Named = cutObject(p.Named, m.Param)
+			object, p.Named = cutObject(p.Named, m.Param)
 		}
 	case m.Member == eachMember:
-		c.Request.meta = furtherMembers(item.text)
+		object = furtherMembers(item.text)
 	default:
-		c.Request.meta, _ = findObject(item.text, m.Member)
-		c.Request.meta = bytes.Clone(c.Request.meta)
+		object, _ = findObject(item.text, m.Member)
+		object = bytes.Clone(object)
+	}
+	if object != nil {
+		c.Request.meta = new(json.RawMessage)
+		*c.Request.meta = object
 	}
 }
 

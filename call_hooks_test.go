@@ -1,0 +1,749 @@
+package rpcx_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
+)
+
+type (
+	onCall      = func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error)
+	onBatchCall = func(context.Context, *rpcx.Session, *rpcx.Batch) (context.Context, func(error))
+)
+
+// hook returns a function that records each call, and the end of each call, under name.
+func (e *events) hook(name string) onCall {
+	return func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+		e.add("%s %s", name, c.Method)
+		method := c.Method
+		return nil, func(err error) { e.add("%s %s is over: %v", name, method, err) }, nil
+	}
+}
+
+// batchHook is hook for batches.
+func (e *events) batchHook(name string) onBatchCall {
+	return func(_ context.Context, _ *rpcx.Session, b *rpcx.Batch) (context.Context, func(error)) {
+		e.add("%s of %d", name, b.Len())
+		return nil, func(err error) { e.add("%s is over: %v", name, err) }
+	}
+}
+
+// hooked returns options with functions of OnCall.
+func hooked(hooks ...onCall) *rpcx.Options { return &rpcx.Options{OnCall: hooks} }
+
+// goroutine returns the number of the calling goroutine.
+func goroutine() string {
+	buf := make([]byte, 64)
+	return strings.Fields(string(buf[:runtime.Stack(buf, false)]))[1]
+}
+
+// ways are the ways to send a call of method m, or a notification, and to wait for the end.
+var ways = map[string]func(ctx context.Context, s *rpcx.Session) error{
+	"Call": func(ctx context.Context, s *rpcx.Session) error { return s.Call(ctx, "m", rpcx.Args{1}, nil) },
+	"Go":   func(ctx context.Context, s *rpcx.Session) error { return waitFor(s.Go(ctx, "m", rpcx.Args{1})) },
+	"SendBatch": func(ctx context.Context, s *rpcx.Session) error {
+		var b rpcx.Batch
+		b.Call("m", rpcx.Args{1}, nil)
+		return s.SendBatch(ctx, &b)
+	},
+	"GoBatch": func(ctx context.Context, s *rpcx.Session) error {
+		var b rpcx.Batch
+		b.Call("m", rpcx.Args{1}, nil)
+		return waitFor(s.GoBatch(ctx, &b))
+	},
+	"a proxy": func(ctx context.Context, s *rpcx.Session) error { return s.Remote().Call(ctx, nil, "m", 1) },
+	"Notify":  func(ctx context.Context, s *rpcx.Session) error { return s.Notify(ctx, "m", rpcx.Args{1}) },
+}
+
+func waitFor(f *rpcx.Future) error { return f.Wait(context.Background(), nil) }
+
+func TestOnCallSeesWhatIsSent(t *testing.T) {
+	for name, send := range ways {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				type key struct{}
+				var seen []rpcx.OutgoingCall
+				var caller string
+				client, _ := newPipe(t, hooked(func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					if ctx.Value(key{}) != "the caller's" {
+						t.Error("it is not the caller's context")
+					}
+					if goroutine() != caller {
+						t.Error("it is not the caller's goroutine")
+					}
+					seen = append(seen, *c)
+					return nil, nil, nil
+				}), handling(methods{"m": reply}))
+				caller = goroutine()
+				if err := send(context.WithValue(t.Context(), key{}, "the caller's"), client); err != nil {
+					t.Fatal(err)
+				}
+				if len(seen) != 1 {
+					t.Fatalf("%d calls were seen", len(seen))
+				}
+				c := seen[0]
+				if c.Session != client || c.Method != "m" || fmt.Sprint(c.Params) != "[1]" || c.Attempt != 1 || c.Meta != nil ||
+					c.Notification != (name == "Notify") || (c.Batch != nil) != strings.Contains(name, "Batch") {
+					t.Errorf("it saw %+v", c)
+				}
+			})
+		})
+	}
+}
+
+func TestOnCallOrder(t *testing.T) {
+	for name, send := range ways {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var e events
+				client, _ := newPipe(t, hooked(e.hook("first"), e.hook("second"), e.hook("third"), e.hook("fourth")), handling(methods{"m": reply}))
+				if err := send(t.Context(), client); err != nil {
+					t.Fatal(err)
+				}
+				e.add("it returns")
+				e.expect(t, "first m", "second m", "third m", "fourth m",
+					"fourth m is over: <nil>", "third m is over: <nil>", "second m is over: <nil>", "first m is over: <nil>", "it returns")
+			})
+		})
+	}
+}
+
+func TestDoneRunsOnTheGoroutineThatWaits(t *testing.T) {
+	for _, name := range []string{"Call", "SendBatch", "Notify", "a proxy"} {
+		synctest.Test(t, func(t *testing.T) {
+			var on string
+			hook := func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				return nil, func(error) { on = goroutine() }, nil
+			}
+			client, _ := newPipe(t, hooked(hook), handling(methods{"m": reply}))
+			if err := ways[name](t.Context(), client); err != nil || on != goroutine() {
+				t.Errorf("%s: it ran on goroutine %s of %s, the error is %v", name, on, goroutine(), err)
+			}
+		})
+	}
+}
+
+// The context that a function returns goes to the next function and to the call.
+func TestOnCallContexts(t *testing.T) {
+	for name, send := range ways {
+		if name == "Notify" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				type key struct{}
+				var found any
+				var cancel context.CancelFunc
+				opts := hooked(
+					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+						return context.WithValue(ctx, key{}, "of the first"), nil, nil
+					},
+					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) { return nil, nil, nil },
+					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+						found = ctx.Value(key{})
+						if c.Batch != nil {
+							return ctx, nil, nil
+						}
+						ctx, cancel = context.WithTimeout(ctx, time.Minute)
+						return ctx, nil, nil
+					})
+				opts.OnBatchCall = []onBatchCall{func(ctx context.Context, _ *rpcx.Session, _ *rpcx.Batch) (context.Context, func(error)) {
+					ctx, cancel = context.WithTimeout(ctx, time.Minute)
+					return ctx, nil
+				}}
+				s, _ := newWire(t, opts)
+				takes(t, time.Minute, func() { matches(t, send(t.Context(), s), context.DeadlineExceeded) }) // not after 30 s
+				cancel()
+				if found != "of the first" {
+					t.Errorf("the last found %v", found)
+				}
+			})
+		})
+	}
+}
+
+func TestOnBatchCallContextIsForTheMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		found := 0
+		opts := hooked(func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			if n, _ := ctx.Value(key{}).(int); n == 1 {
+				found++
+			}
+			return context.WithValue(ctx, key{}, 2), nil, nil // not for the next member
+		})
+		opts.OnBatchCall = []onBatchCall{func(ctx context.Context, _ *rpcx.Session, _ *rpcx.Batch) (context.Context, func(error)) {
+			return context.WithValue(ctx, key{}, 1), nil
+		}}
+		client, _ := newPipe(t, opts, handling(methods{"m": reply}))
+		var b rpcx.Batch
+		b.Call("m", nil, nil)
+		b.Notify("m", nil)
+		b.Call("m", nil, nil)
+		if err := client.SendBatch(t.Context(), &b); err != nil || found != 3 {
+			t.Errorf("%d of 3 members had the context, the error is %v", found, err)
+		}
+	})
+}
+
+func TestOnCallMayChangeACall(t *testing.T) {
+	for name, send := range ways {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var e events
+				opts := hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					c.Method, c.Params = "other."+c.Method, map[string]any{"n": 2}
+					c.Session, c.Notification, c.Batch, c.Attempt = nil, !c.Notification, nil, 7 // without effect
+					return nil, nil, nil
+				}, e.hook("then"))
+				opts.Trace = &rpcx.Trace{RequestSent: func(_ *rpcx.Session, method string, _ rpcx.ID) { e.add("%s was sent", method) }}
+				s, w := newWire(t, opts)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				err := send(ctx, s)
+				want := `{"jsonrpc":"2.0","method":"other.m","id":0,"params":{"n":2}}`
+				switch name {
+				case "Notify":
+					want = `{"jsonrpc":"2.0","method":"other.m","params":{"n":2}}`
+				case "SendBatch", "GoBatch":
+					want = "[" + want + "]"
+				}
+				w.expect(want)
+				e.expect(t, "then other.m", "other.m was sent", fmt.Sprintf("then other.m is over: %v", asMember(err)))
+			})
+		})
+	}
+}
+
+// asMember returns the error of the only member of a batch, or err.
+func asMember(err error) error {
+	if b, ok := errors.AsType[*rpcx.BatchError](err); ok {
+		return b.Errs[0]
+	}
+	return err
+}
+
+func TestOnCallFails(t *testing.T) {
+	for name, send := range ways {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var e events
+				refusal := errors.New("refused")
+				opts := hooked(e.hook("first"), e.hook("second"), func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					return nil, func(error) { t.Error("the done function of the failed function was called") }, refusal
+				}, func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					t.Error("the next function was called")
+					return nil, nil, nil
+				})
+				opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
+				opts.Limits.Outgoing = 1
+				s, w := newWire(t, opts)
+				err := send(t.Context(), s)
+				matches(t, err, refusal)
+				w.expectNothing()
+				if strings.Contains(name, "Batch") {
+					if want := `member 1 of the batch, "m": refused`; err.Error() != want {
+						t.Errorf("the error is %v", err)
+					}
+					e.expect(t, "batch of 1", "first m", "second m", "second m is over: refused", "first m is over: refused",
+						`batch is over: member 1 of the batch, "m": refused`)
+					return
+				}
+				e.expect(t, "first m", "second m", "second m is over: refused", "first m is over: refused")
+			})
+		})
+	}
+}
+
+func TestOnCallFailsForAMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		opts := hooked(e.hook("hook"), func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			if c.Method == "third" {
+				return nil, nil, errors.New("refused")
+			}
+			return nil, nil, nil
+		})
+		s, w := newWire(t, opts)
+		var b rpcx.Batch
+		one := b.Call("first", nil, nil)
+		b.Notify("second", nil)
+		three := b.Call("third", nil, nil)
+		four := b.Call("fourth", nil, nil)
+		f := s.GoBatch(t.Context(), &b)
+		const want = `member 3 of the batch, "third": refused`
+		for _, f := range []*rpcx.Future{f, one, three, four} {
+			if !isDone(f) || f.Err() == nil || f.Err().Error() != want {
+				t.Errorf("the error is %v", f.Err())
+			}
+		}
+		w.expectNothing()
+		e.expect(t, "hook first", "hook second", "hook third", "hook third is over: refused",
+			"hook first is over: "+want, "hook second is over: "+want)
+	})
+}
+
+// A panic of a function passes to the caller, and leaves no pending call and no slot.
+func TestOnCallPanics(t *testing.T) {
+	for name, send := range ways {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var e events
+				panics := true
+				opts := hooked(e.hook("first"), func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					if panics {
+						panic("ouch")
+					}
+					return nil, nil, nil
+				})
+				opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
+				opts.Limits.Outgoing = 1
+				client, _ := newPipe(t, opts, handling(methods{"m": reply}))
+				func() {
+					defer func() {
+						if r := recover(); r != "ouch" {
+							t.Errorf("the caller saw %v", r)
+						}
+					}()
+					send(t.Context(), client)
+				}()
+				got := strings.Join(e.take(), ", ")
+				want := "first m, first m is over: rpcx: a function of Options.OnCall or Options.OnBatchCall has not returned"
+				if strings.Contains(name, "Batch") {
+					want = "batch of 1, " + want + ", batch is over: rpcx: the call has not returned"
+				}
+				if got != want {
+					t.Errorf("the events are %s", got)
+				}
+				if stats := client.Stats(); stats.Pending != 0 {
+					t.Errorf("the stats are %+v", stats)
+				}
+				panics = false
+				if err := send(t.Context(), client); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestOnBatchCallPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		opts := &rpcx.Options{OnBatchCall: []onBatchCall{e.batchHook("first"), func(context.Context, *rpcx.Session, *rpcx.Batch) (context.Context, func(error)) {
+			panic("ouch")
+		}}}
+		s, w := newWire(t, opts)
+		var b rpcx.Batch
+		f := b.Call("m", nil, nil)
+		func() {
+			defer func() { recover() }()
+			s.SendBatch(t.Context(), &b)
+		}()
+		if !isDone(f) || f.Err() == nil {
+			t.Error("the future of the member is not done")
+		}
+		w.expectNothing()
+		e.expect(t, "first of 1", "first is over: rpcx: the call has not returned")
+	})
+}
+
+// panicking panics when it is encoded.
+type panicking struct{}
+
+func (panicking) MarshalJSON() ([]byte, error) { panic("ouch") }
+
+func TestDoneIsCalledIfTheEncodingPanics(t *testing.T) {
+	for name, send := range map[string]func(ctx context.Context, s *rpcx.Session){
+		"Call":   func(ctx context.Context, s *rpcx.Session) { s.Call(ctx, "m", rpcx.Args{panicking{}}, nil) },
+		"Go":     func(ctx context.Context, s *rpcx.Session) { s.Go(ctx, "m", rpcx.Args{panicking{}}) },
+		"Notify": func(ctx context.Context, s *rpcx.Session) { s.Notify(ctx, "m", rpcx.Args{panicking{}}) },
+		"SendBatch": func(ctx context.Context, s *rpcx.Session) {
+			var b rpcx.Batch
+			b.Call("m", rpcx.Args{panicking{}}, nil)
+			s.SendBatch(ctx, &b)
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var e events
+			s, _ := newWire(t, hooked(e.hook("hook")))
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("%s: no panic", name)
+					}
+				}()
+				send(t.Context(), s)
+			}()
+			e.expect(t, "hook m", "hook m is over: rpcx: the call has not returned")
+		})
+	}
+}
+
+// However a call of Go ends, done is called once, with the error of the call.
+func TestDoneOfGo(t *testing.T) {
+	impatient := errors.New("impatient")
+	for name, c := range map[string]struct {
+		end  func(s *rpcx.Session, w *wire, f *rpcx.Future, cancel context.CancelCauseFunc)
+		want error
+	}{
+		"reply":           {func(_ *rpcx.Session, w *wire, _ *rpcx.Future, _ context.CancelCauseFunc) { w.say(answered("1", 0)) }, nil},
+		"Cancel":          {func(_ *rpcx.Session, _ *wire, f *rpcx.Future, _ context.CancelCauseFunc) { f.Cancel() }, rpcx.ErrCancelled},
+		"context":         {func(_ *rpcx.Session, _ *wire, _ *rpcx.Future, cancel context.CancelCauseFunc) { cancel(impatient) }, impatient},
+		"timeout":         {func(*rpcx.Session, *wire, *rpcx.Future, context.CancelCauseFunc) { time.Sleep(time.Minute) }, rpcx.ErrTimeout},
+		"lost connection": {func(_ *rpcx.Session, w *wire, _ *rpcx.Future, _ context.CancelCauseFunc) { w.Close() }, rpcx.ErrConnectionLost},
+		"Close":           {func(s *rpcx.Session, _ *wire, _ *rpcx.Future, _ context.CancelCauseFunc) { s.Close() }, rpcx.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ends []error
+				s, w := newWire(t, hooked(func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					return nil, func(err error) { ends = append(ends, err) }, nil
+				}))
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				f := s.Go(ctx, "m", nil)
+				synctest.Wait()
+				if len(ends) > 0 {
+					t.Fatal("it is over before its end")
+				}
+				c.end(s, w, f, cancel)
+				if !isDone(f) || len(ends) != 1 || ends[0] != f.Err() || !errors.Is(ends[0], c.want) {
+					t.Errorf("the ends are %v, the call's error is %v, want %v", ends, f.Err(), c.want)
+				}
+				waitFor(f)
+				if len(ends) != 1 {
+					t.Errorf("Wait has ended it again: %v", ends)
+				}
+			})
+		})
+	}
+}
+
+// A call that is not sent is over before Go returns.
+func TestDoneOfWhatIsNotSent(t *testing.T) {
+	for name, send := range ways {
+		synctest.Test(t, func(t *testing.T) {
+			var e events
+			s, _ := newWire(t, hooked(e.hook("hook")))
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(errors.New("too late"))
+			err := send(ctx, s)
+			e.add("it returns %v", err)
+			e.expect(t, "hook m", "hook m is over: too late", "it returns too late")
+			s.Close()
+			err = send(t.Context(), s)
+			matches(t, err, rpcx.ErrClosed)
+			if got := e.take(); len(got) != 2 || !strings.HasPrefix(got[1], "hook m is over: rpcx: ") {
+				t.Errorf("%s: the events are %q", name, got)
+			}
+		})
+	}
+}
+
+// A done function that blocks holds up who waits for its call, and nothing else: neither
+// replies to other calls nor timeouts.
+func TestBlockingDone(t *testing.T) {
+	for name, end := range map[string]func(w *wire){
+		"reply":   func(w *wire) { w.say(answered("1", 0)) },
+		"timeout": func(*wire) { time.Sleep(30 * time.Second) },
+		"member":  func(w *wire) { w.say("[" + answered("1", 0) + "]") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open := make(chan struct{})
+				s, w := newWire(t, hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					if c.Method != "blocked" {
+						return nil, nil, nil
+					}
+					return nil, func(error) { <-open }, nil
+				}))
+				var b rpcx.Batch
+				member := b.Call("blocked", nil, nil)
+				f := member
+				if name == "member" {
+					s.GoBatch(t.Context(), &b)
+				} else {
+					f = s.Go(t.Context(), "blocked", nil)
+				}
+				returned := make(chan error)
+				go func() { returned <- waitFor(f) }()
+				synctest.Wait()
+				end(w)
+				if !isDone(f) {
+					t.Fatal("the call is not done")
+				}
+				for i := range 20 {
+					next := s.Go(t.Context(), "next", nil)
+					w.say(answered("2", i+1))
+					if !isDone(next) || next.Err() != nil {
+						t.Fatalf("the error is %v", next.Err())
+					}
+				}
+				next := s.Go(t.Context(), "next", nil)
+				time.Sleep(30 * time.Second)
+				if !isDone(next) || !errors.Is(next.Err(), rpcx.ErrTimeout) {
+					t.Errorf("the error is %v", next.Err())
+				}
+				select {
+				case <-returned:
+					t.Error("Wait has returned before the done function")
+				default:
+				}
+				close(open)
+				<-returned
+			})
+		})
+	}
+}
+
+// Cancel takes effect at once, also if the call has a done function.
+func TestCancelWithDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		s, _ := newWire(t, hooked(e.hook("hook")))
+		f := s.Go(t.Context(), "m", nil)
+		f.Cancel()
+		if f.Err() != rpcx.ErrCancelled {
+			t.Errorf("the error is %v", f.Err())
+		}
+		e.expect(t, "hook m", "hook m is over: "+rpcx.ErrCancelled.Error())
+	})
+}
+
+func TestHooksOfABatch(t *testing.T) {
+	send := func(t *testing.T, s *rpcx.Session, b *rpcx.Batch, wait bool) *rpcx.Future {
+		if !wait {
+			return s.GoBatch(t.Context(), b)
+		}
+		s.SendBatch(t.Context(), b)
+		return nil
+	}
+	for name, wait := range map[string]bool{"SendBatch": true, "GoBatch": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var e events
+				opts := hooked(e.hook("a"), e.hook("b"))
+				opts.OnBatchCall = []onBatchCall{e.batchHook("batch 1"), e.batchHook("batch 2")}
+				client, _ := newPipe(t, opts, handling(methods{"echo": reply}))
+				var b rpcx.Batch
+				b.Call("echo", rpcx.Args{1}, nil)
+				b.Notify("note", nil)
+				b.Call("none", nil, nil)
+				if f := send(t, client, &b, wait); f != nil {
+					waitFor(f)
+				}
+				none := rpcx.MethodNotFound("none").Error()
+				got := e.take()
+				if len(got) != 16 {
+					t.Fatalf("the events are\n%s", strings.Join(got, "\n"))
+				}
+				whole := strings.TrimPrefix(got[14], "batch 2 is over: ")
+				want := []string{
+					"batch 1 of 3", "batch 2 of 3",
+					"a echo", "b echo", "a note", "b note", "a none", "b none",
+					"b note is over: <nil>", "a note is over: <nil>",
+					"b echo is over: <nil>", "a echo is over: <nil>",
+					"b none is over: " + none, "a none is over: " + none,
+					"batch 2 is over: " + whole, "batch 1 is over: " + whole,
+				}
+				if strings.Join(got, "\n") != strings.Join(want, "\n") || !strings.Contains(whole, none) {
+					t.Errorf("the events are\n%s", strings.Join(got, "\n"))
+				}
+				e.add("again")
+				matches(t, client.SendBatch(t.Context(), &b), rpcx.ErrBatchSent)
+				e.expect(t, "again") // no function was called
+
+				var notes rpcx.Batch
+				notes.Notify("note", nil)
+				send(t, client, &notes, wait)
+				e.expect(t, "batch 1 of 1", "batch 2 of 1", "a note", "b note", "b note is over: <nil>", "a note is over: <nil>",
+					"batch 2 is over: <nil>", "batch 1 is over: <nil>")
+
+				send(t, client, new(rpcx.Batch), wait)
+				var cancelled rpcx.Batch
+				cancelled.Call("echo", nil, nil).Cancel()
+				send(t, client, &cancelled, wait)
+				if got := e.take(); len(got) > 0 {
+					t.Errorf("nothing is sent, and the events are %q", got)
+				}
+			})
+		})
+	}
+}
+
+// A member that is cancelled alone is over at once, before the batch.
+func TestDoneOfACancelledMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		opts := hooked(e.hook("hook"))
+		opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
+		s, w := newWire(t, opts)
+		var b rpcx.Batch
+		one := b.Call("one", nil, nil)
+		b.Call("two", nil, nil)
+		f := s.GoBatch(t.Context(), &b)
+		e.expect(t, "batch of 2", "hook one", "hook two")
+		one.Cancel()
+		e.expect(t, "hook one is over: "+rpcx.ErrCancelled.Error())
+		w.say("[" + answered("2", 1) + "]")
+		e.expect(t, "hook two is over: <nil>", fmt.Sprintf("batch is over: %v", f.Err()))
+	})
+}
+
+// A function can cancel a member, and cannot add members.
+func TestHooksThatUseTheBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b rpcx.Batch
+		one := b.Call("one", nil, nil)
+		b.Call("two", nil, nil)
+		opts := hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			one.Cancel()
+			c.Batch.Notify("more", nil)
+			matches(t, c.Batch.Call("more", nil, nil).Err(), rpcx.ErrBatchSent)
+			return nil, nil, nil
+		})
+		s, w := newWire(t, opts)
+		f := s.GoBatch(t.Context(), &b)
+		w.expect(`[{"jsonrpc":"2.0","method":"one","id":0}, {"jsonrpc":"2.0","method":"two","id":1}]`)
+		if !isDone(one) || one.Err() != rpcx.ErrCancelled || s.Stats().Pending != 1 {
+			t.Errorf("the error is %v, the stats are %+v", one.Err(), s.Stats())
+		}
+		w.say("[" + answered("2", 1) + "]")
+		if !isDone(f) {
+			t.Error("the batch is not done")
+		}
+	})
+}
+
+func TestOnCallDoesNotSeeTheSessionsOwnMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		opts := hooked(e.hook("hook"))
+		opts.Cancellation = rpcx.RPCCancellation
+		opts.Limits.KeepAlive, opts.Limits.KeepAliveMethod = time.Second, "alive"
+		s, w := newWire(t, opts)
+		s.Go(t.Context(), "m", nil).Cancel()
+		time.Sleep(1500 * time.Millisecond)
+		w.expect(`{"jsonrpc":"2.0","method":"m","id":0}`, `{"jsonrpc":"2.0","method":"rpc.cancel","params":[0]}`, `{"jsonrpc":"2.0","method":"alive"}`)
+		e.expect(t, "hook m", "hook m is over: "+rpcx.ErrCancelled.Error())
+	})
+}
+
+func TestNilHooksAreRefused(t *testing.T) {
+	for want, opts := range map[string]*rpcx.Options{
+		"Options.OnCall[1] is nil":      {OnCall: []onCall{new(events).hook("hook"), nil}},
+		"Options.OnBatchCall[0] is nil": {OnBatchCall: []onBatchCall{nil}},
+	} {
+		_, err := rpcx.Dial(t.Context(), "tcp://127.0.0.1:1", opts)
+		refused(t, err, want)
+	}
+}
+
+// A session does not notice what becomes of the slices of its options.
+func TestHooksAreCopied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		opts := hooked(e.hook("hook"))
+		client, _ := newPipe(t, opts, handling(methods{"m": reply}))
+		opts.OnCall[0] = nil
+		if err := client.Call(t.Context(), "m", nil, nil); err != nil {
+			t.Error(err)
+		}
+		e.expect(t, "hook m", "hook m is over: <nil>")
+	})
+}
+
+// Every call is over once, whoever waits, cancels or closes at the same time.
+func TestDoneIsCalledOnce(t *testing.T) {
+	const sessions, calls = 20, 200
+	for range sessions {
+		var begun, over atomic.Int64
+		opts := hooked(func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			begun.Add(1)
+			var once atomic.Bool
+			return nil, func(error) {
+				if once.Swap(true) {
+					t.Error("a done function was called twice")
+				}
+				over.Add(1)
+			}, nil
+		})
+		client, server := rpcx.Pipe(opts, handling(methods{"m": reply}))
+		var all sync.WaitGroup
+		for i := range calls {
+			all.Go(func() {
+				if i == calls/2 {
+					client.Close()
+				}
+				switch rand.N(4) {
+				case 0:
+					client.Call(t.Context(), "m", nil, nil)
+				case 1:
+					f := client.Go(t.Context(), "m", nil)
+					go f.Cancel()
+					waitFor(f)
+				case 2:
+					var b rpcx.Batch
+					f := b.Call("m", nil, nil)
+					b.Notify("m", nil)
+					whole := client.GoBatch(t.Context(), &b)
+					f.Cancel()
+					waitFor(f)
+					waitFor(whole)
+				case 3:
+					client.Notify(t.Context(), "m", nil)
+				}
+			})
+		}
+		all.Wait()
+		client.Close()
+		server.Close()
+		<-client.Done()
+		<-server.Done()
+		if begun.Load() != over.Load() {
+			t.Errorf("%d calls began, and %d are over", begun.Load(), over.Load())
+		}
+	}
+}
+
+// TestHookAllocs bounds what a function of Options.OnCall costs, beside its own work.
+func TestHookAllocs(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector makes sync.Pool forget at random")
+	}
+	done := func(error) {}
+	hook := func(ctx context.Context, _ *rpcx.OutgoingCall) (context.Context, func(error), error) { return ctx, done, nil }
+	for name, call := range map[string]func(s *rpcx.Session) error{
+		"Call":   func(s *rpcx.Session) error { return s.Call(context.Background(), "m", nil, nil) },
+		"Go":     func(s *rpcx.Session) error { return waitFor(s.Go(context.Background(), "m", nil)) },
+		"Notify": func(s *rpcx.Session) error { return s.Notify(context.Background(), "m", nil) },
+	} {
+		allocs := func(opts *rpcx.Options) float64 {
+			client, server := rpcx.Pipe(opts, handling(methods{"m": reply}))
+			defer server.Close()
+			defer client.Close()
+			return testing.AllocsPerRun(2000, func() {
+				if err := call(client); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+		without, one, two := allocs(nil), allocs(hooked(hook)), allocs(hooked(hook, hook))
+		t.Logf("%s: %v allocations without, %v with one function, %v with two", name, without, one, two)
+		if one > without+2 || two > without+2 {
+			t.Errorf("%s: %v allocations without, %v with one function, %v with two", name, without, one, two)
+		}
+	}
+}
