@@ -4,20 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
 //
-// A function of Options.OnCall may change Method, Params and Meta; the session sends the
-// values left by the last function. Changes of other fields have no effect. A function may
-// keep the OutgoingCall, but must not change it after its return.
+// The functions of Options.OnCall are called in order, outside of locks, on the goroutine
+// of the caller, with the context of the caller. The returned context next goes to the
+// following function and to the call, whose deadline it may set; nil keeps ctx. A function
+// may change Method, Params and Meta. The session sends the values left by the last
+// function, and ignores changes of other fields. A function may keep the OutgoingCall for
+// reading. Messages of the session itself, such as reports of Options.Cancellation, are
+// not shown.
+//
+// The returned function done, which may be nil, is called once with the error of the call,
+// when the call is over. The done functions of a call run in reverse order:
+//
+//   - On the calling goroutine, before the return of Session.Call, SendBatch or Notify, or
+//     if the call is not sent. The error is the returned error. A notification is over when
+//     queued.
+//   - After Session.Go and GoBatch: on the goroutine of [Future.Wait], before the return,
+//     or on a separate goroutine. Done is not called on the reader, and may wait.
+//
+// If a function returns an error, nothing is sent, and the call fails with the error. Only
+// the done functions of earlier functions run then. A panic of a function, or of done on
+// the calling goroutine, passes to the caller. A panic of done on a separate goroutine ends
+// the program.
+//
+// In a batch, the functions of Options.OnBatchCall come first, and their context goes to
+// the functions of OnCall, for each member. The context next of a member goes no further
+// than its functions, because the batch has one context. If a function fails, no member is
+// sent. The done functions of the members run at the end of the batch, or when a member of
+// GoBatch is cancelled, and those of OnBatchCall last.
 type OutgoingCall struct {
 	Session      *Session // nil for a call without a session
 	Method       string
 	Params       any
 	Notification bool
-	Batch        *Batch         // the batch with the call, only for Batch.Len; nil for a single call
+	Batch        *Batch         // the batch with the call; nil for a single call
 	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
 	Attempt      int            // number of the attempt, from 1
 }
@@ -39,22 +64,24 @@ type callHooks struct {
 // noHooks is the callHooks of sessions without such functions.
 var noHooks = &callHooks{}
 
-// newCallHooks returns the callHooks of o, or an error if a function is nil.
-func newCallHooks(o *Options) (*callHooks, error) {
-	if len(o.OnCall) == 0 && len(o.OnBatchCall) == 0 {
-		return noHooks, nil
-	}
+// resolveCallOptions checks and copies OnCall, OnBatchCall and Meta.
+func (o *Options) resolveCallOptions() (err error) {
 	for i, hook := range o.OnCall {
 		if hook == nil {
-			return nil, fmt.Errorf("Options.OnCall[%d] is nil", i)
+			return fmt.Errorf("Options.OnCall[%d] is nil", i)
 		}
 	}
 	for i, hook := range o.OnBatchCall {
 		if hook == nil {
-			return nil, fmt.Errorf("Options.OnBatchCall[%d] is nil", i)
+			return fmt.Errorf("Options.OnBatchCall[%d] is nil", i)
 		}
 	}
-	return &callHooks{append(noHooks.onCall, o.OnCall...), append(noHooks.onBatchCall, o.OnBatchCall...)}, nil
+	o.hooks = noHooks
+	if len(o.OnCall) > 0 || len(o.OnBatchCall) > 0 {
+		o.hooks = &callHooks{slices.Clone(o.OnCall), slices.Clone(o.OnBatchCall)}
+	}
+	o.Meta, err = o.Meta.resolved()
+	return err
 }
 
 // hookedCall is a call, or a batch, that hooks have seen. The hooks' done functions are

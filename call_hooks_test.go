@@ -149,7 +149,9 @@ func TestOnCallContexts(t *testing.T) {
 					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
 						return context.WithValue(ctx, key{}, "of the first"), nil, nil
 					},
-					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) { return nil, nil, nil },
+					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+						return nil, nil, nil
+					},
 					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
 						found = ctx.Value(key{})
 						if c.Batch != nil {
@@ -724,7 +726,9 @@ func TestHookAllocs(t *testing.T) {
 		t.Skip("the race detector makes sync.Pool forget at random")
 	}
 	done := func(error) {}
-	hook := func(ctx context.Context, _ *rpcx.OutgoingCall) (context.Context, func(error), error) { return ctx, done, nil }
+	hook := func(ctx context.Context, _ *rpcx.OutgoingCall) (context.Context, func(error), error) {
+		return ctx, done, nil
+	}
 	for name, call := range map[string]func(s *rpcx.Session) error{
 		"Call":   func(s *rpcx.Session) error { return s.Call(context.Background(), "m", nil, nil) },
 		"Go":     func(s *rpcx.Session) error { return waitFor(s.Go(context.Background(), "m", nil)) },

@@ -8,39 +8,38 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// Meta describes where a message carries data about its request, such as the trace context
-// of the caller. JSON-RPC itself has no place for such data. Exactly one field is set.
+// Meta describes where a request carries data about itself, such as the trace context of
+// the caller. JSON-RPC has no place for such data. Exactly one field must be set.
 //
-// The data is a set of values by key. A caller's side sends OutgoingCall.Meta, which a
-// function of Options.OnCall fills; values of any type are encoded by Options.Codec. A
-// handler reads a value by [Request.Meta]. Both sides need the same Meta. Without data, a
-// message is unchanged. Replies carry no data.
-//
-// Messages of protocols other than JSON-RPC carry no data, and neither do the messages of
-// Aiomas, BitcoinProtocol and MessagePack.
+// The data is a set of values with keys. A function of Options.OnCall fills
+// OutgoingCall.Meta, and Options.Codec encodes the values. A handler of the peer reads the
+// values by [Request.Meta]. Both sides need the same Meta. A message without data is
+// unchanged. Replies carry no data, and neither do messages other than JSON-RPC's: those of
+// [Aiomas], [BitcoinProtocol] and MessagePack.
 type Meta struct {
 	// Param is the name of a member of named params, an object with the values.
 	//
 	//	{"jsonrpc":"2.0","method":"sum","id":0,"params":{"a":1,"_meta":{"traceparent":"00-…"}}}
 	//
 	// If a call has no params, the object becomes the only param. Positional params carry no
-	// data, and neither does JSON-RPC 1.0, which has no named params. If the params already
-	// have an object of this name, the object keeps its values, except values with the same
+	// data, and neither does [JSONRPCv1], which sends no named params. If the params already
+	// have an object of this name, the values are added, and replace values with the same
 	// key. If the member is no object, or is given twice, the call fails.
 	//
-	// The receiver takes the object out of the params, so that handlers of [Func] do not
-	// refuse the member. Params without further members become no params. If the member is
-	// no object, or is given twice, it stays, and is bound like any param.
+	// The receiver takes the object out of the params, because functions of [Func] would
+	// refuse the member. If no param is left, the request has no params. A member that is no
+	// object, or is given twice, stays, and is bound like any param.
 	Param string
 
 	// Member is the name of a member of the message, an object with the values.
 	//
 	//	{"jsonrpc":"2.0","method":"sum","id":0,"params":[1,2],"meta":{"traceparent":"00-…"}}
 	//
-	// With "*", each value is a member of the message. The names of JSON-RPC (jsonrpc,
-	// method, params, id, result, error) cannot be keys: a call with such a key fails, and
-	// Request.Meta does not find such a member. The receiver ignores a member that is no
-	// object, or is given twice.
+	// The receiver ignores a member that is no object, or is given twice.
+	//
+	// With "*", each value is a member of the message. The names of JSON-RPC's members
+	// (jsonrpc, method, params, id, result, error) cannot be keys: a call with such a key
+	// fails, and Request.Meta does not find such a member.
 	//
 	//	{"jsonrpc":"2.0","method":"sum","id":0,"params":[1,2],"traceparent":"00-…"}
 	Member string

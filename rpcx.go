@@ -45,33 +45,10 @@ type Options struct {
 	Order Order
 	// Cancellation is how the two sides cancel requests. Default: not at all.
 	Cancellation *Cancellation
-	// OnCall has functions to be called before a call or notification of this side is encoded,
-	// also for each member of a batch. Default: none.
-	//
-	// The functions run in order, on the goroutine of the caller and outside of locks. ctx is
-	// the caller's context, or the context next of the function before; nil keeps ctx. The call
-	// ends with the last of the contexts, and uses its deadline. In a batch, the context ends
-	// with the member's functions, because the members share one context. A function may
-	// change Method, Params and Meta of c. Requests of the session itself, such as keep-alive
-	// notifications and reports of Options.Cancellation, are not shown.
-	//
-	// done, which may be nil, is called once when the call is over, with the call's error. The
-	// done functions of a call run in reverse order. For Session.Call, SendBatch and Notify,
-	// and for a call that is not sent, they run on the calling goroutine before the function
-	// returns; the error is the returned error. For Session.Go and GoBatch they run on a
-	// goroutine that waits by Future.Wait, before Wait returns, or on a separate goroutine.
-	// Done functions of a batch's calls run when the whole batch is over, or the member is
-	// cancelled; those of a notification when the message is queued.
-	//
-	// If a function returns an error, the call fails with the error, and nothing is sent. In a
-	// batch, no member is sent. A done function returned with the error is not called; those of
-	// earlier functions are. A panic passes to the caller, after the done functions of earlier
-	// functions have been called with an error. A panic of a done function on a separate
-	// goroutine ends the program.
+	// OnCall holds functions that see each call and notification of this side before the
+	// encoding, and are told the end; see [OutgoingCall]. Default: none.
 	OnCall []func(ctx context.Context, c *OutgoingCall) (next context.Context, done func(err error), err error)
-	// OnBatchCall has functions to be called before the members of a batch are encoded, and
-	// before OnCall, whose functions receive the resulting context. The functions run as those
-	// of OnCall do, and the done functions after those of the members. Default: none.
+	// OnBatchCall is OnCall for a batch as a whole; see [OutgoingCall]. Default: none.
 	OnBatchCall []func(ctx context.Context, s *Session, b *Batch) (next context.Context, done func(err error))
 	// Meta says where messages carry data about a request, for OutgoingCall.Meta and
 	// Request.Meta. Default: nowhere.
@@ -410,11 +387,7 @@ func resolveOptions(opts *Options) (*Options, error) {
 	if err := duration.Check("Limits", &o.Limits); err != nil {
 		return nil, err
 	}
-	var err error
-	if o.hooks, err = newCallHooks(&o); err != nil {
-		return nil, err
-	}
-	if o.Meta, err = o.Meta.resolved(); err != nil {
+	if err := o.resolveCallOptions(); err != nil {
 		return nil, err
 	}
 	o.objects = nil

@@ -7,12 +7,12 @@ import (
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// Meta returns the value of key in the data about the request, or nil. Options.Meta says
-// where the data is; without Options.Meta the result is nil. The value is JSON, not yet
-// decoded. If the sender has given a key twice, the last value counts. The bytes belong to
-// the request.
+// Meta returns the value of key in the data about the request, in JSON, or nil if there is
+// none. Options.Meta says where the data is; without Options.Meta the result is nil. If a
+// key is given twice, the last value counts. The bytes belong to the request.
 //
-// A peer can send any data. A server should not trust the data of strangers.
+// The data is input from the peer, like the params. A server must not trust the data of
+// strangers, for example the sampling flag of a trace context.
 func (r *Request) Meta(key string) json.RawMessage {
 	if r.meta == nil {
 		return nil
