@@ -81,10 +81,12 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 func (s *Session) startCall(ctx context.Context, method string, params any, h *hookedCall) (*Future, error) {
 	c := new(futureCall)
 	f, m := &c.future, c.begin(s, method)
-	f.phase, f.message, f.call, f.hooked, m.future = futureOpen, m, &m.calls[0], h, f
+	f.phase, f.message, f.call, m.future = futureOpen, m, &m.calls[0], f
 	var meta map[string]any
 	if h != nil {
-		meta = h.Meta
+		if meta = h.Meta; len(h.done) > 0 {
+			f.hooked, h.future = h, f
+		}
 	}
 	if err := s.sendCall(ctx, m, params, meta); err != nil {
 		f.finish(err)

@@ -90,6 +90,8 @@ type hookedCall struct {
 	OutgoingCall               // empty for a batch as a whole
 	done         []func(error) // in the order of the hooks
 	few          [2]func(error)
+	future       *Future     // of the call; nil in Session.Call, and for a notification
+	nextEnded    *hookedCall // link in endedCalls
 
 	mu     sync.Mutex // guards the fields below
 	ending bool       // end was called
@@ -233,7 +235,7 @@ func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, ow
 	if len(hooks.onCall) == 0 && len(hooks.onBatchCall) == 0 {
 		return ctx, nil
 	}
-	own.hooked = new(hookedCall)
+	own.hooked = &hookedCall{future: own}
 	for _, onBatchCall := range hooks.onBatchCall {
 		next, done := onBatchCall(ctx, s, b)
 		own.hooked.addDone(done)
@@ -264,7 +266,10 @@ func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, ow
 func (f *Future) setHooked(h *hookedCall) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.hooked, f.call.method = h, h.Method
+	f.call.method = h.Method
+	if len(h.done) > 0 {
+		f.hooked, h.future = h, f
+	}
 }
 
 // endHooks calls the done functions of the members, and then the functions of f itself, as
@@ -286,11 +291,33 @@ func (f *Future) endHooksUnlessSender(ctx context.Context) {
 	}
 }
 
-// endHooksLater is endHooksUnlessSender on a goroutine of the pool.
-func (f *Future) endHooksLater() {
-	if f.hooked != nil && !f.message.senderEndsHooks {
-		f.message.session.pool.RunTask(func() { f.endHooks(context.Background(), callError) })
+// endedCalls is a list of calls that ended together, and have done functions.
+type endedCalls struct{ first, last *hookedCall }
+
+// add adds the call of f, which may be nil, unless the sender calls the done functions.
+func (l *endedCalls) add(f *Future) {
+	switch {
+	case f == nil || f.hooked == nil || f.message.senderEndsHooks:
+		return
+	case l.last == nil:
+		l.first = f.hooked
+	default:
+		l.last.nextEnded = f.hooked
 	}
+	l.last = f.hooked
+}
+
+// endHooksLater calls the done functions of all calls on a single goroutine of the pool. A
+// goroutine for each call would cost more than the rest of the call.
+func (l endedCalls) endHooksLater(p *pool) {
+	if l.first == nil {
+		return
+	}
+	p.RunTask(func() {
+		for h := l.first; h != nil; h = h.nextEnded {
+			h.future.endHooks(context.Background(), callError)
+		}
+	})
 }
 
 // callError returns the error of f, which has finished.

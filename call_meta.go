@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -72,8 +73,14 @@ func (m *Meta) resolved() (*Meta, error) {
 	return &copied, nil
 }
 
-// isEnvelopeKey reports whether name is a member of JSON-RPC's messages.
-func isEnvelopeKey(name string) bool { return slices.Contains(envelopeKeys[:], name) }
+// isEnvelopeKey reports whether name is one of envelopeKeys.
+func isEnvelopeKey(name string) bool {
+	switch name { // faster than a search
+	case "jsonrpc", "method", "params", "id", "result", "error":
+		return true
+	}
+	return false
+}
 
 // eachMember is the Meta.Member with which each value is a member of the message.
 const eachMember = "*"
@@ -81,55 +88,73 @@ const eachMember = "*"
 // appendTo adds values to the message that begins at msg[start:]. If m is nil, or the
 // message has no place for values, appendTo returns msg unchanged.
 func (m *Meta) appendTo(msg []byte, start int, values map[string]any, c Codec) ([]byte, error) {
-	if m == nil || len(values) == 0 {
+	if m == nil || len(values) == 0 || !beginsLikeRequest(msg[start:]) {
 		return msg, nil
 	}
-	message, params, ok := findParams(msg, start)
-	if !ok {
-		return msg, nil
+	switch m.Member {
+	case "":
+		return m.appendToParams(msg, start, values, c)
+	case eachMember:
+		return appendEachMember(msg, values, c)
 	}
+	msg = append(jsonscan.AppendString(append(msg[:len(msg)-1], ','), m.Member), ':')
+	msg, err := appendValues(msg, values, c)
+	return append(msg, '}'), err
+}
+
+// beginsLikeRequest reports whether msg is an object that begins with a member of JSON-RPC.
+// Messages of other protocols do not.
+func beginsLikeRequest(msg []byte) bool {
+	if len(msg) == 0 || msg[0] != '{' || msg[len(msg)-1] != '}' {
+		return false
+	}
+	s := jsonscan.Scanner{Data: msg, Pos: 1}
+	s.Peek()
+	begin := s.Pos
+	return s.Pos < len(msg) && msg[s.Pos] == '"' && s.ScanString() && isEnvelopeKey(string(jsonscan.UnquoteBytes(msg[begin:s.Pos])))
+}
+
+// appendToParams adds values to the params of the message that begins at msg[start:].
+func (m *Meta) appendToParams(msg []byte, start int, values map[string]any, c Codec) ([]byte, error) {
+	s := jsonscan.Scanner{Data: msg, Pos: start}
 	end := len(msg)
-	switch {
-	case m.Member == eachMember:
-		return appendEachMember(msg, message, values, c)
-	case m.Member != "":
-		return mergeObject(msg, message, m.Member, values, c)
-	case params.end == 0:
-		msg = append(msg, `,"params":{`...)
-		params = span{message.end - 1, message.end - 1}
-	case msg[params.start] == '{':
-		return mergeObject(msg, params, m.Param, values, c)
-	case jsonscan.IsNull(msg[params.start:params.end]):
-		msg = append(msg, '{')
-	default: // positional
-		return msg, nil
+	at := span{end - 1, end - 1} // of the new bytes: before the closing brace
+	for {
+		s.Pos++ // the brace or comma
+		s.Peek()
+		begin := s.Pos
+		if !s.ScanKey() {
+			return msg, nil
+		}
+		params := jsonscan.EqualString(bytes.TrimRight(msg[begin:s.Pos-1], " \t\r\n"), envelopeKeys[memberParams])
+		first := s.Peek()
+		switch {
+		case params && first == '{':
+			return m.mergeIntoObject(msg, s.Pos, values, c)
+		case params && first == '[':
+			return msg, nil
+		}
+		begin = s.Pos
+		if !s.ScanValue() {
+			return msg, nil
+		}
+		if params { // null
+			at = span{begin, s.Pos}
+			break
+		}
+		if s.Peek() != ',' {
+			break
+		}
 	}
-	msg = append(jsonscan.AppendString(msg, m.Param), ':')
+	if at.start == at.end {
+		msg = append(msg, `,"params":`...)
+	}
+	msg = append(jsonscan.AppendString(append(msg, '{'), m.Param), ':')
 	msg, err := appendValues(msg, values, c)
 	if err != nil {
 		return msg, err
 	}
-	return moveEnd(append(msg, '}'), end, params), nil
-}
-
-// findParams returns the place of the message that begins at msg[start:], and of its
-// params, which are empty if missing. If the message is no object with a method, ok is
-// false.
-func findParams(msg []byte, start int) (message, params span, ok bool) {
-	s := jsonscan.Scanner{Data: msg, Pos: start}
-	message = span{start, len(msg)}
-	if s.Peek() != '{' {
-		return message, params, false
-	}
-	for key, value, more := s.NextMember(); more; key, value, more = s.NextMember() {
-		switch {
-		case jsonscan.EqualString(key, envelopeKeys[memberMethod]):
-			ok = true
-		case jsonscan.EqualString(key, envelopeKeys[memberParams]):
-			params = span{s.Pos - len(value), s.Pos}
-		}
-	}
-	return message, params, ok && s.Peek() == '}' && s.Pos == len(msg)-1
+	return moveEnd(append(msg, '}'), end, at), nil
 }
 
 // moveEnd replaces msg[at.start:at.end] by msg[end:].
@@ -149,17 +174,17 @@ func appendValues(msg []byte, values map[string]any, c Codec) ([]byte, error) {
 	return msg, err
 }
 
-// mergeObject adds values to the member name of the object at the given place. The member
-// is an object, or null, or missing.
-func mergeObject(msg []byte, at span, name string, values map[string]any, c Codec) ([]byte, error) {
-	s := jsonscan.Scanner{Data: msg, Pos: at.start}
+// mergeIntoObject adds values to the member m.Param of params, an object that begins at
+// msg[start]. The member is an object, or null, or missing.
+func (m *Meta) mergeIntoObject(msg []byte, start int, values map[string]any, c Codec) ([]byte, error) {
+	s := jsonscan.Scanner{Data: msg, Pos: start}
 	var found span
 	empty := true
 	for key, value, ok := s.NextMember(); ok; key, value, ok = s.NextMember() {
 		empty = false
-		if jsonscan.EqualString(key, name) {
+		if jsonscan.EqualString(key, m.Param) {
 			if found.end > 0 {
-				return msg, unsentf(CodeInvalidParams, "member %q is given twice: nothing can be added for OutgoingCall.Meta", name)
+				return msg, unsentf(CodeInvalidParams, "member %q is given twice: nothing can be added for OutgoingCall.Meta", m.Param)
 			}
 			found = span{s.Pos - len(value), s.Pos}
 		}
@@ -169,14 +194,14 @@ func mergeObject(msg []byte, at span, name string, values map[string]any, c Code
 		if !empty {
 			msg = append(msg, ',')
 		}
-		msg, err := appendValues(append(jsonscan.AppendString(msg, name), ':'), values, c)
+		msg, err := appendValues(append(jsonscan.AppendString(msg, m.Param), ':'), values, c)
 		if err != nil {
 			return msg, err
 		}
 		return moveEnd(msg, end, span{s.Pos, s.Pos}), nil // before the closing brace
 	}
 	if msg[found.start] != '{' && !jsonscan.IsNull(msg[found.start:found.end]) {
-		return msg, unsentf(CodeInvalidParams, "member %q is no object: nothing can be added for OutgoingCall.Meta", name)
+		return msg, unsentf(CodeInvalidParams, "member %q is no object: nothing can be added for OutgoingCall.Meta", m.Param)
 	}
 	msg = append(msg, '{')
 	old := jsonscan.Scanner{Data: msg[:found.end], Pos: found.start}
@@ -185,7 +210,7 @@ func mergeObject(msg []byte, at span, name string, values map[string]any, c Code
 			msg = append(append(append(append(msg, key...), ':'), value...), ',')
 		}
 	}
-	start := len(msg)
+	start = len(msg)
 	msg, err := appendValues(msg, values, c)
 	if err != nil {
 		return msg, err
@@ -194,17 +219,8 @@ func mergeObject(msg []byte, at span, name string, values map[string]any, c Code
 	return moveEnd(msg, end, found), nil
 }
 
-// appendEachMember adds each value as a member of the message.
-func appendEachMember(msg []byte, message span, values map[string]any, c Codec) ([]byte, error) {
-	s := jsonscan.Scanner{Data: msg, Pos: message.start}
-	for key, _, ok := s.NextMember(); ok; key, _, ok = s.NextMember() {
-		if name := jsonscan.UnquoteBytes(key); !isEnvelopeKey(string(name)) {
-			if _, twice := values[string(name)]; twice {
-				return msg, unsentf(CodeInvalidRequest, "the message has a member %q already, which OutgoingCall.Meta has, too", name)
-			}
-		}
-	}
-	end := len(msg)
+// appendEachMember adds each value as a member of the message at the end of msg.
+func appendEachMember(msg []byte, values map[string]any, c Codec) ([]byte, error) {
 	keys := make([]string, 0, 16) // on the stack
 	for key := range values {
 		if isEnvelopeKey(key) {
@@ -213,6 +229,7 @@ func appendEachMember(msg []byte, message span, values map[string]any, c Codec) 
 		keys = append(keys, key)
 	}
 	slices.Sort(keys)
+	msg = msg[:len(msg)-1]
 	for _, key := range keys {
 		msg = append(jsonscan.AppendString(append(msg, ','), key), ':')
 		var err error
@@ -220,7 +237,7 @@ func appendEachMember(msg []byte, message span, values map[string]any, c Codec) 
 			return msg, err
 		}
 	}
-	return moveEnd(msg, end, span{message.end - 1, message.end - 1}), nil
+	return append(msg, '}'), nil
 }
 
 // readsMembers reports whether a receiver needs the members of messages.

@@ -488,7 +488,6 @@ func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, re
 func (m *pendingMessage) publishOutcome() {
 	if m.future != nil {
 		m.future.publishOutcome()
-		m.future.endHooksLater()
 		return
 	}
 	m.calls[0].traceReply()

@@ -101,7 +101,7 @@ func furtherMembers(message []byte) (object []byte) {
 		}
 		separator := byte(',')
 		if object == nil {
-			object, separator = make([]byte, 0, len(key)+len(value)+128), '{'
+			object, separator = make([]byte, 0, len(key)+len(value)+64), '{'
 		}
 		object = append(append(append(append(object, separator), key...), ':'), value...)
 	}

@@ -136,16 +136,20 @@ func (s *Session) unlock() {
 }
 
 func (fx *effects) runUnlocked(s *Session) {
+	var ended endedCalls
 	for _, f := range fx.cancelledMembers {
 		f.publishOutcome()
-		f.endHooksLater()
+		ended.add(f)
 	}
 	for m := fx.finishedMessages.first; m != nil; {
 		next := m.nextFinished // before publishOutcome, after which a pooled message may be reused
+		f := m.future
 		m.nextFinished = nil
 		m.publishOutcome()
+		ended.add(f)
 		m = next
 	}
+	ended.endHooksLater(s.pool)
 	replies, failed := fx.errorResponses, fx.failedMembers
 	switch {
 	case fx.errorsMayWait:
