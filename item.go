@@ -111,8 +111,6 @@ type Item struct {
 	// response, Err is an [*Error]. For an invalid or fatal item and an ill-formed
 	// response, Err is a [*ProtocolError].
 	Err error
-
-	text []byte // the JSON object, if Message.keepsText is set
 }
 
 // Message is a decoded message: a single item, or a batch. The zero value is ready for
@@ -127,10 +125,11 @@ type Message struct {
 
 	singleItem        [1]Item // holds the item of a single message, without allocation
 	env               envelope
-	spare             []Item // for the items of a batch
-	keepsText         bool   // set before decoding, for Options.Meta: see Item.text
-	lastMethod        string // the last method, often the same as the next
-	allMembersInvalid bool   // a batch was refused for its invalid members, which may be replies
+	spare             []Item   // for the items of a batch
+	keepsTexts        bool     // set before decoding, for Options.Meta
+	texts             [][]byte // of the items as objects, if keepsTexts is set and the protocol is JSON-RPC
+	lastMethod        string   // the last method, often the same as the next
+	allMembersInvalid bool     // a batch was refused for its invalid members, which may be replies
 }
 
 // methodName returns the method in raw, a JSON string.
@@ -153,6 +152,21 @@ func (m *Message) Single() *Item {
 	m.singleItem[0] = Item{}
 	m.Items = m.singleItem[:]
 	return &m.Items[0]
+}
+
+// keepText keeps the text of the last item, if m keeps texts.
+func (m *Message) keepText(text []byte) {
+	if m.keepsTexts {
+		m.texts = append(m.texts, text)
+	}
+}
+
+// textOf returns the text of item i, an object, or nil.
+func (m *Message) textOf(i int) []byte {
+	if i < len(m.texts) {
+		return m.texts[i]
+	}
+	return nil
 }
 
 // setInvalid resets m to a single invalid item.

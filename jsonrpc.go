@@ -108,9 +108,7 @@ func (p jsonrpc) Decode(m *Message, msg []byte, maxBatch int) {
 		e := &m.env
 		if ok = scanEnvelope(&s, e); ok {
 			p.interpretEnvelope(m, m.Single(), e, !e.has(memberMethod) && e.likeResponse())
-			if m.keepsText {
-				m.Items[0].text = msg
-			}
+			m.keepText(msg)
 		}
 	default:
 		if ok = s.ScanValue(); ok {
@@ -147,7 +145,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 			m.Items = make([]Item, 0, min(len(s.Data)/40+1, 128)) // a rough count of the members, at most 128
 		}
 	}
-	m.Batch, m.Items = true, m.Items[:0]
+	m.Batch, m.Items, m.texts = true, m.Items[:0], m.texts[:0]
 	s.Depth = 1
 	invalid := 0
 	for {
@@ -169,9 +167,7 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 		m.Items = append(m.Items, Item{})
 		item := &m.Items[len(m.Items)-1]
 		p.interpretEnvelope(m, item, e, responses)
-		if m.keepsText {
-			item.text = s.Data[begin:s.Pos]
-		}
+		m.keepText(s.Data[begin:s.Pos])
 		if item.Kind == KindInvalid {
 			if invalid++; invalid > maxInvalid {
 				onlyInvalid := len(m.Items) == invalid

@@ -32,12 +32,13 @@ type peerRequest struct {
 	replyDone     bool  // the handler has returned, and the reply is sent; only Trace and the close remain
 }
 
-// initFromItem initializes c from item. in is the queue entry of c.
-func (c *peerRequest) initFromItem(s *Session, item *Item, in queueEntry) {
+// initFromItem initializes c from item. text is that of the item, if Options.Meta needs the
+// text, and in is the queue entry of c.
+func (c *peerRequest) initFromItem(s *Session, item *Item, text []byte, in queueEntry) {
 	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s}
 	c.Params.codec = s.codec
 	if s.requests.meta != nil {
-		c.takeMeta(s.requests.meta, item)
+		c.takeMeta(s.requests.meta, text)
 	}
 	c.ctx.parent, c.ctx.session, c.ctx.request = context.Background(), s, &c.Request
 	c.entry = in

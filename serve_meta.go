@@ -28,8 +28,8 @@ func (r *Request) Meta(key string) json.RawMessage {
 }
 
 // takeMeta stores the data for Request.Meta, as m says. A param with data is taken out of
-// the params. The item's text shares memory with the message; the params of c do not.
-func (c *peerRequest) takeMeta(m *Meta, item *Item) {
+// the params. text is the message, or the member of a batch, and is not kept.
+func (c *peerRequest) takeMeta(m *Meta, text []byte) {
 	var object json.RawMessage
 	switch p := &c.Params; {
 	case m.Param != "":
@@ -37,9 +37,9 @@ func (c *peerRequest) takeMeta(m *Meta, item *Item) {
 			object, p.Named = cutObject(p.Named, m.Param)
 		}
 	case m.Member == eachMember:
-		object = furtherMembers(item.text)
+		object = furtherMembers(text)
 	default:
-		object, _ = findObject(item.text, m.Member)
+		object, _ = findObject(text, m.Member)
 		object = bytes.Clone(object)
 	}
 	if object != nil {

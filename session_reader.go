@@ -27,7 +27,11 @@ func (r *decodeBuffer) recycle() {
 		clear(m.Items[:n]) // earlier batches may have been longer
 		spare = m.Items[:0]
 	}
-	*m = Message{lastMethod: m.lastMethod, spare: spare}
+	texts := m.texts[:0]
+	if clear(m.texts[:cap(texts)]); cap(texts) > 128 {
+		texts = nil
+	}
+	*m = Message{lastMethod: m.lastMethod, spare: spare, texts: texts}
 	decodeBuffers.Put(r)
 }
 
@@ -216,7 +220,7 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 	case m.Batch:
 		r.handOverDecoded(in)
 		if items := r.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
-			r.receiveBatch(in, items, len(msg))
+			r.receiveBatch(in, items, m, len(msg))
 		}
 	case item.Kind == KindInvalid:
 		if items := r.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
@@ -235,7 +239,7 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 		r.handOverDecoded(in) // in may hold the cancelled request
 		s.requests.cancelRequests(item.Params)
 	default:
-		in.entries = append(in.entries, r.newRequest(item, len(msg)))
+		in.entries = append(in.entries, r.newRequest(item, m.textOf(0), len(msg)))
 	}
 	in.messages++
 	in.bytes += len(msg)
@@ -255,7 +259,7 @@ func (r *reader) decodeMessage(m *Message, msg []byte) {
 			p = found
 		}
 	}
-	m.StrictParams, m.keepsText = s.strictParams, s.requests.meta.readsMembers()
+	m.StrictParams, m.keepsTexts, m.texts = s.strictParams, s.requests.meta.readsMembers(), m.texts[:0]
 	p.Decode(m, msg, s.limits.Batch)
 	for i := range m.Items {
 		m.Items[i].Err = withFixedText(m.Items[i].Err)
@@ -389,19 +393,21 @@ func (pc *pendingCalls) failUnansweredLocked(m *pendingMessage, now time.Duratio
 	}
 }
 
-// newRequest makes a singleRequest from a request or notification.
-func (r *reader) newRequest(item *Item, size int) *singleRequest {
+// newRequest makes a singleRequest from a request or notification. text is that of the
+// item, if Options.Meta needs the text.
+func (r *reader) newRequest(item *Item, text []byte, size int) *singleRequest {
 	c := &singleRequest{size: size}
 	a := byteArena(c.arena[:0])
 	a.grow(item.sharedBytes())
 	item.detachInto(&a)
-	c.initFromItem(r.s, item, c)
+	c.initFromItem(r.s, item, text, c)
 	c.size += r.s.copiedIDBytes(item)
 	return c
 }
 
-// receiveBatch answers the invalid members of a batch and adds the valid members to in.
-func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
+// receiveBatch answers the invalid members of a batch and adds the valid members to in. The
+// items are those of m, or invalid ones of them.
+func (r *reader) receiveBatch(in *decodedInput, items []Item, m *Message, size int) {
 	s := r.s
 	b := &peerBatch{members: make([]peerRequest, len(items)), spans: make([]span, len(items)), size: size}
 	need := 0
@@ -439,7 +445,7 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, size int) {
 		}
 		b.openMembers++
 		item.detachInto(&a)
-		c.initFromItem(s, item, b)
+		c.initFromItem(s, item, m.textOf(i), b)
 	}
 	b.size += len(b.replies) + memberSize*len(b.members)
 	if b.missingReplies == 0 && invalid > 0 {
