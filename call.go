@@ -129,8 +129,8 @@ func (s *Session) notifyCaller(ctx context.Context, method string, params any, m
 // TryNotify is [Session.Notify] without waiting: if the outbox has no room, TryNotify sends
 // nothing and returns false, without an error. While other senders wait for room, there is
 // no room. Another goroutine writes the message to the connection. TryNotify returns the
-// errors of Notify, except those of a context. From the start of [Session.Shutdown] the error
-// matches [ErrClosed].
+// errors of Notify, except those of a context. From the start of [Session.Shutdown] the
+// error matches [ErrClosed].
 //
 // TryNotify is for news to many sessions, of which none may hold up the others.
 func (s *Session) TryNotify(method string, params any) (bool, error) {

@@ -93,10 +93,11 @@ type Options struct {
 	// Trace has functions to be called on events. Default: none.
 	Trace *Trace
 	// Context makes the context of each handler, Middleware included. It is called with the
-	// context that the handler would have, just before the handler and on its goroutine. The
-	// result must derive from ctx. If there is nothing to add, Context returns ctx. A result that does
-	// not derive from ctx, and a panic, have the consequences of a handler's panic. What has to be
-	// released can be released by [context.AfterFunc] or [AfterReply]. Default: ctx.
+	// context that the handler would have, just before the handler and on its goroutine.
+	// The result must derive from ctx. If there is nothing to add, Context returns ctx. A
+	// result that does not derive from ctx, and a panic, have the consequences of a
+	// handler's panic. What has to be released can be released by [context.AfterFunc] or
+	// [AfterReply]. Default: ctx.
 	Context func(ctx context.Context, req *Request) context.Context
 
 	objects *objectTypes // nil if there are none; set by resolveOptions
@@ -111,9 +112,9 @@ type Options struct {
 // peer may still wait for a handler. A notification after the reply can be handled before
 // the call returns. Replies leave in the order in which handlers return.
 //
-// Messages leave in order if Go, Notify or GoBatch has returned before the next is sent, and
-// messages sent by a handler before its reply. Messages of other goroutines have no order
-// with the reply; see [AfterReply]. "Order" in docs/behaviour.md has recipes.
+// Messages leave in order if Go, Notify or GoBatch has returned before the next is sent,
+// and messages sent by a handler before its reply. Messages of other goroutines have no
+// order with the reply; see [AfterReply]. "Order" in docs/behaviour.md has recipes.
 type Order uint8
 
 const (

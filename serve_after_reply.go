@@ -26,8 +26,8 @@ import (
 //   - The message is a notification.
 //   - Limits.ProcessingTimeout has passed, and the request is answered CodeServerBusy. err
 //     matches [context.DeadlineExceeded].
-//   - The peer has cancelled the request ([ErrPeerCancelled]), and the handler has given up,
-//     or the [Cancellation] has no reply.
+//   - The peer has cancelled the request ([ErrPeerCancelled]), and the handler has given
+//     up, or the [Cancellation] has no reply.
 //   - The session has ended ([ErrClosed]), or the request was refused for its cost.
 //   - ctx is not derived from a handler's context.
 //
@@ -38,15 +38,15 @@ import (
 //
 // f is called exactly once, after the handler has returned, and after Trace.ReplySent. The
 // functions of a request are called one at a time, in the order of the calls of AfterReply.
-// The goroutine is that of the handler; for a batch, of the handler that returned last. If a
-// timeout, a cancellation or the end of the session completes a batch, the goroutine is a
+// The goroutine is that of the handler; for a batch, of the handler that returned last. If
+// a timeout, a cancellation or the end of the session completes a batch, the goroutine is a
 // separate one. If everything is decided when AfterReply is called, by a goroutine that
 // outlives the handler for example, AfterReply calls f before returning.
 //
 // f may send messages and call the session. On a handler's goroutine f counts for
-// Limits.Concurrency. ctx has ended when f is called, so calls of f need another context, for
-// example [context.WithoutCancel] of ctx. Shutdown and the session's end wait for f, so f
-// must not wait for them. A panic in f ends the program.
+// Limits.Concurrency. ctx has ended when f is called, so calls of f need another context,
+// for example [context.WithoutCancel] of ctx. Shutdown and the session's end wait for f, so
+// f must not wait for them. A panic in f ends the program.
 func AfterReply(ctx context.Context, f func(err error)) {
 	mustHaveContext("AfterReply", ctx)
 	mustHave("AfterReply", "function", f)
@@ -196,8 +196,8 @@ func (rs *requestServer) failBatchCallbacksLocked() {
 }
 
 // runCallbacksLaterLocked runs the callbacks of requests, and then the function then, if
-// not nil, on another goroutine. Without callbacks, runCallbacksLaterLocked does nothing and
-// returns false. Callers must hold s.mu.
+// not nil, on another goroutine. Without callbacks, runCallbacksLaterLocked does nothing
+// and returns false. Callers must hold s.mu.
 func (rs *requestServer) runCallbacksLaterLocked(ready []*peerRequest, then func()) bool {
 	s := rs.s
 	s.mu.AssertHeld()

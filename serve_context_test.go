@@ -104,6 +104,7 @@ func TestOptionsContext(t *testing.T) {
 		_, w := newWire(t, opts)
 		w.say(`{"jsonrpc":"2.0","method":"m"}`)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if want := []any{true, uint64(1), uint64(1), true}; !slices.Equal(seen, want) {
 			t.Errorf("seen %v, want %v", seen, want)
 		}

@@ -15,21 +15,22 @@ import (
 // the session's end. A panic in a function ends the program.
 //
 // A pool goroutine is a goroutine of the package. The functions Refused, BatchReceived and
-// BadMessage of a session have one pool goroutine together, which calls them one at a time, in
-// the order of the events. The session's end waits for the calls. ConnRefused has such a
+// BadMessage of a session have one pool goroutine together, which calls them one at a time,
+// in the order of the events. The session's end waits for the calls. ConnRefused has such a
 // goroutine for each server. At most 1,024 events wait for a goroutine, with 64 KiB of
 // methods and ids. Further events are only counted, in Stats.EventsDropped and
 // ServerStats.EventsDropped.
 type Trace struct {
-	// Connected: the session has started. Goroutine: of Dial, NewSession or Pipe; on a server a
-	// separate goroutine, before the first request is handled.
+	// Connected: the session has started. Goroutine: of Dial, NewSession or Pipe; on a
+	// server a separate goroutine, before the first request is handled.
 	Connected func(s *Session)
 	// RequestSent: a request was queued, or a notification, whose id is nil. RequestSent is
-	// called for each member of a batch. If the peer is quick, ReplyReceived may come before.
-	// Goroutine: the sender's.
+	// called for each member of a batch. If the peer is quick, ReplyReceived may come
+	// before. Goroutine: the sender's.
 	RequestSent func(s *Session, method string, id ID)
-	// BatchSent: a batch of calls and notifications was queued, a message of the given number
-	// of bytes, framing included. RequestSent for each member follows. Goroutine: the sender's.
+	// BatchSent: a batch of calls and notifications was queued, a message of the given
+	// number of bytes, framing included. RequestSent for each member follows. Goroutine:
+	// the sender's.
 	BatchSent func(s *Session, members, bytes int)
 	// ReplyReceived: a call ended, after d; err is its error. id is the id of RequestSent.
 	// Goroutine: a pool goroutine for each call, so calls have no order.
@@ -37,38 +38,40 @@ type Trace struct {
 	// RequestReceived: a request or notification is about to be handled. Goroutine: the
 	// handler's.
 	RequestReceived func(req *Request)
-	// ReplySent: the handler of a request or notification returned, d after its arrival; err is
-	// the error. The reply is in the queue, so later messages leave after the reply. In a
-	// batch, the reply leaves with the replies to other members, possibly later; see
+	// ReplySent: the handler of a request or notification returned, d after its arrival;
+	// err is the error. The reply is in the queue, so later messages leave after the reply.
+	// In a batch, the reply leaves with the replies to other members, possibly later; see
 	// [AfterReply]. Goroutine: the handler's.
 	ReplySent func(req *Request, err error, d time.Duration)
-	// Refused: a request, or a notification, whose id is nil, will never be handled, because of
-	// e: the queue is full, the cost too high, the session is shutting down, or
-	// Limits.ProcessingTimeout has passed before the start. Refused is called for each member
-	// of a batch. What a closed session drops is not refused. Goroutine: a pool goroutine.
+	// Refused: a request, or a notification, whose id is nil, will never be handled,
+	// because of e: the queue is full, the cost too high, the session is shutting down, or
+	// Limits.ProcessingTimeout has passed before the start. Refused is called for each
+	// member of a batch. What a closed session drops is not refused. Goroutine: a pool
+	// goroutine.
 	Refused func(s *Session, method string, id ID, e *Error)
-	// BatchReceived: a batch of requests and notifications has arrived, with the given number of
-	// members, invalid members included. Replies to a batch of this side do not count.
-	// Goroutine: a pool goroutine.
+	// BatchReceived: a batch of requests and notifications has arrived, with the given
+	// number of members, invalid members included. Replies to a batch of this side do not
+	// count. Goroutine: a pool goroutine.
 	BatchReceived func(s *Session, members int)
-	// BadMessage: the peer has sent a message, or a member of a batch, that is wrong for the
-	// reason err, as in the log record "bad message". Goroutine: a pool goroutine.
+	// BadMessage: the peer has sent a message, or a member of a batch, that is wrong for
+	// the reason err, as in the log record "bad message". Goroutine: a pool goroutine.
 	BadMessage func(s *Session, err error)
-	// CostChanged: the session's cost has changed by more than 100, or by less while requests
-	// are delayed; concurrency is the present limit on handlers running at once. Goroutine: a
-	// pool goroutine for each change.
+	// CostChanged: the session's cost has changed by more than 100, or by less while
+	// requests are delayed; concurrency is the present limit on handlers running at once.
+	// Goroutine: a pool goroutine for each change.
 	CostChanged func(s *Session, cost float64, concurrency int)
 	// Paused: reading pauses, because requests arrive faster than they are handled.
 	// Goroutine: a pool goroutine for each pause.
 	Paused func(s *Session)
-	// Resumed: reading goes on after a pause of d. Goroutine: a pool goroutine for each pause.
+	// Resumed: reading goes on after a pause of d. Goroutine: a pool goroutine for each
+	// pause.
 	Resumed func(s *Session, d time.Duration)
 	// Closed: the session is over, for the reason err. Goroutine: that of the callbacks of
 	// [Session.OnClose], before the callbacks.
 	Closed func(s *Session, err error)
 	// ConnRefused: the server has closed a connection, or not made one, because of limit:
-	// "Server.MaxSessions", "Server.MaxGroup" or "Server.MaxHandshakes". addr is the address of
-	// the peer; nil if unknown. Goroutine: a pool goroutine of the server.
+	// "Server.MaxSessions", "Server.MaxGroup" or "Server.MaxHandshakes". addr is the
+	// address of the peer; nil if unknown. Goroutine: a pool goroutine of the server.
 	ConnRefused func(srv *Server, limit string, addr net.Addr)
 }
 
