@@ -25,7 +25,8 @@ import (
 //     if the call is not sent. The error is the returned error. A notification is over when
 //     queued.
 //   - After Session.Go and GoBatch: on the goroutine of [Future.Wait], before the return,
-//     or on a separate goroutine. Done is not called on the reader, and may wait.
+//     or on a separate goroutine, never on the reader. A done function that waits may hold
+//     up those of calls that ended at the same time.
 //
 // If a function returns an error, nothing is sent, and the call fails with the error. Only
 // the done functions of earlier functions run then. A panic of a function, or of done on

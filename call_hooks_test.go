@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -409,23 +410,35 @@ func TestDoneOfGo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var ends []error
+				var mu sync.Mutex
+				var all []error
+				list := func() []error {
+					mu.Lock()
+					defer mu.Unlock()
+					return slices.Clone(all)
+				}
 				s, w := newWire(t, hooked(func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					return nil, func(err error) { ends = append(ends, err) }, nil
+					return nil, func(err error) {
+						mu.Lock()
+						defer mu.Unlock()
+						all = append(all, err)
+					}, nil
 				}))
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
 				f := s.Go(ctx, "m", nil)
 				synctest.Wait()
-				if len(ends) > 0 {
+				if len(list()) > 0 {
 					t.Fatal("it is over before its end")
 				}
 				c.end(s, w, f, cancel)
-				if !isDone(f) || len(ends) != 1 || ends[0] != f.Err() || !errors.Is(ends[0], c.want) {
+				done := isDone(f)
+				ends := list()
+				if !done || len(ends) != 1 || ends[0] != f.Err() || !errors.Is(ends[0], c.want) {
 					t.Errorf("the ends are %v, the call's error is %v, want %v", ends, f.Err(), c.want)
 				}
 				waitFor(f)
-				if len(ends) != 1 {
+				if ends = list(); len(ends) != 1 {
 					t.Errorf("Wait has ended it again: %v", ends)
 				}
 			})
