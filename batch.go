@@ -2,7 +2,6 @@ package rpcx
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -282,7 +281,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch, sent *sentBatch) (_ c
 		own.publishOutcome()
 		return ctx, nil
 	}
-	err = errBatchPanic
+	err = errCallPanicked
 	defer func() {
 		if err != nil && m.messageSeq == 0 { // the batch was not queued
 			b.failSending(own, err)
@@ -346,10 +345,6 @@ func (b *Batch) checkLength(limit int) error {
 	return unsentf(CodeInvalidRequest, "batch too long: %s calls and notifications, %s: send it in parts, or raise the limit at both ends",
 		thousands(len(b.entries)), overLimitText(limit, "members", "Limits.Batch"))
 }
-
-// errBatchPanic is the error of the calls of a batch if a hook, or the encoding of a member,
-// panics.
-var errBatchPanic = errors.New("rpcx: the batch was not sent: a member panicked while it was encoded, or a function of the options")
 
 // failUnsentMembers finishes the members of f, a batch that was not queued, with err. For
 // members that were cancelled before, the error is ErrCancelled.

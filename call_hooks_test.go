@@ -361,19 +361,19 @@ func TestOnBatchCallPanics(t *testing.T) {
 	})
 }
 
-// panicking panics when it is encoded.
-type panicking struct{}
+// panickingParam panics when it is encoded.
+type panickingParam struct{}
 
-func (panicking) MarshalJSON() ([]byte, error) { panic("ouch") }
+func (panickingParam) MarshalJSON() ([]byte, error) { panic("ouch") }
 
 func TestDoneIsCalledIfTheEncodingPanics(t *testing.T) {
 	for name, send := range map[string]func(ctx context.Context, s *rpcx.Session){
-		"Call":   func(ctx context.Context, s *rpcx.Session) { s.Call(ctx, "m", rpcx.Args{panicking{}}, nil) },
-		"Go":     func(ctx context.Context, s *rpcx.Session) { s.Go(ctx, "m", rpcx.Args{panicking{}}) },
-		"Notify": func(ctx context.Context, s *rpcx.Session) { s.Notify(ctx, "m", rpcx.Args{panicking{}}) },
+		"Call":   func(ctx context.Context, s *rpcx.Session) { s.Call(ctx, "m", rpcx.Args{panickingParam{}}, nil) },
+		"Go":     func(ctx context.Context, s *rpcx.Session) { s.Go(ctx, "m", rpcx.Args{panickingParam{}}) },
+		"Notify": func(ctx context.Context, s *rpcx.Session) { s.Notify(ctx, "m", rpcx.Args{panickingParam{}}) },
 		"SendBatch": func(ctx context.Context, s *rpcx.Session) {
 			var b rpcx.Batch
-			b.Call("m", rpcx.Args{panicking{}}, nil)
+			b.Call("m", rpcx.Args{panickingParam{}}, nil)
 			s.SendBatch(ctx, &b)
 		},
 	} {
