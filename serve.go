@@ -305,8 +305,8 @@ func (c *peerRequest) failedByContext(err error) bool {
 // the session's timer.
 func (rs *requestServer) expireRequest(c *peerRequest) {
 	s := rs.s
-	if x := s.exchange(); x != nil {
-		x.closeIfContextEnded() // the context of the exchange ended, and not the deadline
+	if x := s.exchange(); x != nil && x.closeIfContextEnded() {
+		return // not the deadline has ended the handler's context
 	}
 	s.lock()
 	defer s.unlock()

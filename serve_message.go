@@ -216,11 +216,14 @@ func (x *exchange) endChannel() chan struct{} {
 	return x.end
 }
 
-// closeIfContextEnded closes the session if the caller's context has ended.
-func (x *exchange) closeIfContextEnded() {
-	if x.ctx.Err() != nil {
+// closeIfContextEnded closes the session if the caller's context has ended, and reports
+// whether it has.
+func (x *exchange) closeIfContextEnded() bool {
+	ended := x.ctx.Err() != nil
+	if ended {
 		x.session.closeWith(context.Cause(x.ctx), 0)
 	}
+	return ended
 }
 
 // outcomeLocked returns the error of ServeMessage. Callers must hold s.mu.
@@ -298,12 +301,14 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 	if err := s.writer.frameMessage(sc); err != nil {
 		return err
 	}
-	select {
-	case x.turn <- struct{}{}:
-		defer func() { <-x.turn }()
-	case <-x.endChannel():
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if end := x.endChannel(); end != nil {
+		select {
+		case x.turn <- struct{}{}:
+			defer func() { <-x.turn }()
+		case <-end:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	s.lock()
 	err := s.writer.checkSendableLocked(handlerOf(ctx), from, nil)

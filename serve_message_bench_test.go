@@ -19,7 +19,9 @@ const sumRequest = `{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":1}`
 
 func newSumServer() *rpcx.Server {
 	r := rpcx.NewRouter()
-	r.Handle("sum", rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) { return json.RawMessage(req.Params.Positional), nil }))
+	r.Handle("sum", rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+		return json.RawMessage(req.Params.Positional), nil
+	}))
 	return &rpcx.Server{Options: rpcx.Options{Handler: r}}
 }
 
