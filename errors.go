@@ -155,11 +155,12 @@ func timedOut(running bool) *Error {
 // object with "started": false. If the data lacks "started", the result is false. This
 // library sends
 //
-//	{"started": false, "reason": "queue" | "shutting down" | "no worker"}
+//	{"started": false, "reason": "queue" | "sessions" | "shutting down" | "no worker"}
 //	{"started": true, "reason": "timeout"}
 //
 // "queue" means that the queue was full (Limits.Queue), or that the request waited there
-// until Limits.ProcessingTimeout. "no worker" is reserved for gateways. After "timeout" the
+// until Limits.ProcessingTimeout. "sessions" means that a server had too many sessions for
+// [Server.ServeMessage]. "no worker" is reserved for gateways. After "timeout" the
 // handler may still run.
 func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {
@@ -259,7 +260,8 @@ var (
 	ErrIdle = errors.New("rpcx: session idle (Limits.IdleTimeout)")
 	// ErrServerFull is the error of a session ended to make room on its server: at
 	// Server.MaxQueuedBytes, or near MaxSessions. The error also matches a [*FrameError],
-	// ErrSlowPeer or ErrIdle, depending on the data held by the session.
+	// ErrSlowPeer or ErrIdle, depending on the data held by the session. [Server.ServeMessage]
+	// refuses messages with ErrServerFull.
 	ErrServerFull = errors.New("rpcx: server is full")
 	// ErrNoCallback is the error of a call to the peer of [Server.ServeMessage], and of a
 	// notification if ServeMessage has no notify. Nothing is sent.

@@ -78,7 +78,7 @@ func ExampleServer_ServeMessage() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(resp.StatusCode, string(body))
+		fmt.Println(strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", string(body))))
 	}
 	post(`{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1}`)
 	post(`[{"jsonrpc":"2.0","method":"add","params":[3,4],"id":2},{"jsonrpc":"2.0","method":"sub","id":3}]`)

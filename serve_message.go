@@ -7,20 +7,22 @@ import (
 	"io"
 )
 
-// ServeMessage answers one message without a connection. HTTP and other transports that
-// bring each message its answer call ServeMessage. The call is an exchange: a session that
-// receives msg as its only message, with the options, limits, budgets and counters of the
-// server. The reply has no framing. The reply is nil if nothing is to be answered: a
-// message of notifications only, for example, or a message of responses.
+// ServeMessage answers one message without a connection, for HTTP and other transports that
+// bring each message its answer. The call is an exchange: a session that receives msg and
+// nothing more, with the options, limits, budgets and counters of the server. The reply has
+// no framing. The reply is nil if nothing is to be answered: for notifications and
+// responses, for example. Any number of goroutines may call ServeMessage.
 //
-// ServeMessage returns when the reply is complete and the handlers have returned. At
-// Limits.ProcessingTimeout, the reply is an error ([CodeServerBusy], "started": true), and
-// ServeMessage does not wait for the late handlers. ServeMessage keeps neither msg nor
-// reply, and may be called by any number of goroutines. Handlers run on other goroutines.
+// The first request of msg is handled on the goroutine of the caller, and further members
+// of a batch on other goroutines, as Limits.Concurrency allows. ServeMessage returns when
+// the reply is complete and the handlers have returned. At Limits.ProcessingTimeout the
+// contexts of the handlers end, and the reply becomes an error ("started": true). A handler
+// that goes on makes the caller wait. But while such a handler runs in the server, new
+// messages are handled on other goroutines, and ServeMessage returns at ProcessingTimeout.
+// The same applies if OnSession or Trace.Connected is set.
 //
-// The end of ctx ends the exchange and the contexts of its handlers, with the cause of
-// ctx. ServeMessage then returns no reply and that cause, without waiting for handlers.
-// The contexts of the handlers have the values of ctx.
+// The contexts of the handlers derive from ctx. If ctx ends first, ServeMessage returns no
+// reply and the cause of ctx. The caller may reuse msg afterwards, and owns the reply.
 //
 // [Session.Conn] returns conn, which may be nil. Optional methods of conn are:
 //
@@ -28,28 +30,29 @@ import (
 //   - Group() string is the name of the exchange's group, in place of Limits.Group.
 //   - MaxMessage() int is the size of the largest reply, as for a [SizeLimiter].
 //
-// If notify is not nil, the handlers' notifications go to notify as encoded messages,
-// without framing. The error of notify is the error of [Session.Notify]. Calls of notify
-// run one at a time, on the goroutine of the Notify, and never after the return of
-// ServeMessage, which waits for a running call. So notify has to return soon after the end
-// of ctx. notify must not keep its argument, and must not wait for the session. Calls to
-// the peer fail with [ErrNoCallback]. If notify is nil, so do notifications.
+// Calls to the peer fail with [ErrNoCallback], and so do notifications if notify is nil.
+// Otherwise notify is called for each notification, or batch of notifications, with the
+// encoded message. notify runs on the goroutine of the sender, without a lock of the
+// session, and one call at a time. The error of notify is the error of [Session.Notify]. A
+// panic of notify is a panic of Notify. notify must not keep its argument, and must return
+// soon after the end of ctx: ServeMessage returns after the last call of notify.
 //
-// [Request.Session] is the session of the exchange, which ends with the exchange; the
-// cause is io.EOF. The exchange counts in MaxSessions and MaxGroup while it runs. OnSession,
+// [Request.Session] is the session of the exchange, which ends with the exchange; the cause
+// is io.EOF. A running exchange counts in MaxSessions and MaxGroup. OnSession,
 // Trace.Connected, Trace.Closed and the callbacks of OnClose are called as for any other
 // session. If a handler calls Close, or returns a [Disconnect], only the exchange ends. The
-// cost of a group stays after the exchange. Without a group, an exchange begins without
+// cost of a group stays after the exchange. Without a group, each exchange begins without
 // cost.
 //
-// An error with a reply says that the message was refused as a whole:
+// If the message was refused as a whole, the error says so, beside the reply:
 //
 //   - A [*CostError]: the reply has CodeExcessiveResourceUsage.
 //   - An [*Error] whose [Error.NotStarted] is true: no handler was called, and the message
-//     may be sent again. The error also matches [ErrServerClosed] if the server was stopped,
-//     and [ErrServerFull] over MaxSessions, MaxGroup or MaxQueuedBytes.
+//     may be sent again. If the server was stopped, the error also matches
+//     [ErrServerClosed], and over MaxSessions or MaxGroup [ErrServerFull].
 //
-// An error without a reply is the cause of ctx, the cause of the session's early end, or an
+// Any other error comes without a reply: the cause of ctx, the cause with which a handler
+// or Server.Close has closed the session, a message that the protocol cannot answer, or an
 // invalid option of the server.
 func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notify func(msg []byte) error) (reply []byte, err error) {
 	mustHaveContext("Server.ServeMessage", ctx)
@@ -69,9 +72,9 @@ func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notif
 }
 
 // exchange is the transport of a session that answers one message, for
-// [Server.ServeMessage]. The goroutine of ServeMessage is the reader. The exchange has no
-// writer: enqueueFrameLocked stores the reply. The input ends right after the message
-// (I14), so the session ends when everything is answered.
+// [Server.ServeMessage]. The goroutine of ServeMessage is the reader, and mostly the first
+// worker. The exchange has no writer: enqueueFrameLocked stores the reply. The input ends
+// right after the message (I14), so the session ends when everything is answered.
 type exchange struct {
 	session *Session
 	conn    any                // the user's; may be nil
@@ -89,7 +92,7 @@ type exchange struct {
 	// Guarded by the session's lock.
 	reply   []byte        // owned by the caller of ServeMessage
 	refusal error         // why the message is refused as a whole; nil if it is not
-	over    bool          // the session is closing: the reply is complete, or there will be none
+	over    bool          // the session is closing: nothing more is answered
 	end     chan struct{} // closed when over is set; made on demand
 }
 
@@ -133,8 +136,9 @@ func (x *exchange) group() string {
 // goroutine costs as much as all other work of an exchange. No other goroutine has the
 // session yet.
 //
-// If OnSession or Trace.Connected holds the workers, all workers come from the pool. So they
-// do while a handler of another exchange is late. The caller then returns at the deadline.
+// If OnSession or Trace.Connected holds the workers, all workers come from the pool. The
+// same applies while a handler of another exchange is late: the caller then returns at the
+// deadline.
 func (x *exchange) reserveWorker(srv *Server) {
 	rs := &x.session.requests
 	x.ownWorker = srv.OnSession == nil && x.session.trace.Connected == nil && srv.load.lateExchanges.Load() == 0
