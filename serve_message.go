@@ -22,7 +22,8 @@ import (
 // The same applies if OnSession or Trace.Connected is set.
 //
 // The contexts of the handlers derive from ctx. If ctx ends first, ServeMessage returns no
-// reply and the cause of ctx. The caller may reuse msg afterwards, and owns the reply.
+// reply and the cause of ctx, except if all handlers reply without noticing the end. The
+// caller may reuse msg afterwards, and owns the reply.
 //
 // [Session.Conn] returns conn, which may be nil. Optional methods of conn are:
 //
@@ -34,8 +35,9 @@ import (
 // Otherwise notify is called for each notification, or batch of notifications, with the
 // encoded message. notify runs on the goroutine of the sender, without a lock of the
 // session, and one call at a time. The error of notify is the error of [Session.Notify]. A
-// panic of notify is a panic of Notify. notify must not keep its argument, and must return
-// soon after the end of ctx: ServeMessage returns after the last call of notify.
+// panic of notify is a panic of Notify. notify must not keep its argument or call the
+// session, and must return soon after the end of ctx: ServeMessage returns after the last
+// call of notify.
 //
 // [Request.Session] is the session of the exchange, which ends with the exchange; the cause
 // is io.EOF. A running exchange counts in MaxSessions and MaxGroup. OnSession,

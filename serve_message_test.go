@@ -780,6 +780,39 @@ func TestServeMessageHandledBytes(t *testing.T) {
 	})
 }
 
+// A message that the protocol cannot answer is an error, and so are later ones of its kind.
+func TestServeMessageWithoutAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := serving(methods{})
+		srv.Options.Protocol = rpcx.Aiomas
+		reply, err := srv.ServeMessage(t.Context(), nil, []byte("nonsense"), nil)
+		if _, ok := errors.AsType[*rpcx.ProtocolError](err); !ok || reply != nil {
+			t.Errorf("the reply is %s, %v", reply, err)
+		}
+		idleServer(t, srv)
+	})
+}
+
+// A panic of notify is that of the handler, and the next notification has its turn.
+func TestServeMessageNotifyPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := serving(methods{"f": func(ctx context.Context, req *rpcx.Request) (any, error) {
+			return nil, req.Session().Notify(ctx, "n", nil)
+		}})
+		calls := 0
+		reply, err := srv.ServeMessage(t.Context(), nil, []byte("["+request("f")+","+request("f")+"]"), func([]byte) error {
+			if calls++; calls == 1 {
+				panic("broken")
+			}
+			return nil
+		})
+		if text := string(reply); !strings.Contains(text, "-32603") || !strings.Contains(text, "null") || err != nil {
+			t.Errorf("the reply is %s, %v", reply, err)
+		}
+		idleServer(t, srv)
+	})
+}
+
 // Invalid options are an error, and no panic in the goroutine of a request.
 func TestServeMessageInvalidOptions(t *testing.T) {
 	srv := &rpcx.Server{MaxGroup: 1}
