@@ -780,7 +780,7 @@ func TestServeMessageHandledBytes(t *testing.T) {
 	})
 }
 
-// A message that the protocol cannot answer is an error, and so are later ones of its kind.
+// A message that the protocol cannot answer is an error.
 func TestServeMessageWithoutAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := serving(methods{})
