@@ -25,6 +25,7 @@ import (
 //	                after unlock: publishOutcome.
 //	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
 //	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler.
+//	a message without a connection: ServeMessage → receive → receiveMessage, then runWorker; see exchange.
 //	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
 // (─▶ passes to another goroutine.)
