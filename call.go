@@ -27,6 +27,7 @@ import (
 //   - a [*ProtocolError], if the answer is ill-formed;
 //   - a [*ConnectionError], if the connection ends first;
 //   - an error that matches [ErrClosed], if the session had already ended;
+//   - [ErrNoCallback], if the session is that of [Server.ServeMessage];
 //   - a [*SizeError], if the request or the reply is larger than the framer takes.
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)

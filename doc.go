@@ -110,6 +110,7 @@
 //	*SizeError         the call or the reply is larger than the framer takes
 //	*ConnectionError   the connection ended first; matches ErrConnectionLost and the reason
 //	ErrClosed          the session was over before
+//	ErrNoCallback      the peer of Server.ServeMessage cannot be called
 //	ErrTimeout         Limits.RequestTimeout passed; matches context.DeadlineExceeded
 //	ErrCancelled       Future.Cancel was called; matches context.Canceled
 //	ErrNoResponse      the reply to a batch has no response to this call
