@@ -404,3 +404,53 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 	}
 	return nil
 }
+
+// BatchError is the error of a batch with at least one failed item.
+type BatchError struct {
+	// Errs has an entry for each request of the batch, in order; nil means success.
+	// (Notifications have no entry.)
+	Errs []error
+}
+
+func (e *BatchError) Error() string {
+	failed, number := 0, 0
+	for i, err := range e.Errs {
+		if err != nil {
+			if failed++; number == 0 {
+				number = i + 1
+			}
+		}
+	}
+	if failed == 0 {
+		return fmt.Sprintf("none of %d batch requests failed", len(e.Errs))
+	}
+	return fmt.Sprintf("%d of %d batch requests failed, the first, number %d: %v", failed, len(e.Errs), number, e.Errs[number-1])
+}
+
+// Unwrap returns the errors of the failed items.
+func (e *BatchError) Unwrap() []error {
+	var errs []error
+	for _, err := range e.Errs {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// batchError returns a *BatchError with the members' errors, or nil if no member failed.
+func batchError(members []*Future, errOf func(*Future) error) error {
+	var errs []error
+	for i, f := range members {
+		if err := errOf(f); err != nil {
+			if errs == nil {
+				errs = make([]error, len(members))
+			}
+			errs[i] = err
+		}
+	}
+	if errs == nil {
+		return nil
+	}
+	return &BatchError{errs}
+}

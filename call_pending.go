@@ -528,3 +528,14 @@ func (c *pendingCall) decodeResult(v any) error {
 	}
 	return fmt.Errorf("%s: %w", what, bounded.Error(err))
 }
+
+// failUnansweredLocked fails the pending calls of a batch. Another part of the reply may
+// still come. Callers must hold s.mu.
+func (pc *pendingCalls) failUnansweredLocked(m *pendingMessage, now time.Duration, err error) {
+	pc.s.mu.AssertHeld()
+	for i := range m.calls {
+		if c := &m.calls[i]; pc.table.removeButRemember(c) {
+			pc.completeCallLocked(c, now, nil, err)
+		}
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"reflect"
 	"runtime/debug"
 	"strconv"
 
@@ -138,65 +137,6 @@ func (rs *requestServer) runHandler(c *peerRequest) {
 // logged.
 const maxStack = 8 << 10
 
-// wireError returns the error to be sent for err. If the text of err is not for the peer,
-// wireError returns nil.
-func wireError(err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e
-	}
-	if p, ok := errors.AsType[*ProtocolError](err); ok && !p.Unsent && p.Code != CodeInternalError { // unsent messages and internal errors are this side's
-		return &Error{Code: p.Code, Message: p.Message}
-	}
-	return nil
-}
-
-// opaqueErrorFor returns the error to be sent for an err without a wire form.
-func (rs *requestServer) opaqueErrorFor(err error) *Error {
-	if p, ok := rs.s.Protocol().(ServiceProtocol); ok {
-		return p.Exception(err)
-	}
-	return InternalError() // the text of err stays here
-}
-
-// hintForeign returns a hint if err, from a handler, has the error type of another
-// JSON-RPC library. The session does not send the code and message of a foreign error.
-func (rs *requestServer) hintForeign(err error) []slog.Attr {
-	s := rs.s
-	if !s.log.Enabled(context.Background(), slog.LevelError) {
-		return nil
-	}
-	if _, service := s.Protocol().(ServiceProtocol); service || !hasForeignCode(err) {
-		return nil
-	}
-	return []slog.Attr{slog.String("hint",
-		fmt.Sprintf("the code and the message of an *rpcx.Error are sent, and those of a %T are not: return rpcx.Errorf(code, …)", err))}
-}
-
-// hasForeignCode reports whether err, or a wrapped error, has a code like the errors of
-// foreign JSON-RPC libraries. The code is a method, or a field beside the message.
-func hasForeignCode(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		t := reflect.TypeOf(err)
-		for _, name := range []string{"ErrorCode", "ErrCode"} {
-			if m, ok := t.MethodByName(name); ok && m.Type.NumIn() == 1 && m.Type.NumOut() == 1 && m.Type.Out(0).ConvertibleTo(reflect.TypeFor[int]()) {
-				return true
-			}
-		}
-		if t.Kind() == reflect.Pointer {
-			t = t.Elem()
-		}
-		if t.Kind() != reflect.Struct {
-			continue
-		}
-		code, hasCode := t.FieldByName("Code")
-		message, hasMessage := t.FieldByName("Message")
-		if hasCode && hasMessage && code.Type.ConvertibleTo(reflect.TypeFor[int]()) && message.Type.Kind() == reflect.String {
-			return true
-		}
-	}
-	return false
-}
-
 // finishRequest ends the handling of c and sends the reply. A notification, or a request
 // that was answered at the deadline, gets no reply.
 func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
@@ -273,15 +213,6 @@ func (rs *requestServer) encodeAndSendReply(c *peerRequest, result any, e *Error
 	return rs.sendReply(c, sc, e)
 }
 
-// errorHint returns a hint how to fix the failure of c, or "" if no hint is known.
-func (c *peerRequest) errorHint(e *Error) string {
-	if _, objects := c.Params.codec.(*objectCodec); !objects && e.Code == CodeInvalidParams &&
-		(bytes.Contains(c.Params.Positional, objectStart) || bytes.Contains(c.Params.Named, objectStart)) {
-		return looksLikeObject
-	}
-	return e.Hint
-}
-
 // logFailedRequest logs the error e of the handler of c, with a hint if known.
 func (rs *requestServer) logFailedRequest(c *peerRequest, e *Error) {
 	msg := "request failed"
@@ -293,35 +224,6 @@ func (rs *requestServer) logFailedRequest(c *peerRequest, e *Error) {
 		attrs = append(attrs, slog.String("hint", hint))
 	}
 	rs.s.logs.logHandlerLater(slog.LevelInfo, msg, c, e, attrs...)
-}
-
-// failureOf returns the error that a handler returned as the result, or nil.
-func failureOf(result any) error {
-	switch v := result.(type) {
-	case Error: // only a *Error implements error
-		return &v
-	case error:
-		if !isNilPointer(v) {
-			return v
-		}
-	}
-	return nil
-}
-
-// noNilError returns err. If err is a nil pointer, whose methods may panic, noNilError
-// returns a new error instead.
-func noNilError(err error) error {
-	if err != nil && isNilPointer(err) {
-		return fmt.Errorf("the handler returned a nil %T as its error: where there is none it has to return nil", err)
-	}
-	return err
-}
-
-// isNilPointer reports whether v is a nil pointer, such as a nil *Error returned as an
-// error.
-func isNilPointer(v any) bool {
-	r := reflect.ValueOf(v)
-	return r.Kind() == reflect.Pointer && r.IsNil()
 }
 
 // failedByContext reports whether the handler of c failed because the context had ended
@@ -359,15 +261,6 @@ func (c *peerRequest) deferEnd(s *Session) bool {
 	}
 	b.disconnect = true
 	return true
-}
-
-// findDisconnect returns the [*Disconnect] that the handler returned, or nil.
-func findDisconnect(result any, err error) *Disconnect {
-	if d, ok := result.(*Disconnect); ok || err == nil {
-		return d
-	}
-	d, _ := errors.AsType[*Disconnect](err)
-	return d
 }
 
 // encodeReply encodes the reply to c: e, or result if e is nil. It returns the error in
@@ -429,10 +322,6 @@ func (rs *requestServer) responseField(limit int) string {
 		return "Limits.Outbox"
 	}
 	return "Limits.Response"
-}
-
-func responseTooLarge(limit int) *Error {
-	return InvalidRequest("response too large (over %s bytes)", thousands(limit))
 }
 
 // frameError frames the response in sc, which carries e. If the id makes the response too

@@ -30,6 +30,8 @@ import (
 //   - RemoteAddr() net.Addr is the result of [Session.RemoteAddr].
 //   - Group() string is the name of the exchange's group, in place of Limits.Group.
 //   - MaxMessage() int is the size of the largest reply, as for a [SizeLimiter].
+//   - Admitted() bool reports that the exchange needs no [Session.Admit]. Otherwise a server
+//     with Options.Gate gives each request to Gate, in each exchange anew.
 //
 // Calls to the peer fail with [ErrNoCallback], and so do notifications if notify is nil.
 // Otherwise notify is called for each notification, or batch of notifications, with the
@@ -65,8 +67,10 @@ func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notif
 		return nil, fmt.Errorf("serve message: %w", err)
 	}
 	x := newExchange(ctx, srv, conn, notify)
+	if c, ok := conn.(interface{ Admitted() bool }); ok && c.Admitted() {
+		x.session.Admit()
+	}
 	x.reserveWorker(srv)
-	// A server with a gate refuses or admits the exchange here.
 	if err := srv.startSession(x.session, x.group(), nil); err != nil {
 		x.refuseAll(err)
 	}

@@ -960,3 +960,40 @@ func TestServeMessageAllocs(t *testing.T) {
 		t.Errorf("%v allocations", got)
 	}
 }
+
+// admittedConn is the conn of an exchange that needs no login, or of one that does.
+type admittedConn bool
+
+func (c admittedConn) Admitted() bool { return bool(c) }
+
+// A server with a gate lets in an exchange by its conn, or by a login in the same message.
+func TestServeMessageThroughAGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := serving(methods{"work": func(context.Context, *rpcx.Request) (any, error) { return "done", nil }})
+		srv.Options.Gate = methods{"login": func(_ context.Context, req *rpcx.Request) (any, error) {
+			req.Session().Admit()
+			return "in", nil
+		}}
+		const refused = `{"jsonrpc":"2.0","error":{"code":-32601,"message":"unknown method \"work\""},"id":1}`
+		const done = `{"jsonrpc":"2.0","result":"done","id":1}`
+		const in = `{"jsonrpc":"2.0","result":"in","id":1}`
+		for _, c := range []struct {
+			conn      any
+			msg, want string
+		}{
+			{nil, request("work"), refused},
+			{admittedConn(false), request("work"), refused},
+			{admittedConn(true), request("work"), done},
+			{nil, request("login"), in},
+			{nil, request("work"), refused}, // the login was that of another exchange
+			{nil, "[" + request("login") + "," + request("work") + "]", "[" + in + ", " + done + "]"},
+			{nil, "[" + request("work") + "," + request("login") + "]", "[" + refused + ", " + in + "]"},
+		} {
+			reply, err := srv.ServeMessage(t.Context(), c.conn, []byte(c.msg), nil)
+			if string(reply) != c.want || err != nil {
+				t.Errorf("with the conn %v %s is answered\n%s, %v; want\n%s", c.conn, c.msg, reply, err, c.want)
+			}
+		}
+		idleServer(t, srv)
+	})
+}

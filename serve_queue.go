@@ -252,40 +252,6 @@ func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	s.memory.reportMemoryLocked() // the next entry may find the server full
 }
 
-// refuseForShutdownLocked refuses what has not begun of an entry, because the session is
-// shutting down. Callers must hold s.mu.
-func (rs *requestServer) refuseForShutdownLocked(e queueEntry, from sendMode) {
-	rs.s.mu.AssertHeld()
-	why := rs.s.drainErrorLocked()
-	rs.traceRefusedLocked(e, why)
-	e.refuseRemaining(rs.s, why, from)
-}
-
-// recordRefusalLocked counts, logs and traces the refusal of a valid request, notification
-// or batch. Callers must hold s.mu.
-func (rs *requestServer) recordRefusalLocked(what refusable, why *Error) {
-	rs.s.mu.AssertHeld()
-	rs.countRefusedLocked(why)
-	rs.traceRefusedLocked(what, why)
-	msg, attr := what.about()
-	rs.s.logs.logPeerLaterLocked(slog.LevelWarn, msg, attr, slog.Any("error", why))
-}
-
-// countRefusedLocked counts a valid request that is not handled, or not to the end.
-// Callers must hold s.mu.
-func (rs *requestServer) countRefusedLocked(why *Error) {
-	s := rs.s
-	s.mu.AssertHeld()
-	if why.Code == CodeServerBusy { // a limit of this side, not the peer's fault
-		s.stats.Errors++
-		if !why.NotStarted() {
-			s.cost.addCostLocked(s.limits.CostHandlerError)
-		}
-	} else {
-		s.reader.chargeErrorLocked(why)
-	}
-}
-
 // timeOutLocked counts and logs that Limits.ProcessingTimeout has passed for c, and
 // returns the error for the reply. Callers must hold s.mu.
 func (rs *requestServer) timeOutLocked(c *peerRequest) *Error {
@@ -432,31 +398,6 @@ func (rs *requestServer) runWorker() {
 		}
 		rs.finishHandlerLocked(c)
 		c = nil
-	}
-}
-
-// countDroppedLocked counts a refused notification. The refusal counts as an error, too:
-// see countRefusedLocked. While the session is open,
-// recordRefusalLocked or timeOutLocked logs the refusal. Callers must hold s.mu.
-func (rs *requestServer) countDroppedLocked(c *peerRequest) {
-	s := rs.s
-	s.mu.AssertHeld()
-	if s.life.state == stateOpen {
-		s.stats.NotificationsDropped++
-	} else {
-		s.countDroppedAtEndLocked(c)
-	}
-}
-
-// dropDelayedLocked counts a delayed notification whose handler is not called. If the
-// notification has timed out, timeOutLocked has logged the event. Callers must hold s.mu.
-func (rs *requestServer) dropDelayedLocked(c *peerRequest) {
-	s := rs.s
-	s.mu.AssertHeld()
-	if c.ctx.endCause() == errProcessing {
-		s.stats.NotificationsDropped++
-	} else {
-		s.countDroppedAtEndLocked(c)
 	}
 }
 

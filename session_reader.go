@@ -399,17 +399,6 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 	s.unlock()
 }
 
-// failUnansweredLocked fails the pending calls of a batch. Another part of the reply may
-// still come. Callers must hold s.mu.
-func (pc *pendingCalls) failUnansweredLocked(m *pendingMessage, now time.Duration, err error) {
-	pc.s.mu.AssertHeld()
-	for i := range m.calls {
-		if c := &m.calls[i]; pc.table.removeButRemember(c) {
-			pc.completeCallLocked(c, now, nil, err)
-		}
-	}
-}
-
 // newRequest makes a singleRequest from a request or notification. text is that of the
 // item, if Options.Meta needs the text.
 func (r *reader) newRequest(item *Item, text []byte, size int) *singleRequest {
