@@ -450,7 +450,7 @@ type singleRequest struct {
 	peerRequest
 	deadline deadline
 	size     int
-	arena    [64]byte // copy of the message's parts, if small
+	arena    [56]byte // copy of the message's parts, if small
 }
 
 func (c *singleRequest) markArrived(s *Session, now time.Duration) {
