@@ -151,7 +151,7 @@ func TestRequestHooksAllocs(t *testing.T) {
 	if race.Enabled {
 		t.Skip("the race detector makes sync.Pool forget at random")
 	}
-	raw := func(_ context.Context, req *rpcx.Request) (any, error) { return reply(nil, req) }
+	raw := func(ctx context.Context, req *rpcx.Request) (any, error) { return reply(ctx, req) }
 	f := func(error) {}
 	with := rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 		rpcx.AfterReply(ctx, f)

@@ -303,10 +303,10 @@ func TestGateAndCost(t *testing.T) {
 func TestGateAdmitsInTheMiddleOfABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var handled events
-		opts := gated(rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+		opts := gated(rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 			handled.add("gate %s", req.Method)
 			if req.Method == "login" {
-				return admit(nil, req)
+				return admit(ctx, req)
 			}
 			return nil, rpcx.Errorf(1, "log in")
 		}))
@@ -353,7 +353,7 @@ func TestGateTimeout(t *testing.T) {
 				}
 				time.Sleep(c.want - 1)
 				live(t, s)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				err := ended(t, s)
 				matches(t, err, rpcx.ErrNotAdmitted)
 				if want := fmt.Sprintf("rpcx: session not admitted: no Session.Admit in %v (Limits.GateTimeout)", c.want); err.Error() != want {
@@ -554,7 +554,7 @@ func TestGateHandlerThatHoldsUpReading(t *testing.T) {
 		if stats := s.Stats(); stats.Queued != 16 || stats.Pauses != 1 {
 			t.Errorf("in the pause, stats are %+v", stats)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		matches(t, ended(t, s), rpcx.ErrNotAdmitted)
 	})
 }
@@ -644,7 +644,7 @@ func TestAdmitFromAnywhere(t *testing.T) {
 		w.say(ask("f", 6))
 		w.expect(answered("null", 6))
 
-		s, w = newServed(t, gated(methods{}))
+		s, _ = newServed(t, gated(methods{}))
 		s.Close()
 		s.Admit() // while it ends
 		<-s.Done()
@@ -781,9 +781,9 @@ func TestGateAndShutdown(t *testing.T) {
 			}
 		})
 
-		s, w := newServed(t, gated(methods{"login": func(_ context.Context, req *rpcx.Request) (any, error) {
+		s, w := newServed(t, gated(methods{"login": func(ctx context.Context, req *rpcx.Request) (any, error) {
 			time.Sleep(time.Second)
-			return admit(nil, req)
+			return admit(ctx, req)
 		}}))
 		w.say(ask("login", 1), ask("work", 2))
 		synctest.Wait()
@@ -843,9 +843,9 @@ func TestGateEndsInAPause(t *testing.T) {
 // When the peer has finished sending, what it has sent passes the gate.
 func TestGateAndHalfClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		opts := gated(methods{"login": func(_ context.Context, req *rpcx.Request) (any, error) {
+		opts := gated(methods{"login": func(ctx context.Context, req *rpcx.Request) (any, error) {
 			time.Sleep(time.Second)
-			return admit(nil, req)
+			return admit(ctx, req)
 		}})
 		opts.Role = rpcx.RoleServer
 		s, far, w := newHalfWire(t, opts)
@@ -873,10 +873,10 @@ func TestGateAndHangUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var handled events
 		open := make(chan struct{})
-		opts := gated(rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+		opts := gated(rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 			<-open
 			handled.add("gate %s", req.Method)
-			return admit(nil, req)
+			return admit(ctx, req)
 		}))
 		opts.Handler = rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
 			handled.add("%s", req.Method)

@@ -145,8 +145,8 @@ func TestServeMessageSession(t *testing.T) {
 				t.Errorf("the session has %v, %v, %v, %v", s.Conn(), s.NetConn(), s.RemoteAddr(), s.Role())
 			}
 			s.SetValue(key{}, 1)
-			if s.Value(key{}) != 1 || ctx.Value(key{}) != 1 || ctx.Value("of the caller") != 2 {
-				t.Errorf("the values are %v, %v and %v", s.Value(key{}), ctx.Value(key{}), ctx.Value("of the caller"))
+			if s.Value(key{}) != 1 || ctx.Value(key{}) != 1 || ctx.Value(callersKey{}) != 2 {
+				t.Errorf("the values are %v, %v and %v", s.Value(key{}), ctx.Value(key{}), ctx.Value(callersKey{}))
 			}
 			s.OnClose(func(err error) { closedWith = err })
 			select {
@@ -165,7 +165,7 @@ func TestServeMessageSession(t *testing.T) {
 			}
 			return srvSessions(req), nil
 		}})
-		ctx := context.WithValue(t.Context(), any("of the caller"), 2)
+		ctx := context.WithValue(t.Context(), callersKey{}, 2)
 		msg := request("look")
 		got, err := srv.ServeMessage(ctx, conn, []byte(msg), nil)
 		if want := `{"jsonrpc":"2.0","result":"a session","id":1}`; string(got) != want || err != nil {
@@ -960,6 +960,9 @@ func TestServeMessageAllocs(t *testing.T) {
 		t.Errorf("%v allocations", got)
 	}
 }
+
+// callersKey is the key of a value in the context of a caller.
+type callersKey struct{}
 
 // admittedConn is the conn of an exchange that needs no login, or of one that does.
 type admittedConn bool

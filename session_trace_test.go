@@ -287,7 +287,7 @@ func TestTraceConnRefused(t *testing.T) {
 
 		srv.Shutdown(t.Context())
 		srv = &rpcx.Server{MaxSessions: 1, Options: srv.Options}
-		first = connect()
+		connect()
 		if connect() != nil || srv.Accepts() {
 			t.Error("a connection over MaxSessions was taken")
 		}
