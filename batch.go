@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+
+	"example.com/rpcx/internal/gopool"
 )
 
 // Batch collects requests and notifications to be sent in a single message. The zero value
@@ -31,8 +33,9 @@ type Batch struct {
 	futures []batchFuture // allocated in advance for the next calls
 	sent    bool
 
-	members   []*Future // of the calls, once the batch is sent
-	sentAgain bool      // Calls was used after the batch was sent
+	members   []*Future   // of the calls, once the batch is sent
+	hooked    *hookedCall // the batch as a whole; nil without functions of Options.OnCall and OnBatchCall
+	sentAgain bool        // Calls was used after the batch was sent
 }
 
 // noCopy makes go vet report copies of a struct with a field of type noCopy.
@@ -78,6 +81,7 @@ type batchFuture struct {
 type sentBatch struct {
 	message pendingMessage
 	batchFuture
+	pool *gopool.Pool // that of hookedCall
 }
 
 // open makes the future that of an unsent batch or member, and returns the future.
@@ -224,7 +228,6 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 		return nil
 	}
 	sent := new(sentBatch)
-	sent.message.senderEndsHooks = true
 	ctx, err := s.sendBatch(ctx, b, sent)
 	if err != nil {
 		return err
@@ -247,7 +250,7 @@ func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	if b.isEmpty() {
 		return &Future{phase: futureFinished, batch: &batchPart{members: []*Future{}}}
 	}
-	sent := new(sentBatch)
+	sent := &sentBatch{pool: &s.pool.Pool}
 	ctx, err := s.sendBatch(ctx, b, sent)
 	if err != nil {
 		return newFailedFuture(err)
@@ -284,19 +287,23 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch, sent *sentBatch) (_ c
 	err = errCallPanicked
 	defer func() {
 		if err != nil && m.messageSeq == 0 { // the batch was not queued
-			b.failSending(own, err)
+			b.failSending(err)
 		}
 	}()
-	ctx, err = s.sendJoinedBatch(ctx, b, own, m)
+	ctx, err = s.sendJoinedBatch(ctx, b, sent)
 	return ctx, err
 }
 
-// sendJoinedBatch calls the hooks, and queues b, whose calls are in m. It returns the
+// sendJoinedBatch calls the hooks, and queues b, whose calls are in sent. It returns the
 // context for the batch.
-func (s *Session) sendJoinedBatch(ctx context.Context, b *Batch, own *Future, m *pendingMessage) (context.Context, error) {
-	ctx, err := s.calls.hooks.beginBatch(ctx, s, b, own)
+func (s *Session) sendJoinedBatch(ctx context.Context, b *Batch, sent *sentBatch) (context.Context, error) {
+	own, m := &sent.future, &sent.message
+	ctx, err := s.calls.hooks.beginBatch(ctx, sent.pool, s, b)
 	if err != nil {
 		return ctx, err
+	}
+	if own.hooked = b.hooked; own.hooked != nil {
+		own.hooked.future = own
 	}
 	_, m.hasOwnDeadline = ctx.Deadline()
 	err = context.Cause(ctx)
@@ -321,18 +328,10 @@ func (s *Session) sendJoinedBatch(ctx context.Context, b *Batch, own *Future, m 
 	return ctx, nil
 }
 
-// failSending ends the calls of b, which was not sent. own is the future of the batch as a
-// whole.
-func (b *Batch) failSending(own *Future, err error) {
-	own.failUnsentMembers(err)
-	for _, e := range b.entries {
-		if e.hooked != nil {
-			e.hooked.end(context.Background(), err)
-		}
-	}
-	if own.hooked != nil {
-		own.hooked.end(context.Background(), err)
-	}
+// failSending ends the calls of b, which was not sent.
+func (b *Batch) failSending(err error) {
+	b.failUnsentMembers(err)
+	b.endHooks(context.Background(), func(*Future) error { return err }, err)
 }
 
 // checkLength returns the error for a batch of more members than limit. A receiver with
@@ -346,10 +345,10 @@ func (b *Batch) checkLength(limit int) error {
 		thousands(len(b.entries)), overLimitText(limit, "members", "Limits.Batch"))
 }
 
-// failUnsentMembers finishes the members of f, a batch that was not queued, with err. For
-// members that were cancelled before, the error is ErrCancelled.
-func (f *Future) failUnsentMembers(err error) {
-	for _, member := range f.members() {
+// failUnsentMembers finishes the calls of b, which was not sent, with err. For calls that
+// were cancelled before, the error is ErrCancelled.
+func (b *Batch) failUnsentMembers(err error) {
+	for _, member := range b.members {
 		if member.isCancelled() {
 			member.finish(ErrCancelled)
 		} else {

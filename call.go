@@ -32,7 +32,9 @@ import (
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)
 	if len(s.calls.hooks.onCall) > 0 {
-		return s.callHooked(ctx, method, params, result)
+		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
+			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, result)
+		})
 	}
 	return s.callAndWait(ctx, method, params, nil, result)
 }
@@ -71,7 +73,9 @@ func (s *Session) callAndWait(ctx context.Context, method string, params any, me
 func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Session.Go", ctx)
 	if len(s.calls.hooks.onCall) > 0 {
-		return s.goHooked(ctx, method, params)
+		return s.calls.hooks.startCall(ctx, &s.pool.Pool, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, h *hookedCall) (*Future, error) {
+			return s.startCall(ctx, h.Method, h.Params, h)
+		})
 	}
 	f, _ := s.startCall(ctx, method, params, nil)
 	return f
@@ -107,19 +111,26 @@ func (s *Session) startCall(ctx context.Context, method string, params any, h *h
 // alone is not enough.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Session.Notify", ctx)
-	if len(s.calls.hooks.onCall) > 0 {
-		return s.notifyHooked(ctx, method, params)
-	}
-	return s.notifyCaller(ctx, method, params, nil)
+	return s.notifyCaller(ctx, fromCaller, method, params)
 }
 
-// notifyCaller is Notify after the functions of Options.OnCall. meta is data about the
-// notification.
-func (s *Session) notifyCaller(ctx context.Context, method string, params any, meta map[string]any) error {
+// notifyCaller calls the functions of Options.OnCall, and sends a notification of the user.
+func (s *Session) notifyCaller(ctx context.Context, from sendMode, method string, params any) error {
+	if len(s.calls.hooks.onCall) > 0 {
+		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Notification: true}, func(ctx context.Context, c *OutgoingCall) error {
+			return s.notifyUnhooked(ctx, from, c.Method, c.Params, c.Meta)
+		})
+	}
+	return s.notifyUnhooked(ctx, from, method, params, nil)
+}
+
+// notifyUnhooked is notifyCaller after the functions of Options.OnCall. meta is data about
+// the notification.
+func (s *Session) notifyUnhooked(ctx context.Context, from sendMode, method string, params any, meta map[string]any) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	err := s.sendNotification(ctx, fromCaller, method, params, meta)
+	err := s.sendNotification(ctx, from, method, params, meta)
 	if err == nil {
 		s.writer.traceRequestSent(method, nil)
 	}
@@ -130,19 +141,16 @@ func (s *Session) notifyCaller(ctx context.Context, method string, params any, m
 // nothing and returns false, without an error. While other senders wait for room, there is
 // no room. Another goroutine writes the message to the connection. TryNotify returns the
 // errors of Notify, except those of a context. From the start of [Session.Shutdown] the
-// error matches [ErrClosed].
+// error matches [ErrClosed]. Options.OnCall sees the notification, also if there is no
+// room; done then receives an error.
 //
 // TryNotify is for news to many sessions, of which none may hold up the others.
 func (s *Session) TryNotify(method string, params any) (bool, error) {
-	err := s.sendNotification(context.Background(), fromTryNotify, method, params, nil)
-	switch {
-	case err == errNoRoom:
+	err := s.notifyCaller(context.Background(), fromTryNotify, method, params)
+	if err == errNoRoom {
 		return false, nil
-	case err != nil:
-		return false, err
 	}
-	s.writer.traceRequestSent(method, nil)
-	return true, nil
+	return err == nil, err
 }
 
 // sendNotification encodes and queues a notification.
@@ -441,5 +449,10 @@ func (f *Future) finishWith(result []byte, err error) {
 	}
 	if done != nil {
 		close(done)
+	}
+	if f.message == nil { // a session does so itself, for all calls that ended together
+		var ended endedCalls
+		ended.add(f)
+		ended.endHooksLater()
 	}
 }

@@ -83,6 +83,9 @@ var errBatchUnsent = errors.New("rpcx: the batch was not sent: only SendBatch, G
 // The start of the loop marks the batch as sent, unless the batch is empty. If the batch
 // was sent already, there is nothing to iterate over, and Wait returns [ErrBatchSent]. If
 // the loop ends early, the calls that were not reached fail with [ErrCancelled].
+//
+// The members are as the program added them: Options.OnCall, OnBatchCall and Meta do not
+// apply, and OutgoingCall.Meta is nil. To call such functions is up to the Caller.
 func (b *Batch) Calls() iter.Seq2[*OutgoingCall, func(result json.RawMessage, err error)] {
 	return func(yield func(*OutgoingCall, func(json.RawMessage, error)) bool) {
 		if b.isEmpty() {

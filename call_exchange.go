@@ -51,6 +51,8 @@ type Exchange struct {
 	codec     Codec
 	limits    Limits
 	log       *slog.Logger
+	hooks     *callHooks
+	meta      *Meta // nil for none
 	pool      gopool.Pool
 	lastID    atomic.Uint64 // the next id; at the start, Options.FirstID
 
@@ -65,9 +67,10 @@ type Exchange struct {
 // an option is invalid. Close the Exchange to release its idle goroutines, and rt.
 //
 // These fields of opts matter: Protocol (a [Detector] is replaced as in a session, by the
-// first reply), Codec, Objects, Types, FirstID, Logger, and of Limits: Outgoing,
-// RequestTimeout and Batch. The others are ignored; Handler and Framer, for example, have
-// no use here. Limits.Outgoing does not adapt.
+// first reply), Codec, Objects, Types, FirstID, OnCall, OnBatchCall, Meta, Logger, and of
+// Limits: Outgoing, RequestTimeout and Batch. The others are ignored; Handler and Framer,
+// for example, have no use here. Limits.Outgoing does not adapt. The context that OnCall
+// returns, or for a batch OnBatchCall, goes to RoundTrip: see [OutgoingCall].
 func NewExchange(rt RoundTripper, opts *Options) *Exchange {
 	mustHave("NewExchange", "RoundTripper", rt)
 	var own Options
@@ -75,10 +78,14 @@ func NewExchange(rt RoundTripper, opts *Options) *Exchange {
 		own = Options{
 			Protocol: opts.Protocol, Codec: opts.Codec, Objects: opts.Objects, Types: opts.Types,
 			FirstID: opts.FirstID, Logger: opts.Logger, Limits: opts.Limits,
+			OnCall: opts.OnCall, OnBatchCall: opts.OnBatchCall, Meta: opts.Meta,
 		}
 	}
 	o := mustResolveOptions(&own)
-	x := &Exchange{transport: rt, codec: o.Codec, limits: o.Limits.resolved(RoleClient), log: o.Logger, pending: make(map[*roundTrip]struct{})}
+	x := &Exchange{
+		transport: rt, codec: o.Codec, limits: o.Limits.resolved(RoleClient), log: o.Logger, hooks: o.hooks, meta: o.Meta,
+		pending: make(map[*roundTrip]struct{}),
+	}
 	if o.objects != nil {
 		x.codec = &objectCodec{o.Codec, o.objects, x}
 	}
@@ -107,7 +114,17 @@ func (x *Exchange) objectCodec() *objectCodec {
 //   - an error that matches [ErrClosed], after Close.
 func (x *Exchange) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Exchange.Call", ctx)
-	f := x.sendSingle(ctx, &OutgoingCall{Method: method, Params: params, Attempt: 1})
+	if len(x.hooks.onCall) > 0 {
+		return x.hooks.runCall(ctx, OutgoingCall{Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
+			return x.callAndWait(ctx, &OutgoingCall{Method: c.Method, Params: c.Params, Meta: c.Meta}, result)
+		})
+	}
+	return x.callAndWait(ctx, &OutgoingCall{Method: method, Params: params}, result)
+}
+
+// callAndWait is Call after the functions of Options.OnCall.
+func (x *Exchange) callAndWait(ctx context.Context, c *OutgoingCall, result any) error {
+	f, _ := x.sendSingle(ctx, c, nil)
 	<-f.Done() // at the latest with ctx
 	return f.Decode(result)
 }
@@ -117,7 +134,13 @@ func (x *Exchange) Call(ctx context.Context, method string, params, result any) 
 // [Exchange.Call]. [Future.Cancel] ends the context of RoundTrip.
 func (x *Exchange) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Exchange.Go", ctx)
-	return x.sendSingle(ctx, &OutgoingCall{Method: method, Params: params, Attempt: 1})
+	if len(x.hooks.onCall) > 0 {
+		return x.hooks.startCall(ctx, &x.pool, OutgoingCall{Method: method, Params: params}, func(ctx context.Context, h *hookedCall) (*Future, error) {
+			return x.sendSingle(ctx, &OutgoingCall{Method: h.Method, Params: h.Params, Meta: h.Meta}, h)
+		})
+	}
+	f, _ := x.sendSingle(ctx, &OutgoingCall{Method: method, Params: params}, nil)
+	return f
 }
 
 // Notify sends a notification and waits until RoundTrip returns. The error is one of
@@ -126,9 +149,13 @@ func (x *Exchange) Go(ctx context.Context, method string, params any) *Future {
 // [*Error]. Any other answer is a [*ProtocolError].
 func (x *Exchange) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Exchange.Notify", ctx)
-	f := x.sendSingle(ctx, &OutgoingCall{Method: method, Params: params, Notification: true, Attempt: 1})
-	<-f.Done()
-	return f.Err()
+	c := OutgoingCall{Method: method, Params: params, Notification: true}
+	if len(x.hooks.onCall) > 0 {
+		return x.hooks.runCall(ctx, c, func(ctx context.Context, c *OutgoingCall) error {
+			return x.callAndWait(ctx, &OutgoingCall{Method: c.Method, Params: c.Params, Notification: true, Meta: c.Meta}, nil)
+		})
+	}
+	return x.callAndWait(ctx, &c, nil)
 }
 
 // SendBatch sends b by one RoundTrip and waits for the replies, as [Session.SendBatch]
@@ -150,20 +177,40 @@ func (x *Exchange) SendBatch(ctx context.Context, b *Batch) error {
 	}
 	t := x.newRoundTrip(len(futures))
 	t.futures, t.batch = futures, true
-	if len(futures) == 0 {
-		t.futures = []*Future{newDetachedFuture(x.codec)}
+	if t.calls == 0 || t.calls < b.Len() && len(x.hooks.onCall) > 0 {
+		t.notifications = newDetachedFuture(x.codec)
 	}
-	if err := x.sendBatch(ctx, b, t); err != nil {
-		t.finishAll(err)
+	if t.calls == 0 {
+		t.futures = []*Future{t.notifications}
+	}
+	ctx, err = x.startBatch(ctx, b, t)
+	if err != nil {
 		return err
 	}
-	if len(futures) == 0 {
-		<-t.futures[0].Done()
-		if err := t.futures[0].Err(); err != nil {
-			return err
-		}
+	if t.calls == 0 {
+		<-t.notifications.Done()
+		err = t.notifications.Err()
 	}
-	return b.Wait(ctx)
+	if err == nil {
+		err = b.Wait(ctx)
+	}
+	if b.hooked != nil {
+		b.endHooks(ctx, t.outcome, err)
+	}
+	return err
+}
+
+// startBatch calls the hooks, and starts the RoundTrip of b, whose calls are those of t. It
+// returns the context for the batch. If b cannot be sent, its calls fail.
+func (x *Exchange) startBatch(ctx context.Context, b *Batch, t *roundTrip) (_ context.Context, err error) {
+	err = errCallPanicked
+	defer func() {
+		if err != nil {
+			b.failSending(err)
+		}
+	}()
+	ctx, err = x.sendBatch(ctx, b, t)
+	return ctx, err
 }
 
 // Close ends the pending calls with a [*ConnectionError] that matches [ErrClosed], and
@@ -198,6 +245,10 @@ type roundTrip struct {
 	calls    int       // calls in the message; without calls, no reply is expected
 	futures  []*Future // of the calls; without calls, a single one for the message
 
+	// The future of the notifications in a batch finishes before the last call; nil if nobody
+	// needs the outcome.
+	notifications *Future
+
 	ctx        context.Context // of RoundTrip
 	endContext context.CancelCauseFunc
 	stopTimer  context.CancelFunc // of Limits.RequestTimeout
@@ -211,50 +262,65 @@ func (x *Exchange) newRoundTrip(calls int) *roundTrip {
 	return &roundTrip{exchange: x, calls: calls, firstID: x.lastID.Add(n) - n}
 }
 
-// sendSingle sends a call or a notification, and returns its future.
-func (x *Exchange) sendSingle(ctx context.Context, c *OutgoingCall) *Future {
+// sendSingle sends a call or a notification, and returns its future. The future ends h, if
+// not nil. If the message cannot be sent, sendSingle also returns the error.
+func (x *Exchange) sendSingle(ctx context.Context, c *OutgoingCall, h *hookedCall) (*Future, error) {
 	calls := 1
 	if c.Notification {
 		calls = 0
 	}
 	t := x.newRoundTrip(calls)
 	f := newDetachedFuture(x.codec)
-	f.call.method = c.Method
+	if f.call.method = c.Method; h != nil && len(h.done) > 0 {
+		f.hooked, h.future = h, f
+	}
 	t.futures = []*Future{f}
-	if err := x.encodeAndStart(ctx, t, func(sc *encodeBuffer) (err error) {
+	err := x.encodeAndStart(ctx, t, func(sc *encodeBuffer) (err error) {
 		sc.id = strconv.AppendUint(sc.id[:0], t.firstID, 10)
 		sc.msg, err = x.appendCall(sc.msg[:0], sc.id, c)
 		return err
-	}); err != nil {
+	})
+	if err != nil {
+		f.hooked = nil // the sender ends h
 		f.finish(err)
 	}
-	return f
+	return f, err
 }
 
-// sendBatch sends the members of b, whose calls are those of t.
-func (x *Exchange) sendBatch(ctx context.Context, b *Batch, t *roundTrip) error {
-	if err := b.checkLength(x.limits.Batch); err != nil {
-		return err
+// sendBatch calls the hooks, and sends the members of b, whose calls are those of t. It
+// returns the context for the batch.
+func (x *Exchange) sendBatch(ctx context.Context, b *Batch, t *roundTrip) (context.Context, error) {
+	ctx, err := x.hooks.beginBatch(ctx, nil, nil, b)
+	if err == nil {
+		err = b.checkLength(x.limits.Batch)
 	}
-	return x.encodeAndStart(ctx, t, func(sc *encodeBuffer) (err error) {
+	if err != nil {
+		return ctx, err
+	}
+	return ctx, x.encodeAndStart(ctx, t, func(sc *encodeBuffer) (err error) {
 		next := t.firstID
-		sc.msg, err = b.Append(sc.msg[:0], *x.protocol.Load(), x.codec, func() ID {
+		sc.msg, err = b.appendWithMeta(sc.msg[:0], *x.protocol.Load(), x.codec, func() ID {
 			sc.id = strconv.AppendUint(sc.id[:0], next, 10)
 			next++
 			return sc.id
-		})
+		}, x.meta)
 		return err
 	})
 }
 
 // appendCall appends the message of a call or a notification. The only other place where
 // an Exchange encodes calls is sendBatch.
-func (x *Exchange) appendCall(dst []byte, id ID, c *OutgoingCall) ([]byte, error) {
+func (x *Exchange) appendCall(dst []byte, id ID, c *OutgoingCall) (msg []byte, err error) {
 	p := *x.protocol.Load()
 	if c.Notification {
-		return p.AppendNotification(dst, c.Method, c.Params, x.codec)
+		msg, err = p.AppendNotification(dst, c.Method, c.Params, x.codec)
+	} else {
+		msg, err = p.AppendRequest(dst, id, c.Method, c.Params, x.codec)
 	}
-	return p.AppendRequest(dst, id, c.Method, c.Params, x.codec)
+	if err != nil {
+		return msg, err
+	}
+	return x.meta.appendTo(msg, len(dst), c.Meta, x.codec)
 }
 
 // encodeAndStart encodes the message of t by encode, waits for a slot and starts the
@@ -358,6 +424,7 @@ func (t *roundTrip) run() {
 
 // finishAll finishes the unfinished calls with err.
 func (t *roundTrip) finishAll(err error) {
+	t.finishNotifications(err)
 	for _, f := range t.futures {
 		f.finish(err)
 	}
@@ -368,9 +435,28 @@ func (t *roundTrip) finishAll(err error) {
 func (t *roundTrip) countFinished() bool {
 	if t.unfinished.Add(-1) == 0 {
 		t.stopWatch()
-		t.releaseContext(t.futures[0].Err())
+		err := t.futures[0].Err()
+		t.releaseContext(err)
+		t.finishNotifications(err) // if all calls were cancelled
 	}
 	return true
+}
+
+// finishNotifications finishes the notifications of a batch. Only the first outcome counts.
+func (t *roundTrip) finishNotifications(err error) {
+	if t.notifications != nil {
+		t.notifications.finish(err)
+	}
+}
+
+// outcome returns the error of a member of the batch, all of whose calls have finished. The
+// future of a notification is nil.
+func (t *roundTrip) outcome(f *Future) error {
+	if f != nil {
+		return f.fillDestinations()
+	}
+	<-t.notifications.Done()
+	return t.notifications.Err()
 }
 
 // noResponseError is the error of a single call without a reply.
@@ -397,6 +483,7 @@ func (t *roundTrip) receive(reply []byte) {
 				refusal = e
 			case item.Kind == KindResponse:
 				if f, err := t.match(p, &item); f != nil {
+					t.finishNotifications(nil)
 					f.complete(item.Result, err)
 					answered++
 				} else {
@@ -417,6 +504,7 @@ func (t *roundTrip) receive(reply []byte) {
 	case t.calls == 0:
 		t.finishAll(nil)
 	case t.batch:
+		t.finishNotifications(nil)
 		t.finishAll(ErrNoResponse)
 	default:
 		t.finishAll(noResponseError{})

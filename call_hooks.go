@@ -6,26 +6,29 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"example.com/rpcx/internal/gopool"
 )
 
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
 //
 // The functions of Options.OnCall are called in order, outside of locks, on the goroutine
 // of the caller, with the context of the caller. The returned context next goes to the
-// following function and to the call, whose deadline it may set; nil keeps ctx. A function
-// may change Method, Params and Meta. The session sends the values left by the last
-// function, and ignores changes of other fields. A function may keep the OutgoingCall for
-// reading. Messages of the session itself, such as reports of Options.Cancellation, are
-// not shown.
+// following function and to the call, whose deadline it may set; nil keeps ctx. An
+// [Exchange] passes values of next on to its [RoundTripper]. A function may change Method,
+// Params and Meta. The values left by the last function are sent, and changes of other
+// fields are ignored. A function may keep the OutgoingCall for reading. Messages of a
+// session itself, such as reports of Options.Cancellation, are not shown.
 //
 // The returned function done, which may be nil, is called once with the error of the call,
 // when the call is over. The done functions of a call run in reverse order:
 //
-//   - On the calling goroutine, before the return of Session.Call, SendBatch or Notify, or
-//     if the call is not sent. The error is the returned error. A notification is over when
-//     queued.
-//   - After Session.Go and GoBatch: on the goroutine of [Future.Wait], before the return,
-//     or on a separate goroutine. Done is not called on the reader, and may wait.
+//   - On the calling goroutine, before the return of Call, SendBatch, Notify or TryNotify,
+//     or if the call is not sent. The error is the returned error, or for TryNotify without
+//     room an error that says so. A notification is over when a session has queued the
+//     message, or when RoundTrip has returned.
+//   - After Go and GoBatch: on the goroutine of [Future.Wait], before the return, or on a
+//     separate goroutine. Done is not called on the reader, and may wait.
 //
 // If a function returns an error, nothing is sent, and the call fails with the error. Only
 // the done functions of earlier functions run then. A panic of a function, or of done on
@@ -36,9 +39,12 @@ import (
 // the functions of OnCall, for each member. The context next of a member goes no further
 // than its functions, because the batch has one context. If a function fails, no member is
 // sent. The done functions of the members run at the end of the batch, or when a member of
-// GoBatch is cancelled, and those of OnBatchCall last.
+// GoBatch is cancelled, and those of OnBatchCall last. Without a session, the *Session of
+// OnBatchCall is nil.
+//
+// A program's own [Caller] has no such functions, also if it uses [Batch.Calls].
 type OutgoingCall struct {
-	Session      *Session // nil for a call without a session
+	Session      *Session // nil on an Exchange, and for a program's own Caller
 	Method       string
 	Params       any
 	Notification bool
@@ -88,6 +94,7 @@ func (o *Options) resolveCallOptions() (err error) {
 // called once, when the call is over.
 type hookedCall struct {
 	OutgoingCall               // empty for a batch as a whole
+	pool         *gopool.Pool  // runs the done functions after Go and GoBatch; nil if the sender does
 	done         []func(error) // in the order of the hooks
 	few          [2]func(error)
 	future       *Future     // of the call; nil in Session.Call, and for a notification
@@ -164,9 +171,10 @@ func (h *hookedCall) markEnded() {
 
 // beginCall calls the functions of Options.OnCall. It returns the context for the call, and
 // the call to be sent. If a function fails, the call is over, and its error is returned.
-func (hooks *callHooks) beginCall(ctx context.Context, call OutgoingCall) (context.Context, *hookedCall, error) {
+// pool is that of hookedCall.
+func (hooks *callHooks) beginCall(ctx context.Context, pool *gopool.Pool, call OutgoingCall) (context.Context, *hookedCall, error) {
 	call.Attempt = 1
-	h := &hookedCall{OutgoingCall: call}
+	h := &hookedCall{OutgoingCall: call, pool: pool}
 	err := errHookPanicked
 	defer func() {
 		if err != nil {
@@ -188,21 +196,24 @@ func (hooks *callHooks) beginCall(ctx context.Context, call OutgoingCall) (conte
 	return ctx, h, nil
 }
 
-// callHooked is Session.Call for a session with functions of Options.OnCall.
-func (s *Session) callHooked(ctx context.Context, method string, params, result any) error {
-	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params})
+// runCall calls the functions of Options.OnCall, then send, and then the done functions.
+// send sends the call, which the functions may have changed, and waits for the end.
+func (hooks *callHooks) runCall(ctx context.Context, call OutgoingCall, send func(context.Context, *OutgoingCall) error) error {
+	ctx, h, err := hooks.beginCall(ctx, nil, call)
 	if err != nil {
 		return err
 	}
 	err = errCallPanicked
 	defer func() { h.end(ctx, err) }()
-	err = s.callAndWait(ctx, h.Method, h.Params, h.Meta, result)
+	err = send(ctx, &h.OutgoingCall)
 	return err
 }
 
-// goHooked is Session.Go for a session with functions of Options.OnCall.
-func (s *Session) goHooked(ctx context.Context, method string, params any) *Future {
-	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params})
+// startCall calls the functions of Options.OnCall, and then start, which sends the call and
+// puts the hookedCall into the future. The future ends the call. If the call is not sent,
+// startCall does.
+func (hooks *callHooks) startCall(ctx context.Context, pool *gopool.Pool, call OutgoingCall, start func(context.Context, *hookedCall) (*Future, error)) *Future {
+	ctx, h, err := hooks.beginCall(ctx, pool, call)
 	if err != nil {
 		return newFailedFuture(err)
 	}
@@ -212,33 +223,21 @@ func (s *Session) goHooked(ctx context.Context, method string, params any) *Futu
 			h.end(ctx, err)
 		}
 	}()
-	f, err := s.startCall(ctx, h.Method, h.Params, h)
+	f, err := start(ctx, h)
 	return f
 }
 
-// notifyHooked is Session.Notify for a session with functions of Options.OnCall.
-func (s *Session) notifyHooked(ctx context.Context, method string, params any) error {
-	ctx, h, err := s.calls.hooks.beginCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Notification: true})
-	if err != nil {
-		return err
-	}
-	err = errCallPanicked
-	defer func() { h.end(ctx, err) }()
-	err = s.notifyCaller(ctx, h.Method, h.Params, h.Meta)
-	return err
-}
-
 // beginBatch calls the functions of Options.OnBatchCall for b, and then the functions of
-// Options.OnCall for each member. It returns the context for the batch. own is the future
-// of the batch as a whole.
-func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, own *Future) (context.Context, error) {
+// Options.OnCall for each member. It returns the context for the batch. s is the session,
+// or nil. pool is that of hookedCall.
+func (hooks *callHooks) beginBatch(ctx context.Context, pool *gopool.Pool, s *Session, b *Batch) (context.Context, error) {
 	if len(hooks.onCall) == 0 && len(hooks.onBatchCall) == 0 {
 		return ctx, nil
 	}
-	own.hooked = &hookedCall{future: own}
+	b.hooked = &hookedCall{pool: pool}
 	for _, onBatchCall := range hooks.onBatchCall {
 		next, done := onBatchCall(ctx, s, b)
-		own.hooked.addDone(done)
+		b.hooked.addDone(done)
 		if next != nil {
 			ctx = next
 		}
@@ -248,7 +247,7 @@ func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, ow
 	}
 	for i := range b.entries {
 		e := &b.entries[i]
-		_, h, err := hooks.beginCall(ctx, OutgoingCall{
+		_, h, err := hooks.beginCall(ctx, pool, OutgoingCall{
 			Session: s, Method: e.method, Params: e.params, Notification: e.future == nil, Batch: b,
 		})
 		if err != nil {
@@ -262,10 +261,28 @@ func (hooks *callHooks) beginBatch(ctx context.Context, s *Session, b *Batch, ow
 	return ctx, nil
 }
 
-// setHooked stores the hookedCall of f, a member of a batch, before the batch is sent.
+// endHooks calls the done functions of the members, with the error that outcome returns
+// for the future, and then those of the batch as a whole with err. The future of a
+// notification is nil.
+func (b *Batch) endHooks(ctx context.Context, outcome func(*Future) error, err error) {
+	for _, e := range b.entries {
+		if e.hooked != nil {
+			e.hooked.end(ctx, outcome(e.future))
+		}
+	}
+	if b.hooked != nil {
+		b.hooked.end(ctx, err)
+	}
+}
+
+// setHooked stores the hookedCall of f, a member of a batch, before the batch is sent. If f
+// was cancelled and has finished, f does not change any more; the sender ends h.
 func (f *Future) setHooked(h *hookedCall) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.phase == futureFinished {
+		return
+	}
 	f.call.method = h.Method
 	if len(h.done) > 0 {
 		f.hooked, h.future = h, f
@@ -283,10 +300,9 @@ func (f *Future) endHooks(ctx context.Context, outcome func(*Future) error) {
 	}
 }
 
-// endHooksUnlessSender calls endHooks for f, which has finished, unless the sender of the
-// batch does so.
+// endHooksUnlessSender calls endHooks for f, which has finished, unless the sender does so.
 func (f *Future) endHooksUnlessSender(ctx context.Context) {
-	if f.hooked != nil && !f.message.senderEndsHooks {
+	if f.hooked != nil && f.hooked.pool != nil {
 		f.endHooks(ctx, callError)
 	}
 }
@@ -297,7 +313,7 @@ type endedCalls struct{ first, last *hookedCall }
 // add adds the call of f, which may be nil, unless the sender calls the done functions.
 func (l *endedCalls) add(f *Future) {
 	switch {
-	case f == nil || f.hooked == nil || f.message.senderEndsHooks:
+	case f == nil || f.hooked == nil || f.hooked.pool == nil:
 		return
 	case l.last == nil:
 		l.first = f.hooked
@@ -309,11 +325,11 @@ func (l *endedCalls) add(f *Future) {
 
 // endHooksLater calls the done functions of all calls on a single goroutine of the pool. A
 // goroutine for each call would cost more than the rest of the call.
-func (l endedCalls) endHooksLater(p *pool) {
+func (l endedCalls) endHooksLater() {
 	if l.first == nil {
 		return
 	}
-	p.RunTask(func() {
+	l.first.pool.RunTask(func() {
 		for h := l.first; h != nil; h = h.nextEnded {
 			h.future.endHooks(context.Background(), callError)
 		}

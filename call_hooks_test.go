@@ -2,10 +2,12 @@ package rpcx_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,130 +51,175 @@ func goroutine() string {
 }
 
 // ways are the ways to send a call of method m, or a notification, and to wait for the end.
-var ways = map[string]func(ctx context.Context, s *rpcx.Session) error{
-	"Call": func(ctx context.Context, s *rpcx.Session) error { return s.Call(ctx, "m", rpcx.Args{1}, nil) },
-	"Go":   func(ctx context.Context, s *rpcx.Session) error { return waitFor(s.Go(ctx, "m", rpcx.Args{1})) },
-	"SendBatch": func(ctx context.Context, s *rpcx.Session) error {
+var ways = map[string]func(ctx context.Context, c rpcx.Caller) error{
+	"Call": func(ctx context.Context, c rpcx.Caller) error { return c.Call(ctx, "m", rpcx.Args{1}, nil) },
+	"Go":   func(ctx context.Context, c rpcx.Caller) error { return waitFor(c.Go(ctx, "m", rpcx.Args{1})) },
+	"SendBatch": func(ctx context.Context, c rpcx.Caller) error {
 		var b rpcx.Batch
 		b.Call("m", rpcx.Args{1}, nil)
-		return s.SendBatch(ctx, &b)
+		return c.SendBatch(ctx, &b)
 	},
-	"GoBatch": func(ctx context.Context, s *rpcx.Session) error {
+	"GoBatch": func(ctx context.Context, c rpcx.Caller) error {
 		var b rpcx.Batch
 		b.Call("m", rpcx.Args{1}, nil)
-		return waitFor(s.GoBatch(ctx, &b))
+		return waitFor(c.(*rpcx.Session).GoBatch(ctx, &b))
 	},
-	"a proxy": func(ctx context.Context, s *rpcx.Session) error { return s.Remote().Call(ctx, nil, "m", 1) },
-	"Notify":  func(ctx context.Context, s *rpcx.Session) error { return s.Notify(ctx, "m", rpcx.Args{1}) },
+	"a proxy": func(ctx context.Context, c rpcx.Caller) error { return rpcx.Remote(c).Call(ctx, nil, "m", 1) },
+	"Notify":  func(ctx context.Context, c rpcx.Caller) error { return c.Notify(ctx, "m", rpcx.Args{1}) },
+	"a proxy's Notify": func(ctx context.Context, c rpcx.Caller) error {
+		return rpcx.Remote(c).Notify(ctx, "m", 1)
+	},
+	"TryNotify": func(_ context.Context, c rpcx.Caller) error {
+		sent, err := c.(*rpcx.Session).TryNotify("m", rpcx.Args{1})
+		if !sent && err == nil {
+			err = errors.New("no room")
+		}
+		return err
+	},
+}
+
+// openCaller returns a Caller whose peer has the handler h.
+type openCaller func(t *testing.T, opts *rpcx.Options, h rpcx.Handler) rpcx.Caller
+
+// hookedCallers are the kinds of Callers with Options.OnCall.
+var hookedCallers = map[string]openCaller{
+	"Session": func(t *testing.T, opts *rpcx.Options, h rpcx.Handler) rpcx.Caller {
+		peer := handling(h)
+		peer.Limits.ProcessingTimeout = time.Hour
+		client, _ := newPipe(t, opts, peer)
+		return client
+	},
+	"Exchange": func(t *testing.T, opts *rpcx.Options, h rpcx.Handler) rpcx.Caller {
+		return newExchange(t, opts, handlingMessages(h))
+	},
+}
+
+// way is a way to send a call of method m, or a notification, with one kind of Caller.
+type way struct {
+	name   string
+	caller string // a key of hookedCallers
+	open   openCaller
+	send   func(ctx context.Context, c rpcx.Caller) error
+}
+
+func (w way) notifies() bool { return strings.HasSuffix(w.name, "Notify") }
+func (w way) batches() bool  { return strings.HasSuffix(w.name, "Batch") }
+
+// eachWay runs test in a bubble for each way of each kind of Caller.
+func eachWay(t *testing.T, test func(t *testing.T, w way)) {
+	for caller, open := range hookedCallers {
+		for name, send := range ways {
+			if caller == "Session" || name != "GoBatch" && name != "TryNotify" {
+				t.Run(caller+"/"+name, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { test(t, way{name, caller, open, send}) })
+				})
+			}
+		}
+	}
 }
 
 func waitFor(f *rpcx.Future) error { return f.Wait(context.Background(), nil) }
 
 func TestOnCallSeesWhatIsSent(t *testing.T) {
-	for name, send := range ways {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				type key struct{}
-				var seen []rpcx.OutgoingCall
-				var caller string
-				client, _ := newPipe(t, hooked(func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					if ctx.Value(key{}) != "the caller's" {
-						t.Error("it is not the caller's context")
-					}
-					if goroutine() != caller {
-						t.Error("it is not the caller's goroutine")
-					}
-					seen = append(seen, *c)
-					return nil, nil, nil
-				}), handling(methods{"m": reply}))
-				caller = goroutine()
-				if err := send(context.WithValue(t.Context(), key{}, "the caller's"), client); err != nil {
-					t.Fatal(err)
-				}
-				if len(seen) != 1 {
-					t.Fatalf("%d calls were seen", len(seen))
-				}
-				c := seen[0]
-				if c.Session != client || c.Method != "m" || fmt.Sprint(c.Params) != "[1]" || c.Attempt != 1 || c.Meta != nil ||
-					c.Notification != (name == "Notify") || (c.Batch != nil) != strings.Contains(name, "Batch") {
-					t.Errorf("it saw %+v", c)
-				}
-			})
-		})
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		type key struct{}
+		var seen []rpcx.OutgoingCall
+		var caller string
+		c := w.open(t, hooked(func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			if w.name != "TryNotify" && ctx.Value(key{}) != "the caller's" {
+				t.Error("it is not the caller's context")
+			}
+			if goroutine() != caller {
+				t.Error("it is not the caller's goroutine")
+			}
+			seen = append(seen, *c)
+			return nil, nil, nil
+		}), methods{"m": reply})
+		caller = goroutine()
+		if err := w.send(context.WithValue(t.Context(), key{}, "the caller's"), c); err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != 1 {
+			t.Fatalf("%d calls were seen", len(seen))
+		}
+		session, _ := c.(*rpcx.Session) // nil for an Exchange
+		o := seen[0]
+		if o.Session != session || o.Method != "m" || fmt.Sprint(o.Params) != "[1]" || o.Attempt != 1 || o.Meta != nil ||
+			o.Notification != w.notifies() || (o.Batch != nil) != w.batches() {
+			t.Errorf("it saw %+v", o)
+		}
+	})
 }
 
 func TestOnCallOrder(t *testing.T) {
-	for name, send := range ways {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var e events
-				client, _ := newPipe(t, hooked(e.hook("first"), e.hook("second"), e.hook("third"), e.hook("fourth")), handling(methods{"m": reply}))
-				if err := send(t.Context(), client); err != nil {
-					t.Fatal(err)
-				}
-				e.add("it returns")
-				e.expect(t, "first m", "second m", "third m", "fourth m",
-					"fourth m is over: <nil>", "third m is over: <nil>", "second m is over: <nil>", "first m is over: <nil>", "it returns")
-			})
-		})
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		var e events
+		c := w.open(t, hooked(e.hook("first"), e.hook("second"), e.hook("third"), e.hook("fourth")), methods{"m": reply})
+		if err := w.send(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		e.add("it returns")
+		e.expect(t, "first m", "second m", "third m", "fourth m",
+			"fourth m is over: <nil>", "third m is over: <nil>", "second m is over: <nil>", "first m is over: <nil>", "it returns")
+	})
 }
 
 func TestDoneRunsOnTheGoroutineThatWaits(t *testing.T) {
-	for _, name := range []string{"Call", "SendBatch", "Notify", "a proxy"} {
-		synctest.Test(t, func(t *testing.T) {
-			var on string
-			hook := func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
-				return nil, func(error) { on = goroutine() }, nil
-			}
-			client, _ := newPipe(t, hooked(hook), handling(methods{"m": reply}))
-			if err := ways[name](t.Context(), client); err != nil || on != goroutine() {
-				t.Errorf("%s: it ran on goroutine %s of %s, the error is %v", name, on, goroutine(), err)
-			}
-		})
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		if strings.HasPrefix(w.name, "Go") {
+			return // or on a goroutine of the pool
+		}
+		var on string
+		hook := func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			return nil, func(error) { on = goroutine() }, nil
+		}
+		c := w.open(t, hooked(hook), methods{"m": reply})
+		if err := w.send(t.Context(), c); err != nil || on != goroutine() {
+			t.Errorf("it ran on goroutine %s of %s, the error is %v", on, goroutine(), err)
+		}
+	})
 }
 
 // The context that a function returns goes to the next function and to the call.
 func TestOnCallContexts(t *testing.T) {
-	for name, send := range ways {
-		if name == "Notify" {
-			continue
+	eachWay(t, func(t *testing.T, w way) {
+		if w.notifies() && w.caller == "Session" {
+			return // nothing is waited for
 		}
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				type key struct{}
-				var found any
-				var cancel context.CancelFunc
-				opts := hooked(
-					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
-						return context.WithValue(ctx, key{}, "of the first"), nil, nil
-					},
-					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
-						return nil, nil, nil
-					},
-					func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
-						found = ctx.Value(key{})
-						if c.Batch != nil {
-							return ctx, nil, nil
-						}
-						ctx, cancel = context.WithTimeout(ctx, time.Minute)
-						return ctx, nil, nil
-					})
-				opts.OnBatchCall = []onBatchCall{func(ctx context.Context, _ *rpcx.Session, _ *rpcx.Batch) (context.Context, func(error)) {
-					ctx, cancel = context.WithTimeout(ctx, time.Minute)
-					return ctx, nil
-				}}
-				s, _ := newWire(t, opts)
-				takes(t, time.Minute, func() { matches(t, send(t.Context(), s), context.DeadlineExceeded) }) // not after 30 s
-				cancel()
-				if found != "of the first" {
-					t.Errorf("the last found %v", found)
+		type key struct{}
+		var found any
+		var cancel context.CancelFunc
+		opts := hooked(
+			func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				return context.WithValue(ctx, key{}, "of the first"), nil, nil
+			},
+			func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				return nil, nil, nil
+			},
+			func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				found = ctx.Value(key{})
+				if c.Batch != nil {
+					return ctx, nil, nil
 				}
+				ctx, cancel = context.WithTimeout(ctx, time.Minute)
+				return ctx, nil, nil
 			})
-		})
-	}
+		opts.OnBatchCall = []onBatchCall{func(ctx context.Context, _ *rpcx.Session, _ *rpcx.Batch) (context.Context, func(error)) {
+			ctx, cancel = context.WithTimeout(ctx, time.Minute)
+			return ctx, nil
+		}}
+		c := w.open(t, opts, methods{"m": func(ctx context.Context, _ *rpcx.Request) (any, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second) // the call ends before
+			return nil, ctx.Err()
+		}})
+		takes(t, time.Minute, func() { matches(t, w.send(t.Context(), c), context.DeadlineExceeded) }) // not after 30 s
+		cancel()
+		time.Sleep(2 * time.Second) // until RoundTrip has returned
+		if found != "of the first" {
+			t.Errorf("the last found %v", found)
+		}
+	})
 }
 
 func TestOnBatchCallContextIsForTheMembers(t *testing.T) {
@@ -200,32 +247,37 @@ func TestOnBatchCallContextIsForTheMembers(t *testing.T) {
 }
 
 func TestOnCallMayChangeACall(t *testing.T) {
-	for name, send := range ways {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var e events
-				opts := hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					c.Method, c.Params = "other."+c.Method, map[string]any{"n": 2}
-					c.Session, c.Notification, c.Batch, c.Attempt = nil, !c.Notification, nil, 7 // without effect
-					return nil, nil, nil
-				}, e.hook("then"))
-				opts.Trace = &rpcx.Trace{RequestSent: func(_ *rpcx.Session, method string, _ rpcx.ID) { e.add("%s was sent", method) }}
-				s, w := newWire(t, opts)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				err := send(ctx, s)
-				want := `{"jsonrpc":"2.0","method":"other.m","id":0,"params":{"n":2}}`
-				switch name {
-				case "Notify":
-					want = `{"jsonrpc":"2.0","method":"other.m","params":{"n":2}}`
-				case "SendBatch", "GoBatch":
-					want = "[" + want + "]"
-				}
-				w.expect(want)
-				e.expect(t, "then other.m", "other.m was sent", fmt.Sprintf("then other.m is over: %v", asMember(err)))
-			})
-		})
-	}
+	eachWay(t, func(t *testing.T, w way) {
+		var e events
+		opts := hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			c.Method, c.Params = "other."+c.Method, map[string]any{"n": 2}
+			c.Session, c.Notification, c.Batch, c.Attempt = nil, !c.Notification, nil, 7 // without effect
+			return nil, nil, nil
+		}, e.hook("then"))
+		opts.Trace = &rpcx.Trace{RequestSent: func(_ *rpcx.Session, method string, _ rpcx.ID) { e.add("%s was sent", method) }}
+		c := w.open(t, opts, rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			var params json.RawMessage
+			err := req.Bind(&params)
+			if req.Method != "other.m" || string(params) != `{"n":2}` || req.IsNotification() != w.notifies() || err != nil {
+				t.Errorf("the peer received %s with %s, %v", req.Method, params, err)
+			}
+			time.Sleep(time.Second) // so that the notification is over before
+			e.add("%s is handled", req.Method)
+			return nil, errors.New("no")
+		}))
+		err := w.send(t.Context(), c)
+		if w.notifies() {
+			time.Sleep(time.Second)
+		}
+		want := []string{"then other.m", "other.m was sent", "other.m is handled", fmt.Sprintf("then other.m is over: %v", asMember(err))}
+		switch {
+		case w.caller == "Exchange":
+			want = slices.Delete(want, 1, 2) // no Trace
+		case w.notifies():
+			want[2], want[3] = want[3], want[2]
+		}
+		e.expect(t, want...)
+	})
 }
 
 // asMember returns the error of the only member of a batch, or err.
@@ -237,35 +289,33 @@ func asMember(err error) error {
 }
 
 func TestOnCallFails(t *testing.T) {
-	for name, send := range ways {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var e events
-				refusal := errors.New("refused")
-				opts := hooked(e.hook("first"), e.hook("second"), func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					return nil, func(error) { t.Error("the done function of the failed function was called") }, refusal
-				}, func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					t.Error("the next function was called")
-					return nil, nil, nil
-				})
-				opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
-				opts.Limits.Outgoing = 1
-				s, w := newWire(t, opts)
-				err := send(t.Context(), s)
-				matches(t, err, refusal)
-				w.expectNothing()
-				if strings.Contains(name, "Batch") {
-					if want := `member 1 of the batch, "m": refused`; err.Error() != want {
-						t.Errorf("the error is %v", err)
-					}
-					e.expect(t, "batch of 1", "first m", "second m", "second m is over: refused", "first m is over: refused",
-						`batch is over: member 1 of the batch, "m": refused`)
-					return
-				}
-				e.expect(t, "first m", "second m", "second m is over: refused", "first m is over: refused")
-			})
+	eachWay(t, func(t *testing.T, w way) {
+		var e events
+		refusal := errors.New("refused")
+		opts := hooked(e.hook("first"), e.hook("second"), func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			return nil, func(error) { t.Error("the done function of the failed function was called") }, refusal
+		}, func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			t.Error("the next function was called")
+			return nil, nil, nil
 		})
-	}
+		opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
+		opts.Limits.Outgoing = 1
+		c := w.open(t, opts, rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			t.Error("a message was sent")
+			return nil, nil
+		}))
+		err := w.send(t.Context(), c)
+		matches(t, err, refusal)
+		if w.batches() {
+			if want := `member 1 of the batch, "m": refused`; err.Error() != want {
+				t.Errorf("the error is %v", err)
+			}
+			e.expect(t, "batch of 1", "first m", "second m", "second m is over: refused", "first m is over: refused",
+				`batch is over: member 1 of the batch, "m": refused`)
+			return
+		}
+		e.expect(t, "first m", "second m", "second m is over: refused", "first m is over: refused")
+	})
 }
 
 func TestOnCallFailsForAMember(t *testing.T) {
@@ -298,46 +348,42 @@ func TestOnCallFailsForAMember(t *testing.T) {
 
 // A panic of a function passes to the caller, and leaves no pending call and no slot.
 func TestOnCallPanics(t *testing.T) {
-	for name, send := range ways {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var e events
-				panics := true
-				opts := hooked(e.hook("first"), func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					if panics {
-						panic("ouch")
-					}
-					return nil, nil, nil
-				})
-				opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
-				opts.Limits.Outgoing = 1
-				client, _ := newPipe(t, opts, handling(methods{"m": reply}))
-				func() {
-					defer func() {
-						if r := recover(); r != "ouch" {
-							t.Errorf("the caller saw %v", r)
-						}
-					}()
-					send(t.Context(), client)
-				}()
-				got := strings.Join(e.take(), ", ")
-				want := "first m, first m is over: rpcx: a function of Options.OnCall or Options.OnBatchCall has not returned"
-				if strings.Contains(name, "Batch") {
-					want = "batch of 1, " + want + ", batch is over: rpcx: the call has not returned"
-				}
-				if got != want {
-					t.Errorf("the events are %s", got)
-				}
-				if stats := client.Stats(); stats.Pending != 0 {
-					t.Errorf("the stats are %+v", stats)
-				}
-				panics = false
-				if err := send(t.Context(), client); err != nil {
-					t.Error(err)
-				}
-			})
+	eachWay(t, func(t *testing.T, w way) {
+		var e events
+		panics := true
+		opts := hooked(e.hook("first"), func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			if panics {
+				panic("ouch")
+			}
+			return nil, nil, nil
 		})
-	}
+		opts.OnBatchCall = []onBatchCall{e.batchHook("batch")}
+		opts.Limits.Outgoing = 1
+		c := w.open(t, opts, methods{"m": reply})
+		func() {
+			defer func() {
+				if r := recover(); r != "ouch" {
+					t.Errorf("the caller saw %v", r)
+				}
+			}()
+			w.send(t.Context(), c)
+		}()
+		got := strings.Join(e.take(), ", ")
+		want := "first m, first m is over: rpcx: a function of Options.OnCall or Options.OnBatchCall has not returned"
+		if w.batches() {
+			want = "batch of 1, " + want + ", batch is over: rpcx: the call has not returned"
+		}
+		if got != want {
+			t.Errorf("the events are %s", got)
+		}
+		if s, ok := c.(*rpcx.Session); ok && s.Stats().Pending != 0 {
+			t.Errorf("the stats are %+v", s.Stats())
+		}
+		panics = false
+		if err := w.send(t.Context(), c); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestOnBatchCallPanics(t *testing.T) {
@@ -367,29 +413,36 @@ type panickingParam struct{}
 func (panickingParam) MarshalJSON() ([]byte, error) { panic("ouch") }
 
 func TestDoneIsCalledIfTheEncodingPanics(t *testing.T) {
-	for name, send := range map[string]func(ctx context.Context, s *rpcx.Session){
-		"Call":   func(ctx context.Context, s *rpcx.Session) { s.Call(ctx, "m", rpcx.Args{panickingParam{}}, nil) },
-		"Go":     func(ctx context.Context, s *rpcx.Session) { s.Go(ctx, "m", rpcx.Args{panickingParam{}}) },
-		"Notify": func(ctx context.Context, s *rpcx.Session) { s.Notify(ctx, "m", rpcx.Args{panickingParam{}}) },
-		"SendBatch": func(ctx context.Context, s *rpcx.Session) {
+	for name, send := range map[string]func(ctx context.Context, c rpcx.Caller){
+		"Call":   func(ctx context.Context, c rpcx.Caller) { c.Call(ctx, "m", rpcx.Args{panickingParam{}}, nil) },
+		"Go":     func(ctx context.Context, c rpcx.Caller) { c.Go(ctx, "m", rpcx.Args{panickingParam{}}) },
+		"Notify": func(ctx context.Context, c rpcx.Caller) { c.Notify(ctx, "m", rpcx.Args{panickingParam{}}) },
+		"SendBatch": func(ctx context.Context, c rpcx.Caller) {
 			var b rpcx.Batch
-			b.Call("m", rpcx.Args{panickingParam{}}, nil)
-			s.SendBatch(ctx, &b)
+			f := b.Call("m", rpcx.Args{panickingParam{}}, nil)
+			defer func() {
+				if !isDone(f) {
+					panic("the future of the member is not done")
+				}
+			}()
+			c.SendBatch(ctx, &b)
 		},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			var e events
-			s, _ := newWire(t, hooked(e.hook("hook")))
-			func() {
-				defer func() {
-					if recover() == nil {
-						t.Errorf("%s: no panic", name)
-					}
+		for kind, open := range hookedCallers {
+			synctest.Test(t, func(t *testing.T) {
+				var e events
+				c := open(t, hooked(e.hook("hook")), methods{})
+				func() {
+					defer func() {
+						if r := recover(); fmt.Sprint(r) != "ouch" {
+							t.Errorf("%s of %s: the panic is %v", name, kind, r)
+						}
+					}()
+					send(t.Context(), c)
 				}()
-				send(t.Context(), s)
-			}()
-			e.expect(t, "hook m", "hook m is over: rpcx: the call has not returned")
-		})
+				e.expect(t, "hook m", "hook m is over: rpcx: the call has not returned")
+			})
+		}
 	}
 }
 
@@ -409,9 +462,9 @@ func TestDoneOfGo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var ends []error
+				ends := make(chan error, 2)
 				s, w := newWire(t, hooked(func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					return nil, func(err error) { ends = append(ends, err) }, nil
+					return nil, func(err error) { ends <- err }, nil
 				}))
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
@@ -421,12 +474,15 @@ func TestDoneOfGo(t *testing.T) {
 					t.Fatal("it is over before its end")
 				}
 				c.end(s, w, f, cancel)
-				if !isDone(f) || len(ends) != 1 || ends[0] != f.Err() || !errors.Is(ends[0], c.want) {
-					t.Errorf("the ends are %v, the call's error is %v, want %v", ends, f.Err(), c.want)
+				if !isDone(f) || len(ends) != 1 {
+					t.Fatalf("it has %d ends", len(ends))
+				}
+				if end := <-ends; end != f.Err() || !errors.Is(end, c.want) {
+					t.Errorf("the end is %v, the call's error is %v, want %v", end, f.Err(), c.want)
 				}
 				waitFor(f)
-				if len(ends) != 1 {
-					t.Errorf("Wait has ended it again: %v", ends)
+				if len(ends) > 0 {
+					t.Errorf("Wait has ended it again: %v", <-ends)
 				}
 			})
 		})
@@ -435,23 +491,23 @@ func TestDoneOfGo(t *testing.T) {
 
 // A call that is not sent is over before Go returns.
 func TestDoneOfWhatIsNotSent(t *testing.T) {
-	for name, send := range ways {
-		synctest.Test(t, func(t *testing.T) {
-			var e events
-			s, _ := newWire(t, hooked(e.hook("hook")))
+	eachWay(t, func(t *testing.T, w way) {
+		var e events
+		c := w.open(t, hooked(e.hook("hook")), methods{})
+		if w.name != "TryNotify" {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			cancel(errors.New("too late"))
-			err := send(ctx, s)
+			err := w.send(ctx, c)
 			e.add("it returns %v", err)
 			e.expect(t, "hook m", "hook m is over: too late", "it returns too late")
-			s.Close()
-			err = send(t.Context(), s)
-			matches(t, err, rpcx.ErrClosed)
-			if got := e.take(); len(got) != 2 || !strings.HasPrefix(got[1], "hook m is over: rpcx: ") {
-				t.Errorf("%s: the events are %q", name, got)
-			}
-		})
-	}
+		}
+		c.Close()
+		err := w.send(t.Context(), c)
+		matches(t, err, rpcx.ErrClosed)
+		if got := e.take(); len(got) != 2 || !strings.HasPrefix(got[1], "hook m is over: rpcx: ") {
+			t.Errorf("the events are %q", got)
+		}
+	})
 }
 
 // A done function that blocks holds up who waits for its call, and nothing else: neither
@@ -538,7 +594,10 @@ func TestHooksOfABatch(t *testing.T) {
 				var e events
 				opts := hooked(e.hook("a"), e.hook("b"))
 				opts.OnBatchCall = []onBatchCall{e.batchHook("batch 1"), e.batchHook("batch 2")}
-				client, _ := newPipe(t, opts, handling(methods{"echo": reply}))
+				client, _ := newPipe(t, opts, handling(methods{"echo": func(ctx context.Context, req *rpcx.Request) (any, error) {
+					time.Sleep(time.Second) // until the notification is over
+					return reply(ctx, req)
+				}}))
 				var b rpcx.Batch
 				b.Call("echo", rpcx.Args{1}, nil)
 				b.Notify("note", nil)
@@ -600,6 +659,7 @@ func TestDoneOfACancelledMember(t *testing.T) {
 		one.Cancel()
 		e.expect(t, "hook one is over: "+rpcx.ErrCancelled.Error())
 		w.say("[" + answered("2", 1) + "]")
+		synctest.Wait()
 		e.expect(t, "hook two is over: <nil>", fmt.Sprintf("batch is over: %v", f.Err()))
 	})
 }

@@ -15,8 +15,8 @@ import (
 // The data is a set of values with keys. A function of Options.OnCall fills
 // OutgoingCall.Meta, and Options.Codec encodes the values. A handler of the peer reads the
 // values by [Request.Meta]. Both sides need the same Meta. A message without data is
-// unchanged. Replies carry no data, and neither do messages other than JSON-RPC's: those of
-// [Aiomas], [BitcoinProtocol] and MessagePack.
+// unchanged. An [Exchange] sends data as a session does. Replies carry no data, and neither
+// do messages other than JSON-RPC's: those of [Aiomas], [BitcoinProtocol] and MessagePack.
 type Meta struct {
 	// Param is the name of a member of named params, an object with the values.
 	//

@@ -346,15 +346,14 @@ type pendingCall struct {
 // Without a session, only calls and detachedCodec are set.
 type pendingMessage struct {
 	// Set by the sender, before the calls are registered.
-	session         *Session
-	calls           []pendingCall // sorted by id; without the notifications of a batch
-	detachedCodec   Codec         // of results, without a session; otherwise nil
-	items           int           // number of calls and notifications
-	isBatch         bool
-	hasOwnDeadline  bool          // the context has a deadline, which replaces Limits.RequestTimeout
-	senderEndsHooks bool          // Session.SendBatch calls the done functions of hooks itself
-	future          *Future       // of the single call, or of the batch as a whole; nil in Session.Call
-	done            chan struct{} // in Session.Call, a channel of one slot; otherwise nil
+	session        *Session
+	calls          []pendingCall // sorted by id; without the notifications of a batch
+	detachedCodec  Codec         // of results, without a session; otherwise nil
+	items          int           // number of calls and notifications
+	isBatch        bool
+	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
+	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
+	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
 
 	// Guarded by s.mu.
 	messageSeq   uint64 // number of the queued message; 0 before

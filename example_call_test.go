@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"example.com/rpcx"
 )
@@ -42,6 +43,29 @@ func ExampleMeta() {
 	// Output:
 	// add within 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
 	// 3 <nil>
+}
+
+// A function of OnCall chooses a value for each call, and the RoundTripper finds the value in
+// its context: a header of an HTTP request, for example.
+func ExampleOutgoingCall_roundTripper() {
+	type tenantKey struct{}
+	addressed := func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+		tenant, _, _ := strings.Cut(c.Method, ".")
+		return context.WithValue(ctx, tenantKey{}, tenant), nil, nil
+	}
+	post := roundTripFunc(func(ctx context.Context, msg []byte) ([]byte, error) {
+		fmt.Println("X-Tenant:", ctx.Value(tenantKey{}))
+		return []byte(`{"jsonrpc":"2.0","result":42,"id":0}`), nil
+	})
+	x := rpcx.NewExchange(post, &rpcx.Options{
+		OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){addressed},
+	})
+	defer x.Close()
+
+	fmt.Println(rpcx.Call[int](context.Background(), x, "acme.count", nil))
+	// Output:
+	// X-Tenant: acme
+	// 42 <nil>
 }
 
 // A function of OnCall sees each call, and is told how the call ends.

@@ -57,9 +57,11 @@ type Options struct {
 	// Cancellation is how the two sides cancel requests. Default: not at all.
 	Cancellation *Cancellation
 	// OnCall holds functions that see each call and notification of this side before the
-	// encoding, and are told the end; see [OutgoingCall]. Default: none.
+	// encoding, and are told the end; see [OutgoingCall]. Sessions and an [Exchange] have such
+	// functions. Default: none.
 	OnCall []func(ctx context.Context, c *OutgoingCall) (next context.Context, done func(err error), err error)
-	// OnBatchCall is OnCall for a batch as a whole; see [OutgoingCall]. Default: none.
+	// OnBatchCall is OnCall for a batch as a whole; see [OutgoingCall]. On an Exchange, s is
+	// nil. Default: none.
 	OnBatchCall []func(ctx context.Context, s *Session, b *Batch) (next context.Context, done func(err error))
 	// Meta says where messages carry data about a request, for OutgoingCall.Meta and
 	// Request.Meta. Default: nowhere.

@@ -155,7 +155,7 @@ func (fx *effects) runUnlocked(s *Session) {
 		ended.add(f)
 		m = next
 	}
-	ended.endHooksLater(s.pool)
+	ended.endHooksLater()
 	replies, failed := fx.errorResponses, fx.failedMembers
 	switch {
 	case fx.errorsMayWait:

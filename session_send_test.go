@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -85,6 +86,42 @@ func TestTryNotifyErrors(t *testing.T) {
 		close(g)
 		ended(t, s)
 		check("after the end", nil, closed)
+	})
+}
+
+// TestOnCallSeesTryNotify checks that a function of OnCall sees a notification without room,
+// too, and can refuse one.
+func TestOnCallSeesTryNotify(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		opts := hooked(e.hook("hook"), func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			if c.Method == "refused" {
+				return nil, nil, errors.New("refused")
+			}
+			c.Params = rpcx.Args{strings.Repeat("x", 40)}
+			c.SetMeta("trace", 1)
+			return nil, nil, nil
+		})
+		opts.Meta = rpcx.MemberMeta
+		opts.Limits.Outbox = 100
+		s, w := newDeafWire(t, opts)
+		for _, c := range []struct {
+			method string
+			sent   bool
+			err    string
+			over   string
+		}{
+			{"one", true, "<nil>", "<nil>"},
+			{"two", false, "<nil>", "rpcx: no room in the outbox (Limits.Outbox)"},
+			{"refused", false, "refused", "refused"},
+		} {
+			if sent, err := s.TryNotify(c.method, nil); sent != c.sent || fmt.Sprint(err) != c.err {
+				t.Errorf("%s: %v, %v", c.method, sent, err)
+			}
+			e.expect(t, "hook "+c.method, "hook "+c.method+" is over: "+c.over)
+		}
+		w.listen()
+		w.expect(`{"jsonrpc":"2.0","method":"one","params":["` + strings.Repeat("x", 40) + `"],"meta":{"trace":1}}`)
 	})
 }
 
