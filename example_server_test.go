@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -174,4 +178,207 @@ func ExampleCloserWithError() {
 	srv.Shutdown(context.Background())
 	<-client.Done()
 	// Output: the peer is told: going away
+}
+
+// News begin after the reply to "subscribe", also if the request is a member of a batch.
+func ExampleAfterReply() {
+	router := rpcx.NewRouter()
+	router.Handle("subscribe", rpcx.Func(func(ctx context.Context, s *rpcx.Session, topic string) string {
+		rpcx.AfterReply(ctx, func(err error) {
+			if err != nil {
+				return // the peer has no reply, and expects no news
+			}
+			_, _ = s.TryNotify("news", rpcx.Args{topic, "it rains"})
+		})
+		return "subscribed"
+	}))
+	here, there := net.Pipe()
+	server := rpcx.NewSession(there, &rpcx.Options{Handler: router})
+	defer server.Close()
+
+	fmt.Fprintln(here, `{"jsonrpc":"2.0","method":"subscribe","params":["weather"],"id":1}`)
+	lines := bufio.NewScanner(here)
+	for range 2 {
+		lines.Scan()
+		fmt.Println(lines.Text())
+	}
+	here.Close()
+	// Output:
+	// {"jsonrpc":"2.0","result":"subscribed","id":1}
+	// {"jsonrpc":"2.0","method":"news","params":["weather","it rains"]}
+}
+
+// requestUserKey is the key of the user's name in the contexts of handlers.
+type requestUserKey struct{}
+
+// Handlers find the user in their context, as do the functions that the handlers call.
+func ExampleOptions_context() {
+	router := rpcx.NewRouter()
+	router.Handle("login", rpcx.Func(func(s *rpcx.Session, name string) { s.SetValue("user", name) }))
+	router.Handle("greet", rpcx.Func(func(ctx context.Context) string {
+		return fmt.Sprint("Hello, ", ctx.Value(requestUserKey{}))
+	}))
+	opts := &rpcx.Options{
+		Handler: router,
+		Context: func(ctx context.Context, req *rpcx.Request) context.Context {
+			if user := req.Session().Value("user"); user != nil {
+				ctx = context.WithValue(ctx, requestUserKey{}, user)
+			}
+			return ctx
+		},
+	}
+	client, server := rpcx.Pipe(nil, opts)
+	defer server.Close()
+	defer client.Close()
+
+	_ = client.Call(context.Background(), "login", rpcx.Args{"Ada"}, nil)
+	fmt.Println(rpcx.Call[string](context.Background(), client, "greet", nil))
+	// Output: Hello, Ada <nil>
+}
+
+// A middleware prints each request with its number, its wait and its place in a batch.
+func ExampleRequest_Seq() {
+	numbered := func(next rpcx.Handler) rpcx.Handler {
+		return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+			waited := time.Since(req.Arrived())
+			n, of := req.Batch()
+			fmt.Printf("request %d: %s, member %d of %d, waited less than a minute: %v\n",
+				req.Seq(), req.Method, n, of, waited < time.Minute)
+			return next.ServeRPC(ctx, req)
+		})
+	}
+	client, server := rpcx.Pipe(nil, &rpcx.Options{
+		Handler:    exampleMethods(),
+		Middleware: []func(rpcx.Handler) rpcx.Handler{numbered},
+		Order:      rpcx.Sequential, // for the output
+	})
+	defer server.Close()
+	defer client.Close()
+
+	_ = client.Call(context.Background(), "echo", rpcx.Args{"Howdy"}, nil)
+	var batch rpcx.Batch
+	batch.Call("echo", rpcx.Args{"Hi"}, nil)
+	batch.Call("echo", rpcx.Args{"Hello"}, nil)
+	_ = client.SendBatch(context.Background(), &batch)
+	// Output:
+	// request 1: echo, member 0 of 0, waited less than a minute: true
+	// request 2: echo, member 1 of 2, waited less than a minute: true
+	// request 3: echo, member 2 of 2, waited less than a minute: true
+}
+
+// The signature of a handler says how its method can be called.
+func ExampleSignatureOf() {
+	h := rpcx.Func(func(city string, days int) ([]float64, error) { return nil, nil }, "city", "days?")
+	sig, _ := rpcx.SignatureOf(h)
+	for _, p := range sig.Params {
+		fmt.Println(p.Name, p.Type, "optional:", p.Optional)
+	}
+	fmt.Println("result:", sig.Result)
+	// Output:
+	// city string optional: false
+	// days int optional: true
+	// result: []float64
+}
+
+// A method "help" lists the methods that have a Doc, as they can be called.
+func ExampleDocumented() {
+	router := rpcx.NewRouter()
+	router.Handle("forecast", rpcx.Documented(
+		rpcx.Func(func(city string, days int) ([]float64, error) { return nil, nil }, "city", "days?"),
+		rpcx.Doc{Summary: "Temperatures of the next days", Public: true, Examples: []rpcx.Example{
+			{Name: "tomorrow", Params: rpcx.Args{"Oslo", 1}, Result: []float64{-3.5}},
+		}}))
+	router.Handle("debug", rpcx.Func(func() {}))
+
+	for method, h := range router.Handlers() {
+		doc, documented := rpcx.DocOf(h)
+		if !documented || !doc.Public {
+			continue
+		}
+		var params []string
+		if sig, ok := rpcx.SignatureOf(h); ok {
+			for _, p := range sig.Params {
+				params = append(params, p.Name+" "+p.Type.String())
+			}
+		}
+		fmt.Printf("%s(%s): %s\n", method, strings.Join(params, ", "), doc.Summary)
+	}
+	// Output: forecast(city string, days int): Temperatures of the next days
+}
+
+// httpPeer is the peer of an exchange over HTTP.
+type httpPeer struct{ addr net.Addr }
+
+func (p httpPeer) RemoteAddr() net.Addr { return p.addr }
+
+// rpcOverHTTP returns a handler that answers each POST by srv.
+func rpcOverHTTP(srv *rpcx.Server) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
+			http.Error(w, "POST application/json", http.StatusBadRequest)
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+			return
+		}
+		var peer any
+		if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+			peer = httpPeer{net.TCPAddrFromAddrPort(addr)}
+		}
+		reply, err := srv.ServeMessage(r.Context(), peer, body, nil)
+		status := http.StatusOK
+		var costs *rpcx.CostError
+		var refused *rpcx.Error
+		switch {
+		case errors.As(err, &costs):
+			status = http.StatusTooManyRequests
+			w.Header().Set("Retry-After", strconv.Itoa(int(costs.RetryAfter)))
+		case errors.As(err, &refused): // not started: the client may try again
+			status = http.StatusServiceUnavailable
+			w.Header().Set("Retry-After", "1")
+		case err != nil: // the client is gone, or a handler has closed the session
+			status = http.StatusInternalServerError
+		case reply == nil:
+			status = http.StatusNoContent
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		w.Write(reply)
+	})
+}
+
+// An http.Handler over ServeMessage. The same server may also serve connections, with the
+// same limits.
+func ExampleServer_ServeMessage() {
+	router := rpcx.NewRouter()
+	router.Handle("add", rpcx.Func(func(a, b int) int { return a + b }))
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+
+	web := httptest.NewServer(rpcOverHTTP(srv))
+	defer web.Close()
+	post := func(message string) {
+		resp, err := http.Post(web.URL, "application/json", strings.NewReader(message))
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(strings.TrimSpace(fmt.Sprint(resp.StatusCode, " ", string(body))))
+	}
+	post(`{"jsonrpc":"2.0","method":"add","params":[1,2],"id":1}`)
+	post(`[{"jsonrpc":"2.0","method":"add","params":[3,4],"id":2},{"jsonrpc":"2.0","method":"sub","id":3}]`)
+	post(`{"jsonrpc":"2.0","method":"add","params":[1,2]}`)
+	srv.Shutdown(context.Background())
+	post(`{"jsonrpc":"2.0","method":"add","params":[1,2],"id":4}`)
+	http.DefaultClient.CloseIdleConnections()
+	// Output:
+	// 200 {"jsonrpc":"2.0","result":3,"id":1}
+	// 200 [{"jsonrpc":"2.0","result":7,"id":2}, {"jsonrpc":"2.0","error":{"code":-32601,"message":"unknown method \"sub\""},"id":3}]
+	// 204
+	// 503 {"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down","data":{"started":false,"reason":"shutting down"}},"id":4}
 }
