@@ -67,7 +67,7 @@ type callHooks struct {
 	onBatchCall []func(context.Context, *Session, *Batch) (context.Context, func(error))
 }
 
-// noHooks is the callHooks of sessions without such functions.
+// noHooks is the callHooks of sessions and exchanges without such functions.
 var noHooks = &callHooks{}
 
 // resolveCallOptions checks and copies OnCall, OnBatchCall and Meta.
