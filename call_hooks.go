@@ -50,10 +50,11 @@ type OutgoingCall struct {
 	Notification bool
 	Batch        *Batch         // the batch with the call; nil for a single call
 	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
-	Attempt      int            // number of the attempt, from 1
+	Attempt      int            // number of the attempt; always 1 at present
 }
 
-// SetMeta sets c.Meta[key], and makes the map if c.Meta is nil.
+// SetMeta sets c.Meta[key], and makes the map if c.Meta is nil. Without Options.Meta, the
+// data is not sent.
 func (c *OutgoingCall) SetMeta(key string, value any) {
 	if c.Meta == nil {
 		c.Meta = make(map[string]any)

@@ -12,6 +12,8 @@ import (
 // Meta describes where a request carries data about itself, such as the trace context of
 // the caller. JSON-RPC has no place for such data. Exactly one field must be set.
 //
+// For peers of your own use [MemberMeta], which carries data beside params of any kind.
+//
 // The data is a set of values with keys. A function of Options.OnCall fills
 // OutgoingCall.Meta, and Options.Codec encodes the values. A handler of the peer reads the
 // values by [Request.Meta]. Both sides need the same Meta. A message without data is

@@ -163,6 +163,10 @@
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
 //   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
+//   - messages over HTTP or a queue, answered: [Server.ServeMessage]
+//   - functions around calls, data about requests: [OutgoingCall], [Meta]
+//   - values in handlers' contexts: Options.Context; a login first: Options.Gate
+//   - descriptions of methods: [SignatureOf], [Documented]
 //   - dialects of JSON-RPC, other protocols: [Protocol], [Aiomas], [BitcoinProtocol]
 //   - framing of bytes: [Framer]; transports with messages: [MessageConn]; encodings: [Codec]
 //   - WebSockets: the package example.com/rpcx/websocket

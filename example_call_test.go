@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -186,6 +187,9 @@ func ExampleNewExchange() {
 		}
 		req.Header.Set("Content-Type", "application/json")
 		res, err := server.Client().Do(req)
+		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+			return nil, notSent{err} // and may be sent again
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -194,6 +198,9 @@ func ExampleNewExchange() {
 		reply, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 		if err == nil && len(reply) > limit {
 			err = errors.New("the reply is larger than 1 MiB")
+		}
+		if err == nil && res.StatusCode >= 300 && res.Header.Get("Content-Type") != "application/json" {
+			err = errors.New("HTTP " + res.Status) // otherwise a notification would seem to have arrived
 		}
 		return reply, err
 	}

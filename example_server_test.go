@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,7 +28,9 @@ func readProxyHeader(_ context.Context, conn net.Conn) (net.Conn, error) {
 		if n == cap(header) {
 			return nil, errors.New("read the PROXY header: no end of line")
 		}
-		if _, err := io.ReadFull(conn, header[n:n+1]); err != nil {
+		if _, err := io.ReadFull(conn, header[n:n+1]); err == io.EOF && n == 0 {
+			return nil, net.ErrClosed // a health check that sends nothing: no log record
+		} else if err != nil {
 			return nil, fmt.Errorf("read the PROXY header: %w", err)
 		}
 		header = header[:n+1]
@@ -183,14 +186,17 @@ func ExampleCloserWithError() {
 // News begin after the reply to "subscribe", also if the request is a member of a batch.
 func ExampleAfterReply() {
 	router := rpcx.NewRouter()
-	router.Handle("subscribe", rpcx.Func(func(ctx context.Context, s *rpcx.Session, topic string) string {
+	router.Handle("subscribe", rpcx.Func(func(ctx context.Context, s *rpcx.Session, topic string) (string, error) {
+		if topic == "" { // errors first: AfterReply is for a reply of any kind
+			return "", rpcx.InvalidParams("no topic")
+		}
 		rpcx.AfterReply(ctx, func(err error) {
 			if err != nil {
 				return // the peer has no reply, and expects no news
 			}
 			_, _ = s.TryNotify("news", rpcx.Args{topic, "it rains"})
 		})
-		return "subscribed"
+		return "subscribed", nil
 	}))
 	here, there := net.Pipe()
 	server := rpcx.NewSession(there, &rpcx.Options{Handler: router})
@@ -314,7 +320,8 @@ func (p httpPeer) RemoteAddr() net.Addr { return p.addr }
 // rpcOverHTTP returns a handler that answers each POST by srv.
 func rpcOverHTTP(srv *rpcx.Server) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
+		mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if r.Method != http.MethodPost || mediaType != "application/json" {
 			http.Error(w, "POST application/json", http.StatusBadRequest)
 			return
 		}

@@ -20,7 +20,9 @@ type Options struct {
 	// Gate handles the requests and notifications before [Session.Admit], one at a time, in
 	// order of arrival: a login, "initialize", "server.version". Default: none; all go to
 	// Handler. The errors of Gate are answered, and the session goes on; ReplyAndDisconnect
-	// ends the session. The members of a batch pass the gate one by one.
+	// ends the session. The members of a batch pass the gate one by one; behind a
+	// ReplyAndDisconnect they are refused. A refused login costs the peer nothing, unless the
+	// [Error] has a Cost.
 	//
 	// Behind the handler's message, Limits.GateQueue messages wait; then reading pauses. If
 	// reading has to go on, because the handler waits for its peer, a message over the limit

@@ -260,6 +260,10 @@ func (c *peerRequest) deferEnd(s *Session) bool {
 		return false
 	}
 	b.disconnect = true
+	if s.requests.gate.closed.Load() { // one member must not let in the next
+		s.requests.gate.admitted = false
+		b.refuseRemaining(s, s.drainErrorLocked(), fromReader)
+	}
 	return true
 }
 

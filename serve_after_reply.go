@@ -21,6 +21,12 @@ import (
 //		subscription.Start()
 //	})
 //
+// err is nil also if the reply is an error, because the handler has failed or panicked. So a
+// handler should call AfterReply where it can no longer fail.
+//
+// In an exchange of [Server.ServeMessage], the reply is handed over at the end. What f sends
+// goes to notify before, and the transport decides what leaves first.
+//
 // If the handler's reply is not sent, err matches [ErrNoReply] and the reason:
 //
 //   - The message is a notification.
@@ -33,8 +39,7 @@ import (
 //
 // In these cases f has no order with the error that answers the request instead.
 //
-// An error of the handler is a reply, and so is the error that replaces a panic or a reply
-// over Limits.Response: err is nil.
+// The error that replaces a reply over Limits.Response is a reply, too.
 //
 // f is called exactly once, after the handler has returned, and after Trace.ReplySent. The
 // functions of a request are called one at a time, in the order of the calls of AfterReply.

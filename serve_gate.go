@@ -48,8 +48,9 @@ func (g *gateSwitch) ServeRPC(ctx context.Context, req *Request) (any, error) {
 //
 // If a handler of Gate runs, the next message starts when the handler has returned and its
 // reply is queued. So the reply leaves before anything that the next handler sends.
-// The result of the handler does not matter: a handler that fails should not call Admit.
-// A panic after Admit leaves the session admitted.
+// The result of the handler does not matter, except a [Disconnect], which takes Admit back:
+// a handler that fails should not call Admit. A panic after Admit leaves the session
+// admitted.
 //
 // There is no way back. Admit has no effect on a session without Gate, on an admitted
 // session, and on a session that is over.

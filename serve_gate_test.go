@@ -1010,3 +1010,31 @@ func TestGateOverTCP(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// A member of a batch that is hung up on does not let in the members behind.
+func TestGateHangsUpWithinABatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		guesses, secrets := 0, 0
+		opts := gated(rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			guesses++
+			if req.Method == "right" {
+				req.Session().Admit()
+				return "in", nil
+			}
+			req.Session().Admit() // taken back by the disconnect
+			return rpcx.ReplyAndDisconnect(rpcx.Errorf(1, "wrong")), nil
+		}))
+		opts.Handler = rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+			secrets++
+			return "secret", nil
+		})
+		s, w := newServed(t, opts)
+		w.say("[" + ask("wrong", 1) + "," + `{"jsonrpc":"2.0","method":"note"}` + "," + ask("right", 2) + "," + ask("secret", 3) + "]" + "\n" + ask("secret", 4))
+		const refused = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy - shutting down","data":{"started":false,"reason":"shutting down"}},"id":`
+		w.expect(`[{"jsonrpc":"2.0","error":{"code":1,"message":"wrong"},"id":1}, ` + refused + "2}, " + refused + "3}]")
+		<-s.Done()
+		if guesses != 1 || secrets != 0 {
+			t.Errorf("Gate was called %d times, and Handler %d times", guesses, secrets)
+		}
+	})
+}

@@ -11,7 +11,8 @@ import (
 // bring each message its answer. The call is an exchange: a session that receives msg and
 // nothing more, with the options, limits, budgets and counters of the server. The reply has
 // no framing. The reply is nil if nothing is to be answered: for notifications and
-// responses, for example. Any number of goroutines may call ServeMessage.
+// responses, for example. Any number of goroutines may call ServeMessage. The size of msg is
+// not limited: the caller limits it, by [http.MaxBytesReader] for example.
 //
 // The first request of msg is handled on the goroutine of the caller, and further members
 // of a batch on other goroutines, as Limits.Concurrency allows. ServeMessage returns when
@@ -57,7 +58,8 @@ import (
 //
 // Any other error comes without a reply: the cause of ctx, the cause with which a handler
 // or Server.Close has closed the session, a message that the protocol cannot answer, or an
-// invalid option of the server.
+// invalid option of the server. To find invalid options, a program can answer an empty
+// message at its start. MaxGroup needs Limits.Group, even if conn has a method Group.
 func (srv *Server) ServeMessage(ctx context.Context, conn any, msg []byte, notify func(msg []byte) error) (reply []byte, err error) {
 	mustHaveContext("Server.ServeMessage", ctx)
 	if ctx.Err() != nil {

@@ -51,7 +51,7 @@ type Trace struct {
 	Refused func(s *Session, method string, id ID, e *Error)
 	// BatchReceived: a batch of requests and notifications has arrived, with the given
 	// number of members, invalid members included. Replies to a batch of this side do not
-	// count. Goroutine: a pool goroutine.
+	// count. Goroutine: a pool goroutine, in no order with RequestReceived of the members.
 	BatchReceived func(s *Session, members int)
 	// BadMessage: the peer has sent a message, or a member of a batch, that is wrong for
 	// the reason err, as in the log record "bad message". Goroutine: a pool goroutine.
