@@ -279,7 +279,7 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch, sent *sentBatch) (_ c
 		return !e.future.joinMessage(m, e.method) // cancelled before
 	})
 	b.members = own.batch.members
-	m.items = len(b.entries)
+	m.items = int32(len(b.entries))
 	if m.items == 0 && calls > 0 {
 		own.publishOutcome()
 		return ctx, nil
@@ -390,7 +390,7 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 		}
 	}
 	if s.trace.BatchSent != nil {
-		s.trace.BatchSent(s, m.items, len(sc.frame))
+		s.trace.BatchSent(s, int(m.items), len(sc.frame))
 	}
 	if s.trace.RequestSent != nil {
 		for _, e := range b.entries {

@@ -326,7 +326,7 @@ func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) 
 func (pc *pendingCalls) releaseSlotLocked(m *pendingMessage, at time.Duration) {
 	pc.s.mu.AssertHeld()
 	if !pc.limiter.off() {
-		pc.limiter.releaseAfterReply(at-m.started, m.items, pc.s.limits)
+		pc.limiter.releaseAfterReply(at-m.started, int(m.items), pc.s.limits)
 	}
 }
 
@@ -349,7 +349,7 @@ type pendingMessage struct {
 	session        *Session
 	calls          []pendingCall // sorted by id; without the notifications of a batch
 	detachedCodec  Codec         // of results, without a session; otherwise nil
-	items          int           // number of calls and notifications
+	items          int32         // number of calls and notifications
 	isBatch        bool
 	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
 	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
@@ -361,7 +361,7 @@ type pendingMessage struct {
 	deadline     deadline
 	expired      bool            // Limits.RequestTimeout passed before the message was queued
 	hasReply     bool            // an array has answered a call of the batch
-	openCalls    int             // calls without an outcome
+	openCalls    int32           // calls without an outcome
 	nextFinished *pendingMessage // link in a messageList
 }
 
@@ -387,7 +387,7 @@ func (c *soleCall) begin(s *Session, method string) *pendingMessage {
 // registerMessageLocked adds the calls of m to the table. Callers must hold s.mu.
 func (pc *pendingCalls) registerMessageLocked(m *pendingMessage) {
 	pc.s.mu.AssertHeld()
-	m.started, m.openCalls = pc.s.now(), len(m.calls)
+	m.started, m.openCalls = pc.s.now(), int32(len(m.calls))
 	pc.table.addCalls(m.calls)
 	if m.expectsReply() {
 		pc.startCallTimeoutLocked(m, m.started)

@@ -34,7 +34,7 @@ type peerRequest struct {
 // initFromItem.
 func (c *peerRequest) initFromItem(s *Session, item *Item, text []byte, in queueEntry) {
 	s.reader.lastSeq++
-	c.Request = Request{Method: item.Method, ID: item.ID, Params: item.Params, session: s, seq: s.reader.lastSeq}
+	c.Method, c.ID, c.Params, c.session, c.seq = item.Method, item.ID, item.Params, s, s.reader.lastSeq
 	c.Params.codec = s.codec
 	if s.requests.meta != nil {
 		c.takeMeta(s.requests.meta, text)

@@ -100,7 +100,7 @@ func (e *fixedTextError) Unwrap() error { return e.err }
 // foreign type runs now, and not again (I5).
 func withFixedText(err error) error {
 	switch err.(type) {
-	case nil, *ProtocolError, *Error:
+	case *ProtocolError, *Error:
 		return err
 	}
 	return &fixedTextError{bounded.Text(err.Error()), err}

@@ -848,7 +848,7 @@ func TestFuturesOfABatchAreSentOnAnotherSession(t *testing.T) {
 			t.Errorf("sent are the calls %v, want %v", got, ids)
 		}
 		s.calls.table.addCalls(m.calls)
-		m.openCalls = len(m.calls)
+		m.openCalls = int32(len(m.calls))
 		return m
 	}
 	complete := func(m *pendingMessage, i int, result string, err error) {

@@ -6,21 +6,39 @@ import "time"
 // Session.unlock releases s.mu and calls runUnlocked, on the unlocking goroutine.
 type effects struct {
 	notEmpty         bool        // any work is collected
-	cancelledMembers []*Future   // members of batches, cancelled alone
-	finishedMessages messageList // messages whose calls are completed
 	hasErrors        bool        // error replies are to be sent; Shutdown waits for the end of the sending
+	errorsMayWait    bool        // error replies may wait for room in the outbox, on another goroutine
+	keepAliveDue     bool        // a keep-alive notification is due
+	workerWanted     bool        // another worker is needed
+	costCloseDue     bool        // the session is over its cost limit
+	hangUpCheckDue   bool        // ask the operating system whether the peer is gone
+	connCloseDue     bool        // close the connection
+	exchangeOver     bool        // the session of an exchange is over
+	finishedMessages messageList // messages whose calls are completed
+	closeArgs        *closeArguments
+	lists            *effectLists // nil if all lists are empty
+}
+
+// effectLists holds the effects that most unlocks do not have. Each unlock copies and
+// clears effects.
+type effectLists struct {
+	cancelledMembers []*Future // members of batches, cancelled alone
 	errorResponses   []errorResponse
 	failedMembers    []failedMembers
-	errorsMayWait    bool // error replies may wait for room in the outbox, on another goroutine
 	endedContexts    []endedContext
 	abandonedIDs     []uint64 // ids of abandoned calls, for cancellations
-	keepAliveDue     bool     // a keep-alive notification is due
-	workerWanted     bool     // another worker is needed
-	costCloseDue     bool     // the session is over its cost limit
-	hangUpCheckDue   bool     // ask the operating system whether the peer is gone
-	closeArgs        *closeArguments
-	connCloseDue     bool
-	exchangeOver     bool // the session of an exchange is over
+}
+
+// noLists is the effectLists of effects without lists.
+var noLists effectLists
+
+// mustLists marks the effects as not empty, and returns the lists.
+func (fx *effects) mustLists() *effectLists {
+	fx.notEmpty = true
+	if fx.lists == nil {
+		fx.lists = new(effectLists)
+	}
+	return fx.lists
 }
 
 // messageList is a list of messages, linked by pendingMessage.nextFinished.
@@ -67,32 +85,34 @@ func (fx *effects) finishMessage(m *pendingMessage) {
 
 // finishMember schedules the publication of the outcome of f, a member of a batch.
 func (fx *effects) finishMember(f *Future) {
-	fx.notEmpty = true
-	fx.cancelledMembers = append(fx.cancelledMembers, f)
+	l := fx.mustLists()
+	l.cancelledMembers = append(l.cancelledMembers, f)
 }
 
 // replyError schedules an error response.
 func (fx *effects) replyError(id ID, err *Error, from sendMode) {
-	fx.notEmpty, fx.hasErrors = true, true
-	fx.errorResponses = append(fx.errorResponses, errorResponse{id, err, from})
+	l := fx.mustLists()
+	fx.hasErrors = true
+	l.errorResponses = append(l.errorResponses, errorResponse{id, err, from})
 }
 
 // failMembers schedules the answer err for members of b.
 func (fx *effects) failMembers(b *peerBatch, members []*peerRequest, err *Error, from sendMode) {
-	fx.notEmpty, fx.hasErrors = true, true
-	fx.failedMembers = append(fx.failedMembers, failedMembers{b, members, err, from})
+	l := fx.mustLists()
+	fx.hasErrors = true
+	l.failedMembers = append(l.failedMembers, failedMembers{b, members, err, from})
 }
 
 // endContext schedules the end of the context of c's handler.
 func (fx *effects) endContext(c *peerRequest, cause error) {
-	fx.notEmpty = true
-	fx.endedContexts = append(fx.endedContexts, endedContext{c, cause})
+	l := fx.mustLists()
+	l.endedContexts = append(l.endedContexts, endedContext{c, cause})
 }
 
 // reportAbandoned schedules a cancellation of the call with the given id.
 func (fx *effects) reportAbandoned(id uint64) {
-	fx.notEmpty = true
-	fx.abandonedIDs = append(fx.abandonedIDs, id)
+	l := fx.mustLists()
+	l.abandonedIDs = append(l.abandonedIDs, id)
 }
 
 // closeSession schedules the close of the session. The first cause counts.
@@ -142,8 +162,12 @@ func (s *Session) unlock() {
 }
 
 func (fx *effects) runUnlocked(s *Session) {
+	lists := fx.lists
+	if lists == nil {
+		lists = &noLists
+	}
 	var ended endedCalls
-	for _, f := range fx.cancelledMembers {
+	for _, f := range lists.cancelledMembers {
 		f.publishOutcome()
 		ended.add(f)
 	}
@@ -156,18 +180,18 @@ func (fx *effects) runUnlocked(s *Session) {
 		m = next
 	}
 	ended.endHooksLater()
-	replies, failed := fx.errorResponses, fx.failedMembers
+	replies, failed := lists.errorResponses, lists.failedMembers
 	switch {
 	case fx.errorsMayWait:
 		s.pool.RunTask(func() { s.requests.sendErrorReplies(replies, failed) })
 	case fx.hasErrors:
 		s.requests.sendErrorReplies(replies, failed)
 	}
-	for _, e := range fx.endedContexts {
+	for _, e := range lists.endedContexts {
 		e.call.ctx.endWith(e.cause)
 	}
-	if len(fx.abandonedIDs) > 0 {
-		s.calls.sendCancellations(fx.abandonedIDs)
+	if len(lists.abandonedIDs) > 0 {
+		s.calls.sendCancellations(lists.abandonedIDs)
 	}
 	if fx.keepAliveDue {
 		s.activity.sendKeepAlive()

@@ -276,7 +276,9 @@ func (r *reader) decodeMessage(m *Message, msg []byte) {
 	m.StrictParams, m.keepsTexts, m.texts = s.strictParams, s.requests.meta.readsMembers(), m.texts[:0]
 	p.Decode(m, msg, s.limits.Batch)
 	for i := range m.Items {
-		m.Items[i].Err = withFixedText(m.Items[i].Err)
+		if err := m.Items[i].Err; err != nil {
+			m.Items[i].Err = withFixedText(err)
+		}
 	}
 }
 
