@@ -81,6 +81,23 @@ func TestTraceRefused(t *testing.T) {
 			e.expect(t, "received queued")
 		})
 	})
+	t.Run("the queue before Admit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := &events{}
+			opts := gated(methods{"first": func(ctx context.Context, req *rpcx.Request) (any, error) {
+				return nil, req.Session().Call(ctx, "back", nil, nil) // tied: reading goes on
+			}})
+			opts.Trace = e.moreTrace()
+			opts.Limits.GateQueue = 1
+			s, w := newWire(t, opts)
+			w.say(`{"jsonrpc":"2.0","method":"first","id":1}`)
+			e.expect(t, "received first", `sent back "0"`)
+			w.say(`{"jsonrpc":"2.0","method":"queued","id":2}`, `{"jsonrpc":"2.0","method":"full","id":3}`)
+			ended(t, s)
+			e.expect(t, `refused full "3": server busy - over 1 requests waiting (Limits.GateQueue), not started: true`,
+				"closed: "+s.Err().Error())
+		})
+	})
 	t.Run("Shutdown", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, w, e, g := blocked(t, nil)
