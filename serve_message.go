@@ -314,12 +314,11 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 		return err
 	}
 	if end := x.endChannel(); end != nil {
-		select {
-		case x.turn <- struct{}{}:
+		switch hasTurn, err := x.takeTurn(ctx, end, from); {
+		case err != nil:
+			return err
+		case hasTurn:
 			defer func() { <-x.turn }()
-		case <-end:
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
 	s.lock()
@@ -334,6 +333,27 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 		return err
 	}
 	return x.notify(sc.frame)
+}
+
+// takeTurn waits for the end of another call of notify, unless the sender never waits. It
+// reports false if the exchange has ended.
+func (x *exchange) takeTurn(ctx context.Context, end <-chan struct{}, from sendMode) (bool, error) {
+	if from == fromTryNotify {
+		select {
+		case x.turn <- struct{}{}:
+			return true, nil
+		default:
+			return false, errNoRoom
+		}
+	}
+	select {
+	case x.turn <- struct{}{}:
+		return true, nil
+	case <-end:
+		return false, nil
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
 }
 
 // endExchange ends the session of an exchange, in place of the goroutine for callbacks. If
