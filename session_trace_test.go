@@ -334,6 +334,33 @@ func TestTraceConnRefusedByHandshakes(t *testing.T) {
 	})
 }
 
+// TestTraceConnRefusedBeforeTheHandshake checks the address of a connection that waits for
+// TLS or a Preamble while the server is full. Before a Preamble, the address is unknown.
+func TestTraceConnRefusedBeforeTheHandshake(t *testing.T) {
+	secure, _ := certificate(t)
+	for _, c := range []struct {
+		preamble func(context.Context, net.Conn) (net.Conn, error)
+		want     string
+	}{
+		{nil, "Server.MaxSessions pipe"},
+		{func(_ context.Context, conn net.Conn) (net.Conn, error) { return conn, nil }, "Server.MaxSessions <nil>"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var e events
+			srv := &rpcx.Server{MaxSessions: 1, Preamble: c.preamble}
+			srv.Options.Trace = &rpcx.Trace{ConnRefused: func(_ *rpcx.Server, limit string, addr net.Addr) { e.add("%s %v", limit, addr) }}
+			m := newSecureServer(t, srv, secure)
+			here, there := net.Pipe()
+			defer here.Close()
+			srv.ServeConn(there)
+			if !isClosed(m.dial(t)) {
+				t.Error("the connection was not refused")
+			}
+			e.expect(t, c.want)
+		})
+	}
+}
+
 // TestTraceConnRefusedIsBounded checks that a function that does not return holds up
 // nothing.
 func TestTraceConnRefusedIsBounded(t *testing.T) {
