@@ -270,7 +270,7 @@ func (c *peerRequest) deferEnd(s *Session) bool {
 	b.disconnect = true
 	if s.requests.gate.closed.Load() { // one member must not let in the next
 		s.requests.gate.admitted = false
-		b.refuseRemaining(s, s.drainErrorLocked(), fromReader)
+		s.requests.refuseForShutdownLocked(b, fromReader)
 	}
 	return true
 }

@@ -14,6 +14,7 @@ import (
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/race"
+	"github.com/google/go-cmp/cmp"
 )
 
 // moreTrace returns functions of Trace that record, and that ask the session for something.
@@ -96,6 +97,25 @@ func TestTraceRefused(t *testing.T) {
 			ended(t, s)
 			e.expect(t, `refused full "3": server busy - over 1 requests waiting (Limits.GateQueue), not started: true`,
 				"closed: "+s.Err().Error())
+		})
+	})
+	t.Run("a batch behind a hang-up before Admit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := &events{}
+			opts := gated(methods{"wrong": func(context.Context, *rpcx.Request) (any, error) {
+				return nil, rpcx.ReplyAndDisconnect(nil)
+			}})
+			opts.Trace = e.moreTrace()
+			s, w := newWire(t, opts)
+			w.say(`[{"jsonrpc":"2.0","method":"wrong","id":1},{"jsonrpc":"2.0","method":"right","id":2},{"jsonrpc":"2.0","method":"note"}]`)
+			ended(t, s)
+			const why = ": server busy - shutting down, not started: true"
+			got := e.take()
+			slices.Sort(got) // RequestReceived has no order with the others
+			want := []string{"batch of 3", "closed: rpcx: session closed", "received wrong", `refused note ""` + why, `refused right "2"` + why}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("wrong events (-want +got):\n%s", diff)
+			}
 		})
 	})
 	t.Run("Shutdown", func(t *testing.T) {
