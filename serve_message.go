@@ -16,11 +16,11 @@ import (
 //
 // The first request of msg is handled on the goroutine of the caller, and further members
 // of a batch on other goroutines, as Limits.Concurrency allows. ServeMessage returns when
-// the reply is complete and the handlers have returned. At Limits.ProcessingTimeout the
-// contexts of the handlers end, and the reply becomes an error ("started": true). A handler
-// that goes on makes the caller wait. But while such a handler runs in the server, new
-// messages are handled on other goroutines, and ServeMessage returns at ProcessingTimeout.
-// The same applies if OnSession or Trace.Connected is set.
+// the reply is complete, and the handlers and functions of [AfterReply] have returned. At
+// Limits.ProcessingTimeout the contexts of the handlers end, and the reply becomes an error
+// ("started": true). A handler that goes on makes the caller wait. But while such a handler
+// runs in the server, new messages are handled on other goroutines, and ServeMessage
+// returns at ProcessingTimeout. The same applies if OnSession or Trace.Connected is set.
 //
 // The contexts of the handlers derive from ctx. If ctx ends first, ServeMessage returns no
 // reply and the cause of ctx, except if all handlers reply without noticing the end. The
