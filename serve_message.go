@@ -49,9 +49,11 @@ import (
 // cost of a group stays after the exchange. Without a group, each exchange begins without
 // cost.
 //
-// If the message was refused as a whole, the error says so, beside the reply:
+// If the message was refused as a whole, or the exchange has ended for its cost, the error
+// says so, beside the reply:
 //
-//   - A [*CostError]: the reply has CodeExcessiveResourceUsage.
+//   - A [*CostError]: the reply has CodeExcessiveResourceUsage. Requests of the message may
+//     have been handled before.
 //   - An [*Error] whose [Error.NotStarted] is true: no handler was called, and the message
 //     may be sent again. If the server was stopped, the error also matches
 //     [ErrServerClosed], and over MaxSessions or MaxGroup [ErrServerFull].
