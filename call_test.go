@@ -1188,6 +1188,38 @@ func TestTryNotifyErrors(t *testing.T) {
 	})
 }
 
+// TestTryNotifyInAnExchange checks that TryNotify does not wait for another call of notify.
+func TestTryNotifyInAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		block := make(chan struct{})
+		open := sync.OnceFunc(func() { close(block) })
+		defer time.AfterFunc(time.Second, open).Stop()
+		srv := serving(methods{"m": func(ctx context.Context, req *rpcx.Request) (any, error) {
+			s := req.Session()
+			go s.Notify(ctx, "first", nil)
+			synctest.Wait()
+			started := time.Now()
+			sent, err := s.TryNotify("second", nil)
+			e.add("%v %v after %v", sent, err, time.Since(started))
+			open()
+			synctest.Wait()
+			sent, err = s.TryNotify("third", nil)
+			e.add("%v %v", sent, err)
+			return nil, nil
+		}})
+		_, err := srv.ServeMessage(t.Context(), nil, []byte(request("m")), func(msg []byte) error {
+			<-block
+			e.add("%s", msg)
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		e.expect(t, "false <nil> after 0s", `{"jsonrpc":"2.0","method":"first"}`, `{"jsonrpc":"2.0","method":"third"}`, "true <nil>")
+	})
+}
+
 // TestOnCallSeesTryNotify checks that a function of OnCall sees a notification without room,
 // too, and can refuse one.
 func TestOnCallSeesTryNotify(t *testing.T) {

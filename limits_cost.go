@@ -276,9 +276,7 @@ func (cs *costState) joinGroupLocked(group *account) {
 	if s.exchange() != nil { // the group's cost is that of the earlier exchanges
 		cs.account = group
 		cs.throttle.recalculate(s.limits, group.currentCost(s.limits.CostDecay), 0)
-		if s.requests.limit = cs.target; s.requests.order == Sequential {
-			s.requests.limit = min(cs.target, 1)
-		}
+		s.requests.setLimitLocked(cs.target)
 		return
 	}
 	cs.ownAccount, cs.account = cs.account, group

@@ -189,13 +189,21 @@ func (rs *requestServer) finishRequest(c *peerRequest, result any, err error) {
 		}
 		s.trace.ReplySent(&c.Request, err, s.now()-c.arrived)
 	}
+	defer rs.endSessionAfter(c, completed, first) // also if a callback ends the goroutine
 	if len(ready) > 0 {
 		rs.runCallbacks(ready, nil)
 	}
+}
+
+// endSessionAfter ends the session if the handler of c wants. completed is the batch for
+// finishSending, or nil. excessive is set if the handler was the first to return
+// ErrExcessiveCost.
+func (rs *requestServer) endSessionAfter(c *peerRequest, completed *peerBatch, excessive bool) {
+	s := rs.s
 	if completed != nil {
 		completed.finishSending(s)
 	}
-	if first {
+	if excessive {
 		s.cost.closeForCost()
 	} else if c.disconnect && !c.deferEnd(s) {
 		s.closePolitely(ErrClosed)
@@ -262,7 +270,7 @@ func (c *peerRequest) deferEnd(s *Session) bool {
 	b.disconnect = true
 	if s.requests.gate.closed.Load() { // one member must not let in the next
 		s.requests.gate.admitted = false
-		b.refuseRemaining(s, s.drainErrorLocked(), fromReader)
+		s.requests.refuseForShutdownLocked(b, fromReader)
 	}
 	return true
 }

@@ -381,6 +381,25 @@ func TestAfterReplyEndsItsGoroutine(t *testing.T) {
 	})
 }
 
+// TestAfterReplyEndsItsGoroutineBeforeTheSession checks that runtime.Goexit in a function
+// does not keep the session from ending as the handler wants.
+func TestAfterReplyEndsItsGoroutineBeforeTheSession(t *testing.T) {
+	for _, want := range []error{rpcx.ReplyAndDisconnect(nil), rpcx.ErrExcessiveCost} {
+		for _, msg := range []string{request("m"), "[" + request("m") + "]"} {
+			synctest.Test(t, func(t *testing.T) {
+				s, w := newWire(t, handling(rpcx.HandlerFunc(func(ctx context.Context, _ *rpcx.Request) (any, error) {
+					rpcx.AfterReply(ctx, func(error) { runtime.Goexit() })
+					return nil, want
+				})))
+				w.say(msg)
+				if synctest.Wait(); s.Err() == nil {
+					t.Errorf("the session goes on after %s and the error %v", msg, want)
+				}
+			})
+		}
+	}
+}
+
 // TestAfterReplyIsCalledOnce ends sessions at random moments of many requests and batches.
 func TestAfterReplyIsCalledOnce(t *testing.T) {
 	runs := 1000

@@ -155,6 +155,7 @@ func (rs *requestServer) endIfGateQueueFullLocked(e queueEntry) bool {
 	}
 	why := notStarted("queue", text)
 	rs.countRefusedLocked(why)
+	rs.traceRefusedLocked(e, why)
 	s.logs.logLaterLocked(slog.LevelWarn, "session ended: too much has arrived before it was admitted", limit,
 		slog.Int("requests", rs.count), slog.Int("bytes", rs.bytes))
 	e.refuseRemaining(s, why, fromReader)

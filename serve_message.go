@@ -16,11 +16,11 @@ import (
 //
 // The first request of msg is handled on the goroutine of the caller, and further members
 // of a batch on other goroutines, as Limits.Concurrency allows. ServeMessage returns when
-// the reply is complete and the handlers have returned. At Limits.ProcessingTimeout the
-// contexts of the handlers end, and the reply becomes an error ("started": true). A handler
-// that goes on makes the caller wait. But while such a handler runs in the server, new
-// messages are handled on other goroutines, and ServeMessage returns at ProcessingTimeout.
-// The same applies if OnSession or Trace.Connected is set.
+// the reply is complete, and the handlers and functions of [AfterReply] have returned. At
+// Limits.ProcessingTimeout the contexts of the handlers end, and the reply becomes an error
+// ("started": true). A handler that goes on makes the caller wait. But while such a handler
+// runs in the server, new messages are handled on other goroutines, and ServeMessage
+// returns at ProcessingTimeout. The same applies if OnSession or Trace.Connected is set.
 //
 // The contexts of the handlers derive from ctx. If ctx ends first, ServeMessage returns no
 // reply and the cause of ctx, except if all handlers reply without noticing the end. The
@@ -49,9 +49,11 @@ import (
 // cost of a group stays after the exchange. Without a group, each exchange begins without
 // cost.
 //
-// If the message was refused as a whole, the error says so, beside the reply:
+// If the message was refused as a whole, or the exchange has ended for its cost, the error
+// says so, beside the reply:
 //
-//   - A [*CostError]: the reply has CodeExcessiveResourceUsage.
+//   - A [*CostError]: the reply has CodeExcessiveResourceUsage. Requests of the message may
+//     have been handled before.
 //   - An [*Error] whose [Error.NotStarted] is true: no handler was called, and the message
 //     may be sent again. If the server was stopped, the error also matches
 //     [ErrServerClosed], and over MaxSessions or MaxGroup [ErrServerFull].
@@ -314,12 +316,11 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 		return err
 	}
 	if end := x.endChannel(); end != nil {
-		select {
-		case x.turn <- struct{}{}:
+		switch hasTurn, err := x.takeTurn(ctx, end, from); {
+		case err != nil:
+			return err
+		case hasTurn:
 			defer func() { <-x.turn }()
-		case <-end:
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
 	s.lock()
@@ -334,6 +335,27 @@ func (x *exchange) sendOwn(ctx context.Context, sc *encodeBuffer, from sendMode,
 		return err
 	}
 	return x.notify(sc.frame)
+}
+
+// takeTurn waits for the end of another call of notify, unless the sender never waits. It
+// reports false if the exchange has ended.
+func (x *exchange) takeTurn(ctx context.Context, end <-chan struct{}, from sendMode) (bool, error) {
+	if from == fromTryNotify {
+		select {
+		case x.turn <- struct{}{}:
+			return true, nil
+		default:
+			return false, errNoRoom
+		}
+	}
+	select {
+	case x.turn <- struct{}{}:
+		return true, nil
+	case <-end:
+		return false, nil
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
 }
 
 // endExchange ends the session of an exchange, in place of the goroutine for callbacks. If

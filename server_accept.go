@@ -95,14 +95,15 @@ func (srv *Server) prepareConn(accepted net.Conn, config *tls.Config, begun func
 	begun = sync.OnceFunc(begun)
 	prepared := &preparedConn{conn: accepted}
 	closeConn := sync.OnceFunc(func() { begun(); prepared.closeConn() })
-	if !srv.Accepts() {
+	counted := srv.handshakeConn(accepted)
+	if !srv.acceptsFrom(counted) {
 		closeConn()
 		return
 	}
 	o := srv.resolvedOptions()
 	var s *Session
 	var group string
-	err := srv.runHandshake(srv.handshakeConn(accepted), func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
+	err := srv.runHandshake(counted, func(error) { closeConn() }, func(ctx context.Context, h *handshake) error {
 		begun()
 		conn, err := srv.runPreamble(ctx, h, prepared, config)
 		if err != nil {
@@ -163,11 +164,19 @@ func (srv *Server) ServeMessageConn(conn MessageConn) *Session {
 // connection early, such as HTTP. A false because of MaxSessions counts as a refused
 // connection in ServerStats. A true promises nothing, because other connections may come
 // first.
-func (srv *Server) Accepts() bool {
+func (srv *Server) Accepts() bool { return srv.acceptsFrom(nil) }
+
+// acceptsFrom is Accepts for a connection whose address is that of conn. If conn is nil,
+// the address is unknown.
+func (srv *Server) acceptsFrom(conn net.Conn) bool {
+	var addr net.Addr
+	if conn != nil {
+		addr = conn.RemoteAddr() // does not wait
+	}
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	srv.mustResolveOptionsLocked()
-	return srv.acceptsSessionLocked(nil)
+	return srv.acceptsSessionLocked(addr)
 }
 
 func (srv *Server) maxSessions() int { return limitOr(srv.MaxSessions, 10000) }

@@ -165,6 +165,9 @@ func (s *Session) Shutdown(ctx context.Context) error {
 func (s *Session) checkDrainedLocked() {
 	s.mu.AssertHeld()
 	s.closeIfAllAnsweredLocked()
+	if s.exchange() != nil && !s.input.closed {
+		return // the message is still to come, and is refused
+	}
 	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/race"
+	"github.com/google/go-cmp/cmp"
 )
 
 // moreTrace returns functions of Trace that record, and that ask the session for something.
@@ -79,6 +80,42 @@ func TestTraceRefused(t *testing.T) {
 			e.expect(t, `refused full "3"`+why, `refused full ""`+why)
 			w.say(`{"jsonrpc":"2.0","result":1,"id":0}`)
 			e.expect(t, "received queued")
+		})
+	})
+	t.Run("the queue before Admit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := &events{}
+			opts := gated(methods{"first": func(ctx context.Context, req *rpcx.Request) (any, error) {
+				return nil, req.Session().Call(ctx, "back", nil, nil) // tied: reading goes on
+			}})
+			opts.Trace = e.moreTrace()
+			opts.Limits.GateQueue = 1
+			s, w := newWire(t, opts)
+			w.say(`{"jsonrpc":"2.0","method":"first","id":1}`)
+			e.expect(t, "received first", `sent back "0"`)
+			w.say(`{"jsonrpc":"2.0","method":"queued","id":2}`, `{"jsonrpc":"2.0","method":"full","id":3}`)
+			ended(t, s)
+			e.expect(t, `refused full "3": server busy - over 1 requests waiting (Limits.GateQueue), not started: true`,
+				"closed: "+s.Err().Error())
+		})
+	})
+	t.Run("a batch behind a hang-up before Admit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			e := &events{}
+			opts := gated(methods{"wrong": func(context.Context, *rpcx.Request) (any, error) {
+				return nil, rpcx.ReplyAndDisconnect(nil)
+			}})
+			opts.Trace = e.moreTrace()
+			s, w := newWire(t, opts)
+			w.say(`[{"jsonrpc":"2.0","method":"wrong","id":1},{"jsonrpc":"2.0","method":"right","id":2},{"jsonrpc":"2.0","method":"note"}]`)
+			ended(t, s)
+			const why = ": server busy - shutting down, not started: true"
+			got := e.take()
+			slices.Sort(got) // RequestReceived has no order with the others
+			want := []string{"batch of 3", "closed: rpcx: session closed", "received wrong", `refused note ""` + why, `refused right "2"` + why}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("wrong events (-want +got):\n%s", diff)
+			}
 		})
 	})
 	t.Run("Shutdown", func(t *testing.T) {
@@ -315,6 +352,33 @@ func TestTraceConnRefusedByHandshakes(t *testing.T) {
 		}
 		e.expect(t, "Server.MaxHandshakes pipe")
 	})
+}
+
+// TestTraceConnRefusedBeforeTheHandshake checks the address of a connection that waits for
+// TLS or a Preamble while the server is full. Before a Preamble, the address is unknown.
+func TestTraceConnRefusedBeforeTheHandshake(t *testing.T) {
+	secure, _ := certificate(t)
+	for _, c := range []struct {
+		preamble func(context.Context, net.Conn) (net.Conn, error)
+		want     string
+	}{
+		{nil, "Server.MaxSessions pipe"},
+		{func(_ context.Context, conn net.Conn) (net.Conn, error) { return conn, nil }, "Server.MaxSessions <nil>"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var e events
+			srv := &rpcx.Server{MaxSessions: 1, Preamble: c.preamble}
+			srv.Options.Trace = &rpcx.Trace{ConnRefused: func(_ *rpcx.Server, limit string, addr net.Addr) { e.add("%s %v", limit, addr) }}
+			m := newSecureServer(t, srv, secure)
+			here, there := net.Pipe()
+			defer here.Close()
+			srv.ServeConn(there)
+			if !isClosed(m.dial(t)) {
+				t.Error("the connection was not refused")
+			}
+			e.expect(t, c.want)
+		})
+	}
 }
 
 // TestTraceConnRefusedIsBounded checks that a function that does not return holds up
