@@ -1243,7 +1243,7 @@ func TestOnCallSeesTryNotify(t *testing.T) {
 			over   string
 		}{
 			{"one", true, "<nil>", "<nil>"},
-			{"two", false, "<nil>", "rpcx: no room in the outbox (Limits.Outbox)"},
+			{"two", false, "<nil>", "rpcx: no room for a message that may not wait (Limits.Outbox)"},
 			{"refused", false, "refused", "refused"},
 		} {
 			if sent, err := s.TryNotify(c.method, nil); sent != c.sent || fmt.Sprint(err) != c.err {

@@ -11,8 +11,8 @@ import (
 // bring each message its answer. The call is an exchange: a session that receives msg and
 // nothing more, with the options, limits, budgets and counters of the server. The reply has
 // no framing. The reply is nil if nothing is to be answered: for notifications and
-// responses, for example. Any number of goroutines may call ServeMessage. The size of msg is
-// not limited: the caller limits it, by [http.MaxBytesReader] for example.
+// responses, for example. Any number of goroutines may call ServeMessage. ServeMessage does
+// not limit the size of msg; the caller should, by [http.MaxBytesReader] for example.
 //
 // The first request of msg is handled on the goroutine of the caller, and further members
 // of a batch on other goroutines, as Limits.Concurrency allows. ServeMessage returns when

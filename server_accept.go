@@ -306,8 +306,8 @@ func tooManySessions(limit int, name string) error {
 // Peers without an IP address and peers on a loopback address are in no group. A proxy on
 // the same machine, or Tor, connects its clients from a loopback address. In a group, a
 // single client could use up the budget of every client. The clients of a proxy on
-// another machine are in one group. For both cases see "Behind a
-// proxy" in docs/limits.md.
+// another machine are in one group. For both cases see "Behind a proxy" in
+// docs/limits.md.
 func GroupBySubnet(bits4, bits6 int) func(*Session) string {
 	return func(s *Session) string {
 		ip := peerIP(s.RemoteAddr())

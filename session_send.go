@@ -24,7 +24,7 @@ const (
 
 // errNoRoom is the error for a message that is not sent, because the outbox has no room and
 // the sender does not wait.
-var errNoRoom = errors.New("rpcx: no room in the outbox (Limits.Outbox)")
+var errNoRoom = errors.New("rpcx: no room for a message that may not wait (Limits.Outbox)")
 
 // sendMessage frames sc.msg and queues the frame. If register is not nil, the calls of
 // register are registered before (I4). If sendMessage has to wait for room, the end of ctx

@@ -172,20 +172,20 @@ type refusable interface {
 	appendRequests(calls []*peerRequest, want func(*peerRequest) bool) []*peerRequest
 }
 
-// traceRefusedLocked calls Trace.Refused later, if set, for the requests of what that are
-// refused because of why. Callers must hold s.mu.
-func (rs *requestServer) traceRefusedLocked(what refusable, why *Error) {
+// traceRefusedLocked calls Trace.Refused later, if set, for the requests of entry that
+// are refused with e. Callers must hold s.mu.
+func (rs *requestServer) traceRefusedLocked(entry refusable, e *Error) {
 	s := rs.s
 	s.mu.AssertHeld()
 	if s.trace.Refused == nil {
 		return
 	}
 	refused := (*peerRequest).isUnhandled
-	if _, batch := what.(*peerBatch); batch {
+	if _, batch := entry.(*peerBatch); batch {
 		refused = (*peerRequest).isUnbegun // a delayed member is refused alone, or handled
 	}
-	for _, c := range what.appendRequests(nil, refused) {
-		s.traceLaterLocked(traceEvent{kind: eventRefused, text: c.Method, id: c.ID, err: why})
+	for _, c := range entry.appendRequests(nil, refused) {
+		s.traceLaterLocked(traceEvent{kind: eventRefused, text: c.Method, id: c.ID, err: e})
 	}
 }
 
