@@ -23,10 +23,12 @@ type memory struct {
 	conns  chan net.Conn
 	errs   chan error // that Accept returns next
 	closed chan struct{}
+	close  func() // closes closed, once
 }
 
 func newMemory() *memory {
-	return &memory{make(chan net.Conn), make(chan error), make(chan struct{})}
+	closed := make(chan struct{})
+	return &memory{make(chan net.Conn), make(chan error), closed, sync.OnceFunc(func() { close(closed) })}
 }
 
 func (m *memory) Accept() (net.Conn, error) {
@@ -40,12 +42,9 @@ func (m *memory) Accept() (net.Conn, error) {
 	}
 }
 
+// Close may be called by several goroutines: Close of the server, and Serve at its end.
 func (m *memory) Close() error {
-	select {
-	case <-m.closed:
-	default:
-		close(m.closed)
-	}
+	m.close()
 	return nil
 }
 
