@@ -225,7 +225,7 @@ func TestMetaIsReceived(t *testing.T) {
 							t.Errorf("Meta(%q) is %s", name, v)
 						}
 					}
-					got = append(got, fmt.Sprintf("%s%s %s", req.Params.Positional, req.Params.Named, req.Meta("trace")))
+					got = append(got, string(req.Params.Positional)+string(req.Params.Named)+" "+string(req.Meta("trace")))
 					return 0, nil
 				}}})
 				single := `{"jsonrpc":"2.0","method":"m",` + c.rest
