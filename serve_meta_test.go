@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"unicode/utf8"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/race"
@@ -391,7 +392,7 @@ func FuzzMeta(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, params, key, value string) {
 		var object map[string]any
-		if json.Unmarshal([]byte(params), &object) != nil || object == nil || !json.Valid([]byte(value)) {
+		if json.Unmarshal([]byte(params), &object) != nil || object == nil || !json.Valid([]byte(value)) || !utf8.ValidString(key) { // a byte that is no UTF-8 is sent as U+FFFD
 			return
 		}
 		for _, form := range []*rpcx.Meta{rpcx.MCPMeta, rpcx.MemberMeta, rpcx.VSMeta} {
