@@ -23,7 +23,7 @@ type corked struct {
 	closing atomic.Bool // wait only for the peer's close frame
 	deaf    bool        // do not even look for a close frame; reader only
 
-	mu  sync.Mutex
+	mu  channelLock
 	buf *[]byte // held-back bytes; nil outside of cork and uncork
 	err error   // first write error
 	// For sendAside; guarded by mu.
@@ -31,6 +31,19 @@ type corked struct {
 	sending bool       // sendAside is running
 	sent    *sync.Cond // signals that pending or sending has changed; nil before the first sendAside
 }
+
+// newCorked returns the corked connection over conn.
+func newCorked(conn io.ReadWriteCloser) *corked {
+	return &corked{conn: conn, mu: make(channelLock, 1)}
+}
+
+// channelLock is a lock that is held during writes, and so for as long as the peer does not
+// read. A bubble of testing/synctest sees a wait for a channel, and lets time pass; a wait
+// for a [sync.Mutex] would stop the clock that ends the write.
+type channelLock chan struct{}
+
+func (l channelLock) Lock()   { l <- struct{}{} }
+func (l channelLock) Unlock() { <-l }
 
 // corkSize is the maximum number of held-back bytes.
 const corkSize = 32 << 10
@@ -110,7 +123,7 @@ func (c *corked) leaveAside(p []byte) {
 		return
 	}
 	if c.sent == nil {
-		c.sent = sync.NewCond(&c.mu)
+		c.sent = sync.NewCond(c.mu)
 	}
 	c.sending = true
 	// Owner: c. End: nothing is pending, or the connection is closed.

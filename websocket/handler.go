@@ -186,7 +186,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.conn = corkedConn{conn, &corked{conn: conn}}
+	h.conn = corkedConn{conn, newCorked(conn)}
 	h.conn.received.Store(uint64(rw.Reader.Buffered()))
 	return h.conn, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.conn)), nil
 }
