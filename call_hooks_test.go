@@ -469,23 +469,30 @@ func TestDoneOfGo(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
 				f := s.Go(ctx, "m", nil)
-				synctest.Wait()
-				if len(ends) > 0 {
-					t.Fatal("it is over before its end")
-				}
-				c.end(s, w, f, cancel)
-				if !isDone(f) || len(ends) != 1 {
-					t.Fatalf("it has %d ends", len(ends))
-				}
-				if end := <-ends; end != f.Err() || !errors.Is(end, c.want) {
-					t.Errorf("the end is %v, the call's error is %v, want %v", end, f.Err(), c.want)
-				}
-				waitFor(f)
-				if len(ends) > 0 {
-					t.Errorf("Wait has ended it again: %v", <-ends)
-				}
+				endsOnce(t, f, ends, c.want, func() { c.end(s, w, f, cancel) })
 			})
 		})
+	}
+}
+
+// endsOnce checks that the done function of f, which sends to ends, is called once, by end,
+// with the error want.
+func endsOnce(t *testing.T, f *rpcx.Future, ends <-chan error, want error, end func()) {
+	t.Helper()
+	synctest.Wait()
+	if len(ends) > 0 {
+		t.Fatal("it is over before its end")
+	}
+	end()
+	if !isDone(f) || len(ends) != 1 {
+		t.Fatalf("it has %d ends", len(ends))
+	}
+	if err := <-ends; err != f.Err() || !errors.Is(err, want) {
+		t.Errorf("the end is %v, the call's error is %v, want %v", err, f.Err(), want)
+	}
+	waitFor(f)
+	if len(ends) > 0 {
+		t.Errorf("Wait has ended it again: %v", <-ends)
 	}
 }
 
@@ -886,21 +893,7 @@ func TestDoneOfExchangeGo(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
 				f := x.Go(ctx, "m", nil)
-				synctest.Wait()
-				if len(ends) > 0 {
-					t.Fatal("it is over before its end")
-				}
-				c.end(x, trips, f, cancel)
-				if !isDone(f) || len(ends) != 1 {
-					t.Fatalf("it has %d ends", len(ends))
-				}
-				if end := <-ends; end != f.Err() || !errors.Is(end, c.want) {
-					t.Errorf("the end is %v, the call's error is %v, want %v", end, f.Err(), c.want)
-				}
-				waitFor(f)
-				if len(ends) > 0 {
-					t.Errorf("Wait has ended it again: %v", <-ends)
-				}
+				endsOnce(t, f, ends, c.want, func() { c.end(x, trips, f, cancel) })
 			})
 		})
 	}

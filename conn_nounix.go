@@ -31,7 +31,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "unix", path)
 }
 
-// socket is a placeholder: sockets cannot be used below package net here.
+// socket is never made, because sockets cannot be used below package net here.
 type socket struct{}
 
 func newSocket(any) *socket { return nil }

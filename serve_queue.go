@@ -341,7 +341,7 @@ func (rs *requestServer) checkLateLocked(now time.Duration) {
 
 // membersPerTurn is the number of members of batches that a worker handles before other
 // goroutines run. With 80 busy workers and two processors, an honest client beside four
-// peers that send batches of 10,000 waited 153 ms (p99) without turns, and 40 ms with
+// peers that send batches of 10,000 waited 153 ms (p99) without turns, and 30 ms with
 // turns. Single requests need no turns, because the reader takes turns.
 const membersPerTurn = 8
 
