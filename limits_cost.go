@@ -18,8 +18,6 @@ type account struct {
 	sessions int     // live sessions of a group; guarded by the server's lock
 }
 
-func newAccount() *account { return &account{epoch: time.Now()} }
-
 // shared reports whether the account belongs to a group.
 func (a *account) shared() bool { return a.most > 0 }
 
@@ -47,8 +45,9 @@ func (a *account) currentCost(perSecond float64) float64 {
 type costState struct {
 	s *Session
 
-	account         *account // the session's own, or the group's
-	ownAccount      *account // the session's own, if account is a group's; otherwise nil
+	account         *account // &ownAccount, or the group's; nil if cost is not counted
+	ownAccount      account  // of the session
+	group           *account // that counts the session; nil without a group
 	joinedOverLimit bool     // the session joined a group over CostHard, and the group is still over CostHard
 	throttle
 	extra          float64    // last result of Options.ExtraCost
@@ -229,6 +228,12 @@ func (s *Session) UpdateCost() {
 	s.unlock()
 }
 
+// inGroup reports whether the session also has a cost beside its group's. The cost of an
+// exchange is its group's alone.
+func (cs *costState) inGroup() bool {
+	return cs.account != &cs.ownAccount && cs.s.exchange() == nil
+}
+
 // addCostLocked adds delta to the session's cost. Callers must hold s.mu.
 func (cs *costState) addCostLocked(delta float64) {
 	cs.s.mu.AssertHeld()
@@ -236,7 +241,7 @@ func (cs *costState) addCostLocked(delta float64) {
 		return
 	}
 	cost := cs.account.addCost(delta)
-	if cs.ownAccount != nil {
+	if cs.inGroup() {
 		cs.ownAccount.addCost(delta)
 		cost = cs.judgedCostLocked()
 	}
@@ -254,7 +259,7 @@ func (cs *costState) judgedCostLocked() float64 {
 	s.mu.AssertHeld()
 	l := s.limits
 	cost := cs.account.currentCost(l.CostDecay)
-	if cs.ownAccount == nil {
+	if !cs.inGroup() {
 		return cost
 	}
 	own := cs.ownAccount.currentCost(l.CostDecay)
@@ -270,16 +275,16 @@ func (cs *costState) judgedCostLocked() float64 {
 func (cs *costState) joinGroupLocked(group *account) {
 	s := cs.s
 	s.mu.AssertHeld()
+	cs.group = group
 	if cs.account == nil {
 		return
 	}
+	cs.account = group
 	if s.exchange() != nil { // the group's cost is that of the earlier exchanges
-		cs.account = group
 		cs.throttle.recalculate(s.limits, group.currentCost(s.limits.CostDecay), 0)
 		s.requests.setLimitLocked(cs.target)
 		return
 	}
-	cs.ownAccount, cs.account = cs.account, group
 	cs.joinedOverLimit = group.currentCost(s.limits.CostDecay) >= s.limits.CostHard
 	cs.applyThrottleLocked()
 }

@@ -363,8 +363,7 @@ func (x *exchange) takeTurn(ctx context.Context, end <-chan struct{}, from sendM
 // message after the reply is then no longer counted.
 func (s *Session) endExchange() {
 	callbacks, dropped := s.life.onClose, s.life.droppedAtEnd
-	s.beforeCallbacks()
-	s.beforeCallbacks = nil
+	s.server.forgetSession(s)
 	if len(callbacks) == 0 && dropped.count == 0 && s.trace.Closed == nil {
 		s.runCloseCallbacks(nil, dropped)
 		return

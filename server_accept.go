@@ -242,24 +242,14 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) err
 		srv.mu.Unlock()
 		return tooManySessions(mostOfGroup, "Server.MaxGroup")
 	}
-	var account *account
 	if group != "" {
-		account = srv.groups.joinGroup(group, s.limits)
 		s.lock() // no other goroutine has the session yet
-		s.cost.joinGroupLocked(account)
+		s.cost.joinGroupLocked(srv.groups.joinGroup(group, s.limits))
 		s.unlock()
 	}
 	held := srv.OnSession != nil || s.trace.Connected != nil || secure != nil
 	s.requests.workersHeld = held
-	s.beforeCallbacks = func() {
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		if account != nil {
-			account.sessions--
-		}
-		delete(srv.sessions, s)
-	}
-	s.afterCallbacks = srv.removeUser
+	s.server = srv
 	if srv.sessions == nil {
 		srv.sessions = make(map[*Session]struct{})
 	}
@@ -291,6 +281,16 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) err
 		}()
 	}
 	return nil
+}
+
+// forgetSession removes s from the server's sessions, and from the group.
+func (srv *Server) forgetSession(s *Session) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if _, known := srv.sessions[s]; known && s.cost.group != nil {
+		s.cost.group.sessions--
+	}
+	delete(srv.sessions, s)
 }
 
 // tooManySessions returns the error of a session over the limit of the given name.
@@ -350,7 +350,7 @@ func (g *groups) joinGroup(name string, l *Limits) *account {
 			}
 			g.most = 2 * len(g.accounts)
 		}
-		a = newAccount()
+		a = &account{epoch: time.Now()}
 		// A single burst of input can cost a thousand times the limit. Such a burst must
 		// not lock the group out for weeks.
 		a.most = 2 * l.CostHard

@@ -131,8 +131,7 @@ type sessionConfig struct {
 	connBytes            int         // memory of the connection, without messages
 	runWorkerFn          func()      // requests.runWorker, made once
 	readLoopFn           func()      // reader.readLoop, made once
-	beforeCallbacks      func()      // the server forgets the session, before the callbacks; may be nil
-	afterCallbacks       func()      // the server counts the session out, after the callbacks; may be nil
+	server               *Server     // set when the server accepts the session; may be nil
 }
 
 // hooks holds functions of the user for all sessions with the same Options. Except trace,
@@ -309,7 +308,8 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		s.requests.cancellable = make(map[string]*peerRequest)
 	}
 	if !s.limits.CostOff && (s.limits.Exempt == nil || !s.limits.Exempt(s)) {
-		s.cost.account = newAccount()
+		s.cost.ownAccount.epoch = s.startTime
+		s.cost.account = &s.cost.ownAccount
 		s.cost.target = s.limits.Concurrency
 	}
 	if o.objects != nil {
@@ -321,13 +321,13 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
 		s.proto.Store(&protocol)
 	}
-	if s.exchange() == nil { // an exchange mostly needs neither
+	if s.exchange() == nil { // an exchange mostly needs none of these
 		s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
+		conn.onPart(s.reader.receivePart)
 	}
 	s.writer.writerWakeup.L = (*locker)(s)
 	s.writer.sock = conn.socket()
 	s.connBytes = keptBytes(conn.userConn())
-	conn.onPart(s.reader.receivePart)
 	return s
 }
 
@@ -363,11 +363,13 @@ func (s *Session) traceConnected() {
 	}
 }
 
-// pool has what the sessions of a server reuse: goroutines, and soleCalls for Session.Call.
+// pool has what the sessions of a server reuse: goroutines, timers, and soleCalls for
+// Session.Call.
 // Each Server, dialled session or Pipe has a pool.
 type pool struct {
 	gopool.Pool
-	calls sync.Pool
+	calls  sync.Pool // of soleCalls
+	timers sync.Pool // of pooledTimers
 }
 
 // takeCall returns a soleCall for Session.Call. Only the caller waits for the end, so a

@@ -303,9 +303,7 @@ func (s *Session) finishIfLastLocked() {
 	s.reader.forgetPartialLocked()
 	s.memory.removeFromBlockedLocked()
 	s.load.sessions.Add(-1)
-	if s.timer.timer != nil {
-		s.timer.timer.Stop()
-	}
+	s.timer.endLocked()
 	if s.exchange() != nil {
 		s.effects.setFlag(&s.effects.exchangeOver)
 		return
@@ -336,8 +334,8 @@ func (s *Session) runCloseCallbacks(callbacks []func(error), dropped droppedNoti
 	if dropped.count > 0 {
 		s.logDropped(dropped)
 	}
-	if s.beforeCallbacks != nil {
-		s.beforeCallbacks()
+	if s.server != nil {
+		s.server.forgetSession(s)
 	}
 	if s.trace.Closed != nil {
 		s.trace.Closed(s, s.life.closeCause)
@@ -352,7 +350,7 @@ func (s *Session) runCloseCallbacks(callbacks []func(error), dropped droppedNoti
 		close(s.life.done)
 	}
 	s.unlock()
-	if s.afterCallbacks != nil {
-		s.afterCallbacks()
+	if s.server != nil {
+		s.server.removeUser()
 	}
 }
