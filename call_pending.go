@@ -252,8 +252,9 @@ const calibration = 30
 type pendingCalls struct {
 	s             *Session
 	table         callTable
-	lastReplyMark uint64       // number of queued messages when the last reply was matched
-	timeouts      deadlineList // timeouts of the calls
+	lastReplyMark uint64        // number of queued messages when the last reply was matched
+	lastStarted   time.Duration // when the last message was registered
+	timeouts      deadlineList  // timeouts of the calls
 	limiter       callLimiter
 
 	// Set by newSession, and unchanged afterwards.
@@ -362,6 +363,7 @@ type pendingMessage struct {
 	expired      bool            // Limits.RequestTimeout passed before the message was queued
 	hasReply     bool            // an array has answered a call of the batch
 	openCalls    int32           // calls without an outcome
+	mayRead      bool            // in Session.Call: the reading role was vacant when the call was registered
 	nextFinished *pendingMessage // link in a messageList
 }
 
@@ -388,6 +390,7 @@ func (c *soleCall) begin(s *Session, method string) *pendingMessage {
 func (pc *pendingCalls) registerMessageLocked(m *pendingMessage) {
 	pc.s.mu.AssertHeld()
 	m.started, m.openCalls = pc.s.now(), int32(len(m.calls))
+	pc.lastStarted = m.started
 	pc.table.addCalls(m.calls)
 	if m.expectsReply() {
 		pc.startCallTimeoutLocked(m, m.started)
@@ -484,6 +487,9 @@ func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, re
 	pc.timeouts.removeDeadline(&m.deadline)
 	pc.releaseSlotLocked(m, now)
 	pc.s.effects.finishMessage(m)
+	if role := &pc.s.reader.role; role.caller == m {
+		role.callerDone = true
+	}
 }
 
 // codec returns the codec of the results.

@@ -3,8 +3,10 @@ package rpcx
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"syscall"
@@ -156,6 +158,10 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 			}
 		}
 		if s.readErr != nil {
+			if s.readErr == errReadInterrupted {
+				s.readErr = nil
+				return nil, errReadInterrupted
+			}
 			s.markUnread()
 			if s.readErr == io.EOF && s.w > s.r {
 				return nil, io.ErrUnexpectedEOF
@@ -231,6 +237,9 @@ func (s *stream) readMore() {
 	s.w += n
 	s.lastRead = n
 	s.totalBytes += uint64(n)
+	if s.sock != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errReadInterrupted
+	}
 	s.readErr = err
 }
 

@@ -38,6 +38,8 @@ func newSocket(any) *socket { return nil }
 
 func (*socket) tryWrite([]byte) int            { panic("unreachable") }
 func (*socket) readSome() ([]byte, int, error) { panic("unreachable") }
+func (*socket) interruptRead()                 { panic("unreachable") }
+func (*socket) allowRead()                     { panic("unreachable") }
 
 // Errors of AcceptEx on Windows, and of setting up accepted connections. (No call returns the
 // constants with Unix names, such as syscall.ENOBUFS.)

@@ -174,7 +174,8 @@ func init() {
 // a goroutine with the only message never waits. A read takes a buffer only when there is
 // input. Reading and writing each have a single user at a time.
 type socket struct {
-	raw syscall.RawConn
+	raw      syscall.RawConn
+	deadline interface{ SetReadDeadline(time.Time) error }
 
 	output       []byte
 	writtenCount int
@@ -198,7 +199,7 @@ func newSocket(conn any) *socket {
 	if err != nil {
 		return nil
 	}
-	s := &socket{raw: raw}
+	s := &socket{raw: raw, deadline: conn.(net.Conn)}
 	s.writeFn = func(fd uintptr) bool {
 		// The writer finds an error later, when writing the remaining bytes.
 		if n, err := syscall.Write(int(fd), s.output); err == nil {
@@ -240,6 +241,8 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 	buf, n = s.input, max(s.readCount, 0)
 	s.input = nil
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errReadInterrupted
 	case err != nil:
 	case s.readErr != nil:
 		err = os.NewSyscallError("read", s.readErr)
@@ -248,6 +251,13 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 	}
 	return buf, n, err
 }
+
+// interruptRead makes readSome return errReadInterrupted, until allowRead. An error means
+// that the socket is closed.
+func (s *socket) interruptRead() { _ = s.deadline.SetReadDeadline(time.Unix(1, 0)) }
+
+// allowRead reverts interruptRead.
+func (s *socket) allowRead() { _ = s.deadline.SetReadDeadline(time.Time{}) }
 
 // unixListener is a [net.UnixListener] whose Close removes the socket's file only if the
 // file still belongs to the listener.

@@ -31,7 +31,7 @@ func atRest(t *testing.T, s *Session) {
 		t.Errorf("running %d, workers %d, count %d, bytes %d, waking %v, pending %d, slots %d, refusing %d",
 			s.requests.running, s.requests.workers, s.requests.count, s.requests.bytes, s.requests.workerStarting, s.calls.table.pending, s.calls.limiter.taken, s.life.unsentErrors)
 	}
-	if b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.foreignWaiters != 0 || b.pauseForbidden || b.writerStalled {
+	if s.reader.role.vacancy == vacantPaused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.foreignWaiters != 0 || b.pauseForbidden || b.writerStalled {
 		t.Errorf("the state of its pauses is %+v", *b)
 	}
 	if s.life.state == stateOpen && (s.requests.open.first != nil || s.calls.timeouts.first != nil || s.life.runningLoops != 2) {

@@ -25,6 +25,7 @@ type peerRequest struct {
 	answered      bool       // replied to, or nobody waits for the end any more
 	disconnect    bool       // close the session after the reply, as the handler wants
 	tooLarge      bool       // an error replaces the reply; the peer is not at fault
+	timed         bool       // the run of the handler tells whether the handler is quick; see quickHandlers
 	replyDone     bool       // the handler has returned, and the reply is sent; only callbacks and the close remain
 	outcome       replyOutcome
 }
@@ -419,6 +420,7 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) (
 	if e != nil && !cancelled {
 		s.stats.Errors++
 		s.cost.addCostLocked(s.cost.costOfErrorLocked(c, e) + e.Cost)
+		c.timed = c.timed && e.Code != CodeMethodNotFound // there is no handler
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
 			s.cost.countPeerErrorLocked(tenthError)
 			s.cost.countPeerErrorBytesLocked(tenthError, c.Params.sharedBytes())

@@ -45,7 +45,6 @@ import (
 
 // backPressure is the state of a session's pauses, guarded by the session's lock.
 type backPressure struct {
-	paused          bool          // no goroutine reads
 	since           time.Duration // start of the pause
 	lastProgress    time.Duration // last return of a handler in the pause, or start of the pause
 	longPauseLogged bool          // a pause longer than pauseLogDelay was logged
@@ -192,9 +191,9 @@ func (r *reader) pauseReading() bool {
 	if !s.requests.mayPauseLocked() || !s.requests.isFullOrCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
 		return false
 	}
-	b.paused, b.since, b.lastProgress, b.longPauseLogged = true, now, now, false
+	b.since, b.lastProgress, b.longPauseLogged = now, now, false
+	r.vacateLocked(vacantPaused, now)
 	r.forgetPartialLocked() // an incomplete message waits for this side, not for the peer
-	s.life.runningLoops--
 	s.stats.Pauses++
 	s.timer.setTimerLocked(now + min(s.limits.pauseLimit(), b.currentStallLimit(now)))
 	if s.trace.Paused != nil {
@@ -208,7 +207,7 @@ func (r *reader) pauseReading() bool {
 func (rs *requestServer) checkPauseLocked() {
 	s := rs.s
 	s.mu.AssertHeld()
-	if rs.pressure.paused && !(rs.mayPauseLocked() && rs.isFullOrCrowdedLocked(s.now(), 3)) {
+	if s.reader.role.vacancy == vacantPaused && !(rs.mayPauseLocked() && rs.isFullOrCrowdedLocked(s.now(), 3)) {
 		rs.resumeReadingLocked()
 	}
 }
@@ -218,15 +217,13 @@ func (rs *requestServer) resumeReadingLocked() {
 	s := rs.s
 	s.mu.AssertHeld()
 	b, now := &rs.pressure, s.now()
-	b.paused = false
-	s.life.runningLoops++
 	took := now - b.since
 	s.stats.Paused += took
 	s.activity.markActiveLocked() // silence counts only while the session reads
 	if s.trace.Resumed != nil {
 		s.pool.RunTask(func() { s.trace.Resumed(s, took) })
 	}
-	s.pool.RunTask(s.readLoopFn)
+	s.reader.startReaderLocked()
 }
 
 // recordHandlerReturnLocked records the return of c's handler. The next unlock ends a pause,
@@ -241,7 +238,7 @@ func (rs *requestServer) recordHandlerReturnLocked(c *peerRequest) {
 	if rs.count == 0 {
 		b.writerStalled = false
 	}
-	if b.paused {
+	if s.reader.role.vacancy == vacantPaused {
 		b.lastProgress = s.now()
 	}
 	if b.pauseForbidden && !rs.isFullOrCrowdedLocked(s.now(), 3) {
@@ -255,7 +252,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 	s := rs.s
 	s.mu.AssertHeld()
 	b := &rs.pressure
-	if !b.paused {
+	if s.reader.role.vacancy != vacantPaused {
 		return
 	}
 	if !b.longPauseLogged && now-b.since >= pauseLogDelay {
@@ -285,7 +282,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 		readLittleAt = never
 	}
 	switch {
-	case !b.paused:
+	case s.reader.role.vacancy != vacantPaused:
 		return
 	case resumeAt <= now:
 		if b.pauseForbidden = true; b.foreignWaiters > 0 {
@@ -334,6 +331,7 @@ type handlerWaits struct {
 	replies         int32
 	room            int16 // correct again at the end of the waits, even after an overflow
 	handlerReturned bool  // the remaining waits belong to no handler
+	waited          bool  // the handler has waited
 }
 
 // countWaiter adds n to the number of running handlers that wait as h does.
@@ -357,6 +355,10 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 	}
 	b := &rs.pressure
 	if h.session == s {
+		if replies > 0 || room > 0 {
+			h.waits.waited = true
+			s.reader.fillVacancyLocked()
+		}
 		b.countWaiter(h, -1)
 		h.waits.replies += replies
 		h.waits.room += int16(room)
@@ -368,7 +370,7 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 	} else {
 		b.foreignWaiters += int(replies + room)
 	}
-	if b.paused && b.roomWaiters+b.foreignWaiters > 0 {
+	if s.reader.role.vacancy == vacantPaused && b.roomWaiters+b.foreignWaiters > 0 {
 		now := s.now()
 		s.timer.setTimerLocked(now + b.currentStallLimit(now))
 	}
@@ -382,9 +384,16 @@ func (rs *requestServer) endReplyWait(h *handlerContext) { rs.changeReplyWaits(h
 
 func (rs *requestServer) changeReplyWaits(h *handlerContext, replies int32) {
 	s := rs.s
-	if h != nil {
-		s.lock()
-		rs.changeWaitsLocked(h, replies, 0)
-		s.unlock()
+	if h == nil {
+		return
 	}
+	if own := h.session; own != s && replies > 0 {
+		own.lock()
+		h.waits.waited = true
+		own.reader.fillVacancyLocked()
+		own.unlock()
+	}
+	s.lock()
+	rs.changeWaitsLocked(h, replies, 0)
+	s.unlock()
 }

@@ -146,7 +146,7 @@ type hooks struct {
 // lifecycle tracks the end of a session.
 type lifecycle struct {
 	state         state
-	runningLoops  int32                // running goroutines of reader and writer; a paused reader does not count
+	runningLoops  int32                // the writer and the reading role, as long as they last
 	lingerWanted  bool                 // the writer closes its half first, and waits for the end of input
 	closeCause    error                // first cause of the close (I6)
 	connCause     error                // the cause passed to the connection
@@ -363,13 +363,15 @@ func (s *Session) traceConnected() {
 	}
 }
 
-// pool has what the sessions of a server reuse: goroutines, timers, and soleCalls for
-// Session.Call.
+// pool has what the sessions of a server share: goroutines, timers, soleCalls for
+// Session.Call, and what is known of the handlers.
 // Each Server, dialled session or Pipe has a pool.
 type pool struct {
 	gopool.Pool
 	calls  sync.Pool // of soleCalls
 	timers sync.Pool // of pooledTimers
+
+	handlers quickHandlers
 }
 
 // takeCall returns a soleCall for Session.Call. Only the caller waits for the end, so a
@@ -466,7 +468,7 @@ func (s *Session) Stats() Stats {
 	stats.Pending = s.calls.table.pending
 	stats.Queued, stats.QueuedBytes, stats.Running = s.requests.count, s.requests.bytes, s.requests.running
 	stats.OutboxBytes = s.writer.size()
-	if s.requests.pressure.paused {
+	if s.reader.role.vacancy == vacantPaused {
 		stats.Paused += s.now() - s.requests.pressure.since
 	}
 	stats.EventsDropped = s.events.dropped

@@ -1328,7 +1328,7 @@ func (m *mayhem) quiet() {
 	if s.life.state == stateOpen && (s.memory.batchReplies != 0 || s.requests.open.first != nil || s.calls.timeouts.first != nil || len(s.requests.cancellable) != 0) {
 		m.t.Errorf("assembled %d, incoming %v, outgoing %v, requests %v", s.memory.batchReplies, s.requests.open.first, s.calls.timeouts.first, s.requests.cancellable)
 	}
-	if b := &s.requests.pressure; b.paused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.pauseForbidden {
+	if b := &s.requests.pressure; s.reader.role.vacancy == vacantPaused || b.replyWaiters != 0 || b.roomWaiters != 0 || b.pauseForbidden {
 		m.t.Errorf("the state of pauses is %+v", *b)
 	}
 	if d := s.memory.reported - s.memory.partialBytes; s.life.state == stateOpen && s.load.limit > 0 && (d >= weightStep || d <= -weightStep) {

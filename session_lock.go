@@ -10,6 +10,7 @@ type effects struct {
 	errorsMayWait    bool        // error replies may wait for room in the outbox, on another goroutine
 	keepAliveDue     bool        // a keep-alive notification is due
 	workerWanted     bool        // another worker is needed
+	readerWanted     bool        // readLoop is to run, and has the reading role
 	costCloseDue     bool        // the session is over its cost limit
 	hangUpCheckDue   bool        // ask the operating system whether the peer is gone
 	connCloseDue     bool        // close the connection
@@ -143,8 +144,8 @@ func (s *Session) unlock() {
 		s.life.unsentErrors++
 	}
 	s.memory.reportMemoryLocked()
-	if s.requests.pressure.paused {
-		s.requests.checkPauseLocked()
+	if s.reader.role.vacancy != notVacant {
+		s.reader.checkRoleLocked()
 	}
 	if s.life.state != stateOpen || s.input.closed {
 		s.checkDrainedLocked()
@@ -195,6 +196,9 @@ func (fx *effects) runUnlocked(s *Session) {
 	}
 	if fx.keepAliveDue {
 		s.activity.sendKeepAlive()
+	}
+	if fx.readerWanted {
+		s.pool.RunTask(s.readLoopFn)
 	}
 	if fx.workerWanted {
 		s.pool.RunTask(s.workerTask())

@@ -71,8 +71,8 @@ func (r *reader) setMaxMessages() {
 	}
 }
 
-// readLoop reads messages until the connection fails or closes, or until reading pauses
-// (I13).
+// readLoop reads messages until the connection fails or closes, or until the role of the
+// reader becomes vacant; see readingRole.
 func (r *reader) readLoop() {
 	s := r.s
 	buf := decodeBuffers.Get().(*decodeBuffer)
@@ -85,17 +85,29 @@ func (r *reader) readLoop() {
 				return
 			}
 		}
-		msg, err := s.conn.nextMessage(false)
+		msg, err := []byte(nil), r.leftError
+		if r.leftError = nil; err == nil {
+			msg, err = s.conn.nextMessage(false)
+		}
 		if msg == nil && err == nil {
-			r.handOverDecoded(&buf.decodedInput)
-			if buf.queueFullOrCrowded {
+			step := r.handOver(&buf.decodedInput, true)
+			if step == readOn && buf.queueFullOrCrowded {
 				continue
 			}
-			// Goroutines woken by the last messages run first: their messages leave
-			// sooner, and more input arrives at once. The wait for input may be long, so
-			// the reader returns its buffer meanwhile.
-			buf.recycle()
-			runtime.Gosched()
+			buf.recycle() // the wait for input may be long
+			switch step {
+			case leaveRole:
+				return
+			case runRequest:
+				s.requests.runWorker()
+				if !r.retakeRole() {
+					return
+				}
+			case readOn:
+				// Goroutines woken by the last messages run first: their messages leave
+				// sooner, and more input arrives at once.
+				runtime.Gosched()
+			}
 			msg, err = s.conn.nextMessage(true)
 			buf = decodeBuffers.Get().(*decodeBuffer)
 		}
@@ -188,6 +200,8 @@ type reader struct {
 	inputLeft      bool   // more than maxIgnoredBytes of input is left; guarded by s.mu
 	blankMessages  uint8  // number of successive blank messages
 	lastSeq        uint64 // number of the last request or notification
+	leftError      error  // of the connection, which a caller that read has left to readLoop
+	role           readingRole
 }
 
 // mayIgnoreMore reports whether a closing session reads on after received bytes. Unread
@@ -283,10 +297,14 @@ func (r *reader) decodeMessage(m *Message, msg []byte) {
 }
 
 // handOverDecoded completes the calls of decoded replies and queues decoded requests.
-func (r *reader) handOverDecoded(in *decodedInput) {
+func (r *reader) handOverDecoded(in *decodedInput) { r.handOver(in, false) }
+
+// handOver is handOverDecoded. If last is set, all available input is handed over, and
+// handOver decides who reads further.
+func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 	s := r.s
-	if in.messages == 0 && len(in.entries) == 0 && !in.hasBlank {
-		return
+	if in.messages == 0 && len(in.entries) == 0 && !in.hasBlank && (!last || r.role.caller == nil) {
+		return readOn
 	}
 	s.memory.makeRoomForRequests(in.entries)
 	s.lock()
@@ -318,12 +336,16 @@ func (r *reader) handOverDecoded(in *decodedInput) {
 		r.setMaxMessages()
 	}
 	r.ignoreInputIfClosingLocked()
+	if last {
+		step = r.nextStepLocked(in, now)
+	}
 	s.unlock()
 
 	clear(in.replies)
 	clear(in.entries)
 	in.messages, in.bytes, in.hasBlank = 0, 0, false
 	in.replies, in.entries, in.resultBytes = in.replies[:0], in.entries[:0], nil
+	return step
 }
 
 // takeCallForReplyLocked removes the call of a response from the table and returns the

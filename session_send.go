@@ -103,6 +103,9 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 	}
 	if register != nil {
 		s.calls.registerMessageLocked(register)
+		if register.mayRead = register.done != nil && s.reader.role.isLent(); !register.mayRead && register.expectsReply() {
+			s.reader.fillVacancyLocked()
+		}
 	}
 	s.cost.addTrafficLocked(size)
 	if from != fromNobody {

@@ -195,6 +195,7 @@ func (t *sessionTimer) checkDeadlines() {
 	}
 	s.requests.checkPauseLocked() // expired requests have made room
 	s.requests.checkPauseDeadlinesLocked(now)
+	s.reader.checkLentLocked(now)
 	s.checkHalfCloseLocked(now)
 	s.requests.checkLateLocked(now)
 	s.requests.checkGateTimeoutLocked(now)
@@ -290,7 +291,7 @@ func (a *connActivity) checkIdleLocked(now time.Duration) {
 	if !a.watched || s.life.state >= stateClosing || s.input.closed {
 		return
 	}
-	if s.requests.pressure.paused {
+	if s.reader.role.vacancy == vacantPaused {
 		a.lastTraffic = now // silence counts only while the session reads
 	}
 	idle := max(a.lastTraffic, a.lastWorkEnd)
