@@ -21,6 +21,7 @@ import (
 //	our call:       Session.Call → sendCall → sendMessage → sendFrame → enqueueFrameLocked → outbox.push
 //	                ─▶ writeLoop → writeFrames;
 //	                a lone message: enqueueFrameLocked → lendWriteSide, then writeDirectly.
+//	                a lone call may read its reply: takeRoleFor → readForCall, in place of readLoop.
 //	the reply:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded → completeCallLocked;
 //	                after unlock: publishOutcome.
 //	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
@@ -49,9 +50,11 @@ import (
 //	I1   Only the reader reads from the connection. Only the writer writes to the connection.
 //	     While the writer is idle, the outbox may lend the write side to a sender. The
 //	     sender never waits.
-//	I2   The reader waits only for the connection (a close included), for s.mu, and on a
-//	     full server for serverLoad.roomMu. The reader pauses only by I13. The reader runs
-//	     no user code, except the Protocol, the Framer and, for Limits.CostData, the Codec.
+//	I2   The reader is the goroutine that has the reading role; see readingRole. It waits
+//	     only for the connection (a close included), for s.mu, and on a full server for
+//	     serverLoad.roomMu. It pauses only by I13. It runs no user code, except the Protocol,
+//	     the Framer and, for Limits.CostData, the Codec. It may put the role down, for
+//	     lendLimit at most, to run the handler of a lone request that has proved to be quick.
 //	I3   A call is completed once, by the goroutine that removes the call from the table.
 //	I4   A call is registered before its message is queued, without releasing s.mu between.
 //	I5   No user code runs under s.mu, except two short methods of a user's connection:

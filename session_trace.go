@@ -10,8 +10,8 @@ import (
 )
 
 // Trace holds functions to be called on events. Any function may be nil, and then costs
-// nothing. A function runs on the goroutine named in its comment, never on the reading
-// goroutine and never under a lock. A function may call the session, but must not wait for
+// nothing. A function runs on the goroutine named in its comment, never while the goroutine
+// has to read, and never under a lock. A function may call the session, but must not wait for
 // the session's end. A panic in a function ends the program.
 //
 // A pool goroutine is a goroutine of the package. The functions Refused, BatchReceived and
