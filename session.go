@@ -48,8 +48,8 @@ import (
 // Invariants:
 //
 //	I1   Only the reader reads from the connection. Only the writer writes to the connection.
-//	     While the writer is idle, the outbox may lend the write side to a sender. The
-//	     sender never waits.
+//	     An idle writer has no goroutine. While the writer is idle, the outbox may lend the
+//	     write side to a sender. The sender never waits.
 //	I2   The reader is the goroutine that has the reading role; see readingRole. It waits
 //	     only for the connection (a close included), for s.mu, and on a full server for
 //	     serverLoad.roomMu. It pauses only by I13. It runs no user code, except the Protocol,
@@ -76,9 +76,9 @@ import (
 // Session is one end of a connection. Both ends may call each other at any time. Sessions
 // come from [Dial], a [Server], [Command], [NewSession], [NewMessageSession] and [Pipe].
 //
-// All methods may be called from any goroutine, handlers and callbacks included. A reader
-// and a writer are the goroutines of a session; handlers run on reused goroutines, and a
-// pending call has no goroutine. [Order] has the order of messages.
+// All methods may be called from any goroutine, handlers and callbacks included. An idle
+// session has one goroutine, which reads. Handlers run on reused goroutines, and a pending
+// call has no goroutine. [Order] has the order of messages.
 //
 // A session ends with its connection, by [Session.Close] or by [Session.Shutdown]. A
 // forgotten session lives as long as its connection. When the peer has finished sending, the
@@ -327,17 +327,19 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 	if s.exchange() == nil { // an exchange mostly needs none of these
 		s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
 		conn.onPart(s.reader.receivePart)
+		writeLoop := s.writer.writeLoop
+		s.writer.startWriter = func() { p.RunTask(writeLoop) }
+		s.writer.writerWakeup.L = (*locker)(s)
 	}
-	s.writer.writerWakeup.L = (*locker)(s)
 	s.writer.sock = conn.socket()
 	s.connBytes = keptBytes(conn.userConn())
 	return s
 }
 
-// start starts the goroutines of the session. The caller is the goroutine that made the
-// session: a goroutine of the user, of Server.Serve for a plain connection, or of the pool
-// (Server.prepareConn). After a handshake of ServeConn, the caller is the goroutine of
-// Server.startSession.
+// start starts the reader of the session. From then on, the writer runs when needed. The
+// caller is the goroutine that made the session: a goroutine of the user, of Server.Serve
+// for a plain connection, or of the pool (Server.prepareConn). After a handshake of
+// ServeConn, the caller is the goroutine of Server.startSession.
 func (s *Session) start() {
 	s.pool.AddUser()
 	s.load.sessions.Add(1)
@@ -354,9 +356,11 @@ func (s *Session) start() {
 	// Owner: the session. End: the input ends, the connection is closed, or reading
 	// pauses.
 	go s.reader.readLoop()
-	// Owner: the session. End: the session is closing and the queue is written, or a write
-	// fails.
-	go s.writer.writeLoop()
+	s.lock()
+	if s.writer.writerIdle = true; !s.writer.isEmpty() || s.life.state >= stateClosing {
+		s.writer.wakeWriter()
+	}
+	s.unlock()
 }
 
 // traceConnected calls Trace.Connected, if set.

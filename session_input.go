@@ -223,8 +223,7 @@ func (w *writer) waitForEndOfInput(err error) {
 	s.input.writerWaiting, s.input.waitDeadline = true, after(s.now(), limit)
 	s.timer.setTimerLocked(s.input.waitDeadline)
 	for s.life.state < stateClosing && !s.input.closed && s.now() < s.input.waitDeadline {
-		w.writerIdle = true
-		w.writerWakeup.Wait()
+		w.waitForWakeup()
 	}
 	s.input.writerWaiting = false
 }

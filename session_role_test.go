@@ -557,3 +557,27 @@ func TestCloseAtEveryPointOfARole(t *testing.T) {
 		<-served
 	}
 }
+
+// TestIdleSessionsHaveOneGoroutine checks that no goroutine writes in an idle session.
+func TestIdleSessionsHaveOneGoroutine(t *testing.T) {
+	s, peer := socketSessions(t, "tcp", echoServer(nil), nil)
+	for range 3 {
+		var running sync.WaitGroup
+		for range 8 {
+			running.Go(func() { mustEcho(t, s) })
+		}
+		running.Wait()
+		waitForWriter(s)
+		waitForWriter(peer)
+		stacks := make([]byte, 1<<20)
+		for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+			n := runtime.Stack(stacks, true)
+			if !strings.Contains(string(stacks[:n]), "(*writer).writeLoop") {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("a goroutine writes in an idle session:\n%s", stacks[:n])
+			}
+		}
+	}
+}

@@ -104,8 +104,10 @@ type outbox struct {
 	writeStart      time.Duration // start of the last write
 	lastProgress    time.Duration // start or last progress of the last write
 	writeDeadline   time.Duration // when the next progress is due
-	writerIdle      bool          // the writer waits for wakeWriter
-	writerWakeup    sync.Cond     // for the writer, on the session's lock
+	writerIdle      bool          // no goroutine runs writeLoop, or writerWaits is set
+	writerWaits     bool          // the goroutine of writeLoop waits for writerWakeup
+	writerWakeup    sync.Cond     // on the session's lock
+	startWriter     func()        // runs writeLoop on another goroutine
 	sock            *socket       // may be nil
 	writeSideLent   bool          // a sender has the write side, while the writer is idle
 	waitingBytes    int           // bytes of messages whose senders wait for room
@@ -118,7 +120,8 @@ type outbox struct {
 }
 
 // writer writes messages to the connection. The goroutine of writeLoop writes the
-// messages in the outbox. A sender may write a lone message directly.
+// messages in the outbox, and returns when the outbox is empty: idle sessions need not its
+// stack. A sender may write a lone message directly.
 type writer struct {
 	outbox
 	s *Session
@@ -196,10 +199,21 @@ func (o *outbox) returnWriteSide(frame []byte, n int) {
 }
 
 func (o *outbox) wakeWriter() {
-	if o.writerIdle && !o.writeSideLent {
-		o.writerIdle = false
-		o.writerWakeup.Signal()
+	if !o.writerIdle || o.writeSideLent {
+		return
 	}
+	if o.writerIdle = false; o.writerWaits {
+		o.writerWakeup.Signal()
+	} else {
+		o.startWriter()
+	}
+}
+
+// waitForWakeup makes the goroutine of writeLoop wait for wakeWriter.
+func (o *outbox) waitForWakeup() {
+	o.writerIdle, o.writerWaits = true, true
+	o.writerWakeup.Wait()
+	o.writerWaits = false
 }
 
 // takeFrames hands the queued frames to the writer.
@@ -240,10 +254,13 @@ func (sc *encodeBuffer) recycle() {
 	}
 }
 
-// writeLoop writes queued messages, each time all of them in one write, until the session
-// closes. Then writeLoop writes the remaining messages and closes the connection.
+// writeLoop writes queued messages, each time all of them in one write. When the session
+// closes, writeLoop writes the remaining messages and closes the connection.
 func (w *writer) writeLoop() {
 	s := w.s
+	// Other runnable goroutines may have messages, too. A write costs far more than the
+	// yield.
+	runtime.Gosched()
 	s.lock()
 	for {
 		if w.isEmpty() {
@@ -251,13 +268,8 @@ func (w *writer) writeLoop() {
 				break
 			}
 			w.writerIdle = true
-			w.writerWakeup.Wait()
-			// Other runnable goroutines may have messages, too. A write costs far more
-			// than the yield.
 			s.unlock()
-			runtime.Gosched()
-			s.lock()
-			continue
+			return
 		}
 		if s.life.state >= stateClosing && s.life.closeDeadline <= s.now() {
 			break
@@ -386,8 +398,7 @@ func (w *writer) lingerLocked() {
 	closed := s.conn.closeWrite()
 	s.lock()
 	for closed && (s.life.runningLoops == 2 || s.reader.inputLeft) && s.now() < s.life.closeDeadline {
-		w.writerIdle = true
-		w.writerWakeup.Wait()
+		w.waitForWakeup()
 	}
 }
 
