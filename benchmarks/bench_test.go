@@ -6,6 +6,7 @@ import (
 )
 
 func BenchmarkOne(b *testing.B)          { bench(b, "One") }
+func BenchmarkOneApart(b *testing.B)     { bench(b, "OneApart") }
 func BenchmarkInFlight16(b *testing.B)   { bench(b, "InFlight16") }
 func BenchmarkInFlight128(b *testing.B)  { bench(b, "InFlight128") }
 func BenchmarkInFlight1024(b *testing.B) { bench(b, "InFlight1024") }

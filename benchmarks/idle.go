@@ -6,8 +6,7 @@ import (
 	"runtime/metrics"
 )
 
-// An IdleSample is what one end of an idle connection keeps: half of what the
-// connection's two ends do.
+// An IdleSample is what both ends of an idle connection keep.
 type IdleSample struct {
 	Bytes      float64 `json:"bytes"` // of heap and stacks
 	Goroutines float64 `json:"goroutines"`
@@ -17,7 +16,8 @@ type IdleSample struct {
 // with each, and measures what remains when all are idle.
 func MeasureIdle(ctx context.Context, peer Peer, sessions int) (IdleSample, error) {
 	row := Row{Name: "Idle", Conns: sessions, Callers: sessions, op: echo}
-	server, err := peer.Start(Load{Callers: 1, Notified: func() {}})
+	load := Load{Callers: 1, Notified: func() {}}
+	server, err := peer.Start(load)
 	if err != nil {
 		return IdleSample{}, err
 	}
@@ -25,7 +25,7 @@ func MeasureIdle(ctx context.Context, peer Peer, sessions int) (IdleSample, erro
 	defer b.Close()
 	bytesBefore, goroutinesBefore := inUse()
 	for i := range sessions {
-		client, err := server.Dial(ctx)
+		client, err := peer.Dial(ctx, server.Addr().String(), load)
 		if err != nil {
 			return IdleSample{}, err
 		}
@@ -36,10 +36,9 @@ func MeasureIdle(ctx context.Context, peer Peer, sessions int) (IdleSample, erro
 		}
 	}
 	bytes, goroutines := inUse()
-	ends := 2 * float64(sessions)
 	return IdleSample{
-		Bytes:      (bytes - bytesBefore) / ends,
-		Goroutines: (goroutines - goroutinesBefore) / ends,
+		Bytes:      (bytes - bytesBefore) / float64(sessions),
+		Goroutines: (goroutines - goroutinesBefore) / float64(sessions),
 	}, nil
 }
 

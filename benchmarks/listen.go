@@ -52,10 +52,10 @@ func (a *acceptor) each(handle func(net.Conn)) {
 	}
 }
 
-// dial connects to the acceptor's port.
-func (a *acceptor) dial(ctx context.Context) (net.Conn, error) {
+// dialTCP connects to a server's address.
+func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", a.Addr().String())
+	return d.DialContext(ctx, "tcp", addr)
 }
 
 // Close stops listening and closes all connections.

@@ -1,8 +1,8 @@
 // Package benchmarks measures rpcx beside its peers: other Go RPC libraries,
 // and a line echo without any RPC as the floor.
 //
-// Client and server live in one process and talk over loopback TCP. What is
-// measured is an echo: the client sends a string as the one positional
+// Client and server talk over loopback TCP, in one process except where a row
+// says otherwise. What is measured is an echo: the client sends a string as the one positional
 // parameter, the server sends it back, and every reply is compared with what
 // was sent.
 //
@@ -18,6 +18,7 @@ package benchmarks
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 )
@@ -30,13 +31,10 @@ const (
 	Floor Kind = iota
 	// Ours is rpcx itself.
 	Ours
-	// JSON is a peer that speaks JSON-RPC and calls in both directions on one
-	// connection: the best of these is what rpcx is compared with.
+	// JSON is a peer that speaks JSON-RPC.
 	JSON
-	// OneWay is a peer that speaks JSON-RPC, but whose clients cannot be called.
-	OneWay
-	// Binary is a peer that does not speak JSON.
-	Binary
+	// Other is a peer that speaks anything else.
+	Other
 )
 
 // A Peer is one way to do the same work.
@@ -44,11 +42,16 @@ type Peer struct {
 	Name  string // in benchmark names and flags
 	Title string // in tables
 	Kind  Kind
-	// Over is the name of the floor that the peer is compared with, if it is not
-	// floorPeer's.
+	// OneWay is true if the server cannot call a client on the client's connection.
+	OneWay bool
+	// Over is the name of the floor that the peer is compared with, if the floor
+	// is not that of the row.
 	Over string
-	// Start starts a server on a loopback port.
+	// Start starts a server on a loopback port. It echoes to any number of clients.
 	Start func(Load) (Server, error)
+	// Dial connects a client to the server at addr. The error is
+	// [errors.ErrUnsupported] if the peer has no client for the load.
+	Dial func(ctx context.Context, addr string, load Load) (Client, error)
 }
 
 // Load is what a peer will have to do: where a library offers a choice, the
@@ -61,16 +64,17 @@ type Load struct {
 	Notified func()
 }
 
-// A Server echoes to any number of clients.
+// A Server is what a Peer has started.
 type Server interface {
-	// Dial connects a client.
-	Dial(ctx context.Context) (Client, error)
+	Addr() net.Addr
 	// Close stops the server and ends its connections.
 	Close() error
 }
 
-// A Client is one connection to a Server. Its methods may be called by as many
-// goroutines as Start was told of, and their calls share the connection.
+// A Client is one connection to a Server. Its methods may be called by
+// [Load.Callers] goroutines at once. Their calls share the connection, except
+// with a library whose connections carry one call at a time: its client has a
+// pool of connections, and the peer's title tells so.
 type Client interface {
 	Echo(ctx context.Context, text string) (string, error)
 	Close() error
@@ -91,6 +95,7 @@ type Notifier interface {
 // Peers lists all peers in the order of the tables.
 var Peers = []Peer{
 	floorPeer,
+	fifoPeer,
 	rpcxPeer,
 	rpcxFuncPeer,
 	rpcxDefaultPeer,
@@ -108,18 +113,27 @@ var Peers = []Peer{
 	sourcegraphPeer,
 	sourcegraphHeadersPeer,
 	xexpPeer,
+	gobPeer,
+	httpPeer,
+	connectPeer,
 	grpcPeer,
+	ttrpcPeer,
+	drpcPeer,
+	natsPeer,
 	wsFloorPeer,
 	rpcxWSPeer,
 	gethWSPeer,
 }
 
-// FloorOf returns the name of the peer that p is compared with as its floor.
-func FloorOf(p Peer) string {
-	if p.Over == "" {
-		return floorPeer.Name
+// FloorOf returns the name of the peer that p is compared with as its floor in a row.
+func FloorOf(p Peer, row Row) string {
+	switch {
+	case p.Over != "":
+		return p.Over
+	case row.Callers > row.Conns:
+		return fifoPeer.Name
 	}
-	return p.Over
+	return floorPeer.Name
 }
 
 // FindPeers returns the peers with the given names, separated by commas, or

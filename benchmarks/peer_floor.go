@@ -3,43 +3,60 @@ package benchmarks
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
 )
 
-// floorPeer is a line echo without RPC: what the round trips themselves cost.
-// A single caller writes its line and reads the reply itself, without another
-// goroutine. Concurrent ones share a writer and a reader, as any client must
-// that has many calls on one connection; replies come in the order of the lines.
-var floorPeer = Peer{
-	Name:  "floor",
-	Title: "floor: line echo, no RPC",
-	Kind:  Floor,
-	Start: func(load Load) (Server, error) {
-		l, err := listen()
-		if err != nil {
-			return nil, err
-		}
-		go l.each(func(conn net.Conn) { // until floorServer.Close
-			go echoLines(conn) // until the connection is closed
-		})
-		return floorServer{l, load}, nil
-	},
-}
+// The floors are a line echo without RPC: what the round trips themselves cost.
+// With floor, one caller on each connection writes its line and reads the reply
+// itself, without another goroutine. With fifo, callers share a writer and a
+// reader, as any client must that has many calls on one connection; replies come
+// in the order of the lines.
+var (
+	floorPeer = Peer{
+		Name:  "floor",
+		Title: "floor: line echo, no RPC",
+		Kind:  Floor,
+		Start: startLines,
+		Dial:  dialLines,
+	}
+	fifoPeer = Peer{
+		Name:  "fifo",
+		Title: "fifo: line echo with a writer, no RPC",
+		Kind:  Floor,
+		Start: startLines,
+		Dial:  dialPipelinedLines,
+	}
+)
 
-type floorServer struct {
-	*acceptor
-	load Load
-}
-
-func (s floorServer) Dial(ctx context.Context) (Client, error) {
-	conn, err := s.dial(ctx)
+func startLines(Load) (Server, error) {
+	l, err := listen()
 	if err != nil {
 		return nil, err
 	}
-	if s.load.Callers == 1 {
-		return &lineClient{conn: conn, lines: lineReader{r: conn}}, nil
+	go l.each(func(conn net.Conn) { // until acceptor.Close
+		go echoLines(conn) // until the connection is closed
+	})
+	return l, nil
+}
+
+func dialLines(ctx context.Context, addr string, load Load) (Client, error) {
+	if load.Callers > 1 {
+		return nil, errors.ErrUnsupported
+	}
+	conn, err := dialTCP(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &lineClient{conn: conn, lines: lineReader{r: conn}}, nil
+}
+
+func dialPipelinedLines(ctx context.Context, addr string, _ Load) (Client, error) {
+	conn, err := dialTCP(ctx, addr)
+	if err != nil {
+		return nil, err
 	}
 	c := &pipelinedLineClient{conn: conn, wake: make(chan struct{}, 1)}
 	c.closed = sync.OnceFunc(func() { close(c.wake) })

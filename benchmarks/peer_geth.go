@@ -25,6 +25,7 @@ var gethPeer = Peer{
 		go server.ServeListener(l) // until gethServer.Close
 		return gethServer{l, server}, nil
 	},
+	Dial: dialGeth,
 }
 
 type gethService struct{ notified func() }
@@ -46,8 +47,8 @@ func (s gethServer) Close() error {
 	return err
 }
 
-func (s gethServer) Dial(ctx context.Context) (Client, error) {
-	conn, err := s.dial(ctx)
+func dialGeth(ctx context.Context, addr string, _ Load) (Client, error) {
+	conn, err := dialTCP(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -11,9 +11,10 @@ import (
 // grpcPeer is grpc-go with one unary method and a ready-made message type: a
 // binary encoding over HTTP/2. It has neither batches nor notifications.
 var grpcPeer = Peer{
-	Name:  "grpc",
-	Title: "grpc-go (protobuf)",
-	Kind:  Binary,
+	Name:   "grpc",
+	Title:  "grpc-go (protobuf)",
+	Kind:   Other,
+	OneWay: true,
 	Start: func(Load) (Server, error) {
 		l, err := listen()
 		if err != nil {
@@ -24,6 +25,7 @@ var grpcPeer = Peer{
 		go server.Serve(l) // until grpcServer.Close
 		return grpcServer{l, server}, nil
 	},
+	Dial: dialGRPC,
 }
 
 const grpcEcho = "/bench.Echo/Echo"
@@ -51,8 +53,8 @@ func (s grpcServer) Close() error {
 	return s.acceptor.Close()
 }
 
-func (s grpcServer) Dial(ctx context.Context) (Client, error) {
-	conn, err := grpc.NewClient("passthrough:///"+s.Addr().String(),
+func dialGRPC(_ context.Context, addr string, _ Load) (Client, error) {
+	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err

@@ -35,15 +35,14 @@ var jrpc2Peer = Peer{
 		}
 		accepter := server.NetAccepter(l, channel.Line)
 		options := &server.LoopOptions{ServerOptions: &jrpc2.ServerOptions{DisableBuiltin: true}}
-		go server.Loop(context.Background(), accepter, server.Static(methods), options) // until jrpc2Server.Close
-		return jrpc2Server{l}, nil
+		go server.Loop(context.Background(), accepter, server.Static(methods), options) // until acceptor.Close
+		return l, nil
 	},
+	Dial: dialJRPC2,
 }
 
-type jrpc2Server struct{ *acceptor }
-
-func (s jrpc2Server) Dial(ctx context.Context) (Client, error) {
-	conn, err := s.dial(ctx)
+func dialJRPC2(ctx context.Context, addr string, _ Load) (Client, error) {
+	conn, err := dialTCP(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

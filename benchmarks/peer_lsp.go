@@ -18,19 +18,23 @@ var (
 		Name:  "lsp",
 		Title: "go.lsp.dev/jsonrpc2 inline",
 		Kind:  JSON,
-		Start: startLSP(lspHandler, dialLSPConn),
+		Start: startLSP(lspHandler),
+		Dial:  dialLSP(newLSPConn),
 	}
 	lspAsyncPeer = Peer{
 		Name:  "lsp-async",
 		Title: "go.lsp.dev/jsonrpc2 async",
 		Kind:  JSON,
-		Start: startLSP(func(load Load) lsp.Handler { return lsp.AsyncHandler(lspHandler(load)) }, dialLSPConn),
+		Start: startLSP(func(load Load) lsp.Handler { return lsp.AsyncHandler(lspHandler(load)) }),
+		Dial:  dialLSP(newLSPConn),
 	}
 	lspClientPeer = Peer{
-		Name:  "lsp-client",
-		Title: "go.lsp.dev/jsonrpc2 one-way",
-		Kind:  OneWay,
-		Start: startLSP(lspHandler, dialLSPClient),
+		Name:   "lsp-client",
+		Title:  "go.lsp.dev/jsonrpc2 one-way",
+		Kind:   JSON,
+		OneWay: true,
+		Start:  startLSP(lspHandler),
+		Dial:   dialLSP(newLSPClient),
 	}
 	lspHeadersPeer = Peer{
 		Name:  "lsp-headers",
@@ -38,7 +42,11 @@ var (
 		Kind:  JSON,
 		Start: func(load Load) (Server, error) {
 			load.Size = max(load.Size, 1) // see lspStream
-			return startLSP(lspHandler, dialLSPConn)(load)
+			return startLSP(lspHandler)(load)
+		},
+		Dial: func(ctx context.Context, addr string, load Load) (Client, error) {
+			load.Size = max(load.Size, 1)
+			return dialLSP(newLSPConn)(ctx, addr, load)
 		},
 	}
 )
@@ -57,20 +65,17 @@ func lspHandler(load Load) lsp.Handler {
 	}
 }
 
-func startLSP(
-	handler func(Load) lsp.Handler,
-	client func(net.Conn, Load) (lspCaller, error),
-) func(Load) (Server, error) {
+func startLSP(handler func(Load) lsp.Handler) func(Load) (Server, error) {
 	return func(load Load) (Server, error) {
 		l, err := listen()
 		if err != nil {
 			return nil, err
 		}
 		h := handler(load)
-		go l.each(func(conn net.Conn) { // until lspServer.Close
+		go l.each(func(conn net.Conn) { // until acceptor.Close
 			lsp.NewConn(lspStream(conn, load)).Go(context.Background(), h)
 		})
-		return lspServer{l, load, client}, nil
+		return l, nil
 	}
 }
 
@@ -83,31 +88,28 @@ func lspStream(conn net.Conn, load Load) lsp.Stream {
 	return lsp.NewNDJSONStream(conn)
 }
 
-type lspServer struct {
-	*acceptor
-	load   Load
-	client func(net.Conn, Load) (lspCaller, error)
+// dialLSP returns a Peer's Dial whose client is made by newCaller.
+func dialLSP(newCaller func(net.Conn, Load) (lspCaller, error)) func(context.Context, string, Load) (Client, error) {
+	return func(ctx context.Context, addr string, load Load) (Client, error) {
+		conn, err := dialTCP(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		c, err := newCaller(conn, load)
+		if err != nil {
+			return nil, err
+		}
+		return lspClient{c}, nil
+	}
 }
 
-func (s lspServer) Dial(ctx context.Context) (Client, error) {
-	conn, err := s.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c, err := s.client(conn, s.load)
-	if err != nil {
-		return nil, err
-	}
-	return lspClient{c}, nil
-}
-
-func dialLSPConn(conn net.Conn, load Load) (lspCaller, error) {
+func newLSPConn(conn net.Conn, load Load) (lspCaller, error) {
 	c := lsp.NewConn(lspStream(conn, load))
 	c.Go(context.Background(), lsp.MethodNotFoundHandler)
 	return c, nil
 }
 
-func dialLSPClient(conn net.Conn, load Load) (lspCaller, error) {
+func newLSPClient(conn net.Conn, load Load) (lspCaller, error) {
 	stream := lspStream(conn, load)
 	if load.Callers == 1 {
 		return lsp.NewSingleClient(stream)

@@ -46,7 +46,7 @@ var typedEcho = rpcx.Func(func(_ context.Context, message string) (string, error
 }, "message")
 
 func ours(name, title string, echo rpcx.Handler, limits rpcxLimits) Peer {
-	return Peer{Name: name, Title: title, Kind: Ours, Start: startRPCX(echo, limits)}
+	return Peer{Name: name, Title: title, Kind: Ours, Start: startRPCX(echo, limits), Dial: dialRPCX(limits, echoMethod)}
 }
 
 // rpcxMaxSize is the largest message, for the row of large ones.
@@ -58,7 +58,7 @@ func startRPCX(echo rpcx.Handler, limits rpcxLimits) func(Load) (Server, error) 
 		if load.Size > 0 && limits.plain {
 			return nil, errors.ErrUnsupported // it would show how such a load is slowed down
 		}
-		return serveRPCX(limits, echoMethod, rpcxHandler(load, echo))
+		return serveRPCX(limits, rpcxHandler(load, echo))
 	}
 }
 
@@ -76,25 +76,28 @@ func rpcxHandler(load Load, echo rpcx.Handler) rpcx.Handler {
 	})
 }
 
-// serveRPCX starts a server whose clients call method for an echo.
-func serveRPCX(limits rpcxLimits, method string, h rpcx.Handler) (Server, error) {
+// serveRPCX starts a server.
+func serveRPCX(limits rpcxLimits, h rpcx.Handler) (Server, error) {
 	l, err := listen()
 	if err != nil {
 		return nil, err
 	}
-	if limits.framer == nil {
-		limits.framer = rpcx.NewlineFramer{MaxSize: rpcxMaxSize}
-	}
-	server := &rpcx.Server{Options: rpcx.Options{Framer: limits.framer, Limits: limits.server, Handler: h}}
+	server := &rpcx.Server{Options: rpcx.Options{Framer: limits.framing(), Limits: limits.server, Handler: h}}
 	go server.Serve(l) // until rpcxServer.Close
-	return rpcxServer{l, server, limits.client, method}, nil
+	return rpcxServer{l, server}, nil
+}
+
+// framing returns how messages are framed.
+func (l rpcxLimits) framing() rpcx.Framer {
+	if l.framer == nil {
+		return rpcx.NewlineFramer{MaxSize: rpcxMaxSize}
+	}
+	return l.framer
 }
 
 type rpcxServer struct {
 	*acceptor
 	server *rpcx.Server
-	client rpcx.Limits
-	method string // that echoes
 }
 
 func (s rpcxServer) Close() error {
@@ -102,12 +105,15 @@ func (s rpcxServer) Close() error {
 	return s.acceptor.Close()
 }
 
-func (s rpcxServer) Dial(ctx context.Context) (Client, error) {
-	session, err := rpcx.Dial(ctx, "tcp://"+s.Addr().String(), &rpcx.Options{Framer: s.server.Options.Framer, Limits: s.client})
-	if err != nil {
-		return nil, err
+// dialRPCX returns a Peer's Dial whose clients call method for an echo.
+func dialRPCX(limits rpcxLimits, method string) func(context.Context, string, Load) (Client, error) {
+	return func(ctx context.Context, addr string, _ Load) (Client, error) {
+		session, err := rpcx.Dial(ctx, "tcp://"+addr, &rpcx.Options{Framer: limits.framing(), Limits: limits.client})
+		if err != nil {
+			return nil, err
+		}
+		return rpcxClient{session, method}, nil
 	}
-	return rpcxClient{session, s.method}, nil
 }
 
 type rpcxClient struct {

@@ -9,14 +9,18 @@ import (
 
 // What a path costs: the same method in a router, and three services below it.
 var (
-	rpcxRouterPeer = Peer{Name: "rpcx-router", Title: "rpcx (router)", Kind: Ours, Start: startRouter()}
-	rpcxPathPeer   = Peer{Name: "rpcx-path", Title: "rpcx (path of three services)", Kind: Ours,
-		Start: startRouter("one", "two", "three")}
+	rpcxRouterPeer = routed("rpcx-router", "rpcx (router)")
+	rpcxPathPeer   = routed("rpcx-path", "rpcx (path of three services)", "one", "two", "three")
 )
+
+func routed(name, title string, path ...string) Peer {
+	method := strings.Join(append(path, echoMethod), "/")
+	return Peer{Name: name, Title: title, Kind: Ours, Start: startRouter(path), Dial: dialRPCX(outOfReach, method)}
+}
 
 // startRouter returns a Peer's Start whose server has a router, in which the
 // method hangs below the services named by path.
-func startRouter(path ...string) func(Load) (Server, error) {
+func startRouter(path []string) func(Load) (Server, error) {
 	return func(load Load) (Server, error) {
 		root := rpcx.NewRouter()
 		root.Handle(notifyMethod, rpcx.Func(func(context.Context) error {
@@ -32,6 +36,6 @@ func startRouter(path ...string) func(Load) (Server, error) {
 			r = sub
 		}
 		r.Handle(echoMethod, rawEcho)
-		return serveRPCX(outOfReach, strings.Join(append(path, echoMethod), "/"), root)
+		return serveRPCX(outOfReach, root)
 	}
 }

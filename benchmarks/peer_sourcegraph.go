@@ -17,15 +17,19 @@ var sourcegraphPeer = Peer{
 	Title: "sourcegraph/jsonrpc2",
 	Kind:  JSON,
 	Start: startSourcegraph(jsonrpc2.NewPlainObjectStream),
+	Dial:  dialSourcegraph(jsonrpc2.NewPlainObjectStream),
 }
 
 var sourcegraphHeadersPeer = Peer{
 	Name:  "sourcegraph-headers",
 	Title: "sourcegraph/jsonrpc2 (headers)",
 	Kind:  JSON,
-	Start: startSourcegraph(func(conn io.ReadWriteCloser) jsonrpc2.ObjectStream {
-		return jsonrpc2.NewBufferedStream(conn, jsonrpc2.VSCodeObjectCodec{})
-	}),
+	Start: startSourcegraph(sourcegraphHeaders),
+	Dial:  dialSourcegraph(sourcegraphHeaders),
+}
+
+func sourcegraphHeaders(conn io.ReadWriteCloser) jsonrpc2.ObjectStream {
+	return jsonrpc2.NewBufferedStream(conn, jsonrpc2.VSCodeObjectCodec{})
 }
 
 // sourcegraphStream frames messages.
@@ -50,27 +54,25 @@ func startSourcegraph(stream sourcegraphStream) func(Load) (Server, error) {
 			}
 			return nil, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "unknown method"}
 		})
-		go l.each(func(conn net.Conn) { // until sourcegraphServer.Close
+		go l.each(func(conn net.Conn) { // until acceptor.Close
 			newSourcegraphConn(stream(conn), h)
 		})
-		return sourcegraphServer{l, stream}, nil
+		return l, nil
 	}
 }
 
-type sourcegraphServer struct {
-	*acceptor
-	stream sourcegraphStream
-}
-
-func (s sourcegraphServer) Dial(ctx context.Context) (Client, error) {
-	conn, err := s.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
+// dialSourcegraph returns a Peer's Dial.
+func dialSourcegraph(stream sourcegraphStream) func(context.Context, string, Load) (Client, error) {
 	noRequests := jsonrpc2.HandlerWithError(func(context.Context, *jsonrpc2.Conn, *jsonrpc2.Request) (any, error) {
 		return nil, &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "unknown method"}
 	})
-	return sourcegraphClient{newSourcegraphConn(s.stream(conn), noRequests)}, nil
+	return func(ctx context.Context, addr string, _ Load) (Client, error) {
+		conn, err := dialTCP(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		return sourcegraphClient{newSourcegraphConn(stream(conn), noRequests)}, nil
+	}
 }
 
 // newSourcegraphConn keeps the library from logging that a connection was

@@ -22,8 +22,9 @@ var (
 		Kind:  Floor,
 		Over:  "floor-ws",
 		Start: func(Load) (Server, error) {
-			return startWeb(http.HandlerFunc(echoMessages), nil, dialWSFloor)
+			return startWeb(http.HandlerFunc(echoMessages), nil)
 		},
+		Dial: dialWSFloor,
 	}
 	rpcxWSPeer = Peer{
 		Name:  "rpcx-ws",
@@ -33,8 +34,9 @@ var (
 		Start: func(load Load) (Server, error) {
 			server := &rpcx.Server{Options: rpcx.Options{Limits: outOfReach.server, Handler: rpcxHandler(load, rawEcho)}}
 			acceptor := &websocket.Acceptor{Server: server, Config: rpcxWSConfig}
-			return startWeb(acceptor, func() { server.Close() }, dialRPCXWS)
+			return startWeb(acceptor, func() { server.Close() })
 		},
+		Dial: dialRPCXWS,
 	}
 	gethWSPeer = Peer{
 		Name:  "geth-ws",
@@ -46,8 +48,9 @@ var (
 			if err := server.RegisterName("bench", &gethService{load.Notified}); err != nil {
 				return nil, err
 			}
-			return startWeb(server.WebsocketHandler(nil), server.Stop, dialGethWS)
+			return startWeb(server.WebsocketHandler(nil), server.Stop)
 		},
+		Dial: dialGethWS,
 	}
 )
 
@@ -55,20 +58,15 @@ var (
 type webServer struct {
 	*acceptor
 	stop func() // may be nil
-	dial func(ctx context.Context, url string) (Client, error)
 }
 
-func startWeb(h http.Handler, stop func(), dial func(ctx context.Context, url string) (Client, error)) (Server, error) {
+func startWeb(h http.Handler, stop func()) (Server, error) {
 	l, err := listen()
 	if err != nil {
 		return nil, err
 	}
 	go http.Serve(l, h) // until webServer.Close
-	return webServer{l, stop, dial}, nil
-}
-
-func (s webServer) Dial(ctx context.Context) (Client, error) {
-	return s.dial(ctx, "ws://"+s.Addr().String())
+	return webServer{l, stop}, nil
 }
 
 func (s webServer) Close() error {
@@ -80,17 +78,17 @@ func (s webServer) Close() error {
 
 var rpcxWSConfig = websocket.Config{MaxSize: rpcxMaxSize}
 
-func dialRPCXWS(ctx context.Context, url string) (Client, error) {
+func dialRPCXWS(ctx context.Context, addr string, _ Load) (Client, error) {
 	d := websocket.Dialer{Config: rpcxWSConfig}
-	session, err := d.Dial(ctx, url, &rpcx.Options{Limits: outOfReach.client})
+	session, err := d.Dial(ctx, "ws://"+addr, &rpcx.Options{Limits: outOfReach.client})
 	if err != nil {
 		return nil, err
 	}
 	return rpcxClient{session, echoMethod}, nil
 }
 
-func dialGethWS(ctx context.Context, url string) (Client, error) {
-	client, err := rpc.DialWebsocket(ctx, url, "")
+func dialGethWS(ctx context.Context, addr string, _ Load) (Client, error) {
+	client, err := rpc.DialWebsocket(ctx, "ws://"+addr, "")
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +126,8 @@ type wsFloorClient struct {
 	ended   bool
 }
 
-func dialWSFloor(ctx context.Context, url string) (Client, error) {
-	ws, _, err := coder.Dial(ctx, url, nil)
+func dialWSFloor(ctx context.Context, addr string, _ Load) (Client, error) {
+	ws, _, err := coder.Dial(ctx, "ws://"+addr, nil)
 	if err != nil {
 		return nil, err
 	}

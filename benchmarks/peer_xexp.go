@@ -37,16 +37,21 @@ var xexpPeer = Peer{
 		}
 		return xexpServer{l, server}, nil
 	},
+	Dial: dialXExp,
 }
 
 // xexpListener is an acceptor in the library's terms.
 type xexpListener struct{ *acceptor }
 
 func (l xexpListener) Accept(context.Context) (io.ReadWriteCloser, error) { return l.acceptor.Accept() }
-func (l xexpListener) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
-	return l.acceptor.dial(ctx)
+func (l xexpListener) Dialer() jsonrpc2.Dialer                            { return xexpDialer(l.Addr().String()) }
+
+// xexpDialer is a server's address in the library's terms.
+type xexpDialer string
+
+func (addr xexpDialer) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
+	return dialTCP(ctx, string(addr))
 }
-func (l xexpListener) Dialer() jsonrpc2.Dialer { return l }
 
 type xexpServer struct {
 	*acceptor
@@ -60,8 +65,8 @@ func (s xexpServer) Close() error {
 	return err
 }
 
-func (s xexpServer) Dial(ctx context.Context) (Client, error) {
-	conn, err := jsonrpc2.Dial(ctx, xexpListener{s.acceptor}, jsonrpc2.ConnectionOptions{Framer: jsonrpc2.RawFramer()})
+func dialXExp(ctx context.Context, addr string, _ Load) (Client, error) {
+	conn, err := jsonrpc2.Dial(ctx, xexpDialer(addr), jsonrpc2.ConnectionOptions{Framer: jsonrpc2.RawFramer()})
 	if err != nil {
 		return nil, err
 	}

@@ -2,11 +2,17 @@ package benchmarks
 
 import (
 	"errors"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 )
+
+func TestMain(m *testing.M) {
+	ServeApart()
+	os.Exit(m.Run())
+}
 
 // Every peer does every row that it can, with the right replies, and leaves
 // nothing running.

@@ -68,28 +68,23 @@ func (r *Results) MedianIdle(peer string) (IdleSample, bool) {
 	}, len(samples) > 0
 }
 
-// Ratio returns how many times as long peer takes as base: the median of the
-// ratios within each run, which a machine that is slower in some runs than in
-// others does not disturb. It is false if one of both is missing.
-func (r *Results) Ratio(row, peer, base string) (float64, bool) {
-	a, b := r.Rows[row][peer], r.Rows[row][base]
-	ratios := make([]float64, min(len(a), len(b)))
-	for i := range ratios {
-		ratios[i] = a[i].Nanoseconds / b[i].Nanoseconds
-	}
-	return median(ratios, func(f float64) float64 { return f }), len(ratios) > 0
-}
-
-// Best returns the fastest peer of a kind, and false if none did the row.
-func (r *Results) Best(row string, kind Kind) (best Peer, ok bool) {
+// Best returns the fastest of the peers that are in, and false if none did the row.
+func (r *Results) Best(row string, in func(Peer) bool) (best Peer, ok bool) {
 	var least float64
 	for _, p := range Peers {
-		if s, did := r.Median(row, p.Name); did && p.Kind == kind && (!ok || s.Nanoseconds < least) {
+		if s, did := r.Median(row, p.Name); did && in(p) && (!ok || s.Nanoseconds < least) {
 			best, least, ok = p, s.Nanoseconds, true
 		}
 	}
 	return best, ok
 }
+
+// AnyWire tells of a peer that it is neither a floor nor rpcx.
+func AnyWire(p Peer) bool { return p.Kind == JSON || p.Kind == Other }
+
+// TwoWayJSON tells of a peer that it speaks JSON-RPC and calls in both directions
+// on one connection.
+func TwoWayJSON(p Peer) bool { return p.Kind == JSON && !p.OneWay }
 
 // Save writes the results to a file as JSON.
 func (r *Results) Save(name string) error {

@@ -21,6 +21,7 @@ type Row struct {
 	Conns   int    // connections
 	Callers int    // goroutines that call, spread evenly over the connections
 	Size    int    // of the echoed string in bytes, 0 for a short one
+	Apart   bool   // the server is in another process
 	op      func(ctx context.Context, c *caller) error
 }
 
@@ -28,6 +29,7 @@ type Row struct {
 // except that it is the whole batch or burst of [Burst] where the title says so.
 var Rows = []Row{
 	{Name: "One", Title: "one at a time", Conns: 1, Callers: 1, op: echo},
+	{Name: "OneApart", Title: "one at a time, two processes", Conns: 1, Callers: 1, Apart: true, op: echo},
 	{Name: "InFlight16", Title: "16 in flight", Conns: 1, Callers: 16, op: echo},
 	{Name: "InFlight128", Title: "128 in flight", Conns: 1, Callers: 128, op: echo},
 	{Name: "InFlight1024", Title: "1,024 in flight", Conns: 1, Callers: 1024, op: echo},
@@ -131,7 +133,7 @@ type Bench struct {
 func Open(ctx context.Context, peer Peer, row Row) (_ *Bench, err error) {
 	var handled atomic.Int64
 	arrived := make(chan struct{}, 1)
-	server, err := peer.Start(Load{
+	load := Load{
 		Callers: row.Callers / row.Conns,
 		Size:    row.Size,
 		Notified: func() {
@@ -139,7 +141,12 @@ func Open(ctx context.Context, peer Peer, row Row) (_ *Bench, err error) {
 				arrived <- struct{}{}
 			}
 		},
-	})
+	}
+	start := peer.Start
+	if row.Apart {
+		start = func(load Load) (Server, error) { return startApart(peer, load) }
+	}
+	server, err := start(load)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +157,7 @@ func Open(ctx context.Context, peer Peer, row Row) (_ *Bench, err error) {
 		}
 	}()
 	for range row.Conns {
-		client, err := server.Dial(ctx)
+		client, err := peer.Dial(ctx, server.Addr().String(), load)
 		if err != nil {
 			return nil, err
 		}

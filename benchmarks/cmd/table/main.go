@@ -1,10 +1,11 @@
-// Table measures rpcx and its peers, and prints a Markdown table for each row.
+// Table measures rpcx and its peers. It writes the tables and the picture of them.
 //
-//	go run ./cmd/table -runs 5 -time 300ms -out results.json
+//	go run ./cmd/table -runs 9 -time 300ms -md results.md -svg ../docs/benchmarks.svg -out results.json
 //
 // In each run every row is measured for all peers one after the other, so that
-// whatever else the machine does falls on all of them. The tables show medians;
-// ratios are medians of the ratios within each run.
+// whatever else the machine does falls on all of them; every second run goes from
+// the last peer to the first. The tables show medians; ratios are medians of the
+// ratios within each run.
 package main
 
 import (
@@ -13,69 +14,98 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"example.com/rpcx/benchmarks"
 )
 
 func main() {
-	rowNames := flag.String("rows", "", "rows to measure, separated by commas, or \"none\" (default all)")
-	peerNames := flag.String("peers", "", "peers to measure, separated by commas (default all)")
-	runs := flag.Int("runs", 5, "number of runs")
-	perMeasure := flag.Duration("time", 300*time.Millisecond, "time for each measure")
-	idle := flag.Int("idle", 1000, "sessions of the idle table, 0 for none")
-	in := flag.String("in", "", "print the tables of this results file and measure nothing")
-	out := flag.String("out", "", "write the results to this file as JSON")
+	benchmarks.ServeApart()
+	var c config
+	flag.StringVar(&c.rows, "rows", "", "rows to measure and to show, separated by commas, or \"none\" (default all)")
+	flag.StringVar(&c.peers, "peers", "", "peers to measure and to show, separated by commas (default all)")
+	flag.IntVar(&c.runs, "runs", 9, "number of runs; the intervals of ratios need at least 6")
+	flag.DurationVar(&c.perMeasure, "time", 300*time.Millisecond, "time for each measure")
+	flag.IntVar(&c.idle, "idle", 1000, "sessions of the idle table, 0 for none")
+	flag.StringVar(&c.in, "in", "", "show this results file and measure nothing")
+	flag.StringVar(&c.out, "out", "", "write the results to this file as JSON")
+	flag.StringVar(&c.md, "md", "", "write the tables to this file (default standard output)")
+	flag.StringVar(&c.svg, "svg", "", "draw the results in this file")
+	flag.IntVar(&c.bars, "bars", 12, "most bars of a row in the picture; the slowest peers are left out")
 	flag.Parse()
 
-	if err := run(*rowNames, *peerNames, *runs, *perMeasure, *idle, *in, *out); err != nil {
+	if err := c.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "table:", err)
 		os.Exit(1)
 	}
 }
 
-func run(rowNames, peerNames string, runs int, perMeasure time.Duration, idle int, in, out string) error {
-	if in != "" {
-		results, err := benchmarks.LoadResults(in)
-		if err != nil {
-			return err
-		}
-		print(results)
-		return nil
-	}
+// config is what the flags say.
+type config struct {
+	rows, peers, in, out, md, svg string
+	runs, idle, bars              int
+	perMeasure                    time.Duration
+}
+
+func (c config) run() error {
 	var rows []benchmarks.Row
-	if rowNames != "none" {
+	if c.rows != "none" {
 		var err error
-		if rows, err = benchmarks.FindRows(rowNames); err != nil {
+		if rows, err = benchmarks.FindRows(c.rows); err != nil {
 			return err
 		}
 	}
-	peers, err := benchmarks.FindPeers(peerNames)
+	peers, err := benchmarks.FindPeers(c.peers)
 	if err != nil {
 		return err
 	}
-	results := benchmarks.NewResults(perMeasure, idle)
-	for i := range runs {
-		fmt.Fprintf(os.Stderr, "run %d of %d:", i+1, runs)
-		if err := measure(results, rows, peers, perMeasure, idle); err != nil {
-			return err
+	results, err := c.results(rows, peers)
+	if err != nil {
+		return err
+	}
+	tables := markdown(results, rows, peers)
+	if c.md == "" {
+		os.Stdout.Write(tables)
+	} else if err := os.WriteFile(c.md, tables, 0o666); err != nil {
+		return err
+	}
+	if c.svg == "" {
+		return nil
+	}
+	return os.WriteFile(c.svg, picture(results, rows, peers, c.bars), 0o666)
+}
+
+// results loads the results, or measures and saves them.
+func (c config) results(rows []benchmarks.Row, peers []benchmarks.Peer) (*benchmarks.Results, error) {
+	if c.in != "" {
+		return benchmarks.LoadResults(c.in)
+	}
+	results := benchmarks.NewResults(c.perMeasure, c.idle)
+	order := slices.Clone(peers)
+	for i := range c.runs {
+		fmt.Fprintf(os.Stderr, "run %d of %d:", i+1, c.runs)
+		if err := c.measure(results, rows, order); err != nil {
+			return nil, err
 		}
 		fmt.Fprintln(os.Stderr)
+		slices.Reverse(order)
+		if c.out != "" { // after each run, as a long measuring may be interrupted
+			if err := results.Save(c.out); err != nil {
+				return nil, err
+			}
+		}
 	}
-	print(results)
-	if out != "" {
-		return results.Save(out)
-	}
-	return nil
+	return results, nil
 }
 
 // measure does one run.
-func measure(results *benchmarks.Results, rows []benchmarks.Row, peers []benchmarks.Peer, perMeasure time.Duration, idle int) error {
+func (c config) measure(results *benchmarks.Results, rows []benchmarks.Row, peers []benchmarks.Peer) error {
 	ctx := context.Background()
 	for _, row := range rows {
 		fmt.Fprintf(os.Stderr, " %s", row.Name)
 		for _, peer := range peers {
-			s, err := benchmarks.Measure(ctx, peer, row, perMeasure)
+			s, err := benchmarks.Measure(ctx, peer, row, c.perMeasure)
 			switch {
 			case errors.Is(err, errors.ErrUnsupported):
 			case err != nil:
@@ -85,82 +115,16 @@ func measure(results *benchmarks.Results, rows []benchmarks.Row, peers []benchma
 			}
 		}
 	}
-	if idle == 0 {
+	if c.idle == 0 {
 		return nil
 	}
 	fmt.Fprint(os.Stderr, " Idle")
 	for _, peer := range peers {
-		s, err := benchmarks.MeasureIdle(ctx, peer, idle)
+		s, err := benchmarks.MeasureIdle(ctx, peer, c.idle)
 		if err != nil {
 			return fmt.Errorf("%s, idle: %w", peer.Name, err)
 		}
 		results.Idle[peer.Name] = append(results.Idle[peer.Name], s)
 	}
 	return nil
-}
-
-// print prints all tables.
-func print(r *benchmarks.Results) {
-	fmt.Printf("%s %s, %d CPUs (%s), %s.\n", r.Go, r.System, r.CPUs, r.CPU, r.Date)
-	for _, row := range benchmarks.Rows {
-		if len(r.Rows[row.Name]) > 0 {
-			printRow(r, row)
-		}
-	}
-	if len(r.Idle) > 0 {
-		printIdle(r)
-	}
-}
-
-// printRow prints a row's table, and what it says of rpcx.
-func printRow(r *benchmarks.Results, row benchmarks.Row) {
-	best, _ := r.Best(row.Name, benchmarks.JSON)
-	fmt.Printf("\n### %s\n\n", row.Title)
-	fmt.Println("| | µs/op | allocs/op | KB/op | × floor | × best two-way JSON peer |")
-	fmt.Println("|---|--:|--:|--:|--:|--:|")
-	for _, p := range benchmarks.Peers {
-		s, ok := r.Median(row.Name, p.Name)
-		if !ok {
-			continue
-		}
-		fmt.Printf("| %s | %s | %s | %.1f | %s | %s |\n", emphasize(p), digits(s.Nanoseconds/1e3), digits(s.Allocs), s.Bytes/1e3,
-			ratio(r.Ratio(row.Name, p.Name, benchmarks.FloorOf(p))), ratio(r.Ratio(row.Name, p.Name, best.Name)))
-	}
-}
-
-// printIdle prints the table of idle sessions.
-func printIdle(r *benchmarks.Results) {
-	fmt.Printf("\n### %d idle sessions, each end\n\n", r.Sessions)
-	fmt.Println("| | KiB of heap and stack | goroutines |")
-	fmt.Println("|---|--:|--:|")
-	for _, p := range benchmarks.Peers {
-		if s, ok := r.MedianIdle(p.Name); ok {
-			fmt.Printf("| %s | %.1f | %.1f |\n", emphasize(p), s.Bytes/1024, s.Goroutines)
-		}
-	}
-}
-
-func emphasize(p benchmarks.Peer) string {
-	if p.Kind == benchmarks.Ours {
-		return "**" + p.Title + "**"
-	}
-	return p.Title
-}
-
-// digits formats f with three significant digits, or all before the point.
-func digits(f float64) string {
-	switch {
-	case f < 10:
-		return fmt.Sprintf("%.2f", f)
-	case f < 100:
-		return fmt.Sprintf("%.1f", f)
-	}
-	return fmt.Sprintf("%.0f", f)
-}
-
-func ratio(f float64, ok bool) string {
-	if !ok {
-		return "–"
-	}
-	return fmt.Sprintf("%.2f", f)
 }

@@ -27,11 +27,10 @@ const style = `text{font:12px system-ui,-apple-system,"Segoe UI",Helvetica,Arial
 	`.title{font-size:14px;font-weight:600}.note{fill:#59636e}.ours{font-weight:600}`
 
 var colours = map[benchmarks.Kind]string{
-	benchmarks.Floor:  "#8c959f",
-	benchmarks.Ours:   "#d4570a",
-	benchmarks.JSON:   "#7aa5d8",
-	benchmarks.OneWay: "#7aa5d8",
-	benchmarks.Binary: "#b3a4d8",
+	benchmarks.Floor: "#8c959f",
+	benchmarks.Ours:  "#d4570a",
+	benchmarks.JSON:  "#7aa5d8",
+	benchmarks.Other: "#b3a4d8",
 }
 
 // draw returns the panels as an SVG document.
@@ -70,7 +69,7 @@ func drawPanel(w *bytes.Buffer, p panel, x, y int) int {
 			class = ` class="ours"`
 		}
 		length := max(1, barWidth*b.value/longest)
-		fmt.Fprintf(w, `<text%s x="%d" y="%d" text-anchor="end">%s</text>`, class, x+nameWidth-8, top+10, html.EscapeString(b.peer.Title))
+		fmt.Fprintf(w, `<text%s x="%d" y="%d" text-anchor="end">%s</text>`, class, x+nameWidth-8, top+10, html.EscapeString(title(b.peer)))
 		fmt.Fprintf(w, `<rect x="%d" y="%d" width="%.1f" height="%d" rx="2" fill="%s"/>`, x+nameWidth, top, length, barHeight, colours[b.peer.Kind])
 		fmt.Fprintf(w, `<text%s x="%.1f" y="%d">%s</text>`+"\n", class, float64(x+nameWidth)+length+6, top+10, number(b.value)+" "+p.unit)
 	}
