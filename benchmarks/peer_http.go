@@ -18,10 +18,10 @@ var httpPeer = Peer{
 	Kind:   Other,
 	OneWay: true,
 	Start: func(Load) (Server, error) {
-		return startHTTP(http.HandlerFunc(echoBody), nil)
+		return startHTTP(http.HandlerFunc(echoBody))
 	},
 	Dial: func(_ context.Context, addr string, load Load) (Client, error) {
-		return httpClient{newHTTPClient(load, nil), "http://" + addr}, nil
+		return httpClient{newHTTPClient(load), "http://" + addr}, nil
 	},
 }
 
@@ -36,23 +36,22 @@ func echoBody(w http.ResponseWriter, r *http.Request) {
 	w.Write(body)
 }
 
-// startHTTP serves HTTP by the given protocols, by default HTTP/1.1.
-func startHTTP(h http.Handler, protocols *http.Protocols) (Server, error) {
+// startHTTP serves HTTP/1.1.
+func startHTTP(h http.Handler) (Server, error) {
 	l, err := listen()
 	if err != nil {
 		return nil, err
 	}
-	server := &http.Server{Handler: h, Protocols: protocols}
-	go server.Serve(l) // until acceptor.Close
+	go http.Serve(l, h) // until acceptor.Close
 	return l, nil
 }
 
 // newHTTPClient returns a client that keeps a connection for each caller.
-func newHTTPClient(load Load, protocols *http.Protocols) *http.Client {
+func newHTTPClient(load Load) *http.Client {
 	return &http.Client{Transport: &http.Transport{
+		MaxConnsPerHost:     load.Callers,
 		MaxIdleConnsPerHost: load.Callers,
 		DisableCompression:  true,
-		Protocols:           protocols,
 	}}
 }
 

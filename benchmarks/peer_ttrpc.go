@@ -2,7 +2,10 @@ package benchmarks
 
 import (
 	"context"
+	"io"
+	"sync"
 
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -30,6 +33,7 @@ var ttrpcPeer = Peer{
 				return text, unmarshal(text)
 			},
 		}})
+		quiet.Do(func() { log.L.Logger.SetOutput(io.Discard) })
 		go server.Serve(context.Background(), l) // until ttrpcServer.Close
 		return ttrpcServer{l, server}, nil
 	},
@@ -41,6 +45,10 @@ var ttrpcPeer = Peer{
 		return ttrpcClient{ttrpc.NewClient(conn)}, nil
 	},
 }
+
+// quiet keeps the library from logging that a connection was closed, which here
+// all are.
+var quiet sync.Once
 
 const ttrpcService = "bench.Echo"
 

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// A Ratio is how many times as long a peer takes as another: the median of the
+// A Ratio is how many times as long a peer takes as another, or as much: the median of the
 // ratios within each run, which a machine that is slower in some runs than in
 // others does not disturb.
 type Ratio struct {
@@ -25,26 +25,21 @@ func (r Ratio) String() string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", r.Median, r.Low, r.High)
 }
 
-// Ratio compares the times of peer with those of base. It is false if one of both
-// is missing.
+// Ratio compares the times of peer with those of base, or their memory for
+// [IdleRow]. It is false if one of both is missing.
 func (r *Results) Ratio(row, peer, base string) (Ratio, bool) {
-	return newRatio(r.Rows[row][peer], r.Rows[row][base], func(s Sample) float64 { return s.Nanoseconds })
+	return newRatio(r.Values(row, peer), r.Values(row, base))
 }
 
-// IdleRatio is Ratio for the memory of idle sessions.
-func (r *Results) IdleRatio(peer, base string) (Ratio, bool) {
-	return newRatio(r.Idle[peer], r.Idle[base], func(s IdleSample) float64 { return s.Bytes })
-}
-
-func newRatio[S any](a, b []S, value func(S) float64) (Ratio, bool) {
+func newRatio(a, b []float64) (Ratio, bool) {
 	ratios := make([]float64, min(len(a), len(b)))
 	if len(ratios) == 0 {
 		return Ratio{}, false
 	}
 	for i := range ratios {
-		ratios[i] = value(a[i]) / value(b[i])
+		ratios[i] = a[i] / b[i]
 	}
-	ratio := Ratio{Median: median(ratios, func(f float64) float64 { return f })}
+	ratio := Ratio{Median: median(ratios, float)}
 	slices.Sort(ratios)
 	if outside := outsideInterval(len(ratios)); outside > 0 {
 		ratio.Low, ratio.High = ratios[outside-1], ratios[len(ratios)-outside]

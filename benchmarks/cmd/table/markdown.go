@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"example.com/rpcx/benchmarks"
 )
@@ -26,36 +27,32 @@ func markdown(r *benchmarks.Results, rows []benchmarks.Row, peers []benchmarks.P
 	return w.Bytes()
 }
 
-// compared is what the times of a row are divided by. A peer without a name was
+// compared is what the figures of a row are divided by. A peer without a name was
 // not measured.
 type compared struct{ anyWire, json benchmarks.Peer }
 
-func bestOf(r *benchmarks.Results, row benchmarks.Row) (c compared) {
-	c.anyWire, _ = r.Best(row.Name, benchmarks.AnyWire)
-	c.json, _ = r.Best(row.Name, benchmarks.TwoWayJSON)
+func bestOf(r *benchmarks.Results, row string) (c compared) {
+	c.anyWire, _ = r.Best(row, benchmarks.AnyWire)
+	c.json, _ = r.Best(row, benchmarks.TwoWayJSON)
 	return c
 }
 
-// writeSummary writes a line for each row.
+// writeSummary writes a line for each row, and one for the idle pairs.
 func writeSummary(w *bytes.Buffer, r *benchmarks.Results, rows []benchmarks.Row, peers []benchmarks.Peer) {
-	i := 0
-	for i < len(peers) && peers[i].Name != quoted {
-		i++
-	}
-	if i == len(peers) {
-		return // it was not measured
+	i := slices.IndexFunc(peers, func(p benchmarks.Peer) bool { return p.Name == quoted })
+	if i < 0 {
+		return // it is not shown
 	}
 	ours := peers[i]
-	fmt.Fprintln(w, "\n| µs | floor | best of any wire | best JSON | rpcx | × floor | × best of any wire | × best JSON |")
+	fmt.Fprintln(w, "\n| | floor | best of any wire | best JSON | rpcx | × floor | × best of any wire | × best JSON |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|--:|")
-	for _, row := range rows {
-		s, ok := r.Median(row.Name, ours.Name)
-		if !ok {
+	for _, row := range append(slices.Clone(rows), idleRow) {
+		if len(r.Values(row.Name, ours.Name)) == 0 {
 			continue
 		}
-		floor, best := benchmarks.FloorOf(ours, row), bestOf(r, row)
+		floor, best := benchmarks.FloorOf(ours, row), bestOf(r, row.Name)
 		fmt.Fprintf(w, "| %s | %s | %s | %s | **%s** | %s | %s | %s |\n", row.Title,
-			micros(r.Median(row.Name, floor)), named(r, row, best.anyWire), named(r, row, best.json), micros(s, true),
+			figure(r, row, floor), named(r, row, best.anyWire), named(r, row, best.json), figure(r, row, ours.Name),
 			ratio(r.Ratio(row.Name, ours.Name, floor)),
 			ratio(r.Ratio(row.Name, ours.Name, best.anyWire.Name)),
 			ratio(r.Ratio(row.Name, ours.Name, best.json.Name)))
@@ -63,15 +60,18 @@ func writeSummary(w *bytes.Buffer, r *benchmarks.Results, rows []benchmarks.Row,
 	fmt.Fprint(w, footnote)
 }
 
+// idleRow stands for the idle pairs in the summary.
+var idleRow = benchmarks.Row{Name: benchmarks.IdleRow, Title: "an idle pair, KiB"}
+
 const footnote = `
-Medians; ratios are medians of the ratios within a run, with their 95 % intervals (order statistics). The floor is a line
+Medians, in µs; ratios are medians of the ratios within a run, with their 95 % intervals (order statistics). The floor is a line
 echo without RPC: with a goroutine that writes ("fifo") where calls are concurrent. Best of any wire: of all the others;
 † cannot be called back on its connection. Best JSON: of the JSON-RPC libraries that can.
 `
 
 // writeRow writes a row's table.
 func writeRow(w *bytes.Buffer, r *benchmarks.Results, row benchmarks.Row, peers []benchmarks.Peer) {
-	best := bestOf(r, row)
+	best := bestOf(r, row.Name)
 	fmt.Fprintf(w, "\n### %s\n\n", row.Title)
 	fmt.Fprintln(w, "| | µs/op | allocs/op | KB/op | × floor | × best of any wire | × best JSON |")
 	fmt.Fprintln(w, "|---|--:|--:|--:|--:|--:|--:|")
@@ -80,7 +80,7 @@ func writeRow(w *bytes.Buffer, r *benchmarks.Results, row benchmarks.Row, peers 
 		if !ok {
 			continue
 		}
-		fmt.Fprintf(w, "| %s | %s | %s | %.1f | %s | %s | %s |\n", emphasize(p), micros(s, true), digits(s.Allocs), s.Bytes/1e3,
+		fmt.Fprintf(w, "| %s | %s | %s | %.1f | %s | %s | %s |\n", emphasize(p), digits(s.Nanoseconds/1e3), digits(s.Allocs), s.Bytes/1e3,
 			ratio(r.Ratio(row.Name, p.Name, benchmarks.FloorOf(p, row))),
 			ratio(r.Ratio(row.Name, p.Name, best.anyWire.Name)),
 			ratio(r.Ratio(row.Name, p.Name, best.json.Name)))
@@ -97,8 +97,8 @@ func writeIdle(w *bytes.Buffer, r *benchmarks.Results, peers []benchmarks.Peer) 
 	fmt.Fprintln(w, "|---|--:|--:|--:|")
 	for _, p := range peers {
 		if s, ok := r.MedianIdle(p.Name); ok {
-			floor := benchmarks.FloorOf(p, benchmarks.Row{})
-			fmt.Fprintf(w, "| %s | %.1f | %.1f | %s |\n", emphasize(p), s.Bytes/1024, s.Goroutines, ratio(r.IdleRatio(p.Name, floor)))
+			floor := benchmarks.FloorOf(p, idleRow)
+			fmt.Fprintf(w, "| %s | %.1f | %.1f | %s |\n", emphasize(p), s.Bytes/1024, s.Goroutines, ratio(r.Ratio(benchmarks.IdleRow, p.Name, floor)))
 		}
 	}
 }
@@ -118,16 +118,21 @@ func emphasize(p benchmarks.Peer) string {
 	return title(p)
 }
 
-// named formats the time of a peer with its name.
+// named formats the median of a peer with its name.
 func named(r *benchmarks.Results, row benchmarks.Row, p benchmarks.Peer) string {
-	s, ok := r.Median(row.Name, p.Name)
-	if !ok {
+	if p.Name == "" {
 		return "–"
 	}
-	return title(p) + " " + micros(s, true)
+	return title(p) + " " + figure(r, row, p.Name)
 }
 
-func micros(s benchmarks.Sample, ok bool) string {
+// figure formats the median of a peer, in µs or KiB.
+func figure(r *benchmarks.Results, row benchmarks.Row, peer string) string {
+	if row.Name == benchmarks.IdleRow {
+		s, _ := r.MedianIdle(peer)
+		return digits(s.Bytes / 1024)
+	}
+	s, ok := r.Median(row.Name, peer)
 	if !ok {
 		return "–"
 	}

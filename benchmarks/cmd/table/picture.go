@@ -42,7 +42,7 @@ func rowPanel(r *benchmarks.Results, row benchmarks.Row, peers []benchmarks.Peer
 			p.bars[i].value /= 1e3
 		}
 	}
-	best := bestOf(r, row)
+	best := bestOf(r, row.Name)
 	wire, ok := r.Ratio(row.Name, quoted, best.anyWire.Name)
 	json, both := r.Ratio(row.Name, quoted, best.json.Name)
 	if ok && both {
