@@ -2,6 +2,7 @@ package benchmarks
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,49 +12,92 @@ import (
 	"strings"
 )
 
-// A server in a process of its own is this program once more, with what to serve
-// in an environment variable. It writes its address to the standard output, and
-// ends at the end of its standard input, so that it never outlives its parent.
+// A process of its own is this program once more, with its task in an environment
+// variable. It has two uses: a server that is not in the client's process, and the
+// memory of idle sessions, which what other peers left behind would change.
 
 // apartEnv is the variable's name.
-const apartEnv = "RPC_BENCHMARK_SERVER"
+const apartEnv = "RPC_BENCHMARK_TASK"
 
-// apartServe is the variable's value, as JSON.
-type apartServe struct {
+// apartTask is the variable's value, as JSON.
+type apartTask struct {
 	Peer          string
-	Callers, Size int
+	Idle          int // sessions to measure; 0 to serve
+	Callers, Size int // of the load to serve
 }
 
-// ServeApart serves and exits if the process was started as a server. It must be
-// called first in main of every program that measures.
-func ServeApart() {
+// RunApart does the task and exits if the process was started for one. Every
+// program that measures must call RunApart first in main.
+func RunApart() {
 	env := os.Getenv(apartEnv)
 	if env == "" {
 		return
 	}
-	if err := serveApart(env); err != nil {
-		fmt.Fprintln(os.Stderr, "server apart:", err)
+	if err := runApart(env); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serveApart(env string) error {
-	var serve apartServe
-	if err := json.Unmarshal([]byte(env), &serve); err != nil {
+func runApart(env string) error {
+	var task apartTask
+	if err := json.Unmarshal([]byte(env), &task); err != nil {
 		return err
 	}
-	peers, err := FindPeers(serve.Peer)
+	peers, err := FindPeers(task.Peer)
 	if err != nil {
 		return err
 	}
-	server, err := peers[0].Start(Load{Callers: serve.Callers, Size: serve.Size, Notified: func() {}})
+	if task.Idle == 0 {
+		return serveApart(peers[0], Load{Callers: task.Callers, Size: task.Size, Notified: func() {}})
+	}
+	s, err := MeasureIdle(context.Background(), peers[0], task.Idle)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(s)
+}
+
+// serveApart writes the server's address to the standard output, and ends at the
+// end of the standard input, so that the process never outlives its parent.
+func serveApart(peer Peer, load Load) error {
+	server, err := peer.Start(load)
 	if err != nil {
 		return err
 	}
 	fmt.Println(server.Addr())
 	io.Copy(io.Discard, os.Stdin)
 	return server.Close()
+}
+
+// command returns this program with a task.
+func (task apartTask) command() (*exec.Cmd, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	env, err := json.Marshal(task)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), apartEnv+"="+string(env))
+	cmd.Stderr = os.Stderr
+	return cmd, nil
+}
+
+// MeasureIdleApart is [MeasureIdle] in a process of its own.
+func MeasureIdleApart(peer Peer, sessions int) (s IdleSample, err error) {
+	cmd, err := apartTask{Peer: peer.Name, Idle: sessions}.command()
+	if err != nil {
+		return s, err
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(out, &s)
 }
 
 // apartServer is the parent's end of a server in a process of its own.
@@ -64,17 +108,10 @@ type apartServer struct {
 }
 
 func startApart(peer Peer, load Load) (Server, error) {
-	env, err := json.Marshal(apartServe{peer.Name, load.Callers, load.Size})
+	cmd, err := apartTask{Peer: peer.Name, Callers: load.Callers, Size: load.Size}.command()
 	if err != nil {
 		return nil, err
 	}
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), apartEnv+"="+string(env))
-	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	ServeApart()
+	RunApart()
 	os.Exit(m.Run())
 }
 
@@ -52,6 +52,23 @@ func TestIdle(t *testing.T) {
 		} else if s.Bytes <= 0 {
 			t.Errorf("%s: %.0f bytes for a connected client and its server", peer.Name, s.Bytes)
 		}
+	}
+}
+
+// A task of a process of its own comes back with its result, or fails.
+func TestApart(t *testing.T) {
+	s, err := MeasureIdleApart(floorPeer, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Bytes < 4096 || s.Goroutines < 1 || s.Goroutines > 2 {
+		t.Errorf("%+v for a connection with a goroutine at one end", s)
+	}
+	if _, err := MeasureIdleApart(Peer{Name: "nobody"}, 20); err == nil {
+		t.Error("no error about nobody")
+	}
+	if _, err := startApart(Peer{Name: "nobody"}, Load{}); err == nil {
+		t.Error("no error about a server of nobody")
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	benchmarks.ServeApart()
+	benchmarks.RunApart()
 	var c config
 	flag.StringVar(&c.rows, "rows", "", "rows to measure and to show, separated by commas, or \"none\" (default all)")
 	flag.StringVar(&c.peers, "peers", "", "peers to measure and to show, separated by commas (default all)")
@@ -120,7 +120,7 @@ func (c config) measure(results *benchmarks.Results, rows []benchmarks.Row, peer
 	}
 	fmt.Fprint(os.Stderr, " Idle")
 	for _, peer := range peers {
-		s, err := benchmarks.MeasureIdle(ctx, peer, c.idle)
+		s, err := benchmarks.MeasureIdleApart(peer, c.idle)
 		if err != nil {
 			return fmt.Errorf("%s, idle: %w", peer.Name, err)
 		}
