@@ -24,7 +24,7 @@ var (
 	}
 	fifoPeer = Peer{
 		Name:  "fifo",
-		Title: "fifo: line echo with a writer, no RPC",
+		Title: "fifo: floor with a writer, no RPC",
 		Kind:  Floor,
 		Start: startLines,
 		Dial:  dialPipelinedLines,

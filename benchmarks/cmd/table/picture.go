@@ -22,7 +22,8 @@ func picture(r *benchmarks.Results, rows []benchmarks.Row, peers []benchmarks.Pe
 	for i := range panels {
 		panels[i].limit(most)
 	}
-	caption := fmt.Sprintf("Echo over loopback TCP. %s %s, %d CPUs, %s. Shorter is better; † cannot be called back.",
+	caption := fmt.Sprintf("Shorter is better. Grey: no RPC; blue: JSON-RPC; violet: other wires; † cannot be called back. "+
+		"Loopback TCP, %s %s, %d CPUs, %s.",
 		r.Go, r.System, r.CPUs, r.Date)
 	return draw(panels, caption)
 }
@@ -46,7 +47,7 @@ func rowPanel(r *benchmarks.Results, row benchmarks.Row, peers []benchmarks.Peer
 	wire, ok := r.Ratio(row.Name, quoted, best.anyWire.Name)
 	json, both := r.Ratio(row.Name, quoted, best.json.Name)
 	if ok && both {
-		p.note = fmt.Sprintf("rpcx: %.2f × best, %.2f × best JSON", wire.Median, json.Median)
+		p.note = fmt.Sprintf("rpcx: %.2f × best, %.2f × JSON", wire.Median, json.Median)
 	}
 	return p
 }

@@ -14,7 +14,7 @@ const (
 	columns    = 2
 	margin     = 20
 	gap        = 32 // between panels
-	nameWidth  = 180
+	nameWidth  = 224
 	barWidth   = 140
 	valueWidth = 62
 	panelWidth = nameWidth + barWidth + valueWidth
