@@ -2,9 +2,9 @@
 // and a line echo without any RPC as the floor.
 //
 // Client and server talk over loopback TCP, in one process except where a row
-// says otherwise. What is measured is an echo: the client sends a string as the one positional
-// parameter, the server sends it back, and every reply is compared with what
-// was sent.
+// says otherwise. What is measured is an echo: the client sends a string as the
+// one positional parameter, the server sends it back, and every reply is compared
+// with what was sent.
 //
 // Each [Peer] is one file, used in the way that its documentation recommends
 // for speed. Handlers that are given undecoded parameters reply with the

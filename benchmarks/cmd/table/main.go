@@ -1,6 +1,6 @@
 // Table measures rpcx and its peers. It writes the tables and the picture of them.
 //
-//	go run ./cmd/table -runs 9 -time 300ms -md results.md -svg ../docs/benchmarks.svg -out results.json
+//	go run ./cmd/table -out results.json -md results.md -svg ../docs/benchmarks.svg
 //
 // In each run every row is measured for all peers one after the other, so that
 // whatever else the machine does falls on all of them; every second run goes from
