@@ -12,6 +12,9 @@ func BenchmarkInFlight128(b *testing.B)  { bench(b, "InFlight128") }
 func BenchmarkInFlight1024(b *testing.B) { bench(b, "InFlight1024") }
 func BenchmarkBatch100(b *testing.B)     { bench(b, "Batch100") }
 func BenchmarkNotify100(b *testing.B)    { bench(b, "Notify100") }
+func BenchmarkEcho1kB(b *testing.B)      { bench(b, "Echo1kB") }
+func BenchmarkEcho8kB(b *testing.B)      { bench(b, "Echo8kB") }
+func BenchmarkEcho64kB(b *testing.B)     { bench(b, "Echo64kB") }
 func BenchmarkEcho1MB(b *testing.B)      { bench(b, "Echo1MB") }
 func BenchmarkConns200(b *testing.B)     { bench(b, "Conns200") }
 

@@ -35,6 +35,9 @@ var Rows = []Row{
 	{Name: "InFlight1024", Title: "1,024 in flight", Conns: 1, Callers: 1024, op: echo},
 	{Name: "Batch100", Title: "batch of 100", Conns: 1, Callers: 1, op: batch},
 	{Name: "Notify100", Title: "100 notifications", Conns: 1, Callers: 1, op: notify},
+	{Name: "Echo1kB", Title: "1 kB echo", Conns: 1, Callers: 1, Size: 1 << 10, op: echo},
+	{Name: "Echo8kB", Title: "8 kB echo", Conns: 1, Callers: 1, Size: 8 << 10, op: echo},
+	{Name: "Echo64kB", Title: "64 kB echo", Conns: 1, Callers: 1, Size: 64 << 10, op: echo},
 	{Name: "Echo1MB", Title: "1 MB echo", Conns: 1, Callers: 1, Size: 1 << 20, op: echo},
 	{Name: "Conns200", Title: "200 connections", Conns: 200, Callers: 200, op: echo},
 }
