@@ -338,8 +338,10 @@ func (jsonCodec) convertNumber(n json.Number) (any, error) {
 func unmarshalDirect(data []byte, v any) (ok bool) {
 	switch v := v.(type) {
 	case *string:
-		if ok = v != nil && isString(data); ok {
-			*v = jsonscan.Unquote(data)
+		if v != nil {
+			if s, isString := stringValue(data); isString {
+				*v, ok = s, true
+			}
 		}
 	case *bool:
 		if ok = v != nil && (string(data) == "true" || string(data) == "false"); ok {
@@ -399,10 +401,17 @@ func unmarshalUint[T uint | uint32 | uint64](data []byte, v *T, size int) bool {
 	return err == nil
 }
 
-// isString reports whether data is exactly a JSON string in UTF-8.
-func isString(data []byte) bool {
+// stringValue returns the value of data if data is exactly a JSON string in UTF-8. Unless
+// the string has escape sequences, one scan and one copy suffice.
+func stringValue(data []byte) (value string, ok bool) {
 	s := jsonscan.Scanner{Data: data}
-	return len(data) > 0 && data[0] == '"' && s.ScanString() && s.Pos == len(data) && s.IsUTF8()
+	switch {
+	case len(data) == 0 || data[0] != '"' || !s.ScanString() || s.Pos != len(data) || !s.IsUTF8():
+		return "", false
+	case s.HasEscape:
+		return jsonscan.Unquote(data), true
+	}
+	return string(data[1 : len(data)-1]), true
 }
 
 // isNumber reports whether data is exactly a JSON number.

@@ -25,9 +25,10 @@ type transport interface {
 	maxMessage() int
 	// maxMessageField returns the name of the field that sets maxMessage.
 	maxMessageField() string
-	// appendFramed appends msg to dst in the outbox's format. It fails with a [*SizeError]
-	// if msg is larger than maxMessage.
-	appendFramed(dst, msg []byte) ([]byte, error)
+	// frame returns msg in the outbox's format. If the format has no bytes before msg, the
+	// frame is msg itself, extended in place. Otherwise the frame is a copy, appended to dst.
+	// frame fails with a [*SizeError] if msg is larger than maxMessage.
+	frame(dst, msg []byte) (frame []byte, inPlace bool, err error)
 	// writeFrames writes the frames in buf; ends holds the end of each frame. It calls
 	// progress after each part except the last. The result is the number of bytes written,
 	// an upper bound after an error.
@@ -247,11 +248,19 @@ func (s *stream) maxMessage() int { return s.maxSize }
 
 func (s *stream) maxMessageField() string { return maxMessageField(s.framer) }
 
-func (s *stream) appendFramed(dst, msg []byte) ([]byte, error) {
+func (s *stream) frame(dst, msg []byte) (frame []byte, inPlace bool, err error) {
 	if err := checkSize(s.framer, s.maxSize, msg); err != nil {
-		return dst, err
+		return dst, false, err
 	}
-	return s.framer.AppendFrame(dst, msg)
+	switch f := s.framer.(type) { // exact types: a type that embeds one may have another AppendFrame
+	case NewlineFramer:
+		frame, err = f.appendNewline(msg)
+		return frame, true, err
+	case JSONFramer:
+		return append(msg, '\n'), true, nil
+	}
+	frame, err = s.framer.AppendFrame(dst, msg)
+	return frame, false, err
 }
 
 func (s *stream) writeFrames(buf []byte, _ []int, progress func()) (written int, err error) {
@@ -353,11 +362,8 @@ func (m *messages) maxMessage() int { return m.maxSize }
 
 func (m *messages) maxMessageField() string { return maxMessageField(m.conn) }
 
-func (m *messages) appendFramed(dst, msg []byte) ([]byte, error) {
-	if err := checkSize(m.conn, m.maxSize, msg); err != nil {
-		return dst, err
-	}
-	return append(dst, msg...), nil
+func (m *messages) frame(_, msg []byte) (frame []byte, inPlace bool, err error) {
+	return msg, true, checkSize(m.conn, m.maxSize, msg)
 }
 
 func (m *messages) writeFrames(buf []byte, ends []int, progress func()) (int, error) {

@@ -72,10 +72,26 @@ func (f NewlineFramer) dropError(limit int, msg []byte) error {
 
 // AppendFrame implements [Framer]. For a message with a newline, AppendFrame fails.
 func (NewlineFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
-	if bytes.IndexByte(msg, '\n') >= 0 {
-		return dst, errors.New("rpcx: a message with a newline in it cannot be framed by newlines")
+	if err := checkNewlines(msg); err != nil {
+		return dst, err
 	}
 	return append(append(dst, msg...), '\n'), nil
+}
+
+// appendNewline is AppendFrame without a copy: the result is msg, extended in place.
+func (NewlineFramer) appendNewline(msg []byte) ([]byte, error) {
+	if err := checkNewlines(msg); err != nil {
+		return msg, err
+	}
+	return append(msg, '\n'), nil
+}
+
+// checkNewlines returns an error for a message with a newline.
+func checkNewlines(msg []byte) error {
+	if bytes.IndexByte(msg, '\n') >= 0 {
+		return errors.New("rpcx: a message with a newline in it cannot be framed by newlines")
+	}
+	return nil
 }
 
 // maxSize resolves a framer's MaxSize to a number of bytes.

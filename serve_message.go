@@ -378,11 +378,8 @@ func (x *exchange) nextMessage(bool) ([]byte, error) { return nil, io.EOF }
 func (x *exchange) maxMessage() int                  { return x.maxSize }
 func (x *exchange) maxMessageField() string          { return maxMessageField(x.conn) }
 
-func (x *exchange) appendFramed(dst, msg []byte) ([]byte, error) {
-	if err := checkSize(x.conn, x.maxSize, msg); err != nil {
-		return dst, err
-	}
-	return append(dst, msg...), nil
+func (x *exchange) frame(_, msg []byte) (frame []byte, inPlace bool, err error) {
+	return msg, true, checkSize(x.conn, x.maxSize, msg)
 }
 
 func (x *exchange) writeFrames([]byte, []int, func()) (int, error) { return 0, io.ErrClosedPipe }

@@ -52,8 +52,13 @@ func (w *writer) sendFrame(ctx context.Context, h *handlerContext, sc *encodeBuf
 }
 
 // frameMessage frames sc.msg into sc.frame.
-func (w *writer) frameMessage(sc *encodeBuffer) (err error) {
-	sc.frame, err = w.s.conn.appendFramed(sc.frame[:0], sc.msg)
+func (w *writer) frameMessage(sc *encodeBuffer) error {
+	frame, inPlace, err := w.s.conn.frame(sc.copied[:0], sc.msg)
+	if sc.frame = frame; inPlace {
+		sc.msg = frame[:len(sc.msg)] // the frame may have moved to more memory
+	} else {
+		sc.copied = frame
+	}
 	return err
 }
 
@@ -164,7 +169,7 @@ func (w *writer) waitToSendLocked(ctx context.Context, h *handlerContext, sc *en
 	}
 	err := w.checkSendableLocked(h, from, m)
 	if n := len(sc.frame); err == nil && !(len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n)) {
-		sc.msg = nil // a waiting sender keeps a single copy
+		sc.msg, sc.copied = nil, nil // a waiting sender keeps a single copy
 		if cap(sc.frame) > 2*n {
 			sc.frame = bytes.Clone(sc.frame)
 		}

@@ -236,10 +236,13 @@ func (o *outbox) returnFrames(f *frameBuffer) {
 // the pools, so even large buffers do not stay.
 const maxPooledBuffer = 4 << 20
 
-// encodeBuffer holds a message during encoding.
+// encodeBuffer holds a message during encoding. After framing, the message's bytes are in
+// frame, which shares memory with msg or with copied.
 type encodeBuffer struct {
-	msg, frame, id []byte
-	parts          [][]byte // of a batch
+	msg, id []byte
+	frame   []byte   // the framed message
+	copied  []byte   // memory for a frame that cannot extend msg; see transport.frame
+	parts   [][]byte // of a batch
 }
 
 var encodeBuffers = sync.Pool{New: func() any { return new(encodeBuffer) }}
@@ -247,9 +250,9 @@ var encodeBuffers = sync.Pool{New: func() any { return new(encodeBuffer) }}
 func getEncodeBuffer() *encodeBuffer { return encodeBuffers.Get().(*encodeBuffer) }
 
 func (sc *encodeBuffer) recycle() {
-	if cap(sc.msg) <= maxPooledBuffer && cap(sc.frame) <= maxPooledBuffer {
+	if cap(sc.msg) <= maxPooledBuffer && cap(sc.copied) <= maxPooledBuffer {
 		clear(sc.parts)
-		sc.parts = sc.parts[:0]
+		sc.frame, sc.parts = nil, sc.parts[:0]
 		encodeBuffers.Put(sc)
 	}
 }
