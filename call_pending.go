@@ -338,7 +338,7 @@ type pendingCall struct {
 	message *pendingMessage // with the call
 	id      uint64
 	method  string
-	result  []byte // owned by the pendingCall
+	result  []byte // owned by the pendingCall; in a single call, perhaps in message.resultBuffer
 	err     error
 }
 
@@ -355,6 +355,8 @@ type pendingMessage struct {
 	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
 	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
 	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
+
+	resultBuffer []byte // memory of the result of a single call; see receivedReply
 
 	// Guarded by s.mu.
 	messageSeq   uint64 // number of the queued message; 0 before
@@ -379,10 +381,10 @@ type futureCall struct {
 	future Future
 }
 
-// begin prepares c for a call of method. The channel done stays.
+// begin prepares c for a call of method. The channel done and resultBuffer stay.
 func (c *soleCall) begin(s *Session, method string) *pendingMessage {
 	c.calls[0] = pendingCall{message: &c.message, method: method}
-	c.message = pendingMessage{session: s, calls: c.calls[:], items: 1, done: c.message.done}
+	c.message = pendingMessage{session: s, calls: c.calls[:], items: 1, done: c.message.done, resultBuffer: c.message.resultBuffer}
 	return &c.message
 }
 
@@ -503,6 +505,7 @@ func (m *pendingMessage) codec() Codec {
 // publishOutcome finishes the future of m, or signals the end to Session.Call.
 func (m *pendingMessage) publishOutcome() {
 	if m.future != nil {
+		m.ownResult()
 		m.future.publishOutcome()
 		return
 	}

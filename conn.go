@@ -11,7 +11,6 @@ import (
 	"sync"
 	"syscall"
 
-	"example.com/rpcx/internal/buffers"
 	"example.com/rpcx/internal/sockstate"
 )
 
@@ -56,6 +55,10 @@ type transport interface {
 	// both halves of the connection. It is false if the system cannot tell.
 	hasHungUp() bool
 	receivedBytes() uint64 // for the reader
+	// detachInput gives the buffer with the last message, of size bytes, to the caller. If
+	// the message fills less than half of a large buffer, the result is nil, and the buffer
+	// stays with the connection.
+	detachInput(size int) []byte
 	// unreadInput returns the input from the start of the faulty, incomplete or cut-off
 	// message on. It is valid until the next call.
 	unreadInput() ([]byte, framing)
@@ -292,13 +295,6 @@ func (s *stream) tellsCause() bool { return false }
 
 func (s *stream) receivedBytes() uint64 { return s.totalBytes }
 
-func (s *stream) releaseInput() {
-	if s.buf != nil {
-		recycleReadBuffer(s.buf)
-	}
-	s.buf, s.r, s.w, s.unreadFrom = nil, 0, 0, 0
-}
-
 func (s *stream) unreadInput() ([]byte, framing) { return s.buf[s.unreadFrom:s.w], framingOf(s.framer) }
 
 func (s *stream) closeWrite() bool {
@@ -443,6 +439,7 @@ func (m *messages) receivedBytes() uint64 {
 }
 
 func (m *messages) releaseInput()                  {}
+func (m *messages) detachInput(int) []byte         { return nil }
 func (m *messages) unreadInput() ([]byte, framing) { return nil, framedOtherwise }
 
 func (m *messages) userConn() any { return m.conn }
@@ -526,36 +523,4 @@ func (s *Session) NetConn() net.Conn {
 		return conn.NetConn()
 	}
 	return nil
-}
-
-const (
-	firstBuffer = 512      // read buffer of an idle stream that is no socket
-	readBuffer  = 8 << 10  // read buffer of a socket; larger buffers are counted, and given back
-	largeBuffer = 64 << 10 // in a message above this size, the next part must arrive in time
-)
-
-// readBuffers pools the buffers of sockets; each read takes a buffer.
-var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
-
-// getReadBuffer returns a buffer of the given size, a power of two. Buffers above
-// readBuffer are pooled too, which saves clearing and collecting them.
-func getReadBuffer(size int) []byte {
-	switch {
-	case size == readBuffer:
-		return readBuffers.Get().(*[readBuffer]byte)[:]
-	case size > readBuffer:
-		return buffers.Get(size)
-	}
-	return make([]byte, size)
-}
-
-// recycleReadBuffer returns a buffer of getReadBuffer to its pool. Callers must not use buf
-// afterwards.
-func recycleReadBuffer(buf []byte) {
-	switch size := len(buf); {
-	case size == readBuffer:
-		readBuffers.Put((*[readBuffer]byte)(buf))
-	case size > readBuffer:
-		buffers.Put(buf)
-	}
 }

@@ -405,4 +405,5 @@ func (x *exchange) hasHungUp() bool                { return x.ctx.Err() != nil }
 func (x *exchange) receivedBytes() uint64          { return uint64(x.size) }
 func (x *exchange) unreadInput() ([]byte, framing) { return nil, framedOtherwise }
 func (x *exchange) releaseInput()                  {}
+func (x *exchange) detachInput(int) []byte         { return nil }
 func (x *exchange) userConn() any                  { return x.conn }

@@ -395,6 +395,7 @@ func (p *pool) takeCall(s *Session, method string) *soleCall {
 
 // putCall returns a soleCall to the pool. The value in done was received, or never sent.
 func (p *pool) putCall(c *soleCall) {
+	c.message.releaseResult()
 	c.begin(nil, "")
 	p.calls.Put(c)
 }

@@ -36,22 +36,16 @@ func (r *decodeBuffer) recycle() {
 }
 
 // decodedInput holds decoded messages before the hand-over. The reader hands over all
-// messages that arrived together under one lock.
+// messages that arrived together under one lock. The replies share memory with the input,
+// so the hand-over comes before the next read; see receivedReply.
 type decodedInput struct {
 	messages           uint64
 	bytes              int  // size of the messages
 	queueFullOrCrowded bool // the queue was full or crowded at the last hand-over: reading may have to pause
 	hasBlank           bool // blank messages arrived, too
 	replies            []receivedReply
-	resultBytes        byteArena // memory of the replies
+	resultBytes        byteArena // memory for small results of futures
 	entries            []queueEntry
-}
-
-// receivedReply is a response outside of a batch.
-type receivedReply struct {
-	id     ID
-	result []byte
-	err    error
 }
 
 // maxDecodedMessages is the upper bound of reader.maxMessages, which is two messages for
@@ -221,7 +215,7 @@ func (r *reader) ignoreInputIfClosingLocked() {
 	}
 }
 
-// receiveMessage handles a message. msg is valid only until receiveMessage returns.
+// receiveMessage handles a message. A decoded reply uses msg until handOverDecoded.
 func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 	s := r.s
 	r.decodeMessage(m, msg)
@@ -261,8 +255,7 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 		s.effects.closeSession(item.Err, s.violationGrace())
 		s.unlock()
 	case item.Kind == KindResponse:
-		in.resultBytes.grow(len(item.ID) + len(item.Result))
-		in.replies = append(in.replies, receivedReply{in.resultBytes.appendCopy(item.ID), in.resultBytes.appendCopy(item.Result), item.Err})
+		in.replies = append(in.replies, r.newReply(item, len(msg)))
 	case s.cancellation != nil && item.Kind == KindNotification && item.Method == s.cancellation.Method:
 		r.handOverDecoded(in) // in may hold the cancelled request
 		s.requests.cancelRequests(item.Params)
@@ -312,7 +305,8 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 	r.countReceivedLocked()
 	s.activity.markActiveLocked()
 	now := s.now()
-	for _, reply := range in.replies {
+	for i := range in.replies {
+		reply := &in.replies[i]
 		if reply.id == nil && r.completeRefusedCallsLocked(now, reply.err) {
 			continue
 		}
@@ -322,7 +316,7 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 			s.cost.countPeerErrorBytesLocked(wholeError, len(reply.result))
 		}
 		if c != nil {
-			s.calls.completeCallLocked(c, now, reply.result, err)
+			s.calls.completeCallLocked(c, now, c.keepResult(reply, &in.resultBytes), err)
 		}
 	}
 	s.cost.checkCostLimitLocked()
@@ -341,10 +335,10 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 	}
 	s.unlock()
 
-	clear(in.replies)
+	in.recycleReplies()
 	clear(in.entries)
 	in.messages, in.bytes, in.hasBlank = 0, 0, false
-	in.replies, in.entries, in.resultBytes = in.replies[:0], in.entries[:0], nil
+	in.entries = in.entries[:0]
 	return step
 }
 

@@ -903,10 +903,10 @@ func (nowhere) Close() error                 { return nil }
 func (o *offline) receive(msg []byte) {
 	msg = bytes.Clone(msg)
 	o.Session.reader.receiveMessage(&o.intake, &o.message, msg)
+	o.reader.handOverDecoded(&o.intake)
 	for i := range msg {
 		msg[i] = '?'
 	}
-	o.reader.handOverDecoded(&o.intake)
 }
 
 // take returns the requests and notifications that wait for a handler.

@@ -1,0 +1,96 @@
+package rpcx
+
+import (
+	"bytes"
+	"math/bits"
+)
+
+// Who owns the bytes of a result outside of an array. A reply is decoded in place: id and
+// result of a receivedReply are parts of the connection's input. The input stays unchanged
+// until the reader reads more, and handOverDecoded runs before.
+//
+//	result          owner                            memory
+//	small           reader, until handOverDecoded    input of the connection
+//	                Session.Call, until putCall      pendingMessage.resultBuffer, which stays
+//	                                                 with the pooled call
+//	                Future                           garbage collected
+//	large           reader, until handOverDecoded    receivedReply.buffer, pooled
+//	                Session.Call, until putCall      pendingMessage.resultBuffer, the same buffer
+//	                Future                           garbage collected: ownResult copies
+//
+// Session.Call decodes the result before putCall, and a Codec retains no data. So the user
+// gets no memory that is used again. A Future can be decoded at any time, any number of
+// times: its result is never in pooled memory.
+
+// smallResult is the maximum size of a result that is copied under the session's lock, and
+// of the memory that stays with a pooled call.
+const smallResult = 2 << 10
+
+// receivedReply is a response outside of an array.
+type receivedReply struct {
+	id     ID
+	result []byte
+	err    error
+	buffer []byte // holds a large result; from getReadBuffer, owned by the reply; otherwise nil
+}
+
+// newReply returns the reply in item. A large result gets the buffer that the connection
+// has read the message into, or else a copy in another buffer.
+func (r *reader) newReply(item *Item, size int) receivedReply {
+	reply := receivedReply{id: item.ID, result: item.Result, err: item.Err}
+	if n := len(item.Result); n > smallResult {
+		if reply.buffer = r.s.conn.detachInput(size); reply.buffer == nil {
+			reply.buffer = getReadBuffer(readBufferSize(n))
+			reply.result = reply.buffer[:copy(reply.buffer, item.Result)]
+		}
+	}
+	return reply
+}
+
+// recycleReplies clears the decoded replies. Buffers that no call has taken are reused.
+func (in *decodedInput) recycleReplies() {
+	for i := range in.replies {
+		if buf := in.replies[i].buffer; buf != nil {
+			recycleReadBuffer(buf)
+		}
+	}
+	clear(in.replies)
+	in.replies, in.resultBytes = in.replies[:0], nil
+}
+
+// keepResult moves the result of reply to memory of c, and returns the moved result. The
+// results of futures share small. Callers must hold the session's lock.
+func (c *pendingCall) keepResult(reply *receivedReply, small *byteArena) []byte {
+	m := c.message
+	switch {
+	case reply.result == nil:
+		return nil
+	case reply.buffer != nil && !m.isBatch:
+		m.resultBuffer, reply.buffer = reply.buffer, nil
+		return reply.result
+	case m.future == nil && !m.isBatch:
+		if len(reply.result) > cap(m.resultBuffer) {
+			m.resultBuffer = make([]byte, 1<<bits.Len(uint(len(reply.result)-1)))
+		}
+		return append(m.resultBuffer[:0], reply.result...)
+	}
+	small.grow(len(reply.result))
+	return small.appendCopy(reply.result)
+}
+
+// ownResult moves the result of a future's call out of pooled memory.
+func (m *pendingMessage) ownResult() {
+	if buf := m.resultBuffer; buf != nil {
+		c := &m.calls[0]
+		c.result, m.resultBuffer = bytes.Clone(c.result), nil
+		recycleReadBuffer(buf)
+	}
+}
+
+// releaseResult ends the use of the result, and keeps only small memory for the next call.
+func (m *pendingMessage) releaseResult() {
+	if buf := m.resultBuffer; len(buf) > smallResult {
+		m.resultBuffer = nil
+		recycleReadBuffer(buf)
+	}
+}
