@@ -93,6 +93,8 @@ type stream struct {
 	onPartial        func(int) error
 	largeSize        int // last size passed to onPartial, 0 if not large
 	totalBytes       uint64
+	lastFill         int   // number of bytes in the buffer when the buffer was last emptied
+	detachedFill     int   // number of bytes in a detached buffer, until the next read
 	lastRead         int   // byte count of the last Read
 	readErr          error // error of the last Read
 	lastUnterminated bool  // the last message ended the input, without a delimiter
@@ -191,10 +193,11 @@ func (s *stream) markUnread() {
 }
 
 // readMore reads once, into a buffer that grows when full. The buffer grows only by bytes
-// that have arrived, never by an announced length.
+// that have arrived, never by an announced length; see grownSize.
 func (s *stream) readMore() {
 	if s.r == s.w {
-		s.r, s.w, s.unreadFrom = 0, 0, 0 // onPartial may ask for the unread input
+		s.lastFill = max(s.w, s.detachedFill)
+		s.r, s.w, s.unreadFrom, s.detachedFill = 0, 0, 0, 0 // onPartial may ask for the unread input
 		if s.largeSize > 0 {
 			s.largeSize = 0
 			_ = s.onPartial(0) // requests no memory
@@ -219,13 +222,14 @@ func (s *stream) readMore() {
 		s.w = copy(s.buf, s.buf[s.r:s.w])
 		s.r = 0
 	case s.w == len(s.buf):
-		if size := 2 * len(s.buf); size > readBuffer {
+		size := s.grownSize()
+		if size > readBuffer {
 			s.largeSize = size
 			if s.readErr = s.onPartial(size); s.readErr != nil {
 				return
 			}
 		}
-		grown := getReadBuffer(2 * len(s.buf))
+		grown := getReadBuffer(size)
 		s.w = copy(grown, s.buf[s.r:s.w])
 		recycleReadBuffer(s.buf)
 		s.buf, s.r = grown, 0

@@ -42,6 +42,17 @@ func recycleReadBuffer(buf []byte) {
 // readBufferSize returns the size of the smallest pooled buffer for n bytes.
 func readBufferSize(n int) int { return max(readBuffer, 1<<bits.Len(uint(n-1))) }
 
+// maxGrowth bounds how much of a buffer is for bytes that have not arrived: a buffer grows
+// at most to maxGrowth times its size.
+const maxGrowth = 8
+
+// grownSize returns the size of the buffer that replaces a full buffer: twice the size, or
+// more if the buffer was filled further the last time. Messages on a connection are often
+// alike, so a large message is copied less often while it arrives.
+func (s *stream) grownSize() int {
+	return max(2*len(s.buf), min(readBufferSize(s.lastFill), maxGrowth*len(s.buf)))
+}
+
 // detachInput leaves largeSize unchanged: until the next read into an empty buffer, the
 // reported size is an upper bound.
 func (s *stream) detachInput(size int) []byte {
@@ -49,6 +60,7 @@ func (s *stream) detachInput(size int) []byte {
 		return nil // after readErr, unreadInput may still need the message
 	}
 	full, rest := s.buf, s.buf[s.r:s.w]
+	s.detachedFill = s.r
 	s.buf, s.r, s.w, s.unreadFrom = nil, 0, 0, 0
 	if len(rest) > 0 {
 		s.buf = getReadBuffer(readBufferSize(len(rest)))

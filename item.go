@@ -326,7 +326,8 @@ func (item *Item) sharedBytes() int { return len(item.ID) + item.Params.sharedBy
 
 func (p *Params) sharedBytes() int { return len(p.Positional) + len(p.Named) + len(p.Raw) }
 
-// detachInto moves the shared bytes of the item to a, which must have room.
+// detachInto moves the shared bytes of the item to a, which should have room: otherwise a
+// moves to a larger allocation.
 func (item *Item) detachInto(a *byteArena) {
 	p := &item.Params
 	item.ID, p.Positional, p.Named, p.Raw = a.appendCopy(item.ID), a.appendCopy(p.Positional), a.appendCopy(p.Named), a.appendCopy(p.Raw)
@@ -339,7 +340,8 @@ type byteArena []byte
 // small value keeps the whole arena.
 const maxSharedArena = 512
 
-// appendCopy returns a copy of b in the arena, which must have room.
+// appendCopy returns a copy of b in the arena, which should have room. Earlier copies stay
+// where they are if the arena moves.
 func (a *byteArena) appendCopy(b []byte) []byte {
 	if b == nil {
 		return nil

@@ -422,7 +422,9 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 func (r *reader) newRequest(item *Item, text []byte, size int) *singleRequest {
 	c := &singleRequest{size: size}
 	a := byteArena(c.arena[:0])
-	a.grow(item.sharedBytes())
+	if p := &item.Params; len(p.Positional) > 0 && len(p.Named) > 0 {
+		a.grow(item.sharedBytes())
+	} // otherwise the only copy makes its own room, which need not be cleared before
 	item.detachInto(&a)
 	c.initFromItem(r.s, item, text, c)
 	c.size += r.s.copiedIDBytes(item)

@@ -349,7 +349,8 @@ func (s *Scanner) ScanMoreMembers(keys []string, vals [][]byte) (dup uint, ok bo
 }
 
 // NextElement returns the next element of the array that s is in, or at the start of.
-// After the last element, ok is false.
+// After the last element, ok is false. NextElement and NextMember are for text that was
+// validated, or whose values will be: a value that is a string is not validated again.
 func (s *Scanner) NextElement() (value []byte, ok bool) {
 	if c := s.Peek(); c != '[' && c != ',' {
 		return nil, false
@@ -379,8 +380,22 @@ func (s *Scanner) NextMember() (key, value []byte, ok bool) {
 func (s *Scanner) nextValue() ([]byte, bool) {
 	s.Peek()
 	start := s.Pos
-	if !s.ScanValue() {
+	if !s.skipString() && !s.ScanValue() {
 		return nil, false
 	}
 	return s.Data[start:s.Pos:s.Pos], true
+}
+
+// skipString skips a string at Pos without validating it, and reports success. A string
+// whose end is not clear, because of a backslash before the quote, is left to ScanValue.
+func (s *Scanner) skipString() bool {
+	if s.Pos >= len(s.Data) || s.Data[s.Pos] != '"' {
+		return false
+	}
+	n := bytes.IndexByte(s.Data[s.Pos+1:], '"')
+	if n < 0 || s.Data[s.Pos+n] == '\\' {
+		return false
+	}
+	s.Pos += n + 2
+	return true
 }
