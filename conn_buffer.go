@@ -33,6 +33,7 @@ func getReadBuffer(size int) []byte {
 func recycleReadBuffer(buf []byte) {
 	switch size := len(buf); {
 	case size == readBuffer:
+		buffers.Overwrite(buf)
 		readBuffers.Put((*[readBuffer]byte)(buf))
 	case size > readBuffer:
 		buffers.Put(buf)

@@ -4,6 +4,8 @@ package buffers
 import (
 	"math/bits"
 	"sync"
+
+	"example.com/rpcx/internal/race"
 )
 
 // MaxSize is the size of the largest buffer that is kept. The garbage collector empties
@@ -30,9 +32,20 @@ func Get(size int) []byte {
 // SizeFor returns the smallest size for Get that is at least n.
 func SizeFor(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 
+// Overwrite overwrites a buffer that is given back, in builds with the race detector or the
+// tag rpcxdebug. So a test sees the use of a buffer that belongs to nobody.
+func Overwrite(buf []byte) {
+	if race.Enabled {
+		for i := range buf {
+			buf[i] = '!'
+		}
+	}
+}
+
 // Put gives back a buffer from Get, with its whole length. The caller must not use the
 // buffer afterwards.
 func Put(buf []byte) {
+	Overwrite(buf)
 	if len(buf) > MaxSize {
 		return
 	}

@@ -119,6 +119,7 @@ func AppendString(dst []byte, s string) []byte {
 			start = i
 		default:
 			i++
+			run := i + longString
 			// Skips ordinary bytes, eight at a time.
 			for i <= len(src)-8 {
 				w := binary.LittleEndian.Uint64(src[i : i+8])
@@ -126,7 +127,9 @@ func AppendString(dst []byte, s string) []byte {
 					i += bits.TrailingZeros64(mark) / 8
 					break
 				}
-				i += 8
+				if i += 8; i == run {
+					i = skipPlain(src, i)
+				}
 			}
 		}
 	}
