@@ -227,6 +227,52 @@ func TestScannerSeesEveryPlaceInAString(t *testing.T) {
 	}
 }
 
+// TestScannerSeesEveryPlaceInALongString does so in the blocks of 32 bytes, and compares
+// AppendString with encoding/json.
+func TestScannerSeesEveryPlaceInALongString(t *testing.T) {
+	for before := 50; before < 150; before++ {
+		for _, after := range []int{0, 1, 31, 32, 33, 100} {
+			for text, want := range map[string]bool{
+				"": true, `\n`: true, `\\`: true, "é": true, "\x7f": true, `\"`: true,
+				`"`: false, "\n": false, "\x00": false, "\x1f": false, `\x`: false, "\xff": false,
+			} {
+				plain := strings.Repeat("x", before) + text + strings.Repeat(" ", after)
+				if ok, _ := Valid([]byte(`"` + plain + `"`)); ok != want {
+					t.Errorf("Valid(%q) = %v", plain, ok)
+				}
+				var got string
+				if err := json.Unmarshal(AppendString(nil, plain), &got); err != nil || got != strings.ToValidUTF8(plain, "\ufffd") {
+					t.Errorf("AppendString(%q) is %q, %v", plain, got, err)
+				}
+			}
+		}
+	}
+}
+
+// NextElement and NextMember end a string at its quote, whatever is in the string.
+func TestNextElementPassesOverStrings(t *testing.T) {
+	want := []string{`""`, `"a"`, `"\""`, `"\\"`, `"a\\\"b"`, `["]"]`, `"é"`, `"]"`, `","`, `1`}
+	s := Scanner{Data: []byte("[" + strings.Join(want, " , ") + "]")}
+	o := Scanner{Data: []byte(`{"k":` + strings.Join(want, `,"k" : `) + "}")}
+	for _, value := range want {
+		if got, ok := s.NextElement(); !ok || string(got) != value {
+			t.Errorf("element %s, %v, want %s", got, ok, value)
+		}
+		if key, got, ok := o.NextMember(); !ok || string(got) != value || string(key) != `"k"` {
+			t.Errorf("member %s: %s, %v, want %s", key, got, ok, value)
+		}
+	}
+	if got, ok := s.NextElement(); ok {
+		t.Errorf("one more element: %s", got)
+	}
+	for _, text := range []string{`["`, `["a`, `["a\"`, `["a\"]`, `[`} {
+		s := Scanner{Data: []byte(text)}
+		if got, ok := s.NextElement(); ok {
+			t.Errorf("element %s of %s", got, text)
+		}
+	}
+}
+
 func TestScannerDoesNotAllocate(t *testing.T) {
 	text := []byte(nested(`{"a":`, 256))
 	if n := testing.AllocsPerRun(100, func() { Valid(text) }); n != 0 {
