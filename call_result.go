@@ -2,7 +2,8 @@ package rpcx
 
 import (
 	"bytes"
-	"math/bits"
+
+	"example.com/rpcx/internal/buffers"
 )
 
 // Who owns the bytes of a result outside of an array. A reply is decoded in place: id and
@@ -70,7 +71,7 @@ func (c *pendingCall) keepResult(reply *receivedReply, small *byteArena) []byte 
 		return reply.result
 	case m.future == nil && !m.isBatch:
 		if len(reply.result) > cap(m.resultBuffer) {
-			m.resultBuffer = make([]byte, 1<<bits.Len(uint(len(reply.result)-1)))
+			m.resultBuffer = make([]byte, buffers.SizeFor(len(reply.result)))
 		}
 		return append(m.resultBuffer[:0], reply.result...)
 	}

@@ -1,7 +1,6 @@
 package rpcx
 
 import (
-	"math/bits"
 	"sync"
 
 	"example.com/rpcx/internal/buffers"
@@ -41,7 +40,7 @@ func recycleReadBuffer(buf []byte) {
 }
 
 // readBufferSize returns the size of the smallest pooled buffer for n bytes.
-func readBufferSize(n int) int { return max(readBuffer, 1<<bits.Len(uint(n-1))) }
+func readBufferSize(n int) int { return max(readBuffer, buffers.SizeFor(n)) }
 
 // maxGrowth bounds how much of a buffer is for bytes that have not arrived: a buffer grows
 // at most to maxGrowth times its size.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/rpcx/internal/buffers"
 	"example.com/rpcx/internal/sockstate"
 )
 
@@ -234,7 +235,7 @@ func (o *outbox) returnFrames(f *frameBuffer) {
 
 // maxPooledBuffer is the maximum size of a pooled buffer. The garbage collector empties
 // the pools, so even large buffers do not stay.
-const maxPooledBuffer = 4 << 20
+const maxPooledBuffer = buffers.MaxSize
 
 // encodeBuffer holds a message during encoding. After framing, the message's bytes are in
 // frame, which shares memory with msg or with copied.
