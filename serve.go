@@ -130,7 +130,17 @@ func (rs *requestServer) runHandler(c *peerRequest) {
 		}
 		rs.finishRequest(c, nil, InternalError())
 	}()
-	result, err := s.handler.ServeRPC(c.contextForHandler(), &c.Request)
+	ctx := c.contextForHandler()
+	if !c.timed {
+		result, err := s.handler.ServeRPC(ctx, &c.Request)
+		rs.finishRequest(c, result, err)
+		return
+	}
+	start := s.now()
+	result, err := s.handler.ServeRPC(ctx, &c.Request)
+	if e, ok := err.(*Error); !ok || e.Code != CodeMethodNotFound { // there is a handler
+		s.pool.handlers.recordRun(c.Method, s.now()-start)
+	}
 	rs.finishRequest(c, result, err)
 }
 
@@ -420,7 +430,6 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) (
 	if e != nil && !cancelled {
 		s.stats.Errors++
 		s.cost.addCostLocked(s.cost.costOfErrorLocked(c, e) + e.Cost)
-		c.timed = c.timed && e.Code != CodeMethodNotFound // there is no handler
 		if e.Code == CodeMethodNotFound || e.Code == CodeInvalidParams {
 			s.cost.countPeerErrorLocked(tenthError)
 			s.cost.countPeerErrorBytesLocked(tenthError, c.Params.sharedBytes())

@@ -331,7 +331,6 @@ type handlerWaits struct {
 	replies         int32
 	room            int16 // correct again at the end of the waits, even after an overflow
 	handlerReturned bool  // the remaining waits belong to no handler
-	waited          bool  // the handler has waited
 }
 
 // countWaiter adds n to the number of running handlers that wait as h does.
@@ -356,8 +355,7 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 	b := &rs.pressure
 	if h.session == s {
 		if replies > 0 || room > 0 {
-			h.waits.waited = true
-			s.reader.fillVacancyLocked()
+			s.reader.noteWaitLocked(h)
 		}
 		b.countWaiter(h, -1)
 		h.waits.replies += replies
@@ -389,8 +387,7 @@ func (rs *requestServer) changeReplyWaits(h *handlerContext, replies int32) {
 	}
 	if own := h.session; own != s && replies > 0 {
 		own.lock()
-		h.waits.waited = true
-		own.reader.fillVacancyLocked()
+		own.reader.noteWaitLocked(h)
 		own.unlock()
 	}
 	s.lock()

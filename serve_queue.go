@@ -382,10 +382,7 @@ func (rs *requestServer) runWorker() {
 			s.stats.RequestsReceived++
 		}
 		rs.startWorkerIfNeededLocked()
-		var start time.Duration
-		if c.timed = s.writer.sock != nil && rs.running == 1 && rs.count == 0 && delay <= 0 && !c.IsNotification(); c.timed {
-			start = s.now()
-		}
+		c.timed = s.writer.sock != nil && rs.running == 1 && rs.count == 0 && delay <= 0 && !c.IsNotification()
 		s.unlock()
 		handle := delay <= 0 || c.waitForDelay(s, delay)
 		if handle {
@@ -399,9 +396,6 @@ func (rs *requestServer) runWorker() {
 		s.lock()
 		if !handle && c.IsNotification() {
 			rs.dropDelayedLocked(c)
-		}
-		if c.timed {
-			s.pool.handlers.recordRun(c.Method, s.now()-start, c.ctx.waits.waited)
 		}
 		rs.finishHandlerLocked(c)
 		c = nil

@@ -156,6 +156,16 @@ func (r *reader) fillVacancyLocked() {
 	}
 }
 
+// noteWaitLocked records that a handler of the session waits. A handler that waits is not
+// quick, and another goroutine reads from now on. Callers must hold s.mu.
+func (r *reader) noteWaitLocked(h *handlerContext) {
+	r.s.mu.AssertHeld()
+	if h.owner.timed {
+		r.s.pool.handlers.recordRun(h.owner.Method, slowRun)
+	}
+	r.fillVacancyLocked()
+}
+
 // startReaderLocked ends a vacancy by readLoop. Callers must hold s.mu.
 func (r *reader) startReaderLocked() {
 	s := r.s
@@ -278,8 +288,8 @@ var errReadInterrupted = errors.New("rpcx: read interrupted")
 //
 // A goroutine that reads must not run a handler that waits. A handler has proved to be
 // quick after proofRuns runs in a row on another goroutine, of at most quickRun each, as
-// the only running handler of its session. After a run of slowRun, or a wait for the
-// session in the handler, the proof begins anew and needs slowProof runs more. The worst
+// the only running handler of its session. After a run of slowRun, or a wait for a session
+// in the handler, the proof begins anew and needs slowProof runs more. The worst
 // case, a handler that becomes slow after the proof, delays input by lendLimit.
 type quickHandlers struct {
 	runs sync.Map     // method → *atomic.Int32, number of quick runs
@@ -300,8 +310,9 @@ func (q *quickHandlers) isQuick(method string) bool {
 	return ok && runs.(*atomic.Int32).Load() >= proofRuns
 }
 
-// recordRun records a run of the method's handler.
-func (q *quickHandlers) recordRun(method string, took time.Duration, waited bool) {
+// recordRun records a run of the method's handler, without the reply: a write may wait for
+// a processor.
+func (q *quickHandlers) recordRun(method string, took time.Duration) {
 	v, ok := q.runs.Load(method)
 	if !ok {
 		if q.size.Load() >= maxMethods {
@@ -314,7 +325,7 @@ func (q *quickHandlers) recordRun(method string, took time.Duration, waited bool
 	runs := v.(*atomic.Int32)
 	n := runs.Load()
 	switch {
-	case waited || took >= slowRun:
+	case took >= slowRun:
 		runs.Store(-slowProof)
 	case n >= proofRuns:
 	case took > quickRun:

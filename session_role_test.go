@@ -369,7 +369,7 @@ func TestUnknownMethodsAreNotKept(t *testing.T) {
 	}
 	var q quickHandlers
 	for i := range 2 * maxMethods {
-		q.recordRun(string(rune('a'+i%26))+strings.Repeat("x", i/26), 0, false)
+		q.recordRun(string(rune('a'+i%26))+strings.Repeat("x", i/26), 0)
 	}
 	if n := q.size.Load(); n != maxMethods {
 		t.Errorf("%d methods are known, want %d", n, maxMethods)
@@ -381,31 +381,29 @@ func TestProofOfQuickHandlers(t *testing.T) {
 	var q quickHandlers
 	runsUntilQuick := func() (n int) {
 		for ; !q.isQuick("m"); n++ {
-			q.recordRun("m", time.Microsecond, false)
+			q.recordRun("m", time.Microsecond)
 		}
 		return n
 	}
 	for _, c := range []struct {
-		name   string
-		took   time.Duration
-		waited bool
-		want   int
+		name string
+		took time.Duration
+		want int
 	}{
-		{"never run", -1, false, proofRuns},
-		{"longer after the proof", 2 * quickRun, false, 0},
-		{"slow", slowRun, false, proofRuns + slowProof},
-		{"waited", time.Microsecond, true, proofRuns + slowProof},
+		{"never run", -1, proofRuns},
+		{"longer after the proof", 2 * quickRun, 0},
+		{"slow", slowRun, proofRuns + slowProof},
 	} {
 		if c.took >= 0 {
-			q.recordRun("m", c.took, c.waited)
+			q.recordRun("m", c.took)
 		}
 		if got := runsUntilQuick(); got != c.want {
 			t.Errorf("%s: quick after %d runs, want %d", c.name, got, c.want)
 		}
 	}
-	q.recordRun("m", slowRun, false)
-	q.recordRun("m", time.Microsecond, false)
-	q.recordRun("m", 2*quickRun, false) // no step back: the count is negative
+	q.recordRun("m", slowRun)
+	q.recordRun("m", time.Microsecond)
+	q.recordRun("m", 2*quickRun) // no step back: the count is negative
 	if got := runsUntilQuick(); got != proofRuns+slowProof-1 {
 		t.Errorf("after a slow run and a quick run: quick after %d runs", got)
 	}
