@@ -45,9 +45,9 @@ const (
 )
 
 const (
-	lendLimit   = 250 * time.Microsecond // longest time of a vacancy, except in a pause, and of the reading for a call
-	loneReplies = 8                      // lone replies in a row, each within lendLimit, until the role is lent to callers
-	busyReplies = 64                     // further lone replies after a message of the peer that is no reply
+	lendLimit   = time.Millisecond // longest time of a vacancy, except in a pause, and of the reading for a call
+	loneReplies = 8                // lone replies in a row, each within lendLimit, until the role is lent to callers
+	busyReplies = 64               // further lone replies after a message of the peer that is no reply
 )
 
 // readingRole is the state of the reading role, guarded by the session's lock. Only the
