@@ -378,7 +378,8 @@ type soleCall struct {
 // futureCall is a call of Session.Go, and the future of the call.
 type futureCall struct {
 	soleCall
-	future Future
+	future  Future
+	waiters futureWaiters
 }
 
 // begin prepares c for a call of method. The channel done and resultBuffer stay.
