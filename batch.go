@@ -73,11 +73,11 @@ type batchCall struct {
 	batchFuture
 }
 
-// takeNext takes the next of values that are allocated in advance. The allocations grow
-// with n, the number of values in use.
+// takeNext takes the next of values that are allocated in advance. n is the number of values
+// in use. Few values are allocated at once: a user who keeps one keeps the others.
 func takeNext[T any](next *[]T, n int) *T {
 	if len(*next) == 0 {
-		*next = make([]T, min(max(4, n/4), 64))
+		*next = make([]T, min(max(4, 2*n), 8))
 	}
 	v := &(*next)[0]
 	*next = (*next)[1:]

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/rpcx/internal/jsonscan"
@@ -45,77 +46,99 @@ func (c *lazyContext) endWith(cause error) { c.end.endWith(c.parent, cause) }
 // contextEnd is how a lazy context ends, and the real context. parent is the parent of the
 // lazy context, always the same.
 type contextEnd struct {
-	mu    sync.Mutex
-	state *endState // nil: no cause and no real context
+	state atomic.Pointer[endState] // nil: no cause and no real context
 }
 
-// endState is the state of a contextEnd. The two shared values never change.
+// endState is the state of a contextEnd. A shared state does not change, and is replaced
+// when a real context is needed. A state of the context's own stays.
 type endState struct {
+	shared bool
+
+	mu           sync.Mutex      // guards the fields below
 	real         context.Context // nil if nobody has needed the real context
 	cancel       context.CancelCauseFunc
 	stopDeadline context.CancelFunc
 	cause        error // cause of the end; nil before, or if the parent ended first
 }
 
-// handlerReturned and taskFinished are the states of most contexts at the end.
+// handlerReturned and taskFinished are the shared states: those of most contexts at the
+// end. So the end allocates nothing.
 var (
-	handlerReturned = &endState{cause: errHandlerReturned}
-	taskFinished    = &endState{cause: context.Canceled}
+	handlerReturned = &endState{shared: true, cause: errHandlerReturned}
+	taskFinished    = &endState{shared: true, cause: context.Canceled}
 )
 
-// ownStateLocked returns the state, for a change. Callers must hold e.mu.
-func (e *contextEnd) ownStateLocked() *endState {
-	switch e.state {
-	case nil:
-		e.state = new(endState)
-	case handlerReturned, taskFinished:
-		e.state = &endState{cause: e.state.cause}
+// ownState returns the state of the context's own, and makes the state on first use.
+func (e *contextEnd) ownState() *endState {
+	for {
+		st := e.state.Load()
+		if st != nil && !st.shared {
+			return st
+		}
+		own := new(endState)
+		if st != nil {
+			own.cause = st.cause
+		}
+		if e.state.CompareAndSwap(st, own) {
+			return own
+		}
 	}
-	return e.state
 }
 
 // endWith ends the context, unless the context has ended. It reports whether the deadline
 // or the parent had ended the real context before.
 func (e *contextEnd) endWith(parent context.Context, cause error) (overdue bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	st := e.state
-	switch hasReal := st != nil && st.real != nil; {
-	case st != nil && st.cause != nil, !hasReal && parent.Err() != nil:
-	case hasReal && st.real.Err() != nil:
-		st.cause, overdue = context.Cause(st.real), true
-	case !hasReal && cause == errHandlerReturned:
-		e.state = handlerReturned
-	case !hasReal && cause == context.Canceled:
-		e.state = taskFinished
-	default:
-		e.ownStateLocked().cause = cause
+	var shared *endState
+	switch cause {
+	case errHandlerReturned:
+		shared = handlerReturned
+	case context.Canceled:
+		shared = taskFinished
 	}
-	if st != nil && st.real != nil && cause != errProcessing {
+	if e.state.Load() == nil && (parent.Err() != nil || shared != nil && e.state.CompareAndSwap(nil, shared)) {
+		return false
+	}
+	if st := e.state.Load(); st != nil && st.shared { // ended before
+		return false
+	}
+	st := e.ownState()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case st.cause != nil, st.real == nil && parent.Err() != nil:
+	case st.real != nil && st.real.Err() != nil:
+		st.cause, overdue = context.Cause(st.real), true
+	default:
+		st.cause = cause
+	}
+	if st.real != nil && cause != errProcessing {
 		st.cancel(cause)
 		st.stopDeadline()
 	}
 	return overdue
 }
 
-// cause returns the cause of the end. If the context has not ended, or only the deadline or
-// the parent has ended the context, cause returns nil.
-func (e *contextEnd) cause() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.state == nil {
-		return nil
+// current returns the real context, or nil, and the cause of the end. If the context has
+// not ended, or only the deadline or the parent has ended the context, the cause is nil.
+func (e *contextEnd) current() (real context.Context, cause error) {
+	st := e.state.Load()
+	if st == nil {
+		return nil, nil
 	}
-	return e.state.cause
+	if !st.shared {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+	}
+	return st.real, st.cause
 }
 
 // makeReal returns the real context, and makes the context on first use. If limited is
 // set, the real context ends at the given time. Err returns DeadlineExceeded only if the
 // deadline itself ends the context, also for derived contexts.
 func (e *contextEnd) makeReal(parent context.Context, at time.Time, limited bool) context.Context {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	st := e.ownStateLocked()
+	st := e.ownState()
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	if st.real == nil {
 		st.stopDeadline = func() {}
 		ended := st.cause != nil && st.cause != errProcessing
@@ -135,14 +158,13 @@ func (e *contextEnd) makeReal(parent context.Context, at time.Time, limited bool
 
 // err returns the error of the context.
 func (e *contextEnd) err(parent context.Context) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch st := e.state; {
-	case st != nil && st.real != nil:
-		return st.real.Err()
-	case st == nil || st.cause == nil:
+	real, cause := e.current()
+	switch {
+	case real != nil:
+		return real.Err()
+	case cause == nil:
 		return parent.Err()
-	case st.cause == errProcessing:
+	case cause == errProcessing:
 		return context.DeadlineExceeded
 	}
 	return context.Canceled
@@ -241,8 +263,11 @@ func (c *handlerContext) makeReal() context.Context {
 // endWith ends the context, as contextEnd.endWith does.
 func (c *handlerContext) endWith(cause error) (overdue bool) { return c.end.endWith(c.parent(), cause) }
 
-// endCause returns the cause of the end, as contextEnd.cause does.
-func (c *handlerContext) endCause() error { return c.end.cause() }
+// endCause returns the cause of the end, as contextEnd.current does.
+func (c *handlerContext) endCause() error {
+	_, cause := c.end.current()
+	return cause
+}
 
 // contextForHandler returns the context for the handler of c, made by Options.Context if
 // set. A wrong result panics, like a handler.

@@ -72,7 +72,7 @@ func TestValueMakesNoRealContext(t *testing.T) {
 		if n := testing.AllocsPerRun(100, ask); n > 0 {
 			t.Errorf("a value of a handler's context takes %v allocations", n)
 		}
-		if h := handlerOf(ctx); h.end.state != nil {
+		if h := handlerOf(ctx); h.end.state.Load() != nil {
 			t.Error("the value made a real context")
 		}
 		return nil, nil
@@ -86,14 +86,14 @@ func TestValueMakesNoRealContext(t *testing.T) {
 
 	parent := context.WithValue(context.Background(), key{}, "of the parent")
 	c := &lazyContext{parent: parent}
-	if v := c.Value(key{}); v != "of the parent" || c.end.state != nil {
-		t.Errorf("the value is %v, and the state %v", v, c.end.state)
+	if v := c.Value(key{}); v != "of the parent" || c.end.state.Load() != nil {
+		t.Errorf("the value is %v, and the state %v", v, c.end.state.Load())
 	}
 	c.endWith(context.Canceled)
-	if v := c.Value(key{}); v != "of the parent" || c.end.state != taskFinished {
-		t.Errorf("after the end, the value is %v, and the state %v", v, c.end.state)
+	if v := c.Value(key{}); v != "of the parent" || c.end.state.Load() != taskFinished {
+		t.Errorf("after the end, the value is %v, and the state %v", v, c.end.state.Load())
 	}
-	if err := context.Cause(c); err != context.Canceled || c.end.state == taskFinished || taskFinished.real != nil {
+	if err := context.Cause(c); err != context.Canceled || c.end.state.Load() == taskFinished || taskFinished.real != nil {
 		t.Errorf("the cause is %v", err)
 	}
 }
