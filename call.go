@@ -63,6 +63,9 @@ func (s *Session) callAndWait(ctx context.Context, method string, params any, me
 		}
 	}
 	s.requests.endReplyWait(h)
+	if s.trace.ReplyReceived != nil {
+		m.calls[0].traceReply()
+	}
 	err := m.calls[0].decodeResult(result)
 	s.pool.putCall(c) // not deferred: after a panic, of a hook for example, the table may still have the call
 	return err
@@ -456,7 +459,7 @@ func (f *Future) finishWith(result []byte, err error) {
 		f.call.result, f.call.err = result, err
 	}
 	if f.call != nil {
-		f.call.traceReply()
+		f.call.traceReplyLater()
 	}
 	f.phase, f.err = futureFinished, err
 	var waiters futureWaiters

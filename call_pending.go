@@ -510,7 +510,6 @@ func (m *pendingMessage) publishOutcome() {
 		m.future.publishOutcome()
 		return
 	}
-	m.calls[0].traceReply()
 	m.done <- struct{}{} // last use of m: the receiver returns m to the pool
 }
 
