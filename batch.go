@@ -158,7 +158,7 @@ func (f *Future) fillDestinations() error {
 			b.fillErr = f.Decode(b.dest)
 			return
 		}
-		b.fillErr = batchError(*b.members, (*Future).fillDestinations)
+		b.fillErr = fillMembers(*b.members)
 	})
 	return b.fillErr
 }

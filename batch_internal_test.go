@@ -3,9 +3,11 @@ package rpcx
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"testing"
 
 	"example.com/rpcx/internal/race"
@@ -30,11 +32,11 @@ func TestMemoryOfABatch(t *testing.T) {
 		members       int
 		allocs, bytes float64 // of a member, at most
 	}{
-		{"raw handler, 10", raw, 10, 4.6, 1500},
-		{"raw handler, 100", raw, 100, 2.5, 780},
-		{"Func, 100", text, 100, 3.5, 780},
-		{"raw handler, 10,000", raw, 10_000, 2.4, 1100},
-		{"Func, 10,000", text, 10_000, 3.4, 1100},
+		{"raw handler, 10", raw, 10, 3.8, 1500},
+		{"raw handler, 100", raw, 100, 1.6, 780},
+		{"Func, 100", text, 100, 2.6, 780},
+		{"raw handler, 10,000", raw, 10_000, 1.5, 1100},
+		{"Func, 10,000", text, 10_000, 2.5, 1100},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, peer := Pipe(&Options{Limits: Limits{Outgoing: -1}}, &Options{Handler: test.handler, Limits: Limits{CostOff: true}})
@@ -78,4 +80,65 @@ func TestMemoryOfABatch(t *testing.T) {
 			<-peer.Done()
 		})
 	}
+}
+
+// TestStringsOfABatchShareMemory checks that strings of every kind reach their destinations,
+// that a string filled before stays, and that shared memory is bounded.
+func TestStringsOfABatchShareMemory(t *testing.T) {
+	s, peer := Pipe(nil, &Options{Handler: HandlerFunc(func(_ context.Context, req *Request) (any, error) {
+		var v []any
+		if err := req.Params.Bind(&v); err != nil {
+			return nil, err
+		}
+		if v[0] == "fail" {
+			return nil, InvalidParams("failed")
+		}
+		return v[0], nil
+	})})
+	long := strings.Repeat("long ", 100)
+	values := []any{"", "a", "b\nc", "é", long, "d", 7, "fail", "e", "f", nil, "g"}
+	for range 100 {
+		values = append(values, "the same text of a few bytes")
+	}
+	var b Batch
+	results := make([]string, len(values))
+	futures := make([]*Future, len(values))
+	for i, v := range values {
+		futures[i] = b.Call("echo", Args{v}, &results[i])
+	}
+	all := s.GoBatch(t.Context(), &b)
+	<-all.Done()
+	if err := futures[9].Wait(t.Context(), nil); err != nil || results[9] != "f" {
+		t.Errorf("the member has %q, %v", results[9], err)
+	}
+	results[9] = "changed by the user"
+	failed, ok := errors.AsType[*BatchError](all.Wait(t.Context(), nil))
+	if !ok {
+		t.Fatal("the batch has not failed")
+	}
+	for i, v := range values {
+		want, isText := v.(string)
+		switch failure := failed.Errs[i]; {
+		case i == 9:
+			want = "changed by the user"
+		case want == "fail", !isText && v != nil:
+			if want = ""; failure == nil {
+				t.Errorf("member %d has not failed", i)
+			}
+		case failure != nil:
+			t.Errorf("member %d: %v", i, failure)
+		}
+		if results[i] != want {
+			t.Errorf("result %d is %q, want %q", i, results[i], want)
+		}
+	}
+	run := textRun{members: b.members}
+	for i := range b.members {
+		if run.textOf(i); len(run.text) > maxSharedArena {
+			t.Errorf("strings share %d bytes", len(run.text))
+		}
+	}
+	s.Close()
+	<-s.Done()
+	<-peer.Done()
 }

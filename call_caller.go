@@ -171,5 +171,5 @@ func (b *Batch) Wait(ctx context.Context) error {
 			<-f.Done()
 		}
 	}
-	return batchError(b.members, (*Future).fillDestinations)
+	return fillMembers(b.members)
 }
