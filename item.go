@@ -155,6 +155,10 @@ func (m *Message) Single() *Item {
 	return &m.Items[0]
 }
 
+// maxPooledItems is the maximum capacity of pooled items: those of a batch with as many
+// members as Limits.Batch allows, and of somewhat more.
+const maxPooledItems = 16 << 10
+
 // keepItems keeps the memory of the items of a batch, for the next batch.
 func (m *Message) keepItems() {
 	if cap(m.Items) > len(m.singleItem) {

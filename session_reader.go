@@ -19,10 +19,6 @@ type decodeBuffer struct {
 
 var decodeBuffers = sync.Pool{New: func() any { return new(decodeBuffer) }}
 
-// maxPooledItems is the maximum capacity of pooled items: those of a batch with as many
-// members as Limits.Batch allows, and of somewhat more.
-const maxPooledItems = 16 << 10
-
 // recycle returns r to the pool, without the decoded data.
 func (r *decodeBuffer) recycle() {
 	m := &r.Message
