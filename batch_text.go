@@ -1,7 +1,5 @@
 package rpcx
 
-import "bytes"
-
 // fillMembers fills the destinations of the members of a finished batch, and returns the
 // error for the batch. Strings share memory; see textRun.
 func fillMembers(members []*Future) error {
@@ -82,8 +80,8 @@ func (f *Future) shortString() (text []byte, ok bool) {
 		return nil, false
 	}
 	raw := f.call.result
-	if len(raw) > maxSharedArena/2 || !isString(raw) || bytes.IndexByte(raw, '\\') >= 0 {
+	if len(raw) > maxSharedArena/2 {
 		return nil, false
 	}
-	return raw[1 : len(raw)-1], true
+	return unescapedString(raw)
 }
