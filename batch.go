@@ -29,9 +29,12 @@ import (
 type Batch struct {
 	_       noCopy
 	self    *Batch // receiver of the first use; a copy has another address
-	entries []batchEntry
-	futures []batchFuture // allocated in advance for the next calls
+	entries []*batchEntry
 	sent    bool
+
+	// Allocated in advance, for the next calls and notifications.
+	nextCalls         []batchCall
+	nextNotifications []batchEntry
 
 	members   []*Future   // of the calls, once the batch is sent
 	hooked    *hookedCall // the batch as a whole; nil without functions of Options.OnCall and OnBatchCall
@@ -55,6 +58,7 @@ func (b *Batch) checkCopy() {
 	}
 }
 
+// batchEntry is a call or a notification of a batch.
 type batchEntry struct {
 	method string
 	params any
@@ -62,12 +66,30 @@ type batchEntry struct {
 	hooked *hookedCall // nil without functions of Options.OnCall
 }
 
+// batchCall is a call of a batch, and the future of the call. Many are allocated together:
+// most of the memory of a batch is here.
+type batchCall struct {
+	entry batchEntry
+	batchFuture
+}
+
+// takeNext takes the next of values that are allocated in advance. n is the number of values
+// in use. Few values are allocated at once: a user who keeps one keeps the others.
+func takeNext[T any](next *[]T, n int) *T {
+	if len(*next) == 0 {
+		*next = make([]T, min(max(4, 2*n), 8))
+	}
+	v := &(*next)[0]
+	*next = (*next)[1:]
+	return v
+}
+
 // batchPart is the part of a Future that only a member of a batch, or a batch as a whole,
 // has.
 type batchPart struct {
-	members []*Future // of a batch as a whole; nil for a member
-	dest    any       // destination of a member's result
-	filled  sync.Once // guards fillErr
+	members *[]*Future // of a batch as a whole; nil for a member
+	dest    any        // destination of a member's result
+	filled  sync.Once  // guards fillErr
 	fillErr error
 }
 
@@ -81,7 +103,9 @@ type batchFuture struct {
 type sentBatch struct {
 	message pendingMessage
 	batchFuture
-	pool *gopool.Pool // that of hookedCall
+	members []*Future
+	waiters futureWaiters
+	pool    *gopool.Pool // that of hookedCall
 }
 
 // open makes the future that of an unsent batch or member, and returns the future.
@@ -92,10 +116,10 @@ func (b *batchFuture) open() *Future {
 
 // members returns the futures of the calls, or nil if f is not a batch as a whole.
 func (f *Future) members() []*Future {
-	if f.batch == nil {
+	if f.batch == nil || f.batch.members == nil {
 		return nil
 	}
-	return f.batch.members
+	return *f.batch.members
 }
 
 // joinMessage adds the call of f to the message m of a batch. After Cancel, joinMessage
@@ -134,7 +158,7 @@ func (f *Future) fillDestinations() error {
 			b.fillErr = f.Decode(b.dest)
 			return
 		}
-		b.fillErr = batchError(b.members, (*Future).fillDestinations)
+		b.fillErr = fillMembers(*b.members)
 	})
 	return b.fillErr
 }
@@ -148,15 +172,11 @@ func (b *Batch) Call(method string, params, dest any) *Future {
 	if b.sent {
 		return newFailedFuture(ErrBatchSent)
 	}
-	if len(b.futures) == 0 {
-		b.futures = make([]batchFuture, min(max(1, len(b.entries)), 64))
-	}
-	member := &b.futures[0]
-	b.futures = b.futures[1:]
-	member.part.dest = dest
-	f := member.open()
-	b.entries = append(b.entries, batchEntry{method: method, params: params, future: f})
-	return f
+	c := takeNext(&b.nextCalls, len(b.entries))
+	c.part.dest = dest
+	c.entry = batchEntry{method: method, params: params, future: c.open()}
+	b.entries = append(b.entries, &c.entry)
+	return &c.future
 }
 
 // Notify adds a notification. After the batch was sent, Notify does nothing.
@@ -165,7 +185,9 @@ func (b *Batch) Notify(method string, params any) {
 	if b.sent { // a hook has called Notify while the batch is being sent
 		return
 	}
-	b.entries = append(b.entries, batchEntry{method: method, params: params})
+	e := takeNext(&b.nextNotifications, len(b.entries))
+	*e = batchEntry{method: method, params: params}
+	b.entries = append(b.entries, e)
 }
 
 // Len returns the number of calls and notifications.
@@ -188,10 +210,13 @@ func (b *Batch) Append(dst []byte, p Protocol, c Codec, id func() ID) ([]byte, e
 // appendWithMeta is Append with data about the members, added as meta says.
 func (b *Batch) appendWithMeta(dst []byte, p Protocol, c Codec, id func() ID, meta *Meta) ([]byte, error) {
 	f := getFrameBuffer(0)
-	defer f.recycle()
+	defer func() { f.recycle() }()
 	for i, e := range b.entries {
 		var err error
 		start := len(f.buf)
+		if i > 0 {
+			f = f.withRoom(2 * start / i) // twice the average; for a larger member, append makes room
+		}
 		if e.future != nil {
 			f.buf, err = p.AppendRequest(f.buf, id(), e.method, e.params, c)
 		} else {
@@ -211,7 +236,7 @@ func (b *Batch) appendWithMeta(dst []byte, p Protocol, c Codec, id func() ID, me
 	}
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	sc.parts = f.appendParts(sc.parts)
+	sc.parts = f.appendParts(slices.Grow(sc.parts, len(f.ends)))
 	return p.AppendBatch(dst, sc.parts)
 }
 
@@ -248,7 +273,7 @@ func (s *Session) SendBatch(ctx context.Context, b *Batch) error {
 func (s *Session) GoBatch(ctx context.Context, b *Batch) *Future {
 	mustHaveContext("Session.GoBatch", ctx)
 	if b.isEmpty() {
-		return &Future{phase: futureFinished, batch: &batchPart{members: []*Future{}}}
+		return &Future{phase: futureFinished, batch: &batchPart{members: &[]*Future{}}}
 	}
 	sent := &sentBatch{pool: &s.pool.Pool}
 	ctx, err := s.sendBatch(ctx, b, sent)
@@ -269,16 +294,17 @@ func (s *Session) sendBatch(ctx context.Context, b *Batch, sent *sentBatch) (_ c
 	b.sent = true
 	calls := b.countCalls()
 	own, m := sent.open(), &sent.message
-	own.message, own.batch.members = m, make([]*Future, 0, calls)
+	sent.members = make([]*Future, 0, calls)
+	own.message, own.batch.members, own.waiters = m, &sent.members, &sent.waiters
 	m.session, m.future, m.isBatch, m.calls = s, own, true, make([]pendingCall, 0, calls)
-	b.entries = slices.DeleteFunc(b.entries, func(e batchEntry) bool {
+	b.entries = slices.DeleteFunc(b.entries, func(e *batchEntry) bool {
 		if e.future == nil {
 			return false
 		}
-		own.batch.members = append(own.batch.members, e.future)
+		sent.members = append(sent.members, e.future)
 		return !e.future.joinMessage(m, e.method) // cancelled before
 	})
-	b.members = own.batch.members
+	b.members = sent.members
 	m.items = int32(len(b.entries))
 	if m.items == 0 && calls > 0 {
 		own.publishOutcome()

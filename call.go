@@ -63,6 +63,9 @@ func (s *Session) callAndWait(ctx context.Context, method string, params any, me
 		}
 	}
 	s.requests.endReplyWait(h)
+	if s.trace.ReplyReceived != nil {
+		m.calls[0].traceReply()
+	}
 	err := m.calls[0].decodeResult(result)
 	s.pool.putCall(c) // not deferred: after a panic, of a hook for example, the table may still have the call
 	return err
@@ -89,7 +92,7 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 func (s *Session) startCall(ctx context.Context, method string, params any, h *hookedCall) (*Future, error) {
 	c := new(futureCall)
 	f, m := &c.future, c.begin(s, method)
-	f.phase, f.message, f.call, m.future = futureOpen, m, &m.calls[0], f
+	f.phase, f.message, f.call, f.waiters, m.future = futureOpen, m, &m.calls[0], &c.waiters, f
 	var meta map[string]any
 	if h != nil {
 		if meta = h.Meta; len(h.done) > 0 {
@@ -223,14 +226,28 @@ type Future struct {
 	batch  *batchPart  // of a batch as a whole, or of a member; nil for a single call
 	hooked *hookedCall // set before the call is sent, and for a member under mu; nil without hooks
 
-	mu        sync.Mutex // guards the fields below
-	phase     futurePhase
-	message   *pendingMessage // the last message with the call on a session; nil before, and without a session
-	call      *pendingCall    // in the last message; nil for a batch as a whole
-	err       error           // in futureFinished
-	stop      func() bool     // called once at the end; on a session, stops watching the context
-	done      chan struct{}   // made by Done, closed at the end
+	mu      sync.Mutex // guards the fields below
+	phase   futurePhase
+	message *pendingMessage // the last message with the call on a session; nil before, and without a session
+	call    *pendingCall    // in the last message; nil for a batch as a whole
+	err     error           // in futureFinished
+	waiters *futureWaiters  // nil if nobody waits, as for most members of a batch
+}
+
+// futureWaiters is what the end of a call has to notify. Future.mu guards the fields.
+type futureWaiters struct {
+	stop      func() bool   // called once at the end; on a session, stops watching the context
+	done      chan struct{} // made by Done, closed at the end
 	callbacks []func(*Future)
+}
+
+// waitersLocked returns the waiters of f, and makes them on first use. Callers must hold
+// f.mu.
+func (f *Future) waitersLocked() *futureWaiters {
+	if f.waiters == nil {
+		f.waiters = new(futureWaiters)
+	}
+	return f.waiters
 }
 
 // futurePhase is the phase of a Future.
@@ -258,7 +275,7 @@ func (f *Future) watchContext(ctx context.Context) {
 // setStop makes the end of the call run stop, at once if the call has finished.
 func (f *Future) setStop(stop func() bool) {
 	f.mu.Lock()
-	f.stop = stop
+	f.waitersLocked().stop = stop
 	finished := f.phase == futureFinished
 	f.mu.Unlock()
 	if finished {
@@ -281,13 +298,14 @@ func (f *Future) Done() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.checkZeroLocked()
-	if f.done == nil {
-		f.done = make(chan struct{})
+	w := f.waitersLocked()
+	if w.done == nil {
+		w.done = make(chan struct{})
 		if f.phase == futureFinished {
-			close(f.done)
+			close(w.done)
 		}
 	}
-	return f.done
+	return w.done
 }
 
 // isFinished reports whether the call has finished, so that err and the result of the call
@@ -391,7 +409,8 @@ func (f *Future) OnDone(callback func(*Future)) {
 	f.mu.Lock()
 	f.checkZeroLocked()
 	if f.phase != futureFinished {
-		f.callbacks = append(f.callbacks, callback)
+		w := f.waitersLocked()
+		w.callbacks = append(w.callbacks, callback)
 		f.mu.Unlock()
 		return
 	}
@@ -440,21 +459,23 @@ func (f *Future) finishWith(result []byte, err error) {
 		f.call.result, f.call.err = result, err
 	}
 	if f.call != nil {
-		f.call.traceReply()
+		f.call.traceReplyLater()
 	}
 	f.phase, f.err = futureFinished, err
-	stop, callbacks, done := f.stop, f.callbacks, f.done
-	f.callbacks = nil
+	var waiters futureWaiters
+	if f.waiters != nil {
+		waiters, f.waiters.callbacks = *f.waiters, nil
+	}
 	f.mu.Unlock()
 
-	if stop != nil {
-		stop()
+	if waiters.stop != nil {
+		waiters.stop()
 	}
-	for _, callback := range callbacks {
+	for _, callback := range waiters.callbacks {
 		f.runCallback(func() { callback(f) })
 	}
-	if done != nil {
-		close(done)
+	if waiters.done != nil {
+		close(waiters.done)
 	}
 	if f.message == nil { // a session does so itself, for all calls that ended together
 		var ended endedCalls

@@ -54,7 +54,7 @@ func NewFuture() (f *Future, complete func(result json.RawMessage, err error)) {
 func newDetachedFuture(c Codec) *Future {
 	call := new(futureCall)
 	call.begin(nil, "").detachedCodec = c
-	call.future.phase, call.future.call = futureOpen, &call.calls[0]
+	call.future.phase, call.future.call, call.future.waiters = futureOpen, &call.calls[0], &call.waiters
 	return &call.future
 }
 
@@ -131,7 +131,7 @@ func (b *Batch) detach(c Codec) ([]*Future, error) {
 	b.sent = true
 	n := b.countCalls()
 	m := &pendingMessage{detachedCodec: c, calls: make([]pendingCall, 0, n)}
-	futures, entries := make([]*Future, 0, n), make([]batchEntry, 0, len(b.entries))
+	futures, entries := make([]*Future, 0, n), make([]*batchEntry, 0, len(b.entries))
 	b.members = make([]*Future, 0, n)
 	for _, e := range b.entries {
 		if e.future != nil {
@@ -171,5 +171,5 @@ func (b *Batch) Wait(ctx context.Context) error {
 			<-f.Done()
 		}
 	}
-	return batchError(b.members, (*Future).fillDestinations)
+	return fillMembers(b.members)
 }

@@ -246,8 +246,7 @@ func (hooks *callHooks) beginBatch(ctx context.Context, pool *gopool.Pool, s *Se
 	if len(hooks.onCall) == 0 {
 		return ctx, nil
 	}
-	for i := range b.entries {
-		e := &b.entries[i]
+	for i, e := range b.entries {
 		_, h, err := hooks.beginCall(ctx, pool, OutgoingCall{
 			Session: s, Method: e.method, Params: e.params, Notification: e.future == nil, Batch: b,
 		})

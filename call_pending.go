@@ -378,7 +378,8 @@ type soleCall struct {
 // futureCall is a call of Session.Go, and the future of the call.
 type futureCall struct {
 	soleCall
-	future Future
+	future  Future
+	waiters futureWaiters
 }
 
 // begin prepares c for a call of method. The channel done and resultBuffer stay.
@@ -509,7 +510,6 @@ func (m *pendingMessage) publishOutcome() {
 		m.future.publishOutcome()
 		return
 	}
-	m.calls[0].traceReply()
 	m.done <- struct{}{} // last use of m: the receiver returns m to the pool
 }
 

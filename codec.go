@@ -406,12 +406,27 @@ func unmarshalUint[T uint | uint32 | uint64](data []byte, v *T, size int) bool {
 func stringValue(data []byte) (value string, ok bool) {
 	s := jsonscan.Scanner{Data: data}
 	switch {
-	case len(data) == 0 || data[0] != '"' || !s.ScanString() || s.Pos != len(data) || !s.IsUTF8():
+	case !scansString(&s):
 		return "", false
 	case s.HasEscape:
 		return jsonscan.Unquote(data), true
 	}
 	return string(data[1 : len(data)-1]), true
+}
+
+// unescapedString returns the inner part of data if data is exactly a JSON string in UTF-8
+// without escape sequences.
+func unescapedString(data []byte) (inner []byte, ok bool) {
+	s := jsonscan.Scanner{Data: data}
+	if !scansString(&s) || s.HasEscape {
+		return nil, false
+	}
+	return data[1 : len(data)-1], true
+}
+
+// scansString reports whether the data of s is exactly a JSON string in UTF-8.
+func scansString(s *jsonscan.Scanner) bool {
+	return len(s.Data) > 0 && s.Data[0] == '"' && s.ScanString() && s.Pos == len(s.Data) && s.IsUTF8()
 }
 
 // isNumber reports whether data is exactly a JSON number.

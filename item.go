@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
+	"slices"
 
 	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/jsonscan"
@@ -125,7 +126,7 @@ type Message struct {
 
 	singleItem        [1]Item // holds the item of a single message, without allocation
 	env               envelope
-	spare             []Item   // for the items of a batch
+	spare             []Item   // memory for the items of a batch; items from len(spare) on are zero
 	keepsTexts        bool     // set before decoding, for Options.Meta
 	texts             [][]byte // of the items as objects, if keepsTexts is set and the protocol is JSON-RPC
 	lastMethod        string   // the last method, often the same as the next
@@ -152,6 +153,29 @@ func (m *Message) Single() *Item {
 	m.singleItem[0] = Item{}
 	m.Items = m.singleItem[:]
 	return &m.Items[0]
+}
+
+// maxPooledItems is the maximum capacity of pooled items: those of a batch with as many
+// members as Limits.Batch allows, and of somewhat more.
+const maxPooledItems = 16 << 10
+
+// keepItems keeps the memory of the items of a batch, for the next batch.
+func (m *Message) keepItems() {
+	if cap(m.Items) > len(m.singleItem) {
+		m.spare = m.Items[:max(len(m.Items), len(m.spare))] // earlier batches may have been longer
+	}
+}
+
+// growItems makes room for another item of a batch, and for as many as the unread part of
+// the message probably has. done is the number of bytes that were read, for at least one
+// item; left is the number of unread bytes.
+func (m *Message) growItems(done, left, maxBatch int) {
+	n := len(m.Items)
+	more := min(left/max(1, done/n)+1, 3*n) // a message must not begin with small members to get much memory
+	if maxBatch > 0 {
+		more = min(more, maxBatch-n)
+	}
+	m.Items = slices.Grow(m.Items, more)
 }
 
 // keepText keeps the text of the last item, if m keeps texts.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -140,12 +141,10 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 		m.setInvalid(CodeInvalidRequest, textEmpty)
 		return true
 	}
-	if cap(m.Items) <= len(m.singleItem) {
-		if m.Items, m.spare = m.spare, nil; m.Items == nil {
-			m.Items = make([]Item, 0, min(len(s.Data)/40+1, 128)) // a rough count of the members, at most 128
-		}
+	if m.keepItems(); m.spare == nil {
+		m.spare = make([]Item, 0, min(len(s.Data)/40+1, 128)) // a rough count of the members, at most 128
 	}
-	m.Batch, m.Items, m.texts = true, m.Items[:0], m.texts[:0]
+	m.Batch, m.Items, m.texts = true, m.spare[:0], m.texts[:0]
 	s.Depth = 1
 	invalid := 0
 	for {
@@ -163,6 +162,9 @@ func (p jsonrpc) decodeBatch(m *Message, s *jsonscan.Scanner, maxBatch int, resp
 				s.Pos = start
 				return p.decodeBatch(m, s, maxBatch, false)
 			}
+		}
+		if len(m.Items) == cap(m.Items) {
+			m.growItems(s.Pos-start, len(s.Data)-s.Pos, maxBatch)
 		}
 		m.Items = append(m.Items, Item{})
 		item := &m.Items[len(m.Items)-1]
@@ -296,7 +298,11 @@ func (p jsonrpc) AppendBatch(dst []byte, parts [][]byte) ([]byte, error) {
 	if !p.batches() {
 		return dst, unsentf(CodeInvalidRequest, "protocol does not permit batches")
 	}
-	dst = append(dst, '[')
+	size := 2
+	for _, part := range parts {
+		size += len(part) + len(", ")
+	}
+	dst = append(slices.Grow(dst, size), '[')
 	for i, part := range parts {
 		if i > 0 {
 			dst = append(dst, ", "...)

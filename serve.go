@@ -40,10 +40,7 @@ func (c *peerRequest) initFromItem(s *Session, item *Item, text []byte, in queue
 	if s.requests.meta != nil {
 		c.takeMeta(s.requests.meta, text)
 	}
-	c.ctx.parent, c.ctx.session, c.ctx.owner = context.Background(), s, c
-	if x := s.exchange(); x != nil {
-		c.ctx.parent = x.ctx
-	}
+	c.ctx.session, c.ctx.owner = s, c
 	c.entry = in
 	if size := c.size(); size >= minHandling && s.load.handlingLimit != 0 {
 		p := &c.Params

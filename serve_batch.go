@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -15,8 +16,7 @@ import (
 type peerBatch struct {
 	members        []peerRequest // every item of the batch; invalid items are answered
 	nextMember     int           // number of members begun or refused
-	replies        []byte        // encoded replies, in the order of completion
-	spans          []span        // position of each member's reply in replies
+	replies        *batchReplies // nil before the first reply, and after the sending
 	missingReplies int           // number of replies still to come
 	openMembers    int           // requests and notifications that have not finished
 	replySize      int           // bytes of handlers' replies, plus 2 for each; including replies that were too large
@@ -94,15 +94,50 @@ const maxGuess = 64 << 10
 // span is a part of a buffer. An empty span stands for no reply.
 type span struct{ start, end int }
 
+// batchReplies holds the encoded replies of a batch, until they leave in one message. The
+// batch owns the memory, which no user sees, and returns the memory to pools.
+type batchReplies struct {
+	*frameBuffer        // the replies, in the order of completion
+	spans        []span // position of each member's reply in buf
+}
+
+var batchRepliesPool = sync.Pool{New: func() any { return new(batchReplies) }}
+
+// maxPooledSpans is the maximum number of pooled spans. A batch in the queue may keep the
+// spans of an earlier and longer batch.
+const maxPooledSpans = 1 << 10
+
+// recycleReplies returns the memory of the replies.
+func (b *peerBatch) recycleReplies() {
+	r := b.replies
+	if r == nil {
+		return
+	}
+	b.replies = nil
+	r.frameBuffer.recycle()
+	if r.frameBuffer = nil; cap(r.spans) <= maxPooledSpans {
+		batchRepliesPool.Put(r)
+	}
+}
+
 // appendReply stores the reply to item i.
 func (b *peerBatch) appendReply(i int, reply []byte) {
-	if b.replies == nil { // further replies are probably about as long
-		b.replies = make([]byte, 0, min((len(reply)+8)*len(b.members), maxGuess))
+	r := b.replies
+	if r == nil {
+		n := len(b.members)
+		r = batchRepliesPool.Get().(*batchReplies)
+		r.frameBuffer = getFrameBuffer(min((len(reply)+8)*n, maxGuess)) // further replies are probably about as long
+		r.spans = slices.Grow(r.spans[:0], n)[:n]
+		clear(r.spans)
+		b.replies = r
 	}
-	b.spans[i].start = len(b.replies)
-	b.replies = append(b.replies, reply...)
-	b.spans[i].end = len(b.replies)
+	start := len(r.buf)
+	r.frameBuffer = r.appendFrame(reply)
+	r.spans[i] = span{start, len(r.buf)}
 }
+
+// replyTo returns the reply to item i, or nothing.
+func (r *batchReplies) replyTo(i int) []byte { return r.buf[r.spans[i].start:r.spans[i].end] }
 
 // reserveReplyLocked counts a reply of size bytes, and returns the exceeded limit, or 0.
 // The replies of the batch, including refused replies, must fit into Limits.Response (as
@@ -237,8 +272,9 @@ func (b *peerBatch) expireLocked(s *Session) {
 // shrinkReplies replaces replies by e, the largest first, until the message has shrunk by
 // the given number of bytes.
 func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes int) {
-	size := func(i int) int { return b.spans[i].end - b.spans[i].start }
-	order := make([]int, len(b.spans))
+	r := b.replies
+	size := func(i int) int { return len(r.replyTo(i)) }
+	order := make([]int, len(r.spans))
 	for i := range order {
 		order[i] = i
 	}
@@ -249,8 +285,7 @@ func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes 
 		}
 		if c := &b.members[i]; c.ID != nil && s.requests.encodeError(sc, c.ID, e) && len(sc.msg) < size(i) {
 			bytes -= size(i) - len(sc.msg)
-			sp := &b.spans[i]
-			sp.end = sp.start + copy(b.replies[sp.start:], sc.msg)
+			r.spans[i].end = r.spans[i].start + copy(r.replyTo(i), sc.msg)
 		}
 	}
 }
@@ -265,7 +300,7 @@ func (b *peerBatch) sendReplies(s *Session, h *handlerContext, from sendMode) (r
 	sc := getEncodeBuffer()
 	defer sc.recycle()
 	err := b.frameReplies(s, sc)
-	b.replies, b.spans = nil, nil // a waiting sender keeps a single copy
+	b.recycleReplies() // a waiting sender keeps a single copy
 	clear(sc.parts)
 	if err == nil {
 		err = s.writer.sendFrame(context.Background(), h, sc, from, nil) // fails only if the session ends
@@ -322,10 +357,12 @@ func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
 
 // joinReplies joins the replies into a single message and frames the message.
 func (b *peerBatch) joinReplies(s *Session, sc *encodeBuffer) (err error) {
-	sc.parts = sc.parts[:0]
-	for _, sp := range b.spans {
-		if sp.end > sp.start {
-			sc.parts = append(sc.parts, b.replies[sp.start:sp.end])
+	sc.parts = slices.Grow(sc.parts[:0], len(b.members))
+	if b.replies != nil {
+		for i := range b.members {
+			if reply := b.replies.replyTo(i); len(reply) > 0 {
+				sc.parts = append(sc.parts, reply)
+			}
 		}
 	}
 	if sc.msg, err = s.Protocol().AppendBatch(sc.msg[:0], sc.parts); err != nil {

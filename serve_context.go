@@ -9,102 +9,200 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/rpcx/internal/jsonscan"
 )
 
-// lazyContext is the context of a handler or a task. Most handlers and tasks never wait for
-// the end of their context, so the context is a field of the request or the task. The
-// first call of Done, or of Value with an unknown key, makes a real context of package
-// context; then the real context answers. So derived contexts attach without a goroutine.
+// lazyContext is the context of a task, or with other methods that of a handler. Most tasks
+// and handlers never wait for the end of their context, so the context is a field of the
+// task or the request. The first call of Done, or the first context that derives from the
+// lazy context, makes a real context of package context. From then on the real context
+// answers. So derived contexts attach without a goroutine.
 type lazyContext struct {
 	parent context.Context
-
-	mu    sync.Mutex
-	real  *realContext
-	cause error // cause of the end; nil before, or if parent ended first
+	end    contextEnd
 }
 
-// realContext is a context of package context, with the functions that end it.
-type realContext struct {
-	context.Context
+func (c *lazyContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
+func (c *lazyContext) Done() <-chan struct{}       { return c.makeReal().Done() }
+func (c *lazyContext) Err() error                  { return c.end.err(c.parent) }
+
+func (c *lazyContext) Value(key any) any {
+	if needsReal(key) {
+		return c.makeReal().Value(key)
+	}
+	return c.parent.Value(key)
+}
+
+func (c *lazyContext) makeReal() context.Context {
+	return c.end.makeReal(c.parent, time.Time{}, false)
+}
+
+// endWith ends the context, unless the context has ended.
+func (c *lazyContext) endWith(cause error) { c.end.endWith(c.parent, cause) }
+
+// contextEnd is how a lazy context ends, and the real context. parent is the parent of the
+// lazy context, always the same.
+type contextEnd struct {
+	state atomic.Pointer[endState] // nil: no cause and no real context
+}
+
+// endState is the state of a contextEnd. A shared state does not change, and is replaced
+// when a real context is needed. A state of the context's own stays.
+type endState struct {
+	shared bool
+
+	mu           sync.Mutex      // guards the fields below
+	real         context.Context // nil if nobody has needed the real context
 	cancel       context.CancelCauseFunc
 	stopDeadline context.CancelFunc
+	cause        error // cause of the end; nil before, or if the parent ended first
+}
+
+// handlerReturned and taskFinished are the shared states: those of most contexts at the
+// end. So the end allocates nothing.
+var (
+	handlerReturned = &endState{shared: true, cause: errHandlerReturned}
+	taskFinished    = &endState{shared: true, cause: context.Canceled}
+)
+
+// ownState returns the state of the context's own, and makes the state on first use.
+func (e *contextEnd) ownState() *endState {
+	for {
+		st := e.state.Load()
+		if st != nil && !st.shared {
+			return st
+		}
+		own := new(endState)
+		if st != nil {
+			own.cause = st.cause
+		}
+		if e.state.CompareAndSwap(st, own) {
+			return own
+		}
+	}
 }
 
 // endWith ends the context, unless the context has ended. It reports whether the deadline
 // or the parent had ended the real context before.
-func (c *lazyContext) endWith(cause error) (overdue bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.cause != nil, c.real == nil && c.parent.Err() != nil:
-	case c.real != nil && c.real.Err() != nil:
-		c.cause, overdue = context.Cause(c.real), true
-	default:
-		c.cause = cause
+func (e *contextEnd) endWith(parent context.Context, cause error) (overdue bool) {
+	var shared *endState
+	switch cause {
+	case errHandlerReturned:
+		shared = handlerReturned
+	case context.Canceled:
+		shared = taskFinished
 	}
-	if c.real != nil && cause != errProcessing {
-		c.real.cancel(cause)
-		c.real.stopDeadline()
+	if e.state.Load() == nil && (parent.Err() != nil || shared != nil && e.state.CompareAndSwap(nil, shared)) {
+		return false
+	}
+	if st := e.state.Load(); st != nil && st.shared { // ended before
+		return false
+	}
+	st := e.ownState()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case st.cause != nil, st.real == nil && parent.Err() != nil:
+	case st.real != nil && st.real.Err() != nil:
+		st.cause, overdue = context.Cause(st.real), true
+	default:
+		st.cause = cause
+	}
+	if st.real != nil && cause != errProcessing {
+		st.cancel(cause)
+		st.stopDeadline()
 	}
 	return overdue
 }
 
-// endCause returns the cause of the end. If the context has not ended, or only the
-// deadline or the parent has ended the context, endCause returns nil.
-func (c *lazyContext) endCause() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cause
+// current returns the real context, or nil, and the cause of the end. If the context has
+// not ended, or only the deadline or the parent has ended the context, the cause is nil.
+func (e *contextEnd) current() (real context.Context, cause error) {
+	st := e.state.Load()
+	if st == nil {
+		return nil, nil
+	}
+	if !st.shared {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+	}
+	return st.real, st.cause
 }
 
 // makeReal returns the real context, and makes the context on first use. If limited is
 // set, the real context ends at the given time. Err returns DeadlineExceeded only if the
 // deadline itself ends the context, also for derived contexts.
-func (c *lazyContext) makeReal(at time.Time, limited bool) context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.real == nil {
-		parent, stop := c.parent, context.CancelFunc(func() {})
-		ended := c.cause != nil && c.cause != errProcessing
+func (e *contextEnd) makeReal(parent context.Context, at time.Time, limited bool) context.Context {
+	st := e.ownState()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.real == nil {
+		st.stopDeadline = func() {}
+		ended := st.cause != nil && st.cause != errProcessing
 		switch {
 		case ended: // the end of parent must not replace the cause
 			parent = context.WithoutCancel(parent)
 		case limited:
-			parent, stop = context.WithDeadlineCause(parent, at, errProcessing)
+			parent, st.stopDeadline = context.WithDeadlineCause(parent, at, errProcessing)
 		}
-		ctx, cancel := context.WithCancelCause(parent)
-		c.real = &realContext{ctx, cancel, stop}
+		st.real, st.cancel = context.WithCancelCause(parent)
 		if ended {
-			cancel(c.cause)
+			st.cancel(st.cause)
 		}
 	}
-	return c.real.Context
+	return st.real
 }
 
-func (c *lazyContext) Deadline() (time.Time, bool) { return c.parent.Deadline() }
-func (c *lazyContext) Done() <-chan struct{}       { return c.makeReal(time.Time{}, false).Done() }
-func (c *lazyContext) Value(key any) any           { return c.makeReal(time.Time{}, false).Value(key) }
-
-func (c *lazyContext) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// err returns the error of the context.
+func (e *contextEnd) err(parent context.Context) error {
+	real, cause := e.current()
 	switch {
-	case c.real != nil:
-		return c.real.Err()
-	case c.cause == nil:
-		return c.parent.Err()
-	case c.cause == errProcessing:
+	case real != nil:
+		return real.Err()
+	case cause == nil:
+		return parent.Err()
+	case cause == errProcessing:
 		return context.DeadlineExceeded
 	}
 	return context.Canceled
 }
 
-// handlerContext is the context of a handler.
+// needsReal reports whether only the real context has a value for key. This is so for the
+// key with which package context looks for its own contexts. For every other key, the real
+// context has the value of its parent.
+func needsReal(key any) bool { return key == ownContextKey || ownContextKey == nil }
+
+// ownContextKey is the key with which package context looks for its own contexts. If
+// package context should cease to use a key, ownContextKey is nil, and every value makes
+// the real context.
+var ownContextKey = findOwnContextKey()
+
+func findOwnContextKey() (key any) {
+	_, cancel := context.WithCancel(keyProbe{context.Background(), make(chan struct{}), func(asked any) { key = asked }})
+	cancel()
+	return key
+}
+
+// keyProbe is a context that shows the keys that package context asks for.
+type keyProbe struct {
+	context.Context
+	done  chan struct{} // if Done returned nil, package context would ask for nothing
+	asked func(key any)
+}
+
+func (p keyProbe) Done() <-chan struct{} { return p.done }
+
+func (p keyProbe) Value(key any) any {
+	p.asked(key)
+	return nil
+}
+
+// handlerContext is the context of a handler. It is a lazy context; see lazyContext.
 type handlerContext struct {
-	lazyContext
+	end      contextEnd
 	session  *Session
 	owner    *peerRequest  // the request with the handler
 	deadline time.Duration // on the session's clock
@@ -117,9 +215,17 @@ type handlerContext struct {
 // errHandlerReturned.
 var errHandlerReturned error = &cancelledError{"rpcx: the handler has returned, and its context has ended with it"}
 
+// parent returns the parent: in an exchange, the context of Server.ServeMessage.
+func (c *handlerContext) parent() context.Context {
+	if x := c.session.exchange(); x != nil {
+		return x.ctx
+	}
+	return context.Background()
+}
+
 func (c *handlerContext) Deadline() (time.Time, bool) {
 	at, limited := c.ownDeadline()
-	if parentAt, ok := c.parent.Deadline(); ok && (!limited || parentAt.Before(at)) {
+	if parentAt, ok := c.parent().Deadline(); ok && (!limited || parentAt.Before(at)) {
 		return parentAt, true
 	}
 	return at, limited
@@ -133,16 +239,34 @@ func (c *handlerContext) ownDeadline() (time.Time, bool) {
 	return c.session.startTime.Add(c.deadline), true
 }
 
-func (c *handlerContext) Done() <-chan struct{} { return c.makeReal(c.ownDeadline()).Done() }
+func (c *handlerContext) Done() <-chan struct{} { return c.makeReal().Done() }
+func (c *handlerContext) Err() error            { return c.end.err(c.parent()) }
 
 func (c *handlerContext) Value(key any) any {
 	if _, ok := key.(handlerKey); ok {
 		return c
 	}
+	if needsReal(key) {
+		return c.makeReal().Value(key)
+	}
 	if v := c.session.Value(key); v != nil {
 		return v
 	}
-	return c.makeReal(c.ownDeadline()).Value(key)
+	return c.parent().Value(key)
+}
+
+func (c *handlerContext) makeReal() context.Context {
+	at, limited := c.ownDeadline()
+	return c.end.makeReal(c.parent(), at, limited)
+}
+
+// endWith ends the context, as contextEnd.endWith does.
+func (c *handlerContext) endWith(cause error) (overdue bool) { return c.end.endWith(c.parent(), cause) }
+
+// endCause returns the cause of the end, as contextEnd.current does.
+func (c *handlerContext) endCause() error {
+	_, cause := c.end.current()
+	return cause
 }
 
 // contextForHandler returns the context for the handler of c, made by Options.Context if
@@ -180,27 +304,27 @@ func handlerOf(ctx context.Context) *handlerContext {
 // state that changes should be stored once, as a pointer to a struct with a lock.
 // [Server.OnSession] can do so before the first request is handled.
 func (s *Session) SetValue(key, value any) {
-	s.lock()
-	defer s.unlock()
+	values := s.values.Load()
+	if values == nil {
+		s.values.CompareAndSwap(nil, new(sync.Map))
+		values = s.values.Load()
+	}
 	if value == nil {
-		delete(s.values, key)
+		values.Delete(key)
 		return
 	}
-	if s.values == nil {
-		s.values = make(map[any]any)
-	}
-	s.values[key] = value
+	values.Store(key, value)
 }
 
 // Value returns the value that [Session.SetValue] has stored under key, or nil.
 func (s *Session) Value(key any) any {
-	s.lock()
-	defer s.unlock()
+	values := s.values.Load()
 	// The context of a handler may be asked for a key of any type.
-	if len(s.values) == 0 || !reflect.ValueOf(key).Comparable() {
+	if values == nil || !reflect.ValueOf(key).Comparable() {
 		return nil
 	}
-	return s.values[key]
+	value, _ := values.Load(key)
+	return value
 }
 
 // Cancellation describes a notification by which a side reports that it no longer wants

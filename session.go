@@ -113,7 +113,7 @@ type Session struct {
 	events   eventQueue    // for Trace
 	effects  effects       // work for after unlock
 	stats    Stats
-	values   map[any]any // set by SetValue
+	values   atomic.Pointer[sync.Map] // set by SetValue; not guarded by mu
 }
 
 // sessionConfig holds the fields that do not change after the start of a session.

@@ -828,7 +828,8 @@ func TestFuturesOfABatchAreSentOnAnotherSession(t *testing.T) {
 			t.Errorf("future %d knows a session", i)
 		}
 	}
-	whole := (&batchFuture{part: batchPart{members: futures[:]}}).open()
+	members := futures[:]
+	whole := (&batchFuture{part: batchPart{members: &members}}).open()
 	send := func(firstID uint64, ids ...uint64) *pendingMessage {
 		s := &Session{sessionConfig: sessionConfig{codec: jsonCodec{}, hooks: hooks{trace: new(Trace)}, pool: new(pool)}}
 		s.calls.s = s

@@ -22,10 +22,10 @@ var decodeBuffers = sync.Pool{New: func() any { return new(decodeBuffer) }}
 // recycle returns r to the pool, without the decoded data.
 func (r *decodeBuffer) recycle() {
 	m := &r.Message
-	spare := m.spare
-	if n := cap(m.Items); n > len(m.singleItem) && n <= 128 {
-		clear(m.Items[:n]) // earlier batches may have been longer
-		spare = m.Items[:0]
+	m.keepItems()
+	spare := m.spare[:0]
+	if clear(m.spare); cap(spare) > maxPooledItems {
+		spare = nil
 	}
 	texts := m.texts[:0]
 	if clear(m.texts[:cap(texts)]); cap(texts) > 128 {
@@ -435,7 +435,7 @@ func (r *reader) newRequest(item *Item, text []byte, size int) *singleRequest {
 // items are those of m, or invalid ones of them.
 func (r *reader) receiveBatch(in *decodedInput, items []Item, m *Message, size int) {
 	s := r.s
-	b := &peerBatch{members: make([]peerRequest, len(items)), spans: make([]span, len(items)), size: size}
+	b := &peerBatch{members: make([]peerRequest, len(items)), size: size}
 	s.traceBatchReceived(len(items))
 	need := 0
 	for i := range items {
@@ -474,7 +474,10 @@ func (r *reader) receiveBatch(in *decodedInput, items []Item, m *Message, size i
 		c.initFromItem(s, item, m.textOf(i), b)
 		c.index, c.members = int32(i), int32(len(items))
 	}
-	b.size += len(b.replies) + memberSize*len(b.members)
+	if b.replies != nil { // of invalid members
+		b.size += len(b.replies.buf)
+	}
+	b.size += memberSize * len(b.members)
 	if b.missingReplies == 0 && invalid > 0 {
 		b.sendReplies(s, nil, fromReader)
 	}

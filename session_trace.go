@@ -33,7 +33,8 @@ type Trace struct {
 	// the sender's.
 	BatchSent func(s *Session, members, bytes int)
 	// ReplyReceived: a call ended, after d; err is its error. id is the id of RequestSent.
-	// Goroutine: a pool goroutine for each call, so calls have no order.
+	// Goroutine: for Session.Call that of the caller, before the result is decoded; for other
+	// calls, a pool goroutine for each call. So calls have no order.
 	ReplyReceived func(s *Session, method string, id ID, err error, d time.Duration)
 	// RequestReceived: a request or notification is about to be handled. Goroutine: the
 	// handler's.
@@ -233,9 +234,16 @@ func (w *writer) traceRequestSent(method string, c *pendingCall) {
 	s.trace.RequestSent(s, method, id)
 }
 
-// traceReply calls Trace.ReplyReceived on another goroutine, if set and if the call was
-// sent.
+// traceReply calls Trace.ReplyReceived, which is set, for a call that was sent and has
+// ended.
 func (c *pendingCall) traceReply() {
+	s := c.message.session
+	s.trace.ReplyReceived(s, c.method, c.traceID(), c.err, s.now()-c.message.started)
+}
+
+// traceReplyLater calls Trace.ReplyReceived on another goroutine, if set and if the call was
+// sent.
+func (c *pendingCall) traceReplyLater() {
 	m := c.message
 	if m.messageSeq == 0 || m.session.trace.ReplyReceived == nil {
 		return

@@ -454,3 +454,36 @@ func TestTraceAllocs(t *testing.T) {
 		t.Errorf("%v allocations a call with Trace, %v without", with, without)
 	}
 }
+
+// TestReplyReceivedBeforeCallReturns checks that Session.Call calls Trace.ReplyReceived on
+// the goroutine of the caller, once, for each outcome, and with the id of RequestSent.
+func TestReplyReceivedBeforeCallReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent, got string // without a lock: the race detector finds another goroutine
+		s, w := newWire(t, &rpcx.Options{Trace: &rpcx.Trace{
+			RequestSent: func(_ *rpcx.Session, method string, id rpcx.ID) { sent = method + " " + id.String() },
+			ReplyReceived: func(_ *rpcx.Session, method string, id rpcx.ID, err error, d time.Duration) {
+				got += fmt.Sprintf("%s %v %v %v;", method, id, err, d)
+			},
+		}})
+		call := func(ctx context.Context, answer string) {
+			t.Helper()
+			got = ""
+			go func() {
+				time.Sleep(time.Second)
+				if answer != "" {
+					w.say(answer)
+				}
+			}()
+			err := s.Call(ctx, "m", nil, nil)
+			if want := fmt.Sprintf("%s %v 1s;", sent, err); got != want {
+				t.Errorf("ReplyReceived was called with %q, want %q", got, want)
+			}
+		}
+		call(t.Context(), `{"jsonrpc":"2.0","result":1,"id":0}`)
+		call(t.Context(), `{"jsonrpc":"2.0","error":{"code":1,"message":"no"},"id":1}`)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		call(ctx, "")
+	})
+}

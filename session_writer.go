@@ -62,14 +62,23 @@ func (f *frameBuffer) recycle() {
 	pool.Put(f)
 }
 
+// withRoom returns f with room for n more bytes, or a larger buffer that replaces f. A small
+// buffer, and a buffer that is too large for the pools, may have less room: append makes the
+// room, and grows a buffer by a part of its size.
+func (f *frameBuffer) withRoom(n int) *frameBuffer {
+	need := len(f.buf) + n
+	if need <= cap(f.buf) || need <= largeFrameBuffer/2 || cap(f.buf) > maxPooledBuffer {
+		return f
+	}
+	larger := getFrameBuffer(need)
+	larger.buf, larger.ends = append(larger.buf, f.buf...), append(larger.ends, f.ends...)
+	f.recycle()
+	return larger
+}
+
 // appendFrame appends a framed message. It returns f, or a larger buffer that replaces f.
 func (f *frameBuffer) appendFrame(frame []byte) *frameBuffer {
-	if need := len(f.buf) + len(frame); need > cap(f.buf) && need > largeFrameBuffer/2 {
-		larger := getFrameBuffer(need)
-		larger.buf, larger.ends = append(larger.buf, f.buf...), append(larger.ends, f.ends...)
-		f.recycle()
-		f = larger
-	}
+	f = f.withRoom(len(frame))
 	f.buf = append(f.buf, frame...)
 	f.ends = append(f.ends, len(f.buf))
 	return f

@@ -20,7 +20,7 @@ type Task[T any] struct {
 	value    T                                // value and err do not change after the task has finished
 	err      error
 
-	// The order of the locks: Task.mu, TaskGroup.mu, lazyContext.mu.
+	// The order of the locks: Task.mu, TaskGroup.mu, endState.mu.
 
 	mu         sync.Mutex
 	group      *TaskGroup[T]

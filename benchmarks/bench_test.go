@@ -10,7 +10,9 @@ func BenchmarkOneApart(b *testing.B)     { bench(b, "OneApart") }
 func BenchmarkInFlight16(b *testing.B)   { bench(b, "InFlight16") }
 func BenchmarkInFlight128(b *testing.B)  { bench(b, "InFlight128") }
 func BenchmarkInFlight1024(b *testing.B) { bench(b, "InFlight1024") }
+func BenchmarkBatch10(b *testing.B)      { bench(b, "Batch10") }
 func BenchmarkBatch100(b *testing.B)     { bench(b, "Batch100") }
+func BenchmarkBatch10000(b *testing.B)   { bench(b, "Batch10000") }
 func BenchmarkNotify100(b *testing.B)    { bench(b, "Notify100") }
 func BenchmarkEcho1kB(b *testing.B)      { bench(b, "Echo1kB") }
 func BenchmarkEcho8kB(b *testing.B)      { bench(b, "Echo8kB") }

@@ -30,7 +30,7 @@ func MeasureIdle(ctx context.Context, peer Peer, sessions int) (IdleSample, erro
 			return IdleSample{}, err
 		}
 		b.clients = append(b.clients, client)
-		c := newCaller(client, i, 0)
+		c := newCaller(client, i, Row{})
 		if err := echo(ctx, &c); err != nil {
 			return IdleSample{}, err
 		}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Burst is how many members a batch has, and how many notifications are sent
-// before the row waits for them to arrive.
+// Burst is how many notifications are sent before the row waits for them to
+// arrive.
 const Burst = 100
 
 // A Row is one kind of work.
@@ -22,18 +22,22 @@ type Row struct {
 	Callers int    // goroutines that call, spread evenly over the connections
 	Size    int    // of the echoed string in bytes, 0 for a short one
 	Apart   bool   // the server is in another process
+	Members int    // of a batch, 0 for a row without batches
 	op      func(ctx context.Context, c *caller) error
 }
 
 // Rows lists all rows in the order of the tables. One operation is one echo,
-// except that it is the whole batch or burst of [Burst] where the title says so.
+// except that it is the whole batch, or the burst of [Burst], where the title
+// says so.
 var Rows = []Row{
 	{Name: "One", Title: "one at a time", Conns: 1, Callers: 1, op: echo},
 	{Name: "OneApart", Title: "one at a time, two processes", Conns: 1, Callers: 1, Apart: true, op: echo},
 	{Name: "InFlight16", Title: "16 in flight", Conns: 1, Callers: 16, op: echo},
 	{Name: "InFlight128", Title: "128 in flight", Conns: 1, Callers: 128, op: echo},
 	{Name: "InFlight1024", Title: "1,024 in flight", Conns: 1, Callers: 1024, op: echo},
-	{Name: "Batch100", Title: "batch of 100", Conns: 1, Callers: 1, op: batch},
+	{Name: "Batch10", Title: "batch of 10", Conns: 1, Callers: 1, Members: 10, op: batch},
+	{Name: "Batch100", Title: "batch of 100", Conns: 1, Callers: 1, Members: 100, op: batch},
+	{Name: "Batch10000", Title: "batch of 10,000", Conns: 1, Callers: 1, Members: 10000, op: batch},
 	{Name: "Notify100", Title: "100 notifications", Conns: 1, Callers: 1, op: notify},
 	{Name: "Echo1kB", Title: "1 kB echo", Conns: 1, Callers: 1, Size: 1 << 10, op: echo},
 	{Name: "Echo8kB", Title: "8 kB echo", Conns: 1, Callers: 1, Size: 8 << 10, op: echo},
@@ -56,25 +60,26 @@ type caller struct {
 	arrived <-chan struct{}
 }
 
-// newCaller returns caller number i; size is as in [Row].
-func newCaller(client Client, i, size int) caller {
-	c := caller{client: client, in: make([]string, Burst), out: make([]string, Burst)}
+// newCaller returns caller number i of row.
+func newCaller(client Client, i int, row Row) caller {
+	texts := max(1, row.Members)
+	c := caller{client: client, in: make([]string, texts), out: make([]string, texts)}
 	for j := range c.in {
 		c.in[j] = fmt.Sprintf("caller %d, text %d", i, j)
 	}
-	if size > 0 {
-		c.in[0] = strings.Repeat("0123456789abcdef", size/16)
+	if row.Size > 0 {
+		c.in[0] = strings.Repeat("0123456789abcdef", row.Size/16)
 	}
 	return c
 }
 
 // can reports whether the client has what row needs.
 func (c *caller) can(row Row) bool {
-	switch row.Name {
-	case "Batch100":
+	switch {
+	case row.Members > 0:
 		_, ok := c.client.(Batcher)
 		return ok
-	case "Notify100":
+	case row.Name == "Notify100":
 		_, ok := c.client.(Notifier)
 		return ok
 	}
@@ -167,7 +172,7 @@ func Open(ctx context.Context, peer Peer, row Row) (_ *Bench, err error) {
 		b.clients = append(b.clients, client)
 	}
 	for i := range row.Callers {
-		c := newCaller(b.clients[i%row.Conns], i, row.Size)
+		c := newCaller(b.clients[i%row.Conns], i, row)
 		c.arrived = arrived
 		b.callers = append(b.callers, c)
 	}
