@@ -95,3 +95,49 @@ func (m *pendingMessage) releaseResult() {
 		recycleReadBuffer(buf)
 	}
 }
+
+// receiveBatchResponse completes the calls answered by a batch of responses. If array is
+// false, the responses come from a message that is no array. If an array answers only a
+// part of a batch of ours, the unanswered calls fail.
+func (r *reader) receiveBatchResponse(items []Item, array bool) {
+	s := r.s
+	need := 0
+	for i := range items {
+		need += len(items[i].Result)
+	}
+	results := make(byteArena, 0, need)
+	var touched []*pendingMessage // batches
+	faults := 0
+	s.lock()
+	now := s.now()
+	complete := func(item *Item) {
+		c, err, fault := r.takeCallForReplyLocked(item.ID, item.Err)
+		if fault != nil {
+			faults++
+			r.countItemFaultLocked(fault, faults)
+			s.cost.countPeerErrorBytesLocked(wholeError, len(item.Result))
+		}
+		if c == nil {
+			return
+		}
+		s.calls.completeCallLocked(c, now, results.appendCopy(item.Result), err)
+		if m := c.message; array && m.isBatch && !m.hasReply {
+			m.hasReply = true
+			touched = append(touched, m)
+		}
+	}
+	for i := range items {
+		if items[i].ID != nil {
+			complete(&items[i])
+		}
+	}
+	for _, m := range touched {
+		s.calls.failUnansweredLocked(m, now, ErrNoResponse)
+	}
+	for i := range items { // last: the replies with ids narrow the calls for replies without
+		if items[i].ID == nil && !r.completeRefusedCallsLocked(now, items[i].Err) {
+			complete(&items[i])
+		}
+	}
+	s.unlock()
+}
