@@ -302,6 +302,7 @@ const (
 	quickRun   = 50 * time.Microsecond
 	slowRun    = 500 * time.Microsecond
 	maxMethods = 4096 // methods that quickHandlers knows
+	maxMethod  = 256  // bytes of such a method, as the peer chooses the names
 )
 
 // isQuick reports whether the handler of the method has proved to be quick.
@@ -315,7 +316,7 @@ func (q *quickHandlers) isQuick(method string) bool {
 func (q *quickHandlers) recordRun(method string, took time.Duration) {
 	v, ok := q.runs.Load(method)
 	if !ok {
-		if q.size.Load() >= maxMethods {
+		if q.size.Load() >= maxMethods || len(method) > maxMethod {
 			return
 		}
 		if v, ok = q.runs.LoadOrStore(method, new(atomic.Int32)); !ok {

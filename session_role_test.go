@@ -376,6 +376,20 @@ func TestUnknownMethodsAreNotKept(t *testing.T) {
 	}
 }
 
+// TestLongMethodsAreNotKept checks that a peer whose requests one handler answers cannot
+// fill quickHandlers with long names.
+func TestLongMethodsAreNotKept(t *testing.T) {
+	var q quickHandlers
+	known, long := strings.Repeat("x", maxMethod), strings.Repeat("x", maxMethod+1)
+	for range proofRuns {
+		q.recordRun(known, 0)
+		q.recordRun(long, 0)
+	}
+	if !q.isQuick(known) || q.isQuick(long) || q.size.Load() != 1 {
+		t.Errorf("a method of %d bytes is known: %v, of %d bytes: %v", len(known), q.isQuick(known), len(long), q.isQuick(long))
+	}
+}
+
 // TestProofOfQuickHandlers checks how many runs a proof needs.
 func TestProofOfQuickHandlers(t *testing.T) {
 	var q quickHandlers
