@@ -8,7 +8,8 @@ import (
 
 // Who owns the bytes of a result outside of an array. A reply is decoded in place: id and
 // result of a receivedReply are parts of the connection's input. The input stays unchanged
-// until the reader reads more, and handOverDecoded runs before.
+// until the reader reads more, and handOverDecoded runs before. But a Framer of another
+// package may use the memory of a message for the next: then newReply copies id and result.
 //
 //	result          owner                            memory
 //	small           reader, until handOverDecoded    input of the connection
@@ -39,11 +40,18 @@ type receivedReply struct {
 // has read the message into, or else a copy in another buffer.
 func (r *reader) newReply(item *Item, size int) receivedReply {
 	reply := receivedReply{id: item.ID, result: item.Result, err: item.Err}
-	if n := len(item.Result); n > smallResult {
+	n, keepsMessages := len(item.Result), r.s.conn.keepsMessages()
+	if !keepsMessages {
+		reply.id = bytes.Clone(item.ID)
+	}
+	switch {
+	case n > smallResult:
 		if reply.buffer = r.s.conn.detachInput(size); reply.buffer == nil {
 			reply.buffer = getReadBuffer(readBufferSize(n))
 			reply.result = reply.buffer[:copy(reply.buffer, item.Result)]
 		}
+	case !keepsMessages:
+		reply.result = bytes.Clone(item.Result)
 	}
 	return reply
 }

@@ -3,10 +3,8 @@ package rpcx
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"io"
 	"net"
-	"os"
 	"runtime"
 	"sync"
 	"syscall"
@@ -20,6 +18,9 @@ type transport interface {
 	// nextMessage returns the next message, valid until the next call. If wait is unset and
 	// only a read could yield a message, the result is nil.
 	nextMessage(wait bool) ([]byte, error)
+	// keepsMessages reports whether messages are valid until the next read: their memory is
+	// that of the connection's input, and not that of a splitter of another package.
+	keepsMessages() bool
 	// maxMessage returns the size of the largest message, or 0 if the size is unknown.
 	maxMessage() int
 	// maxMessageField returns the name of the field that sets maxMessage.
@@ -56,8 +57,8 @@ type transport interface {
 	hasHungUp() bool
 	receivedBytes() uint64 // for the reader
 	// detachInput gives the buffer with the last message, of size bytes, to the caller. If
-	// the message fills less than half of a large buffer, the result is nil, and the buffer
-	// stays with the connection.
+	// the message fills less than half of a large buffer, or has other memory, the result is
+	// nil, and the buffer stays with the connection.
 	detachInput(size int) []byte
 	// unreadInput returns the input from the start of the faulty, incomplete or cut-off
 	// message on. It is valid until the next call.
@@ -127,13 +128,15 @@ func (s *stream) splitFirst(data []byte, atEOF bool) (int, []byte, error) {
 	return s.split(data, atEOF)
 }
 
+func (s *stream) keepsMessages() bool { return framingOf(s.framer) != framedOtherwise }
+
 func (s *stream) socket() *socket { return s.sock }
 
 func (s *stream) onPart(part func(int) error) { s.onPartial = part }
 
 func (s *stream) nextMessage(wait bool) ([]byte, error) {
 	for reads := 0; ; reads++ {
-		if s.w > s.r || s.readErr != nil {
+		if s.w > s.r || s.readErr == io.EOF {
 			s.markUnread()
 			advance, token, err := s.split(s.buf[s.r:s.w], s.readErr == io.EOF)
 			if advance < 0 || advance > s.w-s.r {
@@ -164,10 +167,6 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 			}
 		}
 		if s.readErr != nil {
-			if s.readErr == errReadInterrupted {
-				s.readErr = nil
-				return nil, errReadInterrupted
-			}
 			s.markUnread()
 			if s.readErr == io.EOF && s.w > s.r {
 				return nil, io.ErrUnexpectedEOF
@@ -180,7 +179,10 @@ func (s *stream) nextMessage(wait bool) ([]byte, error) {
 		if reads > 0 {
 			runtime.Gosched() // a message without an end must not keep a processor
 		}
-		s.readMore()
+		if s.readMore(); s.readErr == errReadInterrupted {
+			s.readErr = nil
+			return nil, errReadInterrupted
+		}
 	}
 }
 
@@ -245,7 +247,7 @@ func (s *stream) readMore() {
 	s.w += n
 	s.lastRead = n
 	s.totalBytes += uint64(n)
-	if s.sock != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	if s.sock != nil && s.sock.isInterruption(err) {
 		err = errReadInterrupted
 	}
 	s.readErr = err
@@ -349,6 +351,8 @@ func (m *messages) nextMessage(wait bool) ([]byte, error) {
 	}
 	return msg, err
 }
+
+func (m *messages) keepsMessages() bool { return true } // each message has a read of its own
 
 func (m *messages) socket() *socket { return nil }
 

@@ -56,7 +56,7 @@ func (s *stream) grownSize() int {
 // detachInput leaves largeSize unchanged: until the next read into an empty buffer, the
 // reported size is an upper bound.
 func (s *stream) detachInput(size int) []byte {
-	if len(s.buf) <= readBuffer || size <= len(s.buf)/2 || s.readErr != nil {
+	if len(s.buf) <= readBuffer || size <= len(s.buf)/2 || s.readErr != nil || !s.keepsMessages() {
 		return nil // after readErr, unreadInput may still need the message
 	}
 	full, rest := s.buf, s.buf[s.r:s.w]

@@ -40,6 +40,7 @@ func (*socket) tryWrite([]byte) int            { panic("unreachable") }
 func (*socket) readSome() ([]byte, int, error) { panic("unreachable") }
 func (*socket) interruptRead()                 { panic("unreachable") }
 func (*socket) allowRead()                     { panic("unreachable") }
+func (*socket) isInterruption(error) bool      { panic("unreachable") }
 
 // Errors of AcceptEx on Windows, and of setting up accepted connections. (No call returns the
 // constants with Unix names, such as syscall.ENOBUFS.)

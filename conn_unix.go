@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -177,6 +178,8 @@ type socket struct {
 	raw      syscall.RawConn
 	deadline interface{ SetReadDeadline(time.Time) error }
 
+	interrupted atomic.Bool // between interruptRead and allowRead
+
 	output       []byte
 	writtenCount int
 	writeFn      func(fd uintptr) bool // set by newSocket
@@ -241,7 +244,7 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 	buf, n = s.input, max(s.readCount, 0)
 	s.input = nil
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case s.isInterruption(err):
 		err = errReadInterrupted
 	case err != nil:
 	case s.readErr != nil:
@@ -254,10 +257,22 @@ func (s *socket) readSome() (buf []byte, n int, err error) {
 
 // interruptRead makes readSome return errReadInterrupted, until allowRead. An error means
 // that the socket is closed.
-func (s *socket) interruptRead() { _ = s.deadline.SetReadDeadline(time.Unix(1, 0)) }
+func (s *socket) interruptRead() {
+	s.interrupted.Store(true)
+	_ = s.deadline.SetReadDeadline(time.Unix(1, 0))
+}
 
 // allowRead reverts interruptRead.
-func (s *socket) allowRead() { _ = s.deadline.SetReadDeadline(time.Time{}) }
+func (s *socket) allowRead() {
+	s.interrupted.Store(false)
+	_ = s.deadline.SetReadDeadline(time.Time{})
+}
+
+// isInterruption reports whether err is the error of a read that interruptRead has ended.
+// The user may have set a deadline, too.
+func (s *socket) isInterruption(err error) bool {
+	return s.interrupted.Load() && errors.Is(err, os.ErrDeadlineExceeded)
+}
 
 // unixListener is a [net.UnixListener] whose Close removes the socket's file only if the
 // file still belongs to the listener.

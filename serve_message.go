@@ -406,4 +406,5 @@ func (x *exchange) receivedBytes() uint64          { return uint64(x.size) }
 func (x *exchange) unreadInput() ([]byte, framing) { return nil, framedOtherwise }
 func (x *exchange) releaseInput()                  {}
 func (x *exchange) detachInput(int) []byte         { return nil }
+func (x *exchange) keepsMessages() bool            { return true }
 func (x *exchange) userConn() any                  { return x.conn }

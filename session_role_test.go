@@ -2,11 +2,14 @@ package rpcx
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -591,5 +594,139 @@ func TestIdleSessionsHaveOneGoroutine(t *testing.T) {
 				t.Fatalf("a goroutine writes in an idle session:\n%s", stacks[:n])
 			}
 		}
+	}
+}
+
+// scratchFramer is a NewlineFramer whose tokens are in memory of the splitter, valid until
+// the next call.
+type scratchFramer struct{ onSplit func(data []byte, atEOF bool) }
+
+func (f scratchFramer) NewSplitter() bufio.SplitFunc {
+	split := NewlineFramer{}.NewSplitter()
+	var scratch []byte
+	return func(data []byte, atEOF bool) (int, []byte, error) {
+		if f.onSplit != nil {
+			f.onSplit(data, atEOF)
+		}
+		for i := range scratch {
+			scratch[i] = '#'
+		}
+		n, token, err := split(data, atEOF)
+		if token != nil {
+			scratch = append(scratch[:0], token...)
+			token = scratch
+		}
+		return n, token, err
+	}
+}
+
+func (f scratchFramer) AppendFrame(dst, msg []byte) ([]byte, error) {
+	return NewlineFramer{}.AppendFrame(dst, msg)
+}
+
+// TestTokenIsUsedBeforeTheNextCallOfTheSplitter checks the contract of Framer with replies
+// that arrive together.
+func TestTokenIsUsedBeforeTheNextCallOfTheSplitter(t *testing.T) {
+	for _, size := range []int{10, 1000, 5000, 100_000} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		text := strings.Repeat("x", size)
+		go func() { // ends with the connection
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			r := bufio.NewReader(conn)
+			for {
+				var out bytes.Buffer
+				for range 4 {
+					line, err := r.ReadString('\n')
+					if err != nil {
+						return
+					}
+					id := line[strings.Index(line, `"id":`)+5:]
+					id = id[:strings.IndexAny(id, ",}")]
+					fmt.Fprintf(&out, `{"jsonrpc":"2.0","id":%s,"result":"%s"}`+"\n", id, text)
+				}
+				conn.Write(out.Bytes())
+			}
+		}()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := NewSession(conn, &Options{Framer: scratchFramer{}})
+		for range 50 {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			var fs []*Future
+			for range 3 {
+				fs = append(fs, s.Go(ctx, "m", nil))
+			}
+			var got string
+			if err := s.Call(ctx, "m", nil, &got); err != nil || got != text {
+				t.Fatalf("%d: call: %.50q, %v", size, got, err)
+			}
+			for _, f := range fs {
+				if err := f.Wait(ctx, &got); err != nil || got != text {
+					t.Fatalf("%d: %.50q, %v", size, got, err)
+				}
+			}
+			cancel()
+		}
+		s.Close()
+		<-s.Done()
+	}
+}
+
+// TestSplitterGetsNoEmptyData checks the contract of bufio.SplitFunc, "never called with an
+// empty data slice unless atEOF is true", where reads are interrupted and at the close.
+func TestSplitterGetsNoEmptyData(t *testing.T) {
+	var empty atomic.Bool
+	srv := echoServer(map[string]HandlerFunc{"block": func(ctx context.Context, _ *Request) (any, error) {
+		time.Sleep(5 * time.Millisecond)
+		return nil, nil
+	}})
+	s, _ := socketSessions(t, "tcp", srv, &Options{Framer: scratchFramer{func(data []byte, atEOF bool) {
+		if len(data) == 0 && !atEOF {
+			empty.Store(true)
+		}
+	}}})
+	for range 20 {
+		lend(t, s)
+		if err := s.Call(context.Background(), "block", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if empty.Load() {
+		t.Error("the splitter was called without data")
+	}
+	s.Close()
+	<-s.Done()
+	if empty.Load() {
+		t.Error("the splitter was called without data at the close")
+	}
+}
+
+// TestReadDeadlineOfUser checks that a deadline that the user has set is no interruption of
+// a read.
+func TestReadDeadlineOfUser(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	s := NewSession(conn, nil)
+	<-s.Done()
+	if err := s.Err(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the session ends with %v", err)
 	}
 }
