@@ -223,21 +223,28 @@ func (r *reader) readForCall(m *pendingMessage) {
 	if !r.takeRoleFor(m) {
 		return
 	}
-	step := readOn
+	step, passOn := readOn, false
 	defer func() {
-		if step != leaveRole { // an error; or a Framer, Protocol or Codec of the user has panicked
-			s.lock()
-			r.leaveCallerLocked(false, 0)
-			s.unlock()
+		if step == leaveRole {
+			return
 		}
+		if !passOn {
+			r.leftError = errReaderPanicked
+		}
+		s.lock()
+		r.leaveCallerLocked(false, 0)
+		s.unlock()
 	}()
 	for step == readOn {
 		msg, err := s.conn.nextMessage(true)
 		buf := decodeBuffers.Get().(*decodeBuffer)
-		for ; msg != nil && err == nil && !r.ignoresInput; msg, err = s.conn.nextMessage(false) {
+		for msg != nil && err == nil && !r.ignoresInput {
 			r.receiveMessage(&buf.decodedInput, &buf.Message, msg)
+			if msg = nil; !buf.queueFullOrCrowded { // otherwise readLoop has to pause
+				msg, err = s.conn.nextMessage(false)
+			}
 		}
-		passOn := err != nil || r.ignoresInput
+		passOn = err != nil || r.ignoresInput
 		step = r.handOver(&buf.decodedInput, !passOn)
 		buf.recycle()
 		if passOn {
@@ -279,6 +286,10 @@ func (r *reader) leaveCallerLocked(vacant bool, now time.Duration) {
 		s.effects.setFlag(&s.effects.readerWanted)
 	}
 }
+
+// errReaderPanicked ends a session whose caller has panicked as reader. The caller may
+// recover, but messages are lost.
+var errReaderPanicked = errors.New("rpcx: the Framer, Protocol or Codec has panicked")
 
 // errReadInterrupted is the error of a read that interruptRead has ended.
 var errReadInterrupted = errors.New("rpcx: read interrupted")

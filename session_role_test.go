@@ -730,3 +730,115 @@ func TestReadDeadlineOfUser(t *testing.T) {
 		t.Errorf("the session ends with %v", err)
 	}
 }
+
+// rawPeer returns a session over TCP to a peer that answers each request with the result of
+// answer, or with {"result":"hi"} if that is empty. %s in the answer is the id.
+func rawPeer(t *testing.T, opts *Options, answer func(method string) string) *Session {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSession(conn, opts)
+	t.Cleanup(func() {
+		s.Close()
+		<-s.Done()
+		far.Close()
+	})
+	go func() { // ends with the connection
+		for lines := bufio.NewScanner(far); lines.Scan(); {
+			var req struct {
+				Method string
+				ID     json.RawMessage
+			}
+			if json.Unmarshal(lines.Bytes(), &req) != nil || req.Method == "" {
+				continue
+			}
+			text := answer(req.Method)
+			if text == "" {
+				text = `{"jsonrpc":"2.0","result":"hi","id":%s}` + "\n"
+			}
+			if _, err := far.Write([]byte(strings.ReplaceAll(text, "%s", string(req.ID)))); err != nil {
+				return
+			}
+		}
+	}()
+	return s
+}
+
+// TestReadingCallerLeavesRoleAtFullQueue checks that a caller that reads takes no more
+// requests than readLoop does before a pause.
+func TestReadingCallerLeavesRoleAtFullQueue(t *testing.T) {
+	release := make(chan struct{})
+	s := rawPeer(t, &Options{Limits: Limits{Concurrency: 1, Queue: 10}, Handler: HandlerFunc(func(context.Context, *Request) (any, error) {
+		<-release
+		return nil, nil
+	})}, func(method string) string {
+		if method == "flood" {
+			return strings.Repeat(`{"jsonrpc":"2.0","method":"n"}`+"\n", 150)
+		}
+		return ""
+	})
+	lend(t, s)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { // ends by cancel
+		s.Call(ctx, "flood", nil, nil)
+		close(ended)
+	}()
+	for s.Stats().Pauses == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if n := s.Stats().Queued; n > 20 {
+		t.Errorf("%d requests are queued, the limit is 10", n)
+	}
+	cancel()
+	<-ended
+	close(release)
+}
+
+// panickingProtocol panics when the goroutine of a call decodes the result "panic".
+type panickingProtocol struct {
+	Protocol
+	session *atomic.Pointer[Session]
+}
+
+func (p panickingProtocol) Decode(m *Message, msg []byte, maxBatch int) {
+	if bytes.Contains(msg, []byte(`"panic"`)) && roleOf(p.session.Load()).caller != nil {
+		panic("panickingProtocol")
+	}
+	p.Protocol.Decode(m, msg, maxBatch)
+}
+
+// TestPanicOfReadingCaller checks that a session ends if the goroutine of a call panics as
+// reader and recovers: messages are lost.
+func TestPanicOfReadingCaller(t *testing.T) {
+	var session atomic.Pointer[Session]
+	s := rawPeer(t, &Options{Protocol: panickingProtocol{JSONRPCv2, &session}}, func(method string) string {
+		if method == "panic" {
+			return `{"jsonrpc":"2.0","result":"panic","id":%s}` + "\n"
+		}
+		return ""
+	})
+	session.Store(s)
+	for panicked := false; !panicked; {
+		lend(t, s)
+		func() {
+			defer func() { panicked = recover() != nil }()
+			s.Call(context.Background(), "panic", nil, nil)
+		}()
+	}
+	<-s.Done()
+	if err := s.Err(); !errors.Is(err, errReaderPanicked) {
+		t.Errorf("the session ends with %v", err)
+	}
+}
