@@ -353,8 +353,8 @@ func (s *Session) start() {
 	}
 	s.activity.watchConn()
 	s.requests.startGateTimeout()
-	// Owner: the session. End: the input ends, the connection is closed, or reading
-	// pauses.
+	// Owner: the session. End: the input ends, the connection is closed, or the reading
+	// role becomes vacant.
 	go s.reader.readLoop()
 	s.lock()
 	if s.writer.writerIdle = true; !s.writer.isEmpty() || s.life.state >= stateClosing {

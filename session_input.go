@@ -172,6 +172,7 @@ func (r *reader) closeInput(err error) bool {
 	if limit <= 0 || s.conn.hasHungUp() {
 		return false
 	}
+	s.conn.releaseInput()
 	s.lock()
 	if s.life.state >= stateClosing {
 		s.unlock()

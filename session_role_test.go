@@ -842,3 +842,28 @@ func TestPanicOfReadingCaller(t *testing.T) {
 		t.Errorf("the session ends with %v", err)
 	}
 }
+
+// TestHalfClosedSessionKeepsNoInput checks that a session gives back the input buffer when
+// the peer has finished sending.
+func TestHalfClosedSessionKeepsNoInput(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	s := NewSession(conn, nil)
+	far.(*net.TCPConn).CloseWrite()
+	<-s.Done()
+	if buf := s.conn.(*stream).buf; buf != nil {
+		t.Errorf("the session keeps %d bytes", len(buf))
+	}
+}
