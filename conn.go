@@ -516,13 +516,14 @@ func carrierOf(conn net.Conn) net.Conn {
 }
 
 // Conn returns the connection that the session was started on, an [io.ReadWriteCloser] or a
-// [MessageConn]. Callers may inspect the connection, but must not read, write or close it.
+// [MessageConn]. Callers may inspect the connection, but must not read, write or close it, or
+// set its deadlines.
 // A transport finds its own data there, such as the logged-in user.
 func (s *Session) Conn() any { return s.conn.userConn() }
 
 // NetConn returns the [net.Conn] under the session, or nil: the result of [Session.Conn],
 // or of a method NetConn on the result. Callers may inspect the connection (the state of
-// TLS, say), but must not read, write or close it.
+// TLS, say), but must not read, write or close it, or set its deadlines.
 func (s *Session) NetConn() net.Conn {
 	switch conn := s.Conn().(type) {
 	case net.Conn:

@@ -195,25 +195,23 @@ func (r *reader) checkRoleLocked() {
 func (r *reader) checkLentLocked(now time.Duration) {
 	s, role := r.s, &r.role
 	s.mu.AssertHeld()
-	if !role.watched {
-		return
-	}
-	next := now + lendLimit
-	switch isLent := role.isLent() || role.caller != nil && !role.interrupted; {
-	case isLent && role.lentSince+lendLimit > now:
-		next = role.lentSince + lendLimit
-	case isLent:
-		role.lone = min(role.lone, 0)
+	isLent := role.isLent() || role.caller != nil && !role.interrupted
+	switch end := role.lentSince + lendLimit; {
+	case !role.watched:
+	case isLent && end <= now:
+		role.watched, role.lone = false, min(role.lone, 0)
 		if r.fillVacancyLocked(); role.caller != nil {
 			role.interrupted = true
 			s.writer.sock.interruptRead()
 		}
+	case isLent:
+		role.lentAgain = false
+		s.timer.setTimerLocked(end)
+	case role.lentAgain:
+		role.lentAgain = false
+		s.timer.setTimerLocked(now + lendLimit)
+	default:
 		role.watched = false
-	case !role.lentAgain:
-		role.watched = false
-	}
-	if role.lentAgain = false; role.watched {
-		s.timer.setTimerLocked(next)
 	}
 }
 

@@ -86,6 +86,10 @@ func serve() {
 // listen starts serving and sampling, and returns the address.
 func (srv *server) listen(s *rpcx.Session) (string, error) {
 	<-srv.started // without the wait, a goroutine of the session with the parent might be missing
+	// The notification makes the session's writer run, whose goroutine then stays idle.
+	if err := s.Notify(context.Background(), "sample", srv.sample()); err != nil {
+		return "", err
+	}
 	srv.goroutines = runtime.NumGoroutine()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
