@@ -50,7 +50,7 @@ func (s *Session) callAndWait(ctx context.Context, method string, params any, me
 	h := handlerOf(ctx)
 	s.requests.beginReplyWait(h)
 	if m.mayRead {
-		s.reader.readForCall(m)
+		s.reader.readForCall(ctx, m)
 	}
 	if end := ctx.Done(); end == nil {
 		<-m.done

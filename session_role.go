@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -19,7 +20,7 @@ import (
 //	                                                              – the last loneReplies replies were lone: vacantLone
 //	Session.Call         in a vacancy                             the call has ended by a lone reply: vacantLone
 //	                                                              the call has ended otherwise, an error, a full
-//	                                                              queue, or after lendLimit: readLoop
+//	                                                              queue, or after lendTime: readLoop
 //	nobody, vacantLone   see above                                the next Call takes the role; otherwise: readLoop
 //	nobody,              see above                                the handler has returned: readLoop, on the
 //	vacantHandling                                                goroutine of the handler; a Call takes the role
@@ -29,7 +30,7 @@ import (
 //
 //   - Whoever has the role waits for nothing but input. The goroutine of readLoop runs a
 //     handler only in a vacancy, when any other goroutine can take the role.
-//   - Lending ends after lendLimit: readLoop fills a vacancy, and a read of a caller is
+//   - Lending ends after lendTime: readLoop fills a vacancy, and a read of a caller is
 //     interrupted. So the end of a context, for example, needs no further signal.
 //   - A vacancy ends at once if a goroutine waits in another way than by Session.Call: for a
 //     Future or a batch, or in a handler. The same applies if the session drains or closes.
@@ -45,9 +46,10 @@ const (
 )
 
 const (
-	lendLimit   = time.Millisecond // longest time of a vacancy, except in a pause, and of the reading for a call
-	loneReplies = 8                // lone replies in a row, each within lendLimit, until the role is lent to callers
-	busyReplies = 64               // further lone replies after a message of the peer that is no reply
+	minLendTime = time.Millisecond      // of readingRole.lendTime
+	maxLendTime = 16 * time.Millisecond // of readingRole.lendTime
+	loneReplies = 8                     // lone replies in a row, each within minLendTime, until the role is lent to callers
+	busyReplies = 64                    // further lone replies after a message of the peer that is no reply
 )
 
 // readingRole is the state of the reading role, guarded by the session's lock. Only the
@@ -57,9 +59,11 @@ type readingRole struct {
 	lentSince   time.Duration   // start of the vacancy, or of the caller's call
 	watched     bool            // the timer looks at lentSince
 	lentAgain   bool            // the role was lent since the timer has looked
+	lendTime    time.Duration   // longest time of a vacancy, except in a pause, and of the reading for a call
 	lone        int8            // number of successive lone replies; negative after other messages
 	caller      *pendingMessage // whose goroutine in Session.Call has the role; nil for readLoop
 	callerDone  bool            // the call of caller has ended
+	callerLimit time.Duration   // the deadline of the caller's context
 	interrupted bool            // the read of caller is interrupted
 }
 
@@ -79,7 +83,7 @@ func (r *reader) nextStepLocked(in *decodedInput, now time.Duration) readStep {
 	s.mu.AssertHeld()
 	role, rs := &r.role, &s.requests
 	isLone := in.messages == 1 && s.life.state == stateOpen && !in.queueFullOrCrowded && rs.running == 0
-	isReply := isLone && len(in.replies) == 1 && s.calls.table.pending == 0 && now-s.calls.lastStarted <= lendLimit && s.writer.sock != nil
+	isReply := isLone && len(in.replies) == 1 && s.calls.table.pending == 0 && now-s.calls.lastStarted <= minLendTime && s.writer.sock != nil
 	switch {
 	case role.caller != nil && (role.callerDone || role.interrupted || in.queueFullOrCrowded):
 		if !isReply {
@@ -124,14 +128,14 @@ func (r *reader) vacateLocked(why vacancy, now time.Duration) {
 	}
 }
 
-// watchLentLocked makes the timer end the lending after lendLimit. Callers must hold s.mu.
+// watchLentLocked makes the timer end the lending after lendTime. Callers must hold s.mu.
 func (r *reader) watchLentLocked(now time.Duration) {
 	s, role := r.s, &r.role
 	s.mu.AssertHeld()
-	role.lentSince, role.lentAgain = now, true
+	role.lentSince, role.lentAgain, role.callerLimit = now, true, never
 	if !role.watched {
-		role.watched = true
-		s.timer.setTimerLocked(now + lendLimit)
+		role.watched, role.lentAgain, role.lendTime = true, false, minLendTime
+		s.timer.setTimerLocked(now + minLendTime)
 	}
 }
 
@@ -190,13 +194,17 @@ func (r *reader) checkRoleLocked() {
 	s.requests.checkPauseLocked()
 }
 
-// checkLentLocked ends the lending after lendLimit. The session's timer calls
-// checkLentLocked. Callers must hold s.mu.
+// checkLentLocked ends the lending after lendTime. As long as the role is lent again and
+// again, lendTime doubles up to maxLendTime: a timer that is due soon makes each wait for
+// input slower. The session's timer calls checkLentLocked. Callers must hold s.mu.
 func (r *reader) checkLentLocked(now time.Duration) {
 	s, role := r.s, &r.role
 	s.mu.AssertHeld()
+	if role.lentAgain {
+		role.lendTime = min(2*role.lendTime, maxLendTime)
+	}
 	isLent := role.isLent() || role.caller != nil && !role.interrupted
-	switch end := role.lentSince + lendLimit; {
+	switch end := min(role.lentSince+role.lendTime, role.callerLimit); {
 	case !role.watched:
 	case isLent && end <= now:
 		role.watched, role.lone = false, min(role.lone, 0)
@@ -209,16 +217,18 @@ func (r *reader) checkLentLocked(now time.Duration) {
 		s.timer.setTimerLocked(end)
 	case role.lentAgain:
 		role.lentAgain = false
-		s.timer.setTimerLocked(now + lendLimit)
+		s.timer.setTimerLocked(now + role.lendTime)
 	default:
 		role.watched = false
 	}
 }
 
-// readForCall reads until m has ended, if the role is vacant, but for lendLimit at most.
-func (r *reader) readForCall(m *pendingMessage) {
+// readForCall reads until m has ended, if the role is vacant. At the deadline of ctx, and
+// after lendTime, readForCall returns: then the caller waits for m like any other. The end
+// of ctx without a deadline is noticed after lendTime.
+func (r *reader) readForCall(ctx context.Context, m *pendingMessage) {
 	s := r.s
-	if !r.takeRoleFor(m) {
+	if !r.takeRoleFor(ctx, m) {
 		return
 	}
 	step, passOn := readOn, false
@@ -255,8 +265,12 @@ func (r *reader) readForCall(m *pendingMessage) {
 }
 
 // takeRoleFor takes the role for the goroutine of m, a single call, if the role is vacant.
-func (r *reader) takeRoleFor(m *pendingMessage) bool {
+func (r *reader) takeRoleFor(ctx context.Context, m *pendingMessage) bool {
 	s, role := r.s, &r.role
+	limit := never
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = deadline.Sub(s.startTime)
+	}
 	s.lock()
 	defer s.unlock()
 	if !role.isLent() || m.openCalls == 0 {
@@ -264,6 +278,9 @@ func (r *reader) takeRoleFor(m *pendingMessage) bool {
 	}
 	role.vacancy, role.caller, role.callerDone = notVacant, m, false
 	r.watchLentLocked(m.started)
+	if role.callerLimit = limit; limit < m.started+role.lendTime {
+		s.timer.setTimerLocked(limit)
+	}
 	return true
 }
 
@@ -299,7 +316,7 @@ var errReadInterrupted = errors.New("rpcx: read interrupted")
 // quick after proofRuns runs in a row on another goroutine, of at most quickRun each, as
 // the only running handler of its session. After a run of slowRun, or a wait for a session
 // in the handler, the proof begins anew and needs slowProof runs more. The worst
-// case, a handler that becomes slow after the proof, delays input by lendLimit.
+// case, a handler that becomes slow after the proof, delays input by lendTime.
 type quickHandlers struct {
 	runs sync.Map     // method → *atomic.Int32, number of quick runs
 	size atomic.Int32 // of runs

@@ -168,6 +168,13 @@ func TestReadingCallerGivesUp(t *testing.T) {
 	}
 	<-stop
 	lend(t, s)
+	ctx, cancelDeadline := context.WithTimeout(context.Background(), 3*time.Millisecond)
+	defer cancelDeadline()
+	if err := s.Call(ctx, "block", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the error is %v, want that of the deadline", err)
+	}
+	waitForRole(t, s, "after the deadline", isHeldByLoop)
+	lend(t, s)
 	if err := s.Call(context.Background(), "block", nil, nil); !errors.Is(err, ErrTimeout) {
 		t.Errorf("the error is %v, want ErrTimeout", err)
 	}
@@ -865,5 +872,22 @@ func TestHalfClosedSessionKeepsNoInput(t *testing.T) {
 	<-s.Done()
 	if buf := s.conn.(*stream).buf; buf != nil {
 		t.Errorf("the session keeps %d bytes", len(buf))
+	}
+}
+
+// TestLendTime checks that lending takes longer as long as the role is lent again, and that
+// a vacancy that lasts begins anew.
+func TestLendTime(t *testing.T) {
+	s, _ := socketSessions(t, "tcp", echoServer(nil), nil)
+	for range 2 {
+		for role := (readingRole{}); role.lendTime != maxLendTime; role = roleOf(s) {
+			mustEcho(t, s)
+		}
+		for end := time.Now().Add(10 * time.Second); roleOf(s).lendTime == maxLendTime; lend(t, s) {
+			if time.Now().After(end) {
+				t.Fatalf("lending does not begin anew: %+v", roleOf(s))
+			}
+			waitForRole(t, s, "without calls", func(role readingRole) bool { return isHeldByLoop(role) && !role.watched })
+		}
 	}
 }
