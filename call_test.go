@@ -1062,8 +1062,8 @@ func TestCallAllocs(t *testing.T) {
 		handler rpcx.Handler
 		most    float64
 	}{
-		{"raw handler", raw, 10},
-		{"Func", fn, 14},
+		{"raw handler", raw, 7},
+		{"Func", fn, 8},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if allocs := callAllocs(t, rpcx.Options{Handler: test.handler}); allocs > test.most {
