@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,11 +87,7 @@ func serve() {
 // listen starts serving and sampling, and returns the address.
 func (srv *server) listen(s *rpcx.Session) (string, error) {
 	<-srv.started // without the wait, a goroutine of the session with the parent might be missing
-	// The notification makes the session's writer run, whose goroutine then stays idle.
-	if err := s.Notify(context.Background(), "sample", srv.sample()); err != nil {
-		return "", err
-	}
-	srv.goroutines = runtime.NumGoroutine()
+	srv.goroutines = countGoroutines()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -150,14 +147,32 @@ func (srv *server) stop() (sample, error) {
 // leftOver returns a sample of the remains of a stopped server.
 func (srv *server) leftOver() sample {
 	// Ending goroutines may need a moment.
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > srv.goroutines && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Second); countGoroutines() > srv.goroutines && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	left := srv.settle()
-	if left.Goroutines -= srv.goroutines; left.Goroutines > 0 {
+	if left.Goroutines = countGoroutines() - srv.goroutines; left.Goroutines > 0 {
 		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1) // for the reader of the report
 	}
 	return left
+}
+
+// parentsIdle is the number of idle goroutines that the session with the parent may keep:
+// those of a worker, of the writer, and of a worker that began before the last was idle.
+const parentsIdle = 3
+
+// countGoroutines returns the number of goroutines, without up to parentsIdle idle ones.
+func countGoroutines() int {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	idle := 0
+	for stack := range bytes.SplitSeq(stacks, []byte("\n\n")) {
+		state, frames, _ := bytes.Cut(stack, []byte("\n"))
+		if bytes.Contains(state, []byte("[chan receive")) && bytes.HasPrefix(frames, []byte("example.com/rpcx/internal/gopool.(*Pool).runTasks")) {
+			idle++
+		}
+	}
+	return runtime.NumGoroutine() - min(idle, parentsIdle)
 }
 
 // closed counts the end of a session.

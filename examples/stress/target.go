@@ -93,7 +93,7 @@ func (t *target) listen(attack string) (string, error) {
 	if a.serves {
 		over = overTCP // the attack is on a client, and the honest client of the server measures the process
 	}
-	t.goroutines = runtime.NumGoroutine()
+	t.goroutines = countGoroutines()
 	t.Options = t.options(targetMethods())
 	t.Options.Framer = over.framer()
 	acceptor := websocket.Acceptor{Server: &t.Server}
