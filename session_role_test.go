@@ -436,23 +436,9 @@ func TestProofOfQuickHandlers(t *testing.T) {
 // TestErrorsMetByReadingCallers checks that a bad frame, and the end of the connection, met
 // by the goroutine of a call have the same effects as those met by readLoop.
 func TestErrorsMetByReadingCallers(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	peerConn := make(chan net.Conn)
-	go func() { // ends after the first connection
-		c, _ := l.Accept()
-		peerConn <- c
-	}()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := NewSession(conn, &Options{Framer: NewlineFramer{MaxSize: 200}})
-	far := <-peerConn
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
 	defer far.Close()
+	s := NewSession(near, &Options{Framer: NewlineFramer{MaxSize: 200}})
 	answers := make(chan string)
 	go func() { // ends with the connection
 		for lines := bufio.NewScanner(far); lines.Scan(); {
@@ -721,17 +707,10 @@ func TestSplitterGetsNoEmptyData(t *testing.T) {
 // TestReadDeadlineOfUser checks that a deadline that the user has set is no interruption of
 // a read.
 func TestReadDeadlineOfUser(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-	s := NewSession(conn, nil)
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
+	defer far.Close()
+	near.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	s := NewSession(near, nil)
 	<-s.Done()
 	if err := s.Err(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the session ends with %v", err)
@@ -742,20 +721,8 @@ func TestReadDeadlineOfUser(t *testing.T) {
 // answer, or with {"result":"hi"} if that is empty. %s in the answer is the id.
 func rawPeer(t *testing.T, opts *Options, answer func(method string) string) *Session {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	far, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := NewSession(conn, opts)
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
+	s := NewSession(near, opts)
 	t.Cleanup(func() {
 		s.Close()
 		<-s.Done()
@@ -853,21 +820,9 @@ func TestPanicOfReadingCaller(t *testing.T) {
 // TestHalfClosedSessionKeepsNoInput checks that a session gives back the input buffer when
 // the peer has finished sending.
 func TestHalfClosedSessionKeepsNoInput(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	far, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
 	defer far.Close()
-	s := NewSession(conn, nil)
+	s := NewSession(near, nil)
 	far.(*net.TCPConn).CloseWrite()
 	<-s.Done()
 	if buf := s.conn.(*stream).buf; buf != nil {
