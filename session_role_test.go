@@ -222,12 +222,17 @@ func TestVacancyEnds(t *testing.T) {
 		}
 	})
 	t.Run("future", func(t *testing.T) {
-		s, _ := socketSessions(t, "tcp", echoServer(nil), opts)
+		reply := make(chan struct{})
+		s, _ := socketSessions(t, "tcp", echoServer(map[string]HandlerFunc{"wait": func(context.Context, *Request) (any, error) {
+			<-reply
+			return nil, nil
+		}}), opts)
 		lend(t, s)
-		f := s.Go(context.Background(), "echo", Args{"hi"})
+		f := s.Go(context.Background(), "wait", nil)
 		if role := roleOf(s); role.isLent() {
 			t.Errorf("nobody reads for a future: %+v", role)
 		}
+		close(reply)
 		if err := f.Wait(context.Background(), nil); err != nil {
 			t.Error(err)
 		}
