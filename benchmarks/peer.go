@@ -47,7 +47,8 @@ type Peer struct {
 	// Over is the name of the floor that the peer is compared with, if the floor
 	// is not that of the row.
 	Over string
-	// Start starts a server on a loopback port. It echoes to any number of clients.
+	// Start starts a server on a loopback port. It echoes to any number of clients. The
+	// error is [errors.ErrUnsupported] if the peer has no server for the load.
 	Start func(Load) (Server, error)
 	// Dial connects a client to the server at addr. The error is
 	// [errors.ErrUnsupported] if the peer has no client for the load.

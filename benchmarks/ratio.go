@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// A Ratio is how many times as long a peer takes as another, or as much: the median of the
-// ratios within each run, which a machine that is slower in some runs than in
+// A Ratio is how many times as long a peer takes as another, or how many times as much
+// memory: the median of the ratios within each run, which a machine that is slower in some runs than in
 // others does not disturb.
 type Ratio struct {
 	Median float64
 	// Low and High are the ends of the interval that has the median of all possible
 	// runs in it with a probability of at least 95 %. They are order statistics:
-	// with 9 runs the second ratio and the last but one. Both are 0 if the runs are
+	// with 9 runs the second smallest and the second largest. Both are 0 if the runs are
 	// fewer than 6, which no such interval can be had from.
 	Low, High float64
 }

@@ -66,7 +66,8 @@ var idleRow = benchmarks.Row{Name: benchmarks.IdleRow, Title: "an idle pair, KiB
 const footnote = `
 Medians, in µs; ratios are medians of the ratios within a run, with their 95 % intervals (order statistics). The floor is a line
 echo without RPC: with a goroutine that writes ("fifo") where calls are concurrent. Best of any wire: of all the others;
-† cannot be called back on its connection. Best JSON: of the JSON-RPC libraries that can.
+† cannot be called back on its connection. Best JSON: of the JSON-RPC libraries that can. Ratios are not the quotients of the
+medians beside them.
 `
 
 // writeRow writes a row's table.
@@ -129,7 +130,10 @@ func named(r *benchmarks.Results, row benchmarks.Row, p benchmarks.Peer) string 
 // figure formats the median of a peer, in µs or KiB.
 func figure(r *benchmarks.Results, row benchmarks.Row, peer string) string {
 	if row.Name == benchmarks.IdleRow {
-		s, _ := r.MedianIdle(peer)
+		s, ok := r.MedianIdle(peer)
+		if !ok {
+			return "–"
+		}
 		return digits(s.Bytes / 1024)
 	}
 	s, ok := r.Median(row.Name, peer)
