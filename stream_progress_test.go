@@ -32,7 +32,7 @@ func TestCallProgressOrder(t *testing.T) {
 		err   string
 	}{
 		{`{"jsonrpc":"2.0","result":"done","id":0}`, "done", "<nil>"},
-		{`{"jsonrpc":"2.0","error":{"code":7,"message":"failed"},"id":0}`, "", "failed (7)"},
+		{`{"jsonrpc":"2.0","error":{"code":7,"message":"failed"},"id":0}`, "", "failed (code 7)"},
 		{`{"jsonrpc":"2.0","result":1,"id":0}`, "", `decode the result of "work"`},
 	} {
 		synctest.Test(t, func(t *testing.T) {
