@@ -102,14 +102,22 @@ func (s *Session) beginStreamCall(ctx context.Context, q *streamQueue, params an
 	if form.endsByReply() {
 		call.kind = callListens
 	}
-	var key []byte
 	switch {
 	case len(form.Token) > 0:
 		object, token, err := ss.addToken(form, params)
 		if err != nil {
 			return nil, nil, err
 		}
-		params, q.id, key = object, token, appendCanonical(nil, token)
+		q.id = token
+		key := string(appendCanonical(nil, token))
+		if call.kind == callListens {
+			return call, object, ss.reserveRoute(call, key)
+		}
+		unsubscribed, err := setPath([]byte("{}"), form.Token, token)
+		if err != nil {
+			return nil, nil, err
+		}
+		return call, object, ss.joinRoute(ctx, call, key, unsubscribed)
 	case form.isByParams():
 		encoded, err := s.encodeParams(params)
 		if err != nil {
@@ -121,22 +129,28 @@ func (s *Session) beginStreamCall(ctx context.Context, q *streamQueue, params an
 		if encoded == nil {
 			encoded = []byte("[]")
 		}
-		key, _ = appendParamsKey(nil, encoded, false)
-		return call, params, ss.joinRoute(ctx, call, string(key), json.RawMessage(encoded))
+		key, _ := appendParamsKey(nil, encoded, false)
+		return call, params, ss.joinRoute(ctx, call, string(key), encoded)
 	}
 	s.lock()
 	defer s.unlock()
 	call.methods = ss.learnLocked(form, q.method)
-	if key == nil {
-		return call, params, nil
-	}
-	r, isNew := ss.enterLocked(form, call.methods, string(key))
-	if !isNew {
-		return nil, nil, errIDTaken(q.id)
-	}
-	call.route, r.params = r, Args{q.id}
-	ss.attachLocked(r, q)
 	return call, params, nil
+}
+
+// reserveRoute makes the route of call, whose token is the key.
+func (ss *sessionStreams) reserveRoute(call *streamCall, key string) error {
+	ss.s.lock()
+	defer ss.s.unlock()
+	call.methods = ss.learnLocked(call.form, call.queue.method)
+	r, isNew := ss.enterLocked(call.form, call.methods, key)
+	if !isNew {
+		return errIDTaken(call.queue.id)
+	}
+	call.route = r
+	ss.dropOlderLocked(r, call.methods)
+	ss.attachLocked(r, call.queue)
+	return nil
 }
 
 // errIDTaken is the error for an id that has a stream already.
@@ -187,18 +201,24 @@ func (ss *sessionStreams) addToken(form *Correlation, params any) (object, token
 	return object, token, nil
 }
 
-// joinRoute enters call, a subscribing call whose params are the key, in the route of the
-// params. While the unsubscribing call of an equal subscription has no reply, joinRoute
-// waits.
+// joinRoute enters call, a subscribing call whose key is known, in the route of the key, which
+// equal subscriptions share. params are those of the unsubscribing call. While the
+// unsubscribing call of an equal subscription has no reply, joinRoute waits.
 func (ss *sessionStreams) joinRoute(ctx context.Context, call *streamCall, key string, params json.RawMessage) error {
 	s := ss.s
 	for {
 		s.lock()
 		call.methods = ss.learnLocked(call.form, call.queue.method)
-		r, _ := ss.enterLocked(call.form, call.methods, key)
+		r, isNew := ss.enterLocked(call.form, call.methods, key)
 		if !r.unsent {
 			call.route, r.params = r, params
 			r.pending++
+			if isNew {
+				ss.dropOlderLocked(r, call.methods)
+			}
+			if len(call.form.Token) > 0 {
+				ss.attachLocked(r, call.queue)
+			}
 			s.unlock()
 			return nil
 		}
@@ -331,7 +351,7 @@ func (c *streamCall) finishLocked(result []byte, err error) error {
 func (c *streamCall) confirmLocked(result []byte, err error) error {
 	ss, q := c.ss, c.queue
 	ss.s.mu.AssertHeld()
-	if c.form.isByParams() && c.route != nil {
+	if c.route != nil { // entered by joinRoute
 		c.route.pending--
 	}
 	if err == nil && ss.ended {
@@ -349,12 +369,11 @@ func (c *streamCall) confirmLocked(result []byte, err error) error {
 		return err
 	}
 	c.route.subscribed = true
-	if q.route == nil {
-		ss.attachLocked(c.route, q)
-	}
 	if c.form.Current {
 		q.push(queuedNews{data: bytes.Clone(result), isValue: true})
-	} else {
+	}
+	if q.route == nil {
+		ss.attachLocked(c.route, q)
 		ss.claimKeptLocked(c.route, c.methods, ss.s.now())
 	}
 	return nil

@@ -37,8 +37,9 @@ type Correlation struct {
 	// CallID means that the id of the subscription is the id of the call, whose reply ends
 	// the subscription.
 	CallID bool
-	// Unsubscribe is the method that ends a subscription. The only param is the id; without
-	// ID, the params are the params of the subscribing call. Default: none.
+	// Unsubscribe is the method that ends a subscription. The only param is the id: named, at
+	// the path Token, or positional. Without ID, the params are those of the subscribing call.
+	// Default: none.
 	Unsubscribe string
 	// Current means that the reply is the first value.
 	Current bool

@@ -375,10 +375,27 @@ func (ss *sessionStreams) checkKeptLocked(now time.Duration) {
 // Callers must hold s.mu.
 func (ss *sessionStreams) claimKeptLocked(r *route, methods []*newsMethod, now time.Duration) {
 	ss.s.mu.AssertHeld()
-	if len(ss.kept) == 0 {
-		return
+	for _, k := range ss.takeKeptLocked(r, methods) {
+		for _, q := range r.queues {
+			q.addDropped(k.missed)
+		}
+		ss.deliverLocked(r, k.params, now)
 	}
-	var mine []keptNews
+}
+
+// dropOlderLocked drops the kept notifications of r, which came before the subscribing call.
+// Callers must hold s.mu.
+func (ss *sessionStreams) dropOlderLocked(r *route, methods []*newsMethod) {
+	ss.s.mu.AssertHeld()
+	ss.s.stats.Unclaimed += uint64(len(ss.takeKeptLocked(r, methods)))
+}
+
+// takeKeptLocked removes and returns the kept notifications of r. Callers must hold s.mu.
+func (ss *sessionStreams) takeKeptLocked(r *route, methods []*newsMethod) (mine []keptNews) {
+	ss.s.mu.AssertHeld()
+	if len(ss.kept) == 0 {
+		return nil
+	}
 	ss.kept = slices.DeleteFunc(ss.kept, func(k keptNews) bool {
 		isMine := k.key == r.key && slices.ContainsFunc(methods, func(m *newsMethod) bool { return m.name == k.method })
 		if isMine {
@@ -387,12 +404,7 @@ func (ss *sessionStreams) claimKeptLocked(r *route, methods []*newsMethod, now t
 		}
 		return isMine
 	})
-	for _, k := range mine {
-		for _, q := range r.queues {
-			q.addDropped(k.missed)
-		}
-		ss.deliverLocked(r, k.params, now)
-	}
+	return mine
 }
 
 // enterLocked returns the route of key, and makes it if there is none. isNew reports which.

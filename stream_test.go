@@ -243,7 +243,7 @@ func TestStreamForms(t *testing.T) {
 		reply: `{"jsonrpc":"2.0","result":true,"id":0}`,
 		news:  []string{`{"jsonrpc":"2.0","method":"tick","params":{"t":"rpcx-1","v":2}}`},
 		id:    `"rpcx-1"`, want: []string{"1", "2"},
-		close: `{"jsonrpc":"2.0","method":"stop","id":1,"params":["rpcx-1"]}`,
+		close: `{"jsonrpc":"2.0","method":"stop","id":1,"params":{"as":{"token":"rpcx-1"}}}`,
 	}}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -560,6 +560,47 @@ func TestSharedSubscriptions(t *testing.T) {
 		b.must(t).Close()
 		w.expect(`{"jsonrpc":"2.0","method":"blockchain.scripthash.unsubscribe","id":2,"params":["ab"]}`)
 		w.say(`{"jsonrpc":"2.0","result":true,"id":2}`)
+		noStreams(t, s)
+	})
+}
+
+// A token that the program gives, as for MCP's resources, is unsubscribed by name. Equal
+// subscriptions share it, and news from before the call do not count.
+func TestSubscribeWithGivenToken(t *testing.T) {
+	form := &rpcx.Correlation{Methods: []string{"updated"}, ID: []string{"uri"}, Token: []string{"uri"}, Unsubscribe: "unsubscribe"}
+	sub := rpcx.Subscription{Method: "subscribe", Params: map[string]any{"uri": "u"}, Correlation: form}
+	news := func(n int) string {
+		return fmt.Sprintf(`{"jsonrpc":"2.0","method":"updated","params":{"uri":"u","n":%d}}`, n)
+	}
+	type update struct{ N int }
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, &rpcx.Options{Correlations: []*rpcx.Correlation{form}})
+		w.say(news(0))
+		synctest.Wait()
+		a := subscribing[update](s, sub)
+		w.expect(`{"jsonrpc":"2.0","method":"subscribe","id":0,"params":{"uri":"u"}}`)
+		w.say(news(1), `{"jsonrpc":"2.0","result":{},"id":0}`, news(2))
+		has(t, a.must(t), update{1}, update{2})
+		b := subscribing[update](s, sub)
+		w.expect(`{"jsonrpc":"2.0","method":"subscribe","id":1,"params":{"uri":"u"}}`)
+		w.say(`{"jsonrpc":"2.0","result":{},"id":1}`, news(3))
+		has(t, a.must(t), update{3})
+		has(t, b.must(t), update{3})
+		a.must(t).Close()
+		w.expectNothing()
+		b.must(t).Close()
+		w.expect(`{"jsonrpc":"2.0","method":"unsubscribe","id":2,"params":{"uri":"u"}}`)
+		c := subscribing[update](s, sub)
+		w.say(news(4))
+		c.waits(t)
+		w.expectNothing()
+		w.say(`{"jsonrpc":"2.0","error":{"code":1,"message":"no"},"id":2}`)
+		w.expect(`{"jsonrpc":"2.0","method":"subscribe","id":3,"params":{"uri":"u"}}`)
+		w.say(`{"jsonrpc":"2.0","error":{"code":1,"message":"no"},"id":3}`, news(5))
+		if _, err := c.result(t); err == nil || err.Error() != "no (code 1)" {
+			t.Errorf("the error is %v", err)
+		}
+		time.Sleep(time.Second)
 		noStreams(t, s)
 	})
 }
