@@ -52,7 +52,7 @@ func TestOverflowPolicies(t *testing.T) {
 		{"KeepLatest with keys, over the queue", rpcx.Subscription{Queue: 2, Overflow: rpcx.KeepLatest, Key: tens}, []any{10, 20, 11, 21, 12, 22, 13, 23}, []string{"13", "23"}, 6, nil},
 		{"KeepLatest with too many keys", rpcx.Subscription{Queue: 2, Overflow: rpcx.KeepLatest, Key: tens}, []any{10, 20, 30, 40, 50}, []string{"40", "50"}, 3, nil},
 		{"EndStream by number", rpcx.Subscription{Queue: 3, Overflow: rpcx.EndStream}, []any{1, 2, 3, 4, 5}, []string{"1", "2", "3"}, 0, rpcx.ErrSlowReader},
-		{"EndStream by size", rpcx.Subscription{Bytes: 100, Overflow: rpcx.EndStream}, []any{1, 2, 3}, []string{"1", "2"}, 0, rpcx.ErrSlowReader},
+		{"EndStream by size", rpcx.Subscription{Bytes: 90, Overflow: rpcx.EndStream}, []any{1, 2, 3}, []string{"1", "2"}, 0, rpcx.ErrSlowReader},
 		{"EndStream with a value over Bytes", rpcx.Subscription{Bytes: 10, Overflow: rpcx.EndStream}, []any{1}, []string{"1"}, 0, nil},
 	}
 	for _, test := range tests {
