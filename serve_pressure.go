@@ -264,8 +264,13 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 	}
 	if !b.longPauseLogged && now-b.since >= pauseLogDelay {
 		b.longPauseLogged = true
-		s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
-			slog.Int("requests", rs.count), slog.Int("bytes", rs.bytes), slog.Int("handlers", rs.running))
+		if s.isProgressFullLocked() {
+			s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: progress arrives faster than the function of CallProgress takes it",
+				methodAttr(s.streams.Load().full[0].method))
+		} else {
+			s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
+				slog.Int("requests", rs.count), slog.Int("bytes", rs.bytes), slog.Int("handlers", rs.running))
+		}
 	}
 	progress := b.lastProgress
 	if b.roomWaiters > 0 && rs.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {

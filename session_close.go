@@ -268,7 +268,7 @@ func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 			continue
 		}
 		pc.table.remove(c)
-		pc.completeCallLocked(c, now, nil, &ConnectionError{written, cause})
+		pc.completeCallLocked(c, now, nil, &ConnectionError{Written: written, Err: cause})
 	}
 }
 

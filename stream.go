@@ -220,7 +220,8 @@ func (s *Stream[T]) Err() error {
 	return nil
 }
 
-// Dropped returns the number of values that the policy has dropped so far.
+// Dropped returns the number of values that the policy has dropped so far. What comes after
+// the end of the stream does not count.
 func (s *Stream[T]) Dropped() uint64 { return s.queue.droppedValues() }
 
 // ID returns the id of the subscription in JSON, or nil if the form has none.

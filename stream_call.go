@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,7 @@ var (
 		"choose the Correlation of this method, or describe its form")
 	errNamedParams = errors.New("rpcx: the subscribing call needs positional params, such as rpcx.Args: " +
 		"without Correlation.ID, a notification repeats the params of the call, and one more")
-	errTokenNeedsNamed = errors.New("rpcx: the subscribing call needs named params, a struct or a map: Correlation.Token is a place in them")
+	errTokenNeedsNamed = errors.New("rpcx: the call needs named params, a struct or a map: Correlation.Token is a place in them")
 )
 
 // checkStreams returns why s can have no streams, or nil.
@@ -459,7 +460,7 @@ func (s *Session) claimStream(form *Correlation, id any) (*streamQueue, error) {
 		return nil, err
 	}
 	if !isStreamID(raw) {
-		return nil, fmt.Errorf("rpcx: the id for StreamOf is %s: use a string or a number", excerpt(raw))
+		return nil, fmt.Errorf("rpcx: the id for StreamOf is %s: use a string or a number", cmp.Or(excerpt(raw), "null"))
 	}
 	q := newStreamQueue(s, form, "", defaultQueueLimits)
 	q.id = raw

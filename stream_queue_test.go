@@ -21,8 +21,8 @@ func progressNews(value any) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","method":"$/progress","params":{"token":1,"value":%s}}`, text)
 }
 
-// subscribed returns a stream of Ethereum's form, and the wire of its session.
-func subscribed[T any](t *testing.T, opts *rpcx.Options, sub rpcx.Subscription) (*rpcx.Stream[T], *rpcx.Session, *wire) {
+// openedStream returns a stream of Ethereum's form, and the wire of its session.
+func openedStream[T any](t *testing.T, opts *rpcx.Options, sub rpcx.Subscription) (*rpcx.Stream[T], *rpcx.Session, *wire) {
 	t.Helper()
 	s, w := newWire(t, opts)
 	sub.Method = "eth_subscribe"
@@ -58,7 +58,7 @@ func TestOverflowPolicies(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				st, _, w := subscribed[json.RawMessage](t, nil, test.sub)
+				st, _, w := openedStream[json.RawMessage](t, nil, test.sub)
 				for _, v := range test.values {
 					text, _ := json.Marshal(v)
 					w.say(fmt.Sprintf(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x1","result":%s}}`, text))
@@ -99,7 +99,7 @@ func TestStreamEndsWithTheSession(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				st, s, w := subscribed[int](t, nil, rpcx.Subscription{})
+				st, s, w := openedStream[int](t, nil, rpcx.Subscription{})
 				w.say(fmt.Sprintf(ethNews, 1), fmt.Sprintf(ethNews, 2))
 				synctest.Wait()
 				test.end(s, w)
@@ -107,6 +107,9 @@ func TestStreamEndsWithTheSession(t *testing.T) {
 				has(t, st, 1, 2)
 				endsWith(t, st, rpcx.ErrConnectionLost)
 				matches(t, st.Err(), rpcx.ErrConnectionLost, test.want)
+				if !strings.HasPrefix(st.Err().Error(), "connection lost (end of a stream): ") {
+					t.Errorf("Err is %v", st.Err())
+				}
 				if _, ok := errors.AsType[*rpcx.ConnectionError](st.Err()); !ok {
 					t.Errorf("the error is a %T", st.Err())
 				}
@@ -121,7 +124,7 @@ func TestStreamEndsWithTheSession(t *testing.T) {
 // A waiting Next ends with the session, with Close, and with its context.
 func TestNextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		st, _, w := subscribed[int](t, nil, rpcx.Subscription{})
+		st, _, w := openedStream[int](t, nil, rpcx.Subscription{})
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("too long"))
 		defer cancel()
 		if _, err := st.Next(ctx); err == nil || err.Error() != "too long" {
@@ -149,7 +152,7 @@ func TestNextEnds(t *testing.T) {
 
 func TestStreamValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		st, _, w := subscribed[int](t, nil, rpcx.Subscription{})
+		st, _, w := openedStream[int](t, nil, rpcx.Subscription{})
 		for i := range 5 {
 			w.say(fmt.Sprintf(ethNews, i))
 		}
@@ -182,7 +185,7 @@ func TestStreamValues(t *testing.T) {
 // A value that cannot be decoded ends the stream.
 func TestStreamOfWrongType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		st, _, w := subscribed[bool](t, nil, rpcx.Subscription{})
+		st, _, w := openedStream[bool](t, nil, rpcx.Subscription{})
 		w.say(fmt.Sprintf(ethNews, 1), fmt.Sprintf(ethNews, 2))
 		for range 2 {
 			_, err := run(func() (bool, error) { return st.Next(t.Context()) }).result(t)
@@ -206,7 +209,7 @@ func TestStreamEndedByPeer(t *testing.T) {
 		{`"gone"`, `rpcx: the peer has ended the subscription: "gone"`, nil},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			st, s, w := subscribed[int](t, nil, rpcx.Subscription{Correlation: &form})
+			st, s, w := openedStream[int](t, nil, rpcx.Subscription{Correlation: &form})
 			w.say(fmt.Sprintf(ethNews, 1), `{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x1","error":null,"result":2}}`,
 				`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x1","error":`+test.reason+`}}`, fmt.Sprintf(ethNews, 3))
 			has(t, st, 1, 2)
@@ -319,7 +322,7 @@ func TestOtherNewsGoToTheHandler(t *testing.T) {
 // The notifications in a batch of the peer are sorted, too; the other members are handled.
 func TestNewsInABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		st, _, w := subscribed[int](t, handling(rpcx.HandlerFunc(reply)), rpcx.Subscription{})
+		st, _, w := openedStream[int](t, handling(rpcx.HandlerFunc(reply)), rpcx.Subscription{})
 		news := func(n int) string { return fmt.Sprintf(ethNews, n) }
 		w.say("["+news(1)+","+news(2)+"]", news(3),
 			"["+news(4)+`,{"jsonrpc":"2.0","method":"m","params":[7],"id":1},`+news(5)+`,{"jsonrpc":"2.0","method":"m","params":[8],"id":2},{"id":[]}]`, news(6))

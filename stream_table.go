@@ -495,7 +495,7 @@ func (ss *sessionStreams) endLocked(cause error) {
 		return
 	}
 	ss.ended = true
-	err := &ConnectionError{Written: true, Err: cause}
+	err := &ConnectionError{Written: true, Err: cause, isStream: true}
 	for r := range ss.routes {
 		for _, q := range r.queues {
 			q.route = nil

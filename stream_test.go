@@ -343,7 +343,7 @@ func TestStreamMistakes(t *testing.T) {
 		{"named params in Electrum's form", rpcx.Subscription{Method: "m", Params: map[string]any{"a": 1}, Correlation: rpcx.ElectrumScriptHash},
 			`rpcx: the subscribing call needs positional params, such as rpcx.Args: without Correlation.ID, a notification repeats the params of the call, and one more`},
 		{"positional params with a token", rpcx.Subscription{Method: "m", Params: rpcx.Args{1}, Correlation: rpcx.MCPProgress},
-			`rpcx: the subscribing call needs named params, a struct or a map: Correlation.Token is a place in them`},
+			`rpcx: the call needs named params, a struct or a map: Correlation.Token is a place in them`},
 		{"no place for the token", rpcx.Subscription{Method: "m", Params: map[string]any{"_meta": 1}, Correlation: rpcx.MCPProgress},
 			`rpcx: no place for the token in the params: member "_meta" is no object`},
 		{"a token that is no id", rpcx.Subscription{Method: "m", Params: map[string]any{"workDoneToken": true}, Correlation: rpcx.LSPWorkDone},
@@ -379,6 +379,7 @@ func TestStreamMistakes(t *testing.T) {
 				{nil, 1, `rpcx: the Correlation for StreamOf is nil`},
 				{rpcx.ElectrumHeaders, 1, `rpcx: StreamOf needs a Correlation with Methods and ID: set those of the notifications`},
 				{rpcx.MCPListen, 1, `rpcx: StreamOf needs a Correlation with Methods and ID: set those of the notifications`},
+				{rpcx.LSPWorkDone, nil, `rpcx: the id for StreamOf is null: use a string or a number`},
 				{rpcx.LSPWorkDone, []int{1}, `rpcx: the id for StreamOf is [1]: use a string or a number`},
 				{rpcx.LSPPartialResult, json.RawMessage(`"\u0061"`), `rpcx: the id "\u0061" has a stream already: close that first, or choose another token`},
 			} {
