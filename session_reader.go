@@ -244,7 +244,9 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 		r.receiveBatchResponse(m.Items, true)
 	case m.Batch:
 		r.handOverDecoded(in)
-		r.takeNewsOfBatch(in, m)
+		if r.takeNewsOfBatch(in, m); len(m.Items) == 0 {
+			break
+		}
 		if items := r.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
 			r.receiveBatch(in, items, m, len(msg))
 		}

@@ -229,8 +229,7 @@ func (r *reader) takeNews(in *decodedInput, item *Item) bool {
 	return true
 }
 
-// takeNewsOfBatch adds the notifications of a batch of requests that are sorted to in, and
-// leaves the other items in m.
+// takeNewsOfBatch moves notifications for streams from m, a batch of requests, to in.
 func (r *reader) takeNewsOfBatch(in *decodedInput, m *Message) {
 	if r.s.streams.Load() == nil {
 		return
