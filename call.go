@@ -33,16 +33,18 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 	mustHaveContext("Session.Call", ctx)
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, result)
+			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, result, nil)
 		})
 	}
-	return s.callAndWait(ctx, method, params, nil, result)
+	return s.callAndWait(ctx, method, params, nil, result, nil)
 }
 
-// callAndWait is Call after the functions of Options.OnCall. meta is data about the call.
-func (s *Session) callAndWait(ctx context.Context, method string, params any, meta map[string]any, result any) error {
+// callAndWait is Call after the functions of Options.OnCall. meta is data about the call,
+// and stream is nil unless the call belongs to a stream.
+func (s *Session) callAndWait(ctx context.Context, method string, params any, meta map[string]any, result any, stream *streamCall) error {
 	c := s.pool.takeCall(s, method)
 	m := &c.message
+	m.stream = stream
 	if err := s.sendCall(ctx, m, params, meta); err != nil {
 		s.pool.putCall(c)
 		return err
@@ -80,19 +82,21 @@ func (s *Session) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Session.Go", ctx)
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.startCall(ctx, &s.pool.Pool, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, h *hookedCall) (*Future, error) {
-			return s.startCall(ctx, h.Method, h.Params, h)
+			return s.startCall(ctx, h.Method, h.Params, h, nil)
 		})
 	}
-	f, _ := s.startCall(ctx, method, params, nil)
+	f, _ := s.startCall(ctx, method, params, nil, nil)
 	return f
 }
 
 // startCall is Go after the functions of Options.OnCall. h is the call that the functions
-// have seen, or nil. If the call cannot be sent, startCall also returns the error.
-func (s *Session) startCall(ctx context.Context, method string, params any, h *hookedCall) (*Future, error) {
+// have seen, or nil. If the call cannot be sent, startCall also returns the error. stream is
+// nil, or the stream that lasts as long as the call, which ctx then does not end.
+func (s *Session) startCall(ctx context.Context, method string, params any, h *hookedCall, stream *streamCall) (*Future, error) {
 	c := new(futureCall)
 	f, m := &c.future, c.begin(s, method)
 	f.phase, f.message, f.call, f.waiters, m.future = futureOpen, m, &m.calls[0], &c.waiters, f
+	m.stream = stream
 	var meta map[string]any
 	if h != nil {
 		if meta = h.Meta; len(h.done) > 0 {
@@ -103,7 +107,9 @@ func (s *Session) startCall(ctx context.Context, method string, params any, h *h
 		f.finish(err)
 		return f, err
 	}
-	f.watchContext(ctx)
+	if stream == nil {
+		f.watchContext(ctx)
+	}
 	return f, nil
 }
 
@@ -204,7 +210,9 @@ func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any, m
 	defer sc.recycle()
 	c := &m.calls[0]
 	c.id = s.calls.table.newID()
-	_, m.hasOwnDeadline = ctx.Deadline()
+	if m.future == nil || m.stream == nil { // otherwise the context bounds only the sending
+		_, m.hasOwnDeadline = ctx.Deadline()
+	}
 	sc.id = strconv.AppendUint(sc.id[:0], c.id, 10)
 	var err error
 	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, c.method, params, s.codec); err != nil {

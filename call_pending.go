@@ -258,8 +258,9 @@ type pendingCalls struct {
 	limiter       callLimiter
 
 	// Set by newSession, and unchanged afterwards.
-	hooks *callHooks
-	meta  *Meta // nil for none
+	hooks        *callHooks
+	meta         *Meta // nil for none
+	timeoutIsSet bool  // Limits.RequestTimeout is no default, and bounds calls that a stream lasts as long as
 }
 
 // callLimiter bounds the number of concurrent calls of this side. A raised limit takes
@@ -326,7 +327,7 @@ func (o *callLimiter) hasFree() bool { return o.isFree() && len(o.line.waiters) 
 // time. Callers must hold s.mu.
 func (pc *pendingCalls) releaseSlotLocked(m *pendingMessage, at time.Duration) {
 	pc.s.mu.AssertHeld()
-	if !pc.limiter.off() {
+	if !pc.limiter.off() && !(m.stream != nil && m.stream.slotReleased) {
 		pc.limiter.releaseAfterReply(at-m.started, int(m.items), pc.s.limits)
 	}
 }
@@ -355,6 +356,7 @@ type pendingMessage struct {
 	hasOwnDeadline bool          // the context has a deadline, which replaces Limits.RequestTimeout
 	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
 	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
+	stream         *streamCall   // of a call that belongs to a stream; otherwise nil
 
 	resultBuffer []byte // memory of the result of a single call; see receivedReply
 
@@ -395,6 +397,9 @@ func (pc *pendingCalls) registerMessageLocked(m *pendingMessage) {
 	m.started, m.openCalls = pc.s.now(), int32(len(m.calls))
 	pc.lastStarted = m.started
 	pc.table.addCalls(m.calls)
+	if m.stream != nil {
+		m.stream.registerLocked(m)
+	}
 	if m.expectsReply() {
 		pc.startCallTimeoutLocked(m, m.started)
 	}
@@ -409,6 +414,9 @@ func (m *pendingMessage) expectsReply() bool { return len(m.calls) > 0 }
 func (pc *pendingCalls) startCallTimeoutLocked(m *pendingMessage, now time.Duration) {
 	s := pc.s
 	s.mu.AssertHeld()
+	if m.stream != nil && m.stream.kind == callListens && !pc.timeoutIsSet {
+		return
+	}
 	if m.deadline.owner == nil && !m.hasOwnDeadline && s.limits.RequestTimeout != never {
 		pc.timeouts.appendDeadline(s, &m.deadline, after(now, s.limits.RequestTimeout), m)
 	}
@@ -462,6 +470,9 @@ func (pc *pendingCalls) abandonCallLocked(c *pendingCall, now time.Duration, err
 		s.effects.reportAbandoned(c.id)
 	}
 	pc.completeCallLocked(c, now, nil, err)
+	if call := c.message.stream; call != nil {
+		call.ss.rememberGivenUpLocked(c.id, call)
+	}
 	return true
 }
 
@@ -482,8 +493,11 @@ func (pc *pendingCalls) abandonMember(f *Future, c *pendingCall, err error) {
 // must hold s.mu.
 func (pc *pendingCalls) completeCallLocked(c *pendingCall, now time.Duration, result []byte, err error) {
 	pc.s.mu.AssertHeld()
-	c.result, c.err = result, err
 	m := c.message
+	if m.stream != nil {
+		err = m.stream.finishLocked(result, err)
+	}
+	c.result, c.err = result, err
 	if m.openCalls--; m.openCalls > 0 {
 		return
 	}

@@ -119,7 +119,7 @@ func (r *reader) receiveBatchResponse(items []Item, array bool) {
 	s.lock()
 	now := s.now()
 	complete := func(item *Item) {
-		c, err, fault := r.takeCallForReplyLocked(item.ID, item.Err)
+		c, err, fault := r.takeCallForReplyLocked(item.ID, item.Result, item.Err)
 		if fault != nil {
 			faults++
 			r.countItemFaultLocked(fault, faults)

@@ -341,21 +341,27 @@ type cancelledError struct{ text string }
 func (e *cancelledError) Error() string      { return e.text }
 func (*cancelledError) Is(target error) bool { return target == context.Canceled }
 
-// ConnectionError is the error of a call pending at the end of the connection. It matches
-// [ErrConnectionLost], and wraps the reason for the end.
+// ConnectionError is the error of a call pending at the end of the connection, and of a
+// [Stream]. It matches [ErrConnectionLost], and wraps the reason for the end.
 type ConnectionError struct {
 	// Written reports whether the whole request was handed to the connection. If true, the
 	// peer may have handled the request. If false, the peer has not handled the request,
-	// unless this side closed the session: queued messages are still written then.
+	// unless this side closed the session: queued messages are still written then. For a
+	// stream, Written is true.
 	Written bool
 	// Err is the reason for the session's end: io.EOF if the peer closed the connection,
 	// ErrClosed if this side did.
 	Err error
+
+	isStream bool
 }
 
 func (e *ConnectionError) Error() string {
 	how := "request not written"
-	if e.Written {
+	switch {
+	case e.isStream:
+		how = "end of a stream"
+	case e.Written:
 		how = "request written, reply not received"
 	}
 	return fmt.Sprintf("connection lost (%s): %v", how, e.Err)

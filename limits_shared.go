@@ -223,7 +223,7 @@ func (m *memoryUse) reportMemoryLocked() {
 	if s.load.limit == 0 || s.life.state == stateDone || m.closed {
 		return
 	}
-	held := s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + m.partialBytes + m.batchReplies
+	held := s.keptNewsBytesLocked() + s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + m.partialBytes + m.batchReplies
 	if d := held - m.reported; d >= weightStep || d <= -weightStep {
 		m.reported += d
 		s.load.addBytes(d, s.pool)

@@ -68,6 +68,11 @@ type Options struct {
 	// Meta says where messages carry data about a request, for OutgoingCall.Meta and
 	// Request.Meta. Default: nowhere.
 	Meta *Meta
+	// Correlations are the forms of subscriptions and progress that the session speaks. The
+	// notifications of their Methods go to [Subscribe], [StreamOf] and [CallProgress] instead of
+	// Handler, unless they carry no id. [Progress] uses the first form that finds a token. The
+	// methods of other streams join them with the first stream. Default: none.
+	Correlations []*Correlation
 	// Objects lets both sides pass services as arguments and results, at any depth: a *Router,
 	// or a pointer given to [Expose]. The peer receives a *Proxy, also in place of an any, and
 	// can call the service. The service must be in the tree of Handler, a *Router. With a
@@ -340,6 +345,8 @@ type Stats struct {
 
 	RequestsReceived     uint64  // handled requests and notifications, members of batches included
 	NotificationsDropped uint64  // queue full, time over, or session ending; not unread ones
+	News                 uint64  // notifications for streams and CallProgress, which no handler gets
+	Unclaimed            uint64  // of News, those whose id was unknown for a second, or that were too many
 	Errors               uint64  // protocol and framing errors; requests and notifications refused or failed
 	LateReplies          uint64  // to abandoned calls
 	UnexpectedReplies    uint64  // without a call
@@ -401,6 +408,9 @@ func resolveOptions(opts *Options) (*Options, error) {
 		return nil, err
 	}
 	if err := o.resolveCallOptions(); err != nil {
+		return nil, err
+	}
+	if err := o.resolveCorrelations(); err != nil {
 		return nil, err
 	}
 	o.objects = nil

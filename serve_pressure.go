@@ -188,7 +188,7 @@ func (r *reader) pauseReading() bool {
 	defer s.unlock()
 	now := s.now()
 	b := &s.requests.pressure
-	if !s.requests.mayPauseLocked() || !s.requests.isFullOrCrowdedLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
+	if !s.requests.mustPauseLocked(now, 4) || s.stats.BytesReceived < b.readUntilBytes {
 		return false
 	}
 	b.since, b.lastProgress, b.longPauseLogged = now, now, false
@@ -202,12 +202,19 @@ func (r *reader) pauseReading() bool {
 	return true
 }
 
+// mustPauseLocked reports whether reading must pause: for the queue if it is at least
+// quarters/4 full or crowded, or for a CallProgress. Callers must hold s.mu.
+func (rs *requestServer) mustPauseLocked(now time.Duration, quarters int) bool {
+	rs.s.mu.AssertHeld()
+	return rs.mayPauseLocked() && rs.isFullOrCrowdedLocked(now, quarters) || rs.s.mustPauseForProgressLocked()
+}
+
 // checkPauseLocked resumes reading if the reason for the pause is gone. In a pause, each
 // unlock calls checkPauseLocked. Callers must hold s.mu.
 func (rs *requestServer) checkPauseLocked() {
 	s := rs.s
 	s.mu.AssertHeld()
-	if s.reader.role.vacancy == vacantPaused && !(rs.mayPauseLocked() && rs.isFullOrCrowdedLocked(s.now(), 3)) {
+	if s.reader.role.vacancy == vacantPaused && !rs.mustPauseLocked(s.now(), 3) {
 		rs.resumeReadingLocked()
 	}
 }
@@ -257,8 +264,13 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 	}
 	if !b.longPauseLogged && now-b.since >= pauseLogDelay {
 		b.longPauseLogged = true
-		s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
-			slog.Int("requests", rs.count), slog.Int("bytes", rs.bytes), slog.Int("handlers", rs.running))
+		if s.isProgressFullLocked() {
+			s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: progress arrives faster than the function of CallProgress takes it",
+				methodAttr(s.streams.Load().full[0].method))
+		} else {
+			s.logs.logPeerLaterLocked(slog.LevelInfo, "reading paused: requests arrive faster than they are handled",
+				slog.Int("requests", rs.count), slog.Int("bytes", rs.bytes), slog.Int("handlers", rs.running))
+		}
 	}
 	progress := b.lastProgress
 	if b.roomWaiters > 0 && rs.running <= b.replyWaiters+b.roomWaiters && !b.writerStalled {
@@ -284,7 +296,12 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 	switch {
 	case s.reader.role.vacancy != vacantPaused:
 		return
+	case resumeAt <= now && !(rs.mayPauseLocked() && rs.isFullOrCrowdedLocked(now, 3)): // only a CallProgress holds up the reading
+		s.endSlowProgressLocked()
+		rs.resumeReadingLocked()
+		return
 	case resumeAt <= now:
+		s.endSlowProgressLocked()
 		if b.pauseForbidden = true; b.foreignWaiters > 0 {
 			b.lastStall = now
 			b.stallCount++
@@ -311,7 +328,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 func (rs *requestServer) mayReadALittleLocked() bool {
 	s := rs.s
 	s.mu.AssertHeld()
-	return !rs.gate.closed.Load() && rs.pressure.roomWaiters == 0 && rs.bytes/2 < s.limits.QueueBytes && rs.queueDepth()/2 < s.limits.Queue &&
+	return s.hasProgressRoomLocked() && !rs.gate.closed.Load() && rs.pressure.roomWaiters == 0 && rs.bytes/2 < s.limits.QueueBytes && rs.queueDepth()/2 < s.limits.Queue &&
 		!s.load.isOverShare(s.memory.reported)
 }
 

@@ -97,21 +97,22 @@ type Session struct {
 	// the start, such as writer.sock. Only the reader changes stats.MessagesReceived and
 	// stats.BytesReceived, and may read both without mu.
 	mu       lockowner.Mutex
-	life     lifecycle     // state, cause of the close, callbacks
-	calls    pendingCalls  // to the peer
-	requests requestServer // from the peer
-	reader   reader        // decoding, faults of the peer
-	input    inputState    // the end of the input
-	writer   writer        // outbox, senders that wait for room
-	timer    sessionTimer  // the one timer, for all deadlines
-	activity connActivity  // silence, keep-alive
-	idle     idleMark      // for a nearly full server
-	cost     costState     // cost and throttle
-	faults   peerErrors    // for Limits.PeerErrors
-	memory   memoryUse     // bytes that the server counts
-	logs     deferredLog   // records to be logged without mu
-	events   eventQueue    // for Trace
-	effects  effects       // work for after unlock
+	life     lifecycle                      // state, cause of the close, callbacks
+	calls    pendingCalls                   // to the peer
+	requests requestServer                  // from the peer
+	reader   reader                         // decoding, faults of the peer
+	input    inputState                     // the end of the input
+	writer   writer                         // outbox, senders that wait for room
+	timer    sessionTimer                   // the one timer, for all deadlines
+	activity connActivity                   // silence, keep-alive
+	idle     idleMark                       // for a nearly full server
+	cost     costState                      // cost and throttle
+	faults   peerErrors                     // for Limits.PeerErrors
+	memory   memoryUse                      // bytes that the server counts
+	logs     deferredLog                    // records to be logged without mu
+	events   eventQueue                     // for Trace
+	streams  atomic.Pointer[sessionStreams] // sorts notifications; nil if unused, and set without mu
+	effects  effects                        // work for after unlock
 	stats    Stats
 	values   atomic.Pointer[sync.Map] // set by SetValue; not guarded by mu
 }
@@ -120,10 +121,11 @@ type Session struct {
 type sessionConfig struct {
 	conn                 transport
 	handler              Handler
-	cancellation         *Cancellation // may be nil
-	strictParams         bool          // Options.StrictParams
-	unknownParamsIgnored bool          // Options.IgnoreUnknownParams
-	hooks                              // functions of the user
+	cancellation         *Cancellation  // may be nil
+	correlations         []*Correlation // Options.Correlations
+	strictParams         bool           // Options.StrictParams
+	unknownParamsIgnored bool           // Options.IgnoreUnknownParams
+	hooks                               // functions of the user
 	codec                Codec
 	limits               *Limits // resolved; shared by the sessions of a server
 	role                 Role
@@ -324,6 +326,8 @@ func newSession(conn transport, o *Options, role Role, p *pool, l *serverLoad) *
 		protocol := o.Protocol // a copy: &o.Protocol would keep all options alive
 		s.proto.Store(&protocol)
 	}
+	s.calls.timeoutIsSet = o.Limits.RequestTimeout != 0
+	s.initStreams(o.Correlations)
 	if s.exchange() == nil { // an exchange mostly needs none of these
 		s.runWorkerFn, s.readLoopFn = s.requests.runWorker, s.reader.readLoop
 		conn.onPart(s.reader.receivePart)

@@ -168,7 +168,7 @@ func (s *Session) checkDrainedLocked() {
 	if s.exchange() != nil && !s.input.closed {
 		return // the message is still to come, and is refused
 	}
-	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.calls.table.pending > 0 {
+	if s.life.state != stateDraining || s.life.unsentErrors > 0 || s.life.callbackTasks > 0 || s.requests.running > 0 || s.calls.table.pending > s.listeningCallsLocked() {
 		return
 	}
 	if s.life.drainTarget == 0 {
@@ -208,6 +208,9 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 		return
 	}
 	s.life.state, s.life.closeCause, s.life.connCause, s.life.closeDeadline = stateClosing, cause, told, closeBy
+	if ss := s.streams.Load(); ss != nil {
+		ss.endLocked(cause)
+	}
 	if grace > 0 {
 		s.timer.setTimerLocked(closeBy)
 	}
@@ -265,7 +268,7 @@ func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 			continue
 		}
 		pc.table.remove(c)
-		pc.completeCallLocked(c, now, nil, &ConnectionError{written, cause})
+		pc.completeCallLocked(c, now, nil, &ConnectionError{Written: written, Err: cause})
 	}
 }
 

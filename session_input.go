@@ -181,6 +181,9 @@ func (r *reader) closeInput(err error) bool {
 	now := s.now()
 	s.input.closed, s.input.closeDeadline = true, after(now, limit)
 	s.calls.failUnanswerableLocked()
+	if ss := s.streams.Load(); ss != nil {
+		ss.endLocked(s.endOfInput())
+	}
 	s.writer.roomLine.wakeAll()
 	s.calls.limiter.line.wakeAll()
 	s.timer.setTimerLocked(min(s.input.closeDeadline, after(now, inputCheckInterval)))

@@ -46,6 +46,9 @@ type decodedInput struct {
 	replies            []receivedReply
 	resultBytes        byteArena // memory for small results of futures
 	entries            []queueEntry
+	news               []receivedNews // notifications of known methods
+	newsKeys           []byte         // their keys
+	newsBytes          byteArena      // their params
 }
 
 // maxDecodedMessages is the upper bound of reader.maxMessages, which is two messages for
@@ -241,6 +244,9 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 		r.receiveBatchResponse(m.Items, true)
 	case m.Batch:
 		r.handOverDecoded(in)
+		if r.takeNewsOfBatch(in, m); len(m.Items) == 0 {
+			break
+		}
 		if items := r.takeInvalidReplies(in, s.Protocol(), m, msg); len(items) > 0 {
 			r.receiveBatch(in, items, m, len(msg))
 		}
@@ -259,6 +265,7 @@ func (r *reader) receiveMessage(in *decodedInput, m *Message, msg []byte) {
 	case s.cancellation != nil && item.Kind == KindNotification && item.Method == s.cancellation.Method:
 		r.handOverDecoded(in) // in may hold the cancelled request
 		s.requests.cancelRequests(item.Params)
+	case item.Kind == KindNotification && r.takeNews(in, item):
 	default:
 		in.entries = append(in.entries, r.newRequest(item, m.textOf(0), len(msg)))
 	}
@@ -305,12 +312,16 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 	r.countReceivedLocked()
 	s.activity.markActiveLocked()
 	now := s.now()
+	sorted := 0
 	for i := range in.replies {
+		if sorted < len(in.news) {
+			sorted = s.streams.Load().sortNewsLocked(in, sorted, i, now)
+		}
 		reply := &in.replies[i]
 		if reply.id == nil && r.completeRefusedCallsLocked(now, reply.err) {
 			continue
 		}
-		c, err, fault := r.takeCallForReplyLocked(reply.id, reply.err)
+		c, err, fault := r.takeCallForReplyLocked(reply.id, reply.result, reply.err)
 		if fault != nil {
 			r.countBadMessageLocked(fault)
 			s.cost.countPeerErrorBytesLocked(wholeError, len(reply.result))
@@ -319,13 +330,16 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 			s.calls.completeCallLocked(c, now, c.keepResult(reply, &in.resultBytes), err)
 		}
 	}
+	if sorted < len(in.news) {
+		s.streams.Load().sortNewsLocked(in, sorted, len(in.replies), now)
+	}
 	s.cost.checkCostLimitLocked()
 	for _, e := range in.entries {
 		s.requests.enqueueRequestLocked(e, now)
 	}
 	s.cost.checkStarvedQueueLocked() // refused requests may have used up the cost limit
 	s.requests.startWorkerIfNeededLocked()
-	in.queueFullOrCrowded = s.requests.isFullOrCrowdedLocked(now, 4)
+	in.queueFullOrCrowded = s.requests.isFullOrCrowdedLocked(now, 4) || s.isProgressFullLocked()
 	if r.maxMessages == 1 {
 		r.setMaxMessages()
 	}
@@ -336,6 +350,9 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 	s.unlock()
 
 	in.recycleReplies()
+	if len(in.news) > 0 {
+		in.recycleNews()
+	}
 	clear(in.entries)
 	in.messages, in.bytes, in.hasBlank = 0, 0, false
 	in.entries = in.entries[:0]
@@ -344,8 +361,8 @@ func (r *reader) handOver(in *decodedInput, last bool) (step readStep) {
 
 // takeCallForReplyLocked removes the call of a response from the table and returns the
 // call, or nil. outcome is the error of the call. fault is an error of the peer, for the
-// caller to count. Callers must hold s.mu.
-func (r *reader) takeCallForReplyLocked(id ID, err error) (c *pendingCall, outcome, fault error) {
+// caller to count. result is only for calls that were given up. Callers must hold s.mu.
+func (r *reader) takeCallForReplyLocked(id ID, result []byte, err error) (c *pendingCall, outcome, fault error) {
 	s := r.s
 	s.mu.AssertHeld()
 	c, what := s.calls.table.matchReply(id)
@@ -361,6 +378,9 @@ func (r *reader) takeCallForReplyLocked(id ID, err error) (c *pendingCall, outco
 	case toAbandoned:
 		s.calls.lastReplyMark = s.writer.queuedMessages
 		s.stats.LateReplies++
+		if ss := s.streams.Load(); ss != nil {
+			ss.unsubscribeLateLocked(id, result, err)
+		}
 	case unexpected:
 		if s.life.state >= stateClosing {
 			break // closeWith has failed the pending calls
@@ -502,7 +522,7 @@ func (r *reader) failCallOfDroppedReply(id ID, array bool, frame *FrameError) bo
 	defer s.unlock()
 	c := s.calls.table.onlyCall(array)
 	if id != nil {
-		c, _, _ = r.takeCallForReplyLocked(id, nil) // the fault is counted with the frame
+		c, _, _ = r.takeCallForReplyLocked(id, nil, nil) // the fault is counted with the frame
 	} else if c != nil {
 		s.calls.table.remove(c)
 	}

@@ -34,6 +34,7 @@ import (
 //     interrupted. So the end of a context, for example, needs no further signal.
 //   - A vacancy ends at once if a goroutine waits in another way than by Session.Call: for a
 //     Future or a batch, or in a handler. The same applies if the session drains or closes.
+//   - While the session has streams, whose readers wait, the role is not lent to callers.
 
 // vacancy is the reason why no goroutine has the reading role.
 type vacancy uint8
@@ -83,7 +84,7 @@ func (r *reader) nextStepLocked(in *decodedInput, now time.Duration) readStep {
 	s.mu.AssertHeld()
 	role, rs := &r.role, &s.requests
 	isLone := in.messages == 1 && s.life.state == stateOpen && !in.queueFullOrCrowded && rs.running == 0
-	isReply := isLone && len(in.replies) == 1 && s.calls.table.pending == 0 && now-s.calls.lastStarted <= minLendTime && s.writer.sock != nil
+	isReply := isLone && len(in.replies) == 1 && s.calls.table.pending == 0 && now-s.calls.lastStarted <= minLendTime && s.writer.sock != nil && !s.hasStreamsLocked()
 	switch {
 	case role.caller != nil && (role.callerDone || role.interrupted || in.queueFullOrCrowded):
 		if !isReply {

@@ -20,6 +20,7 @@ const (
 	fromReader                    // a reply of the reader or the timer: never waits (I2), may exceed the limit
 	fromTryNotify                 // as fromCaller, but never waits: without room, the error is errNoRoom
 	fromNobody                    // the session itself: never waits; without room, the error is errNoRoom
+	fromProgress                  // progress of a handler: as fromCaller, but not after the reply
 )
 
 // errNoRoom is the error for a message that is not sent, because the outbox has no room and
@@ -108,7 +109,7 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 	}
 	if register != nil {
 		s.calls.registerMessageLocked(register)
-		if register.mayRead = register.done != nil && s.reader.role.isLent(); !register.mayRead && register.expectsReply() {
+		if register.mayRead = register.done != nil && register.stream == nil && s.reader.role.isLent(); !register.mayRead && register.expectsReply() {
 			s.reader.fillVacancyLocked()
 		}
 	}
@@ -136,6 +137,8 @@ func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, m *pendin
 	s := w.s
 	s.mu.AssertHeld()
 	switch {
+	case from == fromProgress && !h.mayProgressLocked():
+		return errHandlerReturned
 	case s.life.state == stateDraining && (from == fromCaller || from == fromTryNotify) && (h == nil || h.session != s):
 		return ErrClosed // while draining, only running handlers may send
 	case s.life.state >= stateClosing:

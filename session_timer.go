@@ -198,6 +198,9 @@ func (t *sessionTimer) checkDeadlines() {
 	s.reader.checkLentLocked(now)
 	s.checkHalfCloseLocked(now)
 	s.requests.checkLateLocked(now)
+	if ss := s.streams.Load(); ss != nil {
+		ss.checkKeptLocked(now)
+	}
 	s.requests.checkGateTimeoutLocked(now)
 	s.reader.checkStalledInputLocked(now)
 	s.reader.checkPartialLocked(now)

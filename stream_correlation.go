@@ -1,5 +1,11 @@
 package rpcx
 
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
 // Correlation declares how notifications belong to a subscription, or to the progress of a
 // call. The reader of a session sorts notifications by a Correlation, and runs no function
 // of the user. A path is a list of names of members, from the params inwards.
@@ -24,13 +30,16 @@ type Correlation struct {
 	// as a whole, or the last positional param.
 	Value []string
 	// Token is the path in the params of the subscribing call to the id, which the caller
-	// makes. Without Token, the reply is the id, except with CallID.
+	// makes: a string or a number. If the params have a value there, it is the id; otherwise
+	// the session makes one. The reply to the call ends the subscription, unless Unsubscribe
+	// or Current is set. Without Token, the reply is the id, except with CallID.
 	Token []string
 	// CallID means that the id of the subscription is the id of the call, whose reply ends
 	// the subscription.
 	CallID bool
-	// Unsubscribe is the method that ends a subscription. The only param is the id; without
-	// ID, the params are the params of the subscribing call. Default: none.
+	// Unsubscribe is the method that ends a subscription. The only param is the id: named, at
+	// the path Token, or positional. Without ID, the params are those of the subscribing call.
+	// Default: none.
 	Unsubscribe string
 	// Current means that the reply is the first value.
 	Current bool
@@ -70,3 +79,79 @@ var (
 	// methods of the notifications depend on the call: copy MCPListen and set Methods.
 	MCPListen = &Correlation{ID: []string{"_meta", "io.modelcontextprotocol/subscriptionId"}, CallID: true}
 )
+
+// resolveCorrelations checks and copies Correlations. The codec is resolved.
+func (o *Options) resolveCorrelations() error {
+	forms := make([]*Correlation, len(o.Correlations))
+	for i, c := range o.Correlations {
+		if err := c.check(fmt.Sprintf("Options.Correlations[%d]", i)); err != nil {
+			return err
+		}
+		copied := *c
+		forms[i] = &copied
+	}
+	if len(forms) > 0 && rawType(o.Codec) != nil {
+		return errors.New("Options.Correlations with a RawCodec: ids and values are found in JSON params")
+	}
+	o.Correlations = forms
+	return nil
+}
+
+// check returns why c is invalid, or nil. name is the name of c in the error.
+func (c *Correlation) check(name string) error {
+	switch {
+	case c == nil:
+		return fmt.Errorf("%s is nil", name)
+	case slices.Contains(c.Methods, ""):
+		return fmt.Errorf("%s.Methods has an empty name", name)
+	case c.CallID && len(c.Token) > 0:
+		return fmt.Errorf("%s has Token and CallID: the id is either a token or the id of the call", name)
+	case len(c.Token) > 0 && len(c.ID) == 0:
+		return fmt.Errorf("%s has Token without ID: set ID to where notifications carry the token", name)
+	case c.CallID && len(c.ID) == 0:
+		return fmt.Errorf("%s has CallID without ID: set ID to where notifications carry the id of the call", name)
+	case c.CallID && c.Unsubscribe != "":
+		return fmt.Errorf("%s has CallID and Unsubscribe: the call itself is the subscription, and Options.Cancellation ends it", name)
+	case c.CallID && c.Current:
+		return fmt.Errorf("%s has CallID and Current: the reply ends the subscription, and is no value", name)
+	case len(c.ID) > 0 && c.Current && len(c.Token) == 0:
+		return fmt.Errorf("%s has ID and Current without Token: the reply is either the id or the first value", name)
+	}
+	return nil
+}
+
+// methodsOf returns the methods of the notifications for a subscribing call of method.
+func (c *Correlation) methodsOf(method string) []string {
+	if len(c.Methods) > 0 || method == "" {
+		return c.Methods
+	}
+	return []string{method}
+}
+
+// isByParams reports whether notifications repeat the params of the subscribing call.
+func (c *Correlation) isByParams() bool { return len(c.ID) == 0 }
+
+// callerMakesID reports whether the id is known before the reply, and is no params.
+func (c *Correlation) callerMakesID() bool { return len(c.Token) > 0 || c.CallID }
+
+// endsByReply reports whether the reply to the subscribing call ends the subscription.
+func (c *Correlation) endsByReply() bool {
+	return c.CallID || len(c.Token) > 0 && c.Unsubscribe == "" && !c.Current
+}
+
+// valueIn returns the value in the params of a notification. A missing value is null.
+func (c *Correlation) valueIn(params []byte) []byte {
+	var value []byte
+	switch {
+	case len(c.Value) > 0:
+		value = findPath(params, c.Value)
+	case params[0] == '{':
+		value = params
+	default:
+		value = lastElement(params)
+	}
+	if value == nil {
+		return []byte("null")
+	}
+	return value
+}

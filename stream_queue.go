@@ -1,0 +1,360 @@
+package rpcx
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+
+	"example.com/rpcx/internal/bounded"
+)
+
+// streamQueue holds the values of a stream, or of a CallProgress, that wait to be read. The
+// reader of the session fills the queue under the session's lock. The consumer takes values
+// without the session's lock, and decodes them on its own goroutine.
+//
+// The bytes of a value belong to the queue, and are never used again: the reader has copied
+// them out of its input. Queues of equal subscriptions share the bytes, which nobody changes.
+type streamQueue struct {
+	session  *Session // the session now; a stream may outlive a session
+	form     *Correlation
+	method   string          // of the subscribing call; "" for StreamOf
+	id       json.RawMessage // set before the stream is returned to the user
+	limits   queueLimits
+	progress *progressReader // of a CallProgress, otherwise nil
+	wake     chan struct{}   // has a value after a change
+
+	route *route // nil when the stream has ended; guarded by the session's lock
+
+	mu        sync.Mutex // guards the fields below; taken after the session's lock
+	values    []queuedNews
+	head      int // index of the first value in values
+	bytes     int // size of the values
+	lastSeq   uint64
+	dropped   uint64
+	end       error // why the stream has ended; nil before
+	closed    bool  // Close was called
+	misuse    error // for Err, if the stream has not ended
+	reading   bool  // a goroutine is in next
+	merging   bool  // a goroutine is in mergeKeys
+	hasFilled bool  // of a CallProgress: the queue was full, and is not below three quarters yet
+}
+
+// queueLimits is what a Subscription says about the queue.
+type queueLimits struct {
+	count  int
+	bytes  int
+	policy OverflowPolicy
+	key    func(json.RawMessage) string // for KeepLatest; nil if all values have one key
+}
+
+// queuedNews is the params of a notification, or a value.
+type queuedNews struct {
+	data    []byte
+	isValue bool   // data is the value itself: the reply
+	seq     uint64 // increasing
+	key     string // if keyed is set
+	keyed   bool
+}
+
+func newStreamQueue(s *Session, form *Correlation, method string, limits queueLimits) *streamQueue {
+	return &streamQueue{session: s, form: form, method: method, limits: limits, wake: make(chan struct{}, 1)}
+}
+
+// defaultQueueLimits are those of a zero Subscription.
+var defaultQueueLimits = queueLimits{count: defaultStreamQueue, bytes: defaultStreamBytes}
+
+// count returns the number of queued values. Callers must hold q.mu.
+func (q *streamQueue) count() int { return len(q.values) - q.head }
+
+// isOver reports whether size bytes more exceed the limits, multiplied by factor. A single
+// value is never over. Callers must hold q.mu.
+func (q *streamQueue) isOver(size, factor int) bool {
+	return q.count() > 0 && (q.count() >= factor*q.limits.count || size > factor*q.limits.bytes-q.bytes)
+}
+
+// push queues a value, as the policy says. It reports false if the stream has to end with
+// ErrSlowReader. The queue of a CallProgress takes any value.
+func (q *streamQueue) push(n queuedNews) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.end != nil {
+		return true
+	}
+	size := len(n.data)
+	switch l := &q.limits; {
+	case q.progress != nil:
+	case l.policy == EndStream:
+		if q.isOver(size, 1) {
+			return false
+		}
+	case l.policy == KeepLatest && l.key == nil:
+		q.dropOldest(q.count())
+	case l.policy == KeepLatest:
+		if !q.merging && q.isOver(size, 1) {
+			q.merging = true
+			q.session.pool.RunTask(q.mergeKeys)
+		}
+		for q.isOver(size, 2) { // the keys are still being compared
+			q.dropOldest(1)
+		}
+	default:
+		for q.isOver(size, 1) {
+			q.dropOldest(1)
+		}
+	}
+	if q.head > 0 && len(q.values) == cap(q.values) && q.head >= q.count() {
+		n := copy(q.values, q.values[q.head:])
+		clear(q.values[n:])
+		q.values, q.head = q.values[:n], 0
+	}
+	q.lastSeq++
+	n.seq = q.lastSeq
+	q.values = append(q.values, n)
+	q.bytes += size
+	q.signal()
+	return true
+}
+
+// dropOldest drops n values, and counts them. Callers must hold q.mu.
+func (q *streamQueue) dropOldest(n int) {
+	for range n {
+		q.pop()
+		q.dropped++
+	}
+}
+
+// pop removes the first value. Callers must hold q.mu, and the queue must not be empty.
+func (q *streamQueue) pop() queuedNews {
+	n := q.values[q.head]
+	q.values[q.head] = queuedNews{}
+	q.head++
+	q.bytes -= len(n.data)
+	if q.head == len(q.values) {
+		q.clear()
+	}
+	return n
+}
+
+// maxIdleValues is the capacity that an empty queue keeps.
+const maxIdleValues = 64
+
+// clear removes all values. Callers must hold q.mu.
+func (q *streamQueue) clear() {
+	clear(q.values)
+	q.values, q.head, q.bytes = q.values[:0], 0, 0
+	if cap(q.values) > maxIdleValues {
+		q.values = nil
+	}
+}
+
+// signal wakes the consumer.
+func (q *streamQueue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// addDropped counts values that were dropped before the stream began.
+func (q *streamQueue) addDropped(n uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.dropped += n
+}
+
+// finish ends the queue with the first reason. If discard is set, the queued values are
+// dropped.
+func (q *streamQueue) finish(reason error, discard bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.end == nil {
+		q.end = reason
+	}
+	if reason == ErrStreamClosed {
+		q.closed = true
+	}
+	if discard {
+		q.clear()
+	}
+	q.signal()
+}
+
+// closeWith ends the stream on behalf of the user, and unsubscribes.
+func (q *streamQueue) closeWith(reason error) {
+	s := q.session
+	s.lock()
+	if q.route != nil {
+		s.streams.Load().detachLocked(q)
+	}
+	s.unlock()
+	q.finish(reason, true)
+}
+
+// next returns the next value, and waits for it.
+func (q *streamQueue) next(ctx context.Context) ([]byte, error) {
+	if !q.beginRead() {
+		return nil, errTwoReaders
+	}
+	defer q.endRead()
+	for {
+		value, err := q.take()
+		if value != nil || err != nil {
+			return value, err
+		}
+		if err := q.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (q *streamQueue) beginRead() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wasReading := q.reading
+	q.reading = true
+	return !wasReading
+}
+
+func (q *streamQueue) endRead() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reading = false
+}
+
+// take returns the next value, or why there will be none, or neither.
+func (q *streamQueue) take() ([]byte, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.limits.key != nil && !q.merging && slices.ContainsFunc(q.values[q.head:], func(n queuedNews) bool { return !n.keyed }) {
+		q.merging = true
+		q.mu.Unlock()
+		q.mergeKeys()
+		q.mu.Lock()
+	}
+	switch {
+	case q.closed:
+		return nil, ErrStreamClosed
+	case q.merging: // the end of mergeKeys wakes the consumer
+		return nil, nil
+	case q.count() > 0:
+		return q.valueOf(q.pop()), nil
+	}
+	return nil, q.end
+}
+
+// wait waits until the queue may have a value, or has ended. A handler that waits is tied,
+// because the values come from the peer of the session.
+func (q *streamQueue) wait(ctx context.Context) error {
+	h := handlerOf(ctx)
+	q.session.requests.beginReplyWait(h)
+	defer q.session.requests.endReplyWait(h)
+	select {
+	case <-q.wake:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// mergeKeys computes the keys of the values, and drops each value that has a later value
+// with the same key. The caller has set q.merging.
+func (q *streamQueue) mergeKeys() {
+	q.mu.Lock()
+	var unkeyed []queuedNews
+	for _, n := range q.values[q.head:] {
+		if !n.keyed {
+			unkeyed = append(unkeyed, n)
+		}
+	}
+	q.mu.Unlock()
+	defer func() { // also if Key has panicked
+		q.mu.Lock()
+		q.merging = false
+		q.dropSuperseded(unkeyed)
+		q.signal()
+		q.mu.Unlock()
+	}()
+	for i := range unkeyed {
+		unkeyed[i].key, unkeyed[i].keyed = q.limits.key(q.valueOf(unkeyed[i])), true
+	}
+}
+
+// dropSuperseded stores the keys, and drops values with equal later keys. If the queue is
+// still over its limits, the oldest values are dropped. Callers must hold q.mu.
+func (q *streamQueue) dropSuperseded(keyed []queuedNews) {
+	values := q.values[q.head:]
+	for i := range values {
+		for len(keyed) > 0 && keyed[0].seq < values[i].seq { // taken or dropped meanwhile
+			keyed = keyed[1:]
+		}
+		if len(keyed) > 0 && keyed[0].seq == values[i].seq {
+			values[i] = keyed[0]
+		}
+	}
+	seen := make(map[string]struct{}, len(values))
+	keep := len(values)
+	for i := len(values) - 1; i >= 0; i-- {
+		n := values[i]
+		if n.keyed {
+			if _, later := seen[n.key]; later {
+				q.bytes -= len(n.data)
+				q.dropped++
+				continue
+			}
+			seen[n.key] = struct{}{}
+		}
+		keep--
+		values[keep] = n
+	}
+	clear(values[:keep])
+	if q.head += keep; q.head == len(q.values) {
+		q.clear()
+	}
+	for q.count() > 1 && (q.count() > q.limits.count || q.bytes > q.limits.bytes) {
+		q.dropOldest(1)
+	}
+}
+
+// valueOf returns the value in n.
+func (q *streamQueue) valueOf(n queuedNews) []byte {
+	if n.isValue {
+		return n.data
+	}
+	return q.form.valueIn(n.data)
+}
+
+// decode decodes a value into v.
+func (q *streamQueue) decode(value []byte, v any) error {
+	if err := q.session.codec.Unmarshal(value, v); err != nil {
+		what := "a value of a stream"
+		if q.method != "" {
+			what += fmt.Sprintf(" of %q", q.method)
+		}
+		return fmt.Errorf("decode %s: %w", what, bounded.Error(err))
+	}
+	return nil
+}
+
+// reason returns why the stream has ended or cannot be read, or nil.
+func (q *streamQueue) reason() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.end == nil {
+		return q.misuse
+	}
+	return q.end
+}
+
+func (q *streamQueue) setMisuse(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.misuse = err
+}
+
+func (q *streamQueue) droppedValues() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.dropped
+}
