@@ -142,7 +142,7 @@ func (sub *Subscriber) joinLocked(name string) (*Subscriber, error) {
 	if sub.topic.name != name || sub.until != nil {
 		return nil, InvalidParams("a subscription with this id exists")
 	}
-	sub.session.perHub.stopLaggingLocked(sub)
+	sub.session.hubs.stopLaggingLocked(sub)
 	return sub, nil
 }
 
