@@ -9,9 +9,11 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,6 +415,7 @@ func TestHubReplyFirst(t *testing.T) {
 	near, far := net.Pipe()
 	s := rpcx.NewSession(near, &rpcx.Options{Handler: methods{"sub": sub.ServeRPC, "unsub": unsub.ServeRPC}, Limits: rpcx.Limits{CostOff: true}})
 	defer func() { s.Close(); far.Close(); <-s.Done() }()
+	var publishing atomic.Bool // false while a round ends, so that rounds are short
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -421,7 +424,10 @@ func TestHubReplyFirst(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				step()
+				if publishing.Load() {
+					step()
+				}
+				runtime.Gosched()
 			}
 		}
 	}()
@@ -455,6 +461,7 @@ func TestHubReplyFirst(t *testing.T) {
 		if i%2 == 1 {
 			request = "[" + request + `,{"jsonrpc":"2.0","method":"none","id":"x"}]`
 		}
+		publishing.Store(true)
 		go fmt.Fprintln(far, request)
 		m := next()
 		if string(m.ID) != fmt.Sprint(i) {
@@ -472,6 +479,7 @@ func TestHubReplyFirst(t *testing.T) {
 			}
 			value = at
 		}
+		publishing.Store(false)
 		go fmt.Fprintf(far, `{"jsonrpc":"2.0","method":"unsub","params":[%d],"id":-1}`+"\n", i)
 		for m = next(); m.ID == nil; m = next() {
 		}
