@@ -16,7 +16,7 @@ import (
 //	go run ./examples/stress -hub -short         # 1,000 sessions, a quarter of a minute
 //
 // The server is a process (hub_server.go), and all clients are another (hub_clients.go).
-// Each hub of the server has an OverflowPolicy, and a quarter of the sessions. First the
+// They are joined by unix sockets. Each hub of the server has an OverflowPolicy, and a quarter of the sessions. First the
 // publisher finds out how fast it can be: it publishes whenever all readers have the last
 // value. Then it publishes at half of that rate, first while all clients read, and then
 // while every tenth does not. At last these clients read what is left for them.

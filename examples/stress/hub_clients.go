@@ -69,7 +69,7 @@ func runHubClients() {
 
 // connect connects and subscribes all clients. Every tenth is one of the slow.
 func (c *hubClients) connect(ctx context.Context, addr string, n, slow int) (err error) {
-	if c.toldAt, err = net.Dial("tcp", addr); err != nil {
+	if c.toldAt, err = net.Dial("unix", addr); err != nil {
 		return err
 	}
 	c.clients = make([]*hubClient, n)
@@ -97,13 +97,8 @@ func (c *hubClients) connect(ctx context.Context, addr string, n, slow int) (err
 
 // join connects the client and subscribes.
 func (client *hubClient) join(addr string, i int) (err error) {
-	if client.conn, err = net.Dial("tcp", addr); err != nil {
+	if client.conn, err = net.Dial("unix", addr); err != nil {
 		return err
-	}
-	if client.slow {
-		if err := client.conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
-			return err
-		}
 	}
 	if _, err = fmt.Fprintf(client.conn, `{"jsonrpc":"2.0","method":"join","params":[%d],"id":1}`+"\n", i); err != nil {
 		return err
