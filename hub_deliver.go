@@ -196,10 +196,9 @@ func (sub *Subscriber) queueLocked(v *hubValue) {
 	if h.Overflow == KeepLatest && r.remove(v.key) {
 		h.dropped.Add(1)
 	}
-	for !sub.fitsLocked(v) {
+	for limit := sub.exceededLocked(v); limit != (hubLimit{}); limit = sub.exceededLocked(v) {
 		if h.Overflow == EndStream || h.Overflow == EndSession {
-			s.hubs.bytes += r.bytes - before
-			sub.overflowLocked()
+			sub.overflowLocked(limit)
 			return
 		}
 		r.popFront()
@@ -211,23 +210,33 @@ func (sub *Subscriber) queueLocked(v *hubValue) {
 	sub.startLaggingLocked()
 }
 
-// fitsLocked reports whether the ring has room for v. Callers must hold the session's lock.
-func (sub *Subscriber) fitsLocked(v *hubValue) bool {
-	s, h, r := sub.session, sub.hub, &sub.ring
-	s.mu.AssertHeld()
-	n := v.countedBytes()
-	switch {
-	case r.count == 0:
-		return true
-	case r.count >= limitOr(h.Queue, 256) || n > limitOr(h.Bytes, 1<<20)-r.bytes:
-		return false
-	}
-	return !s.load.isOverShareWith(n, s.memory.reported) && !s.load.exceedsCeiling(n)
+// hubLimit is a limit that a value would exceed. The zero hubLimit is none.
+type hubLimit struct {
+	name, unit string
+	value      int
 }
 
-// overflowLocked ends the subscription, or the session, because the ring has no room. While
-// a reply is awaited, the peer is not to blame. Callers must hold the session's lock.
-func (sub *Subscriber) overflowLocked() {
+// exceededLocked returns the limit that the ring would exceed with v. Callers must hold the
+// session's lock.
+func (sub *Subscriber) exceededLocked(v *hubValue) hubLimit {
+	s, h, r := sub.session, sub.hub, &sub.ring
+	s.mu.AssertHeld()
+	n, values, bytes := v.countedBytes(), limitOr(h.Queue, 256), limitOr(h.Bytes, 1<<20)
+	switch {
+	case r.count == 0:
+	case r.count >= values:
+		return hubLimit{"Hub.Queue", "values waiting for a subscriber", values}
+	case n > bytes-r.bytes:
+		return hubLimit{"Hub.Bytes", "bytes waiting for a subscriber", bytes}
+	case s.load.isOverShareWith(n, s.memory.reported) || s.load.exceedsCeiling(n):
+		return hubLimit{"Server.MaxQueuedBytes", "bytes on this server", s.load.limit}
+	}
+	return hubLimit{}
+}
+
+// overflowLocked ends the subscription, or the session, because the ring would exceed l.
+// While a reply is awaited, the peer is not to blame. Callers must hold the session's lock.
+func (sub *Subscriber) overflowLocked(l hubLimit) {
 	s, h := sub.session, sub.hub
 	s.mu.AssertHeld()
 	h.dropped.Add(uint64(sub.ring.count + 1))
@@ -237,9 +246,15 @@ func (sub *Subscriber) overflowLocked() {
 		sub.tellEndLocked()
 		return
 	}
-	limit := limitOr(h.Queue, 256)
-	err := slowPeer("%s", overLimitText(limit, "values waiting for a subscriber", "Hub.Queue"))
-	s.logs.logLaterLocked(slog.LevelWarn, "peer does not read what it has subscribed to", limitAttr("Hub.Queue", slog.Int("values", limit)))
+	err := slowPeer("%s", overLimitText(l.value, l.unit, l.name))
+	if l.name == "Server.MaxQueuedBytes" {
+		err = &fullError{err}
+	}
+	attr := byteLimitAttr(l.name, l.value)
+	if l.name == "Hub.Queue" {
+		attr = limitAttr(l.name, slog.Int("notifications", l.value))
+	}
+	s.logs.logLaterLocked(slog.LevelWarn, "peer does not read what it has subscribed to", attr)
 	sub.endLocked(err)
 	s.pool.RunTask(func() { s.closeWith(err, 0) }) // a publisher waits for no connection
 }

@@ -45,7 +45,7 @@ func newHubForm(s *Session, req *Request, c *Correlation, id any) (f *hubForm, s
 			return nil, nil, err
 		}
 		for arg, ok := list.nextElement(); ok; arg, ok = list.nextElement() {
-			f.args = append(f.args, f.rawValue(bytes.Clone(arg)))
+			f.args = append(f.args, f.rawValue(arg))
 		}
 	}
 	if id == nil {

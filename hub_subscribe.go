@@ -128,7 +128,7 @@ func (s *Session) subscribableErrorLocked() error {
 	s.mu.AssertHeld()
 	switch {
 	case s.life.state == stateDraining:
-		return ErrClosed
+		return &refusedError{serverBusy("shutting down", true, "shutting down"), ErrClosed}
 	case s.life.state != stateOpen:
 		return s.closedErrorLocked()
 	}
@@ -383,23 +383,22 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 // errSubscriptionNotFound answers an unknown id as go-ethereum does.
 var errSubscriptionNotFound = Errorf(-32000, "subscription not found")
 
-// overflowError returns the answer to a subscribing request if the queue has overflowed
-// while the reply was awaited.
+// overflowError returns the answer to a subscribing request if the queue has overflowed.
 func (sub *Subscriber) overflowError() error {
-	if errors.Is(sub.Err(), ErrSlowReader) {
-		return serverBusy("more values came than can wait for the reply", true, "subscription")
+	switch {
+	case !errors.Is(sub.Err(), ErrSlowReader):
+		return nil
+	case sub.until != nil:
+		return serverBusy("values are read too slowly", true, "subscription")
 	}
-	return nil
+	return serverBusy("more values came than can wait for the reply", true, "subscription")
 }
 
 // wait waits for the end of a subscription with CallID, or of ctx.
 func (sub *Subscriber) wait(ctx context.Context) error {
 	select {
 	case <-sub.Done():
-		if err := sub.Err(); err != ErrUnsubscribed {
-			return sub.overflowError()
-		}
-		return nil
+		return sub.overflowError()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
