@@ -138,6 +138,8 @@ type Subscriber struct {
 // Subscribe returns the same Subscriber. Its values wait for the new reply, too. For a
 // different topic, Subscribe fails.
 //
+// The id and the topic have at most 4,096 bytes.
+//
 // Subscribe fails if ctx is not a handler's, and in an exchange of [Server.ServeMessage], which
 // has nothing after its reply. The error is an [*Error] for the peer if the request has no
 // id, or its params do not fit the form, or a limit is reached. The same error matches
@@ -170,7 +172,8 @@ func (h *Hub) Unsubscribe(ctx context.Context, c *Correlation, id any) (bool, er
 //
 // The unsubscribing handler replies true. If there is no such subscription, the reply is
 // false without c.ID, as from ElectrumX. Otherwise the reply is the error -32000
-// "subscription not found", as from go-ethereum.
+// "subscription not found", as from go-ethereum. For another reply, a handler of the user
+// calls [Hub.Unsubscribe].
 func (h *Hub) Handlers(c *Correlation, topic func(ctx context.Context, req *Request) (string, error), current func(ctx context.Context, topic string) (any, error)) (subscribe, unsubscribe Handler) {
 	return h.handlers(c, topic, current)
 }

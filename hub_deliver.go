@@ -143,6 +143,10 @@ func (sub *Subscriber) deliver(p *publication) error {
 	if err != nil {
 		return err
 	}
+	if err := f.check(e.encoded); err != nil {
+		sub.hub.dropped.Add(1)
+		return err
+	}
 	framed := false
 	for {
 		if !framed && !sub.queueing.Load() {

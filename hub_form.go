@@ -29,6 +29,9 @@ type hubForm struct {
 	prefix, suffix []byte
 }
 
+// maxSubscriptionID is the maximum size of the id of a subscription, and of a topic's name.
+const maxSubscriptionID = 4 << 10
+
 // newHubForm returns the form of notifications to s, by c, for the subscribing request
 // req, and the id for the peer.
 func newHubForm(s *Session, req *Request, c *Correlation, id any) (f *hubForm, shown any, err error) {
@@ -37,6 +40,9 @@ func newHubForm(s *Session, req *Request, c *Correlation, id any) (f *hubForm, s
 	encoded, err := f.encodeID(c, req, id)
 	if err != nil {
 		return nil, nil, err
+	}
+	if len(encoded) > maxSubscriptionID {
+		return nil, nil, InvalidParams("the id of a subscription is too long: over %s bytes", thousands(maxSubscriptionID))
 	}
 	if f.id = encoded; c.ID == nil {
 		p := Params{Positional: encoded, codec: s.codec}
@@ -76,15 +82,14 @@ func idInRequest(c *Correlation, req *Request) ([]byte, error) {
 	p := &req.Params
 	switch {
 	case len(c.Token) > 0:
-		if token := memberAt(p, c.Token); token != nil {
-			return token, nil
+		token := memberAt(p, c.Token)
+		if m := req.session.requests.meta; token == nil && m != nil && len(c.Token) > 1 && c.Token[0] == m.Param { // no longer in the params
+			token = findPath(req.Meta(c.Token[1]), c.Token[2:])
 		}
-		if m := req.session.requests.meta; m != nil && len(c.Token) > 1 && c.Token[0] == m.Param { // no longer in the params
-			if token := findPath(req.Meta(c.Token[1]), c.Token[2:]); token != nil {
-				return token, nil
-			}
+		if token == nil || rawType(p.codec) == nil && !isStreamID(token) {
+			return nil, InvalidParams("a subscription needs the param %s, a string or a number", strings.Join(c.Token, "."))
 		}
-		return nil, InvalidParams("a subscription needs the param %s", strings.Join(c.Token, "."))
+		return token, nil
 	case c.ID != nil:
 		list, named, err := p.splitArguments()
 		if err != nil {
@@ -187,6 +192,14 @@ func (f *hubForm) params(path []string, value []byte) (any, error) {
 		object, err = setPath(object, path, value)
 	}
 	return json.RawMessage(object), err
+}
+
+// check returns an error if an encoded value does not fit the form.
+func (f *hubForm) check(value []byte) error {
+	if f.isWhole() && f.raw == nil && value[0] != '{' && !jsonscan.IsNull(value) {
+		return errNotObject
+	}
+	return nil
 }
 
 var errNotObject = errors.New("the notifications of a Correlation without Value take an object: a map or a struct")

@@ -64,6 +64,9 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 	if id == nil && c.ID != nil && len(c.Token) == 0 && !c.CallID {
 		id = newSubscriptionID()
 	}
+	if len(name) > maxSubscriptionID {
+		return nil, InvalidParams("the topic is too long: over %s bytes", thousands(maxSubscriptionID))
+	}
 	form, shown, err := newHubForm(s, &req.Request, c, id)
 	if err != nil {
 		return nil, err

@@ -235,15 +235,18 @@ func TestHubErrors(t *testing.T) {
 		}
 		client, _ := newPipe(t, nil, handling(methods{
 			"a": subscribe("a", rpcx.ElectrumHeaders, nil), "b": subscribe("b", nil, 1), "b again": subscribe("c", nil, 1), "c": subscribe("c", nil, nil),
-			"token": subscribe("d", rpcx.LSPWorkDone, nil), "no list": subscribe("a", rpcx.ElectrumHeaders, 1),
+			"topic": subscribe(strings.Repeat("x", 4097), nil, nil), "token": subscribe("d", rpcx.LSPWorkDone, nil), "no list": subscribe("a", rpcx.ElectrumHeaders, 1),
 		}))
 		for _, test := range []struct {
 			method string
 			params any
 			want   string
 		}{
-			{"token", rpcx.Args{1}, "a subscription needs the param workDoneToken"},
-			{"token", map[string]any{"other": 1}, "a subscription needs the param workDoneToken"},
+			{"token", rpcx.Args{1}, "a subscription needs the param workDoneToken, a string or a number"},
+			{"token", map[string]any{"other": 1}, "a subscription needs the param workDoneToken, a string or a number"},
+			{"token", map[string]any{"workDoneToken": nil}, "a subscription needs the param workDoneToken, a string or a number"},
+			{"token", map[string]any{"workDoneToken": strings.Repeat("x", 4095)}, "the id of a subscription is too long: over 4,096 bytes"},
+			{"topic", nil, "the topic is too long: over 4,096 bytes"},
 			{"a", map[string]any{"other": 1}, "a subscription whose id are its params needs positional params"},
 			{"no list", nil, "internal server error"},
 			{"a", nil, ""},
