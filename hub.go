@@ -141,7 +141,7 @@ type Subscriber struct {
 // The id and the topic have at most 4,096 bytes.
 //
 // Subscribe fails if ctx is not a handler's, and in an exchange of [Server.ServeMessage], which
-// has nothing after its reply. The error is an [*Error] for the peer if the request has no
+// has nothing after its reply, except with c.CallID and a function for notifications. The error is an [*Error] for the peer if the request has no
 // id, or its params do not fit the form, or a limit is reached. The same error matches
 // [ErrNoCallback] in an exchange. The protocol must have notifications: [Aiomas] has none.
 // With a Broker, Subscribe waits for [Broker.Subscribe] and returns its error.

@@ -159,7 +159,7 @@ func (sub *Subscriber) deliver(p *publication) error {
 		s.lock()
 		switch {
 		case !sub.isOpenLocked():
-		case sub.holds > 0 || sub.ring.count > 0 || !s.hubs.hasRoomLocked(f.size(&e.hubValue)):
+		case sub.holds > 0 || sub.ring.count > 0 || s.exchange() != nil || !s.hubs.hasRoomLocked(f.size(&e.hubValue)):
 			sub.queueLocked(e.keep())
 		case framed:
 			s.hubs.pushLocked(sub, p.frameBuf)

@@ -136,6 +136,9 @@ func (n *sessionHubs) endAllLocked(err error) {
 func (n *sessionHubs) hasRoomLocked(size int) bool {
 	s, w := n.s, &n.s.writer
 	s.mu.AssertHeld()
+	if s.exchange() != nil {
+		return true // drain waits for the function of the user
+	}
 	if queued := w.size(); queued > 0 && queued+size > hubRoom {
 		return false
 	}
@@ -174,6 +177,11 @@ func (n *sessionHubs) checkLaggingLocked() {
 	}
 	if n.nextLocked() != nil {
 		n.draining = true
+		if s.exchange() != nil { // a publisher must not wait for the function of the user
+			s.life.callbackTasks++
+			s.pool.RunTask(n.drainExchange)
+			return
+		}
 		s.effects.setFlag(&s.effects.hubsDue)
 	} else if s.writer.size() == 0 && len(s.writer.roomLine.waiters) == 0 { // the server is full, and no write will end
 		s.timer.setTimerLocked(after(s.now(), hubRetry))
@@ -230,6 +238,49 @@ func (n *sessionHubs) drain() {
 	s.unlock()
 }
 
+// drainExchange passes waiting values to the notify function of an exchange.
+func (n *sessionHubs) drainExchange() {
+	s, x := n.s, n.s.exchange()
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	s.lock()
+	for sub := n.nextLocked(); sub != nil; sub = n.nextLocked() {
+		v := sub.ring.front()
+		n.popLocked(sub, v)
+		if open := sub.isOpenLocked(); !open {
+			continue
+		}
+		s.unlock()
+		err := sub.form.frame(s, sc, v)
+		if err == nil {
+			err = x.sendOwn(x.ctx, sc, fromCaller, nil)
+		}
+		if err == nil {
+			sub.hub.sent.Add(1)
+			s.writer.traceRequestSent(sub.form.method, nil)
+		} else {
+			sub.hub.dropped.Add(1)
+		}
+		s.lock()
+	}
+	n.draining = false
+	s.life.callbackTasks--
+	s.unlock()
+}
+
+// popLocked removes v, the first value of sub, whose turn it was. Callers must hold the
+// session's lock.
+func (n *sessionHubs) popLocked(sub *Subscriber, v *hubValue) {
+	n.s.mu.AssertHeld()
+	n.bytes -= v.countedBytes()
+	sub.ring.popFront()
+	n.lagging = append(n.lagging[1:], sub)
+	if sub.ring.count == 0 {
+		sub.queueing.Store(false)
+		n.stopLaggingLocked(sub)
+	}
+}
+
 // sendLocked sends v, framed in sc, if v is still the next value of sub and has room. If
 // err is not nil, v cannot be sent, and is dropped. sendLocked reports whether v was sent.
 // Callers must hold the session's lock.
@@ -251,12 +302,6 @@ func (n *sessionHubs) sendLocked(sub *Subscriber, v *hubValue, sc *encodeBuffer,
 		n.pushLocked(sub, sc)
 		sent = true
 	}
-	n.bytes -= v.countedBytes()
-	sub.ring.popFront()
-	n.lagging = append(n.lagging[1:], sub)
-	if sub.ring.count == 0 {
-		sub.queueing.Store(false)
-		n.stopLaggingLocked(sub)
-	}
+	n.popLocked(sub, v)
 	return sent
 }

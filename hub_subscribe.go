@@ -46,19 +46,19 @@ var errSubscribeFailed = &noReplyError{errors.New("the reply is an error")}
 
 // subscribe is Hub.Subscribe.
 func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any) (*Subscriber, error) {
+	if c == nil {
+		c = EthSubscription
+	}
 	owner := handlerOf(ctx)
 	switch {
 	case owner == nil:
 		return nil, errHubOutside
 	case owner.owner.IsNotification():
 		return nil, errNotificationSubscribes
-	case owner.session.exchange() != nil:
+	case !owner.session.takesSubscriptions(c):
 		return nil, errExchangeSubscribes
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	}
-	if c == nil {
-		c = EthSubscription
 	}
 	s, req := owner.session, owner.owner
 	if id == nil && c.ID != nil && len(c.Token) == 0 && !c.CallID {
@@ -86,6 +86,13 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 		}
 	}
 	return sub, nil
+}
+
+// takesSubscriptions reports whether values can be sent in the form c. An exchange has only
+// the time until the reply.
+func (s *Session) takesSubscriptions(c *Correlation) bool {
+	x := s.exchange()
+	return x == nil || c.CallID && x.notify != nil
 }
 
 // newSubscriptionID returns an id that no other session has. A client that reconnects may

@@ -122,9 +122,10 @@ func TestHubElectrumForm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := new(rpcx.Hub)
 		_, w := newWire(t, handling(hubMethods(hub)))
-		w.say(`{"jsonrpc":"2.0","method":"blockchain.scripthash.subscribe","params":["ab"],"id":1}`,
-			`{"jsonrpc":"2.0","method":"blockchain.headers.subscribe","id":2}`)
-		w.expect(`{"jsonrpc":"2.0","result":0,"id":1}`, `{"jsonrpc":"2.0","result":7,"id":2}`)
+		w.say(`{"jsonrpc":"2.0","method":"blockchain.scripthash.subscribe","params":["ab"],"id":1}`)
+		w.expect(`{"jsonrpc":"2.0","result":0,"id":1}`)
+		w.say(`{"jsonrpc":"2.0","method":"blockchain.headers.subscribe","id":2}`)
+		w.expect(`{"jsonrpc":"2.0","result":7,"id":2}`)
 		publish(t, hub, "ab", "status")
 		publish(t, hub, "headers", map[string]any{"height": 8})
 		w.expect(`{"jsonrpc":"2.0","method":"blockchain.scripthash.subscribe","params":["ab","status"]}`,
@@ -292,6 +293,51 @@ func TestHubInExchange(t *testing.T) {
 		matches(t, got, rpcx.ErrNoCallback)
 	}
 	hubIs(t, hub, 0, 0)
+}
+
+// TestHubCallIDInExchange checks that an exchange with a function for notifications has
+// values until the reply, and that the function does not hold up the publisher.
+func TestHubCallIDInExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		listen := &rpcx.Correlation{Methods: []string{"news"}, ID: []string{"id"}, Value: []string{"v"}, CallID: true}
+		hub := new(rpcx.Hub)
+		sub, _ := hub.Handlers(listen, firstParam, numberOf(5))
+		srv := &rpcx.Server{Options: rpcx.Options{Handler: sub}}
+		var notified []string
+		step := make(chan struct{})
+		var reply []byte
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			reply, _ = srv.ServeMessage(context.Background(), nil, []byte(`{"jsonrpc":"2.0","method":"listen","params":["t"],"id":1}`), func(msg []byte) error {
+				<-step
+				notified = append(notified, string(msg))
+				return nil
+			})
+		}()
+		synctest.Wait()
+		publish(t, hub, "t", 6)
+		publish(t, hub, "t", 7)
+		step <- struct{}{}
+		step <- struct{}{}
+		synctest.Wait()
+		time.Sleep(time.Minute) // the handler's time is over
+		close(step)
+		<-done
+		var want []string
+		for _, v := range []int{5, 6, 7} {
+			want = append(want, fmt.Sprintf(`{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":%d}}`, v))
+		}
+		if !slices.Equal(notified, want) || !strings.Contains(string(reply), `"error"`) {
+			t.Errorf("the peer was sent %q and %s, want %q and an error", notified, reply, want)
+		}
+		publish(t, hub, "t", 8)
+		hubIs(t, hub, 0, 0)
+		srv.Close()
+		if err := srv.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestHubWithoutNotifications checks that a protocol without notifications has no
