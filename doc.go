@@ -128,6 +128,21 @@
 // A server counts the cost of each session, in bytes and errors. A client that costs too
 // much is first delayed, then disconnected: see [Limits].
 //
+// # Publishing
+//
+// A [Hub] sends what is published under a topic to the sessions that have subscribed, after
+// the reply to the subscribing request. A [Correlation] names the form of the notifications:
+//
+//	hub := new(rpcx.Hub)
+//	subscribe, unsubscribe := hub.Handlers(rpcx.EthSubscription, topicOf, nil)
+//	router.Handle("eth_subscribe", subscribe)
+//	router.Handle("eth_unsubscribe", unsubscribe)
+//	…
+//	err := hub.Publish(ctx, "newHeads", head) // encodes once, and waits for no session
+//
+// If a peer reads too slowly, Hub.Overflow decides which values it misses, or whether the
+// subscription or the session ends. A [Broker] connects the hubs of several processes.
+//
 // # Stopping
 //
 // When main returns, unsent and unfinished work is lost. So a program ends with Shutdown,
@@ -164,6 +179,7 @@
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
 //   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
 //   - messages over HTTP or a queue, answered: [Server.ServeMessage]
+//   - forms of subscriptions: [Correlation], [Hub.Subscribe]; slow subscribers: [Hub]
 //   - functions around calls, data about requests: [OutgoingCall], [Meta]
 //   - values in handlers' contexts: Options.Context; a login first: Options.Gate
 //   - descriptions of methods: [SignatureOf], [Documented]

@@ -124,7 +124,7 @@ var notBegun = time.Unix(1<<40, 0)
 func (m *memoryUse) claimLocked() claim {
 	s := m.s
 	s.mu.AssertHeld()
-	c := claim{Session: s, began: notBegun, all: m.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + m.batchReplies + m.partial.bufferSize}
+	c := claim{Session: s, began: notBegun, all: m.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + m.batchReplies + m.partial.bufferSize + s.hubs.ringBytesLocked()}
 	if s.writer.writing {
 		c.began = s.startTime.Add(s.writer.writeStart)
 	}
@@ -213,8 +213,8 @@ const weightStep = 4 << 10
 const requestOverhead = 448
 
 // reportMemoryLocked reports the bytes that the session holds: queued requests, unfinished
-// batches, messages in the outbox or waiting for room, replies of incomplete batches, and
-// an incomplete message. unlock calls reportMemoryLocked. The end of the session subtracts
+// batches, messages in the outbox or waiting for room, replies of incomplete batches,
+// values for subscribers of hubs, and an incomplete message. unlock calls reportMemoryLocked. The end of the session subtracts
 // the sum: a batch whose last member is refused later changes nothing. Callers must hold
 // s.mu.
 func (m *memoryUse) reportMemoryLocked() {
@@ -223,7 +223,7 @@ func (m *memoryUse) reportMemoryLocked() {
 	if s.load.limit == 0 || s.life.state == stateDone || m.closed {
 		return
 	}
-	held := s.keptNewsBytesLocked() + s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + m.partialBytes + m.batchReplies
+	held := s.keptNewsBytesLocked() + s.requests.bytes + s.requests.begunBatchBytes + requestOverhead*s.requests.count + s.writer.countedBytes() + s.writer.waitingBytes + m.partialBytes + m.batchReplies + s.hubs.ringBytesLocked()
 	if d := held - m.reported; d >= weightStep || d <= -weightStep {
 		m.reported += d
 		s.load.addBytes(d, s.pool)

@@ -25,6 +25,7 @@ type peerRequest struct {
 	answered      bool       // replied to, or nobody waits for the end any more
 	disconnect    bool       // close the session after the reply, as the handler wants
 	tooLarge      bool       // an error replaces the reply; the peer is not at fault
+	failed        bool       // the reply is an error; guarded by the session's lock
 	timed         bool       // the run of the handler tells whether the handler is quick; see quickHandlers
 	replyDone     bool       // the handler has returned, and the reply is sent; only callbacks and the close remain
 	outcome       replyOutcome
@@ -449,6 +450,7 @@ func (rs *requestServer) sendReply(c *peerRequest, sc *encodeBuffer, e *Error) (
 		complete = b.storeReplyLocked(s, int(c.index), sc.msg)
 		outcome = replyInBatch
 	}
+	c.failed = e != nil
 	if c.outcome = outcome; cancelled {
 		c.outcome = replyNone
 	}

@@ -285,6 +285,7 @@ func (b *peerBatch) shrinkReplies(s *Session, sc *encodeBuffer, e *Error, bytes 
 		}
 		if c := &b.members[i]; c.ID != nil && s.requests.encodeError(sc, c.ID, e) && len(sc.msg) < size(i) {
 			bytes -= size(i) - len(sc.msg)
+			c.markFailed(s)
 			r.spans[i].end = r.spans[i].start + copy(r.replyTo(i), sc.msg)
 		}
 	}
@@ -351,8 +352,18 @@ func (b *peerBatch) frameReplies(s *Session, sc *encodeBuffer) error {
 	if err = b.joinReplies(s, sc); err == nil {
 		return nil
 	}
+	for i := range b.members {
+		b.members[i].markFailed(s)
+	}
 	s.requests.encodeError(sc, nil, e)
 	return s.writer.frameMessage(sc)
+}
+
+// markFailed records that an error has replaced the reply to c.
+func (c *peerRequest) markFailed(s *Session) {
+	s.lock()
+	c.failed = true
+	s.unlock()
 }
 
 // joinReplies joins the replies into a single message and frames the message.

@@ -113,6 +113,7 @@ type Session struct {
 	events   eventQueue                     // for Trace
 	streams  atomic.Pointer[sessionStreams] // sorts notifications; nil if unused, and set without mu
 	effects  effects                        // work for after unlock
+	hubs     *sessionHubs                   // subscriptions at hubs; nil before the first
 	stats    Stats
 	values   atomic.Pointer[sync.Map] // set by SetValue; not guarded by mu
 }

@@ -28,6 +28,7 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 	if s.life.state == stateOpen {
 		s.life.state = stateDraining
 		s.life.drained = make(chan struct{})
+		s.hubs.endAllLocked(ErrClosed)
 		for _, e := range s.requests.waitingEntries() {
 			s.requests.refuseForShutdownLocked(e, fromHandler)
 		}
@@ -221,6 +222,7 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	running := s.requests.runningRequestsLocked() // before discardQueueLocked, which removes begun batches
 	s.requests.discardQueueLocked(isHangUp(cause))
 	s.requests.failBatchCallbacksLocked()
+	s.hubs.endAllLocked(s.closedErrorLocked())
 	for _, c := range running {
 		s.effects.endContext(c, cause)
 	}

@@ -15,6 +15,7 @@ type effects struct {
 	hangUpCheckDue   bool        // ask the operating system whether the peer is gone
 	connCloseDue     bool        // close the connection
 	exchangeOver     bool        // the session of an exchange is over
+	hubsDue          bool        // values for subscribers of hubs have room
 	finishedMessages messageList // messages whose calls are completed
 	closeArgs        *closeArguments
 	lists            *effectLists // nil if all lists are empty
@@ -144,6 +145,9 @@ func (s *Session) unlock() {
 		s.life.unsentErrors++
 	}
 	s.memory.reportMemoryLocked()
+	if s.hubs != nil {
+		s.hubs.checkLaggingLocked()
+	}
 	if s.reader.role.vacancy != notVacant {
 		s.reader.checkRoleLocked()
 	}
@@ -202,6 +206,9 @@ func (fx *effects) runUnlocked(s *Session) {
 	}
 	if fx.workerWanted {
 		s.pool.RunTask(s.workerTask())
+	}
+	if fx.hubsDue {
+		s.hubs.drain()
 	}
 	if fx.costCloseDue {
 		s.pool.RunTask(s.cost.closeForCost)

@@ -323,6 +323,10 @@ func (w *writer) writeLoop() {
 		w.returnFrames(f)
 		s.calls.failUnanswerableLocked()
 		s.requests.startWorkerAfterWriteLocked()
+		if s.hubs.isLaggingLocked() { // unlock drains the rings, before this goroutine would return
+			s.unlock()
+			s.lock()
+		}
 	}
 	w.stopFlushWaitLocked()
 	if s.life.lingerWanted && w.isEmpty() {

@@ -29,6 +29,11 @@
 // latency of the honest clients. The line ends with ok, or with FAILED if a bound is
 // exceeded (verdict.go); then the exit status is 1. The first lines show the load for
 // comparison: an honest client alone, connections with a single request, and echoes.
+//
+// With -hub, Stress publishes to many sessions, some of which do not read (hub.go):
+//
+//	go run ./examples/stress -hub -svg hub.svg # some three minutes
+//	go run ./examples/stress -hub -short       # a quarter of a minute
 package main
 
 import (
@@ -54,6 +59,7 @@ func main() {
 	svg := flag.String("svg", "", "file to draw the course of it into")
 	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
 	withAttacks := flag.Bool("attacks", false, "make one attack after the other, each on a server of its own")
+	withHub := flag.Bool("hub", false, "publish to 10,000 sessions, 1,000 of which do not read; with -short to a tenth of that")
 	only := flag.String("only", "", "with -attacks, a regular expression for their names")
 	flag.Parse()
 	if *length <= 0 {
@@ -79,7 +85,15 @@ func main() {
 		runHostile()
 	case targetRole:
 		runTarget()
+	case hubServerRole:
+		serveHub()
+	case hubClientsRole:
+		runHubClients()
 	case "":
+		if *withHub {
+			err = runHub(ctx, os.Stdout, *short, *svg)
+			break
+		}
 		if *withAttacks {
 			err = attackAll(ctx, *length, *short, *only)
 			break

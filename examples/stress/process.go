@@ -15,6 +15,9 @@ const (
 	serverRole  = "server"
 	hostileRole = "hostile"
 	targetRole  = "target"
+
+	hubServerRole  = "hub-server"
+	hubClientsRole = "hub-clients"
 )
 
 // process is another process of this program, with a session. Either side may call the

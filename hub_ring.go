@@ -1,0 +1,100 @@
+package rpcx
+
+import "slices"
+
+// hubRing holds the values that wait for room, in their order.
+type hubRing struct {
+	values []*hubValue // nil for a removed value
+	head   int         // index of the first value
+	first  int         // number of values[0]
+	count  int         // without removed values
+	bytes  int
+	byKey  map[string]int // numbers of the values, for KeepLatest
+}
+
+// front returns the first value, or nil.
+func (r *hubRing) front() *hubValue {
+	for r.count > 0 && r.values[r.head] == nil {
+		r.head++
+	}
+	if r.count == 0 {
+		return nil
+	}
+	return r.values[r.head]
+}
+
+// has reports whether a value with the given key waits.
+func (r *hubRing) has(key string) bool {
+	_, ok := r.byKey[key]
+	return ok
+}
+
+// pushBack appends v. If keyed is set, remove finds v by its key.
+func (r *hubRing) pushBack(v *hubValue, keyed bool) {
+	if r.head > 16 && r.head > len(r.values)/2 { // forget the values before head
+		n := copy(r.values, r.values[r.head:])
+		clear(r.values[n:])
+		r.values, r.first, r.head = r.values[:n], r.first+r.head, 0
+	}
+	if keyed {
+		r.setNumber(v.key, r.first+len(r.values))
+	}
+	r.values = append(r.values, v)
+	r.count++
+	r.bytes += v.countedBytes()
+}
+
+// pushFront puts v before the other values.
+func (r *hubRing) pushFront(v *hubValue, keyed bool) {
+	if r.head == 0 {
+		r.values, r.head, r.first = slices.Insert(r.values, 0, nil), 1, r.first-1
+	}
+	r.head--
+	r.values[r.head] = v
+	if keyed {
+		r.setNumber(v.key, r.first+r.head)
+	}
+	r.count++
+	r.bytes += v.countedBytes()
+}
+
+func (r *hubRing) setNumber(key string, number int) {
+	if r.byKey == nil {
+		r.byKey = make(map[string]int)
+	}
+	r.byKey[key] = number
+}
+
+// popFront removes the first value.
+func (r *hubRing) popFront() {
+	v := r.front()
+	if v == nil {
+		return
+	}
+	if r.removeAt(r.head); r.count > 0 {
+		r.head++
+	}
+}
+
+// remove removes the value with the given key, and reports whether there was one.
+func (r *hubRing) remove(key string) bool {
+	number, ok := r.byKey[key]
+	if ok {
+		r.removeAt(number - r.first)
+	}
+	return ok
+}
+
+// removeAt removes the value with index i. An empty ring keeps no memory.
+func (r *hubRing) removeAt(i int) {
+	v := r.values[i]
+	r.values[i] = nil
+	r.count--
+	r.bytes -= v.countedBytes()
+	if number, ok := r.byKey[v.key]; ok && number == r.first+i {
+		delete(r.byKey, v.key)
+	}
+	if r.count == 0 {
+		*r = hubRing{}
+	}
+}
