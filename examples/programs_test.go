@@ -152,3 +152,9 @@ func held(t *testing.T, page string) http.Handler {
 	})
 	return mux
 }
+
+// The official client of the Model Context Protocol, in TypeScript, uses the server mcp.
+func TestInteropMCP(t *testing.T) {
+	interoptest.Need(t, "npm ci in testdata/interop", "node", "-e", "require('@modelcontextprotocol/sdk/client/index.js')")
+	interoptest.Checks(t, "node", "mcp_client.js", filepath.Join(programs, "mcp"))
+}
