@@ -216,7 +216,11 @@ func TestInteropGoplsProgress(t *testing.T) {
 	for _, method := range []string{"client/registerCapability", "window/logMessage", "window/showMessage", "textDocument/publishDiagnostics"} {
 		router.Handle(method, agree)
 	}
-	router.Handle("workspace/configuration", rpcx.Func(func(p struct{ Items []any }) []any { return make([]any, len(p.Items)) }))
+	router.Handle("workspace/configuration", rpcx.Func(func(p struct {
+		Items []any `json:"items"`
+	}) []any {
+		return make([]any, len(p.Items)) // null for each
+	}))
 	cmd := exec.Command(gopls)
 	s, err := rpcx.Command(t.Context(), cmd, &rpcx.Options{
 		Handler:             router,

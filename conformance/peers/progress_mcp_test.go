@@ -37,7 +37,7 @@ type (
 
 func (r mcpResult) String() string {
 	if len(r.Content) != 1 {
-		return fmt.Sprintf("%+v", r)
+		return fmt.Sprintf("%d contents", len(r.Content))
 	}
 	return r.Content[0].Text
 }
@@ -56,7 +56,11 @@ func startMCP(t *testing.T) *mcpPeer {
 	p := &mcpPeer{logged: make(chan string, 64), stray: make(chan string, 64)}
 	router := rpcx.NewRouter()
 	router.Handle("ping", rpcx.Func(func() struct{} { return struct{}{} }))
-	router.Handle("notifications/message", rpcx.Func(func(m struct{ Data string }) { p.logged <- m.Data }))
+	router.Handle("notifications/message", rpcx.Func(func(m struct {
+		Data string `json:"data"`
+	}) {
+		p.logged <- m.Data
+	}))
 	stray := rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
 		p.stray <- req.Method + " " + string(req.Params.Named)
 		return nil, nil
@@ -208,17 +212,17 @@ func TestInteropMCPServer(t *testing.T) {
 			t.Errorf("%v after %d values of progress", err, calls)
 		}
 		p.waitForLog(t, t.Context(), "hang was cancelled")
-		if got := p.call(t, t.Context(), "cancellations", nil); got != "1" {
+		if got := p.call(t, t.Context(), "cancellations", object{}); got != "1" {
 			t.Errorf("the server knows of %s cancellations", got)
 		}
 	})
 	t.Run("a call within a call", func(t *testing.T) {
-		if got := p.call(t, ctx, "ask", nil); got != `"the client is there"` {
+		if got := p.call(t, ctx, "ask", object{}); got != `"the client is there"` {
 			t.Errorf("the server asks the client: %s", got)
 		}
 	})
 	t.Run("a failure", func(t *testing.T) {
-		result, err := p.tool(ctx, "fail", nil, func(mcpProgress) { t.Error("progress") })
+		result, err := p.tool(ctx, "fail", object{}, func(mcpProgress) { t.Error("progress") })
 		if err != nil || !result.IsError || result.String() != "it failed" {
 			t.Errorf("%+v, %v", result, err)
 		}
@@ -286,7 +290,7 @@ func mcpSubscriptions(t *testing.T, ctx context.Context, p *mcpPeer) {
 	// The unsubscription is on its way: a call behind it finds it done.
 	var left []string
 	for {
-		if err := json.Unmarshal([]byte(p.call(t, ctx, "subscriptions", nil)), &left); err != nil {
+		if err := json.Unmarshal([]byte(p.call(t, ctx, "subscriptions", object{})), &left); err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Contains(left, a) || ctx.Err() != nil {

@@ -22,30 +22,38 @@ func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
 type client struct {
 	*rpcx.Session
 	t      *testing.T
-	server *rpcx.Session
-	logs   chan string // "level: text"
-	lists  chan string // the notifications without params
+	state  *server
+	server *rpcx.Session // the other end
+	logs   chan string   // "level: text"
+	lists  chan string   // the notifications without params
 }
 
 // connect runs a test with a client in a bubble. The client has not initialized the session.
 func connect(t *testing.T, test func(ctx context.Context, c *client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &client{t: t, logs: make(chan string, 64), lists: make(chan string, 64)}
+		c := &client{t: t, state: newServer(time.Second, slog.New(slog.DiscardHandler)), logs: make(chan string, 64), lists: make(chan string, 64)}
 		router := rpcx.NewRouter()
 		router.Handle("ping", rpcx.Func(ping))
-		router.Handle("notifications/message", rpcx.Func(func(m struct{ Level, Data string }) { c.logs <- m.Level + ": " + m.Data }))
+		router.Handle("notifications/message", rpcx.Func(func(m struct {
+			Level string `json:"level"`
+			Data  string `json:"data"`
+		}) {
+			c.logs <- m.Level + ": " + m.Data
+		}))
 		router.Handle("notifications/resources/list_changed", rpcx.Func(func() { c.lists <- "changed" }))
 		c.Session, c.server = rpcx.Pipe(&rpcx.Options{
 			Handler:             router,
 			Cancellation:        rpcx.MCPCancellation,
 			Correlations:        []*rpcx.Correlation{rpcx.MCPProgress, resourceUpdates},
 			IgnoreUnknownParams: true,
-		}, newServer(time.Second, slog.New(slog.DiscardHandler)).options())
+		}, c.state.options())
+		defer func() {
+			c.Close()
+			<-c.Done()
+			<-c.server.Done()
+		}()
 		test(t.Context(), c)
-		c.Close()
-		<-c.Done()
-		<-c.server.Done()
 	})
 }
 
@@ -80,7 +88,7 @@ type toolResult struct {
 
 func (r toolResult) String() string {
 	if len(r.Content) != 1 {
-		return fmt.Sprintf("%+v", r)
+		return fmt.Sprintf("%d contents", len(r.Content))
 	}
 	if r.IsError {
 		return "failed: " + r.Content[0].Text
@@ -281,6 +289,9 @@ func TestSubscriptions(t *testing.T) {
 		}
 		stream.Close()
 		synctest.Wait()
+		if n := c.state.notes.updates.Stats().Subscribers; n != 0 {
+			t.Errorf("%d subscriptions after Close", n)
+		}
 		write(6)
 		stream = subscribe()
 		write(7)
@@ -302,6 +313,12 @@ func TestSubscriptions(t *testing.T) {
 		}
 		if got, err := stream.Next(short); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("one change is told twice: %v, %v", got, err)
+		}
+		stream.Close()
+		stream = subscribe() // waits for the end of the other
+		write(9)
+		if got, err := stream.Next(ctx); got.URI != uri || err != nil {
+			t.Errorf("%v, %v", got, err)
 		}
 		stream.Close()
 	})

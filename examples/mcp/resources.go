@@ -29,9 +29,8 @@ const codeNoResource = -32002
 type notes struct {
 	updates rpcx.Hub // the topics are URIs
 
-	mu            sync.Mutex
-	text          map[string]string           // by URI
-	subscriptions map[string]*rpcx.Subscriber // by URI
+	mu   sync.Mutex
+	text map[string]string // by URI
 }
 
 func noteURI(name string) string { return "note:///" + url.PathEscape(name) }
@@ -67,36 +66,27 @@ func noResource(uri string) error {
 	return rpcx.Errorf(codeNoResource, "resource not found").WithData(object{"uri": uri})
 }
 
-// subscribe subscribes the client to a note. A second subscription of the same note changes
-// nothing.
+// subscribe subscribes the client to a note. The Hub finds the URI in the params. A second
+// subscription to the same note changes nothing.
 func (srv *server) subscribe(ctx context.Context, p resource) (empty, error) {
-	srv.notes.mu.Lock()
-	defer srv.notes.mu.Unlock()
-	if _, ok := srv.notes.text[p.URI]; !ok {
+	if !srv.notes.has(p.URI) {
 		return empty{}, noResource(p.URI)
 	}
-	if srv.notes.subscriptions[p.URI] != nil {
-		return empty{}, nil
-	}
-	subscription, err := srv.notes.updates.Subscribe(ctx, p.URI, resourceUpdates, p.URI)
-	if err != nil {
-		return empty{}, err
-	}
-	if srv.notes.subscriptions == nil {
-		srv.notes.subscriptions = make(map[string]*rpcx.Subscriber)
-	}
-	srv.notes.subscriptions[p.URI] = subscription
-	return empty{}, nil
+	_, err := srv.notes.updates.Subscribe(ctx, p.URI, resourceUpdates, nil)
+	return empty{}, err
 }
 
-func (srv *server) unsubscribe(p resource) empty {
-	srv.notes.mu.Lock()
-	defer srv.notes.mu.Unlock()
-	if subscription := srv.notes.subscriptions[p.URI]; subscription != nil {
-		subscription.Close()
-		delete(srv.notes.subscriptions, p.URI)
-	}
-	return empty{}
+// unsubscribe succeeds without a subscription, too.
+func (srv *server) unsubscribe(ctx context.Context, _ resource) (empty, error) {
+	_, err := srv.notes.updates.Unsubscribe(ctx, resourceUpdates, nil)
+	return empty{}, err
+}
+
+func (n *notes) has(uri string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, ok := n.text[uri]
+	return ok
 }
 
 // write is the tool that changes a note.

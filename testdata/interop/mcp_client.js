@@ -11,10 +11,9 @@ const { Client } = require('@modelcontextprotocol/sdk/client/index.js');
 const { StdioClientTransport } = require('@modelcontextprotocol/sdk/client/stdio.js');
 const types = require('@modelcontextprotocol/sdk/types.js');
 
-const STEP = 5; // milliseconds that the tool count takes for each number
-
-function newTransport() {
-  return new StdioClientTransport({ command: process.argv[2], args: ['-step', `${STEP}ms`], stderr: 'inherit' });
+// step is the time that the tool count takes for each number.
+function newTransport(step) {
+  return new StdioClientTransport({ command: process.argv[2], args: ['-step', step], stderr: 'inherit' });
 }
 
 // News collects what notifications bring, and hands it out in order.
@@ -35,8 +34,8 @@ class News {
 
 // connect returns a client, what the server has sent as it was on the wire, and what the
 // client complains of.
-async function connect() {
-  const transport = newTransport();
+async function connect(step) {
+  const transport = newTransport(step);
   const peer = { wire: [], complaints: [], updates: new News(), logs: new News(), lists: new News() };
   transport.onmessage = (message) => peer.wire.push(message); // the client calls this before its own
   peer.client = new Client({ name: 'rpcx-interop', version: '1.0.0' }, { capabilities: { roots: { listChanged: true } } });
@@ -54,6 +53,20 @@ const tool = (peer, name, args, options) => peer.client.callTool({ name, argumen
 const text = (result) => result.content[0].text;
 const upTo = (n) => Array.from({ length: n }, (_, i) => i + 1);
 const failure = (call) => call.then(() => assert.fail('no error'), (error) => error);
+
+// countWithProgress checks that all the progress of a call is here before the call returns,
+// in order, on the wire as well.
+async function countWithProgress(peer, to) {
+  const seen = [];
+  peer.wire.length = 0;
+  const result = await tool(peer, 'count', { to }, { onprogress: (progress) => seen.push(progress) });
+  const want = upTo(to).map((n) => ({ progress: n, total: to, message: `at ${n}` }));
+  assert.deepEqual(seen, want);
+  assert.equal(text(result), `counted to ${to}`);
+  const sent = peer.wire.filter(({ method }) => method === 'notifications/progress');
+  assert.deepEqual(sent.map(({ params: { progressToken, ...progress } }) => progress), want);
+  assert.deepEqual(peer.wire.at(-1).result, result); // the reply is the last message
+}
 
 const checks = {
   async initialized(peer) {
@@ -77,18 +90,15 @@ const checks = {
     assert.equal((await failure(peer.client.listPrompts())).code, types.ErrorCode.MethodNotFound);
   },
 
-  // All the progress of a call is here before the call returns, in order, on the wire as well.
   async progress(peer) {
-    for (const to of [1, 2, 40]) {
-      const seen = [];
-      peer.wire.length = 0;
-      const result = await tool(peer, 'count', { to }, { onprogress: ({ progress, total, message }) => seen.push([progress, total, message]) });
-      assert.deepEqual(seen, upTo(to).map((n) => [n, to, `at ${n}`]));
-      assert.equal(text(result), `counted to ${to}`);
-      const order = peer.wire.map(({ method, id, params }) => (method === 'notifications/progress' ? params.progress : method ?? id));
-      assert.deepEqual(order.filter(Number.isInteger).slice(0, to), upTo(to));
-      assert.equal(peer.wire.at(-1).result.content[0].text, `counted to ${to}`);
-    }
+    for (const to of [1, 2, 40]) await countWithProgress(peer, to);
+  },
+
+  async progress_in_a_burst() {
+    const peer = await connect('0s');
+    for (const to of [0, 1, 2, 3, 2000]) await countWithProgress(peer, to);
+    assert.deepEqual(peer.complaints, []);
+    await peer.client.close();
   },
 
   async progress_of_calls_at_once(peer) {
@@ -184,7 +194,7 @@ const checks = {
 // The client does not send what must not come first: here the transport does.
 async function beforeInitialize() {
   for (const version of ['2025-06-18', '2025-11-25', '1999-01-01']) {
-    const transport = newTransport();
+    const transport = newTransport('0s');
     const replies = new News();
     transport.onmessage = (message) => replies.add(message);
     await transport.start();
@@ -216,7 +226,7 @@ async function run(check, f) {
 
 (async () => {
   await run('before_initialize', beforeInitialize);
-  const peer = await connect();
+  const peer = await connect('5ms');
   for (const [check, f] of Object.entries(checks)) {
     await run(check, async () => {
       await f(peer);
