@@ -36,8 +36,8 @@ func workTo(count int) []workDone {
 	return append(list, workDone{Kind: "end"})
 }
 
-// createdStreams is the handler of window/workDoneProgress/create. It claims the progress of
-// the tokens that the peer makes.
+// createdStreams has the handler of window/workDoneProgress/create, and the streams of the
+// tokens that the peer has made.
 type createdStreams chan *rpcx.Stream[workDone]
 
 func (c createdStreams) create(s *rpcx.Session, p struct {

@@ -28,7 +28,7 @@ type client struct {
 	lists  chan string   // the notifications without params
 }
 
-// connect runs a test with a client in a bubble. The client has not initialized the session.
+// connect runs a test with a client in a bubble. The session is not initialized.
 func connect(t *testing.T, test func(ctx context.Context, c *client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
