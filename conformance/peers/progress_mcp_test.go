@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -162,6 +163,14 @@ func TestInteropMCPServer(t *testing.T) {
 			}
 		}
 	})
+	t.Run("many calls", func(t *testing.T) {
+		for n := range 500 {
+			var got []int
+			if _, err := p.tool(ctx, "count", object{"to": 3}, func(m mcpProgress) { got = append(got, m.Progress) }); err != nil || len(got) != 3 {
+				t.Fatalf("call %d: progress %v, %v", n, got, err)
+			}
+		}
+	})
 	t.Run("calls at once", func(t *testing.T) {
 		var calls sync.WaitGroup
 		for to := range 40 {
@@ -247,65 +256,75 @@ func (p *mcpPeer) waitForLog(t *testing.T, ctx context.Context, want string) {
 	}
 }
 
+// mcpUpdate is the news of a resource. The server numbers all changes.
+type mcpUpdate struct {
+	URI  string `json:"uri"`
+	Meta struct {
+		Change int `json:"change"`
+	} `json:"_meta"`
+}
+
+// change changes a resource, and returns the number of the first change.
+func (p *mcpPeer) change(t *testing.T, ctx context.Context, uri string, times int) (first int) {
+	t.Helper()
+	first, err := strconv.Atoi(p.call(t, ctx, "change", object{"uri": uri, "times": times}))
+	if err != nil {
+		t.Error(err)
+	}
+	return first
+}
+
+func (p *mcpPeer) subscribe(t *testing.T, ctx context.Context, uri string) *rpcx.Stream[mcpUpdate] {
+	t.Helper()
+	stream, err := rpcx.Subscribe[mcpUpdate](ctx, p.Session, rpcx.Subscription{
+		Method: "resources/subscribe", Params: object{"uri": uri}, Correlation: mcpUpdates,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+// expectUpdates checks that the next values of s are the changes from first on.
+func expectUpdates(t *testing.T, ctx context.Context, s *rpcx.Stream[mcpUpdate], uri string, first, times int) {
+	t.Helper()
+	for n := range times {
+		got, err := s.Next(ctx)
+		if err != nil || got.URI != uri || got.Meta.Change != first+n {
+			t.Fatalf("change %d of %s: %+v, %v", first+n, uri, got, err)
+		}
+	}
+}
+
 // mcpSubscriptions subscribes two resources. The server changes them in between.
 func mcpSubscriptions(t *testing.T, ctx context.Context, p *mcpPeer) {
-	type update struct {
-		URI  string `json:"uri"`
-		Meta struct {
-			Change int `json:"change"`
-		} `json:"_meta"`
-	}
-	subscribe := func(uri string) *rpcx.Stream[update] {
-		t.Helper()
-		stream, err := rpcx.Subscribe[update](ctx, p.Session, rpcx.Subscription{
-			Method: "resources/subscribe", Params: object{"uri": uri}, Correlation: mcpUpdates,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return stream
-	}
 	const a, b = "note:///a", "note:///b"
-	change := func(uri string, times int) { p.call(t, ctx, "change", object{"uri": uri, "times": times}) }
-	expect := func(s *rpcx.Stream[update], uri string, times int) {
-		t.Helper()
-		for n := range times {
-			got, err := s.Next(ctx)
-			if err != nil || got.URI != uri || got.Meta.Change != n {
-				t.Fatalf("update %d of %s: %+v, %v", n, uri, got, err)
-			}
-		}
-	}
-	first, second := subscribe(a), subscribe(b)
-	change(a, 200)
-	change(b, 100)
-	change(a, 50)
-	expect(second, b, 100)
-	expect(first, a, 200)
-	expect(first, a, 50)
+	first, second := p.subscribe(t, ctx, a), p.subscribe(t, ctx, b)
+	ofFirst, ofSecond := p.change(t, ctx, a, 200), p.change(t, ctx, b, 100)
+	again := p.change(t, ctx, a, 50)
+	expectUpdates(t, ctx, second, b, ofSecond, 100)
+	expectUpdates(t, ctx, first, a, ofFirst, 200)
+	expectUpdates(t, ctx, first, a, again, 50)
 	if n := first.Dropped() + second.Dropped(); n != 0 {
 		t.Errorf("%d updates were dropped", n)
 	}
 	first.Close()
-	// The unsubscription is on its way: a call behind it finds it done.
 	var left []string
-	for {
+	for !slices.Equal(left, []string{b}) && ctx.Err() == nil { // the unsubscribing call is on its way
 		if err := json.Unmarshal([]byte(p.call(t, ctx, "subscriptions", object{})), &left); err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Contains(left, a) || ctx.Err() != nil {
-			break
-		}
 	}
-	if !slices.Equal(left, []string{b}) {
-		t.Errorf("the server has the subscriptions %q, want %q", left, b)
-	}
-	change(a, 3)
-	again := subscribe(a)
-	change(a, 2)
-	change(b, 1)
-	expect(again, a, 2)
-	expect(second, b, 1)
-	again.Close()
+	p.change(t, ctx, a, 3)
+	expectUpdates(t, ctx, second, b, p.change(t, ctx, b, 1), 1)
 	second.Close()
+
+	// Each stream begins with the changes behind its own subscription, however many of the
+	// stream before were left unread, or were on their way.
+	for round := range 200 {
+		stream := p.subscribe(t, ctx, a)
+		change := p.change(t, ctx, a, round%7)
+		expectUpdates(t, ctx, stream, a, change, round%7/2)
+		stream.Close()
+	}
 }

@@ -60,7 +60,8 @@ server.registerTool('ask', {}, async (extra) => {
   return answer('the client is there');
 });
 
-// The resource, its subscriptions, and the tool that changes it.
+// The resources, their subscriptions, and the tool that changes them. The changes are numbered.
+let changes = 0;
 const subscribed = new Set();
 for (const name of ['a', 'b']) {
   server.registerResource(name, `note:///${name}`, {}, (uri) => ({ contents: [{ uri: uri.href, text: name }] }));
@@ -68,10 +69,14 @@ for (const name of ['a', 'b']) {
 server.server.setRequestHandler(types.SubscribeRequestSchema, ({ params }) => { subscribed.add(params.uri); return {}; });
 server.server.setRequestHandler(types.UnsubscribeRequestSchema, ({ params }) => { subscribed.delete(params.uri); return {}; });
 server.registerTool('change', { inputSchema: { uri: z.string(), times: z.number() } }, async ({ uri, times }) => {
-  for (let n = 0; n < times && subscribed.has(uri); n++) {
-    await server.server.notification({ method: 'notifications/resources/updated', params: { uri, _meta: { change: n } } });
+  const first = changes + 1;
+  for (let n = 0; n < times; n++) {
+    changes++;
+    if (subscribed.has(uri)) {
+      await server.server.notification({ method: 'notifications/resources/updated', params: { uri, _meta: { change: changes } } });
+    }
   }
-  return answer(times);
+  return answer(first);
 });
 server.registerTool('subscriptions', {}, () => answer([...subscribed].sort()));
 
