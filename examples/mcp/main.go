@@ -76,8 +76,8 @@ func (srv *server) options() *rpcx.Options {
 		IgnoreUnknownParams: true, // clients say more than this server asks
 		Logger:              srv.log,
 		Limits: rpcx.Limits{
-			ProcessingTimeout: -1,          // the client decides how long a tool may take
-			HalfClose:         time.Second, // once the client has closed the input, it expects the end
+			ProcessingTimeout: -1,                     // the client decides how long a tool may take
+			HalfClose:         500 * time.Millisecond, // the client has closed the input, and waits for the end
 		},
 	}
 }
