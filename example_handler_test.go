@@ -817,55 +817,50 @@ func Example_aiomas() {
 
 // A server of the Model Context Protocol, and its client: a tool that tells how far it
 // is, and is cancelled. Here both are joined by a Pipe. In a real program the client
-// starts the server by Command, and the server is a session on Stdio.
+// starts the server by Command, and the server is a session on Stdio: see examples/mcp.
 func Example_mcp() {
 	type object = map[string]any
 	type call struct {
 		Name string `json:"name"`
-		Meta struct {
-			ProgressToken any `json:"progressToken"`
-		} `json:"_meta,omitzero"`
 	}
 	cancelled := make(chan error, 1)
 	// Without a result the reply would be null, which clients take for an invalid message.
-	ping := rpcx.Func(func() struct{} { return struct{}{} }, "...")
+	ping := rpcx.Func(func() struct{} { return struct{}{} })
 	gate := rpcx.NewRouter() // for what comes first
 	gate.Handle("ping", ping)
 	gate.Handle("initialize", rpcx.Func(func(ctx context.Context, s *rpcx.Session) object {
 		s.Admit()
 		return object{"protocolVersion": "2025-06-18", "capabilities": object{"tools": object{}}, "serverInfo": object{"name": "example", "version": "1"}}
-	}, "...")) // the client says more than this server asks
+	}))
 	tools := rpcx.NewRouter()
 	tools.Handle("ping", ping)
-	tools.Handle("notifications/initialized", rpcx.Func(func() {}, "..."))
+	tools.Handle("notifications/initialized", rpcx.Func(func() {}))
 	tools.Handle("tools/list", rpcx.Func(func() object {
 		return object{"tools": []object{{"name": "dig", "inputSchema": object{"type": "object"}}}}
-	}, "..."))
-	tools.Handle("tools/call", rpcx.Func(func(ctx context.Context, s *rpcx.Session, c call) (object, error) {
+	}))
+	tools.Handle("tools/call", rpcx.Func(func(ctx context.Context, c call) (object, error) {
 		if c.Name != "dig" {
 			return nil, rpcx.InvalidParams("unknown tool: %s", c.Name)
 		}
-		err := s.Notify(ctx, "notifications/progress", object{"progressToken": c.Meta.ProgressToken, "progress": 1})
-		if err != nil {
-			return nil, err
+		progress := rpcx.Progress(ctx) // does nothing if the client has sent no progressToken
+		for depth := 1; depth <= 3; depth++ {
+			if err := progress(object{"progress": depth, "total": 1000}); err != nil {
+				return nil, err
+			}
 		}
-		<-ctx.Done() // it digs for ever
+		<-ctx.Done() // the rest takes for ever
 		cancelled <- context.Cause(ctx)
 		return nil, ctx.Err()
-	}, "..."))
+	}))
 
-	progress := make(chan string)
-	client := rpcx.NewRouter()
-	client.Handle("notifications/progress", rpcx.Func(func(p struct {
-		ProgressToken string  `json:"progressToken"`
-		Progress      float64 `json:"progress"`
-	}) {
-		progress <- fmt.Sprint(p.ProgressToken, " ", p.Progress)
-	}, "..."))
-
-	s, server := rpcx.Pipe(
-		&rpcx.Options{Handler: client, Cancellation: rpcx.MCPCancellation},
-		&rpcx.Options{Gate: gate, Handler: tools, Cancellation: rpcx.MCPCancellation, Limits: rpcx.Limits{ProcessingTimeout: -1}})
+	opts := rpcx.Options{
+		Cancellation:        rpcx.MCPCancellation,
+		Correlations:        []*rpcx.Correlation{rpcx.MCPProgress},
+		IgnoreUnknownParams: true, // either side may say more than the other asks
+	}
+	clientOpts, serverOpts := opts, opts
+	serverOpts.Gate, serverOpts.Handler, serverOpts.Limits.ProcessingTimeout = gate, tools, -1
+	s, server := rpcx.Pipe(&clientOpts, &serverOpts)
 	defer server.Close()
 	defer s.Close()
 	ctx := context.Background()
@@ -874,16 +869,24 @@ func Example_mcp() {
 	fmt.Println(err, s.Notify(ctx, "notifications/initialized", nil))
 	pong, err := rpcx.Call[json.RawMessage](ctx, s, "ping", nil)
 	fmt.Println(string(pong), err)
-	f := s.Go(ctx, "tools/call", object{"name": "dig", "arguments": object{}, "_meta": object{"progressToken": "hole"}})
-	fmt.Println(<-progress)
-	f.Cancel()
-	fmt.Println(f.Err())
+
+	type progress struct{ Progress, Total int }
+	ctx, cancel := context.WithCancel(ctx)
+	_, err = rpcx.CallProgress[object](ctx, s, rpcx.MCPProgress, "tools/call", object{"name": "dig"}, func(p progress) {
+		fmt.Println("progress", p.Progress, "of", p.Total)
+		if p.Progress == 3 {
+			cancel()
+		}
+	})
+	fmt.Println(err)
 	fmt.Println(<-cancelled)
 	// Output:
 	// unknown method "tools/list" (code -32601)
 	// <nil> <nil>
 	// {} <nil>
-	// hole 1
-	// rpcx: call cancelled
+	// progress 1 of 1000
+	// progress 2 of 1000
+	// progress 3 of 1000
+	// context canceled
 	// rpcx: request cancelled by the peer
 }

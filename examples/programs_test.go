@@ -15,11 +15,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"example.com/rpcx"
 	"example.com/rpcx/internal/interoptest"
 )
 
@@ -151,4 +153,36 @@ func held(t *testing.T, page string) http.Handler {
 		}
 	})
 	return mux
+}
+
+// A client in Go starts the server mcp, calls a tool, and ends the server.
+func TestMCP(t *testing.T) {
+	ctx := t.Context()
+	cmd := command(t, "mcp", "-step", "1ms")
+	s, err := rpcx.Command(ctx, cmd, &rpcx.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Call(ctx, "initialize", map[string]any{"protocolVersion": "2025-11-25"}, nil); err != nil {
+		t.Errorf("initialize: %v", err)
+	}
+	var seen []int
+	params := map[string]any{"name": "count", "arguments": map[string]any{"to": 3}}
+	_, err = rpcx.CallProgress[any](ctx, s, rpcx.MCPProgress, "tools/call", params, func(p struct{ Progress int }) {
+		seen = append(seen, p.Progress)
+	})
+	if want := []int{1, 2, 3}; err != nil || !slices.Equal(seen, want) {
+		t.Errorf("progress %v, want %v (%v)", seen, want, err)
+	}
+	s.Close()
+	<-s.Done()
+	if !cmd.ProcessState.Success() {
+		t.Errorf("mcp ended with %v", cmd.ProcessState)
+	}
+}
+
+// The official client of the Model Context Protocol, in TypeScript, uses the server mcp.
+func TestInteropMCP(t *testing.T) {
+	interoptest.Need(t, "npm ci in testdata/interop", "node", "-e", "require('@modelcontextprotocol/sdk/client/index.js')")
+	interoptest.Checks(t, "node", "mcp_client.js", filepath.Join(programs, "mcp"))
 }

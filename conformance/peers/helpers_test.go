@@ -92,6 +92,9 @@ func (m methods) ServeRPC(ctx context.Context, req *rpcx.Request) (any, error) {
 	return nil, rpcx.MethodNotFound(req.Method)
 }
 
+// object is a JSON object.
+type object = map[string]any
+
 // handling returns options with a handler.
 func handling(h rpcx.Handler) *rpcx.Options { return &rpcx.Options{Handler: h} }
 

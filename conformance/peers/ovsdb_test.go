@@ -95,8 +95,6 @@ func (p *ovsdbPeer) update(t *testing.T, ctx context.Context) []ovsdbRow {
 	return nil
 }
 
-type object = map[string]any
-
 func TestInteropOVSDBServer(t *testing.T) {
 	noLeak(t)
 	server, tool := needProxy(t, "ovsdb-server", "openvswitch-common"), needProxy(t, "ovsdb-tool", "openvswitch-common")
