@@ -285,7 +285,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 		progress = max(progress, written) // these handlers wait only for the writer
 	}
 	maxStall := s.limits.pauseLimit()
-	if b.foreignWaiters > 0 {
+	if b.foreignWaiters > 0 || s.isProgressTiedLocked() {
 		maxStall = min(maxStall, b.currentStallLimit(now))
 	}
 	resumeAt := after(progress, maxStall)
@@ -385,7 +385,7 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 	} else {
 		b.foreignWaiters += int(replies + room)
 	}
-	if s.reader.role.vacancy == vacantPaused && b.roomWaiters+b.foreignWaiters > 0 {
+	if s.reader.role.vacancy == vacantPaused && (b.roomWaiters+b.foreignWaiters > 0 || s.isProgressTiedLocked()) {
 		now := s.now()
 		s.timer.setTimerLocked(now + b.currentStallLimit(now))
 	}

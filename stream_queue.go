@@ -164,7 +164,7 @@ func (q *streamQueue) addDropped(n uint64) {
 	q.dropped += n
 }
 
-// finish ends the queue with the first reason. If discard is set, the queued values are
+// finish ends the queue. Only the first reason counts. If discard is set, the queued values are
 // dropped.
 func (q *streamQueue) finish(reason error, discard bool) {
 	q.mu.Lock()
@@ -185,11 +185,11 @@ func (q *streamQueue) finish(reason error, discard bool) {
 func (q *streamQueue) closeWith(reason error) {
 	s := q.session
 	s.lock()
+	q.finish(reason, true) // before detachLocked, which may end a call with another reason
 	if q.route != nil {
 		s.streams.Load().detachLocked(q)
 	}
 	s.unlock()
-	q.finish(reason, true)
 }
 
 // next returns the next value, and waits for it.
@@ -225,14 +225,11 @@ func (q *streamQueue) endRead() {
 
 // take returns the next value, or why there will be none, or neither.
 func (q *streamQueue) take() ([]byte, error) {
+	if q.limits.key != nil && q.beginMerge() {
+		q.mergeKeys()
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.limits.key != nil && !q.merging && slices.ContainsFunc(q.values[q.head:], func(n queuedNews) bool { return !n.keyed }) {
-		q.merging = true
-		q.mu.Unlock()
-		q.mergeKeys()
-		q.mu.Lock()
-	}
 	switch {
 	case q.closed:
 		return nil, ErrStreamClosed
@@ -256,6 +253,17 @@ func (q *streamQueue) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// beginMerge sets q.merging for the caller, if there are values whose keys are unknown.
+func (q *streamQueue) beginMerge() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.merging || !slices.ContainsFunc(q.values[q.head:], func(n queuedNews) bool { return !n.keyed }) {
+		return false
+	}
+	q.merging = true
+	return true
 }
 
 // mergeKeys computes the keys of the values, and drops each value that has a later value

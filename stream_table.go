@@ -305,8 +305,8 @@ func (ss *sessionStreams) deliverLocked(r *route, params []byte, now time.Durati
 		case q.progress != nil:
 			ss.deliverProgressLocked(q, params)
 		case !q.push(queuedNews{data: params}):
+			q.finish(ErrSlowReader, false) // before detachLocked, which may end a call with another reason
 			ss.detachLocked(q)
-			q.finish(ErrSlowReader, false)
 		}
 	}
 }
@@ -317,8 +317,8 @@ func (ss *sessionStreams) endByPeerLocked(r *route, reason []byte) {
 	ss.s.mu.AssertHeld()
 	r.subscribed = false
 	for _, q := range slices.Clone(r.queues) {
-		ss.detachLocked(q)
 		q.finish(&PeerEndError{bytes.Clone(reason)}, false)
+		ss.detachLocked(q)
 	}
 }
 
