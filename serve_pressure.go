@@ -40,6 +40,11 @@ import (
 // and pauses again. So the peer's SendTimeout does not end the session, and replies and
 // pings arrive. The queue may then grow to twice its limits.
 //
+// The queue of a CallProgress holds up the reading, too. The goroutine in CallProgress empties
+// the queue. If no value was taken for pauseLimit, that CallProgress ends, and reading
+// continues. A goroutine of the same handler may wait for the peer meanwhile. Whether it is
+// the goroutine in CallProgress is unknown, so that the limit is then currentStallLimit.
+//
 // In a pause, nobody notices the end of the input. A write that fails, a timeout, or the
 // next reader ends such a session.
 
