@@ -96,6 +96,32 @@
 // [Session.Admit]. The context of a handler ends with the session, and after Limits.ProcessingTimeout,
 // 30 s. If a handler panics, its request is answered with an error, and the session goes on.
 //
+// # Subscriptions and progress
+//
+// [Subscribe] makes a subscribing call, and returns a [Stream] of the values. A [Correlation]
+// says how notifications belong to the subscription: [EthSubscription], [ElectrumScriptHash]
+// and others. No value is missed between the reply and the first Next, and none comes early:
+//
+//	heads, err := rpcx.Subscribe[Header](ctx, s, rpcx.Subscription{
+//		Method: "eth_subscribe", Params: rpcx.Args{"newHeads"},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	defer heads.Close() // unsubscribes
+//	for head := range heads.Values() {
+//		// …
+//	}
+//	return heads.Err()
+//
+// [CallProgress] is a call that reports progress, or partial results, until its reply. The
+// handler reports them by [Progress], for the token that came with the request. For tokens
+// that the peer has made, see [StreamOf]:
+//
+//	n, err := rpcx.CallProgress[int](ctx, s, rpcx.MCPProgress, "tools/call", params, func(p Step) {
+//		fmt.Println(p.Progress, "of", p.Total)
+//	})
+//
 // # Errors
 //
 // If a handler returns an [*Error], its code, message and data are sent. The text of any
@@ -179,6 +205,7 @@
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
 //   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
 //   - messages over HTTP or a queue, answered: [Server.ServeMessage]
+//   - subscriptions and their queues: [Subscription], [Stream], Options.Correlations
 //   - forms of subscriptions: [Correlation], [Hub.Subscribe]; slow subscribers: [Hub]
 //   - functions around calls, data about requests: [OutgoingCall], [Meta]
 //   - values in handlers' contexts: Options.Context; a login first: Options.Gate

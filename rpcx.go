@@ -359,7 +359,7 @@ type Stats struct {
 	Cost                 float64 // see Limits.CostHard; 0 if cost is not counted
 	OutboxBytes          int     // waiting to be written
 
-	Pauses uint64        // pauses of reading, because requests arrive faster than they are handled
+	Pauses uint64        // pauses of reading, because requests, or progress, arrive faster than they are handled
 	Paused time.Duration // sum of the pauses, a current pause included
 
 	EventsDropped uint64 // events without a call of Trace, because earlier calls were too slow

@@ -40,6 +40,11 @@ import (
 // and pauses again. So the peer's SendTimeout does not end the session, and replies and
 // pings arrive. The queue may then grow to twice its limits.
 //
+// The queue of a CallProgress holds up the reading, too. The goroutine in CallProgress empties
+// the queue. If no value was taken for pauseLimit, that CallProgress ends, and reading
+// continues. A goroutine of the same handler may wait for the peer meanwhile. Whether it is
+// the goroutine in CallProgress is unknown, so that the limit is then currentStallLimit.
+//
 // In a pause, nobody notices the end of the input. A write that fails, a timeout, or the
 // next reader ends such a session.
 
@@ -285,7 +290,7 @@ func (rs *requestServer) checkPauseDeadlinesLocked(now time.Duration) {
 		progress = max(progress, written) // these handlers wait only for the writer
 	}
 	maxStall := s.limits.pauseLimit()
-	if b.foreignWaiters > 0 {
+	if b.foreignWaiters > 0 || s.isProgressTiedLocked() {
 		maxStall = min(maxStall, b.currentStallLimit(now))
 	}
 	resumeAt := after(progress, maxStall)
@@ -385,7 +390,7 @@ func (rs *requestServer) changeWaitsLocked(h *handlerContext, replies, room int3
 	} else {
 		b.foreignWaiters += int(replies + room)
 	}
-	if s.reader.role.vacancy == vacantPaused && b.roomWaiters+b.foreignWaiters > 0 {
+	if s.reader.role.vacancy == vacantPaused && (b.roomWaiters+b.foreignWaiters > 0 || s.isProgressTiedLocked()) {
 		now := s.now()
 		s.timer.setTimerLocked(now + b.currentStallLimit(now))
 	}

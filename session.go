@@ -27,6 +27,8 @@ import (
 //	a request:      readLoop → nextMessage → receiveMessage → decodeMessage; handOverDecoded →
 //	                enqueueRequestLocked ─▶ runWorker → runHandler → Handler;
 //	                with Options.Gate, runHandler → gateSwitch → Gate until Admit, then Handler.
+//	a notification for a stream: receiveMessage → takeNews; handOverDecoded → sortNewsLocked →
+//	                streamQueue.push ─▶ Stream.Next.
 //	a message without a connection: ServeMessage → receive → receiveMessage, then runWorker; see exchange.
 //	our reply:      finishRequest → sendReply → enqueueFrameLocked → outbox.push ─▶ writeLoop → writeFrames.
 //
@@ -67,9 +69,9 @@ import (
 //	I11  The protocol changes at most once, before any reply.
 //	I12  A limit is checked before memory is taken.
 //	I13  Reading pauses only if the queue is full or crowded, and can empty without the
-//	     reader; see mayPauseLocked. Before Admit, only the handler of Gate empties the
-//	     queue. No goroutine waits in a pause: the goroutine that ends the reason for the
-//	     pause starts the reader.
+//	     reader (see mayPauseLocked), or if the queue of a CallProgress is full. Before
+//	     Admit, only the handler of Gate empties the queue. No goroutine waits in a pause:
+//	     the goroutine that ends the reason for the pause starts the reader.
 //	I14  When the input ends between two messages, pending calls fail, and the session
 //	     handles and answers the received messages. Then the session ends with io.EOF.
 

@@ -50,8 +50,8 @@ type Subscription struct {
 	Overflow OverflowPolicy
 	// Key returns the key of a value, for KeepLatest. Default: all values have the same key,
 	// so that only the latest value waits. Key is called by one goroutine at a time: by that
-	// of Next, or, when the queue fills up, by a separate goroutine. Key must not change or
-	// keep the value, and must not wait.
+	// of Next, or, when the queue is full, by a separate goroutine; meanwhile up to twice as
+	// many values wait. Key must not change or keep the value, and must not wait.
 	Key func(value json.RawMessage) string
 }
 
@@ -60,9 +60,9 @@ var (
 	// [CallProgress] whose function has held up the reading for too long.
 	ErrSlowReader = errors.New("rpcx: the reader of a stream is too slow")
 	// ErrNoStreams is the error of [Subscribe], [StreamOf] and [CallProgress] on a Caller that
-	// receives no notifications: an [Exchange], the session of [Server.ServeMessage], or a
-	// Caller of another package. Nothing is sent.
-	ErrNoStreams = errors.New("rpcx: this Caller receives no notifications: streams need a Session")
+	// receives no notifications: an [Exchange], the session of [Server.ServeMessage], a session
+	// with the protocol [Aiomas], or a Caller of another package. Nothing is sent.
+	ErrNoStreams = errors.New("rpcx: this Caller receives no notifications: streams need a Session whose protocol has them")
 	// ErrStreamClosed is the error of [Stream.Next] after [Stream.Close].
 	ErrStreamClosed = errors.New("rpcx: stream was closed")
 )

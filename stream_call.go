@@ -62,6 +62,9 @@ func (s *Session) checkStreams() error {
 	case rawType(s.codec) != nil:
 		return errStreamsNeedJSON
 	}
+	if _, err := s.Protocol().AppendNotification(nil, "m", nil, s.codec); err != nil {
+		return ErrNoStreams // Aiomas has no notifications
+	}
 	return nil
 }
 
@@ -79,13 +82,18 @@ func (s *Session) openStream(ctx context.Context, sub *Subscription) (*streamQue
 	if err != nil {
 		return nil, err
 	}
+	err = errCallPanicked
+	defer func() {
+		if err != nil { // perhaps of Options.OnCall, which may panic
+			call.finishUnsent(err)
+		}
+	}()
 	if call.kind == callListens {
 		err = s.startStreamCall(ctx, sub.Method, params, call)
 	} else {
 		err = s.callWithStream(ctx, sub.Method, params, call)
 	}
 	if err != nil {
-		call.finishUnsent(err)
 		return nil, err
 	}
 	if call.kind == callListens {

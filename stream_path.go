@@ -92,12 +92,12 @@ func appendParamsKey(dst, params []byte, oneMore bool) ([]byte, bool) {
 	var last []byte
 	for value, ok := s.NextElement(); ok; value, ok = s.NextElement() {
 		if last != nil {
-			dst = append(appendCanonical(dst, last), ',')
+			dst = append(appendCanonicalWithin(dst, last, 1), ',')
 		}
 		last = value
 	}
 	if !oneMore && last != nil {
-		dst = append(appendCanonical(dst, last), ',')
+		dst = append(appendCanonicalWithin(dst, last, 1), ',')
 	}
 	return dst, !oneMore || last != nil
 }
@@ -111,9 +111,17 @@ func lastElement(array []byte) (last []byte) {
 	return last
 }
 
+// maxKeyDepth is the number of levels of arrays and objects that are compared as values. The
+// reader compares what the peer sends, and each level costs another scan.
+const maxKeyDepth = 8
+
 // appendCanonical appends a text that is the same for equal JSON values: numbers of one
-// value, strings with and without escape sequences, objects in any order of members.
-func appendCanonical(dst, raw []byte) []byte {
+// value, strings with and without escape sequences, objects in any order of members. Below
+// maxKeyDepth levels, values are equal if their texts are.
+func appendCanonical(dst, raw []byte) []byte { return appendCanonicalWithin(dst, raw, 0) }
+
+// appendCanonicalWithin is appendCanonical for a value within depth arrays and objects.
+func appendCanonicalWithin(dst, raw []byte, depth int) []byte {
 	switch c := raw[0]; {
 	case c == '"':
 		if bytes.IndexByte(raw, '\\') < 0 && bytes.IndexByte(raw, 0xe2) < 0 { // 0xe2: AppendString escapes U+2028
@@ -122,14 +130,19 @@ func appendCanonical(dst, raw []byte) []byte {
 		return jsonscan.AppendString(dst, jsonscan.Unquote(raw))
 	case c == '-' || c-'0' <= 9:
 		return appendCanonicalNumber(dst, raw)
+	case depth >= maxKeyDepth:
 	case c == '[':
-		dst, _ = appendParamsKey(dst, raw, false)
+		dst = append(dst, '[')
+		s := jsonscan.Scanner{Data: raw}
+		for value, ok := s.NextElement(); ok; value, ok = s.NextElement() {
+			dst = append(appendCanonicalWithin(dst, value, depth+1), ',')
+		}
 		return append(dst, ']')
 	case c == '{':
 		var members [][]byte
 		s := jsonscan.Scanner{Data: raw}
 		for key, value, ok := s.NextMember(); ok; key, value, ok = s.NextMember() {
-			members = append(members, appendCanonical(append(appendCanonical(nil, key), ':'), value))
+			members = append(members, appendCanonicalWithin(append(appendCanonical(nil, key), ':'), value, depth+1))
 		}
 		slices.SortFunc(members, bytes.Compare)
 		dst = append(dst, '{')

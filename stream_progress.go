@@ -27,8 +27,8 @@ import (
 // Nothing is dropped. If 256 values or 1 MiB wait for f, reading pauses, as if
 // Limits.Queue were reached. So f should be quick, and should not call the peer: the reply
 // has to wait, too. If f does not return for a pause of the greatest length (5 s, or less with
-// a short SendTimeout or KeepAlive), or if its handler waits for the peer, reading goes on, and
-// CallProgress returns ErrSlowReader.
+// a short SendTimeout or KeepAlive), reading goes on, and CallProgress returns ErrSlowReader.
+// In a handler that waits for its peer meanwhile, the time is a second.
 //
 // Limits.RequestTimeout applies only if set, and each progress begins it anew.
 func CallProgress[R, P any](ctx context.Context, c Caller, p *Correlation, method string, params any, f func(P)) (result R, err error) {
@@ -62,8 +62,8 @@ type progressReader struct {
 	waiting bool // the goroutine waits for the queue or the reply
 }
 
-// errNotProgress is the error for a form in which the caller does not make the id.
-var errNotProgress = errors.New("rpcx: CallProgress needs a Correlation with Token or CallID, whose reply ends the progress: use Subscribe")
+// errNotProgress is the error for a form in which the reply does not end the news.
+var errNotProgress = errors.New("rpcx: CallProgress needs a Correlation with Token or CallID, without Unsubscribe and Current: use Subscribe")
 
 // callWithProgress implements [CallProgress]. f is called with each value.
 func (s *Session) callWithProgress(ctx context.Context, form *Correlation, method string, params, result any, f func(q *streamQueue, value []byte) error) error {
@@ -73,7 +73,7 @@ func (s *Session) callWithProgress(ctx context.Context, form *Correlation, metho
 	if err := form.check("the Correlation for CallProgress"); err != nil {
 		return errors.New("rpcx: " + err.Error())
 	}
-	if !form.callerMakesID() {
+	if !form.endsByReply() {
 		return errNotProgress
 	}
 	q := newStreamQueue(s, form, method, defaultQueueLimits)
@@ -85,7 +85,6 @@ func (s *Session) callWithProgress(ctx context.Context, form *Correlation, metho
 	if err != nil {
 		return err
 	}
-	call.kind = callListens
 	defer call.finishUnsent(ErrCancelled) // if a hook has failed or panicked
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
@@ -209,15 +208,9 @@ func (q *streamQueue) fills(quarters int) bool {
 }
 
 // deliverProgressLocked queues progress. If the queue is full, reading pauses after the
-// hand-over. If reading must not pause, the CallProgress ends with ErrSlowReader. Callers
-// must hold s.mu.
+// hand-over. Callers must hold s.mu.
 func (ss *sessionStreams) deliverProgressLocked(q *streamQueue, params []byte) {
-	s := ss.s
-	s.mu.AssertHeld()
-	if q.progress.full && !s.mayPauseForLocked(q) {
-		ss.endSlowLocked(q)
-		return
-	}
+	ss.s.mu.AssertHeld()
 	q.push(queuedNews{data: params})
 	if !q.progress.full && q.fills(4) {
 		q.progress.full = true
@@ -269,18 +262,15 @@ func (s *Session) noteProgressTakenLocked(q *streamQueue) {
 	}
 }
 
-// mayPauseForLocked reports whether the full queue q can empty while reading pauses: its
-// consumer does not wait for the peer. Callers must hold s.mu.
-func (s *Session) mayPauseForLocked(q *streamQueue) bool {
+// isProgressTiedLocked reports whether the consumer of a full queue may wait for the peer: a
+// goroutine of its handler does. Then a pause lasts currentStallLimit at most. Callers must
+// hold s.mu.
+func (s *Session) isProgressTiedLocked() bool {
 	s.mu.AssertHeld()
-	if s.life.state >= stateClosing {
-		return false
-	}
-	p := q.progress
-	if h := p.handler; h != nil && !p.waiting && !h.waits.handlerReturned {
-		return h.waits.replies == 0 && !(s.requests.pressure.writerStalled && h.waits.room > 0)
-	}
-	return true
+	return s.isProgressFullLocked() && slices.ContainsFunc(s.streams.Load().full, func(q *streamQueue) bool {
+		h := q.progress.handler
+		return h != nil && !q.progress.waiting && (h.waits.replies > 0 || h.waits.room > 0)
+	})
 }
 
 // isProgressFullLocked reports whether the queue of a CallProgress is full, so that reading
@@ -295,7 +285,7 @@ func (s *Session) isProgressFullLocked() bool {
 // must hold s.mu.
 func (s *Session) mustPauseForProgressLocked() bool {
 	s.mu.AssertHeld()
-	return s.isProgressFullLocked() && slices.ContainsFunc(s.streams.Load().full, s.mayPauseForLocked)
+	return s.isProgressFullLocked() && s.life.state < stateClosing
 }
 
 // endSlowProgressLocked ends each CallProgress that holds up the reading. Callers must hold

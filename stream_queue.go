@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -30,8 +31,11 @@ type streamQueue struct {
 	mu        sync.Mutex // guards the fields below; taken after the session's lock
 	values    []queuedNews
 	head      int // index of the first value in values
+	dead      int // number of dead values from head on; the first is not dead
 	bytes     int // size of the values
 	lastSeq   uint64
+	keyedSeq  uint64            // values up to keyedSeq have their key
+	latest    map[string]uint64 // the values with a key, by their keys; nil without limits.key
 	dropped   uint64
 	end       error // why the stream has ended; nil before
 	closed    bool  // Close was called
@@ -54,8 +58,8 @@ type queuedNews struct {
 	data    []byte
 	isValue bool   // data is the value itself: the reply
 	seq     uint64 // increasing
-	key     string // if keyed is set
-	keyed   bool
+	key     string // set by storeKey
+	dead    bool   // a later value has the same key; only seq is left
 }
 
 func newStreamQueue(s *Session, form *Correlation, method string, limits queueLimits) *streamQueue {
@@ -66,7 +70,7 @@ func newStreamQueue(s *Session, form *Correlation, method string, limits queueLi
 var defaultQueueLimits = queueLimits{count: defaultStreamQueue, bytes: defaultStreamBytes}
 
 // count returns the number of queued values. Callers must hold q.mu.
-func (q *streamQueue) count() int { return len(q.values) - q.head }
+func (q *streamQueue) count() int { return len(q.values) - q.head - q.dead }
 
 // isOver reports whether size bytes more exceed the limits, multiplied by factor. A single
 // value is never over. Callers must hold q.mu.
@@ -94,7 +98,7 @@ func (q *streamQueue) push(n queuedNews) bool {
 	case l.policy == KeepLatest:
 		if !q.merging && q.isOver(size, 1) {
 			q.merging = true
-			q.session.pool.RunTask(q.mergeKeys)
+			q.session.pool.RunTask(q.mergeKeysLater)
 		}
 		for q.isOver(size, 2) { // the keys are still being compared
 			q.dropOldest(1)
@@ -104,10 +108,11 @@ func (q *streamQueue) push(n queuedNews) bool {
 			q.dropOldest(1)
 		}
 	}
-	if q.head > 0 && len(q.values) == cap(q.values) && q.head >= q.count() {
-		n := copy(q.values, q.values[q.head:])
+	if len(q.values) == cap(q.values) && q.head+q.dead > q.count() {
+		live := slices.DeleteFunc(q.values[q.head:], func(n queuedNews) bool { return n.dead })
+		n := copy(q.values, live)
 		clear(q.values[n:])
-		q.values, q.head = q.values[:n], 0
+		q.values, q.head, q.dead = q.values[:n], 0, 0
 	}
 	q.lastSeq++
 	n.seq = q.lastSeq
@@ -131,10 +136,22 @@ func (q *streamQueue) pop() queuedNews {
 	q.values[q.head] = queuedNews{}
 	q.head++
 	q.bytes -= len(n.data)
+	if q.latest != nil && q.latest[n.key] == n.seq {
+		delete(q.latest, n.key)
+	}
+	q.skipDead()
+	return n
+}
+
+// skipDead removes dead values from the beginning. Callers must hold q.mu.
+func (q *streamQueue) skipDead() {
+	for q.head < len(q.values) && q.values[q.head].dead {
+		q.head++
+		q.dead--
+	}
 	if q.head == len(q.values) {
 		q.clear()
 	}
-	return n
 }
 
 // maxIdleValues is the capacity that an empty queue keeps.
@@ -143,7 +160,8 @@ const maxIdleValues = 64
 // clear removes all values. Callers must hold q.mu.
 func (q *streamQueue) clear() {
 	clear(q.values)
-	q.values, q.head, q.bytes = q.values[:0], 0, 0
+	clear(q.latest)
+	q.values, q.head, q.dead, q.bytes = q.values[:0], 0, 0, 0
 	if cap(q.values) > maxIdleValues {
 		q.values = nil
 	}
@@ -164,7 +182,7 @@ func (q *streamQueue) addDropped(n uint64) {
 	q.dropped += n
 }
 
-// finish ends the queue with the first reason. If discard is set, the queued values are
+// finish ends the queue. Only the first reason counts. If discard is set, the queued values are
 // dropped.
 func (q *streamQueue) finish(reason error, discard bool) {
 	q.mu.Lock()
@@ -185,11 +203,11 @@ func (q *streamQueue) finish(reason error, discard bool) {
 func (q *streamQueue) closeWith(reason error) {
 	s := q.session
 	s.lock()
+	q.finish(reason, true) // before detachLocked, which may end a call with another reason
 	if q.route != nil {
 		s.streams.Load().detachLocked(q)
 	}
 	s.unlock()
-	q.finish(reason, true)
 }
 
 // next returns the next value, and waits for it.
@@ -225,14 +243,11 @@ func (q *streamQueue) endRead() {
 
 // take returns the next value, or why there will be none, or neither.
 func (q *streamQueue) take() ([]byte, error) {
+	if q.limits.key != nil && q.beginMerge() {
+		q.mergeKeys()
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.limits.key != nil && !q.merging && slices.ContainsFunc(q.values[q.head:], func(n queuedNews) bool { return !n.keyed }) {
-		q.merging = true
-		q.mu.Unlock()
-		q.mergeKeys()
-		q.mu.Lock()
-	}
 	switch {
 	case q.closed:
 		return nil, ErrStreamClosed
@@ -258,63 +273,77 @@ func (q *streamQueue) wait(ctx context.Context) error {
 	}
 }
 
+// beginMerge sets q.merging for the caller, if there are values whose keys are unknown.
+func (q *streamQueue) beginMerge() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.merging || q.count() == 0 || q.lastSeq == q.keyedSeq {
+		return false
+	}
+	q.merging = true
+	return true
+}
+
+// mergeKeysLater is mergeKeys on a goroutine of the pool. After a panic of the user's
+// function, the consumer calls the function again, and can recover.
+func (q *streamQueue) mergeKeysLater() {
+	defer func() { _ = recover() }()
+	q.mergeKeys()
+}
+
 // mergeKeys computes the keys of the values, and drops each value that has a later value
 // with the same key. The caller has set q.merging.
 func (q *streamQueue) mergeKeys() {
 	q.mu.Lock()
-	var unkeyed []queuedNews
-	for _, n := range q.values[q.head:] {
-		if !n.keyed {
-			unkeyed = append(unkeyed, n)
-		}
-	}
+	fresh := slices.Clone(q.values[q.find(q.keyedSeq+1):])
 	q.mu.Unlock()
-	defer func() { // also if Key has panicked
+	known := 0
+	defer func() { // also if limits.key has panicked
 		q.mu.Lock()
+		defer q.mu.Unlock()
 		q.merging = false
-		q.dropSuperseded(unkeyed)
+		for _, n := range fresh[:known] {
+			q.storeKey(n)
+		}
+		for q.count() > 1 && (q.count() > q.limits.count || q.bytes > q.limits.bytes) {
+			q.dropOldest(1)
+		}
 		q.signal()
-		q.mu.Unlock()
 	}()
-	for i := range unkeyed {
-		unkeyed[i].key, unkeyed[i].keyed = q.limits.key(q.valueOf(unkeyed[i])), true
+	for i := range fresh {
+		fresh[i].key = q.limits.key(q.valueOf(fresh[i]))
+		known++
 	}
 }
 
-// dropSuperseded stores the keys, and drops values with equal later keys. If the queue is
-// still over its limits, the oldest values are dropped. Callers must hold q.mu.
-func (q *streamQueue) dropSuperseded(keyed []queuedNews) {
-	values := q.values[q.head:]
-	for i := range values {
-		for len(keyed) > 0 && keyed[0].seq < values[i].seq { // taken or dropped meanwhile
-			keyed = keyed[1:]
-		}
-		if len(keyed) > 0 && keyed[0].seq == values[i].seq {
-			values[i] = keyed[0]
-		}
+// find returns the index of the first value whose seq is at least seq. Callers must hold
+// q.mu.
+func (q *streamQueue) find(seq uint64) int {
+	i, _ := slices.BinarySearchFunc(q.values[q.head:], seq, func(n queuedNews, seq uint64) int { return cmp.Compare(n.seq, seq) })
+	return q.head + i
+}
+
+// storeKey stores the key of n, unless n was dropped meanwhile, and drops the earlier value
+// with the same key. Callers must hold q.mu.
+func (q *streamQueue) storeKey(n queuedNews) {
+	q.keyedSeq = n.seq
+	i := q.find(n.seq)
+	if i == len(q.values) || q.values[i].seq != n.seq {
+		return
 	}
-	seen := make(map[string]struct{}, len(values))
-	keep := len(values)
-	for i := len(values) - 1; i >= 0; i-- {
-		n := values[i]
-		if n.keyed {
-			if _, later := seen[n.key]; later {
-				q.bytes -= len(n.data)
-				q.dropped++
-				continue
-			}
-			seen[n.key] = struct{}{}
-		}
-		keep--
-		values[keep] = n
+	q.values[i].key = n.key
+	if q.latest == nil {
+		q.latest = make(map[string]uint64)
 	}
-	clear(values[:keep])
-	if q.head += keep; q.head == len(q.values) {
-		q.clear()
+	if earlier, ok := q.latest[n.key]; ok {
+		old := &q.values[q.find(earlier)]
+		q.bytes -= len(old.data)
+		*old = queuedNews{seq: earlier, dead: true}
+		q.dead++
+		q.dropped++
+		q.skipDead()
 	}
-	for q.count() > 1 && (q.count() > q.limits.count || q.bytes > q.limits.bytes) {
-		q.dropOldest(1)
-	}
+	q.latest[n.key] = n.seq
 }
 
 // valueOf returns the value in n.

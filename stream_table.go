@@ -69,6 +69,7 @@ type receivedNews struct {
 	keyStart, keyEnd int    // of the key, in decodedInput.newsKeys
 	params           []byte // in decodedInput.newsBytes
 	replies          int    // number of replies that came before, since the last hand-over
+	again            bool   // the notification before, with another key of another form
 }
 
 // keptNews is a notification with an unknown id.
@@ -191,19 +192,6 @@ func (m *newsMethod) fits(form *Correlation) bool {
 	return slices.ContainsFunc(m.idPaths, func(path []string) bool { return slices.Equal(path, form.ID) })
 }
 
-// appendKey appends the key of a notification. Without an id the result is false.
-func (m *newsMethod) appendKey(dst []byte, p *Params) ([]byte, bool) {
-	for _, path := range m.idPaths {
-		if id := findPath(p.Named, path); isStreamID(id) {
-			return appendCanonical(dst, id), true
-		}
-	}
-	if m.byParams && p.Positional != nil {
-		return appendParamsKey(dst, p.Positional, true)
-	}
-	return dst, false
-}
-
 // takeNews adds a notification to in, if its method is known and it has an id.
 func (r *reader) takeNews(in *decodedInput, item *Item) bool {
 	ss := r.s.streams.Load()
@@ -214,19 +202,34 @@ func (r *reader) takeNews(in *decodedInput, item *Item) bool {
 	if m == nil {
 		return false
 	}
-	start := len(in.newsKeys)
-	keys, ok := m.appendKey(in.newsKeys, &item.Params)
-	if in.newsKeys = keys; !ok {
-		in.newsKeys = keys[:start]
-		return false
+	found := false
+	for _, path := range m.idPaths { // more than one only if the forms of a method differ
+		if id := findPath(item.Params.Named, path); isStreamID(id) {
+			start := len(in.newsKeys)
+			in.newsKeys = appendCanonical(in.newsKeys, id)
+			in.addNews(m, start, item.Params.Named, found)
+			found = true
+		}
 	}
-	params := item.Params.Named
-	if params == nil {
-		params = item.Params.Positional
+	if m.byParams && !found && item.Params.Positional != nil {
+		start := len(in.newsKeys)
+		if in.newsKeys, found = appendParamsKey(in.newsKeys, item.Params.Positional, true); found {
+			in.addNews(m, start, item.Params.Positional, false)
+		}
 	}
-	in.newsBytes.grow(len(params))
-	in.news = append(in.news, receivedNews{m, start, len(in.newsKeys), in.newsBytes.appendCopy(params), len(in.replies)})
-	return true
+	return found
+}
+
+// addNews adds a notification whose key is in.newsKeys[keyStart:]. If again is set, the
+// notification is the one before, with another key.
+func (in *decodedInput) addNews(m *newsMethod, keyStart int, params []byte, again bool) {
+	if again {
+		params = in.news[len(in.news)-1].params
+	} else {
+		in.newsBytes.grow(len(params))
+		params = in.newsBytes.appendCopy(params)
+	}
+	in.news = append(in.news, receivedNews{m, keyStart, len(in.newsKeys), params, len(in.replies), again})
 }
 
 // takeNewsOfBatch moves notifications for streams from m, a batch of requests, to in.
@@ -266,14 +269,18 @@ func (in *decodedInput) recycleNews() {
 // s.mu.
 func (ss *sessionStreams) sortNewsLocked(in *decodedInput, from, reply int, now time.Duration) int {
 	ss.s.mu.AssertHeld()
-	for ; from < len(in.news) && in.news[from].replies <= reply && !ss.ended; from++ {
-		n := &in.news[from]
+	for from < len(in.news) && in.news[from].replies <= reply && !ss.ended {
+		first, delivered := from, false
+		for ; from < len(in.news) && (from == first || in.news[from].again); from++ {
+			n := &in.news[from]
+			if r := n.method.routes[string(in.newsKeys[n.keyStart:n.keyEnd])]; r != nil && !delivered && !r.waitsForFirstLocked(ss.s) {
+				ss.deliverLocked(r, n.params, now)
+				delivered = true
+			}
+		}
 		ss.s.stats.News++
-		key := in.newsKeys[n.keyStart:n.keyEnd]
-		if r := n.method.routes[string(key)]; r != nil && !r.waitsForFirstLocked(ss.s) {
-			ss.deliverLocked(r, n.params, now)
-		} else {
-			ss.keepLocked(n, key, now)
+		if n := &in.news[first]; !delivered {
+			ss.keepLocked(n, in.newsKeys[n.keyStart:n.keyEnd], now)
 		}
 	}
 	return from
@@ -305,8 +312,8 @@ func (ss *sessionStreams) deliverLocked(r *route, params []byte, now time.Durati
 		case q.progress != nil:
 			ss.deliverProgressLocked(q, params)
 		case !q.push(queuedNews{data: params}):
+			q.finish(ErrSlowReader, false) // before detachLocked, which may end a call with another reason
 			ss.detachLocked(q)
-			q.finish(ErrSlowReader, false)
 		}
 	}
 }
@@ -317,8 +324,8 @@ func (ss *sessionStreams) endByPeerLocked(r *route, reason []byte) {
 	ss.s.mu.AssertHeld()
 	r.subscribed = false
 	for _, q := range slices.Clone(r.queues) {
-		ss.detachLocked(q)
 		q.finish(&PeerEndError{bytes.Clone(reason)}, false)
+		ss.detachLocked(q)
 	}
 }
 

@@ -392,7 +392,7 @@ func TestStreamMistakes(t *testing.T) {
 				t.Errorf("the error is %v\nwant %s", err, want)
 			}
 			_, err = rpcx.CallProgress[any](t.Context(), s, rpcx.EthSubscription, "m", nil, func(int) {})
-			if want := `rpcx: CallProgress needs a Correlation with Token or CallID, whose reply ends the progress: use Subscribe`; err == nil || err.Error() != want {
+			if want := `rpcx: CallProgress needs a Correlation with Token or CallID, without Unsubscribe and Current: use Subscribe`; err == nil || err.Error() != want {
 				t.Errorf("the error is %v\nwant %s", err, want)
 			}
 			st.Close()

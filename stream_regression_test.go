@@ -1,0 +1,160 @@
+package rpcx_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// listening is a form in which the reply to the call ends the stream.
+var listening = &rpcx.Correlation{Methods: []string{"news"}, ID: []string{"id"}, Value: []string{"v"}, CallID: true, Error: []string{"error"}}
+
+// A stream that ends with its call has the first reason, not that the call was given up.
+func TestStreamOfACallHasTheFirstReason(t *testing.T) {
+	closed := func(st *rpcx.Stream[int], _ *wire) { st.Close() }
+	say := func(lines ...string) func(*rpcx.Stream[int], *wire) {
+		return func(_ *rpcx.Stream[int], w *wire) { w.say(lines...) }
+	}
+	for _, test := range []struct {
+		name string
+		end  func(st *rpcx.Stream[int], w *wire)
+		want func(err error) bool
+	}{
+		{"Close", closed, func(err error) bool { return err == nil }},
+		{"EndStream", say(`{"jsonrpc":"2.0","method":"news","params":{"id":0,"v":1}}`, `{"jsonrpc":"2.0","method":"news","params":{"id":0,"v":2}}`),
+			func(err error) bool { return err == rpcx.ErrSlowReader }},
+		{"the peer", say(`{"jsonrpc":"2.0","method":"news","params":{"id":0,"error":"gone"}}`),
+			func(err error) bool { return errors.As(err, new(*rpcx.PeerEndError)) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, w := newWire(t, nil)
+				st := subscribing[int](s, rpcx.Subscription{Method: "listen", Correlation: listening, Queue: 1, Overflow: rpcx.EndStream}).must(t)
+				w.heard()
+				test.end(st, w)
+				synctest.Wait()
+				if err := st.Err(); !test.want(err) {
+					t.Errorf("Err is %v", err)
+				}
+				noStreams(t, s)
+			})
+		})
+	}
+}
+
+// A panic of a hook leaves nothing behind.
+func TestSubscribeWithPanickingHook(t *testing.T) {
+	for _, sub := range []rpcx.Subscription{ethereum(), script("a"), {Method: "m", Correlation: rpcx.LSPWorkDone}, {Method: "m", Correlation: listening}} {
+		synctest.Test(t, func(t *testing.T) {
+			s, _ := newWire(t, &rpcx.Options{OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
+				func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error) { panic("oops") },
+			}})
+			if got := panicOf(func() { _, _ = rpcx.Subscribe[int](t.Context(), s, sub) }); got != "oops" {
+				t.Errorf("recovered %v", got)
+			}
+			noStreams(t, s)
+		})
+	}
+}
+
+// panicOf returns what f panics with.
+func panicOf(f func()) (value any) {
+	defer func() { value = recover() }()
+	f()
+	return nil
+}
+
+// A panic of Key reaches the consumer, also if a full queue has called Key before.
+func TestPanickingKey(t *testing.T) {
+	for _, values := range []int{1, 20} {
+		synctest.Test(t, func(t *testing.T) {
+			panics := true
+			st, _, w := openedStream[int](t, nil, rpcx.Subscription{Queue: 4, Overflow: rpcx.KeepLatest, Key: func(v json.RawMessage) string {
+				if panics {
+					panic("oops")
+				}
+				return string(v)
+			}})
+			for i := range values {
+				w.say(fmt.Sprintf(ethNews, i))
+				synctest.Wait()
+			}
+			if got := panicOf(func() { _, _ = st.Next(t.Context()) }); got != "oops" {
+				t.Errorf("recovered %v", got)
+			}
+			panics = false
+			if got := queued(t, st); len(got) != min(values, 4) || got[len(got)-1] != values-1 {
+				t.Errorf("the values are %v", got)
+			}
+		})
+	}
+}
+
+// Of two forms of a method, a notification has both ids: that with a stream counts.
+func TestTwoFormsOfAMethod(t *testing.T) {
+	byURI := &rpcx.Correlation{Methods: []string{"updated"}, ID: []string{"uri"}, Token: []string{"uri"}, Unsubscribe: "unsubscribe"}
+	byCall := &rpcx.Correlation{Methods: []string{"updated"}, ID: []string{"_meta", "id"}, Value: []string{"n"}, CallID: true}
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, &rpcx.Options{Correlations: []*rpcx.Correlation{byURI}})
+		st := subscribing[int](s, rpcx.Subscription{Method: "listen", Correlation: byCall}).must(t)
+		w.say(`{"jsonrpc":"2.0","method":"updated","params":{"uri":"u","_meta":{"id":0},"n":1}}`, `{"jsonrpc":"2.0","method":"updated","params":{"uri":"u","n":2}}`)
+		has(t, st, 1)
+		if stats := s.Stats(); stats.News != 2 {
+			t.Errorf("%d news", stats.News)
+		}
+	})
+}
+
+// Aiomas has no notifications, so nothing is sent.
+func TestStreamsWithAiomas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, &rpcx.Options{Protocol: rpcx.Aiomas})
+		if _, err := subscribing[int](s, ethereum()).result(t); err != rpcx.ErrNoStreams {
+			t.Errorf("the error is %v", err)
+		}
+		w.expectNothing()
+	})
+}
+
+// A goroutine of the handler that waits for the peer does not end a CallProgress that is
+// quick.
+func TestCallProgressBesideAWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got error
+		n := 0
+		_, w := newWire(t, handling(methods{"begin": func(ctx context.Context, req *rpcx.Request) (any, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			waited := make(chan error)
+			go func() { waited <- req.Session().Call(ctx, "other", nil, nil) }()
+			_, got = rpcx.CallProgress[string](ctx, req.Session(), rpcx.LSPWorkDone, "work", nil, func(int) {
+				n++
+				time.Sleep(time.Microsecond)
+			})
+			cancel()
+			return nil, <-waited
+		}}))
+		w.say(`{"jsonrpc":"2.0","method":"begin","id":1}`)
+		var id string
+		for _, line := range w.heard() {
+			if strings.Contains(line, `"work"`) {
+				id = idOf(t, line)
+			}
+		}
+		for i := range 1000 {
+			w.say(fmt.Sprintf(lspNews, i))
+		}
+		w.say(`{"jsonrpc":"2.0","result":"done","id":` + id + `}`)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got != nil || n != 1000 {
+			t.Errorf("%d values, %v", n, got)
+		}
+	})
+}
