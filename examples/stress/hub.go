@@ -38,11 +38,12 @@ const (
 	hubOpenFiles = 100     // of a process, besides the connections
 )
 
-// newHubPlan returns the plan for as many sessions as the limit of open files allows.
-func newHubPlan(short bool) *hubPlan {
-	p := &hubPlan{short: short, sessions: 10000, queue: 64, burst: 10 * time.Second, phase: 40 * time.Second}
+// newHubPlan returns the plan for as many sessions as the limit of open files allows. The
+// phases together take length, or longer until the slow sessions have met their policies.
+func newHubPlan(short bool, length time.Duration) *hubPlan {
+	p := &hubPlan{short: short, sessions: 10000, queue: 64, burst: length / 10, phase: length / 10 * 4}
 	if short {
-		p.sessions, p.burst, p.phase = 1000, 2*time.Second, 3*time.Second
+		p.sessions = 1000
 	}
 	if files := openFilesLimit(); files > 0 && p.sessions > files-hubOpenFiles {
 		p.sessions = max(40, (files-hubOpenFiles)/40*40)
@@ -95,8 +96,8 @@ type hubRun struct {
 }
 
 // runHub runs the mode -hub.
-func runHub(ctx context.Context, out io.Writer, short bool, svg string) (err error) {
-	r := &hubRun{plan: newHubPlan(short)}
+func runHub(ctx context.Context, out io.Writer, length time.Duration, short bool, svg string) (err error) {
+	r := &hubRun{plan: newHubPlan(short, length)}
 	server, err := start(hubServerRole, nil)
 	if err != nil {
 		return err
