@@ -147,7 +147,7 @@ type Subscriber struct {
 // With a Broker, Subscribe waits for [Broker.Subscribe] and returns its error.
 func (h *Hub) Subscribe(ctx context.Context, topic string, c *Correlation, id any) (*Subscriber, error) {
 	mustHaveContext("Hub.Subscribe", ctx)
-	return h.subscribe(ctx, topic, c, id)
+	return h.subscribe(ctx, topic, c, id, false)
 }
 
 // Unsubscribe ends the subscription of a handler's session that c and id describe, and

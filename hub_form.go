@@ -317,9 +317,17 @@ func (f *hubForm) appendWhole(dst, value []byte) ([]byte, error) {
 // ids.
 type subscriptionKey struct{ method, id string }
 
-// canonicalID returns a text that is the same for equal ids.
+// maxIDNesting is the maximum number of arrays and objects in an id that is compared as a
+// JSON value. The time for more would grow with the square of their number.
+const maxIDNesting = 32
+
+// canonicalID returns a text that is the same for equal ids. Ids with over maxIDNesting
+// arrays and objects are equal only if their bytes are.
 func canonicalID(c Codec, id []byte) string {
 	if rawType(c) == nil {
+		if bytes.Count(id, []byte("["))+bytes.Count(id, []byte("{")) > maxIDNesting {
+			return string(id)
+		}
 		return string(appendCanonical(nil, id))
 	}
 	var v any

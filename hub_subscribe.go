@@ -44,8 +44,9 @@ var errExchangeSubscribes = &refusedError{&Error{Code: CodeMethodNotFound, Messa
 // errSubscribeFailed is the reason for the end of a subscription whose reply is an error.
 var errSubscribeFailed = &noReplyError{errors.New("the reply is an error")}
 
-// subscribe is Hub.Subscribe.
-func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any) (*Subscriber, error) {
+// subscribe is Hub.Subscribe. If held is set, the values of a subscription with CallID wait
+// for releaseCurrent.
+func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any, held bool) (*Subscriber, error) {
 	if c == nil {
 		c = EthSubscription
 	}
@@ -74,7 +75,9 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 	sub := &Subscriber{hub: h, session: s, form: form, id: shown, place: -1}
 	sub.key = subscriptionKey{form.method, canonicalID(s.codec, form.id)}
 	if c.CallID {
-		sub.until = req
+		if sub.until = req; held {
+			sub.holds = 1
+		}
 	}
 	if sub, err = h.enter(sub, name); err != nil {
 		return nil, err
@@ -330,6 +333,9 @@ func (h *Hub) unsubscribe(ctx context.Context, c *Correlation, id any) (bool, er
 	if err != nil {
 		return false, err
 	}
+	if len(encoded) > maxSubscriptionID {
+		return false, nil
+	}
 	text := canonicalID(s.codec, encoded)
 	s.lock()
 	defer s.unlock()
@@ -354,7 +360,7 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 		if err != nil {
 			return nil, err
 		}
-		sub, err := h.subscribe(ctx, name, c, nil)
+		sub, err := h.subscribe(ctx, name, c, nil, current != nil)
 		if err != nil {
 			return nil, err
 		}
@@ -373,6 +379,7 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 			}
 		}
 		if c.CallID {
+			sub.releaseCurrent()
 			return nil, sub.wait(ctx)
 		}
 		return sub.id, sub.overflowError()
@@ -402,6 +409,16 @@ func (sub *Subscriber) overflowError() error {
 		return serverBusy("values are read too slowly", true, "subscription")
 	}
 	return serverBusy("more values came than can wait for the reply", true, "subscription")
+}
+
+// releaseCurrent ends the wait of a subscription with CallID for the current value, if
+// values wait.
+func (sub *Subscriber) releaseCurrent() {
+	s := sub.session
+	s.lock()
+	sub.holds = 0
+	sub.startLaggingLocked()
+	s.unlock()
 }
 
 // wait waits for the end of a subscription with CallID, or of ctx.

@@ -753,6 +753,26 @@ func TestHubCallID(t *testing.T) {
 	})
 }
 
+// TestHubCallIDCurrentFirst checks that with CallID the current value is the first, and what
+// was published meanwhile follows.
+func TestHubCallIDCurrentFirst(t *testing.T) {
+	listen := &rpcx.Correlation{Methods: []string{"news"}, ID: []string{"id"}, Value: []string{"v"}, CallID: true}
+	synctest.Test(t, func(t *testing.T) {
+		hub := new(rpcx.Hub)
+		sub, _ := hub.Handlers(listen, firstParam, func(context.Context, string) (any, error) {
+			publish(t, hub, "t", 1)
+			return 0, nil
+		})
+		s, w := newWire(t, handling(sub))
+		w.say(`{"jsonrpc":"2.0","method":"listen","params":["t"],"id":1}`)
+		w.expect(`{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":0}}`, `{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":1}}`)
+		publish(t, hub, "t", 2)
+		w.expect(`{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":2}}`)
+		s.Close()
+		hubIs(t, hub, 0, 0)
+	})
+}
+
 // TestHubRejoin checks that a second request with the same params makes the values wait for
 // its reply, which has an older value.
 func TestHubRejoin(t *testing.T) {
