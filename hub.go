@@ -167,7 +167,8 @@ func (h *Hub) Unsubscribe(ctx context.Context, c *Correlation, id any) (bool, er
 // The subscribing handler subscribes, calls current, and replies. So the peer misses no
 // change between. With c.Current or c.Token, the value is the reply. Otherwise the reply is
 // the id, and a value of current is the first notification. With c.CallID, the value is the
-// first notification, and the reply, null, comes when the subscription ends. An error of
+// first notification, and the reply, null, comes when the subscription ends. Until then the
+// handler counts for Limits.Concurrency, and Limits.ProcessingTimeout ends it. An error of
 // topic or current is the reply, and undoes the subscription.
 //
 // The unsubscribing handler replies true. If there is no such subscription, the reply is
@@ -181,7 +182,7 @@ func (h *Hub) Handlers(c *Correlation, topic func(ctx context.Context, req *Requ
 // Publish sends v to all subscribers of topic. Two calls for one topic are delivered one
 // after the other, so that all subscribers receive the values in the same order. Publish
 // waits for such calls, and never for a session. v is encoded by the codecs of the sessions,
-// once by each.
+// once by each. A session with Options.Objects has a codec of its own.
 //
 // The MarshalJSON methods of v, codecs and framers must not publish under the same topic.
 //

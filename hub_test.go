@@ -833,6 +833,31 @@ func TestHubMemory(t *testing.T) {
 	})
 }
 
+// TestHubTracePublishes checks that Trace.RequestSent, called for each notification, may
+// publish under the same topic.
+func TestHubTracePublishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := &rpcx.Hub{Queue: 4}
+		var traced atomic.Int64
+		trace := &rpcx.Trace{RequestSent: func(*rpcx.Session, string, rpcx.ID) {
+			if traced.Add(1)%2 == 1 {
+				publish(t, hub, "t", -1)
+			}
+		}}
+		s, w := lag(t, hub, rpcx.Options{Trace: trace}, nil)
+		for i := range 10 {
+			publish(t, hub, "t", i)
+		}
+		w.listen()
+		lines := w.heard()
+		if sent := hub.Stats().Sent; int64(sent) != traced.Load() || int(sent) != len(lines)-1 {
+			t.Errorf("%d notifications were sent, %d traced, and %d have come", sent, traced.Load(), len(lines)-1)
+		}
+		s.Close()
+		hubIs(t, hub, 0, 0)
+	})
+}
+
 // TestHubPublishError checks the errors of Publish.
 func TestHubPublishError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -113,7 +113,7 @@ func (client *hubClient) join(addr string, i int) (err error) {
 
 // read reads the notifications of a client.
 func (c *hubClients) read(client *hubClient) {
-	lines := bufio.NewReaderSize(client.conn, 4<<10)
+	lines := bufio.NewReaderSize(client.conn, 8<<10)
 	for {
 		if pause := client.pause.Load(); pause != nil {
 			<-*pause
