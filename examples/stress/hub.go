@@ -151,7 +151,8 @@ func (r *hubRun) run(ctx context.Context, server, clients *process) error {
 		if into.Publish, err = rpcx.Call[hubPublished](ctx, server, "publish", rpcx.Args{r.greatest / 2, p.phase.Seconds(), slow}); err != nil {
 			return err
 		}
-		into.Reach, err = rpcx.Call[hubReached](ctx, clients, "reached", rpcx.Args{into.Publish.Last})
+		last := into.Publish.Last
+		into.Reach, err = rpcx.Call[hubReached](ctx, clients, "reached", rpcx.Args{last - into.Publish.Values + 1, last})
 		return err
 	}
 	if err := phase(&r.all, 0); err != nil {
