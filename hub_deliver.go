@@ -281,7 +281,7 @@ func (sub *Subscriber) overflowLocked(l hubLimit) {
 func (sub *Subscriber) tellEndLocked() {
 	s, c := sub.session, sub.form.correlation
 	s.mu.AssertHeld()
-	if len(c.Error) == 0 || c.ID == nil || sub.holds > 0 || sub.ring.count > 0 || s.life.state != stateOpen {
+	if len(c.Error) == 0 || c.isByParams() || sub.holds > 0 || sub.ring.count > 0 || s.life.state != stateOpen {
 		return
 	}
 	sub.ring.pushBack(&hubValue{isEnd: true}, false)

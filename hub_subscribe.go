@@ -44,7 +44,7 @@ var errExchangeSubscribes = &refusedError{&Error{Code: CodeMethodNotFound, Messa
 // errSubscribeFailed is the reason for the end of a subscription whose reply is an error.
 var errSubscribeFailed = &noReplyError{errors.New("the reply is an error")}
 
-// subscribe is Hub.Subscribe. If held is set, the values of a subscription with CallID wait
+// subscribe is Hub.Subscribe. If held is set, the values of a subscription that the reply ends wait
 // for releaseCurrent.
 func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any, held bool) (*Subscriber, error) {
 	if c == nil {
@@ -61,8 +61,11 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
+	if err := c.checkForHub(); err != nil {
+		return nil, err
+	}
 	s, req := owner.session, owner.owner
-	if id == nil && c.ID != nil && len(c.Token) == 0 && !c.CallID {
+	if id == nil && !c.isByParams() && !c.callerMakesID() {
 		id = newSubscriptionID()
 	}
 	if len(name) > maxSubscriptionID {
@@ -74,7 +77,7 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 	}
 	sub := &Subscriber{hub: h, session: s, form: form, id: shown, place: -1}
 	sub.key = subscriptionKey{form.method, canonicalID(s.codec, form.id)}
-	if c.CallID {
+	if c.endsByReply() {
 		if sub.until = req; held {
 			sub.holds = 1
 		}
@@ -95,7 +98,7 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 // the time until the reply.
 func (s *Session) takesSubscriptions(c *Correlation) bool {
 	x := s.exchange()
-	return x == nil || c.CallID && x.notify != nil
+	return x == nil || c.endsByReply() && x.notify != nil
 }
 
 // newSubscriptionID returns an id that no other session has. A client that reconnects may
@@ -352,6 +355,9 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 		c = EthSubscription
 	}
 	mustHave("Hub.Handlers", "function for topics", topic)
+	if err := c.checkForHub(); err != nil {
+		panic(err)
+	}
 	if c.Current && current == nil {
 		panic("rpcx: Hub.Handlers without a function for the current value: with Correlation.Current, it is the reply")
 	}
@@ -371,14 +377,14 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 			}
 		}
 		switch {
-		case c.Current || len(c.Token) > 0:
+		case !c.endsByReply() && (c.Current || len(c.Token) > 0):
 			return value, sub.overflowError()
 		case current != nil:
 			if err := sub.prepend(value); err != nil {
 				return nil, err
 			}
 		}
-		if c.CallID {
+		if c.endsByReply() {
 			sub.releaseCurrent()
 			return nil, sub.wait(ctx)
 		}
@@ -386,7 +392,7 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 	})
 	unsubscribe = HandlerFunc(func(ctx context.Context, _ *Request) (any, error) {
 		found, err := h.unsubscribe(ctx, c, nil)
-		if err == nil && !found && c.ID != nil {
+		if err == nil && !found && !c.isByParams() {
 			err = errSubscriptionNotFound
 		}
 		if err != nil {
@@ -411,7 +417,7 @@ func (sub *Subscriber) overflowError() error {
 	return serverBusy("more values came than can wait for the reply", true, "subscription")
 }
 
-// releaseCurrent ends the wait of a subscription with CallID for the current value, if
+// releaseCurrent ends the wait of a subscription that the reply ends for the current value, if
 // values wait.
 func (sub *Subscriber) releaseCurrent() {
 	s := sub.session
@@ -421,7 +427,7 @@ func (sub *Subscriber) releaseCurrent() {
 	s.unlock()
 }
 
-// wait waits for the end of a subscription with CallID, or of ctx.
+// wait waits for the end of a subscription that the reply ends, or of ctx.
 func (sub *Subscriber) wait(ctx context.Context) error {
 	select {
 	case <-sub.Done():
