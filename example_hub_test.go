@@ -126,6 +126,37 @@ func ExampleHub_Handlers_ethereum() {
 	// true <nil>
 }
 
+// A topic is a filter. The publisher asks for the topics that have subscribers, and publishes
+// under each that matches.
+func ExampleHub_Topics() {
+	hub := new(rpcx.Hub)
+	subscribe, _ := hub.Handlers(nil, func(_ context.Context, req *rpcx.Request) (string, error) {
+		var args []string
+		if err := req.Bind(&args); err != nil || len(args) != 1 {
+			return "", rpcx.InvalidParams("a prefix is needed")
+		}
+		return args[0], nil
+	}, nil)
+	client, server := rpcx.Pipe(&rpcx.Options{}, &rpcx.Options{Handler: subscribe})
+	defer func() { client.Close(); server.Close(); <-client.Done(); <-server.Done() }()
+	ctx := context.Background()
+	for _, prefix := range []string{"0xab", "0xabcd", "0xff"} {
+		if err := client.Call(ctx, "eth_subscribe", rpcx.Args{prefix}, nil); err != nil {
+			fmt.Println(err)
+		}
+	}
+	const address = "0xabcdef"
+	matching := 0
+	for topic, subscribers := range hub.Topics() {
+		if strings.HasPrefix(address, topic) {
+			matching += subscribers
+			_ = hub.Publish(ctx, topic, address)
+		}
+	}
+	fmt.Println(matching, "subscribers")
+	// Output: 2 subscribers
+}
+
 // hubWire is a Broker for the hubs of one program. One for several machines passes the values
 // to a message system.
 type hubWire struct {
@@ -184,7 +215,7 @@ func ExampleBroker() {
 // and loses the connection.
 func Example_chatRoom() {
 	room := &rpcx.Hub{Queue: 20, Overflow: rpcx.EndSession}
-	said := &rpcx.Correlation{Methods: []string{"said"}, ID: []string{"room"}, Value: []string{"text"}, Token: []string{"room"}}
+	said := &rpcx.Correlation{Methods: []string{"said"}, ID: []string{"room"}, Value: []string{"text"}, Token: []string{"room"}, Unsubscribe: "leave"}
 	join, leave := room.Handlers(said, func(_ context.Context, req *rpcx.Request) (string, error) {
 		var p struct{ Room, Name string }
 		err := req.Bind(&p)

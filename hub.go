@@ -127,27 +127,30 @@ type Subscriber struct {
 //   - Without c.ID (Electrum), the id is the positional params of the request. A different
 //     id must encode to an array.
 //   - With c.Token, the id is the param of the request at this path.
-//   - With c.CallID, the id is the id of the request. Values are sent at once, and until the
-//     handler returns.
+//   - With c.CallID, the id is the id of the request.
 //   - Otherwise the Hub makes an id, a string of 128 random bits in hexadecimal. The reply
 //     has to carry [Subscriber.ID].
 //
 // A non-nil id is used instead, and is sent as it is.
 //
+// With c.CallID, and with c.Token but neither c.Unsubscribe nor c.Current, the reply ends the
+// subscription. Then values are sent at once, and until the handler returns.
+//
 // If the session is subscribed already, with the same notifications and the same id,
 // Subscribe returns the same Subscriber. Its values wait for the new reply, too. For a
 // different topic, Subscribe fails.
 //
-// The id and the topic have at most 4,096 bytes.
+// The id and the topic have at most 4,096 bytes. For a longer topic, take a hash.
 //
-// Subscribe fails if ctx is not a handler's, and in an exchange of [Server.ServeMessage], which
-// has nothing after its reply, except with c.CallID and a function for notifications. The error is an [*Error] for the peer if the request has no
-// id, or its params do not fit the form, or a limit is reached. The same error matches
-// [ErrNoCallback] in an exchange. The protocol must have notifications: [Aiomas] has none.
+// Subscribe fails if ctx is not a handler's, or c is invalid. It also fails in an exchange of
+// [Server.ServeMessage], unless the reply ends the subscription, and there is a function for
+// notifications. The error is an [*Error] for the peer if the request has no id, or its
+// params do not fit the form, or a limit is reached. In an exchange, the same error matches
+// [ErrNoCallback]. The protocol must have notifications: [Aiomas] has none.
 // With a Broker, Subscribe waits for [Broker.Subscribe] and returns its error.
 func (h *Hub) Subscribe(ctx context.Context, topic string, c *Correlation, id any) (*Subscriber, error) {
 	mustHaveContext("Hub.Subscribe", ctx)
-	return h.subscribe(ctx, topic, c, id)
+	return h.subscribe(ctx, topic, c, id, false)
 }
 
 // Unsubscribe ends the subscription of a handler's session that c and id describe, and
@@ -166,14 +169,16 @@ func (h *Hub) Unsubscribe(ctx context.Context, c *Correlation, id any) (bool, er
 //
 // The subscribing handler subscribes, calls current, and replies. So the peer misses no
 // change between. With c.Current or c.Token, the value is the reply. Otherwise the reply is
-// the id, and a value of current is the first notification. With c.CallID, the value is the
-// first notification, and the reply, null, comes when the subscription ends. An error of
-// topic or current is the reply, and undoes the subscription.
+// the id, and a value of current is the first notification. If the reply ends the
+// subscription, see [Hub.Subscribe], the value is the first notification, and the reply, null,
+// comes when the subscription ends. Until then the handler counts for Limits.Concurrency, and
+// Limits.ProcessingTimeout ends it. An error of topic or current is the reply, and undoes the
+// subscription.
 //
 // The unsubscribing handler replies true. If there is no such subscription, the reply is
 // false without c.ID, as from ElectrumX. Otherwise the reply is the error -32000
 // "subscription not found", as from go-ethereum. For another reply, a handler of the user
-// calls [Hub.Unsubscribe].
+// calls [Hub.Unsubscribe]. Handlers panics if c is invalid.
 func (h *Hub) Handlers(c *Correlation, topic func(ctx context.Context, req *Request) (string, error), current func(ctx context.Context, topic string) (any, error)) (subscribe, unsubscribe Handler) {
 	return h.handlers(c, topic, current)
 }
@@ -181,7 +186,8 @@ func (h *Hub) Handlers(c *Correlation, topic func(ctx context.Context, req *Requ
 // Publish sends v to all subscribers of topic. Two calls for one topic are delivered one
 // after the other, so that all subscribers receive the values in the same order. Publish
 // waits for such calls, and never for a session. v is encoded by the codecs of the sessions,
-// once by each.
+// once by each, and not at all without subscribers. A session with Options.Objects has a
+// codec of its own.
 //
 // The MarshalJSON methods of v, codecs and framers must not publish under the same topic.
 //
@@ -196,7 +202,8 @@ func (h *Hub) Publish(ctx context.Context, topic string, v any) error {
 	return h.publish(ctx, topic, v)
 }
 
-// Topics iterates over the topics with subscribers, and the numbers of their subscribers.
+// Topics iterates over the topics with subscribers, and the numbers of their subscribers. If
+// a topic is a filter, a publisher publishes under each topic that matches: see the example.
 func (h *Hub) Topics() iter.Seq2[string, int] {
 	h.mu.Lock()
 	counts := make(map[string]int, len(h.topics))

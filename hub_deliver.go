@@ -20,6 +20,7 @@ type publication struct {
 	space    [2]encodedValue
 	valueBuf *encodeBuffer // memory of encoded values
 	frameBuf *encodeBuffer // the notification to the present subscriber
+	traced   []*Subscriber // for Trace.RequestSent, which runs without topic.order
 }
 
 // encodedValue is the encoding of a publication's value by a codec. The bytes are in
@@ -87,6 +88,15 @@ func (h *Hub) deliver(t *topic, v any, isJSON bool) (err error) {
 	p.encoded, p.valueBuf.msg = p.space[:0], p.valueBuf.msg[:0]
 	defer p.valueBuf.recycle()
 	defer p.frameBuf.recycle()
+	err = h.deliverInOrder(t, p)
+	for _, sub := range p.traced {
+		sub.session.writer.traceRequestSent(sub.form.method, nil)
+	}
+	return err
+}
+
+// deliverInOrder sends the value of p to the subscribers of t, and returns the first error.
+func (h *Hub) deliverInOrder(t *topic, p *publication) (err error) {
 	t.order.Lock()
 	defer t.order.Unlock()
 	h.mu.Lock()
@@ -164,7 +174,9 @@ func (sub *Subscriber) deliver(p *publication) error {
 		case framed:
 			s.hubs.pushLocked(sub, p.frameBuf)
 			s.unlock()
-			s.writer.traceRequestSent(f.method, nil)
+			if s.trace.RequestSent != nil {
+				p.traced = append(p.traced, sub)
+			}
 			return nil
 		default:
 			s.unlock()
@@ -269,7 +281,7 @@ func (sub *Subscriber) overflowLocked(l hubLimit) {
 func (sub *Subscriber) tellEndLocked() {
 	s, c := sub.session, sub.form.correlation
 	s.mu.AssertHeld()
-	if len(c.Error) == 0 || c.ID == nil || sub.holds > 0 || sub.ring.count > 0 || s.life.state != stateOpen {
+	if len(c.Error) == 0 || c.isByParams() || sub.holds > 0 || sub.ring.count > 0 || s.life.state != stateOpen {
 		return
 	}
 	sub.ring.pushBack(&hubValue{isEnd: true}, false)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -32,10 +33,22 @@ type hubForm struct {
 // maxSubscriptionID is the maximum size of the id of a subscription, and of a topic's name.
 const maxSubscriptionID = 4 << 10
 
+// checkForHub returns why c is no form for a Hub, or nil.
+func (c *Correlation) checkForHub() error {
+	if err := c.check("the Correlation"); err != nil {
+		return fmt.Errorf("rpcx: Hub: %w", err)
+	}
+	n := min(len(c.ID), len(c.Value))
+	if n > 0 && slices.Equal(c.ID[:n], c.Value[:n]) {
+		return errors.New("rpcx: Hub: the Correlation has ID and Value at one place: the value would replace the id")
+	}
+	return nil
+}
+
 // newHubForm returns the form of notifications to s, by c, for the subscribing request
 // req, and the id for the peer.
 func newHubForm(s *Session, req *Request, c *Correlation, id any) (f *hubForm, shown any, err error) {
-	f = &hubForm{correlation: c, method: c.notificationMethod(req.Method), protocol: s.Protocol(), codec: s.codec, raw: rawType(s.codec)}
+	f = &hubForm{correlation: c, method: c.methodsOf(req.Method)[0], protocol: s.Protocol(), codec: s.codec, raw: rawType(s.codec)}
 	f.comparable = reflect.ValueOf(f.codec).Comparable()
 	encoded, err := f.encodeID(c, req, id)
 	if err != nil {
@@ -44,7 +57,7 @@ func newHubForm(s *Session, req *Request, c *Correlation, id any) (f *hubForm, s
 	if len(encoded) > maxSubscriptionID {
 		return nil, nil, InvalidParams("the id of a subscription is too long: over %s bytes", thousands(maxSubscriptionID))
 	}
-	if f.id = encoded; c.ID == nil {
+	if f.id = encoded; c.isByParams() {
 		p := Params{Positional: encoded, codec: s.codec}
 		list, _, err := p.splitArguments()
 		if err != nil {
@@ -65,7 +78,7 @@ func (f *hubForm) encodeID(c *Correlation, req *Request, id any) ([]byte, error)
 	switch {
 	case id != nil:
 		encoded, err := f.encode(nil, id)
-		if err == nil && c.ID == nil && f.raw == nil && encoded[0] != '[' {
+		if err == nil && c.isByParams() && f.raw == nil && encoded[0] != '[' {
 			err = errors.New("without Correlation.ID, the id must encode to an array: write rpcx.Args{…}, or nil for the params of the request")
 		}
 		return encoded, err
@@ -90,18 +103,22 @@ func idInRequest(c *Correlation, req *Request) ([]byte, error) {
 			return nil, InvalidParams("a subscription needs the param %s, a string or a number", strings.Join(c.Token, "."))
 		}
 		return token, nil
-	case c.ID != nil:
+	case !c.isByParams():
 		list, named, err := p.splitArguments()
 		if err != nil {
 			return nil, err
 		}
-		if id, ok := list.nextElement(); ok {
-			return id, nil
+		id, ok := list.nextElement()
+		if !ok {
+			_, id, ok = named.nextKeyValue()
 		}
-		if _, id, ok := named.nextKeyValue(); ok {
-			return id, nil
+		switch {
+		case !ok:
+			return nil, InvalidParams("the id of the subscription is missing")
+		case rawType(p.codec) == nil && !isStreamID(id):
+			return nil, InvalidParams("the id of a subscription is a string or a number")
 		}
-		return nil, InvalidParams("the id of the subscription is missing")
+		return id, nil
 	case p.Named != nil:
 		return nil, InvalidParams("a subscription whose id are its params needs positional params")
 	case p.Positional != nil:
@@ -154,13 +171,13 @@ func (f *hubForm) rawValue(encoded []byte) any {
 }
 
 // isWhole reports whether the value is the params as a whole, with the id among its members.
-func (f *hubForm) isWhole() bool { return f.correlation.ID != nil && len(f.correlation.Value) == 0 }
+func (f *hubForm) isWhole() bool { return !f.correlation.isByParams() && len(f.correlation.Value) == 0 }
 
 // params returns the params of a notification with an encoded value at path.
 func (f *hubForm) params(path []string, value []byte) (any, error) {
 	c := f.correlation
 	switch {
-	case c.ID == nil:
+	case c.isByParams():
 		return Args(append(slices.Clip(f.args), f.rawValue(value))), nil
 	case f.raw != nil:
 		object := make(map[string]any)
@@ -317,9 +334,17 @@ func (f *hubForm) appendWhole(dst, value []byte) ([]byte, error) {
 // ids.
 type subscriptionKey struct{ method, id string }
 
-// canonicalID returns a text that is the same for equal ids.
+// maxIDNesting is the maximum number of arrays and objects in an id that is compared as a
+// JSON value. The time for more would grow with the square of their number.
+const maxIDNesting = 32
+
+// canonicalID returns a text that is the same for equal ids. Ids with over maxIDNesting
+// arrays and objects are equal only if their bytes are.
 func canonicalID(c Codec, id []byte) string {
 	if rawType(c) == nil {
+		if bytes.Count(id, []byte("["))+bytes.Count(id, []byte("{")) > maxIDNesting {
+			return string(id)
+		}
 		return string(appendCanonical(nil, id))
 	}
 	var v any
@@ -331,13 +356,4 @@ func canonicalID(c Codec, id []byte) string {
 		return string(id)
 	}
 	return string(text)
-}
-
-// notificationMethod returns the method of the notifications that a request of the given
-// method subscribes to.
-func (c *Correlation) notificationMethod(request string) string {
-	if len(c.Methods) > 0 {
-		return c.Methods[0]
-	}
-	return request
 }

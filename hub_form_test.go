@@ -140,7 +140,9 @@ func TestHubOtherEncodings(t *testing.T) {
 func TestHubTokenInMeta(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := new(rpcx.Hub)
-		_, w := newWire(t, &rpcx.Options{Meta: rpcx.MCPMeta, Handler: methods{"sub": subscriber(hub, "t", rpcx.MCPProgress, nil)}})
+		form := *rpcx.MCPProgress
+		form.Unsubscribe = "end"
+		_, w := newWire(t, &rpcx.Options{Meta: rpcx.MCPMeta, Handler: methods{"sub": subscriber(hub, "t", &form, nil)}})
 		w.say(`{"jsonrpc":"2.0","method":"sub","params":{"_meta":{"progressToken":5}},"id":1}`)
 		w.expect(`{"jsonrpc":"2.0","result":5,"id":1}`)
 		publish(t, hub, "t", map[string]int{"progress": 1})

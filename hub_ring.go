@@ -31,10 +31,8 @@ func (r *hubRing) has(key string) bool {
 
 // pushBack appends v. If keyed is set, remove finds v by its key.
 func (r *hubRing) pushBack(v *hubValue, keyed bool) {
-	if r.head > 16 && r.head > len(r.values)/2 { // forget the values before head
-		n := copy(r.values, r.values[r.head:])
-		clear(r.values[n:])
-		r.values, r.first, r.head = r.values[:n], r.first+r.head, 0
+	if len(r.values) == cap(r.values) && len(r.values) > 2*r.count+16 {
+		r.compact()
 	}
 	if keyed {
 		r.setNumber(v.key, r.first+len(r.values))
@@ -56,6 +54,23 @@ func (r *hubRing) pushFront(v *hubValue, keyed bool) {
 	}
 	r.count++
 	r.bytes += v.countedBytes()
+}
+
+// compact closes the gaps that removed values have left.
+func (r *hubRing) compact() {
+	n := 0
+	for i, v := range r.values {
+		if v == nil {
+			continue
+		}
+		if number, ok := r.byKey[v.key]; ok && number == r.first+i {
+			r.byKey[v.key] = r.first + n
+		}
+		r.values[n] = v
+		n++
+	}
+	clear(r.values[n:])
+	r.values, r.head = r.values[:n], 0
 }
 
 func (r *hubRing) setNumber(key string, number int) {

@@ -177,12 +177,14 @@ func (n *sessionHubs) checkLaggingLocked() {
 	}
 	if n.nextLocked() != nil {
 		n.draining = true
-		if s.exchange() != nil { // a publisher must not wait for the function of the user
-			s.life.callbackTasks++
-			s.pool.RunTask(n.drainExchange)
-			return
+		switch { // a publisher must not wait for a function of the user, which may publish
+		case s.exchange() != nil:
+			n.startTaskLocked(n.drainExchange)
+		case s.trace.RequestSent != nil:
+			n.startTaskLocked(n.drain)
+		default:
+			s.effects.setFlag(&s.effects.hubsDue)
 		}
-		s.effects.setFlag(&s.effects.hubsDue)
 	} else if s.writer.size() == 0 && len(s.writer.roomLine.waiters) == 0 { // the server is full, and no write will end
 		s.timer.setTimerLocked(after(s.now(), hubRetry))
 	}
@@ -200,6 +202,20 @@ func (n *sessionHubs) isLaggingLocked() bool {
 
 // hubRetry is the interval of checks whether a full server has room for a large value.
 const hubRetry = 100 * time.Millisecond
+
+// startTaskLocked runs drain as a task, for which the end of the session waits. Callers must
+// hold the session's lock.
+func (n *sessionHubs) startTaskLocked(drain func()) {
+	s := n.s
+	s.mu.AssertHeld()
+	s.life.callbackTasks++
+	s.pool.RunTask(func() {
+		drain()
+		s.lock()
+		s.life.callbackTasks--
+		s.unlock()
+	})
+}
 
 // nextLocked returns the lagging subscriber whose turn it is, if its next value has room.
 // Callers must hold the session's lock.
@@ -264,7 +280,6 @@ func (n *sessionHubs) drainExchange() {
 		s.lock()
 	}
 	n.draining = false
-	s.life.callbackTasks--
 	s.unlock()
 }
 

@@ -44,8 +44,9 @@ var errExchangeSubscribes = &refusedError{&Error{Code: CodeMethodNotFound, Messa
 // errSubscribeFailed is the reason for the end of a subscription whose reply is an error.
 var errSubscribeFailed = &noReplyError{errors.New("the reply is an error")}
 
-// subscribe is Hub.Subscribe.
-func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any) (*Subscriber, error) {
+// subscribe is Hub.Subscribe. If held is set, the values of a subscription that the reply ends wait
+// for releaseCurrent.
+func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any, held bool) (*Subscriber, error) {
 	if c == nil {
 		c = EthSubscription
 	}
@@ -60,8 +61,11 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	}
+	if err := c.checkForHub(); err != nil {
+		return nil, err
+	}
 	s, req := owner.session, owner.owner
-	if id == nil && c.ID != nil && len(c.Token) == 0 && !c.CallID {
+	if id == nil && !c.isByParams() && !c.callerMakesID() {
 		id = newSubscriptionID()
 	}
 	if len(name) > maxSubscriptionID {
@@ -73,8 +77,10 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 	}
 	sub := &Subscriber{hub: h, session: s, form: form, id: shown, place: -1}
 	sub.key = subscriptionKey{form.method, canonicalID(s.codec, form.id)}
-	if c.CallID {
-		sub.until = req
+	if c.endsByReply() {
+		if sub.until = req; held {
+			sub.holds = 1
+		}
 	}
 	if sub, err = h.enter(sub, name); err != nil {
 		return nil, err
@@ -92,7 +98,7 @@ func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any
 // the time until the reply.
 func (s *Session) takesSubscriptions(c *Correlation) bool {
 	x := s.exchange()
-	return x == nil || c.CallID && x.notify != nil
+	return x == nil || c.endsByReply() && x.notify != nil
 }
 
 // newSubscriptionID returns an id that no other session has. A client that reconnects may
@@ -330,6 +336,9 @@ func (h *Hub) unsubscribe(ctx context.Context, c *Correlation, id any) (bool, er
 	if err != nil {
 		return false, err
 	}
+	if len(encoded) > maxSubscriptionID {
+		return false, nil
+	}
 	text := canonicalID(s.codec, encoded)
 	s.lock()
 	defer s.unlock()
@@ -346,6 +355,9 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 		c = EthSubscription
 	}
 	mustHave("Hub.Handlers", "function for topics", topic)
+	if err := c.checkForHub(); err != nil {
+		panic(err)
+	}
 	if c.Current && current == nil {
 		panic("rpcx: Hub.Handlers without a function for the current value: with Correlation.Current, it is the reply")
 	}
@@ -354,7 +366,7 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 		if err != nil {
 			return nil, err
 		}
-		sub, err := h.subscribe(ctx, name, c, nil)
+		sub, err := h.subscribe(ctx, name, c, nil, current != nil)
 		if err != nil {
 			return nil, err
 		}
@@ -365,21 +377,22 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 			}
 		}
 		switch {
-		case c.Current || len(c.Token) > 0:
+		case !c.endsByReply() && (c.Current || len(c.Token) > 0):
 			return value, sub.overflowError()
 		case current != nil:
 			if err := sub.prepend(value); err != nil {
 				return nil, err
 			}
 		}
-		if c.CallID {
+		if c.endsByReply() {
+			sub.releaseCurrent()
 			return nil, sub.wait(ctx)
 		}
 		return sub.id, sub.overflowError()
 	})
 	unsubscribe = HandlerFunc(func(ctx context.Context, _ *Request) (any, error) {
 		found, err := h.unsubscribe(ctx, c, nil)
-		if err == nil && !found && c.ID != nil {
+		if err == nil && !found && !c.isByParams() {
 			err = errSubscriptionNotFound
 		}
 		if err != nil {
@@ -404,7 +417,17 @@ func (sub *Subscriber) overflowError() error {
 	return serverBusy("more values came than can wait for the reply", true, "subscription")
 }
 
-// wait waits for the end of a subscription with CallID, or of ctx.
+// releaseCurrent ends the wait of a subscription that the reply ends for the current value, if
+// values wait.
+func (sub *Subscriber) releaseCurrent() {
+	s := sub.session
+	s.lock()
+	sub.holds = 0
+	sub.startLaggingLocked()
+	s.unlock()
+}
+
+// wait waits for the end of a subscription that the reply ends, or of ctx.
 func (sub *Subscriber) wait(ctx context.Context) error {
 	select {
 	case <-sub.Done():

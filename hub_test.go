@@ -103,6 +103,8 @@ func TestHubEthForm(t *testing.T) {
 		w.expect(`{"jsonrpc":"2.0","result":true,"id":3}`)
 		w.say(`{"jsonrpc":"2.0","method":"eth_unsubscribe","params":[` + first + `],"id":4}`)
 		w.expect(`{"jsonrpc":"2.0","error":{"code":-32000,"message":"subscription not found"},"id":4}`)
+		w.say(`{"jsonrpc":"2.0","method":"eth_unsubscribe","params":[{}],"id":5}`)
+		w.expect(`{"jsonrpc":"2.0","error":{"code":-32602,"message":"the id of a subscription is a string or a number"},"id":5}`)
 		w.say(`{"jsonrpc":"2.0","method":"eth_unsubscribe","id":5}`)
 		w.expect(`{"jsonrpc":"2.0","error":{"code":-32602,"message":"the id of the subscription is missing"},"id":5}`)
 		publish(t, hub, "heads", nil)
@@ -160,6 +162,8 @@ func subscriber(hub *rpcx.Hub, topic string, c *rpcx.Correlation, id any) rpcx.H
 // TestHubForms checks notifications of further forms and protocols.
 func TestHubForms(t *testing.T) {
 	resource := &rpcx.Correlation{Methods: []string{"notifications/resources/updated"}, ID: []string{"uri"}, Token: []string{"uri"}, Unsubscribe: "resources/unsubscribe"}
+	lsp, mcp := *rpcx.LSPWorkDone, *rpcx.MCPProgress
+	lsp.Unsubscribe, mcp.Unsubscribe = "end", "end" // otherwise the reply is the end
 	deep := &rpcx.Correlation{Methods: []string{"news"}, ID: []string{"_meta", "sub", "id"}}
 	for _, test := range []struct {
 		name     string
@@ -179,11 +183,11 @@ func TestHubForms(t *testing.T) {
 			want: []string{`{"jsonrpc":"2.0","result":17,"id":1}`, ethLine("17", `"v"`)},
 		},
 		{
-			name: "a token of the peer's", form: rpcx.LSPWorkDone, params: `{"workDoneToken":"tok","more":1}`, value: map[string]any{"kind": "begin"},
+			name: "a token of the peer's", form: &lsp, params: `{"workDoneToken":"tok","more":1}`, value: map[string]any{"kind": "begin"},
 			want: []string{`{"jsonrpc":"2.0","result":"tok","id":1}`, `{"jsonrpc":"2.0","method":"$/progress","params":{"token":"tok","value":{"kind":"begin"}}}`},
 		},
 		{
-			name: "a token in depth, and the value as the params", form: rpcx.MCPProgress, params: `{"_meta":{"progressToken":3}}`, value: map[string]any{"progress": 1},
+			name: "a token in depth, and the value as the params", form: &mcp, params: `{"_meta":{"progressToken":3}}`, value: map[string]any{"progress": 1},
 			want: []string{`{"jsonrpc":"2.0","result":3,"id":1}`, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1,"progressToken":3}}`},
 		},
 		{
@@ -753,6 +757,75 @@ func TestHubCallID(t *testing.T) {
 	})
 }
 
+// TestHubTokenUntilReply checks that with a token whose call is the subscription, values come
+// before the reply, and none after.
+func TestHubTokenUntilReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := new(rpcx.Hub)
+		_, w := newWire(t, handling(rpcx.HandlerFunc(func(ctx context.Context, _ *rpcx.Request) (any, error) {
+			_, err := hub.Subscribe(ctx, "t", rpcx.LSPWorkDone, nil)
+			publish(t, hub, "t", 1)
+			return "done", err
+		})))
+		w.say(`{"jsonrpc":"2.0","method":"work","params":{"workDoneToken":5},"id":1}`)
+		w.expect(`{"jsonrpc":"2.0","method":"$/progress","params":{"token":5,"value":1}}`, `{"jsonrpc":"2.0","result":"done","id":1}`)
+		publish(t, hub, "t", 2)
+		w.expectNothing()
+		hubIs(t, hub, 0, 0)
+	})
+}
+
+// TestHubInvalidForms checks the errors for forms that cannot work.
+func TestHubInvalidForms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for want, form := range map[string]*rpcx.Correlation{
+			"Token without ID":          {Token: []string{"t"}},
+			"CallID without ID":         {CallID: true},
+			"ID and Current":            {ID: []string{"id"}, Current: true},
+			"empty name":                {Methods: []string{""}},
+			"ID and Value at one place": {ID: []string{"a", "id"}, Value: []string{"a"}},
+		} {
+			hub := new(rpcx.Hub)
+			var got error
+			client, _ := newPipe(t, nil, handling(rpcx.HandlerFunc(func(ctx context.Context, _ *rpcx.Request) (any, error) {
+				_, got = hub.Subscribe(ctx, "t", form, 1)
+				return nil, got
+			})))
+			if err := client.Call(context.Background(), "sub", nil, nil); err == nil || got == nil || !strings.Contains(got.Error(), want) {
+				t.Errorf("the error is %v, want one with %s", got, want)
+			}
+			func() {
+				defer func() {
+					if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), want) {
+						t.Errorf("Handlers has panicked with %v, want %s", r, want)
+					}
+				}()
+				hub.Handlers(form, firstParam, numberOf(1))
+			}()
+		}
+	})
+}
+
+// TestHubCallIDCurrentFirst checks that with CallID the current value is the first, and what
+// was published meanwhile follows.
+func TestHubCallIDCurrentFirst(t *testing.T) {
+	listen := &rpcx.Correlation{Methods: []string{"news"}, ID: []string{"id"}, Value: []string{"v"}, CallID: true}
+	synctest.Test(t, func(t *testing.T) {
+		hub := new(rpcx.Hub)
+		sub, _ := hub.Handlers(listen, firstParam, func(context.Context, string) (any, error) {
+			publish(t, hub, "t", 1)
+			return 0, nil
+		})
+		s, w := newWire(t, handling(sub))
+		w.say(`{"jsonrpc":"2.0","method":"listen","params":["t"],"id":1}`)
+		w.expect(`{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":0}}`, `{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":1}}`)
+		publish(t, hub, "t", 2)
+		w.expect(`{"jsonrpc":"2.0","method":"news","params":{"id":1,"v":2}}`)
+		s.Close()
+		hubIs(t, hub, 0, 0)
+	})
+}
+
 // TestHubRejoin checks that a second request with the same params makes the values wait for
 // its reply, which has an older value.
 func TestHubRejoin(t *testing.T) {
@@ -810,6 +883,31 @@ func TestHubMemory(t *testing.T) {
 		srv.Close()
 		far.Close()
 		<-s.Done()
+	})
+}
+
+// TestHubTracePublishes checks that Trace.RequestSent, called for each notification, may
+// publish under the same topic.
+func TestHubTracePublishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := &rpcx.Hub{Queue: 4}
+		var traced atomic.Int64
+		trace := &rpcx.Trace{RequestSent: func(*rpcx.Session, string, rpcx.ID) {
+			if traced.Add(1)%2 == 1 {
+				publish(t, hub, "t", -1)
+			}
+		}}
+		s, w := lag(t, hub, rpcx.Options{Trace: trace}, nil)
+		for i := range 10 {
+			publish(t, hub, "t", i)
+		}
+		w.listen()
+		lines := w.heard()
+		if sent := hub.Stats().Sent; int64(sent) != traced.Load() || int(sent) != len(lines)-1 {
+			t.Errorf("%d notifications were sent, %d traced, and %d have come", sent, traced.Load(), len(lines)-1)
+		}
+		s.Close()
+		hubIs(t, hub, 0, 0)
 	})
 }
 

@@ -27,22 +27,23 @@ type hubPlan struct {
 	sessions    int
 	slow        int           // sessions that stop reading
 	queue       int           // Hub.Queue
+	size        int           // bytes of a value
 	burst       time.Duration // of the search for the greatest rate
 	phase       time.Duration // of each of the two phases at half the rate
 	sessionsCut string        // why there are fewer sessions than wanted
 }
 
 const (
-	hubSize      = 1 << 10 // bytes of a value
 	hubBytes     = 1 << 20 // Hub.Bytes, the default
 	hubOpenFiles = 100     // of a process, besides the connections
 )
 
-// newHubPlan returns the plan for as many sessions as the limit of open files allows.
-func newHubPlan(short bool) *hubPlan {
-	p := &hubPlan{short: short, sessions: 10000, queue: 64, burst: 10 * time.Second, phase: 40 * time.Second}
+// newHubPlan returns the plan for as many sessions as the limit of open files allows. The
+// phases together take length, or longer until the slow sessions have met their policies.
+func newHubPlan(short bool, length time.Duration) *hubPlan {
+	p := &hubPlan{short: short, sessions: 10000, queue: 32, size: 4 << 10, burst: length / 10, phase: length / 10 * 4}
 	if short {
-		p.sessions, p.burst, p.phase = 1000, 2*time.Second, 3*time.Second
+		p.sessions, p.queue, p.size = 1000, 64, 1<<10
 	}
 	if files := openFilesLimit(); files > 0 && p.sessions > files-hubOpenFiles {
 		p.sessions = max(40, (files-hubOpenFiles)/40*40)
@@ -95,8 +96,8 @@ type hubRun struct {
 }
 
 // runHub runs the mode -hub.
-func runHub(ctx context.Context, out io.Writer, short bool, svg string) (err error) {
-	r := &hubRun{plan: newHubPlan(short)}
+func runHub(ctx context.Context, out io.Writer, length time.Duration, short bool, svg string) (err error) {
+	r := &hubRun{plan: newHubPlan(short, length)}
 	server, err := start(hubServerRole, nil)
 	if err != nil {
 		return err
@@ -130,7 +131,7 @@ func runHub(ctx context.Context, out io.Writer, short bool, svg string) (err err
 // run makes the server and the clients go through the phases.
 func (r *hubRun) run(ctx context.Context, server, clients *process) error {
 	p := r.plan
-	addr, err := rpcx.Call[string](ctx, server, "listen", rpcx.Args{p.queue, p.sessions})
+	addr, err := rpcx.Call[string](ctx, server, "listen", rpcx.Args{p.queue, p.size, p.sessions})
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -150,7 +151,8 @@ func (r *hubRun) run(ctx context.Context, server, clients *process) error {
 		if into.Publish, err = rpcx.Call[hubPublished](ctx, server, "publish", rpcx.Args{r.greatest / 2, p.phase.Seconds(), slow}); err != nil {
 			return err
 		}
-		into.Reach, err = rpcx.Call[hubReached](ctx, clients, "reached", rpcx.Args{into.Publish.Last})
+		last := into.Publish.Last
+		into.Reach, err = rpcx.Call[hubReached](ctx, clients, "reached", rpcx.Args{last - into.Publish.Values + 1, last})
 		return err
 	}
 	if err := phase(&r.all, 0); err != nil {
@@ -208,7 +210,7 @@ func mib(n uint64) float64 { return float64(n) / (1 << 20) }
 // print prints the results.
 func (r *hubRun) print(w io.Writer) {
 	p := r.plan
-	fmt.Fprintf(w, "%d sessions%s, %d of which do not read in the second phase; values of %d bytes; Hub.Queue %d\n", p.sessions, p.sessionsCut, p.slow, hubSize, p.queue)
+	fmt.Fprintf(w, "%d sessions%s, %d of which do not read in the second phase; values of %d bytes; Hub.Queue %d\n", p.sessions, p.sessionsCut, p.slow, p.size, p.queue)
 	fmt.Fprintf(w, "the greatest rate, one value after the other: %.1f values a second, %.0f notifications\n", r.greatest, r.greatest*float64(p.sessions))
 	fmt.Fprintf(w, "idle: RSS %.1f MiB, %d goroutines\n\n", mib(r.idle.RSS), r.idle.Goroutines)
 	fmt.Fprintf(w, "%22s  %6s  %29s  %32s  %9s  %10s\n", "", "values", "Publish p50 / p99 / worst, ms", "the last reader p50/p99/worst, ms", "RSS, MiB", "goroutines")

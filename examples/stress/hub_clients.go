@@ -113,7 +113,7 @@ func (client *hubClient) join(addr string, i int) (err error) {
 
 // read reads the notifications of a client.
 func (c *hubClients) read(client *hubClient) {
-	lines := bufio.NewReaderSize(client.conn, 4<<10)
+	lines := bufio.NewReaderSize(client.conn, 8<<10)
 	for {
 		if pause := client.pause.Load(); pause != nil {
 			<-*pause
@@ -179,9 +179,6 @@ func (c *hubClients) tell(n int) {
 
 // pause makes the slow clients stop reading.
 func (c *hubClients) pause() {
-	c.reached.mu.Lock()
-	clear(c.reached.took)
-	c.reached.mu.Unlock()
 	c.paused = make(chan struct{})
 	for _, client := range c.clients {
 		if client.slow {
@@ -191,8 +188,8 @@ func (c *hubClients) pause() {
 }
 
 // reachedSince waits until the readers have value last, for at most half a minute, and
-// returns the results since the last call of pause.
-func (c *hubClients) reachedSince(last int) (r hubReached) {
+// returns the results from value first on.
+func (c *hubClients) reachedSince(first, last int) (r hubReached) {
 	a := c.reached
 	for range 300 {
 		a.mu.Lock()
@@ -206,12 +203,14 @@ func (c *hubClients) reachedSince(last int) (r hubReached) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for n, count := range a.count {
-		if n <= last {
+		if n >= first && n <= last {
 			r.Missing += int(c.readers - count)
 		}
 	}
-	for _, took := range a.took {
-		r.Took = append(r.Took, took)
+	for n, took := range a.took {
+		if n >= first {
+			r.Took = append(r.Took, took)
+		}
 	}
 	return r
 }

@@ -32,6 +32,7 @@ type hubServer struct {
 	rpcx.Server
 	hubs    []*rpcx.Hub
 	dir     string        // of the socket
+	pad     string        // makes a value as long as it has to be
 	last    int           // number of the last value
 	arrived chan int      // numbers that all readers have
 	peak    chan sample   // the highest samples of a phase, after quit
@@ -64,7 +65,8 @@ func measured() sample {
 }
 
 // listen starts serving, and returns the address.
-func (srv *hubServer) listen(queue, sessions int) (string, error) {
+func (srv *hubServer) listen(queue, size, sessions int) (string, error) {
+	srv.pad = strings.Repeat("x", size-60)
 	methods := rpcx.NewRouter()
 	for _, p := range hubPolicies {
 		srv.hubs = append(srv.hubs, &rpcx.Hub{Queue: queue, Bytes: hubBytes, Overflow: p.policy})
@@ -102,9 +104,8 @@ func (srv *hubServer) listen(queue, sessions int) (string, error) {
 // publishNext publishes the next value to all hubs, and returns the time that Publish took.
 func (srv *hubServer) publishNext() (time.Duration, error) {
 	srv.last++
-	pad := strings.Repeat("x", hubSize)
 	start := time.Now()
-	value, err := json.Marshal(hubValue{srv.last, start.UnixNano(), pad[:hubSize-60]})
+	value, err := json.Marshal(hubValue{srv.last, start.UnixNano(), srv.pad})
 	if err != nil {
 		return 0, err
 	}

@@ -51,10 +51,13 @@ const (
 	fullTime  = 375 * time.Second
 	shortTime = 18 * time.Second
 	warmUp    = time.Second
+
+	longHub  = 2 * time.Minute
+	shortHub = 8 * time.Second
 )
 
 func main() {
-	length := flag.Duration("time", 0, "how long all phases take together; less than 5m30s gives the beginning of an attack much weight (default 6m15s, with -short 18s)")
+	length := flag.Duration("time", 0, "how long all phases take together; less than 5m30s gives the beginning of an attack much weight (default 6m15s, with -short 18s; with -hub 2m, and 8s)")
 	seed := flag.Uint64("seed", 1, "of the random sizes and intervals")
 	svg := flag.String("svg", "", "file to draw the course of it into")
 	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
@@ -64,6 +67,10 @@ func main() {
 	flag.Parse()
 	if *length <= 0 {
 		switch {
+		case *withHub && *short:
+			*length = shortHub
+		case *withHub:
+			*length = longHub
 		case *withAttacks && *short:
 			*length = shortAttack
 		case *withAttacks:
@@ -91,7 +98,7 @@ func main() {
 		runHubClients()
 	case "":
 		if *withHub {
-			err = runHub(ctx, os.Stdout, *short, *svg)
+			err = runHub(ctx, os.Stdout, *length, *short, *svg)
 			break
 		}
 		if *withAttacks {
