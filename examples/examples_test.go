@@ -88,11 +88,17 @@ the end     client: rpcx: session closed; server: all finished
 	}
 }
 
-// startServer starts the server example. It returns the address at which it
-// listens, and what sends it SIGTERM, waits for its end and returns its log.
+// startServer starts the server example; see startProgram.
 func startServer(t *testing.T, args ...string) (addr string, stop func() (log string)) {
 	t.Helper()
-	cmd := command(t, "server", args...)
+	return startProgram(t, "server", args...)
+}
+
+// startProgram starts an example that serves. It returns the address at which it
+// listens, and what sends it SIGTERM, waits for its end and returns its log.
+func startProgram(t *testing.T, program string, args ...string) (addr string, stop func() (log string)) {
+	t.Helper()
+	cmd := command(t, program, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
@@ -107,7 +113,7 @@ func startServer(t *testing.T, args ...string) (addr string, stop func() (log st
 			t.Error(err)
 		}
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("the server ended with %v\n%s", err, &stderr)
+			t.Errorf("the %s ended with %v\n%s", program, err, &stderr)
 		}
 		return stderr.String()
 	})
@@ -115,7 +121,7 @@ func startServer(t *testing.T, args ...string) (addr string, stop func() (log st
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
 	if err != nil || !ok {
-		t.Fatalf("the server printed %q (%v)", line, err)
+		t.Fatalf("the %s printed %q (%v)", program, line, err)
 	}
 	return addr, stop
 }

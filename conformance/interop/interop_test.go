@@ -1,7 +1,8 @@
 // Package interop tests rpcx with other people's packages at the other end of a
-// TCP connection: github.com/creachadair/jrpc2, and for plain messages
-// github.com/btcsuite/btcd/wire. It is a module of its own, so that rpcx does not
-// depend on them. (Package peers has the tests with peers that are not in Go.)
+// connection: github.com/creachadair/jrpc2, for plain messages
+// github.com/btcsuite/btcd/wire, and for subscriptions
+// github.com/ethereum/go-ethereum/rpc. It is a module of its own, so that rpcx does
+// not depend on them. (Package peers has the tests with peers that are not in Go.)
 package interop
 
 import (
