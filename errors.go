@@ -360,7 +360,7 @@ func (e *ConnectionError) Error() string {
 	how := "request not written"
 	switch {
 	case e.isStream:
-		how = "end of a stream"
+		how = "end of the stream"
 	case e.Written:
 		how = "request written, reply not received"
 	}

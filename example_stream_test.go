@@ -3,7 +3,6 @@ package rpcx_test
 import (
 	"context"
 	"fmt"
-	"io"
 
 	"example.com/rpcx"
 )
@@ -119,22 +118,22 @@ func ExampleCallProgress() {
 
 // A request without a token wants no progress, and the handler need not care.
 func ExampleProgress() {
-	handler := rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+	handler := rpcx.Func(func(ctx context.Context, path string) (string, error) {
 		progress := rpcx.Progress(ctx)
-		_ = progress("half")
+		_ = progress("half of " + path)
 		return "done", nil
-	})
+	}, "path") // the token needs no parameter
 	client, server := rpcx.Pipe(nil, &rpcx.Options{Handler: handler, Correlations: []*rpcx.Correlation{rpcx.LSPWorkDone}})
 	defer server.Close()
 	defer client.Close()
 
-	fmt.Println(rpcx.Call[string](context.Background(), client, "build", nil))
-	fmt.Println(rpcx.CallProgress[string](context.Background(), client, rpcx.LSPWorkDone, "build", nil, func(v string) {
+	fmt.Println(rpcx.Call[string](context.Background(), client, "build", map[string]any{"path": "a"}))
+	fmt.Println(rpcx.CallProgress[string](context.Background(), client, rpcx.LSPWorkDone, "build", map[string]any{"path": "a"}, func(v string) {
 		fmt.Println(v)
 	}))
 	// Output:
 	// done <nil>
-	// half
+	// half of a
 	// done <nil>
 }
 
@@ -170,11 +169,11 @@ func ExampleProgressOf() {
 	}
 	work.Close()
 	_, err = work.Next(context.Background())
-	fmt.Println(err == rpcx.ErrStreamClosed, err == io.EOF)
+	fmt.Println(err)
 	// Output:
 	// found [a.go b.go]
 	// rest [] <nil>
 	// begin
 	// end
-	// true false
+	// rpcx: stream was closed
 }

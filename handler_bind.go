@@ -105,7 +105,7 @@ func (sig *signature) sortNamedArguments(req *Request, named members, args []jso
 			expected = i + 1
 		}
 		switch {
-		case i < 0 && (sig.unknownIgnored || req.session != nil && req.session.unknownParamsIgnored):
+		case i < 0 && (sig.unknownIgnored || req.session != nil && req.session.ignoresParam(name)):
 		case i < 0 && len(unknown) == maxUnknown:
 			more++
 		case i < 0:

@@ -70,8 +70,9 @@ type Options struct {
 	Meta *Meta
 	// Correlations are the forms of subscriptions and progress that the session speaks. The
 	// notifications of their Methods go to [Subscribe], [StreamOf] and [CallProgress] instead of
-	// Handler, unless they carry no id. [Progress] uses the first form that finds a token. The
-	// methods of other streams join them with the first stream. Default: none.
+	// Handler, unless they carry no id. [Progress] uses the first form that finds a token. A
+	// stream of another form needs no entry: its Methods count from the first such stream on.
+	// The handlers of [Func] ignore the tokens. Default: none.
 	Correlations []*Correlation
 	// Objects lets both sides pass services as arguments and results, at any depth: a *Router,
 	// or a pointer given to [Expose]. The peer receives a *Proxy, also in place of an any, and

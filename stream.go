@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 
 	"example.com/rpcx/internal/bounded"
@@ -39,7 +38,8 @@ type Subscription struct {
 	// positional.
 	Method string
 	Params any
-	// Correlation says how notifications belong to the subscription. Default EthSubscription.
+	// Correlation says how notifications belong to the subscription. Default: for a Method of
+	// Ethereum, with any namespace, EthSubscription with the same namespace.
 	Correlation *Correlation
 	// Queue is the number of values that wait to be read. Default 256, at most 65,536.
 	Queue int
@@ -63,6 +63,8 @@ var (
 	// receives no notifications: an [Exchange], the session of [Server.ServeMessage], a session
 	// with the protocol [Aiomas], or a Caller of another package. Nothing is sent.
 	ErrNoStreams = errors.New("rpcx: this Caller receives no notifications: streams need a Session whose protocol has them")
+	// ErrStreamEnded is the error of [Stream.Next] when the reply has ended the subscription.
+	ErrStreamEnded = errors.New("rpcx: the reply has ended the stream")
 	// ErrStreamClosed is the error of [Stream.Next] after [Stream.Close].
 	ErrStreamClosed = errors.New("rpcx: stream was closed")
 )
@@ -92,9 +94,10 @@ func (e *PeerEndError) Unwrap() error {
 	return &Error{Code: *reason.Code, Message: *reason.Message, Data: reason.Data}
 }
 
-// Subscribe makes the subscribing call on c, and returns the stream of the values. No value
-// is missed, and none comes early: the session enters the stream before the call is sent, if
-// the caller makes the id, and otherwise together with the reply.
+// Subscribe makes the subscribing call on c, and returns the stream of the values. The stream
+// has each value that follows the reply on the wire, also in the same packet. The session
+// sorts notifications in the order in which they and the reply arrive. If the caller makes the
+// id, the stream also has the values that come before the reply.
 //
 // ctx bounds only the subscribing call. If ctx ends first, and the reply still comes, the
 // session unsubscribes at once. The errors are those of [Session.Call], [ErrNoStreams], or
@@ -168,8 +171,8 @@ type Stream[T any] struct {
 // Next returns the next value, and waits until there is one. The end of ctx ends only the
 // wait, with the cause of ctx. The other errors end the stream:
 //
-//   - io.EOF, if the reply has ended the subscription;
-//   - a [*ConnectionError], if the session has ended;
+//   - [ErrStreamEnded], if the reply has ended the subscription;
+//   - a [*ConnectionError], if the session has ended: dial, and subscribe again;
 //   - [ErrStreamClosed] after Close;
 //   - [ErrSlowReader], with the policy EndStream;
 //   - a [*PeerEndError], if the peer has ended the subscription;
@@ -214,7 +217,7 @@ func (s *Stream[T]) Values() iter.Seq[T] {
 // Err returns the error that has ended the stream. If the stream goes on, was closed, or was
 // ended by a reply without error, Err returns nil. Values may still be queued.
 func (s *Stream[T]) Err() error {
-	if err := s.queue.reason(); err != io.EOF && err != ErrStreamClosed {
+	if err := s.queue.reason(); err != ErrStreamEnded && err != ErrStreamClosed {
 		return err
 	}
 	return nil
@@ -238,19 +241,22 @@ func (s *Stream[T]) Close() error {
 
 // resolve returns a copy of sub with defaults, or why sub is wrong.
 func (sub Subscription) resolve() (*Subscription, error) {
+	if sub.Method == "" {
+		return nil, errors.New("rpcx: Subscription.Method is empty: set the method of the subscribing call")
+	}
 	if sub.Correlation == nil {
-		sub.Correlation = EthSubscription
+		if sub.Correlation = ethereumForm(sub.Method); sub.Correlation == nil {
+			return nil, fmt.Errorf("rpcx: Subscription.Correlation is not set, and %q is no method of Ethereum, such as eth_subscribe: set Correlation", sub.Method)
+		}
 	}
 	if err := sub.Correlation.check("Subscription.Correlation"); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("rpcx: %w", err)
 	}
 	switch {
-	case sub.Method == "":
-		return nil, errors.New("rpcx: Subscription.Method is empty: set the method of the subscribing call")
 	case sub.Queue < 0 || sub.Queue > maxStreamQueue:
-		return nil, fmt.Errorf("rpcx: Subscription.Queue is %d: at most %s values can wait", sub.Queue, thousands(maxStreamQueue))
+		return nil, fmt.Errorf("rpcx: Subscription.Queue is %d: use 1 to %s, or 0 for %d", sub.Queue, thousands(maxStreamQueue), defaultStreamQueue)
 	case sub.Bytes < 0:
-		return nil, fmt.Errorf("rpcx: Subscription.Bytes is %d: a queue must be bounded", sub.Bytes)
+		return nil, fmt.Errorf("rpcx: Subscription.Bytes is %d: use a positive number, or 0 for 1 MiB", sub.Bytes)
 	case sub.Overflow == EndSession:
 		return nil, errors.New("rpcx: Subscription.Overflow is EndSession, which is for a Hub: use EndStream, and close the session")
 	case sub.Overflow > EndSession:

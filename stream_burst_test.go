@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/race"
 )
 
 // A reply and 100 news in one write: no value is early, lost or out of order.
@@ -140,6 +141,9 @@ func TestStreamsBesideLoneCalls(t *testing.T) {
 
 // Sorting costs ordinary notifications nothing, and a value at most two allocations.
 func TestSortingAllocs(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector allocates")
+	}
 	measure := func(forms []*rpcx.Correlation, subscribe bool, line string) float64 {
 		handled := make(chan struct{}, 1)
 		opts := handling(rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {

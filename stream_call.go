@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"slices"
 	"strconv"
 
@@ -47,12 +47,16 @@ type givenUpCall struct {
 
 var (
 	errStreamsNeedJSON = errors.New("rpcx: streams need a codec with JSON: ids and values are found in JSON params")
-	errNoStreamID      = errors.New("rpcx: the reply has no id, which is a string or a number: " +
-		"choose the Correlation of this method, or describe its form")
-	errNamedParams = errors.New("rpcx: the subscribing call needs positional params, such as rpcx.Args: " +
+	errNamedParams     = errors.New("rpcx: the subscribing call needs positional params, such as rpcx.Args: " +
 		"without Correlation.ID, a notification repeats the params of the call, and one more")
 	errTokenNeedsNamed = errors.New("rpcx: the call needs named params, a struct or a map: Correlation.Token is a place in them")
 )
+
+// errNoStreamID is the error for a reply that is no id.
+func errNoStreamID(method string, result []byte) error {
+	return fmt.Errorf("rpcx: the reply to %q is %s, and no id, which is a string or a number: "+
+		"choose the Correlation of this method, or describe its form", method, excerpt(result[:min(len(result), 64)]))
+}
 
 // checkStreams returns why s can have no streams, or nil.
 func (s *Session) checkStreams() error {
@@ -235,6 +239,9 @@ func (ss *sessionStreams) joinRoute(ctx context.Context, call *streamCall, key s
 		r.waiters = append(r.waiters, answered)
 		s.unlock()
 		if err := s.awaitUnsubscribed(ctx, answered); err != nil {
+			s.lock()
+			r.waiters = slices.DeleteFunc(r.waiters, func(w chan struct{}) bool { return w == answered })
+			s.unlock()
 			return err
 		}
 	}
@@ -335,6 +342,9 @@ func (c *streamCall) finishLocked(result []byte, err error) error {
 	switch c.kind {
 	case callUnsubscribes:
 		c.route.unsent = false
+		if err != nil && !ss.ended {
+			ss.s.logs.logLaterLocked(slog.LevelDebug, "unsubscribing call failed", methodAttr(c.route.form.Unsubscribe), slog.String("error", excerpt(err.Error())))
+		}
 		ss.endUnusedLocked(c.route)
 		c.route.wakeWaiters()
 	case callListens:
@@ -347,7 +357,7 @@ func (c *streamCall) finishLocked(result []byte, err error) error {
 		ss.detachLocked(c.queue)
 		reason := err
 		if err == nil {
-			reason = io.EOF
+			reason = ErrStreamEnded
 		}
 		c.queue.finish(reason, false)
 	case callSubscribes:
@@ -398,7 +408,7 @@ func (c *streamCall) findRouteLocked(result []byte) error {
 	}
 	id := bytes.TrimSpace(result)
 	if !isStreamID(id) || len(id) > maxReplyID {
-		return errNoStreamID
+		return errNoStreamID(c.queue.method, id)
 	}
 	id = bytes.Clone(id)
 	r, isNew := ss.enterLocked(c.form, c.methods, string(appendCanonical(nil, id)))
@@ -457,7 +467,7 @@ func (s *Session) claimStream(form *Correlation, id any) (*streamQueue, error) {
 	if err := s.checkStreams(); err != nil {
 		return nil, err
 	}
-	if err := form.check("the Correlation for StreamOf"); err != nil {
+	if err := form.check("the Correlation for StreamOf, such as LSPWorkDone,"); err != nil {
 		return nil, fmt.Errorf("rpcx: %w", err)
 	}
 	if form.isByParams() || len(form.Methods) == 0 {

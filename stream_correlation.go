@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Correlation declares how notifications belong to a subscription, or to the progress of a
@@ -110,6 +111,10 @@ func (c *Correlation) check(name string) error {
 		return fmt.Errorf("%s has Token without ID: set ID to where notifications carry the token", name)
 	case c.CallID && len(c.ID) == 0:
 		return fmt.Errorf("%s has CallID without ID: set ID to where notifications carry the id of the call", name)
+	case c.CallID && len(c.Methods) == 0:
+		return fmt.Errorf("%s has CallID without Methods: copy MCPListen, and set Methods to those of the notifications", name)
+	case isPrefix(c.Value, c.ID) || isPrefix(c.ID, c.Value):
+		return fmt.Errorf("%s has ID and Value at one place: %q and %q", name, strings.Join(c.ID, "."), strings.Join(c.Value, "."))
 	case c.CallID && c.Unsubscribe != "":
 		return fmt.Errorf("%s has CallID and Unsubscribe: the call itself is the subscription, and Options.Cancellation ends it", name)
 	case c.CallID && c.Current:
@@ -139,19 +144,30 @@ func (c *Correlation) endsByReply() bool {
 	return c.CallID || len(c.Token) > 0 && c.Unsubscribe == "" && !c.Current
 }
 
-// valueIn returns the value in the params of a notification. A missing value is null.
+// valueIn returns the value in the params of a notification, or nil.
 func (c *Correlation) valueIn(params []byte) []byte {
-	var value []byte
 	switch {
 	case len(c.Value) > 0:
-		value = findPath(params, c.Value)
+		return findPath(params, c.Value)
 	case params[0] == '{':
-		value = params
-	default:
-		value = lastElement(params)
+		return params
 	}
-	if value == nil {
-		return []byte("null")
+	return lastElement(params)
+}
+
+// isPrefix reports whether a path leads to a place on another path, or both are equal.
+func isPrefix(path, other []string) bool {
+	return len(path) > 0 && len(path) <= len(other) && slices.Equal(path, other[:len(path)])
+}
+
+// ethereumForm returns EthSubscription for the namespace of a subscribing method, such as
+// "eth_subscribe", or nil.
+func ethereumForm(method string) *Correlation {
+	namespace, ok := strings.CutSuffix(method, "_subscribe")
+	if !ok || namespace == "" {
+		return nil
 	}
-	return value
+	form := *EthSubscription
+	form.Methods, form.Unsubscribe = []string{namespace + "_subscription"}, namespace+"_unsubscribe"
+	return &form
 }

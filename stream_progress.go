@@ -13,7 +13,8 @@ import (
 // Correlation.CallID, the id of the call is the token.
 //
 // The errors are those of [Session.Call], [ErrNoStreams], an error of decoding a P, and
-// [ErrSlowReader]. After an error of decoding, and when ctx ends, the call is given up.
+// [ErrSlowReader]. After an error of decoding, and when ctx ends, the call is given up. The
+// peer learns of that only with Options.Cancellation.
 //
 // If the params have a value at the place of the token, it is the token. So a call can have
 // two tokens: the program puts one of its own into the params, and reads its stream, which
@@ -28,7 +29,8 @@ import (
 // Limits.Queue were reached. So f should be quick, and should not call the peer: the reply
 // has to wait, too. If f does not return for a pause of the greatest length (5 s, or less with
 // a short SendTimeout or KeepAlive), reading goes on, and CallProgress returns ErrSlowReader.
-// In a handler that waits for its peer meanwhile, the time is a second.
+// In a handler that waits for its peer meanwhile, the time is a second. Handlers that call
+// each other by CallProgress, as deep as Limits.Concurrency, wait for ever, as with Call.
 //
 // Limits.RequestTimeout applies only if set, and each progress begins it anew.
 func CallProgress[R, P any](ctx context.Context, c Caller, p *Correlation, method string, params any, f func(P)) (result R, err error) {
@@ -70,7 +72,7 @@ func (s *Session) callWithProgress(ctx context.Context, form *Correlation, metho
 	if err := s.checkStreams(); err != nil {
 		return err
 	}
-	if err := form.check("the Correlation for CallProgress"); err != nil {
+	if err := form.check("the Correlation for CallProgress, such as LSPWorkDone,"); err != nil {
 		return errors.New("rpcx: " + err.Error())
 	}
 	if !form.endsByReply() {
@@ -139,8 +141,11 @@ func (s *Session) takeProgress(ctx context.Context, m *pendingMessage, q *stream
 			}
 			returned = false // the reply was first
 		}
-		value, ok := q.takeProgress()
+		value, ok, err := q.takeProgress()
 		switch {
+		case err != nil:
+			returned = true
+			return giveUp(err)
 		case ok:
 			if err := f(q, value); err != nil {
 				returned = true
@@ -163,10 +168,10 @@ func (s *Session) takeProgress(ctx context.Context, m *pendingMessage, q *stream
 }
 
 // takeProgress returns the next value, if there is one.
-func (q *streamQueue) takeProgress() (value []byte, ok bool) {
+func (q *streamQueue) takeProgress() (value []byte, ok bool, err error) {
 	q.mu.Lock()
 	if ok = q.count() > 0; ok {
-		value = q.valueOf(q.pop())
+		value, err = q.valueOf(q.pop())
 	}
 	hasFilled := q.hasFilled
 	q.mu.Unlock()
@@ -176,7 +181,7 @@ func (q *streamQueue) takeProgress() (value []byte, ok bool) {
 		s.noteProgressTakenLocked(q)
 		s.unlock() // which ends a pause, if there is room
 	}
-	return value, ok
+	return value, ok, err
 }
 
 // beginProgressWait records that the consumer of q waits for the peer.

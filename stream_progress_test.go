@@ -114,7 +114,7 @@ func TestCallProgressGivenUp(t *testing.T) {
 			synctest.Wait()
 			w.heard()
 			w.say(fmt.Sprintf(lspNews, 1))
-			if _, err := r.result(t); err == nil || !strings.HasPrefix(err.Error(), `decode a value of a stream of "work": `) {
+			if _, err := r.result(t); err == nil || !strings.HasPrefix(err.Error(), `decode a value for "work": `) {
 				t.Errorf("returned %v", err)
 			}
 			w.expect(cancelled)

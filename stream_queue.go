@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"example.com/rpcx/internal/bounded"
@@ -28,21 +29,27 @@ type streamQueue struct {
 
 	route *route // nil when the stream has ended; guarded by the session's lock
 
-	mu        sync.Mutex // guards the fields below; taken after the session's lock
-	values    []queuedNews
-	head      int // index of the first value in values
-	dead      int // number of dead values from head on; the first is not dead
-	bytes     int // size of the values
-	lastSeq   uint64
-	keyedSeq  uint64            // values up to keyedSeq have their key
-	latest    map[string]uint64 // the values with a key, by their keys; nil without limits.key
-	dropped   uint64
+	mu sync.Mutex // guards the fields below; taken after the session's lock
+	newsRing
 	end       error // why the stream has ended; nil before
 	closed    bool  // Close was called
 	misuse    error // for Err, if the stream has not ended
 	reading   bool  // a goroutine is in next
 	merging   bool  // a goroutine is in mergeKeys
 	hasFilled bool  // of a CallProgress: the queue was full, and is not below three quarters yet
+}
+
+// newsRing holds the values of a queue in the order of arrival. streamQueue.mu guards the
+// fields.
+type newsRing struct {
+	values   []queuedNews
+	head     int // index of the first value in values
+	dead     int // number of dead values from head on; the first is not dead
+	bytes    int // size of the values
+	lastSeq  uint64
+	keyedSeq uint64            // values up to keyedSeq have their key
+	latest   map[string]uint64 // the values with a key, by their keys; nil without keys
+	dropped  uint64
 }
 
 // queueLimits is what a Subscription says about the queue.
@@ -70,7 +77,7 @@ func newStreamQueue(s *Session, form *Correlation, method string, limits queueLi
 var defaultQueueLimits = queueLimits{count: defaultStreamQueue, bytes: defaultStreamBytes}
 
 // count returns the number of queued values. Callers must hold q.mu.
-func (q *streamQueue) count() int { return len(q.values) - q.head - q.dead }
+func (q *newsRing) count() int { return len(q.values) - q.head - q.dead }
 
 // isOver reports whether size bytes more exceed the limits, multiplied by factor. A single
 // value is never over. Callers must hold q.mu.
@@ -123,7 +130,7 @@ func (q *streamQueue) push(n queuedNews) bool {
 }
 
 // dropOldest drops n values, and counts them. Callers must hold q.mu.
-func (q *streamQueue) dropOldest(n int) {
+func (q *newsRing) dropOldest(n int) {
 	for range n {
 		q.pop()
 		q.dropped++
@@ -131,7 +138,7 @@ func (q *streamQueue) dropOldest(n int) {
 }
 
 // pop removes the first value. Callers must hold q.mu, and the queue must not be empty.
-func (q *streamQueue) pop() queuedNews {
+func (q *newsRing) pop() queuedNews {
 	n := q.values[q.head]
 	q.values[q.head] = queuedNews{}
 	q.head++
@@ -144,7 +151,7 @@ func (q *streamQueue) pop() queuedNews {
 }
 
 // skipDead removes dead values from the beginning. Callers must hold q.mu.
-func (q *streamQueue) skipDead() {
+func (q *newsRing) skipDead() {
 	for q.head < len(q.values) && q.values[q.head].dead {
 		q.head++
 		q.dead--
@@ -158,7 +165,7 @@ func (q *streamQueue) skipDead() {
 const maxIdleValues = 64
 
 // clear removes all values. Callers must hold q.mu.
-func (q *streamQueue) clear() {
+func (q *newsRing) clear() {
 	clear(q.values)
 	clear(q.latest)
 	q.values, q.head, q.dead, q.bytes = q.values[:0], 0, 0, 0
@@ -217,8 +224,11 @@ func (q *streamQueue) next(ctx context.Context) ([]byte, error) {
 	}
 	defer q.endRead()
 	for {
-		value, err := q.take()
-		if value != nil || err != nil {
+		switch value, err := q.take(); {
+		case err != nil && q.reason() == nil: // the value is missing
+			q.closeWith(err)
+			return nil, err
+		case value != nil || err != nil:
 			return value, err
 		}
 		if err := q.wait(ctx); err != nil {
@@ -254,7 +264,7 @@ func (q *streamQueue) take() ([]byte, error) {
 	case q.merging: // the end of mergeKeys wakes the consumer
 		return nil, nil
 	case q.count() > 0:
-		return q.valueOf(q.pop()), nil
+		return q.valueOf(q.pop())
 	}
 	return nil, q.end
 }
@@ -311,14 +321,16 @@ func (q *streamQueue) mergeKeys() {
 		q.signal()
 	}()
 	for i := range fresh {
-		fresh[i].key = q.limits.key(q.valueOf(fresh[i]))
+		if value, err := q.valueOf(fresh[i]); err == nil { // next returns the error
+			fresh[i].key = q.limits.key(value)
+		}
 		known++
 	}
 }
 
 // find returns the index of the first value whose seq is at least seq. Callers must hold
 // q.mu.
-func (q *streamQueue) find(seq uint64) int {
+func (q *newsRing) find(seq uint64) int {
 	i, _ := slices.BinarySearchFunc(q.values[q.head:], seq, func(n queuedNews, seq uint64) int { return cmp.Compare(n.seq, seq) })
 	return q.head + i
 }
@@ -347,21 +359,28 @@ func (q *streamQueue) storeKey(n queuedNews) {
 }
 
 // valueOf returns the value in n.
-func (q *streamQueue) valueOf(n queuedNews) []byte {
+func (q *streamQueue) valueOf(n queuedNews) ([]byte, error) {
 	if n.isValue {
-		return n.data
+		return n.data, nil
 	}
-	return q.form.valueIn(n.data)
+	if value := q.form.valueIn(n.data); value != nil {
+		return value, nil
+	}
+	return nil, fmt.Errorf("rpcx: a notification for %s has no value at %q: check Correlation.Value", q.name(), strings.Join(q.form.Value, "."))
+}
+
+// name returns a description of the stream for errors.
+func (q *streamQueue) name() string {
+	if q.method == "" {
+		return "a stream of the id " + excerpt(q.id)
+	}
+	return fmt.Sprintf("%q", q.method)
 }
 
 // decode decodes a value into v.
 func (q *streamQueue) decode(value []byte, v any) error {
 	if err := q.session.codec.Unmarshal(value, v); err != nil {
-		what := "a value of a stream"
-		if q.method != "" {
-			what += fmt.Sprintf(" of %q", q.method)
-		}
-		return fmt.Errorf("decode %s: %w", what, bounded.Error(err))
+		return fmt.Errorf("decode a value for %s: %w", q.name(), bounded.Error(err))
 	}
 	return nil
 }

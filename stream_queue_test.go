@@ -107,7 +107,7 @@ func TestStreamEndsWithTheSession(t *testing.T) {
 				has(t, st, 1, 2)
 				endsWith(t, st, rpcx.ErrConnectionLost)
 				matches(t, st.Err(), rpcx.ErrConnectionLost, test.want)
-				if !strings.HasPrefix(st.Err().Error(), "connection lost (end of a stream): ") {
+				if !strings.HasPrefix(st.Err().Error(), "connection lost (end of the stream): ") {
 					t.Errorf("Err is %v", st.Err())
 				}
 				if _, ok := errors.AsType[*rpcx.ConnectionError](st.Err()); !ok {
@@ -189,7 +189,7 @@ func TestStreamOfWrongType(t *testing.T) {
 		w.say(fmt.Sprintf(ethNews, 1), fmt.Sprintf(ethNews, 2))
 		for range 2 {
 			_, err := run(func() (bool, error) { return st.Next(t.Context()) }).result(t)
-			if err == nil || !strings.HasPrefix(err.Error(), `decode a value of a stream of "eth_subscribe": `) || err != st.Err() {
+			if err == nil || !strings.HasPrefix(err.Error(), `decode a value for "eth_subscribe": `) || err != st.Err() {
 				t.Errorf("the error is %v", err)
 			}
 		}

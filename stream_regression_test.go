@@ -158,3 +158,85 @@ func TestCallProgressBesideAWait(t *testing.T) {
 		}
 	})
 }
+
+// A notification without a value at Correlation.Value is an error, and no zero value.
+func TestWrongValuePath(t *testing.T) {
+	form := *rpcx.EthSubscription
+	form.Value = []string{"value", "n"}
+	want := `rpcx: a notification for "eth_subscribe" has no value at "value.n": check Correlation.Value`
+	for _, key := range []func(json.RawMessage) string{nil, func(v json.RawMessage) string { return string(v) }} {
+		synctest.Test(t, func(t *testing.T) {
+			sub := rpcx.Subscription{Correlation: &form, Key: key}
+			if key != nil {
+				sub.Overflow = rpcx.KeepLatest
+			}
+			st, s, w := openedStream[int](t, nil, sub)
+			w.say(fmt.Sprintf(ethNews, 1), fmt.Sprintf(ethNews, 2))
+			for range 2 {
+				_, err := run(func() (int, error) { return st.Next(t.Context()) }).result(t)
+				if err == nil || err.Error() != want || st.Err() != err {
+					t.Errorf("the error is %v", err)
+				}
+			}
+			w.expect(`{"jsonrpc":"2.0","method":"eth_unsubscribe","id":1,"params":["0x1"]}`)
+			w.say(`{"jsonrpc":"2.0","result":true,"id":1}`)
+			noStreams(t, s)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, nil)
+		var got []string
+		r := progressing(t.Context(), s, rpcx.LSPWorkDone, &got)
+		synctest.Wait()
+		w.say(`{"jsonrpc":"2.0","method":"$/progress","params":{"token":"rpcx-1","values":1}}`)
+		want := `rpcx: a notification for "work" has no value at "value": check Correlation.Value`
+		if _, err := r.result(t); err == nil || err.Error() != want {
+			t.Errorf("the error is %v", err)
+		}
+		noStreams(t, s)
+	})
+}
+
+// The handlers of Func need no parameter for a token.
+func TestFuncIgnoresTokens(t *testing.T) {
+	build := rpcx.Func(func(ctx context.Context, path string) (string, error) {
+		return "built", rpcx.Progress(ctx)(path)
+	}, "path")
+	synctest.Test(t, func(t *testing.T) {
+		_, w := newWire(t, &rpcx.Options{Handler: build, Correlations: []*rpcx.Correlation{rpcx.LSPWorkDone, rpcx.MCPProgress}})
+		w.say(`{"jsonrpc":"2.0","method":"m","params":{"path":"a","workDoneToken":1,"_meta":{}},"id":1}`)
+		w.expect(`{"jsonrpc":"2.0","method":"$/progress","params":{"value":"a","token":1}}`, `{"jsonrpc":"2.0","result":"built","id":1}`)
+		w.say(`{"jsonrpc":"2.0","method":"m","params":{"path":"a","partialResultToken":1},"id":2}`)
+		w.expect(`{"jsonrpc":"2.0","error":{"code":-32602,"message":"method \"m\" does not take parameter \"partialResultToken\""},"id":2}`)
+	})
+}
+
+// Without a Correlation, the namespace of Ethereum's form is that of the method.
+func TestSubscribeInANamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := newWire(t, nil)
+		r := subscribing[int](s, rpcx.Subscription{Method: "shh_subscribe"})
+		synctest.Wait()
+		w.heard()
+		w.say(ethReply, `{"jsonrpc":"2.0","method":"shh_subscription","params":{"subscription":"0x1","result":1}}`)
+		has(t, r.must(t), 1)
+		r.must(t).Close()
+		w.expect(`{"jsonrpc":"2.0","method":"shh_unsubscribe","id":1,"params":["0x1"]}`)
+	})
+}
+
+// The last progress of a request that the peer has cancelled.
+func TestProgressAfterCancellation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := &rpcx.Options{Correlations: []*rpcx.Correlation{rpcx.LSPWorkDone}, Cancellation: rpcx.LSPCancellation}
+		opts.Handler = rpcx.HandlerFunc(func(ctx context.Context, _ *rpcx.Request) (any, error) {
+			<-ctx.Done()
+			matches(t, rpcx.Progress(ctx)("lost"), rpcx.ErrPeerCancelled)
+			return nil, errors.Join(ctx.Err(), rpcx.Progress(context.WithoutCancel(ctx))("end"))
+		})
+		_, w := newWire(t, opts)
+		w.say(`{"jsonrpc":"2.0","method":"m","params":{"workDoneToken":1},"id":1}`, `{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
+		w.expect(`{"jsonrpc":"2.0","method":"$/progress","params":{"value":"end","token":1}}`,
+			`{"jsonrpc":"2.0","error":{"code":-32800,"message":"request cancelled"},"id":1}`)
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Progress returns the function that sends progress for the request of a handler. ctx is the
@@ -24,8 +25,14 @@ import (
 // the token as a further member, or be nil.
 //
 // All progress leaves before the reply. After the reply, the function sends nothing and
-// returns an error that matches [context.Canceled]. The other errors are those of
-// [Session.Notify] with ctx. The function may be called from any goroutine.
+// returns an error that matches [context.Canceled]. When ctx ends, because the peer has
+// cancelled the request for example, the function returns the cause. For a last report
+// nevertheless, which LSP wants, pass [context.WithoutCancel] of the handler's context. The
+// other errors are those of [Session.Notify]. The function may be called from any goroutine.
+//
+// If ctx does not derive from a handler's context, the function does nothing, so that a
+// handler can be tested without a session. Clients may drop progress that arrives together
+// with the reply, as MCP's in TypeScript does.
 func Progress(ctx context.Context) func(v any) error {
 	mustHaveContext("Progress", ctx)
 	if h := handlerOf(ctx); h != nil {
@@ -79,6 +86,12 @@ func (h *handlerContext) progressOf(ctx context.Context, form *Correlation) func
 		return nil
 	}
 	return h.sendProgress(ctx, form, append(json.RawMessage(nil), token...)) // the handler may change the params
+}
+
+// ignoresParam reports whether the handlers of Func ignore an unknown param: as
+// Options.IgnoreUnknownParams says, or because a token of Options.Correlations is there.
+func (s *Session) ignoresParam(name []byte) bool {
+	return s.unknownParamsIgnored || slices.ContainsFunc(s.correlations, func(c *Correlation) bool { return len(c.Token) > 0 && c.Token[0] == string(name) })
 }
 
 // sendProgress returns the function that sends progress with the token.

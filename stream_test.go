@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -204,7 +203,7 @@ func TestStreamForms(t *testing.T) {
 			`{"jsonrpc":"2.0","method":"$/progress","params":{"token":"rpcx-1","value":[1]}}`,
 			`{"jsonrpc":"2.0","method":"$/progress","params":{"token":"rpcx-2","value":[2]}}`,
 			`{"jsonrpc":"2.0","method":"$/progress","params":{"value":[3],"token":"rpcx-1"}}`,
-			`{"jsonrpc":"2.0","method":"$/progress","params":{"token":"rpcx-1"}}`,
+			`{"jsonrpc":"2.0","method":"$/progress","params":{"token":"rpcx-1","value":null}}`,
 		},
 		id: `"rpcx-1"`, want: []string{"[1]", "[3]", "null"},
 		over: `{"jsonrpc":"2.0","result":[],"id":0}`,
@@ -276,7 +275,7 @@ func TestStreamForms(t *testing.T) {
 					if v, err := run(func() (json.RawMessage, error) { return st.Next(t.Context()) }).result(t); err != nil || string(v) != test.want[0] {
 						t.Errorf("the last value is %s, %v", v, err)
 					}
-					endsWith(t, st, io.EOF)
+					endsWith(t, st, rpcx.ErrStreamEnded)
 				}
 				if err := st.Err(); err != nil {
 					t.Errorf("Err is %v", err)
@@ -317,6 +316,9 @@ func TestStreamMistakes(t *testing.T) {
 		{bad(func(c *rpcx.Correlation) { c.CallID = true }), `Options.Correlations[1] has CallID without ID: set ID to where notifications carry the id of the call`},
 		{bad(func(c *rpcx.Correlation) { c.CallID, c.ID, c.Unsubscribe = true, []string{"i"}, "stop" }), `Options.Correlations[1] has CallID and Unsubscribe: the call itself is the subscription, and Options.Cancellation ends it`},
 		{bad(func(c *rpcx.Correlation) { c.CallID, c.ID, c.Current = true, []string{"i"}, true }), `Options.Correlations[1] has CallID and Current: the reply ends the subscription, and is no value`},
+		{rpcx.MCPListen, `Options.Correlations[1] has CallID without Methods: copy MCPListen, and set Methods to those of the notifications`},
+		{bad(func(c *rpcx.Correlation) { c.ID, c.Value = []string{"a"}, []string{"a", "b"} }), `Options.Correlations[1] has ID and Value at one place: "a" and "a.b"`},
+		{bad(func(c *rpcx.Correlation) { c.ID, c.Value = []string{"a", "b"}, []string{"a"} }), `Options.Correlations[1] has ID and Value at one place: "a.b" and "a"`},
 		{bad(func(c *rpcx.Correlation) { c.ID, c.Current = []string{"i"}, true }), `Options.Correlations[1] has ID and Current without Token: the reply is either the id or the first value`},
 	}
 	for _, test := range forms {
@@ -333,13 +335,15 @@ func TestStreamMistakes(t *testing.T) {
 		want string
 	}{
 		{"no method", rpcx.Subscription{}, `rpcx: Subscription.Method is empty: set the method of the subscribing call`},
-		{"a wrong form", rpcx.Subscription{Method: "m", Correlation: forms[3].form}, `Subscription.Correlation has Token without ID: set ID to where notifications carry the token`},
-		{"a long queue", rpcx.Subscription{Method: "m", Queue: 65537}, `rpcx: Subscription.Queue is 65537: at most 65,536 values can wait`},
-		{"a negative queue", rpcx.Subscription{Method: "m", Queue: -1}, `rpcx: Subscription.Queue is -1: at most 65,536 values can wait`},
-		{"no bound", rpcx.Subscription{Method: "m", Bytes: -1}, `rpcx: Subscription.Bytes is -1: a queue must be bounded`},
-		{"a policy of a Hub", rpcx.Subscription{Method: "m", Overflow: rpcx.EndSession}, `rpcx: Subscription.Overflow is EndSession, which is for a Hub: use EndStream, and close the session`},
-		{"no policy", rpcx.Subscription{Method: "m", Overflow: 9}, `rpcx: Subscription.Overflow is 9, which is no policy`},
-		{"a key without its policy", rpcx.Subscription{Method: "m", Key: func(json.RawMessage) string { return "" }}, `rpcx: Subscription.Key is for the policy KeepLatest: set Overflow, too`},
+		{"no form", rpcx.Subscription{Method: "listen"}, `rpcx: Subscription.Correlation is not set, and "listen" is no method of Ethereum, such as eth_subscribe: set Correlation`},
+		{"a form without methods", rpcx.Subscription{Method: "listen", Correlation: rpcx.MCPListen}, `rpcx: Subscription.Correlation has CallID without Methods: copy MCPListen, and set Methods to those of the notifications`},
+		{"a wrong form", rpcx.Subscription{Method: "m", Correlation: forms[3].form}, `rpcx: Subscription.Correlation has Token without ID: set ID to where notifications carry the token`},
+		{"a long queue", rpcx.Subscription{Method: "m_subscribe", Queue: 65537}, `rpcx: Subscription.Queue is 65537: use 1 to 65,536, or 0 for 256`},
+		{"a negative queue", rpcx.Subscription{Method: "m_subscribe", Queue: -1}, `rpcx: Subscription.Queue is -1: use 1 to 65,536, or 0 for 256`},
+		{"no bound", rpcx.Subscription{Method: "m_subscribe", Bytes: -1}, `rpcx: Subscription.Bytes is -1: use a positive number, or 0 for 1 MiB`},
+		{"a policy of a Hub", rpcx.Subscription{Method: "m_subscribe", Overflow: rpcx.EndSession}, `rpcx: Subscription.Overflow is EndSession, which is for a Hub: use EndStream, and close the session`},
+		{"no policy", rpcx.Subscription{Method: "m_subscribe", Overflow: 9}, `rpcx: Subscription.Overflow is 9, which is no policy`},
+		{"a key without its policy", rpcx.Subscription{Method: "m_subscribe", Key: func(json.RawMessage) string { return "" }}, `rpcx: Subscription.Key is for the policy KeepLatest: set Overflow, too`},
 		{"named params in Electrum's form", rpcx.Subscription{Method: "m", Params: map[string]any{"a": 1}, Correlation: rpcx.ElectrumScriptHash},
 			`rpcx: the subscribing call needs positional params, such as rpcx.Args: without Correlation.ID, a notification repeats the params of the call, and one more`},
 		{"positional params with a token", rpcx.Subscription{Method: "m", Params: rpcx.Args{1}, Correlation: rpcx.MCPProgress},
@@ -376,9 +380,9 @@ func TestStreamMistakes(t *testing.T) {
 				id   any
 				want string
 			}{
-				{nil, 1, `rpcx: the Correlation for StreamOf is nil`},
+				{nil, 1, `rpcx: the Correlation for StreamOf, such as LSPWorkDone, is nil`},
 				{rpcx.ElectrumHeaders, 1, `rpcx: StreamOf needs a Correlation with Methods and ID: set those of the notifications`},
-				{rpcx.MCPListen, 1, `rpcx: StreamOf needs a Correlation with Methods and ID: set those of the notifications`},
+				{rpcx.MCPListen, 1, `rpcx: the Correlation for StreamOf, such as LSPWorkDone, has CallID without Methods: copy MCPListen, and set Methods to those of the notifications`},
 				{rpcx.LSPWorkDone, nil, `rpcx: the id for StreamOf is null: use a string or a number`},
 				{rpcx.LSPWorkDone, []int{1}, `rpcx: the id for StreamOf is [1]: use a string or a number`},
 				{rpcx.LSPPartialResult, json.RawMessage(`"\u0061"`), `rpcx: the id "\u0061" has a stream already: close that first, or choose another token`},
@@ -447,8 +451,8 @@ func TestSubscribeWithoutID(t *testing.T) {
 			r := subscribing[int](s, ethereum())
 			synctest.Wait()
 			w.say(`{"jsonrpc":"2.0","result":` + result + `,"id":0}`)
-			want := "rpcx: the reply has no id, which is a string or a number: choose the Correlation of this method, or describe its form"
-			if _, err := r.result(t); err == nil || err.Error() != want {
+			if _, err := r.result(t); err == nil || !strings.HasPrefix(err.Error(), `rpcx: the reply to "eth_subscribe" is `+result[:1]) ||
+				!strings.HasSuffix(err.Error(), ", and no id, which is a string or a number: choose the Correlation of this method, or describe its form") || len(err.Error()) > 300 {
 				t.Errorf("%.20s: the error is %v", result, err)
 			}
 			noStreams(t, s)
