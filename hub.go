@@ -28,10 +28,10 @@ import (
 // [Hub.Publish] encodes a value once for each codec, puts the notifications into the
 // outboxes of the sessions, and never waits for a session. If an outbox holds 64 KiB, the
 // values for its subscribers wait in a queue of each subscriber. The session sends these
-// values when there is room. When a queue is full, Overflow says what happens. All queued
-// values count for Server.MaxQueuedBytes, in full for each subscriber, although the
-// subscribers of a Hub share the memory. When a server or a session has used up this limit, a
-// queue has room for a single value.
+// values when there is room. When a queue is full, Overflow says what happens. The sessions
+// of a server share the queued values, which count for Server.MaxQueuedBytes once. If a server
+// has reached this limit, the queues of a session that would hold more than its share keep one
+// value each, and at one and a half times the limit there is no room for a new value.
 //
 // A subscription ends by [Subscriber.Close], by [Hub.Unsubscribe], when Overflow ends it,
 // and with its session. From the start of [Session.Shutdown], nothing is sent any more.
