@@ -64,8 +64,8 @@ const hubOverhead = 64
 func (v *hubValue) countedBytes() int { return len(v.encoded) + hubOverhead }
 
 // hubRoom is the number of bytes in the outbox from which values of hubs wait in rings. The
-// memory of rings is shared. That of outboxes is not, and a peer that does not read must not
-// take as much as Limits.Outbox allows.
+// memory of rings is shared. That of outboxes is not, and a peer that does not read must
+// not take as much as Limits.Outbox allows.
 const hubRoom = 64 << 10
 
 // publish is Hub.Publish.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -47,7 +48,7 @@ func TestHubFullServer(t *testing.T) {
 		for _, w := range slow {
 			w.listen()
 		}
-		synctest.Wait()
+		time.Sleep(time.Second) // a full server looks again after a while
 		for _, w := range slow {
 			if lines := w.heard(); len(lines) < 2 || lines[len(lines)-1] != ethLine("1", `"last"`) {
 				t.Errorf("%d lines have come, and the last value is not the last", len(lines))

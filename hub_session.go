@@ -203,8 +203,8 @@ func (n *sessionHubs) isLaggingLocked() bool {
 // hubRetry is the interval of checks whether a full server has room for a large value.
 const hubRetry = 100 * time.Millisecond
 
-// startTaskLocked runs drain as a task, for which the end of the session waits. Callers must
-// hold the session's lock.
+// startTaskLocked runs drain as a task, for which the end of the session waits. Callers
+// must hold the session's lock.
 func (n *sessionHubs) startTaskLocked(drain func()) {
 	s := n.s
 	s.mu.AssertHeld()
