@@ -31,9 +31,9 @@ import (
 // values for its subscribers wait in a queue of each subscriber. The session sends these
 // values when there is room. When a queue is full, Overflow says what happens. The sessions
 // of a server share the queued values, which count for Server.MaxQueuedBytes once. If a
-// server has reached this limit, the queues of a session that would hold more than its
-// share keep one value each, and at one and a half times the limit there is no room for a
-// new value.
+// server has reached this limit, the queues of a session that would hold more than the
+// limit divided by the number of sessions keep one value each, and at one and a half times
+// the limit there is no room for a new value.
 //
 // A subscription ends by [Subscriber.Close], by [Hub.Unsubscribe], when Overflow ends it,
 // and with its session. From the start of [Session.Shutdown], nothing is sent any more.
