@@ -23,15 +23,17 @@ import (
 //	err := hub.Publish(ctx, "newHeads", head)
 //
 // All subscribers of a topic receive its values in the same order. No value is sent before
-// the reply to the subscribing request, or before the message with the replies to its batch.
+// the reply to the subscribing request, or before the message with the replies to its
+// batch.
 //
 // [Hub.Publish] encodes a value once for each codec, puts the notifications into the
 // outboxes of the sessions, and never waits for a session. If an outbox holds 64 KiB, the
 // values for its subscribers wait in a queue of each subscriber. The session sends these
-// values when there is room. When a queue is full, Overflow says what happens. All queued
-// values count for Server.MaxQueuedBytes, in full for each subscriber, although the
-// subscribers of a Hub share the memory. When a server or a session has used up this limit, a
-// queue has room for a single value.
+// values when there is room. When a queue is full, Overflow says what happens. The sessions
+// of a server share the queued values, which count for Server.MaxQueuedBytes once. If a
+// server has reached this limit, the queues of a session that would hold more than the
+// limit divided by the number of sessions keep one value each, and at one and a half times
+// the limit there is no room for a new value.
 //
 // A subscription ends by [Subscriber.Close], by [Hub.Unsubscribe], when Overflow ends it,
 // and with its session. From the start of [Session.Shutdown], nothing is sent any more.
@@ -46,14 +48,14 @@ type Hub struct {
 	// values before. Default: DropOldest.
 	Overflow OverflowPolicy
 	// Key is for KeepLatest: values with equal keys replace each other. Publish calls Key
-	// once for each value. With a Broker, v is a [json.RawMessage]. Default: all values of a
-	// topic have the same key.
+	// once for each value. With a Broker, v is a [json.RawMessage]. Default: all values of
+	// a topic have the same key.
 	Key func(topic string, v any) string
 	// MaxPerSession is the maximum number of subscriptions of a session. More are answered
 	// CodeServerBusy. Default: 1,000.
 	MaxPerSession int
-	// MaxTopics is the maximum number of topics with subscribers. A subscription to one more
-	// topic is answered CodeServerBusy. Default: 1,000,000.
+	// MaxTopics is the maximum number of topics with subscribers. A subscription to one
+	// more topic is answered CodeServerBusy. Default: 1,000,000.
 	MaxTopics int
 	// Broker carries values to the hubs of other processes. Default: none.
 	Broker Broker
@@ -116,11 +118,11 @@ type Subscriber struct {
 	done      chan struct{} // made by Done
 }
 
-// Subscribe subscribes the session of a handler to topic. ctx is the context of the handler,
-// or derived from it. Values published from now on are sent after the handler's reply, in a
-// batch after the message with all replies, in their order. Until then they wait in the
-// queue of the subscriber. If no reply is sent, or the reply is an error, the subscription
-// ends. A nil c means [EthSubscription].
+// Subscribe subscribes the session of a handler to topic. ctx is the context of the
+// handler, or derived from it. Values published from now on are sent after the handler's
+// reply, in a batch after the message with all replies, in their order. Until then they
+// wait in the queue of the subscriber. If no reply is sent, or the reply is an error, the
+// subscription ends. A nil c means [EthSubscription].
 //
 // The form of c decides about the id:
 //
@@ -128,52 +130,55 @@ type Subscriber struct {
 //     id must encode to an array.
 //   - With c.Token, the id is the param of the request at this path.
 //   - With c.CallID, the id is the id of the request.
-//   - Otherwise the Hub makes an id, a string of 128 random bits in hexadecimal. The reply
-//     has to carry [Subscriber.ID].
+//   - Otherwise the Hub makes an id: "0x" and 128 random bits in hexadecimal. The reply has to
+//     carry [Subscriber.ID].
 //
 // A non-nil id is used instead, and is sent as it is.
 //
-// With c.CallID, and with c.Token but neither c.Unsubscribe nor c.Current, the reply ends the
-// subscription. Then values are sent at once, and until the handler returns.
+// With c.CallID, and with c.Token but neither c.Unsubscribe nor c.Current, the reply ends
+// the subscription. Then values are sent at once, and until the handler returns.
 //
-// If the session is subscribed already, with the same notifications and the same id,
-// Subscribe returns the same Subscriber. Its values wait for the new reply, too. For a
-// different topic, Subscribe fails.
+// If the session has a subscription with the same notifications and an equal id, Subscribe
+// returns the Subscriber of that subscription, and values wait for the new reply, too. If
+// the topic differs, Subscribe fails.
 //
 // The id and the topic have at most 4,096 bytes. For a longer topic, take a hash.
 //
-// Subscribe fails if ctx is not a handler's, or c is invalid. It also fails in an exchange of
-// [Server.ServeMessage], unless the reply ends the subscription, and there is a function for
-// notifications. The error is an [*Error] for the peer if the request has no id, or its
+// Subscribe fails if ctx is not a handler's, or c is invalid. It also fails in an exchange
+// of [Server.ServeMessage], unless the reply ends the subscription, and there is a function
+// for notifications. The error is an [*Error] for the peer if the request has no id, or its
 // params do not fit the form, or a limit is reached. In an exchange, the same error matches
-// [ErrNoCallback]. The protocol must have notifications: [Aiomas] has none.
-// With a Broker, Subscribe waits for [Broker.Subscribe] and returns its error.
+// [ErrNoCallback]. The protocol must have notifications: [Aiomas] has none. With a Broker,
+// Subscribe waits for [Broker.Subscribe] and returns its error.
 func (h *Hub) Subscribe(ctx context.Context, topic string, c *Correlation, id any) (*Subscriber, error) {
 	mustHaveContext("Hub.Subscribe", ctx)
 	return h.subscribe(ctx, topic, c, id, false)
 }
 
 // Unsubscribe ends the subscription of a handler's session that c and id describe, and
-// reports whether there was one. ctx is the context of the handler, or derived from it. A nil
-// id means the id in the params of the request: without c.ID all params, with c.Token the
-// param at this path, otherwise the first param. No value is sent after Unsubscribe has
+// reports whether there was one. ctx is the context of the handler, or derived from it. A
+// nil id means the id in the params of the request: without c.ID all params, with c.Token
+// the param at this path, otherwise the first param. No value is sent after Unsubscribe has
 // returned.
 func (h *Hub) Unsubscribe(ctx context.Context, c *Correlation, id any) (bool, error) {
 	mustHaveContext("Hub.Unsubscribe", ctx)
 	return h.unsubscribe(ctx, c, id)
 }
 
-// Handlers returns handlers for the two methods of c. A nil c means [EthSubscription]. topic
-// returns the topic of a request. current returns the present value of a topic, and may be
-// nil unless c.Current is set.
+// Handlers returns handlers for the two methods of c. A nil c means [EthSubscription].
+// topic returns the topic of a request. current returns the present value of a topic, and
+// may be nil unless c.Current is set.
 //
 // The subscribing handler subscribes, calls current, and replies. So the peer misses no
-// change between. With c.Current or c.Token, the value is the reply. Otherwise the reply is
-// the id, and a value of current is the first notification. If the reply ends the
-// subscription, see [Hub.Subscribe], the value is the first notification, and the reply, null,
-// comes when the subscription ends. Until then the handler counts for Limits.Concurrency, and
-// Limits.ProcessingTimeout ends it. An error of topic or current is the reply, and undoes the
-// subscription.
+// change between. An error of topic or current is the reply, and undoes the subscription.
+//
+//	form of c                            reply                    value of current
+//	the reply ends, see Hub.Subscribe    null, at the end         first notification
+//	c.Current, or c.Token                the value of current     reply
+//	otherwise                            the id                   first notification
+//
+// If the reply ends the subscription, the handler runs until then, counts for
+// Limits.Concurrency, and is ended by Limits.ProcessingTimeout. Raise both limits.
 //
 // The unsubscribing handler replies true. If there is no such subscription, the reply is
 // false without c.ID, as from ElectrumX. Otherwise the reply is the error -32000
@@ -185,15 +190,15 @@ func (h *Hub) Handlers(c *Correlation, topic func(ctx context.Context, req *Requ
 
 // Publish sends v to all subscribers of topic. Two calls for one topic are delivered one
 // after the other, so that all subscribers receive the values in the same order. Publish
-// waits for such calls, and never for a session. v is encoded by the codecs of the sessions,
-// once by each, and not at all without subscribers. A session with Options.Objects has a
-// codec of its own.
+// waits for such calls, and never for a session. v is encoded by the codecs of the
+// sessions, once by each, and not at all without subscribers. A session with
+// Options.Objects has a codec of its own.
 //
 // The MarshalJSON methods of v, codecs and framers must not publish under the same topic.
 //
 // If v cannot be encoded or framed for some of the subscribers, Publish returns the first
-// error, after it has served the others. If ctx has ended, Publish returns its cause. With a
-// Broker, Publish encodes v as JSON and returns the result of [Broker.Publish].
+// error, after it has served the others. If ctx has ended, Publish returns its cause. With
+// a Broker, Publish encodes v as JSON and returns the result of [Broker.Publish].
 func (h *Hub) Publish(ctx context.Context, topic string, v any) error {
 	mustHaveContext("Hub.Publish", ctx)
 	if ctx.Err() != nil {
@@ -202,8 +207,9 @@ func (h *Hub) Publish(ctx context.Context, topic string, v any) error {
 	return h.publish(ctx, topic, v)
 }
 
-// Topics iterates over the topics with subscribers, and the numbers of their subscribers. If
-// a topic is a filter, a publisher publishes under each topic that matches: see the example.
+// Topics iterates over the topics with subscribers, and the numbers of their subscribers.
+// If a topic is a filter, a publisher publishes under each topic that matches: see the
+// example.
 func (h *Hub) Topics() iter.Seq2[string, int] {
 	h.mu.Lock()
 	counts := make(map[string]int, len(h.topics))

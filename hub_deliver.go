@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"example.com/rpcx/internal/jsonscan"
 )
@@ -28,8 +29,8 @@ type publication struct {
 type encodedValue struct {
 	codec Codec
 	hubValue
-	err  error // of the codec
-	kept *hubValue
+	err  error       // of the codec
+	kept []*hubValue // one for each server
 }
 
 // hubValue is a value for subscribers. A hubValue in a ring does not change.
@@ -37,6 +38,24 @@ type hubValue struct {
 	encoded []byte
 	key     string // for KeepLatest
 	isEnd   bool   // no value, but the notification that the subscription has ended
+
+	load  *serverLoad // counts the bytes while a ring has the value; may be nil
+	pool  *pool       // of the server
+	rings int32       // that have the value; changed atomically
+}
+
+// retain counts a ring that has v. The first ring makes the server count the bytes.
+func (v *hubValue) retain() {
+	if atomic.AddInt32(&v.rings, 1) == 1 && v.load != nil {
+		v.load.addBytes(len(v.encoded), v.pool)
+	}
+}
+
+// release reverts retain.
+func (v *hubValue) release() {
+	if atomic.AddInt32(&v.rings, -1) == 0 && v.load != nil {
+		v.load.addBytes(-len(v.encoded), v.pool)
+	}
 }
 
 // hubOverhead is the approximate memory of a waiting value, besides the bytes of the value.
@@ -45,8 +64,8 @@ const hubOverhead = 64
 func (v *hubValue) countedBytes() int { return len(v.encoded) + hubOverhead }
 
 // hubRoom is the number of bytes in the outbox from which values of hubs wait in rings. The
-// memory of rings is shared. That of outboxes is not, and a peer that does not read must not
-// take as much as Limits.Outbox allows.
+// memory of rings is shared. That of outboxes is not, and a peer that does not read must
+// not take as much as Limits.Outbox allows.
 const hubRoom = 64 << 10
 
 // publish is Hub.Publish.
@@ -138,12 +157,16 @@ func (p *publication) encodeFor(f *hubForm) (*encodedValue, error) {
 	return &p.encoded[len(p.encoded)-1], e.err
 }
 
-// keep returns the value in memory of its own.
-func (e *encodedValue) keep() *hubValue {
-	if e.kept == nil {
-		e.kept = &hubValue{encoded: bytes.Clone(e.encoded), key: e.key}
+// keep returns the value in memory of its own, which the sessions of a server share.
+func (e *encodedValue) keep(s *Session) *hubValue {
+	for _, v := range e.kept {
+		if v.load == s.load {
+			return v
+		}
 	}
-	return e.kept
+	v := &hubValue{encoded: bytes.Clone(e.encoded), key: e.key, load: s.load, pool: s.pool}
+	e.kept = append(e.kept, v)
+	return v
 }
 
 // deliver sends the value of p to sub, or lets the value wait.
@@ -170,7 +193,7 @@ func (sub *Subscriber) deliver(p *publication) error {
 		switch {
 		case !sub.isOpenLocked():
 		case sub.holds > 0 || sub.ring.count > 0 || s.exchange() != nil || !s.hubs.hasRoomLocked(f.size(&e.hubValue)):
-			sub.queueLocked(e.keep())
+			sub.queueLocked(e.keep(s))
 		case framed:
 			s.hubs.pushLocked(sub, p.frameBuf)
 			s.unlock()
@@ -208,7 +231,6 @@ func (sub *Subscriber) isOpenLocked() bool {
 func (sub *Subscriber) queueLocked(v *hubValue) {
 	s, h, r := sub.session, sub.hub, &sub.ring
 	s.mu.AssertHeld()
-	before := r.bytes
 	if h.Overflow == KeepLatest && r.remove(v.key) {
 		h.dropped.Add(1)
 	}
@@ -217,11 +239,13 @@ func (sub *Subscriber) queueLocked(v *hubValue) {
 			sub.overflowLocked(limit)
 			return
 		}
-		r.popFront()
 		h.dropped.Add(1)
+		if r.count == 0 { // the server has no room for another value
+			return
+		}
+		r.popFront()
 	}
 	r.pushBack(v, h.Overflow == KeepLatest)
-	s.hubs.bytes += r.bytes - before
 	sub.queueing.Store(true)
 	sub.startLaggingLocked()
 }
@@ -238,13 +262,16 @@ func (sub *Subscriber) exceededLocked(v *hubValue) hubLimit {
 	s, h, r := sub.session, sub.hub, &sub.ring
 	s.mu.AssertHeld()
 	n, values, bytes := v.countedBytes(), limitOr(h.Queue, 256), limitOr(h.Bytes, 1<<20)
+	isNew := atomic.LoadInt32(&v.rings) == 0 // for the server
 	switch {
+	case r.count == 0 && !(isNew && s.load.exceedsCeiling(n)):
 	case r.count == 0:
+		return hubLimit{"Server.MaxQueuedBytes", "bytes on this server", s.load.limit}
 	case r.count >= values:
 		return hubLimit{"Hub.Queue", "values waiting for a subscriber", values}
 	case n > bytes-r.bytes:
 		return hubLimit{"Hub.Bytes", "bytes waiting for a subscriber", bytes}
-	case s.load.isOverShareWith(n, s.memory.reported) || s.load.exceedsCeiling(n):
+	case s.load.isOverShareWith(n, s.memory.reported+s.hubs.bytes) || isNew && s.load.exceedsCeiling(n):
 		return hubLimit{"Server.MaxQueuedBytes", "bytes on this server", s.load.limit}
 	}
 	return hubLimit{}
@@ -285,7 +312,6 @@ func (sub *Subscriber) tellEndLocked() {
 		return
 	}
 	sub.ring.pushBack(&hubValue{isEnd: true}, false)
-	s.hubs.bytes += sub.ring.bytes
 	sub.startLaggingLocked()
 }
 
@@ -309,7 +335,7 @@ func (sub *Subscriber) prepend(v any) error {
 	if err != nil {
 		return fmt.Errorf("encode the current value: %w", err)
 	}
-	value := &hubValue{encoded: encoded}
+	value := &hubValue{encoded: encoded, load: s.load, pool: s.pool}
 	latest := sub.hub.Overflow == KeepLatest
 	if latest && sub.hub.Key != nil {
 		value.key = sub.hub.Key(sub.topic.name, v)
@@ -320,7 +346,6 @@ func (sub *Subscriber) prepend(v any) error {
 		return nil
 	}
 	sub.ring.pushFront(value, latest)
-	s.hubs.bytes += value.countedBytes()
 	sub.queueing.Store(true)
 	sub.startLaggingLocked()
 	return nil

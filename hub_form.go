@@ -25,7 +25,8 @@ type hubForm struct {
 	id          []byte       // with Correlation.ID, encoded by the codec
 
 	// spliced is set if prefix, value and suffix make the notification. If the value is the
-	// whole params, the value loses its braces, and prefix ends with the members of the form.
+	// whole params, the value loses its braces, and prefix ends with the members of the
+	// form.
 	spliced        bool
 	prefix, suffix []byte
 }
@@ -120,7 +121,7 @@ func idInRequest(c *Correlation, req *Request) ([]byte, error) {
 		}
 		return id, nil
 	case p.Named != nil:
-		return nil, InvalidParams("a subscription whose id are its params needs positional params")
+		return nil, InvalidParams("a subscription whose params are its id needs positional params: send an array")
 	case p.Positional != nil:
 		return p.Positional, nil
 	}
@@ -170,7 +171,8 @@ func (f *hubForm) rawValue(encoded []byte) any {
 	return reflect.ValueOf(encoded).Convert(f.raw).Interface()
 }
 
-// isWhole reports whether the value is the params as a whole, with the id among its members.
+// isWhole reports whether the value is the params as a whole, with the id among its
+// members.
 func (f *hubForm) isWhole() bool { return !f.correlation.isByParams() && len(f.correlation.Value) == 0 }
 
 // params returns the params of a notification with an encoded value at path.

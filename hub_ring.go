@@ -10,6 +10,35 @@ type hubRing struct {
 	count  int         // without removed values
 	bytes  int
 	byKey  map[string]int // numbers of the values, for KeepLatest
+	hubs   *sessionHubs   // counts the values of the session
+}
+
+// add counts v.
+func (r *hubRing) add(v *hubValue) {
+	r.count++
+	r.bytes += v.countedBytes()
+	r.hubs.waiting++
+	r.hubs.bytes += v.countedBytes()
+	v.retain()
+}
+
+// drop reverts add.
+func (r *hubRing) drop(v *hubValue) {
+	r.count--
+	r.bytes -= v.countedBytes()
+	r.hubs.waiting--
+	r.hubs.bytes -= v.countedBytes()
+	v.release()
+}
+
+// clear removes all values. An empty ring keeps no memory.
+func (r *hubRing) clear() {
+	for _, v := range r.values {
+		if v != nil {
+			r.drop(v)
+		}
+	}
+	*r = hubRing{hubs: r.hubs}
 }
 
 // front returns the first value, or nil.
@@ -38,8 +67,7 @@ func (r *hubRing) pushBack(v *hubValue, keyed bool) {
 		r.setNumber(v.key, r.first+len(r.values))
 	}
 	r.values = append(r.values, v)
-	r.count++
-	r.bytes += v.countedBytes()
+	r.add(v)
 }
 
 // pushFront puts v before the other values.
@@ -52,8 +80,7 @@ func (r *hubRing) pushFront(v *hubValue, keyed bool) {
 	if keyed {
 		r.setNumber(v.key, r.first+r.head)
 	}
-	r.count++
-	r.bytes += v.countedBytes()
+	r.add(v)
 }
 
 // compact closes the gaps that removed values have left.
@@ -100,16 +127,15 @@ func (r *hubRing) remove(key string) bool {
 	return ok
 }
 
-// removeAt removes the value with index i. An empty ring keeps no memory.
+// removeAt removes the value with index i.
 func (r *hubRing) removeAt(i int) {
 	v := r.values[i]
 	r.values[i] = nil
-	r.count--
-	r.bytes -= v.countedBytes()
+	r.drop(v)
 	if number, ok := r.byKey[v.key]; ok && number == r.first+i {
 		delete(r.byKey, v.key)
 	}
 	if r.count == 0 {
-		*r = hubRing{}
+		r.clear()
 	}
 }

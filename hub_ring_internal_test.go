@@ -13,14 +13,14 @@ func TestHubRing(t *testing.T) {
 	for seed := range uint64(20) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		keyed := seed%2 == 0
-		var r hubRing
+		r := hubRing{hubs: new(sessionHubs)}
 		var want []*hubValue
 		remove := func(i int) {
 			want = slices.Delete(want, i, i+1)
 		}
-		most := 0
+		most, load := 0, new(serverLoad)
 		for step := range 5000 {
-			v := &hubValue{key: fmt.Sprint(rnd.IntN(5)), encoded: make([]byte, rnd.IntN(10))}
+			v := &hubValue{key: fmt.Sprint(rnd.IntN(5)), encoded: make([]byte, rnd.IntN(10)), load: load}
 			same := slices.IndexFunc(want, func(w *hubValue) bool { return w.key == v.key })
 			switch n := rnd.IntN(10); {
 			case n < 5:
@@ -49,16 +49,19 @@ func TestHubRing(t *testing.T) {
 			for _, w := range want {
 				bytes += w.countedBytes()
 			}
-			if r.count != len(want) || r.bytes != bytes || len(want) > 0 && r.front() != want[0] || len(want) == 0 && r.front() != nil {
+			if r.count != len(want) || r.bytes != bytes || r.hubs.bytes != bytes || r.hubs.waiting != len(want) || len(want) > 0 && r.front() != want[0] || len(want) == 0 && r.front() != nil {
 				t.Fatalf("step %d: the ring has %d values and %d bytes, want %d and %d", step, r.count, r.bytes, len(want), bytes)
 			}
 			most = max(most, len(want))
 			if len(r.values) > 4*most+64 {
 				t.Fatalf("step %d: %d places for %d values", step, len(r.values), r.count)
 			}
+			if all := int(load.bytes.Load()); all != bytes-hubOverhead*len(want) {
+				t.Fatalf("step %d: the server counts %d bytes", step, all)
+			}
 		}
 	}
-	var r hubRing
+	r := hubRing{hubs: new(sessionHubs)}
 	r.pushBack(&hubValue{key: "first"}, true)
 	for range 10000 {
 		r.remove("second")

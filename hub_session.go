@@ -12,7 +12,8 @@ type sessionHubs struct {
 	s        *Session
 	perHub   []hubSubscribers
 	lagging  []*Subscriber // with values that wait for room, in the order of their turns
-	bytes    int           // bytes in the rings
+	bytes    int           // bytes in the rings, which share values with other sessions
+	waiting  int           // values in the rings
 	draining bool          // a goroutine runs drain, or will
 }
 
@@ -86,6 +87,7 @@ func (n *sessionHubs) addLocked(sub *Subscriber) {
 		n.perHub = append(n.perHub, hubSubscribers{sub.hub, own})
 	}
 	own[sub.key] = sub
+	sub.ring.hubs = n
 }
 
 // removeLocked removes sub and its waiting values. Callers must hold the session's lock.
@@ -95,8 +97,7 @@ func (n *sessionHubs) removeLocked(sub *Subscriber) {
 	if delete(own, sub.key); len(own) == 0 {
 		n.perHub = slices.DeleteFunc(n.perHub, func(o hubSubscribers) bool { return o.hub == sub.hub })
 	}
-	n.bytes -= sub.ring.bytes
-	sub.ring = hubRing{}
+	sub.ring.clear()
 	n.stopLaggingLocked(sub)
 }
 
@@ -124,8 +125,7 @@ func (n *sessionHubs) endAllLocked(err error) {
 	}
 	for len(n.lagging) > 0 { // notifications that subscriptions have ended
 		sub := n.lagging[0]
-		n.bytes -= sub.ring.bytes
-		sub.ring = hubRing{}
+		sub.ring.clear()
 		n.stopLaggingLocked(sub)
 	}
 }
@@ -139,8 +139,8 @@ func (n *sessionHubs) hasRoomLocked(size int) bool {
 	if s.exchange() != nil {
 		return true // drain waits for the function of the user
 	}
-	if queued := w.size(); queued > 0 && queued+size > hubRoom {
-		return false
+	if queued := w.size(); queued > 0 && queued+size > hubRoom || size >= weightStep && s.load.reachesLimit(size) {
+		return false // the half of the limit up to the ceiling is for values that rings share
 	}
 	return w.hasRoomNowLocked(size, fromTryNotify)
 }
@@ -157,14 +157,14 @@ func (n *sessionHubs) pushLocked(sub *Subscriber, sc *encodeBuffer) {
 	sub.hub.sent.Add(1)
 }
 
-// ringBytesLocked returns the number of bytes in the rings. Callers must hold the session's
-// lock.
+// ringBytesLocked returns the memory of the rings without the values. Callers must hold the
+// session's lock.
 func (n *sessionHubs) ringBytesLocked() int {
 	if n == nil {
 		return 0
 	}
 	n.s.mu.AssertHeld()
-	return n.bytes
+	return n.waiting * hubOverhead
 }
 
 // checkLaggingLocked schedules drain if a waiting value has room. Callers must hold the
@@ -203,8 +203,8 @@ func (n *sessionHubs) isLaggingLocked() bool {
 // hubRetry is the interval of checks whether a full server has room for a large value.
 const hubRetry = 100 * time.Millisecond
 
-// startTaskLocked runs drain as a task, for which the end of the session waits. Callers must
-// hold the session's lock.
+// startTaskLocked runs drain as a task, for which the end of the session waits. Callers
+// must hold the session's lock.
 func (n *sessionHubs) startTaskLocked(drain func()) {
 	s := n.s
 	s.mu.AssertHeld()
@@ -262,7 +262,7 @@ func (n *sessionHubs) drainExchange() {
 	s.lock()
 	for sub := n.nextLocked(); sub != nil; sub = n.nextLocked() {
 		v := sub.ring.front()
-		n.popLocked(sub, v)
+		n.popLocked(sub)
 		if open := sub.isOpenLocked(); !open {
 			continue
 		}
@@ -283,11 +283,10 @@ func (n *sessionHubs) drainExchange() {
 	s.unlock()
 }
 
-// popLocked removes v, the first value of sub, whose turn it was. Callers must hold the
+// popLocked removes the first value of sub, whose turn it was. Callers must hold the
 // session's lock.
-func (n *sessionHubs) popLocked(sub *Subscriber, v *hubValue) {
+func (n *sessionHubs) popLocked(sub *Subscriber) {
 	n.s.mu.AssertHeld()
-	n.bytes -= v.countedBytes()
 	sub.ring.popFront()
 	n.lagging = append(n.lagging[1:], sub)
 	if sub.ring.count == 0 {
@@ -317,6 +316,6 @@ func (n *sessionHubs) sendLocked(sub *Subscriber, v *hubValue, sc *encodeBuffer,
 		n.pushLocked(sub, sc)
 		sent = true
 	}
-	n.popLocked(sub, v)
+	n.popLocked(sub)
 	return sent
 }

@@ -44,8 +44,8 @@ var errExchangeSubscribes = &refusedError{&Error{Code: CodeMethodNotFound, Messa
 // errSubscribeFailed is the reason for the end of a subscription whose reply is an error.
 var errSubscribeFailed = &noReplyError{errors.New("the reply is an error")}
 
-// subscribe is Hub.Subscribe. If held is set, the values of a subscription that the reply ends wait
-// for releaseCurrent.
+// subscribe is Hub.Subscribe. If held is set, the values of a subscription that the reply
+// ends wait for releaseCurrent.
 func (h *Hub) subscribe(ctx context.Context, name string, c *Correlation, id any, held bool) (*Subscriber, error) {
 	if c == nil {
 		c = EthSubscription
@@ -359,7 +359,7 @@ func (h *Hub) handlers(c *Correlation, topic func(context.Context, *Request) (st
 		panic(err)
 	}
 	if c.Current && current == nil {
-		panic("rpcx: Hub.Handlers without a function for the current value: with Correlation.Current, it is the reply")
+		panic("rpcx: Hub.Handlers without a function for the current value, which is the reply with Correlation.Current: give a third argument")
 	}
 	subscribe = HandlerFunc(func(ctx context.Context, req *Request) (any, error) {
 		name, err := topic(ctx, req)
@@ -417,8 +417,8 @@ func (sub *Subscriber) overflowError() error {
 	return serverBusy("more values came than can wait for the reply", true, "subscription")
 }
 
-// releaseCurrent ends the wait of a subscription that the reply ends for the current value, if
-// values wait.
+// releaseCurrent ends the wait of a subscription that the reply ends for the current value,
+// if values wait.
 func (sub *Subscriber) releaseCurrent() {
 	s := sub.session
 	s.lock()

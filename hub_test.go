@@ -252,7 +252,7 @@ func TestHubErrors(t *testing.T) {
 			{"token", map[string]any{"workDoneToken": nil}, "a subscription needs the param workDoneToken, a string or a number"},
 			{"token", map[string]any{"workDoneToken": strings.Repeat("x", 4095)}, "the id of a subscription is too long: over 4,096 bytes"},
 			{"topic", nil, "the topic is too long: over 4,096 bytes"},
-			{"a", map[string]any{"other": 1}, "a subscription whose id are its params needs positional params"},
+			{"a", map[string]any{"other": 1}, "a subscription whose params are its id needs positional params: send an array"},
 			{"no list", nil, "internal server error"},
 			{"a", nil, ""},
 			{"b", nil, ""},

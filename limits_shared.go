@@ -124,7 +124,7 @@ var notBegun = time.Unix(1<<40, 0)
 func (m *memoryUse) claimLocked() claim {
 	s := m.s
 	s.mu.AssertHeld()
-	c := claim{Session: s, began: notBegun, all: m.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + m.batchReplies + m.partial.bufferSize + s.hubs.ringBytesLocked()}
+	c := claim{Session: s, began: notBegun, all: m.reported, size: s.writer.countedBytes() + s.writer.waitingBytes + m.batchReplies + m.partial.bufferSize}
 	if s.writer.writing {
 		c.began = s.startTime.Add(s.writer.writeStart)
 	}
