@@ -45,7 +45,9 @@ type Hub struct {
 	// each value counts 64 bytes more. Defaults: 256 values, 1 MiB.
 	Queue, Bytes int
 	// Overflow says what happens when a queue is full. KeepLatest also replaces waiting
-	// values before. Default: DropOldest.
+	// values before. A slow peer first receives the values in its outbox and in the buffers
+	// of the network, which no policy drops. A Stream of the peer has a policy of its own.
+	// Default: DropOldest.
 	Overflow OverflowPolicy
 	// Key is for KeepLatest: values with equal keys replace each other. Publish calls Key
 	// once for each value. With a Broker, v is a [json.RawMessage]. Default: all values of

@@ -20,7 +20,8 @@ const (
 	// queue is still full, the oldest values are dropped.
 	KeepLatest
 	// EndStream ends the stream with ErrSlowReader, after the queued values. On a Hub,
-	// EndStream ends the subscription.
+	// EndStream ends the subscription and drops the queued values. The peer learns of the
+	// end only by Correlation.Error.
 	EndStream
 	// EndSession ends the session with ErrSlowPeer. EndSession is for a Hub.
 	EndSession
