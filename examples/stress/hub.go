@@ -168,7 +168,7 @@ func (r *hubRun) run(ctx context.Context, server, clients *process) error {
 	return err
 }
 
-// Bounds of the issue: what slow members may cost the others. The short form, on a machine
+// Bounds of what slow members may cost the others. The short form, on a machine
 // with other work, judges no times.
 const (
 	hubPublishBound = 1.5 // times the median time of Publish while all read
