@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"iter"
@@ -111,9 +112,9 @@ type Subscriber struct {
 	// queueing tells a publisher, without the lock, that the next value probably has to
 	// wait. The fields below are guarded by the session's lock.
 	queueing  atomic.Bool
-	holds     int  // handlers whose replies the values have to wait for
-	confirmed bool // a reply has told the peer of the subscription
-	lagging   bool // a member of sessionHubs.lagging
+	holds     int           // handlers whose replies the values have to wait for
+	confirmed bool          // a reply has told the peer of the subscription
+	lagging   *list.Element // in sessionHubs.lagging, or nil
 	ring      hubRing
 	ended     bool
 	err       error         // why the subscription has ended

@@ -320,12 +320,11 @@ func (sub *Subscriber) tellEndLocked() {
 func (sub *Subscriber) startLaggingLocked() {
 	s := sub.session
 	s.mu.AssertHeld()
-	if sub.lagging || sub.holds > 0 || sub.ring.count == 0 {
+	if sub.lagging != nil || sub.holds > 0 || sub.ring.count == 0 {
 		return
 	}
-	sub.lagging = true
+	sub.lagging = s.hubs.lagging.PushBack(sub)
 	sub.hub.lagging.Add(1)
-	s.hubs.lagging = append(s.hubs.lagging, sub)
 }
 
 // prepend puts v before the values that wait for the reply.

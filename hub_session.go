@@ -1,6 +1,7 @@
 package rpcx
 
 import (
+	"container/list"
 	"log/slog"
 	"slices"
 	"time"
@@ -11,10 +12,10 @@ import (
 type sessionHubs struct {
 	s        *Session
 	perHub   []hubSubscribers
-	lagging  []*Subscriber // with values that wait for room, in the order of their turns
-	bytes    int           // bytes in the rings, which share values with other sessions
-	waiting  int           // values in the rings
-	draining bool          // a goroutine runs drain, or will
+	lagging  list.List // of *Subscriber with values that wait for room, in the order of their turns
+	bytes    int       // bytes in the rings, which share values with other sessions
+	waiting  int       // values in the rings
+	draining bool      // a goroutine runs drain, or will
 }
 
 // hubSubscribers is the subscriptions of a session at one Hub.
@@ -105,11 +106,18 @@ func (n *sessionHubs) removeLocked(sub *Subscriber) {
 // session's lock.
 func (n *sessionHubs) stopLaggingLocked(sub *Subscriber) {
 	n.s.mu.AssertHeld()
-	if sub.lagging {
-		sub.lagging = false
+	if sub.lagging != nil {
+		n.lagging.Remove(sub.lagging)
+		sub.lagging = nil
 		sub.hub.lagging.Add(-1)
-		n.lagging = slices.DeleteFunc(n.lagging, func(other *Subscriber) bool { return other == sub })
 	}
+}
+
+// firstLaggingLocked returns the lagging subscriber whose turn it is. Callers must hold the
+// session's lock, and there must be one.
+func (n *sessionHubs) firstLaggingLocked() *Subscriber {
+	n.s.mu.AssertHeld()
+	return n.lagging.Front().Value.(*Subscriber)
 }
 
 // endAllLocked ends all subscriptions of the session. Callers must hold the session's lock.
@@ -123,8 +131,8 @@ func (n *sessionHubs) endAllLocked(err error) {
 			sub.endLocked(err)
 		}
 	}
-	for len(n.lagging) > 0 { // notifications that subscriptions have ended
-		sub := n.lagging[0]
+	for n.lagging.Len() > 0 { // notifications that subscriptions have ended
+		sub := n.firstLaggingLocked()
 		sub.ring.clear()
 		n.stopLaggingLocked(sub)
 	}
@@ -172,7 +180,7 @@ func (n *sessionHubs) ringBytesLocked() int {
 func (n *sessionHubs) checkLaggingLocked() {
 	s := n.s
 	s.mu.AssertHeld()
-	if len(n.lagging) == 0 || n.draining {
+	if n.lagging.Len() == 0 || n.draining {
 		return
 	}
 	if n.nextLocked() != nil {
@@ -197,7 +205,7 @@ func (n *sessionHubs) isLaggingLocked() bool {
 		return false
 	}
 	n.s.mu.AssertHeld()
-	return len(n.lagging) > 0
+	return n.lagging.Len() > 0
 }
 
 // hubRetry is the interval of checks whether a full server has room for a large value.
@@ -221,10 +229,10 @@ func (n *sessionHubs) startTaskLocked(drain func()) {
 // Callers must hold the session's lock.
 func (n *sessionHubs) nextLocked() *Subscriber {
 	n.s.mu.AssertHeld()
-	if len(n.lagging) == 0 || n.s.life.state != stateOpen {
+	if n.lagging.Len() == 0 || n.s.life.state != stateOpen {
 		return nil
 	}
-	sub := n.lagging[0]
+	sub := n.firstLaggingLocked()
 	if !n.hasRoomLocked(sub.form.size(sub.ring.front())) {
 		return nil
 	}
@@ -288,7 +296,7 @@ func (n *sessionHubs) drainExchange() {
 func (n *sessionHubs) popLocked(sub *Subscriber) {
 	n.s.mu.AssertHeld()
 	sub.ring.popFront()
-	n.lagging = append(n.lagging[1:], sub)
+	n.lagging.MoveToBack(sub.lagging)
 	if sub.ring.count == 0 {
 		sub.queueing.Store(false)
 		n.stopLaggingLocked(sub)
