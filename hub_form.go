@@ -71,7 +71,11 @@ func newHubForm(s *Session, req *Request, c *Correlation, id any) (f *hubForm, s
 	if id == nil {
 		id = f.rawValue(encoded)
 	}
-	return f, id, f.splice()
+	err = f.splice()
+	if refused, ok := errors.AsType[*ProtocolError](err); ok { // of the session, which the peer knows
+		err = InvalidRequest("no notification of this subscription can be sent: %s", refused.Message)
+	}
+	return f, id, err
 }
 
 // encodeID returns the encoded id of the subscription.

@@ -361,6 +361,19 @@ func TestHubWithoutNotifications(t *testing.T) {
 	})
 }
 
+// TestHubNamedParams checks that a peer of JSON-RPC 1.0, which has no named params, learns why
+// the subscription is refused.
+func TestHubNamedParams(t *testing.T) {
+	hub := new(rpcx.Hub)
+	client, _ := newPipe(t, &rpcx.Options{Protocol: rpcx.JSONRPCv1}, &rpcx.Options{Protocol: rpcx.JSONRPCv1, Handler: methods{"sub": subscriber(hub, "t", nil, nil)}})
+	err := client.Call(context.Background(), "sub", nil, nil)
+	want := "no notification of this subscription can be sent: JSONRPCv1 does not support named arguments"
+	if e, ok := errors.AsType[*rpcx.Error](err); !ok || e.Code != rpcx.CodeInvalidRequest || e.Message != want {
+		t.Errorf("the error is %v", err)
+	}
+	hubIs(t, hub, 0, 0)
+}
+
 // TestHubUndone checks that no subscription is left when a handler fails, in each way.
 func TestHubUndone(t *testing.T) {
 	for name, end := range map[string]func(ctx context.Context) (any, error){
