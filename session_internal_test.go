@@ -292,19 +292,7 @@ func TestMessagesBehindADirectWriteAreWaitedFor(t *testing.T) {
 
 // The writer cannot end while a sender has the write side, and has to be woken afterwards.
 func TestWriterOfAClosedSessionEndsAfterADirectWrite(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	near, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	far, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
 	defer far.Close()
 	s := NewSession(near, nil)
 	if s.writer.sock == nil {

@@ -26,7 +26,7 @@ func TestSubscriptionBurst(t *testing.T) {
 			t.Parallel()
 			near, far := net.Pipe()
 			if kind == "TCP" {
-				near, far = loopback(t)
+				near, far = socketPair(t, "tcp", "127.0.0.1:0")
 			}
 			s := rpcx.NewSession(near, nil)
 			defer func() {
@@ -83,28 +83,9 @@ func serveBursts(conn net.Conn, news int) {
 	}
 }
 
-// loopback returns the ends of a TCP connection.
-func loopback(t *testing.T) (net.Conn, net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	near, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	far, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return near, far
-}
-
 // Calls that read for themselves sort notifications, too.
 func TestStreamsBesideLoneCalls(t *testing.T) {
-	near, far := loopback(t)
+	near, far := socketPair(t, "tcp", "127.0.0.1:0")
 	s := rpcx.NewSession(near, &rpcx.Options{Correlations: []*rpcx.Correlation{rpcx.EthSubscription}})
 	defer func() {
 		s.Close()
