@@ -54,8 +54,8 @@ func run(ctx context.Context, out io.Writer, addrs []string, period time.Duratio
 	if period <= 0 {
 		return fmt.Errorf("-block %v: want a time above 0", period)
 	}
-	n := &node{chain: newChain(head)}
-	srv := &rpcx.Server{Options: n.options(), ShutdownTimeout: 10 * time.Second}
+	n := &node{chain: newChain(head), hub: rpcx.Hub{MaxPerSession: 100}}
+	srv := &rpcx.Server{Options: n.options(), MaxGroup: 100, ShutdownTimeout: 10 * time.Second}
 	listeners := make([]net.Listener, len(addrs))
 	for i, addr := range addrs {
 		if host, ok := strings.CutPrefix(addr, webSocket); ok {
@@ -91,5 +91,10 @@ func serve(ctx context.Context, srv *rpcx.Server, l net.Listener, web bool) erro
 
 // options returns the options of the sessions of n. WebSockets ignore the Framer.
 func (n *node) options() rpcx.Options {
-	return rpcx.Options{Handler: n.methods(), Framer: rpcx.JSONFramer{}, Logger: slog.Default()}
+	return rpcx.Options{
+		Handler: n.methods(),
+		Framer:  rpcx.JSONFramer{},
+		Logger:  slog.Default(),
+		Limits:  rpcx.Limits{Group: rpcx.GroupBySubnet(24, 48)}, // whose members share one cost
+	}
 }

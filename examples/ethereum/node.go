@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -45,28 +46,21 @@ func (n *node) mine(ctx context.Context, period time.Duration) {
 // told of finds the block.
 func (n *node) addBlock(ctx context.Context) error {
 	b := n.chain.add()
-	if err := n.hub.Publish(ctx, newHeads, &b.header); err != nil {
-		return err
-	}
+	err := n.hub.Publish(ctx, newHeads, &b.header)
 	for topic := range n.hub.Topics() {
 		text, ok := strings.CutPrefix(topic, logsPrefix)
 		if !ok {
 			continue
 		}
 		var f filter
-		if err := json.Unmarshal([]byte(text), &f); err != nil {
-			return err
-		}
+		err = errors.Join(err, json.Unmarshal([]byte(text), &f))
 		for _, e := range b.events {
-			if !f.match(e) {
-				continue
-			}
-			if err := n.hub.Publish(ctx, topic, e); err != nil {
-				return err
+			if f.match(e) {
+				err = errors.Join(err, n.hub.Publish(ctx, topic, e))
 			}
 		}
 	}
-	return nil
+	return err
 }
 
 // topic returns the topic that the params of eth_subscribe ask for.
