@@ -465,7 +465,8 @@ func (ss *sessionStreams) endUnusedLocked(r *route) {
 	}
 	if r.subscribed && r.form.Unsubscribe != "" && s.life.state < stateClosing {
 		r.subscribed, r.unsent = false, true
-		s.pool.RunTask(func() { ss.unsubscribe(r) })
+		params := r.params
+		s.pool.RunTask(func() { ss.unsubscribe(r, params) })
 		return
 	}
 	for _, table := range r.tables {
@@ -484,12 +485,12 @@ func (r *route) wakeWaiters() {
 }
 
 // unsubscribe makes the unsubscribing call of r.
-func (ss *sessionStreams) unsubscribe(r *route) {
+func (ss *sessionStreams) unsubscribe(r *route, params any) {
 	s := ss.s
 	call := &streamCall{ss: ss, kind: callUnsubscribes, route: r}
 	c := s.pool.takeCall(s, r.form.Unsubscribe) // not returned to the pool: nobody waits for the end
 	c.message.stream = call
-	if err := s.sendCall(context.Background(), &c.message, r.params, nil); err != nil {
+	if err := s.sendCall(context.Background(), &c.message, params, nil); err != nil {
 		call.finishUnsent(err)
 	}
 }
