@@ -54,7 +54,7 @@ func run(ctx context.Context, out io.Writer, addrs []string, period time.Duratio
 	if period <= 0 {
 		return fmt.Errorf("-block %v: want a time above 0", period)
 	}
-	n := &node{chain: newChain(head), hub: rpcx.Hub{MaxPerSession: 100}}
+	n := &node{chain: newChain(head), hub: rpcx.Hub{MaxPerSession: 1000}}
 	srv := &rpcx.Server{Options: n.options(), MaxGroup: 100, ShutdownTimeout: 10 * time.Second}
 	listeners := make([]net.Listener, len(addrs))
 	for i, addr := range addrs {
