@@ -54,6 +54,11 @@ type Subscription struct {
 	// of Next, or, when the queue is full, by a separate goroutine; meanwhile up to twice as
 	// many values wait. Key must not change or keep the value, and must not wait.
 	Key func(value json.RawMessage) string
+	// OnGap is called when a [Client] has subscribed again on another session: values may have
+	// been missed. The goroutine is that of Next, between the values before and after the gap. A
+	// subscription whose reply is the first value (Correlation.Current) has no gap if the new
+	// reply equals the last value. Default: nothing is called.
+	OnGap func(gap *GapError)
 }
 
 var (
