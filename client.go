@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
+
+	"example.com/rpcx/internal/duration"
+	"example.com/rpcx/internal/lockowner"
 )
 
 // ClientOptions holds the settings of a [Client]. Only Addrs is required.
@@ -125,58 +130,239 @@ func (e *GapError) Unwrap() error { return e.Err }
 // NewClient returns a client, which begins to connect. NewClient does not wait for a session:
 // see [Client.Session]. NewClient panics if an option is invalid.
 func NewClient(opts *ClientOptions) *Client {
-	return nil
+	o, err := opts.resolve()
+	if err != nil {
+		panic("rpcx: " + err.Error())
+	}
+	session := mustResolveOptions(&o.Session)
+	limits := session.Limits.resolved(RoleClient)
+	c := &Client{
+		clientConfig: clientConfig{
+			options:        o,
+			session:        o.Session,
+			hooks:          session.hooks,
+			codec:          session.Codec,
+			requestTimeout: limits.RequestTimeout,
+			wake:           make(chan struct{}, 1),
+			done:           make(chan struct{}),
+		},
+		addrs: clientAddrs{list: slices.Clone(o.Addrs), shuffle: o.Shuffle},
+	}
+	c.active = 1 // run
+	if session.objects != nil {
+		c.codec = &objectCodec{session.Codec, session.objects, c}
+	}
+	if limits.KeepAlive != never && limits.KeepAliveMethod != "" {
+		c.keepAlive, c.keepAliveMethod = limits.KeepAlive, limits.KeepAliveMethod
+		c.session.Limits.KeepAliveMethod = ""
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.setState(ClientConnecting, nil)
+	// Owner: the client. End: Close, Shutdown or a PermanentError.
+	go c.run()
+	return c
+}
+
+// resolve returns a copy of o with defaults filled in, or why o is invalid.
+func (o *ClientOptions) resolve() (*ClientOptions, error) {
+	if o == nil || len(o.Addrs) == 0 {
+		return nil, errors.New("ClientOptions.Addrs is empty: set the address of the peer")
+	}
+	if err := duration.Check("ClientOptions", o); err != nil {
+		return nil, err
+	}
+	resolved := *o
+	for _, d := range []struct {
+		field     *time.Duration
+		name      string
+		byDefault time.Duration
+	}{
+		{&resolved.MinBackoff, "MinBackoff", 100 * time.Millisecond},
+		{&resolved.MaxBackoff, "MaxBackoff", max(30*time.Second, o.MinBackoff)},
+		{&resolved.StableAfter, "StableAfter", 10 * time.Second},
+		{&resolved.ConnectTimeout, "ConnectTimeout", 30 * time.Second},
+	} {
+		switch {
+		case *d.field < 0:
+			return nil, fmt.Errorf("ClientOptions.%s is %v: it cannot be switched off", d.name, *d.field)
+		case *d.field == 0:
+			*d.field = d.byDefault
+		}
+	}
+	if resolved.MinBackoff > resolved.MaxBackoff {
+		return nil, fmt.Errorf("ClientOptions.MinBackoff is %v, over MaxBackoff, %v", resolved.MinBackoff, resolved.MaxBackoff)
+	}
+	resolved.MaxWaiting = limitOr(o.MaxWaiting, 1000)
+	if resolved.MaxRetries = max(o.MaxRetries, 0); o.MaxRetries == 0 {
+		resolved.MaxRetries = 2
+	}
+	if o.Connect == nil {
+		resolved.Connect = Dial
+	}
+	return &resolved, nil
 }
 
 // Client is a [Caller] over sessions that come and go. When a session ends, the client
 // connects again, subscribes again, and repeats the calls that may be repeated.
 type Client struct {
+	clientConfig
+	ready atomic.Pointer[clientSession] // takes calls directly; nil without a session, and while messages wait
+
+	addrs  clientAddrs // the connecting goroutine's
+	number uint64      // of the last session; written under mu by the connecting goroutine
+
+	mu lockowner.Mutex // guards the fields below; a leaf, except for locks of timers and channels
+	clientStatus
+	queue clientQueue
+}
+
+// clientConfig holds the fields of a Client that do not change.
+type clientConfig struct {
+	options         *ClientOptions // resolved
+	session         Options        // for Connect
+	hooks           *callHooks
+	codec           Codec         // of params that are kept
+	requestTimeout  time.Duration // Limits.RequestTimeout
+	keepAlive       time.Duration
+	keepAliveMethod string // "" without probes
+	ctx             context.Context
+	cancel          context.CancelFunc // called at the end
+	wake            chan struct{}      // makes the connecting goroutine look; one slot
+	done            chan struct{}      // closed when the client is over
+}
+
+// clientStatus is what Client.mu guards, beside the queue.
+type clientStatus struct {
+	current   *clientSession // nil without a session
+	state     ClientState
+	reason    error                // why there is no session
+	endErr    error                // reason for the end; nil before
+	draining  bool                 // Shutdown was called
+	drained   []chan struct{}      // closed when no message waits
+	reconnect bool                 // Reconnect was called
+	over      bool                 // done is closed
+	active    int                  // goroutines and sessions that Done waits for
+	holds     map[string]time.Time // when an address may be tried again
+	changes   []stateChange        // for OnState
+	reporting bool                 // a goroutine runs reportStates
+	returned  []returnedCall       // of Go, to be judged
+	judging   bool                 // a goroutine runs judgeReturned
+	streams   []*clientStream      // in the order of Subscribe
 }
 
 var _ Caller = (*Client)(nil)
 
 // Call calls method and waits for the reply, as [Session.Call] does. The errors are those of
 // Session.Call, and [ErrNotConnected].
-func (c *Client) Call(ctx context.Context, method string, params, result any) error { return nil }
+func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	mustHaveContext("Client.Call", ctx)
+	if cs := c.ready.Load(); cs != nil {
+		err := cs.session.call(ctx, method, params, result, 1, nil)
+		if err == nil || !mayGoAgain(err) {
+			return err
+		}
+		return c.callAgain(ctx, cs, err, method, params, result)
+	}
+	return c.callAgain(ctx, nil, nil, method, params, result)
+}
 
 // Go calls method and returns a future, as [Session.Go] does. Without a session, Go returns at
 // once, and the call waits.
-func (c *Client) Go(ctx context.Context, method string, params any) *Future { return nil }
+func (c *Client) Go(ctx context.Context, method string, params any) *Future {
+	mustHaveContext("Client.Go", ctx)
+	return c.startCall(ctx, method, params)
+}
 
 // Notify sends a notification, as [Session.Notify] does. Without a session, Notify waits for
 // one. A notification is sent at most once: if its session ends before the writing, the
 // notification leaves on the next session, and otherwise not again.
-func (c *Client) Notify(ctx context.Context, method string, params any) error { return nil }
+func (c *Client) Notify(ctx context.Context, method string, params any) error {
+	mustHaveContext("Client.Notify", ctx)
+	if cs := c.ready.Load(); cs != nil {
+		err := cs.session.notifyCaller(ctx, fromClient, method, params, 1)
+		if err == nil || !mayGoAgain(err) {
+			return err
+		}
+		return c.notifyAgain(ctx, cs, err, method, params)
+	}
+	return c.notifyAgain(ctx, nil, nil, method, params)
+}
 
 // SendBatch sends b and waits for the replies, as [Session.SendBatch] does. Each member has the
 // outcome that a single call would have. The members to be repeated are sent as a shorter
 // batch.
-func (c *Client) SendBatch(ctx context.Context, b *Batch) error { return nil }
+func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
+	mustHaveContext("Client.SendBatch", ctx)
+	if b.isEmpty() {
+		return nil
+	}
+	return c.sendBatch(ctx, b)
+}
 
 // Session returns the present session, and waits until there is one. Calls on the session itself
 // are not repeated.
-func (c *Client) Session(ctx context.Context) (*Session, error) { return nil, nil }
+func (c *Client) Session(ctx context.Context) (*Session, error) {
+	mustHaveContext("Client.Session", ctx)
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	var s *Session
+	err := c.repeat(ctx, &repetition{}, func(_ context.Context, cs *clientSession, _ *sendTurn) (bool, error) {
+		s = cs.session
+		return false, nil
+	})
+	return s, err
+}
 
 // State returns the state of the client.
-func (c *Client) State() ClientState { return 0 }
+func (c *Client) State() ClientState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
 
 // Reconnect makes the client connect to the next address, at once. The calls of the present
 // session have Limits.RequestTimeout to finish there; new calls wait for the next session.
-func (c *Client) Reconnect() {}
+// During an attempt, Reconnect does nothing.
+func (c *Client) Reconnect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reconnect = true
+	c.wakeUp()
+}
 
 // Shutdown ends the client in order. New calls fail with [ErrClosed]. Shutdown waits for the
 // calls under way, also for those that wait for a session, and then shuts the session down. If
 // ctx ends first, Shutdown calls Close and returns the error of ctx.
-func (c *Client) Shutdown(ctx context.Context) error { return nil }
+//
+// A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
+// error is [ErrInHandler].
+func (c *Client) Shutdown(ctx context.Context) error {
+	mustHaveContext("Client.Shutdown", ctx)
+	c.mu.Lock()
+	cs := c.current
+	c.mu.Unlock()
+	if cs != nil && cs.session.runsHandlerOf(ctx) {
+		return ErrInHandler
+	}
+	return c.shutdown(ctx)
+}
 
 // Close ends the client without waiting for the peer. All calls and streams fail. Close does not
 // wait for the end of functions such as OnConnect: see [Client.Done].
-func (c *Client) Close() error { return nil }
+func (c *Client) Close() error {
+	c.end(ErrClosed)
+	return nil
+}
 
 // Done returns a channel that is closed when the client is over: its sessions are, and the
 // functions of ClientOptions have returned.
-func (c *Client) Done() <-chan struct{} { return nil }
+func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Err returns the reason for the end of the client, or nil before: [ErrClosed] after Close or
 // Shutdown, or a [*PermanentError].
-func (c *Client) Err() error { return nil }
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.endErr
+}

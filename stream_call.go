@@ -264,10 +264,10 @@ func (s *Session) awaitUnsubscribed(ctx context.Context, answered <-chan struct{
 func (s *Session) callWithStream(ctx context.Context, method string, params any, call *streamCall) error {
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call)
+			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call, nil)
 		})
 	}
-	return s.callAndWait(ctx, method, params, nil, nil, call)
+	return s.callAndWait(ctx, method, params, nil, nil, call, nil)
 }
 
 // startStreamCall makes a call whose reply ends a stream, and does not wait for the reply.

@@ -1,0 +1,7 @@
+package rpcx
+
+type clientStream struct{}
+
+func (st *clientStream) end(error)                            {}
+func (c *Client) resubscribe(cs *clientSession)               {}
+func (c *Client) takeStreams(cs *clientSession, reason error) {}
