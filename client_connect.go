@@ -264,6 +264,7 @@ func (c *Client) await(cs *clientSession) error {
 		case <-cs.lost:
 			err := cs.reason()
 			c.loseSession(cs, err)
+			c.takeStreams(cs, err) // after Shutdown of the session they would go on
 			return err
 		case <-c.ctx.Done():
 			return ErrClosed

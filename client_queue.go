@@ -205,6 +205,9 @@ type repetition struct {
 	written bool  // the peer may have received an attempt
 	held    bool  // the next attempt waits for a backoff
 	lastErr error // of the last attempt; nil before
+
+	repeatable bool // whatever Idempotent says
+	final      bool // the peer has begun with the call
 }
 
 // errRepeated is the error of an attempt for functions of Options.OnBatchCall, if the call is
@@ -238,13 +241,13 @@ func (c *Client) judge(r *repetition, cs *clientSession, err error) (again bool,
 		r.setOrder(cs, e.message)
 		if e.Written {
 			r.written, counts = true, true
-			again = c.options.Idempotent != nil && c.options.Idempotent(r.method)
+			again = !r.final && (r.repeatable || c.options.Idempotent != nil && c.options.Idempotent(r.method))
 		} else {
 			again = true
 		}
 	case *Error:
 		c.noteRefusal(cs, e)
-		again, counts = e.NotStarted(), true
+		again, counts = e.NotStarted() && !r.final, true
 		if again {
 			c.avoidRefusal(r, cs, e)
 		}

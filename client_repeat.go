@@ -80,7 +80,7 @@ func (c *Client) end(reason error) {
 		}
 	}
 	for _, st := range streams {
-		st.end(&ConnectionError{Written: true, Err: closed})
+		st.endWith(&ConnectionError{Written: true, Err: closed, isStream: true})
 	}
 	if cs != nil {
 		c.closeSession(cs)

@@ -17,6 +17,8 @@ type clientSession struct {
 	since   time.Time     // when the session became ready
 	lost    chan struct{} // closed when the session takes no more calls
 
+	lostAt time.Time // set before lost is closed
+
 	// Guarded by the session's lock.
 	isLost     bool
 	mayLose    bool     // Close of the client: unwritten calls do not wait for the writer
@@ -62,7 +64,7 @@ func (cs *clientSession) markLostLocked() {
 		return
 	}
 	cs.session.mu.AssertHeld()
-	cs.isLost = true
+	cs.isLost, cs.lostAt = true, time.Now()
 	close(cs.lost)
 }
 
@@ -74,6 +76,14 @@ func (cs *clientSession) takesCalls() bool {
 	default:
 		return true
 	}
+}
+
+// isLeft reports whether the client replaces the session, which may go on.
+func (cs *clientSession) isLeft() bool {
+	c := cs.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cs.leaving != nil
 }
 
 // repeatsLocked reports whether unwritten calls are to be repeated, so that they must not be

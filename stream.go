@@ -157,12 +157,29 @@ func StreamOf[T any](c Caller, form *Correlation, id any) (*Stream[T], error) {
 // implement streamCaller, too: the queue of a stream outlives its session.
 type streamCaller interface {
 	Caller
-	openStream(ctx context.Context, sub *Subscription) (*streamQueue, error)
-	claimStream(form *Correlation, id any) (*streamQueue, error)
+	openStream(ctx context.Context, sub *Subscription) (streamSource, error)
+	claimStream(form *Correlation, id any) (streamSource, error)
 	callWithProgress(ctx context.Context, form *Correlation, method string, params, result any, f func(q *streamQueue, value []byte) error) error
 }
 
 var _ streamCaller = (*Session)(nil)
+
+// streamSource is what a Stream reads: the queue of a session, or the queues of a Client, one
+// after the other.
+type streamSource interface {
+	next(ctx context.Context) ([]byte, error)
+	decode(value []byte, v any) error // of the value that next has returned
+	closeWith(reason error)
+	setMisuse(err error)
+	reason() error
+	droppedValues() uint64
+	streamID() json.RawMessage
+}
+
+var (
+	_ streamSource = (*streamQueue)(nil)
+	_ streamSource = (*clientStream)(nil)
+)
 
 // Stream is a subscription, read by one goroutine at a time. Each value is delivered once, in
 // the order of arrival, or counted by Dropped. See [Subscribe] and [StreamOf].
@@ -171,7 +188,7 @@ var _ streamCaller = (*Session)(nil)
 // requests and notifications that do. A notification of a known method without an id goes to
 // Options.Handler.
 type Stream[T any] struct {
-	queue *streamQueue
+	queue streamSource
 }
 
 // Next returns the next value, and waits until there is one. The end of ctx ends only the
@@ -234,7 +251,7 @@ func (s *Stream[T]) Err() error {
 func (s *Stream[T]) Dropped() uint64 { return s.queue.droppedValues() }
 
 // ID returns the id of the subscription in JSON, or nil if the form has none.
-func (s *Stream[T]) ID() json.RawMessage { return s.queue.id }
+func (s *Stream[T]) ID() json.RawMessage { return s.queue.streamID() }
 
 // Close ends the stream, drops the queued values, and unsubscribes in the background. Close
 // waits for nothing, and always returns nil. Nothing is delivered after Close, and what the
