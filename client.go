@@ -202,8 +202,89 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 	return &resolved, nil
 }
 
-// Client is a [Caller] over sessions that come and go. When a session ends, the client
-// connects again, subscribes again, and repeats the calls that may be repeated.
+// Client is a [Caller] over sessions that come and go. When a session ends, the client makes
+// another, subscribes again, and repeats the calls that may be repeated. All methods may be
+// called from any goroutine.
+//
+// # What is repeated
+//
+// A call ends once: with the reply, or with an error that says whether the peer may have
+// carried it out. What happens to an attempt decides:
+//
+//	the attempt                                 idempotent  not idempotent        counts
+//	waits, or its session takes no more calls   again       again                 no
+//	queued, and its session ends unwritten      again       again                 no
+//	written, and its session ends               again       *ConnectionError [1]  yes
+//	refused as not started ([Error.NotStarted]) again [2]   again [2]             yes
+//	refused, because the peer shuts down        again [3]   again [3]             yes
+//	refused for its cost (-101)                 the *Error  the *Error [4]        –
+//	any other reply, -102 without "not started" the reply   the reply             –
+//	the context or the time ends                its cause   its cause [5]         –
+//	Future.Cancel, Close of the client          the error   the error             –
+//
+//	[1] with Written set: the peer may have carried out the call.
+//	[2] on the same session after a backoff, or on the next.
+//	[3] on the next session: with the next address at once, or with the only address after a
+//	    backoff. The session has Limits.RequestTimeout for the other calls.
+//	[4] The address waits for the RetryAfter of the CostError.
+//	[5] If the call was waiting, the error also matches ErrNotConnected, and wraps the error of
+//	    the last attempt, or why there is no session.
+//
+// Idempotent is what ClientOptions.Idempotent says. "again" means on the next session, as soon
+// as it is ready, within the context of the call. After MaxRetries attempts that count, the
+// error is that of the last attempt. If any attempt was written and had no reply, the error is a
+// [*ConnectionError] with Written set.
+//
+// If the context has no deadline, Limits.RequestTimeout bounds the first attempt on a session,
+// and then everything after it: a wait, and further attempts.
+//
+//   - A member of a batch is treated as a single call. What is sent again of a batch is a
+//     shorter batch. Notifications of a batch are sent again only with an unwritten batch.
+//   - A notification is sent at most once. If its session ends before the writing, it is sent on
+//     the next. Otherwise it is not sent again, and nothing reports whether it has arrived.
+//   - A subscribing call may always be repeated. See "Streams" below.
+//   - A [CallProgress] is treated as a call. It is not idempotent once progress has arrived.
+//
+// Messages that are sent again keep their order among themselves, and leave before later
+// messages as far as MaxWaiting allows. Beyond that, there is no order across a reconnection.
+// Params are encoded before Go returns, as on a session.
+//
+// Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. After the first,
+// the functions for calls of Go run on a goroutine of the client; Future.Wait does not wait for
+// the done functions of earlier attempts. OutgoingCall.Params of such a call are encoded.
+//
+// # Sessions
+//
+// A new session is ready when OnConnect has returned. Then the subscribing calls leave, in the
+// order of the subscriptions, and then what waits. When a session takes no more calls, because
+// the connection has ended, or the peer has finished sending, the client connects to the next
+// address after a backoff. A peer that shuts down says so, by refusing calls or by the close
+// code 1001 or 1012 of a WebSocket. Then the next address is tried at once, but each address
+// only once without a backoff. For another transport, the error of its connection can say so by
+// a method GoingAway() bool.
+//
+// # Keep-alive
+//
+// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone. It does
+// not notice a program that hangs, or a proxy that has lost the peer and goes on to acknowledge
+// bytes. With Limits.KeepAliveMethod, the client calls the method after KeepAlive (60 s) without
+// a message of the peer. Any reply is a sign of life, also an error. After another KeepAlive
+// without a message, the session ends with [ErrUnreachable], so at the latest three times
+// KeepAlive after the peer has vanished. A server that handles requests one by one must be able
+// to answer in that time. The sessions of a Client do not send the method as a notification.
+// WebSockets send pings of their own, each 30 s: see the package websocket.
+//
+// # Streams
+//
+// A [Stream] of [Subscribe] on a client outlives sessions. On each new session the client makes
+// the subscribing call again, with the params of the first. Values of the time between two
+// sessions are lost, and the reader is told by Subscription.OnGap. The id of the subscription
+// may change. If the peer refuses the call, the stream ends with that error, except that a
+// refusal as not started is repeated, MaxRetries times. Values that wait to be read stay; the
+// values of at most two sessions wait, each within the limits of the subscription.
+//
+// [StreamOf] and CallProgress use the present session. A stream of StreamOf ends with its
+// session, since the peer has made the id there.
 type Client struct {
 	clientConfig
 	ready atomic.Pointer[clientSession] // takes calls directly; nil without a session, and while messages wait

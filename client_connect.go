@@ -24,7 +24,7 @@ type clientAddrs struct {
 	next     int // index of the next address
 	shuffle  bool
 	failures int // attempts since the last stable session; doubles the backoff
-	hops     int // attempts in a row without backoff
+	hops     int // attempts without backoff, since the last backoff or stable session
 }
 
 // take returns the next address.
@@ -41,6 +41,7 @@ func (a *clientAddrs) take() string {
 // After an attempt without backoff for each other address, the backoff applies.
 func (a *clientAddrs) mayHop() bool {
 	if a.hops >= len(a.list)-1 {
+		a.hops = 0
 		return false
 	}
 	a.hops++
@@ -73,10 +74,9 @@ func (c *Client) run() {
 		c.setState(ClientConnecting, reason)
 		cs, err := c.attempt(addr)
 		if err == nil && c.becomeReady(cs) {
-			c.addrs.hops = 0
 			err = c.await(cs)
 			if time.Since(cs.since) >= c.options.StableAfter {
-				c.addrs.failures = 0
+				c.addrs.failures, c.addrs.hops = 0, 0
 			}
 		}
 		hop, reason = c.judgeEnd(cs, err), err

@@ -70,7 +70,7 @@ func TestClientSubscribesAgain(t *testing.T) {
 		}
 		c, l := newClient(t, rpcx.ClientOptions{
 			MinBackoff: time.Second,
-			OnConnect: func(ctx context.Context, s *rpcx.Session) error { return s.Notify(ctx, "login", nil) },
+			OnConnect:  func(ctx context.Context, s *rpcx.Session) error { return s.Notify(ctx, "login", nil) },
 		})
 		w := l.wire(1)
 		w.expect(`{"jsonrpc":"2.0","method":"login"}`)

@@ -232,8 +232,14 @@ var tableCases = []tableCase{
 	},
 	{
 		name: "the context ends without a session", down: true,
-		script: func(p *tablePeer) { synctest.Wait(); p.cancel(errTableContext); synctest.Wait(); p.set(false, nil); p.hears(1) },
-		call:   "context and not connected, 0", notification: "context and not connected, 0", subscription: "context and not connected, 0",
+		script: func(p *tablePeer) {
+			synctest.Wait()
+			p.cancel(errTableContext)
+			synctest.Wait()
+			p.set(false, nil)
+			p.hears(1)
+		},
+		call: "context and not connected, 0", notification: "context and not connected, 0", subscription: "context and not connected, 0",
 	},
 	{
 		name:   "the context ends before the reply",
@@ -254,8 +260,13 @@ var tableCases = []tableCase{
 	},
 	{
 		name: "Limits.RequestTimeout passes without a session", down: true,
-		script: func(p *tablePeer) { time.Sleep(31 * time.Second); p.set(false, nil); time.Sleep(time.Minute); p.hears(1) },
-		call:   "timeout and not connected, 0", notification: "timeout and not connected, 0", subscription: "timeout and not connected, 0",
+		script: func(p *tablePeer) {
+			time.Sleep(31 * time.Second)
+			p.set(false, nil)
+			time.Sleep(time.Minute)
+			p.hears(1)
+		},
+		call: "timeout and not connected, 0", notification: "timeout and not connected, 0", subscription: "timeout and not connected, 0",
 	},
 	{
 		name:   "Limits.RequestTimeout passes before the reply",

@@ -54,7 +54,7 @@ func (l *lines) set(deaf bool, down error) {
 // wire returns the n-th wire, from 1, and waits for it on the bubble's clock.
 func (l *lines) wire(n int) *wire {
 	l.t.Helper()
-	for range 1000 {
+	for range 10000 {
 		synctest.Wait()
 		l.mu.Lock()
 		if len(l.wires) >= n {
