@@ -395,6 +395,7 @@ type stateChange struct {
 func (c *Client) setState(state ClientState, reason error) {
 	c.mu.Lock()
 	if c.endErr == nil {
+		c.reason = reason
 		c.setStateLocked(state, reason)
 	}
 	c.mu.Unlock()
