@@ -290,7 +290,7 @@ type Client struct {
 	ready atomic.Pointer[clientSession] // takes calls directly; nil without a session, and while messages wait
 
 	addrs  clientAddrs // the connecting goroutine's
-	number uint64      // of the last session; written under mu by the connecting goroutine
+	number uint64      // of the last session; the connecting goroutine's
 
 	mu lockowner.Mutex // guards the fields below; a leaf, except for locks of timers and channels
 	clientStatus
@@ -314,6 +314,8 @@ type clientConfig struct {
 
 // clientStatus is what Client.mu guards, beside the queue.
 type clientStatus struct {
+	latest    *clientSession // the last session that was ready
+	published uint64         // number of the last session that has taken messages directly
 	current   *clientSession // nil without a session
 	state     ClientState
 	reason    error                // why there is no session

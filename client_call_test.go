@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,11 +161,11 @@ func TestClientKeepsParamsWithObjects(t *testing.T) {
 		service.Handle("name", rpcx.Func(func() string { return "service" }))
 		router.Mount("service", service)
 		var peers []*rpcx.Session
-		down := true
+		var up atomic.Bool
 		c, _ := newClient(t, rpcx.ClientOptions{
 			Session: rpcx.Options{Handler: router, Objects: true},
 			Connect: func(_ context.Context, _ string, opts *rpcx.Options) (*rpcx.Session, error) {
-				if down {
+				if !up.Load() {
 					return nil, errors.New("down")
 				}
 				near, far := net.Pipe()
@@ -180,7 +181,7 @@ func TestClientKeepsParamsWithObjects(t *testing.T) {
 		})
 		f := c.Go(t.Context(), "take", rpcx.Args{service})
 		synctest.Wait()
-		down = false
+		up.Store(true)
 		var name string
 		if err := f.Wait(t.Context(), &name); err != nil || name != "service" {
 			t.Errorf("%q, %v", name, err)

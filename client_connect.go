@@ -230,7 +230,7 @@ func (c *Client) becomeReady(cs *clientSession) bool {
 		c.closeSession(cs)
 		return false
 	}
-	c.current, c.reconnect = cs, false
+	c.current, c.latest, c.reconnect = cs, cs, false
 	c.queue.releaseHeldLocked(c)
 	c.setStateLocked(ClientReady, nil)
 	if c.queue.isEmpty() && len(c.streams) == 0 {
@@ -245,6 +245,7 @@ func (c *Client) becomeReady(cs *clientSession) bool {
 // publishLocked lets calls go directly to cs. Callers must hold c.mu.
 func (c *Client) publishLocked(cs *clientSession) {
 	c.mu.AssertHeld()
+	c.published = cs.number
 	if !c.draining {
 		c.ready.Store(cs)
 	}
@@ -334,7 +335,9 @@ func (c *Client) drain(cs *clientSession, reason error) {
 		defer c.release()
 		ctx, cancel := context.WithTimeout(c.ctx, limit)
 		defer cancel()
-		_ = cs.session.shutdownWith(ctx, ErrClosed)
+		if cs.session.shutdownWith(ctx, ErrClosed) != nil {
+			c.closeSession(cs)
+		}
 	}()
 }
 

@@ -20,8 +20,9 @@ import (
 // directly to the session, and the queue is empty, except for those that are held: requests
 // that the peer of the present session has refused as not started.
 
-// sendOrder is the place of a message among those that wait: the place that it had on the
-// session with the given number. A message that was on no session comes after that session.
+// sendOrder is the place of a message among those that wait: the place that it had on the first
+// session with the message. A message that has waited before comes after the last session that
+// took messages directly, in the order of arrival.
 type sendOrder struct {
 	session, message uint64
 }
@@ -365,7 +366,7 @@ func (c *Client) joinLocked(ctx context.Context, r *repetition, w *waitingMessag
 	w.order = r.order
 	if w.order == (sendOrder{}) {
 		c.queue.arrived++
-		w.order = sendOrder{c.number, unsentOrder + c.queue.arrived}
+		w.order = sendOrder{c.published, unsentOrder + c.queue.arrived}
 		r.order = w.order
 	}
 	if r.held && c.current != nil {

@@ -62,7 +62,7 @@ func (c *Client) end(reason error) {
 	c.setStateLocked(ClientClosed, reason)
 	c.endErr = reason
 	closed := c.closedErrorLocked()
-	cs, streams := c.current, c.streams
+	latest, streams := c.latest, c.streams
 	waiting := append(c.queue.messages, c.queue.held...)
 	c.current, c.streams = nil, nil
 	c.ready.Store(nil)
@@ -82,8 +82,8 @@ func (c *Client) end(reason error) {
 	for _, st := range streams {
 		st.endWith(&ConnectionError{Written: true, Err: closed, isStream: true})
 	}
-	if cs != nil {
-		c.closeSession(cs)
+	if latest != nil {
+		c.closeSession(latest) // also if it is lost, and its writer goes on
 	}
 }
 

@@ -73,6 +73,9 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 	}
 	err = c.repeat(ctx, r, func(ctx context.Context, cs *clientSession, t *sendTurn) (bool, error) {
 		t.pass() // the reply may take long
+		if err := cs.session.checkStreams(); err != nil {
+			return false, err
+		}
 		queue, err := cs.session.openQueue(ctx, sub, r.attempt)
 		if err == nil {
 			st.on = cs
@@ -215,6 +218,11 @@ func (st *clientStream) addPart(queue *streamQueue, cs *clientSession) {
 	st.parts = slices.DeleteFunc(st.parts, func(p *streamPart) bool { return p.queue.isRead() && p.gap == nil })
 	if slow := len(st.parts) >= maxParts; slow && st.sub.Overflow == EndStream {
 		st.end = ErrSlowReader
+		st.mu.Unlock()
+		st.client.removeStream(st)
+		queue.closeWith(ErrSlowReader)
+		st.signal()
+		return
 	} else if slow {
 		st.dropFirstLocked(p)
 	}

@@ -2,6 +2,7 @@ package rpcx_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -139,5 +140,185 @@ func TestClientSubscribesAgain(t *testing.T) {
 		}
 		w.Close()
 		l.wire(4).expect(`{"jsonrpc":"2.0","method":"login"}`)
+	})
+}
+
+// The values of two sessions wait for a slow reader; further ones are dropped, as the policy
+// says, and the gaps become one.
+func TestClientStreamOfASlowReader(t *testing.T) {
+	for _, test := range []struct {
+		policy rpcx.OverflowPolicy
+		want   string
+	}{
+		{rpcx.DropOldest, "gap 20 21 gap 30 31, 4 dropped"},
+		{rpcx.KeepLatest, "gap 31, 7 dropped"},
+		{rpcx.EndStream, "0 1 gap 10 11, 0 dropped, rpcx: the reader of a stream is too slow"},
+	} {
+		t.Run(test.want, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, l := newClient(t, rpcx.ClientOptions{})
+				got := ""
+				sub := rpcx.Subscription{Method: "eth_subscribe", Overflow: test.policy, OnGap: func(*rpcx.GapError) { got += "gap " }}
+				var st *rpcx.Stream[int]
+				for n := range 4 {
+					w := l.wire(n + 1)
+					if n == 0 {
+						st = clientStreamOf[int](t, c, w, sub, `"id"`)
+					} else {
+						w.answerAny(`"id"`)
+					}
+					for i := range 2 {
+						w.say(fmt.Sprintf(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"id","result":%d}}`, 10*n+i))
+					}
+					synctest.Wait()
+					if n < 3 {
+						w.Close()
+					}
+				}
+				for {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+					v, err := st.Next(ctx)
+					cancel()
+					if err != nil {
+						break
+					}
+					got += fmt.Sprintf("%d ", v)
+				}
+				got = strings.TrimSpace(got) + fmt.Sprintf(", %d dropped", st.Dropped())
+				if err := st.Err(); err != nil {
+					got += ", " + err.Error()
+				}
+				if got != test.want {
+					t.Errorf("the reader gets %q, want %q", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// answerAny answers the next call, if there is one.
+func (w *wire) answerAny(result string) {
+	for _, line := range w.heard() {
+		w.say(fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":%s}`, idOf(w.t, line), result))
+	}
+}
+
+// A refusal of the subscribing call as not started is repeated, at most MaxRetries times.
+func TestClientSubscribesAgainAfterARefusal(t *testing.T) {
+	for _, refusals := range []int{2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			c, l := newClient(t, rpcx.ClientOptions{})
+			st := clientStreamOf[int](t, c, l.wire(1), rpcx.Subscription{Method: "news", Correlation: rpcx.ElectrumHeaders}, "1")
+			l.wire(1).Close()
+			w := l.wire(2)
+			for range refusals {
+				w.reply(w.heard()[0], isNotStarted)
+				time.Sleep(time.Second)
+			}
+			w.answerAny("2")
+			if v := value(t, st); v != 1 {
+				t.Error(v)
+			}
+			v, err := st.Next(t.Context())
+			var refused *rpcx.Error
+			if refusals == 2 && (v != 2 || err != nil) || refusals == 3 && (!errors.As(err, &refused) || !refused.NotStarted()) {
+				t.Errorf("after %d refusals: %d, %v", refusals, v, err)
+			}
+		})
+	}
+}
+
+// A subscription whose call lasts as long as the stream is made again, too, with a new id.
+func TestClientListensAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		form := *rpcx.MCPListen
+		form.Methods = []string{"news"}
+		gaps := 0
+		c, l := newClient(t, rpcx.ClientOptions{OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+			return s.Notify(ctx, "hello", nil)
+		}})
+		st, err := rpcx.Subscribe[json.RawMessage](t.Context(), c, rpcx.Subscription{
+			Method: "listen", Correlation: &form, OnGap: func(*rpcx.GapError) { gaps++ },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 3 {
+			w := l.wire(n + 1)
+			lines := w.heard()
+			if len(lines) != 2 || !strings.Contains(lines[1], "listen") {
+				t.Fatalf("%q", lines)
+			}
+			w.say(fmt.Sprintf(`{"jsonrpc":"2.0","method":"news","params":{"n":%d,"_meta":{"io.modelcontextprotocol/subscriptionId":%s}}}`, n, idOf(t, lines[1])))
+			if v := string(value(t, st)); !strings.Contains(v, fmt.Sprintf(`"n":%d`, n)) || gaps != n {
+				t.Errorf("%s, %d gaps", v, gaps)
+			}
+			time.Sleep(time.Minute) // Limits.RequestTimeout does not apply
+			if n < 2 {
+				w.Close()
+			} else {
+				w.reply(lines[1], isAnswered)
+			}
+		}
+		if _, err := st.Next(t.Context()); err != rpcx.ErrStreamEnded {
+			t.Error(err)
+		}
+	})
+}
+
+// CallProgress is repeated only before the first progress, and StreamOf lasts as long as the
+// session.
+func TestClientProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, l := newClient(t, rpcx.ClientOptions{Idempotent: func(string) bool { return true }})
+		var got []string
+		call := started(func() error {
+			_, err := rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, "work", nil, func(v json.RawMessage) { got = append(got, string(v)) })
+			return err
+		})
+		l.wire(1).heard()
+		st, err := rpcx.StreamOf[int](c, rpcx.LSPWorkDone, "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.wire(1).Close()
+		w := l.wire(2)
+		line := w.heard()[0]
+		if _, err := st.Next(t.Context()); !errors.Is(err, rpcx.ErrConnectionLost) {
+			t.Error(err)
+		}
+		token := line[strings.Index(line, `"progressToken":`)+len(`"progressToken":`):]
+		token = token[:strings.Index(token, "}")]
+		time.Sleep(20 * time.Second)
+		w.say(fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":%s,"progress":1}}`, token))
+		time.Sleep(20 * time.Second) // only an explicit RequestTimeout applies
+		w.Close()
+		var lost *rpcx.ConnectionError
+		if err := call(); !errors.As(err, &lost) || !lost.Written || len(got) != 1 {
+			t.Errorf("%v, after %q", err, got)
+		}
+		l.wire(3).expectNothing()
+		l.downFrom(3)
+		if _, err := rpcx.StreamOf[int](c, rpcx.LSPWorkDone, "t"); !errors.Is(err, rpcx.ErrNotConnected) {
+			t.Error(err)
+		}
+	})
+}
+
+// All streams end with the client, after the values that wait.
+func TestClientStreamsEndWithTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, l := newClient(t, rpcx.ClientOptions{})
+		st := clientStreamOf[int](t, c, l.wire(1), rpcx.Subscription{Method: "news", Correlation: rpcx.ElectrumHeaders}, "1")
+		c.Close()
+		if v := value(t, st); v != 1 {
+			t.Error(v)
+		}
+		_, err := st.Next(t.Context())
+		matches(t, err, rpcx.ErrClosed, rpcx.ErrConnectionLost)
+		matches(t, st.Err(), rpcx.ErrClosed)
+		if _, err := rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "news", Correlation: rpcx.ElectrumHeaders}); err != rpcx.ErrClosed {
+			t.Error(err)
+		}
 	})
 }
