@@ -14,38 +14,41 @@ import (
 
 // ClientOptions holds the settings of a [Client]. Only Addrs is required.
 type ClientOptions struct {
-	// Addrs are the addresses of the peer, or of several equal peers. After each session, and
-	// after each failed attempt, the next address is tried.
+	// Addrs are the addresses of the peer, or of several equal peers. After each session,
+	// and after each failed attempt, the next address is tried.
 	Addrs []string
-	// Shuffle puts the addresses into a random order: at the start, and each time that all have
-	// been tried.
+	// Shuffle puts the addresses into a random order: at the start, and each time that all
+	// have been tried.
 	Shuffle bool
-	// Connect makes a session with addr. Default: [Dial], for tcp://, tls:// and unix://. Dial of
-	// the package websocket, and the Dial of a [Dialer] with settings, fit. opts is a copy of
-	// Session. ctx ends after ConnectTimeout, and with the client. Each session must be new.
+	// Connect makes a session with addr. Default: [Dial], for tcp://, tls:// and unix://.
+	// Dial of the package websocket, and the Dial of a [Dialer] with settings, fit. opts is
+	// a copy of Session. ctx ends after ConnectTimeout, and with the client. Each session
+	// must be new.
 	Connect func(ctx context.Context, addr string, opts *Options) (*Session, error)
 	// Session holds the options of each session: the handler of the peer's requests, for
 	// example.
 	//
-	// With Limits.KeepAliveMethod, the client notices a peer that has vanished, and also a proxy
-	// that swallows everything: see "Keep-alive" at Client.
+	// With Limits.KeepAliveMethod, the client notices a peer that has vanished, and also a
+	// proxy that swallows everything: see "Keep-alive" at Client.
 	Session Options
 
-	// OnConnect is called before anything else is sent on a new session: for "server.version",
-	// "initialize", a login. Calls on s, and calls through the client with ctx, go to s. An error
-	// is a failed attempt, and ends s. A [*PermanentError] ends the client. Default: nothing to
-	// do.
+	// OnConnect is called before anything else is sent on a new session: for
+	// "server.version", "initialize", a login. Calls on s, and calls through the client
+	// with ctx, go to s. An error is a failed attempt, and ends s. A [*PermanentError] ends
+	// the client. Default: nothing to do.
 	OnConnect func(ctx context.Context, s *Session) error
-	// OnState is called with each new state, and with the reason: for ClientBackoff, and after a
-	// session for ClientConnecting, why there is no session; for ClientClosed the error of
-	// [Client.Err]. The calls come one at a time, in order, on a separate goroutine. If OnState
-	// is slower than 64 changes, the oldest changes are left out. Default: nothing is called.
+	// OnState is called with each new state, and with the reason: for ClientBackoff, and
+	// after a session for ClientConnecting, why there is no session; for ClientClosed the
+	// error of [Client.Err]. The calls come one at a time, in order, on a separate
+	// goroutine. If OnState is slower than 64 changes, the oldest changes are left out.
+	// Default: nothing is called.
 	OnState func(state ClientState, reason error)
 
-	// MinBackoff and MaxBackoff bound the wait before an attempt. Defaults 100 ms and 30 s. The
-	// wait is random, between 0 and a bound: the bound is MinBackoff at first, and doubles with
-	// each attempt up to MaxBackoff. The wait for an address is not shorter than the RetryAfter
-	// of a [CostError] that the peer has sent, up to ten times MaxBackoff.
+	// MinBackoff and MaxBackoff bound the wait before an attempt. Defaults 100 ms and 30 s.
+	// The wait is random, between 0 and a bound: the bound is MinBackoff at first, and
+	// doubles with each attempt up to MaxBackoff. The wait for an address is not shorter
+	// than the RetryAfter of a [CostError] that the peer has sent, up to ten times
+	// MaxBackoff.
 	MinBackoff time.Duration
 	MaxBackoff time.Duration
 	// StableAfter is the age of a session after which the bound begins anew at MinBackoff.
@@ -54,19 +57,20 @@ type ClientOptions struct {
 	// ConnectTimeout bounds an attempt: Connect and OnConnect together. Default 30 s.
 	ConnectTimeout time.Duration
 
-	// FailFast makes calls fail with [ErrNotConnected] while there is no session. Default: calls
-	// wait for a session, within their context or Limits.RequestTimeout.
+	// FailFast makes calls fail with [ErrNotConnected] while there is no session. Default:
+	// calls wait for a session, within their context or Limits.RequestTimeout.
 	FailFast bool
 	// MaxWaiting is the number of calls, batches and notifications that wait for a session.
 	// Default 1,000. Further calls fail with ErrNotConnected.
 	MaxWaiting int
-	// Idempotent reports whether a request of the method may be carried out twice. If so, a call
-	// is repeated after the loss of its session, even if the request was written. Idempotent may
-	// be called on any goroutine, by several at once, and must not wait. Default: no method.
+	// Idempotent reports whether a request of the method may be carried out twice. If so, a
+	// call is repeated after the loss of its session, even if the request was written.
+	// Idempotent may be called on any goroutine, by several at once, and must not wait.
+	// Default: no method.
 	Idempotent func(method string) bool
-	// MaxRetries is the number of repetitions of a call that the peer may have received, or has
-	// refused. Default 2; a negative value means none. A repetition of a call that was not
-	// written does not count.
+	// MaxRetries is the number of repetitions of a call that the peer may have received, or
+	// has refused. Default 2; a negative value means none. A repetition of a call that was
+	// not written does not count.
 	MaxRetries int
 }
 
@@ -100,21 +104,21 @@ func (s ClientState) String() string {
 }
 
 // ErrNotConnected is the error of a call on a [Client] without a session: at once with
-// FailFast, or if MaxWaiting calls wait already, and otherwise when the time of the call ends.
-// Then the error also matches the cause of the context, or ErrTimeout. The error wraps the
-// reason why there is no session.
+// FailFast, or if MaxWaiting calls wait already, and otherwise when the time of the call
+// ends. Then the error also matches the cause of the context, or ErrTimeout. The error
+// wraps the reason why there is no session.
 var ErrNotConnected = errors.New("rpcx: not connected")
 
-// PermanentError wraps an error after which a further attempt is of no use, such as a refused
-// login. Returned by ClientOptions.OnConnect or Connect, it ends the [Client]. Later calls fail
-// with an error that matches [ErrClosed] and wraps the PermanentError.
+// PermanentError wraps an error after which a further attempt is of no use, such as a
+// refused login. Returned by ClientOptions.OnConnect or Connect, it ends the [Client].
+// Later calls fail with an error that matches [ErrClosed] and wraps the PermanentError.
 type PermanentError struct{ Err error }
 
 func (e *PermanentError) Error() string { return e.Err.Error() }
 func (e *PermanentError) Unwrap() error { return e.Err }
 
-// GapError tells the reader of a stream of a [Client] that values may have been missed between
-// two sessions. See Subscription.OnGap.
+// GapError tells the reader of a stream of a [Client] that values may have been missed
+// between two sessions. See Subscription.OnGap.
 type GapError struct {
 	From time.Time // end of the first session
 	To   time.Time // when the peer confirmed the new subscription
@@ -127,8 +131,8 @@ func (e *GapError) Error() string {
 
 func (e *GapError) Unwrap() error { return e.Err }
 
-// NewClient returns a client, which begins to connect. NewClient does not wait for a session:
-// see [Client.Session]. NewClient panics if an option is invalid.
+// NewClient returns a client, which begins to connect. NewClient does not wait for a
+// session: see [Client.Session]. NewClient panics if an option is invalid.
 func NewClient(opts *ClientOptions) *Client {
 	o, err := opts.resolve()
 	if err != nil {
@@ -202,9 +206,9 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 	return &resolved, nil
 }
 
-// Client is a [Caller] over sessions that come and go. When a session ends, the client makes
-// another, subscribes again, and repeats the calls that may be repeated. All methods may be
-// called from any goroutine.
+// Client is a [Caller] over sessions that come and go. When a session ends, the client
+// makes another, subscribes again, and repeats the calls that may be repeated. All methods
+// may be called from any goroutine.
 //
 // # What is repeated
 //
@@ -227,61 +231,64 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 //	[3] on the next session: with the next address at once, or with the only address after a
 //	    backoff. The session has Limits.RequestTimeout for the other calls.
 //	[4] The address waits for the RetryAfter of the CostError.
-//	[5] If the call was waiting, the error also matches ErrNotConnected, and wraps the error of
+//	[5] If the call was waiting, the error also matches ErrNotConnected, and wraps that of
 //	    the last attempt, or why there is no session.
 //
-// Idempotent is what ClientOptions.Idempotent says. "again" means on the next session, as soon
-// as it is ready, within the context of the call. After MaxRetries attempts that count, the
-// error is that of the last attempt. If any attempt was written and had no reply, the error is a
-// [*ConnectionError] with Written set.
+// Idempotent is what ClientOptions.Idempotent says. "again" means on the next session, as
+// soon as it is ready, within the context of the call. After MaxRetries repetitions that
+// count, the error is that of the last attempt. If any attempt was written and had no
+// reply, the error is a [*ConnectionError] with Written set.
 //
-// If the context has no deadline, Limits.RequestTimeout bounds the first attempt on a session,
-// and then everything after it: a wait, and further attempts.
+// If the context has no deadline, Limits.RequestTimeout bounds the first attempt on a
+// session, and then everything after it: a wait, and further attempts.
 //
 //   - A member of a batch is treated as a single call. What is sent again of a batch is a
 //     shorter batch. Notifications of a batch are sent again only with an unwritten batch.
-//   - A notification is sent at most once. If its session ends before the writing, it is sent on
-//     the next. Otherwise it is not sent again, and nothing reports whether it has arrived.
+//   - A notification is sent at most once. If its session ends before the writing, it is sent
+//     on the next. Otherwise it is not sent again, and nothing reports whether it has arrived.
 //   - A subscribing call may always be repeated. See "Streams" below.
 //   - A [CallProgress] is treated as a call. It is not idempotent once progress has arrived.
 //
 // Messages that are sent again keep their order among themselves, and leave before later
-// messages as far as MaxWaiting allows. Beyond that, there is no order across a reconnection.
-// Params are encoded before Go returns, as on a session.
+// messages as far as MaxWaiting allows. Beyond that, there is no order across a
+// reconnection. Params are encoded before Go returns, as on a session.
 //
-// Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. After the first,
-// the functions for calls of Go run on a goroutine of the client; Future.Wait does not wait for
-// the done functions of earlier attempts. OutgoingCall.Params of such a call are encoded.
+// Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. After the
+// first, the functions for calls of Go run on a goroutine of the client; Future.Wait does
+// not wait for the done functions of earlier attempts. OutgoingCall.Params of such a call
+// are encoded.
 //
 // # Sessions
 //
-// A new session is ready when OnConnect has returned. Then the subscribing calls leave, in the
-// order of the subscriptions, and then what waits. When a session takes no more calls, because
-// the connection has ended, or the peer has finished sending, the client connects to the next
-// address after a backoff. A peer that shuts down says so, by refusing calls or by the close
-// code 1001 or 1012 of a WebSocket. Then the next address is tried at once, but each address
-// only once without a backoff. For another transport, the error of its connection can say so by
-// a method GoingAway() bool.
+// A new session is ready when OnConnect has returned. Then the subscribing calls leave, in
+// the order of the subscriptions, and then what waits. When a session takes no more calls,
+// because the connection has ended, or the peer has finished sending, the client connects
+// to the next address after a backoff. A peer that shuts down says so, by refusing calls or
+// by the close code 1001 or 1012 of a WebSocket. Then the next address is tried at once,
+// but each address only once without a backoff. For another transport, the error of its
+// connection can say so by a method GoingAway() bool.
 //
 // # Keep-alive
 //
-// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone. It does
-// not notice a program that hangs, or a proxy that has lost the peer and goes on to acknowledge
-// bytes. With Limits.KeepAliveMethod, the client calls the method after KeepAlive (60 s) without
-// a message of the peer. Any reply is a sign of life, also an error. After another KeepAlive
-// without a message, the session ends with [ErrUnreachable], so at the latest three times
-// KeepAlive after the peer has vanished. A server that handles requests one by one must be able
-// to answer in that time. The sessions of a Client do not send the method as a notification.
-// WebSockets send pings of their own, each 30 s: see the package websocket.
+// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone. It
+// does not notice a program that hangs, or a proxy that has lost the peer and goes on to
+// acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
+// KeepAlive (60 s) without a message of the peer. Any reply is a sign of life, also an
+// error. After another KeepAlive without a message, the session ends with [ErrUnreachable],
+// so at the latest three times KeepAlive after the peer has vanished. A server that handles
+// requests one by one must be able to answer in that time. The sessions of a Client do not
+// send the method as a notification. WebSockets send pings of their own, each 30 s: see the
+// package websocket.
 //
 // # Streams
 //
-// A [Stream] of [Subscribe] on a client outlives sessions. On each new session the client makes
-// the subscribing call again, with the params of the first. Values of the time between two
-// sessions are lost, and the reader is told by Subscription.OnGap. The id of the subscription
-// may change. If the peer refuses the call, the stream ends with that error, except that a
-// refusal as not started is repeated, MaxRetries times. Values that wait to be read stay; the
-// values of at most two sessions wait, each within the limits of the subscription.
+// A [Stream] of [Subscribe] on a client outlives sessions. On each new session the client
+// makes the subscribing call again, with the params of the first. Values of the time
+// between two sessions are lost, and the reader is told by Subscription.OnGap. The id of
+// the subscription may change. If the peer refuses the call, the stream ends with that
+// error, except that a refusal as not started is repeated, MaxRetries times. Values that
+// wait to be read stay; the values of at most two sessions wait, each within the limits of
+// the subscription.
 //
 // [StreamOf] and CallProgress use the present session. A stream of StreamOf ends with its
 // session, since the peer has made the id there.
@@ -335,8 +342,8 @@ type clientStatus struct {
 
 var _ Caller = (*Client)(nil)
 
-// Call calls method and waits for the reply, as [Session.Call] does. The errors are those of
-// Session.Call, and [ErrNotConnected].
+// Call calls method and waits for the reply, as [Session.Call] does. The errors are those
+// of Session.Call, and [ErrNotConnected].
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Client.Call", ctx)
 	if cs := c.ready.Load(); cs != nil {
@@ -349,15 +356,15 @@ func (c *Client) Call(ctx context.Context, method string, params, result any) er
 	return c.callAgain(ctx, nil, nil, method, params, result)
 }
 
-// Go calls method and returns a future, as [Session.Go] does. Without a session, Go returns at
-// once, and the call waits.
+// Go calls method and returns a future, as [Session.Go] does. Without a session, Go returns
+// at once, and the call waits.
 func (c *Client) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Client.Go", ctx)
 	return c.startCall(ctx, method, params)
 }
 
-// Notify sends a notification, as [Session.Notify] does. Without a session, Notify waits for
-// one. A notification is sent at most once: if its session ends before the writing, the
+// Notify sends a notification, as [Session.Notify] does. Without a session, Notify waits
+// for one. A notification is sent at most once: if its session ends before the writing, the
 // notification leaves on the next session, and otherwise not again.
 func (c *Client) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Client.Notify", ctx)
@@ -371,9 +378,9 @@ func (c *Client) Notify(ctx context.Context, method string, params any) error {
 	return c.notifyAgain(ctx, nil, nil, method, params)
 }
 
-// SendBatch sends b and waits for the replies, as [Session.SendBatch] does. Each member has the
-// outcome that a single call would have. The members to be repeated are sent as a shorter
-// batch.
+// SendBatch sends b and waits for the replies, as [Session.SendBatch] does. Each member has
+// the outcome that a single call would have. The members to be repeated are sent as a
+// shorter batch.
 func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
 	mustHaveContext("Client.SendBatch", ctx)
 	if b.isEmpty() {
@@ -382,8 +389,8 @@ func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
 	return c.sendBatch(ctx, b)
 }
 
-// Session returns the present session, and waits until there is one. Calls on the session itself
-// are not repeated.
+// Session returns the present session, and waits until there is one. Calls on the session
+// itself are not repeated.
 func (c *Client) Session(ctx context.Context) (*Session, error) {
 	mustHaveContext("Client.Session", ctx)
 	if err := context.Cause(ctx); err != nil {
@@ -414,9 +421,9 @@ func (c *Client) Reconnect() {
 	c.wakeUp()
 }
 
-// Shutdown ends the client in order. New calls fail with [ErrClosed]. Shutdown waits for the
-// calls under way, also for those that wait for a session, and then shuts the session down. If
-// ctx ends first, Shutdown calls Close and returns the error of ctx.
+// Shutdown ends the client in order. New calls fail with [ErrClosed]. Shutdown waits for
+// the calls under way, also for those that wait for a session, and then shuts the session
+// down. If ctx ends first, Shutdown calls Close and returns the error of ctx.
 //
 // A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
 // error is [ErrInHandler].
@@ -431,8 +438,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return c.shutdown(ctx)
 }
 
-// Close ends the client without waiting for the peer. All calls and streams fail. Close does not
-// wait for the end of functions such as OnConnect: see [Client.Done].
+// Close ends the client without waiting for the peer. All calls and streams fail. Close
+// does not wait for the end of functions such as OnConnect: see [Client.Done].
 func (c *Client) Close() error {
 	c.end(ErrClosed)
 	return nil
@@ -442,8 +449,8 @@ func (c *Client) Close() error {
 // functions of ClientOptions have returned.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns the reason for the end of the client, or nil before: [ErrClosed] after Close or
-// Shutdown, or a [*PermanentError].
+// Err returns the reason for the end of the client, or nil before: [ErrClosed] after Close
+// or Shutdown, or a [*PermanentError].
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

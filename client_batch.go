@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// clientBatch is a batch of a Client. The first message has all members, and further messages
-// have those that are sent again. Only the goroutine of SendBatch uses the fields.
+// clientBatch is a batch of a Client. The first message has all members, and further
+// messages have those that are sent again. Only the goroutine of SendBatch uses the fields.
 type clientBatch struct {
 	client *Client
 	batch  *Batch
@@ -56,8 +56,8 @@ func (c *Client) sendBatch(ctx context.Context, b *Batch) error {
 	return fillMembers(b.members)
 }
 
-// attempt sends the open members on cs, waits for the outcomes and judges them. It reports true
-// if members are to be sent again.
+// attempt sends the open members on cs, waits for the outcomes and judges them. It reports
+// true if members are to be sent again.
 func (cb *clientBatch) attempt(ctx context.Context, r *repetition, cs *clientSession, t *sendTurn) (again bool, err error) {
 	m := &pendingMessage{session: cs.session, owner: cb, isBatch: true, calls: make([]pendingCall, 0, len(cb.open))}
 	part := cb.nextPart(r.attempt)
@@ -94,7 +94,8 @@ func (cb *clientBatch) attempt(ctx context.Context, r *repetition, cs *clientSes
 	return again, nil
 }
 
-// nextPart returns the batch for the given attempt: the user's, or one with the open members.
+// nextPart returns the batch for the given attempt: the user's, or one with the open
+// members.
 func (cb *clientBatch) nextPart(attempt int) *Batch {
 	if attempt == 1 {
 		return cb.batch
@@ -108,8 +109,8 @@ func (cb *clientBatch) nextPart(attempt int) *Batch {
 	return part
 }
 
-// sendPart calls the functions of Options.OnBatchCall and OnCall, and queues b, whose calls are
-// in m. It returns the context for the batch.
+// sendPart calls the functions of Options.OnBatchCall and OnCall, and queues b, whose calls
+// are in m. It returns the context for the batch.
 func (s *Session) sendPart(ctx context.Context, b *Batch, m *pendingMessage) (context.Context, error) {
 	ctx, err := s.calls.hooks.beginBatch(ctx, nil, s, b)
 	if err == nil {
@@ -139,8 +140,8 @@ func (cb *clientBatch) await(ctx context.Context, m *pendingMessage) {
 	}
 }
 
-// judgeMembers finishes the members whose outcome is final, and leaves the others in cb.open.
-// It reports whether there are others.
+// judgeMembers finishes the members whose outcome is final, and leaves the others in
+// cb.open. It reports whether there are others.
 func (cb *clientBatch) judgeMembers(ctx context.Context, r *repetition, cs *clientSession, m *pendingMessage, part *Batch) bool {
 	var open []batchEntry
 	before, unwritten := *r, false
@@ -229,7 +230,8 @@ func (f *Future) callIn(m *pendingMessage) *pendingCall {
 	return f.call
 }
 
-// finishedError returns the error of f. If f goes on, the error is that of the last attempt.
+// finishedError returns the error of f. If f goes on, the error is that of the last
+// attempt.
 func (f *Future) finishedError() error {
 	if f.isFinished() {
 		return f.err

@@ -10,8 +10,8 @@ import (
 
 // clientFuture is a call of Client.Go. Between two attempts, the future has no message. One
 // goroutine at a time has the call: that of Go, then, if an attempt has failed, that of
-// judgeReturned, and then sendWaiting. The functions endByContext, expire and release may run
-// at any time.
+// judgeReturned, and then sendWaiting. The functions endByContext, expire and release may
+// run at any time.
 type clientFuture struct {
 	futureCall // the first message, and the future
 	repetition
@@ -164,8 +164,8 @@ func (call *clientFuture) sendAgain(cs *clientSession) {
 	}
 }
 
-// send makes an attempt on cs, with the message sole. It reports true if the call was not sent,
-// and has to wait for another session.
+// send makes an attempt on cs, with the message sole. It reports true if the call was not
+// sent, and has to wait for another session.
 func (call *clientFuture) send(cs *clientSession, sole *soleCall, params any) (again bool) {
 	s, f := cs.session, &call.future
 	m := sole.begin(s, call.method)
@@ -218,8 +218,8 @@ func (call *clientFuture) takeOutcome(m *pendingMessage) bool {
 	return true
 }
 
-// judgeLater has r judged on another goroutine, since ClientOptions.Idempotent is a function of
-// the user.
+// judgeLater has r judged on another goroutine, since ClientOptions.Idempotent is a
+// function of the user.
 func (c *Client) judgeLater(r returnedCall) {
 	c.mu.Lock()
 	if c.over {

@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// The connecting goroutine of a Client. It makes sessions, one after the other, and waits for
-// the end of each:
+// The connecting goroutine of a Client. It makes sessions, one after the other, and waits
+// for the end of each:
 //
 //	run → nextAddr → waitUntil, then attempt: Connect, adopt, OnConnect → becomeReady
 //	    → await: until the session is lost, is to be replaced, or the client ends
 //
-// becomeReady starts sendWaiting (client_queue.go), which subscribes again and sends what waits.
-// A session that is replaced goes on in drain, until its calls are finished.
+// becomeReady starts sendWaiting (client_queue.go), which subscribes again and sends what
+// waits. A session that is replaced goes on in drain, until its calls are finished.
 
-// clientAddrs is the list of addresses. Only the connecting goroutine uses it, except holds.
+// clientAddrs is the list of addresses. Only the connecting goroutine uses it, except
+// holds.
 type clientAddrs struct {
 	list     []string
 	next     int // index of the next address
@@ -84,8 +85,8 @@ func (c *Client) run() {
 	}
 }
 
-// nextAddr returns the next address, and when it may be tried. An address is left out as long
-// as its peer asks for patience, unless all are.
+// nextAddr returns the next address, and when it may be tried. An address is left out as
+// long as its peer asks for patience, unless all are.
 func (c *Client) nextAddr(hop bool) (addr string, at time.Time) {
 	now := time.Now()
 	at = now
@@ -132,8 +133,8 @@ func (c *Client) holdAddr(addr string, e *Error) {
 	c.holds[addr] = time.Now().Add(wait)
 }
 
-// waitUntilNeeded reports whether a session is to be made. During Shutdown, it waits until a
-// call waits for a session.
+// waitUntilNeeded reports whether a session is to be made. During Shutdown, it waits until
+// a call waits for a session.
 func (c *Client) waitUntilNeeded() bool {
 	for {
 		c.mu.Lock()
@@ -149,8 +150,8 @@ func (c *Client) waitUntilNeeded() bool {
 	}
 }
 
-// waitUntil waits for the time at. Reconnect ends the wait, and so does the end of the client:
-// then the result is false.
+// waitUntil waits for the time at. Reconnect ends the wait, and so does the end of the
+// client: then the result is false.
 func (c *Client) waitUntil(at time.Time, reason error) bool {
 	c.takeReconnect()
 	wait := time.Until(at)
@@ -251,8 +252,8 @@ func (c *Client) publishLocked(cs *clientSession) {
 	}
 }
 
-// await waits until cs takes no more calls, is to be replaced, or the client ends. It returns
-// the reason.
+// await waits until cs takes no more calls, is to be replaced, or the client ends. It
+// returns the reason.
 func (c *Client) await(cs *clientSession) error {
 	var tick <-chan time.Time
 	if c.keepAliveMethod != "" {
@@ -321,8 +322,8 @@ func (c *Client) loseSessionLocked(cs *clientSession, reason error) {
 	}
 }
 
-// drain lets the calls of cs finish, and takes its streams away. Calls on the session itself
-// fail from now on.
+// drain lets the calls of cs finish, and takes its streams away. Calls on the session
+// itself fail from now on.
 func (c *Client) drain(cs *clientSession, reason error) {
 	c.takeStreams(cs, reason)
 	limit := c.requestTimeout
@@ -330,7 +331,8 @@ func (c *Client) drain(cs *clientSession, reason error) {
 		limit = defaultDrain
 	}
 	c.retain()
-	// Owner: the client. End: the session is over, at the latest after limit, or the client ends.
+	// Owner: the client. End: the session is over, at the latest after limit, or the client
+	// ends.
 	go func() {
 		defer c.release()
 		ctx, cancel := context.WithTimeout(c.ctx, limit)
@@ -344,8 +346,8 @@ func (c *Client) drain(cs *clientSession, reason error) {
 // defaultDrain bounds the end of a replaced session, if Limits.RequestTimeout does not.
 const defaultDrain = 30 * time.Second
 
-// goingAway is an error of a transport that says whether its peer goes away, so that another
-// address should be tried at once: a WebSocket's close code 1001 or 1012.
+// goingAway is an error of a transport that says whether its peer goes away, so that
+// another address should be tried at once: a WebSocket's close code 1001 or 1012.
 type goingAway interface {
 	error
 	GoingAway() bool

@@ -15,14 +15,14 @@ import (
 //	a call of Go                            sendWaiting sends it
 //	a notification of an earlier session    sendWaiting sends its frame, as it is
 //
-// Messages are sent in the order in which they left before, and then in the order of arrival.
-// While sendWaiting runs, further messages wait behind the others. Otherwise messages go
-// directly to the session, and the queue is empty, except for those that are held: requests
-// that the peer of the present session has refused as not started.
+// Messages are sent in the order in which they left before, and then in the order of
+// arrival. While sendWaiting runs, further messages wait behind the others. Otherwise
+// messages go directly to the session, and the queue is empty, except for those that are
+// held: requests that the peer of the present session has refused as not started.
 
-// sendOrder is the place of a message among those that wait: the place that it had on the first
-// session with the message. A message that has waited before comes after the last session that
-// took messages directly, in the order of arrival.
+// sendOrder is the place of a message among those that wait: the place that it had on the
+// first session with the message. A message that has waited before comes after the last
+// session that took messages directly, in the order of arrival.
 type sendOrder struct {
 	session, message uint64
 }
@@ -34,8 +34,8 @@ func (o sendOrder) compare(other sendOrder) int {
 	return cmp.Or(cmp.Compare(o.session, other.session), cmp.Compare(o.message, other.message))
 }
 
-// waitingMessage is a message that waits for a session. Exactly one of turn, call and frame is
-// set.
+// waitingMessage is a message that waits for a session. Exactly one of turn, call and frame
+// is set.
 type waitingMessage struct {
 	order sendOrder
 	turn  *sendTurn
@@ -43,8 +43,8 @@ type waitingMessage struct {
 	frame []byte
 }
 
-// sendTurn is the turn of a goroutine with a message that waits. A nil sendTurn is for messages that
-// do not wait.
+// sendTurn is the turn of a goroutine with a message that waits. A nil sendTurn is for
+// messages that do not wait.
 type sendTurn struct {
 	begin  chan *clientSession // receives the session; one slot
 	passed chan struct{}       // closed when the message is queued, or was given up
@@ -211,8 +211,8 @@ type repetition struct {
 	final      bool // the peer has begun with the call
 }
 
-// errRepeated is the error of an attempt for functions of Options.OnBatchCall, if the call is
-// sent again.
+// errRepeated is the error of an attempt for functions of Options.OnBatchCall, if the call
+// is sent again.
 var errRepeated = errors.New("rpcx: the call is sent again")
 
 // mayGoAgain reports whether err, of an attempt, has to be judged. Most errors do not.
@@ -341,8 +341,8 @@ func (e *notConnectedError) Unwrap() []error {
 }
 
 // joinLocked makes w wait. If direct is set, there is a session, and nothing else waits,
-// joinLocked returns the session instead, and if w must not wait, an error. Callers must hold
-// c.mu.
+// joinLocked returns the session instead, and if w must not wait, an error. Callers must
+// hold c.mu.
 func (c *Client) joinLocked(ctx context.Context, r *repetition, w *waitingMessage, direct bool) (*clientSession, error) {
 	c.mu.AssertHeld()
 	full := len(c.queue.messages)+len(c.queue.held) >= c.options.MaxWaiting
@@ -379,15 +379,15 @@ func (c *Client) joinLocked(ctx context.Context, r *repetition, w *waitingMessag
 	return nil, nil
 }
 
-// runsHandlerNow reports whether ctx is that of a handler of s. Its calls must not wait behind
-// others, which may wait for the handler.
+// runsHandlerNow reports whether ctx is that of a handler of s. Its calls must not wait
+// behind others, which may wait for the handler.
 func runsHandlerNow(ctx context.Context, s *Session) bool {
 	h := handlerOf(ctx)
 	return h != nil && h.session == s
 }
 
-// waitTurn waits until a call may be sent. It returns the session, and the turn if the call has
-// waited.
+// waitTurn waits until a call may be sent. It returns the session, and the turn if the call
+// has waited.
 func (c *Client) waitTurn(ctx context.Context, r *repetition) (*clientSession, *sendTurn, error) {
 	if cs, ok := ctx.Value(connectKey{c}).(*clientSession); ok && cs.takesCalls() {
 		return cs, nil, nil // OnConnect calls the client
@@ -415,8 +415,8 @@ func (c *Client) waitTurn(ctx context.Context, r *repetition) (*clientSession, *
 	return nil, nil, err
 }
 
-// endErrorLocked returns the error of a call that waits when the client ends: that of the last
-// attempt, if there was one. Callers must hold c.mu.
+// endErrorLocked returns the error of a call that waits when the client ends: that of the
+// last attempt, if there was one. Callers must hold c.mu.
 func (c *Client) endErrorLocked(r *repetition) error {
 	c.mu.AssertHeld()
 	if r.lastErr != nil {
@@ -425,8 +425,8 @@ func (c *Client) endErrorLocked(r *repetition) error {
 	return c.closedErrorLocked()
 }
 
-// waitErrorLocked returns why the wait of a call has ended: because of the cause, or with the
-// client, if the cause is nil. Callers must hold c.mu.
+// waitErrorLocked returns why the wait of a call has ended: because of the cause, or with
+// the client, if the cause is nil. Callers must hold c.mu.
 func (c *Client) waitErrorLocked(cause error, r *repetition) error {
 	c.mu.AssertHeld()
 	switch {
@@ -440,8 +440,9 @@ func (c *Client) waitErrorLocked(cause error, r *repetition) error {
 	return cause
 }
 
-// repeat makes a call until it has an outcome. first is the session of the first attempt, which
-// has ended with err, or nil. op makes an attempt on a session, and judges its outcome.
+// repeat makes a call until it has an outcome. first is the session of the first attempt,
+// which has ended with err, or nil. op makes an attempt on a session, and judges its
+// outcome.
 func (c *Client) repeat(ctx context.Context, r *repetition, op func(ctx context.Context, cs *clientSession, t *sendTurn) (again bool, err error)) error {
 	if _, ok := ctx.Deadline(); !ok && c.requestTimeout != never {
 		var cancel context.CancelFunc

@@ -11,15 +11,16 @@ func (c *Client) callAgain(ctx context.Context, cs *clientSession, err error, me
 	})
 }
 
-// notifyAgain sends a notification that waits, or that could not be sent on cs because of err.
+// notifyAgain sends a notification that waits, or that could not be sent on cs because of
+// err.
 func (c *Client) notifyAgain(ctx context.Context, cs *clientSession, err error, method string, params any) error {
 	return c.again(ctx, cs, err, method, func(ctx context.Context, s *Session, attempt int, _ *sendTurn) error {
 		return s.notifyCaller(ctx, fromClient, method, params, attempt)
 	})
 }
 
-// again makes a call by op until it has an outcome. The first attempt on cs, if cs is not nil,
-// has ended with err.
+// again makes a call by op until it has an outcome. The first attempt on cs, if cs is not
+// nil, has ended with err.
 func (c *Client) again(ctx context.Context, cs *clientSession, err error, method string, op func(ctx context.Context, s *Session, attempt int, t *sendTurn) error) error {
 	r := &repetition{method: method}
 	if cause := context.Cause(ctx); cs == nil && cause != nil {
@@ -42,8 +43,8 @@ type clientClosedError struct{ cause error }
 func (e *clientClosedError) Error() string   { return "rpcx: client closed: " + trimPrefix(e.cause) }
 func (e *clientClosedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
 
-// closedErrorLocked returns the error of calls after the end of the client. Callers must hold
-// c.mu.
+// closedErrorLocked returns the error of calls after the end of the client. Callers must
+// hold c.mu.
 func (c *Client) closedErrorLocked() error {
 	c.mu.AssertHeld()
 	if c.endErr == ErrClosed {
@@ -136,8 +137,8 @@ func (c *Client) shutdown(ctx context.Context) error {
 	}
 }
 
-// checkDrainedLocked ends the wait of Shutdown, if no message waits any more. Callers must hold
-// c.mu.
+// checkDrainedLocked ends the wait of Shutdown, if no message waits any more. Callers must
+// hold c.mu.
 func (c *Client) checkDrainedLocked() {
 	c.mu.AssertHeld()
 	if !c.queue.isEmpty() || c.judging || c.current != nil && c.current.sending {

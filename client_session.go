@@ -32,8 +32,8 @@ type clientSession struct {
 	leaving error // why the session is to be replaced although it goes on; nil if it is not
 }
 
-// keptFrame is a notification that was queued and not written. The frame is sent again as it
-// is: the functions of Options.OnCall have seen it, and a notification has no id.
+// keptFrame is a notification that was queued and not written. The frame is sent again as
+// it is: the functions of Options.OnCall have seen it, and a notification has no id.
 type keptFrame struct {
 	order sendOrder
 	frame []byte // owned by the keptFrame
@@ -57,8 +57,8 @@ func (c *Client) adopt(s *Session, addr string, number uint64) (*clientSession, 
 	return cs, nil
 }
 
-// markLostLocked records that the session takes no more calls. Callers must hold the session's
-// lock.
+// markLostLocked records that the session takes no more calls. Callers must hold the
+// session's lock.
 func (cs *clientSession) markLostLocked() {
 	if cs == nil || cs.isLost {
 		return
@@ -86,8 +86,8 @@ func (cs *clientSession) isLeft() bool {
 	return cs.leaving != nil
 }
 
-// repeatsLocked reports whether unwritten calls are to be repeated, so that they must not be
-// written after they have failed. Callers must hold the session's lock.
+// repeatsLocked reports whether unwritten calls are to be repeated, so that they must not
+// be written after they have failed. Callers must hold the session's lock.
 func (cs *clientSession) repeatsLocked() bool {
 	if cs == nil {
 		return false
@@ -122,7 +122,8 @@ func (cs *clientSession) keepNoteLocked(number uint64) {
 
 // takeUnwrittenLocked keeps the notifications of the client among the frames of f from the
 // given index on. The first of these frames follows the message with the number before. The
-// writer calls takeUnwrittenLocked at the session's end. Callers must hold the session's lock.
+// writer calls takeUnwrittenLocked at the session's end. Callers must hold the session's
+// lock.
 func (cs *clientSession) takeUnwrittenLocked(f *frameBuffer, from int, before uint64) {
 	if cs == nil || cs.mayLose {
 		return
@@ -161,8 +162,8 @@ func (cs *clientSession) returnNotes() {
 	}
 }
 
-// sendFrame sends a notification of an earlier session. It reports false if the session takes
-// no more messages.
+// sendFrame sends a notification of an earlier session. It reports false if the session
+// takes no more messages.
 func (cs *clientSession) sendFrame(frame []byte) bool {
 	sc := getEncodeBuffer()
 	defer sc.recycle()

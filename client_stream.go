@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// clientStream is a subscription of a Client. On each session, the client makes the subscribing
-// call anew, and the session fills a queue of its own: a part of the stream. The reader takes
-// the values of one part after the other. A part ends with its session, and the stream does not.
+// clientStream is a subscription of a Client. On each session, the client makes the
+// subscribing call anew, and the session fills a queue of its own: a part of the stream.
+// The reader takes the values of one part after the other. A part ends with its session,
+// and the stream does not.
 //
 //	openStream, or resubscribe → subscribeOn → Session.openStream ─▶ addPart
 //	Stream.Next → next → nextPart, streamQueue.take, and before the values of a later part: OnGap
@@ -46,8 +47,8 @@ type streamPart struct {
 	gap   *GapError // before the part; nil for the first, and after OnGap
 }
 
-// maxParts is the number of parts with unread values. If the reader is slower, the oldest part
-// is dropped, or the stream ends with ErrSlowReader, as the policy says.
+// maxParts is the number of parts with unread values. If the reader is slower, the oldest
+// part is dropped, or the stream ends with ErrSlowReader, as the policy says.
 const maxParts = 2
 
 var _ streamCaller = (*Client)(nil)
@@ -90,8 +91,8 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 	return st, nil
 }
 
-// addStream makes the client subscribe again for st on each later session. If the client has
-// ended, st ends, too, and addStream returns the error.
+// addStream makes the client subscribe again for st on each later session. If the client
+// has ended, st ends, too, and addStream returns the error.
 func (c *Client) addStream(st *clientStream) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,8 +113,8 @@ func (c *Client) removeStream(st *clientStream) {
 	c.streams = slices.DeleteFunc(c.streams, func(other *clientStream) bool { return other == st })
 }
 
-// resubscribe makes the subscribing calls on cs, in the order of the streams. The calls leave
-// one after the other; their replies are not awaited.
+// resubscribe makes the subscribing calls on cs, in the order of the streams. The calls
+// leave one after the other; their replies are not awaited.
 func (c *Client) resubscribe(cs *clientSession) {
 	for cs.takesCalls() {
 		c.mu.Lock()
@@ -158,9 +159,9 @@ func (st *clientStream) subscribeOn(cs *clientSession, refusals int) {
 	}
 }
 
-// judgeSubscribing handles the failure of a subscribing call on cs. If the session was lost,
-// the next makes the call again. A refusal as not started is repeated, after a backoff. Any
-// other error ends the stream.
+// judgeSubscribing handles the failure of a subscribing call on cs. If the session was
+// lost, the next makes the call again. A refusal as not started is repeated, after a
+// backoff. Any other error ends the stream.
 func (st *clientStream) judgeSubscribing(cs *clientSession, refusals int, err error) {
 	c := st.client
 	if !cs.takesCalls() || c.Err() != nil {
@@ -244,8 +245,8 @@ func (p *streamPart) newGap() *GapError {
 	return gap
 }
 
-// dropFirstLocked drops the first part. next is the part after all others. Callers must hold
-// st.mu.
+// dropFirstLocked drops the first part. next is the part after all others. Callers must
+// hold st.mu.
 func (st *clientStream) dropFirstLocked(next *streamPart) {
 	first := st.parts[0]
 	st.parts = slices.Delete(st.parts, 0, 1)
@@ -266,8 +267,8 @@ func (st *clientStream) signal() {
 	}
 }
 
-// hasEnded reports whether no subscribing call is needed any more: the stream has ended, or its
-// last part for another reason than the loss of a session.
+// hasEnded reports whether no subscribing call is needed any more: the stream has ended, or
+// its last part for another reason than the loss of a session.
 func (st *clientStream) hasEnded() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -358,8 +359,8 @@ func (st *clientStream) next(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// nextPart returns the part to be read, and its gap; nil if there is none yet. After the last
-// part it returns why the stream has ended.
+// nextPart returns the part to be read, and its gap; nil if there is none yet. After the
+// last part it returns why the stream has ended.
 func (st *clientStream) nextPart() (*streamPart, *GapError, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -387,8 +388,8 @@ func (st *clientStream) showGap(part *streamPart, gap *GapError) {
 	}
 }
 
-// skips takes note of value, which the reader has taken from part. If value is the first after
-// a gap, and equals the last before, skips reports true, and there was no gap.
+// skips takes note of value, which the reader has taken from part. If value is the first
+// after a gap, and equals the last before, skips reports true, and there was no gap.
 func (st *clientStream) skips(part *streamPart, gap *GapError, value []byte) bool {
 	st.from = part.queue
 	if !st.sub.Correlation.Current {
@@ -406,8 +407,8 @@ func (st *clientStream) skips(part *streamPart, gap *GapError, value []byte) boo
 	return same
 }
 
-// equalJSON reports whether a and b are the same JSON value. Servers order the members of an
-// object differently.
+// equalJSON reports whether a and b are the same JSON value. Servers order the members of
+// an object differently.
 func equalJSON(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
@@ -531,45 +532,4 @@ func (st *clientStream) leavePart(cs *clientSession, reason error) {
 	if isOn {
 		last.queue.leave(&ConnectionError{Written: true, Err: reason, isStream: true})
 	}
-}
-
-// claimStream implements [StreamOf], on the present session: the peer has made the id there.
-func (c *Client) claimStream(form *Correlation, id any) (streamSource, error) {
-	c.mu.Lock()
-	cs := c.current
-	err := c.noSessionErrorLocked()
-	c.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	return cs.session.claimStream(form, id)
-}
-
-// noSessionErrorLocked returns why there is no session, or nil. Callers must hold c.mu.
-func (c *Client) noSessionErrorLocked() error {
-	c.mu.AssertHeld()
-	switch {
-	case c.endErr != nil:
-		return c.closedErrorLocked()
-	case c.current == nil:
-		return &notConnectedError{reason: c.reason}
-	}
-	return nil
-}
-
-// callWithProgress implements [CallProgress]. After the first progress, the call is not
-// repeated: its results would come twice.
-func (c *Client) callWithProgress(ctx context.Context, form *Correlation, method string, params, result any, f func(q *streamQueue, value []byte) error) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	r := &repetition{method: method}
-	return c.repeat(ctx, r, func(_ context.Context, cs *clientSession, t *sendTurn) (bool, error) {
-		t.pass() // the reply may take long; only ctx and the session bound the call
-		err := cs.session.callWithProgress(ctx, form, method, params, result, func(q *streamQueue, value []byte) error {
-			r.final = true
-			return f(q, value)
-		})
-		return c.judge(r, cs, err)
-	})
 }
