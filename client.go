@@ -22,8 +22,9 @@ type ClientOptions struct {
 	Shuffle bool
 	// Connect makes a session with addr. Default: [Dial], for tcp://, tls:// and unix://.
 	// Dial of the package websocket, and the Dial of a [Dialer] with settings, fit. opts is
-	// a copy of Session. ctx ends after ConnectTimeout, and with the client. Each session
-	// must be new.
+	// a copy of Session. ctx ends with the attempt, also if the attempt succeeds. So a
+	// session that ends with its context, such as that of [Command], needs another context.
+	// Each session must be new. A [*PermanentError] ends the client.
 	Connect func(ctx context.Context, addr string, opts *Options) (*Session, error)
 	// Session holds the options of each session: the handler of the peer's requests, for
 	// example.
@@ -35,13 +36,21 @@ type ClientOptions struct {
 	// OnConnect is called before anything else is sent on a new session: for
 	// "server.version", "initialize", a login. Calls on s, and calls through the client
 	// with ctx, go to s. An error is a failed attempt, and ends s. A [*PermanentError] ends
-	// the client. Default: nothing to do.
+	// the client. OnConnect must not call [Client.Shutdown], which waits for OnConnect.
+	//
+	// Without a call in OnConnect, a connection alone counts as a session. A proxy without a
+	// peer, or a server that is full, then uses up the MaxRetries of calls. Default: nothing
+	// to do.
 	OnConnect func(ctx context.Context, s *Session) error
-	// OnState is called with each new state, and with the reason: for ClientBackoff, and
-	// after a session for ClientConnecting, why there is no session; for ClientClosed the
-	// error of [Client.Err]. The calls come one at a time, in order, on a separate
-	// goroutine. If OnState is slower than 64 changes, the oldest changes are left out.
-	// Default: nothing is called.
+	// OnState is called with each new state, and with the reason: for ClientBackoff and
+	// ClientConnecting why there is no session, nil before the first attempt; for
+	// ClientClosed the error of [Client.Err]. The client does not log failed attempts:
+	// OnState and the errors of calls have the reason.
+	//
+	// The calls come one at a time, in order, on a separate goroutine. If OnState is slower
+	// than 64 changes, the oldest changes are left out. OnState must not call
+	// [Client.Shutdown] or wait for [Client.Done], which wait for OnState. Default: nothing
+	// is called.
 	OnState func(state ClientState, reason error)
 
 	// MinBackoff and MaxBackoff bound the wait before an attempt. Defaults 100 ms and 30 s.
@@ -57,8 +66,10 @@ type ClientOptions struct {
 	// ConnectTimeout bounds an attempt: Connect and OnConnect together. Default 30 s.
 	ConnectTimeout time.Duration
 
-	// FailFast makes calls fail with [ErrNotConnected] while there is no session. Default:
-	// calls wait for a session, within their context or Limits.RequestTimeout.
+	// FailFast makes calls fail with [ErrNotConnected] while there is no session, also
+	// calls that would be repeated after the loss of their session. [Client.Session] fails,
+	// too: OnState tells when there is a session. Default: calls wait for a session, within
+	// their context or Limits.RequestTimeout.
 	FailFast bool
 	// MaxWaiting is the number of calls, batches and notifications that wait for a session.
 	// Default 1,000. Further calls fail with ErrNotConnected.
@@ -107,6 +118,9 @@ func (s ClientState) String() string {
 // FailFast, or if MaxWaiting calls wait already, and otherwise when the time of the call
 // ends. Then the error also matches the cause of the context, or ErrTimeout. The error
 // wraps the reason why there is no session.
+//
+// The peer has not received the call, with one exception: if an attempt of an idempotent
+// call was written before, the error also wraps a [*ConnectionError] with Written set.
 var ErrNotConnected = errors.New("rpcx: not connected")
 
 // PermanentError wraps an error after which a further attempt is of no use, such as a
@@ -239,8 +253,9 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // count, the error is that of the last attempt. If any attempt was written and had no
 // reply, the error is a [*ConnectionError] with Written set.
 //
-// If the context has no deadline, Limits.RequestTimeout bounds the first attempt on a
-// session, and then everything after it: a wait, and further attempts.
+// If the context has no deadline, Limits.RequestTimeout bounds a first attempt that need
+// not wait, and begins anew with the first wait for a session. From there, it bounds the
+// rest of the call: all waits and attempts together.
 //
 //   - A member of a batch is treated as a single call. What is sent again of a batch is a
 //     shorter batch. Notifications of a batch are sent again only with an unwritten batch.
@@ -274,7 +289,7 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // does not notice a program that hangs, or a proxy that has lost the peer and goes on to
 // acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
 // KeepAlive (60 s) without a message of the peer. Any reply is a sign of life, also an
-// error. After another KeepAlive without a message, the session ends with [ErrUnreachable],
+// error, but a server of this package counts the cost of errors. After another KeepAlive without a message, the session ends with [ErrUnreachable],
 // so at the latest three times KeepAlive after the peer has vanished. A server that handles
 // requests one by one must be able to answer in that time. The sessions of a Client do not
 // send the method as a notification. WebSockets send pings of their own, each 30 s: see the
@@ -380,7 +395,8 @@ func (c *Client) Notify(ctx context.Context, method string, params any) error {
 
 // SendBatch sends b and waits for the replies, as [Session.SendBatch] does. Each member has
 // the outcome that a single call would have. The members to be repeated are sent as a
-// shorter batch.
+// shorter batch. A batch that has failed, also with [ErrNotConnected], counts as sent: to
+// try again, build another.
 func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
 	mustHaveContext("Client.SendBatch", ctx)
 	if b.isEmpty() {
@@ -389,8 +405,9 @@ func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
 	return c.sendBatch(ctx, b)
 }
 
-// Session returns the present session, and waits until there is one. Calls on the session
-// itself are not repeated.
+// Session returns the present session, and waits until there is one, as a call does: within
+// ctx or Limits.RequestTimeout, and not at all with FailFast. Calls on the session itself
+// are not repeated.
 func (c *Client) Session(ctx context.Context) (*Session, error) {
 	mustHaveContext("Client.Session", ctx)
 	if err := context.Cause(ctx); err != nil {
@@ -426,7 +443,9 @@ func (c *Client) Reconnect() {
 // down. If ctx ends first, Shutdown calls Close and returns the error of ctx.
 //
 // A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
-// error is [ErrInHandler].
+// error is [ErrInHandler]. OnConnect and OnState must not call Shutdown either, and nothing
+// detects that deadlock: use Close, or a goroutine. The streams end with a
+// [*ConnectionError] that matches ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	mustHaveContext("Client.Shutdown", ctx)
 	c.mu.Lock()

@@ -271,7 +271,8 @@ type Limits struct {
 	// 15 s). The peer needs a handler for the method: without a handler each probe is an
 	// error, with a cost. IdleTimeout ignores probes of this side. Over TCP the session ends
 	// with ErrUnreachable after three times KeepAlive without an acknowledgement; while
-	// something of ours is being sent, only on Linux.
+	// something of ours is being sent, only on Linux. A [Client] calls KeepAliveMethod
+	// instead, and needs a reply: see "Keep-alive" there.
 	KeepAlive       time.Duration
 	KeepAliveMethod string
 

@@ -194,7 +194,8 @@ type Stream[T any] struct {
 // wait, with the cause of ctx. The other errors end the stream:
 //
 //   - [ErrStreamEnded], if the reply has ended the subscription;
-//   - a [*ConnectionError], if the session has ended: dial, and subscribe again;
+//   - a [*ConnectionError], if the session has ended: dial, and subscribe again; for a
+//     stream of Subscribe on a [Client], if the client has ended;
 //   - [ErrStreamClosed] after Close;
 //   - [ErrSlowReader], with the policy EndStream;
 //   - a [*PeerEndError], if the peer has ended the subscription;
