@@ -225,6 +225,7 @@
 //   - end of a session or program: [Session], docs/behaviour.md
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
+//   - a client that reconnects: [Client], [ClientOptions], docs/behaviour.md
 //   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
 //   - messages over HTTP or a queue, answered: [Server.ServeMessage]
 //   - subscriptions and their queues: [Subscription], [Stream], Options.Correlations
