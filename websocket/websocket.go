@@ -185,14 +185,14 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed the WebSocket with code %d %q", e.Code, e.Reason)
 }
 
-// Is reports whether target is io.EOF after an orderly close, and io.ErrUnexpectedEOF
-// otherwise.
 // GoingAway reports whether the peer goes away, or restarts: codes 1001 and 1012. An
 // [rpcx.Client] then tries the next address at once.
 func (e *CloseError) GoingAway() bool {
 	return e.Code == int(websocket.StatusGoingAway) || e.Code == int(websocket.StatusServiceRestart)
 }
 
+// Is reports whether target is io.EOF after an orderly close, and io.ErrUnexpectedEOF
+// otherwise.
 func (e *CloseError) Is(target error) bool {
 	if e.Code == int(websocket.StatusNormalClosure) || e.Code == int(websocket.StatusGoingAway) {
 		return target == io.EOF
