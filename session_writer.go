@@ -340,8 +340,9 @@ func (w *writer) writeLoop() {
 	}
 	w.frameBuffer, w.inFlight, w.countedInFlight = nil, 0, 0
 	s.calls.failPendingLocked(s.life.closeCause, true)
+	client := s.calls.client
 	s.unlock()
-	s.calls.client.returnNotes()
+	client.returnNotes()
 	s.closeConn()
 	s.lock()
 	s.life.runningLoops--
