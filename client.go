@@ -438,9 +438,10 @@ func (c *Client) Reconnect() {
 	c.wakeUp()
 }
 
-// Shutdown ends the client in order. New calls fail with [ErrClosed]. Shutdown waits for
-// the calls under way, also for those that wait for a session, and then shuts the session
-// down. If ctx ends first, Shutdown calls Close and returns the error of ctx.
+// Shutdown ends the client in order. New calls fail with [ErrClosed], except calls that a
+// running handler of the session makes with its context. Shutdown waits for the calls under
+// way, also for those that wait for a session, and then shuts the session down. If ctx ends
+// first, Shutdown calls Close and returns the error of ctx.
 //
 // A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
 // error is [ErrInHandler]. OnConnect and OnState must not call Shutdown either, and nothing

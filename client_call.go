@@ -2,6 +2,7 @@ package rpcx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"reflect"
@@ -53,7 +54,11 @@ func (c *Client) startCall(ctx context.Context, method string, params any) *Futu
 	if ctx.Done() != nil {
 		call.watchContext()
 	}
-	if cs := c.ready.Load(); cs == nil || call.send(cs, &call.soleCall, params) {
+	cs := c.ready.Load()
+	if cs == nil {
+		cs = c.sessionOf(ctx, &call.repetition)
+	}
+	if cs == nil || call.send(ctx, cs, &call.soleCall, params) {
 		call.wait(true)
 	}
 	return f
@@ -136,7 +141,7 @@ func (call *clientFuture) wait(direct bool) {
 		if err != nil {
 			call.future.finish(err)
 		}
-		if cs == nil || !call.send(cs, new(soleCall), c.keptParams(call.params)) {
+		if cs == nil || !call.send(call.ctx, cs, new(soleCall), c.keptParams(call.params)) {
 			return
 		}
 	}
@@ -159,14 +164,15 @@ func (call *clientFuture) sendAgain(cs *clientSession) {
 	c.mu.Lock()
 	call.waiting = nil
 	c.mu.Unlock()
-	if call.send(cs, new(soleCall), c.keptParams(call.params)) {
+	if call.send(c.inTurn(call.ctx, cs), cs, new(soleCall), c.keptParams(call.params)) {
 		call.wait(false)
 	}
 }
 
-// send makes an attempt on cs, with the message sole. It reports true if the call was not
-// sent, and has to wait for another session.
-func (call *clientFuture) send(cs *clientSession, sole *soleCall, params any) (again bool) {
+// send makes an attempt on cs, with the message sole. ctx is that of the call, perhaps
+// changed by inTurn. send reports true if the call was not sent, and has to wait for
+// another session.
+func (call *clientFuture) send(ctx context.Context, cs *clientSession, sole *soleCall, params any) (again bool) {
 	s, f := cs.session, &call.future
 	m := sole.begin(s, call.method)
 	m.future, m.owner = f, call
@@ -175,15 +181,20 @@ func (call *clientFuture) send(cs *clientSession, sole *soleCall, params any) (a
 		return false
 	}
 	err := errCallPanicked
-	ctx, meta, h := call.ctx, map[string]any(nil), (*hookedCall)(nil)
+	meta, h := map[string]any(nil), (*hookedCall)(nil)
 	defer func() {
 		if err != nil {
-			f.clearMessage(m)
+			open := f.clearMessage(m)
 			if h != nil {
 				h.end(ctx, err)
 			}
 			final := err
-			if again, final = call.client.judge(&call.repetition, cs, err); !again {
+			if again, final = call.client.judge(&call.repetition, cs, err); again && !open {
+				s.lock()
+				again, final = false, cmp.Or(m.givenUp, context.Cause(call.ctx), ErrCancelled)
+				s.unlock()
+			}
+			if !again {
 				f.finish(final)
 			}
 		}
@@ -274,13 +285,15 @@ func (f *Future) setMessage(m *pendingMessage) bool {
 	return true
 }
 
-// clearMessage reverts setMessage for m, which was not queued.
-func (f *Future) clearMessage(m *pendingMessage) {
+// clearMessage reverts setMessage for m, which was not queued. It reports false if f was
+// cancelled meanwhile, which has no effect but on m: the caller must finish f.
+func (f *Future) clearMessage(m *pendingMessage) (open bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.message == m && f.phase != futureFinished {
 		f.message, f.call, f.hooked = nil, nil, nil
 	}
+	return f.phase == futureOpen
 }
 
 // detach makes f wait for another message than m, whose attempt has failed. It returns the

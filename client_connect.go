@@ -207,7 +207,7 @@ func (c *Client) attempt(addr string) (*clientSession, error) {
 		return cs, nil
 	}
 	stop := context.AfterFunc(ctx, func() { s.closeWith(ErrClosed, 0) }) // so that calls of OnConnect end
-	err = c.options.OnConnect(context.WithValue(ctx, connectKey{c}, cs), s)
+	err = c.options.OnConnect(context.WithValue(ctx, sessionKey{c}, cs), s)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -218,9 +218,6 @@ func (c *Client) attempt(addr string) (*clientSession, error) {
 	}
 	return cs, nil
 }
-
-// connectKey is the key of the session in the context of OnConnect.
-type connectKey struct{ client *Client }
 
 // becomeReady makes cs the session of the client. It reports false if the client has ended.
 func (c *Client) becomeReady(cs *clientSession) bool {

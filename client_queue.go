@@ -386,11 +386,46 @@ func runsHandlerNow(ctx context.Context, s *Session) bool {
 	return h != nil && h.session == s
 }
 
+// sessionKey is the key of the session of calls with a context of OnConnect, or of
+// Options.OnCall.
+type sessionKey struct{ client *Client }
+
+// inTurn returns ctx for a message that is sent on cs in its turn. Calls of functions of
+// Options.OnCall with this context must not wait behind the message.
+func (c *Client) inTurn(ctx context.Context, cs *clientSession) context.Context {
+	if len(c.hooks.onCall) == 0 && len(c.hooks.onBatchCall) == 0 {
+		return ctx
+	}
+	return context.WithValue(ctx, sessionKey{c}, cs)
+}
+
+// sessionOf returns the session on which a call with ctx must not wait for its turn, or
+// nil: in OnConnect, in a function of Options.OnCall, and in a handler of a session of c,
+// whose peer may wait for the reply of the handler.
+func (c *Client) sessionOf(ctx context.Context, r *repetition) *clientSession {
+	if cs, ok := ctx.Value(sessionKey{c}).(*clientSession); ok && cs.takesCalls() {
+		return cs
+	}
+	h := handlerOf(ctx)
+	if h == nil || r.attempt > 0 {
+		return nil
+	}
+	s := h.session
+	s.lock()
+	cs := s.calls.client
+	runs := !h.waits.handlerReturned && s.life.state < stateClosing && !s.input.closed // also while the session drains
+	s.unlock()
+	if !runs || cs == nil || cs.client != c || cs.isLeft() {
+		return nil
+	}
+	return cs
+}
+
 // waitTurn waits until a call may be sent. It returns the session, and the turn if the call
 // has waited.
 func (c *Client) waitTurn(ctx context.Context, r *repetition) (*clientSession, *sendTurn, error) {
-	if cs, ok := ctx.Value(connectKey{c}).(*clientSession); ok && cs.takesCalls() {
-		return cs, nil, nil // OnConnect calls the client
+	if cs := c.sessionOf(ctx, r); cs != nil {
+		return cs, nil, nil
 	}
 	t := &sendTurn{begin: make(chan *clientSession, 1), passed: make(chan struct{})}
 	w := &waitingMessage{turn: t}
@@ -457,7 +492,7 @@ func (c *Client) repeat(ctx context.Context, r *repetition, op func(ctx context.
 		r.attempt++
 		again, err := func() (bool, error) {
 			defer t.pass() // also after a panic
-			return op(ctx, cs, t)
+			return op(c.inTurn(ctx, cs), cs, t)
 		}()
 		if !again {
 			return err

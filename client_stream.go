@@ -142,7 +142,7 @@ func (st *clientStream) subscribeOn(cs *clientSession, refusals int) {
 		st.client.removeStream(st)
 		return
 	}
-	queue, f, err := cs.session.startQueue(st.client.ctx, st.sub)
+	queue, f, err := cs.session.startQueue(st.client.inTurn(st.client.ctx, cs), st.sub)
 	switch {
 	case err != nil:
 		st.judgeSubscribing(cs, refusals, err)

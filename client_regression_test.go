@@ -1,0 +1,146 @@
+package rpcx_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// A function of OnCall that calls the client itself, for a token for example, must not wait
+// behind the message that waits for the function.
+func TestClientIsCalledByHooks(t *testing.T) {
+	for _, kind := range []string{"Call", "Go", "SendBatch", "Notify", "Subscribe", "subscribes again"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var c *rpcx.Client
+				withToken := func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					if call.Method == "token" {
+						return ctx, nil, nil
+					}
+					return ctx, nil, c.Call(ctx, "token", nil, nil)
+				}
+				c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{OnCall: []onCall{withToken}}})
+				subscribe := func() {
+					_, _ = rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "m", Correlation: rpcx.ElectrumHeaders})
+				}
+				if w := l.wire(1); kind == "subscribes again" {
+					go subscribe()
+					w.answer("1")
+					w.answer("1")
+				}
+				l.downFrom(1)
+				switch kind {
+				case "Call":
+					go c.Call(t.Context(), "m", nil, nil)
+				case "Go":
+					c.Go(t.Context(), "m", nil)
+				case "SendBatch":
+					var b rpcx.Batch
+					b.Call("m", nil, nil)
+					go c.SendBatch(t.Context(), &b)
+				case "Notify":
+					go c.Notify(t.Context(), "m", nil)
+				case "Subscribe":
+					go subscribe()
+				}
+				synctest.Wait()
+				l.set(false, nil)
+				w := l.wire(2)
+				w.answer("1")
+				if lines := w.heard(); len(lines) != 1 || !strings.Contains(lines[0], `"m"`) {
+					t.Errorf("heard %q", lines)
+				}
+			})
+		})
+	}
+}
+
+// OnConnect may call the client by Go, too.
+func TestClientGoInOnConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *rpcx.Client
+		made := make(chan struct{})
+		c, l := newClient(t, rpcx.ClientOptions{OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+			<-made
+			return c.Go(ctx, "login", nil).Wait(ctx, nil)
+		}})
+		close(made)
+		l.wire(1).answer("1")
+		if synctest.Wait(); c.State() != rpcx.ClientReady {
+			t.Error(c.State())
+		}
+	})
+}
+
+// A handler may call its peer through the client during OnConnect and Shutdown, as through its
+// session: the peer may wait for the reply of the handler.
+func TestClientIsCalledByAHandlerInEveryState(t *testing.T) {
+	for _, state := range []string{"OnConnect", "Shutdown"} {
+		t.Run(state, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var c *rpcx.Client
+				made, begin := make(chan struct{}), make(chan struct{})
+				c, l := newClient(t, rpcx.ClientOptions{
+					OnConnect: func(ctx context.Context, s *rpcx.Session) error { return s.Call(ctx, "login", nil, nil) },
+					Session: rpcx.Options{Handler: methods{"back": func(ctx context.Context, _ *rpcx.Request) (any, error) {
+						<-begin
+						return nil, errors.Join(c.Call(ctx, "inner", nil, nil), c.Go(ctx, "inner", nil).Wait(ctx, nil))
+					}}},
+				})
+				close(made)
+				w := l.wire(1)
+				down := func() error { return nil }
+				if state == "Shutdown" {
+					w.answer("1")
+				} else {
+					w.heard()
+				}
+				w.say(`{"jsonrpc":"2.0","method":"back","id":"x"}`)
+				synctest.Wait()
+				if state == "Shutdown" {
+					down = started(func() error { return c.Shutdown(t.Context()) })
+					synctest.Wait()
+				}
+				close(begin)
+				w.answer("1")
+				w.answer("2")
+				w.expect(`{"jsonrpc":"2.0","result":null,"id":"x"}`)
+				if err := down(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// A future that is cancelled while its session ends ends, and does not wait for another.
+func TestClientFutureIsCancelledWhileSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f *rpcx.Future
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour) // so that Limits.RequestTimeout does not end the call
+		defer cancel()
+		first := true
+		c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{OnCall: []onCall{
+			func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				if first {
+					first = false
+					f.Cancel()
+					call.Session.Close()
+				}
+				return ctx, nil, nil
+			},
+		}}})
+		l.downFrom(1)
+		f = c.Go(ctx, "m", nil)
+		l.set(false, nil)
+		l.wire(3)
+		if !isDone(f) || f.Err() != rpcx.ErrCancelled {
+			t.Errorf("the future is done: %v, with the error %v", isDone(f), f.Err())
+		}
+	})
+}
