@@ -166,8 +166,9 @@ func (c *electrumClient) stop() {
 	}
 }
 
-// stateCopy makes the chain of a server that of another, which does not run.
-func stateCopy(t *testing.T, from, to string) {
+// copyState copies the state of a server, which carries out no command, to another, which
+// does not run.
+func copyState(t *testing.T, from, to string) {
 	t.Helper()
 	state, err := os.ReadFile(from)
 	if err != nil {
@@ -190,7 +191,7 @@ func TestElectrumClient(t *testing.T) {
 	a.start()
 	a.pay(followed, 150_000_000)
 	height := a.mine(1)
-	stateCopy(t, states[0], states[1])
+	copyState(t, states[0], states[1])
 	b.start()
 
 	c := startElectrumClient(t, a.listen[0], b.listen[0])
@@ -220,7 +221,7 @@ func TestElectrumClient(t *testing.T) {
 	}
 
 	// At b, which has the chain of a, nothing has changed.
-	stateCopy(t, states[0], states[1])
+	copyState(t, states[0], states[1])
 	b.start()
 	a.kill()
 	c.connected(b.listen[0], "rpcx example")
@@ -293,13 +294,14 @@ func (s *aiorpcxElectrum) do(command string) {
 	}
 }
 
-// The same client follows servers of aiorpcX, one of which is killed and comes back.
+// The same client follows two servers of aiorpcX, which are killed in turn and come back.
 func TestInteropElectrumClient(t *testing.T) {
 	interoptest.Need(t, "apt-get install python3-aiorpcx", interoptest.Python, "-c", "import aiorpcx")
 	status := func(n int) string { return fmt.Sprintf("%064x", n) }
-	s := &aiorpcxElectrum{t: t}
-	s.start(100, status(1))
-	c := startElectrumClient(t, s.addr)
+	a, b := &aiorpcxElectrum{t: t}, &aiorpcxElectrum{t: t}
+	a.start(100, status(1))
+	b.start(101, status(1))
+	c := startElectrumClient(t, a.addr, b.addr)
 	expect := func(got, want string) {
 		t.Helper()
 		if got != want {
@@ -307,33 +309,32 @@ func TestInteropElectrumClient(t *testing.T) {
 		}
 	}
 
-	c.connected(s.addr, "aiorpcX")
+	c.connected(a.addr, "aiorpcX")
 	c.header(100, false)
 	expect(c.status(false), status(1))
-	s.do("header 101")
+	a.do("header 101")
 	c.header(101, false)
 
-	s.kill() // and nothing has changed
-	s.start(101, status(1))
-	c.connected(s.addr, "aiorpcX")
-	s.do("header 102")
+	a.kill() // at b, nothing is different
+	c.connected(b.addr, "aiorpcX")
+	b.do("header 102")
 	c.header(102, false)
-	s.do("status " + status(2))
+	b.do("status " + status(2))
 	expect(c.status(false), status(2))
 
-	s.kill() // and a block has come
-	s.start(103, status(2))
-	c.connected(s.addr, "aiorpcX")
+	a.start(103, status(2))
+	b.kill() // at a, there is a block more
+	c.connected(a.addr, "aiorpcX")
 	c.header(103, true)
-	s.do("status " + status(3))
+	a.do("status " + status(3))
 	expect(c.status(false), status(3))
 
-	s.kill() // and both have changed
-	s.start(104, status(4))
-	c.connected(s.addr, "aiorpcX")
+	b.start(104, status(4))
+	a.kill() // at b, both are different
+	c.connected(b.addr, "aiorpcX")
 	c.header(104, true)
 	expect(c.status(true), status(4))
-	s.do("header 105")
+	b.do("header 105")
 	c.header(105, false)
 	c.stop()
 }

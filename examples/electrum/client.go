@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 	insecure := flags.Bool("insecure", false, "trust any certificate, for tls: most servers sign their own")
 	verbose := flags.Bool("v", false, "print calls and answers, too")
 	flags.Parse(args)
+	if *address == "" {
+		return errors.New("-address is missing: set an address of regtest, or the hash of a script")
+	}
 	if len(servers) == 0 {
 		servers = addresses{"tcp://127.0.0.1:50001"}
 	}
@@ -54,14 +58,13 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 		opts.Session.OnCall = append(opts.Session.OnCall, printCalls(lines))
 	}
 	client := rpcx.NewClient(opts)
-	defer client.Close()
-
-	if err := follow(ctx, client, script, lines); err != nil && ctx.Err() == nil {
-		return err
+	err = follow(ctx, client, script, lines)
+	if ctx.Err() != nil {
+		err = nil // a signal, and no failure
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err = client.Shutdown(end)
+	err = errors.Join(err, client.Shutdown(end))
 	<-client.Done() // the last state is printed
 	return err
 }
