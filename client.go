@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -22,21 +23,22 @@ type ClientOptions struct {
 	Shuffle bool
 	// Connect makes a session with addr. Default: [Dial], for tcp://, tls:// and unix://.
 	// Dial of the package websocket, and the Dial of a [Dialer] with settings, fit. opts is
-	// a copy of Session. ctx ends with the attempt, also if the attempt succeeds. So a
-	// session that ends with its context, such as that of [Command], needs another context.
-	// Each session must be new. A [*PermanentError] ends the client.
+	// a copy of Options. ctx ends with the session, with the client, and after
+	// ConnectTimeout if the attempt still goes on: so [Command] with ctx fits. Each session
+	// must be new. A [*PermanentError] ends the client.
 	Connect func(ctx context.Context, addr string, opts *Options) (*Session, error)
-	// Session holds the options of each session: the handler of the peer's requests, for
-	// example.
+	// Options holds the options of each session: the handler of the peer's requests, for
+	// example. A failed attempt is logged with level Info, if the error is not that of the
+	// attempt before.
 	//
 	// With Limits.KeepAliveMethod, the client notices a peer that has vanished, and also a
 	// proxy that swallows everything: see "Keep-alive" at Client.
-	Session Options
+	Options Options
 
 	// OnConnect is called before anything else is sent on a new session: for
 	// "server.version", "initialize", a login. Calls on s, and calls through the client
 	// with ctx, go to s. An error is a failed attempt, and ends s. A [*PermanentError] ends
-	// the client. OnConnect must not call [Client.Shutdown], which waits for OnConnect.
+	// the client. NewClient may not have returned yet: use s.
 	//
 	// Without a call in OnConnect, a connection alone counts as a session. A proxy without a
 	// peer, or a server that is full, then uses up the MaxRetries of calls. Default: nothing
@@ -44,8 +46,7 @@ type ClientOptions struct {
 	OnConnect func(ctx context.Context, s *Session) error
 	// OnState is called with each new state, and with the reason: for ClientBackoff and
 	// ClientConnecting why there is no session, nil before the first attempt; for
-	// ClientClosed the error of [Client.Err]. The client does not log failed attempts:
-	// OnState and the errors of calls have the reason.
+	// ClientClosed the error of [Client.Err].
 	//
 	// The calls come one at a time, in order, on a separate goroutine. If OnState is slower
 	// than 64 changes, the oldest changes are left out. OnState must not call
@@ -67,9 +68,8 @@ type ClientOptions struct {
 	ConnectTimeout time.Duration
 
 	// FailFast makes calls fail with [ErrNotConnected] while there is no session, also
-	// calls that would be repeated after the loss of their session. [Client.Session] fails,
-	// too: OnState tells when there is a session. Default: calls wait for a session, within
-	// their context or Limits.RequestTimeout.
+	// calls that would be repeated after the loss of their session. Default: calls wait for
+	// a session, within their context or Limits.RequestTimeout.
 	FailFast bool
 	// MaxWaiting is the number of calls, batches and notifications that wait for a session.
 	// Default 1,000. Further calls fail with ErrNotConnected.
@@ -152,12 +152,13 @@ func NewClient(opts *ClientOptions) *Client {
 	if err != nil {
 		panic("rpcx: " + err.Error())
 	}
-	session := mustResolveOptions(&o.Session)
+	session := mustResolveOptions(&o.Options)
 	limits := session.Limits.resolved(RoleClient)
 	c := &Client{
 		clientConfig: clientConfig{
 			options:        o,
-			session:        o.Session,
+			session:        o.Options,
+			logger:         session.Logger,
 			hooks:          session.hooks,
 			codec:          session.Codec,
 			requestTimeout: limits.RequestTimeout,
@@ -175,7 +176,6 @@ func NewClient(opts *ClientOptions) *Client {
 		c.session.Limits.KeepAliveMethod = ""
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.setState(ClientConnecting, nil)
 	// Owner: the client. End: Close, Shutdown or a PermanentError.
 	go c.run()
 	return c
@@ -216,6 +216,11 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 	}
 	if o.Connect == nil {
 		resolved.Connect = Dial
+		for i, addr := range o.Addrs {
+			if _, _, _, err := splitAddr(addr); err != nil {
+				return nil, fmt.Errorf("ClientOptions.Addrs[%d]: %w (other addresses need ClientOptions.Connect)", i, err)
+			}
+		}
 	}
 	return &resolved, nil
 }
@@ -289,8 +294,9 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // does not notice a program that hangs, or a proxy that has lost the peer and goes on to
 // acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
 // KeepAlive (60 s) without a message of the peer. Any reply is a sign of life, also an
-// error, but a server of this package counts the cost of errors. After another KeepAlive without a message, the session ends with [ErrUnreachable],
-// so at the latest three times KeepAlive after the peer has vanished. A server that handles
+// error, but a server of this package counts the cost of errors. After another KeepAlive
+// without a message, the session ends with [ErrUnreachable], so at the latest three times
+// KeepAlive after the peer has vanished. A server that handles
 // requests one by one must be able to answer in that time. The sessions of a Client do not
 // send the method as a notification. WebSockets send pings of their own, each 30 s: see the
 // package websocket.
@@ -323,6 +329,7 @@ type Client struct {
 type clientConfig struct {
 	options         *ClientOptions // resolved
 	session         Options        // for Connect
+	logger          *slog.Logger
 	hooks           *callHooks
 	codec           Codec         // of params that are kept
 	requestTimeout  time.Duration // Limits.RequestTimeout
@@ -341,7 +348,7 @@ type clientStatus struct {
 	current   *clientSession // nil without a session
 	state     ClientState
 	reason    error                // why there is no session
-	endErr    error                // reason for the end; nil before
+	endErr    error                // a *clientClosedError; nil before the end
 	draining  bool                 // Shutdown was called
 	drained   []chan struct{}      // closed when no message waits
 	reconnect bool                 // Reconnect was called
@@ -405,16 +412,16 @@ func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
 	return c.sendBatch(ctx, b)
 }
 
-// Session returns the present session, and waits until there is one, as a call does: within
-// ctx or Limits.RequestTimeout, and not at all with FailFast. Calls on the session itself
-// are not repeated.
+// Session returns the present session, and waits until there is one, also with FailFast:
+// within ctx, or within Limits.RequestTimeout if ctx has no deadline. Calls on the session
+// itself are not repeated.
 func (c *Client) Session(ctx context.Context) (*Session, error) {
 	mustHaveContext("Client.Session", ctx)
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	var s *Session
-	err := c.repeat(ctx, &repetition{}, func(_ context.Context, cs *clientSession, _ *sendTurn) (bool, error) {
+	err := c.repeat(ctx, &repetition{mustWait: true}, func(_ context.Context, cs *clientSession, _ *sendTurn) (bool, error) {
 		s = cs.session
 		return false, nil
 	})
@@ -430,7 +437,8 @@ func (c *Client) State() ClientState {
 
 // Reconnect makes the client connect to the next address, at once. The calls of the present
 // session have Limits.RequestTimeout to finish there; new calls wait for the next session.
-// During an attempt, Reconnect does nothing.
+// Streams leave the session at once: values under way are lost. During an attempt,
+// Reconnect does nothing.
 func (c *Client) Reconnect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -444,15 +452,15 @@ func (c *Client) Reconnect() {
 // first, Shutdown calls Close and returns the error of ctx.
 //
 // A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
-// error is [ErrInHandler]. OnConnect and OnState must not call Shutdown either, and nothing
-// detects that deadlock: use Close, or a goroutine. The streams end with a
-// [*ConnectionError] that matches ErrClosed.
+// error is [ErrInHandler]. So is the error with a context of OnConnect or Options.OnCall.
+// OnState must not call Shutdown either, and nothing detects that deadlock: use Close. The
+// streams end with a [*ConnectionError] that matches ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	mustHaveContext("Client.Shutdown", ctx)
 	c.mu.Lock()
 	cs := c.current
 	c.mu.Unlock()
-	if cs != nil && cs.session.runsHandlerOf(ctx) {
+	if cs != nil && cs.session.runsHandlerOf(ctx) || ctx.Value(sessionKey{c}) != nil {
 		return ErrInHandler
 	}
 	return c.shutdown(ctx)
@@ -461,7 +469,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 // Close ends the client without waiting for the peer. All calls and streams fail. Close
 // does not wait for the end of functions such as OnConnect: see [Client.Done].
 func (c *Client) Close() error {
-	c.end(ErrClosed)
+	c.end(errClientClosed)
 	return nil
 }
 
@@ -469,8 +477,8 @@ func (c *Client) Close() error {
 // functions of ClientOptions have returned.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns the reason for the end of the client, or nil before: [ErrClosed] after Close
-// or Shutdown, or a [*PermanentError].
+// Err returns the error of calls after the end of the client, or nil before. The error
+// matches [ErrClosed], and wraps the [*PermanentError] that has ended the client.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

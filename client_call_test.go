@@ -87,7 +87,7 @@ func TestClientFutureIsGivenUp(t *testing.T) {
 			w.reply(w.heard()[0], isNotStarted)
 			return f
 		}},
-		{"waiting for a slot", rpcx.ClientOptions{Session: rpcx.Options{Limits: rpcx.Limits{Outgoing: 1}}}, func(t *testing.T, c *rpcx.Client, l *lines, send func() *rpcx.Future) *rpcx.Future {
+		{"waiting for a slot", rpcx.ClientOptions{Options: rpcx.Options{Limits: rpcx.Limits{Outgoing: 1}}}, func(t *testing.T, c *rpcx.Client, l *lines, send func() *rpcx.Future) *rpcx.Future {
 			l.downFrom(1)
 			c.Go(t.Context(), "first", nil)
 			f := send()
@@ -163,7 +163,7 @@ func TestClientKeepsParamsWithObjects(t *testing.T) {
 		var peers []*rpcx.Session
 		var up atomic.Bool
 		c, _ := newClient(t, rpcx.ClientOptions{
-			Session: rpcx.Options{Handler: router, Objects: true},
+			Options: rpcx.Options{Handler: router, Objects: true},
 			Connect: func(_ context.Context, _ string, opts *rpcx.Options) (*rpcx.Session, error) {
 				if !up.Load() {
 					return nil, errors.New("down")
@@ -199,7 +199,7 @@ func TestClientBatchInParts(t *testing.T) {
 		note := func(text string) { attempts = append(attempts, text) }
 		c, l := newClient(t, rpcx.ClientOptions{
 			Idempotent: func(method string) bool { return method == "get" },
-			Session: rpcx.Options{
+			Options: rpcx.Options{
 				OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
 					func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
 						method, attempt := call.Method, call.Attempt
@@ -260,7 +260,7 @@ func TestClientHooks(t *testing.T) {
 		var mu sync.Mutex
 		var seen []string
 		fails := error(nil)
-		c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{
+		c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{
 			OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
 				func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
 					mu.Lock()
@@ -358,7 +358,7 @@ func TestClientWaitingIsBounded(t *testing.T) {
 // Thousands of calls wait for few slots and come through, each once.
 func TestClientSendsManyAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, l := newClient(t, rpcx.ClientOptions{MaxWaiting: -1, Session: rpcx.Options{Limits: rpcx.Limits{Outgoing: 10}}})
+		c, l := newClient(t, rpcx.ClientOptions{MaxWaiting: -1, Options: rpcx.Options{Limits: rpcx.Limits{Outgoing: 10}}})
 		l.downFrom(1)
 		const n = 3000
 		var done sync.WaitGroup
@@ -403,7 +403,7 @@ func TestClientIsCalledByAHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c *rpcx.Client
 		made := make(chan struct{})
-		c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{
+		c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{
 			Limits: rpcx.Limits{Outgoing: 1},
 			Handler: methods{"back": func(ctx context.Context, _ *rpcx.Request) (any, error) {
 				<-made

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -80,9 +82,20 @@ func (c *Client) run() {
 				c.addrs.failures, c.addrs.hops = 0, 0
 			}
 		}
-		hop, reason = c.judgeEnd(cs, err), err
+		hop = c.judgeEnd(cs, err)
+		c.logFailure(addr, cs, reason, err)
+		reason = err
 		c.addrs.failures++
 	}
+}
+
+// logFailure logs that the attempt at addr has failed with err, unless the attempt before
+// has failed with the same error. cs is nil if the attempt has failed.
+func (c *Client) logFailure(addr string, cs *clientSession, before, err error) {
+	if cs != nil || c.ctx.Err() != nil || before != nil && before.Error() == err.Error() {
+		return
+	}
+	c.logger.LogAttrs(c.ctx, slog.LevelInfo, "attempt to connect failed", slog.String("addr", addr), errorAttr(err))
 }
 
 // nextAddr returns the next address, and when it may be tried. An address is left out as
@@ -184,10 +197,23 @@ func (c *Client) takeReconnect() bool {
 	return wanted
 }
 
-// attempt makes a session with addr, and calls OnConnect, within ConnectTimeout.
-func (c *Client) attempt(addr string) (*clientSession, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.options.ConnectTimeout)
-	defer cancel()
+// errConnectTimeout is the error of an attempt that has lasted too long.
+var errConnectTimeout = fmt.Errorf("%w (ClientOptions.ConnectTimeout)", ErrTimeout)
+
+// attempt makes a session with addr, and calls OnConnect, within ConnectTimeout. The context
+// of both ends with the session.
+func (c *Client) attempt(addr string) (_ *clientSession, err error) {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	timer := time.AfterFunc(c.options.ConnectTimeout, func() { cancel(errConnectTimeout) })
+	defer func() {
+		timer.Stop()
+		if err != nil {
+			if context.Cause(ctx) == errConnectTimeout {
+				err = fmt.Errorf("%w: %w", errConnectTimeout, err)
+			}
+			cancel(err)
+		}
+	}()
 	opts := c.session
 	s, err := c.options.Connect(ctx, addr, &opts)
 	if err != nil {
@@ -202,7 +228,10 @@ func (c *Client) attempt(addr string) (*clientSession, error) {
 		return nil, err
 	}
 	c.retain() // until the session is over
-	s.OnClose(func(error) { c.release() })
+	s.OnClose(func(err error) {
+		cancel(err)
+		c.release()
+	})
 	if c.options.OnConnect == nil {
 		return cs, nil
 	}
@@ -354,7 +383,7 @@ type goingAway interface {
 // whether the next address is to be tried at once. cs is nil if there was no session.
 func (c *Client) judgeEnd(cs *clientSession, err error) (hop bool) {
 	if permanent, ok := errors.AsType[*PermanentError](err); ok && (cs == nil || cs.since.IsZero()) {
-		c.end(permanent)
+		c.end(&clientClosedError{permanent})
 		return false
 	}
 	if err == errReconnect {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -237,7 +238,7 @@ func TestClientEndsInEveryState(t *testing.T) {
 						}
 						_ = notify()
 					})
-					if c.State() != rpcx.ClientClosed || c.Err() != rpcx.ErrClosed {
+					if c.State() != rpcx.ClientClosed || !errors.Is(c.Err(), rpcx.ErrClosed) {
 						t.Errorf("%v, %v", c.State(), c.Err())
 					}
 					for _, err := range []error{c.Call(t.Context(), "m", nil, nil), c.Go(t.Context(), "m", nil).Err(), c.Notify(t.Context(), "m", nil)} {
@@ -322,13 +323,10 @@ func TestClientPermanentError(t *testing.T) {
 				_, err := c.Session(t.Context())
 				<-c.Done()
 				var permanent *rpcx.PermanentError
-				for _, err := range []error{err, f.Err(), c.Call(t.Context(), "m", nil, nil)} {
+				for _, err := range []error{err, f.Err(), c.Call(t.Context(), "m", nil, nil), c.Err()} {
 					if !errors.Is(err, rpcx.ErrClosed) || !errors.Is(err, io.ErrNoProgress) || !errors.As(err, &permanent) {
 						t.Errorf("the error is %v", err)
 					}
-				}
-				if c.Err() != permanent {
-					t.Error(c.Err())
 				}
 			})
 		})
@@ -362,8 +360,8 @@ func TestClientStates(t *testing.T) {
 		c.Close()
 		<-c.Done()
 		want := []string{
-			"connecting: <nil>", "connecting: <nil>", "backoff: no", "connecting: no", "ready: <nil>",
-			"backoff: EOF", "connecting: EOF", "ready: <nil>", "closed: rpcx: session closed",
+			"connecting: <nil>", "backoff: no", "connecting: no", "ready: <nil>",
+			"backoff: EOF", "connecting: EOF", "ready: <nil>", "closed: rpcx: client closed",
 		}
 		if !slices.Equal(states, want) {
 			t.Errorf("the states are %q, want %q", states, want)
@@ -448,7 +446,7 @@ func clientStreamOfSecond(t *testing.T, c *rpcx.Client, w *wire) *rpcx.Stream[in
 // answers is not taken for dead.
 func TestClientKeepAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		opts := rpcx.ClientOptions{Session: rpcx.Options{Limits: rpcx.Limits{KeepAlive: 10 * time.Second, KeepAliveMethod: "ping"}}}
+		opts := rpcx.ClientOptions{Options: rpcx.Options{Limits: rpcx.Limits{KeepAlive: 10 * time.Second, KeepAliveMethod: "ping"}}}
 		c, l := newClient(t, opts)
 		w := l.wire(1)
 		for range 20 { // an error is an answer, too
@@ -488,7 +486,7 @@ func TestClientLeavesWhenThePeerHasFinishedSending(t *testing.T) {
 			go io.Copy(text, peerIn)
 			return rpcx.NewSession(rpcx.Join(in, out), opts), nil
 		}
-		c := rpcx.NewClient(&rpcx.ClientOptions{Addrs: []string{"a"}, Connect: connect, Session: rpcx.Options{Handler: handler}})
+		c := rpcx.NewClient(&rpcx.ClientOptions{Addrs: []string{"a"}, Connect: connect, Options: rpcx.Options{Handler: handler}})
 		synctest.Wait()
 		io.WriteString(toClient[0], `{"jsonrpc":"2.0","id":7,"method":"slow"}`+"\n")
 		<-begun
@@ -525,7 +523,8 @@ func TestNewClientChecksItsOptions(t *testing.T) {
 		{&rpcx.ClientOptions{Addrs: []string{"a"}, MinBackoff: 5}, "rpcx: ClientOptions.MinBackoff is 5ns: write 5*time.Second"},
 		{&rpcx.ClientOptions{Addrs: []string{"a"}, StableAfter: -1}, "rpcx: ClientOptions.StableAfter is -1ns: it cannot be switched off"},
 		{&rpcx.ClientOptions{Addrs: []string{"a"}, MinBackoff: time.Minute, MaxBackoff: time.Second}, "rpcx: ClientOptions.MinBackoff is 1m0s, over MaxBackoff, 1s"},
-		{&rpcx.ClientOptions{Addrs: []string{"a"}, Session: rpcx.Options{Limits: rpcx.Limits{KeepAlive: 3}}}, "rpcx: Limits.KeepAlive is 3ns"},
+		{&rpcx.ClientOptions{Addrs: []string{"tcp://a:1", "ws://a"}}, `rpcx: ClientOptions.Addrs[1]: address "ws://a" is a WebSocket's`},
+		{&rpcx.ClientOptions{Addrs: []string{"tcp://a:1"}, Options: rpcx.Options{Limits: rpcx.Limits{KeepAlive: 3}}}, "rpcx: Limits.KeepAlive is 3ns"},
 	} {
 		func() {
 			defer func() {
@@ -536,4 +535,126 @@ func TestNewClientChecksItsOptions(t *testing.T) {
 			rpcx.NewClient(test.opts)
 		}()
 	}
+}
+
+// The context of Connect lives as long as the session, or the attempt.
+func TestClientContextOfConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lines{t: t}
+		var contexts []context.Context
+		c, _ := newClient(t, rpcx.ClientOptions{ConnectTimeout: time.Second, MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond,
+			Connect: func(ctx context.Context, addr string, opts *rpcx.Options) (*rpcx.Session, error) {
+				contexts = append(contexts, ctx)
+				if len(contexts) == 1 {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return l.connect(ctx, addr, opts)
+			}})
+		_, err := c.Session(t.Context())
+		time.Sleep(time.Minute)
+		if err != nil || contexts[1].Err() != nil {
+			t.Fatal(err, contexts[1].Err())
+		}
+		matches(t, context.Cause(contexts[0]), rpcx.ErrTimeout)
+		l.wire(1).Close()
+		l.wire(2)
+		synctest.Wait()
+		if contexts[1].Err() == nil || contexts[2].Err() != nil {
+			t.Error("a context does not end with its session")
+		}
+		c.Close()
+		<-c.Done()
+		if contexts[2].Err() == nil {
+			t.Error("a context does not end with the client")
+		}
+		l.wire(2).Close()
+	})
+}
+
+// Session waits also with FailFast, and Shutdown does not wait for the function it runs in.
+func TestClientSessionAndShutdownOfFunctions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *rpcx.Client
+		made := make(chan struct{})
+		ends := make(chan error, 1)
+		c, l := newClient(t, rpcx.ClientOptions{FailFast: true, OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+			<-made
+			ends <- c.Shutdown(ctx)
+			return nil
+		}})
+		session := started(func() error { _, err := c.Session(t.Context()); return err })
+		matches(t, c.Call(t.Context(), "m", nil, nil), rpcx.ErrNotConnected)
+		close(made)
+		if err := session(); err != nil {
+			t.Error(err)
+		}
+		matches(t, <-ends, rpcx.ErrInHandler)
+		l.wire(1)
+	})
+}
+
+// A failed attempt is logged once for each reason.
+func TestClientLogsFailedAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &records{}
+		reasons := []string{"busy", "busy", "gone", "busy"}
+		l := &lines{t: t}
+		c, _ := newClient(t, rpcx.ClientOptions{
+			Options: rpcx.Options{Logger: slog.New(log)},
+			Connect: func(ctx context.Context, addr string, opts *rpcx.Options) (*rpcx.Session, error) {
+				if len(reasons) > 0 {
+					reason := reasons[0]
+					reasons = reasons[1:]
+					return nil, errors.New(reason)
+				}
+				return l.connect(ctx, addr, opts)
+			},
+		})
+		if _, err := c.Session(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := log.attr("error"); !slices.Equal(got, []string{"busy", "gone", "busy"}) {
+			t.Errorf("the log has the reasons %q", got)
+		}
+		l.wire(1).Close()
+	})
+}
+
+// slowlyClosed is a connection to a peer that has vanished. Close takes a second, as that of
+// a WebSocket does.
+type slowlyClosed struct{ closed chan struct{} }
+
+func (c slowlyClosed) ReadMessage() ([]byte, error) {
+	<-c.closed
+	return nil, io.EOF
+}
+func (c slowlyClosed) WriteMessages([][]byte) error { return nil }
+func (c slowlyClosed) Close() error {
+	time.Sleep(time.Second)
+	close(c.closed)
+	return nil
+}
+
+// The client does not wait for the close of a connection whose peer has vanished.
+func TestClientKeepAliveDoesNotWaitForClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newClient(t, rpcx.ClientOptions{
+			Options:    rpcx.Options{Limits: rpcx.Limits{KeepAlive: 10 * time.Second, KeepAliveMethod: "ping"}},
+			MinBackoff: time.Hour, MaxBackoff: time.Hour,
+			Connect: func(_ context.Context, _ string, opts *rpcx.Options) (*rpcx.Session, error) {
+				return rpcx.NewMessageSession(slowlyClosed{make(chan struct{})}, opts), nil
+			},
+		})
+		if _, err := c.Session(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		if synctest.Wait(); c.State() != rpcx.ClientBackoff {
+			t.Errorf("the state is %v", c.State())
+		}
+		f := c.Go(t.Context(), "m", nil)
+		c.Close()
+		matches(t, f.Err(), rpcx.ErrClosed)
+	})
 }

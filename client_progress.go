@@ -20,7 +20,7 @@ func (c *Client) noSessionErrorLocked() error {
 	c.mu.AssertHeld()
 	switch {
 	case c.endErr != nil:
-		return c.closedErrorLocked()
+		return c.endErr
 	case c.current == nil:
 		return &notConnectedError{reason: c.reason}
 	}

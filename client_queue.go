@@ -207,6 +207,7 @@ type repetition struct {
 	held    bool  // the next attempt waits for a backoff
 	lastErr error // of the last attempt; nil before
 
+	mustWait   bool // whatever FailFast says
 	repeatable bool // whatever Idempotent says
 	final      bool // the peer has begun with the call
 }
@@ -353,7 +354,7 @@ func (c *Client) joinLocked(ctx context.Context, r *repetition, w *waitingMessag
 		return nil, ErrClosed
 	case cs != nil && direct && !r.held && (full || !cs.sending || runsHandlerNow(ctx, cs.session)):
 		return cs, nil
-	case cs == nil && (full || c.options.FailFast):
+	case cs == nil && (full || c.options.FailFast && !r.mustWait):
 		err := &notConnectedError{reason: r.lastErr}
 		if r.lastErr == nil {
 			err.reason = c.reason
@@ -457,7 +458,7 @@ func (c *Client) endErrorLocked(r *repetition) error {
 	if r.lastErr != nil {
 		return r.lastErr
 	}
-	return c.closedErrorLocked()
+	return c.endErr
 }
 
 // waitErrorLocked returns why the wait of a call has ended: because of the cause, or with

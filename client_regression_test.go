@@ -24,7 +24,7 @@ func TestClientIsCalledByHooks(t *testing.T) {
 					}
 					return ctx, nil, c.Call(ctx, "token", nil, nil)
 				}
-				c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{OnCall: []onCall{withToken}}})
+				c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{OnCall: []onCall{withToken}}})
 				subscribe := func() {
 					_, _ = rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "m", Correlation: rpcx.ElectrumHeaders})
 				}
@@ -87,7 +87,7 @@ func TestClientIsCalledByAHandlerInEveryState(t *testing.T) {
 				made, begin := make(chan struct{}), make(chan struct{})
 				c, l := newClient(t, rpcx.ClientOptions{
 					OnConnect: func(ctx context.Context, s *rpcx.Session) error { return s.Call(ctx, "login", nil, nil) },
-					Session: rpcx.Options{Handler: methods{"back": func(ctx context.Context, _ *rpcx.Request) (any, error) {
+					Options: rpcx.Options{Handler: methods{"back": func(ctx context.Context, _ *rpcx.Request) (any, error) {
 						<-begin
 						return nil, errors.Join(c.Call(ctx, "inner", nil, nil), c.Go(ctx, "inner", nil).Wait(ctx, nil))
 					}}},
@@ -125,7 +125,7 @@ func TestClientFutureIsCancelledWhileSent(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour) // so that Limits.RequestTimeout does not end the call
 		defer cancel()
 		first := true
-		c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{OnCall: []onCall{
+		c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{OnCall: []onCall{
 			func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
 				if first {
 					first = false

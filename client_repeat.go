@@ -37,24 +37,29 @@ func (c *Client) again(ctx context.Context, cs *clientSession, err error, method
 	})
 }
 
-// clientClosedError is the error of calls after the end of a client by a PermanentError.
-type clientClosedError struct{ cause error }
+// clientClosedError is the error of calls after the end of a client.
+type clientClosedError struct {
+	cause *PermanentError // nil after Close or Shutdown
+}
 
-func (e *clientClosedError) Error() string   { return "rpcx: client closed: " + trimPrefix(e.cause) }
-func (e *clientClosedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
+var errClientClosed = &clientClosedError{}
 
-// closedErrorLocked returns the error of calls after the end of the client. Callers must
-// hold c.mu.
-func (c *Client) closedErrorLocked() error {
-	c.mu.AssertHeld()
-	if c.endErr == ErrClosed {
-		return ErrClosed
+func (e *clientClosedError) Error() string {
+	if e.cause == nil {
+		return "rpcx: client closed"
 	}
-	return &clientClosedError{c.endErr}
+	return "rpcx: client closed: " + trimPrefix(e.cause)
+}
+
+func (e *clientClosedError) Unwrap() []error {
+	if e.cause == nil {
+		return []error{ErrClosed}
+	}
+	return []error{ErrClosed, e.cause}
 }
 
 // end ends the client, for the given reason.
-func (c *Client) end(reason error) {
+func (c *Client) end(reason *clientClosedError) {
 	c.mu.Lock()
 	if c.endErr != nil {
 		c.mu.Unlock()
@@ -62,7 +67,6 @@ func (c *Client) end(reason error) {
 	}
 	c.setStateLocked(ClientClosed, reason)
 	c.endErr = reason
-	closed := c.closedErrorLocked()
 	latest, streams := c.latest, c.streams
 	waiting := append(c.queue.messages, c.queue.held...)
 	c.current, c.streams = nil, nil
@@ -77,11 +81,11 @@ func (c *Client) end(reason error) {
 	c.cancel() // ends attempts, drained sessions, and goroutines that wait for their turn
 	for _, w := range waiting {
 		if w.call != nil {
-			w.call.endWith(closed)
+			w.call.endWith(reason)
 		}
 	}
 	for _, st := range streams {
-		st.endWith(&ConnectionError{Written: true, Err: closed, isStream: true})
+		st.endWith(&ConnectionError{Written: true, Err: reason, isStream: true})
 	}
 	if latest != nil {
 		c.closeSession(latest) // also if it is lost, and its writer goes on
@@ -113,7 +117,7 @@ func (c *Client) shutdown(ctx context.Context) error {
 		select {
 		case <-drained:
 		case <-ctx.Done():
-			c.end(ErrClosed)
+			c.end(errClientClosed)
 			return ctx.Err()
 		}
 		c.mu.Lock()
@@ -123,12 +127,12 @@ func (c *Client) shutdown(ctx context.Context) error {
 			break
 		}
 		if err := cs.session.shutdownWith(ctx, ErrClosed); err != nil {
-			c.end(ErrClosed)
+			c.end(errClientClosed)
 			return err
 		}
 		c.loseSession(cs, ErrClosed)
 	}
-	c.end(ErrClosed)
+	c.end(errClientClosed)
 	select {
 	case <-c.done:
 		return nil

@@ -188,7 +188,13 @@ func (cs *clientSession) probe(method string) {
 	unanswered := cs.unanswered
 	s.unlock()
 	if unanswered > 1 {
-		s.closeWith(ErrUnreachable, 0)
+		c := cs.client
+		c.retain()
+		// Owner: the client. End: the connection is closed, which may take a WebSocket a second.
+		go func() {
+			defer c.release()
+			s.closeWith(ErrUnreachable, 0)
+		}()
 		return
 	}
 	s.sendProbe(method)

@@ -97,7 +97,7 @@ func (c *Client) addStream(st *clientStream) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.endErr != nil {
-		return c.closedErrorLocked()
+		return c.endErr
 	}
 	c.streams = append(c.streams, st)
 	if c.current != nil && c.current != st.on {

@@ -317,7 +317,7 @@ func TestClientStreamsEndWithTheClient(t *testing.T) {
 		_, err := st.Next(t.Context())
 		matches(t, err, rpcx.ErrClosed, rpcx.ErrConnectionLost)
 		matches(t, st.Err(), rpcx.ErrClosed)
-		if _, err := rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "news", Correlation: rpcx.ElectrumHeaders}); err != rpcx.ErrClosed {
+		if _, err := rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "news", Correlation: rpcx.ElectrumHeaders}); !errors.Is(err, rpcx.ErrClosed) {
 			t.Error(err)
 		}
 	})

@@ -166,7 +166,7 @@
 //		OnConnect: func(ctx context.Context, s *rpcx.Session) error {
 //			return s.Call(ctx, "login", rpcx.Args{"gopher"}, nil)
 //		},
-//		Idempotent: func(method string) bool { return method != "pay" },
+//		Idempotent: func(method string) bool { return method == "sum" },
 //	})
 //	defer c.Close()
 //	sum, err := rpcx.Call[float64](ctx, c, "sum", rpcx.Args{1, 2}) // waits for a session

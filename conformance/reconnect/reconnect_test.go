@@ -140,7 +140,7 @@ func newClient(t *testing.T, failFast bool, sites ...*site) *rpcx.Client {
 		OnConnect: func(ctx context.Context, s *rpcx.Session) error {
 			return s.Call(ctx, "hello", nil, nil)
 		},
-		Session: rpcx.Options{Limits: rpcx.Limits{
+		Options: rpcx.Options{Limits: rpcx.Limits{
 			KeepAlive: 200 * time.Millisecond, KeepAliveMethod: "hello",
 		}},
 		MinBackoff: time.Millisecond, MaxBackoff: 50 * time.Millisecond,

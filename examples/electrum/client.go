@@ -44,7 +44,7 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 		Connect: dialer.Dial,
 		// Electrum servers end the sessions of silent clients. The calls of KeepAliveMethod
 		// prevent the end, and also notice a server that does not answer any more.
-		Session:   rpcx.Options{Limits: rpcx.Limits{KeepAliveMethod: "server.ping"}},
+		Options:   rpcx.Options{Limits: rpcx.Limits{KeepAliveMethod: "server.ping"}},
 		OnConnect: func(ctx context.Context, s *rpcx.Session) error { return greet(ctx, s, lines) },
 		OnState: func(state rpcx.ClientState, reason error) {
 			if reason == nil {
@@ -55,7 +55,7 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 		},
 	}
 	if *verbose {
-		opts.Session.OnCall = append(opts.Session.OnCall, printCalls(lines))
+		opts.Options.OnCall = append(opts.Options.OnCall, printCalls(lines))
 	}
 	client := rpcx.NewClient(opts)
 	err = follow(ctx, client, script, lines)
