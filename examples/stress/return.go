@@ -1,0 +1,388 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// The mode -return: 10,000 clients that reconnect, of a server that restarts.
+//
+//	go run ./examples/stress -return -svg return.svg # some four minutes
+//	go run ./examples/stress -return -short          # 1,000 clients, half a minute
+//
+// All clients are one process (return_clients.go), and each server is another
+// (return_server.go). They are joined by TLS over TCP: each handshake counts for
+// Server.MaxHandshakes. Three times the server ends, each time in another way, and another
+// server comes to its address (returnWays). The main process tells when, and judges the
+// return of the clients.
+
+// returnPlan is the size of a run.
+type returnPlan struct {
+	short      bool
+	clients    int
+	clientsCut string // why there are fewer clients than wanted
+	handshakes int    // Server.MaxHandshakes
+	down       time.Duration
+	spread     time.Duration // Server.ShutdownSpread
+	minBackoff time.Duration
+	maxBackoff time.Duration
+	stable     time.Duration // ClientOptions.StableAfter
+	patience   time.Duration // for all clients to return
+}
+
+// newReturnPlan returns the plan for as many clients as the limit of open files allows. The
+// full form has the defaults of ClientOptions and of MaxHandshakes. The short form has a
+// tenth of the clients and of the handshakes.
+func newReturnPlan(short bool) *returnPlan {
+	p := &returnPlan{
+		short: short, clients: 10000, handshakes: 256, down: 10 * time.Second, spread: 20 * time.Second,
+		minBackoff: 100 * time.Millisecond, maxBackoff: 30 * time.Second, stable: 10 * time.Second, patience: 3 * time.Minute,
+	}
+	if short {
+		p.clients, p.handshakes, p.down, p.spread = 1000, 26, 3*time.Second, 3*time.Second
+		p.maxBackoff, p.stable, p.patience = 5*time.Second, time.Second, time.Minute
+	}
+	if files := openFilesLimit(); files > 0 && p.clients > files-hubOpenFiles-p.handshakes {
+		p.clients = max(100, (files-hubOpenFiles-p.handshakes)/100*100)
+		p.clientsCut = fmt.Sprintf(": the limit of open files is %d", files)
+	}
+	return p
+}
+
+// returnWay is a way in which the server ends.
+type returnWay struct {
+	name   string
+	title  string // of the chart
+	kill   bool   // otherwise Server.Shutdown
+	spread bool   // Shutdown with ShutdownSpread
+	down   bool   // the next server comes after returnPlan.down, otherwise at once
+}
+
+var returnWays = []returnWay{
+	{name: "killed", title: "the server is killed, and is away for %v", kill: true, down: true},
+	{name: "Shutdown", title: "Shutdown, and the next server at once"},
+	{name: "ShutdownSpread", title: "Shutdown with a ShutdownSpread of %v, and the next server at once", spread: true},
+}
+
+// returnResult is what one end of the server has caused.
+type returnResult struct {
+	way        returnWay
+	away       time.Duration  // from the end of the server until the next
+	clients    returnArrivals // at the clients
+	served     returnServed   // at the next server
+	unanswered int            // clients whose call through the Client has failed afterwards
+	failed     error          // of Shutdown
+}
+
+// returnRun is a whole run.
+type returnRun struct {
+	plan    *returnPlan
+	results []returnResult
+}
+
+// runReturn runs the mode -return.
+func runReturn(ctx context.Context, out io.Writer, short bool, svg string) (err error) {
+	r := &returnRun{plan: newReturnPlan(short)}
+	clients, err := start(returnClientsRole, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = clients.stop(err) }()
+	if err := r.run(ctx, clients); err != nil {
+		return err
+	}
+	r.print(out)
+	if svg != "" {
+		if err := os.WriteFile(svg, r.draw(), 0o644); err != nil {
+			return err
+		}
+	}
+	problems := r.judge()
+	for _, problem := range problems {
+		fmt.Fprintln(out, "FAILED:", problem)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%d checks failed", len(problems))
+	}
+	fmt.Fprintln(out, "all is well")
+	return nil
+}
+
+// run connects the clients to a first server, and ends one server after the other.
+func (r *returnRun) run(ctx context.Context, clients *process) (err error) {
+	p := r.plan
+	var server *process
+	defer func() {
+		if server != nil {
+			err = server.stop(err)
+		}
+	}()
+	if server, err = start(returnServerRole, nil); err != nil {
+		return err
+	}
+	addr, err := r.listen(ctx, server, "127.0.0.1:0", returnWays[0])
+	if err != nil {
+		return err
+	}
+	if err := clients.Call(ctx, "connect", rpcx.Args{addr, p.clients, p.maxBackoff, p.stable}, nil); err != nil {
+		return fmt.Errorf("connect the clients: %w", err)
+	}
+	for i, way := range returnWays {
+		// The backoff begins anew: every session is stable.
+		if err := sleep(ctx, p.stable+p.stable/10); err != nil {
+			return err
+		}
+		next, err := start(returnServerRole, nil)
+		if err != nil {
+			return err
+		}
+		last := server
+		server = next
+		var following returnWay
+		if i+1 < len(returnWays) {
+			following = returnWays[i+1]
+		}
+		result, err := r.restart(ctx, way, following, addr, last, next, clients)
+		if err != nil {
+			return fmt.Errorf("%s: %w", way.name, err)
+		}
+		r.results = append(r.results, result)
+	}
+	return nil
+}
+
+// listen makes a server listen at addr. The server will end as way says. The result is the
+// address.
+func (r *returnRun) listen(ctx context.Context, server *process, addr string, way returnWay) (string, error) {
+	spread := time.Duration(0)
+	if way.spread {
+		spread = r.plan.spread
+	}
+	addr, err := rpcx.Call[string](ctx, server, "listen", rpcx.Args{addr, r.plan.handshakes, 2 * r.plan.clients, spread})
+	if err != nil {
+		err = fmt.Errorf("listen: %w", err)
+	}
+	return addr, err
+}
+
+// restart ends the last server, makes the next serve, and waits for the clients.
+func (r *returnRun) restart(ctx context.Context, way, following returnWay, addr string, last, next, clients *process) (returnResult, error) {
+	result := returnResult{way: way}
+	if err := clients.Call(ctx, "begin", nil, nil); err != nil {
+		return result, last.stop(err)
+	}
+	ended := time.Now()
+	if way.kill {
+		if err := last.kill(); err != nil {
+			return result, err
+		}
+	} else if err := last.Call(ctx, "shutdown", nil, nil); err != nil { // returns when nobody listens
+		return result, last.stop(err)
+	}
+	if way.down {
+		if err := sleep(ctx, r.plan.down); err != nil {
+			return result, err
+		}
+	}
+	_, err := r.listen(ctx, next, addr, following)
+	returned := time.Now()
+	result.away = returned.Sub(ended)
+	if err == nil {
+		result.clients, err = rpcx.Call[returnArrivals](ctx, clients, "await", rpcx.Args{ended.UnixNano(), returned.UnixNano(), r.plan.patience})
+	}
+	if !way.kill {
+		result.failed = last.Call(ctx, "finished", nil, nil)
+		err = last.stop(err)
+	}
+	if err != nil {
+		return result, err
+	}
+	if result.unanswered, err = rpcx.Call[int](ctx, clients, "call", rpcx.Args{next.cmd.Process.Pid}); err != nil {
+		return result, err
+	}
+	result.served, err = rpcx.Call[returnServed](ctx, next, "served", nil)
+	return result, err
+}
+
+// Factors between what is expected of the clients and what is allowed. The largest share of
+// many windows is above the expected share, and a busy machine delays some attempts. If the
+// waits were not random, all attempts would fall into one window.
+const (
+	shortWindow = 100 * time.Millisecond
+	longWindow  = time.Second
+
+	shortWindowFactor = 5
+	longWindowFactor  = 2
+	attemptsFactor    = 1.5
+)
+
+// expectedShare returns the share of the clients that is expected to make an attempt within
+// a window, the first after the server's return. With a spread, the turns of the sessions
+// have even distances.
+func (p *returnPlan) expectedShare(way returnWay, window time.Duration) float64 {
+	switch {
+	case way.spread:
+		return min(1, window.Seconds()/p.spread.Seconds())
+	case way.down:
+		return min(1, p.expectedAttempts(p.down+window)-p.expectedAttempts(p.down))
+	}
+	return 1 // all make the first attempt within MinBackoff
+}
+
+// expectedAttempts returns the expected number of attempts of a client that has had no
+// session for t. A wait is half of its bound on average. The bound doubles with each
+// attempt: with MinBackoff/2 as the unit of time, a client has made k attempts at about
+// 2^k-1. At MaxBackoff the bound stays.
+func (p *returnPlan) expectedAttempts(t time.Duration) float64 {
+	first, longest := p.minBackoff.Seconds()/2, p.maxBackoff.Seconds()/2
+	doubling := min(t.Seconds(), longest/math.Ln2-first) // then the attempts are longest apart
+	return 1 + math.Log2(1+doubling/first) + (t.Seconds()-doubling)/longest
+}
+
+// allowedShares returns the largest allowed shares of the clients in any short and long
+// window.
+func (p *returnPlan) allowedShares(way returnWay) (short, long float64) {
+	return min(1, shortWindowFactor*p.expectedShare(way, shortWindow)), min(1, longWindowFactor*p.expectedShare(way, longWindow))
+}
+
+// judge returns what is not as it should be.
+func (r *returnRun) judge() (problems []string) {
+	for i := range r.results {
+		problems = append(problems, r.results[i].judge(r.plan)...)
+	}
+	if n := len(r.results); n != len(returnWays) {
+		problems = append(problems, fmt.Sprintf("the server has ended %d times, want %d", n, len(returnWays)))
+	}
+	return problems
+}
+
+// allowedAttempts returns the largest allowed number of attempts of all clients together.
+func (result *returnResult) allowedAttempts(p *returnPlan) float64 {
+	return attemptsFactor * float64(p.clients) * p.expectedAttempts(result.away+result.clients.Last)
+}
+
+func (result *returnResult) judge(p *returnPlan) (problems []string) {
+	fail := func(format string, args ...any) {
+		problems = append(problems, result.way.name+": "+fmt.Sprintf(format, args...))
+	}
+	c, s := result.clients, result.served
+	if c.Lost > 0 {
+		fail("%d of %d clients have not returned", c.Lost, p.clients)
+	}
+	if s.Clients != p.clients {
+		fail("the next server knows %d clients, want %d", s.Clients, p.clients)
+	}
+	if result.unanswered > 0 {
+		fail("the calls of %d clients were not answered by the next server", result.unanswered)
+	}
+	if result.failed != nil {
+		fail("the end of the server: %v", result.failed)
+	}
+	if s.Handshakes > p.handshakes {
+		fail("%d handshakes at once, and MaxHandshakes is %d", s.Handshakes, p.handshakes)
+	}
+	if s.Handshakes == 0 {
+		fail("no handshake was counted")
+	}
+	share := func(n int) float64 { return float64(n) / float64(p.clients) }
+	short, long := p.allowedShares(result.way)
+	if got := share(c.MostShort); short < 1 && got > short {
+		fail("%.1f %% of the clients make an attempt within %v, at most %.1f %% may", 100*got, shortWindow, 100*short)
+	}
+	if got := share(c.MostLong); long < 1 && got > long {
+		fail("%.1f %% of the clients make an attempt within %v, at most %.1f %% may", 100*got, longWindow, 100*long)
+	}
+	if allowed := result.allowedAttempts(p); float64(c.Attempts) > allowed {
+		fail("%d attempts, at most %.0f may be", c.Attempts, allowed)
+	}
+	return problems
+}
+
+// print prints the results.
+func (r *returnRun) print(w io.Writer) {
+	p := r.plan
+	fmt.Fprintf(w, "%d clients%s; MaxHandshakes %d; backoff %v to %v; ShutdownSpread %v\n\n",
+		p.clients, p.clientsCut, p.handshakes, p.minBackoff, p.maxBackoff, p.spread)
+	fmt.Fprintf(w, "%14s  %7s  %19s  %17s  %17s  %13s  %22s\n", "", "", "attempts a client:", "% of the clients", "% of the clients", "handshakes", "back after the return,")
+	fmt.Fprintf(w, "%14s  %7s  %6s %12s  %9s  %6s  %9s  %6s  %5s %7s  %22s\n", "the server's",
+		"away, s", "all", "after return", "in 100 ms", "bound", "in 1 s", "bound", "most", "refused", "p50 / p99 / last, s")
+	for i := range r.results {
+		result := &r.results[i]
+		c, s := result.clients, result.served
+		percent := func(n int) float64 { return 100 * float64(n) / float64(p.clients) }
+		bound := func(share float64) string {
+			if share >= 1 {
+				return "–"
+			}
+			return fmt.Sprintf("%.1f", 100*share)
+		}
+		short, long := p.allowedShares(result.way)
+		fmt.Fprintf(w, "%14s  %7.2f  %6.2f %12.2f  %9.1f  %6s  %9.1f  %6s  %5d %7d  %6.2f  %6.2f  %6.2f\n", result.way.name, result.away.Seconds(),
+			percent(c.Attempts)/100, percent(c.AttemptsAfter)/100, percent(c.MostShort), bound(short), percent(c.MostLong), bound(long),
+			s.Handshakes, s.Refused, c.P50.Seconds(), c.P99.Seconds(), c.Last.Seconds())
+	}
+	fmt.Fprintln(w)
+}
+
+// mostWithin returns the largest number of times within any window. times is sorted.
+func mostWithin(times []time.Duration, window time.Duration) (most int) {
+	first := 0
+	for i, at := range times {
+		for at-times[first] >= window {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
+}
+
+// returnArrivals is how the clients have returned. Times after the return of the server
+// count from there, and the bins from the end of the last server.
+type returnArrivals struct {
+	Lost          int            `json:"lost"`          // clients without a session
+	Attempts      int            `json:"attempts"`      // since the end of the last server
+	AttemptsAfter int            `json:"attemptsAfter"` // since the return
+	MostShort     int            `json:"mostShort"`     // attempts within any shortWindow after the return
+	MostLong      int            `json:"mostLong"`
+	Failures      map[string]int `json:"failures"` // of attempts after the return, by reason
+	P50           time.Duration  `json:"p50"`
+	P99           time.Duration  `json:"p99"`
+	Last          time.Duration  `json:"last"`
+
+	AttemptBins []int `json:"attemptBins"` // attempts in each shortWindow
+	ReadyBins   []int `json:"readyBins"`   // clients that became ready, in each shortWindow
+}
+
+// newReturnArrivals returns what the times of attempts and of returned clients amount to,
+// both relative to the end of the last server. The next server has come after away.
+func newReturnArrivals(attempts, ready []time.Duration, away time.Duration, clients int) (a returnArrivals) {
+	slices.Sort(attempts)
+	slices.Sort(ready)
+	a.Lost, a.Attempts = clients-len(ready), len(attempts)
+	first, _ := slices.BinarySearch(attempts, away)
+	after := attempts[first:]
+	a.AttemptsAfter, a.MostShort, a.MostLong = len(after), mostWithin(after, shortWindow), mostWithin(after, longWindow)
+	q := newQuantiles(ready)
+	a.P50, a.P99, a.Last = q.P50-away, q.P99-away, q.Max-away
+	a.AttemptBins, a.ReadyBins = returnBins(attempts), returnBins(ready)
+	return a
+}
+
+// returnBins counts times in windows of shortWindow from 0 on.
+func returnBins(times []time.Duration) (bins []int) {
+	for _, at := range times {
+		i := max(0, int(at/shortWindow))
+		for len(bins) <= i {
+			bins = append(bins, 0)
+		}
+		bins[i]++
+	}
+	return bins
+}
