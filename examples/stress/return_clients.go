@@ -27,8 +27,9 @@ type returnClients struct {
 
 // returnAttempt is an attempt of a client.
 type returnAttempt struct {
-	at  time.Time
-	err error // of Connect
+	client int
+	at     time.Time
+	err    error // of Connect
 }
 
 // runReturnClients is the process of the clients, until the parent ends.
@@ -80,7 +81,7 @@ func (c *returnClients) dialAs(i int) func(context.Context, string, *rpcx.Option
 	}
 	dialer := &rpcx.Dialer{TLS: insecure, DialContext: from.DialContext}
 	return func(ctx context.Context, addr string, opts *rpcx.Options) (*rpcx.Session, error) {
-		attempt := &returnAttempt{at: time.Now()}
+		attempt := &returnAttempt{client: i, at: time.Now()}
 		c.mu.Lock()
 		c.attempts = append(c.attempts, attempt)
 		c.mu.Unlock()
@@ -129,11 +130,20 @@ func (c *returnClients) await(ended, returned int64, patience time.Duration) ret
 	defer c.mu.Unlock()
 	since := func(t time.Time) time.Duration { return time.Duration(t.UnixNano() - ended) }
 	away := time.Duration(returned - ended)
-	var attempts, ready []time.Duration
+	var attempts, first, ready []time.Duration
 	failures := make(map[string]int)
+	tried := make([]bool, len(c.clients)) // since the return
 	for _, attempt := range c.attempts {
-		attempts = append(attempts, since(attempt.at))
-		if attempt.err != nil && since(attempt.at) >= away {
+		at := since(attempt.at)
+		attempts = append(attempts, at)
+		if at < away {
+			continue
+		}
+		if !tried[attempt.client] {
+			tried[attempt.client] = true
+			first = append(first, at)
+		}
+		if attempt.err != nil {
 			failures[reasonOf(attempt.err)]++
 		}
 	}
@@ -142,7 +152,7 @@ func (c *returnClients) await(ended, returned int64, patience time.Duration) ret
 			ready = append(ready, since(at))
 		}
 	}
-	a := newReturnArrivals(attempts, ready, away, len(c.clients))
+	a := newReturnArrivals(attempts, first, ready, away, len(c.clients))
 	a.Failures = failures
 	return a
 }

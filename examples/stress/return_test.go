@@ -18,7 +18,7 @@ func goodReturnRun() *returnRun {
 	r.plan.clients, r.plan.clientsCut = 10000, ""
 	for _, way := range returnWays {
 		result := returnResult{way: way, served: returnServed{Clients: 10000, Sessions: 10000, Handshakes: 256}}
-		result.clients = returnArrivals{Attempts: 10000, AttemptsAfter: 10000, MostShort: 40, MostLong: 400, Last: 20 * time.Second}
+		result.clients = returnArrivals{Attempts: 10000, AttemptsAfter: 10000, FirstShort: 40, FirstLong: 400, Last: 20 * time.Second}
 		result.clients.AttemptBins, result.clients.ReadyBins = []int{10000, 0, 1}, []int{0, 9000, 1000}
 		if way.down {
 			result.away = r.plan.down
@@ -42,12 +42,12 @@ func TestJudgeReturn(t *testing.T) {
 		{"a Shutdown that fails", func(r *returnRun) { r.results[atOnce].failed = errors.New("no") }, "the end of the server: no"},
 		{"a handshake too many", func(r *returnRun) { r.results[atOnce].served.Handshakes = 257 }, "257 handshakes at once"},
 		{"nobody counts handshakes", func(r *returnRun) { r.results[atOnce].served.Handshakes = 0 }, "no handshake was counted"},
-		{"many at once after a kill", func(r *returnRun) { r.results[killed].clients.MostShort = 720 }, "killed: 7.2 % of the clients make an attempt within 100ms"},
-		{"not too many at once after a kill", func(r *returnRun) { r.results[killed].clients.MostShort = 710 }, ""},
-		{"many in a second after a kill", func(r *returnRun) { r.results[killed].clients.MostLong = 2800 }, "killed: 28.0 % of the clients make an attempt within 1s"},
-		{"all at once after a Shutdown", func(r *returnRun) { r.results[atOnce].clients.MostShort = 10000 }, ""},
-		{"many at once with a spread", func(r *returnRun) { r.results[spread].clients.MostShort = 251 }, "ShutdownSpread: 2.5 % of the clients"},
-		{"many in a second with a spread", func(r *returnRun) { r.results[spread].clients.MostLong = 1001 }, "ShutdownSpread: 10.0 % of the clients"},
+		{"many at once after a kill", func(r *returnRun) { r.results[killed].clients.FirstShort = 720 }, "killed: 7.2 % of the clients make their first attempt within 100ms"},
+		{"not too many at once after a kill", func(r *returnRun) { r.results[killed].clients.FirstShort = 710 }, ""},
+		{"many in a second after a kill", func(r *returnRun) { r.results[killed].clients.FirstLong = 2800 }, "killed: 28.0 % of the clients make their first attempt within 1s"},
+		{"all at once after a Shutdown", func(r *returnRun) { r.results[atOnce].clients.FirstShort = 10000 }, ""},
+		{"many at once with a spread", func(r *returnRun) { r.results[spread].clients.FirstShort = 251 }, "ShutdownSpread: 2.5 % of the clients"},
+		{"many in a second with a spread", func(r *returnRun) { r.results[spread].clients.FirstLong = 1001 }, "ShutdownSpread: 10.0 % of the clients"},
 		{"clients that do not become patient", func(r *returnRun) { r.results[atOnce].clients.Attempts = 150000 }, "Shutdown: 150000 attempts"},
 		{"a restart left out", func(r *returnRun) { r.results = r.results[:2] }, "the server has ended 2 times"},
 	} {
@@ -67,19 +67,19 @@ func TestJudgeReturn(t *testing.T) {
 
 // simulateReturn returns the attempts of clients whose server ends at 0 and is away. wait
 // returns a wait below a bound.
-func simulateReturn(p *returnPlan, wait func(bound time.Duration) time.Duration) (attempts, ready []time.Duration) {
+func simulateReturn(p *returnPlan, wait func(bound time.Duration) time.Duration) (attempts, first []time.Duration) {
 	for range p.clients {
 		var at time.Duration
 		for bound := p.minBackoff; ; bound = min(2*bound, p.maxBackoff) {
 			at += wait(bound)
 			attempts = append(attempts, at)
 			if at >= p.down {
-				ready = append(ready, at)
+				first = append(first, at)
 				break
 			}
 		}
 	}
-	return attempts, ready
+	return attempts, first
 }
 
 // The bounds that the program demands allow random waits, and nothing much worse.
@@ -100,9 +100,9 @@ func TestReturnBounds(t *testing.T) {
 			r := goodReturnRun()
 			r.plan = newReturnPlan(short)
 			result := &r.results[0]
-			attempts, ready := simulateReturn(r.plan, test.wait)
+			attempts, first := simulateReturn(r.plan, test.wait)
 			result.away = r.plan.down
-			result.clients = newReturnArrivals(attempts, ready, result.away, r.plan.clients)
+			result.clients = newReturnArrivals(attempts, first, slices.Clone(first), result.away, r.plan.clients)
 			result.served.Clients, result.served.Handshakes = r.plan.clients, 1
 			problems := result.judge(r.plan)
 			for _, want := range test.want {
@@ -123,15 +123,15 @@ func TestReturnExpectations(t *testing.T) {
 	for _, short := range []bool{false, true} {
 		p := newReturnPlan(short)
 		p.clients = 50000
-		attempts, ready := simulateReturn(p, func(bound time.Duration) time.Duration { return time.Duration(random.Int64N(int64(bound))) })
-		a := newReturnArrivals(attempts, ready, p.down, p.clients)
+		attempts, first := simulateReturn(p, func(bound time.Duration) time.Duration { return time.Duration(random.Int64N(int64(bound))) })
+		a := newReturnArrivals(attempts, first, slices.Clone(first), p.down, p.clients)
 		for _, test := range []struct {
 			name      string
 			got, want float64
 		}{
 			{"attempts", float64(a.Attempts) / float64(p.clients), p.expectedAttempts(p.down)},
-			{"share within 100 ms", float64(a.MostShort) / float64(p.clients), p.expectedShare(returnWays[0], shortWindow)},
-			{"share within 1 s", float64(a.MostLong) / float64(p.clients), p.expectedShare(returnWays[0], longWindow)},
+			{"share within 100 ms", float64(a.FirstShort) / float64(p.clients), p.expectedShare(returnWays[0], shortWindow)},
+			{"share within 1 s", float64(a.FirstLong) / float64(p.clients), p.expectedShare(returnWays[0], longWindow)},
 		} {
 			if math.Abs(test.got/test.want-1) > 0.25 {
 				t.Errorf("short %v, %s: got %.4f, want %.4f", short, test.name, test.got, test.want)
@@ -142,14 +142,14 @@ func TestReturnExpectations(t *testing.T) {
 
 func TestNewReturnArrivals(t *testing.T) {
 	const ms = time.Millisecond
-	a := newReturnArrivals([]time.Duration{950 * ms, 10 * ms, 900 * ms, 1050 * ms, 2000 * ms, 1049 * ms}, []time.Duration{2010 * ms, 1060 * ms}, 900*ms, 3)
-	if a.Lost != 1 || a.Attempts != 6 || a.AttemptsAfter != 5 || a.MostShort != 2 || a.MostLong != 4 || a.P50 != 160*ms || a.Last != 1110*ms {
+	a := newReturnArrivals([]time.Duration{950 * ms, 10 * ms, 900 * ms, 1050 * ms, 2000 * ms, 1049 * ms}, []time.Duration{2000 * ms, 950 * ms, 900 * ms}, []time.Duration{2010 * ms, 1060 * ms}, 900*ms, 3)
+	if a.Lost != 1 || a.Attempts != 6 || a.AttemptsAfter != 5 || a.MostShort != 2 || a.MostLong != 4 || a.FirstShort != 2 || a.FirstLong != 2 || a.P50 != 160*ms || a.Last != 1110*ms {
 		t.Errorf("got %+v", a)
 	}
 	if want := []int{1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}; !slices.Equal(a.AttemptBins, want) {
 		t.Errorf("bins %v, want %v", a.AttemptBins, want)
 	}
-	if a := newReturnArrivals(nil, nil, time.Second, 3); a.Lost != 3 {
+	if a := newReturnArrivals(nil, nil, nil, time.Second, 3); a.Lost != 3 {
 		t.Errorf("without any attempt: got %+v", a)
 	}
 }
