@@ -47,8 +47,8 @@ func newReturnPlan(short bool) *returnPlan {
 		minBackoff: 100 * time.Millisecond, maxBackoff: 30 * time.Second, stable: 10 * time.Second, patience: 3 * time.Minute,
 	}
 	if short {
-		p.clients, p.handshakes, p.down, p.spread = 1000, 26, 3*time.Second, 3*time.Second
-		p.maxBackoff, p.stable, p.patience = 5*time.Second, time.Second, time.Minute
+		p.clients, p.handshakes, p.down, p.spread = 1000, 26, 4*time.Second, 4*time.Second
+		p.maxBackoff, p.stable, p.patience = 8*time.Second, time.Second, time.Minute
 	}
 	if files := openFilesLimit(); files > 0 && p.clients > files-hubOpenFiles-p.handshakes {
 		p.clients = max(100, (files-hubOpenFiles-p.handshakes)/100*100)
@@ -220,8 +220,8 @@ const (
 	shortWindow = 100 * time.Millisecond
 	longWindow  = time.Second
 
-	shortWindowFactor = 5
-	longWindowFactor  = 2
+	shortWindowFactor = 8
+	longWindowFactor  = 2.5
 	attemptsFactor    = 1.5
 )
 
