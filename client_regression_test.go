@@ -144,3 +144,46 @@ func TestClientFutureIsCancelledWhileSent(t *testing.T) {
 		}
 	})
 }
+
+// A stream whose first session is lost before Subscribe returns is subscribed again on the next
+// session, also if that is sending already.
+func TestClientSubscribesAgainForALateStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{Limits: rpcx.Limits{Outgoing: 1}, OnCall: []onCall{
+			func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				if call.Method == "sub" {
+					return ctx, func(error) { <-release }, nil
+				}
+				return ctx, nil, nil
+			},
+		}}})
+		var st *rpcx.Stream[int]
+		subscribed := started(func() (err error) {
+			st, err = rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "sub", Correlation: rpcx.ElectrumHeaders})
+			return err
+		})
+		l.wire(1).answer("1")
+		l.downFrom(1)
+		for range 3 {
+			c.Go(t.Context(), "m", nil)
+		}
+		l.set(false, nil)
+		w := l.wire(2)
+		lines := w.heard() // a call; the others wait for Limits.Outgoing
+		close(release)
+		if err := subscribed(); err != nil {
+			t.Fatal(err)
+		}
+		w.reply(lines[0], isAnswered)
+		for range 3 {
+			w.answer("2")
+		}
+		if v := value(t, st); v != 1 {
+			t.Error(v)
+		}
+		if v := value(t, st); v != 2 {
+			t.Error(v)
+		}
+	})
+}

@@ -91,8 +91,9 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 	return st, nil
 }
 
-// addStream makes the client subscribe again for st on each later session. If the client
-// has ended, st ends, too, and addStream returns the error.
+// addStream makes the client subscribe again for st on each later session, also if the
+// session of the subscribing call was lost meanwhile. If the client has ended, st ends, too,
+// and addStream returns the error.
 func (c *Client) addStream(st *clientStream) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,8 +101,14 @@ func (c *Client) addStream(st *clientStream) error {
 		return c.closedErrorLocked()
 	}
 	c.streams = append(c.streams, st)
-	if c.current != nil && c.current != st.on {
-		c.startSendingLocked(c.current)
+	if later := c.current; later != nil && later != st.on {
+		st.on = later
+		c.active++
+		// Owner: the client. End: the call is queued, at the latest with the session.
+		go func() {
+			defer c.release()
+			st.subscribeOn(later, 0)
+		}()
 	}
 	return nil
 }
@@ -116,23 +123,19 @@ func (c *Client) removeStream(st *clientStream) {
 // resubscribe makes the subscribing calls on cs, in the order of the streams. The calls
 // leave one after the other; their replies are not awaited.
 func (c *Client) resubscribe(cs *clientSession) {
-	for cs.takesCalls() {
+	c.mu.Lock()
+	streams := slices.Clone(c.streams)
+	c.mu.Unlock()
+	for _, st := range streams {
 		c.mu.Lock()
-		var next *clientStream
-		for _, st := range c.streams {
-			if st.on != cs {
-				next = st
-				break
-			}
-		}
-		if next != nil {
-			next.on = cs
+		due := st.on != cs && cs.takesCalls()
+		if due {
+			st.on = cs
 		}
 		c.mu.Unlock()
-		if next == nil {
-			return
+		if due {
+			st.subscribeOn(cs, 0)
 		}
-		next.subscribeOn(cs, 0)
 	}
 }
 
