@@ -187,3 +187,67 @@ func TestClientSubscribesAgainForALateStream(t *testing.T) {
 		}
 	})
 }
+
+// A stream that ends because a notification has no value unsubscribes, as on a session.
+func TestClientStreamWithoutAValueUnsubscribes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, l := newClient(t, rpcx.ClientOptions{})
+		w := l.wire(1)
+		st := clientStreamOf[int](t, c, w, rpcx.Subscription{Method: "eth_subscribe"}, `"id"`)
+		w.say(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"id","nothing":1}}`)
+		if v, err := st.Next(t.Context()); err == nil {
+			t.Error(v)
+		}
+		if lines := w.heard(); len(lines) != 1 || !strings.Contains(lines[0], "eth_unsubscribe") {
+			t.Errorf("heard %q", lines)
+		}
+	})
+}
+
+// A stream that is confirmed after its session was shut down, and goes on there, does not take
+// values from two sessions.
+func TestClientStreamLeavesASessionThatGoesOn(t *testing.T) {
+	for _, lose := range []string{"Reconnect", "Session.Shutdown"} {
+		t.Run(lose, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{OnCall: []onCall{
+					func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
+						if call.Method == "sub" {
+							return ctx, func(error) { <-release }, nil
+						}
+						return ctx, nil, nil
+					},
+				}}})
+				pending := c.Go(t.Context(), "pending", nil)
+				l.wire(1).heard()
+				var st *rpcx.Stream[int]
+				subscribed := started(func() (err error) {
+					st, err = rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "sub", Correlation: rpcx.ElectrumHeaders})
+					return err
+				})
+				l.wire(1).answer("1")
+				s, _ := c.Session(t.Context())
+				if lose == "Reconnect" {
+					c.Reconnect()
+				} else {
+					go s.Shutdown(t.Context())
+				}
+				w := l.wire(2)
+				close(release)
+				if err := subscribed(); err != nil {
+					t.Fatal(err)
+				}
+				w.answer("2")
+				for want := range 2 {
+					if v := value(t, st); v != want+1 {
+						t.Error(v)
+					}
+				}
+				l.wire(1).say(`{"jsonrpc":"2.0","method":"sub","params":[3]}`)
+				noValue(t, st)
+				pending.Cancel()
+			})
+		})
+	}
+}

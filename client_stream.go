@@ -82,6 +82,7 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 			st.on = cs
 			st.addPart(queue, cs)
 			err = c.addStream(st)
+			st.leaveIfLost(cs)
 		}
 		return c.judge(r, cs, err)
 	})
@@ -199,11 +200,7 @@ func (st *clientStream) judgeSubscribing(cs *clientSession, refusals int, err er
 
 // addPart appends a part whose subscription the peer has confirmed.
 func (st *clientStream) addPart(queue *streamQueue, cs *clientSession) {
-	defer func() {
-		if cs.isLeft() { // meanwhile
-			st.leavePart(cs, errReconnect)
-		}
-	}()
+	defer st.leaveIfLost(cs)
 	st.mu.Lock()
 	switch {
 	case st.end != nil:
@@ -427,8 +424,8 @@ func equalJSON(a, b []byte) bool {
 	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
 }
 
-// endPart removes part, whose queue has ended and is read. Unless its session was lost, the
-// stream ends, too.
+// endPart removes part, whose queue has ended and is read, or has a value that cannot be
+// read. Unless its session was lost, the stream ends, too.
 func (st *clientStream) endPart(part *streamPart, reason error) {
 	st.mu.Lock()
 	st.parts = slices.DeleteFunc(st.parts, func(p *streamPart) bool { return p == part })
@@ -440,6 +437,7 @@ func (st *clientStream) endPart(part *streamPart, reason error) {
 	st.mu.Unlock()
 	if ended {
 		st.client.removeStream(st)
+		part.queue.closeWith(reason) // unsubscribes, if the session goes on
 	}
 }
 
@@ -520,6 +518,17 @@ func (c *Client) takeStreams(cs *clientSession, reason error) {
 	c.mu.Unlock()
 	for _, st := range streams {
 		st.leavePart(cs, reason)
+	}
+}
+
+// leaveIfLost ends the part on cs if the client has lost or left cs before it could see the
+// part. The session may go on.
+func (st *clientStream) leaveIfLost(cs *clientSession) {
+	switch {
+	case cs.isLeft():
+		st.leavePart(cs, errReconnect)
+	case !cs.takesCalls():
+		st.leavePart(cs, cs.reason())
 	}
 }
 
