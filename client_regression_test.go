@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -248,6 +249,44 @@ func TestClientStreamLeavesASessionThatGoesOn(t *testing.T) {
 				noValue(t, st)
 				pending.Cancel()
 			})
+		})
+	}
+}
+
+// Sessions without values do not make a reader too slow: their gaps become one.
+func TestClientStreamOfSilentSessions(t *testing.T) {
+	for _, policy := range []rpcx.OverflowPolicy{rpcx.EndStream, rpcx.DropOldest, rpcx.KeepLatest} {
+		synctest.Test(t, func(t *testing.T) {
+			c, l := newClient(t, rpcx.ClientOptions{})
+			var gaps []*rpcx.GapError
+			sub := rpcx.Subscription{Method: "eth_subscribe", Overflow: policy, OnGap: func(g *rpcx.GapError) { gaps = append(gaps, g) }}
+			st := clientStreamOf[int](t, c, l.wire(1), sub, `"id"`)
+			say := func(n, v int) {
+				l.wire(n).say(fmt.Sprintf(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"id","result":%d}}`, v))
+				synctest.Wait()
+			}
+			say(1, 1)
+			start, end := time.Now(), time.Now()
+			for n := range 5 {
+				l.wire(n + 1).Close()
+				l.wire(n + 2).answer(`"id"`)
+				synctest.Wait()
+				end = time.Now()
+				time.Sleep(time.Minute)
+			}
+			say(6, 2)
+			want := 1
+			if policy == rpcx.KeepLatest {
+				want = 2
+			}
+			for ; want <= 2; want++ {
+				if v := value(t, st); v != want {
+					t.Errorf("policy %d: the value is %d, want %d", policy, v, want)
+				}
+			}
+			if len(gaps) != 1 || !gaps[0].From.Equal(start) || !gaps[0].To.Equal(end) {
+				t.Errorf("policy %d: the gaps are %v, want one from %v to %v", policy, gaps, start, end)
+			}
 		})
 	}
 }
