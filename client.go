@@ -426,14 +426,12 @@ func (c *Client) Reconnect() {
 // way, also for those that wait for a session, and then shuts the session down. If ctx ends
 // first, Shutdown calls Close and returns the error of ctx.
 //
-// A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
-// error is [ErrInHandler].
+// A handler of a session of the client must not call Shutdown: as with [Session.Shutdown],
+// the error is [ErrInHandler]. OnConnect and OnState must not wait for Shutdown, which waits
+// for their return: call Close there, or Shutdown on another goroutine.
 func (c *Client) Shutdown(ctx context.Context) error {
 	mustHaveContext("Client.Shutdown", ctx)
-	c.mu.Lock()
-	cs := c.current
-	c.mu.Unlock()
-	if cs != nil && cs.session.runsHandlerOf(ctx) {
+	if c.sessionOfHandler(ctx) != nil {
 		return ErrInHandler
 	}
 	return c.shutdown(ctx)

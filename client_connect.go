@@ -202,7 +202,13 @@ func (c *Client) attempt(addr string) (*clientSession, error) {
 		return nil, err
 	}
 	c.retain() // until the session is over
-	s.OnClose(func(error) { c.release() })
+	// Owner: the client. End: the client has ended, or the session is over. A lost session may
+	// go on for a while.
+	stopWatch := context.AfterFunc(c.ctx, func() { c.closeSession(cs) })
+	s.OnClose(func(error) {
+		stopWatch()
+		c.release()
+	})
 	if c.options.OnConnect == nil {
 		return cs, nil
 	}

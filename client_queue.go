@@ -406,16 +406,30 @@ func (c *Client) sessionOf(ctx context.Context, r *repetition) *clientSession {
 	if cs, ok := ctx.Value(sessionKey{c}).(*clientSession); ok && cs.takesCalls() {
 		return cs
 	}
+	cs := c.sessionOfHandler(ctx)
+	if cs == nil || r.attempt > 0 || cs.isLeft() {
+		return nil
+	}
+	s := cs.session
+	s.lock()
+	defer s.unlock()
+	if s.life.state >= stateClosing || s.input.closed { // but a handler may call while the session drains
+		return nil
+	}
+	return cs
+}
+
+// sessionOfHandler returns the session of c whose running handler has ctx, or nil.
+func (c *Client) sessionOfHandler(ctx context.Context) *clientSession {
 	h := handlerOf(ctx)
-	if h == nil || r.attempt > 0 {
+	if h == nil {
 		return nil
 	}
 	s := h.session
 	s.lock()
+	defer s.unlock()
 	cs := s.calls.client
-	runs := !h.waits.handlerReturned && s.life.state < stateClosing && !s.input.closed // also while the session drains
-	s.unlock()
-	if !runs || cs == nil || cs.client != c || cs.isLeft() {
+	if cs == nil || cs.client != c || h.waits.handlerReturned {
 		return nil
 	}
 	return cs

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -287,6 +288,69 @@ func TestClientStreamOfSilentSessions(t *testing.T) {
 			if len(gaps) != 1 || !gaps[0].From.Equal(start) || !gaps[0].To.Equal(end) {
 				t.Errorf("policy %d: the gaps are %v, want one from %v to %v", policy, gaps, start, end)
 			}
+		})
+	}
+}
+
+// Close ends the sessions that the client has lost, too, if they go on: one whose peer has
+// finished sending, or that the program shuts down.
+func TestClientCloseEndsLostSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var peers []io.Closer
+		c := rpcx.NewClient(&rpcx.ClientOptions{
+			Addrs:   []string{"a"},
+			Session: rpcx.Options{Handler: methods{"slow": func(ctx context.Context, _ *rpcx.Request) (any, error) { <-ctx.Done(); return nil, nil }}},
+			Connect: func(_ context.Context, _ string, opts *rpcx.Options) (*rpcx.Session, error) {
+				in, peerOut := io.Pipe()
+				peerIn, out := io.Pipe()
+				peers = append(peers, peerOut, peerIn)
+				go io.Copy(io.Discard, peerIn)
+				s := rpcx.NewSession(rpcx.Join(in, out), opts)
+				io.WriteString(peerOut, `{"jsonrpc":"2.0","id":7,"method":"slow"}`+"\n")
+				return s, nil
+			},
+		})
+		synctest.Wait()
+		peers[0].Close() // has finished sending
+		time.Sleep(time.Second)
+		s, _ := c.Session(t.Context())
+		go s.Shutdown(context.Background())
+		time.Sleep(time.Second)
+		if len(peers) != 6 || c.State() != rpcx.ClientReady {
+			t.Fatalf("%d connections, %v", len(peers)/2, c.State())
+		}
+		takes(t, 0, func() {
+			c.Close()
+			<-c.Done()
+		})
+		for _, p := range peers {
+			p.Close()
+		}
+	})
+}
+
+// Shutdown in a handler fails at once, also if the session of the handler was replaced.
+func TestClientShutdownInAHandler(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var c *rpcx.Client
+			begin, result := make(chan struct{}), make(chan error, 1)
+			c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{Handler: methods{"slow": func(ctx context.Context, _ *rpcx.Request) (any, error) {
+				<-begin
+				result <- c.Shutdown(ctx)
+				return nil, nil
+			}}}})
+			l.wire(1).say(`{"jsonrpc":"2.0","id":7,"method":"slow"}`)
+			if synctest.Wait(); replaced {
+				c.Reconnect()
+				l.wire(2)
+			}
+			close(begin)
+			takes(t, 0, func() {
+				if err := <-result; err != rpcx.ErrInHandler {
+					t.Error(err)
+				}
+			})
 		})
 	}
 }
