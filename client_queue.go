@@ -493,23 +493,30 @@ func (c *Client) waitErrorLocked(cause error, r *repetition) error {
 // which has ended with err, or nil. op makes an attempt on a session, and judges its
 // outcome.
 func (c *Client) repeat(ctx context.Context, r *repetition, op func(ctx context.Context, cs *clientSession, t *sendTurn) (again bool, err error)) error {
-	if _, ok := ctx.Deadline(); !ok && c.requestTimeout != never {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.requestTimeout, ErrTimeout)
-		defer cancel()
-	}
+	ctx, cancel := c.withRequestTimeout(ctx)
+	defer cancel()
 	for {
 		cs, t, err := c.waitTurn(ctx, r)
 		if err != nil {
 			return err
 		}
-		r.attempt++
-		again, err := func() (bool, error) {
-			defer t.pass() // also after a panic
-			return op(c.inTurn(ctx, cs), cs, t)
-		}()
-		if !again {
+		if again, err := c.attemptCall(ctx, r, cs, t, op); !again {
 			return err
 		}
 	}
+}
+
+// attemptCall makes an attempt on cs by op, whose turn is t.
+func (c *Client) attemptCall(ctx context.Context, r *repetition, cs *clientSession, t *sendTurn, op func(ctx context.Context, cs *clientSession, t *sendTurn) (again bool, err error)) (again bool, err error) {
+	defer t.pass() // also after a panic
+	r.attempt++
+	return op(c.inTurn(ctx, cs), cs, t)
+}
+
+// withRequestTimeout returns ctx with Limits.RequestTimeout, unless ctx has a deadline.
+func (c *Client) withRequestTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok || c.requestTimeout == never {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, c.requestTimeout, ErrTimeout)
 }

@@ -354,3 +354,90 @@ func TestClientShutdownInAHandler(t *testing.T) {
 		})
 	}
 }
+
+// A CallProgress may be repeated after any time, and Options.OnCall sees the number of the
+// attempt: Limits.RequestTimeout bounds the waits, not the call.
+func TestClientRepeatsALongCallProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var attempts []int
+		c, l := newClient(t, rpcx.ClientOptions{
+			Idempotent: func(string) bool { return true },
+			Session: rpcx.Options{OnCall: []onCall{
+				func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					attempts = append(attempts, call.Attempt)
+					return ctx, nil, nil
+				},
+			}},
+		})
+		call := started(func() error {
+			_, err := rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, "work", nil, func(int) {})
+			return err
+		})
+		l.wire(1).heard()
+		time.Sleep(time.Minute)
+		l.wire(1).Close()
+		w := l.wire(2)
+		line := w.heard()[0]
+		time.Sleep(time.Minute)
+		w.reply(line, isAnswered)
+		if err := call(); err != nil || fmt.Sprint(attempts) != "[1 2]" {
+			t.Errorf("%v, attempts %v", err, attempts)
+		}
+		l.downFrom(2)
+		takes(t, 30*time.Second, func() {
+			_, err := rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, "work", nil, func(int) {})
+			matches(t, err, rpcx.ErrTimeout, rpcx.ErrNotConnected)
+		})
+	})
+}
+
+// Subscribing calls and those with progress wait in line with other calls.
+func TestClientSendsCallsOfStreamsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, l := newClient(t, rpcx.ClientOptions{Session: rpcx.Options{Limits: rpcx.Limits{Outgoing: -1}}})
+		l.downFrom(1)
+		const n = 300
+		for i := range n {
+			switch method := fmt.Sprintf("m%03d", i); i % 3 {
+			case 0:
+				go rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: method, Correlation: rpcx.ElectrumHeaders})
+			case 1:
+				c.Go(t.Context(), method, nil)
+			case 2:
+				go rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, method, nil, func(int) {})
+			}
+			synctest.Wait()
+		}
+		l.set(false, nil)
+		lines := l.wire(2).heard()
+		if len(lines) != n {
+			t.Errorf("heard %d lines, want %d", len(lines), n)
+		}
+		for i, line := range lines {
+			if !strings.Contains(line, fmt.Sprintf("m%03d", i)) {
+				t.Fatalf("line %d is %s", i, line)
+			}
+		}
+	})
+}
+
+// If each member of a batch is to be sent again, and there is no session for it, the error is
+// that of a batch that was sent.
+func TestClientBatchThatIsRepeatedInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, l := newClient(t, rpcx.ClientOptions{Idempotent: func(string) bool { return true }})
+		var b rpcx.Batch
+		futures := []*rpcx.Future{b.Call("x", nil, nil), b.Call("y", nil, nil)}
+		sent := started(func() error { return c.SendBatch(t.Context(), &b) })
+		l.wire(1).heard()
+		l.downFrom(1)
+		err := sent()
+		var failed *rpcx.BatchError
+		if !errors.As(err, &failed) || len(failed.Errs) != 2 {
+			t.Fatalf("%v", err)
+		}
+		for i, f := range futures {
+			matches(t, failed.Errs[i], rpcx.ErrTimeout, rpcx.ErrNotConnected, rpcx.ErrConnectionLost, f.Err())
+		}
+	})
+}

@@ -61,11 +61,10 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 		return nil, err
 	}
 	err = c.repeat(ctx, r, func(ctx context.Context, cs *clientSession, t *sendTurn) (bool, error) {
-		t.pass() // the reply may take long
 		if err := cs.session.checkStreams(); err != nil {
 			return false, err
 		}
-		queue, err := cs.session.openQueue(ctx, sub, r.attempt)
+		queue, err := cs.session.openQueue(ctx, sub, r.attempt, t)
 		if err == nil {
 			st.on = cs
 			st.addPart(queue, cs)
