@@ -451,16 +451,13 @@ func (c *Client) Reconnect() {
 // way, also for those that wait for a session, and then shuts the session down. If ctx ends
 // first, Shutdown calls Close and returns the error of ctx.
 //
-// A handler of the client's session must not call Shutdown: as with [Session.Shutdown], the
-// error is [ErrInHandler]. So is the error with a context of OnConnect or Options.OnCall.
-// OnState must not call Shutdown either, and nothing detects that deadlock: use Close. The
-// streams end with a [*ConnectionError] that matches ErrClosed.
+// A handler of a session of the client must not call Shutdown: as with [Session.Shutdown],
+// the error is [ErrInHandler]. So is the error with a context of OnConnect or
+// Options.OnCall. OnState must not call Shutdown either, and nothing detects that deadlock:
+// use Close. The streams end with a [*ConnectionError] that matches ErrClosed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	mustHaveContext("Client.Shutdown", ctx)
-	c.mu.Lock()
-	cs := c.current
-	c.mu.Unlock()
-	if cs != nil && cs.session.runsHandlerOf(ctx) || ctx.Value(sessionKey{c}) != nil {
+	if c.sessionOfHandler(ctx) != nil || ctx.Value(sessionKey{c}) != nil {
 		return ErrInHandler
 	}
 	return c.shutdown(ctx)

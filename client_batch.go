@@ -11,6 +11,7 @@ type clientBatch struct {
 	client *Client
 	batch  *Batch
 	open   []batchEntry  // calls without an outcome, and unsent notifications, as the program has added them
+	sent   bool          // a message was queued
 	done   chan struct{} // receives a value when the present message has an outcome
 }
 
@@ -45,8 +46,8 @@ func (c *Client) sendBatch(ctx context.Context, b *Batch) error {
 	err = c.repeat(ctx, r, func(ctx context.Context, cs *clientSession, t *sendTurn) (bool, error) {
 		return cb.attempt(ctx, r, cs, t)
 	})
-	if err != nil && len(cb.open) == b.Len() {
-		return err // nothing was sent
+	if err != nil && !cb.sent {
+		return err
 	}
 	for _, e := range cb.open {
 		if e.future != nil {
@@ -84,6 +85,7 @@ func (cb *clientBatch) attempt(ctx context.Context, r *repetition, cs *clientSes
 		part.endHooks(ctx, func(*Future) error { return err }, err)
 		return cb.client.judge(r, cs, err)
 	}
+	cb.sent = true
 	if m.expectsReply() {
 		cb.await(ctx, m)
 	}

@@ -228,7 +228,11 @@ func (c *Client) attempt(addr string) (_ *clientSession, err error) {
 		return nil, err
 	}
 	c.retain() // until the session is over
+	// Owner: the client. End: the client has ended, or the session is over. A lost session may
+	// go on for a while.
+	stopWatch := context.AfterFunc(c.ctx, func() { c.closeSession(cs) })
 	s.OnClose(func(err error) {
+		stopWatch()
 		cancel(err)
 		c.release()
 	})

@@ -34,12 +34,22 @@ func (c *Client) callWithProgress(ctx context.Context, form *Correlation, method
 		return err
 	}
 	r := &repetition{method: method}
-	return c.repeat(ctx, r, func(_ context.Context, cs *clientSession, t *sendTurn) (bool, error) {
-		t.pass() // the reply may take long; only ctx and the session bound the call
-		err := cs.session.callWithProgress(ctx, form, method, params, result, func(q *streamQueue, value []byte) error {
+	op := func(ctx context.Context, cs *clientSession, t *sendTurn) (bool, error) {
+		err := cs.session.attemptProgress(ctx, form, OutgoingCall{Method: method, Params: params, Attempt: r.attempt}, result, t, func(q *streamQueue, value []byte) error {
 			r.final = true
 			return f(q, value)
 		})
 		return c.judge(r, cs, err)
-	})
+	}
+	for { // not c.repeat: Limits.RequestTimeout bounds each wait, and not the call
+		waitCtx, cancel := c.withRequestTimeout(ctx)
+		cs, t, err := c.waitTurn(waitCtx, r)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if again, err := c.attemptCall(ctx, r, cs, t, op); !again {
+			return err
+		}
+	}
 }

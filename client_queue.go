@@ -407,16 +407,30 @@ func (c *Client) sessionOf(ctx context.Context, r *repetition) *clientSession {
 	if cs, ok := ctx.Value(sessionKey{c}).(*clientSession); ok && cs.takesCalls() {
 		return cs
 	}
+	cs := c.sessionOfHandler(ctx)
+	if cs == nil || r.attempt > 0 || cs.isLeft() {
+		return nil
+	}
+	s := cs.session
+	s.lock()
+	defer s.unlock()
+	if s.life.state >= stateClosing || s.input.closed { // but a handler may call while the session drains
+		return nil
+	}
+	return cs
+}
+
+// sessionOfHandler returns the session of c whose running handler has ctx, or nil.
+func (c *Client) sessionOfHandler(ctx context.Context) *clientSession {
 	h := handlerOf(ctx)
-	if h == nil || r.attempt > 0 {
+	if h == nil {
 		return nil
 	}
 	s := h.session
 	s.lock()
+	defer s.unlock()
 	cs := s.calls.client
-	runs := !h.waits.handlerReturned && s.life.state < stateClosing && !s.input.closed // also while the session drains
-	s.unlock()
-	if !runs || cs == nil || cs.client != c || cs.isLeft() {
+	if cs == nil || cs.client != c || h.waits.handlerReturned {
 		return nil
 	}
 	return cs
@@ -480,23 +494,30 @@ func (c *Client) waitErrorLocked(cause error, r *repetition) error {
 // which has ended with err, or nil. op makes an attempt on a session, and judges its
 // outcome.
 func (c *Client) repeat(ctx context.Context, r *repetition, op func(ctx context.Context, cs *clientSession, t *sendTurn) (again bool, err error)) error {
-	if _, ok := ctx.Deadline(); !ok && c.requestTimeout != never {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.requestTimeout, ErrTimeout)
-		defer cancel()
-	}
+	ctx, cancel := c.withRequestTimeout(ctx)
+	defer cancel()
 	for {
 		cs, t, err := c.waitTurn(ctx, r)
 		if err != nil {
 			return err
 		}
-		r.attempt++
-		again, err := func() (bool, error) {
-			defer t.pass() // also after a panic
-			return op(c.inTurn(ctx, cs), cs, t)
-		}()
-		if !again {
+		if again, err := c.attemptCall(ctx, r, cs, t, op); !again {
 			return err
 		}
 	}
+}
+
+// attemptCall makes an attempt on cs by op, whose turn is t.
+func (c *Client) attemptCall(ctx context.Context, r *repetition, cs *clientSession, t *sendTurn, op func(ctx context.Context, cs *clientSession, t *sendTurn) (again bool, err error)) (again bool, err error) {
+	defer t.pass() // also after a panic
+	r.attempt++
+	return op(c.inTurn(ctx, cs), cs, t)
+}
+
+// withRequestTimeout returns ctx with Limits.RequestTimeout, unless ctx has a deadline.
+func (c *Client) withRequestTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok || c.requestTimeout == never {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, c.requestTimeout, ErrTimeout)
 }

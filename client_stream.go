@@ -39,18 +39,6 @@ type clientStream struct {
 	reading bool // a goroutine is in next
 }
 
-// streamPart is the queue of a clientStream on one session.
-type streamPart struct {
-	queue *streamQueue
-	cs    *clientSession
-	left  time.Time // when the client has replaced the session; zero if it has not
-	gap   *GapError // before the part; nil for the first, and after OnGap
-}
-
-// maxParts is the number of parts with unread values. If the reader is slower, the oldest
-// part is dropped, or the stream ends with ErrSlowReader, as the policy says.
-const maxParts = 2
-
 var _ streamCaller = (*Client)(nil)
 
 // openStream implements [Subscribe].
@@ -73,15 +61,15 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 		return nil, err
 	}
 	err = c.repeat(ctx, r, func(ctx context.Context, cs *clientSession, t *sendTurn) (bool, error) {
-		t.pass() // the reply may take long
 		if err := cs.session.checkStreams(); err != nil {
 			return false, err
 		}
-		queue, err := cs.session.openQueue(ctx, sub, r.attempt)
+		queue, err := cs.session.openQueue(ctx, sub, r.attempt, t)
 		if err == nil {
 			st.on = cs
 			st.addPart(queue, cs)
 			err = c.addStream(st)
+			st.leaveIfLost(cs)
 		}
 		return c.judge(r, cs, err)
 	})
@@ -91,8 +79,9 @@ func (c *Client) openStream(ctx context.Context, sub *Subscription) (streamSourc
 	return st, nil
 }
 
-// addStream makes the client subscribe again for st on each later session. If the client
-// has ended, st ends, too, and addStream returns the error.
+// addStream makes the client subscribe again for st on each later session, also if the
+// session of the subscribing call was lost meanwhile. If the client has ended, st ends, too,
+// and addStream returns the error.
 func (c *Client) addStream(st *clientStream) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,8 +89,14 @@ func (c *Client) addStream(st *clientStream) error {
 		return c.endErr
 	}
 	c.streams = append(c.streams, st)
-	if c.current != nil && c.current != st.on {
-		c.startSendingLocked(c.current)
+	if later := c.current; later != nil && later != st.on {
+		st.on = later
+		c.active++
+		// Owner: the client. End: the call is queued, at the latest with the session.
+		go func() {
+			defer c.release()
+			st.subscribeOn(later, 0)
+		}()
 	}
 	return nil
 }
@@ -116,23 +111,19 @@ func (c *Client) removeStream(st *clientStream) {
 // resubscribe makes the subscribing calls on cs, in the order of the streams. The calls
 // leave one after the other; their replies are not awaited.
 func (c *Client) resubscribe(cs *clientSession) {
-	for cs.takesCalls() {
+	c.mu.Lock()
+	streams := slices.Clone(c.streams)
+	c.mu.Unlock()
+	for _, st := range streams {
 		c.mu.Lock()
-		var next *clientStream
-		for _, st := range c.streams {
-			if st.on != cs {
-				next = st
-				break
-			}
-		}
-		if next != nil {
-			next.on = cs
+		due := st.on != cs && cs.takesCalls()
+		if due {
+			st.on = cs
 		}
 		c.mu.Unlock()
-		if next == nil {
-			return
+		if due {
+			st.subscribeOn(cs, 0)
 		}
-		next.subscribeOn(cs, 0)
 	}
 }
 
@@ -191,71 +182,6 @@ func (st *clientStream) judgeSubscribing(cs *clientSession, refusals int, err er
 			case <-c.ctx.Done():
 			}
 		}()
-	}
-}
-
-// addPart appends a part whose subscription the peer has confirmed.
-func (st *clientStream) addPart(queue *streamQueue, cs *clientSession) {
-	defer func() {
-		if cs.isLeft() { // meanwhile
-			st.leavePart(cs, errReconnect)
-		}
-	}()
-	st.mu.Lock()
-	switch {
-	case st.end != nil:
-		reason := st.end
-		st.mu.Unlock()
-		queue.closeWith(reason) // unsubscribes
-		return
-	case st.subject != nil && st.subject.cs.number >= cs.number: // the reply has come too late
-		st.mu.Unlock()
-		return
-	}
-	p := &streamPart{queue: queue, cs: cs}
-	if before := st.subject; before != nil {
-		p.gap = before.newGap()
-	}
-	st.parts = slices.DeleteFunc(st.parts, func(p *streamPart) bool { return p.queue.isRead() && p.gap == nil })
-	if slow := len(st.parts) >= maxParts; slow && st.sub.Overflow == EndStream {
-		st.end = ErrSlowReader
-		st.mu.Unlock()
-		st.client.removeStream(st)
-		queue.closeWith(ErrSlowReader)
-		st.signal()
-		return
-	} else if slow {
-		st.dropFirstLocked(p)
-	}
-	st.parts = append(st.parts, p)
-	st.subject = p
-	st.mu.Unlock()
-	st.signal()
-}
-
-// newGap returns the gap after p, whose session was lost or replaced.
-func (p *streamPart) newGap() *GapError {
-	gap := &GapError{From: p.left, To: time.Now()}
-	if p.left.IsZero() {
-		gap.From = p.cs.lostAt
-	}
-	if lost, ok := p.queue.reason().(*ConnectionError); ok {
-		gap.Err = lost.Err
-	}
-	return gap
-}
-
-// dropFirstLocked drops the first part. next is the part after all others. Callers must
-// hold st.mu.
-func (st *clientStream) dropFirstLocked(next *streamPart) {
-	first := st.parts[0]
-	st.parts = slices.Delete(st.parts, 0, 1)
-	if len(st.parts) > 0 {
-		next = st.parts[0]
-	}
-	st.dropped += first.queue.discard()
-	if first.gap != nil && next.gap != nil { // one gap, with both
-		next.gap = &GapError{From: first.gap.From, To: next.gap.To, Err: first.gap.Err}
 	}
 }
 
@@ -369,7 +295,7 @@ func (st *clientStream) nextPart() (*streamPart, *GapError, error) {
 	}
 	if st.sub.Overflow == KeepLatest && st.sub.Key == nil && len(st.parts) > 1 && st.subject.queue.hasValues() {
 		for len(st.parts) > 1 {
-			st.dropFirstLocked(nil)
+			st.dropLocked(0, nil)
 		}
 	}
 	if len(st.parts) == 0 {
@@ -378,12 +304,14 @@ func (st *clientStream) nextPart() (*streamPart, *GapError, error) {
 	return st.parts[0], st.parts[0].gap, nil
 }
 
-// showGap calls OnGap, once for a part.
+// showGap calls OnGap, once for a part, and not if the part was dropped meanwhile: then the
+// gap is that of the next.
 func (st *clientStream) showGap(part *streamPart, gap *GapError) {
 	st.mu.Lock()
+	isNext := part.gap == gap
 	part.gap = nil
 	st.mu.Unlock()
-	if st.sub.OnGap != nil {
+	if isNext && st.sub.OnGap != nil {
 		st.sub.OnGap(gap)
 	}
 }
@@ -422,22 +350,6 @@ func equalJSON(a, b []byte) bool {
 	x, errX := decode(a)
 	y, errY := decode(b)
 	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
-}
-
-// endPart removes part, whose queue has ended and is read. Unless its session was lost, the
-// stream ends, too.
-func (st *clientStream) endPart(part *streamPart, reason error) {
-	st.mu.Lock()
-	st.parts = slices.DeleteFunc(st.parts, func(p *streamPart) bool { return p == part })
-	st.dropped += part.queue.droppedValues()
-	if st.end == nil && !isLoss(reason) {
-		st.end = reason
-	}
-	ended := st.end != nil
-	st.mu.Unlock()
-	if ended {
-		st.client.removeStream(st)
-	}
 }
 
 // wait waits until part has a value, or the parts have changed. part may be nil.
@@ -508,28 +420,4 @@ func (st *clientStream) streamID() json.RawMessage {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.subject.queue.streamID()
-}
-
-// takeStreams ends the parts on cs, which the client replaces, for the given reason.
-func (c *Client) takeStreams(cs *clientSession, reason error) {
-	c.mu.Lock()
-	streams := slices.Clone(c.streams)
-	c.mu.Unlock()
-	for _, st := range streams {
-		st.leavePart(cs, reason)
-	}
-}
-
-// leavePart ends the part on cs, which the client replaces, for the given reason.
-func (st *clientStream) leavePart(cs *clientSession, reason error) {
-	st.mu.Lock()
-	last := st.subject
-	isOn := last.cs == cs
-	if isOn && last.left.IsZero() {
-		last.left = time.Now()
-	}
-	st.mu.Unlock()
-	if isOn {
-		last.queue.leave(&ConnectionError{Written: true, Err: reason, isStream: true})
-	}
 }

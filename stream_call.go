@@ -81,7 +81,7 @@ func (s *Session) openStream(ctx context.Context, sub *Subscription) (streamSour
 	if err != nil {
 		return nil, err
 	}
-	q, err := s.openQueue(ctx, sub, 1)
+	q, err := s.openQueue(ctx, sub, 1, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +89,8 @@ func (s *Session) openStream(ctx context.Context, sub *Subscription) (streamSour
 }
 
 // openQueue makes the subscribing call of sub, which is resolved, and waits for the reply, if
-// the reply confirms the subscription. attempt is that of a Client.
-func (s *Session) openQueue(ctx context.Context, sub *Subscription, attempt int) (*streamQueue, error) {
+// the reply confirms the subscription. attempt and t are those of a Client, or 1 and nil.
+func (s *Session) openQueue(ctx context.Context, sub *Subscription, attempt int, t *sendTurn) (*streamQueue, error) {
 	q := newStreamQueue(s, sub.Correlation, sub.Method, queueLimits{sub.Queue, sub.Bytes, sub.Overflow, sub.Key})
 	call, params, err := s.beginStreamCall(ctx, q, sub.Params)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *Session) openQueue(ctx context.Context, sub *Subscription, attempt int)
 	if call.kind == callListens {
 		_, err = s.startStreamCall(ctx, sub.Method, params, call, attempt)
 	} else {
-		err = s.callWithStream(ctx, sub.Method, params, call, attempt)
+		err = s.callWithStream(ctx, sub.Method, params, call, attempt, t)
 	}
 	if err != nil {
 		return nil, err
@@ -289,13 +289,13 @@ func (s *Session) awaitUnsubscribed(ctx context.Context, answered <-chan struct{
 }
 
 // callWithStream makes a call whose reply confirms a stream, and waits for the reply.
-func (s *Session) callWithStream(ctx context.Context, method string, params any, call *streamCall, attempt int) error {
+func (s *Session) callWithStream(ctx context.Context, method string, params any, call *streamCall, attempt int, t *sendTurn) error {
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Attempt: attempt}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call, nil)
+			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call, t)
 		})
 	}
-	return s.callAndWait(ctx, method, params, nil, nil, call, nil)
+	return s.callAndWait(ctx, method, params, nil, nil, call, t)
 }
 
 // startStreamCall makes a call of a stream, and does not wait for the reply.
