@@ -274,7 +274,7 @@ func (c *Client) await(cs *clientSession) error {
 		case <-c.ctx.Done():
 			return ErrClosed
 		case <-tick:
-			cs.probe(c.keepAliveMethod)
+			cs.checkAlive(c.keepAliveMethod)
 		case <-c.wake:
 			if err := c.takeReplacement(cs); err != nil {
 				c.drain(cs, err)

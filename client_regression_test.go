@@ -441,3 +441,48 @@ func TestClientBatchThatIsRepeatedInVain(t *testing.T) {
 		}
 	})
 }
+
+// A peer that sends a long message slowly is alive, and so is one that reads a long message
+// slowly: the probe waits behind that.
+func TestClientKeepAliveOfASlowPeer(t *testing.T) {
+	opts := rpcx.ClientOptions{Session: rpcx.Options{Limits: rpcx.Limits{
+		KeepAlive: 10 * time.Second, KeepAliveMethod: "ping", RequestTimeout: time.Hour, SendTimeout: time.Hour, Outbox: 1000,
+	}}}
+	synctest.Test(t, func(t *testing.T) { // sends
+		c, l := newClient(t, opts)
+		w := l.wire(1)
+		f := c.Go(t.Context(), "m", nil)
+		w.heard()
+		text := `{"jsonrpc":"2.0","id":0,"result":"` + strings.Repeat("x", 100) + `"}` + "\n"
+		for i := range text {
+			time.Sleep(time.Second)
+			if _, err := w.Write([]byte{text[i]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !isDone(f) || f.Err() != nil {
+			t.Error(f.Err())
+		}
+	})
+	for _, size := range []int{100, 2000} { // reads; over Limits.Outbox, the probe is not sent
+		synctest.Test(t, func(t *testing.T) {
+			l := &lines{t: t, deaf: true}
+			clientOpts := opts
+			clientOpts.Connect = l.connect
+			c, _ := newClient(t, clientOpts)
+			c.Go(t.Context(), "m", rpcx.Args{strings.Repeat("x", size)})
+			w := l.wire(1)
+			for range size / 20 {
+				time.Sleep(10 * time.Second)
+				if _, err := io.ReadFull(w, make([]byte, 20)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if l.set(false, nil); c.State() != rpcx.ClientReady || l.attempts() != 1 {
+				t.Errorf("%v, after %d attempts", c.State(), l.attempts())
+			}
+			w.Close()
+			l.wire(2)
+		})
+	}
+}

@@ -24,8 +24,10 @@ type clientSession struct {
 	mayLose    bool     // Close of the client: unwritten calls do not wait for the writer
 	unwritten  []uint64 // numbers of the client's notifications that may not be written yet, increasing
 	returned   []keptFrame
-	lastSeen   uint64 // messages received at the last check of keep-alive
-	unanswered int    // checks in a row without a message of the peer
+	inputs     uint64 // reads of parts of messages
+	lastSeen   uint64 // messages received, and inputs, at the last check of keep-alive
+	unanswered int    // checks in a row without a sign of life
+	probe      uint64 // number of the last probe among the messages
 
 	// Guarded by Client.mu.
 	sending bool  // a goroutine runs sendWaiting for the session
@@ -172,15 +174,28 @@ func (cs *clientSession) sendFrame(frame []byte) bool {
 	return cs.session.writer.sendFrame(cs.client.ctx, nil, sc, fromClient, nil) == nil
 }
 
-// probe checks for signs of life, each KeepAlive. After a period of silence, probe calls
+// noteInputLocked records that a part of a message has arrived. Callers must hold the
+// session's lock.
+func (cs *clientSession) noteInputLocked() {
+	if cs != nil {
+		cs.inputs++
+	}
+}
+
+// checkAlive checks for signs of life, each KeepAlive. After a period of silence, it calls
 // Limits.KeepAliveMethod: any answer is a sign of life. After another period, the session
-// ends with ErrUnreachable.
-func (cs *clientSession) probe(method string) {
+// ends with ErrUnreachable. While the probe waits for a slow peer to read, only
+// Limits.SendTimeout counts.
+func (cs *clientSession) checkAlive(method string) {
 	s := cs.session
 	s.lock()
-	received := s.stats.MessagesReceived
-	if received != cs.lastSeen || s.reader.role.vacancy == vacantPaused {
-		cs.lastSeen, cs.unanswered = received, 0
+	seen := s.stats.MessagesReceived + cs.inputs
+	switch {
+	case seen != cs.lastSeen || s.reader.role.vacancy == vacantPaused:
+		cs.lastSeen, cs.unanswered = seen, 0
+		s.unlock()
+		return
+	case cs.unanswered > 0 && cs.probe > s.writer.writtenMessages:
 		s.unlock()
 		return
 	}
@@ -191,11 +206,18 @@ func (cs *clientSession) probe(method string) {
 		s.closeWith(ErrUnreachable, 0)
 		return
 	}
-	s.sendProbe(method)
+	cs.sendProbe(method)
 }
 
-// sendProbe calls method, and drops the reply. If the outbox has no room, nothing is sent.
-func (s *Session) sendProbe(method string) {
+// sendProbe calls method, and drops the reply. If the outbox has no room, nothing is sent,
+// and the next check sends the probe.
+func (cs *clientSession) sendProbe(method string) {
+	s := cs.session
 	c := s.pool.takeCall(s, method) // not returned to the pool: nobody waits for the end
-	_ = s.sendCallAs(context.Background(), fromProbe, &c.message, nil, nil)
+	err := s.sendCallAs(context.Background(), fromProbe, &c.message, nil, nil)
+	s.lock()
+	defer s.unlock()
+	if cs.probe = c.message.messageSeq; err != nil {
+		cs.unanswered = 0
+	}
 }
