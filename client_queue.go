@@ -68,22 +68,31 @@ type clientQueue struct {
 
 func (q *clientQueue) isEmpty() bool { return len(q.messages) == 0 && len(q.held) == 0 }
 
+// place returns the index of w in messages, or where to insert w: after messages with the
+// same order.
+func (q *clientQueue) place(w *waitingMessage) (at int, found bool) {
+	at, _ = slices.BinarySearchFunc(q.messages, w.order, func(o *waitingMessage, order sendOrder) int { return o.order.compare(order) })
+	for ; at < len(q.messages) && q.messages[at].order == w.order; at++ {
+		if q.messages[at] == w {
+			return at, true
+		}
+	}
+	return at, false
+}
+
 // insert adds w in order.
 func (q *clientQueue) insert(w *waitingMessage) {
-	at := len(q.messages)
-	for at > 0 && q.messages[at-1].order.compare(w.order) > 0 {
-		at--
-	}
+	at, _ := q.place(w)
 	q.messages = slices.Insert(q.messages, at, w)
 }
 
-// remove removes w, and reports whether w was waiting.
-func (q *clientQueue) remove(w *waitingMessage) bool {
-	n := len(q.messages) + len(q.held)
-	other := func(o *waitingMessage) bool { return o == w }
-	q.messages = slices.DeleteFunc(q.messages, other)
-	q.held = slices.DeleteFunc(q.held, other)
-	return len(q.messages)+len(q.held) < n
+// remove removes w, if w waits.
+func (q *clientQueue) remove(w *waitingMessage) {
+	if at, found := q.place(w); found {
+		q.messages = slices.Delete(q.messages, at, at+1)
+		return
+	}
+	q.held = slices.DeleteFunc(q.held, func(o *waitingMessage) bool { return o == w })
 }
 
 // releaseHeldLocked ends the backoff of refused messages. Callers must hold c.mu.
