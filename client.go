@@ -61,7 +61,8 @@ type ClientOptions struct {
 	// calls wait for a session, within their context or Limits.RequestTimeout.
 	FailFast bool
 	// MaxWaiting is the number of calls, batches and notifications that wait for a session.
-	// Default 1,000. Further calls fail with ErrNotConnected.
+	// Default 1,000; a negative value means no limit. Further calls fail with
+	// ErrNotConnected.
 	MaxWaiting int
 	// Idempotent reports whether a request of the method may be carried out twice. If so, a
 	// call is repeated after the loss of its session, even if the request was written.
@@ -114,7 +115,13 @@ var ErrNotConnected = errors.New("rpcx: not connected")
 // Later calls fail with an error that matches [ErrClosed] and wraps the PermanentError.
 type PermanentError struct{ Err error }
 
-func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Error() string {
+	if e.Err == nil {
+		return "rpcx: permanent error"
+	}
+	return e.Err.Error()
+}
+
 func (e *PermanentError) Unwrap() error { return e.Err }
 
 // GapError tells the reader of a stream of a [Client] that values may have been missed
@@ -161,7 +168,6 @@ func NewClient(opts *ClientOptions) *Client {
 		c.session.Limits.KeepAliveMethod = ""
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.setState(ClientConnecting, nil)
 	// Owner: the client. End: Close, Shutdown or a PermanentError.
 	go c.run()
 	return c
@@ -287,7 +293,8 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // makes the subscribing call again, with the params of the first. Values of the time
 // between two sessions are lost, and the reader is told by Subscription.OnGap. The id of
 // the subscription may change. If the peer refuses the call, the stream ends with that
-// error, except that a refusal as not started is repeated, MaxRetries times. Values that
+// error, except that a refusal as not started, or a call without a reply within
+// Limits.RequestTimeout, is repeated, MaxRetries times. Values that
 // wait to be read stay; the values of at most two sessions wait, each within the limits of
 // the subscription.
 //
@@ -390,8 +397,9 @@ func (c *Client) SendBatch(ctx context.Context, b *Batch) error {
 	return c.sendBatch(ctx, b)
 }
 
-// Session returns the present session, and waits until there is one. Calls on the session
-// itself are not repeated.
+// Session returns the present session. Without a session, Session waits for one as a call
+// does: within ctx or Limits.RequestTimeout, as one of MaxWaiting, and not at all with
+// FailFast. Calls on the session itself are not repeated.
 func (c *Client) Session(ctx context.Context) (*Session, error) {
 	mustHaveContext("Client.Session", ctx)
 	if err := context.Cause(ctx); err != nil {

@@ -59,7 +59,7 @@ func (o *ClientOptions) backoff(failures int) time.Duration {
 	if failures < 30 && o.MinBackoff < bound>>failures {
 		bound = o.MinBackoff << failures
 	}
-	return rand.N(bound + 1)
+	return rand.N(bound)
 }
 
 // run makes sessions until the client ends.
@@ -121,6 +121,9 @@ func (c *Client) holdAddr(addr string, e *Error) {
 		return
 	}
 	longest := maxRetryAfter * c.options.MaxBackoff
+	if longest/maxRetryAfter != c.options.MaxBackoff {
+		longest = c.options.MaxBackoff // ten times as much is over 292 years
+	}
 	wait := longest
 	if cost.RetryAfter < longest.Seconds() {
 		wait = time.Duration(cost.RetryAfter * float64(time.Second))

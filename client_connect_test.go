@@ -362,7 +362,7 @@ func TestClientStates(t *testing.T) {
 		c.Close()
 		<-c.Done()
 		want := []string{
-			"connecting: <nil>", "connecting: <nil>", "backoff: no", "connecting: no", "ready: <nil>",
+			"connecting: <nil>", "backoff: no", "connecting: no", "ready: <nil>",
 			"backoff: EOF", "connecting: EOF", "ready: <nil>", "closed: rpcx: session closed",
 		}
 		if !slices.Equal(states, want) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -316,7 +317,7 @@ func TestClientCloseEndsLostSessions(t *testing.T) {
 		s, _ := c.Session(t.Context())
 		go s.Shutdown(context.Background())
 		time.Sleep(time.Second)
-		if len(peers) != 6 || c.State() != rpcx.ClientReady {
+		if synctest.Wait(); len(peers) != 6 || c.State() != rpcx.ClientReady {
 			t.Fatalf("%d connections, %v", len(peers)/2, c.State())
 		}
 		takes(t, 0, func() {
@@ -485,4 +486,43 @@ func TestClientKeepAliveOfASlowPeer(t *testing.T) {
 			l.wire(2)
 		})
 	}
+}
+
+// A server that does not answer the subscribing calls of a new session in time ends no stream.
+func TestClientSubscribesAgainAfterATimeout(t *testing.T) {
+	for _, timeouts := range []int{2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			c, l := newClient(t, rpcx.ClientOptions{MaxBackoff: time.Second})
+			st := clientStreamOf[int](t, c, l.wire(1), rpcx.Subscription{Method: "news", Correlation: rpcx.ElectrumHeaders}, "1")
+			if v := value(t, st); v != 1 {
+				t.Error(v)
+			}
+			l.wire(1).Close()
+			w := l.wire(2)
+			for range timeouts {
+				if lines := w.heard(); len(lines) != 1 {
+					t.Fatalf("heard %q", lines)
+				}
+				time.Sleep(31 * time.Second)
+			}
+			w.answerAny("2")
+			v, err := st.Next(t.Context())
+			if timeouts == 2 && (v != 2 || err != nil) || timeouts == 3 && !errors.Is(err, rpcx.ErrTimeout) {
+				t.Errorf("after %d timeouts: %d, %v", timeouts, v, err)
+			}
+		})
+	}
+}
+
+// The longest backoff is no number too large, and a RetryAfter of years stays within it.
+func TestClientWithTheLongestBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lines{t: t, down: errors.New("down")}
+		c := rpcx.NewClient(&rpcx.ClientOptions{Addrs: []string{"a"}, Connect: l.connect, MinBackoff: math.MaxInt64, MaxBackoff: math.MaxInt64})
+		if synctest.Wait(); c.State() != rpcx.ClientBackoff {
+			t.Error(c.State())
+		}
+		c.Close()
+		<-c.Done()
+	})
 }
