@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -23,7 +24,7 @@ type clientSession struct {
 	isLost     bool
 	mayLose    bool     // Close of the client: unwritten calls do not wait for the writer
 	unwritten  []uint64 // numbers of the client's notifications that may not be written yet, increasing
-	returned   []keptFrame
+	returned   []keptNote
 	inputs     uint64 // reads of parts of messages
 	lastSeen   uint64 // messages received, and inputs, at the last check of keep-alive
 	unanswered int    // checks in a row without a sign of life
@@ -34,11 +35,11 @@ type clientSession struct {
 	leaving error // why the session is to be replaced although it goes on; nil if it is not
 }
 
-// keptFrame is a notification that was queued and not written. The frame is sent again as
+// keptNote is a notification that was queued and not written. The message is sent again as
 // it is: the functions of Options.OnCall have seen it, and a notification has no id.
-type keptFrame struct {
-	order sendOrder
-	frame []byte // owned by the keptFrame
+type keptNote struct {
+	order   sendOrder
+	message []byte // owned by the keptNote; framed until returnNotes
 }
 
 // adopt makes s a session of c. The caller has just made s.
@@ -144,7 +145,7 @@ func (cs *clientSession) takeUnwrittenLocked(f *frameBuffer, from int, before ui
 			if i > 0 {
 				start = f.ends[i-1]
 			}
-			cs.returned = append(cs.returned, keptFrame{sendOrder{cs.number, number}, bytes.Clone(f.buf[start:f.ends[i]])})
+			cs.returned = append(cs.returned, keptNote{sendOrder{cs.number, number}, bytes.Clone(f.buf[start:f.ends[i]])})
 		}
 	}
 }
@@ -156,22 +157,54 @@ func (cs *clientSession) returnNotes() {
 	}
 	s := cs.session
 	s.lock()
-	frames := cs.returned
+	notes := cs.returned
 	cs.returned, cs.unwritten = nil, nil
 	s.unlock()
-	if len(frames) > 0 {
-		cs.client.keepFrames(frames)
+	if len(notes) == 0 {
+		return
 	}
+	for i := range notes {
+		notes[i].message = s.unframe(notes[i].message)
+	}
+	cs.client.keepNotes(notes)
 }
 
-// sendFrame sends a notification of an earlier session. It reports false if the session
-// takes no more messages.
-func (cs *clientSession) sendFrame(frame []byte) bool {
+// unframe returns the message in frame, a frame of s. The next session may have another
+// framing.
+func (s *Session) unframe(frame []byte) []byte {
+	conn, ok := s.conn.(*stream)
+	if !ok {
+		return frame
+	}
+	split := conn.framer.NewSplitter()
+	for len(frame) > 0 {
+		n, message, err := split(frame, true)
+		if message != nil {
+			return message
+		}
+		if err != nil || n <= 0 {
+			break
+		}
+		frame = frame[n:]
+	}
+	return nil
+}
+
+// sendNote sends a notification of an earlier session. It reports false if the session
+// takes no more messages. A message that this connection cannot frame is dropped and logged.
+func (cs *clientSession) sendNote(message []byte) bool {
 	sc := getEncodeBuffer()
 	defer sc.recycle()
-	sc.msg = append(sc.msg[:0], frame...)
-	sc.frame = sc.msg
-	return cs.session.writer.sendFrame(cs.client.ctx, nil, sc, fromClient, nil) == nil
+	sc.msg = append(sc.msg[:0], message...)
+	s := cs.session
+	err := s.writer.sendMessage(cs.client.ctx, sc, fromClient, nil)
+	if err == nil || !cs.takesCalls() {
+		return err == nil
+	}
+	s.lock()
+	s.logs.logLaterLocked(slog.LevelWarn, "notification of an earlier session cannot be sent", errorAttr(err))
+	s.unlock()
+	return true
 }
 
 // noteInputLocked records that a part of a message has arrived. Callers must hold the
