@@ -276,16 +276,16 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 //
 // # Keep-alive
 //
-// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone. It
-// does not notice a program that hangs, or a proxy that has lost the peer and goes on to
-// acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
-// KeepAlive (60 s) without input from the peer. Any reply is a sign of life, also an error,
-// and so is a part of a message. After another KeepAlive without input, the session ends
-// with [ErrUnreachable], so at the latest three times KeepAlive after the peer has vanished.
-// As long as the peer does not even read the request, Limits.SendTimeout applies instead. A
-// server that handles requests one by one must be able to answer in that time. The sessions
-// of a Client do not send the method as a notification. WebSockets send pings of their own,
-// each 30 s: see the package websocket.
+// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone.
+// It does not notice a program that hangs, or a proxy that has lost the peer and goes on
+// to acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
+// KeepAlive (60 s) without input from the peer. Any reply is a sign of life, also an
+// error, and so is a part of a message. After another KeepAlive without input, the session
+// ends with [ErrUnreachable], so at the latest three times KeepAlive after the peer has
+// vanished. As long as the peer does not even read the request, Limits.SendTimeout applies
+// instead. A server that handles requests one by one must be able to answer in that time.
+// The sessions of a Client do not send the method as a notification. WebSockets send pings
+// of their own, each 30 s: see the package websocket.
 //
 // # Streams
 //
@@ -436,8 +436,8 @@ func (c *Client) Reconnect() {
 // first, Shutdown calls Close and returns the error of ctx.
 //
 // A handler of a session of the client must not call Shutdown: as with [Session.Shutdown],
-// the error is [ErrInHandler]. OnConnect and OnState must not wait for Shutdown, which waits
-// for their return: call Close there, or Shutdown on another goroutine.
+// the error is [ErrInHandler]. OnConnect and OnState must not wait for Shutdown, which
+// waits for their return: call Close there, or Shutdown on another goroutine.
 func (c *Client) Shutdown(ctx context.Context) error {
 	mustHaveContext("Client.Shutdown", ctx)
 	if c.sessionOfHandler(ctx) != nil {

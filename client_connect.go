@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -189,7 +190,8 @@ func (c *Client) takeReconnect() bool {
 
 // attempt makes a session with addr, and calls OnConnect, within ConnectTimeout.
 func (c *Client) attempt(addr string) (*clientSession, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.options.ConnectTimeout)
+	late := fmt.Errorf("rpcx: no session within %v (ClientOptions.ConnectTimeout): %w", c.options.ConnectTimeout, context.DeadlineExceeded)
+	ctx, cancel := context.WithTimeoutCause(c.ctx, c.options.ConnectTimeout, late)
 	defer cancel()
 	opts := c.session
 	s, err := c.options.Connect(ctx, addr, &opts)
@@ -217,11 +219,11 @@ func (c *Client) attempt(addr string) (*clientSession, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { s.closeWith(ErrClosed, 0) }) // so that calls of OnConnect end
 	err = c.options.OnConnect(context.WithValue(ctx, sessionKey{c}, cs), s)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	c.noteRefusal(cs, err)
+	if _, permanent := errors.AsType[*PermanentError](err); !stop() && !permanent {
+		err = context.Cause(ctx) // rather than what the close of s has caused
 	}
 	if err != nil {
-		c.noteRefusal(cs, err)
 		s.Close()
 		return nil, err
 	}

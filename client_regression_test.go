@@ -3,6 +3,7 @@ package rpcx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -323,4 +324,34 @@ func TestClientFramesNotificationsAnew(t *testing.T) {
 			<-peer.Done()
 		})
 	}
+}
+
+// OnState is told that an attempt took too long, and by which option, also if OnConnect reports
+// only the close of the session.
+func TestClientNamesConnectTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, own := range []bool{true, false} {
+			var reason error
+			c, l := newClient(t, rpcx.ClientOptions{
+				OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+					if !own {
+						ctx = context.Background()
+					}
+					return s.Call(ctx, "login", nil, nil)
+				},
+				OnState: func(state rpcx.ClientState, err error) {
+					if state == rpcx.ClientBackoff {
+						reason = err
+					}
+				},
+				ConnectTimeout: 5 * time.Second,
+			})
+			l.wire(2)
+			synctest.Wait()
+			if matches(t, reason, context.DeadlineExceeded); fmt.Sprint(reason) != "rpcx: no session within 5s (ClientOptions.ConnectTimeout): context deadline exceeded" {
+				t.Errorf("the reason is %v", reason)
+			}
+			c.Close()
+		}
+	})
 }
