@@ -72,7 +72,8 @@ type ClientOptions struct {
 	// a session, within their context or Limits.RequestTimeout.
 	FailFast bool
 	// MaxWaiting is the number of calls, batches and notifications that wait for a session.
-	// Default 1,000. Further calls fail with ErrNotConnected.
+	// Default 1,000; a negative value means no limit. Further calls fail with
+	// ErrNotConnected.
 	MaxWaiting int
 	// Idempotent reports whether a request of the method may be carried out twice. If so, a
 	// call is repeated after the loss of its session, even if the request was written.
@@ -128,7 +129,13 @@ var ErrNotConnected = errors.New("rpcx: not connected")
 // Later calls fail with an error that matches [ErrClosed] and wraps the PermanentError.
 type PermanentError struct{ Err error }
 
-func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Error() string {
+	if e.Err == nil {
+		return "rpcx: permanent error"
+	}
+	return e.Err.Error()
+}
+
 func (e *PermanentError) Unwrap() error { return e.Err }
 
 // GapError tells the reader of a stream of a [Client] that values may have been missed
@@ -290,16 +297,16 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 //
 // # Keep-alive
 //
-// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone. It
-// does not notice a program that hangs, or a proxy that has lost the peer and goes on to
-// acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
-// KeepAlive (60 s) without a message of the peer. Any reply is a sign of life, also an
-// error, but a server of this package counts the cost of errors. After another KeepAlive
-// without a message, the session ends with [ErrUnreachable], so at the latest three times
-// KeepAlive after the peer has vanished. A server that handles
-// requests one by one must be able to answer in that time. The sessions of a Client do not
-// send the method as a notification. WebSockets send pings of their own, each 30 s: see the
-// package websocket.
+// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone.
+// It does not notice a program that hangs, or a proxy that has lost the peer and goes on
+// to acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
+// KeepAlive (60 s) without input from the peer. Any reply is a sign of life, also an
+// error, and so is a part of a message. After another KeepAlive without input, the session
+// ends with [ErrUnreachable], so at the latest three times KeepAlive after the peer has
+// vanished. As long as the peer does not even read the request, Limits.SendTimeout applies
+// instead. A server that handles requests one by one must be able to answer in that time.
+// The sessions of a Client do not send the method as a notification. WebSockets send pings
+// of their own, each 30 s: see the package websocket.
 //
 // # Streams
 //
@@ -307,7 +314,8 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // makes the subscribing call again, with the params of the first. Values of the time
 // between two sessions are lost, and the reader is told by Subscription.OnGap. The id of
 // the subscription may change. If the peer refuses the call, the stream ends with that
-// error, except that a refusal as not started is repeated, MaxRetries times. Values that
+// error, except that a refusal as not started, or a call without a reply within
+// Limits.RequestTimeout, is repeated, MaxRetries times. Values that
 // wait to be read stay; the values of at most two sessions wait, each within the limits of
 // the subscription.
 //
