@@ -58,9 +58,9 @@ type ClientOptions struct {
 	// MinBackoff and MaxBackoff bound the wait before an attempt. Defaults 100 ms and 30 s.
 	// The wait is random, between 0 and a bound: the bound is MinBackoff at first, and
 	// doubles with each attempt up to MaxBackoff. If thousands of clients lose their server
-	// in one moment, a larger MinBackoff, or Server.ShutdownSpread, spares the next. The wait for an address is not shorter
-	// than the RetryAfter of a [CostError] that the peer has sent, up to ten times
-	// MaxBackoff.
+	// in one moment, a larger MinBackoff, or Server.ShutdownSpread, spares the next server.
+	// The wait for an address is not shorter than the RetryAfter of a [CostError] that the
+	// peer has sent, up to ten times MaxBackoff.
 	MinBackoff time.Duration
 	MaxBackoff time.Duration
 	// StableAfter is the age of a session after which the bound begins anew at MinBackoff.
