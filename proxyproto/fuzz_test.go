@@ -22,8 +22,7 @@ func (c *countingReader) Read(p []byte) (int, error) {
 }
 
 // FuzzHeader compares the reader of headers with that of go-proxyproto, which reads ahead:
-// what one accepts the other accepts, as the same header. No byte behind the header is read,
-// and none over the limit.
+// both accept the same headers. No byte behind the header is read, and none over the limit.
 func FuzzHeader(f *testing.F) {
 	for _, seed := range []string{
 		"PROXY TCP4 203.0.113.7 192.0.2.1 1000 443\r\n{}\n",

@@ -32,7 +32,8 @@ type haproxy struct {
 	program string
 	dir     string
 	config  strings.Builder
-	files   []*os.File // from descriptor 3 on
+	files   []*os.File    // from descriptor 3 on
+	exited  chan struct{} // closed when the process has ended
 }
 
 func newHAProxy(t *testing.T) *haproxy {
@@ -84,9 +85,15 @@ func (h *haproxy) start(t *testing.T) {
 	for _, file := range h.files {
 		file.Close()
 	}
+	h.exited = make(chan struct{})
+	// Owner: the test. End: HAProxy has ended, by itself or at the end of the test.
+	go func() {
+		cmd.Wait()
+		close(h.exited)
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		cmd.Wait()
+		<-h.exited
 		if t.Failed() {
 			t.Logf("configuration:\n%s\noutput:\n%s", h.config.String(), output.String())
 		}
@@ -226,14 +233,14 @@ func TestInteropHAProxy(t *testing.T) {
 	}
 }
 
-// HAProxy's health checks cost nobody anything, and find the server alive.
+// HAProxy's health checks cost nobody anything. Checks without a header are not here, since
+// HAProxy resets their connections before the server can accept them.
 func TestInteropHAProxyHealthChecks(t *testing.T) {
 	secure, _, _ := (&haproxy{dir: t.TempDir()}).certificate(t)
 	for _, c := range []struct{ name, addr, options string }{
-		{"version 1", "tcp://127.0.0.1:0", "send-proxy check check-send-proxy"},
-		{"version 2", "tcp://127.0.0.1:0", "send-proxy-v2 check check-send-proxy"},
-		{"version 2, before TLS", "tls://127.0.0.1:0", "send-proxy-v2 check check-send-proxy"},
-		{"without a header", "tcp://127.0.0.1:0", "send-proxy-v2 check no-check-send-proxy"},
+		{"version 1", "tcp://127.0.0.1:0", "check send-proxy"},
+		{"version 2", "tcp://127.0.0.1:0", "check send-proxy-v2"},
+		{"version 2, before TLS", "tls://127.0.0.1:0", "check send-proxy-v2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHAProxy(t)
@@ -258,17 +265,16 @@ func TestInteropHAProxyHealthChecks(t *testing.T) {
 			}
 			srv.Options.Limits.Group = func(*rpcx.Session) string { t.Error("a group is asked for"); return "all" }
 			serve(t, srv, l)
-			to := l.Addr().String()
-			if c.options == "send-proxy-v2 check no-check-send-proxy" {
-				// Checks that have a port of their own send no header.
-				_, port, _ := net.SplitHostPort(to)
-				c.options = "send-proxy-v2 check port " + port
-			}
-			h.add(t, "", to+" "+c.options+" inter 20")
+			h.add(t, "", l.Addr().String()+" "+c.options+" inter 20")
 			h.start(t)
 			for range 20 {
-				if err := <-checks; !errors.Is(err, net.ErrClosed) {
-					t.Errorf("a health check ends by %v", err)
+				select {
+				case err := <-checks:
+					if !errors.Is(err, net.ErrClosed) {
+						t.Errorf("a health check ends by %v", err)
+					}
+				case <-h.exited:
+					t.Fatal("HAProxy has ended")
 				}
 			}
 			close(ended)

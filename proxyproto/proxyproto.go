@@ -3,7 +3,8 @@
 // proxy sends a header before everything else, which names the client. With the header, the
 // addresses of a session, the log, and the budgets of Limits.Group are those of the client.
 //
-//	proxies := &proxyproto.Config{Proxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}
+//	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.5/32")}
+//	proxies := &proxyproto.Config{Proxies: trusted}
 //	srv := &rpcx.Server{Options: options, Preamble: proxies.Preamble}
 //	err := srv.ListenAndServe(ctx, "tcp://:8888") // tls:// as well: the header comes first
 //
@@ -56,11 +57,11 @@ const defaultMaxSize = 536
 // the session reads and writes the connection of the proxy directly. Preamble ignores ctx,
 // because the server closes conn when ctx ends.
 //
-// A proxy's own connections, such as health checks, have the command LOCAL (version 2) or
-// the protocol UNKNOWN (version 1). Preamble returns an error that matches [net.ErrClosed],
-// so that the server closes the connection without a session or a log record. The same
-// holds if a proxy connects and leaves without a byte, or resets the connection within the
-// header: some health checks do.
+// A proxy's own connections, such as health checks, have the command LOCAL (version 2), or
+// the protocol UNKNOWN or both addresses of the connection itself (version 1). Preamble
+// returns an error that matches [net.ErrClosed], so that the server closes the connection
+// without a session or a log record. The same holds if a proxy connects and leaves without
+// a byte, or resets the connection within the header: some health checks do.
 //
 // A proxy also sends UNKNOWN for a client whose address is neither IPv4 nor IPv6, such as a
 // client of a unix socket of the proxy. For such clients, let the proxy send version 2.
@@ -80,7 +81,7 @@ func (c *Config) Preamble(_ context.Context, conn net.Conn) (net.Conn, error) {
 		}
 		return nil, fmt.Errorf("read the PROXY header: %w", err)
 	}
-	if header.Command.IsLocal() {
+	if header.Command.IsLocal() || header.Version == 1 && isOfConn(header, conn) {
 		return nil, errHealthCheck
 	}
 	return &proxiedConn{conn, header}, nil
@@ -107,29 +108,41 @@ func (c *Config) isProxy(addr net.Addr) (bool, error) {
 		}
 		return false, errors.New("the peer of a unix socket is no proxy: set UnixProxy to make it one, or Direct to serve it without a header (proxyproto.Config)")
 	}
-	ip, ok := ipOf(addr)
+	peer, ok := addrPortOf(addr)
 	if !ok {
 		return false, fmt.Errorf("the peer has no IP address (%v), and so is no proxy: set Direct to serve it without a header (proxyproto.Config)", addr)
 	}
 	for _, prefix := range c.Proxies {
-		if unmapPrefix(prefix).Contains(ip) {
+		if unmapPrefix(prefix).Contains(peer.Addr()) {
 			return true, nil
 		}
 	}
-	return false, fmt.Errorf("%v is no listed proxy: add it to Proxies, or set Direct to serve it without a header (proxyproto.Config)", ip)
+	return false, fmt.Errorf("%v is no listed proxy: add it to Proxies, or set Direct to serve it without a header (proxyproto.Config)", peer.Addr())
 }
 
-// ipOf returns the IP address in addr, an IPv4 address in its short form.
-func ipOf(addr net.Addr) (netip.Addr, bool) {
+// addrPortOf returns the IP address and the port in addr, an IPv4 address in its short form
+// and any address without a zone.
+func addrPortOf(addr net.Addr) (netip.AddrPort, bool) {
+	var parsed netip.AddrPort
 	switch addr := addr.(type) {
 	case nil:
-		return netip.Addr{}, false
 	case *net.TCPAddr:
-		ip := addr.AddrPort().Addr().Unmap().WithZone("")
-		return ip, ip.IsValid()
+		parsed = addr.AddrPort()
+	default:
+		parsed, _ = netip.ParseAddrPort(addr.String())
 	}
-	peer, err := netip.ParseAddrPort(addr.String())
-	return peer.Addr().Unmap().WithZone(""), err == nil
+	return netip.AddrPortFrom(parsed.Addr().Unmap().WithZone(""), parsed.Port()), parsed.IsValid()
+}
+
+// isOfConn reports whether the header has the addresses of conn itself. Then the proxy
+// speaks for itself: HAProxy's health checks have such headers in version 1, which has no
+// LOCAL.
+func isOfConn(header *proxyproto.Header, conn net.Conn) bool {
+	source, ok := addrPortOf(header.SourceAddr)
+	destination, ok2 := addrPortOf(header.DestinationAddr)
+	remote, _ := addrPortOf(conn.RemoteAddr())
+	local, _ := addrPortOf(conn.LocalAddr())
+	return ok && ok2 && source == remote && destination == local
 }
 
 // unmapPrefix returns a prefix of IPv4 addresses that was written in IPv6's form

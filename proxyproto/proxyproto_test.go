@@ -36,6 +36,9 @@ func TestSessionsHaveTheAddressesOfTheHeader(t *testing.T) {
 		{"version 2, IPv6", string(header(2, "[2001:db8:1::7]:1000")), "[2001:db8:1::7]:1000 at [2001:db8::1]:443", "2001:db8:1::/64"},
 		{"version 2, with TLVs", string(header(2, "203.0.113.7:1000", pp.TLV{Type: pp.PP2_TYPE_UNIQUE_ID, Value: make([]byte, 100)})), "203.0.113.7:1000 at 192.0.2.1:443", "203.0.113.0/24"},
 		{"IPv4 in the form of IPv6", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 1000 443\r\n", "203.0.113.7:1000 at 192.0.2.1:443", "203.0.113.0/24"},
+		{"a client of the proxy's machine", "PROXY TCP4 192.0.2.10 192.0.2.1 4001 8888\r\n", "192.0.2.10:4001 at 192.0.2.1:8888", "192.0.2.0/24"},
+		{"a client of the proxy's port", "PROXY TCP4 192.0.2.10 192.0.2.1 4000 443\r\n", "192.0.2.10:4000 at 192.0.2.1:443", "192.0.2.0/24"},
+		{"version 2, the proxy as its own client", ownHeader(), "192.0.2.10:4000 at 192.0.2.1:8888", "192.0.2.0/24"},
 		{"version 2, a unix socket", unixHeader(), "/client at /frontend", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -64,6 +67,16 @@ func TestSessionsHaveTheAddressesOfTheHeader(t *testing.T) {
 func unixHeader() string {
 	h := pp.HeaderProxyFromAddrs(2, &net.UnixAddr{Net: "unix", Name: "/client"}, &net.UnixAddr{Net: "unix", Name: "/frontend"})
 	text, err := h.Format()
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// ownHeader returns a header of version 2 in which the proxy is the client. Version 2 has
+// LOCAL for health checks, so such a client is one.
+func ownHeader() string {
+	text, err := pp.HeaderProxyFromAddrs(2, theProxy, newPipes().Addr()).Format()
 	if err != nil {
 		panic(err)
 	}
@@ -186,6 +199,7 @@ func TestHealthChecksCostNothing(t *testing.T) {
 		"LOCAL with addresses":          addressed,
 		"UNKNOWN":                       []byte("PROXY UNKNOWN\r\n"),
 		"UNKNOWN with more":             []byte("PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n"),
+		"the proxy as its own client":   []byte("PROXY TCP4 192.0.2.10 192.0.2.1 4000 8888\r\n"),
 		"a connection and nothing else": nil,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -48,8 +48,8 @@ func (c *Config) readHeader(r io.Reader) (*proxyproto.Header, error) {
 	return proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(header), len(header)))
 }
 
-// readVersion1 reads the rest of a header of version 1, whose first byte has been read. Only
-// the end of the line tells the end of the header, so readVersion1 reads byte by byte.
+// readVersion1 reads the rest of a header of version 1, whose first byte has been read.
+// Only the end of the line tells the end of the header, so readVersion1 reads byte by byte.
 func readVersion1(r io.Reader) ([]byte, error) {
 	header := append(make([]byte, 0, v1MaxSize), v1Prefix[0])
 	for header[len(header)-1] != '\n' {

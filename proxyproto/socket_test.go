@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -146,13 +147,15 @@ func TestResetWithinTheHeader(t *testing.T) {
 			t.Errorf("after %q the Preamble ends by %v", said, err)
 		}
 	}
+	for srv.Stats().Handshakes > 0 {
+		runtime.Gosched()
+	}
 	srv.Close()
 	srv.Wait(context.Background())
 	expectLog(t, log, "")
 }
 
-// TLS begins behind the header, if the listener is one of rpcx.Listen. A listener of
-// package tls expects TLS first, and the record says which listener to take.
+// TLS begins behind the header, if the listener is one of rpcx.Listen.
 func TestTLSComesAfterTheHeader(t *testing.T) {
 	web := httptest.NewTLSServer(nil) // has a certificate for tests
 	defer web.Close()
@@ -180,13 +183,27 @@ func TestTLSComesAfterTheHeader(t *testing.T) {
 	s.Close()
 	<-s.Done()
 
-	ended := make(chan struct{})
-	wrong := &rpcx.Server{Options: srv.Options, Preamble: func(ctx context.Context, conn net.Conn) (net.Conn, error) {
-		defer close(ended)
-		return config.Preamble(ctx, conn)
-	}}
-	serve(t, wrong, tls.NewListener(listen(t, "127.0.0.1:0"), secure))
-	_ = ended
+	expectLog(t, log, "")
+}
+
+func TestListenerThatBeginsWithTLS(t *testing.T) {
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	config := &proxyproto.Config{Proxies: prefixes("127.0.0.0/8")}
+	log := &logBuffer{}
+	srv := &rpcx.Server{Preamble: config.Preamble, Options: rpcx.Options{Logger: log.logger()}}
+	l := listen(t, "127.0.0.1:0")
+	serve(t, srv, tls.NewListener(l, &tls.Config{Certificates: web.TLS.Certificates}))
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Write(header(2, "203.0.113.7:1000"))
+	io.Copy(io.Discard, conn) // until the server closes the connection
+	conn.Close()
+	srv.Close()
+	srv.Wait(context.Background())
+	expectLog(t, log, "listen with rpcx.Listen and a tls:// address, not with package tls")
 }
 
 // On a unix socket, the client's half may be closed as without a header.
