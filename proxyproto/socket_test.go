@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"math"
 	"net"
 	"net/http/httptest"
 	"path/filepath"
@@ -108,10 +109,11 @@ func TestCallsAllocateAsMuchAsWithoutAHeader(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 1000 {
-			call()
+		least := math.Inf(1) // on a busy machine, some runs have a reader of their own
+		for range 10 {
+			least = min(least, testing.AllocsPerRun(500, call))
 		}
-		return testing.AllocsPerRun(2000, call)
+		return least
 	}
 	config := &proxyproto.Config{Proxies: prefixes("127.0.0.0/8")}
 	direct := measure(&rpcx.Server{}, nil)
@@ -233,18 +235,19 @@ func TestHalfCloseOfAUnixSocket(t *testing.T) {
 func BenchmarkLoneCall(b *testing.B) {
 	config := &proxyproto.Config{Proxies: prefixes("127.0.0.0/8")}
 	for _, c := range []struct {
-		name   string
-		srv    *rpcx.Server
-		header []byte
+		name     string
+		preamble func(context.Context, net.Conn) (net.Conn, error)
+		header   []byte
 	}{
-		{"direct", &rpcx.Server{}, nil},
-		{"proxied", &rpcx.Server{Preamble: config.Preamble}, header(2, "203.0.113.7:1000")},
+		{"direct", nil, nil},
+		{"proxied", config.Preamble, header(2, "203.0.113.7:1000")},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			c.srv.Options = rpcx.Options{Handler: methods(), Limits: rpcx.Limits{CostHard: -1}}
+			limits := rpcx.Limits{CostHard: -1}
+			srv := &rpcx.Server{Preamble: c.preamble, Options: rpcx.Options{Handler: methods(), Limits: limits}}
 			l := listen(b, "127.0.0.1:0")
 			// Owner: the benchmark. End: the server is closed.
-			go c.srv.Serve(l)
+			go srv.Serve(l)
 			s := dialThrough(b, l.Addr(), c.header)
 			b.ReportAllocs()
 			for b.Loop() {
@@ -254,8 +257,8 @@ func BenchmarkLoneCall(b *testing.B) {
 			}
 			s.Close()
 			<-s.Done()
-			c.srv.Close()
-			c.srv.Wait(context.Background())
+			srv.Close()
+			srv.Wait(context.Background())
 		})
 	}
 }
