@@ -426,6 +426,7 @@ func TestBudgetsAreOfTheClient(t *testing.T) {
 		connect := func(from string) *rpcx.Session {
 			conn := l.dial(theProxy)
 			conn.Write(header(2, from))
+			synctest.Wait() // the server's sessions begin in the order of connect
 			return rpcx.NewSession(conn, nil)
 		}
 		greedy, neighbour, third, other := connect("203.0.113.7:1"), connect("203.0.113.8:1"), connect("203.0.113.9:1"), connect("198.51.100.7:1")
