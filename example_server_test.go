@@ -49,8 +49,8 @@ func readProxyHeader(_ context.Context, conn net.Conn) (net.Conn, error) {
 	return rpcx.WithAddrs(conn, net.TCPAddrFromAddrPort(client), nil), nil
 }
 
-// Behind a proxy, the PROXY header tells who the client is. In a program, accept headers
-// from the addresses of the proxy only.
+// Behind a proxy, the PROXY header tells who the client is. In a program, take the Preamble
+// of the module proxyproto, which accepts headers from the addresses of the proxies only.
 func ExampleServer_preamble() {
 	router := rpcx.NewRouter()
 	router.Handle("whoami", rpcx.Func(func(s *rpcx.Session) string { return s.RemoteAddr().String() }))

@@ -117,10 +117,10 @@ type Server struct {
 	// turns. When the context of Shutdown ends, no session waits for its turn any more.
 	ShutdownSpread time.Duration
 	// Preamble is called for each connection that the server accepts, before TLS and the
-	// session: for a PROXY header, or a banner. The connection that Preamble returns takes
-	// the place of conn, and tells the address of the peer; see [WithAddrs]. If Preamble
-	// has read more than its header, the returned connection must begin with the rest.
-	// Its Close must close conn.
+	// session: for a banner, or a PROXY header (the module proxyproto has such a Preamble).
+	// The connection that Preamble returns takes the place of conn, and tells the address
+	// of the peer; see [WithAddrs]. If Preamble has read more than its header, the returned
+	// connection must begin with the rest. Its Close must close conn.
 	//
 	// Preamble runs on a separate goroutine for each connection, within MaxHandshakes and
 	// HandshakeTimeout. If the server gives the connection up, ctx ends and the server

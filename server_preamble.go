@@ -13,6 +13,11 @@ import (
 // of a PROXY header, say. A nil address leaves the address of conn. The bytes are those of
 // conn, so a session is as fast on the result as on conn. The method NetConn of the result
 // returns conn.
+//
+// A wrapper of another package, with data about the peer for example, is as fast if the
+// wrapper has a method SameBytes() [net.Conn]. The session then reads and writes the
+// connection that SameBytes returns. So that connection must have the bytes of the wrapper:
+// never return the connection below TLS.
 func WithAddrs(conn net.Conn, remote, local net.Addr) net.Conn {
 	mustHave("WithAddrs", "connection", conn)
 	return &addressedConn{conn, remote, local}
@@ -50,7 +55,7 @@ func (c *addressedConn) CloseWrite() error {
 }
 
 // sameBytesConn returns the connection under conn that has the same bytes. Wrappers of
-// other packages stay: TLS must not be bypassed.
+// other packages stay, unless they have a method SameBytes: TLS must not be bypassed.
 func sameBytesConn(conn any) any {
 	for {
 		switch c := conn.(type) {
@@ -58,6 +63,8 @@ func sameBytesConn(conn any) any {
 			conn = c.Conn
 		case *addressedConn:
 			conn = c.Conn
+		case interface{ SameBytes() net.Conn }:
+			conn = c.SameBytes()
 		default:
 			return conn
 		}

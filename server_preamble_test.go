@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -434,6 +435,66 @@ func TestWithAddrs(t *testing.T) {
 		}
 		if half, ok := conn.(interface{ CloseWrite() error }); !ok || !errors.Is(half.CloseWrite(), errors.ErrUnsupported) {
 			t.Error("a pipe has halves")
+		}
+	}
+}
+
+// userConn is a connection with data of its own, which counts its calls.
+type userConn struct {
+	net.Conn
+	calls *atomic.Int32
+}
+
+func (c userConn) Read(p []byte) (int, error) {
+	c.calls.Add(1)
+	return c.Conn.Read(p)
+}
+
+func (c userConn) Write(p []byte) (int, error) {
+	c.calls.Add(1)
+	return c.Conn.Write(p)
+}
+
+// userConnSameBytes is a userConn that a session may pass by.
+type userConnSameBytes struct{ userConn }
+
+func (c userConnSameBytes) SameBytes() net.Conn { return c.Conn }
+
+// A session reads and writes the connection that SameBytes returns, and of other wrappers
+// the wrapper.
+func TestSessionsUseSameBytes(t *testing.T) {
+	for _, same := range []bool{false, true} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls := new(atomic.Int32)
+		srv := &rpcx.Server{Options: *handling(whoAmI), Preamble: func(_ context.Context, conn net.Conn) (net.Conn, error) {
+			wrapped := userConn{conn, calls}
+			if same {
+				return rpcx.WithAddrs(userConnSameBytes{wrapped}, nil, nil), nil
+			}
+			return rpcx.WithAddrs(wrapped, nil, nil), nil
+		}}
+		served := make(chan error, 1)
+		// Owner: the test. End: the server is closed.
+		go func() { served <- srv.Serve(l) }()
+		s, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			if err := s.Call(t.Context(), "who", nil, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		s.Close()
+		<-s.Done()
+		srv.Close()
+		srv.Wait(context.Background())
+		<-served
+		if n := calls.Load(); same && runtime.GOOS != "windows" && n != 0 || !same && n < 20 {
+			t.Errorf("with SameBytes %v, %d reads and writes are the wrapper's", same, n)
 		}
 	}
 }
