@@ -169,3 +169,60 @@ func gatewayServer(t testing.TB, srv *rpcx.Server, c natsrpcx.Config, opts *rpcx
 	})
 	return s
 }
+
+// pipeGateway is gateway without sockets, for a bubble.
+func pipeGateway(t testing.TB, c natsrpcx.Config, opts rpcx.Options, client *rpcx.Options) *rpcx.Session {
+	t.Helper()
+	if opts.Handler == nil {
+		opts.Handler = natsrpcx.Forward(c)
+	}
+	srv := &rpcx.Server{Options: opts}
+	near, far := net.Pipe()
+	peer := srv.ServeConn(far)
+	s := rpcx.NewSession(near, client)
+	t.Cleanup(func() {
+		s.Close()
+		<-s.Done()
+		<-peer.Done()
+		srv.Close()
+	})
+	return s
+}
+
+// pausedConn is a connection that can be paused, as if its machine had stopped.
+type pausedConn struct {
+	slot chan struct{} // taken during a pause
+}
+
+func newPausedConn() *pausedConn { return &pausedConn{make(chan struct{}, 1)} }
+
+func (p *pausedConn) pause() { p.slot <- struct{}{} }
+func (p *pausedConn) goOn()  { <-p.slot }
+
+// provider wraps the server of a connection in the process, so that p can pause what the
+// connection reads.
+func (p *pausedConn) provider(server nats.InProcessConnProvider) nats.InProcessConnProvider {
+	return pausedProvider{p, server}
+}
+
+type pausedProvider struct {
+	paused *pausedConn
+	server nats.InProcessConnProvider
+}
+
+func (p pausedProvider) InProcessConn() (net.Conn, error) {
+	conn, err := p.server.InProcessConn()
+	return &pausedNetConn{conn, p.paused}, err
+}
+
+type pausedNetConn struct {
+	net.Conn
+	paused *pausedConn
+}
+
+func (c *pausedNetConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.paused.pause()
+	c.paused.goOn()
+	return n, err
+}
