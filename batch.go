@@ -39,6 +39,7 @@ type Batch struct {
 	members   []*Future   // of the calls, once the batch is sent
 	hooked    *hookedCall // the batch as a whole; nil without functions of Options.OnCall and OnBatchCall
 	sentAgain bool        // Calls was used after the batch was sent
+	attempt   int         // number of the attempt of a Client; 0 means 1
 }
 
 // noCopy makes go vet report copies of a struct with a field of type noCopy.
@@ -407,7 +408,11 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 	if err != nil {
 		return asUnsent(err)
 	}
-	if err = s.writer.sendMessage(ctx, sc, fromCaller, m); err != nil {
+	from := fromCaller
+	if m.owner != nil && !m.expectsReply() {
+		from = fromClient
+	}
+	if err = s.writer.sendMessage(ctx, sc, from, m); err != nil {
 		return err
 	}
 	for _, e := range b.entries {

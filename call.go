@@ -31,21 +31,29 @@ import (
 //   - a [*SizeError], if the request or the reply is larger than the framer takes.
 func (s *Session) Call(ctx context.Context, method string, params, result any) error {
 	mustHaveContext("Session.Call", ctx)
+	return s.call(ctx, method, params, result, 1, nil)
+}
+
+// call is Call, for the given attempt of a Client. t is the turn of a call that has waited in
+// the Client, otherwise nil.
+func (s *Session) call(ctx context.Context, method string, params, result any, attempt int, t *sendTurn) error {
 	if len(s.calls.hooks.onCall) > 0 {
-		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, result, nil)
+		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Attempt: attempt}, func(ctx context.Context, c *OutgoingCall) error {
+			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, result, nil, t)
 		})
 	}
-	return s.callAndWait(ctx, method, params, nil, result, nil)
+	return s.callAndWait(ctx, method, params, nil, result, nil, t)
 }
 
 // callAndWait is Call after the functions of Options.OnCall. meta is data about the call,
-// and stream is nil unless the call belongs to a stream.
-func (s *Session) callAndWait(ctx context.Context, method string, params any, meta map[string]any, result any, stream *streamCall) error {
+// and stream is nil unless the call belongs to a stream. t is as in call.
+func (s *Session) callAndWait(ctx context.Context, method string, params any, meta map[string]any, result any, stream *streamCall, t *sendTurn) error {
 	c := s.pool.takeCall(s, method)
 	m := &c.message
 	m.stream = stream
-	if err := s.sendCall(ctx, m, params, meta); err != nil {
+	err := s.sendCall(ctx, m, params, meta)
+	t.pass()
+	if err != nil {
 		s.pool.putCall(c)
 		return err
 	}
@@ -68,7 +76,7 @@ func (s *Session) callAndWait(ctx context.Context, method string, params any, me
 	if s.trace.ReplyReceived != nil {
 		m.calls[0].traceReply()
 	}
-	err := m.calls[0].decodeResult(result)
+	err = m.calls[0].decodeResult(result)
 	s.pool.putCall(c) // not deferred: after a panic, of a hook for example, the table may still have the call
 	return err
 }
@@ -123,13 +131,14 @@ func (s *Session) startCall(ctx context.Context, method string, params any, h *h
 // alone is not enough.
 func (s *Session) Notify(ctx context.Context, method string, params any) error {
 	mustHaveContext("Session.Notify", ctx)
-	return s.notifyCaller(ctx, fromCaller, method, params)
+	return s.notifyCaller(ctx, fromCaller, method, params, 1)
 }
 
 // notifyCaller calls the functions of Options.OnCall, and sends a notification of the user.
-func (s *Session) notifyCaller(ctx context.Context, from sendMode, method string, params any) error {
+// attempt is that of a Client.
+func (s *Session) notifyCaller(ctx context.Context, from sendMode, method string, params any, attempt int) error {
 	if len(s.calls.hooks.onCall) > 0 {
-		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Notification: true}, func(ctx context.Context, c *OutgoingCall) error {
+		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Notification: true, Attempt: attempt}, func(ctx context.Context, c *OutgoingCall) error {
 			return s.notifyUnhooked(ctx, from, c.Method, c.Params, c.Meta)
 		})
 	}
@@ -161,7 +170,7 @@ func (s *Session) notifyUnhooked(ctx context.Context, from sendMode, method stri
 //
 // TryNotify is for news to many sessions, of which none may hold up the others.
 func (s *Session) TryNotify(method string, params any) (bool, error) {
-	err := s.notifyCaller(context.Background(), fromTryNotify, method, params)
+	err := s.notifyCaller(context.Background(), fromTryNotify, method, params, 1)
 	if err == errNoRoom {
 		return false, nil
 	}
@@ -203,6 +212,11 @@ func (s *Session) tryNotify(method string, params any, failed string) bool {
 // sendCall encodes and queues the request of m, a message with a single call. meta is data
 // about the call.
 func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any, meta map[string]any) error {
+	return s.sendCallAs(ctx, fromCaller, m, params, meta)
+}
+
+// sendCallAs is sendCall in the given mode.
+func (s *Session) sendCallAs(ctx context.Context, from sendMode, m *pendingMessage, params any, meta map[string]any) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -221,7 +235,7 @@ func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any, m
 	if sc.msg, err = s.calls.meta.appendTo(sc.msg, 0, meta, s.codec); err != nil {
 		return err
 	}
-	if err = s.writer.sendMessage(ctx, sc, fromCaller, m); err == nil {
+	if err = s.writer.sendMessage(ctx, sc, from, m); err == nil {
 		s.writer.traceRequestSent(c.method, c)
 	}
 	return err

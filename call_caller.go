@@ -7,8 +7,8 @@ import (
 	"iter"
 )
 
-// Caller is what calls are made through: a [Session], an [Exchange], or a type of the
-// program's own. [Call], [Remote] and [BindProxy] take any Caller.
+// Caller is what calls are made through: a [Session], a [Client], an [Exchange], or a type of
+// the program's own. [Call], [Remote] and [BindProxy] take any Caller.
 //
 // A program's own Caller can wrap another Caller, for example to log calls or to repeat
 // them. Or it carries the calls itself: see [NewFuture] for Go, and [Batch.Calls] for

@@ -50,7 +50,7 @@ type OutgoingCall struct {
 	Notification bool
 	Batch        *Batch         // the batch with the call; nil for a single call
 	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
-	Attempt      int            // number of the attempt; always 1 at present
+	Attempt      int            // number of the attempt, from 1; more than 1 only on a Client
 }
 
 // SetMeta sets c.Meta[key], and makes the map if c.Meta is nil. Without Options.Meta, the
@@ -174,7 +174,9 @@ func (h *hookedCall) markEnded() {
 // the call to be sent. If a function fails, the call is over, and its error is returned.
 // pool is that of hookedCall.
 func (hooks *callHooks) beginCall(ctx context.Context, pool *gopool.Pool, call OutgoingCall) (context.Context, *hookedCall, error) {
-	call.Attempt = 1
+	if call.Attempt == 0 {
+		call.Attempt = 1
+	}
 	h := &hookedCall{OutgoingCall: call, pool: pool}
 	err := errHookPanicked
 	defer func() {
@@ -248,7 +250,7 @@ func (hooks *callHooks) beginBatch(ctx context.Context, pool *gopool.Pool, s *Se
 	}
 	for i, e := range b.entries {
 		_, h, err := hooks.beginCall(ctx, pool, OutgoingCall{
-			Session: s, Method: e.method, Params: e.params, Notification: e.future == nil, Batch: b,
+			Session: s, Method: e.method, Params: e.params, Notification: e.future == nil, Batch: b, Attempt: b.attempt,
 		})
 		if err != nil {
 			return ctx, fmt.Errorf("member %d of the batch, %q: %w", i+1, e.method, err)

@@ -255,8 +255,9 @@ type pendingCalls struct {
 
 	// Set by newSession, and unchanged afterwards.
 	hooks        *callHooks
-	meta         *Meta // nil for none
-	timeoutIsSet bool  // Limits.RequestTimeout is no default, and bounds calls that a stream lasts as long as
+	meta         *Meta          // nil for none
+	client       *clientSession // nil unless a Client has the session; set under s.mu, before the first call
+	timeoutIsSet bool           // Limits.RequestTimeout is no default, and bounds calls that a stream lasts as long as
 }
 
 // releaseSlotLocked releases the slot of a message whose last call finished at the given
@@ -293,6 +294,7 @@ type pendingMessage struct {
 	future         *Future       // of the single call, or of the batch as a whole; nil in Session.Call
 	done           chan struct{} // in Session.Call, a channel of one slot; otherwise nil
 	stream         *streamCall   // of a call that belongs to a stream; otherwise nil
+	owner          messageOwner  // of a message of a Client; otherwise nil
 
 	resultBuffer []byte // memory of the result of a single call; see receivedReply
 
@@ -300,7 +302,7 @@ type pendingMessage struct {
 	messageSeq   uint64 // number of the queued message; 0 before
 	started      time.Duration
 	deadline     deadline
-	expired      bool            // Limits.RequestTimeout passed before the message was queued
+	givenUp      error           // why the message must not be queued any more; nil if it may
 	hasReply     bool            // an array has answered a call of the batch
 	openCalls    int32           // calls without an outcome
 	mayRead      bool            // in Session.Call: the reading role was vacant when the call was registered
@@ -363,9 +365,7 @@ func (pc *pendingCalls) startCallTimeoutLocked(m *pendingMessage, now time.Durat
 func (m *pendingMessage) expireLocked(s *Session) {
 	s.mu.AssertHeld()
 	if m.messageSeq == 0 { // the sender still waits for a slot or for room
-		m.expired = true
-		s.calls.limiter.line.wakeAll()
-		s.writer.roomLine.wakeAll()
+		s.calls.giveUpUnqueuedLocked(m, ErrTimeout)
 		return
 	}
 	s.calls.abandonMessageLocked(m, s.calls.timeoutErrorLocked(m, ErrTimeout))
@@ -387,11 +387,24 @@ func (pc *pendingCalls) abandonMessage(m *pendingMessage, err error) {
 func (pc *pendingCalls) abandonMessageLocked(m *pendingMessage, err error) {
 	s := pc.s
 	s.mu.AssertHeld()
+	if m.messageSeq == 0 { // the sender of a Client's call may wait for a slot or for room
+		pc.giveUpUnqueuedLocked(m, err)
+		return
+	}
 	now := s.now()
 	for i := range m.calls {
 		pc.abandonCallLocked(&m.calls[i], now, err)
 	}
 	s.activity.markWorkEndLocked()
+}
+
+// giveUpUnqueuedLocked makes the sender of m fail with err. Callers must hold s.mu.
+func (pc *pendingCalls) giveUpUnqueuedLocked(m *pendingMessage, err error) {
+	s := pc.s
+	s.mu.AssertHeld()
+	m.givenUp = err
+	pc.limiter.line.wakeAll()
+	s.writer.roomLine.wakeAll()
 }
 
 // abandonCallLocked ends a call without a reply. It reports whether the call was pending.
@@ -453,14 +466,27 @@ func (m *pendingMessage) codec() Codec {
 	return m.session.codec
 }
 
-// publishOutcome finishes the future of m, or signals the end to Session.Call.
-func (m *pendingMessage) publishOutcome() {
+// messageOwner is a call or a batch of a Client, which may be sent in several messages, one
+// after the other.
+type messageOwner interface {
+	// takeOutcome takes the outcome of m. If it returns false, the outcome is that of the
+	// future of m. takeOutcome waits for nothing and calls no function of the user.
+	takeOutcome(m *pendingMessage) bool
+}
+
+// publishOutcome finishes the future of m, and returns it, or signals the end to Session.Call
+// or to the owner.
+func (m *pendingMessage) publishOutcome() *Future {
+	if m.owner != nil && m.owner.takeOutcome(m) {
+		return nil
+	}
 	if m.future != nil {
 		m.ownResult()
 		m.future.publishOutcome()
-		return
+		return m.future
 	}
 	m.done <- struct{}{} // last use of m: the receiver returns m to the pool
+	return nil
 }
 
 // decodeResult decodes the result of a completed call into v. If v is nil, decodeResult

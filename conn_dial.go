@@ -414,7 +414,7 @@ func splitAddr(addr string) (network, address string, secure bool, err error) {
 	case "unix":
 		network = "unix"
 	case "ws", "wss":
-		return "", "", false, fmt.Errorf("address %q is a WebSocket's: see the package websocket", addr)
+		return "", "", false, fmt.Errorf("address %q is a WebSocket's: use Dial of the package websocket", addr)
 	default:
 		return "", "", false, fmt.Errorf("address %q has an unknown scheme: want tcp://, tls:// (ssl://) or unix://", addr)
 	}

@@ -138,6 +138,7 @@
 //	*ConnectionError   the connection ended first; matches ErrConnectionLost and the reason
 //	ErrClosed          the session was over before
 //	ErrNoCallback      the peer of Server.ServeMessage cannot be called
+//	ErrNotConnected    a Client has no session
 //	ErrTimeout         Limits.RequestTimeout passed; matches context.DeadlineExceeded
 //	ErrCancelled       Future.Cancel was called; matches context.Canceled
 //	ErrNoResponse      the reply to a batch has no response to this call
@@ -153,6 +154,27 @@
 //
 // A server counts the cost of each session, in bytes and errors. A client that costs too
 // much is first delayed, then disconnected: see [Limits].
+//
+// # A client that reconnects
+//
+// A [Client] is a [Caller] over sessions that come and go. It connects in the background,
+// after a random backoff, logs in on each session, subscribes again, and repeats the calls
+// that were not written, that were refused as not started, or that are idempotent:
+//
+//	c := rpcx.NewClient(&rpcx.ClientOptions{
+//		Addrs: []string{"tls://one.example:50002", "tls://two.example:50002"},
+//		OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+//			return s.Call(ctx, "login", rpcx.Args{"gopher"}, nil)
+//		},
+//		Idempotent: func(method string) bool { return method == "sum" },
+//	})
+//	defer c.Close()
+//	sum, err := rpcx.Call[float64](ctx, c, "sum", rpcx.Args{1, 2}) // waits for a session
+//
+// If the peer may have carried out a call that is not idempotent, the error is a
+// [*ConnectionError] with Written set. Set Limits.KeepAliveMethod to a method of the peer
+// that does nothing: TCP alone does not notice a peer that hangs, or a proxy that has lost
+// the peer.
 //
 // # Publishing
 //
@@ -203,6 +225,7 @@
 //   - end of a session or program: [Session], docs/behaviour.md
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
+//   - a client that reconnects: [Client], [ClientOptions], docs/behaviour.md
 //   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
 //   - messages over HTTP or a queue, answered: [Server.ServeMessage]
 //   - subscriptions and their queues: [Subscription], [Stream], Options.Correlations

@@ -353,7 +353,8 @@ type ConnectionError struct {
 	// ErrClosed if this side did.
 	Err error
 
-	isStream bool
+	isStream bool   // the text is that of a stream
+	message  uint64 // number of the message on its session, for the order of a Client's repetitions
 }
 
 func (e *ConnectionError) Error() string {

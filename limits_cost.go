@@ -435,8 +435,8 @@ func (cs *costState) costErrorLocked() *CostError {
 func (cs *costState) excessiveErrorLocked() *Error {
 	cs.s.mu.AssertHeld()
 	e := ExcessiveResourceUsage()
-	if cs.s.limits.CostData {
-		e.Data = cs.costErrorLocked()
+	if cost := cs.costErrorLocked(); cost.RetryAfter > 0 && !cs.s.limits.HideCost {
+		e.Data = cost
 	}
 	return e
 }

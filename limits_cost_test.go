@@ -136,6 +136,7 @@ func TestHardLimitAnswersAndEndsTheSession(t *testing.T) {
 		log := &records{}
 		var order events
 		opts := handling(methods{"costly": costs(20000)})
+		opts.Limits.HideCost = true
 		opts.Logger = slog.New(log)
 		opts.OnExcessiveCost = func(s *rpcx.Session) {
 			select {
@@ -179,7 +180,7 @@ func TestWhatIsQueuedAtTheHardLimitIsAnswered(t *testing.T) {
 			time.Sleep(time.Second)
 			return costs(20000)(ctx, req)
 		}})
-		opts.Limits.Concurrency = 1
+		opts.Limits.Concurrency, opts.Limits.HideCost = 1, true
 		s, w := newServed(t, opts)
 		w.say(ask("costly", 1), ask("costly", 2), `[`+ask("costly", 3)+`,{"jsonrpc":"2.0","method":"costly"}]`)
 		time.Sleep(time.Second)
@@ -196,6 +197,7 @@ func TestWhatIsQueuedAtTheHardLimitIsAnswered(t *testing.T) {
 func TestRequestBeforeAMistakeThatCostsTooMuchIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := handling(methods{"reply": reply})
+		opts.Limits.HideCost = true
 		s, w := newServed(t, opts)
 		s.BumpCost(9850)
 		s.BumpCost(95)
@@ -269,11 +271,9 @@ func TestOnlyTheFirstEndForCostIsAWarning(t *testing.T) {
 	})
 }
 
-func TestCostDataTellsThePeer(t *testing.T) {
+func TestCostErrorTellsThePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		opts := handling(methods{"reply": reply})
-		opts.Limits.CostData = true
-		s, w := newServed(t, opts)
+		s, w := newServed(t, handling(methods{"reply": reply}))
 		s.BumpCost(12000)
 		w.say(ask("reply", 1))
 		lines := w.heard()
@@ -287,6 +287,17 @@ func TestCostDataTellsThePeer(t *testing.T) {
 		if d := got.Error.Data; len(d) != 3 || int(d["cost"]) != 12000 || d["limit"] != 10000 || d["retry_after"] != 3600 {
 			t.Errorf("the data are %v", d)
 		}
+	})
+}
+
+func TestHideCostKeepsTheErrorFromThePeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := handling(methods{"reply": reply})
+		opts.Limits.HideCost = true
+		s, w := newServed(t, opts)
+		s.BumpCost(12000)
+		w.say(ask("reply", 1))
+		w.expect(excessive + "1}")
 	})
 }
 
@@ -311,6 +322,7 @@ func TestWhoIsHeldToTheirCost(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				c.limits.HideCost = true
 				s, w := newWire(t, &rpcx.Options{Role: c.role, Limits: c.limits, Handler: methods{"reply": reply}})
 				s.BumpCost(20000)
 				w.say(ask("reply", 1))
@@ -372,6 +384,7 @@ func TestExtraCost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		extra := 0.0
 		opts := handling(methods{"reply": reply})
+		opts.Limits.HideCost = true
 		opts.ExtraCost = func(s *rpcx.Session) float64 {
 			s.Stats() // it may call the session
 			return extra

@@ -325,7 +325,7 @@ var (
 )
 
 // planOf returns the plan for t. Plans are kept until Expose is called with a new type. Any
-// goroutine may call planOf, even the reader, which encodes errors for Limits.CostData.
+// goroutine may call planOf, even the reader, which encodes the data of a cost error.
 func (o *objectTypes) planOf(t reflect.Type) *typePlan {
 	table := o.plans.Load()
 	if now := exposures.Load(); table == nil || table.exposures != now {

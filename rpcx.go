@@ -271,7 +271,8 @@ type Limits struct {
 	// 15 s). The peer needs a handler for the method: without a handler each probe is an
 	// error, with a cost. IdleTimeout ignores probes of this side. Over TCP the session ends
 	// with ErrUnreachable after three times KeepAlive without an acknowledgement; while
-	// something of ours is being sent, only on Linux.
+	// something of ours is being sent, only on Linux. A [Client] calls KeepAliveMethod
+	// instead, and needs a reply: see "Keep-alive" there.
 	KeepAlive       time.Duration
 	KeepAliveMethod string
 
@@ -301,9 +302,10 @@ type Limits struct {
 	CostHandlerError float64
 	// CostDelay is the delay of a request at CostHard. Default 2 s.
 	CostDelay time.Duration
-	// CostData sends the fields of the CostError to the peer, as the data of the error in the
-	// replies. The data decodes to a CostError.
-	CostData bool
+	// HideCost keeps the CostError from the peer. By default, if its RetryAfter is above 0, its
+	// fields are the data of the error in the replies, so that a [Client] knows how long to
+	// wait. The data decodes to a CostError. The original aiorpcX sends no data.
+	HideCost bool
 
 	// PeerErrors is the number of errors a second allowed to the peer, on average over ten
 	// seconds. Bad messages and unexpected replies count, and every 10,000 bytes of these once

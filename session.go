@@ -55,7 +55,7 @@ import (
 //	I2   The reader is the goroutine that has the reading role; see readingRole. It waits
 //	     only for the connection (a close included), for s.mu, and on a full server for
 //	     serverLoad.roomMu. It pauses only by I13. It runs no user code, except the Protocol,
-//	     the Framer and, for Limits.CostData, the Codec. It may put the role down, for
+//	     the Framer and, for the data of a cost error, the Codec. It may put the role down, for
 //	     lendTime at most, to run the handler of a lone request that has proved to be quick.
 //	I3   A call is completed once, by the goroutine that removes the call from the table.
 //	I4   A call is registered before its message is queued, without releasing s.mu between.

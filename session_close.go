@@ -29,6 +29,7 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 		s.life.state = stateDraining
 		s.life.drained = make(chan struct{})
 		s.hubs.endAllLocked(ErrClosed)
+		s.calls.client.markLostLocked()
 		for _, e := range s.requests.waitingEntries() {
 			s.requests.refuseForShutdownLocked(e, fromHandler)
 		}
@@ -209,6 +210,7 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 		return
 	}
 	s.life.state, s.life.closeCause, s.life.connCause, s.life.closeDeadline = stateClosing, cause, told, closeBy
+	s.calls.client.markLostLocked()
 	if ss := s.streams.Load(); ss != nil {
 		ss.endLocked(cause)
 	}
@@ -217,8 +219,9 @@ func (s *Session) closeWith(cause error, grace time.Duration) {
 	}
 	// Calls with written requests fail now. If the writer has time, unwritten calls fail
 	// now, too. Otherwise, and after io.EOF, the writer returns soon. Then the written
-	// part is known, and the writer fails the unwritten calls.
-	s.calls.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF))
+	// part is known, and the writer fails the unwritten calls. A Client repeats unwritten
+	// calls, and always waits for the writer.
+	s.calls.failPendingLocked(cause, grace > 0 && !errors.Is(cause, io.EOF) && !s.calls.client.repeatsLocked())
 	running := s.requests.runningRequestsLocked() // before discardQueueLocked, which removes begun batches
 	s.requests.discardQueueLocked(isHangUp(cause))
 	s.requests.failBatchCallbacksLocked()
@@ -270,7 +273,7 @@ func (pc *pendingCalls) failPendingLocked(cause error, unwritten bool) {
 			continue
 		}
 		pc.table.remove(c)
-		pc.completeCallLocked(c, now, nil, &ConnectionError{Written: written, Err: cause})
+		pc.completeCallLocked(c, now, nil, &ConnectionError{Written: written, Err: cause, message: c.message.messageSeq})
 	}
 }
 

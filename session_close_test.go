@@ -1013,6 +1013,7 @@ func TestBatchesAreAnsweredWhenASessionIsEndedForItsCost(t *testing.T) {
 					return nil, rpcx.ErrExcessiveCost
 				}})
 				opts.Limits = c.limits
+				opts.Limits.HideCost = true
 				s, w := newServed(t, opts)
 				w.say(c.say...)
 				time.Sleep(2 * time.Second)

@@ -180,6 +180,7 @@ func (r *reader) closeInput(err error) bool {
 	}
 	now := s.now()
 	s.input.closed, s.input.closeDeadline = true, after(now, limit)
+	s.calls.client.markLostLocked()
 	s.calls.failUnanswerableLocked()
 	if ss := s.streams.Load(); ss != nil {
 		ss.endLocked(s.endOfInput())

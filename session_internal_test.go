@@ -1176,7 +1176,7 @@ func (m *mayhem) run() {
 	l.Outbox = []int{0, 5000}[rng.IntN(2)]
 	l.CostDelay = []time.Duration{-1, 200 * time.Millisecond}[rng.IntN(2)]
 	l.CostError = 20
-	l.CostData = rng.IntN(2) == 0
+	l.HideCost = rng.IntN(2) == 0
 	if rng.IntN(2) == 0 && m.end != "drain" && m.end != "Shutdown" {
 		l.CostHard = 5000
 	} else {

@@ -178,10 +178,8 @@ func (fx *effects) runUnlocked(s *Session) {
 	}
 	for m := fx.finishedMessages.first; m != nil; {
 		next := m.nextFinished // before publishOutcome, after which a pooled message may be reused
-		f := m.future
 		m.nextFinished = nil
-		m.publishOutcome()
-		ended.add(f)
+		ended.add(m.publishOutcome())
 		m = next
 	}
 	ended.endHooksLater()

@@ -21,6 +21,8 @@ const (
 	fromTryNotify                 // as fromCaller, but never waits: without room, the error is errNoRoom
 	fromNobody                    // the session itself: never waits; without room, the error is errNoRoom
 	fromProgress                  // progress of a handler: as fromCaller, but not after the reply
+	fromClient                    // a notification of a Client: as fromCaller, and kept until it is written
+	fromProbe                     // a probe of a Client: never waits, also not for a slot
 )
 
 // errNoRoom is the error for a message that is not sent, because the outbox has no room and
@@ -84,12 +86,15 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 			s.effects.closeSession(err, 0)
 			return false, err
 		}
-	case fromTryNotify, fromNobody:
-		if err := w.checkSendableLocked(nil, from, nil); err != nil {
+	case fromTryNotify, fromNobody, fromProbe:
+		if err := w.checkSendableLocked(nil, from, register); err != nil {
 			return false, err
 		}
 		if !w.hasRoomNowLocked(len(sc.frame), from) {
 			return false, errNoRoom
+		}
+		if register != nil {
+			s.calls.limiter.takeSlot()
 		}
 	default:
 		if n := len(sc.frame); n >= weightStep && s.load.exceedsCeiling(n) {
@@ -107,6 +112,12 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 	if s.life.state >= stateClosing {
 		return false, s.closedErrorLocked()
 	}
+	if register != nil && register.givenUp != nil {
+		if register.expectsReply() {
+			s.calls.limiter.releaseSlot()
+		}
+		return false, register.givenUp
+	}
 	if register != nil {
 		s.calls.registerMessageLocked(register)
 		if register.mayRead = register.done != nil && register.stream == nil && s.reader.role.isLent(); !register.mayRead && register.expectsReply() {
@@ -114,7 +125,7 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 		}
 	}
 	s.cost.addTrafficLocked(size)
-	if from != fromNobody {
+	if from != fromNobody && from != fromProbe {
 		s.activity.markActiveLocked()
 	}
 	lent = w.lendWriteSide(len(sc.frame), w.mayWriteDirectlyLocked(from, register))
@@ -125,6 +136,9 @@ func (w *writer) enqueueFrameLocked(ctx context.Context, h *handlerContext, sc *
 	}
 	if register != nil {
 		register.messageSeq = w.queuedMessages
+	}
+	if from == fromClient {
+		s.calls.client.keepNoteLocked(w.queuedMessages)
 	}
 	s.stats.MessagesSent++
 	return lent, nil
@@ -139,7 +153,7 @@ func (w *writer) checkSendableLocked(h *handlerContext, from sendMode, m *pendin
 	switch {
 	case from == fromProgress && !h.mayProgressLocked():
 		return errHandlerReturned
-	case s.life.state == stateDraining && (from == fromCaller || from == fromTryNotify) && (h == nil || h.session != s):
+	case s.life.state == stateDraining && (from == fromCaller || from == fromTryNotify || from == fromClient) && (h == nil || h.session != s):
 		return ErrClosed // while draining, only running handlers may send
 	case s.life.state >= stateClosing:
 		return s.closedErrorLocked()
@@ -202,8 +216,8 @@ func (w *writer) waitInLineLocked(ctx context.Context, l *waitLine, h *handlerCo
 	}
 	err := l.waitTurn(ctx, (*locker)(s), func() (bool, error) {
 		err := w.checkSendableLocked(h, from, m)
-		if err == nil && m != nil && m.expired {
-			err = ErrTimeout
+		if err == nil && m != nil && m.givenUp != nil {
+			err = m.givenUp
 		}
 		return ready(), err
 	})
@@ -231,7 +245,7 @@ func (w *writer) hasRoomLocked(n int) bool {
 // hold s.mu.
 func (w *writer) hasRoomNowLocked(n int, from sendMode) bool {
 	w.s.mu.AssertHeld()
-	if from == fromNobody {
+	if from == fromNobody || from == fromProbe {
 		return w.hasRoom(n, w.s.limits.Outbox)
 	}
 	return len(w.roomLine.waiters) == 0 && w.hasRoomLocked(n) && (n < weightStep || !w.s.load.exceedsCeiling(n))

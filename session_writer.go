@@ -306,9 +306,12 @@ func (w *writer) writeLoop() {
 		w.writing = false
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
-			for i := 0; i < len(f.ends) && f.ends[i] <= n; i++ {
-				w.writtenMessages++
+			written := 0
+			for written < len(f.ends) && f.ends[written] <= n {
+				written++
 			}
+			w.writtenMessages += uint64(written)
+			s.calls.client.takeUnwrittenLocked(f, written, w.writtenMessages)
 			s.unlock()
 			w.waitForEndOfInput(err)
 			s.lock()
@@ -332,9 +335,14 @@ func (w *writer) writeLoop() {
 	if s.life.lingerWanted && w.isEmpty() {
 		w.lingerLocked()
 	}
+	if !w.isEmpty() {
+		s.calls.client.takeUnwrittenLocked(w.frameBuffer, 0, w.queuedMessages-uint64(len(w.ends)))
+	}
 	w.frameBuffer, w.inFlight, w.countedInFlight = nil, 0, 0
 	s.calls.failPendingLocked(s.life.closeCause, true)
+	client := s.calls.client
 	s.unlock()
+	client.returnNotes()
 	s.closeConn()
 	s.lock()
 	s.life.runningLoops--

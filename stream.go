@@ -54,6 +54,11 @@ type Subscription struct {
 	// of Next, or, when the queue is full, by a separate goroutine; meanwhile up to twice as
 	// many values wait. Key must not change or keep the value, and must not wait.
 	Key func(value json.RawMessage) string
+	// OnGap is called when a [Client] has subscribed again on another session: values may have
+	// been missed. The goroutine is that of Next, between the values before and after the gap. A
+	// subscription whose reply is the first value (Correlation.Current) has no gap if the new
+	// reply equals the last value. Default: nothing is called.
+	OnGap func(gap *GapError)
 }
 
 var (
@@ -63,7 +68,7 @@ var (
 	// ErrNoStreams is the error of [Subscribe], [StreamOf] and [CallProgress] on a Caller that
 	// receives no notifications: an [Exchange], the session of [Server.ServeMessage], a session
 	// with the protocol [Aiomas], or a Caller of another package. Nothing is sent.
-	ErrNoStreams = errors.New("rpcx: this Caller receives no notifications: streams need a Session whose protocol has them")
+	ErrNoStreams = errors.New("rpcx: this Caller receives no notifications: streams need a Session or a Client whose protocol has them")
 	// ErrStreamEnded is the error of [Stream.Next] when the reply has ended the subscription.
 	ErrStreamEnded = errors.New("rpcx: the reply has ended the stream")
 	// ErrStreamClosed is the error of [Stream.Next] after [Stream.Close].
@@ -148,16 +153,32 @@ func StreamOf[T any](c Caller, form *Correlation, id any) (*Stream[T], error) {
 	return &Stream[T]{q}, nil
 }
 
-// streamCaller is a Caller that receives notifications. A later Caller that reconnects can
-// implement streamCaller, too: the queue of a stream outlives its session.
+// streamCaller is a Caller that receives notifications.
 type streamCaller interface {
 	Caller
-	openStream(ctx context.Context, sub *Subscription) (*streamQueue, error)
-	claimStream(form *Correlation, id any) (*streamQueue, error)
+	openStream(ctx context.Context, sub *Subscription) (streamSource, error)
+	claimStream(form *Correlation, id any) (streamSource, error)
 	callWithProgress(ctx context.Context, form *Correlation, method string, params, result any, f func(q *streamQueue, value []byte) error) error
 }
 
 var _ streamCaller = (*Session)(nil)
+
+// streamSource is what a Stream reads: the queue of a session, or the queues of a Client, one
+// after the other.
+type streamSource interface {
+	next(ctx context.Context) ([]byte, error)
+	decode(value []byte, v any) error // of the value that next has returned
+	closeWith(reason error)
+	setMisuse(err error)
+	reason() error
+	droppedValues() uint64
+	streamID() json.RawMessage
+}
+
+var (
+	_ streamSource = (*streamQueue)(nil)
+	_ streamSource = (*clientStream)(nil)
+)
 
 // Stream is a subscription, read by one goroutine at a time. Each value is delivered once, in
 // the order of arrival, or counted by Dropped. See [Subscribe] and [StreamOf].
@@ -166,14 +187,15 @@ var _ streamCaller = (*Session)(nil)
 // requests and notifications that do. A notification of a known method without an id goes to
 // Options.Handler.
 type Stream[T any] struct {
-	queue *streamQueue
+	queue streamSource
 }
 
 // Next returns the next value, and waits until there is one. The end of ctx ends only the
 // wait, with the cause of ctx. The other errors end the stream:
 //
 //   - [ErrStreamEnded], if the reply has ended the subscription;
-//   - a [*ConnectionError], if the session has ended: dial, and subscribe again;
+//   - a [*ConnectionError], if the session has ended: dial, and subscribe again; for a
+//     stream of Subscribe on a [Client], if the client has ended;
 //   - [ErrStreamClosed] after Close;
 //   - [ErrSlowReader], with the policy EndStream;
 //   - a [*PeerEndError], if the peer has ended the subscription;
@@ -229,7 +251,7 @@ func (s *Stream[T]) Err() error {
 func (s *Stream[T]) Dropped() uint64 { return s.queue.droppedValues() }
 
 // ID returns the id of the subscription in JSON, or nil if the form has none.
-func (s *Stream[T]) ID() json.RawMessage { return s.queue.id }
+func (s *Stream[T]) ID() json.RawMessage { return s.queue.streamID() }
 
 // Close ends the stream, drops the queued values, and unsubscribes in the background. Close
 // waits for nothing, and always returns nil. Nothing is delivered after Close, and what the

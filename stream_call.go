@@ -73,7 +73,7 @@ func (s *Session) checkStreams() error {
 }
 
 // openStream implements [Subscribe].
-func (s *Session) openStream(ctx context.Context, sub *Subscription) (*streamQueue, error) {
+func (s *Session) openStream(ctx context.Context, sub *Subscription) (streamSource, error) {
 	if err := s.checkStreams(); err != nil {
 		return nil, err
 	}
@@ -81,6 +81,16 @@ func (s *Session) openStream(ctx context.Context, sub *Subscription) (*streamQue
 	if err != nil {
 		return nil, err
 	}
+	q, err := s.openQueue(ctx, sub, 1, nil)
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// openQueue makes the subscribing call of sub, which is resolved, and waits for the reply, if
+// the reply confirms the subscription. attempt and t are those of a Client, or 1 and nil.
+func (s *Session) openQueue(ctx context.Context, sub *Subscription, attempt int, t *sendTurn) (*streamQueue, error) {
 	q := newStreamQueue(s, sub.Correlation, sub.Method, queueLimits{sub.Queue, sub.Bytes, sub.Overflow, sub.Key})
 	call, params, err := s.beginStreamCall(ctx, q, sub.Params)
 	if err != nil {
@@ -93,9 +103,9 @@ func (s *Session) openStream(ctx context.Context, sub *Subscription) (*streamQue
 		}
 	}()
 	if call.kind == callListens {
-		err = s.startStreamCall(ctx, sub.Method, params, call)
+		_, err = s.startStreamCall(ctx, sub.Method, params, call, attempt)
 	} else {
-		err = s.callWithStream(ctx, sub.Method, params, call)
+		err = s.callWithStream(ctx, sub.Method, params, call, attempt, t)
 	}
 	if err != nil {
 		return nil, err
@@ -104,6 +114,24 @@ func (s *Session) openStream(ctx context.Context, sub *Subscription) (*streamQue
 		call.releaseSlot()
 	}
 	return q, nil
+}
+
+// startQueue is openQueue without waiting for the reply, which is that of the future.
+func (s *Session) startQueue(ctx context.Context, sub *Subscription) (*streamQueue, *Future, error) {
+	q := newStreamQueue(s, sub.Correlation, sub.Method, queueLimits{sub.Queue, sub.Bytes, sub.Overflow, sub.Key})
+	call, params, err := s.beginStreamCall(ctx, q, sub.Params)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := s.startStreamCall(ctx, sub.Method, params, call, 1)
+	if err != nil {
+		call.finishUnsent(err)
+		return nil, nil, err
+	}
+	if call.kind == callListens {
+		call.releaseSlot()
+	}
+	return q, f, nil
 }
 
 // beginStreamCall enters q as far as the id is known before the call. It returns the call
@@ -261,24 +289,23 @@ func (s *Session) awaitUnsubscribed(ctx context.Context, answered <-chan struct{
 }
 
 // callWithStream makes a call whose reply confirms a stream, and waits for the reply.
-func (s *Session) callWithStream(ctx context.Context, method string, params any, call *streamCall) error {
+func (s *Session) callWithStream(ctx context.Context, method string, params any, call *streamCall, attempt int, t *sendTurn) error {
 	if len(s.calls.hooks.onCall) > 0 {
-		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call)
+		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Attempt: attempt}, func(ctx context.Context, c *OutgoingCall) error {
+			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call, t)
 		})
 	}
-	return s.callAndWait(ctx, method, params, nil, nil, call)
+	return s.callAndWait(ctx, method, params, nil, nil, call, t)
 }
 
-// startStreamCall makes a call whose reply ends a stream, and does not wait for the reply.
-func (s *Session) startStreamCall(ctx context.Context, method string, params any, call *streamCall) error {
+// startStreamCall makes a call of a stream, and does not wait for the reply.
+func (s *Session) startStreamCall(ctx context.Context, method string, params any, call *streamCall, attempt int) (*Future, error) {
 	if len(s.calls.hooks.onCall) == 0 {
-		_, err := s.startCall(ctx, method, params, nil, call)
-		return err
+		return s.startCall(ctx, method, params, nil, call)
 	}
 	var err error
 	started := false
-	f := s.calls.hooks.startCall(ctx, &s.pool.Pool, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, h *hookedCall) (f *Future, _ error) {
+	f := s.calls.hooks.startCall(ctx, &s.pool.Pool, OutgoingCall{Session: s, Method: method, Params: params, Attempt: attempt}, func(ctx context.Context, h *hookedCall) (f *Future, _ error) {
 		started = true
 		f, err = s.startCall(ctx, h.Method, h.Params, h, call)
 		return f, err
@@ -286,7 +313,7 @@ func (s *Session) startStreamCall(ctx context.Context, method string, params any
 	if !started {
 		err = f.Err()
 	}
-	return err
+	return f, err
 }
 
 // registerLocked enters a call whose id is the id of the call, just before m is queued (I4).
@@ -463,7 +490,7 @@ func (ss *sessionStreams) unsubscribeLateLocked(id ID, result []byte, err error)
 }
 
 // claimStream implements [StreamOf].
-func (s *Session) claimStream(form *Correlation, id any) (*streamQueue, error) {
+func (s *Session) claimStream(form *Correlation, id any) (streamSource, error) {
 	if err := s.checkStreams(); err != nil {
 		return nil, err
 	}

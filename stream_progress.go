@@ -69,6 +69,11 @@ var errNotProgress = errors.New("rpcx: CallProgress needs a Correlation with Tok
 
 // callWithProgress implements [CallProgress]. f is called with each value.
 func (s *Session) callWithProgress(ctx context.Context, form *Correlation, method string, params, result any, f func(q *streamQueue, value []byte) error) error {
+	return s.attemptProgress(ctx, form, OutgoingCall{Method: method, Params: params, Attempt: 1}, result, nil, f)
+}
+
+// attemptProgress is callWithProgress for an attempt of a Client. t is its turn, or nil.
+func (s *Session) attemptProgress(ctx context.Context, form *Correlation, out OutgoingCall, result any, t *sendTurn, f func(q *streamQueue, value []byte) error) error {
 	if err := s.checkStreams(); err != nil {
 		return err
 	}
@@ -78,34 +83,37 @@ func (s *Session) callWithProgress(ctx context.Context, form *Correlation, metho
 	if !form.endsByReply() {
 		return errNotProgress
 	}
-	q := newStreamQueue(s, form, method, defaultQueueLimits)
+	q := newStreamQueue(s, form, out.Method, defaultQueueLimits)
 	q.progress = new(progressReader)
 	if h := handlerOf(ctx); h != nil && h.session == s {
 		q.progress.handler = h
 	}
-	call, params, err := s.beginStreamCall(ctx, q, params)
+	call, params, err := s.beginStreamCall(ctx, q, out.Params)
 	if err != nil {
 		return err
 	}
+	out.Session, out.Params = s, params
 	defer call.finishUnsent(ErrCancelled) // if a hook has failed or panicked
 	if len(s.calls.hooks.onCall) > 0 {
-		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndTakeProgress(ctx, c.Method, c.Params, c.Meta, result, call, f)
+		return s.calls.hooks.runCall(ctx, out, func(ctx context.Context, out *OutgoingCall) error {
+			return s.callAndTakeProgress(ctx, out, result, call, t, f)
 		})
 	}
-	return s.callAndTakeProgress(ctx, method, params, nil, result, call, f)
+	return s.callAndTakeProgress(ctx, &out, result, call, t, f)
 }
 
-// callAndTakeProgress is callWithProgress after the functions of Options.OnCall.
-func (s *Session) callAndTakeProgress(ctx context.Context, method string, params any, meta map[string]any, result any, call *streamCall, f func(q *streamQueue, value []byte) error) error {
-	c := s.pool.takeCall(s, method)
+// callAndTakeProgress is attemptProgress after the functions of Options.OnCall.
+func (s *Session) callAndTakeProgress(ctx context.Context, out *OutgoingCall, result any, call *streamCall, t *sendTurn, f func(q *streamQueue, value []byte) error) error {
+	c := s.pool.takeCall(s, out.Method)
 	m := &c.message
 	m.stream, call.queue.progress.call = call, m
-	if err := s.sendCall(ctx, m, params, meta); err != nil {
+	err := s.sendCall(ctx, m, out.Params, out.Meta)
+	t.pass()
+	if err != nil {
 		s.pool.putCall(c)
 		return err
 	}
-	err := s.takeProgress(ctx, m, call.queue, f)
+	err = s.takeProgress(ctx, m, call.queue, f)
 	if s.trace.ReplyReceived != nil {
 		m.calls[0].traceReply()
 	}

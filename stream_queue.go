@@ -19,7 +19,7 @@ import (
 // The bytes of a value belong to the queue, and are never used again: the reader has copied
 // them out of its input. Queues of equal subscriptions share the bytes, which nobody changes.
 type streamQueue struct {
-	session  *Session // the session now; a stream may outlive a session
+	session  *Session
 	form     *Correlation
 	method   string          // of the subscribing call; "" for StreamOf
 	id       json.RawMessage // set before the stream is returned to the user
@@ -205,6 +205,44 @@ func (q *streamQueue) finish(reason error, discard bool) {
 	}
 	q.signal()
 }
+
+// leave ends the queue, whose session goes on without the stream. Queued values stay.
+func (q *streamQueue) leave(reason error) {
+	s := q.session
+	s.lock()
+	if q.route != nil {
+		s.streams.Load().detachLocked(q)
+	}
+	s.unlock()
+	q.finish(reason, false)
+}
+
+// isRead reports whether the queue has ended and is empty.
+func (q *streamQueue) isRead() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.end != nil && q.count() == 0
+}
+
+// hasValues reports whether a value is queued.
+func (q *streamQueue) hasValues() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.count() > 0
+}
+
+// discard drops the queued values, and returns the number of dropped values so far.
+func (q *streamQueue) discard() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	dropped := q.dropped + uint64(q.count())
+	q.clear()
+	q.dropped = 0
+	return dropped
+}
+
+// streamID returns the id of the subscription, or nil.
+func (q *streamQueue) streamID() json.RawMessage { return q.id }
 
 // closeWith ends the stream on behalf of the user, and unsubscribes.
 func (q *streamQueue) closeWith(reason error) {

@@ -101,7 +101,7 @@ func (h *handlerContext) sendProgress(ctx context.Context, form *Correlation, to
 		if err != nil {
 			return err
 		}
-		return h.session.notifyCaller(ctx, fromProgress, form.Methods[0], params)
+		return h.session.notifyCaller(ctx, fromProgress, form.Methods[0], params, 1)
 	}
 }
 

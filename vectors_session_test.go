@@ -253,7 +253,7 @@ func newVectorSession(t *testing.T, role Role, opts *Options) (*Session, *farEnd
 }
 
 func startVectorSession(t *testing.T, conn transport, role Role, opts *Options) *Session {
-	opts.Limits.CostHandlerError = 100 // as in the original
+	opts.Limits.CostHandlerError, opts.Limits.HideCost = 100, true // as in the original
 	s := newSession(conn, mustResolveOptions(opts), role, &pool{}, &serverLoad{})
 	s.start()
 	t.Cleanup(func() {

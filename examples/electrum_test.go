@@ -57,7 +57,7 @@ func (s *electrumServer) start() {
 	s.out = bufio.NewReader(out)
 	cmd := s.cmd
 	s.t.Cleanup(func() {
-		if s.cmd == cmd { // not killed
+		if s.cmd == cmd { // neither killed nor stopped
 			s.stop()
 		}
 	})
@@ -75,6 +75,7 @@ func (s *electrumServer) start() {
 func (s *electrumServer) kill() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
+	s.cmd = nil
 }
 
 // stop ends the server, and looks for complaints in its log.
@@ -83,6 +84,7 @@ func (s *electrumServer) stop() {
 	if err := s.cmd.Wait(); err != nil {
 		s.t.Errorf("the server ended with %v", err)
 	}
+	s.cmd = nil
 	log := s.log.String()
 	if strings.Contains(log, " ERROR ") || strings.Contains(log, " WARN ") || s.t.Failed() {
 		s.t.Errorf("the server logged\n%s", log)

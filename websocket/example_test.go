@@ -43,6 +43,27 @@ func Example() {
 	// <nil>
 }
 
+// A client that reconnects, over WebSockets: Dial of this package fits ClientOptions.Connect,
+// and so does the method Dial of a [websocket.Dialer] with settings.
+func ExampleDial_client() {
+	router := rpcx.NewRouter()
+	router.Handle("echo", rpcx.Func(func(message string) string { return message }))
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+	web := httptest.NewServer(websocket.Handler(srv))
+	defer web.Close()
+
+	ctx := context.Background()
+	c := rpcx.NewClient(&rpcx.ClientOptions{
+		Addrs:   []string{strings.Replace(web.URL, "http://", "ws://", 1)},
+		Connect: websocket.Dial,
+	})
+	fmt.Println(rpcx.Call[string](ctx, c, "echo", rpcx.Args{"hello"}))
+	fmt.Println(c.Shutdown(ctx))
+	// Output:
+	// hello <nil>
+	// <nil>
+}
+
 // A web server with WebSockets ends with its context, which in a program is that of
 // [os/signal.NotifyContext]: calls and pages are finished first.
 func ExampleServeContext() {

@@ -39,7 +39,8 @@
 //
 // http:// and https:// mean the same as ws:// and wss://. [Dialer] has headers, TLS and
 // proxies, which open a tunnel. If the server does not accept the WebSocket, the error is a
-// [*StatusError].
+// [*StatusError]. For a client that reconnects, set Connect of [rpcx.ClientOptions] to Dial,
+// or to the Dial of a Dialer.
 //
 // # Messages
 //
@@ -183,6 +184,12 @@ type CloseError struct {
 
 func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed the WebSocket with code %d %q", e.Code, e.Reason)
+}
+
+// GoingAway reports whether the peer goes away, or restarts: codes 1001 and 1012. An
+// [rpcx.Client] then tries the next address at once.
+func (e *CloseError) GoingAway() bool {
+	return e.Code == int(websocket.StatusGoingAway) || e.Code == int(websocket.StatusServiceRestart)
 }
 
 // Is reports whether target is io.EOF after an orderly close, and io.ErrUnexpectedEOF

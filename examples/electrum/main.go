@@ -1,9 +1,11 @@
 // Electrum is a server of the Electrum protocol, versions 1.4 to 1.4.2, over a small
 // Bitcoin chain that it makes itself: regtest, the network for tests on one machine. The
-// Electrum wallet takes it for a real one.
+// Electrum wallet takes it for a real one. Electrum is also a client of such servers, which
+// follows the newest header and an address.
 //
 //	go run ./examples/electrum server -listen tcp://127.0.0.1:50001 -mine 10s
 //	electrum --regtest -s 127.0.0.1:50001:t --oneserver
+//	go run ./examples/electrum client -connect tcp://127.0.0.1:50001 -address ADDRESS
 //
 // The server reads commands, and prints a line for each:
 //
@@ -15,6 +17,17 @@
 // Transactions of clients are checked for their form, their inputs and their sums.
 // Scripts and signatures are not checked: the coins are worth nothing, and anybody can
 // spend anything.
+//
+// The client takes several servers (-connect A -connect B), and goes on with the next when
+// one is lost. It prints a line for each:
+//
+//	state S            of the connection: connecting, ready, backoff or closed, and why
+//	connected to A     the server's address, its software and the version of the protocol
+//	header N, HASH     the newest block
+//	status HASH        of the address, which changes with each of its transactions
+//	gap in the …       headers or statuses may have been missed
+//
+// If header and status are the same at the next server, nothing is printed.
 package main
 
 import (
@@ -49,10 +62,13 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
-	if len(args) > 0 && args[0] == "server" {
+	switch {
+	case len(args) > 0 && args[0] == "server":
 		return runServer(ctx, args[1:], in, out)
+	case len(args) > 0 && args[0] == "client":
+		return runClient(ctx, args[1:], out)
 	}
-	return errors.New("usage: electrum server [flags], with -help for the flags")
+	return errors.New("usage: electrum server|client [flags], with -help for the flags")
 }
 
 // addresses is a flag that may be given several times.

@@ -34,6 +34,11 @@
 //
 //	go run ./examples/stress -hub -svg hub.svg # some three minutes
 //	go run ./examples/stress -hub -short       # a quarter of a minute
+//
+// With -return, Stress ends the server of many clients that reconnect (return.go):
+//
+//	go run ./examples/stress -return -svg return.svg # some three minutes
+//	go run ./examples/stress -return -short          # half a minute
 package main
 
 import (
@@ -63,6 +68,7 @@ func main() {
 	short := flag.Bool("short", false, "a short form, in which latency is only looked at roughly")
 	withAttacks := flag.Bool("attacks", false, "make one attack after the other, each on a server of its own")
 	withHub := flag.Bool("hub", false, "publish to 10,000 sessions, 1,000 of which do not read; with -short to a tenth of that")
+	withReturn := flag.Bool("return", false, "end the server of 10,000 clients that reconnect, and look at their return; with -short of a tenth of them; without -time")
 	only := flag.String("only", "", "with -attacks, a regular expression for their names")
 	flag.Parse()
 	if *length <= 0 {
@@ -96,9 +102,17 @@ func main() {
 		serveHub()
 	case hubClientsRole:
 		runHubClients()
+	case returnServerRole:
+		serveReturn()
+	case returnClientsRole:
+		runReturnClients()
 	case "":
 		if *withHub {
 			err = runHub(ctx, os.Stdout, *length, *short, *svg)
+			break
+		}
+		if *withReturn {
+			err = runReturn(ctx, os.Stdout, *short, *svg)
 			break
 		}
 		if *withAttacks {

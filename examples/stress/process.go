@@ -18,6 +18,9 @@ const (
 
 	hubServerRole  = "hub-server"
 	hubClientsRole = "hub-clients"
+
+	returnServerRole  = "return-server"
+	returnClientsRole = "return-clients"
 )
 
 // process is another process of this program, with a session. Either side may call the
@@ -63,6 +66,16 @@ func (p *process) stop(err error) error {
 		err = errors.Join(err, fmt.Errorf("the %s: %w", p.role, failed))
 	}
 	return err
+}
+
+// kill ends the process at once, and waits for the end.
+func (p *process) kill() error {
+	if err := p.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-p.Done()
+	_ = p.cmd.Wait() // says that the process was killed
+	return nil
 }
 
 // control returns the session of a child process with the parent. The session ends when
