@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -225,4 +226,40 @@ func (c *pausedNetConn) Read(b []byte) (int, error) {
 	c.paused.pause()
 	c.paused.goOn()
 	return n, err
+}
+
+// cutConn is the way to a server in this process, which can be cut.
+type cutConn struct {
+	server nats.InProcessConnProvider
+
+	mu    sync.Mutex
+	isCut bool
+	conns []net.Conn
+}
+
+func (c *cutConn) InProcessConn() (net.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isCut {
+		return nil, errors.New("cut")
+	}
+	conn, err := c.server.InProcessConn()
+	c.conns = append(c.conns, conn)
+	return conn, err
+}
+
+func (c *cutConn) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isCut = true
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+	c.conns = nil
+}
+
+func (c *cutConn) mend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isCut = false
 }
