@@ -61,9 +61,3 @@ func (d *delays) addLocked(inbox string, s *senderClock) {
 	}
 	d.senders[strings.Clone(inbox)] = s
 }
-
-// senderOf returns the part of a reply subject that is the same for all messages of a
-// sender.
-func senderOf(reply string) string {
-	return reply[:strings.LastIndexByte(reply, '.')+1]
-}

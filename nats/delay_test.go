@@ -5,8 +5,6 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 func TestDelaysOfClocksThatDiffer(t *testing.T) {
@@ -50,33 +48,4 @@ func TestDelaysAreBounded(t *testing.T) {
 	if n := len(d.senders); n != maxSenders {
 		t.Errorf("%d senders, want %d", n, maxSenders)
 	}
-}
-
-func TestSenderOf(t *testing.T) {
-	for reply, want := range map[string]string{"": "", "x": "", "_INBOX.a.1": "_INBOX.a.", ".": "."} {
-		if got := senderOf(reply); got != want {
-			t.Errorf("%q: %q, want %q", reply, got, want)
-		}
-	}
-}
-
-func FuzzTimeHeader(f *testing.F) {
-	for _, value := range []string{"", "1", "1 2", "-1", "1 -1", "99999999999999999999", "1  2", "1 2 3", "+1", "0x1"} {
-		f.Add(value)
-	}
-	f.Fuzz(func(t *testing.T, value string) {
-		sent, left, limited, known := timeOf(nats.Header{timeHeader: {value}})
-		if !known {
-			return
-		}
-		const longest = maxLeft * time.Millisecond
-		if sent < 0 || sent > longest || left < 0 || left > longest || !limited && left != 0 {
-			t.Errorf("%q: %v, %v, %t", value, sent, left, limited)
-		}
-		h := make(nats.Header)
-		setTime(h, sent, left, limited)
-		if s, l, lim, known := timeOf(h); s != sent || l != left || lim != limited || !known {
-			t.Errorf("%q: %v, %v, %t and then %v, %v, %t", value, sent, left, limited, s, l, lim)
-		}
-	})
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +21,8 @@ const maxRepeats = 2
 // the last segment of its subjects is the number of the request.
 type requester struct {
 	config *Config
-	inbox  string    // subject of the replies, up to the number
-	start  time.Time // zero of the clock of timeHeader
+	inbox  string    // subject of the replies, up to replyMark
+	start  time.Time // zero of the clock for the time of sending
 	known  *directory
 	subs   []*nats.Subscription
 	status chan nats.Status
@@ -38,7 +37,7 @@ type requester struct {
 // with the connection.
 func newRequester(c *Config) (*requester, error) {
 	r := &requester{
-		config: c, inbox: c.Conn.NewInbox() + ".", start: time.Now(), known: newDirectory(c.Announce),
+		config: c, inbox: c.Conn.NewInbox(), start: time.Now(), known: newDirectory(c.Announce),
 		pending: make(map[uint64]chan *nats.Msg),
 	}
 	r.status = c.Conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
@@ -46,7 +45,7 @@ func newRequester(c *Config) (*requester, error) {
 		subject string
 		receive nats.MsgHandler
 	}{
-		{r.inbox + "*", r.receive},
+		{r.inbox + replyMark + "*.*.*", r.receive},
 		{c.subject(announceSubject), func(m *nats.Msg) { r.known.note(string(m.Data)) }},
 	} {
 		sub, err := c.Conn.Subscribe(s.subject, s.receive)
@@ -101,12 +100,10 @@ func (r *requester) loseAll() {
 
 // receive passes a reply to the request.
 func (r *requester) receive(m *nats.Msg) {
-	n, err := strconv.ParseUint(m.Subject[len(r.inbox):], 36, 64)
-	if err != nil {
-		return
-	}
-	if reply := r.remove(n); reply != nil {
-		reply <- m // has room
+	if subject, ok := parseReplySubject(m.Subject); ok {
+		if reply := r.remove(subject.n); reply != nil {
+			reply <- m // has room
+		}
 	}
 }
 
@@ -165,12 +162,17 @@ func (r *requester) request(ctx context.Context, subject string, h nats.Header, 
 
 // requestOnce sends m once.
 func (r *requester) requestOnce(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	now := time.Now()
+	left, err := timeLeft(ctx, now)
+	if err != nil {
+		return nil, err
+	}
 	n, replies, err := r.add()
 	if err != nil {
 		return nil, err
 	}
-	m.Reply = r.inbox + strconv.FormatUint(n, 36)
-	if err := r.send(ctx, m); err != nil {
+	m.Reply = string(appendReplySubject(make([]byte, 0, 64), r.inbox, n, now.Sub(r.start), left))
+	if err := r.send(m); err != nil {
 		r.remove(n)
 		return nil, err
 	}
@@ -189,23 +191,33 @@ func (r *requester) requestOnce(ctx context.Context, m *nats.Msg) (*nats.Msg, er
 	}
 }
 
-// notify sends msg, which has no reply, to one worker.
-func (r *requester) notify(ctx context.Context, subject string, h nats.Header, msg []byte) error {
-	return r.send(ctx, &nats.Msg{Subject: r.config.subject(subject), Header: h, Data: msg})
+// timeLeft returns the time until the deadline of ctx, or 0 if there is none. If ctx has
+// ended, the error is its cause.
+func timeLeft(ctx context.Context, now time.Time) (time.Duration, error) {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return 0, nil
+	}
+	left := deadline.Sub(now)
+	if left <= 0 { // the timer of ctx is late
+		return 0, context.DeadlineExceeded
+	}
+	return left, nil
 }
 
-// send publishes m. The error is a *requestError, or the cause of ctx.
-func (r *requester) send(ctx context.Context, m *nats.Msg) error {
-	deadline, limited := ctx.Deadline()
-	now := time.Now()
-	left := deadline.Sub(now)
-	if limited && left <= 0 || ctx.Err() != nil {
-		if ctx.Err() == nil {
-			return context.DeadlineExceeded // the timer of ctx is late
-		}
+// notify sends msg, which has no reply, to one worker.
+func (r *requester) notify(ctx context.Context, subject string, h nats.Header, msg []byte) error {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	setTime(m.Header, now.Sub(r.start), left, limited)
+	return r.send(&nats.Msg{Subject: r.config.subject(subject), Header: h, Data: msg})
+}
+
+// send publishes m. The error is a *requestError.
+func (r *requester) send(m *nats.Msg) error {
 	return publishError(r.config.Conn, len(m.Data), r.config.Conn.PublishMsg(m))
 }
 
@@ -229,9 +241,12 @@ func publishError(conn *nats.Conn, size int, err error) error {
 // maxPayloadField is the name of the limit of a message, in errors.
 const maxPayloadField = "max_payload of the NATS server, with headers"
 
-// headers returns the headers for a message. s is the session of a gateway's client, or nil.
+// headers returns the headers for a message, or nil for none. s is the session of a gateway's client, or nil.
 func (r *requester) headers(ctx context.Context, s *rpcx.Session) (nats.Header, error) {
-	h := make(nats.Header, 4)
+	if r.config.Header == nil && (r.config.Peer == nil || s == nil) {
+		return nil, nil
+	}
+	h := make(nats.Header)
 	if c := r.config; c.Header != nil {
 		if err := addHeaders(h, c.Header(ctx), "Header"); err != nil {
 			return nil, err

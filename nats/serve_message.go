@@ -1,7 +1,6 @@
 package natsrpcx
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"time"
@@ -54,9 +53,9 @@ func (w *worker) handle(m *nats.Msg) {
 			w.refuse(m, errTooLate)
 			return
 		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, left)
-		defer cancel()
+		limitedCtx := &deadlineContext{parent: ctx, deadline: time.Now().Add(left)}
+		defer limitedCtx.release()
+		ctx = limitedCtx
 	}
 	x := &exchange{msg: m, maxSize: int(w.config.Conn.MaxPayload()) - replyRoom}
 	if w.config.Admit != nil {
@@ -94,12 +93,12 @@ func (w *worker) handle(m *nats.Msg) {
 
 // timeLeft returns the time until the deadline of m's sender, as far as is known.
 func (w *worker) timeLeft(m *nats.Msg) (left time.Duration, limited bool) {
-	sent, left, limited, known := timeOf(m.Header)
-	if !known || m.Reply == "" { // without a reply, the sender is unknown
-		return left, known && limited
+	r, ok := parseReplySubject(m.Reply)
+	if !ok {
+		return 0, false
 	}
-	delay := w.delays.estimate(senderOf(m.Reply), time.Since(w.start), sent)
-	return left - delay, limited
+	delay := w.delays.estimate(r.inbox, time.Since(w.start), r.sent)
+	return r.left - delay, r.left > 0
 }
 
 // refuse answers m as a whole with e.

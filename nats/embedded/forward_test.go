@@ -114,10 +114,10 @@ func TestAWorkerLearnsOfTheClientByHeaders(t *testing.T) {
 		}))
 		startWork(t, serverOf(r), c)
 		s := pipeGateway(t, c, rpcx.Options{Context: func(ctx context.Context, req *rpcx.Request) context.Context {
-			req.Session().SetValue("name", "al\r\nRpcx-Time: 1\x00ice")
+			req.Session().SetValue("name", "al\r\nRpcx-Not-Started: 1\x00ice")
 			return ctx
 		}}, nil)
-		if got, err := rpcx.Call[string](t.Context(), s, "headers", nil); err != nil || got != `"al  Rpcx-Time: 1 ice" "gateway headers" 3` {
+		if got, err := rpcx.Call[string](t.Context(), s, "headers", nil); err != nil || got != `"al  Rpcx-Not-Started: 1 ice" "gateway headers" 2` {
 			t.Errorf("%s, %v", got, err)
 		}
 		client := dial(t, c, &rpcx.Options{OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
@@ -125,7 +125,7 @@ func TestAWorkerLearnsOfTheClientByHeaders(t *testing.T) {
 				return context.WithValue(ctx, traceKey{}, "call"), nil, nil
 			},
 		}})
-		if got, err := rpcx.Call[string](t.Context(), client, "headers", nil); err != nil || got != `"" "call" 2` {
+		if got, err := rpcx.Call[string](t.Context(), client, "headers", nil); err != nil || got != `"" "call" 1` {
 			t.Errorf("%s, %v", got, err)
 		}
 		if natsrpcx.Message(s) != nil {

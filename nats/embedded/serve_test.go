@@ -597,12 +597,19 @@ func TestAPlainRequestOfNATS(t *testing.T) {
 				t.Errorf("%s: %s, want %s", request, reply.Data, want)
 			}
 		}
-		malformed := &nats.Msg{Subject: "rpc.sum", Data: []byte(`{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":1}`)}
-		for _, value := range []string{"", " ", "x", "-1", "1 -1", "1 99999999999999999999", "1 2 3"} {
-			malformed.Header = nats.Header{"Rpcx-Time": {value}}
-			if reply, err := c.Conn.RequestMsg(malformed, time.Minute); err != nil || !strings.Contains(string(reply.Data), `"result":3`) {
-				t.Errorf("with the time %q: %v", value, err)
+		for _, reply := range []string{"x", "x.rpcx.1.2.3.4", "x.rpcx.1.zzzzzzzzzzzzz.1", "x.rpcx.1.0.0"} {
+			sub, err := c.Conn.SubscribeSync(reply)
+			if err != nil {
+				t.Fatal(err)
 			}
+			request := &nats.Msg{Subject: "rpc.sum", Reply: reply, Data: []byte(`{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":1}`)}
+			if err := c.Conn.PublishMsg(request); err != nil {
+				t.Fatal(err)
+			}
+			if m, err := sub.NextMsg(time.Minute); err != nil || !strings.Contains(string(m.Data), `"result":3`) {
+				t.Errorf("with the reply subject %q: %v", reply, err)
+			}
+			sub.Unsubscribe()
 		}
 	})
 }
