@@ -29,7 +29,7 @@ import (
 // [Session.Conn] returns conn, which may be nil. Optional methods of conn are:
 //
 //   - RemoteAddr() net.Addr is the result of [Session.RemoteAddr].
-//   - Group() string is the name of the exchange's group, in place of Limits.Group.
+//   - Group() string is the name of the exchange's group if Limits.Group is nil or returns "".
 //   - MaxMessage() int is the size of the largest reply, as for a [SizeLimiter].
 //   - Admitted() bool reports that the exchange needs no [Session.Admit]. Otherwise a server
 //     with Options.Gate gives each request to Gate, in each exchange anew.
@@ -133,11 +133,13 @@ func (s *Session) workerTask() func() {
 
 // group returns the name of the group of the exchange.
 func (x *exchange) group() string {
+	if group := x.session.limits.Group; group != nil {
+		if name := group(x.session); name != "" {
+			return name
+		}
+	}
 	if conn, ok := x.conn.(interface{ Group() string }); ok {
 		return conn.Group()
-	}
-	if group := x.session.limits.Group; group != nil {
-		return group(x.session)
 	}
 	return ""
 }
