@@ -353,12 +353,17 @@ type ConnectionError struct {
 	// ErrClosed if this side did.
 	Err error
 
-	isStream bool
+	isStream    bool
+	isRoundTrip bool // the error of a RoundTripper
 }
 
 func (e *ConnectionError) Error() string {
 	how := "request not written"
 	switch {
+	case e.isRoundTrip && e.Written:
+		return fmt.Sprintf("no reply to the request: %v", e.Err)
+	case e.isRoundTrip:
+		return fmt.Sprintf("request not sent: %v", e.Err)
 	case e.isStream:
 		how = "end of the stream"
 	case e.Written:

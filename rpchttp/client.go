@@ -1,0 +1,189 @@
+package rpchttp
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+
+	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
+)
+
+// Client makes calls over HTTP. It is an [rpcx.Caller]: each call, notification or batch is
+// the body of one POST, and the body of the response is the reply. The methods are those of
+// [rpcx.Exchange], may be called from any goroutine, and [rpcx.Call], [rpcx.Remote] and
+// [rpcx.BindProxy] take a Client. Limits.Outgoing bounds the requests at the same time, and
+// so the connections. Messages have no order.
+//
+// # Errors
+//
+// The errors are those of [rpcx.Exchange.Call]. A reply in JSON-RPC counts whatever the
+// status. If the body is anything else, the error wraps a [*StatusError]. A call that is
+// answered with nothing, by 204 for example, fails with [rpcx.ErrNoResponse]; for a
+// notification nothing is the usual answer. Written of the [rpcx.ConnectionError] is false
+// only if the server has not received the whole message.
+//
+// # Repetition
+//
+// Within the call's context, and at most Dialer.Retries times, a message is sent again if
+//
+//   - it was not sent as a whole: the server could not be reached, or the connection broke;
+//   - the server has not started it, by [rpcx.Error.NotStarted]: all calls of a batch;
+//   - all its methods are Idempotent, and no reply has come, or one with the status 429,
+//     502, 503 or 504 (for the last three, without a JSON-RPC body).
+//
+// The status alone does not allow it: a proxy answers 503 also if a server broke off after
+// it had the request. The wait before is what the server asks for by Retry-After. If that
+// is longer than Dialer.MaxRetryWait or than the rest of the context, the call fails at
+// once. A certificate or a name that is wrong is not tried again.
+//
+// # Progress
+//
+// The reply may be a stream of server-sent events: messages of the server before the
+// response, and then the response, which ends the call. Options.Handler of the Client, inside
+// Options.Middleware, is called with each notification, one after the other, before the call
+// returns. If Handler is nil, the notifications are dropped, and the server is not asked for
+// events. The context has the values of the caller's context, so that a handler can tell
+// calls apart. While a handler runs, the stream is not read. After the end of the call's
+// context, a handler may still run. A request of the server is logged and dropped: it cannot
+// be answered.
+type Client struct {
+	*rpcx.Exchange
+}
+
+var _ rpcx.Caller = (*Client)(nil)
+
+// transport is the RoundTripper of a Client.
+type transport struct {
+	Dialer                // settings
+	client   *http.Client // for the requests
+	template http.Request // without a context and a body; its parts are shared unless copies is set
+	copies   bool         // requests get copies of the template's parts, because others may change them
+	protocol rpcx.Protocol
+	maxBatch int
+	events   eventHandler
+	closed   atomic.Bool
+}
+
+func newTransport(d *Dialer, client *http.Client, u *url.URL, opts *rpcx.Options) *transport {
+	t := &transport{Dialer: *d, client: client, protocol: rpcx.JSONRPCv2, events: newEventHandler(opts)}
+	if opts != nil {
+		t.maxBatch = opts.Limits.Batch
+		if opts.Protocol != nil {
+			t.protocol = opts.Protocol
+		}
+	}
+	if t.maxBatch == 0 {
+		t.maxBatch = 10_000
+	}
+	header := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}}
+	if t.events.handler != nil {
+		header.Set("Accept", "application/json, text/event-stream")
+	}
+	if d.Compress {
+		header.Set("Accept-Encoding", "gzip")
+	}
+	for name, values := range d.Header {
+		header[http.CanonicalHeaderKey(name)] = append([]string(nil), values...)
+	}
+	t.template = http.Request{Method: http.MethodPost, URL: u, Host: header.Get("Host"), Header: header}
+	header.Del("Host")
+	t.copies = d.Client != nil || d.Auth != nil || d.Compress || d.Meta
+	return t
+}
+
+// RoundTrip implements [rpcx.RoundTripper].
+func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
+	content, compressed := t.compress(msg)
+	for attempt := 0; ; attempt++ {
+		o, err := t.post(ctx, msg, content, compressed)
+		if attempt == t.retries() || !t.mayRepeat(msg, &o, err) || !t.waitToRepeat(ctx, attempt, &o, err) {
+			t.closeIfClosed()
+			return o.reply, err
+		}
+	}
+}
+
+// outcome is what a server has answered to a message.
+type outcome struct {
+	reply  []byte // nil for none
+	status int
+	header http.Header
+}
+
+// post sends msg once. content is msg as it is sent.
+func (t *transport) post(ctx context.Context, msg, content []byte, compressed bool) (outcome, error) {
+	d := &delivery{content: content}
+	r, err := t.newRequest(ctx, d, compressed)
+	if err != nil {
+		return outcome{}, &sendError{err: err, final: true}
+	}
+	response, err := t.client.Do(r)
+	if err != nil {
+		return outcome{}, d.errorFor(err)
+	}
+	defer response.Body.Close()
+	o := outcome{status: response.StatusCode, header: response.Header}
+	o.reply, err = t.readReply(ctx, response, msg)
+	return o, err
+}
+
+// newRequest returns the request for d.
+func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool) (*http.Request, error) {
+	var r *http.Request
+	if t.copies {
+		r = t.template.Clone(ctx)
+	} else {
+		r = t.template.WithContext(ctx)
+	}
+	r.Body, r.GetBody, r.ContentLength = &messageBody{delivery: d}, d.newBody, int64(len(d.content))
+	if compressed {
+		r.Header.Set("Content-Encoding", "gzip")
+	}
+	if t.Meta {
+		addTraceHeaders(ctx, r.Header)
+	}
+	if t.Auth == nil {
+		return r, nil
+	}
+	return r, t.Auth(ctx, r)
+}
+
+// Close implements [rpcx.RoundTripper].
+func (t *transport) Close() error {
+	t.closed.Store(true)
+	t.closeIfClosed()
+	return nil
+}
+
+// closeIfClosed closes idle connections after Close. A RoundTrip that was running then may
+// have left a connection.
+func (t *transport) closeIfClosed() {
+	if t.closed.Load() && t.Dialer.Client == nil {
+		t.client.CloseIdleConnections()
+	}
+}
+
+// decode decodes a message of either side.
+func (t *transport) decode(m *rpcx.Message, text []byte) { t.protocol.Decode(m, text, t.maxBatch) }
+
+// sendError is the error of a request without a response. It implements [rpcx.SentError].
+type sendError struct {
+	err   error
+	sent  bool
+	final bool // another attempt would fail in the same way
+}
+
+func (e *sendError) Error() string { return bounded.Text(e.err.Error()) }
+func (e *sendError) Unwrap() error { return e.err }
+func (e *sendError) Sent() bool    { return e.sent }
+
+// errorFor returns the error for err, an error of http.Client.Do.
+func (d *delivery) errorFor(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // without the URL, which may have secrets
+	}
+	return &sendError{err: err, sent: d.sent.Load() && !closedWhileIdle(err), final: isFinal(err)}
+}

@@ -1,0 +1,153 @@
+package rpchttp
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
+)
+
+// readReply returns the reply to msg in the response, or nil if the server had nothing to
+// say.
+func (t *transport) readReply(ctx context.Context, response *http.Response, msg []byte) ([]byte, error) {
+	body, err := t.newReplyReader(response)
+	if err != nil {
+		return nil, err
+	}
+	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	success := response.StatusCode/100 == 2
+	if success && mediaType == "text/event-stream" {
+		return t.readEvents(ctx, response, body, msg)
+	}
+	text, err := body.readAll(response.ContentLength)
+	tooLarge := false
+	if _, tooLarge = errors.AsType[*rpcx.SizeError](err); tooLarge && !success {
+		err = nil // the beginning will do
+	}
+	if err != nil {
+		return nil, err
+	}
+	first := bytes.TrimLeft(text, " \t\r\n")
+	switch {
+	case tooLarge:
+	case success && len(first) == 0:
+		return nil, nil
+	case success && (first[0] == '{' || first[0] == '[' || !isText(mediaType)):
+		return text, nil
+	case success && (response.StatusCode == http.StatusAccepted || response.StatusCode == http.StatusNoContent):
+		return nil, nil
+	case !success && t.isReply(text):
+		return text, nil
+	}
+	return nil, newStatusError(response, text)
+}
+
+// isText reports whether a body of the type, which begins with no brace or bracket, is
+// text. Of other types it may be a reply of a protocol other than JSON-RPC.
+func isText(mediaType string) bool {
+	return mediaType == "" || strings.HasPrefix(mediaType, "text/")
+}
+
+// isReply reports whether text has a response. JSON of other kinds is usual in answers with
+// an error's status.
+func (t *transport) isReply(text []byte) bool {
+	var m rpcx.Message
+	t.decode(&m, text)
+	return slices.ContainsFunc(m.Items, func(item rpcx.Item) bool { return item.Kind == rpcx.KindResponse })
+}
+
+// replyReader reads the body of a response, decompressed. Both the received and the
+// decompressed size are limited.
+type replyReader struct {
+	wire  io.LimitedReader // of the received bytes: at most one more than the limit
+	plain io.Reader        // &wire, or what decompresses wire
+	limit int
+}
+
+// newReplyReader returns the replyReader for the body of a response.
+func (t *transport) newReplyReader(response *http.Response) (*replyReader, error) {
+	r := &replyReader{limit: t.maxSize()}
+	r.wire = io.LimitedReader{R: response.Body, N: int64(r.limit) + 1}
+	r.plain = &r.wire
+	switch encoding := strings.ToLower(response.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+	case "gzip", "x-gzip":
+		if response.ContentLength != 0 {
+			r.plain = &gzipReader{wire: &r.wire}
+			response.ContentLength = -1 // unknown
+		}
+	default:
+		return nil, fmt.Errorf("the reply has the Content-Encoding %q, which was not asked for", bounded.Excerpt(encoding))
+	}
+	return r, nil
+}
+
+// tooLarge returns the error for a reply over the limit.
+func (r *replyReader) tooLarge(size int) error {
+	return fmt.Errorf("read the reply: %w", &rpcx.SizeError{Size: size, Limit: r.limit, Field: "Dialer.MaxSize"})
+}
+
+// readAll reads the whole body. declared is its size, or -1 if unknown. If the body is too
+// large, readAll also returns its beginning, unless the declared size says so.
+func (r *replyReader) readAll(declared int64) ([]byte, error) {
+	if declared > int64(r.limit) {
+		text := make([]byte, min(maxStatusBody, r.limit))
+		n, _ := io.ReadFull(r.plain, text)
+		return text[:n], r.tooLarge(int(min(declared, math.MaxInt)))
+	}
+	const start = 512
+	size := int64(start)
+	if declared >= 0 {
+		size = min(declared+1, 64<<10) // the server has to send more before it gets more memory
+	}
+	text := make([]byte, 0, size)
+	for {
+		if len(text) == cap(text) {
+			text = append(text, 0)[:len(text)]
+		}
+		n, err := r.plain.Read(text[len(text):min(cap(text), r.limit+1)])
+		text = text[:len(text)+n]
+		switch {
+		case len(text) > r.limit || r.wire.N <= 0:
+			return text[:min(len(text), r.limit)], r.tooLarge(0)
+		case err == io.EOF:
+			return text, nil
+		case err != nil:
+			return nil, readError(err)
+		}
+	}
+}
+
+// readError returns the error for err, an error of reading a reply.
+func readError(err error) error {
+	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) {
+		return fmt.Errorf("decompress the reply: %w", err)
+	}
+	return &sendError{err: fmt.Errorf("read the reply: %w", err), sent: true}
+}
+
+// gzipReader decompresses a body. It reads the header of the gzip format with the first Read.
+type gzipReader struct {
+	wire *io.LimitedReader
+	gzip *gzip.Reader
+}
+
+func (r *gzipReader) Read(p []byte) (int, error) {
+	if r.gzip == nil {
+		var err error
+		if r.gzip, err = gzip.NewReader(r.wire); err != nil {
+			return 0, err
+		}
+	}
+	return r.gzip.Read(p)
+}
