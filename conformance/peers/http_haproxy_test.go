@@ -1,0 +1,477 @@
+//go:build unix
+
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"example.com/rpcx"
+	"example.com/rpcx/internal/interoptest"
+	"example.com/rpcx/rpchttp"
+)
+
+// haproxyConfig forwards to one server as long as its path /ready says 200. The path /admin
+// is not for clients.
+const haproxyConfig = `
+global
+    maxconn 500
+defaults
+    mode http
+    option forwardfor
+    timeout connect 30s
+    timeout client 60s
+    timeout server 60s
+frontend web
+    bind fd@3
+    http-request deny deny_status 403 if { path_beg /admin }
+    default_backend rpc
+backend rpc
+    option httpchk GET /ready
+    http-check expect status 200
+    http-reuse always
+    server a %s check inter 20ms fall 1 rise 1
+`
+
+// behindHAProxy is a web server of ours with HAProxy in front.
+type behindHAProxy struct {
+	addr         string // of HAProxy
+	direct       string // of the web server
+	rpc          atomic.Pointer[rpchttp.Handler]
+	pretendReady atomic.Bool
+
+	mu      sync.Mutex
+	handled map[string]int // how often each method was handled, and the path /admin
+}
+
+// startHAProxy starts the web server and HAProxy. The web server believes the header
+// X-Forwarded-For of 127.0.0.1.
+func startHAProxy(t *testing.T) *behindHAProxy {
+	t.Helper()
+	program := interoptest.Program(t, "apt-get install haproxy", "haproxy", "/usr/sbin")
+	b := &behindHAProxy{handled: make(map[string]int)}
+	b.restart()
+	web := httptest.NewServer(b.paths())
+	t.Cleanup(func() {
+		web.Close()
+		b.rpc.Load().Server.Close()
+		b.rpc.Load().Server.Wait(context.Background())
+	})
+	b.direct = strings.TrimPrefix(web.URL, "http://")
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // HAProxy has its own
+	file, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	b.addr = l.Addr().String()
+	config := writeFile(t, t.TempDir(), "haproxy.cfg", fmt.Sprintf(haproxyConfig, b.direct))
+	cmd := interoptest.Command(t, program, "-db", "-f", config)
+	if cmd.Dir, err = os.Getwd(); err != nil { // the path of the file may be relative
+		t.Fatal(err)
+	}
+	cmd.ExtraFiles = []*os.File{file} // fd@3
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return b
+}
+
+// restart puts a new rpcx.Server in place of the one before. Three errors use up a budget.
+func (b *behindHAProxy) restart() {
+	router := rpcx.NewRouter()
+	router.Handle("echo", rpcx.Func(func(message any) any { return message }))
+	router.Handle("note", rpcx.Func(func() {}))
+	router.Handle("smuggled", rpcx.Func(func() {}))
+	router.Handle("whoami", rpcx.Func(func(s *rpcx.Session) (string, error) {
+		host, _, err := net.SplitHostPort(s.RemoteAddr().String())
+		return host, err
+	}))
+	counting := rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		b.count(req.Method)
+		return router.ServeRPC(ctx, req)
+	})
+	b.rpc.Store(&rpchttp.Handler{
+		Server: &rpcx.Server{Options: rpcx.Options{Handler: counting, Limits: rpcx.Limits{CostHard: 250, CostDelay: -1}}},
+		Client: rpchttp.XForwardedFor(netip.MustParsePrefix("127.0.0.1/32")),
+	})
+}
+
+// paths is the handler of the web server. At /abort, the server handles a message, and
+// breaks off instead of an answer.
+func (b *behindHAProxy) paths() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/rpc", func(w http.ResponseWriter, r *http.Request) { b.rpc.Load().ServeHTTP(w, r) })
+	mux.HandleFunc("/abort", func(w http.ResponseWriter, r *http.Request) {
+		b.rpc.Load().ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	})
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
+		if !b.pretendReady.Load() {
+			rpchttp.Ready(b.rpc.Load().Server).ServeHTTP(w, r)
+		}
+	})
+	mux.HandleFunc("/admin", func(http.ResponseWriter, *http.Request) { b.count("/admin") })
+	return mux
+}
+
+func (b *behindHAProxy) count(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.handled[what]++
+}
+
+// handledOf returns how often a method, or the path /admin, was handled since the last call.
+func (b *behindHAProxy) handledOf(what string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.handled[what]
+	delete(b.handled, what)
+	return n
+}
+
+// dialFrom returns a client with a source address of this machine, and a count of the
+// requests that it sends.
+func (b *behindHAProxy) dialFrom(t *testing.T, source, url string, d rpchttp.Dialer) (*rpchttp.Client, *attempts) {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	transport := &http.Transport{DialContext: dialer.DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	counted := &attempts{RoundTripper: transport}
+	d.Client = &http.Client{Transport: counted}
+	c, err := d.Dial(url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, counted
+}
+
+// attempts counts the requests of a client.
+type attempts struct {
+	http.RoundTripper
+	n       atomic.Int64
+	refused func() // if not nil, is called after the first answer with 503
+}
+
+func (a *attempts) RoundTrip(r *http.Request) (*http.Response, error) {
+	n := a.n.Add(1)
+	response, err := a.RoundTripper.RoundTrip(r)
+	if n == 1 && err == nil && response.StatusCode == http.StatusServiceUnavailable && a.refused != nil {
+		a.refused()
+	}
+	return response, err
+}
+
+// expect checks the number of requests since the last call.
+func (a *attempts) expect(t *testing.T, what string, want int64) {
+	t.Helper()
+	if n := a.n.Swap(0); n != want {
+		t.Errorf("%s was sent %d times, want %d", what, n, want)
+	}
+}
+
+// waitFor waits until HAProxy answers a GET with a status: 405 if the server is up, 503 if
+// it is down.
+func (b *behindHAProxy) waitFor(t *testing.T, status int) {
+	t.Helper()
+	ctx := interopContext(t)
+	for {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.addr+"/rpc", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatalf("waiting for status %d: %v", status, err)
+		}
+		response.Body.Close()
+		if response.StatusCode == status {
+			return
+		}
+	}
+}
+
+// Behind HAProxy, a budget is that of the client, whatever the client says of itself.
+func TestInteropHAProxyForwardedFor(t *testing.T) {
+	noLeak(t)
+	b := startHAProxy(t)
+	ctx := interopContext(t)
+	url := "http://" + b.addr + "/rpc"
+	status := func(err error) int {
+		if e, ok := errors.AsType[*rpchttp.StatusError](err); ok {
+			return e.StatusCode
+		}
+		return 0
+	}
+	once := rpchttp.Dialer{Retries: -1}
+	spent, _ := b.dialFrom(t, "127.0.0.2", url, once)
+	for n := 0; ; n++ {
+		err := spent.Call(ctx, "nothing", nil, nil)
+		if errors.Is(err, rpcx.ErrExcessiveCost) || isExcessive(err) {
+			break
+		}
+		if !errors.Is(err, rpcx.ErrMethodNotFound) || n > 10 {
+			t.Fatalf("call %d: %v (status %d)", n, err, status(err))
+		}
+	}
+	for name, header := range map[string]http.Header{
+		"as itself":                  nil,
+		"as somebody else":           {"X-Forwarded-For": {"127.0.0.3"}},
+		"as several others":          {"X-Forwarded-For": {"127.0.0.3, 127.0.0.4", "127.0.0.5"}},
+		"as the proxy":               {"X-Forwarded-For": {"127.0.0.1"}},
+		"as nobody":                  {"X-Forwarded-For": {"unknown"}},
+		"as somebody else (Real-IP)": {"X-Real-Ip": {"127.0.0.3"}, "Forwarded": {"for=127.0.0.3"}},
+	} {
+		again, _ := b.dialFrom(t, "127.0.0.2", url, rpchttp.Dialer{Retries: -1, Header: header})
+		if err := again.Call(ctx, "whoami", nil, nil); !isExcessive(err) {
+			t.Errorf("%s on a new connection: %v", name, err)
+		}
+	}
+	for source, header := range map[string]http.Header{
+		"127.0.0.3": nil,
+		"127.0.0.4": {"X-Forwarded-For": {"127.0.0.2"}},
+	} {
+		other, _ := b.dialFrom(t, source, url, rpchttp.Dialer{Retries: -1, Header: header})
+		if who, err := rpcx.Call[string](ctx, other, "whoami", nil); who != source || err != nil {
+			t.Errorf("from %s: %q, %v", source, who, err)
+		}
+	}
+	// Without HAProxy, the header counts for nothing.
+	direct, _ := b.dialFrom(t, "127.0.0.5", "http://"+b.direct+"/rpc", rpchttp.Dialer{Header: http.Header{"X-Forwarded-For": {"127.0.0.2"}}})
+	if who, err := rpcx.Call[string](ctx, direct, "whoami", nil); who != "127.0.0.5" || err != nil {
+		t.Errorf("without HAProxy: %q, %v", who, err)
+	}
+}
+
+// isExcessive reports whether a call has failed because the budget is used up.
+func isExcessive(err error) bool {
+	e, ok := errors.AsType[*rpcx.Error](err)
+	return ok && e.Code == rpcx.CodeExcessiveResourceUsage
+}
+
+// smuggling has requests that a proxy and its server may divide in different ways. Each
+// hides a GET of /admin, which HAProxy denies, or a call of the method "smuggled", in a body
+// or behind one.
+func smuggling() map[string]string {
+	const admin = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"
+	call := callText(1, "smuggled")
+	post := fmt.Sprintf("POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(call), call)
+	const head = "POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+	requests := make(map[string]string)
+	for what, hidden := range map[string]string{"a GET": admin, "a call in a denied path": strings.Replace(post, "/rpc", "/admin", 1)} {
+		chunked := "0\r\n\r\n" + hidden
+		length := fmt.Sprintf("Content-Length: %d\r\n", len(chunked))
+		for name, fields := range map[string]string{
+			"length and chunks":          length + "Transfer-Encoding: chunked\r\n",
+			"chunks and length":          "Transfer-Encoding: chunked\r\n" + length,
+			"two lengths":                length + "Content-Length: 5\r\n",
+			"two lengths in a list":      fmt.Sprintf("Content-Length: 5, %d\r\n", len(chunked)),
+			"length 0 and another":       "Content-Length: 0\r\n" + length,
+			"a length with a sign":       fmt.Sprintf("Content-Length: +%d\r\n", len(chunked)),
+			"a length in hexadecimal":    fmt.Sprintf("Content-Length: 0x%x\r\n", len(chunked)),
+			"an unknown encoding":        "Transfer-Encoding: xchunked\r\n" + length,
+			"chunked twice":              "Transfer-Encoding: chunked, chunked\r\n" + length,
+			"chunked in two lines":       "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n" + length,
+			"gzip and chunked":           "Transfer-Encoding: gzip, chunked\r\n" + length,
+			"chunked with a tab":         "Transfer-Encoding:\tchunked\r\n" + length,
+			"chunked behind a line feed": "Transfer-Encoding:\n chunked\r\n" + length,
+			"a folded line":              "Transfer-Encoding:\r\n chunked\r\n" + length,
+			"a space before the colon":   "Transfer-Encoding : chunked\r\n" + length,
+			"an upper-case value":        "Transfer-Encoding: CHUNKED\r\n" + length,
+			"a name within a line":       "X: y\rTransfer-Encoding: chunked\r\n" + length,
+			"a line without a return":    "X: y\nTransfer-Encoding: chunked\r\n" + length,
+			"a name with a NUL":          "Transfer-Encoding\x00: chunked\r\n" + length,
+			"HTTP/1.0 with chunks":       "Transfer-Encoding: chunked\r\n" + length,
+			"no length":                  "",
+		} {
+			request := head + fields + "\r\n" + chunked
+			if strings.HasPrefix(name, "HTTP/1.0") {
+				request = strings.Replace(request, "HTTP/1.1", "HTTP/1.0", 1)
+			}
+			requests[what+": "+name] = request
+		}
+		// The server refuses these by the header alone, and does not want the body.
+		whole := fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(hidden), hidden)
+		requests[what+": the body of another type"] = "POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n" + whole
+		requests[what+": the body of another origin"] = head + "Origin: http://evil.example\r\n" + whole
+		requests[what+": the body of a GET"] = "GET /rpc HTTP/1.1\r\nHost: a\r\n" + whole
+		requests[what+": the body of no message"] = head + whole
+		requests[what+": the end of a large body"] = head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s%s",
+			rpcx.DefaultMaxSize+1+len(hidden), strings.Repeat(" ", rpcx.DefaultMaxSize+1), hidden)
+		requests[what+": a body that was not asked for"] = "POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\n" + whole
+		requests[what+": chunks with an extension"] = head + "Transfer-Encoding: chunked\r\n\r\n2;a=\"\r\n\r\n0\r\n\r\n" + hidden + "\"\r\n{}\r\n0\r\n\r\n"
+		requests[what+": a chunk that is larger"] = head + fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff0\r\n%s", hidden)
+		requests[what+": a trailer"] = head + "Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 100\r\nX: " + strings.ReplaceAll(hidden, "\r\n", "\r\nX: ") + "\r\n\r\n"
+	}
+	return requests
+}
+
+// No request that HAProxy denies reaches the server inside another one, and each client gets
+// the answers to its own requests.
+func TestInteropHAProxySmuggling(t *testing.T) {
+	noLeak(t)
+	b := startHAProxy(t)
+	ctx := interopContext(t)
+	for addr, want := range map[string]int{b.direct: http.StatusOK, b.addr: http.StatusForbidden} { // the test can fail
+		response, err := http.Get("http://" + addr + "/admin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("/admin at %s: status %d, want %d", addr, response.StatusCode, want)
+		}
+	}
+	if n := b.handledOf("/admin"); n != 1 {
+		t.Errorf("/admin was reached %d times, want the time without HAProxy", n)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	honest, _ := b.dialFrom(t, "127.0.0.2", "http://"+b.addr+"/rpc", rpchttp.Dialer{})
+	source := 0
+	for name, request := range smuggling() {
+		source++
+		t.Run(name, func(t *testing.T) {
+			answer := exchangeRaw(t, ctx, b.addr, fmt.Sprintf("127.0.1.%d", source), request)
+			if n := b.handledOf("/admin") + b.handledOf("smuggled"); n != 0 {
+				t.Errorf("the hidden request has reached the server; the answer is\n%s", answer)
+			}
+			for n := range 3 {
+				text := fmt.Sprint(name, n)
+				if got, err := rpcx.Call[string](ctx, honest, "echo", rpcx.Args{text}); got != text || err != nil {
+					t.Errorf("the next client got %q, %v", got, err)
+				}
+			}
+		})
+	}
+}
+
+// exchangeRaw sends a request, and returns what comes back until the connection ends.
+func exchangeRaw(t *testing.T, ctx context.Context, addr, source, request string) string {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	_, err = io.WriteString(conn, request) // fails if HAProxy does not want all of it
+	if err == nil {
+		conn.(*net.TCPConn).CloseWrite()
+	}
+	answer, _ := io.ReadAll(conn)
+	if ctx.Err() != nil {
+		t.Error("the connection does not end")
+	}
+	return string(answer)
+}
+
+// HAProxy learns by /ready that the server takes nothing any more, and answers 503 itself.
+// A client repeats only idempotent methods then, and a message that the server says it has
+// not started.
+func TestInteropHAProxyShutdown(t *testing.T) {
+	noLeak(t)
+	b := startHAProxy(t)
+	defer http.DefaultClient.CloseIdleConnections()
+	ctx := interopContext(t)
+	idempotent := rpchttp.Dialer{Idempotent: func(method string) bool { return method == "echo" }}
+	c, sent := b.dialFrom(t, "127.0.0.2", "http://"+b.addr+"/rpc", idempotent)
+	expectStatus := func(what string, err error, want int) {
+		t.Helper()
+		if e, ok := errors.AsType[*rpchttp.StatusError](err); !ok || e.StatusCode != want {
+			t.Errorf("%s: %v, want status %d", what, err, want)
+		}
+	}
+
+	// The server breaks off after it has carried a message out. HAProxy answers 502, or, if
+	// its own connection to the server was not new, closes the connection in silence.
+	aborted, abortedSent := b.dialFrom(t, "127.0.0.3", "http://"+b.addr+"/abort", idempotent)
+	expectBroken := func(method string, want int) {
+		t.Helper()
+		err := aborted.Call(ctx, method, rpcx.Args{}, nil)
+		if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || !e.Written {
+			t.Errorf("%s: %v", method, err)
+		}
+		abortedSent.expect(t, method, int64(want))
+		if n := b.handledOf(method); n != want {
+			t.Errorf("%s was handled %d times, want %d", method, n, want)
+		}
+	}
+	for range 20 { // on all kinds of connections
+		expectBroken("note", 1)
+		if err := c.Call(ctx, "echo", rpcx.Args{1}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.handledOf("echo")
+	sent.n.Store(0)
+	expectBroken("echo", 3)
+
+	// The server says itself that it has not started a message, and HAProxy passes that on.
+	b.pretendReady.Store(true)
+	b.rpc.Load().Server.Shutdown(ctx)
+	once, _ := b.dialFrom(t, "127.0.0.2", "http://"+b.addr+"/rpc", rpchttp.Dialer{Retries: -1})
+	err := once.Call(ctx, "note", nil, nil)
+	if e, ok := errors.AsType[*rpcx.Error](err); !ok || !e.NotStarted() {
+		t.Errorf("during the shutdown: %v", err)
+	}
+	sent.refused = func() { b.restart() }
+	if err := c.Call(ctx, "note", nil, nil); err != nil {
+		t.Errorf("a note that was not started is not sent again: %v", err)
+	}
+	sent.expect(t, "a note that was not started", 2)
+	if n := b.handledOf("note"); n != 1 {
+		t.Errorf("the note was handled %d times", n)
+	}
+
+	// HAProxy sees /ready, and answers 503 itself.
+	b.pretendReady.Store(false)
+	b.rpc.Load().Server.Shutdown(ctx)
+	b.waitFor(t, http.StatusServiceUnavailable)
+	sent.refused = nil
+	expectStatus("a note", c.Call(ctx, "note", nil, nil), http.StatusServiceUnavailable)
+	sent.expect(t, "a note", 1)
+	expectStatus("an echo", c.Call(ctx, "echo", rpcx.Args{1}, nil), http.StatusServiceUnavailable)
+	sent.expect(t, "an echo", 3)
+	var mixed rpcx.Batch
+	mixed.Call("echo", rpcx.Args{1}, nil)
+	mixed.Call("note", nil, nil)
+	expectStatus("a batch", c.SendBatch(ctx, &mixed), http.StatusServiceUnavailable)
+	sent.expect(t, "a batch with a note", 1)
+
+	// The server is back between the first attempt and the next.
+	sent.refused = func() {
+		b.restart()
+		b.waitFor(t, http.StatusMethodNotAllowed)
+	}
+	if got, err := rpcx.Call[int](ctx, c, "echo", rpcx.Args{7}); got != 7 || err != nil {
+		t.Errorf("echo after the restart: %d, %v", got, err)
+	}
+	sent.expect(t, "an echo", 2)
+	if n := b.handledOf("note"); n != 0 {
+		t.Errorf("%d notes were handled", n)
+	}
+}
