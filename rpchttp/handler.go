@@ -80,7 +80,7 @@ type Handler struct {
 
 	once     sync.Once
 	settings settings
-	arriving atomic.Int64 // bytes of large incomplete bodies
+	held     atomic.Int64 // bytes of buffers for bodies, see largeBuffer
 	// forwardedLogged is set when an ignored X-Forwarded-For was logged.
 	forwardedLogged atomic.Bool
 }
@@ -89,7 +89,7 @@ type Handler struct {
 type settings struct {
 	err         error // of invalid fields
 	maxSize     int
-	maxArriving int64
+	maxHeld     int64
 	maxBatch    int
 	readTimeout time.Duration // 0 for none
 	sendTimeout time.Duration // 0 for none
@@ -118,12 +118,14 @@ func (h *Handler) newSettings() settings {
 	limits := &h.Server.Options.Limits
 	s := settings{
 		maxSize:     limitOr(h.MaxSize, rpcx.DefaultMaxSize),
-		maxArriving: int64(limitOr(h.Server.MaxQueuedBytes, defaultMaxQueued)),
+		maxHeld:     int64(limitOr(h.Server.MaxQueuedBytes, defaultMaxQueued)),
 		maxBatch:    limitOr(limits.Batch, defaultMaxBatch),
 		readTimeout: timeoutOr(h.ReadTimeout, defaultReadTimeout),
 		sendTimeout: timeoutOr(limits.SendTimeout, defaultSendTimeout),
 	}
-	s.err = duration.Check("rpchttp.Handler", h)
+	if s.err = duration.Check("rpchttp.Handler", h); s.err == nil {
+		s.err = duration.CheckServer(h.Server)
+	}
 	for name, patterns := range map[string][]string{"Origins": h.Origins, "Hosts": h.Hosts} {
 		for _, pattern := range patterns {
 			if _, err := path.Match(pattern, ""); err != nil && net.ParseIP(trimBrackets(pattern)) == nil {
@@ -162,17 +164,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.answerPreflight(w, r) {
 		return
 	}
-	if no := h.checkRequest(w, r, s); no != nil {
+	var in body
+	defer in.release(h)
+	if no := h.receive(&in, w, r, s); no != nil {
 		h.refuse(w, r, no)
 		return
 	}
 	x := newExchange(h, r, s)
-	var in body
-	defer in.release(h)
-	if no := in.read(h, w, r, s); no != nil {
-		h.refuse(w, r, no)
-		return
-	}
+	x.dropped = in.dropped
 	out := responder{h: h, w: w, r: r, settings: s}
 	ctx, notify := r.Context(), (func([]byte) error)(nil)
 	if h.SSE && acceptsEvents(r) && canFlush(w) {
@@ -182,7 +181,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out.stream, notify = &stream, stream.notify
 	}
 	reply, err := h.Server.ServeMessage(ctx, x, in.message(), notify)
-	out.answer(in.message(), reply, err)
+	out.answer(&in, reply, err)
+}
+
+// receive checks a request, and reads its body, within s.readTimeout. The result is the
+// answer to a request that is not worth an exchange, or nil.
+func (h *Handler) receive(in *body, w http.ResponseWriter, r *http.Request, s *settings) *refusal {
+	deadline := http.NewResponseController(w)
+	if s.readTimeout > 0 {
+		_ = deadline.SetReadDeadline(time.Now().Add(s.readTimeout)) // not every writer can
+	}
+	no := h.checkRequest(w, r)
+	if no == nil {
+		no = in.read(h, r, s)
+	}
+	if s.readTimeout > 0 && no == nil { // otherwise package http still reads the body
+		_ = deadline.SetReadDeadline(time.Time{})
+	}
+	return no
 }
 
 // refusal is why a request is refused before its message is handled.
@@ -191,6 +207,7 @@ type refusal struct {
 	text   string // for the client
 	err    error  // for the log, in place of text; may be nil
 	quiet  bool   // not logged
+	unread bool   // the rest of the body is not wanted
 }
 
 func (e *refusal) reason() error {
@@ -202,10 +219,10 @@ func (e *refusal) reason() error {
 
 // refuse answers a refused request, and logs the refusal.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, e *refusal) {
-	switch e.status {
-	case http.StatusRequestTimeout, http.StatusRequestEntityTooLarge:
-		closeConnection(w, r) // the rest of the body is not wanted
-	case http.StatusServiceUnavailable:
+	if e.unread {
+		closeConnection(w, r)
+	}
+	if e.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
 	http.Error(w, e.text, e.status)

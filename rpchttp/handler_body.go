@@ -2,56 +2,49 @@ package rpchttp
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"io"
 	"net/http"
 	"os"
 	"sync"
-	"time"
 
+	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/buffers"
 )
 
 const (
 	smallestBuffer = 1 << 10
-	firstBuffer    = 8 << 10  // of a body whose size is unknown
-	largeBuffer    = 64 << 10 // larger buffers count for Server.MaxQueuedBytes
+	largeBuffer    = 8 << 10 // larger buffers count for Server.MaxQueuedBytes
 )
 
 // body is the message of a request, in a pooled buffer.
 type body struct {
-	buf []byte // from package buffers
+	buf []byte // from package buffers; nil before read and after release
 	n   int    // bytes of the message in buf
+	// If dropped is not nil, buf has only the beginning of a message that is refused with
+	// the status refused.
+	dropped *rpcx.FrameError
+	refused int
 }
 
 // message returns the message, which is valid until release.
 func (b *body) message() []byte { return b.buf[:b.n] }
 
-// read reads the message of r, at most s.maxSize bytes and within s.readTimeout. If read
-// fails, it returns the answer.
-func (b *body) read(h *Handler, w http.ResponseWriter, r *http.Request, s *settings) *refusal {
-	deadline := http.NewResponseController(w)
-	if s.readTimeout > 0 {
-		_ = deadline.SetReadDeadline(time.Now().Add(s.readTimeout)) // not every writer can
+// read reads the message of r, at most s.maxSize bytes. The result is the answer to a body
+// that is not worth an exchange, or nil.
+func (b *body) read(h *Handler, r *http.Request, s *settings) *refusal {
+	if r.ContentLength > int64(s.maxSize) {
+		b.dropTooLarge(s)
+		return nil
 	}
-	no := b.readWithin(h, r, s)
-	if s.readTimeout > 0 && no == nil {
-		_ = deadline.SetReadDeadline(time.Time{})
-	}
-	return no
-}
-
-func (b *body) readWithin(h *Handler, r *http.Request, s *settings) *refusal {
-	var src io.Reader = r.Body
-	size := int64(firstBuffer)
+	src, size := io.Reader(r.Body), int64(largeBuffer)
 	if isGzip(r) {
 		z := gunzips.Get().(*gunzip)
 		defer z.recycle()
-		if err := z.begin(r.Body); err != nil {
-			return readFailure(err)
-		}
+		z.begin(r.Body, s.maxSize)
 		src = z
 	} else if r.ContentLength >= 0 {
 		size = min(r.ContentLength+1, largeBuffer)
@@ -60,13 +53,12 @@ func (b *body) readWithin(h *Handler, r *http.Request, s *settings) *refusal {
 	for {
 		n, err := src.Read(b.buf[b.n:])
 		b.n += n
-		switch {
-		case b.n > s.maxSize:
-			return tooLarge(s)
-		case err == io.EOF:
+		if b.n > s.maxSize {
+			b.dropTooLarge(s)
 			return nil
-		case err != nil:
-			return readFailure(err)
+		}
+		if err != nil {
+			return b.end(err, s)
 		}
 		if b.n == len(b.buf) {
 			if no := b.grow(h, s); no != nil {
@@ -76,14 +68,43 @@ func (b *body) readWithin(h *Handler, r *http.Request, s *settings) *refusal {
 	}
 }
 
+// end handles err, which ends the reading of the body.
+func (b *body) end(err error, s *settings) *refusal {
+	compressed, ok := errors.AsType[*gzipError](err)
+	switch {
+	case err == io.EOF && len(bytes.TrimSpace(b.message())) == 0:
+		return &refusal{status: http.StatusBadRequest, text: "request body is empty: a message is POSTed"}
+	case err == io.EOF:
+	case err == errCompressedTooLarge:
+		b.dropTooLarge(s)
+	case ok:
+		const text = "request body is no single gzip member"
+		b.refused = http.StatusBadRequest
+		b.dropped = &rpcx.FrameError{Message: compressed.Error(), Recoverable: true,
+			Answer: &rpcx.Error{Code: rpcx.CodeParseError, Message: text}}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &refusal{status: http.StatusRequestTimeout, unread: true, text: "request body too slow (rpchttp.Handler.ReadTimeout)"}
+	default:
+		return &refusal{status: http.StatusBadRequest, text: "request body incomplete", err: err}
+	}
+	return nil
+}
+
+// dropTooLarge drops a message over s.maxSize.
+func (b *body) dropTooLarge(s *settings) {
+	b.refused = http.StatusRequestEntityTooLarge
+	b.dropped = &rpcx.FrameError{Message: "dropping a large message", Recoverable: true,
+		TooLarge: &rpcx.SizeError{Limit: s.maxSize, Field: maxSizeField}}
+}
+
 // grow doubles the buffer. The size of large buffers is limited for all requests together.
 func (b *body) grow(h *Handler, s *settings) *refusal {
 	size := 2 * len(b.buf)
-	counted := countedSize(len(b.buf))
-	if h.arriving.Add(countedSize(size)-counted) > s.maxArriving {
-		h.arriving.Add(counted - countedSize(size))
-		return &refusal{status: http.StatusServiceUnavailable,
-			text: "too many requests arrive: " + bounded.Over(int(s.maxArriving), "bytes", "Server.MaxQueuedBytes")}
+	more := countedSize(size) - countedSize(len(b.buf))
+	if h.held.Add(more) > s.maxHeld {
+		h.held.Add(-more)
+		return &refusal{status: http.StatusServiceUnavailable, unread: true,
+			text: "too many large requests: " + bounded.Over(int(s.maxHeld), "bytes", "Server.MaxQueuedBytes")}
 	}
 	larger := buffers.Get(size)
 	copy(larger, b.buf)
@@ -106,21 +127,10 @@ func (b *body) release(h *Handler) {
 		return
 	}
 	if counted := countedSize(len(b.buf)); counted > 0 {
-		h.arriving.Add(-counted)
+		h.held.Add(-counted)
 	}
 	buffers.Put(b.buf)
 	b.buf, b.n = nil, 0
-}
-
-// readFailure returns the answer for an error of reading the body.
-func readFailure(err error) *refusal {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &refusal{status: http.StatusRequestTimeout, text: "request body too slow (rpchttp.Handler.ReadTimeout)"}
-	}
-	if _, compressed := errors.AsType[*gzipError](err); compressed {
-		return &refusal{status: http.StatusBadRequest, text: "request body is no single gzip member", err: err}
-	}
-	return &refusal{status: http.StatusBadRequest, text: "request body incomplete", err: err}
 }
 
 // gunzip reads a body of a single gzip member.
@@ -128,6 +138,7 @@ type gunzip struct {
 	source source
 	in     *bufio.Reader
 	z      gzip.Reader
+	begun  bool // the header of the member was read
 }
 
 var gunzips = sync.Pool{New: func() any {
@@ -136,14 +147,22 @@ var gunzips = sync.Pool{New: func() any {
 	return z
 }}
 
-// source passes on a body, and keeps its error, which tells a bad connection from bad data.
+// source passes on a compressed body, up to a size, and keeps the error, which tells a lost
+// connection from bad data.
 type source struct {
 	io.Reader
-	err error
+	left int // bytes that may still come
+	err  error
 }
 
+var errCompressedTooLarge = errors.New("the compressed body is too large")
+
 func (s *source) Read(p []byte) (n int, err error) {
-	if n, err = s.Reader.Read(p); err != nil {
+	n, err = s.Reader.Read(p)
+	if s.left -= n; s.left < 0 {
+		err = errCompressedTooLarge
+	}
+	if err != nil {
 		s.err = err
 	}
 	return n, err
@@ -157,34 +176,34 @@ func (e *gzipError) Unwrap() error { return e.err }
 
 var errAfterMember = errors.New("data after the first gzip member")
 
-// begin reads the header of the member.
-func (z *gunzip) begin(body io.Reader) error {
-	z.source = source{Reader: body}
+// begin prepares z for a body of at most maxSize bytes.
+func (z *gunzip) begin(body io.Reader, maxSize int) {
+	z.source = source{Reader: body, left: maxSize}
 	z.in.Reset(&z.source)
-	if err := z.z.Reset(z.in); err != nil {
-		return z.failure(err)
-	}
-	z.z.Multistream(false)
-	return nil
+	z.begun = false
 }
 
 // Read implements [io.Reader]. The result is io.EOF if the body ends after the member.
-func (z *gunzip) Read(p []byte) (int, error) {
-	n, err := z.z.Read(p)
+func (z *gunzip) Read(p []byte) (n int, err error) {
+	if !z.begun {
+		z.begun = true
+		if err := z.z.Reset(z.in); err != nil {
+			return 0, z.failure(err)
+		}
+		z.z.Multistream(false)
+	}
+	if n, err = z.z.Read(p); err == nil {
+		return n, nil
+	}
 	if err == io.EOF {
-		switch _, more := z.in.ReadByte(); more {
-		case io.EOF:
+		if _, err = z.in.ReadByte(); err == io.EOF {
 			return n, io.EOF
-		case nil:
+		}
+		if err == nil {
 			err = errAfterMember
-		default:
-			err = more
 		}
 	}
-	if err != nil {
-		err = z.failure(err)
-	}
-	return n, err
+	return n, z.failure(err)
 }
 
 // failure returns the error of the connection, if there was one, or a *gzipError.

@@ -19,7 +19,7 @@ const allowedMethods = "POST, OPTIONS"
 
 // checkRequest returns why a request is refused, by its header alone. It returns nil for a
 // request whose body may be read.
-func (h *Handler) checkRequest(w http.ResponseWriter, r *http.Request, s *settings) *refusal {
+func (h *Handler) checkRequest(w http.ResponseWriter, r *http.Request) *refusal {
 	if no := h.checkHost(r); no != nil {
 		return no
 	}
@@ -33,15 +33,7 @@ func (h *Handler) checkRequest(w http.ResponseWriter, r *http.Request, s *settin
 	if no := checkContent(w, r); no != nil {
 		return no
 	}
-	if r.ContentLength > int64(s.maxSize) {
-		return tooLarge(s)
-	}
 	return h.checkAdmission(w, r)
-}
-
-func tooLarge(s *settings) *refusal {
-	return &refusal{status: http.StatusRequestEntityTooLarge,
-		text: "request body too large: " + bounded.Over(s.maxSize, "bytes", maxSizeField)}
 }
 
 // checkAdmission asks Admit.
@@ -115,7 +107,7 @@ func (h *Handler) checkHost(r *http.Request) *refusal {
 		return nil
 	}
 	return &refusal{status: http.StatusMisdirectedRequest,
-		text: fmt.Sprintf("not the server of %q (rpchttp.Handler.Hosts)", bounded.Excerpt(r.Host))}
+		text: fmt.Sprintf("this server does not answer for the host %q: add the host to rpchttp.Handler.Hosts", bounded.Excerpt(r.Host))}
 }
 
 // hasHost reports whether Hosts has the host, with or without its port.
@@ -187,7 +179,7 @@ func (h *Handler) checkOrigin(w http.ResponseWriter, r *http.Request) *refusal {
 		return nil
 	}
 	return &refusal{status: http.StatusForbidden,
-		text: fmt.Sprintf("pages of %q may not ask here (rpchttp.Handler.Origins)", bounded.Excerpt(strings.Join(origins, ", ")))}
+		text: fmt.Sprintf("pages of %q may not ask this server: add the host to rpchttp.Handler.Origins", bounded.Excerpt(strings.Join(origins, ", ")))}
 }
 
 // allowsOrigin reports whether a page of the origin may ask.

@@ -29,14 +29,15 @@ type exchange struct {
 	request  *http.Request
 	maxSize  int
 	admitted bool
-	client   netip.Addr // not valid for unix sockets
+	dropped  *rpcx.FrameError // nil if the message was received whole
+	client   netip.Addr       // not valid for unix sockets
 	addr     net.TCPAddr
 	ip       [16]byte // of addr
 }
 
 // newExchange returns the exchange of an accepted request.
 func newExchange(h *Handler, r *http.Request, s *settings) *exchange {
-	x := &exchange{request: r, maxSize: s.maxSize, admitted: h.Admit != nil}
+	x := &exchange{request: r, maxSize: s.maxSize, admitted: h.Server.Options.Gate != nil}
 	peer := remoteAddr(r)
 	x.client = peer.Addr()
 	if h.Client != nil {
@@ -89,9 +90,10 @@ func (x *exchange) Group() string {
 	return subnet.String()
 }
 
-func (x *exchange) Admitted() bool          { return x.admitted }
-func (x *exchange) MaxMessage() int         { return x.maxSize }
-func (x *exchange) MaxMessageField() string { return maxSizeField }
+func (x *exchange) Admitted() bool            { return x.admitted } // or checkAdmission has refused the request
+func (x *exchange) Dropped() *rpcx.FrameError { return x.dropped }
+func (x *exchange) MaxMessage() int           { return x.maxSize }
+func (x *exchange) MaxMessageField() string   { return maxSizeField }
 
 const maxSizeField = "rpchttp.Handler.MaxSize"
 

@@ -25,24 +25,24 @@ type responder struct {
 	stream *eventStream // nil without server-sent events
 }
 
-// answer writes the results of ServeMessage for msg.
-func (o *responder) answer(msg, reply []byte, err error) {
+// answer writes the results of ServeMessage for a message.
+func (o *responder) answer(in *body, reply []byte, err error) {
 	if o.stream != nil && o.stream.finish(reply) {
 		return
 	}
-	switch status := o.statusOf(msg, reply, err); {
+	switch status := o.statusOf(in, reply, err); {
 	case reply != nil:
 		o.writeReply(status, reply)
-	case err == nil: // nothing is to be answered
+	case err == nil && in.dropped == nil: // nothing is to be answered
 		o.w.WriteHeader(status)
 	default: // the reason stays in the log
 		gone := o.r.Context().Err() != nil
-		o.h.refuse(o.w, o.r, &refusal{status: status, text: strings.ToLower(http.StatusText(status)), err: err, quiet: gone})
+		o.h.refuse(o.w, o.r, &refusal{status: status, text: strings.ToLower(http.StatusText(status)), err: err, quiet: gone || err == nil})
 	}
 }
 
 // statusOf returns the status, and sets the headers that belong to the status.
-func (o *responder) statusOf(msg, reply []byte, err error) int {
+func (o *responder) statusOf(in *body, reply []byte, err error) int {
 	cost, excessive := errors.AsType[*rpcx.CostError](err)
 	refused, _ := errors.AsType[*rpcx.Error](err)
 	switch {
@@ -57,8 +57,13 @@ func (o *responder) statusOf(msg, reply []byte, err error) int {
 			closeConnection(o.w, o.r) // the next request may reach another server
 		}
 		return http.StatusServiceUnavailable
+	case in.dropped != nil:
+		if in.refused == http.StatusRequestEntityTooLarge {
+			closeConnection(o.w, o.r) // the rest of the body is not wanted
+		}
+		return in.refused
 	case reply != nil && o.h.Status != nil:
-		return o.statusOfReply(msg, reply)
+		return o.statusOfReply(in.message(), reply)
 	case reply != nil:
 		return http.StatusOK
 	case err == nil && o.h.Empty != nil:
