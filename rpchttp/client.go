@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
@@ -64,11 +63,12 @@ type transport struct {
 	protocol rpcx.Protocol
 	maxBatch int
 	events   eventHandler
-	closed   atomic.Bool
+	conns    *clientConns // of client, unless client is the user's
 }
 
-func newTransport(d *Dialer, client *http.Client, u *url.URL, opts *rpcx.Options) *transport {
-	t := &transport{Dialer: *d, client: client, protocol: rpcx.JSONRPCv2, events: newEventHandler(opts)}
+// newTransport returns a transport without a client.
+func newTransport(d *Dialer, u *url.URL, opts *rpcx.Options) *transport {
+	t := &transport{Dialer: *d, protocol: rpcx.JSONRPCv2, events: newEventHandler(opts), conns: newClientConns()}
 	if opts != nil {
 		t.maxBatch = opts.Limits.Batch
 		if opts.Protocol != nil {
@@ -100,7 +100,6 @@ func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
 	for attempt := 0; ; attempt++ {
 		o, err := t.post(ctx, msg, content, compressed)
 		if attempt == t.retries() || !t.mayRepeat(msg, &o, err) || !t.waitToRepeat(ctx, attempt, &o, err) {
-			t.closeIfClosed()
 			return o.reply, err
 		}
 	}
@@ -153,17 +152,8 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 
 // Close implements [rpcx.RoundTripper].
 func (t *transport) Close() error {
-	t.closed.Store(true)
-	t.closeIfClosed()
+	t.conns.close()
 	return nil
-}
-
-// closeIfClosed closes idle connections after Close. A RoundTrip that was running then may
-// have left a connection.
-func (t *transport) closeIfClosed() {
-	if t.closed.Load() && t.Dialer.Client == nil {
-		t.client.CloseIdleConnections()
-	}
 }
 
 // decode decodes a message of either side.

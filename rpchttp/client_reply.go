@@ -58,12 +58,15 @@ func isText(mediaType string) bool {
 	return mediaType == "" || strings.HasPrefix(mediaType, "text/")
 }
 
-// isReply reports whether text has a response. JSON of other kinds is usual in answers with
-// an error's status.
+// isReply reports whether text has a response, with an id or an error. Beside a status of
+// an error, JSON of other kinds is usual, such as {"error":"unauthorized"}.
 func (t *transport) isReply(text []byte) bool {
 	var m rpcx.Message
 	t.decode(&m, text)
-	return slices.ContainsFunc(m.Items, func(item rpcx.Item) bool { return item.Kind == rpcx.KindResponse })
+	return slices.ContainsFunc(m.Items, func(item rpcx.Item) bool {
+		_, isError := item.Err.(*rpcx.Error)
+		return item.Kind == rpcx.KindResponse && (item.ID != nil || isError)
+	})
 }
 
 // replyReader reads the body of a response, decompressed. Both the received and the
