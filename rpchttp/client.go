@@ -114,7 +114,7 @@ type outcome struct {
 
 // post sends msg once. content is msg as it is sent.
 func (t *transport) post(ctx context.Context, msg, content []byte, compressed bool) (outcome, error) {
-	d := &delivery{content: content}
+	d := newDelivery(content)
 	r, err := t.newRequest(ctx, d, compressed)
 	if err != nil {
 		return outcome{}, &sendError{err: err, final: true}
@@ -125,7 +125,7 @@ func (t *transport) post(ctx context.Context, msg, content []byte, compressed bo
 	}
 	defer response.Body.Close()
 	o := outcome{status: response.StatusCode, header: response.Header}
-	o.reply, err = t.readReply(ctx, response, msg)
+	o.reply, err = t.readReply(ctx, response, &d.reply, msg)
 	return o, err
 }
 
@@ -137,7 +137,7 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 	} else {
 		r = t.template.WithContext(ctx)
 	}
-	r.Body, r.GetBody, r.ContentLength = &messageBody{delivery: d}, d.newBody, int64(len(d.content))
+	r.Body, r.GetBody, r.ContentLength = &d.first, d.newBody, int64(len(d.content))
 	if compressed {
 		r.Header.Set("Content-Encoding", "gzip")
 	}
