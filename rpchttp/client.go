@@ -3,8 +3,11 @@ package rpchttp
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
@@ -175,5 +178,12 @@ func (d *delivery) errorFor(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // without the URL, which may have secrets
 	}
-	return &sendError{err: err, sent: d.sent.Load() && !closedWhileIdle(err), final: isFinal(err)}
+	e := &sendError{err: err, sent: d.sent.Load() && !closedWhileIdle(err), final: isFinal(err)}
+	switch {
+	case err == io.EOF:
+		e.err = fmt.Errorf("the server has closed the connection: %w", err)
+	case strings.Contains(err.Error(), "server response headers exceeded"):
+		e.err = fmt.Errorf("%w (MaxResponseHeaderBytes of the Transport of Dialer.Client)", err)
+	}
+	return e
 }

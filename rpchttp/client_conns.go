@@ -4,8 +4,10 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
 )
 
 // dialFunc makes a connection.
@@ -39,17 +41,18 @@ func (c *clientConns) close() {
 	}
 }
 
-// dialling returns a function that makes connections by dial within the usual time, and
-// adds them to c.
-func (c *clientConns) dialling(dial dialFunc) dialFunc {
+// dialling returns a function that makes connections by dial, and adds them to c. timeout is
+// Dialer.Timeout. The context of a call would not bound dialling, because the connection may
+// serve other calls.
+func (c *clientConns) dialling(dial dialFunc, timeout time.Duration) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		ctx, cancel := bounded.DialTimeout(ctx, timeout)
 		defer cancel()
 		stop := context.AfterFunc(c.ctx, cancel)
 		defer stop()
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
-			return nil, err
+			return nil, bounded.DialError(ctx, err)
 		}
 		added := &clientConn{Conn: conn, conns: c}
 		c.mu.Lock()

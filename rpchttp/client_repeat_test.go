@@ -499,7 +499,7 @@ func TestClientRefusesRedirects(t *testing.T) {
 	t.Cleanup(s.Close)
 	for i, d := range []rpchttp.Dialer{{TLS: trusting(s)}, {Client: s.Client()}} {
 		err := dial(t, d, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
-		if e, ok := errors.AsType[*rpchttp.StatusError](err); !ok || e.StatusCode != 307 || !strings.Contains(err.Error(), "http is no place to go from https") {
+		if e, ok := errors.AsType[*rpchttp.StatusError](err); !ok || e.StatusCode != 307 || !strings.Contains(err.Error(), "which is not followed from https to http") {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
@@ -512,7 +512,7 @@ func TestClientRefusesRedirects(t *testing.T) {
 		t.Errorf("with a CheckRedirect of the program: %v", err)
 	}
 	allowing.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	if err := dial(t, rpchttp.Dialer{Client: &allowing}, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err == nil {
+	if err := dial(t, rpchttp.Dialer{Client: &allowing}, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err == nil || !strings.Contains(err.Error(), "which is not followed from https") {
 		t.Errorf("with a CheckRedirect that forbids: %v", err)
 	}
 
@@ -583,3 +583,56 @@ func TestClientForeignTransport(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A server that aborts a stream of HTTP/2 has had the message.
+func TestClientHTTP2Aborts(t *testing.T) {
+	for _, idempotent := range []bool{false, true} {
+		s := newWeb(func(w http.ResponseWriter, r webRequest, n int) {
+			if n == 1 {
+				panic(http.ErrAbortHandler)
+			}
+			io.WriteString(w, one)
+		})
+		s.EnableHTTP2 = true
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		c := dial(t, rpchttp.Dialer{TLS: trusting(s), Idempotent: func(string) bool { return idempotent }}, s.URL, nil)
+		err := c.Call(t.Context(), "m", nil, nil)
+		if idempotent {
+			s.wantSeen(t, 2, 1)
+		} else {
+			s.wantSeen(t, 1, 1)
+		}
+		if e, ok := errors.AsType[*rpcx.ConnectionError](err); (err == nil) != idempotent || ok && !e.Written {
+			t.Errorf("idempotent %v: %v", idempotent, err)
+		}
+	}
+}
+
+// The time for a connection is bounded by Timeout, which the error names.
+func TestDialerTimeout(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts in the kernel, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := rpchttp.Dialer{Timeout: 10 * time.Millisecond, Retries: -1, SOCKS: &rpcx.SOCKSProxy{Addr: l.Addr().String()}}
+	err = dial(t, d, "http://a/", nil).Call(t.Context(), "m", nil, nil)
+	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !strings.Contains(err.Error(), "(Dialer.Timeout)") {
+		t.Errorf("a proxy that says nothing: %v", err)
+	}
+	d.SOCKS = nil
+	err = dial(t, d, "https://"+l.Addr().String(), nil).Call(t.Context(), "m", nil, nil)
+	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !strings.Contains(err.Error(), "TLS handshake timeout") {
+		t.Errorf("a TLS server that says nothing: %v", err)
+	}
+}
+
+// A header of a response is bounded, and the error says by what.
+func TestClientLargeHeader(t *testing.T) {
+	s := startWeb(t, status(200, one, "X-Large", strings.Repeat("x", 100_000)))
+	err := dial(t, rpchttp.Dialer{}, s.URL, nil).Call(t.Context(), "m", nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "(MaxResponseHeaderBytes of the Transport of Dialer.Client)") {
+		t.Errorf("the error is %v", err)
+	}
+}

@@ -91,6 +91,7 @@ func (t *transport) compress(msg []byte) (content []byte, compressed bool) {
 	w.Reset(&b)
 	w.Write(msg) // a Buffer has no errors
 	w.Close()
+	w.Reset(io.Discard) // the pool must not keep b
 	if b.Len() >= len(msg) {
 		return msg, false
 	}

@@ -32,6 +32,9 @@ type Dialer struct {
 	// DialContext.
 	TLS   *tls.Config
 	SOCKS *rpcx.SOCKSProxy
+	// Timeout bounds the making of a connection of the default Client, and then the TLS
+	// handshake. 0 means 30 s; with a negative value only the context bounds both.
+	Timeout time.Duration
 
 	// Header is sent with each request. It may replace Content-Type (application/json),
 	// Accept and User-Agent, and Host names another host in the request. For a fixed bearer
@@ -171,13 +174,6 @@ func redacted(addr string) string {
 // idleConnections is the number of idle connections to a host that are kept.
 const idleConnections = 100
 
-// Bounds of a connection's start. The context of a call bounds the call alone, because the
-// connection may serve other calls.
-const (
-	connectTimeout   = 30 * time.Second
-	handshakeTimeout = 10 * time.Second
-)
-
 // maxResponseHeader is the size of the largest header of a response, in bytes.
 const maxResponseHeader = 64 << 10
 
@@ -210,11 +206,11 @@ func (d *Dialer) httpClient(conns *clientConns, socket string) (*http.Client, er
 		proxy, dial = nil, d.SOCKS.DialContext
 	}
 	transport := &http.Transport{
-		DialContext:            conns.dialling(dial),
+		DialContext:            conns.dialling(dial, d.Timeout),
 		Proxy:                  proxy,
-		TLSClientConfig:        d.TLS.Clone(), // nil stays nil
-		TLSHandshakeTimeout:    handshakeTimeout,
-		ForceAttemptHTTP2:      true, // also with TLS and DialContext
+		TLSClientConfig:        d.TLS.Clone(),                             // nil stays nil
+		TLSHandshakeTimeout:    max(0, cmp.Or(d.Timeout, 30*time.Second)), // 0 means none
+		ForceAttemptHTTP2:      true,                                      // also with TLS and DialContext
 		MaxIdleConnsPerHost:    idleConnections,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: maxResponseHeader,
