@@ -3,9 +3,11 @@ package rpchttp
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
-	"sync/atomic"
+	"strings"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
@@ -64,11 +66,12 @@ type transport struct {
 	protocol rpcx.Protocol
 	maxBatch int
 	events   eventHandler
-	closed   atomic.Bool
+	conns    *clientConns // of client, unless client is the user's
 }
 
-func newTransport(d *Dialer, client *http.Client, u *url.URL, opts *rpcx.Options) *transport {
-	t := &transport{Dialer: *d, client: client, protocol: rpcx.JSONRPCv2, events: newEventHandler(opts)}
+// newTransport returns a transport without a client.
+func newTransport(d *Dialer, u *url.URL, opts *rpcx.Options) *transport {
+	t := &transport{Dialer: *d, protocol: rpcx.JSONRPCv2, events: newEventHandler(opts), conns: newClientConns()}
 	if opts != nil {
 		t.maxBatch = opts.Limits.Batch
 		if opts.Protocol != nil {
@@ -100,7 +103,6 @@ func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
 	for attempt := 0; ; attempt++ {
 		o, err := t.post(ctx, msg, content, compressed)
 		if attempt == t.retries() || !t.mayRepeat(msg, &o, err) || !t.waitToRepeat(ctx, attempt, &o, err) {
-			t.closeIfClosed()
 			return o.reply, err
 		}
 	}
@@ -115,7 +117,7 @@ type outcome struct {
 
 // post sends msg once. content is msg as it is sent.
 func (t *transport) post(ctx context.Context, msg, content []byte, compressed bool) (outcome, error) {
-	d := &delivery{content: content}
+	d := newDelivery(content)
 	r, err := t.newRequest(ctx, d, compressed)
 	if err != nil {
 		return outcome{}, &sendError{err: err, final: true}
@@ -126,7 +128,7 @@ func (t *transport) post(ctx context.Context, msg, content []byte, compressed bo
 	}
 	defer response.Body.Close()
 	o := outcome{status: response.StatusCode, header: response.Header}
-	o.reply, err = t.readReply(ctx, response, msg)
+	o.reply, err = t.readReply(ctx, response, &d.reply, msg)
 	return o, err
 }
 
@@ -138,7 +140,7 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 	} else {
 		r = t.template.WithContext(ctx)
 	}
-	r.Body, r.GetBody, r.ContentLength = &messageBody{delivery: d}, d.newBody, int64(len(d.content))
+	r.Body, r.GetBody, r.ContentLength = &d.first, d.newBody, int64(len(d.content))
 	if compressed {
 		r.Header.Set("Content-Encoding", "gzip")
 	}
@@ -153,17 +155,8 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 
 // Close implements [rpcx.RoundTripper].
 func (t *transport) Close() error {
-	t.closed.Store(true)
-	t.closeIfClosed()
+	t.conns.close()
 	return nil
-}
-
-// closeIfClosed closes idle connections after Close. A RoundTrip that was running then may
-// have left a connection.
-func (t *transport) closeIfClosed() {
-	if t.closed.Load() && t.Dialer.Client == nil {
-		t.client.CloseIdleConnections()
-	}
 }
 
 // decode decodes a message of either side.
@@ -185,5 +178,12 @@ func (d *delivery) errorFor(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // without the URL, which may have secrets
 	}
-	return &sendError{err: err, sent: d.sent.Load() && !closedWhileIdle(err), final: isFinal(err)}
+	e := &sendError{err: err, sent: d.sent.Load() && !closedWhileIdle(err), final: isFinal(err)}
+	switch {
+	case err == io.EOF:
+		e.err = fmt.Errorf("the server has closed the connection: %w", err)
+	case strings.Contains(err.Error(), "server response headers exceeded"):
+		e.err = fmt.Errorf("%w (MaxResponseHeaderBytes of the Transport of Dialer.Client)", err)
+	}
+	return e
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,13 +17,13 @@ import (
 )
 
 // readReply returns the reply to msg in the response, or nil if the server had nothing to
-// say.
-func (t *transport) readReply(ctx context.Context, response *http.Response, msg []byte) ([]byte, error) {
-	body, err := t.newReplyReader(response)
-	if err != nil {
+// say. body is unused.
+func (t *transport) readReply(ctx context.Context, response *http.Response, body *replyReader, msg []byte) ([]byte, error) {
+	if err := body.begin(response, t.maxSize()); err != nil {
 		return nil, err
 	}
-	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	mediaType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
 	success := response.StatusCode/100 == 2
 	if success && mediaType == "text/event-stream" {
 		return t.readEvents(ctx, response, body, msg)
@@ -58,12 +57,15 @@ func isText(mediaType string) bool {
 	return mediaType == "" || strings.HasPrefix(mediaType, "text/")
 }
 
-// isReply reports whether text has a response. JSON of other kinds is usual in answers with
-// an error's status.
+// isReply reports whether text has a response, with an id or an error. Beside a status of
+// an error, JSON of other kinds is usual, such as {"error":"unauthorized"}.
 func (t *transport) isReply(text []byte) bool {
 	var m rpcx.Message
 	t.decode(&m, text)
-	return slices.ContainsFunc(m.Items, func(item rpcx.Item) bool { return item.Kind == rpcx.KindResponse })
+	return slices.ContainsFunc(m.Items, func(item rpcx.Item) bool {
+		_, isError := item.Err.(*rpcx.Error)
+		return item.Kind == rpcx.KindResponse && (item.ID != nil || isError)
+	})
 }
 
 // replyReader reads the body of a response, decompressed. Both the received and the
@@ -74,9 +76,9 @@ type replyReader struct {
 	limit int
 }
 
-// newReplyReader returns the replyReader for the body of a response.
-func (t *transport) newReplyReader(response *http.Response) (*replyReader, error) {
-	r := &replyReader{limit: t.maxSize()}
+// begin makes r the reader of a response's body.
+func (r *replyReader) begin(response *http.Response, limit int) error {
+	r.limit = limit
 	r.wire = io.LimitedReader{R: response.Body, N: int64(r.limit) + 1}
 	r.plain = &r.wire
 	switch encoding := strings.ToLower(response.Header.Get("Content-Encoding")); encoding {
@@ -87,9 +89,9 @@ func (t *transport) newReplyReader(response *http.Response) (*replyReader, error
 			response.ContentLength = -1 // unknown
 		}
 	default:
-		return nil, fmt.Errorf("the reply has the Content-Encoding %q, which was not asked for", bounded.Excerpt(encoding))
+		return fmt.Errorf("the reply has the Content-Encoding %q, which was not asked for", bounded.Excerpt(encoding))
 	}
-	return r, nil
+	return nil
 }
 
 // tooLarge returns the error for a reply over the limit.

@@ -15,13 +15,21 @@ import (
 	"example.com/rpcx"
 )
 
-// delivery is a message on its way to the server. It finds out whether the server may have
-// received the message.
+// delivery is an attempt to send a message, and to read the reply. It finds out whether the
+// server may have received the message.
 type delivery struct {
 	content []byte
+	first   messageBody // the first body of the request
+	reply   replyReader
 	// sent is set when the HTTP transport has read the last byte of the content. The
 	// server may have the whole message from then on, and not before.
 	sent atomic.Bool
+}
+
+func newDelivery(content []byte) *delivery {
+	d := &delivery{content: content}
+	d.first.delivery = d
+	return d
 }
 
 // newBody is GetBody of the request. package http calls it to send the message again:
@@ -83,6 +91,7 @@ func (t *transport) compress(msg []byte) (content []byte, compressed bool) {
 	w.Reset(&b)
 	w.Write(msg) // a Buffer has no errors
 	w.Close()
+	w.Reset(io.Discard) // the pool must not keep b
 	if b.Len() >= len(msg) {
 		return msg, false
 	}

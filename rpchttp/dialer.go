@@ -32,6 +32,9 @@ type Dialer struct {
 	// DialContext.
 	TLS   *tls.Config
 	SOCKS *rpcx.SOCKSProxy
+	// Timeout bounds the making of a connection of the default Client, and then the TLS
+	// handshake. 0 means 30 s; with a negative value only the context bounds both.
+	Timeout time.Duration
 
 	// Header is sent with each request. It may replace Content-Type (application/json),
 	// Accept and User-Agent, and Host names another host in the request. For a fixed bearer
@@ -100,11 +103,10 @@ func (d *Dialer) newClient(addr string, opts *rpcx.Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := d.httpClient(u, socket)
-	if err != nil {
+	t := newTransport(d, u, opts)
+	if t.client, err = d.httpClient(t.conns, socket); err != nil {
 		return nil, err
 	}
-	t := newTransport(d, client, u, opts)
 	if d.Meta {
 		opts = withTraceHeaders(opts)
 	}
@@ -172,19 +174,12 @@ func redacted(addr string) string {
 // idleConnections is the number of idle connections to a host that are kept.
 const idleConnections = 100
 
-// Bounds of a connection's start. The context of a call bounds the call alone, because the
-// connection may serve other calls.
-const (
-	connectTimeout   = 30 * time.Second
-	handshakeTimeout = 10 * time.Second
-)
-
 // maxResponseHeader is the size of the largest header of a response, in bytes.
 const maxResponseHeader = 64 << 10
 
-// httpClient returns the client for requests to u, over the given unix socket if it is not
-// empty. The result is a copy of d.Client, or a client of its own.
-func (d *Dialer) httpClient(u *url.URL, socket string) (*http.Client, error) {
+// httpClient returns the client for the requests: a copy of d.Client, or a client with the
+// connections of conns, over the given unix socket if it is not empty.
+func (d *Dialer) httpClient(conns *clientConns, socket string) (*http.Client, error) {
 	if d.Client != nil {
 		switch {
 		case d.SOCKS != nil || d.TLS != nil:
@@ -199,31 +194,27 @@ func (d *Dialer) httpClient(u *url.URL, socket string) (*http.Client, error) {
 	if socket != "" && d.SOCKS != nil {
 		return nil, errors.New("a unix socket cannot be dialled through Dialer.SOCKS")
 	}
-	dialer := &net.Dialer{Timeout: connectTimeout}
+	dial := new(net.Dialer).DialContext
+	proxy := http.ProxyFromEnvironment
+	switch {
+	case socket != "":
+		proxy = nil
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
+	case d.SOCKS != nil:
+		proxy, dial = nil, d.SOCKS.DialContext
+	}
 	transport := &http.Transport{
-		DialContext:            dialer.DialContext,
-		Proxy:                  http.ProxyFromEnvironment,
-		TLSClientConfig:        d.TLS.Clone(), // nil stays nil
-		TLSHandshakeTimeout:    handshakeTimeout,
-		ForceAttemptHTTP2:      true, // also with TLS and DialContext
+		DialContext:            conns.dialling(dial, d.Timeout),
+		Proxy:                  proxy,
+		TLSClientConfig:        d.TLS.Clone(),                             // nil stays nil
+		TLSHandshakeTimeout:    max(0, cmp.Or(d.Timeout, 30*time.Second)), // 0 means none
+		ForceAttemptHTTP2:      true,                                      // also with TLS and DialContext
 		MaxIdleConnsPerHost:    idleConnections,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: maxResponseHeader,
 		DisableCompression:     true, // readReply decompresses
-	}
-	switch {
-	case socket != "":
-		transport.Proxy = nil
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", socket)
-		}
-	case d.SOCKS != nil:
-		transport.Proxy = nil
-		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-			defer cancel()
-			return d.SOCKS.DialContext(ctx, network, addr)
-		}
 	}
 	return &http.Client{Transport: transport, CheckRedirect: checkRedirect(nil)}, nil
 }

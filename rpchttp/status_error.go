@@ -59,17 +59,14 @@ func newStatusError(response *http.Response, body []byte) *StatusError {
 
 // hintFor says what may be wrong at this side, or nothing.
 func hintFor(response *http.Response) string {
-	switch status := response.StatusCode; status {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
-		return fmt.Sprintf("it redirects to %s with a status that would make a GET of the POST and lose the message: dial that address, or let the server answer 307 or 308",
-			bounded.Excerpt(response.Header.Get("Location")))
-	case http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return fmt.Sprintf("it redirects to %s, which is not followed: http is no place to go from https; dial another address, or set Dialer.Client.CheckRedirect",
-			bounded.Excerpt(response.Header.Get("Location")))
+	if response.StatusCode/100 == 3 {
+		return hintForRedirect(response)
+	}
+	switch response.StatusCode {
+	case http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return "is the path of the URL that of a JSON-RPC server?"
 	case http.StatusUnauthorized:
 		return "set Dialer.Auth, Authorization in Dialer.Header, or a user and a password in the URL"
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return "is the path of the URL that of a JSON-RPC server?"
 	case http.StatusNotAcceptable:
 		return "set Accept in Dialer.Header; servers of MCP want Options.Handler, for server-sent events"
 	case http.StatusRequestEntityTooLarge:
@@ -81,8 +78,25 @@ func hintFor(response *http.Response) string {
 		return "set the Content-Type that it takes in Dialer.Header"
 	case http.StatusMisdirectedRequest:
 		return "it does not answer for this host: set Host in Dialer.Header, or Handler.Hosts of the server"
-	case http.StatusOK:
-		return "is the path of the URL that of a JSON-RPC server?"
+	}
+	return ""
+}
+
+// hintForRedirect says why a redirect was not followed.
+func hintForRedirect(response *http.Response) string {
+	location, err := response.Location()
+	if err != nil {
+		return ""
+	}
+	to := "it redirects to " + bounded.Excerpt(location.Redacted())
+	switch response.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther:
+		return to + " with a status that would make a GET of the POST and lose the message: dial that address, or let the server answer 307 or 308"
+	case http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		if response.Request != nil && response.Request.URL.Scheme == "https" && location.Scheme == "http" {
+			return to + ", which is not followed from https to http: dial another address"
+		}
+		return to + ", which CheckRedirect of Dialer.Client does not follow"
 	}
 	return ""
 }
