@@ -135,6 +135,29 @@ func request(t *testing.T, method, url, body string, header map[string]string) (
 	return resp.StatusCode, resp.Header, string(read)
 }
 
+// A header and a URL have a limit.
+func TestServerBoundsHeaders(t *testing.T) {
+	urls, stop := startServerAt(t, "http://127.0.0.1:0/rpc")
+	large := strings.Repeat("x", 64<<10)
+	header := map[string]string{"Content-Type": "application/json"}
+	const call = `{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":1}`
+	for what, got := range map[string]func() (int, http.Header, string){
+		"a large header": func() (int, http.Header, string) {
+			return request(t, "POST", urls[0], call, map[string]string{"Content-Type": "application/json", "X": large})
+		},
+		"a large URL": func() (int, http.Header, string) { return request(t, "POST", urls[0]+"?"+large, call, header) },
+	} {
+		if status, _, text := got(); status != 431 {
+			t.Errorf("%s: %d %.100q", what, status, text)
+		}
+	}
+	if status, _, text := request(t, "POST", urls[0]+"?a=b", call, header); status != 200 || text != `{"jsonrpc":"2.0","result":3,"id":1}` {
+		t.Errorf("a query: %d %.100q", status, text)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	stop()
+}
+
 // Two addresses of a web server need two paths.
 func TestServerRefusesAPathTwice(t *testing.T) {
 	out, err := command(t, "server", "-listen", "http://127.0.0.1:0/a", "-listen", "ws://127.0.0.1:0/a").CombinedOutput()
@@ -203,6 +226,47 @@ func TestMCPOverHTTP(t *testing.T) {
 	})
 	http.DefaultClient.CloseIdleConnections()
 	stop()
+}
+
+// At a signal the server mcp first says that it is not ready, then finishes the tool that
+// runs, and then ends.
+func TestMCPOverHTTPEnds(t *testing.T) {
+	url, stop := startProgram(t, "mcp", "-http", "127.0.0.1:0", "-step", "20ms")
+	call := strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"count","arguments":{"to":100},"_meta":{"progressToken":1}}}`)
+	r, err := http.NewRequestWithContext(t.Context(), "POST", url, call)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	events := bufio.NewReader(resp.Body)
+	if first, err := events.ReadString('\n'); err != nil {
+		t.Fatalf("the first event: %q, %v", first, err)
+	}
+	stopped := make(chan struct{})
+	// Owner: the test. End: the program has ended.
+	go func() { defer close(stopped); stop() }()
+	ready := strings.TrimSuffix(url, "mcp") + "ready"
+	for status := 200; status != 503; {
+		if status, _, _ = request(t, "GET", ready, "", nil); status != 200 && status != 503 {
+			t.Fatalf("/ready: status %d", status)
+		}
+	}
+	const ping = `{"jsonrpc":"2.0","id":2,"method":"ping"}`
+	if status, header, text := request(t, "POST", url, ping, map[string]string{"Content-Type": "application/json"}); status != 503 ||
+		header.Get("Retry-After") == "" || !strings.Contains(text, `"started":false`) {
+		t.Errorf("a message during the shutdown: %d %q", status, text)
+	}
+	if rest, err := io.ReadAll(events); err != nil || !strings.Contains(string(rest), "counted to 100") {
+		t.Errorf("the tool that was running: %v, %.300q", err, rest)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	<-stopped
 }
 
 // The official client of the Model Context Protocol, in TypeScript, uses the server mcp

@@ -42,7 +42,7 @@ func (srv *server) serveHTTP(ctx context.Context, out io.Writer, addr string) er
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
 	fmt.Fprintf(out, "listening on http://%s/mcp\n", l.Addr())
 	served := make(chan error, 1)
-	// Owner: serveHTTP. End: Shutdown or Close of web.
+	// Owner: serveHTTP. End: Shutdown of web.
 	go func() { served <- web.Serve(l) }()
 	select {
 	case <-ctx.Done():

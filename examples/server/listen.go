@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -73,8 +74,7 @@ func listen(ctx context.Context, srv *rpcx.Server, addrs []string, config *tls.C
 	return fronts, urls, nil
 }
 
-// serve serves until ctx ends, and then in this order: no new work is begun, and /ready
-// says so; the listener is closed; what is under way is finished.
+// serve serves until ctx ends.
 func (f front) serve(ctx context.Context, srv *rpcx.Server) error {
 	if f.paths == nil {
 		return srv.ServeContext(ctx, f.Listener)
@@ -85,5 +85,17 @@ func (f front) serve(ctx context.Context, srv *rpcx.Server) error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 	}
-	return websocket.ServeContext(ctx, srv, web, f.Listener)
+	served := make(chan error, 1)
+	// Owner: serve. End: Shutdown of web.
+	go func() { served <- web.Serve(f.Listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	// First, /ready says no, new messages are refused, and what is under way is finished.
+	// Then the listener is closed.
+	return errors.Join(srv.Shutdown(ending), web.Shutdown(ending))
 }
