@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/textproto"
@@ -307,5 +308,45 @@ func TestInteropCurlHTTP2(t *testing.T) {
 	}
 	if got := post(`{"jsonrpc":"2.0","method":"echo","params":[1]}`); got.Version != "2" || got.Status != 204 {
 		t.Errorf("a notification over HTTP/%s: %d %q", got.Version, got.Status, got.body)
+	}
+	// Calls at once share a connection.
+	args := []string{"--no-progress-meter", "-Z", "--parallel-max", "30"}
+	for n := range 30 {
+		if n > 0 {
+			args = append(args, "--next", "-sS", "--noproxy", "*", "--http2", "--cacert", ca, "-w", "%{stderr}%{json}\n")
+		}
+		args = append(args, "-H", curlJSON, "--data-binary", callText(n, "echo", "n"), web.URL)
+	}
+	got := curl(t, "", append([]string{"--http2", "--cacert", ca}, args...)...)
+	if n := strings.Count(got.body, `"result":"n"`); n != 30 || got.connections != 1 {
+		t.Errorf("%d answers over %d connections, want 30 over one", n, got.connections)
+	}
+}
+
+// A unix socket has no address of a client; its clients share a budget.
+func TestInteropCurlUnixSocket(t *testing.T) {
+	noLeak(t)
+	interoptest.Program(t, "apt-get install curl", "curl")
+	socket := interopSocket(t)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: new(webServer).methods()}}
+	web := httptest.NewUnstartedServer(&rpchttp.Handler{Server: srv})
+	web.Listener.Close()
+	web.Listener = l
+	web.Start()
+	defer web.Close()
+	if got := curl(t, curlEcho, "--unix-socket", socket, "--data-binary", "@-", "-H", curlJSON, "http://any.example/rpc"); got.Status != 200 || got.body != echoed {
+		t.Errorf("%d %q", got.Status, got.body)
+	}
+	c, err := rpchttp.Dial("unix://"+socket+":/rpc", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if text, err := rpcx.Call[string](interopContext(t), c, "echo", rpcx.Args{"Howdy"}); text != "Howdy" || err != nil {
+		t.Errorf("echo: %q, %v", text, err)
 	}
 }

@@ -23,13 +23,15 @@ import (
 )
 
 // haproxyConfig forwards to one server as long as its path /ready says 200. The path /admin
-// is not for clients.
+// is not for clients. Without abortonclose, HAProxy does not tell the server that a client
+// has given a request up.
 const haproxyConfig = `
 global
     maxconn 500
 defaults
     mode http
     option forwardfor
+    option abortonclose
     timeout connect 30s
     timeout client 60s
     timeout server 60s
@@ -50,6 +52,8 @@ type behindHAProxy struct {
 	direct       string // of the web server
 	rpc          atomic.Pointer[rpchttp.Handler]
 	pretendReady atomic.Bool
+	answers      chan struct{} // to handlers of the method "ask"
+	hanging      chan struct{} // of the method "hang": its begin and its end
 
 	mu      sync.Mutex
 	handled map[string]int // how often each method was handled, and the path /admin
@@ -60,7 +64,7 @@ type behindHAProxy struct {
 func startHAProxy(t *testing.T) *behindHAProxy {
 	t.Helper()
 	program := interoptest.Program(t, "apt-get install haproxy", "haproxy", "/usr/sbin")
-	b := &behindHAProxy{handled: make(map[string]int)}
+	b := &behindHAProxy{answers: make(chan struct{}, 1), hanging: make(chan struct{}, 2), handled: make(map[string]int)}
 	b.restart()
 	web := httptest.NewServer(b.paths())
 	t.Cleanup(func() {
@@ -107,6 +111,18 @@ func (b *behindHAProxy) restart() {
 		host, _, err := net.SplitHostPort(s.RemoteAddr().String())
 		return host, err
 	}))
+	router.Handle("ask", rpcx.Func(func(ctx context.Context, s *rpcx.Session) error {
+		if err := s.Notify(ctx, "asked", nil); err != nil {
+			return err
+		}
+		return receiveToken(ctx, b.answers)
+	}))
+	router.Handle("answer", rpcx.Func(func() { b.answers <- struct{}{} }))
+	router.Handle("hang", rpcx.Func(func(ctx context.Context) {
+		b.hanging <- struct{}{}
+		<-ctx.Done()
+		b.hanging <- struct{}{}
+	}))
 	counting := rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 		b.count(req.Method)
 		return router.ServeRPC(ctx, req)
@@ -114,7 +130,18 @@ func (b *behindHAProxy) restart() {
 	b.rpc.Store(&rpchttp.Handler{
 		Server: &rpcx.Server{Options: rpcx.Options{Handler: counting, Limits: rpcx.Limits{CostHard: 250, CostDelay: -1}}},
 		Client: rpchttp.XForwardedFor(netip.MustParsePrefix("127.0.0.1/32")),
+		SSE:    true,
 	})
+}
+
+// receiveToken receives from c, or returns the cause of ctx.
+func receiveToken(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // paths is the handler of the web server. At /abort, the server handles a message, and
@@ -154,12 +181,18 @@ func (b *behindHAProxy) handledOf(what string) int {
 // requests that it sends.
 func (b *behindHAProxy) dialFrom(t *testing.T, source, url string, d rpchttp.Dialer) (*rpchttp.Client, *attempts) {
 	t.Helper()
+	return b.dialWith(t, source, url, d, nil)
+}
+
+// dialWith is dialFrom with options.
+func (b *behindHAProxy) dialWith(t *testing.T, source, url string, d rpchttp.Dialer, opts *rpcx.Options) (*rpchttp.Client, *attempts) {
+	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
 	transport := &http.Transport{DialContext: dialer.DialContext}
 	t.Cleanup(transport.CloseIdleConnections)
 	counted := &attempts{RoundTripper: transport}
 	d.Client = &http.Client{Transport: counted}
-	c, err := d.Dial(url, nil)
+	c, err := d.Dial(url, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -473,5 +506,37 @@ func TestInteropHAProxyShutdown(t *testing.T) {
 	sent.expect(t, "an echo", 2)
 	if n := b.handledOf("note"); n != 0 {
 		t.Errorf("%d notes were handled", n)
+	}
+}
+
+// HAProxy passes events on at once, in time for a handler that waits for what the event
+// causes, and tells the server when a client gives a request up.
+func TestInteropHAProxyEvents(t *testing.T) {
+	noLeak(t)
+	b := startHAProxy(t)
+	ctx := interopContext(t)
+	url := "http://" + b.addr + "/rpc"
+	other, _ := b.dialFrom(t, "127.0.0.3", url, rpchttp.Dialer{})
+	router := rpcx.NewRouter()
+	router.Handle("asked", rpcx.Func(func(ctx context.Context) error { return other.Call(ctx, "answer", nil, nil) }))
+	c, _ := b.dialWith(t, "127.0.0.2", url, rpchttp.Dialer{}, &rpcx.Options{Handler: router})
+	for range 10 {
+		if err := c.Call(ctx, "ask", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		hurried, cancel := context.WithCancel(ctx)
+		call := c.Go(hurried, "hang", nil)
+		if err := receiveToken(ctx, b.hanging); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := call.Wait(ctx, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("the call ended with %v", err)
+		}
+		if err := receiveToken(ctx, b.hanging); err != nil {
+			t.Fatalf("the handler goes on: %v", err)
+		}
 	}
 }

@@ -63,6 +63,7 @@ func serveHTTP(t *testing.T, opts rpcx.Options, change ...func(*rpchttp.Handler)
 // methods returns the methods of interoptest.Router and these:
 //
 //   - count(to) sends a notification "at" for each number, and returns the last.
+//   - ask_note(token) sends the notification "asked", and returns when the token is noted.
 //   - hang_noting(token) notes the token, hangs until its context ends, and notes it again.
 func (w *webServer) methods() rpcx.Handler {
 	router := interoptest.Router()
@@ -74,6 +75,12 @@ func (w *webServer) methods() rpcx.Handler {
 		}
 		return to, nil
 	}, "to"))
+	router.Handle("ask_note", rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		if err := req.Session().Notify(ctx, "asked", rpcx.Args{}); err != nil {
+			return nil, err
+		}
+		return router.ServeRPC(ctx, &rpcx.Request{Method: "await_note", Params: req.Params})
+	}))
 	router.Handle("hang_noting", rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
 		note := &rpcx.Request{Method: "note", Params: req.Params}
 		if _, err := router.ServeRPC(ctx, note); err != nil {

@@ -94,6 +94,16 @@ const checks = {
       [['at', 1], ['at', 2], ['at', 3], [3, undefined]]);
   },
 
+  async events_come_at_once() { // the handler waits for what the event causes
+    const response = await post(request('ask_note', ['asked']), { headers: { accept: 'text/event-stream, application/json' } });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = '';
+    while (!text.includes('"asked"')) text += (await reader.read()).value;
+    await call('note', ['asked']);
+    for (let chunk; !(chunk = await reader.read()).done;) text += chunk.value;
+    assert.match(text, /data: ?\{"jsonrpc":"2.0","result":"asked","id":1\}/);
+  },
+
   async no_events_for_others() { // the notification fails in the handler
     const response = await post(request('count', [3]));
     assert.match(response.headers.get('content-type'), /^application\/json/);
