@@ -4,6 +4,7 @@ package examples_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -228,12 +229,11 @@ func TestMCPOverHTTP(t *testing.T) {
 	stop()
 }
 
-// At a signal the server mcp first says that it is not ready, then finishes the tool that
-// runs, and then ends.
-func TestMCPOverHTTPEnds(t *testing.T) {
-	url, stop := startProgram(t, "mcp", "-http", "127.0.0.1:0", "-step", "20ms")
-	call := strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"count","arguments":{"to":100},"_meta":{"progressToken":1}}}`)
-	r, err := http.NewRequestWithContext(t.Context(), "POST", url, call)
+// countOverHTTP calls the tool count and returns the stream after the first event.
+func countOverHTTP(t *testing.T, url string, to int) io.ReadCloser {
+	t.Helper()
+	call := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"count","arguments":{"to":%d},"_meta":{"progressToken":1}}}`, to)
+	r, err := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader(call))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,11 +243,26 @@ func TestMCPOverHTTPEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	events := bufio.NewReader(resp.Body)
-	if first, err := events.ReadString('\n'); err != nil {
-		t.Fatalf("the first event: %q, %v", first, err)
+	if n, err := resp.Body.Read(make([]byte, 1)); n != 1 {
+		t.Fatalf("no event: %v", err)
 	}
+	return resp.Body
+}
+
+// A client that closes the stream ends the tool: nothing is left to be finished, which would
+// take half an hour.
+func TestMCPOverHTTPStreamIsClosed(t *testing.T) {
+	url, stop := startProgram(t, "mcp", "-http", "127.0.0.1:0", "-step", "20ms")
+	countOverHTTP(t, url, 100_000).Close()
+	stop()
+}
+
+// At a signal the server mcp first says that it is not ready, then finishes the tool that
+// runs, and then ends.
+func TestMCPOverHTTPEnds(t *testing.T) {
+	url, stop := startProgram(t, "mcp", "-http", "127.0.0.1:0", "-step", "20ms")
+	events := countOverHTTP(t, url, 100)
+	defer events.Close()
 	stopped := make(chan struct{})
 	// Owner: the test. End: the program has ended.
 	go func() { defer close(stopped); stop() }()

@@ -24,7 +24,8 @@ import (
 
 // haproxyConfig forwards to one server as long as its path /ready says 200. The path /admin
 // is not for clients. Without abortonclose, HAProxy does not tell the server that a client
-// has given a request up.
+// has given a request up. The interval of the checks is their time to connect, too: a busy
+// machine needs a longer one.
 const haproxyConfig = `
 global
     maxconn 500
@@ -43,7 +44,8 @@ backend rpc
     option httpchk GET /ready
     http-check expect status 200
     http-reuse always
-    server a %s check inter 20ms fall 1 rise 1
+    timeout check 30s
+    server a %s check inter 500ms fall 2 rise 1
 `
 
 // behindHAProxy is a web server of ours with HAProxy in front.
@@ -52,6 +54,7 @@ type behindHAProxy struct {
 	direct       string // of the web server
 	rpc          atomic.Pointer[rpchttp.Handler]
 	pretendReady atomic.Bool
+	checked      chan struct{} // HAProxy has asked for /ready
 	answers      chan struct{} // to handlers of the method "ask"
 	hanging      chan struct{} // of the method "hang": its begin and its end
 
@@ -64,7 +67,7 @@ type behindHAProxy struct {
 func startHAProxy(t *testing.T) *behindHAProxy {
 	t.Helper()
 	program := interoptest.Program(t, "apt-get install haproxy", "haproxy", "/usr/sbin")
-	b := &behindHAProxy{answers: make(chan struct{}, 1), hanging: make(chan struct{}, 2), handled: make(map[string]int)}
+	b := &behindHAProxy{checked: make(chan struct{}, 1), answers: make(chan struct{}, 1), hanging: make(chan struct{}, 2), handled: make(map[string]int)}
 	b.restart()
 	web := httptest.NewServer(b.paths())
 	t.Cleanup(func() {
@@ -157,6 +160,10 @@ func (b *behindHAProxy) paths() http.Handler {
 		if !b.pretendReady.Load() {
 			rpchttp.Ready(b.rpc.Load().Server).ServeHTTP(w, r)
 		}
+		select {
+		case b.checked <- struct{}{}:
+		default:
+		}
 	})
 	mux.HandleFunc("/admin", func(http.ResponseWriter, *http.Request) { b.count("/admin") })
 	return mux
@@ -225,7 +232,7 @@ func (a *attempts) expect(t *testing.T, what string, want int64) {
 }
 
 // waitFor waits until HAProxy answers a GET with a status: 405 if the server is up, 503 if
-// it is down.
+// it is down. waitFor asks after each check.
 func (b *behindHAProxy) waitFor(t *testing.T, status int) {
 	t.Helper()
 	ctx := interopContext(t)
@@ -241,6 +248,9 @@ func (b *behindHAProxy) waitFor(t *testing.T, status int) {
 		response.Body.Close()
 		if response.StatusCode == status {
 			return
+		}
+		if err := receiveToken(ctx, b.checked); err != nil {
+			t.Fatalf("waiting for status %d: %v", status, err)
 		}
 	}
 }
