@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -255,10 +254,19 @@ func (b *behindHAProxy) waitFor(t *testing.T, status int) {
 	}
 }
 
-// Behind HAProxy, a budget is that of the client, whatever the client says of itself.
-func TestInteropHAProxyForwardedFor(t *testing.T) {
+// One HAProxy is the peer of all its tests. The last one shuts the server down.
+func TestInteropHAProxy(t *testing.T) {
 	noLeak(t)
 	b := startHAProxy(t)
+	defer http.DefaultClient.CloseIdleConnections()
+	t.Run("forwarded for", b.testForwardedFor)
+	t.Run("smuggling", b.testSmuggling)
+	t.Run("events", b.testEvents)
+	t.Run("shutdown", b.testShutdown)
+}
+
+// Behind HAProxy, a budget is that of the client, whatever the client says of itself.
+func (b *behindHAProxy) testForwardedFor(t *testing.T) {
 	ctx := interopContext(t)
 	url := "http://" + b.addr + "/rpc"
 	status := func(err error) int {
@@ -313,135 +321,13 @@ func isExcessive(err error) bool {
 	return ok && e.Code == rpcx.CodeExcessiveResourceUsage
 }
 
-// smuggling has requests that a proxy and its server may divide in different ways. Each
-// hides a GET of /admin, which HAProxy denies, or a call of the method "smuggled", in a body
-// or behind one.
-func smuggling() map[string]string {
-	const admin = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"
-	call := callText(1, "smuggled")
-	post := fmt.Sprintf("POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(call), call)
-	const head = "POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-	requests := make(map[string]string)
-	for what, hidden := range map[string]string{"a GET": admin, "a call in a denied path": strings.Replace(post, "/rpc", "/admin", 1)} {
-		chunked := "0\r\n\r\n" + hidden
-		length := fmt.Sprintf("Content-Length: %d\r\n", len(chunked))
-		for name, fields := range map[string]string{
-			"length and chunks":          length + "Transfer-Encoding: chunked\r\n",
-			"chunks and length":          "Transfer-Encoding: chunked\r\n" + length,
-			"two lengths":                length + "Content-Length: 5\r\n",
-			"two lengths in a list":      fmt.Sprintf("Content-Length: 5, %d\r\n", len(chunked)),
-			"length 0 and another":       "Content-Length: 0\r\n" + length,
-			"a length with a sign":       fmt.Sprintf("Content-Length: +%d\r\n", len(chunked)),
-			"a length in hexadecimal":    fmt.Sprintf("Content-Length: 0x%x\r\n", len(chunked)),
-			"an unknown encoding":        "Transfer-Encoding: xchunked\r\n" + length,
-			"chunked twice":              "Transfer-Encoding: chunked, chunked\r\n" + length,
-			"chunked in two lines":       "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n" + length,
-			"gzip and chunked":           "Transfer-Encoding: gzip, chunked\r\n" + length,
-			"chunked with a tab":         "Transfer-Encoding:\tchunked\r\n" + length,
-			"chunked behind a line feed": "Transfer-Encoding:\n chunked\r\n" + length,
-			"a folded line":              "Transfer-Encoding:\r\n chunked\r\n" + length,
-			"a space before the colon":   "Transfer-Encoding : chunked\r\n" + length,
-			"an upper-case value":        "Transfer-Encoding: CHUNKED\r\n" + length,
-			"a name within a line":       "X: y\rTransfer-Encoding: chunked\r\n" + length,
-			"a line without a return":    "X: y\nTransfer-Encoding: chunked\r\n" + length,
-			"a name with a NUL":          "Transfer-Encoding\x00: chunked\r\n" + length,
-			"HTTP/1.0 with chunks":       "Transfer-Encoding: chunked\r\n" + length,
-			"no length":                  "",
-		} {
-			request := head + fields + "\r\n" + chunked
-			if strings.HasPrefix(name, "HTTP/1.0") {
-				request = strings.Replace(request, "HTTP/1.1", "HTTP/1.0", 1)
-			}
-			requests[what+": "+name] = request
-		}
-		// The server refuses these by the header alone, and does not want the body.
-		whole := fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(hidden), hidden)
-		requests[what+": the body of another type"] = "POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n" + whole
-		requests[what+": the body of another origin"] = head + "Origin: http://evil.example\r\n" + whole
-		requests[what+": the body of a GET"] = "GET /rpc HTTP/1.1\r\nHost: a\r\n" + whole
-		requests[what+": the body of no message"] = head + whole
-		requests[what+": the end of a large body"] = head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s%s",
-			rpcx.DefaultMaxSize+1+len(hidden), strings.Repeat(" ", rpcx.DefaultMaxSize+1), hidden)
-		requests[what+": a body that was not asked for"] = "POST /rpc HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\n" + whole
-		requests[what+": chunks with an extension"] = head + "Transfer-Encoding: chunked\r\n\r\n2;a=\"\r\n\r\n0\r\n\r\n" + hidden + "\"\r\n{}\r\n0\r\n\r\n"
-		requests[what+": a chunk that is larger"] = head + fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff0\r\n%s", hidden)
-		requests[what+": a trailer"] = head + "Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 100\r\nX: " + strings.ReplaceAll(hidden, "\r\n", "\r\nX: ") + "\r\n\r\n"
-	}
-	return requests
-}
-
-// No request that HAProxy denies reaches the server inside another one, and each client gets
-// the answers to its own requests.
-func TestInteropHAProxySmuggling(t *testing.T) {
-	noLeak(t)
-	b := startHAProxy(t)
-	ctx := interopContext(t)
-	for addr, want := range map[string]int{b.direct: http.StatusOK, b.addr: http.StatusForbidden} { // the test can fail
-		response, err := http.Get("http://" + addr + "/admin")
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if response.StatusCode != want {
-			t.Errorf("/admin at %s: status %d, want %d", addr, response.StatusCode, want)
-		}
-	}
-	if n := b.handledOf("/admin"); n != 1 {
-		t.Errorf("/admin was reached %d times, want the time without HAProxy", n)
-	}
-	defer http.DefaultClient.CloseIdleConnections()
-	honest, _ := b.dialFrom(t, "127.0.0.2", "http://"+b.addr+"/rpc", rpchttp.Dialer{})
-	source := 0
-	for name, request := range smuggling() {
-		source++
-		t.Run(name, func(t *testing.T) {
-			answer := exchangeRaw(t, ctx, b.addr, fmt.Sprintf("127.0.1.%d", source), request)
-			if n := b.handledOf("/admin") + b.handledOf("smuggled"); n != 0 {
-				t.Errorf("the hidden request has reached the server; the answer is\n%s", answer)
-			}
-			for n := range 3 {
-				text := fmt.Sprint(name, n)
-				if got, err := rpcx.Call[string](ctx, honest, "echo", rpcx.Args{text}); got != text || err != nil {
-					t.Errorf("the next client got %q, %v", got, err)
-				}
-			}
-		})
-	}
-}
-
-// exchangeRaw sends a request, and returns what comes back until the connection ends.
-func exchangeRaw(t *testing.T, ctx context.Context, addr, source, request string) string {
-	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
-	conn, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
-	_, err = io.WriteString(conn, request) // fails if HAProxy does not want all of it
-	if err == nil {
-		conn.(*net.TCPConn).CloseWrite()
-	}
-	answer, _ := io.ReadAll(conn)
-	if ctx.Err() != nil {
-		t.Error("the connection does not end")
-	}
-	return string(answer)
-}
-
 // HAProxy learns by /ready that the server takes nothing any more, and answers 503 itself.
 // A client repeats only idempotent methods then, and a message that the server says it has
 // not started.
-func TestInteropHAProxyShutdown(t *testing.T) {
-	noLeak(t)
-	b := startHAProxy(t)
-	defer http.DefaultClient.CloseIdleConnections()
+func (b *behindHAProxy) testShutdown(t *testing.T) {
 	ctx := interopContext(t)
 	idempotent := rpchttp.Dialer{Idempotent: func(method string) bool { return method == "echo" }}
-	c, sent := b.dialFrom(t, "127.0.0.2", "http://"+b.addr+"/rpc", idempotent)
+	c, sent := b.dialFrom(t, "127.0.0.22", "http://"+b.addr+"/rpc", idempotent)
 	expectStatus := func(what string, err error, want int) {
 		t.Helper()
 		if e, ok := errors.AsType[*rpchttp.StatusError](err); !ok || e.StatusCode != want {
@@ -451,7 +337,7 @@ func TestInteropHAProxyShutdown(t *testing.T) {
 
 	// The server breaks off after it has carried a message out. HAProxy answers 502, or, if
 	// its own connection to the server was not new, closes the connection in silence.
-	aborted, abortedSent := b.dialFrom(t, "127.0.0.3", "http://"+b.addr+"/abort", idempotent)
+	aborted, abortedSent := b.dialFrom(t, "127.0.0.23", "http://"+b.addr+"/abort", idempotent)
 	expectBroken := func(method string, want int) {
 		t.Helper()
 		err := aborted.Call(ctx, method, rpcx.Args{}, nil)
@@ -476,7 +362,7 @@ func TestInteropHAProxyShutdown(t *testing.T) {
 	// The server says itself that it has not started a message, and HAProxy passes that on.
 	b.pretendReady.Store(true)
 	b.rpc.Load().Server.Shutdown(ctx)
-	once, _ := b.dialFrom(t, "127.0.0.2", "http://"+b.addr+"/rpc", rpchttp.Dialer{Retries: -1})
+	once, _ := b.dialFrom(t, "127.0.0.22", "http://"+b.addr+"/rpc", rpchttp.Dialer{Retries: -1})
 	err := once.Call(ctx, "note", nil, nil)
 	if e, ok := errors.AsType[*rpcx.Error](err); !ok || !e.NotStarted() {
 		t.Errorf("during the shutdown: %v", err)
@@ -521,15 +407,13 @@ func TestInteropHAProxyShutdown(t *testing.T) {
 
 // HAProxy passes events on at once, in time for a handler that waits for what the event
 // causes, and tells the server when a client gives a request up.
-func TestInteropHAProxyEvents(t *testing.T) {
-	noLeak(t)
-	b := startHAProxy(t)
+func (b *behindHAProxy) testEvents(t *testing.T) {
 	ctx := interopContext(t)
 	url := "http://" + b.addr + "/rpc"
-	other, _ := b.dialFrom(t, "127.0.0.3", url, rpchttp.Dialer{})
+	other, _ := b.dialFrom(t, "127.0.0.33", url, rpchttp.Dialer{})
 	router := rpcx.NewRouter()
 	router.Handle("asked", rpcx.Func(func(ctx context.Context) error { return other.Call(ctx, "answer", nil, nil) }))
-	c, _ := b.dialWith(t, "127.0.0.2", url, rpchttp.Dialer{}, &rpcx.Options{Handler: router})
+	c, _ := b.dialWith(t, "127.0.0.32", url, rpchttp.Dialer{}, &rpcx.Options{Handler: router})
 	for range 10 {
 		if err := c.Call(ctx, "ask", nil, nil); err != nil {
 			t.Fatal(err)
