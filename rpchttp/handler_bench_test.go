@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+	"time"
 
 	"example.com/rpcx/internal/race"
 	"example.com/rpcx/rpchttp"
@@ -24,6 +25,9 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 	w.size += len(p)
 	return len(p), nil
 }
+
+func (*plainWriter) SetReadDeadline(time.Time) error  { return nil }
+func (*plainWriter) SetWriteDeadline(time.Time) error { return nil }
 
 // repeated is a request that can be served again and again, from a page of a listed host.
 type repeated struct {

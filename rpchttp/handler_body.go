@@ -24,8 +24,8 @@ const (
 type body struct {
 	buf []byte // from package buffers; nil before read and after release
 	n   int    // bytes of the message in buf
-	// If dropped is not nil, buf has only the beginning of a message that is refused with
-	// the status refused.
+	// If dropped is not nil, buf has only the beginning of a message, or nothing, and the
+	// answer is an error. refused is the status, or 0 for that of any other error.
 	dropped *rpcx.FrameError
 	refused int
 }
@@ -72,22 +72,28 @@ func (b *body) read(h *Handler, r *http.Request, s *settings) *refusal {
 func (b *body) end(err error, s *settings) *refusal {
 	compressed, ok := errors.AsType[*gzipError](err)
 	switch {
-	case err == io.EOF && len(bytes.TrimSpace(b.message())) == 0:
-		return &refusal{status: http.StatusBadRequest, text: "request body is empty: a message is POSTed"}
+	case err == io.EOF && isBlank(b.message()): // a session would pass over the message
+		b.drop(0, "the request body is empty", "invalid JSON: the request body is empty")
 	case err == io.EOF:
 	case err == errCompressedTooLarge:
 		b.dropTooLarge(s)
 	case ok:
-		const text = "request body is no single gzip member"
-		b.refused = http.StatusBadRequest
-		b.dropped = &rpcx.FrameError{Message: compressed.Error(), Recoverable: true,
-			Answer: &rpcx.Error{Code: rpcx.CodeParseError, Message: text}}
+		b.drop(http.StatusBadRequest, compressed.Error(), "request body is no single gzip member")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &refusal{status: http.StatusRequestTimeout, unread: true, text: "request body too slow (rpchttp.Handler.ReadTimeout)"}
 	default:
 		return &refusal{status: http.StatusBadRequest, text: "request body incomplete", err: err}
 	}
 	return nil
+}
+
+// isBlank reports whether a message is only white space.
+func isBlank(msg []byte) bool { return len(bytes.TrimLeft(msg, " \t\r\n")) == 0 }
+
+// drop drops a message that is not JSON. why is for the log.
+func (b *body) drop(status int, why, answer string) {
+	b.refused = status
+	b.dropped = &rpcx.FrameError{Message: why, Recoverable: true, Answer: &rpcx.Error{Code: rpcx.CodeParseError, Message: answer}}
 }
 
 // dropTooLarge drops a message over s.maxSize.

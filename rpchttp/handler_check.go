@@ -128,8 +128,8 @@ func (h *Handler) hasHost(host string) bool {
 // hostName returns the host without the port, the brackets of IPv6, and the final dot of a
 // name.
 func hostName(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && i > strings.LastIndexByte(host, ']') {
+		host = host[:i]
 	}
 	return strings.TrimSuffix(trimBrackets(host), ".")
 }
@@ -166,9 +166,6 @@ const hidden = "null"
 // answer to the page.
 func (h *Handler) checkOrigin(w http.ResponseWriter, r *http.Request) *refusal {
 	origins := r.Header["Origin"]
-	if len(h.Origins) > 0 {
-		w.Header().Add("Vary", "Origin")
-	}
 	switch {
 	case len(origins) == 0 || len(origins) == 1 && origins[0] == "":
 		return nil

@@ -33,7 +33,7 @@ func (o *responder) answer(in *body, reply []byte, err error) {
 	switch status := o.statusOf(in, reply, err); {
 	case reply != nil:
 		o.writeReply(status, reply)
-	case err == nil && in.dropped == nil: // nothing is to be answered
+	case err == nil && in.refused == 0: // nothing is to be answered
 		o.w.WriteHeader(status)
 	default: // the reason stays in the log
 		gone := o.r.Context().Err() != nil
@@ -57,7 +57,7 @@ func (o *responder) statusOf(in *body, reply []byte, err error) int {
 			closeConnection(o.w, o.r) // the next request may reach another server
 		}
 		return http.StatusServiceUnavailable
-	case in.dropped != nil:
+	case in.refused != 0:
 		if in.refused == http.StatusRequestEntityTooLarge {
 			closeConnection(o.w, o.r) // the rest of the body is not wanted
 		}
@@ -121,14 +121,11 @@ const (
 func (o *responder) writeReply(status int, reply []byte) {
 	header := o.w.Header()
 	header["Content-Type"] = jsonTypes
-	if compress := o.h.Compress; compress > 0 {
-		header.Add("Vary", "Accept-Encoding")
-		if len(reply) >= compress && acceptsGzip(o.r) {
-			z := gzips.Get().(*gzipper)
-			defer gzips.Put(z)
-			header.Set("Content-Encoding", "gzip")
-			reply = z.compress(reply)
-		}
+	if compress := o.h.Compress; compress > 0 && len(reply) >= compress && acceptsGzip(o.r) {
+		z := gzips.Get().(*gzipper)
+		defer gzips.Put(z)
+		header.Set("Content-Encoding", "gzip")
+		reply = z.compress(reply)
 	}
 	if len(reply) < bufferedReply {
 		o.w.WriteHeader(status)
