@@ -309,19 +309,19 @@ func TestClientConnectionBreaks(t *testing.T) {
 		for _, idempotent := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, idempotent: %v", test.sentence, idempotent), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					received := 0
+					var received atomic.Int32
 					n := &testNet{t: t}
 					n.serve = func(conn net.Conn, number int) {
 						r := bufio.NewReader(conn)
 						if number == 1 {
-							received += test.serve(conversation{r, conn})
+							received.Add(int32(test.serve(conversation{r, conn})))
 							return
 						}
 						for {
 							if _, err := readRequest(r); err != nil {
 								return
 							}
-							received++
+							received.Add(1)
 							writeResponse(conn, 200, "", replyOne)
 						}
 					}
@@ -335,7 +335,7 @@ func TestClientConnectionBreaks(t *testing.T) {
 					if e, ok := errors.AsType[*rpcx.ConnectionError](err); err != nil && (!ok || !e.Written) {
 						t.Errorf("the error is %v", err)
 					}
-					if !idempotent && received > 1 {
+					if received := received.Load(); !idempotent && received > 1 {
 						t.Errorf("the server has received the message %d times", received)
 					}
 					if conns := n.conns.Load(); (conns == 2) != repeated {
