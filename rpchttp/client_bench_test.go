@@ -13,9 +13,9 @@ import (
 	"example.com/rpcx/rpchttp"
 )
 
-// echoing answers each call with the result 3, in the least time. A server that takes more
+// echoReply answers each call with the result 3, in the least time. A server that takes more
 // would hide what the client takes.
-func echoing(w http.ResponseWriter, r *http.Request) {
+func echoReply(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	var call struct{ ID json.RawMessage }
 	json.Unmarshal(body, &call)
@@ -26,7 +26,7 @@ func echoing(w http.ResponseWriter, r *http.Request) {
 // BenchmarkClient compares a call with a POST by package http, which encodes and decodes
 // the same message.
 func BenchmarkClient(b *testing.B) {
-	s := httptest.NewServer(http.HandlerFunc(echoing))
+	s := httptest.NewServer(http.HandlerFunc(echoReply))
 	defer s.Close()
 	plain := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}}
 	defer plain.CloseIdleConnections()

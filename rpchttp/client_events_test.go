@@ -16,8 +16,8 @@ import (
 	"example.com/rpcx/rpchttp"
 )
 
-// events answers with a stream of events.
-func events(parts ...string) func(http.ResponseWriter, webRequest, int) {
+// eventStream answers with a stream of events.
+func eventStream(parts ...string) func(http.ResponseWriter, webRequest, int) {
 	return func(w http.ResponseWriter, _ webRequest, _ int) {
 		w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 		for _, part := range parts {
@@ -27,15 +27,15 @@ func events(parts ...string) func(http.ResponseWriter, webRequest, int) {
 	}
 }
 
-// progress is an event with a notification.
-func progress(n int) string {
+// progressEvent is an event with a notification.
+func progressEvent(n int) string {
 	return fmt.Sprintf("data: {\"jsonrpc\":\"2.0\",\"method\":\"progress\",\"params\":[%d]}\n\n", n)
 }
 
-// collector is an Options.Handler that collects notifications.
-type collector struct{ got []string }
+// noteCollector is an Options.Handler that collects notifications.
+type noteCollector struct{ got []string }
 
-func (c *collector) ServeRPC(_ context.Context, req *rpcx.Request) (any, error) {
+func (c *noteCollector) ServeRPC(_ context.Context, req *rpcx.Request) (any, error) {
 	c.got = append(c.got, req.Method+" "+string(req.Params.Positional))
 	return nil, nil
 }
@@ -50,28 +50,28 @@ func TestClientEvents(t *testing.T) {
 		want     string // the results or the error
 		notes    int
 	}{
-		{"a response alone", []string{"data: " + one + "\n\n"}, "1", 0},
-		{"progress before", []string{progress(1), progress(2), "data: " + one + "\n\n"}, "1", 2},
-		{"in one write", []string{progress(1) + progress(2) + "data: " + one + "\n\n"}, "1", 2},
-		{"all fields", []string{"\ufeff: comment\nid: 7\nretry: 10\nevent: message\ndata:" + one + "\n\n"}, "1", 0},
+		{"a response alone", []string{"data: " + replyOne + "\n\n"}, "1", 0},
+		{"progress before", []string{progressEvent(1), progressEvent(2), "data: " + replyOne + "\n\n"}, "1", 2},
+		{"in one write", []string{progressEvent(1) + progressEvent(2) + "data: " + replyOne + "\n\n"}, "1", 2},
+		{"all fields", []string{"\ufeff: comment\nid: 7\nretry: 10\nevent: message\ndata:" + replyOne + "\n\n"}, "1", 0},
 		{"a response of several lines", []string{"data: {\"jsonrpc\":\"2.0\",\ndata: \"result\":1,\ndata:\ndata: \"id\":0}\n\n"}, "1", 0},
-		{"lines that end in CR LF", []string{": x\r\n\r", "\ndata: ", one, "\r\n", "\r\n"}, "1", 0},
-		{"lines that end in CR", []string{"data: " + one + "\r\r"}, "1", 0},
-		{"events of other types", []string{"event: ping\ndata: x\n\n", "event: endpoint\ndata: /x\n\n", "data: " + one + "\n\n"}, "1", 0},
-		{"an empty event", []string{"\n\n\nevent: message\n\n", "data: " + one + "\n\n"}, "1", 0},
-		{"what comes after the response is not read", []string{"data: " + one + "\n\n", progress(9)}, "1", 0},
-		{"a request is dropped", []string{"data: {\"jsonrpc\":\"2.0\",\"method\":\"ask\",\"id\":5}\n\n", "data: " + one + "\n\n"}, "1", 0},
+		{"lines that end in CR LF", []string{": x\r\n\r", "\ndata: ", replyOne, "\r\n", "\r\n"}, "1", 0},
+		{"lines that end in CR", []string{"data: " + replyOne + "\r\r"}, "1", 0},
+		{"events of other types", []string{"event: ping\ndata: x\n\n", "event: endpoint\ndata: /x\n\n", "data: " + replyOne + "\n\n"}, "1", 0},
+		{"an empty event", []string{"\n\n\nevent: message\n\n", "data: " + replyOne + "\n\n"}, "1", 0},
+		{"what comes after the response is not read", []string{"data: " + replyOne + "\n\n", progressEvent(9)}, "1", 0},
+		{"a request is dropped", []string{"data: {\"jsonrpc\":\"2.0\",\"method\":\"ask\",\"id\":5}\n\n", "data: " + replyOne + "\n\n"}, "1", 0},
 		{"another id", []string{"data: " + second + "\n\n"}, "protocol error: response to unsent request (ID: 1) (code -32600)", 0},
 		{"an error without an id", []string{"data: {\"jsonrpc\":\"2.0\",\"error\":{\"code\":7,\"message\":\"no\"},\"id\":null}\n\n"}, "no (code 7)", 0},
 		{"no JSON", []string{"data: x\n\n"}, "protocol error: invalid JSON (code -32700)", 0},
-		{"no response", []string{progress(1)}, "rpcx: no response to the call", 1},
+		{"no response", []string{progressEvent(1)}, "rpcx: no response to the call", 1},
 		{"nothing", nil, "rpcx: no response to the call", 0},
-		{"an incomplete event", []string{"data: " + one + "\n"}, "rpcx: no response to the call", 0},
+		{"an incomplete event", []string{"data: " + replyOne + "\n"}, "rpcx: no response to the call", 0},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
-			s := startWeb(t, events(test.parts...))
-			notes := new(collector)
-			c := dial(t, rpchttp.Dialer{}, s.URL, &rpcx.Options{Handler: notes})
+			s := startWebServer(t, eventStream(test.parts...))
+			notes := new(noteCollector)
+			c := dialClient(t, rpchttp.Dialer{}, s.URL, &rpcx.Options{Handler: notes})
 			got, err := rpcx.Call[int](t.Context(), c, "m", nil)
 			text := fmt.Sprint(got)
 			if err != nil {
@@ -98,11 +98,11 @@ func TestClientEventsOfBatches(t *testing.T) {
 	for _, parts := range [][]string{
 		{"data: [" + a + "," + b + "," + c + "]\n\n"},
 		{"data: " + c + "\n\n", "data: " + b + "\n\n", "data: " + a + "\n\n"},
-		{"data: [ " + c + "," + b + " ]\n\n", progress(1), "data: " + a + "\n\n"},
+		{"data: [ " + c + "," + b + " ]\n\n", progressEvent(1), "data: " + a + "\n\n"},
 		{"data: " + c + "\n\n", "data: [" + a + "]\n\n", "data: [" + b + "]\n\n"},
 	} {
-		s := startWeb(t, events(parts...))
-		client := dial(t, rpchttp.Dialer{}, s.URL, nil)
+		s := startWebServer(t, eventStream(parts...))
+		client := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 		var batch rpcx.Batch
 		var results [3]int
 		for i := range results {
@@ -117,9 +117,9 @@ func TestClientEventsOfBatches(t *testing.T) {
 
 // Events with a notification as the message: nothing is missing.
 func TestClientEventsAfterNotification(t *testing.T) {
-	s := startWeb(t, events(progress(1)))
-	notes := new(collector)
-	c := dial(t, rpchttp.Dialer{}, s.URL, &rpcx.Options{Handler: notes})
+	s := startWebServer(t, eventStream(progressEvent(1)))
+	notes := new(noteCollector)
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, &rpcx.Options{Handler: notes})
 	if err := c.Notify(t.Context(), "n", nil); err != nil || len(notes.got) != 1 {
 		t.Errorf("%q, %v", notes.got, err)
 	}
@@ -131,39 +131,39 @@ func TestClientEventsSize(t *testing.T) {
 	fill := func(n int) string { return strings.Repeat(" ", n) }
 	var many []string
 	for range 100 {
-		many = append(many, progress(1)+": "+fill(500)+"\n")
+		many = append(many, progressEvent(1)+": "+fill(500)+"\n")
 	}
-	half := "data: " + strings.Replace(one, "0}", "1}", 1) + fill(limit/2) + "\n\n"
+	half := "data: " + strings.Replace(replyOne, "0}", "1}", 1) + fill(limit/2) + "\n\n"
 	for _, test := range []struct {
 		sentence string
 		parts    []string
 		ok       bool
 	}{
-		{"at the limit", []string{"data: " + padded(limit) + "\n\n"}, true},
-		{"over the limit", []string{"data: " + padded(limit+1) + "\n\n"}, false},
-		{"over the limit by lines", []string{"data: " + padded(limit) + "\ndata: \n\n"}, false},
+		{"at the limit", []string{"data: " + paddedReply(limit) + "\n\n"}, true},
+		{"over the limit", []string{"data: " + paddedReply(limit+1) + "\n\n"}, false},
+		{"over the limit by lines", []string{"data: " + paddedReply(limit) + "\ndata: \n\n"}, false},
 		{"a line without end", []string{"data: ", strings.Repeat("x", 5000)}, false},
 		{"a comment without end", []string{": ", strings.Repeat("x", 5000)}, false},
-		{"a stream of more than the limit", append(many, "data: "+one+"\n\n"), true},
+		{"a stream of more than the limit", append(many, "data: "+replyOne+"\n\n"), true},
 		{"compressed", nil, true},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
-			s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
+			s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
 				if test.parts == nil {
 					w.Header().Set("Content-Encoding", "gzip")
-					test.parts = []string{zipped(strings.Join(many, "") + "data: " + one + "\n\n")}
+					test.parts = []string{gzipText(strings.Join(many, "") + "data: " + replyOne + "\n\n")}
 				}
-				events(test.parts...)(w, r, n)
+				eventStream(test.parts...)(w, r, n)
 			})
-			c := dial(t, rpchttp.Dialer{MaxSize: limit}, s.URL, &rpcx.Options{Handler: new(collector)})
+			c := dialClient(t, rpchttp.Dialer{MaxSize: limit}, s.URL, &rpcx.Options{Handler: new(noteCollector)})
 			err := c.Call(t.Context(), "m", nil, nil)
 			if _, tooLarge := errors.AsType[*rpcx.SizeError](err); tooLarge == test.ok || (err == nil) != test.ok {
 				t.Errorf("the error is %v", err)
 			}
 		})
 	}
-	s := startWeb(t, events(half, half, half))
-	c := dial(t, rpchttp.Dialer{MaxSize: limit}, s.URL, nil)
+	s := startWebServer(t, eventStream(half, half, half))
+	c := dialClient(t, rpchttp.Dialer{MaxSize: limit}, s.URL, nil)
 	var b rpcx.Batch
 	for range 4 {
 		b.Call("m", nil, nil)
@@ -175,13 +175,13 @@ func TestClientEventsSize(t *testing.T) {
 
 // The connection of a stream is used again, if the server ends the stream after the response.
 func TestClientEventsUseConnectionsAgain(t *testing.T) {
-	s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
-		events(progress(1), fmt.Sprintf("data: {\"jsonrpc\":\"2.0\",\"result\":1,\"id\":%d}\n\n", n-1))(w, r, n)
+	s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
+		eventStream(progressEvent(1), fmt.Sprintf("data: {\"jsonrpc\":\"2.0\",\"result\":1,\"id\":%d}\n\n", n-1))(w, r, n)
 		if n == 4 {
 			<-r.Context().Done() // the client hangs up, since the stream does not end
 		}
 	})
-	c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 	for range 4 {
 		if err := c.Call(t.Context(), "m", nil, nil); err != nil {
 			t.Fatal(err)
@@ -193,11 +193,11 @@ func TestClientEventsUseConnectionsAgain(t *testing.T) {
 
 // A stream that breaks off is an error, and the call may have been carried out.
 func TestClientEventsBreakOff(t *testing.T) {
-	s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
-		events(progress(1))(w, r, n)
+	s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
+		eventStream(progressEvent(1))(w, r, n)
 		panic(http.ErrAbortHandler)
 	})
-	c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 	err := c.Call(t.Context(), "m", nil, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || !e.Written || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("the error is %v", err)
@@ -226,9 +226,9 @@ func TestClientEventsHandler(t *testing.T) {
 		}
 		return nil
 	}))
-	s := startWeb(t, events(progress(1), progress(2), strings.Replace(progress(3), "progress", "other", 1),
-		"data: {\"jsonrpc\":\"2.0\",\"method\":\"ask\",\"id\":5}\n\n", "data: "+one+"\n\n"))
-	c := dial(t, rpchttp.Dialer{}, s.URL, &rpcx.Options{
+	s := startWebServer(t, eventStream(progressEvent(1), progressEvent(2), strings.Replace(progressEvent(3), "progress", "other", 1),
+		"data: {\"jsonrpc\":\"2.0\",\"method\":\"ask\",\"id\":5}\n\n", "data: "+replyOne+"\n\n"))
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, &rpcx.Options{
 		Handler: router, Middleware: []func(rpcx.Handler) rpcx.Handler{wrap("outer"), wrap("inner")},
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
 	})

@@ -21,11 +21,11 @@ import (
 	"example.com/rpcx/rpchttp"
 )
 
-// busy is the reply to the first call of a server that has not started it.
-const busy = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy","data":{"started":false,"reason":"queue"}},"id":0}`
+// replyBusy is the reply to the first call of a server that has not started it.
+const replyBusy = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy","data":{"started":false,"reason":"queue"}},"id":0}`
 
-// late is busy for a call that has run.
-const late = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy","data":{"started":true,"reason":"timeout"}},"id":0}`
+// replyLate is replyBusy for a call that has run.
+const replyLate = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy","data":{"started":true,"reason":"timeout"}},"id":0}`
 
 // What is sent again after an answer, as the server counts it. Each call is asked for twice:
 // as idempotent, and not. The answers before the last are those of the test.
@@ -40,13 +40,13 @@ func TestClientRepeatsAfterAnswers(t *testing.T) {
 		idempotent int // requests in all for an idempotent call
 		other      int // and for another
 	}{
-		{"not started", 200, busy, false, 2, 2},
-		{"not started, with 503", 503, busy, false, 2, 2},
-		{"started", 503, late, false, 1, 1},
-		{"not started, without saying so", 503, strings.Replace(busy, `"started"`, `"x"`, 1), false, 1, 1},
+		{"not started", 200, replyBusy, false, 2, 2},
+		{"not started, with 503", 503, replyBusy, false, 2, 2},
+		{"started", 503, replyLate, false, 1, 1},
+		{"not started, without saying so", 503, strings.Replace(replyBusy, `"started"`, `"x"`, 1), false, 1, 1},
 		{"a batch not started", 200, batchBusy, true, 2, 2},
 		{"a batch of which a part was not started", 503, batchMixed, true, 1, 1},
-		{"a batch refused as a whole", 503, strings.Replace(busy, `"id":0`, `"id":null`, 1), true, 2, 2},
+		{"a batch refused as a whole", 503, strings.Replace(replyBusy, `"id":0`, `"id":null`, 1), true, 2, 2},
 		{"503 of a proxy", 503, "<html>", false, 2, 1},
 		{"503 of a proxy to a batch", 503, "<html>", true, 2, 1},
 		{"502", 502, "", false, 2, 1},
@@ -57,7 +57,7 @@ func TestClientRepeatsAfterAnswers(t *testing.T) {
 		{"500", 500, "", false, 1, 1},
 		{"404", 404, "", false, 1, 1},
 		{"a page", 200, "<html>", false, 1, 1},
-		{"another id", 200, strings.Replace(one, "0}", "9}", 1), false, 1, 1},
+		{"another id", 200, strings.Replace(replyOne, "0}", "9}", 1), false, 1, 1},
 		{"nothing", 204, "", false, 1, 1},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
@@ -69,17 +69,17 @@ func TestClientRepeatsAfterAnswers(t *testing.T) {
 				{nil, test.other},
 				{func(method string) bool { return method == "n" }, test.other},
 			} {
-				s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
+				s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
 					switch {
 					case n == 1:
-						status(test.status, test.body)(w, r, n)
+						answerStatus(test.status, test.body)(w, r, n)
 					case test.batch:
-						io.WriteString(w, "["+one+","+strings.Replace(one, "0}", "1}", 1)+"]")
+						io.WriteString(w, "["+replyOne+","+strings.Replace(replyOne, "0}", "1}", 1)+"]")
 					default:
-						io.WriteString(w, one)
+						io.WriteString(w, replyOne)
 					}
 				})
-				c := dial(t, rpchttp.Dialer{Idempotent: asked.idempotent, MaxRetryWait: time.Millisecond}, s.URL, nil)
+				c := dialClient(t, rpchttp.Dialer{Idempotent: asked.idempotent, MaxRetryWait: time.Millisecond}, s.URL, nil)
 				var err error
 				if test.batch {
 					var b rpcx.Batch
@@ -106,8 +106,8 @@ func TestClientRepeatsAfterAnswers(t *testing.T) {
 // The number of repetitions is Retries. The last answer is the outcome.
 func TestDialerRetries(t *testing.T) {
 	for _, test := range []struct{ retries, want int }{{0, 3}, {1, 2}, {5, 6}, {-1, 1}} {
-		s := startWeb(t, status(503, "<html>", "Retry-After", "0"))
-		c := dial(t, rpchttp.Dialer{Retries: test.retries, MaxRetryWait: time.Millisecond, Idempotent: func(string) bool { return true }}, s.URL, nil)
+		s := startWebServer(t, answerStatus(503, "<html>", "Retry-After", "0"))
+		c := dialClient(t, rpchttp.Dialer{Retries: test.retries, MaxRetryWait: time.Millisecond, Idempotent: func(string) bool { return true }}, s.URL, nil)
 		for i, send := range []func() error{
 			func() error { return c.Call(t.Context(), "m", nil, nil) },
 			func() error { return c.Notify(t.Context(), "m", nil) },
@@ -131,10 +131,10 @@ type testNet struct {
 // client returns an http.Client over the network. The test must call its
 // CloseIdleConnections, and then wait for the network.
 func (n *testNet) client() *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: n.dial}}
+	return &http.Client{Transport: &http.Transport{DialContext: n.dialClient}}
 }
 
-func (n *testNet) dial(context.Context, string, string) (net.Conn, error) {
+func (n *testNet) dialClient(context.Context, string, string) (net.Conn, error) {
 	near, far := net.Pipe()
 	number := int(n.conns.Add(1))
 	// Owner: the test, which waits. End: serve returns, at the latest when the client hangs up.
@@ -155,8 +155,8 @@ func readRequest(r *bufio.Reader) (string, error) {
 	return string(body), err
 }
 
-// respond writes a response.
-func respond(w io.Writer, status int, header, body string) {
+// writeResponse writes a response.
+func writeResponse(w io.Writer, status int, header, body string) {
 	fmt.Fprintf(w, "HTTP/1.1 %d Status\r\nContent-Length: %d\r\n%s\r\n%s", status, len(body), header, body)
 }
 
@@ -191,14 +191,14 @@ func TestClientWaitsToRepeat(t *testing.T) {
 							return
 						}
 						if requests++; requests > 1 {
-							respond(conn, 200, "", one)
+							writeResponse(conn, 200, "", replyOne)
 							continue
 						}
-						respond(conn, 503, "Retry-After: "+test.retryAfter()+"\r\n", "busy")
+						writeResponse(conn, 503, "Retry-After: "+test.retryAfter()+"\r\n", "busy")
 					}
 				}
 				client := n.client()
-				c := dial(t, rpchttp.Dialer{Client: client, Idempotent: func(string) bool { return true }}, "http://a/", &rpcx.Options{Limits: rpcx.Limits{RequestTimeout: time.Minute}})
+				c := dialClient(t, rpchttp.Dialer{Client: client, Idempotent: func(string) bool { return true }}, "http://a/", &rpcx.Options{Limits: rpcx.Limits{RequestTimeout: time.Minute}})
 				start := time.Now()
 				err := c.Call(t.Context(), "m", nil, nil)
 				if took := time.Since(start); took < test.min || took > test.max || requests != test.requests {
@@ -227,11 +227,11 @@ func TestClientWaitsWithinContext(t *testing.T) {
 					return
 				}
 				requests++
-				respond(conn, 503, "Retry-After: 10\r\n", "busy")
+				writeResponse(conn, 503, "Retry-After: 10\r\n", "busy")
 			}
 		}
 		client := n.client()
-		c := dial(t, rpchttp.Dialer{Client: client, Idempotent: func(string) bool { return true }}, "http://a/", nil)
+		c := dialClient(t, rpchttp.Dialer{Client: client, Idempotent: func(string) bool { return true }}, "http://a/", nil)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		start := time.Now()
@@ -309,24 +309,24 @@ func TestClientConnectionBreaks(t *testing.T) {
 		for _, idempotent := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, idempotent: %v", test.sentence, idempotent), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					received := 0
+					var received atomic.Int32
 					n := &testNet{t: t}
 					n.serve = func(conn net.Conn, number int) {
 						r := bufio.NewReader(conn)
 						if number == 1 {
-							received += test.serve(conversation{r, conn})
+							received.Add(int32(test.serve(conversation{r, conn})))
 							return
 						}
 						for {
 							if _, err := readRequest(r); err != nil {
 								return
 							}
-							received++
-							respond(conn, 200, "", one)
+							received.Add(1)
+							writeResponse(conn, 200, "", replyOne)
 						}
 					}
 					client := n.client()
-					c := dial(t, rpchttp.Dialer{Client: client, Idempotent: func(string) bool { return idempotent }}, "http://a/", nil)
+					c := dialClient(t, rpchttp.Dialer{Client: client, Idempotent: func(string) bool { return idempotent }}, "http://a/", nil)
 					err := c.Call(t.Context(), "m", rpcx.Args{test.params}, nil)
 					repeated := idempotent || !test.whole
 					if (err == nil) != repeated {
@@ -335,7 +335,7 @@ func TestClientConnectionBreaks(t *testing.T) {
 					if e, ok := errors.AsType[*rpcx.ConnectionError](err); err != nil && (!ok || !e.Written) {
 						t.Errorf("the error is %v", err)
 					}
-					if !idempotent && received > 1 {
+					if received := received.Load(); !idempotent && received > 1 {
 						t.Errorf("the server has received the message %d times", received)
 					}
 					if conns := n.conns.Load(); (conns == 2) != repeated {
@@ -365,15 +365,15 @@ func TestClientUnreachable(t *testing.T) {
 			dials := 0
 			n := &testNet{t: t, serve: func(conn net.Conn, _ int) {
 				readRequest(bufio.NewReader(conn))
-				respond(conn, 200, "Connection: close\r\n", one)
+				writeResponse(conn, 200, "Connection: close\r\n", replyOne)
 			}}
 			client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				if dials++; dials <= test.failures {
 					return nil, test.err
 				}
-				return n.dial(ctx, network, addr)
+				return n.dialClient(ctx, network, addr)
 			}}}
-			c := dial(t, rpchttp.Dialer{Client: client}, "http://a/", nil)
+			c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", nil)
 			err := c.Call(t.Context(), "m", nil, nil)
 			e, ok := errors.AsType[*rpcx.ConnectionError](err)
 			if dials != test.dials || (err == nil) != (dials > test.failures) || ok && (e.Written || !errors.Is(err, test.err) || err.Error() != "request not sent: "+test.err.Error()) {
@@ -387,20 +387,20 @@ func TestClientUnreachable(t *testing.T) {
 
 // A certificate that is not trusted is not tried again, and nothing is sent.
 func TestClientUntrusted(t *testing.T) {
-	s := newWeb(answering(sums()))
+	s := newWebServer(answeringBy(sumMethods()))
 	s.Config.ErrorLog = discardLog
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 	err := c.Call(t.Context(), "sum", nil, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("the error is %v", err)
 	}
 	s.wantSeen(t, 0, 1)
 
-	s = startWeb(t, answering(sums())) // speaks no TLS
+	s = startWebServer(t, answeringBy(sumMethods())) // speaks no TLS
 	s.Config.ErrorLog = discardLog
-	c = dial(t, rpchttp.Dialer{}, strings.Replace(s.URL, "http:", "https:", 1), nil)
+	c = dialClient(t, rpchttp.Dialer{}, strings.Replace(s.URL, "http:", "https:", 1), nil)
 	err = c.Call(t.Context(), "sum", nil, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !errors.Is(err, http.ErrSchemeMismatch) {
 		t.Errorf("the error is %v", err)
@@ -429,7 +429,7 @@ func TestClientStaleConnections(t *testing.T) {
 							return
 						}
 						received++
-						respond(conn, 200, "", strings.Replace(one, "0}", fmt.Sprintf("%d}", received-1), 1))
+						writeResponse(conn, 200, "", strings.Replace(replyOne, "0}", fmt.Sprintf("%d}", received-1), 1))
 						if number == 1 {
 							<-hangUp
 							return
@@ -437,7 +437,7 @@ func TestClientStaleConnections(t *testing.T) {
 					}
 				}
 				client := n.client()
-				c := dial(t, rpchttp.Dialer{Client: client, Retries: 1}, "http://a/", nil)
+				c := dialClient(t, rpchttp.Dialer{Client: client, Retries: 1}, "http://a/", nil)
 				if err := c.Call(t.Context(), "m", nil, nil); err != nil {
 					t.Fatal(err)
 				}
@@ -469,11 +469,11 @@ func TestClientStaleConnections(t *testing.T) {
 
 // Redirects: 307 and 308 send the message to the new place. The others would lose it.
 func TestClientRedirects(t *testing.T) {
-	target := startWeb(t, answering(sums()))
+	target := startWebServer(t, answeringBy(sumMethods()))
 	for _, code := range []int{301, 302, 303, 307, 308} {
-		s := startWeb(t, status(code, "", "Location", target.URL+"/new"))
+		s := startWebServer(t, answerStatus(code, "", "Location", target.URL+"/new"))
 		before := len(target.seen())
-		c := dial(t, rpchttp.Dialer{Idempotent: func(string) bool { return true }}, s.URL, nil)
+		c := dialClient(t, rpchttp.Dialer{Idempotent: func(string) bool { return true }}, s.URL, nil)
 		sum, err := rpcx.Call[int](t.Context(), c, "sum", rpcx.Args{1, 2})
 		s.wantSeen(t, 1, 1)
 		if seen := target.seen()[before:]; code >= 307 {
@@ -493,12 +493,12 @@ func TestClientRedirects(t *testing.T) {
 
 // No redirect leads from https to http, or round and round.
 func TestClientRefusesRedirects(t *testing.T) {
-	target := startWeb(t, answering(sums()))
-	s := newWeb(status(307, "", "Location", target.URL))
+	target := startWebServer(t, answeringBy(sumMethods()))
+	s := newWebServer(answerStatus(307, "", "Location", target.URL))
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	for i, d := range []rpchttp.Dialer{{TLS: trusting(s)}, {Client: s.Client()}} {
-		err := dial(t, d, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
+		err := dialClient(t, d, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
 		if e, ok := errors.AsType[*rpchttp.StatusError](err); !ok || e.StatusCode != 307 || !strings.Contains(err.Error(), "which is not followed from https to http") {
 			t.Errorf("%d: %v", i, err)
 		}
@@ -508,16 +508,16 @@ func TestClientRefusesRedirects(t *testing.T) {
 	}
 	allowing := *s.Client()
 	allowing.CheckRedirect = func(*http.Request, []*http.Request) error { return nil }
-	if err := dial(t, rpchttp.Dialer{Client: &allowing}, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
+	if err := dialClient(t, rpchttp.Dialer{Client: &allowing}, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
 		t.Errorf("with a CheckRedirect of the program: %v", err)
 	}
 	allowing.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	if err := dial(t, rpchttp.Dialer{Client: &allowing}, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err == nil || !strings.Contains(err.Error(), "which is not followed from https") {
+	if err := dialClient(t, rpchttp.Dialer{Client: &allowing}, s.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err == nil || !strings.Contains(err.Error(), "which is not followed from https") {
 		t.Errorf("with a CheckRedirect that forbids: %v", err)
 	}
 
-	round := startWeb(t, status(307, "", "Location", "/"))
-	err := dial(t, rpchttp.Dialer{}, round.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
+	round := startWebServer(t, answerStatus(307, "", "Location", "/"))
+	err := dialClient(t, rpchttp.Dialer{}, round.URL, nil).Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || !strings.HasSuffix(err.Error(), "stopped after 10 redirects") || !e.Written {
 		t.Errorf("round and round: %v", err)
 	}
@@ -534,7 +534,7 @@ func TestClientRedirectToNowhere(t *testing.T) {
 					return
 				}
 				received++
-				respond(conn, 307, "Location: http://nowhere/\r\n", "")
+				writeResponse(conn, 307, "Location: http://nowhere/\r\n", "")
 			}
 		}}
 		refused := errors.New("refused")
@@ -542,9 +542,9 @@ func TestClientRedirectToNowhere(t *testing.T) {
 			if strings.HasPrefix(addr, "nowhere") {
 				return nil, refused
 			}
-			return n.dial(ctx, network, addr)
+			return n.dialClient(ctx, network, addr)
 		}}}
-		c := dial(t, rpchttp.Dialer{Client: client}, "http://a/", nil)
+		c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", nil)
 		err := c.Call(t.Context(), "m", nil, nil)
 		if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !errors.Is(err, refused) || received != 3 {
 			t.Errorf("after %d messages: %v", received, err)
@@ -567,7 +567,7 @@ func TestClientForeignTransport(t *testing.T) {
 			}
 			return nil, failure
 		})}
-		c := dial(t, rpchttp.Dialer{Client: client, MaxRetryWait: time.Millisecond}, "http://a/", nil)
+		c := dialClient(t, rpchttp.Dialer{Client: client, MaxRetryWait: time.Millisecond}, "http://a/", nil)
 		err := c.Call(t.Context(), "m", nil, nil)
 		want := 3
 		if reads {
@@ -587,16 +587,16 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // A server that aborts a stream of HTTP/2 has had the message.
 func TestClientHTTP2Aborts(t *testing.T) {
 	for _, idempotent := range []bool{false, true} {
-		s := newWeb(func(w http.ResponseWriter, r webRequest, n int) {
+		s := newWebServer(func(w http.ResponseWriter, r webRequest, n int) {
 			if n == 1 {
 				panic(http.ErrAbortHandler)
 			}
-			io.WriteString(w, one)
+			io.WriteString(w, replyOne)
 		})
 		s.EnableHTTP2 = true
 		s.StartTLS()
 		t.Cleanup(s.Close)
-		c := dial(t, rpchttp.Dialer{TLS: trusting(s), Idempotent: func(string) bool { return idempotent }}, s.URL, nil)
+		c := dialClient(t, rpchttp.Dialer{TLS: trusting(s), Idempotent: func(string) bool { return idempotent }}, s.URL, nil)
 		err := c.Call(t.Context(), "m", nil, nil)
 		if idempotent {
 			s.wantSeen(t, 2, 1)
@@ -617,12 +617,12 @@ func TestDialerTimeout(t *testing.T) {
 	}
 	defer l.Close()
 	d := rpchttp.Dialer{Timeout: 10 * time.Millisecond, Retries: -1, SOCKS: &rpcx.SOCKSProxy{Addr: l.Addr().String()}}
-	err = dial(t, d, "http://a/", nil).Call(t.Context(), "m", nil, nil)
+	err = dialClient(t, d, "http://a/", nil).Call(t.Context(), "m", nil, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !strings.Contains(err.Error(), "(Dialer.Timeout)") {
 		t.Errorf("a proxy that says nothing: %v", err)
 	}
 	d.SOCKS = nil
-	err = dial(t, d, "https://"+l.Addr().String(), nil).Call(t.Context(), "m", nil, nil)
+	err = dialClient(t, d, "https://"+l.Addr().String(), nil).Call(t.Context(), "m", nil, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !strings.Contains(err.Error(), "TLS handshake timeout") {
 		t.Errorf("a TLS server that says nothing: %v", err)
 	}
@@ -630,8 +630,8 @@ func TestDialerTimeout(t *testing.T) {
 
 // A header of a response is bounded, and the error says by what.
 func TestClientLargeHeader(t *testing.T) {
-	s := startWeb(t, status(200, one, "X-Large", strings.Repeat("x", 100_000)))
-	err := dial(t, rpchttp.Dialer{}, s.URL, nil).Call(t.Context(), "m", nil, nil)
+	s := startWebServer(t, answerStatus(200, replyOne, "X-Large", strings.Repeat("x", 100_000)))
+	err := dialClient(t, rpchttp.Dialer{}, s.URL, nil).Call(t.Context(), "m", nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "(MaxResponseHeaderBytes of the Transport of Dialer.Client)") {
 		t.Errorf("the error is %v", err)
 	}

@@ -1,7 +1,9 @@
 package rpchttp
 
 import (
+	"bufio"
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -11,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/bounded"
@@ -22,6 +25,7 @@ func (t *transport) readReply(ctx context.Context, response *http.Response, body
 	if err := body.begin(response, t.maxSize()); err != nil {
 		return nil, err
 	}
+	defer body.end()
 	mediaType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
 	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
 	success := response.StatusCode/100 == 2
@@ -72,7 +76,8 @@ func (t *transport) isReply(text []byte) bool {
 // decompressed size are limited.
 type replyReader struct {
 	wire  io.LimitedReader // of the received bytes: at most one more than the limit
-	plain io.Reader        // &wire, or what decompresses wire
+	plain io.Reader        // &wire, or gzip
+	gzip  *gzipReader      // reads wire; nil for a body that is not compressed
 	limit int
 }
 
@@ -85,13 +90,21 @@ func (r *replyReader) begin(response *http.Response, limit int) error {
 	case "", "identity":
 	case "gzip", "x-gzip":
 		if response.ContentLength != 0 {
-			r.plain = &gzipReader{wire: &r.wire}
+			r.gzip = newGzipReader(&r.wire)
+			r.plain = r.gzip
 			response.ContentLength = -1 // unknown
 		}
 	default:
 		return fmt.Errorf("the reply has the Content-Encoding %q, which was not asked for", bounded.Excerpt(encoding))
 	}
 	return nil
+}
+
+// end releases what r has used, except the body.
+func (r *replyReader) end() {
+	if r.gzip != nil {
+		r.gzip.recycle()
+	}
 }
 
 // tooLarge returns the error for a reply over the limit.
@@ -132,24 +145,55 @@ func (r *replyReader) readAll(declared int64) ([]byte, error) {
 
 // readError returns the error for err, an error of reading a reply.
 func readError(err error) error {
-	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) {
+	if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt || err == gzip.ErrHeader || err == gzip.ErrChecksum || err == errAfterGzip {
 		return fmt.Errorf("decompress the reply: %w", err)
 	}
 	return &sendError{err: fmt.Errorf("read the reply: %w", err), sent: true}
 }
 
-// gzipReader decompresses a body. It reads the header of the gzip format with the first Read.
+// gzipReader decompresses a body of one gzip member.
 type gzipReader struct {
-	wire *io.LimitedReader
-	gzip *gzip.Reader
+	wire  *bufio.Reader
+	gzip  *gzip.Reader
+	begun bool
+}
+
+var gzipReaders = sync.Pool{New: func() any { return &gzipReader{wire: bufio.NewReader(nil), gzip: new(gzip.Reader)} }}
+
+// newGzipReader returns a reader for wire, to be recycled.
+func newGzipReader(wire io.Reader) *gzipReader {
+	r := gzipReaders.Get().(*gzipReader)
+	r.wire.Reset(wire)
+	r.begun = false
+	return r
+}
+
+// recycle makes r free for another body.
+func (r *gzipReader) recycle() {
+	r.wire.Reset(nil)
+	gzipReaders.Put(r)
 }
 
 func (r *gzipReader) Read(p []byte) (int, error) {
-	if r.gzip == nil {
-		var err error
-		if r.gzip, err = gzip.NewReader(r.wire); err != nil {
+	if !r.begun {
+		if err := r.gzip.Reset(r.wire); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
 			return 0, err
 		}
+		r.gzip.Multistream(false) // empty members could go on for ever
+		r.begun = true
 	}
-	return r.gzip.Read(p)
+	n, err := r.gzip.Read(p)
+	if err == io.EOF {
+		if _, more := r.wire.ReadByte(); more == nil { // usually the end of the body, so that the connection can be used again
+			err = errAfterGzip
+		} else if more != io.EOF {
+			err = more
+		}
+	}
+	return n, err
 }
+
+var errAfterGzip = errors.New("there is more after the compressed reply")

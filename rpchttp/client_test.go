@@ -39,18 +39,18 @@ type webRequest struct {
 	body string
 }
 
-// startWeb starts a server with the given handler, which is told the number of the request,
+// startWebServer starts a server with the given handler, which is told the number of the request,
 // from 1. The body was read before.
-func startWeb(t *testing.T, handle func(w http.ResponseWriter, r webRequest, n int)) *webServer {
+func startWebServer(t *testing.T, handle func(w http.ResponseWriter, r webRequest, n int)) *webServer {
 	t.Helper()
-	s := newWeb(handle)
+	s := newWebServer(handle)
 	s.Start()
 	t.Cleanup(s.Close)
 	return s
 }
 
-// newWeb returns an unstarted server; see startWeb.
-func newWeb(handle func(w http.ResponseWriter, r webRequest, n int)) *webServer {
+// newWebServer returns an unstarted server; see startWebServer.
+func newWebServer(handle func(w http.ResponseWriter, r webRequest, n int)) *webServer {
 	s := &webServer{open: make(map[net.Conn]bool), changed: make(chan struct{})}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -100,7 +100,7 @@ func (s *webServer) wantSeen(t *testing.T, requests, conns int) {
 // waitUntilUnused waits until the client has closed all connections.
 func (s *webServer) waitUntilUnused(t *testing.T) {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	replyLate := time.After(10 * time.Second)
 	for {
 		s.mu.Lock()
 		open, changed := len(s.open), s.changed
@@ -110,14 +110,14 @@ func (s *webServer) waitUntilUnused(t *testing.T) {
 		}
 		select {
 		case <-changed:
-		case <-late:
+		case <-replyLate:
 			t.Fatalf("%d connections are open", open)
 		}
 	}
 }
 
-// answering returns the handler that answers by the methods of h.
-func answering(h rpcx.Handler) func(http.ResponseWriter, webRequest, int) {
+// answeringBy returns the handler that answers by the methods of h.
+func answeringBy(h rpcx.Handler) func(http.ResponseWriter, webRequest, int) {
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: h}}
 	return func(w http.ResponseWriter, r webRequest, _ int) {
 		reply, err := srv.ServeMessage(r.Context(), nil, []byte(r.body), nil)
@@ -130,8 +130,8 @@ func answering(h rpcx.Handler) func(http.ResponseWriter, webRequest, int) {
 	}
 }
 
-// sums has a method "sum", a method "fail", and a notification "note".
-func sums() rpcx.Handler {
+// sumMethods has a method "sum", a method "fail", and a notification "note".
+func sumMethods() rpcx.Handler {
 	router := rpcx.NewRouter()
 	router.Handle("sum", rpcx.Func(func(a, b int) int { return a + b }))
 	router.Handle("fail", rpcx.Func(func() error { return rpcx.Errorf(7, "no") }))
@@ -139,8 +139,8 @@ func sums() rpcx.Handler {
 	return router
 }
 
-// dial returns a Client of url, which is closed at the end of the test.
-func dial(t *testing.T, d rpchttp.Dialer, url string, opts *rpcx.Options) *rpchttp.Client {
+// dialClient returns a Client of url, which is closed at the end of the test.
+func dialClient(t *testing.T, d rpchttp.Dialer, url string, opts *rpcx.Options) *rpchttp.Client {
 	t.Helper()
 	c, err := d.Dial(url, opts)
 	if err != nil {
@@ -150,8 +150,8 @@ func dial(t *testing.T, d rpchttp.Dialer, url string, opts *rpcx.Options) *rpcht
 	return c
 }
 
-// status makes the answer of a page: a status and a text.
-func status(code int, text string, header ...string) func(http.ResponseWriter, webRequest, int) {
+// answerStatus makes the answer of a page: a status and a text.
+func answerStatus(code int, text string, header ...string) func(http.ResponseWriter, webRequest, int) {
 	return func(w http.ResponseWriter, _ webRequest, _ int) {
 		for i := 0; i < len(header); i += 2 {
 			w.Header().Set(header[i], header[i+1])
@@ -161,10 +161,10 @@ func status(code int, text string, header ...string) func(http.ResponseWriter, w
 	}
 }
 
-// one is the reply to the first call, with the result 1.
-const one = `{"jsonrpc":"2.0","result":1,"id":0}`
+// replyOne is the reply to the first call, with the result 1.
+const replyOne = `{"jsonrpc":"2.0","result":1,"id":0}`
 
-// checkClient makes calls of all kinds over c, to a server of sums.
+// checkClient makes calls of all kinds over c, to a server of sumMethods.
 func checkClient(t *testing.T, c *rpchttp.Client) {
 	t.Helper()
 	ctx := t.Context()
@@ -216,8 +216,8 @@ func checkClient(t *testing.T, c *rpchttp.Client) {
 func TestClient(t *testing.T) {
 	const requests = 8
 	t.Run("TCP", func(t *testing.T) {
-		s := startWeb(t, answering(sums()))
-		c := dial(t, rpchttp.Dialer{}, s.URL+"/rpc?key=1", nil)
+		s := startWebServer(t, answeringBy(sumMethods()))
+		c := dialClient(t, rpchttp.Dialer{}, s.URL+"/rpc?key=1", nil)
 		checkClient(t, c)
 		s.wantSeen(t, requests, 1)
 		r := s.seen()[0]
@@ -228,11 +228,11 @@ func TestClient(t *testing.T) {
 	})
 	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run("TLS with "+proto, func(t *testing.T) {
-			s := newWeb(answering(sums()))
+			s := newWebServer(answeringBy(sumMethods()))
 			s.EnableHTTP2 = proto == "HTTP/2.0"
 			s.StartTLS()
 			t.Cleanup(s.Close)
-			c := dial(t, rpchttp.Dialer{TLS: trusting(s)}, s.URL, nil)
+			c := dialClient(t, rpchttp.Dialer{TLS: trusting(s)}, s.URL, nil)
 			checkClient(t, c)
 			s.wantSeen(t, requests, 1)
 			if got := s.seen()[0].Proto; got != proto {
@@ -243,18 +243,18 @@ func TestClient(t *testing.T) {
 		})
 	}
 	t.Run("another http.Client", func(t *testing.T) {
-		s := newWeb(answering(sums()))
+		s := newWebServer(answeringBy(sumMethods()))
 		s.StartTLS()
 		t.Cleanup(s.Close)
-		c := dial(t, rpchttp.Dialer{Client: s.Client()}, s.URL, nil)
+		c := dialClient(t, rpchttp.Dialer{Client: s.Client()}, s.URL, nil)
 		checkClient(t, c)
 		c.Close()
-		checkClient(t, dial(t, rpchttp.Dialer{Client: s.Client()}, s.URL, nil)) // over the connection of c
+		checkClient(t, dialClient(t, rpchttp.Dialer{Client: s.Client()}, s.URL, nil)) // over the connection of c
 		s.wantSeen(t, 2*requests, 1)
 	})
 	for _, test := range []struct{ form, path string }{{"", "/"}, {":/rpc?key=1", "/rpc?key=1"}, {":/", "/"}} {
 		t.Run("a unix socket"+test.form, func(t *testing.T) {
-			s := newWeb(answering(sums()))
+			s := newWebServer(answeringBy(sumMethods()))
 			path := filepath.Join(t.TempDir(), "a:b.sock")
 			l, err := net.Listen("unix", path)
 			if err != nil {
@@ -264,7 +264,7 @@ func TestClient(t *testing.T) {
 			s.Listener = l
 			s.Start()
 			t.Cleanup(s.Close)
-			c := dial(t, rpchttp.Dialer{}, "unix://"+path+test.form, nil)
+			c := dialClient(t, rpchttp.Dialer{}, "unix://"+path+test.form, nil)
 			checkClient(t, c)
 			s.wantSeen(t, requests, 1)
 			if r := s.seen()[0]; r.RequestURI != test.path || r.Host != "localhost" {
@@ -284,19 +284,19 @@ func trusting(s *webServer) *tls.Config {
 // Bodies are read to their end, so that connections are used again, also after pages.
 func TestClientUsesConnectionsAgain(t *testing.T) {
 	long := strings.Repeat("x", 50_000)
-	s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
+	s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
 		switch n % 4 {
 		case 0:
-			status(404, long)(w, r, n)
+			answerStatus(404, long)(w, r, n)
 		case 1:
-			status(204, "")(w, r, n)
+			answerStatus(204, "")(w, r, n)
 		case 2:
-			status(200, fmt.Sprintf(`{"jsonrpc":"2.0","result":"%s","id":%d}`, long, n-1))(w, r, n)
+			answerStatus(200, fmt.Sprintf(`{"jsonrpc":"2.0","result":"%s","id":%d}`, long, n-1))(w, r, n)
 		case 3:
-			status(202, "accepted", "Content-Type", "text/plain")(w, r, n)
+			answerStatus(202, "accepted", "Content-Type", "text/plain")(w, r, n)
 		}
 	})
-	c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 	for range 12 {
 		c.Call(t.Context(), "m", nil, nil)
 	}
@@ -308,15 +308,15 @@ func TestClientConcurrentCalls(t *testing.T) {
 	const calls = 50 // Limits.Outgoing
 	var arrived sync.WaitGroup
 	arrived.Add(calls)
-	answer := answering(sums())
-	s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
+	answer := answeringBy(sumMethods())
+	s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
 		if n <= calls { // all at once
 			arrived.Done()
 			arrived.Wait()
 		}
 		answer(w, r, n)
 	})
-	c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 	for range 4 {
 		var all sync.WaitGroup
 		for i := range calls {
@@ -346,15 +346,15 @@ func TestClientReplies(t *testing.T) {
 		body      string
 		want      string // the result or the beginning of the error
 	}{
-		{"a result", 200, "application/json", one, "1"},
-		{"white space around it", 200, "application/json; charset=utf-8", "\r\n " + one + "\n", "1"},
-		{"another media type", 200, "text/plain; charset=utf-8", one, "1"},
-		{"a result with 500", 500, "application/json", one, "1"},
+		{"a result", 200, "application/json", replyOne, "1"},
+		{"white space around it", 200, "application/json; charset=utf-8", "\r\n " + replyOne + "\n", "1"},
+		{"another media type", 200, "text/plain; charset=utf-8", replyOne, "1"},
+		{"a result with 500", 500, "application/json", replyOne, "1"},
 		{"an error with 400", 400, "application/json", refusal, "no (code 7)"},
 		{"an error with 503", 503, "text/html", refusal, "no (code 7)"},
 		{"an error with 302", 302, "application/json", refusal, "no (code 7)"},
 		{"an error without an id", 400, "application/json", noID, "bad (code -32700)"},
-		{"another id", 200, "application/json", strings.Replace(one, "0}", "9}", 1), "protocol error: response to unsent request (ID: 9)"},
+		{"another id", 200, "application/json", strings.Replace(replyOne, "0}", "9}", 1), "protocol error: response to unsent request (ID: 9)"},
 		{"nothing", 200, "application/json", "", noReply},
 		{"white space", 200, "application/json", " \n", noReply},
 		{"204", 204, "", "", noReply},
@@ -375,10 +375,10 @@ func TestClientReplies(t *testing.T) {
 		{"an unknown status", 599, "", "\x1b[2J", page + `599, without JSON-RPC: \x1b[2J`},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
-			s := startWeb(t, func(w http.ResponseWriter, r webRequest, n int) {
-				status(test.status, test.body, "Content-Type", test.mediaType)(w, r, n)
+			s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
+				answerStatus(test.status, test.body, "Content-Type", test.mediaType)(w, r, n)
 			})
-			c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+			c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 			got, err := rpcx.Call[int](t.Context(), c, "m", nil)
 			text := fmt.Sprint(got)
 			if err != nil {
@@ -407,8 +407,8 @@ func TestClientReplyToNotifications(t *testing.T) {
 		{200, "<html>", "no reply to the request: the server answers with status 200 (OK)"},
 		{400, `{"jsonrpc":"2.0","error":{"code":-32600,"message":"no"},"id":null}`, "no (code -32600)"},
 	} {
-		s := startWeb(t, status(test.status, test.body))
-		c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+		s := startWebServer(t, answerStatus(test.status, test.body))
+		c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 		if err := c.Notify(t.Context(), "n", nil); !strings.HasPrefix(fmt.Sprint(err), test.want) {
 			t.Errorf("%d %q: %v, want %s", test.status, test.body, err, test.want)
 		}
@@ -423,8 +423,8 @@ func TestClientReplyToNotifications(t *testing.T) {
 
 // The error of each call of a batch is that of its message.
 func TestClientBatchErrors(t *testing.T) {
-	s := startWeb(t, status(403, "go away"))
-	c := dial(t, rpchttp.Dialer{}, s.URL, nil)
+	s := startWebServer(t, answerStatus(403, "go away"))
+	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
 	var b rpcx.Batch
 	first, second := b.Call("a", nil, nil), b.Call("b", nil, nil)
 	err := c.SendBatch(t.Context(), &b)
@@ -461,13 +461,13 @@ func TestClientContext(t *testing.T) {
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
 			arrived := make(chan struct{})
-			s := startWeb(t, func(_ http.ResponseWriter, r webRequest, n int) {
+			s := startWebServer(t, func(_ http.ResponseWriter, r webRequest, n int) {
 				if n == 1 {
 					close(arrived)
 				}
 				<-r.Context().Done() // the client has hung up
 			})
-			c := dial(t, rpchttp.Dialer{Idempotent: func(string) bool { return true }}, s.URL, test.opts)
+			c := dialClient(t, rpchttp.Dialer{Idempotent: func(string) bool { return true }}, s.URL, test.opts)
 			ctx, cancel := test.end(t.Context(), arrived)
 			defer cancel()
 			if err := c.Call(ctx, "m", nil, nil); !errors.Is(err, test.want) {
@@ -484,8 +484,8 @@ func TestClientClose(t *testing.T) {
 		t.Run(proto, func(t *testing.T) {
 			const calls = 5
 			arrived := make(chan struct{}, calls)
-			answer := answering(sums())
-			s := newWeb(func(w http.ResponseWriter, r webRequest, n int) {
+			answer := answeringBy(sumMethods())
+			s := newWebServer(func(w http.ResponseWriter, r webRequest, n int) {
 				if strings.Contains(r.body, "sum") {
 					answer(w, r, n)
 					return
@@ -503,7 +503,7 @@ func TestClientClose(t *testing.T) {
 			if s.EnableHTTP2 {
 				d.TLS = trusting(s)
 			}
-			c := dial(t, d, s.URL, nil)
+			c := dialClient(t, d, s.URL, nil)
 			if err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -548,10 +548,10 @@ func waitForConnGoroutines(t *testing.T) {
 
 // Headers of the Dialer, of Auth and of the URL.
 func TestDialerHeader(t *testing.T) {
-	s := startWeb(t, answering(sums()))
+	s := startWebServer(t, answeringBy(sumMethods()))
 	calls := 0
 	type key struct{}
-	c := dial(t, rpchttp.Dialer{
+	c := dialClient(t, rpchttp.Dialer{
 		Header: http.Header{"host": {"example.org"}, "Authorization": {"Bearer fixed"}, "x-own": {"a", "b"}, "Content-Type": {"application/json-rpc"}},
 		Auth: func(ctx context.Context, r *http.Request) error {
 			calls++
@@ -579,13 +579,13 @@ func TestDialerHeader(t *testing.T) {
 	}
 
 	failure := errors.New("no token")
-	c = dial(t, rpchttp.Dialer{Auth: func(context.Context, *http.Request) error { calls++; return failure }}, s.URL, nil)
+	c = dialClient(t, rpchttp.Dialer{Auth: func(context.Context, *http.Request) error { calls++; return failure }}, s.URL, nil)
 	err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written || !errors.Is(err, failure) || calls != 4 {
 		t.Errorf("Auth has failed, called %d times: %v", calls, err)
 	}
 
-	c = dial(t, rpchttp.Dialer{}, strings.Replace(s.URL, "://", "://ann:secret@", 1), nil)
+	c = dialClient(t, rpchttp.Dialer{}, strings.Replace(s.URL, "://", "://ann:secret@", 1), nil)
 	if err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -625,7 +625,7 @@ func TestDialErrors(t *testing.T) {
 
 // The trace context of a call is sent as headers, with and without a place in the message.
 func TestDialerMeta(t *testing.T) {
-	s := startWeb(t, answering(sums()))
+	s := startWebServer(t, answeringBy(sumMethods()))
 	next := 0
 	traced := func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
 		if next++; c.Method != "fail" {
@@ -636,7 +636,7 @@ func TestDialerMeta(t *testing.T) {
 		return ctx, nil, nil
 	}
 	opts := &rpcx.Options{OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){traced}}
-	c := dial(t, rpchttp.Dialer{Meta: true}, s.URL, opts)
+	c := dialClient(t, rpchttp.Dialer{Meta: true}, s.URL, opts)
 	c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
 	c.Call(t.Context(), "fail", nil, nil)
 	var b rpcx.Batch
@@ -654,7 +654,7 @@ func TestDialerMeta(t *testing.T) {
 			t.Errorf("request %d has the trace context %q, want %q", i+1, got, want)
 		}
 	}
-	bad := dial(t, rpchttp.Dialer{Meta: true}, s.URL, &rpcx.Options{OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
+	bad := dialClient(t, rpchttp.Dialer{Meta: true}, s.URL, &rpcx.Options{OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
 		func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
 			c.SetMeta("traceparent", "00-1\r\nX: y")
 			return ctx, nil, nil

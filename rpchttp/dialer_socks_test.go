@@ -98,13 +98,13 @@ func (p *socksServer) serve(conn net.Conn, target string) {
 // The proxy is asked for the name, and the connection is used again. Without the proxy
 // nothing is dialled.
 func TestDialerSOCKS(t *testing.T) {
-	s := newWeb(answering(sums()))
+	s := newWebServer(answeringBy(sumMethods()))
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	p := startSOCKS(t, s.Listener.Addr().String())
 	config := trusting(s)
 	config.ServerName = "example.com" // of httptest's certificate
-	c := dial(t, rpchttp.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: p.addr}, TLS: config}, "https://hidden.onion/rpc", nil)
+	c := dialClient(t, rpchttp.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: p.addr}, TLS: config}, "https://hidden.onion/rpc", nil)
 	checkClient(t, c)
 	s.wantSeen(t, 8, 1)
 	if asked := strings.Join(p.asked, " "); asked != "hidden.onion:443" {
@@ -113,7 +113,7 @@ func TestDialerSOCKS(t *testing.T) {
 	c.Close()
 
 	p.refuse = true
-	c = dial(t, rpchttp.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: p.addr}, TLS: config, Retries: -1}, s.URL, nil)
+	c = dialClient(t, rpchttp.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: p.addr}, TLS: config, Retries: -1}, s.URL, nil)
 	err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
 	if e, ok := errors.AsType[*rpcx.ConnectionError](err); !ok || e.Written {
 		t.Errorf("the error is %v", err)
