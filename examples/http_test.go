@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -194,9 +195,7 @@ func TestMCPOverHTTP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			header := map[string]string{"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-			for field, value := range test.header {
-				header[field] = value
-			}
+			maps.Copy(header, test.header)
 			status, answer, text := request(t, test.method, url, test.body, header)
 			if status != test.status || !strings.Contains(text, test.answer) {
 				t.Errorf("%d %q, want %d %q", status, text, test.status, test.answer)
