@@ -111,6 +111,28 @@ func TestServerAtSeveralAddresses(t *testing.T) {
 	}
 }
 
+// Over HTTP, the client prints the same as over a connection, also through a proxy.
+func TestClientAndServerOverHTTP(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		server, client []string // arguments, without addresses
+		want           string
+	}{
+		{"v2", nil, nil, clientV2},
+		{"v1", []string{"-protocol", "v1"}, []string{"-protocol", "v1"}, clientV1()},
+		{"loose", []string{"-protocol", "loose"}, []string{"-protocol", "loose"}, clientV2},
+		{"auto", []string{"-protocol", "auto"}, []string{"-protocol", "v2"}, clientV2},
+		{"through a proxy", nil, []string{"-proxy", "socks4://" + socks4Proxy(t)}, clientV2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			url, _ := startServer(t, append(test.server, "-listen", "http://127.0.0.1:0/rpc")...)
+			if got := output(t, "client", append(test.client, "-connect", url)...); got != test.want {
+				t.Errorf("client printed\n%s\nwant\n%s", got, test.want)
+			}
+		})
+	}
+}
+
 // request makes a request and returns the answer.
 func request(t *testing.T, method, url, body string, header map[string]string) (status int, answer http.Header, text string) {
 	t.Helper()

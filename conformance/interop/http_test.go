@@ -170,6 +170,7 @@ func TestHTTPClientOfGeth(t *testing.T) {
 		t.Errorf("a large message: %v", err)
 	}
 	hurried, cancel := context.WithCancel(ctx)
+	// Owner: the test. End: the handler has begun.
 	go func() { <-s.hanging; cancel() }()
 	if err := client.CallContext(hurried, nil, "hang"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a call that is given up: %v", err)

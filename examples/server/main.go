@@ -12,7 +12,8 @@
 // second signal ends it at once. It can be tried without a client:
 //
 //	echo '{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":0}' | nc 127.0.0.1 8888
-//	curl -H 'Content-Type: application/json' -d '{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":0}' http://127.0.0.1:8890/rpc
+//	curl -H 'Content-Type: application/json' http://127.0.0.1:8890/rpc \
+//	    -d '{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":0}'
 //
 // The file main.go has the server and its methods, listen.go the addresses.
 package main
