@@ -263,8 +263,8 @@ func closeConnection(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// logRefusal logs a refused request. Anybody can cause refusals, so the number of records is
-// bounded.
+// logRefusal logs a refused request. Anybody can cause refusals, so the number of records
+// is bounded.
 func (h *Handler) logRefusal(r *http.Request, e *refusal) {
 	log, level := h.Server.Options.Logger, slog.LevelWarn
 	if e.status == http.StatusInternalServerError {

@@ -12,8 +12,8 @@ import (
 // eventType is the type of a stream of server-sent events.
 const eventType = "text/event-stream"
 
-// commentInterval is the longest silence of a stream. Then a comment shows proxies, and this
-// side, that the other side is there.
+// commentInterval is the longest silence of a stream. Then a comment shows proxies, and
+// this side, that the other side is there.
 const commentInterval = 15 * time.Second
 
 // acceptsEvents reports whether the client takes server-sent events.
