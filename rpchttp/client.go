@@ -147,10 +147,13 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 	if t.Meta {
 		addTraceHeaders(ctx, r.Header)
 	}
-	if t.Auth == nil {
-		return r, nil
+	if t.Auth != nil {
+		if err := t.Auth(ctx, r); err != nil {
+			return nil, err
+		}
+		d.rewind()
 	}
-	return r, t.Auth(ctx, r)
+	return r, nil
 }
 
 // Close implements [rpcx.RoundTripper].

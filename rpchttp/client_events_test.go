@@ -120,6 +120,31 @@ func TestClientEventsOfBatches(t *testing.T) {
 	}
 }
 
+// The events are the same however the stream comes in pieces.
+func TestClientEventsInPieces(t *testing.T) {
+	stream := "\ufeff: comment\r\n\r\n" + progressEvent(1) + "event: ping\rdata: x\r\r" + strings.ReplaceAll(progressEvent(2), "\n", "\r\n") +
+		strings.ReplaceAll(progressEvent(3), "\n", "\r") + "data: {\"jsonrpc\":\"2.0\",\r\ndata: \"result\":1,\"id\":0}\r\n\r\n"
+	for size := range len(stream) {
+		client := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			r := strings.NewReader(stream)
+			return &http.Response{
+				StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}},
+				Body: io.NopCloser(readerFunc(func(p []byte) (int, error) { return r.Read(p[:min(len(p), size+1)]) })),
+			}, nil
+		})}
+		notes := new(noteCollector)
+		c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", &rpcx.Options{Handler: notes})
+		if n, err := rpcx.Call[int](t.Context(), c, "m", nil); n != 1 || err != nil || len(notes.got) != 3 {
+			t.Errorf("in pieces of %d bytes: %d, %v, %q", size+1, n, err, notes.got)
+		}
+	}
+}
+
+// readerFunc is an io.Reader that is a function.
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 // Events with a notification as the message: nothing is missing.
 func TestClientEventsAfterNotification(t *testing.T) {
 	s := startWebServer(t, eventStream(progressEvent(1)))

@@ -32,6 +32,12 @@ func newDelivery(content []byte) *delivery {
 	return d
 }
 
+// rewind makes d ready for sending after Dialer.Auth, which may have read the body.
+func (d *delivery) rewind() {
+	d.first.read = 0
+	d.sent.Store(false)
+}
+
 // newBody is GetBody of the request. package http calls it to send the message again:
 // after a redirect, or if nothing was written to a connection, or if HTTP/2 says that the
 // server has ignored the request.

@@ -43,7 +43,8 @@ type Dialer struct {
 	Header http.Header
 	// Auth adds credentials that change, by r.Header.Set or r.SetBasicAuth. It is called
 	// for each request, also for a repeated one. ctx has the values of the caller's context.
-	// If Auth fails, nothing is sent, and the call fails with a [*rpcx.ConnectionError] that
+	// For a signature, Auth may read r.Body to its end; with Compress, that is the compressed
+	// message. If Auth fails, nothing is sent, and the call fails with a [*rpcx.ConnectionError] that
 	// wraps the error. Default: none.
 	Auth func(ctx context.Context, r *http.Request) error
 	// Meta sends the trace context of a call, the strings "traceparent" and "tracestate" in
