@@ -110,8 +110,9 @@ type traceHeaders struct{ parent, state string }
 // traceKey is the context key of a *traceHeaders.
 type traceKey struct{}
 
-// withTraceHeaders returns a copy of opts with functions that put the trace context of calls
-// into their contexts. The functions come last, so that they see the values of the others.
+// withTraceHeaders returns a copy of opts with functions that put the trace context of
+// calls into their contexts. The functions come last, so that they see the values of the
+// others.
 func withTraceHeaders(opts *rpcx.Options) *rpcx.Options {
 	var own rpcx.Options
 	if opts != nil {

@@ -39,8 +39,8 @@ type webRequest struct {
 	body string
 }
 
-// startWebServer starts a server with the given handler, which is told the number of the request,
-// from 1. The body was read before.
+// startWebServer starts a server with the given handler, which is told the number of the
+// request, from 1. The body was read before.
 func startWebServer(t *testing.T, handle func(w http.ResponseWriter, r webRequest, n int)) *webServer {
 	t.Helper()
 	s := newWebServer(handle)
