@@ -303,6 +303,19 @@ func TestClientUsesConnectionsAgain(t *testing.T) {
 	s.wantSeen(t, 12, 1)
 }
 
+// An idle connection is closed after IdleTimeout, and the next call makes another.
+func TestDialerIdleTimeout(t *testing.T) {
+	s := startWebServer(t, answeringBy(sumMethods()))
+	c := dialClient(t, rpchttp.Dialer{IdleTimeout: time.Millisecond}, s.URL, nil)
+	for range 2 {
+		if err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.waitUntilUnused(t)
+	}
+	s.wantSeen(t, 2, 2)
+}
+
 // The connections of many calls at the same time stay open for further calls.
 func TestClientConcurrentCalls(t *testing.T) {
 	const calls = 50 // Limits.Outgoing

@@ -35,6 +35,11 @@ type Dialer struct {
 	// Timeout bounds the making of a connection of the default Client, and then the TLS
 	// handshake. 0 means 30 s; with a negative value only the context bounds both.
 	Timeout time.Duration
+	// IdleTimeout is how long a connection of the default Client stays open without requests.
+	// 0 means 50 s, a negative value no limit. If a server closes idle connections earlier,
+	// set less: node does so after 5 s. Otherwise a call that is sent at this moment can fail,
+	// and is not repeated unless it is Idempotent.
+	IdleTimeout time.Duration
 
 	// Header is sent with each request. It may replace Content-Type (application/json),
 	// Accept and User-Agent, and Host names another host in the request. For a fixed bearer
@@ -214,7 +219,7 @@ func (d *Dialer) httpClient(conns *clientConns, socket string) (*http.Client, er
 		TLSHandshakeTimeout:    max(0, cmp.Or(d.Timeout, 30*time.Second)), // 0 means none
 		ForceAttemptHTTP2:      true,                                      // also with TLS and DialContext
 		MaxIdleConnsPerHost:    idleConnections,
-		IdleConnTimeout:        90 * time.Second,
+		IdleConnTimeout:        max(0, cmp.Or(d.IdleTimeout, 50*time.Second)), // 0 means none
 		MaxResponseHeaderBytes: maxResponseHeader,
 		DisableCompression:     true, // readReply decompresses
 	}
