@@ -22,35 +22,37 @@ import (
 // # Errors
 //
 // The errors are those of [rpcx.Exchange.Call]. A reply in JSON-RPC counts whatever the
-// status. If the body is anything else, the error wraps a [*StatusError]. A call that is
-// answered with nothing, by 204 for example, fails with [rpcx.ErrNoResponse]; for a
-// notification nothing is the usual answer. Written of the [rpcx.ConnectionError] is false
-// only if the server has not received the whole message.
+// status and the Content-Type. Without a reply, the error wraps a [*StatusError], except
+// that other JSON with a status of success is a [*rpcx.ProtocolError]. If the body is
+// empty, as with 204, a call fails with [rpcx.ErrNoResponse], and a notification succeeds.
+// Written of the [rpcx.ConnectionError] is false only if the server has not received the
+// whole message.
 //
 // # Repetition
 //
 // Within the call's context, and at most Dialer.Retries times, a message is sent again if
 //
-//   - it was not sent as a whole: the server could not be reached, or the connection broke;
-//   - the server has not started it, by [rpcx.Error.NotStarted]: all calls of a batch;
-//   - all its methods are Idempotent, and no reply has come, or one with the status 429,
-//     502, 503 or 504 (for the last three, without a JSON-RPC body).
+//   - the message was not sent as a whole: the server could not be reached, for example;
+//   - the server has started no call of the message, by [rpcx.Error.NotStarted];
+//   - all methods of the message are Dialer.Idempotent, and the connection broke, or the
+//     status was 429, or 502, 503 or 504 without a reply in JSON-RPC.
 //
-// The status alone does not allow it: a proxy answers 503 also if a server broke off after
-// it had the request. The wait before is what the server asks for by Retry-After. If that
-// is longer than Dialer.MaxRetryWait or than the rest of the context, the call fails at
-// once. A certificate or a name that is wrong is not tried again.
+// The status alone is not enough: a proxy also answers 503 if a server breaks off after the
+// server has received the request. Before, the Client waits as long as Retry-After asks
+// for. If the wait would exceed Dialer.MaxRetryWait or the deadline of the context, the
+// call fails at once. If a certificate is not trusted, or a name does not exist, the Client
+// does not try again.
 //
 // # Progress
 //
 // The reply may be a stream of server-sent events: messages of the server before the
-// response, and then the response, which ends the call. Options.Handler of the Client, inside
-// Options.Middleware, is called with each notification, one after the other, before the call
-// returns. If Handler is nil, the notifications are dropped, and the server is not asked for
-// events. The context has the values of the caller's context, so that a handler can tell
-// calls apart. While a handler runs, the stream is not read. After the end of the call's
-// context, a handler may still run. A request of the server is logged and dropped: it cannot
-// be answered.
+// response, and then the response, which ends the call. Options.Handler of the Client,
+// inside Options.Middleware, is called with each notification, one after the other, before
+// the call returns. If Handler is nil, the notifications are dropped, and the Client does
+// not ask for events. The context has the values of the caller's context, so that a handler
+// can tell calls apart. While a handler runs, the stream is not read. After the end of the
+// call's context, a handler may still run. A request of the server is logged and dropped,
+// since the Client cannot answer.
 type Client struct {
 	*rpcx.Exchange
 }
@@ -147,10 +149,13 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 	if t.Meta {
 		addTraceHeaders(ctx, r.Header)
 	}
-	if t.Auth == nil {
-		return r, nil
+	if t.Auth != nil {
+		if err := t.Auth(ctx, r); err != nil {
+			return nil, err
+		}
+		d.rewind()
 	}
-	return r, t.Auth(ctx, r)
+	return r, nil
 }
 
 // Close implements [rpcx.RoundTripper].

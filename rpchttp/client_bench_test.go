@@ -13,8 +13,8 @@ import (
 	"example.com/rpcx/rpchttp"
 )
 
-// echoReply answers each call with the result 3, in the least time. A server that takes more
-// would hide what the client takes.
+// echoReply answers each call with the result 3, in the least time. A server that takes
+// more would hide what the client takes.
 func echoReply(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	var call struct{ ID json.RawMessage }

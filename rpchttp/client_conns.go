@@ -41,9 +41,9 @@ func (c *clientConns) close() {
 	}
 }
 
-// dialling returns a function that makes connections by dial, and adds them to c. timeout is
-// Dialer.Timeout. The context of a call would not bound dialling, because the connection may
-// serve other calls.
+// dialling returns a function that makes connections by dial, and adds them to c. timeout
+// is Dialer.Timeout. The context of a call would not bound dialling, because the connection
+// may serve other calls.
 func (c *clientConns) dialling(dial dialFunc, timeout time.Duration) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := bounded.DialTimeout(ctx, timeout)

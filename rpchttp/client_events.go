@@ -60,8 +60,8 @@ func (h eventHandler) handle(ctx context.Context, item *rpcx.Item) {
 // connection of a stream that ends in time is used again.
 const endOfEvents = 20 * time.Millisecond
 
-// readEvents reads server-sent events up to the responses to msg, and returns the responses.
-// Notifications before go to the handler.
+// readEvents reads server-sent events up to the responses to msg, and returns the
+// responses. Notifications before go to the handler.
 func (t *transport) readEvents(ctx context.Context, response *http.Response, body *replyReader, msg []byte) ([]byte, error) {
 	var m rpcx.Message
 	t.decode(&m, msg)

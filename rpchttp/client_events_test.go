@@ -1,16 +1,21 @@
 package rpchttp_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 	"example.com/rpcx/rpchttp"
@@ -115,6 +120,31 @@ func TestClientEventsOfBatches(t *testing.T) {
 	}
 }
 
+// The events are the same however the stream comes in pieces.
+func TestClientEventsInPieces(t *testing.T) {
+	stream := "\ufeff: comment\r\n\r\n" + progressEvent(1) + "event: ping\rdata: x\r\r" + strings.ReplaceAll(progressEvent(2), "\n", "\r\n") +
+		strings.ReplaceAll(progressEvent(3), "\n", "\r") + "data: {\"jsonrpc\":\"2.0\",\r\ndata: \"result\":1,\"id\":0}\r\n\r\n"
+	for size := range len(stream) {
+		client := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			r := strings.NewReader(stream)
+			return &http.Response{
+				StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}},
+				Body: io.NopCloser(readerFunc(func(p []byte) (int, error) { return r.Read(p[:min(len(p), size+1)]) })),
+			}, nil
+		})}
+		notes := new(noteCollector)
+		c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", &rpcx.Options{Handler: notes})
+		if n, err := rpcx.Call[int](t.Context(), c, "m", nil); n != 1 || err != nil || len(notes.got) != 3 {
+			t.Errorf("in pieces of %d bytes: %d, %v, %q", size+1, n, err, notes.got)
+		}
+	}
+}
+
+// readerFunc is an io.Reader that is a function.
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 // Events with a notification as the message: nothing is missing.
 func TestClientEventsAfterNotification(t *testing.T) {
 	s := startWebServer(t, eventStream(progressEvent(1)))
@@ -173,22 +203,46 @@ func TestClientEventsSize(t *testing.T) {
 	}
 }
 
-// The connection of a stream is used again, if the server ends the stream after the response.
+// The connection of a stream is used again, if the server ends the stream soon after the
+// response. The call does not wait for longer.
 func TestClientEventsUseConnectionsAgain(t *testing.T) {
-	s := startWebServer(t, func(w http.ResponseWriter, r webRequest, n int) {
-		eventStream(progressEvent(1), fmt.Sprintf("data: {\"jsonrpc\":\"2.0\",\"result\":1,\"id\":%d}\n\n", n-1))(w, r, n)
-		if n == 4 {
-			<-r.Context().Done() // the client hangs up, since the stream does not end
-		}
-	})
-	c := dialClient(t, rpchttp.Dialer{}, s.URL, nil)
-	for range 4 {
-		if err := c.Call(t.Context(), "m", nil, nil); err != nil {
-			t.Fatal(err)
-		}
+	for _, test := range []struct {
+		pause time.Duration // between the response and the end of the stream
+		took  time.Duration // of each call
+		conns int32
+	}{{0, 0, 1}, {10 * time.Millisecond, 10 * time.Millisecond, 1}, {time.Hour, 20 * time.Millisecond, 3}} {
+		synctest.Test(t, func(t *testing.T) {
+			var requests atomic.Int32
+			n := &testNet{t: t, serve: func(conn net.Conn, _ int) {
+				for r := bufio.NewReader(conn); ; {
+					if _, err := readRequest(r); err != nil {
+						return
+					}
+					event := fmt.Sprintf("data: {\"jsonrpc\":\"2.0\",\"result\":1,\"id\":%d}\n\n", requests.Add(1)-1)
+					fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(event), event)
+					if test.pause == time.Hour {
+						io.Copy(io.Discard, r) // until the client hangs up
+						return
+					}
+					time.Sleep(test.pause)
+					io.WriteString(conn, "0\r\n\r\n")
+				}
+			}}
+			client := n.client()
+			c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", nil)
+			for range 3 {
+				start := time.Now()
+				if err := c.Call(t.Context(), "m", nil, nil); err != nil || time.Since(start) != test.took {
+					t.Errorf("after %v: %v", time.Since(start), err)
+				}
+			}
+			if conns := n.conns.Load(); conns != test.conns {
+				t.Errorf("a pause of %v: %d connections", test.pause, conns)
+			}
+			client.CloseIdleConnections()
+			n.wg.Wait()
+		})
 	}
-	s.wantSeen(t, 4, 1)
-	s.waitUntilUnused(t)
 }
 
 // A stream that breaks off is an error, and the call may have been carried out.

@@ -52,8 +52,8 @@ func (t *transport) isIdempotent(msg []byte) bool {
 	return true
 }
 
-// shortReply is the size up to which a reply with status 200 is searched for calls that were
-// not started. The search would take time for every large result.
+// shortReply is the size up to which a reply with status 200 is searched for calls that
+// were not started. The search would take time for every large result.
 const shortReply = 512
 
 // isNotStarted reports whether the reply says of each call that the server has not started
@@ -73,8 +73,12 @@ func (t *transport) isNotStarted(o *outcome) bool {
 	return true
 }
 
-// firstWait is the longest wait before the first repetition, if the server asks for none.
-const firstWait = 100 * time.Millisecond
+// The longest waits before the first and before any repetition, if the server asks for
+// none.
+const (
+	firstWait = 100 * time.Millisecond
+	anyWait   = 30 * time.Second
+)
 
 // waitToRepeat waits before the message is sent again, and reports whether that is still
 // of use.
@@ -87,7 +91,7 @@ func (t *transport) waitToRepeat(ctx context.Context, attempt int, o *outcome, e
 	case wait > 0:
 	case err != nil && closedWhileIdle(err):
 	default:
-		wait = rand.N(min(firstWait<<min(attempt, 20), limit))
+		wait = rand.N(min(firstWait<<min(attempt, 20), anyWait, limit))
 	}
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
 		return false // and the error says more than the end of ctx would

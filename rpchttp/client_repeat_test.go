@@ -27,8 +27,8 @@ const replyBusy = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy"
 // replyLate is replyBusy for a call that has run.
 const replyLate = `{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy","data":{"started":true,"reason":"timeout"}},"id":0}`
 
-// What is sent again after an answer, as the server counts it. Each call is asked for twice:
-// as idempotent, and not. The answers before the last are those of the test.
+// What is sent again after an answer, as the server counts it. Each call is asked for
+// twice: as idempotent, and not. The answers before the last are those of the test.
 func TestClientRepeatsAfterAnswers(t *testing.T) {
 	const batchBusy = `[{"jsonrpc":"2.0","error":{"code":-102,"message":"m","data":{"started":false}},"id":0},{"jsonrpc":"2.0","error":{"code":-102,"message":"m","data":{"started":false}},"id":1}]`
 	batchMixed := strings.Replace(batchBusy, "false", "true", 1)
@@ -137,7 +137,8 @@ func (n *testNet) client() *http.Client {
 func (n *testNet) dialClient(context.Context, string, string) (net.Conn, error) {
 	near, far := net.Pipe()
 	number := int(n.conns.Add(1))
-	// Owner: the test, which waits. End: serve returns, at the latest when the client hangs up.
+	// Owner: the test, which waits. End: serve returns, at the latest when the client hangs
+	// up.
 	n.wg.Go(func() {
 		defer far.Close()
 		n.serve(far, number)
@@ -248,6 +249,15 @@ func TestClientWaitsWithinContext(t *testing.T) {
 		if f.Err() != cause || time.Since(start) != 3*time.Second || requests != 2 {
 			t.Errorf("after %v and %d requests: %v", time.Since(start), requests, f.Err())
 		}
+		patient := dialClient(t, rpchttp.Dialer{Client: client, MaxRetryWait: time.Second, Idempotent: func(string) bool { return true }}, "http://a/", nil)
+		if err := patient.Call(t.Context(), "m", nil, nil); err == nil || requests != 3 {
+			t.Errorf("with a MaxRetryWait of 1 s, after %d requests: %v", requests, err)
+		}
+		patient = dialClient(t, rpchttp.Dialer{Client: client, MaxRetryWait: -1, Idempotent: func(string) bool { return true }}, "http://a/", nil)
+		if err := patient.Call(t.Context(), "m", nil, nil); err == nil || requests != 6 {
+			t.Errorf("without a limit, after %d requests: %v", requests, err)
+		}
+		requests = 2
 		closed := c.Go(t.Context(), "m", nil)
 		time.Sleep(3 * time.Second)
 		c.Close()
@@ -259,8 +269,8 @@ func TestClientWaitsWithinContext(t *testing.T) {
 	})
 }
 
-// A connection that breaks: what the server has received decides whether the message is sent
-// again. The oracle is the number of whole messages that it has seen.
+// A connection that breaks: what the server has received decides whether the message is
+// sent again. The oracle is the number of whole messages that it has seen.
 func TestClientConnectionBreaks(t *testing.T) {
 	type conversation struct {
 		r *bufio.Reader
@@ -409,7 +419,8 @@ func TestClientUntrusted(t *testing.T) {
 }
 
 // Stale idle connections: a server has closed the connection before the second call. What
-// package http finds out before it writes is sent again, without a wait, on a new connection.
+// package http finds out before it writes is sent again, without a wait, on a new
+// connection.
 func TestClientStaleConnections(t *testing.T) {
 	for _, test := range []struct {
 		sentence string

@@ -32,6 +32,12 @@ func newDelivery(content []byte) *delivery {
 	return d
 }
 
+// rewind makes d ready for sending after Dialer.Auth, which may have read the body.
+func (d *delivery) rewind() {
+	d.first.read = 0
+	d.sent.Store(false)
+}
+
 // newBody is GetBody of the request. package http calls it to send the message again:
 // after a redirect, or if nothing was written to a connection, or if HTTP/2 says that the
 // server has ignored the request.
@@ -104,8 +110,9 @@ type traceHeaders struct{ parent, state string }
 // traceKey is the context key of a *traceHeaders.
 type traceKey struct{}
 
-// withTraceHeaders returns a copy of opts with functions that put the trace context of calls
-// into their contexts. The functions come last, so that they see the values of the others.
+// withTraceHeaders returns a copy of opts with functions that put the trace context of
+// calls into their contexts. The functions come last, so that they see the values of the
+// others.
 func withTraceHeaders(opts *rpcx.Options) *rpcx.Options {
 	var own rpcx.Options
 	if opts != nil {

@@ -39,8 +39,8 @@ type webRequest struct {
 	body string
 }
 
-// startWebServer starts a server with the given handler, which is told the number of the request,
-// from 1. The body was read before.
+// startWebServer starts a server with the given handler, which is told the number of the
+// request, from 1. The body was read before.
 func startWebServer(t *testing.T, handle func(w http.ResponseWriter, r webRequest, n int)) *webServer {
 	t.Helper()
 	s := newWebServer(handle)
@@ -301,6 +301,19 @@ func TestClientUsesConnectionsAgain(t *testing.T) {
 		c.Call(t.Context(), "m", nil, nil)
 	}
 	s.wantSeen(t, 12, 1)
+}
+
+// An idle connection is closed after IdleTimeout, and the next call makes another.
+func TestDialerIdleTimeout(t *testing.T) {
+	s := startWebServer(t, answeringBy(sumMethods()))
+	c := dialClient(t, rpchttp.Dialer{IdleTimeout: time.Millisecond}, s.URL, nil)
+	for range 2 {
+		if err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.waitUntilUnused(t)
+	}
+	s.wantSeen(t, 2, 2)
 }
 
 // The connections of many calls at the same time stay open for further calls.
@@ -578,6 +591,27 @@ func TestDialerHeader(t *testing.T) {
 		}
 	}
 
+	var signed string
+	refused := errors.New("refused")
+	reading := func(_ context.Context, r *http.Request) error {
+		body, _ := r.GetBody()
+		for _, body := range []io.Reader{r.Body, body} {
+			text, err := io.ReadAll(body)
+			if signed = string(text); err != nil || !strings.HasPrefix(signed, `{"jsonrpc"`) {
+				t.Errorf("Auth reads %q, %v", text, err)
+			}
+		}
+		return nil
+	}
+	c = dialClient(t, rpchttp.Dialer{Auth: reading}, s.URL, nil)
+	if err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil || s.seen()[3].body != signed {
+		t.Errorf("after Auth has read the body: %v", err)
+	}
+	c = dialClient(t, rpchttp.Dialer{Auth: reading, Retries: -1, Client: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, refused })}}, s.URL, nil)
+	if e, ok := errors.AsType[*rpcx.ConnectionError](c.Call(t.Context(), "sum", nil, nil)); !ok || e.Written || !errors.Is(e, refused) {
+		t.Errorf("after Auth has read the body, and nothing was sent: %v", e)
+	}
+
 	failure := errors.New("no token")
 	c = dialClient(t, rpchttp.Dialer{Auth: func(context.Context, *http.Request) error { calls++; return failure }}, s.URL, nil)
 	err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
@@ -589,7 +623,7 @@ func TestDialerHeader(t *testing.T) {
 	if err := c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.seen()[3].Header.Get("Authorization"); got != "Basic YW5uOnNlY3JldA==" {
+	if got := s.seen()[4].Header.Get("Authorization"); got != "Basic YW5uOnNlY3JldA==" {
 		t.Errorf("Authorization is %q", got)
 	}
 }

@@ -35,15 +35,21 @@ type Dialer struct {
 	// Timeout bounds the making of a connection of the default Client, and then the TLS
 	// handshake. 0 means 30 s; with a negative value only the context bounds both.
 	Timeout time.Duration
+	// IdleTimeout is how long a connection of the default Client stays open without requests.
+	// 0 means 50 s, a negative value no limit. If a server closes idle connections earlier,
+	// set less: node does so after 5 s. Otherwise a call that is sent at this moment can fail,
+	// and is not repeated unless it is Idempotent.
+	IdleTimeout time.Duration
 
 	// Header is sent with each request. It may replace Content-Type (application/json),
 	// Accept and User-Agent, and Host names another host in the request. For a fixed bearer
 	// token, set Authorization here. A user and a password in the URL are sent by basic
 	// authorization.
 	Header http.Header
-	// Auth adds credentials that change, by r.Header.Set or r.SetBasicAuth. It is called
-	// for each request, also for a repeated one. ctx has the values of the caller's context.
-	// If Auth fails, nothing is sent, and the call fails with a [*rpcx.ConnectionError] that
+	// Auth adds credentials that change, by r.Header.Set or r.SetBasicAuth. Auth is called for
+	// each request, also for a repeated one. ctx has the values of the caller's context. For a
+	// signature, Auth may read r.Body to the end; with Compress, the body is compressed. If
+	// Auth fails, nothing is sent, and the call fails with a [*rpcx.ConnectionError] that
 	// wraps the error. Default: none.
 	Auth func(ctx context.Context, r *http.Request) error
 	// Meta sends the trace context of a call, the strings "traceparent" and "tracestate" in
@@ -62,9 +68,10 @@ type Dialer struct {
 	// Retries is the number of times that a message is sent again. 0 means 2, a negative
 	// value none. See "Repetition" at [Client].
 	Retries int
-	// MaxRetryWait bounds the wait before a message is sent again. 0 means 30 s. If the
-	// server asks for a longer time, the message is not sent again. Without Retry-After, the
-	// wait is random, at most 100 ms at first, and then twice as much each time.
+	// MaxRetryWait bounds the wait before a message is sent again. 0 means 30 s, a negative
+	// value no limit. If the server asks for a longer time, the message is not sent again.
+	// Without Retry-After, the wait is random: at most 100 ms at first, then twice as much
+	// each time, up to 30 s.
 	MaxRetryWait time.Duration
 	// Idempotent reports whether a second execution of a method does no harm, so that a call
 	// may be repeated although it may have been carried out. Default: no method is.
@@ -85,8 +92,8 @@ func Dial(url string, opts *rpcx.Options) (*Client, error) {
 // unix:///path/of/socket or unix:///path/of/socket:/path of the URL, as in
 // unix:///run/app.sock:/rpc. An abstract socket is unix://@name.
 //
-// Of opts count the fields that [rpcx.NewExchange] names. Handler and Middleware receive the
-// notifications in server-sent events; see [Client].
+// Of opts count the fields that [rpcx.NewExchange] names. Handler and Middleware receive
+// the notifications in server-sent events; see [Client].
 func (d *Dialer) Dial(url string, opts *rpcx.Options) (*Client, error) {
 	c, err := d.newClient(url, opts)
 	if err != nil {
@@ -212,16 +219,16 @@ func (d *Dialer) httpClient(conns *clientConns, socket string) (*http.Client, er
 		TLSHandshakeTimeout:    max(0, cmp.Or(d.Timeout, 30*time.Second)), // 0 means none
 		ForceAttemptHTTP2:      true,                                      // also with TLS and DialContext
 		MaxIdleConnsPerHost:    idleConnections,
-		IdleConnTimeout:        90 * time.Second,
+		IdleConnTimeout:        max(0, cmp.Or(d.IdleTimeout, 50*time.Second)), // 0 means none
 		MaxResponseHeaderBytes: maxResponseHeader,
 		DisableCompression:     true, // readReply decompresses
 	}
 	return &http.Client{Transport: transport, CheckRedirect: checkRedirect(nil)}, nil
 }
 
-// checkRedirect returns the CheckRedirect of a client. A redirect that would lose the message
-// is not followed; the response becomes a StatusError. Otherwise next decides. If next is
-// nil, up to 10 redirects are followed, and none from https to http.
+// checkRedirect returns the CheckRedirect of a client. A redirect that would lose the
+// message is not followed; the response becomes a StatusError. Otherwise next decides. If
+// next is nil, up to 10 redirects are followed, and none from https to http.
 func checkRedirect(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	return func(r *http.Request, via []*http.Request) error {
 		last := via[len(via)-1]
@@ -256,4 +263,9 @@ func (d *Dialer) maxSize() int {
 func (d *Dialer) retries() int { return max(0, cmp.Or(d.Retries, 2)) }
 
 // maxRetryWait returns MaxRetryWait with its default.
-func (d *Dialer) maxRetryWait() time.Duration { return cmp.Or(d.MaxRetryWait, 30*time.Second) }
+func (d *Dialer) maxRetryWait() time.Duration {
+	if d.MaxRetryWait < 0 {
+		return math.MaxInt64
+	}
+	return cmp.Or(d.MaxRetryWait, 30*time.Second)
+}

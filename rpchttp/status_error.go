@@ -45,8 +45,8 @@ func (e *StatusError) Error() string {
 	return text
 }
 
-// Sent returns true: the server may have carried the call out. A proxy answers with 503, for
-// example, also if the server broke off.
+// Sent returns true: the server may have carried the call out. A proxy answers with 503,
+// for example, also if the server broke off.
 func (e *StatusError) Sent() bool { return true }
 
 // newStatusError returns the error for a response without a reply.
