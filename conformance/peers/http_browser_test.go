@@ -125,8 +125,8 @@ func (p *browserPage) recorded() []string {
 // handler serves the page, its frame, and at /rpc an RPC server at the origin of the page.
 func (p *browserPage) handler(srv *rpcx.Server) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "../testdata/origin.html") })
-	mux.HandleFunc("/frame", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "../testdata/rebound.html") })
+	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "testdata/origin.html") })
+	mux.HandleFunc("/frame", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, "testdata/rebound.html") })
 	mux.Handle("/rpc", p.recording(&rpchttp.Handler{Server: srv}))
 	mux.HandleFunc("/results", func(w http.ResponseWriter, r *http.Request) {
 		var results map[string]string

@@ -116,6 +116,7 @@ func TestInteropCurl(t *testing.T) {
 		"an error":                    {callText(1, "nothing"), nil, 200, `"code":-32601`},
 		"an internal error":           {callText(1, "fail"), nil, 200, `"message":"internal server error"`},
 		"no JSON":                     {"{", nil, 200, `"code":-32700`},
+		"nothing":                     {"", nil, 200, `"code":-32700`},
 		"an empty batch":              {"[]", nil, 200, `"code":-32600`},
 		"a batch":                     {"[" + curlEcho + "," + curlEcho + "]", nil, 200, echoed},
 		"a notification":              {`{"jsonrpc":"2.0","method":"echo","params":[1]}`, nil, 204, ""},
