@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"path"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,7 +93,6 @@ type settings struct {
 	maxBatch    int
 	readTimeout time.Duration // 0 for none
 	sendTimeout time.Duration // 0 for none
-	vary        []string      // of the header; nil for none
 }
 
 const (
@@ -126,16 +123,6 @@ func (h *Handler) newSettings() settings {
 		readTimeout: timeoutOr(h.ReadTimeout, defaultReadTimeout),
 		sendTimeout: timeoutOr(limits.SendTimeout, defaultSendTimeout),
 	}
-	var vary []string
-	if len(h.Origins) > 0 {
-		vary = append(vary, "Origin")
-	}
-	if h.Compress > 0 {
-		vary = append(vary, "Accept-Encoding")
-	}
-	if vary != nil {
-		s.vary = []string{strings.Join(vary, ", ")}
-	}
 	if s.err = duration.Check("rpchttp.Handler", h); s.err == nil {
 		s.err = duration.CheckServer(h.Server)
 	}
@@ -147,14 +134,6 @@ func (h *Handler) newSettings() settings {
 		}
 	}
 	return s
-}
-
-// addVary adds a header Vary, beside that of a middleware.
-func addVary(header http.Header, vary []string) {
-	if before := header["Vary"]; len(before) > 0 {
-		vary = slices.Concat(before, vary)
-	}
-	header["Vary"] = vary[:len(vary):len(vary)] // the handler's requests share the array
 }
 
 // limitOr resolves a limit: 0 means the default, a negative value no limit.
@@ -182,9 +161,6 @@ func timeoutOr(d, byDefault time.Duration) time.Duration {
 // package http logs the panic.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := h.resolve()
-	if s.vary != nil {
-		addVary(w.Header(), s.vary)
-	}
 	if h.answerPreflight(w, r) {
 		return
 	}

@@ -121,11 +121,14 @@ const (
 func (o *responder) writeReply(status int, reply []byte) {
 	header := o.w.Header()
 	header["Content-Type"] = jsonTypes
-	if compress := o.h.Compress; compress > 0 && len(reply) >= compress && acceptsGzip(o.r) {
-		z := gzips.Get().(*gzipper)
-		defer gzips.Put(z)
-		header.Set("Content-Encoding", "gzip")
-		reply = z.compress(reply)
+	if compress := o.h.Compress; compress > 0 && len(reply) >= compress {
+		header.Add("Vary", "Accept-Encoding")
+		if acceptsGzip(o.r) {
+			z := gzips.Get().(*gzipper)
+			defer gzips.Put(z)
+			header.Set("Content-Encoding", "gzip")
+			reply = z.compress(reply)
+		}
 	}
 	if len(reply) < bufferedReply {
 		o.w.WriteHeader(status)
