@@ -161,14 +161,25 @@ func timeoutOr(d, byDefault time.Duration) time.Duration {
 // package http logs the panic.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := h.resolve()
+	deadline := http.NewResponseController(w)
+	if s.readTimeout > 0 {
+		_ = deadline.SetReadDeadline(time.Now().Add(s.readTimeout)) // not every writer can
+	}
 	if h.answerPreflight(w, r) {
 		return
 	}
+	no := h.checkRequest(w, r)
 	var in body
 	defer in.release(h)
-	if no := h.receive(&in, w, r, s); no != nil {
+	if no == nil {
+		no = in.read(h, r, s)
+	}
+	if no != nil { // the deadline stays, because package http reads the rest of the body
 		h.refuse(w, r, no)
 		return
+	}
+	if s.readTimeout > 0 {
+		_ = deadline.SetReadDeadline(time.Time{})
 	}
 	x := newExchange(h, r, s)
 	x.dropped = in.dropped
@@ -182,23 +193,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	reply, err := h.Server.ServeMessage(ctx, x, in.message(), notify)
 	out.answer(&in, reply, err)
-}
-
-// receive checks a request, and reads its body, within s.readTimeout. The result is the
-// answer to a request that is not worth an exchange, or nil.
-func (h *Handler) receive(in *body, w http.ResponseWriter, r *http.Request, s *settings) *refusal {
-	deadline := http.NewResponseController(w)
-	if s.readTimeout > 0 {
-		_ = deadline.SetReadDeadline(time.Now().Add(s.readTimeout)) // not every writer can
-	}
-	no := h.checkRequest(w, r)
-	if no == nil {
-		no = in.read(h, r, s)
-	}
-	if s.readTimeout > 0 && no == nil { // otherwise package http still reads the body
-		_ = deadline.SetReadDeadline(time.Time{})
-	}
-	return no
 }
 
 // refusal is why a request is refused before its message is handled.

@@ -88,6 +88,19 @@ func TestBodySize(t *testing.T) {
 		r.ContentLength = -1
 		answering(t, h, r, 413, "request entity too large\n")
 	})
+	t.Run("the limit of a middleware", func(t *testing.T) {
+		limited := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, 500)
+			h.ServeHTTP(w, r)
+		})
+		answering(t, limited, post(padded(501)), 413, `{"jsonrpc":"2.0","error":{"code":-32600,"message":"message too large (over 500 bytes)"},"id":null}`)
+		answering(t, limited, post(padded(500)), 200, "")
+	})
+	t.Run("no body", func(t *testing.T) {
+		r := post("")
+		r.Body = nil
+		answering(t, h, r, 200, emptyReply)
+	})
 	t.Run("no limit", func(t *testing.T) {
 		answering(t, &rpchttp.Handler{Server: newServer(nil), MaxSize: -1}, post(padded(3_000_000)), 200, "")
 	})
@@ -235,6 +248,24 @@ func TestSlowBodyOfARefusedRequest(t *testing.T) {
 		w.send(strings.Replace(head, "json", "xml", 1) + "Content-Length: 1000\r\n\r\n")
 		if resp := w.answer(); resp.StatusCode != 415 || time.Since(start) > 10*time.Second {
 			t.Errorf("the answer is %s after %v", resp.Status, time.Since(start))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // with its body, the connection stays
+		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: 10 * time.Second}).wire()
+		for range 3 {
+			w.send(strings.Replace(head, "json", "xml", 1) + "Content-Length: 2\r\n\r\n{}")
+			resp := w.answer()
+			if io.Copy(io.Discard, resp.Body); resp.StatusCode != 415 || resp.Close {
+				t.Errorf("the answer is %s", resp.Status)
+			}
+			time.Sleep(time.Hour)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // of a preflight, too
+		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: 10 * time.Second}).wire()
+		w.send(strings.Replace(head, "POST", "OPTIONS", 1) + "Content-Length: 1000\r\n\r\n")
+		if resp := w.answer(); resp.StatusCode != 204 {
+			t.Errorf("the answer is %s", resp.Status)
 		}
 	})
 }
