@@ -184,14 +184,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(h, r, s)
 	x.dropped = in.dropped
 	out := responder{h: h, w: w, r: r, settings: s}
-	ctx, notify := r.Context(), (func([]byte) error)(nil)
+	var notify func(msg []byte) error
 	if h.SSE && acceptsEvents(r) && canFlush(w) {
-		var stream eventStream
-		ctx = stream.begin(ctx, w, s)
+		stream := &eventStream{out: newDeadlineWriter(w, s)}
 		defer stream.end()
-		out.stream, notify = &stream, stream.notify
+		out.stream, notify = stream, stream.notify
 	}
-	reply, err := h.Server.ServeMessage(ctx, x, in.message(), notify)
+	reply, err := h.Server.ServeMessage(r.Context(), x, in.message(), notify)
 	out.answer(&in, reply, err)
 }
 

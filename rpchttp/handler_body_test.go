@@ -282,12 +282,23 @@ func TestReadTimeoutIsCleared(t *testing.T) {
 				return nil, context.Cause(ctx)
 			}
 		}})
-		w := newWeb(t, &rpchttp.Handler{Server: srv, ReadTimeout: time.Second}).wire()
+		h := &rpchttp.Handler{Server: srv, ReadTimeout: time.Second}
+		reading := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a middleware
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			h.ServeHTTP(w, r)
+		})
 		msg := `{"jsonrpc":"2.0","method":"slow","id":1}`
-		for range 3 {
-			w.send(head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(msg), msg))
-			w.answering(200, `{"jsonrpc":"2.0","result":"done","id":1}`)
-			time.Sleep(time.Hour)
+		for _, h := range []http.Handler{h, reading} {
+			w := newWeb(t, h).wire()
+			for range 3 {
+				w.send(head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(msg), msg))
+				w.answering(200, `{"jsonrpc":"2.0","result":"done","id":1}`)
+				time.Sleep(time.Hour)
+			}
 		}
 	})
 }
@@ -344,9 +355,10 @@ func TestManyLargeBodies(t *testing.T) {
 			w.send(strings.Repeat(" ", 20_000-len(echoing)) + echoing)
 			w.answering(200, echoed)
 		}
-		again := begin() // the memory is free again
-		again.send(strings.Repeat(" ", 20_000-len(echoing)) + echoing)
-		again.answering(200, echoed)
+		for _, w := range []*wire{begin(), begin(), begin()} { // the memory is free again
+			w.send(strings.Repeat(" ", 20_000-len(echoing)) + echoing)
+			w.answering(200, echoed)
+		}
 	})
 }
 
