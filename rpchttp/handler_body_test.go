@@ -232,6 +232,7 @@ func TestSlowBody(t *testing.T) {
 				}
 			}
 			<-answered
+			w.closed()
 			if took := time.Since(start); took < 10*time.Second || took > 12*time.Second {
 				t.Errorf("the answer came after %v", took)
 			}
