@@ -34,7 +34,8 @@
 //
 // Each client has a budget, as in other sessions of the server, for all its connections
 // together; see [rpcx.Limits]. Behind a proxy, set Handler.Client to [XForwardedFor].
-// Otherwise all clients of the proxy share one budget.
+// Otherwise all clients of the proxy share one budget. Server.MaxGroup bounds how many
+// requests of a client run at once; more are answered 503.
 //
 // # Statuses
 //

@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"path"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,7 +93,6 @@ type settings struct {
 	maxBatch    int
 	readTimeout time.Duration // 0 for none
 	sendTimeout time.Duration // 0 for none
-	vary        []string      // of the header; nil for none
 }
 
 const (
@@ -126,16 +123,6 @@ func (h *Handler) newSettings() settings {
 		readTimeout: timeoutOr(h.ReadTimeout, defaultReadTimeout),
 		sendTimeout: timeoutOr(limits.SendTimeout, defaultSendTimeout),
 	}
-	var vary []string
-	if len(h.Origins) > 0 {
-		vary = append(vary, "Origin")
-	}
-	if h.Compress > 0 {
-		vary = append(vary, "Accept-Encoding")
-	}
-	if vary != nil {
-		s.vary = []string{strings.Join(vary, ", ")}
-	}
 	if s.err = duration.Check("rpchttp.Handler", h); s.err == nil {
 		s.err = duration.CheckServer(h.Server)
 	}
@@ -147,14 +134,6 @@ func (h *Handler) newSettings() settings {
 		}
 	}
 	return s
-}
-
-// addVary adds a header Vary, beside that of a middleware.
-func addVary(header http.Header, vary []string) {
-	if before := header["Vary"]; len(before) > 0 {
-		vary = slices.Concat(before, vary)
-	}
-	header["Vary"] = vary[:len(vary):len(vary)] // the handler's requests share the array
 }
 
 // limitOr resolves a limit: 0 means the default, a negative value no limit.
@@ -182,47 +161,37 @@ func timeoutOr(d, byDefault time.Duration) time.Duration {
 // package http logs the panic.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := h.resolve()
-	if s.vary != nil {
-		addVary(w.Header(), s.vary)
-	}
-	if h.answerPreflight(w, r) {
-		return
-	}
-	var in body
-	defer in.release(h)
-	if no := h.receive(&in, w, r, s); no != nil {
-		h.refuse(w, r, no)
-		return
-	}
-	x := newExchange(h, r, s)
-	x.dropped = in.dropped
-	out := responder{h: h, w: w, r: r, settings: s}
-	ctx, notify := r.Context(), (func([]byte) error)(nil)
-	if h.SSE && acceptsEvents(r) && canFlush(w) {
-		var stream eventStream
-		ctx = stream.begin(ctx, w, s)
-		defer stream.end()
-		out.stream, notify = &stream, stream.notify
-	}
-	reply, err := h.Server.ServeMessage(ctx, x, in.message(), notify)
-	out.answer(&in, reply, err)
-}
-
-// receive checks a request, and reads its body, within s.readTimeout. The result is the
-// answer to a request that is not worth an exchange, or nil.
-func (h *Handler) receive(in *body, w http.ResponseWriter, r *http.Request, s *settings) *refusal {
 	deadline := http.NewResponseController(w)
 	if s.readTimeout > 0 {
 		_ = deadline.SetReadDeadline(time.Now().Add(s.readTimeout)) // not every writer can
 	}
+	if h.answerPreflight(w, r) {
+		return
+	}
 	no := h.checkRequest(w, r)
+	var in body
+	defer in.release(h)
 	if no == nil {
 		no = in.read(h, r, s)
 	}
-	if s.readTimeout > 0 && no == nil { // otherwise package http still reads the body
+	if no != nil { // the deadline stays, because package http reads the rest of the body
+		h.refuse(w, r, no)
+		return
+	}
+	if s.readTimeout > 0 {
 		_ = deadline.SetReadDeadline(time.Time{})
 	}
-	return no
+	x := newExchange(h, r, s)
+	x.dropped = in.dropped
+	out := responder{h: h, w: w, r: r, settings: s}
+	var notify func(msg []byte) error
+	if h.SSE && acceptsEvents(r) && canFlush(w) {
+		stream := &eventStream{out: newDeadlineWriter(w, s)}
+		defer stream.end()
+		out.stream, notify = stream, stream.notify
+	}
+	reply, err := h.Server.ServeMessage(r.Context(), x, in.message(), notify)
+	out.answer(&in, reply, err)
 }
 
 // refusal is why a request is refused before its message is handled.

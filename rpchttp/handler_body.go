@@ -37,8 +37,11 @@ func (b *body) message() []byte { return b.buf[:b.n] }
 // that is not worth an exchange, or nil.
 func (b *body) read(h *Handler, r *http.Request, s *settings) *refusal {
 	if r.ContentLength > int64(s.maxSize) {
-		b.dropTooLarge(s)
+		b.dropTooLarge(s.maxSize, maxSizeField)
 		return nil
+	}
+	if r.Body == nil { // of a request that no http.Server has read
+		r.Body = http.NoBody
 	}
 	src, size := io.Reader(r.Body), int64(largeBuffer)
 	if isGzip(r) {
@@ -54,7 +57,7 @@ func (b *body) read(h *Handler, r *http.Request, s *settings) *refusal {
 		n, err := src.Read(b.buf[b.n:])
 		b.n += n
 		if b.n > s.maxSize {
-			b.dropTooLarge(s)
+			b.dropTooLarge(s.maxSize, maxSizeField)
 			return nil
 		}
 		if err != nil {
@@ -71,12 +74,15 @@ func (b *body) read(h *Handler, r *http.Request, s *settings) *refusal {
 // end handles err, which ends the reading of the body.
 func (b *body) end(err error, s *settings) *refusal {
 	compressed, ok := errors.AsType[*gzipError](err)
+	limit, limited := errors.AsType[*http.MaxBytesError](err)
 	switch {
 	case err == io.EOF && isBlank(b.message()): // a session would pass over the message
 		b.drop(0, "the request body is empty", "invalid JSON: the request body is empty")
 	case err == io.EOF:
 	case err == errCompressedTooLarge:
-		b.dropTooLarge(s)
+		b.dropTooLarge(s.maxSize, maxSizeField)
+	case limited: // by a middleware
+		b.dropTooLarge(int(limit.Limit), "http.MaxBytesReader")
 	case ok:
 		b.drop(http.StatusBadRequest, compressed.Error(), "request body is no single gzip member")
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -96,11 +102,11 @@ func (b *body) drop(status int, why, answer string) {
 	b.dropped = &rpcx.FrameError{Message: why, Recoverable: true, Answer: &rpcx.Error{Code: rpcx.CodeParseError, Message: answer}}
 }
 
-// dropTooLarge drops a message over s.maxSize.
-func (b *body) dropTooLarge(s *settings) {
+// dropTooLarge drops a message over a limit in bytes.
+func (b *body) dropTooLarge(limit int, field string) {
 	b.refused = http.StatusRequestEntityTooLarge
 	b.dropped = &rpcx.FrameError{Message: "dropping a large message", Recoverable: true,
-		TooLarge: &rpcx.SizeError{Limit: s.maxSize, Field: maxSizeField}}
+		TooLarge: &rpcx.SizeError{Limit: limit, Field: field}}
 }
 
 // grow doubles the buffer. The size of large buffers is limited for all requests together.

@@ -88,6 +88,19 @@ func TestBodySize(t *testing.T) {
 		r.ContentLength = -1
 		answering(t, h, r, 413, "request entity too large\n")
 	})
+	t.Run("the limit of a middleware", func(t *testing.T) {
+		limited := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, 500)
+			h.ServeHTTP(w, r)
+		})
+		answering(t, limited, post(padded(501)), 413, `{"jsonrpc":"2.0","error":{"code":-32600,"message":"message too large (over 500 bytes)"},"id":null}`)
+		answering(t, limited, post(padded(500)), 200, "")
+	})
+	t.Run("no body", func(t *testing.T) {
+		r := post("")
+		r.Body = nil
+		answering(t, h, r, 200, emptyReply)
+	})
 	t.Run("no limit", func(t *testing.T) {
 		answering(t, &rpchttp.Handler{Server: newServer(nil), MaxSize: -1}, post(padded(3_000_000)), 200, "")
 	})
@@ -219,6 +232,7 @@ func TestSlowBody(t *testing.T) {
 				}
 			}
 			<-answered
+			w.closed()
 			if took := time.Since(start); took < 10*time.Second || took > 12*time.Second {
 				t.Errorf("the answer came after %v", took)
 			}
@@ -237,6 +251,24 @@ func TestSlowBodyOfARefusedRequest(t *testing.T) {
 			t.Errorf("the answer is %s after %v", resp.Status, time.Since(start))
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // with its body, the connection stays
+		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: 10 * time.Second}).wire()
+		for range 3 {
+			w.send(strings.Replace(head, "json", "xml", 1) + "Content-Length: 2\r\n\r\n{}")
+			resp := w.answer()
+			if io.Copy(io.Discard, resp.Body); resp.StatusCode != 415 || resp.Close {
+				t.Errorf("the answer is %s", resp.Status)
+			}
+			time.Sleep(time.Hour)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // of a preflight, too
+		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: 10 * time.Second}).wire()
+		w.send(strings.Replace(head, "POST", "OPTIONS", 1) + "Content-Length: 1000\r\n\r\n")
+		if resp := w.answer(); resp.StatusCode != 204 {
+			t.Errorf("the answer is %s", resp.Status)
+		}
+	})
 }
 
 // ReadTimeout ends with the body: a handler may take longer, the connection may be idle
@@ -251,12 +283,23 @@ func TestReadTimeoutIsCleared(t *testing.T) {
 				return nil, context.Cause(ctx)
 			}
 		}})
-		w := newWeb(t, &rpchttp.Handler{Server: srv, ReadTimeout: time.Second}).wire()
+		h := &rpchttp.Handler{Server: srv, ReadTimeout: time.Second}
+		reading := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a middleware
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			h.ServeHTTP(w, r)
+		})
 		msg := `{"jsonrpc":"2.0","method":"slow","id":1}`
-		for range 3 {
-			w.send(head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(msg), msg))
-			w.answering(200, `{"jsonrpc":"2.0","result":"done","id":1}`)
-			time.Sleep(time.Hour)
+		for _, h := range []http.Handler{h, reading} {
+			w := newWeb(t, h).wire()
+			for range 3 {
+				w.send(head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(msg), msg))
+				w.answering(200, `{"jsonrpc":"2.0","result":"done","id":1}`)
+				time.Sleep(time.Hour)
+			}
 		}
 	})
 }
@@ -313,9 +356,10 @@ func TestManyLargeBodies(t *testing.T) {
 			w.send(strings.Repeat(" ", 20_000-len(echoing)) + echoing)
 			w.answering(200, echoed)
 		}
-		again := begin() // the memory is free again
-		again.send(strings.Repeat(" ", 20_000-len(echoing)) + echoing)
-		again.answering(200, echoed)
+		for _, w := range []*wire{begin(), begin(), begin()} { // the memory is free again
+			w.send(strings.Repeat(" ", 20_000-len(echoing)) + echoing)
+			w.answering(200, echoed)
+		}
 	})
 }
 

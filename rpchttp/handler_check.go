@@ -166,11 +166,12 @@ const hidden = "null"
 // answer to the page.
 func (h *Handler) checkOrigin(w http.ResponseWriter, r *http.Request) *refusal {
 	origins := r.Header["Origin"]
-	switch {
-	case len(origins) == 0 || len(origins) == 1 && origins[0] == "":
+	if len(origins) == 0 || len(origins) == 1 && origins[0] == "" {
 		return nil
-	case len(origins) == 1 && h.allowsOrigin(r, origins[0]):
-		header := w.Header()
+	}
+	header := w.Header()
+	header.Add("Vary", "Origin")
+	if len(origins) == 1 && h.allowsOrigin(r, origins[0]) {
 		header.Set("Access-Control-Allow-Origin", origins[0])
 		header.Set("Access-Control-Expose-Headers", "Retry-After")
 		return nil

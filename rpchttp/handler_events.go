@@ -2,8 +2,6 @@ package rpchttp
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -37,35 +35,20 @@ func canFlush(w http.ResponseWriter) bool {
 // eventStream sends notifications, and then the reply, as server-sent events. Without a
 // notification nothing is sent, and the reply is an ordinary one.
 type eventStream struct {
-	out    deadlineWriter
-	cancel context.CancelCauseFunc
+	out deadlineWriter
 
 	mu       sync.Mutex
 	begun    bool // the header is sent
-	ended    bool // nothing more may be written
+	ended    bool // no comment may be written
 	failed   error
 	comments *time.Timer // nil before the first event
 	event    []byte
 }
 
-// begin prepares the stream, and returns the context of the exchange, which ends when an
-// event cannot be sent.
-func (e *eventStream) begin(ctx context.Context, w http.ResponseWriter, s *settings) context.Context {
-	e.out = deadlineWriter{http.NewResponseController(w), w, s.sendTimeout}
-	ctx, e.cancel = context.WithCancelCause(ctx)
-	return ctx
-}
-
-// errStreamEnded is the error of a notification after the end of the exchange.
-var errStreamEnded = errors.New("rpchttp: the stream of events has ended")
-
-// notify sends a notification.
+// notify sends a notification. ServeMessage does not call notify after its return.
 func (e *eventStream) notify(msg []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ended {
-		return errStreamEnded
-	}
 	return e.sendLocked(msg)
 }
 
@@ -100,11 +83,17 @@ func (e *eventStream) writeLocked(data []byte) error {
 	if e.failed != nil {
 		return e.failed
 	}
-	if err := e.out.write(data); err != nil {
+	err := e.out.write(data)
+	if err == nil {
+		err = e.out.Flush()
+	}
+	if e.out.timeout > 0 {
+		_ = e.out.SetWriteDeadline(time.Time{}) // HTTP/2 ends a stream at the deadline
+	}
+	if err != nil {
 		e.failed = err
 		e.comments.Stop()
-		e.cancel(err)
-		return err
+		return err // package http ends the context of the request
 	}
 	e.comments.Reset(commentInterval)
 	return nil
@@ -127,7 +116,6 @@ func (e *eventStream) end() {
 	if e.comments != nil {
 		e.comments.Stop()
 	}
-	e.cancel(nil)
 }
 
 // appendEvent appends msg as an event. Each line of msg is a line of the event.

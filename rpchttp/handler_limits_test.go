@@ -155,6 +155,25 @@ func TestNotStarted(t *testing.T) {
 			<-s.Done()
 		})
 	})
+	t.Run("too many of one client", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			running := make(chan struct{})
+			srv := newServer(methods{"wait": func(context.Context, *rpcx.Request) (any, error) { <-running; return nil, nil }})
+			srv.MaxGroup, srv.Options.Limits.Group = 1, rpcx.GroupBySubnet(32, 64)
+			h := &rpchttp.Handler{Server: srv}
+			done := make(chan int, 1)
+			// Owner: the test. End: running is closed.
+			go func() { done <- serve(h, post(`{"jsonrpc":"2.0","method":"wait","id":1}`)).Code }()
+			synctest.Wait()
+			busy(t, h, "sessions")
+			answering(t, h, from("198.51.100.1:1", echoing), 200, echoed)
+			close(running)
+			if status := <-done; status != 200 {
+				t.Errorf("the status is %d", status)
+			}
+			answering(t, h, post(echoing), 200, echoed)
+		})
+	})
 	t.Run("stopped", func(t *testing.T) {
 		srv := costly()
 		srv.StopListening()

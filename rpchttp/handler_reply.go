@@ -110,8 +110,8 @@ func (o *responder) statusOfReply(msg, reply []byte) int {
 var jsonTypes = []string{jsonType}
 
 const (
-	// bufferedReply is the size of a reply that package http sends together with its header,
-	// after ServeHTTP has returned.
+	// bufferedReply is the size from which package http does not find out the length of a
+	// reply.
 	bufferedReply = 2 << 10
 	// sentPart is how much a client must read within Limits.SendTimeout.
 	sentPart = 16 << 10
@@ -121,36 +121,37 @@ const (
 func (o *responder) writeReply(status int, reply []byte) {
 	header := o.w.Header()
 	header["Content-Type"] = jsonTypes
-	if compress := o.h.Compress; compress > 0 && len(reply) >= compress && acceptsGzip(o.r) {
-		z := gzips.Get().(*gzipper)
-		defer gzips.Put(z)
-		header.Set("Content-Encoding", "gzip")
-		reply = z.compress(reply)
+	if compress := o.h.Compress; compress > 0 && len(reply) >= compress {
+		header.Add("Vary", "Accept-Encoding")
+		if acceptsGzip(o.r) {
+			z := gzips.Get().(*gzipper)
+			defer gzips.Put(z)
+			header.Set("Content-Encoding", "gzip")
+			reply = z.compress(reply)
+		}
 	}
-	if len(reply) < bufferedReply {
-		o.w.WriteHeader(status)
-		_, _ = o.w.Write(reply)
-		return
+	if len(reply) >= bufferedReply {
+		header.Set("Content-Length", strconv.Itoa(len(reply)))
 	}
-	header.Set("Content-Length", strconv.Itoa(len(reply)))
 	o.w.WriteHeader(status)
-	out := deadlineWriter{http.NewResponseController(o.w), o.w, o.sendTimeout}
-	out.write(reply)
+	out := newDeadlineWriter(o.w, o.settings)
+	_ = out.write(reply) // package http closes the connection
 }
 
-// deadlineWriter writes to a client that must read within a time.
+// deadlineWriter writes to a client that must read each part within a time.
 type deadlineWriter struct {
 	*http.ResponseController
 	w       http.ResponseWriter
 	timeout time.Duration // 0 for none
 }
 
-// write writes data and flushes. The deadline is renewed for each part, and cleared
-// afterwards.
+func newDeadlineWriter(w http.ResponseWriter, s *settings) deadlineWriter {
+	return deadlineWriter{http.NewResponseController(w), w, s.sendTimeout}
+}
+
+// write writes data. The deadline is renewed for each part. After the request, package http
+// clears the deadline.
 func (d *deadlineWriter) write(data []byte) error {
-	if d.timeout > 0 {
-		defer func() { _ = d.SetWriteDeadline(time.Time{}) }()
-	}
 	for len(data) > 0 {
 		n := min(len(data), sentPart)
 		if d.timeout > 0 {
@@ -160,9 +161,6 @@ func (d *deadlineWriter) write(data []byte) error {
 			return err
 		}
 		data = data[n:]
-	}
-	if err := d.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,9 +36,7 @@ func newServer(more methods) *rpcx.Server {
 		"fail": func(context.Context, *rpcx.Request) (any, error) { return nil, rpcx.Errorf(7, "no luck") },
 		"boom": func(context.Context, *rpcx.Request) (any, error) { return nil, errors.New("the password is 1234") },
 	}
-	for name, f := range more {
-		all[name] = f
-	}
+	maps.Copy(all, more)
 	return &rpcx.Server{Options: rpcx.Options{Handler: all}}
 }
 

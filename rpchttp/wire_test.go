@@ -2,14 +2,11 @@ package rpchttp_test
 
 import (
 	"bufio"
-	"context"
 	"io"
 	"net"
 	"net/http"
 	"sync"
 	"testing"
-
-	"example.com/rpcx/rpchttp"
 )
 
 // web is an HTTP server in memory, for bubbles of testing/synctest.
@@ -107,13 +104,6 @@ func (w *wire) answering(status int, want string) *http.Response {
 	return resp
 }
 
-// client returns a client with a pool of connections.
-func (w *web) client() *http.Client {
-	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(), nil }}
-	w.t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
-}
-
 // head is the header of a POST, without the empty line.
 const head = "POST /rpc HTTP/1.1\r\nHost: example.com\r\nContent-Type: application/json\r\n"
 
@@ -124,5 +114,3 @@ func (w *wire) closed() {
 		w.t.Errorf("the connection is not closed: %q, %v", b, err)
 	}
 }
-
-var _ http.Handler = (*rpchttp.Handler)(nil)
