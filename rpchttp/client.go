@@ -120,6 +120,10 @@ type outcome struct {
 // post sends msg once. content is msg as it is sent.
 func (t *transport) post(ctx context.Context, msg, content []byte, compressed bool) (outcome, error) {
 	d := newDelivery(content)
+	if t.events.handler != nil {
+		ctx, d.cancel = context.WithCancel(ctx)
+		defer d.cancel()
+	}
 	r, err := t.newRequest(ctx, d, compressed)
 	if err != nil {
 		return outcome{}, &sendError{err: err, final: true}
@@ -130,7 +134,7 @@ func (t *transport) post(ctx context.Context, msg, content []byte, compressed bo
 	}
 	defer response.Body.Close()
 	o := outcome{status: response.StatusCode, header: response.Header}
-	o.reply, err = t.readReply(ctx, response, &d.reply, msg)
+	o.reply, err = t.readReply(ctx, response, d, msg)
 	return o, err
 }
 

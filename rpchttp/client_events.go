@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"time"
 
 	"example.com/rpcx"
@@ -62,7 +61,8 @@ const endOfEvents = 20 * time.Millisecond
 
 // readEvents reads server-sent events up to the responses to msg, and returns the
 // responses. Notifications before go to the handler.
-func (t *transport) readEvents(ctx context.Context, response *http.Response, body *replyReader, msg []byte) ([]byte, error) {
+func (t *transport) readEvents(ctx context.Context, d *delivery, msg []byte) ([]byte, error) {
+	body := &d.reply
 	var m rpcx.Message
 	t.decode(&m, msg)
 	var replies eventReplies
@@ -98,9 +98,11 @@ func (t *transport) readEvents(ctx context.Context, response *http.Response, bod
 			return nil, body.tooLarge(replies.size)
 		}
 	}
-	stop := time.AfterFunc(endOfEvents, func() { response.Body.Close() })
-	_, _ = events.next() // normally io.EOF
-	stop.Stop()
+	if d.cancel != nil {
+		late := time.AfterFunc(endOfEvents, d.cancel) // since Close of a body may wait for Read
+		_, _ = events.next()                          // normally io.EOF
+		late.Stop()
+	}
 	return replies.join(), nil
 }
 

@@ -229,7 +229,7 @@ func TestClientEventsUseConnectionsAgain(t *testing.T) {
 				}
 			}}
 			client := n.client()
-			c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", nil)
+			c := dialClient(t, rpchttp.Dialer{Client: client}, "http://a/", &rpcx.Options{Handler: new(noteCollector)})
 			for range 3 {
 				start := time.Now()
 				if err := c.Call(t.Context(), "m", nil, nil); err != nil || time.Since(start) != test.took {

@@ -19,9 +19,10 @@ import (
 	"example.com/rpcx/internal/bounded"
 )
 
-// readReply returns the reply to msg in the response, or nil if the server had nothing to
-// say. body is unused.
-func (t *transport) readReply(ctx context.Context, response *http.Response, body *replyReader, msg []byte) ([]byte, error) {
+// readReply returns the reply to msg in the response to d, or nil if the server had nothing
+// to say.
+func (t *transport) readReply(ctx context.Context, response *http.Response, d *delivery, msg []byte) ([]byte, error) {
+	body := &d.reply
 	if err := body.begin(response, t.maxSize()); err != nil {
 		return nil, err
 	}
@@ -30,7 +31,7 @@ func (t *transport) readReply(ctx context.Context, response *http.Response, body
 	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
 	success := response.StatusCode/100 == 2
 	if success && mediaType == "text/event-stream" {
-		return t.readEvents(ctx, response, body, msg)
+		return t.readEvents(ctx, d, msg)
 	}
 	text, err := body.readAll(response.ContentLength)
 	tooLarge := false

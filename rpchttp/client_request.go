@@ -21,6 +21,7 @@ type delivery struct {
 	content []byte
 	first   messageBody // the first body of the request
 	reply   replyReader
+	cancel  context.CancelFunc // ends the request; nil unless the Client asks for events
 	// sent is set when the HTTP transport has read the last byte of the content. The
 	// server may have the whole message from then on, and not before.
 	sent atomic.Bool

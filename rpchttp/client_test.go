@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -542,6 +543,30 @@ func TestClientClose(t *testing.T) {
 			s.waitUntilUnused(t)
 			waitForConnGoroutines(t)
 		})
+	}
+}
+
+// Close ends dialling, too: a proxy that does not answer is hung up on.
+func TestClientCloseEndsDialling(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := dialClient(t, rpchttp.Dialer{SOCKS: &rpcx.SOCKSProxy{Addr: l.Addr().String()}}, "http://a/", nil)
+	f := c.Go(t.Context(), "m", nil)
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c.Close()
+	if <-f.Done(); !errors.Is(f.Err(), rpcx.ErrClosed) {
+		t.Errorf("the error is %v", f.Err())
+	}
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection to the proxy is open")
 	}
 }
 

@@ -68,4 +68,18 @@
 // [rpcx.Server.Shutdown] waits for the requests under way, and further requests are
 // answered 503. [http.Server.Shutdown] closes the listener and waits, too. Call the first
 // one first, so that balancers see the 503 of Ready in time.
+//
+// # A client
+//
+// [Dial] returns a [Client], whose calls are those of a session, except that the server
+// cannot call back:
+//
+//	client, err := rpchttp.Dial("https://example.com/rpc", nil)
+//	defer client.Close()
+//	sum, err := rpcx.Call[int](ctx, client, "sum", rpcx.Args{1, 2})
+//
+// A [Dialer] has credentials, TLS, proxies and limits. If the server answers with something
+// other than JSON-RPC, the error is a [*StatusError]. The Client sends again what the server
+// has not received, or not started. Calls that the server may have carried out are repeated
+// only if Dialer.Idempotent allows it.
 package rpchttp
