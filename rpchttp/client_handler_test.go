@@ -44,7 +44,9 @@ func TestClientOfHandler(t *testing.T) {
 			t.Errorf("size: %d, %v", n, err)
 		}
 		err := c.Call(t.Context(), "size", rpcx.Args{strings.Repeat("x", 300_000)}, nil)
-		t.Log(err)
+		if _, ok := errors.AsType[*rpcx.ConnectionError](err); err == nil || ok {
+			t.Errorf("a message over Handler.MaxSize: %v", err)
+		}
 		var b rpcx.Batch
 		var n int
 		b.Call("slow", nil, nil)
