@@ -13,7 +13,8 @@ import (
 	"example.com/rpcx/internal/lockowner"
 )
 
-// ClientOptions holds the settings of a [Client]. Only Addrs is required.
+// ClientOptions holds the settings of a [Client]. Only Addrs is required. The functions run
+// on goroutines of the client, where a panic ends the program.
 type ClientOptions struct {
 	// Addrs are the addresses of the peer, or of several equal peers. After each session,
 	// and after each failed attempt, the next address is tried.
@@ -56,9 +57,10 @@ type ClientOptions struct {
 
 	// MinBackoff and MaxBackoff bound the wait before an attempt. Defaults 100 ms and 30 s.
 	// The wait is random, between 0 and a bound: the bound is MinBackoff at first, and
-	// doubles with each attempt up to MaxBackoff. The wait for an address is not shorter
-	// than the RetryAfter of a [CostError] that the peer has sent, up to ten times
-	// MaxBackoff.
+	// doubles with each attempt up to MaxBackoff. If thousands of clients lose their server
+	// in one moment, a larger MinBackoff, or Server.ShutdownSpread, spares the next server.
+	// The wait for an address is not shorter than the RetryAfter of a [CostError] that the
+	// peer has sent, up to ten times MaxBackoff.
 	MinBackoff time.Duration
 	MaxBackoff time.Duration
 	// StableAfter is the age of a session after which the bound begins anew at MinBackoff.
@@ -272,13 +274,14 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 //   - A member of a batch is treated as a single call. What is sent again of a batch is a
 //     shorter batch. Notifications of a batch are sent again only with an unwritten batch.
 //   - A notification is sent at most once. If its session ends before the writing, it is sent
-//     on the next. Otherwise it is not sent again, and nothing reports whether it has arrived.
+//     on the next, in the same version of JSON-RPC. Otherwise it is not sent again, and
+//     nothing reports whether it has arrived.
 //   - A subscribing call may always be repeated. See "Streams" below.
 //   - A [CallProgress] is treated as a call. It is not idempotent once progress has arrived.
 //
-// Messages that are sent again keep their order among themselves, and leave before later
-// messages as far as MaxWaiting allows. Beyond that, there is no order across a
-// reconnection. Params are encoded before Go returns, as on a session.
+// Messages that wait together are sent in the order in which they left before, and before
+// later messages. Beyond that, there is no order across a reconnection. Params are encoded
+// before Go returns, as on a session.
 //
 // Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. After the
 // first, the functions for calls of Go run on a goroutine of the client; Future.Wait does
@@ -319,8 +322,11 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // wait to be read stay; the values of at most two sessions wait, each within the limits of
 // the subscription.
 //
-// [StreamOf] and CallProgress use the present session. A stream of StreamOf ends with its
-// session, since the peer has made the id there.
+// # What belongs to a session
+//
+// A [Proxy] in a result is a service of one session, and fails after its end. [StreamOf] and
+// CallProgress use the present session. A stream of StreamOf ends with its session, since
+// the peer has made the id there.
 type Client struct {
 	clientConfig
 	ready atomic.Pointer[clientSession] // takes calls directly; nil without a session, and while messages wait
@@ -456,8 +462,9 @@ func (c *Client) Reconnect() {
 
 // Shutdown ends the client in order. New calls fail with [ErrClosed], except calls that a
 // running handler of the session makes with its context. Shutdown waits for the calls under
-// way, also for those that wait for a session, and then shuts the session down. If ctx ends
-// first, Shutdown calls Close and returns the error of ctx.
+// way, also for those that wait for a session, and then shuts the session down. A call whose
+// session is lost meanwhile may fail in place of being repeated. If ctx ends first, Shutdown
+// calls Close and returns the error of ctx.
 //
 // A handler of a session of the client must not call Shutdown: as with [Session.Shutdown],
 // the error is [ErrInHandler]. So is the error with a context of OnConnect or

@@ -368,7 +368,7 @@ func (c *Client) joinLocked(ctx context.Context, r *repetition, w *waitingMessag
 		if r.lastErr == nil {
 			err.reason = c.reason
 		}
-		if full {
+		if err.limit = "and ClientOptions.FailFast is set"; full {
 			err.limit = overLimitText(c.options.MaxWaiting, "calls waiting", "ClientOptions.MaxWaiting")
 		}
 		return nil, err

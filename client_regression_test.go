@@ -355,3 +355,30 @@ func TestClientNamesConnectTimeout(t *testing.T) {
 		}
 	})
 }
+
+// A member of a batch that is cancelled when it is about to be sent again fails, and does not
+// look answered.
+func TestClientBatchMemberIsCancelledBetweenAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b rpcx.Batch
+		var f *rpcx.Future
+		c, l := newClient(t, rpcx.ClientOptions{Idempotent: func(method string) bool {
+			if method == "x" {
+				f.Cancel()
+			}
+			return true
+		}})
+		f = b.Call("x", nil, nil)
+		b.Call("y", nil, nil)
+		sent := started(func() error { return c.SendBatch(t.Context(), &b) })
+		l.wire(1).heard()
+		l.wire(1).Close()
+		w := l.wire(2)
+		lines := w.heard()
+		w.say(strings.Replace(strings.Replace(lines[0], `"method":"y"`, `"result":1`, 1), "null", "1", 1))
+		var failed *rpcx.BatchError
+		if err := sent(); !errors.As(err, &failed) || failed.Errs[0] != rpcx.ErrCancelled || failed.Errs[1] != nil || f.Err() != rpcx.ErrCancelled {
+			t.Errorf("%v; the cancelled call: %v", err, f.Err())
+		}
+	})
+}

@@ -162,13 +162,13 @@ func (st *clientStream) judgeSubscribing(cs *clientSession, refusals int, err er
 	c.noteRefusal(cs, err)
 	refused, _ := errors.AsType[*Error](err)
 	switch {
-	case !refused.NotStarted() && !errors.Is(err, ErrTimeout) || refusals >= c.options.MaxRetries:
-		st.finish(err)
-		c.removeStream(st)
-	case refused.isShutdown():
+	case refused.isShutdown(): // the next session subscribes
 		c.mu.Lock()
 		c.leaveLocked(cs, refused)
 		c.mu.Unlock()
+	case !refused.NotStarted() && !errors.Is(err, ErrTimeout) || refusals >= c.options.MaxRetries:
+		st.finish(err)
+		c.removeStream(st)
 	default:
 		c.retain()
 		// Owner: the client. End: the call is queued, at the latest with the client.

@@ -15,7 +15,7 @@ import (
 
 // The mode -return: 10,000 clients that reconnect, of a server that restarts.
 //
-//	go run ./examples/stress -return -svg return.svg # some four minutes
+//	go run ./examples/stress -return -svg return.svg # three and a half minutes
 //	go run ./examples/stress -return -short          # 1,000 clients, half a minute
 //
 // All clients are one process (return_clients.go), and each server is another
