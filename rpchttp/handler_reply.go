@@ -21,6 +21,7 @@ type responder struct {
 	h *Handler
 	w http.ResponseWriter
 	r *http.Request
+	x *exchange
 	*settings
 	stream *eventStream // nil without server-sent events
 }
@@ -47,9 +48,12 @@ func (o *responder) statusOf(in *body, reply []byte, err error) int {
 	refused, _ := errors.AsType[*rpcx.Error](err)
 	switch {
 	case excessive:
+		retryAfter := ""
 		if cost.RetryAfter > 0 {
-			o.w.Header().Set("Retry-After", strconv.FormatFloat(min(cost.RetryAfter, math.MaxInt32), 'f', 0, 64))
+			retryAfter = strconv.FormatFloat(min(cost.RetryAfter, math.MaxInt32), 'f', 0, 64)
+			o.w.Header().Set("Retry-After", retryAfter)
 		}
+		o.h.spent.add(o.x.subnet(), retryAfter)
 		return http.StatusTooManyRequests
 	case refused.NotStarted():
 		o.w.Header().Set("Retry-After", "1")
