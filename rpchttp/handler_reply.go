@@ -144,13 +144,13 @@ func (o *responder) writeReply(status int, reply []byte) {
 
 // deadlineWriter writes to a client that must read each part within a time.
 type deadlineWriter struct {
-	*http.ResponseController
+	http.ResponseController
 	w       http.ResponseWriter
 	timeout time.Duration // 0 for none
 }
 
 func newDeadlineWriter(w http.ResponseWriter, s *settings) deadlineWriter {
-	return deadlineWriter{http.NewResponseController(w), w, s.sendTimeout}
+	return deadlineWriter{*http.NewResponseController(w), w, s.sendTimeout}
 }
 
 // write writes data. The deadline is renewed for each part. After the request, package http
