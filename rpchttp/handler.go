@@ -81,6 +81,7 @@ type Handler struct {
 	once     sync.Once
 	settings settings
 	held     atomic.Int64 // bytes of buffers for bodies, see largeBuffer
+	spent    spentClients
 	// forwardedLogged is set when an ignored X-Forwarded-For was logged.
 	forwardedLogged atomic.Bool
 }
@@ -169,10 +170,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	no := h.checkRequest(w, r)
+	var x *exchange
 	var in body
 	defer in.release(h)
 	if no == nil {
-		no = in.read(h, r, s)
+		x = newExchange(h, r, s)
+		if no = h.checkSpent(w, r, x); no == nil {
+			no = in.read(h, r, s)
+		}
 	}
 	if no != nil { // the deadline stays, because package http reads the rest of the body
 		h.refuse(w, r, no)
@@ -181,9 +186,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.readTimeout > 0 {
 		_ = deadline.SetReadDeadline(time.Time{})
 	}
-	x := newExchange(h, r, s)
 	x.dropped = in.dropped
-	out := responder{h: h, w: w, r: r, settings: s}
+	out := responder{h: h, w: w, r: r, x: x, settings: s}
 	var notify func(msg []byte) error
 	if h.SSE && acceptsEvents(r) && canFlush(w) {
 		stream := &eventStream{out: newDeadlineWriter(w, s)}

@@ -161,30 +161,45 @@ func TestCompressedBody(t *testing.T) {
 	}
 }
 
-// A small body that would become a large message is read up to the limit, costs its client
-// as much as any message of that size, and is refused when the budget is used up.
+// A small body that would become a large message is read up to the limit, and costs its
+// client as much as any message of that size. When the budget is used up, one body a second
+// is decompressed.
 func TestGzipBomb(t *testing.T) {
 	bomb := zipped(strings.Repeat(" ", 50_000_000))
 	if len(bomb) > 100_000 {
 		t.Fatalf("the bomb has %d bytes", len(bomb))
 	}
-	srv := newServer(nil)
-	srv.Options.Limits.CostSoft = -1
-	h := &rpchttp.Handler{Server: srv}
-	statuses := make(map[int]int)
-	body := strings.NewReader(bomb)
-	for range 200 {
-		body.Reset(bomb)
-		r := post("", "Content-Encoding", "gzip")
-		r.Body, r.ContentLength = io.NopCloser(body), int64(len(bomb))
-		statuses[serve(h, r).Code]++
-		if read := len(bomb) - body.Len(); read > 10_000 { // about 1,000 bytes for a megabyte
-			t.Fatalf("%d bytes of the bomb were read", read)
+	synctest.Test(t, func(t *testing.T) {
+		srv := newServer(nil)
+		srv.Options.Limits.CostSoft, srv.Options.Limits.CostHard = -1, 1000 // a bomb costs 100, and 10 for its size
+		h := &rpchttp.Handler{Server: srv}
+		statuses := make(map[int]int)
+		body := strings.NewReader(bomb)
+		unread := 0
+		for i := range 40 {
+			body.Reset(bomb)
+			r := post("", "Content-Encoding", "gzip")
+			r.Body, r.ContentLength = io.NopCloser(body), int64(len(bomb))
+			w := serve(h, r)
+			if statuses[w.Code]++; w.Code == 429 && w.Header().Get("Retry-After") == "" {
+				t.Error("a 429 has no Retry-After")
+			}
+			switch read := len(bomb) - body.Len(); {
+			case read > 10_000: // about 1,000 bytes for a megabyte
+				t.Fatalf("%d bytes of the bomb were read", read)
+			case read == 0:
+				unread++
+			}
+			if i == 29 {
+				answering(t, h, from("198.51.100.1:1", zipped(echoing), "Content-Encoding", "gzip"), 200, echoed)
+				answering(t, h, post(echoing), 429, "")
+				time.Sleep(time.Second)
+			}
 		}
-	}
-	if statuses[413] == 0 || statuses[429] < 50 || statuses[413]+statuses[429] != 200 {
-		t.Errorf("the statuses are %v", statuses)
-	}
+		if statuses[413] != 9 && statuses[413] != 10 || statuses[413]+statuses[429] != 40 || unread < 26 || unread > 30 {
+			t.Errorf("the statuses are %v, and %d were not read", statuses, unread)
+		}
+	})
 }
 
 // Compressed bytes without any output end at MaxSize, too.

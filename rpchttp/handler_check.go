@@ -36,6 +36,21 @@ func (h *Handler) checkRequest(w http.ResponseWriter, r *http.Request) *refusal 
 	return h.checkAdmission(w, r)
 }
 
+// checkSpent refuses the compressed body of a client whose budget was used up just now.
+func (h *Handler) checkSpent(w http.ResponseWriter, r *http.Request, x *exchange) *refusal {
+	if !isGzip(r) {
+		return nil
+	}
+	retryAfter, spent := h.spent.recall(x.subnet())
+	if !spent {
+		return nil
+	}
+	if retryAfter != "" {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	return &refusal{status: http.StatusTooManyRequests, text: "too many requests", quiet: true}
+}
+
 // checkAdmission asks Admit.
 func (h *Handler) checkAdmission(w http.ResponseWriter, r *http.Request) *refusal {
 	var err error

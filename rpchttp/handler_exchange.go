@@ -77,17 +77,23 @@ func (x *exchange) RemoteAddr() net.Addr {
 	return &x.addr
 }
 
-// Group returns the group of a request for which Limits.Group returns none.
-func (x *exchange) Group() string {
+// subnet returns the address of the client, or a /64 of IPv6. For unix sockets, the result
+// is not valid.
+func (x *exchange) subnet() netip.Prefix {
 	bits := 64
-	switch {
-	case !x.client.IsValid():
-		return "unix"
-	case x.client.Is4():
+	if x.client.Is4() {
 		bits = 32
 	}
 	subnet, _ := x.client.Prefix(bits) // the number of bits is valid
-	return subnet.String()
+	return subnet
+}
+
+// Group returns the group of a request for which Limits.Group returns none.
+func (x *exchange) Group() string {
+	if !x.client.IsValid() {
+		return "unix"
+	}
+	return x.subnet().String()
 }
 
 func (x *exchange) Admitted() bool            { return x.admitted } // or checkAdmission has refused the request

@@ -21,6 +21,7 @@ type responder struct {
 	h *Handler
 	w http.ResponseWriter
 	r *http.Request
+	x *exchange
 	*settings
 	stream *eventStream // nil without server-sent events
 }
@@ -47,9 +48,12 @@ func (o *responder) statusOf(in *body, reply []byte, err error) int {
 	refused, _ := errors.AsType[*rpcx.Error](err)
 	switch {
 	case excessive:
+		retryAfter := ""
 		if cost.RetryAfter > 0 {
-			o.w.Header().Set("Retry-After", strconv.FormatFloat(min(cost.RetryAfter, math.MaxInt32), 'f', 0, 64))
+			retryAfter = strconv.FormatFloat(min(cost.RetryAfter, math.MaxInt32), 'f', 0, 64)
+			o.w.Header().Set("Retry-After", retryAfter)
 		}
+		o.h.spent.add(o.x.subnet(), retryAfter)
 		return http.StatusTooManyRequests
 	case refused.NotStarted():
 		o.w.Header().Set("Retry-After", "1")
@@ -140,13 +144,13 @@ func (o *responder) writeReply(status int, reply []byte) {
 
 // deadlineWriter writes to a client that must read each part within a time.
 type deadlineWriter struct {
-	*http.ResponseController
+	http.ResponseController
 	w       http.ResponseWriter
 	timeout time.Duration // 0 for none
 }
 
 func newDeadlineWriter(w http.ResponseWriter, s *settings) deadlineWriter {
-	return deadlineWriter{http.NewResponseController(w), w, s.sendTimeout}
+	return deadlineWriter{*http.NewResponseController(w), w, s.sendTimeout}
 }
 
 // write writes data. The deadline is renewed for each part. After the request, package http
