@@ -179,11 +179,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			no = in.read(h, r, s)
 		}
 	}
-	if no != nil { // the deadline stays, because package http reads the rest of the body
+	// Without a whole message, the deadline stays, because package http reads the rest of
+	// the body.
+	if no != nil {
 		h.refuse(w, r, no)
 		return
 	}
-	if s.readTimeout > 0 {
+	if s.readTimeout > 0 && in.dropped == nil {
 		_ = deadline.SetReadDeadline(time.Time{})
 	}
 	x.dropped = in.dropped
