@@ -46,6 +46,7 @@ func TestClientRepeatsAfterAnswers(t *testing.T) {
 		{"not started, without saying so", 503, strings.Replace(replyBusy, `"started"`, `"x"`, 1), false, 1, 1},
 		{"a batch not started", 200, batchBusy, true, 2, 2},
 		{"a batch of which a part was not started", 503, batchMixed, true, 1, 1},
+		{"a batch with half of the replies", 200, "[" + replyBusy + "]", true, 1, 1},
 		{"a batch refused as a whole", 503, strings.Replace(replyBusy, `"id":0`, `"id":null`, 1), true, 2, 2},
 		{"503 of a proxy", 503, "<html>", false, 2, 1},
 		{"503 of a proxy to a batch", 503, "<html>", true, 2, 1},
