@@ -244,6 +244,7 @@ func (h *Handler) answerPreflight(w http.ResponseWriter, r *http.Request) bool {
 		}
 		header.Set("Access-Control-Max-Age", "600")
 	}
+	h.boundAnswer(w)
 	w.WriteHeader(http.StatusNoContent)
 	return true
 }

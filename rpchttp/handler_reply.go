@@ -29,12 +29,14 @@ type responder struct {
 // answer writes the results of ServeMessage for a message.
 func (o *responder) answer(in *body, reply []byte, err error) {
 	if o.stream != nil && o.stream.finish(reply) {
+		o.h.boundAnswer(o.w)
 		return
 	}
 	switch status := o.statusOf(in, reply, err); {
 	case reply != nil:
 		o.writeReply(status, reply)
 	case err == nil && in.refused == 0: // nothing is to be answered
+		o.h.boundAnswer(o.w)
 		o.w.WriteHeader(status)
 	default: // the reason stays in the log
 		gone := o.r.Context().Err() != nil
@@ -167,6 +169,14 @@ func (d *deadlineWriter) write(data []byte) error {
 		data = data[n:]
 	}
 	return nil
+}
+
+// boundAnswer bounds the time for an answer, or the rest of an answer, that package http
+// sends after the handler. Then package http clears the deadline.
+func (h *Handler) boundAnswer(w http.ResponseWriter) {
+	if timeout := h.settings.sendTimeout; timeout > 0 {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout)) // not every writer can
+	}
 }
 
 // gzipper compresses replies.

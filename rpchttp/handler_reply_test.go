@@ -1,6 +1,7 @@
 package rpchttp_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -170,6 +171,42 @@ func TestUnreadReply(t *testing.T) {
 			time.Sleep(time.Hour) // the deadline is cleared
 			w.send(head + fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(echoing), echoing))
 			w.answering(200, echoed)
+		})
+	}
+}
+
+// A client that does not read the end of an answer is given up after Limits.SendTimeout,
+// whatever the answer.
+func TestUnreadAnswers(t *testing.T) {
+	note := `{"jsonrpc":"2.0","method":"echo"}`
+	for _, c := range []struct {
+		name, request string
+		read          func(w *wire)
+	}{
+		{"nothing to answer", posting(note), nil},
+		{"a refusal", "GET /rpc HTTP/1.1\r\nHost: example.com\r\n\r\n", nil},
+		{"a preflight", "OPTIONS /rpc HTTP/1.1\r\nHost: example.com\r\n\r\n", nil},
+		{"the end of events", posting(countRequest), func(w *wire) {
+			in := bufio.NewReaderSize(w.answer().Body, 16)
+			readEvent(w.t, in)
+			readEvent(w.t, in)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newServer(methods{"count": counting(1, 0)})
+				srv.Options.Limits.SendTimeout = 5 * time.Second
+				w := newWeb(t, &rpchttp.Handler{Server: srv, SSE: true}).wire()
+				w.send(c.request)
+				if c.read != nil {
+					c.read(w)
+				}
+				time.Sleep(time.Minute)
+				if n, err := w.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+					t.Errorf("after a minute %d bytes come, %v", n, err)
+				}
+				w.Close()
+			})
 		})
 	}
 }
