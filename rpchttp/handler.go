@@ -80,7 +80,7 @@ type Handler struct {
 
 	once     sync.Once
 	settings settings
-	held     atomic.Int64 // bytes of buffers for bodies, see largeBuffer
+	held     atomic.Int64 // bytes of bodies, and of replies that are written; see largeBuffer
 	spent    spentClients
 	// forwardedLogged is set when an ignored X-Forwarded-For was logged.
 	forwardedLogged atomic.Bool
@@ -192,7 +192,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := responder{h: h, w: w, r: r, x: x, settings: s}
 	var notify func(msg []byte) error
 	if h.SSE && acceptsEvents(r) && canFlush(w) {
-		stream := &eventStream{out: newDeadlineWriter(w, s)}
+		stream := &eventStream{out: newDeadlineWriter(h, w)}
 		defer stream.end()
 		out.stream, notify = stream, stream.notify
 	}

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -207,6 +208,57 @@ func TestUnreadAnswers(t *testing.T) {
 				}
 				w.Close()
 			})
+		})
+	}
+}
+
+// Replies that are being written count for Server.MaxQueuedBytes, and the bodies of their
+// requests no longer. Over half of it, a reply that is read slowly has Limits.SendTimeout as
+// a whole.
+func TestManyUnreadReplies(t *testing.T) {
+	for _, c := range []struct{ clients, whole int }{{2, 2}, {3, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newServer(nil)
+			srv.MaxQueuedBytes = 4*100_000 + 50_000
+			srv.Options.Limits.SendTimeout = 5 * time.Second
+			web := newWeb(t, &rpchttp.Handler{Server: srv})
+			var clients sync.WaitGroup
+			var whole atomic.Int32
+			read := func(pause time.Duration) {
+				w := web.wire()
+				msg := padded(99_000)
+				w.send(posting(msg))
+				// Owner: the test, which waits. End: the reply or the connection ends.
+				clients.Go(func() {
+					body := w.answer().Body
+					for {
+						switch _, err := io.CopyN(io.Discard, body, 16_000); err {
+						case nil:
+							time.Sleep(pause)
+							continue
+						case io.EOF:
+							whole.Add(1)
+						}
+						w.Close()
+						return
+					}
+				})
+			}
+			for range c.clients {
+				read(4 * time.Second)
+			}
+			clients.Wait()
+			if n := int(whole.Load()); n != c.whole {
+				t.Errorf("%d of %d slow clients have the whole reply, want %d", n, c.clients, c.whole)
+			}
+			whole.Store(0)
+			for range 8 {
+				read(0)
+				clients.Wait()
+			}
+			if n := whole.Load(); n != 8 { // nothing is counted any more
+				t.Errorf("%d of 8 fast clients have the whole reply", n)
+			}
 		})
 	}
 }
