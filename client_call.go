@@ -189,7 +189,7 @@ func (call *clientFuture) send(ctx context.Context, cs *clientSession, sole *sol
 			if h != nil {
 				h.end(ctx, err)
 			}
-			final := err
+			var final error
 			if again, final = call.client.judge(&call.repetition, cs, err); again && !open {
 				s.lock()
 				again, final = false, cmp.Or(m.givenUp, context.Cause(call.ctx), ErrCancelled)
