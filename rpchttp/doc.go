@@ -15,7 +15,8 @@
 // The http.Server bounds the header and the URL. On a public port, set ReadHeaderTimeout,
 // and MaxHeaderBytes to 32 KiB, say; the default is a megabyte. Handler bounds the body,
 // by MaxSize and ReadTimeout. A client must read a reply within Limits.SendTimeout: 16 KiB
-// each 20 s by default.
+// each 20 s by default. While the bodies and the unread replies of a handler hold more than
+// half of Server.MaxQueuedBytes, that is the time for the whole reply.
 //
 // # Requests
 //

@@ -286,6 +286,47 @@ func TestSlowBodyOfARefusedRequest(t *testing.T) {
 	})
 }
 
+// A message that is dropped before its end is answered within ReadTimeout, too. The rest of
+// the body does not hold the connection longer.
+func TestSlowBodyOfADroppedMessage(t *testing.T) {
+	const chunk = "200\r\n" // of 512 bytes
+	for _, c := range []struct {
+		name, rest string
+		status     int
+	}{
+		{"no gzip", "Content-Encoding: gzip\r\nContent-Length: 400\r\n\r\n" + echoing, 400},
+		{"data after the member", "Content-Encoding: gzip\r\nContent-Length: 400\r\n\r\n" + zipped(echoing) + "x", 400},
+		{"too large", "Content-Length: 1000\r\n\r\n", 413},
+		{"too large in chunks", "Transfer-Encoding: chunked\r\n\r\n" + chunk + strings.Repeat(" ", 512) + "\r\n", 413},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), MaxSize: 500, ReadTimeout: 10 * time.Second}).wire()
+				start := time.Now()
+				w.send(head + c.rest)
+				ended := make(chan struct{})
+				// Owner: the test. End: the server closes the connection.
+				go func() {
+					defer close(ended)
+					if resp := w.answer(); resp.StatusCode != c.status {
+						t.Errorf("the answer is %s", resp.Status)
+					}
+					_, _ = io.Copy(io.Discard, w.in)
+				}()
+				select {
+				case <-ended:
+				case <-time.After(time.Hour):
+					w.Close()
+					<-ended
+				}
+				if took := time.Since(start); took > 11*time.Second {
+					t.Errorf("the connection was closed after %v", took)
+				}
+			})
+		})
+	}
+}
+
 // ReadTimeout ends with the body: a handler may take longer, the connection may be idle
 // longer, and the next request has its own time.
 func TestReadTimeoutIsCleared(t *testing.T) {

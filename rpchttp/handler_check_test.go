@@ -177,6 +177,8 @@ func TestOrigins(t *testing.T) {
 		{"a pattern", []string{"*.example"}, "https://app.example", true},
 		{"a listed scheme", []string{"https://app.example"}, "https://app.example", true},
 		{"another scheme", []string{"https://app.example"}, "http://app.example", false},
+		{"a listed address of IPv6", []string{"[2001:db8::1]:8080"}, "http://[2001:db8::1]:8080", true},
+		{"a listed scheme and address of IPv6", []string{"http://[2001:db8::1]"}, "http://[2001:db8::1]", true},
 		{"a listed hidden origin", []string{"null"}, "null", true},
 		{"a host named null", []string{"null"}, "https://null", false},
 		{"everybody", []string{"*"}, "https://app.example:1", true},
