@@ -101,7 +101,11 @@ func (h *handlerContext) sendProgress(ctx context.Context, form *Correlation, to
 		if err != nil {
 			return err
 		}
-		return h.session.notifyCaller(ctx, fromProgress, form.Methods[0], params, 1)
+		err = h.session.notifyCaller(ctx, fromProgress, form.Methods[0], params, 1)
+		if errors.Is(err, ErrNoCallback) { // the peer takes only replies
+			return nil
+		}
+		return err
 	}
 }
 
