@@ -148,7 +148,7 @@ func parseAddress(addr string) (u *url.URL, socket string, err error) {
 	case "http", "https":
 	case "unix":
 		path := ""
-		if socket, path, ok = strings.Cut(rest, ":/"); socket == "" {
+		if socket, path, _ = strings.Cut(rest, ":/"); socket == "" {
 			return nil, "", errors.New("the address names no socket: " + wantedAddresses)
 		}
 		addr = "http://localhost/" + path

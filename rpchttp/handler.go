@@ -224,7 +224,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, e *refusal) {
 	if e.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
-	h.boundAnswer(w)
+	h.boundAnswer(w, h.settings.readTimeout)
 	http.Error(w, e.text, e.status)
 	if !e.quiet {
 		h.logRefusal(r, e)

@@ -277,6 +277,15 @@ func TestSlowBodyOfARefusedRequest(t *testing.T) {
 			time.Sleep(time.Hour)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // a slow client has its answer after the body
+		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: time.Hour}).wire()
+		w.send(strings.Replace(head, "json", "xml", 1) + "Content-Length: 2\r\n\r\n{")
+		time.Sleep(59 * time.Minute)
+		w.send("}")
+		if resp := w.answer(); resp.StatusCode != 415 || resp.Close {
+			t.Errorf("the answer is %s", resp.Status)
+		}
+	})
 	synctest.Test(t, func(t *testing.T) { // of a preflight, too
 		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: 10 * time.Second}).wire()
 		w.send(strings.Replace(head, "POST", "OPTIONS", 1) + "Content-Length: 1000\r\n\r\n")

@@ -245,7 +245,7 @@ func (h *Handler) answerPreflight(w http.ResponseWriter, r *http.Request) bool {
 		}
 		header.Set("Access-Control-Max-Age", "600")
 	}
-	h.boundAnswer(w)
+	h.boundAnswer(w, h.settings.readTimeout)
 	w.WriteHeader(http.StatusNoContent)
 	return true
 }

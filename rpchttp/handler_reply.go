@@ -31,14 +31,14 @@ func (o *responder) answer(in *body, reply []byte, err error) {
 	status := o.statusOf(in, reply, err)
 	in.release(o.h) // the client may read slowly
 	if o.stream != nil && o.stream.finish(reply) {
-		o.h.boundAnswer(o.w)
+		o.h.boundAnswer(o.w, 0)
 		return
 	}
 	switch {
 	case reply != nil:
 		o.writeReply(status, reply)
 	case err == nil && in.refused == 0: // nothing is to be answered
-		o.h.boundAnswer(o.w)
+		o.h.boundAnswer(o.w, 0)
 		o.w.WriteHeader(status)
 	default: // the reason stays in the log
 		gone := o.r.Context().Err() != nil
@@ -66,9 +66,7 @@ func (o *responder) statusOf(in *body, reply []byte, err error) int {
 		}
 		return http.StatusServiceUnavailable
 	case in.refused != 0:
-		if in.refused == http.StatusRequestEntityTooLarge {
-			closeConnection(o.w, o.r) // the rest of the body is not wanted
-		}
+		closeConnection(o.w, o.r) // the rest of the body is not wanted
 		return in.refused
 	case reply != nil && o.h.Status != nil:
 		return o.statusOfReply(in.message(), reply)
@@ -178,10 +176,11 @@ func (d *deadlineWriter) write(data []byte) error {
 }
 
 // boundAnswer bounds the time for an answer, or the rest of an answer, that package http
-// sends after the handler. Then package http clears the deadline.
-func (h *Handler) boundAnswer(w http.ResponseWriter) {
+// sends after the handler. Before a refusal, package http reads the rest of the body, within
+// the read deadline; beforehand is the time for that. Then package http clears the deadline.
+func (h *Handler) boundAnswer(w http.ResponseWriter, beforehand time.Duration) {
 	if timeout := h.settings.sendTimeout; timeout > 0 {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout)) // not every writer can
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(beforehand + timeout)) // not every writer can
 	}
 }
 

@@ -362,6 +362,24 @@ func TestReady(t *testing.T) {
 	answering(t, h, httptest.NewRequest("GET", "/ready", nil), 503, "shutting down\n")
 }
 
+// A client that sends no body, or reads no answer, does not hold a connection.
+func TestReadyOfSlowClients(t *testing.T) {
+	for _, rest := range []string{"\r\n", "Content-Length: 10\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWeb(t, rpchttp.Ready(newServer(nil))).wire()
+			w.send("GET /ready HTTP/1.1\r\nHost: example.com\r\n" + rest)
+			if rest != "\r\n" {
+				w.answering(200, "ready\n")
+			}
+			time.Sleep(time.Minute)
+			if n, err := w.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+				t.Errorf("after a minute %d bytes come, %v", n, err)
+			}
+			w.Close()
+		})
+	}
+}
+
 // Many requests at once are kept apart.
 func TestConcurrentRequests(t *testing.T) {
 	h := &rpchttp.Handler{Server: newServer(nil), Compress: 3000}
