@@ -269,7 +269,7 @@ var (
 	ErrServerFull = errors.New("rpcx: server is full")
 	// ErrNoCallback is the error of a call to the peer of [Server.ServeMessage], and of a
 	// notification if ServeMessage has no notify. Nothing is sent.
-	ErrNoCallback = errors.New("rpcx: the peer cannot be called: a message without a connection has only its reply, and notifications need a notify (Server.ServeMessage)")
+	ErrNoCallback = errors.New("rpcx: the peer cannot be called: a message without a connection has only its reply; notifications need a notify (Server.ServeMessage), or over HTTP a client that accepts text/event-stream (rpchttp.Handler.SSE)")
 	// ErrUnreachable is the error of a session ended because the peer acknowledged nothing
 	// for three times Limits.KeepAlive. Either the peer or the network is gone.
 	ErrUnreachable = errors.New("rpcx: peer is unreachable (Limits.KeepAlive)")
@@ -353,13 +353,18 @@ type ConnectionError struct {
 	// ErrClosed if this side did.
 	Err error
 
-	isStream bool   // the text is that of a stream
-	message  uint64 // number of the message on its session, for the order of a Client's repetitions
+	isStream    bool   // the text is that of a stream
+	isRoundTrip bool   // the error of a RoundTripper
+	message     uint64 // number of the message on its session, for the order of a Client's repetitions
 }
 
 func (e *ConnectionError) Error() string {
 	how := "request not written"
 	switch {
+	case e.isRoundTrip && e.Written:
+		return fmt.Sprintf("no reply to the request: %v", e.Err)
+	case e.isRoundTrip:
+		return fmt.Sprintf("request not sent: %v", e.Err)
 	case e.isStream:
 		how = "end of the stream"
 	case e.Written:
