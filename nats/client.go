@@ -22,40 +22,33 @@ type Client struct {
 
 var _ rpcx.Caller = (*Client)(nil)
 
-// Dial returns a Client whose calls are answered by the workers of c. Options.Protocol must
-// be a protocol of JSON-RPC; the default is [rpcx.JSONRPCv2]. NewExchange tells which other
-// options matter. Dial sends nothing.
+// Dial returns a Client whose calls are answered by the workers of c. Workers speak JSON-RPC
+// 2.0, so Options.Protocol is nil or [rpcx.JSONRPCv2]. [rpcx.NewExchange] describes which
+// other options matter. Dial sends nothing.
 func Dial(c Config, opts *rpcx.Options) (*Client, error) {
 	resolved, err := c.resolved()
 	if err != nil {
 		return nil, err
 	}
+	if opts != nil && opts.Protocol != nil && opts.Protocol != rpcx.JSONRPCv2 {
+		return nil, errors.New("natsrpcx: Options.Protocol is not JSONRPCv2, which the workers speak: leave it out")
+	}
 	r, err := newRequester(resolved)
 	if err != nil {
 		return nil, err
 	}
-	own := rpcx.Options{}
-	if opts != nil {
-		own = *opts
-	}
-	if own.Protocol == nil {
-		own.Protocol = rpcx.JSONRPCv2
-	}
-	return &Client{rpcx.NewExchange(&transport{requester: r, protocol: own.Protocol}, &own)}, nil
+	return &Client{rpcx.NewExchange(&transport{r}, opts)}, nil
 }
 
 // transport is the RoundTripper of a Client.
-type transport struct {
-	requester *requester
-	protocol  rpcx.Protocol
-}
+type transport struct{ requester *requester }
 
 // RoundTrip implements [rpcx.RoundTripper].
 func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
-	method, expectsReply := t.describe(msg)
+	method, expectsReply := describe(msg)
 	subject, ok := methodSubject(method)
 	if !ok {
-		return t.answer(rpcx.MethodNotFound(method)) // no worker has such a method
+		return answer(rpcx.MethodNotFound(method)) // no worker has such a method
 	}
 	h, err := t.requester.headers(ctx, nil)
 	if err != nil {
@@ -69,20 +62,20 @@ func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
 	case err == nil:
 		return reply.Data, nil
 	case errors.Is(err, errNoWorker):
-		return t.answer(t.requester.answerFor(subject, method, err))
+		return answer(t.requester.answerFor(subject, method, err))
 	}
 	return nil, err
 }
 
 // answer returns a reply with e, which is the error of all calls of the message.
-func (t *transport) answer(e *rpcx.Error) ([]byte, error) {
-	return t.protocol.AppendError(nil, nil, e, rpcx.JSON)
+func answer(e *rpcx.Error) ([]byte, error) {
+	return rpcx.JSONRPCv2.AppendError(nil, nil, e, rpcx.JSON)
 }
 
 // describe returns the first method in msg, and whether msg has calls.
-func (t *transport) describe(msg []byte) (method string, expectsReply bool) {
+func describe(msg []byte) (method string, expectsReply bool) {
 	var m rpcx.Message
-	t.protocol.Decode(&m, msg, 0)
+	rpcx.JSONRPCv2.Decode(&m, msg, 0)
 	for _, item := range m.Items {
 		if item.Kind == rpcx.KindRequest {
 			expectsReply = true

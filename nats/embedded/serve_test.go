@@ -535,11 +535,16 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 		fits := rpcx.NewRouter()
 		fits.Handle(strings.Repeat("é", 42), handler)
 		invalid := serverOf(router())
-		invalid.Options.Limits.ProcessingTimeout = -1
+		invalid.Options.Meta = new(rpcx.Meta)
 		with := func(change func(c *natsrpcx.Config)) natsrpcx.Config {
 			changed := c
 			change(&changed)
 			return changed
+		}
+		withProtocol := func(p rpcx.Protocol) *rpcx.Server {
+			srv := serverOf(router())
+			srv.Options.Protocol = p
+			return srv
 		}
 		buffering, err := nats.Connect("", nats.InProcessServer(c.Conn.Opts.InProcessServer.(*server.Server)))
 		if err != nil {
@@ -557,17 +562,24 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 			{"a handler that is no router", serverOf(handler), c, "set Config.Methods"},
 			{"no handler", serverOf(nil), c, "set Config.Methods"},
 			{"a method that is too long", serverOf(long), c, "over 255 bytes"},
+			{"a protocol without JSON-RPC 2.0", withProtocol(rpcx.JSONRPCv1), c, "JSON-RPC 2.0"},
+			{"messages of Bitcoin", withProtocol(rpcx.BitcoinProtocol), c, "JSON-RPC 2.0"},
+			{"invalid options", invalid, c, "Options.Meta"},
 			{"a wildcard as prefix", serverOf(router()), with(func(c *natsrpcx.Config) { c.Prefix = "a.>" }), "Config.Prefix"},
 			{"an empty segment in the prefix", serverOf(router()), with(func(c *natsrpcx.Config) { c.Prefix = "a..b" }), "Config.Prefix"},
 			{"a prefix that is too long", serverOf(router()), with(func(c *natsrpcx.Config) { c.Prefix = strings.Repeat("a", 129) }), "Config.Prefix"},
 			{"a wildcard as queue", serverOf(router()), with(func(c *natsrpcx.Config) { c.Queue = "*" }), "Config.Queue"},
 			{"a negative time", serverOf(router()), with(func(c *natsrpcx.Config) { c.Announce = -1 }), "Config.Announce"},
 		} {
-			if err := natsrpcx.Serve(t.Context(), test.srv, test.c); err == nil || !strings.Contains(err.Error(), test.want) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			err := natsrpcx.Serve(ctx, test.srv, test.c)
+			cancel()
+			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%s: %v, want %q", test.name, err, test.want)
 			}
 		}
 		startWork(t, serverOf(fits), c)
+		startWork(t, withProtocol(rpcx.JSONRPCAutoDetect), c)
 		other := with(func(c *natsrpcx.Config) {
 			c.Methods = func() iter.Seq[string] { return slices.Values([]string{"any"}) }
 		})
