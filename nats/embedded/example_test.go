@@ -18,7 +18,10 @@ func ExampleStart() {
 		log.Fatal(err)
 	}
 	defer bus.Close()
-	config := natsrpcx.Config{Conn: bus.Conn}
+	config := natsrpcx.Config{
+		Conn: bus.Conn,
+		Peer: func(*rpcx.Session) map[string]string { return map[string]string{"User": "alice"} },
+	}
 
 	router := rpcx.NewRouter()
 	router.Handle("greet", rpcx.Func(func(_ context.Context, s *rpcx.Session, greeting string) (string, error) {
@@ -33,7 +36,6 @@ func ExampleStart() {
 	defer func() { <-served }()
 	defer stop()
 
-	config.Peer = func(*rpcx.Session) map[string]string { return map[string]string{"User": "alice"} }
 	client, gateway := rpcx.Pipe(nil, &rpcx.Options{Handler: natsrpcx.Forward(config)})
 	defer gateway.Close()
 	defer client.Close()
