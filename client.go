@@ -13,7 +13,8 @@ import (
 	"example.com/rpcx/internal/lockowner"
 )
 
-// ClientOptions holds the settings of a [Client]. Only Addrs is required.
+// ClientOptions holds the settings of a [Client]. Only Addrs is required. The functions run
+// on goroutines of the client, where a panic ends the program.
 type ClientOptions struct {
 	// Addrs are the addresses of the peer, or of several equal peers. After each session,
 	// and after each failed attempt, the next address is tried.
@@ -56,9 +57,10 @@ type ClientOptions struct {
 
 	// MinBackoff and MaxBackoff bound the wait before an attempt. Defaults 100 ms and 30 s.
 	// The wait is random, between 0 and a bound: the bound is MinBackoff at first, and
-	// doubles with each attempt up to MaxBackoff. The wait for an address is not shorter
-	// than the RetryAfter of a [CostError] that the peer has sent, up to ten times
-	// MaxBackoff.
+	// doubles with each attempt up to MaxBackoff. If thousands of clients lose their server
+	// in one moment, a larger MinBackoff, or Server.ShutdownSpread, spares the next server.
+	// The wait for an address is not shorter than the RetryAfter of a [CostError] that the
+	// peer has sent, up to ten times MaxBackoff.
 	MinBackoff time.Duration
 	MaxBackoff time.Duration
 	// StableAfter is the age of a session after which the bound begins anew at MinBackoff.
@@ -72,7 +74,8 @@ type ClientOptions struct {
 	// a session, within their context or Limits.RequestTimeout.
 	FailFast bool
 	// MaxWaiting is the number of calls, batches and notifications that wait for a session.
-	// Default 1,000. Further calls fail with ErrNotConnected.
+	// Default 1,000; a negative value means no limit. Further calls fail with
+	// ErrNotConnected.
 	MaxWaiting int
 	// Idempotent reports whether a request of the method may be carried out twice. If so, a
 	// call is repeated after the loss of its session, even if the request was written.
@@ -128,7 +131,13 @@ var ErrNotConnected = errors.New("rpcx: not connected")
 // Later calls fail with an error that matches [ErrClosed] and wraps the PermanentError.
 type PermanentError struct{ Err error }
 
-func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Error() string {
+	if e.Err == nil {
+		return "rpcx: permanent error"
+	}
+	return e.Err.Error()
+}
+
 func (e *PermanentError) Unwrap() error { return e.Err }
 
 // GapError tells the reader of a stream of a [Client] that values may have been missed
@@ -265,13 +274,14 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 //   - A member of a batch is treated as a single call. What is sent again of a batch is a
 //     shorter batch. Notifications of a batch are sent again only with an unwritten batch.
 //   - A notification is sent at most once. If its session ends before the writing, it is sent
-//     on the next. Otherwise it is not sent again, and nothing reports whether it has arrived.
+//     on the next, in the same version of JSON-RPC. Otherwise it is not sent again, and
+//     nothing reports whether it has arrived.
 //   - A subscribing call may always be repeated. See "Streams" below.
 //   - A [CallProgress] is treated as a call. It is not idempotent once progress has arrived.
 //
-// Messages that are sent again keep their order among themselves, and leave before later
-// messages as far as MaxWaiting allows. Beyond that, there is no order across a
-// reconnection. Params are encoded before Go returns, as on a session.
+// Messages that wait together are sent in the order in which they left before, and before
+// later messages. Beyond that, there is no order across a reconnection. Params are encoded
+// before Go returns, as on a session.
 //
 // Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. After the
 // first, the functions for calls of Go run on a goroutine of the client; Future.Wait does
@@ -290,16 +300,16 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 //
 // # Keep-alive
 //
-// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone. It
-// does not notice a program that hangs, or a proxy that has lost the peer and goes on to
-// acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
-// KeepAlive (60 s) without a message of the peer. Any reply is a sign of life, also an
-// error, but a server of this package counts the cost of errors. After another KeepAlive
-// without a message, the session ends with [ErrUnreachable], so at the latest three times
-// KeepAlive after the peer has vanished. A server that handles
-// requests one by one must be able to answer in that time. The sessions of a Client do not
-// send the method as a notification. WebSockets send pings of their own, each 30 s: see the
-// package websocket.
+// TCP's keep-alive is on by default: it notices a peer whose machine or network is gone.
+// It does not notice a program that hangs, or a proxy that has lost the peer and goes on
+// to acknowledge bytes. With Limits.KeepAliveMethod, the client calls the method after
+// KeepAlive (60 s) without input from the peer. Any reply is a sign of life, also an
+// error, and so is a part of a message. After another KeepAlive without input, the session
+// ends with [ErrUnreachable], so at the latest three times KeepAlive after the peer has
+// vanished. As long as the peer does not even read the request, Limits.SendTimeout applies
+// instead. A server that handles requests one by one must be able to answer in that time.
+// The sessions of a Client do not send the method as a notification. WebSockets send pings
+// of their own, each 30 s: see the package websocket.
 //
 // # Streams
 //
@@ -307,12 +317,16 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // makes the subscribing call again, with the params of the first. Values of the time
 // between two sessions are lost, and the reader is told by Subscription.OnGap. The id of
 // the subscription may change. If the peer refuses the call, the stream ends with that
-// error, except that a refusal as not started is repeated, MaxRetries times. Values that
+// error, except that a refusal as not started, or a call without a reply within
+// Limits.RequestTimeout, is repeated, MaxRetries times. Values that
 // wait to be read stay; the values of at most two sessions wait, each within the limits of
 // the subscription.
 //
-// [StreamOf] and CallProgress use the present session. A stream of StreamOf ends with its
-// session, since the peer has made the id there.
+// # What belongs to a session
+//
+// A [Proxy] in a result is a service of one session, and fails after its end. [StreamOf] and
+// CallProgress use the present session. A stream of StreamOf ends with its session, since
+// the peer has made the id there.
 type Client struct {
 	clientConfig
 	ready atomic.Pointer[clientSession] // takes calls directly; nil without a session, and while messages wait
@@ -448,8 +462,9 @@ func (c *Client) Reconnect() {
 
 // Shutdown ends the client in order. New calls fail with [ErrClosed], except calls that a
 // running handler of the session makes with its context. Shutdown waits for the calls under
-// way, also for those that wait for a session, and then shuts the session down. If ctx ends
-// first, Shutdown calls Close and returns the error of ctx.
+// way, also for those that wait for a session, and then shuts the session down. A call whose
+// session is lost meanwhile may fail in place of being repeated. If ctx ends first, Shutdown
+// calls Close and returns the error of ctx.
 //
 // A handler of a session of the client must not call Shutdown: as with [Session.Shutdown],
 // the error is [ErrInHandler]. So is the error with a context of OnConnect or

@@ -170,7 +170,9 @@ func (cb *clientBatch) judgeMembers(ctx context.Context, r *repetition, cs *clie
 			if lost, ok := err.(*ConnectionError); ok && !lost.Written {
 				unwritten = true
 			}
-			_, again = e.future.detach(m)
+			if _, again = e.future.detach(m); !again {
+				final = ErrCancelled // meanwhile
+			}
 		}
 		r.merge(&member)
 		if again {

@@ -105,18 +105,19 @@ func (call *clientFuture) giveUp(cause error) {
 func (call *clientFuture) release() bool {
 	c := call.client
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	call.released = true
 	if call.timer != nil {
 		call.timer.Stop()
-	}
-	if call.stopWatch != nil {
-		call.stopWatch()
 	}
 	if call.waiting != nil {
 		c.queue.remove(call.waiting)
 		call.waiting = nil
 		c.checkDrainedLocked()
+	}
+	stopWatch := call.stopWatch
+	c.mu.Unlock()
+	if stopWatch != nil {
+		stopWatch() // may be a function of the user's context (I5)
 	}
 	return true
 }
@@ -188,7 +189,7 @@ func (call *clientFuture) send(ctx context.Context, cs *clientSession, sole *sol
 			if h != nil {
 				h.end(ctx, err)
 			}
-			final := err
+			var final error
 			if again, final = call.client.judge(&call.repetition, cs, err); again && !open {
 				s.lock()
 				again, final = false, cmp.Or(m.givenUp, context.Cause(call.ctx), ErrCancelled)

@@ -61,7 +61,7 @@ func (o *ClientOptions) backoff(failures int) time.Duration {
 	if failures < 30 && o.MinBackoff < bound>>failures {
 		bound = o.MinBackoff << failures
 	}
-	return rand.N(bound + 1)
+	return rand.N(bound)
 }
 
 // run makes sessions until the client ends.
@@ -134,6 +134,9 @@ func (c *Client) holdAddr(addr string, e *Error) {
 		return
 	}
 	longest := maxRetryAfter * c.options.MaxBackoff
+	if longest/maxRetryAfter != c.options.MaxBackoff {
+		longest = c.options.MaxBackoff // ten times as much is over 292 years
+	}
 	wait := longest
 	if cost.RetryAfter < longest.Seconds() {
 		wait = time.Duration(cost.RetryAfter * float64(time.Second))
@@ -197,19 +200,17 @@ func (c *Client) takeReconnect() bool {
 	return wanted
 }
 
-// errConnectTimeout is the error of an attempt that has lasted too long.
-var errConnectTimeout = fmt.Errorf("%w (ClientOptions.ConnectTimeout)", ErrTimeout)
-
 // attempt makes a session with addr, and calls OnConnect, within ConnectTimeout. The context
 // of both ends with the session.
 func (c *Client) attempt(addr string) (_ *clientSession, err error) {
+	late := fmt.Errorf("rpcx: no session within %v (ClientOptions.ConnectTimeout): %w", c.options.ConnectTimeout, context.DeadlineExceeded)
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	timer := time.AfterFunc(c.options.ConnectTimeout, func() { cancel(errConnectTimeout) })
+	timer := time.AfterFunc(c.options.ConnectTimeout, func() { cancel(late) })
 	defer func() {
 		timer.Stop()
 		if err != nil {
-			if context.Cause(ctx) == errConnectTimeout {
-				err = fmt.Errorf("%w: %w", errConnectTimeout, err)
+			if context.Cause(ctx) == late && err != late {
+				err = fmt.Errorf("%w: %w", late, err)
 			}
 			cancel(err)
 		}
@@ -241,11 +242,13 @@ func (c *Client) attempt(addr string) (_ *clientSession, err error) {
 	}
 	stop := context.AfterFunc(ctx, func() { s.closeWith(ErrClosed, 0) }) // so that calls of OnConnect end
 	err = c.options.OnConnect(context.WithValue(ctx, sessionKey{c}, cs), s)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	c.noteRefusal(cs, err)
+	if _, permanent := errors.AsType[*PermanentError](err); !stop() && !permanent {
+		if cause := context.Cause(ctx); err == nil || cause == late || c.ctx.Err() != nil {
+			err = cause // rather than what the close of s has caused
+		}
 	}
 	if err != nil {
-		c.noteRefusal(cs, err)
 		s.Close()
 		return nil, err
 	}
@@ -301,7 +304,7 @@ func (c *Client) await(cs *clientSession) error {
 		case <-c.ctx.Done():
 			return ErrClosed
 		case <-tick:
-			cs.probe(c.keepAliveMethod)
+			cs.checkAlive(c.keepAliveMethod)
 		case <-c.wake:
 			if err := c.takeReplacement(cs); err != nil {
 				c.drain(cs, err)

@@ -556,7 +556,7 @@ func TestClientContextOfConnect(t *testing.T) {
 		if err != nil || contexts[1].Err() != nil {
 			t.Fatal(err, contexts[1].Err())
 		}
-		matches(t, context.Cause(contexts[0]), rpcx.ErrTimeout)
+		matches(t, context.Cause(contexts[0]), context.DeadlineExceeded)
 		l.wire(1).Close()
 		l.wire(2)
 		synctest.Wait()
@@ -656,5 +656,30 @@ func TestClientKeepAliveDoesNotWaitForClose(t *testing.T) {
 		f := c.Go(t.Context(), "m", nil)
 		c.Close()
 		matches(t, f.Err(), rpcx.ErrClosed)
+	})
+}
+
+// A refusal in OnConnect counts, although the peer hangs up after it.
+func TestClientOnConnectIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refused error
+		c, l := newClient(t, rpcx.ClientOptions{
+			Addrs: []string{"a", "b"}, MinBackoff: time.Hour, MaxBackoff: time.Hour,
+			OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+				err := s.Call(ctx, "login", nil, nil)
+				if err != nil {
+					refused = err
+					<-s.Done()
+				}
+				return err
+			},
+		})
+		w := l.wire(1)
+		w.say(`{"jsonrpc":"2.0","error":{"code":-102,"message":"server busy","data":{"reason":"shutting down","started":false}},"id":0}`)
+		w.Close()
+		takes(t, 0, func() { l.wire(2).answer("null") }) // at once
+		if _, err := c.Session(t.Context()); err != nil || !errors.Is(refused, rpcx.ErrServerBusy) {
+			t.Error(err, refused)
+		}
 	})
 }

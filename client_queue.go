@@ -13,7 +13,7 @@ import (
 //
 //	a call of Call, Notify, SendBatch, …   its goroutine waits for its turn, and sends the message
 //	a call of Go                            sendWaiting sends it
-//	a notification of an earlier session    sendWaiting sends its frame, as it is
+//	a notification of an earlier session    sendWaiting sends its message, as it is
 //
 // Messages are sent in the order in which they left before, and then in the order of
 // arrival. While sendWaiting runs, further messages wait behind the others. Otherwise
@@ -34,13 +34,13 @@ func (o sendOrder) compare(other sendOrder) int {
 	return cmp.Or(cmp.Compare(o.session, other.session), cmp.Compare(o.message, other.message))
 }
 
-// waitingMessage is a message that waits for a session. Exactly one of turn, call and frame
+// waitingMessage is a message that waits for a session. Exactly one of turn, call and note
 // is set.
 type waitingMessage struct {
 	order sendOrder
 	turn  *sendTurn
 	call  *clientFuture
-	frame []byte
+	note  []byte // a notification
 }
 
 // sendTurn is the turn of a goroutine with a message that waits. A nil sendTurn is for
@@ -68,22 +68,31 @@ type clientQueue struct {
 
 func (q *clientQueue) isEmpty() bool { return len(q.messages) == 0 && len(q.held) == 0 }
 
+// place returns the index of w in messages, or where to insert w: after messages with the
+// same order.
+func (q *clientQueue) place(w *waitingMessage) (at int, found bool) {
+	at, _ = slices.BinarySearchFunc(q.messages, w.order, func(o *waitingMessage, order sendOrder) int { return o.order.compare(order) })
+	for ; at < len(q.messages) && q.messages[at].order == w.order; at++ {
+		if q.messages[at] == w {
+			return at, true
+		}
+	}
+	return at, false
+}
+
 // insert adds w in order.
 func (q *clientQueue) insert(w *waitingMessage) {
-	at := len(q.messages)
-	for at > 0 && q.messages[at-1].order.compare(w.order) > 0 {
-		at--
-	}
+	at, _ := q.place(w)
 	q.messages = slices.Insert(q.messages, at, w)
 }
 
-// remove removes w, and reports whether w was waiting.
-func (q *clientQueue) remove(w *waitingMessage) bool {
-	n := len(q.messages) + len(q.held)
-	other := func(o *waitingMessage) bool { return o == w }
-	q.messages = slices.DeleteFunc(q.messages, other)
-	q.held = slices.DeleteFunc(q.held, other)
-	return len(q.messages)+len(q.held) < n
+// remove removes w, if w waits.
+func (q *clientQueue) remove(w *waitingMessage) {
+	if at, found := q.place(w); found {
+		q.messages = slices.Delete(q.messages, at, at+1)
+		return
+	}
+	q.held = slices.DeleteFunc(q.held, func(o *waitingMessage) bool { return o == w })
 }
 
 // releaseHeldLocked ends the backoff of refused messages. Callers must hold c.mu.
@@ -167,21 +176,21 @@ func (w *waitingMessage) send(cs *clientSession) {
 	case w.call != nil:
 		w.call.sendAgain(cs)
 	default:
-		if !cs.sendFrame(w.frame) {
-			cs.client.keepFrames([]keptFrame{{w.order, w.frame}})
+		if !cs.sendNote(w.note) {
+			cs.client.keepNotes([]keptNote{{w.order, w.note}})
 		}
 	}
 }
 
-// keepFrames makes notifications of an earlier session wait for the next.
-func (c *Client) keepFrames(frames []keptFrame) {
+// keepNotes makes notifications of an earlier session wait for the next.
+func (c *Client) keepNotes(notes []keptNote) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.endErr != nil {
 		return
 	}
-	for _, f := range frames {
-		c.queue.insert(&waitingMessage{order: f.order, frame: f.frame})
+	for _, n := range notes {
+		c.queue.insert(&waitingMessage{order: n.order, note: n.message})
 	}
 	c.wakeQueueLocked()
 }
@@ -359,7 +368,7 @@ func (c *Client) joinLocked(ctx context.Context, r *repetition, w *waitingMessag
 		if r.lastErr == nil {
 			err.reason = c.reason
 		}
-		if full {
+		if err.limit = "and ClientOptions.FailFast is set"; full {
 			err.limit = overLimitText(c.options.MaxWaiting, "calls waiting", "ClientOptions.MaxWaiting")
 		}
 		return nil, err

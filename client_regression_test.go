@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -148,150 +150,7 @@ func TestClientFutureIsCancelledWhileSent(t *testing.T) {
 }
 
 // A stream whose first session is lost before Subscribe returns is subscribed again on the next
-// session, also if that is sending already.
-func TestClientSubscribesAgainForALateStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{Limits: rpcx.Limits{Outgoing: 1}, OnCall: []onCall{
-			func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
-				if call.Method == "sub" {
-					return ctx, func(error) { <-release }, nil
-				}
-				return ctx, nil, nil
-			},
-		}}})
-		var st *rpcx.Stream[int]
-		subscribed := started(func() (err error) {
-			st, err = rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "sub", Correlation: rpcx.ElectrumHeaders})
-			return err
-		})
-		l.wire(1).answer("1")
-		l.downFrom(1)
-		for range 3 {
-			c.Go(t.Context(), "m", nil)
-		}
-		l.set(false, nil)
-		w := l.wire(2)
-		lines := w.heard() // a call; the others wait for Limits.Outgoing
-		close(release)
-		if err := subscribed(); err != nil {
-			t.Fatal(err)
-		}
-		w.reply(lines[0], isAnswered)
-		for range 3 {
-			w.answer("2")
-		}
-		if v := value(t, st); v != 1 {
-			t.Error(v)
-		}
-		if v := value(t, st); v != 2 {
-			t.Error(v)
-		}
-	})
-}
-
-// A stream that ends because a notification has no value unsubscribes, as on a session.
-func TestClientStreamWithoutAValueUnsubscribes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, l := newClient(t, rpcx.ClientOptions{})
-		w := l.wire(1)
-		st := clientStreamOf[int](t, c, w, rpcx.Subscription{Method: "eth_subscribe"}, `"id"`)
-		w.say(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"id","nothing":1}}`)
-		if v, err := st.Next(t.Context()); err == nil {
-			t.Error(v)
-		}
-		if lines := w.heard(); len(lines) != 1 || !strings.Contains(lines[0], "eth_unsubscribe") {
-			t.Errorf("heard %q", lines)
-		}
-	})
-}
-
 // A stream that is confirmed after its session was shut down, and goes on there, does not take
-// values from two sessions.
-func TestClientStreamLeavesASessionThatGoesOn(t *testing.T) {
-	for _, lose := range []string{"Reconnect", "Session.Shutdown"} {
-		t.Run(lose, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				release := make(chan struct{})
-				c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{OnCall: []onCall{
-					func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
-						if call.Method == "sub" {
-							return ctx, func(error) { <-release }, nil
-						}
-						return ctx, nil, nil
-					},
-				}}})
-				pending := c.Go(t.Context(), "pending", nil)
-				l.wire(1).heard()
-				var st *rpcx.Stream[int]
-				subscribed := started(func() (err error) {
-					st, err = rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: "sub", Correlation: rpcx.ElectrumHeaders})
-					return err
-				})
-				l.wire(1).answer("1")
-				s, _ := c.Session(t.Context())
-				if lose == "Reconnect" {
-					c.Reconnect()
-				} else {
-					go s.Shutdown(t.Context())
-				}
-				w := l.wire(2)
-				close(release)
-				if err := subscribed(); err != nil {
-					t.Fatal(err)
-				}
-				w.answer("2")
-				for want := range 2 {
-					if v := value(t, st); v != want+1 {
-						t.Error(v)
-					}
-				}
-				l.wire(1).say(`{"jsonrpc":"2.0","method":"sub","params":[3]}`)
-				noValue(t, st)
-				pending.Cancel()
-			})
-		})
-	}
-}
-
-// Sessions without values do not make a reader too slow: their gaps become one.
-func TestClientStreamOfSilentSessions(t *testing.T) {
-	for _, policy := range []rpcx.OverflowPolicy{rpcx.EndStream, rpcx.DropOldest, rpcx.KeepLatest} {
-		synctest.Test(t, func(t *testing.T) {
-			c, l := newClient(t, rpcx.ClientOptions{})
-			var gaps []*rpcx.GapError
-			sub := rpcx.Subscription{Method: "eth_subscribe", Overflow: policy, OnGap: func(g *rpcx.GapError) { gaps = append(gaps, g) }}
-			st := clientStreamOf[int](t, c, l.wire(1), sub, `"id"`)
-			say := func(n, v int) {
-				l.wire(n).say(fmt.Sprintf(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"id","result":%d}}`, v))
-				synctest.Wait()
-			}
-			say(1, 1)
-			start, end := time.Now(), time.Now()
-			for n := range 5 {
-				l.wire(n + 1).Close()
-				l.wire(n + 2).answer(`"id"`)
-				synctest.Wait()
-				end = time.Now()
-				time.Sleep(time.Minute)
-			}
-			say(6, 2)
-			want := 1
-			if policy == rpcx.KeepLatest {
-				want = 2
-			}
-			for ; want <= 2; want++ {
-				if v := value(t, st); v != want {
-					t.Errorf("policy %d: the value is %d, want %d", policy, v, want)
-				}
-			}
-			if len(gaps) != 1 || !gaps[0].From.Equal(start) || !gaps[0].To.Equal(end) {
-				t.Errorf("policy %d: the gaps are %v, want one from %v to %v", policy, gaps, start, end)
-			}
-		})
-	}
-}
-
 // Close ends the sessions that the client has lost, too, if they go on: one whose peer has
 // finished sending, or that the program shuts down.
 func TestClientCloseEndsLostSessions(t *testing.T) {
@@ -316,7 +175,7 @@ func TestClientCloseEndsLostSessions(t *testing.T) {
 		s, _ := c.Session(t.Context())
 		go s.Shutdown(context.Background())
 		time.Sleep(time.Second)
-		if len(peers) != 6 || c.State() != rpcx.ClientReady {
+		if synctest.Wait(); len(peers) != 6 || c.State() != rpcx.ClientReady {
 			t.Fatalf("%d connections, %v", len(peers)/2, c.State())
 		}
 		takes(t, 0, func() {
@@ -356,71 +215,6 @@ func TestClientShutdownInAHandler(t *testing.T) {
 }
 
 // A CallProgress may be repeated after any time, and Options.OnCall sees the number of the
-// attempt: Limits.RequestTimeout bounds the waits, not the call.
-func TestClientRepeatsALongCallProgress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var attempts []int
-		c, l := newClient(t, rpcx.ClientOptions{
-			Idempotent: func(string) bool { return true },
-			Options: rpcx.Options{OnCall: []onCall{
-				func(ctx context.Context, call *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					attempts = append(attempts, call.Attempt)
-					return ctx, nil, nil
-				},
-			}},
-		})
-		call := started(func() error {
-			_, err := rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, "work", nil, func(int) {})
-			return err
-		})
-		l.wire(1).heard()
-		time.Sleep(time.Minute)
-		l.wire(1).Close()
-		w := l.wire(2)
-		line := w.heard()[0]
-		time.Sleep(time.Minute)
-		w.reply(line, isAnswered)
-		if err := call(); err != nil || fmt.Sprint(attempts) != "[1 2]" {
-			t.Errorf("%v, attempts %v", err, attempts)
-		}
-		l.downFrom(2)
-		takes(t, 30*time.Second, func() {
-			_, err := rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, "work", nil, func(int) {})
-			matches(t, err, rpcx.ErrTimeout, rpcx.ErrNotConnected)
-		})
-	})
-}
-
-// Subscribing calls and those with progress wait in line with other calls.
-func TestClientSendsCallsOfStreamsInOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, l := newClient(t, rpcx.ClientOptions{Options: rpcx.Options{Limits: rpcx.Limits{Outgoing: -1}}})
-		l.downFrom(1)
-		const n = 300
-		for i := range n {
-			switch method := fmt.Sprintf("m%03d", i); i % 3 {
-			case 0:
-				go rpcx.Subscribe[int](t.Context(), c, rpcx.Subscription{Method: method, Correlation: rpcx.ElectrumHeaders})
-			case 1:
-				c.Go(t.Context(), method, nil)
-			case 2:
-				go rpcx.CallProgress[int](t.Context(), c, rpcx.MCPProgress, method, nil, func(int) {})
-			}
-			synctest.Wait()
-		}
-		l.set(false, nil)
-		lines := l.wire(2).heard()
-		if len(lines) != n {
-			t.Errorf("heard %d lines, want %d", len(lines), n)
-		}
-		for i, line := range lines {
-			if !strings.Contains(line, fmt.Sprintf("m%03d", i)) {
-				t.Fatalf("line %d is %s", i, line)
-			}
-		}
-	})
-}
-
 // If each member of a batch is to be sent again, and there is no session for it, the error is
 // that of a batch that was sent.
 func TestClientBatchThatIsRepeatedInVain(t *testing.T) {
@@ -438,6 +232,153 @@ func TestClientBatchThatIsRepeatedInVain(t *testing.T) {
 		}
 		for i, f := range futures {
 			matches(t, failed.Errs[i], rpcx.ErrTimeout, rpcx.ErrNotConnected, rpcx.ErrConnectionLost, f.Err())
+		}
+	})
+}
+
+// A peer that sends a long message slowly is alive, and so is one that reads a long message
+// slowly: the probe waits behind that.
+func TestClientKeepAliveOfASlowPeer(t *testing.T) {
+	opts := rpcx.ClientOptions{Options: rpcx.Options{Limits: rpcx.Limits{
+		KeepAlive: 10 * time.Second, KeepAliveMethod: "ping", RequestTimeout: time.Hour, SendTimeout: time.Hour, Outbox: 1000,
+	}}}
+	synctest.Test(t, func(t *testing.T) { // sends
+		c, l := newClient(t, opts)
+		w := l.wire(1)
+		f := c.Go(t.Context(), "m", nil)
+		w.heard()
+		text := `{"jsonrpc":"2.0","id":0,"result":"` + strings.Repeat("x", 100) + `"}` + "\n"
+		for i := range text {
+			time.Sleep(time.Second)
+			if _, err := w.Write([]byte{text[i]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !isDone(f) || f.Err() != nil {
+			t.Error(f.Err())
+		}
+	})
+	for _, size := range []int{100, 2000} { // reads; over Limits.Outbox, the probe is not sent
+		synctest.Test(t, func(t *testing.T) {
+			l := &lines{t: t, deaf: true}
+			clientOpts := opts
+			clientOpts.Connect = l.connect
+			c, _ := newClient(t, clientOpts)
+			c.Go(t.Context(), "m", rpcx.Args{strings.Repeat("x", size)})
+			w := l.wire(1)
+			for range size / 20 {
+				time.Sleep(10 * time.Second)
+				if _, err := io.ReadFull(w, make([]byte, 20)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if l.set(false, nil); c.State() != rpcx.ClientReady || l.attempts() != 1 {
+				t.Errorf("%v, after %d attempts", c.State(), l.attempts())
+			}
+			w.Close()
+			l.wire(2)
+		})
+	}
+}
+
+// The longest backoff is no number too large, and a RetryAfter of years stays within it.
+func TestClientWithTheLongestBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lines{t: t, down: errors.New("down")}
+		c := rpcx.NewClient(&rpcx.ClientOptions{Addrs: []string{"a"}, Connect: l.connect, MinBackoff: math.MaxInt64, MaxBackoff: math.MaxInt64})
+		if synctest.Wait(); c.State() != rpcx.ClientBackoff {
+			t.Error(c.State())
+		}
+		c.Close()
+		<-c.Done()
+	})
+}
+
+// An unwritten notification is framed anew: addresses may differ in their framing.
+func TestClientFramesNotificationsAnew(t *testing.T) {
+	framers := []rpcx.Framer{rpcx.NewlineFramer{}, rpcx.HeaderFramer{}, rpcx.LengthFramer{}, rpcx.JSONFramer{}, rpcx.NewlineFramer{}}
+	for i := range framers[1:] {
+		synctest.Test(t, func(t *testing.T) {
+			var peers []net.Conn
+			c := rpcx.NewClient(&rpcx.ClientOptions{Addrs: []string{"a"}, Connect: func(_ context.Context, _ string, opts *rpcx.Options) (*rpcx.Session, error) {
+				near, far := net.Pipe()
+				opts.Framer = framers[i+len(peers)]
+				peers = append(peers, far)
+				return rpcx.NewSession(near, opts), nil
+			}})
+			synctest.Wait()
+			if err := c.Notify(t.Context(), "note", rpcx.Args{"a\nb"}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			peers[0].Close()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			heard := make(chan string, 1)
+			peer := rpcx.NewSession(peers[1], &rpcx.Options{Framer: framers[i+1], Handler: methods{"note": rpcx.Func(func(text string) { heard <- text }).ServeRPC}})
+			if got := <-heard; got != "a\nb" {
+				t.Errorf("heard %s", got)
+			}
+			c.Close()
+			<-c.Done()
+			<-peer.Done()
+		})
+	}
+}
+
+// OnState is told that an attempt took too long, and by which option, also if OnConnect reports
+// only the close of the session.
+func TestClientNamesConnectTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, own := range []bool{true, false} {
+			var reason error
+			c, l := newClient(t, rpcx.ClientOptions{
+				OnConnect: func(ctx context.Context, s *rpcx.Session) error {
+					if !own {
+						ctx = context.Background()
+					}
+					return s.Call(ctx, "login", nil, nil)
+				},
+				OnState: func(state rpcx.ClientState, err error) {
+					if state == rpcx.ClientBackoff {
+						reason = err
+					}
+				},
+				ConnectTimeout: 5 * time.Second,
+			})
+			l.wire(2)
+			synctest.Wait()
+			if matches(t, reason, context.DeadlineExceeded); fmt.Sprint(reason) != "rpcx: no session within 5s (ClientOptions.ConnectTimeout): context deadline exceeded" {
+				t.Errorf("the reason is %v", reason)
+			}
+			c.Close()
+		}
+	})
+}
+
+// A member of a batch that is cancelled when it is about to be sent again fails, and does not
+// look answered.
+func TestClientBatchMemberIsCancelledBetweenAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b rpcx.Batch
+		var f *rpcx.Future
+		c, l := newClient(t, rpcx.ClientOptions{Idempotent: func(method string) bool {
+			if method == "x" {
+				f.Cancel()
+			}
+			return true
+		}})
+		f = b.Call("x", nil, nil)
+		b.Call("y", nil, nil)
+		sent := started(func() error { return c.SendBatch(t.Context(), &b) })
+		l.wire(1).heard()
+		l.wire(1).Close()
+		w := l.wire(2)
+		lines := w.heard()
+		w.say(strings.Replace(strings.Replace(lines[0], `"method":"y"`, `"result":1`, 1), "null", "1", 1))
+		var failed *rpcx.BatchError
+		if err := sent(); !errors.As(err, &failed) || failed.Errs[0] != rpcx.ErrCancelled || failed.Errs[1] != nil || f.Err() != rpcx.ErrCancelled {
+			t.Errorf("%v; the cancelled call: %v", err, f.Err())
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -23,20 +24,22 @@ type clientSession struct {
 	isLost     bool
 	mayLose    bool     // Close of the client: unwritten calls do not wait for the writer
 	unwritten  []uint64 // numbers of the client's notifications that may not be written yet, increasing
-	returned   []keptFrame
-	lastSeen   uint64 // messages received at the last check of keep-alive
-	unanswered int    // checks in a row without a message of the peer
+	returned   []keptNote
+	inputs     uint64 // reads of parts of messages
+	lastSeen   uint64 // messages received, and inputs, at the last check of keep-alive
+	unanswered int    // checks in a row without a sign of life
+	probe      uint64 // number of the last probe among the messages
 
 	// Guarded by Client.mu.
 	sending bool  // a goroutine runs sendWaiting for the session
 	leaving error // why the session is to be replaced although it goes on; nil if it is not
 }
 
-// keptFrame is a notification that was queued and not written. The frame is sent again as
+// keptNote is a notification that was queued and not written. The message is sent again as
 // it is: the functions of Options.OnCall have seen it, and a notification has no id.
-type keptFrame struct {
-	order sendOrder
-	frame []byte // owned by the keptFrame
+type keptNote struct {
+	order   sendOrder
+	message []byte // owned by the keptNote; framed until returnNotes
 }
 
 // adopt makes s a session of c. The caller has just made s.
@@ -142,7 +145,7 @@ func (cs *clientSession) takeUnwrittenLocked(f *frameBuffer, from int, before ui
 			if i > 0 {
 				start = f.ends[i-1]
 			}
-			cs.returned = append(cs.returned, keptFrame{sendOrder{cs.number, number}, bytes.Clone(f.buf[start:f.ends[i]])})
+			cs.returned = append(cs.returned, keptNote{sendOrder{cs.number, number}, bytes.Clone(f.buf[start:f.ends[i]])})
 		}
 	}
 }
@@ -154,33 +157,78 @@ func (cs *clientSession) returnNotes() {
 	}
 	s := cs.session
 	s.lock()
-	frames := cs.returned
+	notes := cs.returned
 	cs.returned, cs.unwritten = nil, nil
 	s.unlock()
-	if len(frames) > 0 {
-		cs.client.keepFrames(frames)
+	if len(notes) == 0 {
+		return
+	}
+	for i := range notes {
+		notes[i].message = s.unframe(notes[i].message)
+	}
+	cs.client.keepNotes(notes)
+}
+
+// unframe returns the message in frame, a frame of s. The next session may have another
+// framing.
+func (s *Session) unframe(frame []byte) []byte {
+	conn, ok := s.conn.(*stream)
+	if !ok {
+		return frame
+	}
+	split := conn.framer.NewSplitter()
+	for len(frame) > 0 {
+		n, message, err := split(frame, true)
+		if message != nil {
+			return message
+		}
+		if err != nil || n <= 0 {
+			break
+		}
+		frame = frame[n:]
+	}
+	return nil
+}
+
+// sendNote sends a notification of an earlier session. It reports false if the session
+// takes no more messages. A message that this connection cannot frame is dropped and logged.
+func (cs *clientSession) sendNote(message []byte) bool {
+	sc := getEncodeBuffer()
+	defer sc.recycle()
+	sc.msg = append(sc.msg[:0], message...)
+	s := cs.session
+	err := s.writer.sendMessage(cs.client.ctx, sc, fromClient, nil)
+	if err == nil || !cs.takesCalls() {
+		return err == nil
+	}
+	s.lock()
+	s.logs.logLaterLocked(slog.LevelWarn, "notification of an earlier session cannot be sent", errorAttr(err))
+	s.unlock()
+	return true
+}
+
+// noteInputLocked records that a part of a message has arrived. Callers must hold the
+// session's lock.
+func (cs *clientSession) noteInputLocked() {
+	if cs != nil {
+		cs.inputs++
 	}
 }
 
-// sendFrame sends a notification of an earlier session. It reports false if the session
-// takes no more messages.
-func (cs *clientSession) sendFrame(frame []byte) bool {
-	sc := getEncodeBuffer()
-	defer sc.recycle()
-	sc.msg = append(sc.msg[:0], frame...)
-	sc.frame = sc.msg
-	return cs.session.writer.sendFrame(cs.client.ctx, nil, sc, fromClient, nil) == nil
-}
-
-// probe checks for signs of life, each KeepAlive. After a period of silence, probe calls
+// checkAlive checks for signs of life, each KeepAlive. After a period of silence, it calls
 // Limits.KeepAliveMethod: any answer is a sign of life. After another period, the session
-// ends with ErrUnreachable.
-func (cs *clientSession) probe(method string) {
+// ends with ErrUnreachable. While the probe waits for a slow peer to read, only
+// Limits.SendTimeout counts.
+func (cs *clientSession) checkAlive(method string) {
 	s := cs.session
 	s.lock()
-	received := s.stats.MessagesReceived
-	if received != cs.lastSeen || s.reader.role.vacancy == vacantPaused {
-		cs.lastSeen, cs.unanswered = received, 0
+	seen := s.stats.MessagesReceived + cs.inputs
+	switch {
+	case seen != cs.lastSeen || s.reader.role.vacancy == vacantPaused:
+		cs.lastSeen, cs.unanswered = seen, 0
+		s.unlock()
+		return
+	case cs.unanswered > 0 && cs.probe > s.writer.writtenMessages:
 		s.unlock()
 		return
 	}
@@ -197,11 +245,18 @@ func (cs *clientSession) probe(method string) {
 		}()
 		return
 	}
-	s.sendProbe(method)
+	cs.sendProbe(method)
 }
 
-// sendProbe calls method, and drops the reply. If the outbox has no room, nothing is sent.
-func (s *Session) sendProbe(method string) {
+// sendProbe calls method, and drops the reply. If the outbox has no room, nothing is sent,
+// and the next check sends the probe.
+func (cs *clientSession) sendProbe(method string) {
+	s := cs.session
 	c := s.pool.takeCall(s, method) // not returned to the pool: nobody waits for the end
-	_ = s.sendCallAs(context.Background(), fromProbe, &c.message, nil, nil)
+	err := s.sendCallAs(context.Background(), fromProbe, &c.message, nil, nil)
+	s.lock()
+	defer s.unlock()
+	if cs.probe = c.message.messageSeq; err != nil {
+		cs.unanswered = 0
+	}
 }

@@ -127,7 +127,8 @@ func (c *Client) resubscribe(cs *clientSession) {
 	}
 }
 
-// subscribeOn makes the subscribing call on cs, after the given number of refusals.
+// subscribeOn makes the subscribing call on cs, after the given number of refusals and
+// timeouts.
 func (st *clientStream) subscribeOn(cs *clientSession, refusals int) {
 	if st.hasEnded() {
 		st.client.removeStream(st)
@@ -151,8 +152,8 @@ func (st *clientStream) subscribeOn(cs *clientSession, refusals int) {
 }
 
 // judgeSubscribing handles the failure of a subscribing call on cs. If the session was
-// lost, the next makes the call again. A refusal as not started is repeated, after a
-// backoff. Any other error ends the stream.
+// lost, the next makes the call again. A refusal as not started, or a timeout, is repeated,
+// after a backoff. Any other error ends the stream.
 func (st *clientStream) judgeSubscribing(cs *clientSession, refusals int, err error) {
 	c := st.client
 	if !cs.takesCalls() || c.Err() != nil {
@@ -161,13 +162,13 @@ func (st *clientStream) judgeSubscribing(cs *clientSession, refusals int, err er
 	c.noteRefusal(cs, err)
 	refused, _ := errors.AsType[*Error](err)
 	switch {
-	case !refused.NotStarted() || refusals >= c.options.MaxRetries:
-		st.finish(err)
-		c.removeStream(st)
-	case refused.isShutdown():
+	case refused.isShutdown(): // the next session subscribes
 		c.mu.Lock()
 		c.leaveLocked(cs, refused)
 		c.mu.Unlock()
+	case !refused.NotStarted() && !errors.Is(err, ErrTimeout) || refusals >= c.options.MaxRetries:
+		st.finish(err)
+		c.removeStream(st)
 	default:
 		c.retain()
 		// Owner: the client. End: the call is queued, at the latest with the client.

@@ -26,6 +26,7 @@ func (r *reader) receivePart(size int) error {
 		return errInputIgnored
 	}
 	s.activity.markActiveLocked()
+	s.calls.client.noteInputLocked()
 	if s.stats.MessagesReceived == 0 {
 		r.keepStalledInputLocked()
 	}

@@ -956,6 +956,25 @@ func TestUnwrittenCallsEndWithTheirWrites(t *testing.T) {
 	})
 }
 
+// TestCallWithoutItsLastByteIsWritten: a peer that reads lines takes a last line without its
+// end.
+func TestCallWithoutItsLastByteIsWritten(t *testing.T) {
+	request := len(`{"jsonrpc":"2.0","method":"m","id":0}` + "\n")
+	for missing, written := range map[int]bool{0: true, 1: true, 2: false} {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := net.Pipe()
+			s := rpcx.NewSession(near, nil)
+			f := s.Go(t.Context(), "m", nil)
+			if _, err := io.ReadFull(far, make([]byte, request-missing)); err != nil {
+				t.Fatal(err)
+			}
+			far.Close()
+			<-s.Done()
+			lost(t, f.Err(), written, io.EOF)
+		})
+	}
+}
+
 // brokenConn is a connection whose Write fails from some time on.
 type brokenConn struct {
 	net.Conn

@@ -307,7 +307,7 @@ func (w *writer) writeLoop() {
 		s.stats.BytesSent += uint64(n)
 		if err != nil {
 			written := 0
-			for written < len(f.ends) && f.ends[written] <= n {
+			for written < len(f.ends) && f.ends[written] <= n+1 { // a last line may lack its end
 				written++
 			}
 			w.writtenMessages += uint64(written)

@@ -37,7 +37,7 @@
 //
 // With -return, Stress ends the server of many clients that reconnect (return.go):
 //
-//	go run ./examples/stress -return -svg return.svg # some three minutes
+//	go run ./examples/stress -return -svg return.svg # three and a half minutes
 //	go run ./examples/stress -return -short          # half a minute
 package main
 

@@ -15,7 +15,7 @@ import (
 
 // The mode -return: 10,000 clients that reconnect, of a server that restarts.
 //
-//	go run ./examples/stress -return -svg return.svg # some four minutes
+//	go run ./examples/stress -return -svg return.svg # three and a half minutes
 //	go run ./examples/stress -return -short          # 1,000 clients, half a minute
 //
 // All clients are one process (return_clients.go), and each server is another
@@ -43,7 +43,7 @@ type returnPlan struct {
 // tenth of the clients and of the handshakes.
 func newReturnPlan(short bool) *returnPlan {
 	p := &returnPlan{
-		short: short, clients: 10000, handshakes: 256, down: 10 * time.Second, spread: 20 * time.Second,
+		short: short, clients: 10000, handshakes: 256, down: 20 * time.Second, spread: 30 * time.Second,
 		minBackoff: 100 * time.Millisecond, maxBackoff: 30 * time.Second, stable: 10 * time.Second, patience: 3 * time.Minute,
 	}
 	if short {
@@ -221,7 +221,7 @@ const (
 	longWindow  = time.Second
 
 	shortWindowFactor = 8
-	longWindowFactor  = 2.5
+	longWindowFactor  = 4
 	attemptsFactor    = 1.5
 )
 
