@@ -8,12 +8,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Client makes calls that workers answer. It is an [rpcx.Caller]: each call, notification or
-// batch is one NATS message. The methods are those of [rpcx.Exchange], may be called from
-// any goroutine, and [rpcx.Call], [rpcx.Remote] and [rpcx.BindProxy] take a Client.
+// Client makes calls that workers answer. It is an [rpcx.Caller]: each call, notification
+// or batch is one NATS message. The methods are those of [rpcx.Exchange], may be called
+// from any goroutine, and [rpcx.Call], [rpcx.Remote] and [rpcx.BindProxy] take a Client.
 //
-// Limits.Outgoing of the options, by default 50, is the maximum number of messages without a
-// reply. Messages have no order. The package's comment has a table of the errors.
+// Limits.Outgoing of the options, by default 50, is the maximum number of messages
+// without a reply. Messages have no order. The package's comment has a table of the
+// errors.
 //
 // Close ends the pending calls, and leaves Config.Conn open.
 type Client struct {
@@ -22,9 +23,9 @@ type Client struct {
 
 var _ rpcx.Caller = (*Client)(nil)
 
-// Dial returns a Client whose calls are answered by the workers of c. Workers speak JSON-RPC
-// 2.0, so Options.Protocol is nil or [rpcx.JSONRPCv2]. [rpcx.NewExchange] describes which
-// other options matter. Dial sends nothing.
+// Dial returns a Client whose calls are answered by the workers of c. Workers speak
+// JSON-RPC 2.0, so Options.Protocol is nil or [rpcx.JSONRPCv2]. [rpcx.NewExchange]
+// describes which other options matter. Dial sends nothing.
 func Dial(c Config, opts *rpcx.Options) (*Client, error) {
 	resolved, err := c.resolved()
 	if err != nil {
@@ -91,9 +92,10 @@ func (t *transport) Close() error {
 	return nil
 }
 
-// Message returns the NATS message that a session of [Serve] answers: its headers are those
-// of Config.Peer and Config.Header at the sender. For another session, the result is nil.
-// Callers must not change the message. Limits.Group and Limits.Exempt may call Message, too.
+// Message returns the NATS message that a session of [Serve] answers: its headers are
+// those of Config.Peer and Config.Header at the sender. For another session, the result
+// is nil. Callers must not change the message. Limits.Group and Limits.Exempt may call
+// Message, too.
 func Message(s *rpcx.Session) *nats.Msg {
 	if x, ok := s.Conn().(*exchange); ok {
 		return x.msg

@@ -56,8 +56,8 @@ func ExampleForward() {
 	}
 }
 
-// A program without clients of its own calls the workers. What was not started may be called
-// again, in this case later.
+// A program without clients of its own calls the workers. What was not started may be
+// called again, in this case later.
 func ExampleDial() {
 	conn, err := natsrpcx.Connect("nats://n1:4222")
 	if err != nil {

@@ -27,17 +27,17 @@ const (
 
 // Serve answers with srv, a worker, the requests that come by c, until ctx ends. Further
 // workers, in other processes or in the same one, share the requests. A worker needs no
-// listener. Each message is an exchange, as [rpcx.Server.ServeMessage] describes it, with the
-// options, limits and counters of srv; handlers cannot call back.
+// listener. Each message is an exchange, as [rpcx.Server.ServeMessage] describes it, with
+// the options, limits and counters of srv; handlers cannot call back.
 //
 // The worker has the methods of the router, which may change, or those of Config.Methods. A
 // method that is added begins with the next announcement.
 //
 // When ctx ends, Serve drains: it takes no further requests, handles those that have
-// arrived, and returns nil when all are answered. After Server.ShutdownTimeout Serve returns
-// an error that matches context.DeadlineExceeded, and handlers may still run. If srv is shut
-// down or closed, Serve drains in the same way and returns [rpcx.ErrServerClosed]. If Conn is
-// closed, Serve returns an error at once.
+// arrived, and returns nil when all are answered. After Server.ShutdownTimeout Serve
+// returns an error that matches context.DeadlineExceeded, and handlers may still run. If
+// srv is shut down or closed, Serve drains in the same way and returns
+// [rpcx.ErrServerClosed]. If Conn is closed, Serve returns an error at once.
 //
 // The contexts of the handlers have the values of ctx, and do not end with ctx.
 func Serve(ctx context.Context, srv *rpcx.Server, c Config) error {
@@ -110,8 +110,8 @@ func newWorker(ctx context.Context, srv *rpcx.Server, c Config) (*worker, error)
 	return w, nil
 }
 
-// speaksJSONRPC2 reports whether p takes a request of JSON-RPC 2.0 for a request, and answers
-// in JSON-RPC 2.0.
+// speaksJSONRPC2 reports whether p takes a request of JSON-RPC 2.0 for a request, and
+// answers in JSON-RPC 2.0.
 func speaksJSONRPC2(p rpcx.Protocol) bool {
 	request := []byte(`{"jsonrpc":"2.0","method":"m","params":[1],"id":0}`)
 	if d, ok := p.(rpcx.Detector); ok {

@@ -149,8 +149,8 @@ func reasonOf(e *rpcx.Error) string {
 	return data.Reason
 }
 
-// exchange is the connection of the session that answers a message. The methods are those of
-// [rpcx.Server.ServeMessage].
+// exchange is the connection of the session that answers a message. The methods are those
+// of [rpcx.Server.ServeMessage].
 type exchange struct {
 	msg      *nats.Msg
 	maxSize  int

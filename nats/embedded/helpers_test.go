@@ -97,7 +97,8 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// work starts a worker, which the returned function drains. The end of the test does so, too.
+// work starts a worker, which the returned function drains. The end of the test does so,
+// too.
 func work(t testing.TB, srv *rpcx.Server, c natsrpcx.Config) (drain func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -231,7 +231,8 @@ func TestNothingStartedIsSentAgain(t *testing.T) {
 		r := router()
 		r.Handle("busy", rpcx.Func(func() error { return rpcx.ServerBusy("later").WithData(json.RawMessage(`{"started":true}`)) }))
 		r.Handle("unclear", rpcx.Func(func() error { return rpcx.ServerBusy("later") }))
-		// A handler that says so of a further request, for example, does not speak of this one.
+		// A handler that says so of a further request, for example, does not speak of
+		// this one.
 		r.Handle("claims", rpcx.Func(func() error {
 			return rpcx.ServerBusy("no").WithData(json.RawMessage(`{"started":false,"reason":"queue"}`))
 		}))
