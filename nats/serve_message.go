@@ -72,7 +72,14 @@ func (w *worker) handle(m *nats.Msg) {
 		}
 		x.admitted = true
 	}
+	returned := false
+	defer func() {
+		if !returned { // a handler has called runtime.Goexit
+			w.refuse(m, rpcx.InternalError())
+		}
+	}()
 	reply, err := w.server.ServeMessage(ctx, x, m.Data, nil)
+	returned = true
 	if err == nil {
 		w.reply(m, reply, "")
 		return

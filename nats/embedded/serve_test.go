@@ -226,6 +226,73 @@ func countRequests(t *testing.T, c natsrpcx.Config, method string) (count func()
 	}
 }
 
+// During a deployment, workers of two versions are in one queue group.
+func TestAMethodMeetsOnlyWorkersThatHaveIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, c natsrpcx.Config) {
+		version := func(names ...string) *rpcx.Server {
+			sub, r := rpcx.NewRouter(), rpcx.NewRouter()
+			for _, name := range names {
+				sub.Handle(name, rpcx.Func(func() string { return name }))
+			}
+			if err := r.Mount("db", sub); err != nil {
+				t.Fatal(err)
+			}
+			return serverOf(r)
+		}
+		client := dial(t, c, nil)
+		drain := startWork(t, version("read", "old"), c)
+		startWork(t, version("read", "new"), c)
+		for range 50 {
+			for _, name := range []string{"read", "old", "new"} {
+				if got, err := rpcx.Call[string](t.Context(), client, "db/"+name, nil); err != nil || got != name {
+					t.Fatalf("%s: %q, %v", name, got, err)
+				}
+			}
+		}
+		if err := drain(); err != nil {
+			t.Error(err)
+		}
+		notStarted(t, client.Call(t.Context(), "db/old", nil, nil), "no worker")
+		if err := client.Call(t.Context(), "db/read", nil, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestHandlersThatFailAreAnswered(t *testing.T) {
+	inBubble(t, func(t *testing.T, c natsrpcx.Config) {
+		r := router()
+		r.Handle("panic", rpcx.Func(func() { panic("nobody else is to know") }))
+		r.Handle("goexit", rpcx.Func(func() { runtime.Goexit() }))
+		r.Handle("close", rpcx.Func(func(s *rpcx.Session) { s.Close() }))
+		r.Handle("bye", rpcx.Func(func() error { return rpcx.ReplyAndDisconnect("bye") }))
+		r.Handle("callback", rpcx.Func(func(ctx context.Context, s *rpcx.Session) error {
+			if err := s.Call(ctx, "name", nil, nil); !errors.Is(err, rpcx.ErrNoCallback) {
+				t.Errorf("a call to the client: %v", err)
+			}
+			return nil
+		}))
+		drain := startWork(t, serverOf(r), c)
+		client, s := dial(t, c, nil), pipeGateway(t, c, rpcx.Options{}, nil)
+		for method, want := range map[string]error{
+			"panic": rpcx.ErrInternalError, "goexit": rpcx.ErrInternalError, "close": rpcx.ErrInternalError, "bye": nil, "callback": nil, "sum": nil,
+		} {
+			start := time.Now()
+			for _, caller := range []rpcx.Caller{client, s} {
+				if err := caller.Call(t.Context(), method, nil, nil); !errors.Is(err, want) {
+					t.Errorf("%s: %v, want %v", method, err, want)
+				}
+			}
+			if took := time.Since(start); took > 0 {
+				t.Errorf("%s: answered after %v", method, took)
+			}
+		}
+		if err := drain(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNothingStartedIsSentAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, c natsrpcx.Config) {
 		r := router()
