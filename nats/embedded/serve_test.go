@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -168,7 +169,9 @@ func TestAFullWorkerLeavesRequestsToTheOthers(t *testing.T) {
 		full := newBlocking()
 		defer close(full.release)
 		c.MaxInFlight = 2
-		startWork(t, serverOf(full.Router), c)
+		srv, log := serverOf(full.Router), new(strings.Builder)
+		srv.Options.Logger = slog.New(slog.NewTextHandler(log, nil))
+		startWork(t, srv, c)
 		client := dial(t, c, nil)
 		calls := []*rpcx.Future{client.Go(t.Context(), "block", nil), client.Go(t.Context(), "block", nil)}
 		synctest.Wait()
@@ -187,6 +190,14 @@ func TestAFullWorkerLeavesRequestsToTheOthers(t *testing.T) {
 			t.Error("a batch to a full worker has no BatchError")
 		} else {
 			notStarted(t, batch, "queue")
+		}
+		if err := client.Notify(t.Context(), "sum", nil); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if text := log.String(); strings.Count(text, "the worker was full") != 1 || !strings.Contains(text, "messages=7 limit=natsrpcx.Config.MaxInFlight value=2") {
+			t.Errorf("the log has %s", text)
 		}
 
 		// Another worker has room. Each call meets the full one three times in a row with a
