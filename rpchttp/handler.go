@@ -46,7 +46,8 @@ type Handler struct {
 	// By default, every host is answered, with one exception. On a loopback address without
 	// Client, a request must name a loopback address, localhost, or a name below .localhost.
 	// Otherwise any page could reach the server, by a name that leads to this machine (DNS
-	// rebinding).
+	// rebinding). In a container, or for pages of a private network, set Hosts: the address
+	// is no loopback address there.
 	Hosts []string
 	// Client returns the address whose budget the request uses, and which
 	// [rpcx.Session.RemoteAddr] returns. Behind a proxy, set [XForwardedFor]. Default, and if
