@@ -177,7 +177,7 @@ func redacted(addr string) string {
 	if err == nil && u.User != nil {
 		return u.Redacted()
 	}
-	if err != nil && strings.Contains(addr, "@") {
+	if strings.Contains(addr, "@") && !strings.Contains(addr, "unix://@") {
 		return "(an address with a user)"
 	}
 	return addr

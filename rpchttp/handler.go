@@ -254,7 +254,13 @@ func (h *Handler) logRefusal(r *http.Request, e *refusal) {
 	if !ok {
 		return
 	}
-	attrs := []slog.Attr{slog.String("peer", r.RemoteAddr), slog.Int("status", e.status), slog.Any("error", bounded.Error(e.reason()))}
+	peer := r.RemoteAddr
+	if h.Client != nil {
+		if client := h.Client(r); client.IsValid() {
+			peer = client.String()
+		}
+	}
+	attrs := []slog.Attr{slog.String("peer", peer), slog.Int("status", e.status), slog.Any("error", bounded.Error(e.reason()))}
 	if skipped > 0 {
 		attrs = append(attrs, slog.Int("records left out", skipped))
 	}

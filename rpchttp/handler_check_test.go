@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -340,6 +341,13 @@ func TestRefusalsInTheLog(t *testing.T) {
 		if !strings.Contains(strings.ReplaceAll(records[0], `\\`, ""), want) && !strings.Contains(records[0], strings.ReplaceAll(want, `\"`, `\\\"`)) {
 			t.Errorf("there is no %s in %s", want, records[0])
 		}
+	}
+	log.Reset()
+	quiet := newServer(nil)
+	quiet.Options.Logger = srv.Options.Logger
+	h.Server, h.Client = quiet, func(*http.Request) netip.Addr { return netip.MustParseAddr("198.51.100.7") }
+	if serve(h, post(echoing, "Content-Type", "text/plain")); !strings.Contains(log.String(), "peer=198.51.100.7 ") {
+		t.Errorf("a client behind a proxy is logged as %s", &log)
 	}
 	log.Reset()
 	r := post(echoing)
