@@ -63,7 +63,8 @@ type Handler struct {
 	// with 401.
 	Admit func(*http.Request) error
 	// Status returns the status of a reply that is a single error. p is the protocol of the
-	// request. Default: 200. See [BitcoindStatus].
+	// request. Default: 200. See [BitcoindStatus]. The status must be within 200 and 599, and
+	// so must that of Empty.
 	Status func(r *http.Request, e *rpcx.Error, p rpcx.Protocol) int
 	// Empty returns the status where nothing is to be answered. Default: 204.
 	Empty func(r *http.Request) int
