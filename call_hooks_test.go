@@ -923,7 +923,7 @@ func TestBlockingDoneOfExchange(t *testing.T) {
 func TestHooksOfAnExchangeBatch(t *testing.T) {
 	broken := errors.New("broken")
 	none := rpcx.MethodNotFound("none")
-	connection := &rpcx.ConnectionError{Written: true, Err: broken}
+	connection := errors.New("no reply to the request: broken") // the text of a *ConnectionError
 	answer := handlingMessages(methods{"echo": reply})
 	for name, c := range map[string]struct {
 		trip                     func(context.Context, []byte) ([]byte, error)

@@ -159,7 +159,7 @@ func (t *roundTrip) run() {
 		if e, ok := errors.AsType[SentError](err); ok {
 			sent = e.Sent()
 		}
-		t.finishAll(&ConnectionError{Written: sent, Err: err})
+		t.finishAll(&ConnectionError{Written: sent, Err: err, isRoundTrip: true})
 	}
 }
 

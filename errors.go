@@ -353,13 +353,18 @@ type ConnectionError struct {
 	// ErrClosed if this side did.
 	Err error
 
-	isStream bool   // the text is that of a stream
-	message  uint64 // number of the message on its session, for the order of a Client's repetitions
+	isStream    bool   // the text is that of a stream
+	isRoundTrip bool   // the error of a RoundTripper
+	message     uint64 // number of the message on its session, for the order of a Client's repetitions
 }
 
 func (e *ConnectionError) Error() string {
 	how := "request not written"
 	switch {
+	case e.isRoundTrip && e.Written:
+		return fmt.Sprintf("no reply to the request: %v", e.Err)
+	case e.isRoundTrip:
+		return fmt.Sprintf("request not sent: %v", e.Err)
 	case e.isStream:
 		how = "end of the stream"
 	case e.Written:

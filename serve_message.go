@@ -29,8 +29,11 @@ import (
 // [Session.Conn] returns conn, which may be nil. Optional methods of conn are:
 //
 //   - RemoteAddr() net.Addr is the result of [Session.RemoteAddr].
-//   - Group() string is the name of the exchange's group, in place of Limits.Group.
+//   - Group() string is the name of the exchange's group if Limits.Group is nil or returns "".
 //   - MaxMessage() int is the size of the largest reply, as for a [SizeLimiter].
+//   - Dropped() *FrameError, if not nil, says that the transport has received only a part of
+//     the message, which is msg. The part is charged and answered as a dropped message of a
+//     [MessageConn], and not handled.
 //   - Admitted() bool reports that the exchange needs no [Session.Admit]. Otherwise a server
 //     with Options.Gate gives each request to Gate, in each exchange anew.
 //
@@ -133,11 +136,13 @@ func (s *Session) workerTask() func() {
 
 // group returns the name of the group of the exchange.
 func (x *exchange) group() string {
+	if group := x.session.limits.Group; group != nil {
+		if name := group(x.session); name != "" {
+			return name
+		}
+	}
 	if conn, ok := x.conn.(interface{ Group() string }); ok {
 		return conn.Group()
-	}
-	if group := x.session.limits.Group; group != nil {
-		return group(x.session)
 	}
 	return ""
 }
@@ -174,12 +179,30 @@ func (x *exchange) receive(msg []byte) {
 	s := x.session
 	x.size = len(msg)
 	buf := decodeBuffers.Get().(*decodeBuffer)
-	s.reader.receiveMessage(&buf.decodedInput, &buf.Message, msg)
-	s.reader.handOverDecoded(&buf.decodedInput)
+	if conn, ok := x.conn.(interface{ Dropped() *FrameError }); ok && conn.Dropped() != nil {
+		x.receiveDropped(&buf.Message, *conn.Dropped(), msg)
+	} else {
+		s.reader.receiveMessage(&buf.decodedInput, &buf.Message, msg)
+		s.reader.handOverDecoded(&buf.decodedInput)
+	}
 	buf.recycle()
 	s.lock()
 	s.input.closed, s.input.closeDeadline = true, never
 	s.unlock()
+}
+
+// receiveDropped handles part, which the transport has received of a message.
+func (x *exchange) receiveDropped(m *Message, frame FrameError, part []byte) {
+	s := x.session
+	if frame.Start == nil {
+		frame.Start = part[:min(len(part), StartSize)]
+	}
+	s.lock()
+	s.reader.countReceivedLocked()
+	s.cost.checkCostLimitLocked()
+	s.reader.countBadFrameLocked(&frame)
+	s.unlock()
+	s.reader.receiveDropped(m, &frame)
 }
 
 // serve answers msg, and returns the results of ServeMessage.

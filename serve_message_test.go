@@ -562,7 +562,7 @@ func TestServeMessageSessionLimits(t *testing.T) {
 		g := make(gate)
 		srv := serving(methods{"stuck": g.ServeRPC, "f": func(context.Context, *rpcx.Request) (any, error) { return nil, nil }})
 		srv.MaxSessions, srv.MaxGroup = 3, 2
-		srv.Options.Limits.Group = func(s *rpcx.Session) string { return s.RemoteAddr().String() }
+		srv.Options.Limits.Group = func(*rpcx.Session) string { return "" } // then the conn is asked
 		var stuck sync.WaitGroup
 		begin := func(conn *aConn) {
 			stuck.Go(func() { srv.ServeMessage(t.Context(), conn, []byte(request("stuck")), nil) })
@@ -724,6 +724,37 @@ func TestServeMessageCost(t *testing.T) {
 			t.Errorf("after RetryAfter: %s, %v", reply, err)
 		}
 		idleServer(t, srv)
+	})
+}
+
+// The group of an exchange is that of Limits.Group, so that it shares the budget of the same
+// client's other sessions, and otherwise that of its conn.
+func TestServeMessageGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := serving(methods{"f": func(_ context.Context, req *rpcx.Request) (any, error) {
+			req.Session().BumpCost(100)
+			return req.Session().Cost() >= 200, nil
+		}})
+		srv.Options.Limits.Group = rpcx.GroupBySubnet(24, 64)
+		at := func(addr, group string) *aConn {
+			return &aConn{addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 1)), group: group}
+		}
+		for _, c := range []struct {
+			conn   *aConn
+			shared bool
+		}{
+			{at("192.0.2.1", "a"), false},
+			{at("192.0.2.2", "b"), true},
+			{at("127.0.0.1", "a"), false},
+			{at("127.0.0.1", "a"), true},
+			{at("127.0.0.1", "b"), false},
+			{at("198.51.100.1", "b"), false},
+		} {
+			reply, err := srv.ServeMessage(t.Context(), c.conn, []byte(request("f")), nil)
+			if want := fmt.Sprintf(`{"jsonrpc":"2.0","result":%t,"id":1}`, c.shared); string(reply) != want || err != nil {
+				t.Errorf("%v of group %q: the reply is %s, %v; want %s", c.conn.addr, c.conn.group, reply, err, want)
+			}
+		}
 	})
 }
 

@@ -452,6 +452,14 @@ func (srv *Server) StopListening() {
 	}
 }
 
+// Stopped reports whether StopListening, Shutdown or Close has stopped the server: the server
+// accepts nothing any more.
+func (srv *Server) Stopped() bool {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	return srv.stopped
+}
+
 // Shutdown stops listening and shuts all sessions down, spread over ShutdownSpread; see
 // [Session.Shutdown]. If ctx ends first, Shutdown closes the remaining sessions and returns
 // the error of ctx.

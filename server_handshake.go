@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/rpcx/internal/bounded"
+	"example.com/rpcx/internal/duration"
 	"example.com/rpcx/internal/sockstate"
 )
 
@@ -77,6 +78,7 @@ func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(con
 
 func init() {
 	bounded.OfServer = func(server any) *bounded.Rate { return &server.(*Server).failureLogRate }
+	duration.CheckServer = func(server any) error { return server.(*Server).checkOptions() }
 }
 
 // logFailedHandshake logs a failed handshake, within the rate failureLogRate. Any peer

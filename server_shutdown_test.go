@@ -243,3 +243,20 @@ func TestNegativeShutdownSpreadIsRefused(t *testing.T) {
 		t.Errorf("Serve returns %v", err)
 	}
 }
+
+// Stopped tells a server that accepts nothing any more from one that is full.
+func TestServerStopped(t *testing.T) {
+	for name, stop := range map[string]func(*rpcx.Server){
+		"StopListening": (*rpcx.Server).StopListening,
+		"Close":         func(srv *rpcx.Server) { srv.Close() },
+		"Shutdown":      func(srv *rpcx.Server) { srv.Shutdown(t.Context()) },
+	} {
+		srv := new(rpcx.Server)
+		if srv.Stopped() {
+			t.Error("a new server was stopped")
+		}
+		if stop(srv); !srv.Stopped() {
+			t.Errorf("after %s the server was not stopped", name)
+		}
+	}
+}

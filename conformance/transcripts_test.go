@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"example.com/rpcx"
+	"example.com/rpcx/rpchttp"
 )
 
 // TestTranscripts plays the conversations in testdata/transcripts to a session:
@@ -153,4 +156,54 @@ func transcriptServices() *rpcx.Options {
 	}))
 	root.Handle("secret", rpcx.Func(rpcx.NewRouter)) // which hangs nowhere
 	return &rpcx.Options{Handler: root, Objects: true}
+}
+
+// TestTranscriptsByPOST plays the conversations without calls back to a rpchttp.Handler. Each
+// line is a POST, and what is expected behind it is its answer.
+func TestTranscriptsByPOST(t *testing.T) {
+	for _, name := range []string{"bad_input", "batches", "calls"} {
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join("testdata/transcripts", name+".txt"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			opts := handling(transcriptMethods)
+			opts.Order = rpcx.Sequential // so that batches have one answer
+			synctest.Test(t, func(t *testing.T) {
+				post(t, &rpchttp.Handler{Server: &rpcx.Server{Options: *opts}}, string(text))
+			})
+		})
+	}
+}
+
+// post plays a transcript to h.
+func post(t *testing.T, h http.Handler, transcript string) {
+	var asked, want string
+	check := func(line int) {
+		if asked == "" {
+			return
+		}
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(asked))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		status := http.StatusOK
+		if want == "" {
+			status = http.StatusNoContent
+		}
+		if got := w.Body.String(); got != want || w.Code != status {
+			t.Errorf("before line %d, %s is answered\n%d %s\nwant\n%d %s", line, asked, w.Code, got, status, want)
+		}
+		asked, want = "", ""
+	}
+	for i, line := range strings.Split(transcript, "\n") {
+		if msg, ok := strings.CutPrefix(line, "--> "); ok {
+			check(i + 1)
+			asked = msg
+		}
+		if reply, ok := strings.CutPrefix(line, "<-- "); ok {
+			want += reply
+		}
+	}
+	check(0)
 }

@@ -5,7 +5,8 @@
 //	go run ./examples/client -connect tls://localhost:8889 -ca cert.pem
 //	go run ./examples/client -connect unix:///tmp/rpcx.sock -protocol v1
 //	go run ./examples/client -connect tcp://localhost:8888 -proxy socks5://127.0.0.1:9050
-//	go run ./examples/client -connect ws://127.0.0.1:8890
+//	go run ./examples/client -connect ws://127.0.0.1:8890/ws
+//	go run ./examples/client -connect http://127.0.0.1:8890/rpc
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/rpchttp"
 	"example.com/rpcx/websocket"
 )
 
@@ -31,7 +33,7 @@ var protocols = map[string]rpcx.Protocol{
 }
 
 func main() {
-	addr := flag.String("connect", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port, unix:///path, ws://host:port or wss://host:port")
+	addr := flag.String("connect", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port, unix:///path, or ws://, wss://, http:// or https://host:port/path")
 	protocol := flag.String("protocol", "v2", "version of JSON-RPC: v2, v1 or loose")
 	ca := flag.String("ca", "", "file of the certificates to trust, for tls")
 	insecure := flag.Bool("insecure", false, "trust any certificate, for tls")
@@ -70,47 +72,59 @@ func run(ctx context.Context, addr, protocol, ca string, insecure bool, proxy st
 			return err
 		}
 	}
-	dial := dialer.Dial
-	if strings.HasPrefix(addr, "ws") {
-		dial = (&websocket.Dialer{Dialer: dialer}).Dial
-	}
-	s, err := dial(ctx, addr, &rpcx.Options{Protocol: p})
+	c, err := dial(ctx, dialer, addr, &rpcx.Options{Protocol: p})
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer c.Close()
 
 	fmt.Println("Calls:")
-	call(ctx, s, "echo", rpcx.Args{"Howdy"})
-	call(ctx, s, "echo", map[string]any{"message": "by name"}) // not in JSON-RPC 1.0
-	call(ctx, s, "sum", rpcx.Args{1, 2, 3.5})
-	call(ctx, s, "sum", nil)
+	call(ctx, c, "echo", rpcx.Args{"Howdy"})
+	call(ctx, c, "echo", map[string]any{"message": "by name"}) // not in JSON-RPC 1.0
+	call(ctx, c, "sum", rpcx.Args{1, 2, 3.5})
+	call(ctx, c, "sum", nil)
 
 	fmt.Println("Bad calls:")
-	call(ctx, s, "nope", nil)
-	call(ctx, s, "echo", nil)
-	call(ctx, s, "echo", rpcx.Args{"too", "many"})
-	call(ctx, s, "echo", rpcx.Args{5})
-	call(ctx, s, "echo", map[string]any{"text": "a wrong name"})
-	call(ctx, s, "sum", rpcx.Args{1, "two"})
-	call(ctx, s, "echo", "neither an array nor an object")
+	call(ctx, c, "nope", nil)
+	call(ctx, c, "echo", nil)
+	call(ctx, c, "echo", rpcx.Args{"too", "many"})
+	call(ctx, c, "echo", rpcx.Args{5})
+	call(ctx, c, "echo", map[string]any{"text": "a wrong name"})
+	call(ctx, c, "sum", rpcx.Args{1, "two"})
+	call(ctx, c, "echo", "neither an array nor an object")
 
 	fmt.Println("A batch:")
-	batch(ctx, s)
+	batch(ctx, c)
 
-	return s.Shutdown(ctx)
+	if s, ok := c.(*rpcx.Session); ok {
+		return s.Shutdown(ctx)
+	}
+	return nil
+}
+
+// dial connects, except over HTTP, where each call connects if it needs to.
+func dial(ctx context.Context, d rpcx.Dialer, addr string, opts *rpcx.Options) (rpcx.Caller, error) {
+	switch scheme, _, _ := strings.Cut(addr, "://"); scheme {
+	case "http", "https":
+		web := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS}
+		return web.Dial(addr, opts)
+	case "ws", "wss":
+		web := websocket.Dialer{Dialer: d}
+		return web.Dial(ctx, addr, opts)
+	}
+	return d.Dial(ctx, addr, opts)
 }
 
 // call makes a call and prints what came of it.
-func call(ctx context.Context, s *rpcx.Session, method string, params any) {
+func call(ctx context.Context, c rpcx.Caller, method string, params any) {
 	var result json.RawMessage // whatever it is
-	err := s.Call(ctx, method, params, &result)
+	err := c.Call(ctx, method, params, &result)
 	args, _ := json.Marshal(params)
 	show(fmt.Sprintf("%s %s", method, args), result, err)
 }
 
 // batch sends good and bad calls together. (JSON-RPC 1.0 has no batches.)
-func batch(ctx context.Context, s *rpcx.Session) {
+func batch(ctx context.Context, c rpcx.Caller) {
 	var b rpcx.Batch
 	var echoed, sum json.RawMessage
 	first := b.Call("echo", rpcx.Args{"in a batch"}, &echoed)
@@ -118,7 +132,7 @@ func batch(ctx context.Context, s *rpcx.Session) {
 	second := b.Call("nope", nil, nil)
 	third := b.Call("sum", rpcx.Args{4, 5}, &sum)
 
-	err := s.SendBatch(ctx, &b)
+	err := c.SendBatch(ctx, &b)
 	if _, sent := errors.AsType[*rpcx.BatchError](err); err != nil && !sent {
 		show("the batch", nil, err)
 		return

@@ -5,8 +5,13 @@
 //	go build -o mcp ./examples/mcp
 //	npx @modelcontextprotocol/inspector ./mcp
 //
-// The file main.go has the beginning of a session, tools.go the tools, and resources.go the
-// notes and their subscriptions.
+// With -http, the program serves streamable HTTP instead, for any number of clients:
+//
+//	go run ./examples/mcp -http 127.0.0.1:8891
+//	npx @modelcontextprotocol/inspector --transport http --server-url http://127.0.0.1:8891/mcp
+//
+// The file main.go has the beginning of a session, tools.go the tools, resources.go the
+// notes and their subscriptions, and http.go what is different over HTTP.
 package main
 
 import (
@@ -28,15 +33,32 @@ import (
 
 func main() {
 	step := flag.Duration("step", 100*time.Millisecond, "the time that the tool count takes for each number")
+	addr := flag.String("http", "", "host:port to serve HTTP at, in place of standard input and output")
 	flag.Parse()
 	signal.Ignore(syscall.SIGPIPE) // standard error may be a pipe to the client
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	s := rpcx.NewSession(rpcx.Stdio(), newServer(*step, log).options())
-	<-s.Done() // the client closes the input
-	if err := s.Err(); !errors.Is(err, io.EOF) {
+	srv := newServer(*step, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	serve := srv.serveStdio
+	if *addr != "" {
+		serve = func() error {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			context.AfterFunc(ctx, stop) // so that a second signal ends the program
+			return srv.serveHTTP(ctx, os.Stdout, *addr)
+		}
+	}
+	if err := serve(); err != nil {
 		fmt.Fprintln(os.Stderr, "mcp:", err)
 		os.Exit(1)
 	}
+}
+
+// serveStdio serves the client that has started the program.
+func (srv *server) serveStdio() error {
+	s := rpcx.NewSession(rpcx.Stdio(), srv.options())
+	<-s.Done() // the client closes the input
+	if err := s.Err(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 // versions are the supported versions of the protocol, the preferred one first.
@@ -51,12 +73,13 @@ type object = map[string]any
 // empty is the result of a method without a result: {} for this protocol.
 type empty struct{}
 
-// server serves one client.
+// server serves one client, or many over HTTP.
 type server struct {
-	step  time.Duration
-	log   *slog.Logger
-	level atomic.Int32 // the lowest level that the client wants, an index of levels
-	notes notes
+	step      time.Duration
+	log       *slog.Logger
+	stateless bool         // over HTTP: nothing is sent but answers and progress
+	level     atomic.Int32 // the lowest level that the client wants, an index of levels
+	notes     notes
 }
 
 func newServer(step time.Duration, log *slog.Logger) *server {
@@ -114,14 +137,15 @@ func (srv *server) initialize(_ context.Context, s *rpcx.Session, p struct {
 		version = versions[0] // the client decides whether it can speak that
 	}
 	s.Admit()
+	capabilities := object{"tools": object{}, "resources": object{}}
+	if !srv.stateless {
+		capabilities["logging"] = object{}
+		capabilities["resources"] = object{"subscribe": true, "listChanged": true}
+	}
 	return object{
 		"protocolVersion": version,
 		"serverInfo":      object{"name": "rpcx-example", "title": "Notes and numbers", "version": "1.0.0"},
-		"capabilities": object{
-			"logging":   object{},
-			"tools":     object{},
-			"resources": object{"subscribe": true, "listChanged": true},
-		},
+		"capabilities":    capabilities,
 	}
 }
 
@@ -142,7 +166,7 @@ func (srv *server) setLevel(p struct {
 
 // tell sends a log message, if the client wants the level, and has room for news.
 func (srv *server) tell(s *rpcx.Session, level, text string) {
-	if slices.Index(levels, level) < int(srv.level.Load()) {
+	if srv.stateless || slices.Index(levels, level) < int(srv.level.Load()) {
 		return
 	}
 	message := object{"level": level, "logger": "rpcx-example", "data": text}

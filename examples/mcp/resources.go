@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"path"
 	"slices"
@@ -24,6 +25,9 @@ var resourceUpdates = &rpcx.Correlation{
 
 // codeNoResource is the protocol's code for an unknown resource.
 const codeNoResource = -32002
+
+// maxNotes bounds the number of notes. The size of a message bounds each of them.
+const maxNotes = 100
 
 // notes holds the resources.
 type notes struct {
@@ -98,10 +102,18 @@ func (srv *server) write(ctx context.Context, s *rpcx.Session, arguments json.Ra
 	uri := noteURI(args.Name)
 	srv.notes.mu.Lock()
 	_, known := srv.notes.text[uri]
-	srv.notes.text[uri] = args.Text
-	srv.notes.mu.Unlock()
-	if !known {
-		return "created " + uri, s.Notify(ctx, "notifications/resources/list_changed", nil)
+	full := !known && len(srv.notes.text) >= maxNotes
+	if !full {
+		srv.notes.text[uri] = args.Text
 	}
-	return "changed " + uri, srv.notes.updates.Publish(ctx, uri, empty{}) // {"uri": …}
+	srv.notes.mu.Unlock()
+	switch {
+	case full:
+		return "", fmt.Errorf("there are %d notes already: replace one of them", maxNotes)
+	case known:
+		return "changed " + uri, srv.notes.updates.Publish(ctx, uri, empty{}) // {"uri": …}
+	case srv.stateless:
+		return "created " + uri, nil
+	}
+	return "created " + uri, s.Notify(ctx, "notifications/resources/list_changed", nil)
 }

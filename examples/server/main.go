@@ -1,14 +1,21 @@
-// Server answers echo(message) and sum(values...) until it is told to stop.
+// Server answers echo(message) and sum(values...) until it is told to stop. It listens at
+// each address that is given:
 //
-//	go run ./examples/server -listen tcp://127.0.0.1:8888
+//	go run ./examples/server -listen tcp://127.0.0.1:8888 -listen unix:///tmp/rpcx.sock
 //	go run ./examples/server -listen tls://:8889 -cert cert.pem -key key.pem
-//	go run ./examples/server -listen unix:///tmp/rpcx.sock -protocol auto
-//	go run ./examples/server -listen ws://127.0.0.1:8890
+//	go run ./examples/server -listen http://127.0.0.1:8890/rpc -listen ws://127.0.0.1:8890/ws
+//
+// The addresses http and ws of the same host and port share a web server; the path of a
+// request decides. Its path /ready is for load balancers: 200, or 503 during the shutdown.
 //
 // At SIGINT or SIGTERM it finishes what is under way, for at most ten seconds; a
 // second signal ends it at once. It can be tried without a client:
 //
 //	echo '{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":0}' | nc 127.0.0.1 8888
+//	curl -H 'Content-Type: application/json' http://127.0.0.1:8890/rpc \
+//	    -d '{"jsonrpc":"2.0","method":"sum","params":[1,2],"id":0}'
+//
+// The file main.go has the server and its methods, listen.go the addresses.
 package main
 
 import (
@@ -16,16 +23,17 @@ import (
 	"crypto/tls"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"example.com/rpcx"
-	"example.com/rpcx/websocket"
+	"example.com/rpcx/rpchttp"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // grace is how long the server goes on after the first signal.
@@ -39,22 +47,27 @@ var protocols = map[string]rpcx.Protocol{
 }
 
 func main() {
-	addr := flag.String("listen", "tcp://127.0.0.1:8888", "address: tcp://host:port, tls://host:port, unix:///path or ws://host:port")
+	var addrs []string
+	flag.Func("listen", "address: tcp://host:port, tls://host:port, unix:///path, http://host:port/path or ws://host:port/path; "+
+		"may be given several times (default tcp://127.0.0.1:8888)", func(addr string) error { addrs = append(addrs, addr); return nil })
 	protocol := flag.String("protocol", "v2", "version of JSON-RPC: v2, v1, loose or auto")
 	cert := flag.String("cert", "", "file of the certificate, for tls")
 	key := flag.String("key", "", "file of its key, for tls")
 	flag.Parse()
+	if len(addrs) == 0 {
+		addrs = []string{"tcp://127.0.0.1:8888"}
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the program
-	if err := run(ctx, *addr, *protocol, *cert, *key); err != nil {
+	if err := run(ctx, os.Stdout, addrs, *protocol, *cert, *key); err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		os.Exit(1)
 	}
 }
 
-// run serves until ctx ends.
-func run(ctx context.Context, addr, protocol, cert, key string) error {
+// run serves until ctx ends. It writes to out where it listens, a line for each address.
+func run(ctx context.Context, out io.Writer, addrs []string, protocol, cert, key string) error {
 	p := protocols[protocol]
 	if p == nil {
 		return fmt.Errorf("unknown protocol %q: want v2, v1, loose or auto", protocol)
@@ -63,28 +76,26 @@ func run(ctx context.Context, addr, protocol, cert, key string) error {
 	if err != nil {
 		return err
 	}
-	// ListenAndServe would do, but here the address is wanted: the port may be 0.
-	scheme, host, _ := strings.Cut(addr, "://")
-	web := scheme == "ws"
-	if web {
-		addr = "tcp://" + host
-	}
-	l, err := rpcx.Listen(ctx, addr, config)
-	if err != nil {
-		return err
-	}
-	srv := &rpcx.Server{
+	srv := &rpcx.Server{ // one, with the same limits for all addresses
 		Options:         rpcx.Options{Handler: methods(), Protocol: p, Logger: slog.Default()},
 		OnSession:       logSession,
 		ShutdownTimeout: grace,
 	}
-	fmt.Printf("listening on %s://%s\n", scheme, l.Addr())
-	if web {
-		// The handler may be one of many in a mux.
-		front := &http.Server{Handler: websocket.Handler(srv), ReadHeaderTimeout: 10 * time.Second}
-		return websocket.ServeContext(ctx, srv, front, l)
+	fronts, urls, err := listen(ctx, srv, addrs, config)
+	for _, f := range fronts {
+		defer f.Close()
 	}
-	return srv.ServeContext(ctx, l)
+	if err != nil {
+		return err
+	}
+	for _, url := range urls {
+		fmt.Fprintln(out, "listening on", url)
+	}
+	running, ctx := errgroup.WithContext(ctx) // the end of one is the end of all
+	for _, f := range fronts {
+		running.Go(func() error { return f.serve(ctx, srv) })
+	}
+	return running.Wait()
 }
 
 // methods returns what the server can do.
@@ -112,8 +123,12 @@ func certificate(cert, key string) (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}}, err
 }
 
-// logSession logs a session's beginning and its end.
+// logSession logs a session's beginning and its end. Each HTTP request is a session of its
+// own, which is not logged.
 func logSession(s *rpcx.Session) {
+	if rpchttp.Request(s) != nil {
+		return
+	}
 	log := slog.With("peer", s.RemoteAddr())
 	log.Info("connected")
 	s.OnClose(func(err error) {

@@ -32,6 +32,10 @@ func Check(name string, options any) error {
 	return nil
 }
 
+// CheckServer resolves the options of an *rpcx.Server, and returns an error if the options
+// are invalid. Package rpcx sets CheckServer, for the other packages of this module.
+var CheckServer func(server any) error
+
 // Advice returns the advice for a duration above zero and below [Least], otherwise "". A
 // number below a thousand was most likely meant as seconds.
 func Advice(d time.Duration) string {

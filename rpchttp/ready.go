@@ -1,0 +1,39 @@
+package rpchttp
+
+import (
+	"io"
+	"net/http"
+
+	"example.com/rpcx"
+)
+
+// Ready returns a handler that answers 200, or 503 when srv was stopped and accepts nothing
+// any more. Mount the handler on a path of its own, for balancers.
+func Ready(srv *rpcx.Server) http.Handler {
+	if srv == nil {
+		panic("rpcx: rpchttp.Ready with a nil *rpcx.Server")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if srv.Stopped() {
+			http.Error(w, "shutting down", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ready\n")
+	})
+}
+
+// BitcoindStatus is a [Handler].Status with the rules of bitcoind. An error of JSON-RPC 2.0
+// has the status 200. In other versions, [rpcx.CodeInvalidRequest] has 400,
+// [rpcx.CodeMethodNotFound] 404, and any other code 500.
+func BitcoindStatus(_ *http.Request, e *rpcx.Error, p rpcx.Protocol) int {
+	switch {
+	case p == rpcx.JSONRPCv2:
+		return http.StatusOK
+	case e.Code == rpcx.CodeInvalidRequest:
+		return http.StatusBadRequest
+	case e.Code == rpcx.CodeMethodNotFound:
+		return http.StatusNotFound
+	}
+	return http.StatusInternalServerError
+}
