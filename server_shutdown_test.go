@@ -371,8 +371,8 @@ func TestClientsLeaveByShutdownSpread(t *testing.T) {
 					if err != nil {
 						t.Errorf("after %v, a call ends by %v", time.Since(begun), err)
 					}
-					if i%50 != 0 { // the others have a pause
-						time.Sleep(time.Duration(1+i%4) * 100 * time.Millisecond)
+					if i%200 != 0 { // the others have a pause
+						time.Sleep(time.Duration(2+i%3) * 100 * time.Millisecond)
 					}
 				}
 			})
@@ -385,7 +385,11 @@ func TestClientsLeaveByShutdownSpread(t *testing.T) {
 		close(stop)
 		calling.Wait()
 		for second := range 10 {
-			if n := counts[second].Load(); n < 80 || n > 120 {
+			least := int32(80)
+			if second == 0 {
+				least = 70 // sessions end a moment after their turns
+			}
+			if n := counts[second].Load(); n < least || n > 120 {
 				t.Errorf("in second %d, %d sessions end", second, n)
 			}
 		}
