@@ -22,9 +22,11 @@ type load struct {
 	out      io.Writer
 	log      oracle.Log
 
-	mu    sync.Mutex
-	times []time.Duration // of answered calls, since the last line
-	notes []string        // for the next line
+	mu       sync.Mutex
+	times    []time.Duration // of answered calls, since the last line
+	notes    []string        // for the next line
+	errors   int             // answers that are errors of the method, of which there should be none
+	anyError error           // one of them
 }
 
 // newLoad returns a load for the gateways at addrs.
@@ -87,10 +89,13 @@ func (l *load) call(client *rpcx.Client) {
 	result, err := rpcx.Call[int](context.Background(), client, "work", rpcx.Args{n})
 	took := time.Since(begun)
 	l.log.End(n, result, err)
-	if err == nil {
-		l.mu.Lock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
 		l.times = append(l.times, took)
-		l.mu.Unlock()
+	case oracle.OutcomeOf(err) == oracle.Answered:
+		l.errors, l.anyError = l.errors+1, err
 	}
 }
 
@@ -136,7 +141,10 @@ func (l *load) report(recorded bool) error {
 	if unaccounted > 0 {
 		return fmt.Errorf("%d calls are unaccounted for", unaccounted)
 	}
-	if ended[oracle.Answered] == 0 {
+	switch {
+	case l.errors > 0:
+		return fmt.Errorf("%d answers are errors: %w", l.errors, l.anyError)
+	case ended[oracle.Answered] == 0:
 		return fmt.Errorf("no call was answered")
 	}
 	return nil
