@@ -19,25 +19,8 @@ import (
 	"example.com/rpcx/internal/oracle"
 )
 
-// haproxyConfig has three gateways behind a frontend. Of each, HAProxy asks for /ready; the
-// clients' addresses go in PROXY headers of version 2.
-const haproxyConfig = `
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1m
-  timeout server 1m
-frontend clients
-  bind fd@3
-  default_backend gateways
-backend gateways
-  balance leastconn
-  option httpchk GET /ready
-  option redispatch
-  default-server check inter 50ms fall 2 rise 1 send-proxy-v2
-`
-
-// startHAProxy starts HAProxy in front of the gateways, and returns its address.
+// startHAProxy starts HAProxy in front of the gateways, and returns its address. The
+// configuration is haproxy.cfg, with other addresses and faster checks.
 func startHAProxy(t *testing.T, gateways []*gateway) string {
 	t.Helper()
 	program := interoptest.Program(t, "apt-get install haproxy", "haproxy", "/usr/sbin")
@@ -50,11 +33,21 @@ func startHAProxy(t *testing.T, gateways []*gateway) string {
 		t.Fatal(err)
 	}
 	l.Close()
-	config := haproxyConfig
+	text, err := os.ReadFile("haproxy.cfg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := []string{"bind 127.0.0.1:8888", "bind fd@3", "inter 1s", "inter 50ms"}
 	for i, g := range gateways {
 		_, readyPort, _ := net.SplitHostPort(g.readyAddr)
-		config += fmt.Sprintf("  server gateway%d %s port %s\n", i+1, strings.TrimPrefix(g.addr, "tcp://"), readyPort)
+		changes = append(changes, fmt.Sprintf("127.0.0.1:888%d port 808%d", i+1, i+1), strings.TrimPrefix(g.addr, "tcp://")+" port "+readyPort)
 	}
+	for i := 0; i < len(changes); i += 2 {
+		if !strings.Contains(string(text), changes[i]) {
+			t.Fatalf("haproxy.cfg has no %q", changes[i])
+		}
+	}
+	config := strings.NewReplacer(changes...).Replace(string(text))
 	path := filepath.Join(t.TempDir(), "haproxy.cfg")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
