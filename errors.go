@@ -160,7 +160,8 @@ func timedOut(running bool) *Error {
 //
 // "queue" means that the queue was full (Limits.Queue), or that the request waited there
 // until Limits.ProcessingTimeout. "sessions" means that a server had too many sessions for
-// [Server.ServeMessage]. "no worker" is reserved for gateways. After "timeout" the
+// [Server.ServeMessage]. "no worker" comes from gateways, as does "connection lost", with
+// "started": true: see package natsrpcx. After "timeout" the
 // handler may still run.
 func (e *Error) NotStarted() bool {
 	if e == nil || e.Code != CodeServerBusy {

@@ -156,7 +156,7 @@ func (c *electrumClient) stop() {
 	}
 	states := c.lines["states"]
 	delete(c.lines, "states")
-	if len(states) == 0 || states[len(states)-1] != "state closed: rpcx: session closed" {
+	if len(states) == 0 || states[len(states)-1] != "state closed: rpcx: client closed" {
 		c.t.Errorf("the states are %q", states)
 	}
 	for topic, lines := range c.lines {

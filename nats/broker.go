@@ -19,8 +19,8 @@ import (
 //
 //	hub := &rpcx.Hub{Broker: natsrpcx.Broker(config)}
 //
-// Publishers need no sessions: any program may publish at a Hub of its own. Broker panics if
-// c is invalid.
+// Publishers need no sessions: any program may publish at a Hub of its own. Broker panics
+// if c is invalid.
 func Broker(c Config) rpcx.Broker {
 	resolved, err := c.resolved()
 	if err != nil {

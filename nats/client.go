@@ -8,12 +8,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Client makes calls that workers answer. It is an [rpcx.Caller]: each call, notification or
-// batch is one NATS message. The methods are those of [rpcx.Exchange], may be called from
-// any goroutine, and [rpcx.Call], [rpcx.Remote] and [rpcx.BindProxy] take a Client.
+// Client makes calls that workers answer. It is an [rpcx.Caller]: each call, notification
+// or batch is one NATS message. The methods are those of [rpcx.Exchange], may be called
+// from any goroutine, and [rpcx.Call], [rpcx.Remote] and [rpcx.BindProxy] take a Client.
 //
-// Limits.Outgoing of the options, by default 50, is the maximum number of messages without a
-// reply. Messages have no order. The package's comment has a table of the errors.
+// Limits.Outgoing of the options, by default 50, is the maximum number of messages
+// without a reply. Messages have no order. The package's comment has a table of the
+// errors.
 //
 // Close ends the pending calls, and leaves Config.Conn open.
 type Client struct {
@@ -22,40 +23,33 @@ type Client struct {
 
 var _ rpcx.Caller = (*Client)(nil)
 
-// Dial returns a Client whose calls are answered by the workers of c. Options.Protocol must
-// be a protocol of JSON-RPC; the default is [rpcx.JSONRPCv2]. NewExchange tells which other
-// options matter. Dial sends nothing.
+// Dial returns a Client whose calls are answered by the workers of c. Workers speak
+// JSON-RPC 2.0, so Options.Protocol is nil or [rpcx.JSONRPCv2]. [rpcx.NewExchange]
+// describes which other options matter. Dial sends nothing.
 func Dial(c Config, opts *rpcx.Options) (*Client, error) {
 	resolved, err := c.resolved()
 	if err != nil {
 		return nil, err
 	}
+	if opts != nil && opts.Protocol != nil && opts.Protocol != rpcx.JSONRPCv2 {
+		return nil, errors.New("natsrpcx: Options.Protocol is not JSONRPCv2, which the workers speak: leave it out")
+	}
 	r, err := newRequester(resolved)
 	if err != nil {
 		return nil, err
 	}
-	own := rpcx.Options{}
-	if opts != nil {
-		own = *opts
-	}
-	if own.Protocol == nil {
-		own.Protocol = rpcx.JSONRPCv2
-	}
-	return &Client{rpcx.NewExchange(&transport{requester: r, protocol: own.Protocol}, &own)}, nil
+	return &Client{rpcx.NewExchange(&transport{r}, opts)}, nil
 }
 
 // transport is the RoundTripper of a Client.
-type transport struct {
-	requester *requester
-	protocol  rpcx.Protocol
-}
+type transport struct{ requester *requester }
 
 // RoundTrip implements [rpcx.RoundTripper].
 func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
-	method, expectsReply := t.describe(msg)
+	method, expectsReply := describe(msg)
 	subject, ok := methodSubject(method)
 	if !ok {
-		return t.answer(rpcx.MethodNotFound(method)) // no worker has such a method
+		return answer(rpcx.MethodNotFound(method)) // no worker has such a method
 	}
 	h, err := t.requester.headers(ctx, nil)
 	if err != nil {
@@ -69,20 +63,20 @@ func (t *transport) RoundTrip(ctx context.Context, msg []byte) ([]byte, error) {
 	case err == nil:
 		return reply.Data, nil
 	case errors.Is(err, errNoWorker):
-		return t.answer(t.requester.answerFor(subject, method, err))
+		return answer(t.requester.answerFor(subject, method, err))
 	}
 	return nil, err
 }
 
 // answer returns a reply with e, which is the error of all calls of the message.
-func (t *transport) answer(e *rpcx.Error) ([]byte, error) {
-	return t.protocol.AppendError(nil, nil, e, rpcx.JSON)
+func answer(e *rpcx.Error) ([]byte, error) {
+	return rpcx.JSONRPCv2.AppendError(nil, nil, e, rpcx.JSON)
 }
 
 // describe returns the first method in msg, and whether msg has calls.
-func (t *transport) describe(msg []byte) (method string, expectsReply bool) {
+func describe(msg []byte) (method string, expectsReply bool) {
 	var m rpcx.Message
-	t.protocol.Decode(&m, msg, 0)
+	rpcx.JSONRPCv2.Decode(&m, msg, 0)
 	for _, item := range m.Items {
 		if item.Kind == rpcx.KindRequest {
 			expectsReply = true
@@ -98,9 +92,10 @@ func (t *transport) Close() error {
 	return nil
 }
 
-// Message returns the NATS message that a session of [Serve] answers: its headers are those
-// of Config.Peer and Config.Header at the sender. For another session, the result is nil.
-// Callers must not change the message. Limits.Group and Limits.Exempt may call Message, too.
+// Message returns the NATS message that a session of [Serve] answers: its headers are
+// those of Config.Peer and Config.Header at the sender. For another session, the result
+// is nil. Callers must not change the message. Limits.Group and Limits.Exempt may call
+// Message, too.
 func Message(s *rpcx.Session) *nats.Msg {
 	if x, ok := s.Conn().(*exchange); ok {
 		return x.msg

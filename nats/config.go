@@ -15,10 +15,10 @@ import (
 // Config says where requests go. Workers and their gateways need the same Prefix, Queue and
 // Announce. The zero values of all fields but Conn are ready for use.
 type Config struct {
-	// Conn is the connection to NATS, from [Connect] or from embedded.Start. The connection
-	// must keep no messages while it reconnects (nats.ReconnectBufSize(-1)): a request that is
-	// sent later would come to a worker after its caller has given up. The program closes
-	// Conn, after the use of everything that has the Config.
+	// Conn is the connection to NATS, from [Connect] or from embedded.Start. The
+	// connection must keep no messages while it reconnects (nats.ReconnectBufSize(-1)): a
+	// request that is sent later would come to a worker after its caller has given up.
+	// The program closes Conn, after the use of everything that has the Config.
 	Conn *nats.Conn
 	// Prefix is the beginning of all subjects: one or more segments of the characters A-Z,
 	// a-z, 0-9, "_" and "-". Default "rpc".
@@ -29,17 +29,17 @@ type Config struct {
 	// known for six times as long. Default 5 s, and so 30 s.
 	Announce time.Duration
 
-	// MaxInFlight is the maximum number of messages that a worker handles at the same time.
-	// A worker with as many answers "not started". 0 means Limits.Concurrency of the server,
-	// whose default is 20, and a negative value means no limit.
+	// MaxInFlight is the maximum number of messages that a worker handles at the same
+	// time. A worker with as many answers "not started". 0 means Limits.Concurrency of
+	// the server, whose default is 20, and a negative value means no limit.
 	MaxInFlight int
 	// Methods lists the methods of a worker. It is called again before each announcement.
 	// Default: the methods of Options.Handler, which then must be an *[rpcx.Router].
 	Methods func() iter.Seq[string]
-	// Admit decides whether a worker handles a message. If Admit returns an error, the answer
-	// is that error if it is an *[rpcx.Error], and otherwise code -32002, "not admitted". An
-	// admitted message needs no [rpcx.Session.Admit]. A server with a Gate needs Admit.
-	// Default: every message is handled.
+	// Admit decides whether a worker handles a message. If Admit returns an error, the
+	// answer is that error if it is an *[rpcx.Error], and otherwise code -32002, "not
+	// admitted". An admitted message needs no [rpcx.Session.Admit]. A server with a Gate
+	// needs Admit. Default: every message is handled.
 	Admit func(m *nats.Msg) error
 
 	// Peer returns what the workers are told of a client of a gateway, as headers: a user's

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// deadlineContext is a context with a deadline, which makes a timer only when Done is called.
-// Most handlers never wait for the end of their context.
+// deadlineContext is a context with a deadline, which makes a timer only when Done is
+// called. Most handlers never wait for the end of their context.
 type deadlineContext struct {
 	parent   context.Context // does not end
 	deadline time.Time

@@ -28,8 +28,8 @@ type senderClock struct {
 	began             time.Duration // of the current window, on the receiver's clock
 }
 
-// estimate returns the delay of a message. inbox identifies the sender. now and sent are the
-// times of arrival and of sending, each on a monotonic clock of its own.
+// estimate returns the delay of a message. inbox identifies the sender. now and sent are
+// the times of arrival and of sending, each on a monotonic clock of its own.
 func (d *delays) estimate(inbox string, now, sent time.Duration) time.Duration {
 	difference := now - sent
 	d.mu.Lock()

@@ -18,9 +18,9 @@ func TestDirectory(t *testing.T) {
 			}
 		}
 		expect("a", true) // nothing is known yet
-		time.Sleep(5*time.Second - 1)
+		time.Sleep(5*time.Second - time.Nanosecond)
 		expect("a", true)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("a", false)
 		d.note("a\nb.c\n\n" + strings.Repeat("x", maxSubject+1))
 		expect("a", true)
@@ -32,7 +32,7 @@ func TestDirectory(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		expect("a", true)
 		expect("b.c", true)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("b.c", false)
 		d.note("d")
 		if n := len(d.methods); n != 2 {

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// replyMark is in the subject of the reply to each request of this package. Before it is the
-// inbox of the sender. After it are three numbers to the base 36:
+// replyMark is in the subject of the reply to each request of this package. Before it is
+// the inbox of the sender. After it are three numbers to the base 36:
 //
 //	_INBOX.kL6e.rpcx.<number of the request>.<time of sending>.<time left>
 //
 // The time of sending is in milliseconds on a clock of the sender, which may begin at any
-// time. The time left until the deadline is in milliseconds, or 0 without a deadline. In the
-// subject, the times cost neither sender nor receiver a header.
+// time. The time left until the deadline is in milliseconds, or 0 without a deadline. In
+// the subject, the times cost neither sender nor receiver a header.
 const replyMark = ".rpcx."
 
 // appendReplySubject appends the reply subject of request n.
@@ -34,8 +34,8 @@ type replySubject struct {
 	sent, left time.Duration
 }
 
-// parseReplySubject parses a reply subject. If the subject is malformed, ok is false, as for
-// a request of another program.
+// parseReplySubject parses a reply subject. If the subject is malformed, ok is false, as
+// for a request of another program.
 func parseReplySubject(subject string) (r replySubject, ok bool) {
 	inbox, numbers, ok := strings.Cut(subject, replyMark)
 	if !ok {

@@ -33,8 +33,8 @@ type requester struct {
 	isClosed bool
 }
 
-// newRequester returns a requester for c, which is resolved. The requester ends by close, or
-// with the connection.
+// newRequester returns a requester for c, which is resolved. The requester ends by close,
+// or with the connection.
 func newRequester(c *Config) (*requester, error) {
 	r := &requester{
 		config: c, inbox: c.Conn.NewInbox(), start: time.Now(), known: newDirectory(c.Announce),
@@ -241,7 +241,8 @@ func publishError(conn *nats.Conn, size int, err error) error {
 // maxPayloadField is the name of the limit of a message, in errors.
 const maxPayloadField = "max_payload of the NATS server, with headers"
 
-// headers returns the headers for a message, or nil for none. s is the session of a gateway's client, or nil.
+// headers returns the headers for a message, or nil for none. s is the session of a
+// gateway's client, or nil.
 func (r *requester) headers(ctx context.Context, s *rpcx.Session) (nats.Header, error) {
 	if r.config.Header == nil && (r.config.Peer == nil || s == nil) {
 		return nil, nil
@@ -260,8 +261,8 @@ func (r *requester) headers(ctx context.Context, s *rpcx.Session) (nats.Header, 
 	return h, nil
 }
 
-// answerFor returns the error that a client receives for err, an error of request or notify.
-// The result is nil if err is not for a client.
+// answerFor returns the error that a client receives for err, an error of request or
+// notify. The result is nil if err is not for a client.
 func (r *requester) answerFor(subject, method string, err error) *rpcx.Error {
 	e, isRequestError := errors.AsType[*requestError](err)
 	size, isSizeError := errors.AsType[*rpcx.SizeError](err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -26,17 +27,17 @@ const (
 
 // Serve answers with srv, a worker, the requests that come by c, until ctx ends. Further
 // workers, in other processes or in the same one, share the requests. A worker needs no
-// listener. Each message is an exchange, as [rpcx.Server.ServeMessage] describes it, with the
-// options, limits and counters of srv; handlers cannot call back.
+// listener. Each message is an exchange, as [rpcx.Server.ServeMessage] describes it, with
+// the options, limits and counters of srv; handlers cannot call back.
 //
 // The worker has the methods of the router, which may change, or those of Config.Methods. A
 // method that is added begins with the next announcement.
 //
 // When ctx ends, Serve drains: it takes no further requests, handles those that have
-// arrived, and returns nil when all are answered. After Server.ShutdownTimeout Serve returns
-// an error that matches context.DeadlineExceeded, and handlers may still run. If srv is shut
-// down or closed, Serve drains in the same way and returns [rpcx.ErrServerClosed]. If Conn is
-// closed, Serve returns an error at once.
+// arrived, and returns nil when all are answered. After Server.ShutdownTimeout Serve
+// returns an error that matches context.DeadlineExceeded, and handlers may still run. If
+// srv is shut down or closed, Serve drains in the same way and returns
+// [rpcx.ErrServerClosed]. If Conn is closed, Serve returns an error at once.
 //
 // The contexts of the handlers have the values of ctx, and do not end with ctx.
 func Serve(ctx context.Context, srv *rpcx.Server, c Config) error {
@@ -67,6 +68,7 @@ type worker struct {
 
 	mu      sync.Mutex // guards the fields below
 	running int        // messages that are handled
+	refused int        // messages that met a full worker, since the last record in the log
 	idle    chan struct{}
 }
 
@@ -86,6 +88,9 @@ func newWorker(ctx context.Context, srv *rpcx.Server, c Config) (*worker, error)
 	if srv.Options.Gate != nil && resolved.Admit == nil {
 		return nil, errors.New("natsrpcx: the server has a Gate, and a message by NATS has no first message: set Config.Admit, or leave the Gate to the gateway")
 	}
+	if p := srv.Options.Protocol; p != nil && !speaksJSONRPC2(p) {
+		return nil, errors.New("natsrpcx: Options.Protocol of the server does not speak JSON-RPC 2.0, as gateways and clients do: leave it out, or use JSONRPCAutoDetect")
+	}
 	// An empty message finds invalid options; the answer does not matter.
 	if reply, err := srv.ServeMessage(ctx, nil, nil, nil); err != nil && reply == nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("natsrpcx: %w", err)
@@ -103,6 +108,25 @@ func newWorker(ctx context.Context, srv *rpcx.Server, c Config) (*worker, error)
 	w.status = resolved.Conn.StatusChanged(nats.CONNECTED, nats.CLOSED)
 	w.pool.AddUser()
 	return w, nil
+}
+
+// speaksJSONRPC2 reports whether p takes a request of JSON-RPC 2.0 for a request, and
+// answers in JSON-RPC 2.0.
+func speaksJSONRPC2(p rpcx.Protocol) bool {
+	request := []byte(`{"jsonrpc":"2.0","method":"m","params":[1],"id":0}`)
+	if d, ok := p.(rpcx.Detector); ok {
+		if found := d.Detect(request, 1); found != nil {
+			p = found
+		}
+	}
+	var m rpcx.Message
+	p.Decode(&m, request, 1)
+	if m.Items[0].Kind != rpcx.KindRequest || m.Items[0].Method != "m" {
+		return false
+	}
+	reply, err := p.AppendResult(nil, m.Items[0].ID, 1, p.Codec())
+	rpcx.JSONRPCv2.Decode(&m, reply, 1)
+	return err == nil && m.Items[0].Kind == rpcx.KindResponse && m.Items[0].Err == nil
 }
 
 // close releases the worker.
@@ -129,6 +153,7 @@ func (w *worker) run(ctx context.Context) error {
 				return err
 			}
 			w.announce()
+			w.logRefused(ctx)
 		case s := <-w.status:
 			if s == nats.CLOSED {
 				return fmt.Errorf("natsrpcx: serve: %w", nats.ErrConnectionClosed)
@@ -142,6 +167,18 @@ func (w *worker) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return w.drain()
 		}
+	}
+}
+
+// logRefused logs how many messages have met a full worker.
+func (w *worker) logRefused(ctx context.Context) {
+	w.mu.Lock()
+	refused := w.refused
+	w.refused = 0
+	w.mu.Unlock()
+	if log := w.server.Options.Logger; refused > 0 && log != nil {
+		log.LogAttrs(ctx, slog.LevelWarn, "the worker was full: requests were left to other workers, and notifications dropped",
+			slog.Int("messages", refused), slog.String("limit", "natsrpcx.Config.MaxInFlight"), slog.Int("value", w.maxInFlight))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/bounded"
 	"github.com/nats-io/nats.go"
 )
 
@@ -13,7 +14,9 @@ import (
 func (w *worker) takeMessage(m *nats.Msg) {
 	w.mu.Lock()
 	full := w.maxInFlight > 0 && w.running >= w.maxInFlight
-	if !full {
+	if full {
+		w.refused++
+	} else {
 		w.running++
 	}
 	w.mu.Unlock()
@@ -69,7 +72,14 @@ func (w *worker) handle(m *nats.Msg) {
 		}
 		x.admitted = true
 	}
+	returned := false
+	defer func() {
+		if !returned { // a handler has called runtime.Goexit
+			w.refuse(m, rpcx.InternalError())
+		}
+	}()
 	reply, err := w.server.ServeMessage(ctx, x, m.Data, nil)
+	returned = true
 	if err == nil {
 		w.reply(m, reply, "")
 		return
@@ -127,8 +137,11 @@ func (w *worker) reply(m *nats.Msg, reply []byte, reason string) {
 	if reason != "" {
 		answer.Header = nats.Header{notStartedHeader: {reason}}
 	}
-	// Without a connection the reply is lost: the gateway has lost the request, too.
-	_ = w.config.Conn.PublishMsg(answer)
+	conn := w.config.Conn
+	// Without a connection the reply is lost, and the caller waits until its deadline.
+	if err := conn.PublishMsg(answer); errors.Is(err, nats.ErrMaxPayload) { // a server with less than the last
+		w.refuse(m, rpcx.InvalidRequest("response too large (over %s bytes)", bounded.Thousands(int(conn.MaxPayload()))))
+	}
 }
 
 // reasonOf returns the reason in the data of e.
@@ -143,8 +156,8 @@ func reasonOf(e *rpcx.Error) string {
 	return data.Reason
 }
 
-// exchange is the connection of the session that answers a message. The methods are those of
-// [rpcx.Server.ServeMessage].
+// exchange is the connection of the session that answers a message. The methods are those
+// of [rpcx.Server.ServeMessage].
 type exchange struct {
 	msg      *nats.Msg
 	maxSize  int

@@ -4,7 +4,8 @@ import (
 	"strings"
 )
 
-// maxSubject is the maximum length of the subject of a method, without the prefix, in bytes.
+// maxSubject is the maximum length of the subject of a method, without the prefix, in
+// bytes.
 const maxSubject = 255
 
 // Subjects of this package's own, below the prefix. No method has such a subject: in the

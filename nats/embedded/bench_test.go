@@ -39,9 +39,9 @@ func echoRouter() *rpcx.Router {
 	return r
 }
 
-// BenchmarkCall compares a call through a gateway, from a client over TCP to a worker, with a
-// request of package nats, with the same bytes. The gateway is also measured without the
-// session of a client.
+// BenchmarkCall compares a call through a gateway, from a client over TCP to a worker,
+// with a request of package nats, with the same bytes. The gateway is also measured
+// without the session of a client.
 func BenchmarkCall(b *testing.B) {
 	ctx := context.Background()
 	text := "a text of some length"
@@ -124,8 +124,8 @@ func cpuTime() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// BenchmarkPublish publishes a value to 1,000 sessions at hubs of three nodes, and waits until
-// each has received it.
+// BenchmarkPublish publishes a value to 1,000 sessions at hubs of three nodes, and waits
+// until each has received it.
 func BenchmarkPublish(b *testing.B) {
 	const sessions = 1000
 	c := newCluster(b)

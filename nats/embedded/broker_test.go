@@ -60,7 +60,8 @@ func TestHubsOfThreeNodes(t *testing.T) {
 			others = append(others, subscribe(t, s, "topic.>"))
 		}
 	}
-	// Each node has heard of the subscriptions of the others when a value has arrived everywhere.
+	// Each node has heard of the subscriptions of the others when a value has arrived
+	// everywhere.
 	for i, hub := range hubs {
 		waitForValue(t, streams, func() error { return hub.Publish(t.Context(), "topic.>*", published{100 + i, 0}) }, 100+i)
 	}
@@ -107,7 +108,8 @@ func TestHubsOfThreeNodes(t *testing.T) {
 		}
 	}
 
-	// A node is gone. Its hub goes to another node, and receives what is published from then on.
+	// A node is gone. Its hub goes to another node, and receives what is published from
+	// then on.
 	c.nodes[1].NATS.Shutdown()
 	waitForValue(t, streams, func() error { return hubs[0].Publish(t.Context(), "topic.>*", published{300, 0}) }, 300)
 	waitForValue(t, streams, func() error {
@@ -119,8 +121,8 @@ func TestHubsOfThreeNodes(t *testing.T) {
 	}, 400)
 }
 
-// waitForValue publishes until each stream has received a value of the publisher. It returns
-// the values that the streams have received before.
+// waitForValue publishes until each stream has received a value of the publisher. It
+// returns the values that the streams have received before.
 func waitForValue(t *testing.T, streams []*rpcx.Stream[published], publish func() error, publisher int) (skipped []published) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

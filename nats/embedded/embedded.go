@@ -56,8 +56,8 @@ func Start(configure ...func(*server.Options)) (*Server, error) {
 	return s, nil
 }
 
-// Connect returns a further connection to the server. A connection of its own lets a program
-// measure, or close, its parts one by one.
+// Connect returns a further connection to the server. A connection of its own lets a
+// program measure, or close, its parts one by one.
 func (s *Server) Connect(options ...nats.Option) (*nats.Conn, error) {
 	return natsrpcx.Connect("", append([]nats.Option{nats.InProcessServer(s.NATS)}, options...)...)
 }

@@ -231,6 +231,12 @@ func TestForwardAndDialRefuseAnInvalidConfig(t *testing.T) {
 	if _, err := natsrpcx.Dial(natsrpcx.Config{}, nil); err == nil || !strings.Contains(err.Error(), "Config.Conn is nil") {
 		t.Error(err)
 	}
+	bubble(t, func(t *testing.T) {
+		_, err := natsrpcx.Dial(natsrpcx.Config{Conn: newBus(t).Conn}, &rpcx.Options{Protocol: rpcx.JSONRPCv1})
+		if err == nil || !strings.Contains(err.Error(), "Options.Protocol") {
+			t.Error(err)
+		}
+	})
 }
 
 func TestALostConnection(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -69,15 +70,12 @@ func newCluster(t testing.TB) *cluster {
 // connect returns a connection to node i, which goes to another node if this one is gone.
 func (c *cluster) connect(t testing.TB, i int, options ...nats.Option) *nats.Conn {
 	t.Helper()
-	urls := ""
+	var urls []string
 	for k := range c.nodes {
-		if k > 0 {
-			urls += ","
-		}
-		urls += c.nodes[(i+k)%len(c.nodes)].NATS.ClientURL()
+		urls = append(urls, c.nodes[(i+k)%len(c.nodes)].NATS.ClientURL())
 	}
 	own := []nats.Option{nats.DontRandomize(), nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(0, 0)}
-	conn, err := natsrpcx.Connect(urls, append(own, options...)...)
+	conn, err := natsrpcx.Connect(strings.Join(urls, ","), append(own, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +95,8 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// work starts a worker, which the returned function drains. The end of the test does so, too.
+// work starts a worker, which the returned function drains. The end of the test does so,
+// too.
 func work(t testing.TB, srv *rpcx.Server, c natsrpcx.Config) (drain func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -130,14 +129,6 @@ func dial(t testing.TB, c natsrpcx.Config, opts *rpcx.Options) *natsrpcx.Client 
 	}
 	t.Cleanup(func() { client.Close() })
 	return client
-}
-
-// isServed waits until method is answered at caller.
-func isServed(t testing.TB, caller rpcx.Caller, method string, params any) {
-	t.Helper()
-	until(t, "a worker serves "+method, func() bool {
-		return caller.Call(t.Context(), method, params, nil) == nil
-	})
 }
 
 // gateway returns a session with a server whose handler is Forward(c).

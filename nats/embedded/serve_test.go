@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -168,7 +169,9 @@ func TestAFullWorkerLeavesRequestsToTheOthers(t *testing.T) {
 		full := newBlocking()
 		defer close(full.release)
 		c.MaxInFlight = 2
-		startWork(t, serverOf(full.Router), c)
+		srv, log := serverOf(full.Router), new(strings.Builder)
+		srv.Options.Logger = slog.New(slog.NewTextHandler(log, nil))
+		startWork(t, srv, c)
 		client := dial(t, c, nil)
 		calls := []*rpcx.Future{client.Go(t.Context(), "block", nil), client.Go(t.Context(), "block", nil)}
 		synctest.Wait()
@@ -187,6 +190,14 @@ func TestAFullWorkerLeavesRequestsToTheOthers(t *testing.T) {
 			t.Error("a batch to a full worker has no BatchError")
 		} else {
 			notStarted(t, batch, "queue")
+		}
+		if err := client.Notify(t.Context(), "sum", nil); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if text := log.String(); strings.Count(text, "the worker was full") != 1 || !strings.Contains(text, "messages=7 limit=natsrpcx.Config.MaxInFlight value=2") {
+			t.Errorf("the log has %s", text)
 		}
 
 		// Another worker has room. Each call meets the full one three times in a row with a
@@ -226,12 +237,80 @@ func countRequests(t *testing.T, c natsrpcx.Config, method string) (count func()
 	}
 }
 
+// During a deployment, workers of two versions are in one queue group.
+func TestAMethodMeetsOnlyWorkersThatHaveIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, c natsrpcx.Config) {
+		version := func(names ...string) *rpcx.Server {
+			sub, r := rpcx.NewRouter(), rpcx.NewRouter()
+			for _, name := range names {
+				sub.Handle(name, rpcx.Func(func() string { return name }))
+			}
+			if err := r.Mount("db", sub); err != nil {
+				t.Fatal(err)
+			}
+			return serverOf(r)
+		}
+		client := dial(t, c, nil)
+		drain := startWork(t, version("read", "old"), c)
+		startWork(t, version("read", "new"), c)
+		for range 50 {
+			for _, name := range []string{"read", "old", "new"} {
+				if got, err := rpcx.Call[string](t.Context(), client, "db/"+name, nil); err != nil || got != name {
+					t.Fatalf("%s: %q, %v", name, got, err)
+				}
+			}
+		}
+		if err := drain(); err != nil {
+			t.Error(err)
+		}
+		notStarted(t, client.Call(t.Context(), "db/old", nil, nil), "no worker")
+		if err := client.Call(t.Context(), "db/read", nil, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestHandlersThatFailAreAnswered(t *testing.T) {
+	inBubble(t, func(t *testing.T, c natsrpcx.Config) {
+		r := router()
+		r.Handle("panic", rpcx.Func(func() { panic("nobody else is to know") }))
+		r.Handle("goexit", rpcx.Func(func() { runtime.Goexit() }))
+		r.Handle("close", rpcx.Func(func(s *rpcx.Session) { s.Close() }))
+		r.Handle("bye", rpcx.Func(func() error { return rpcx.ReplyAndDisconnect("bye") }))
+		r.Handle("callback", rpcx.Func(func(ctx context.Context, s *rpcx.Session) error {
+			if err := s.Call(ctx, "name", nil, nil); !errors.Is(err, rpcx.ErrNoCallback) {
+				t.Errorf("a call to the client: %v", err)
+			}
+			return nil
+		}))
+		drain := startWork(t, serverOf(r), c)
+		client, s := dial(t, c, nil), pipeGateway(t, c, rpcx.Options{}, nil)
+		for method, want := range map[string]error{
+			"panic": rpcx.ErrInternalError, "goexit": rpcx.ErrInternalError, "close": rpcx.ErrInternalError, "bye": nil, "callback": nil, "sum": nil,
+		} {
+			start := time.Now()
+			for _, caller := range []rpcx.Caller{client, s} {
+				if err := caller.Call(t.Context(), method, nil, nil); !errors.Is(err, want) {
+					t.Errorf("%s: %v, want %v", method, err, want)
+				}
+			}
+			if took := time.Since(start); took > 0 {
+				t.Errorf("%s: answered after %v", method, took)
+			}
+		}
+		if err := drain(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNothingStartedIsSentAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, c natsrpcx.Config) {
 		r := router()
 		r.Handle("busy", rpcx.Func(func() error { return rpcx.ServerBusy("later").WithData(json.RawMessage(`{"started":true}`)) }))
 		r.Handle("unclear", rpcx.Func(func() error { return rpcx.ServerBusy("later") }))
-		// A handler that says so of a further request, for example, does not speak of this one.
+		// A handler that says so of a further request, for example, does not speak of
+		// this one.
 		r.Handle("claims", rpcx.Func(func() error {
 			return rpcx.ServerBusy("no").WithData(json.RawMessage(`{"started":false,"reason":"queue"}`))
 		}))
@@ -535,11 +614,16 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 		fits := rpcx.NewRouter()
 		fits.Handle(strings.Repeat("é", 42), handler)
 		invalid := serverOf(router())
-		invalid.Options.Limits.ProcessingTimeout = -1
+		invalid.Options.Meta = new(rpcx.Meta)
 		with := func(change func(c *natsrpcx.Config)) natsrpcx.Config {
 			changed := c
 			change(&changed)
 			return changed
+		}
+		withProtocol := func(p rpcx.Protocol) *rpcx.Server {
+			srv := serverOf(router())
+			srv.Options.Protocol = p
+			return srv
 		}
 		buffering, err := nats.Connect("", nats.InProcessServer(c.Conn.Opts.InProcessServer.(*server.Server)))
 		if err != nil {
@@ -557,17 +641,24 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 			{"a handler that is no router", serverOf(handler), c, "set Config.Methods"},
 			{"no handler", serverOf(nil), c, "set Config.Methods"},
 			{"a method that is too long", serverOf(long), c, "over 255 bytes"},
+			{"a protocol without JSON-RPC 2.0", withProtocol(rpcx.JSONRPCv1), c, "JSON-RPC 2.0"},
+			{"messages of Bitcoin", withProtocol(rpcx.BitcoinProtocol), c, "JSON-RPC 2.0"},
+			{"invalid options", invalid, c, "Options.Meta"},
 			{"a wildcard as prefix", serverOf(router()), with(func(c *natsrpcx.Config) { c.Prefix = "a.>" }), "Config.Prefix"},
 			{"an empty segment in the prefix", serverOf(router()), with(func(c *natsrpcx.Config) { c.Prefix = "a..b" }), "Config.Prefix"},
 			{"a prefix that is too long", serverOf(router()), with(func(c *natsrpcx.Config) { c.Prefix = strings.Repeat("a", 129) }), "Config.Prefix"},
 			{"a wildcard as queue", serverOf(router()), with(func(c *natsrpcx.Config) { c.Queue = "*" }), "Config.Queue"},
 			{"a negative time", serverOf(router()), with(func(c *natsrpcx.Config) { c.Announce = -1 }), "Config.Announce"},
 		} {
-			if err := natsrpcx.Serve(t.Context(), test.srv, test.c); err == nil || !strings.Contains(err.Error(), test.want) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			err := natsrpcx.Serve(ctx, test.srv, test.c)
+			cancel()
+			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%s: %v, want %q", test.name, err, test.want)
 			}
 		}
 		startWork(t, serverOf(fits), c)
+		startWork(t, withProtocol(rpcx.JSONRPCAutoDetect), c)
 		other := with(func(c *natsrpcx.Config) {
 			c.Methods = func() iter.Seq[string] { return slices.Values([]string{"any"}) }
 		})
