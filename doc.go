@@ -226,8 +226,9 @@
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
 //   - a client that reconnects: [Client], [ClientOptions], docs/behaviour.md
-//   - calls without a session: [Caller]; over HTTP or a queue: [NewExchange], [RoundTripper]
-//   - messages over HTTP or a queue, answered: [Server.ServeMessage]
+//   - HTTP: the package example.com/rpcx/rpchttp, docs/behaviour.md
+//   - calls without a session: [Caller]; over a queue, for example: [NewExchange], [RoundTripper]
+//   - messages of a queue, for example, answered: [Server.ServeMessage]
 //   - subscriptions and their queues: [Subscription], [Stream], Options.Correlations
 //   - forms of subscriptions: [Correlation], [Hub.Subscribe]; slow subscribers: [Hub]
 //   - functions around calls, data about requests: [OutgoingCall], [Meta]

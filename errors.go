@@ -270,7 +270,7 @@ var (
 	ErrServerFull = errors.New("rpcx: server is full")
 	// ErrNoCallback is the error of a call to the peer of [Server.ServeMessage], and of a
 	// notification if ServeMessage has no notify. Nothing is sent.
-	ErrNoCallback = errors.New("rpcx: the peer cannot be called: a message without a connection has only its reply, and notifications need a notify (Server.ServeMessage)")
+	ErrNoCallback = errors.New("rpcx: the peer cannot be called: a message without a connection has only its reply; notifications need a notify (Server.ServeMessage), or over HTTP a client that accepts text/event-stream (rpchttp.Handler.SSE)")
 	// ErrUnreachable is the error of a session ended because the peer acknowledged nothing
 	// for three times Limits.KeepAlive. Either the peer or the network is gone.
 	ErrUnreachable = errors.New("rpcx: peer is unreachable (Limits.KeepAlive)")

@@ -155,14 +155,14 @@ func TestHardLimitAnswersAndEndsTheSession(t *testing.T) {
 		w.expect(excessive + "2}")
 		err := ended(t, s)
 		var cost *rpcx.CostError
-		if !errors.As(err, &cost) || cost.Limit != 10000 || int(cost.Cost) != 20100 || cost.RetryAfter != 6516 {
+		if !errors.As(err, &cost) || cost.Limit != 10000 || int(cost.Cost) != 20000 || cost.RetryAfter != 6480 {
 			t.Errorf("it ended with %+v", err)
 		}
 		matches(t, err, rpcx.ErrExcessiveResourceUsage)
 		if !strings.Contains(err.Error(), "Limits.CostHard") {
 			t.Errorf("its text is %q", err)
 		}
-		if got := order.take(); !slices.Equal(got, []string{"hook, 20100", "closed"}) {
+		if got := order.take(); !slices.Equal(got, []string{"hook, 20000", "closed"}) {
 			t.Errorf("in order: %q", got)
 		}
 		if got := log.take(); !slices.Contains(got, "WARN session ended because of its cost") {

@@ -143,12 +143,15 @@ func (rs *requestServer) recordRefusalLocked(what refusable, why *Error) {
 func (rs *requestServer) countRefusedLocked(why *Error) {
 	s := rs.s
 	s.mu.AssertHeld()
-	if why.Code == CodeServerBusy { // a limit of this side, not the peer's fault
+	switch why.Code {
+	case CodeServerBusy: // a limit of this side, not the peer's fault
 		s.stats.Errors++
 		if !why.NotStarted() {
 			s.cost.addCostLocked(s.limits.CostHandlerError)
 		}
-	} else {
+	case CodeExcessiveResourceUsage: // a charge would keep out for ever who asks again too early
+		s.stats.Errors++
+	default:
 		s.reader.chargeErrorLocked(why)
 	}
 }

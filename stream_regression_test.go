@@ -235,7 +235,9 @@ func TestProgressAfterCancellation(t *testing.T) {
 			return nil, errors.Join(ctx.Err(), rpcx.Progress(context.WithoutCancel(ctx))("end"))
 		})
 		_, w := newWire(t, opts)
-		w.say(`{"jsonrpc":"2.0","method":"m","params":{"workDoneToken":1},"id":1}`, `{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
+		w.say(`{"jsonrpc":"2.0","method":"m","params":{"workDoneToken":1},"id":1}`)
+		synctest.Wait() // the handler runs: otherwise the request could be cancelled before
+		w.say(`{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}`)
 		w.expect(`{"jsonrpc":"2.0","method":"$/progress","params":{"value":"end","token":1}}`,
 			`{"jsonrpc":"2.0","error":{"code":-32800,"message":"request cancelled"},"id":1}`)
 	})

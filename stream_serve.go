@@ -31,7 +31,8 @@ import (
 // other errors are those of [Session.Notify]. The function may be called from any goroutine.
 //
 // If ctx does not derive from a handler's context, the function does nothing, so that a
-// handler can be tested without a session. Clients may drop progress that arrives together
+// handler can be tested without a session. The same holds if the client takes only the reply,
+// as over HTTP without events. Clients may drop progress that arrives together
 // with the reply, as MCP's in TypeScript does.
 func Progress(ctx context.Context) func(v any) error {
 	mustHaveContext("Progress", ctx)
@@ -101,7 +102,11 @@ func (h *handlerContext) sendProgress(ctx context.Context, form *Correlation, to
 		if err != nil {
 			return err
 		}
-		return h.session.notifyCaller(ctx, fromProgress, form.Methods[0], params, 1)
+		err = h.session.notifyCaller(ctx, fromProgress, form.Methods[0], params, 1)
+		if errors.Is(err, ErrNoCallback) { // the peer takes only replies
+			return nil
+		}
+		return err
 	}
 }
 

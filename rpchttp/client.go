@@ -33,7 +33,8 @@ import (
 // Within the call's context, and at most Dialer.Retries times, a message is sent again if
 //
 //   - the message was not sent as a whole: the server could not be reached, for example;
-//   - the server has started no call of the message, by [rpcx.Error.NotStarted];
+//   - the server has started nothing of the message: each call is [rpcx.Error.NotStarted],
+//     and if the message has notifications, the status is 503;
 //   - all methods of the message are Dialer.Idempotent, and the connection broke, or the
 //     status was 429, or 502, 503 or 504 without a reply in JSON-RPC.
 //

@@ -3,9 +3,13 @@ package rpchttp_test
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/rpcx"
 	"example.com/rpcx/rpchttp"
@@ -61,4 +65,33 @@ func TestClientOfHandler(t *testing.T) {
 	if e, ok := errors.AsType[*rpcx.Error](err); !ok || !e.NotStarted() {
 		t.Errorf("after the end: %v", err)
 	}
+}
+
+// A batch whose call waited in vain for its notification is not sent again, since the
+// notification was handled.
+func TestClientRepeatsNoNotification(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		noted := 0
+		srv := newServer(methods{"note": func(context.Context, *rpcx.Request) (any, error) {
+			noted++
+			time.Sleep(time.Minute)
+			return nil, nil
+		}})
+		srv.Options.Order = rpcx.Sequential
+		srv.Options.Limits.ProcessingTimeout = 30 * time.Second
+		w := newWeb(t, &rpchttp.Handler{Server: srv})
+		web := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(), nil }}}
+		defer web.CloseIdleConnections()
+		c := dialClient(t, rpchttp.Dialer{Client: &web}, "http://example.com", &rpcx.Options{Limits: rpcx.Limits{RequestTimeout: -1}})
+		var b rpcx.Batch
+		b.Notify("note", nil)
+		b.Call("echo", nil, nil)
+		err := c.SendBatch(t.Context(), &b)
+		if e, ok := errors.AsType[*rpcx.Error](err); !ok || !e.NotStarted() {
+			t.Errorf("the error is %v", err)
+		}
+		if noted != 1 {
+			t.Errorf("the notification was handled %d times", noted)
+		}
+	})
 }

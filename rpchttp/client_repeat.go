@@ -16,7 +16,7 @@ import (
 // err.
 func (t *transport) mayRepeat(msg []byte, o *outcome, err error) bool {
 	if err == nil {
-		return o.status == http.StatusTooManyRequests && t.isIdempotent(msg) || t.isNotStarted(o)
+		return o.status == http.StatusTooManyRequests && t.isIdempotent(msg) || t.isNotStarted(msg, o)
 	}
 	if e, ok := errors.AsType[*StatusError](err); ok {
 		return mayPass(e.StatusCode) && t.isIdempotent(msg)
@@ -56,21 +56,34 @@ func (t *transport) isIdempotent(msg []byte) bool {
 // were not started. The search would take time for every large result.
 const shortReply = 512
 
-// isNotStarted reports whether the reply says of each call that the server has not started
-// it.
-func (t *transport) isNotStarted(o *outcome) bool {
+// isNotStarted reports whether the reply says that the server has started nothing of msg:
+// each call was refused, or the message as a whole. Notifications have no reply. The status
+// 503 speaks for them, too; with another status they may have been handled.
+func (t *transport) isNotStarted(msg []byte, o *outcome) bool {
 	if len(o.reply) > shortReply && o.status != http.StatusServiceUnavailable || !bytes.Contains(o.reply, []byte(`"started"`)) {
 		return false
 	}
 	var m rpcx.Message
 	t.decode(&m, o.reply)
+	refused := len(m.Items)
 	for _, item := range m.Items {
 		e, _ := item.Err.(*rpcx.Error)
 		if item.Kind != rpcx.KindResponse || !e.NotStarted() {
 			return false
 		}
 	}
-	return true
+	if refused == 1 && m.Items[0].ID == nil {
+		return true
+	}
+	t.decode(&m, msg)
+	for _, item := range m.Items {
+		if item.Kind == rpcx.KindRequest {
+			refused--
+		} else if o.status != http.StatusServiceUnavailable {
+			return false
+		}
+	}
+	return refused == 0
 }
 
 // The longest waits before the first and before any repetition, if the server asks for

@@ -46,6 +46,7 @@ func TestClientRepeatsAfterAnswers(t *testing.T) {
 		{"not started, without saying so", 503, strings.Replace(replyBusy, `"started"`, `"x"`, 1), false, 1, 1},
 		{"a batch not started", 200, batchBusy, true, 2, 2},
 		{"a batch of which a part was not started", 503, batchMixed, true, 1, 1},
+		{"a batch with half of the replies", 200, "[" + replyBusy + "]", true, 1, 1},
 		{"a batch refused as a whole", 503, strings.Replace(replyBusy, `"id":0`, `"id":null`, 1), true, 2, 2},
 		{"503 of a proxy", 503, "<html>", false, 2, 1},
 		{"503 of a proxy to a batch", 503, "<html>", true, 2, 1},
@@ -533,6 +534,56 @@ func TestClientRefusesRedirects(t *testing.T) {
 		t.Errorf("round and round: %v", err)
 	}
 	round.wantSeen(t, 10, 1)
+}
+
+// A redirect to another host takes no secrets there.
+func TestClientRedirectKeepsSecrets(t *testing.T) {
+	for _, test := range []struct {
+		location string
+		secrets  int
+	}{{"http://a:81/new", 3}, {"/new", 3}, {"http://b/new", 0}, {"http://sub.a/new", 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			var last http.Header
+			n := &testNet{t: t, serve: func(conn net.Conn, _ int) {
+				for r := bufio.NewReader(conn); ; {
+					request, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					io.Copy(io.Discard, request.Body)
+					if last = request.Header; request.URL.Path == "/new" {
+						writeResponse(conn, 200, "", replyOne)
+					} else {
+						writeResponse(conn, 307, "Location: "+test.location+"\r\n", "")
+					}
+				}
+			}}
+			client := n.client()
+			c := dialClient(t, rpchttp.Dialer{
+				Client: client,
+				Header: http.Header{"X-Api-Key": {"secret"}, "User-Agent": {"me"}},
+				Auth: func(_ context.Context, r *http.Request) error {
+					r.Header.Set("Authorization", "Bearer secret")
+					r.Header.Set("X-Signature", "secret")
+					return nil
+				},
+			}, "http://a/secret", nil)
+			if err := c.Call(t.Context(), "m", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			client.CloseIdleConnections()
+			n.wg.Wait()
+			secrets := 0
+			for _, name := range []string{"X-Api-Key", "Authorization", "X-Signature"} {
+				if last.Get(name) != "" {
+					secrets++
+				}
+			}
+			if secrets != test.secrets || secrets == 0 && last.Get("Referer") != "" || last.Get("User-Agent") != "me" || last.Get("Content-Type") == "" {
+				t.Errorf("%s: the header is %v", test.location, last)
+			}
+		})
+	}
 }
 
 // A message that is redirected to a server that cannot be reached was not sent.

@@ -662,6 +662,7 @@ func TestDialErrors(t *testing.T) {
 		want string
 	}{
 		{url: "localhost:80", want: "the address has no scheme: want http://host/path, https://host/path or unix:///path/of/socket:/path"},
+		{url: "ann:secret@h", want: "the address has no scheme"},
 		{url: "ftp://a/b", want: `the scheme "ftp" is unknown: want http://`},
 		{url: "http+unix://%2Frun%2Fa.sock/rpc", want: `the scheme "http+unix" is unknown: want http://`},
 		{url: "ws://a/b", want: "see the package websocket"},

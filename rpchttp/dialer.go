@@ -6,10 +6,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +46,8 @@ type Dialer struct {
 	// Header is sent with each request. It may replace Content-Type (application/json),
 	// Accept and User-Agent, and Host names another host in the request. For a fixed bearer
 	// token, set Authorization here. A user and a password in the URL are sent by basic
-	// authorization.
+	// authorization. If a redirect leads to another host, that host gets only Content-Type,
+	// Accept and User-Agent, and nothing that Auth has set.
 	Header http.Header
 	// Auth adds credentials that change, by r.Header.Set or r.SetBasicAuth. Auth is called for
 	// each request, also for a repeated one. ctx has the values of the caller's context. For a
@@ -145,7 +148,7 @@ func parseAddress(addr string) (u *url.URL, socket string, err error) {
 	case "http", "https":
 	case "unix":
 		path := ""
-		if socket, path, ok = strings.Cut(rest, ":/"); socket == "" {
+		if socket, path, _ = strings.Cut(rest, ":/"); socket == "" {
 			return nil, "", errors.New("the address names no socket: " + wantedAddresses)
 		}
 		addr = "http://localhost/" + path
@@ -172,7 +175,7 @@ func redacted(addr string) string {
 	if err == nil && u.User != nil {
 		return u.Redacted()
 	}
-	if err != nil && strings.Contains(addr, "@") {
+	if strings.Contains(addr, "@") && !strings.Contains(addr, "unix://@") {
 		return "(an address with a user)"
 	}
 	return addr
@@ -227,11 +230,15 @@ func (d *Dialer) httpClient(conns *clientConns, socket string) (*http.Client, er
 }
 
 // checkRedirect returns the CheckRedirect of a client. A redirect that would lose the
-// message is not followed; the response becomes a StatusError. Otherwise next decides. If
-// next is nil, up to 10 redirects are followed, and none from https to http.
+// message is not followed; the response becomes a StatusError. Another host gets only the
+// headers that describe the message. Otherwise next decides. If next is nil, up to 10
+// redirects are followed, and none from https to http.
 func checkRedirect(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	return func(r *http.Request, via []*http.Request) error {
 		last := via[len(via)-1]
+		if r.URL.Hostname() != via[0].URL.Hostname() {
+			maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !slices.Contains(headersOfMessage, name) })
+		}
 		switch {
 		case r.Method != last.Method:
 			return http.ErrUseLastResponse
@@ -250,6 +257,10 @@ func checkRedirect(next func(*http.Request, []*http.Request) error) func(*http.R
 		return nil
 	}
 }
+
+// headersOfMessage are the headers for each host that a redirect leads to. The others may
+// have secrets: those of Dialer.Header and Dialer.Auth, and Referer with the first URL.
+var headersOfMessage = []string{"Accept", "Accept-Encoding", "Content-Encoding", "Content-Type", "User-Agent"}
 
 // maxSize returns MaxSize with its default.
 func (d *Dialer) maxSize() int {

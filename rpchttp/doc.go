@@ -10,12 +10,17 @@
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 //	mux.Handle("/rpc", &rpchttp.Handler{Server: srv})
 //	mux.Handle("/ready", rpchttp.Ready(srv))
-//	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+//	web := &http.Server{Handler: mux, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 //
-// The http.Server bounds the header and the URL. On a public port, set ReadHeaderTimeout,
-// and MaxHeaderBytes to 32 KiB, say; the default is a megabyte. Handler bounds the body,
-// by MaxSize and ReadTimeout. A client must read a reply within Limits.SendTimeout: 16 KiB
-// each 20 s by default.
+// The http.Server bounds the header, the URL, and the bodies for other handlers of the mux.
+// On a public port, set ReadTimeout and IdleTimeout, and MaxHeaderBytes to 32 KiB, say; the
+// default is a megabyte. Do not set WriteTimeout: in HTTP/2 it ends a handler that takes
+// longer.
+//
+// Handler bounds the body, by MaxSize and ReadTimeout. A client must read a reply within
+// Limits.SendTimeout: 16 KiB each 20 s by default. While the bodies and the unread replies
+// of a handler hold more than half of Server.MaxQueuedBytes, that is the time for the whole
+// reply.
 //
 // # Requests
 //

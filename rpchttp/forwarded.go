@@ -20,6 +20,12 @@ const forwardedFor = "X-Forwarded-For"
 // the result is the last proxy before. For a request of anybody else, the header is
 // ignored, and the result is the address of the connection.
 func XForwardedFor(proxies ...netip.Prefix) func(*http.Request) netip.Addr {
+	proxies = slices.Clone(proxies)
+	for i, p := range proxies {
+		if bits := p.Bits() - 96; p.Addr().Is4In6() && bits >= 0 {
+			proxies[i] = netip.PrefixFrom(p.Addr().Unmap(), bits)
+		}
+	}
 	listed := func(addr netip.Addr) bool {
 		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool {
 			if p == (netip.Prefix{}) {

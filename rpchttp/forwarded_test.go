@@ -59,6 +59,12 @@ func TestXForwardedFor(t *testing.T) {
 	if got := rpchttp.XForwardedFor(netip.Prefix{})(r).String(); got != "198.51.100.1" {
 		t.Errorf("over a unix socket, the client is %s", got)
 	}
+	r.RemoteAddr = "10.0.7.1:80"
+	for prefix, want := range map[string]string{"::ffff:10.0.0.0/112": "198.51.100.1", "::ffff:10.0.7.2/128": "10.0.7.1", "::/0": "10.0.7.1"} {
+		if got := rpchttp.XForwardedFor(netip.MustParsePrefix(prefix))(r).String(); got != want {
+			t.Errorf("with a proxy listed as %s, the client is %s", prefix, got)
+		}
+	}
 }
 
 // A header that is not believed is logged once, with the field to set.

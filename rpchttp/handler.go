@@ -80,7 +80,7 @@ type Handler struct {
 
 	once     sync.Once
 	settings settings
-	held     atomic.Int64 // bytes of buffers for bodies, see largeBuffer
+	held     atomic.Int64 // bytes of bodies, and of replies that are written; see largeBuffer
 	spent    spentClients
 	// forwardedLogged is set when an ignored X-Forwarded-For was logged.
 	forwardedLogged atomic.Bool
@@ -179,18 +179,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			no = in.read(h, r, s)
 		}
 	}
-	if no != nil { // the deadline stays, because package http reads the rest of the body
+	// Without a whole message, the deadline stays, because package http reads the rest of
+	// the body.
+	if no != nil {
 		h.refuse(w, r, no)
 		return
 	}
-	if s.readTimeout > 0 {
+	if s.readTimeout > 0 && in.dropped == nil {
 		_ = deadline.SetReadDeadline(time.Time{})
 	}
 	x.dropped = in.dropped
 	out := responder{h: h, w: w, r: r, x: x, settings: s}
 	var notify func(msg []byte) error
 	if h.SSE && acceptsEvents(r) && canFlush(w) {
-		stream := &eventStream{out: newDeadlineWriter(w, s)}
+		stream := &eventStream{out: newDeadlineWriter(h, w)}
 		defer stream.end()
 		out.stream, notify = stream, stream.notify
 	}
@@ -222,6 +224,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, e *refusal) {
 	if e.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
+	h.boundAnswer(w, h.settings.readTimeout)
 	http.Error(w, e.text, e.status)
 	if !e.quiet {
 		h.logRefusal(r, e)
@@ -250,7 +253,13 @@ func (h *Handler) logRefusal(r *http.Request, e *refusal) {
 	if !ok {
 		return
 	}
-	attrs := []slog.Attr{slog.String("peer", r.RemoteAddr), slog.Int("status", e.status), slog.Any("error", bounded.Error(e.reason()))}
+	peer := r.RemoteAddr
+	if h.Client != nil {
+		if client := h.Client(r); client.IsValid() {
+			peer = client.String()
+		}
+	}
+	attrs := []slog.Attr{slog.String("peer", peer), slog.Int("status", e.status), slog.Any("error", bounded.Error(e.reason()))}
 	if skipped > 0 {
 		attrs = append(attrs, slog.Int("records left out", skipped))
 	}

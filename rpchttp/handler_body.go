@@ -125,7 +125,8 @@ func (b *body) grow(h *Handler, s *settings) *refusal {
 	return nil
 }
 
-// countedSize returns how many bytes a buffer counts for Server.MaxQueuedBytes.
+// countedSize returns how many bytes a buffer, or data for a client, counts for
+// Server.MaxQueuedBytes.
 func countedSize(size int) int64 {
 	if size <= largeBuffer {
 		return 0

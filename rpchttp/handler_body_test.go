@@ -277,6 +277,15 @@ func TestSlowBodyOfARefusedRequest(t *testing.T) {
 			time.Sleep(time.Hour)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // a slow client has its answer after the body
+		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: time.Hour}).wire()
+		w.send(strings.Replace(head, "json", "xml", 1) + "Content-Length: 2\r\n\r\n{")
+		time.Sleep(59 * time.Minute)
+		w.send("}")
+		if resp := w.answer(); resp.StatusCode != 415 || resp.Close {
+			t.Errorf("the answer is %s", resp.Status)
+		}
+	})
 	synctest.Test(t, func(t *testing.T) { // of a preflight, too
 		w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), ReadTimeout: 10 * time.Second}).wire()
 		w.send(strings.Replace(head, "POST", "OPTIONS", 1) + "Content-Length: 1000\r\n\r\n")
@@ -284,6 +293,47 @@ func TestSlowBodyOfARefusedRequest(t *testing.T) {
 			t.Errorf("the answer is %s", resp.Status)
 		}
 	})
+}
+
+// A message that is dropped before its end is answered within ReadTimeout, too. The rest of
+// the body does not hold the connection longer.
+func TestSlowBodyOfADroppedMessage(t *testing.T) {
+	const chunk = "200\r\n" // of 512 bytes
+	for _, c := range []struct {
+		name, rest string
+		status     int
+	}{
+		{"no gzip", "Content-Encoding: gzip\r\nContent-Length: 400\r\n\r\n" + echoing, 400},
+		{"data after the member", "Content-Encoding: gzip\r\nContent-Length: 400\r\n\r\n" + zipped(echoing) + "x", 400},
+		{"too large", "Content-Length: 1000\r\n\r\n", 413},
+		{"too large in chunks", "Transfer-Encoding: chunked\r\n\r\n" + chunk + strings.Repeat(" ", 512) + "\r\n", 413},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWeb(t, &rpchttp.Handler{Server: newServer(nil), MaxSize: 500, ReadTimeout: 10 * time.Second}).wire()
+				start := time.Now()
+				w.send(head + c.rest)
+				ended := make(chan struct{})
+				// Owner: the test. End: the server closes the connection.
+				go func() {
+					defer close(ended)
+					if resp := w.answer(); resp.StatusCode != c.status {
+						t.Errorf("the answer is %s", resp.Status)
+					}
+					_, _ = io.Copy(io.Discard, w.in)
+				}()
+				select {
+				case <-ended:
+				case <-time.After(time.Hour):
+					w.Close()
+					<-ended
+				}
+				if took := time.Since(start); took > 11*time.Second {
+					t.Errorf("the connection was closed after %v", took)
+				}
+			})
+		})
+	}
 }
 
 // ReadTimeout ends with the body: a handler may take longer, the connection may be idle

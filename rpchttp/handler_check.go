@@ -216,8 +216,9 @@ func (h *Handler) allowsOrigin(r *http.Request, origin string) bool {
 		if pattern == hidden {
 			return false // would be taken for a host
 		}
-		ok, _ := path.Match(strings.ToLower(pattern), target)
-		return ok
+		pattern = strings.ToLower(pattern)
+		ok, _ := path.Match(pattern, target)
+		return ok || pattern == target // brackets of IPv6 are no pattern
 	})
 }
 
@@ -244,6 +245,7 @@ func (h *Handler) answerPreflight(w http.ResponseWriter, r *http.Request) bool {
 		}
 		header.Set("Access-Control-Max-Age", "600")
 	}
+	h.boundAnswer(w, h.settings.readTimeout)
 	w.WriteHeader(http.StatusNoContent)
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +178,8 @@ func TestOrigins(t *testing.T) {
 		{"a pattern", []string{"*.example"}, "https://app.example", true},
 		{"a listed scheme", []string{"https://app.example"}, "https://app.example", true},
 		{"another scheme", []string{"https://app.example"}, "http://app.example", false},
+		{"a listed address of IPv6", []string{"[2001:db8::1]:8080"}, "http://[2001:db8::1]:8080", true},
+		{"a listed scheme and address of IPv6", []string{"http://[2001:db8::1]"}, "http://[2001:db8::1]", true},
 		{"a listed hidden origin", []string{"null"}, "null", true},
 		{"a host named null", []string{"null"}, "https://null", false},
 		{"everybody", []string{"*"}, "https://app.example:1", true},
@@ -338,6 +341,13 @@ func TestRefusalsInTheLog(t *testing.T) {
 		if !strings.Contains(strings.ReplaceAll(records[0], `\\`, ""), want) && !strings.Contains(records[0], strings.ReplaceAll(want, `\"`, `\\\"`)) {
 			t.Errorf("there is no %s in %s", want, records[0])
 		}
+	}
+	log.Reset()
+	quiet := newServer(nil)
+	quiet.Options.Logger = srv.Options.Logger
+	h.Server, h.Client = quiet, func(*http.Request) netip.Addr { return netip.MustParseAddr("198.51.100.7") }
+	if serve(h, post(echoing, "Content-Type", "text/plain")); !strings.Contains(log.String(), "peer=198.51.100.7 ") {
+		t.Errorf("a client behind a proxy is logged as %s", &log)
 	}
 	log.Reset()
 	r := post(echoing)

@@ -75,7 +75,11 @@ func (e *eventStream) sendLocked(msg []byte) error {
 		e.comments = time.AfterFunc(commentInterval, e.comment)
 	}
 	e.event = appendEvent(e.event[:0], msg)
-	return e.writeLocked(e.event)
+	err := e.writeLocked(e.event)
+	if cap(e.event) > largeBuffer {
+		e.event = nil // the next event may come late
+	}
+	return err
 }
 
 // writeLocked writes data, and starts the silence anew. Callers must hold e.mu.

@@ -322,3 +322,32 @@ func TestHTTP2(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A client that asks again too early waits longer, but not for ever: a refusal costs nothing.
+func TestRefusedClientIsLetInAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		router := rpcx.NewRouter()
+		router.Handle("ok", rpcx.Func(func() {}))
+		srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
+		h := &rpchttp.Handler{Server: srv}
+		for range 12 {
+			serve(h, post(`{`))
+		}
+		for range 200 { // 100 minutes; the cost decays in an hour and a few minutes
+			if serve(h, post(`{"jsonrpc":"2.0","method":"ok","id":1}`)).Code == http.StatusOK {
+				return
+			}
+			time.Sleep(30 * time.Second)
+		}
+		t.Error("the client is refused for ever")
+	})
+}
+
+// A handler that reports progress works for clients that take only the reply.
+func TestProgressWithoutEvents(t *testing.T) {
+	router := rpcx.NewRouter()
+	router.Handle("work", rpcx.Func(func(ctx context.Context) error { return rpcx.Progress(ctx)(1) }))
+	srv := &rpcx.Server{Options: rpcx.Options{Handler: router, Correlations: []*rpcx.Correlation{rpcx.LSPWorkDone}}}
+	answering(t, &rpchttp.Handler{Server: srv}, post(`{"jsonrpc":"2.0","method":"work","params":{"workDoneToken":1},"id":1}`), 200,
+		`{"jsonrpc":"2.0","result":null,"id":1}`)
+}

@@ -28,13 +28,17 @@ type responder struct {
 
 // answer writes the results of ServeMessage for a message.
 func (o *responder) answer(in *body, reply []byte, err error) {
+	status := o.statusOf(in, reply, err)
+	in.release(o.h) // the client may read slowly
 	if o.stream != nil && o.stream.finish(reply) {
+		o.h.boundAnswer(o.w, 0)
 		return
 	}
-	switch status := o.statusOf(in, reply, err); {
+	switch {
 	case reply != nil:
 		o.writeReply(status, reply)
 	case err == nil && in.refused == 0: // nothing is to be answered
+		o.h.boundAnswer(o.w, 0)
 		o.w.WriteHeader(status)
 	default: // the reason stays in the log
 		gone := o.r.Context().Err() != nil
@@ -62,9 +66,7 @@ func (o *responder) statusOf(in *body, reply []byte, err error) int {
 		}
 		return http.StatusServiceUnavailable
 	case in.refused != 0:
-		if in.refused == http.StatusRequestEntityTooLarge {
-			closeConnection(o.w, o.r) // the rest of the body is not wanted
-		}
+		closeConnection(o.w, o.r) // the rest of the body is not wanted
 		return in.refused
 	case reply != nil && o.h.Status != nil:
 		return o.statusOfReply(in.message(), reply)
@@ -125,20 +127,18 @@ const (
 func (o *responder) writeReply(status int, reply []byte) {
 	header := o.w.Header()
 	header["Content-Type"] = jsonTypes
-	if compress := o.h.Compress; compress > 0 && len(reply) >= compress {
+	if least := o.h.Compress; least > 0 && len(reply) >= least {
 		header.Add("Vary", "Accept-Encoding")
 		if acceptsGzip(o.r) {
-			z := gzips.Get().(*gzipper)
-			defer gzips.Put(z)
 			header.Set("Content-Encoding", "gzip")
-			reply = z.compress(reply)
+			reply = compress(reply)
 		}
 	}
 	if len(reply) >= bufferedReply {
 		header.Set("Content-Length", strconv.Itoa(len(reply)))
 	}
 	o.w.WriteHeader(status)
-	out := newDeadlineWriter(o.w, o.settings)
+	out := newDeadlineWriter(o.h, o.w)
 	_ = out.write(reply) // package http closes the connection
 }
 
@@ -146,19 +146,25 @@ func (o *responder) writeReply(status int, reply []byte) {
 type deadlineWriter struct {
 	http.ResponseController
 	w       http.ResponseWriter
+	h       *Handler
 	timeout time.Duration // 0 for none
 }
 
-func newDeadlineWriter(w http.ResponseWriter, s *settings) deadlineWriter {
-	return deadlineWriter{*http.NewResponseController(w), w, s.sendTimeout}
+func newDeadlineWriter(h *Handler, w http.ResponseWriter) deadlineWriter {
+	return deadlineWriter{*http.NewResponseController(w), w, h, h.settings.sendTimeout}
 }
 
-// write writes data. The deadline is renewed for each part. After the request, package http
-// clears the deadline.
+// write writes data. The deadline is renewed for each part, except while bodies and unread
+// data hold more than half of Server.MaxQueuedBytes: then clients that read slowly make
+// room. After the request, package http clears the deadline.
 func (d *deadlineWriter) write(data []byte) error {
-	for len(data) > 0 {
+	if counted := countedSize(len(data)); counted > 0 {
+		d.h.held.Add(counted)
+		defer d.h.held.Add(-counted)
+	}
+	for first := true; len(data) > 0; first = false {
 		n := min(len(data), sentPart)
-		if d.timeout > 0 {
+		if d.timeout > 0 && (first || d.h.held.Load() <= d.h.settings.maxHeld/2) {
 			_ = d.SetWriteDeadline(time.Now().Add(d.timeout)) // not every writer can
 		}
 		if _, err := d.w.Write(data[:n]); err != nil {
@@ -167,6 +173,15 @@ func (d *deadlineWriter) write(data []byte) error {
 		data = data[n:]
 	}
 	return nil
+}
+
+// boundAnswer bounds the time for an answer, or the rest of an answer, that package http
+// sends after the handler. Before a refusal, package http reads the rest of the body, within
+// the read deadline; beforehand is the time for that. Then package http clears the deadline.
+func (h *Handler) boundAnswer(w http.ResponseWriter, beforehand time.Duration) {
+	if timeout := h.settings.sendTimeout; timeout > 0 {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(beforehand + timeout)) // not every writer can
+	}
 }
 
 // gzipper compresses replies.
@@ -180,13 +195,15 @@ var gzips = sync.Pool{New: func() any {
 	return &gzipper{z: z}
 }}
 
-// compress returns the compressed reply, which is valid until the next call.
-func (z *gzipper) compress(reply []byte) []byte {
+// compress returns the compressed reply.
+func compress(reply []byte) []byte {
+	z := gzips.Get().(*gzipper)
+	defer gzips.Put(z)
 	z.out.Reset()
 	z.z.Reset(&z.out)
 	_, _ = z.z.Write(reply) // a bytes.Buffer has no errors
 	_ = z.z.Close()
-	return z.out.Bytes()
+	return bytes.Clone(z.out.Bytes()) // the client may read slowly, and a gzip.Writer has a megabyte
 }
 
 // acceptsGzip reports whether the client takes replies in gzip.

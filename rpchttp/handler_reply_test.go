@@ -1,6 +1,7 @@
 package rpchttp_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,6 +176,93 @@ func TestUnreadReply(t *testing.T) {
 	}
 }
 
+// A client that does not read the end of an answer is given up after Limits.SendTimeout,
+// whatever the answer.
+func TestUnreadAnswers(t *testing.T) {
+	note := `{"jsonrpc":"2.0","method":"echo"}`
+	for _, c := range []struct {
+		name, request string
+		read          func(w *wire)
+	}{
+		{"nothing to answer", posting(note), nil},
+		{"a refusal", "GET /rpc HTTP/1.1\r\nHost: example.com\r\n\r\n", nil},
+		{"a preflight", "OPTIONS /rpc HTTP/1.1\r\nHost: example.com\r\n\r\n", nil},
+		{"the end of events", posting(countRequest), func(w *wire) {
+			in := bufio.NewReaderSize(w.answer().Body, 16)
+			readEvent(w.t, in)
+			readEvent(w.t, in)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newServer(methods{"count": counting(1, 0)})
+				srv.Options.Limits.SendTimeout = 5 * time.Second
+				w := newWeb(t, &rpchttp.Handler{Server: srv, SSE: true}).wire()
+				w.send(c.request)
+				if c.read != nil {
+					c.read(w)
+				}
+				time.Sleep(time.Minute)
+				if n, err := w.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+					t.Errorf("after a minute %d bytes come, %v", n, err)
+				}
+				w.Close()
+			})
+		})
+	}
+}
+
+// Replies that are being written count for Server.MaxQueuedBytes, and the bodies of their
+// requests no longer. Over half of it, a reply that is read slowly has Limits.SendTimeout as
+// a whole.
+func TestManyUnreadReplies(t *testing.T) {
+	for _, c := range []struct{ clients, whole int }{{2, 2}, {3, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newServer(nil)
+			srv.MaxQueuedBytes = 4*100_000 + 50_000
+			srv.Options.Limits.SendTimeout = 5 * time.Second
+			web := newWeb(t, &rpchttp.Handler{Server: srv})
+			var clients sync.WaitGroup
+			var whole atomic.Int32
+			read := func(pause time.Duration) {
+				w := web.wire()
+				msg := padded(99_000)
+				w.send(posting(msg))
+				// Owner: the test, which waits. End: the reply or the connection ends.
+				clients.Go(func() {
+					body := w.answer().Body
+					for {
+						switch _, err := io.CopyN(io.Discard, body, 16_000); err {
+						case nil:
+							time.Sleep(pause)
+							continue
+						case io.EOF:
+							whole.Add(1)
+						}
+						w.Close()
+						return
+					}
+				})
+			}
+			for range c.clients {
+				read(4 * time.Second)
+			}
+			clients.Wait()
+			if n := int(whole.Load()); n != c.whole {
+				t.Errorf("%d of %d slow clients have the whole reply, want %d", n, c.clients, c.whole)
+			}
+			whole.Store(0)
+			for range 8 {
+				read(0)
+				clients.Wait()
+			}
+			if n := whole.Load(); n != 8 { // nothing is counted any more
+				t.Errorf("%d of 8 fast clients have the whole reply", n)
+			}
+		})
+	}
+}
+
 // A batch of 1,000 is answered in its order.
 func TestLargeBatch(t *testing.T) {
 	var msg, want strings.Builder
@@ -271,6 +360,24 @@ func TestReady(t *testing.T) {
 	}
 	srv.StopListening()
 	answering(t, h, httptest.NewRequest("GET", "/ready", nil), 503, "shutting down\n")
+}
+
+// A client that sends no body, or reads no answer, does not hold a connection.
+func TestReadyOfSlowClients(t *testing.T) {
+	for _, rest := range []string{"\r\n", "Content-Length: 10\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWeb(t, rpchttp.Ready(newServer(nil))).wire()
+			w.send("GET /ready HTTP/1.1\r\nHost: example.com\r\n" + rest)
+			if rest != "\r\n" {
+				w.answering(200, "ready\n")
+			}
+			time.Sleep(time.Minute)
+			if n, err := w.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+				t.Errorf("after a minute %d bytes come, %v", n, err)
+			}
+			w.Close()
+		})
+	}
 }
 
 // Many requests at once are kept apart.

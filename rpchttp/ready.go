@@ -3,6 +3,7 @@ package rpchttp
 import (
 	"io"
 	"net/http"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -14,6 +15,9 @@ func Ready(srv *rpcx.Server) http.Handler {
 		panic("rpcx: rpchttp.Ready with a nil *rpcx.Server")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		deadline, now := http.NewResponseController(w), time.Now()
+		_ = deadline.SetReadDeadline(now.Add(readyTimeout)) // package http reads a body, if there is one
+		_ = deadline.SetWriteDeadline(now.Add(2 * readyTimeout))
 		w.Header().Set("Cache-Control", "no-store")
 		if srv.Stopped() {
 			http.Error(w, "shutting down", http.StatusServiceUnavailable)
@@ -22,6 +26,10 @@ func Ready(srv *rpcx.Server) http.Handler {
 		_, _ = io.WriteString(w, "ready\n")
 	})
 }
+
+// readyTimeout bounds the reading of a body that the handler of Ready does not want, and
+// then the writing of the answer.
+const readyTimeout = 10 * time.Second
 
 // BitcoindStatus is a [Handler].Status with the rules of bitcoind. An error of JSON-RPC 2.0
 // has the status 200. In other versions, [rpcx.CodeInvalidRequest] has 400,

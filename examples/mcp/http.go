@@ -39,7 +39,7 @@ func (srv *server) serveHTTP(ctx context.Context, out io.Writer, addr string) er
 	if err != nil {
 		return err
 	}
-	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	web := &http.Server{Handler: mux, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 	fmt.Fprintf(out, "listening on http://%s/mcp\n", l.Addr())
 	served := make(chan error, 1)
 	// Owner: serveHTTP. End: Shutdown of web.

@@ -80,10 +80,10 @@ func (f front) serve(ctx context.Context, srv *rpcx.Server) error {
 		return srv.ServeContext(ctx, f.Listener)
 	}
 	web := &http.Server{
-		Handler:           f.paths,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
+		Handler:        f.paths,
+		ReadTimeout:    30 * time.Second, // of a message, and of a body to an unknown path
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 16 << 10,
 	}
 	served := make(chan error, 1)
 	// Owner: serve. End: Shutdown of web.
