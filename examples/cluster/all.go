@@ -41,7 +41,7 @@ func startCluster(ctx context.Context, record recorder) (*cluster, error) {
 		workerCtx, drain := context.WithCancel(context.Background())
 		w := &worker{conn, drain, make(chan error, 1)}
 		// Owner: the cluster. End: drain, or the connection is closed.
-		go func() { w.ended <- serveWorker(workerCtx, conn, record) }()
+		go func() { w.ended <- serveWorker(workerCtx, conn, record, nil) }()
 		c.workers = append(c.workers, w)
 	}
 	for i := range 3 {
@@ -51,7 +51,7 @@ func startCluster(ctx context.Context, record recorder) (*cluster, error) {
 			return nil, err
 		}
 		c.conns = append(c.conns, conn)
-		g, err := startGateway(ctx, conn, "tcp://127.0.0.1:0", "", nil, 0)
+		g, err := startGateway(ctx, gatewayConfig{conn: conn, listen: "tcp://127.0.0.1:0"})
 		if err != nil {
 			c.close()
 			return nil, err

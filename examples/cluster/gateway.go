@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -31,27 +32,36 @@ type gateway struct {
 // out.
 const answerTimeout = 2 * time.Second
 
-// startGateway starts a gateway that listens at addr (tcp://…), and at readyAddr for GET
-// /ready, if that is not "". If there are proxies, only they may connect, each with a PROXY
-// header.
-func startGateway(ctx context.Context, conn *nats.Conn, addr, readyAddr string, proxies []netip.Prefix, spread time.Duration) (*gateway, error) {
+// gatewayConfig says how a gateway listens.
+type gatewayConfig struct {
+	conn    *nats.Conn
+	listen  string         // for clients, tcp://host:port
+	ready   string         // for GET /ready, host:port; "": nowhere
+	proxies []netip.Prefix // who may connect, each with a PROXY header; none: everybody, without one
+	spread  time.Duration  // Server.ShutdownSpread
+	logger  *slog.Logger   // nil: silent
+}
+
+// startGateway starts a gateway.
+func startGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	g := &gateway{server: &rpcx.Server{
-		ShutdownSpread: spread,
+		ShutdownSpread: c.spread,
 		Options: rpcx.Options{
-			Handler: natsrpcx.Forward(natsrpcx.Config{Conn: conn}), // instead of a router
+			Handler: natsrpcx.Forward(natsrpcx.Config{Conn: c.conn}), // instead of a router
 			Limits:  rpcx.Limits{ProcessingTimeout: answerTimeout},
+			Logger:  c.logger,
 		},
 	}}
-	if len(proxies) > 0 {
-		g.server.Preamble = (&proxyproto.Config{Proxies: proxies}).Preamble
+	if len(c.proxies) > 0 {
+		g.server.Preamble = (&proxyproto.Config{Proxies: c.proxies}).Preamble
 	}
-	l, err := rpcx.Listen(ctx, addr, nil)
+	l, err := rpcx.Listen(ctx, c.listen, nil)
 	if err != nil {
 		return nil, err
 	}
 	g.addr = "tcp://" + l.Addr().String()
-	if readyAddr != "" {
-		readyListener, err := net.Listen("tcp", readyAddr)
+	if c.ready != "" {
+		readyListener, err := net.Listen("tcp", c.ready)
 		if err != nil {
 			l.Close()
 			return nil, err

@@ -18,7 +18,7 @@ func TestDrainBeginsWithReadiness(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	g, err := startGateway(t.Context(), c[0].Conn, "tcp://127.0.0.1:0", "127.0.0.1:0", nil, 0)
+	g, err := startGateway(t.Context(), gatewayConfig{conn: c[0].Conn, listen: "tcp://127.0.0.1:0", ready: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

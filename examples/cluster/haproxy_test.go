@@ -88,7 +88,7 @@ func TestInteropHAProxyDrain(t *testing.T) {
 		}
 		defer conn.Close()
 		// Owner: the test. End: drainWorkers.
-		go func() { ended <- serveWorker(workerCtx, conn, &l.log) }()
+		go func() { ended <- serveWorker(workerCtx, conn, &l.log, nil) }()
 	}
 	defer func() {
 		drainWorkers()
@@ -103,10 +103,10 @@ func TestInteropHAProxyDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	const spread = time.Second
 	var gateways []*gateway
 	for range 3 {
-		g, err := startGateway(t.Context(), conn, "tcp://127.0.0.1:0", "127.0.0.1:0", []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, spread)
+		g, err := startGateway(t.Context(), gatewayConfig{conn: conn, listen: "tcp://127.0.0.1:0", ready: "127.0.0.1:0",
+			proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, spread: time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -131,7 +132,7 @@ func runWorker(ctx context.Context, s *settings, out io.Writer) error {
 		record = file
 	}
 	fmt.Fprintln(out, "worker")
-	return serveWorker(ctx, conn, record)
+	return serveWorker(ctx, conn, record, slog.Default())
 }
 
 // runGateway is the role gateway.
@@ -141,7 +142,7 @@ func runGateway(ctx context.Context, s *settings, out io.Writer) error {
 		return err
 	}
 	defer conn.Close()
-	g, err := startGateway(ctx, conn, s.listen, s.ready, s.proxies, s.spread)
+	g, err := startGateway(ctx, gatewayConfig{conn, s.listen, s.ready, s.proxies, s.spread, slog.Default()})
 	if err != nil {
 		return err
 	}

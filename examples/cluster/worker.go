@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"example.com/rpcx"
@@ -39,9 +40,9 @@ func methods(record recorder) *rpcx.Router {
 }
 
 // serveWorker answers requests until ctx ends. Then it takes no further ones, finishes those
-// that it has, and returns nil.
-func serveWorker(ctx context.Context, conn *nats.Conn, record recorder) error {
-	server := &rpcx.Server{Options: rpcx.Options{Handler: methods(record)}}
+// that it has, and returns nil. A nil logger is silent.
+func serveWorker(ctx context.Context, conn *nats.Conn, record recorder, logger *slog.Logger) error {
+	server := &rpcx.Server{Options: rpcx.Options{Handler: methods(record), Logger: logger}}
 	return natsrpcx.Serve(ctx, server, natsrpcx.Config{
 		Conn:        conn,
 		MaxInFlight: 100, // above, a request is answered "not started", and goes to another worker
