@@ -370,7 +370,7 @@ func (c *Client) drain(cs *clientSession, reason error) {
 		defer c.release()
 		ctx, cancel := context.WithTimeout(c.ctx, limit)
 		defer cancel()
-		if cs.session.shutdownWith(ctx, ErrClosed) != nil {
+		if cs.session.shutdownWith(ctx, ErrClosed, 0) != nil {
 			c.closeSession(cs)
 		}
 	}()

@@ -126,7 +126,7 @@ func (c *Client) shutdown(ctx context.Context) error {
 		if cs == nil {
 			break
 		}
-		if err := cs.session.shutdownWith(ctx, ErrClosed); err != nil {
+		if err := cs.session.shutdownWith(ctx, ErrClosed, 0); err != nil {
 			c.end(errClientClosed)
 			return err
 		}

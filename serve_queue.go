@@ -47,6 +47,7 @@ type requestServer struct {
 	meta        *Meta                   // Options.Meta, or nil; does not change
 	open        deadlineList            // deadlines of unanswered entries
 	callbacks   map[*peerRequest]*replyCallbacks
+	lastRequest time.Duration // when a request last arrived, also a refused one; not for notifications
 }
 
 // queueEntry is an entry of the request queue: a single request, or a batch. Callers must
@@ -223,6 +224,9 @@ func (rs *requestServer) resumeWorkers() {
 func (rs *requestServer) enqueueRequestLocked(e queueEntry, now time.Duration) {
 	s := rs.s
 	s.mu.AssertHeld()
+	if c, single := e.(*singleRequest); !single || !c.IsNotification() {
+		rs.lastRequest = now
+	}
 	var why *Error
 	switch {
 	case s.life.state >= stateClosing:

@@ -113,8 +113,14 @@ type Server struct {
 	// From the beginning, the server accepts nothing any more, and [Server.Accepts] returns
 	// false. The sessions have their turns in random order, at even distances, and at a
 	// random time within each distance. A session goes on until its turn, and then ends as
-	// by [Session.Shutdown]. When no session is left, Shutdown does not wait for further
-	// turns. When the context of Shutdown ends, no session waits for its turn any more.
+	// by [Session.Shutdown], with one difference: if the peer has sent a request within the
+	// last half second, the session goes on to refuse requests until the peer has been quiet
+	// for as long, but not for more than a second. By a refusal, a [Client] learns to go
+	// elsewhere. Otherwise most clients that call without a pause would have a call under way
+	// whose end is uncertain.
+	//
+	// When no session is left, Shutdown does not wait for further turns. When the context of
+	// Shutdown ends, no session waits for its turn any more.
 	ShutdownSpread time.Duration
 	// Preamble is called for each connection that the server accepts, before TLS and the
 	// session: for a banner, or a PROXY header (the module proxyproto has such a Preamble).

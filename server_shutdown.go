@@ -35,10 +35,14 @@ func (srv *Server) shutdownWithTimeout() error {
 // shutdownSessions is Shutdown without the check for a handler's context.
 func (srv *Server) shutdownSessions(ctx context.Context) error {
 	srv.StopListening()
+	quiet := time.Duration(0)
+	if srv.ShutdownSpread > 0 {
+		quiet = quietTime
+	}
 	var shutdowns errgroup.Group
 	for s := range srv.sessionsInTurn(ctx) {
 		// Owner: this call. End: the session's Shutdown returns.
-		shutdowns.Go(func() error { return s.shutdownWith(ctx, ErrServerClosed) })
+		shutdowns.Go(func() error { return s.shutdownWith(ctx, ErrServerClosed, quiet) })
 	}
 	failed := shutdowns.Wait() != nil
 	if err := ctx.Err(); err != nil && failed {
@@ -87,6 +91,32 @@ func (srv *Server) sessionsInTurn(ctx context.Context) iter.Seq[*Session] {
 			if !yield(s) {
 				return
 			}
+		}
+	}
+}
+
+// quietTime is how long a peer must have sent no request before its session ends, with
+// ShutdownSpread.
+const quietTime = 500 * time.Millisecond
+
+// waitForQuiet waits until the peer has sent no request for the time quiet, for at most
+// twice as long. A request that crosses the end of the session on the wire would have an
+// uncertain end at the peer. A refused request tells the peer to go elsewhere: a Client then
+// hangs up.
+func (s *Session) waitForQuiet(ctx context.Context, quiet time.Duration) {
+	for end := time.Now().Add(2 * quiet); ; {
+		s.lock()
+		last := s.requests.lastRequest
+		s.unlock()
+		at, now := s.startTime.Add(after(last, quiet)), time.Now()
+		if quiet == 0 || last == 0 || !now.Before(at) || !now.Before(end) {
+			return
+		}
+		if end.Before(at) {
+			at = end
+		}
+		if !waitUntil(ctx, s.Done(), at) {
+			return
 		}
 	}
 }

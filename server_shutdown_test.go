@@ -1,8 +1,10 @@
 package rpcx_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/oracle"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -259,4 +262,153 @@ func TestServerStopped(t *testing.T) {
 			t.Errorf("after %s the server was not stopped", name)
 		}
 	}
+}
+
+// lateConn is a connection whose bytes arrive a millisecond after they were written.
+type lateConn struct {
+	net.Conn
+	sent   chan []byte
+	closed chan struct{}
+	once   sync.Once
+}
+
+// latePipe returns the ends of a connection with late bytes both ways.
+func latePipe() (a, b net.Conn) {
+	near, far := net.Pipe()
+	return newLateConn(near), newLateConn(far)
+}
+
+func newLateConn(conn net.Conn) *lateConn {
+	c := &lateConn{Conn: conn, sent: make(chan []byte, 100), closed: make(chan struct{})}
+	// Owner: the connection. End: Close, or the other end is closed.
+	go func() {
+		defer conn.Close()
+		for {
+			select {
+			case p := <-c.sent:
+				time.Sleep(time.Millisecond)
+				if _, err := conn.Write(p); err != nil {
+					return
+				}
+			case <-c.closed:
+				if len(c.sent) == 0 {
+					time.Sleep(time.Millisecond)
+					return
+				}
+			}
+		}
+	}()
+	return c
+}
+
+func (c *lateConn) Write(p []byte) (int, error) {
+	select {
+	case c.sent <- bytes.Clone(p):
+		return len(p), nil
+	default:
+		return 0, io.ErrShortWrite
+	}
+}
+
+func (c *lateConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return nil
+}
+
+// Clients that call one after another leave a server that ends with ShutdownSpread, evenly,
+// and all their calls are answered: each client learns by a refusal to go elsewhere.
+func TestClientsLeaveByShutdownSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, spread = 1000, 10 * time.Second
+		var log oracle.Log
+		work := rpcx.NewRouter()
+		work.Handle("work", rpcx.Func(func(number int) int {
+			log.Started(number)
+			defer log.Finished(number)
+			time.Sleep(2 * time.Millisecond)
+			return number
+		}))
+		servers := map[string]*rpcx.Server{}
+		for _, name := range []string{"tcp://one:1", "tcp://two:2"} {
+			servers[name] = &rpcx.Server{ShutdownSpread: spread, Options: *handling(work)}
+		}
+		var clients []*rpcx.Client
+		for range n {
+			clients = append(clients, rpcx.NewClient(&rpcx.ClientOptions{
+				Addrs: []string{"tcp://one:1", "tcp://two:2"},
+				Connect: func(_ context.Context, addr string, opts *rpcx.Options) (*rpcx.Session, error) {
+					near, far := latePipe()
+					if servers[addr].ServeConn(near) == nil {
+						near.Close()
+						far.Close()
+						return nil, errors.New("refused")
+					}
+					return rpcx.NewSession(far, opts), nil
+				},
+			}))
+		}
+		synctest.Wait()
+		one, two := servers["tcp://one:1"], servers["tcp://two:2"]
+		var counts [12]atomic.Int32
+		var begun time.Time
+		for s := range one.Sessions() {
+			s.OnClose(func(error) { counts[min(11, time.Since(begun)/time.Second)].Add(1) })
+		}
+		stop := make(chan struct{})
+		var calling errgroup.Group
+		for i, c := range clients {
+			calling.Go(func() error {
+				time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+				for {
+					select {
+					case <-stop:
+						return nil
+					default:
+					}
+					number := log.Begin(oracle.Once)
+					result, err := rpcx.Call[int](context.Background(), c, "work", rpcx.Args{number})
+					log.End(number, result, err)
+					if err != nil {
+						t.Errorf("after %v, a call ends by %v", time.Since(begun), err)
+					}
+					if i%200 != 0 { // the others have a pause
+						time.Sleep(time.Duration(2+i%3) * 100 * time.Millisecond)
+					}
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		begun = time.Now()
+		if err := one.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		close(stop)
+		calling.Wait()
+		for second := range 10 {
+			least := int32(80)
+			if second == 0 {
+				least = 70 // sessions end a moment after their turns
+			}
+			if n := counts[second].Load(); n < least || n > 120 {
+				t.Errorf("in second %d, %d sessions end", second, n)
+			}
+		}
+		for _, problem := range log.Problems() {
+			t.Error(problem)
+		}
+		ended := log.Counts().Ended[oracle.Once]
+		if ended[oracle.Written] != 0 || ended[oracle.NotStarted] != 0 {
+			t.Errorf("%d calls are answered, %d not started, %d uncertain", ended[oracle.Answered], ended[oracle.NotStarted], ended[oracle.Written])
+		}
+		if sessions := two.Stats().Sessions; sessions != n {
+			t.Errorf("%d clients have gone to the other server", sessions)
+		}
+		for _, c := range clients {
+			c.Close()
+			<-c.Done()
+		}
+		two.Close()
+		two.Wait(context.Background())
+		time.Sleep(time.Second) // the last bytes arrive
+	})
 }

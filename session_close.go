@@ -22,8 +22,9 @@ func (s *Session) runsHandlerOf(ctx context.Context) bool {
 	return !h.waits.handlerReturned
 }
 
-// shutdownWith is Shutdown with the given cause.
-func (s *Session) shutdownWith(ctx context.Context, cause error) error {
+// shutdownWith is Shutdown with the given cause. When everything is finished, the session
+// goes on to refuse requests until the peer is quiet, for the time quiet; see waitForQuiet.
+func (s *Session) shutdownWith(ctx context.Context, cause error, quiet time.Duration) error {
 	s.lock()
 	if s.life.state == stateOpen {
 		s.life.state = stateDraining
@@ -44,6 +45,7 @@ func (s *Session) shutdownWith(ctx context.Context, cause error) error {
 	defer slow.Stop()
 	select {
 	case <-drained: // nil if the session was closing already: then the first grace counts
+		s.waitForQuiet(ctx, quiet)
 		s.closeWith(cause, closeGrace)
 	case <-s.Done():
 	case <-ctx.Done():
@@ -159,7 +161,7 @@ func (s *Session) Shutdown(ctx context.Context) error {
 	if s.runsHandlerOf(ctx) {
 		return ErrInHandler
 	}
-	return s.shutdownWith(ctx, ErrClosed)
+	return s.shutdownWith(ctx, ErrClosed, 0)
 }
 
 // checkDrainedLocked closes life.drained if Shutdown has nothing left to wait for. A

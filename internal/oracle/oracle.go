@@ -59,12 +59,21 @@ func OutcomeOf(err error) Outcome {
 		return Written
 	case isReply && reply.NotStarted():
 		return NotStarted
+	case isReply && isUncertain(reply):
+		return Written
 	case isReply:
 		return Answered
 	case isLost, errors.Is(err, rpcx.ErrNotConnected), errors.Is(err, rpcx.ErrClosed):
 		return NotStarted
 	}
 	return Written // given up at some time
+}
+
+// isUncertain reports whether a reply says that the request was started, and not whether it
+// was carried out: a gateway has lost its worker, or a handler its time.
+func isUncertain(reply *rpcx.Error) bool {
+	var data struct{ Started bool }
+	return reply.Code == rpcx.CodeServerBusy && reply.DecodeData(&data) == nil && data.Started
 }
 
 // Log records calls. The methods may be called by any goroutine. The zero value is an empty
@@ -149,6 +158,26 @@ func (l *Log) Counts() Counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.counts
+}
+
+// Len returns the number of calls that were begun.
+func (l *Log) Len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.calls)
+}
+
+// Twice returns how many calls were carried out twice that must not be.
+func (l *Log) Twice() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, c := range l.calls {
+		if c.kind != Idempotent && c.started > 1 {
+			n++
+		}
+	}
+	return n
 }
 
 // HasStarted reports whether the server has begun to carry out call n.

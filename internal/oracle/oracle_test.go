@@ -23,6 +23,7 @@ func TestOutcomeOf(t *testing.T) {
 		{&rpcx.Error{Code: 1}, Answered},
 		{&rpcx.Error{Code: rpcx.CodeServerBusy}, Answered},
 		{refused, NotStarted},
+		{&rpcx.Error{Code: rpcx.CodeServerBusy, Data: json.RawMessage(`{"started":true,"reason":"timeout"}`)}, Written},
 		{unwritten, NotStarted},
 		{&rpcx.ConnectionError{Err: io.EOF, Written: true}, Written},
 		{rpcx.ErrNotConnected, NotStarted},
