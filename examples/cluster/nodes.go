@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	natsrpcx "example.com/rpcx/nats"
@@ -65,15 +66,15 @@ func (c nodes) connected() bool {
 
 // connect returns a connection to node i, which goes to another node when i is gone.
 func (c nodes) connect(i int) (*nats.Conn, error) {
-	urls := ""
+	var urls strings.Builder
 	for k := range c {
 		if k > 0 {
-			urls += ","
+			urls.WriteString(",")
 		}
-		urls += c[(i+k)%len(c)].NATS.ClientURL()
+		urls.WriteString(c[(i+k)%len(c)].NATS.ClientURL())
 	}
 	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // the calls show it
-	return natsrpcx.Connect(urls, nats.DontRandomize(), quiet)
+	return natsrpcx.Connect(urls.String(), nats.DontRandomize(), quiet)
 }
 
 // close stops all nodes.
