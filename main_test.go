@@ -406,7 +406,7 @@ func eachSource(t *testing.T, visit func(fset *token.FileSet, n ast.Node)) {
 // units are the keys of numbers in log records: each says what it counts.
 var units = []string{
 	"bytes", "requests", "calls", "handlers", "handlers before", "members", "notifications", "records left out",
-	"sessions", "handshakes", "errors a second", "cost", "status",
+	"sessions", "handshakes", "errors a second", "cost", "status", "messages",
 }
 
 // A number in the log says what it counts, and a time has its unit.
@@ -459,9 +459,9 @@ func TestLogValuesCarryTheirUnits(t *testing.T) {
 
 var (
 	// aLimit matches the name of a field that sets a limit.
-	aLimit = regexp.MustCompile(`\b((Limits|Server|Acceptor|Config|[A-Z][a-z]+Framer|JSONFramer)\.[A-Z]\w+|Dialer\.(Timeout|IdleTimeout|MaxSize|Retries|MaxRetryWait))`)
+	aLimit = regexp.MustCompile(`\b((Limits|Server|Acceptor|[A-Z][a-z]+Framer|JSONFramer)\.[A-Z]\w+|Config\.(Max|Ping|Read|Write)\w+|Dialer\.(Timeout|IdleTimeout|MaxSize|Retries|MaxRetryWait))`)
 	// namedLimit matches what errors and log records have: "(NewlineFramer.MaxSize)".
-	namedLimit = regexp.MustCompile(`\(((?:websocket\.|rpchttp\.)?\w+\.[A-Z]\w+)(, \w+\.[A-Z]\w+)*\)`)
+	namedLimit = regexp.MustCompile(`\(((?:websocket\.|rpchttp\.|natsrpcx\.|proxyproto\.)?\w+\.[A-Z]\w+)(, \w+\.[A-Z]\w+)*\)`)
 )
 
 // A text names a field that sets a limit in brackets, and a field of another package with
@@ -484,7 +484,7 @@ func TestLimitsAreNamedAlike(t *testing.T) {
 			t.Errorf("%v: %q does not name the package", at, text)
 		}
 		rest := namedLimit.ReplaceAllString(text, "")
-		rest = strings.TrimPrefix(rest, "websocket.")
+		rest = strings.TrimPrefix(strings.TrimPrefix(rest, "websocket."), "natsrpcx.")
 		if aLimit.FindString(rest) == rest || !aLimit.MatchString(rest) {
 			return
 		}

@@ -178,7 +178,8 @@ func (w *worker) logRefused(ctx context.Context) {
 	w.mu.Unlock()
 	if log := w.server.Options.Logger; refused > 0 && log != nil {
 		log.LogAttrs(ctx, slog.LevelWarn, "the worker was full: requests were left to other workers, and notifications dropped",
-			slog.Int("messages", refused), slog.String("limit", "natsrpcx.Config.MaxInFlight"), slog.Int("value", w.maxInFlight))
+			slog.Int("messages", refused),
+			slog.Group("limit", slog.String("name", "natsrpcx.Config.MaxInFlight"), slog.Int("requests", w.maxInFlight)))
 	}
 }
 

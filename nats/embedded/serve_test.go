@@ -196,7 +196,7 @@ func TestAFullWorkerLeavesRequestsToTheOthers(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if text := log.String(); strings.Count(text, "the worker was full") != 1 || !strings.Contains(text, "messages=7 limit=natsrpcx.Config.MaxInFlight value=2") {
+		if text := log.String(); strings.Count(text, "the worker was full") != 1 || !strings.Contains(text, "messages=7 limit.name=natsrpcx.Config.MaxInFlight limit.requests=2") {
 			t.Errorf("the log has %s", text)
 		}
 
