@@ -13,9 +13,9 @@ import (
 	"example.com/rpcx/internal/oracle"
 )
 
-// load is clients that call, one call after another, and what has become of their calls. The
-// oracle compares what the clients and the workers have recorded: a program of your own has
-// no use for it.
+// load is clients that call, one call after another, and what has become of their calls.
+// The oracle compares what the clients and the workers have recorded: a program of your
+// own has no use for it.
 type load struct {
 	settings *settings
 	addrs    []string
