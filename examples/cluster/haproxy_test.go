@@ -148,8 +148,7 @@ func TestInteropHAProxyDrain(t *testing.T) {
 		t.Errorf("%v\n%s", err, l.out)
 	}
 	counts := l.log.Counts().Ended[oracle.Once]
-	t.Logf("answered %d, not started %d, uncertain %d", counts[oracle.Answered], counts[oracle.NotStarted], counts[oracle.Written])
 	if counts[oracle.NotStarted]+counts[oracle.Written] > 0 {
-		t.Errorf("%d calls were not started, %d have an uncertain end", counts[oracle.NotStarted], counts[oracle.Written])
+		t.Errorf("%d calls were not started, %d have an uncertain end\n%s", counts[oracle.NotStarted], counts[oracle.Written], l.out)
 	}
 }
