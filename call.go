@@ -165,8 +165,8 @@ func (s *Session) notifyUnhooked(ctx context.Context, from sendMode, method stri
 // error matches [ErrClosed]. Options.OnCall sees the notification, also if there is no
 // room; done then receives an error.
 //
-// In an exchange of [Server.ServeMessage], TryNotify calls notify itself. During another
-// call of notify, there is no room.
+// In an exchange of [Server.ServeMessage], TryNotify calls notify itself, and so waits for a
+// client that reads slowly. During another call of notify, there is no room.
 //
 // TryNotify is for news to many sessions, of which none may hold up the others.
 func (s *Session) TryNotify(method string, params any) (bool, error) {

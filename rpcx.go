@@ -304,7 +304,8 @@ type Limits struct {
 	CostDelay time.Duration
 	// HideCost keeps the CostError from the peer. By default, if its RetryAfter is above 0, its
 	// fields are the data of the error in the replies, so that a [Client] knows how long to
-	// wait. The data decodes to a CostError. The original aiorpcX sends no data.
+	// wait. The data decodes to a CostError. The original aiorpcX sends no data. Over HTTP,
+	// the header Retry-After is sent in any case.
 	HideCost bool
 
 	// PeerErrors is the number of errors a second allowed to the peer, on average over ten

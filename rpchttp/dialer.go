@@ -48,6 +48,8 @@ type Dialer struct {
 	// token, set Authorization here. A user and a password in the URL are sent by basic
 	// authorization. If a redirect leads to another host, that host gets only Content-Type,
 	// Accept and User-Agent, and nothing that Auth has set.
+	// With a header Idempotency-Key, package http itself repeats each message once its
+	// connection has broken, whatever Idempotent says.
 	Header http.Header
 	// Auth adds credentials that change, by r.Header.Set or r.SetBasicAuth. Auth is called for
 	// each request, also for a repeated one. ctx has the values of the caller's context. For a
@@ -184,6 +186,11 @@ func redacted(addr string) string {
 // idleConnections is the number of idle connections to a host that are kept.
 const idleConnections = 100
 
+// pingInterval is the longest silence of a connection of HTTP/2, and then the time for the
+// answer to a ping. All calls share the connection: a dead one would fail them until TCP
+// gives up, after a quarter of an hour.
+const pingInterval = 15 * time.Second
+
 // maxResponseHeader is the size of the largest header of a response, in bytes.
 const maxResponseHeader = 64 << 10
 
@@ -225,6 +232,7 @@ func (d *Dialer) httpClient(conns *clientConns, socket string) (*http.Client, er
 		IdleConnTimeout:        max(0, cmp.Or(d.IdleTimeout, 50*time.Second)), // 0 means none
 		MaxResponseHeaderBytes: maxResponseHeader,
 		DisableCompression:     true, // readReply decompresses
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingInterval, PingTimeout: pingInterval},
 	}
 	return &http.Client{Transport: transport, CheckRedirect: checkRedirect(nil)}, nil
 }

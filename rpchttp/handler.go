@@ -46,7 +46,8 @@ type Handler struct {
 	// By default, every host is answered, with one exception. On a loopback address without
 	// Client, a request must name a loopback address, localhost, or a name below .localhost.
 	// Otherwise any page could reach the server, by a name that leads to this machine (DNS
-	// rebinding).
+	// rebinding). In a container, or for pages of a private network, set Hosts: the address
+	// is no loopback address there.
 	Hosts []string
 	// Client returns the address whose budget the request uses, and which
 	// [rpcx.Session.RemoteAddr] returns. Behind a proxy, set [XForwardedFor]. Default, and if
@@ -62,7 +63,8 @@ type Handler struct {
 	// with 401.
 	Admit func(*http.Request) error
 	// Status returns the status of a reply that is a single error. p is the protocol of the
-	// request. Default: 200. See [BitcoindStatus].
+	// request. Default: 200. See [BitcoindStatus]. The status must be within 200 and 599, and
+	// so must that of Empty.
 	Status func(r *http.Request, e *rpcx.Error, p rpcx.Protocol) int
 	// Empty returns the status where nothing is to be answered. Default: 204.
 	Empty func(r *http.Request) int
