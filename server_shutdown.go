@@ -101,8 +101,8 @@ const quietTime = 500 * time.Millisecond
 
 // waitForQuiet waits until the peer has sent no request for the time quiet, for at most
 // twice as long. A request that crosses the end of the session on the wire would have an
-// uncertain end at the peer. A refused request tells the peer to go elsewhere: a Client then
-// hangs up.
+// uncertain end at the peer. A refused request tells the peer to go elsewhere: a Client
+// then hangs up.
 func (s *Session) waitForQuiet(ctx context.Context, quiet time.Duration) {
 	for end := time.Now().Add(2 * quiet); ; {
 		s.lock()

@@ -91,8 +91,8 @@ func (g *gateway) ready() http.Handler {
 }
 
 // drain ends the gateway so that no call is lost. First /ready says no, and all else goes
-// on, for the time notice: balancers send no new clients any more. Then the sessions end, one
-// after another, over Server.ShutdownSpread.
+// on, for the time notice: balancers send no new clients any more. Then the sessions end,
+// one after another, over Server.ShutdownSpread.
 func (g *gateway) drain(ctx context.Context, notice time.Duration) error {
 	g.draining.Store(true)
 	if g.web != nil {

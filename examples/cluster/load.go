@@ -13,9 +13,9 @@ import (
 	"example.com/rpcx/internal/oracle"
 )
 
-// load is clients that call, one call after another, and what has become of their calls. The
-// oracle compares what the clients and the workers have recorded: a program of your own has
-// no use for it.
+// load is clients that call, one call after another, and what has become of their calls.
+// The oracle compares what the clients and the workers have recorded: a program of your
+// own has no use for it.
 type load struct {
 	settings *settings
 	addrs    []string
@@ -27,11 +27,13 @@ type load struct {
 	notes    []string        // for the next line
 	errors   int             // answers that are errors of the method, of which there should be none
 	anyError error           // one of them
+
+	uncertain map[string]int // calls with an uncertain end, by error
 }
 
 // newLoad returns a load for the gateways at addrs.
 func newLoad(addrs []string, s *settings, out io.Writer) *load {
-	return &load{settings: s, addrs: addrs, out: out}
+	return &load{settings: s, addrs: addrs, out: out, uncertain: make(map[string]int)}
 }
 
 // note puts text into the next line.
@@ -96,6 +98,8 @@ func (l *load) call(client *rpcx.Client) {
 		l.times = append(l.times, took)
 	case oracle.OutcomeOf(err) == oracle.Answered:
 		l.errors, l.anyError = l.errors+1, err
+	case oracle.OutcomeOf(err) == oracle.Written:
+		l.uncertain[err.Error()]++
 	}
 }
 
@@ -126,6 +130,9 @@ func (l *load) printLine(at time.Duration) {
 func (l *load) report(recorded bool) error {
 	counts := l.log.Counts()
 	ended := counts.Ended[oracle.Once]
+	for text, n := range l.uncertain {
+		fmt.Fprintf(l.out, "uncertain: %d, %s\n", n, text)
+	}
 	fmt.Fprintf(l.out, "calls %d: answered %d, not started %d, uncertain %d", l.log.Len(), ended[oracle.Answered], ended[oracle.NotStarted], ended[oracle.Written])
 	unaccounted := l.log.Len() - ended[oracle.Answered] - ended[oracle.NotStarted] - ended[oracle.Written]
 	if !recorded {

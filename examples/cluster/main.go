@@ -9,8 +9,8 @@
 //
 // The second form runs each part as a process of its own, on one machine or on several:
 //
-//	go run . -nats nats://one:4222,nats://two:4222 -role worker
-//	go run . -nats nats://one:4222,nats://two:4222 -role gateway -listen tcp://:8888 -ready :8080
+//	go run . -nats nats://one:4222 -role worker
+//	go run . -nats nats://one:4222 -role gateway -listen tcp://:8888 -ready :8080
 //	go run . -role client -gateways tcp://one:8888,tcp://two:8888 -duration 15s
 //
 // worker.go and gateway.go are what a program of your own needs. docs/scaling.md says when.

@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// nodes is a NATS cluster in this process, on loopback addresses. In production each node is
-// a nats-server on a machine of its own.
+// nodes is a NATS cluster in this process, on loopback addresses. In production each node
+// is a nats-server on a machine of its own.
 type nodes []*embedded.Server
 
 // startNodes starts a cluster of n nodes, and waits until each knows the others.
@@ -66,15 +66,12 @@ func (c nodes) connected() bool {
 
 // connect returns a connection to node i, which goes to another node when i is gone.
 func (c nodes) connect(i int) (*nats.Conn, error) {
-	var urls strings.Builder
+	urls := make([]string, len(c))
 	for k := range c {
-		if k > 0 {
-			urls.WriteString(",")
-		}
-		urls.WriteString(c[(i+k)%len(c)].NATS.ClientURL())
+		urls[k] = c[(i+k)%len(c)].NATS.ClientURL()
 	}
 	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // the calls show it
-	return natsrpcx.Connect(urls.String(), nats.DontRandomize(), quiet)
+	return natsrpcx.Connect(strings.Join(urls, ","), nats.DontRandomize(), quiet)
 }
 
 // close stops all nodes.

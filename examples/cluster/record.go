@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// fileRecord is a recorder for a process of its own. Each line is written at once, so that it
-// is there if the process is killed.
+// fileRecord is a recorder for a process of its own. Each line is written at once, so that
+// it is there if the process is killed.
 type fileRecord struct{ file *os.File }
 
 // createRecord returns a record in a new file.

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// recorder notes which calls a worker carries out, so that the clients can account for them.
-// A program of your own has none.
+// recorder notes which calls a worker carries out, so that the clients can account for
+// them. A program of your own has none.
 type recorder interface {
 	Started(n int)
 	Finished(n int)
@@ -39,8 +39,8 @@ func methods(record recorder) *rpcx.Router {
 	return router
 }
 
-// serveWorker answers requests until ctx ends. Then it takes no further ones, finishes those
-// that it has, and returns nil. A nil logger is silent.
+// serveWorker answers requests until ctx ends. Then it takes no further ones, finishes
+// those that it has, and returns nil. A nil logger is silent.
 func serveWorker(ctx context.Context, conn *nats.Conn, record recorder, logger *slog.Logger) error {
 	server := &rpcx.Server{Options: rpcx.Options{Handler: methods(record), Logger: logger}}
 	return natsrpcx.Serve(ctx, server, natsrpcx.Config{
