@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 )
 
 // web is an HTTP server in memory, for bubbles of testing/synctest.
@@ -30,6 +31,7 @@ func newWeb(t *testing.T, h http.Handler) *web {
 	t.Cleanup(func() {
 		srv.Close()
 		<-served
+		time.Sleep(time.Second) // on the bubble's clock: package http closes some connections after half a second
 	})
 	return w
 }
