@@ -10,9 +10,9 @@
 // its handler. [Broker] carries what an [rpcx.Hub] publishes to the hubs of all gateways.
 // [Dial] returns an [rpcx.Caller], for programs without clients of their own.
 //
-// The connection comes from [Connect], for servers and clusters of NATS. For a program on
-// one machine, the module example.com/rpcx/nats/embedded has a NATS server within the
-// process.
+// The connection comes from [Connect], for servers and clusters of NATS. If all
+// parts are in one process, the module example.com/rpcx/nats/embedded has a NATS server
+// within that process.
 //
 // # Requests
 //
@@ -81,4 +81,8 @@
 //	gateway     rpc.>                      _INBOX.>  rpc.%announce
 //	worker      _INBOX.>  rpc.%announce    rpc.>
 //	Broker      rpc.%topic.>  rpc.%longtopic.>, both
+//
+// The last line is for the users of all programs whose Hub has a Broker, in addition. NATS
+// tells of a missing permission later, and only the error handler of the connection, which
+// by default prints to standard error. Subscribing and publishing at the Hub succeed.
 package natsrpcx

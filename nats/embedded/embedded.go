@@ -1,13 +1,14 @@
-// Package embedded has a NATS server within the process, for programs on one machine that
-// use [natsrpcx]. The server is a module of its own, so that a worker that connects to a
-// cluster does not link it.
+// Package embedded has a NATS server within the process, for programs that use [natsrpcx]
+// with all parts in one process. Other processes can connect only if the server is configured
+// to listen: see [Start]. The package is a module of its own, so that a worker that connects
+// to a cluster does not link the server.
 //
 //	bus, err := embedded.Start()
 //	…
 //	defer bus.Close()
 //	config := natsrpcx.Config{Conn: bus.Conn}
 //
-// For several machines, only these lines change, to [natsrpcx.Connect].
+// For several processes or machines, only these lines change, to [natsrpcx.Connect].
 package embedded
 
 import (
@@ -32,8 +33,12 @@ type Server struct {
 const readyTimeout = 10 * time.Second
 
 // Start starts a server that does not listen, and connects to it. configure may change the
-// server's options before the start, for example MaxPayload, or to let it listen as a node
-// of a cluster.
+// server's options before the start, for example MaxPayload, or let the server listen for
+// other processes, or as a node of a cluster:
+//
+//	bus, err := embedded.Start(func(o *server.Options) {
+//		o.DontListen, o.Host, o.Port = false, "127.0.0.1", 4222
+//	})
 func Start(configure ...func(*server.Options)) (*Server, error) {
 	options := &server.Options{DontListen: true, NoLog: true, NoSigs: true, NoSystemAccount: true}
 	for _, change := range configure {
