@@ -59,14 +59,12 @@ const (
 )
 
 // Connect connects to a NATS server or cluster; urls is a list with commas between. The
-// connection keeps no messages while it reconnects, and reconnects without end. But if a
-// server has refused the user or password twice, package nats closes the connection: then
-// Serve returns an error, and a gateway answers "no worker" from then on. The option
-// [nats.IgnoreAuthErrorAbort] changes that. If no server can be reached at first, Connect
+// connection keeps no messages while it reconnects, and reconnects without end, also after a
+// server has refused the user or password. If no server can be reached at first, Connect
 // returns an error. Further options, such as [nats.UserInfo] and [nats.Secure], are those of
 // package nats.
 func Connect(urls string, options ...nats.Option) (*nats.Conn, error) {
-	own := []nats.Option{nats.ReconnectBufSize(-1), nats.MaxReconnects(-1)}
+	own := []nats.Option{nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort()}
 	conn, err := nats.Connect(urls, append(own, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
