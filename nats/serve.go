@@ -17,8 +17,8 @@ import (
 
 const (
 	// arrivedMessages is the maximum number of messages that have arrived and are neither
-	// handled nor refused. The goroutine of Serve takes them at once, but a burst may be faster:
-	// of 20,000 requests at once, a channel of 4,096 lost some, and thousands while draining.
+	// handled nor refused. The goroutine of Serve takes them at once, but a burst may be
+	// faster: of 20,000 requests at once, a channel of 4,096 lost some.
 	arrivedMessages = 64 << 10
 	// defaultDrain is the time for handlers to finish, without Server.ShutdownTimeout.
 	defaultDrain = 30 * time.Second
@@ -38,8 +38,9 @@ const (
 // arrived, and returns nil when all are answered. After Server.ShutdownTimeout Serve
 // returns an error that matches context.DeadlineExceeded, and handlers may still run. If
 // srv is shut down or closed, Serve drains in the same way, at the next message or
-// announcement, and returns [rpcx.ErrServerClosed]. If the subject of an added method is too
-// long, Serve drains and returns an error. If Conn is closed, Serve returns an error at once.
+// announcement, and returns [rpcx.ErrServerClosed]. If the subject of an added method is
+// too long, Serve drains and returns an error. If Conn is closed, Serve returns an error
+// at once.
 //
 // The contexts of the handlers have the values of ctx, and do not end with ctx.
 func Serve(ctx context.Context, srv *rpcx.Server, c Config) error {
