@@ -21,7 +21,8 @@ type Config struct {
 	// The program closes Conn, after the use of everything that has the Config.
 	Conn *nats.Conn
 	// Prefix is the beginning of all subjects: one or more segments of the characters A-Z,
-	// a-z, 0-9, "_" and "-". Default "rpc".
+	// a-z, 0-9, "_" and "-". Default "rpc". No prefix should begin with the segments of
+	// another one: the method a/b below "rpc" is the method b below "rpc.a".
 	Prefix string
 	// Queue is the name of the workers' queue group. Default "rpcx".
 	Queue string

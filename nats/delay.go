@@ -12,11 +12,15 @@ const maxSenders = 10_000
 // delayWindow is the time after which a new smallest difference begins to count.
 const delayWindow = time.Minute
 
+// maxDrift is the time in which a clock gains at most one second on another, in seconds.
+const maxDrift = 10_000
+
 // delays estimates how long messages were on their way, without a common clock: for each
 // sender, the smallest difference between the time of arrival and the time of sending
 // belongs to the messages without delay. Any other message has the delay by which its
 // difference is larger. Each clock may begin anywhere. Since one clock may be a little
-// faster, only the differences of the last two windows count.
+// faster, only the differences of the last two windows count. After a silence of days, the
+// clock may have gained seconds, so an old difference grows by maxDrift.
 type delays struct {
 	mu      sync.Mutex // guards senders
 	senders map[string]*senderClock
@@ -40,7 +44,7 @@ func (d *delays) estimate(inbox string, now, sent time.Duration) time.Duration {
 		d.addLocked(inbox, &senderClock{current: difference, previous: difference, began: now})
 		return 0
 	case now-s.began >= delayWindow: // one window at a time, also after a long silence
-		s.previous, s.current, s.began = s.current, difference, now
+		s.previous, s.current, s.began = s.current+(now-s.began)/maxDrift, difference, now
 	case difference < s.current:
 		s.current = difference
 	}

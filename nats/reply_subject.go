@@ -21,6 +21,7 @@ func appendReplySubject(dst []byte, inbox string, n uint64, sent, left time.Dura
 	dst = append(append(dst, inbox...), replyMark...)
 	dst = append(strconv.AppendUint(dst, n, 36), '.')
 	dst = append(strconv.AppendInt(dst, sent.Milliseconds(), 36), '.')
+	left = min(left, maxTime*time.Millisecond) // a deadline further away comes to the same
 	return strconv.AppendInt(dst, int64((left+time.Millisecond-1)/time.Millisecond), 36)
 }
 

@@ -23,6 +23,13 @@ func TestReplySubject(t *testing.T) {
 			t.Errorf("%+v: %s, %+v, %t", test.r, subject, parsed, ok)
 		}
 	}
+	// A deadline out of the range of the format still has a subject that the sender can parse.
+	for _, left := range []time.Duration{maxTime * time.Millisecond, maxTime*time.Millisecond + 1, 1<<63 - 1} {
+		subject := string(appendReplySubject(nil, "i", 1, 0, left))
+		if r, ok := parseReplySubject(subject); !ok || r.left != maxTime*time.Millisecond {
+			t.Errorf("%v: %s, %+v, %t", left, subject, r, ok)
+		}
+	}
 	// A time is rounded up, so that a deadline is not taken for none.
 	if subject := string(appendReplySubject(nil, "i", 1, 0, 1)); subject != "i.rpcx.1.0.1" {
 		t.Error(subject)

@@ -3,6 +3,9 @@ package natsrpcx
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"example.com/rpcx"
@@ -62,7 +65,7 @@ func (w *worker) handle(m *nats.Msg) {
 	}
 	x := &exchange{msg: m, maxSize: int(w.config.Conn.MaxPayload()) - replyRoom}
 	if w.config.Admit != nil {
-		if err := w.config.Admit(m); err != nil {
+		if err := w.admit(m); err != nil {
 			answer, ok := errors.AsType[*rpcx.Error](err)
 			if !ok {
 				answer = errNotAdmitted
@@ -99,6 +102,26 @@ func (w *worker) handle(m *nats.Msg) {
 	case ctx.Err() == nil: // otherwise nobody waits
 		w.refuse(m, rpcx.InternalError())
 	}
+}
+
+// admit calls Config.Admit. A panic, or runtime.Goexit, refuses the message: one message
+// must not end the other requests of the worker.
+func (w *worker) admit(m *nats.Msg) (err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		cause := recover()
+		if log := w.server.Options.Logger; log != nil {
+			log.LogAttrs(w.ctx, slog.LevelError, "Config.Admit has panicked, and the message is refused",
+				slog.String("panic", bounded.Text(fmt.Sprint(cause))), slog.String("stack", string(debug.Stack())))
+		}
+		err = rpcx.InternalError()
+	}()
+	err = w.config.Admit(m)
+	returned = true
+	return err
 }
 
 // timeLeft returns the time until the deadline of m's sender, as far as is known.
@@ -140,7 +163,9 @@ func (w *worker) reply(m *nats.Msg, reply []byte, reason string) {
 	conn := w.config.Conn
 	// Without a connection the reply is lost, and the caller waits until its deadline.
 	if err := conn.PublishMsg(answer); errors.Is(err, nats.ErrMaxPayload) { // a server with less than the last
-		w.refuse(m, rpcx.InvalidRequest("response too large (over %s bytes)", bounded.Thousands(int(conn.MaxPayload()))))
+		e := rpcx.InvalidRequest("response too large (over %s bytes)", bounded.Thousands(int(conn.MaxPayload())))
+		answer, _ := rpcx.JSONRPCv2.AppendError(nil, nil, e, rpcx.JSON)
+		_ = conn.Publish(m.Reply, answer) // once: under a tiny limit this answer is too large, too
 	}
 }
 
