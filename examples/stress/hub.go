@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"example.com/rpcx"
@@ -111,21 +110,7 @@ func runHub(ctx context.Context, out io.Writer, length time.Duration, short bool
 	if err := r.run(ctx, server, clients); err != nil {
 		return err
 	}
-	r.print(out)
-	if svg != "" {
-		if err := os.WriteFile(svg, r.draw(), 0o644); err != nil {
-			return err
-		}
-	}
-	problems := r.judge()
-	for _, problem := range problems {
-		fmt.Fprintln(out, "FAILED:", problem)
-	}
-	if len(problems) > 0 {
-		return fmt.Errorf("%d checks failed", len(problems))
-	}
-	fmt.Fprintln(out, "all is well")
-	return nil
+	return reportMeasurement(out, svg, r)
 }
 
 // run makes the server and the clients go through the phases.

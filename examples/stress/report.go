@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -58,4 +59,31 @@ func milli(d time.Duration) string {
 		return "–"
 	}
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}
+
+// measurement is what a run of the hub or of returning clients has measured.
+type measurement interface {
+	print(w io.Writer)          // writes the figures
+	draw() []byte               // returns a picture of the figures, an SVG
+	judge() (problems []string) // returns what is wrong with the figures
+}
+
+// reportMeasurement prints m, and writes the picture to the file svg, unless svg is empty. It
+// returns an error if anything is wrong.
+func reportMeasurement(out io.Writer, svg string, m measurement) error {
+	m.print(out)
+	if svg != "" {
+		if err := os.WriteFile(svg, m.draw(), 0o644); err != nil {
+			return err
+		}
+	}
+	problems := m.judge()
+	for _, problem := range problems {
+		fmt.Fprintln(out, "FAILED:", problem)
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%d checks failed", len(problems))
+	}
+	fmt.Fprintln(out, "all is well")
+	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -99,21 +98,7 @@ func runReturn(ctx context.Context, out io.Writer, short bool, svg string) (err 
 	if err := r.run(ctx, clients); err != nil {
 		return err
 	}
-	r.print(out)
-	if svg != "" {
-		if err := os.WriteFile(svg, r.draw(), 0o644); err != nil {
-			return err
-		}
-	}
-	problems := r.judge()
-	for _, problem := range problems {
-		fmt.Fprintln(out, "FAILED:", problem)
-	}
-	if len(problems) > 0 {
-		return fmt.Errorf("%d checks failed", len(problems))
-	}
-	fmt.Fprintln(out, "all is well")
-	return nil
+	return reportMeasurement(out, svg, r)
 }
 
 // run connects the clients to a first server, and ends one server after the other.
