@@ -28,6 +28,9 @@ type typeSchemas struct {
 	names     map[reflect.Type]string               // names of components
 	types     map[string]reflect.Type               // the reverse of names
 	pending   []reflect.Type                        // components without a schema yet
+
+	root        reflect.Type // the type that the reflector describes now
+	rootLookups int          // how often the reflector has looked up root
 }
 
 func newTypeSchemas(from *jsonschema.Reflector) *typeSchemas {
@@ -105,6 +108,7 @@ func (types *typeSchemas) inlineSchema(t reflect.Type) (*jsonschema.Schema, erro
 	for t.Kind() == reflect.Pointer && types.mapType(t) == nil {
 		t = t.Elem()
 	}
+	types.root = nil
 	if id := types.referTo(t); id != "" {
 		return &jsonschema.Schema{Ref: string(id)}, nil
 	}
@@ -127,7 +131,12 @@ func (types *typeSchemas) reflectStruct(t reflect.Type) (s *jsonschema.Schema, e
 			err = fmt.Errorf("type %v: %v", t, failure)
 		}
 	}()
+	types.root, types.rootLookups = t, 0
 	copied := *types.reflector.ReflectFromType(t)
+	// The reflector looks up root once itself. Another time means that root refers to root.
+	if types.rootLookups > 1 && types.names[t] == "" {
+		types.nameComponent(t)
+	}
 	copied.ID, copied.Version, copied.Definitions = "", "", nil
 	return &copied, nil
 }
@@ -191,12 +200,22 @@ func (types *typeSchemas) referTo(t reflect.Type) jsonschema.ID {
 			return ""
 		}
 	}
+	if t == types.root {
+		if types.rootLookups++; types.names[t] == "" {
+			return jsonschema.ID(schemaPrefix + types.newName(t))
+		}
+	}
 	if types.names[t] == "" {
-		name := types.newName(t)
-		types.names[t], types.types[name] = name, t
-		types.pending = append(types.pending, t)
+		types.nameComponent(t)
 	}
 	return jsonschema.ID(schemaPrefix + types.names[t])
+}
+
+// nameComponent makes t a component.
+func (types *typeSchemas) nameComponent(t reflect.Type) {
+	name := types.newName(t)
+	types.names[t], types.types[name] = name, t
+	types.pending = append(types.pending, t)
 }
 
 // newName returns a free name for a component. If the name of the type is taken, the name

@@ -60,7 +60,7 @@ func (color) JSONSchema() *invopop.Schema {
 	return &invopop.Schema{Type: "string", Enum: []any{"red", "green"}}
 }
 
-type shop interface {
+type shopMethods interface {
 	GetItem(ctx context.Context, name string) (*item, error)
 	Totals(ctx context.Context, of map[string]int) (map[string]int, error)
 }
@@ -114,7 +114,7 @@ func shopRouter() *rpcx.Router {
 	handle("empty", rpcx.Func(func() struct{} { return struct{}{} }), rpcx.Doc{})
 	handle("put", rpcx.Func(func(i item) *item { return &i }, "item"), rpcx.Doc{})
 	handle("array", rpcx.Func(func(a [3]int, b map[int]string, c [][]item) bool { return true }, "a", "b", "c"), rpcx.Doc{})
-	service := rpcx.Expose[shop](&shopService{})
+	service := rpcx.Expose[shopMethods](&shopService{})
 	for _, name := range []string{"get_item", "totals"} {
 		if err := service.Document(name, rpcx.Doc{Public: true}); err != nil {
 			panic(err)
@@ -189,22 +189,22 @@ func checkDocument(t *testing.T, d *openrpc.Document) []byte {
 	}
 	c := jsonschema.NewCompiler()
 	c.DefaultDraft(jsonschema.Draft2020)
-	if err := c.AddResource("document:/", v); err != nil {
+	if err := c.AddResource("https://document.test/", v); err != nil {
 		t.Fatal(err)
 	}
 	for name := range d.Components.Schemas {
-		if _, err := c.Compile("document:/#/components/schemas/" + name); err != nil {
+		if _, err := c.Compile("https://document.test/#/components/schemas/" + name); err != nil {
 			t.Errorf("schema %s: %v", name, err)
 		}
 	}
 	for i, m := range d.Methods {
 		for j := range m.Params {
-			if _, err := c.Compile("document:/#/methods/" + itoa(i) + "/params/" + itoa(j) + "/schema"); err != nil {
+			if _, err := c.Compile("https://document.test/#/methods/" + itoa(i) + "/params/" + itoa(j) + "/schema"); err != nil {
 				t.Errorf("%s: param %d: %v", m.Name, j, err)
 			}
 		}
 		if m.Result != nil {
-			if _, err := c.Compile("document:/#/methods/" + itoa(i) + "/result/schema"); err != nil {
+			if _, err := c.Compile("https://document.test/#/methods/" + itoa(i) + "/result/schema"); err != nil {
 				t.Errorf("%s: result: %v", m.Name, err)
 			}
 		}

@@ -22,7 +22,7 @@ import (
 // If d has such a name as well, the type of d keeps the name, and the other gets a number.
 //
 // A param or property that is not required is a pointer, a slice, a map or an any, and nil
-// means absent. A schema that has no counterpart in Go, such as a oneOf, becomes any. Texts
+// means absent. The method rpc.discover is left out: use [Discover] and [Parse]. A schema that has no counterpart in Go, such as a oneOf, becomes any. Texts
 // of d become comments. A method without a result is a notification.
 //
 // Go fails if pkg is not an identifier, if a schema refers to no component of d, or if a
@@ -79,6 +79,9 @@ func (g *generator) generate() ([]byte, error) {
 	}
 	taken := make(goNames)
 	for _, m := range g.doc.Methods {
+		if m.Name == "rpc.discover" {
+			continue
+		}
 		method, err := g.readMethod(m, taken)
 		if err != nil {
 			return nil, fmt.Errorf("method %.100q: %w", m.Name, err)
@@ -139,8 +142,8 @@ func (g *generator) writeUnimplemented(w *bytes.Buffer) {
 }
 
 func (g *generator) writeHandler(w *bytes.Buffer) error {
-	fmt.Fprintf(w, "// %s returns a router with the methods of s, and their documentation.\n", g.handler)
-	fmt.Fprintf(w, "func %s(s %s) *rpcx.Router {\n\tr := rpcx.NewRouter()\n", g.handler, g.service)
+	fmt.Fprintf(w, "// %s returns a router with the methods of service, and their documentation.\n", g.handler)
+	fmt.Fprintf(w, "func %s(service %s) *rpcx.Router {\n\tr := rpcx.NewRouter()\n", g.handler, g.service)
 	for _, m := range g.methods {
 		doc, err := g.docLiteral(m)
 		if err != nil {
@@ -262,13 +265,13 @@ func (g *generator) writeClient(w *bytes.Buffer) {
 		}
 	}
 	w.WriteString("\tcaller rpcx.Caller\n}\n\n")
-	fmt.Fprintf(w, "// %s returns a client that calls through c.\n", g.newClient)
-	fmt.Fprintf(w, "func %s(c rpcx.Caller) (*%s, error) {\n\tclient := &%s{caller: c}\n", g.newClient, g.client, g.client)
-	w.WriteString("\tif err := rpcx.BindProxy(rpcx.Remote(c), client); err != nil {\n\t\treturn nil, err\n\t}\n\treturn client, nil\n}\n\n")
+	fmt.Fprintf(w, "// %s returns a client that calls through caller.\n", g.newClient)
+	fmt.Fprintf(w, "func %s(caller rpcx.Caller) (*%s, error) {\n\tclient := &%s{caller: caller}\n", g.newClient, g.client, g.client)
+	w.WriteString("\tif err := rpcx.BindProxy(rpcx.Remote(caller), client); err != nil {\n\t\treturn nil, err\n\t}\n\treturn client, nil\n}\n\n")
 	for _, m := range g.methods {
 		if !m.isStub() {
 			w.WriteString(m.docComment(""))
-			fmt.Fprintf(w, "func (c *%s) %s(%s) %s {\n%s}\n\n", g.client, m.goName, m.clientParams(), m.results(), m.clientBody())
+			fmt.Fprintf(w, "func (client *%s) %s(%s) %s {\n%s}\n\n", g.client, m.goName, m.clientParams(), m.results(), m.clientBody())
 		}
 	}
 }

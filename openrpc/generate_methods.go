@@ -237,7 +237,7 @@ func (m *goMethod) namedResults() string {
 
 // handlerExpr returns the expression for the handler of the method.
 func (m *goMethod) handlerExpr() string {
-	call := "s." + m.goName
+	call := "service." + m.goName
 	open := ""
 	if m.method.ParamsKind == "open" {
 		open = `, "..."`
@@ -328,11 +328,11 @@ func (m *goMethod) clientBody() string {
 	name := literal(m.method.Name)
 	switch {
 	case m.method.Result == nil:
-		fmt.Fprintf(&b, "\treturn c.caller.Notify(ctx, %s, %s)\n", name, params)
+		fmt.Fprintf(&b, "\treturn client.caller.Notify(ctx, %s, %s)\n", name, params)
 	case m.result.expr == "":
-		fmt.Fprintf(&b, "\treturn c.caller.Call(ctx, %s, %s, nil)\n", name, params)
+		fmt.Fprintf(&b, "\treturn client.caller.Call(ctx, %s, %s, nil)\n", name, params)
 	default:
-		fmt.Fprintf(&b, "\treturn rpcx.Call[%s](ctx, c.caller, %s, %s)\n", m.result.expr, name, params)
+		fmt.Fprintf(&b, "\treturn rpcx.Call[%s](ctx, client.caller, %s, %s)\n", m.result.expr, name, params)
 	}
 	return b.String()
 }

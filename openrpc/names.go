@@ -66,7 +66,7 @@ func (taken goNames) take(want string) string {
 // that the function uses.
 func paramNames() goNames {
 	taken := make(goNames)
-	for _, name := range []string{"ctx", "s", "c", "req", "err", "args", "context", "json", "time", "big", "rpcx"} {
+	for _, name := range []string{"ctx", "service", "client", "req", "err", "args", "context", "json", "time", "big", "rpcx"} {
 		taken[name] = 1
 	}
 	return taken
