@@ -25,8 +25,12 @@ type component struct {
 	name   string
 	goName string
 	schema *node
-	typ    goType // only goType.expr is valid before resolveTypes
-	cycle  int    // components that contain each other without a pointer have the same number
+	cycle  int // components that contain each other without a pointer have the same number
+
+	resolving bool
+	typ       goType // set by resolve
+	alias     string // the other type if the component is an alias
+	err       error  // of a reference that leads nowhere
 }
 
 // readComponents parses the schemas under components and names their types. Schemas whose
@@ -46,19 +50,46 @@ func (g *generator) readComponents() error {
 	}
 	g.findCycles()
 	for _, c := range g.order {
-		target := g.target(c.schema)
-		switch {
-		case target == nil: // references that lead back to themselves
-			c.typ = goType{c.goName, true, false}
-		default:
-			_, nullable := nullableSchema(target)
-			c.typ = goType{c.goName, nullable || isNilSchema(target), isStructSchema(target)}
-			if nullable {
-				c.typ.fields = true // perhaps
-			}
-		}
+		g.resolve(c)
 	}
 	return nil
+}
+
+// resolve sets the typ of a component. A component that is a reference to another one, or
+// to another one or null, becomes an alias. resolve reports false for a component that
+// refers to itself through such references alone.
+func (g *generator) resolve(c *component) bool {
+	switch {
+	case c.typ.expr != "":
+		return true
+	case c.resolving:
+		return false
+	}
+	c.resolving = true
+	n, nullable := unwrap(c.schema), false
+	for {
+		other, ok := nullableSchema(n)
+		if !ok {
+			break
+		}
+		n, nullable = unwrap(other), true
+	}
+	ref := n.get("$ref")
+	if ref == nil {
+		c.typ = goType{c.goName, nullable || isNilSchema(n), isStructSchema(n)}
+		return true
+	}
+	target, err := g.componentOf(ref)
+	if err != nil || !g.resolve(target) {
+		c.err, c.alias, c.typ = err, "any", goType{expr: c.goName, nils: true}
+		return true
+	}
+	c.alias = target.goName
+	c.typ = goType{c.goName, nullable || target.typ.nils, target.typ.fields}
+	if nullable && !target.typ.nils {
+		c.alias = "*" + c.alias
+	}
+	return true
 }
 
 func boolOrder(b bool) int {
@@ -66,23 +97,6 @@ func boolOrder(b bool) int {
 		return 1
 	}
 	return 0
-}
-
-// target follows references from a schema. The result is nil for references that lead back
-// to themselves, and for references that lead nowhere.
-func (g *generator) target(n *node) *node {
-	for range len(g.components) + 1 {
-		ref := unwrap(n).get("$ref")
-		if ref == nil {
-			return unwrap(n)
-		}
-		c, err := g.componentOf(ref)
-		if err != nil {
-			return nil
-		}
-		n = c.schema
-	}
-	return nil
 }
 
 func (g *generator) componentOf(ref *node) (*component, error) {
@@ -348,17 +362,9 @@ func (g *generator) writeComponent(w *bytes.Buffer, c *component) error {
 		}
 	}
 	w.WriteString(comment("", text))
-	if ref := n.get("$ref"); ref != nil {
-		target, err := g.componentOf(ref)
-		if err != nil {
-			return err
-		}
-		expr := target.goName
-		if g.target(n) == nil {
-			expr = "any"
-		}
-		fmt.Fprintf(w, "type %s = %s\n\n", c.goName, expr)
-		return nil
+	if c.alias != "" {
+		fmt.Fprintf(w, "type %s = %s\n\n", c.goName, c.alias)
+		return c.err
 	}
 	t, err := g.typeOf(n, c)
 	if err != nil {
