@@ -31,7 +31,7 @@ func (d *Document) Go(pkg string) ([]byte, error) {
 	if !token.IsIdentifier(pkg) || pkg == "_" {
 		return nil, fmt.Errorf("generate Go: %.100q is not the name of a package", pkg)
 	}
-	g := &generator{doc: d, pkg: pkg, names: make(goNames), imports: map[string]bool{"context": true, rpcxPath: true}}
+	g := &generator{doc: d, pkg: pkg, names: make(goNames), imports: map[string]bool{rpcxPath: true}}
 	code, err := g.generate()
 	if err != nil {
 		return nil, fmt.Errorf("generate Go: %w", err)
@@ -82,6 +82,7 @@ func (g *generator) generate() ([]byte, error) {
 		if m.Name == "rpc.discover" {
 			continue
 		}
+		g.imports["context"] = true
 		method, err := g.readMethod(m, taken)
 		if err != nil {
 			return nil, fmt.Errorf("method %.100q: %w", m.Name, err)
