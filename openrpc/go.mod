@@ -6,6 +6,7 @@ replace example.com/rpcx => ../
 
 require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
+	github.com/coder/websocket v1.8.15
 	github.com/google/go-cmp v0.7.0
 	github.com/invopop/jsonschema v0.14.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
