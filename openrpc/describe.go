@@ -62,10 +62,12 @@ func listMethods(r *rpcx.Router, all bool) []describedMethod {
 			continue
 		}
 		m := describedMethod{name, h, doc}
-		if _, function := rpcx.SignatureOf(h); function && reflect.ValueOf(h).Comparable() {
+		if reflect.ValueOf(h).Comparable() {
 			at := place{parentPath(name), h}
-			if i, alias := places[at]; alias {
-				methods[i].handler = nil
+			if i, again := places[at]; again {
+				if _, function := rpcx.SignatureOf(h); function { // which does not depend on the name
+					methods[i].handler = nil
+				}
 			}
 			places[at] = len(methods)
 		}

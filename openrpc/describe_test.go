@@ -12,6 +12,7 @@ import (
 
 	"example.com/rpcx"
 	"example.com/rpcx/openrpc"
+	"example.com/rpcx/openrpc/internal/shop"
 	"github.com/google/go-cmp/cmp"
 	invopop "github.com/invopop/jsonschema"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -46,11 +47,11 @@ type page[T any] struct {
 
 type grid [2]int
 
-type state struct{ on bool }
+type state struct{ On bool }
 
 func (s state) MarshalText() ([]byte, error) { return []byte("on"), nil }
 
-type raw struct{ data int }
+type raw struct{ Data int }
 
 func (r raw) MarshalJSON() ([]byte, error) { return []byte("7"), nil }
 
@@ -348,6 +349,10 @@ func TestExamplesAreCalled(t *testing.T) {
 	defer client.Close()
 	if n := callExamples(t, client, describe(t, r, nil)); n != 4 {
 		t.Errorf("%d examples were called", n)
+	}
+	generated := shop.NewHandler(shopOfGenerated{})
+	if n := callExamples(t, pipe(t, generated), describe(t, generated, nil)); n != 4 {
+		t.Errorf("%d examples of generated handlers were called", n)
 	}
 }
 

@@ -22,8 +22,9 @@ import (
 // If d has such a name as well, the type of d keeps the name, and the other gets a number.
 //
 // A param or property that is not required is a pointer, a slice, a map or an any, and nil
-// means absent. The method rpc.discover is left out: use [Discover] and [Parse]. A schema that has no counterpart in Go, such as a oneOf, becomes any. Texts
-// of d become comments. A method without a result is a notification.
+// means absent. A schema that has no counterpart in Go, such as a oneOf, becomes any. Texts
+// of d become comments. A method without a result is a notification. The method
+// rpc.discover is left out: use [Discover] and [Parse].
 //
 // Go fails if pkg is not an identifier, if a schema refers to no component of d, or if a
 // name cannot be part of Go code. The error says which.

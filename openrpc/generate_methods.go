@@ -148,16 +148,17 @@ func (m *goMethod) paramsStruct() string {
 
 // docComment returns the comment of the method.
 func (m *goMethod) docComment(prefix string) string {
-	text := m.goName + " is the method " + literal(m.method.Name) + "."
+	var text strings.Builder
+	text.WriteString(m.goName + " is the method " + literal(m.method.Name) + ".")
 	for _, more := range []string{m.method.Summary, m.method.Description} {
 		if more != "" {
-			text += "\n\n" + more
+			text.WriteString("\n\n" + more)
 		}
 	}
 	if m.method.Deprecated {
-		text += "\n\nDeprecated: the document says so."
+		text.WriteString("\n\nDeprecated: the document says so.")
 	}
-	return comment(prefix, text)
+	return comment(prefix, text.String())
 }
 
 // serviceParams returns the parameters of the method of the Service.

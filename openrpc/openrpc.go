@@ -2,8 +2,12 @@
 // makes Go code and a page for people from such a document.
 //
 //	router := rpcx.NewRouter()
-//	router.Handle("greet", rpcx.Documented(rpcx.Func(greet, "name"), rpcx.Doc{Summary: "Says hello", Public: true}))
-//	router.Handle("rpc.discover", openrpc.Discover(router, openrpc.Info{Title: "Greeter", Version: "1.0.0"}, nil))
+//	router.Handle("greet", rpcx.Documented(rpcx.Func(greet, "name"), rpcx.Doc{
+//		Summary: "Says hello",
+//		Public:  true,
+//	}))
+//	info := openrpc.Info{Title: "Greeter", Version: "1.0.0"}
+//	router.Handle("rpc.discover", openrpc.Discover(router, info, nil))
 //
 // [Describe] makes the document, and [Discover] serves it to peers. [Parse] reads the
 // document of another program. [Document.Go] generates Go code from a document: types, an
@@ -23,9 +27,9 @@
 // Some functions take arguments that OpenRPC has no words for. Four extensions describe
 // them, and other programs ignore the extensions:
 //
-//	x-rpcx-params: "any"   the method takes any params, because its handler is not a function of rpcx.Func
+//	x-rpcx-params: "any"   the method takes any params: its handler is not of rpcx.Func
 //	x-rpcx-params: "open"  the method ignores further named arguments
-//	x-rpcx-values          schema of the arguments of a method that takes arguments of any name
+//	x-rpcx-values          the schema of arguments, which have any name
 //	x-rpcx-variadic        on the last param: the param can be repeated
 //
 // # Documents of strangers

@@ -261,8 +261,11 @@ type member struct {
 	value *node
 }
 
-// parseNode parses a JSON value of at most maxDepth levels.
+// parseNode parses a schema or another JSON value, of at most maxDepth levels.
 func parseNode(data []byte) (*node, error) {
+	if len(data) == 0 {
+		return nil, errors.New("the schema is missing")
+	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	n, err := decodeNode(dec, data, maxDepth)

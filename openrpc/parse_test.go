@@ -72,7 +72,7 @@ func TestGoRefuses(t *testing.T) {
 		{"a schema that refers to nothing", "p", method(`{"name":"a","schema":{"$ref":"#/components/schemas/none"}}`), "leads nowhere"},
 		{"a schema of another document", "p", method(`{"name":"a","schema":{"$ref":"https://example.com/"}}`), "does not begin with"},
 		{"a deep schema", "p", method(`{"name":"a","schema":` + strings.Repeat(`{"items":`, 200) + "{}" + strings.Repeat("}", 200) + "}"), "100 levels"},
-		{"a param without a schema", "p", method(`{"name":"a"}`), `param "a"`},
+		{"a param without a schema", "p", method(`{"name":"a"}`), `param "a": the schema is missing`},
 	} {
 		d, err := openrpc.Parse(c.doc)
 		if err != nil {
