@@ -231,6 +231,8 @@ func TestDescribeDocument(t *testing.T) {
 	compareFile(t, "testdata/shop.json", append(data, '\n'))
 }
 
+// compareFile fails the test if got is not what the file has. With RPCX_UPDATE=1, got
+// becomes the file.
 func compareFile(t *testing.T, name string, got []byte) {
 	t.Helper()
 	if os.Getenv("RPCX_UPDATE") != "" {
@@ -253,6 +255,9 @@ func methodNames(d *openrpc.Document) (names []string) {
 	}
 	return names
 }
+
+// The document of Minecraft's shape fits the meta-schema.
+func TestMinecraftDocument(t *testing.T) { checkDocument(t, parseFile(t, "testdata/minecraft.json")) }
 
 func TestDescribeListsPublicMethods(t *testing.T) {
 	names := strings.Join(methodNames(describe(t, shopRouter(), nil)), " ")

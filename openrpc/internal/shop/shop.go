@@ -65,11 +65,6 @@ type OpenParams struct {
 	Below *Item  `json:"Below,omitzero"`
 }
 
-// PutParams holds the params of Put.
-type PutParams struct {
-	Item Item `json:"item"`
-}
-
 // RoundParams holds the params of Round.
 type RoundParams struct {
 	X      float64 `json:"x"`
@@ -117,7 +112,7 @@ type Service interface {
 	Position(ctx context.Context, arg1 int64, arg2 int64, arg3 *string) (string, error)
 
 	// Put is the method "put".
-	Put(ctx context.Context, params PutParams) (*Item, error)
+	Put(ctx context.Context, item Item) (*Item, error)
 
 	// Round is the method "round".
 	Round(ctx context.Context, params RoundParams) (float64, error)
@@ -183,7 +178,7 @@ func NewHandler(service Service) *rpcx.Router {
 	r.Handle("position", rpcx.Documented(rpcx.Func(service.Position), rpcx.Doc{
 		Public: true,
 	}))
-	r.Handle("put", rpcx.Documented(rpcx.Func(func(ctx context.Context, item Item) (*Item, error) { return service.Put(ctx, PutParams{Item: item}) }, "item"), rpcx.Doc{
+	r.Handle("put", rpcx.Documented(rpcx.Func(service.Put, "item"), rpcx.Doc{
 		Public: true,
 	}))
 	r.Handle("round", rpcx.Documented(rpcx.Func(func(ctx context.Context, x float64, digits *uint64) (float64, error) {
@@ -263,7 +258,7 @@ func (Unimplemented) Position(_ context.Context, _ int64, _ int64, _ *string) (_
 	return
 }
 
-func (Unimplemented) Put(_ context.Context, _ PutParams) (_ *Item, err error) {
+func (Unimplemented) Put(_ context.Context, _ Item) (_ *Item, err error) {
 	err = rpcx.MethodNotFound("put")
 	return
 }
@@ -335,9 +330,6 @@ type Client struct {
 	// Does nothing
 	Ping func(ctx context.Context) error `rpcx:"ping"`
 
-	// Put is the method "put".
-	Put func(ctx context.Context, params PutParams) (*Item, error) `rpcx:"put"`
-
 	// Round is the method "round".
 	Round func(ctx context.Context, params RoundParams) (float64, error) `rpcx:"round"`
 
@@ -369,6 +361,12 @@ func (client *Client) Position(ctx context.Context, arg1 int64, arg2 int64, arg3
 		args = args[:2]
 	}
 	return rpcx.Call[string](ctx, client.caller, "position", args)
+}
+
+// Put is the method "put".
+func (client *Client) Put(ctx context.Context, item Item) (*Item, error) {
+	args := rpcx.Args{item}
+	return rpcx.Call[*Item](ctx, client.caller, "put", args)
 }
 
 // Undecoded is the method "undecoded".
