@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -16,10 +17,32 @@ import (
 // nor links and external documentation.
 //
 // Parse fails if two methods or two params of a method have the same name, or if a
-// reference leads nowhere. Parse follows only references within the document. The memory
-// that Parse takes is in proportion to data, because each component is decoded once.
-func Parse(data []byte) (*Document, error) {
-	d, err := parseDocument(data)
+// reference leads nowhere. Parse follows only references within the document, and decodes
+// each component once. [Parser] has a limit for what many references lead to.
+func Parse(data []byte) (*Document, error) { return new(Parser).Parse(data) }
+
+// DefaultMaxExpanded is the default of [Parser].MaxExpanded.
+const DefaultMaxExpanded = 16 << 20
+
+// Parser is [Parse] with another limit. The zero Parser has the limit of Parse.
+type Parser struct {
+	// MaxExpanded bounds the size in bytes of all components together, each as often as
+	// references lead to it. A small document whose references lead to one large component
+	// would become large when it is encoded, or becomes code. 0 means
+	// [DefaultMaxExpanded], and a negative value means no limit.
+	MaxExpanded int
+}
+
+// Parse reads a document, as the function [Parse] does.
+func (p *Parser) Parse(data []byte) (*Document, error) {
+	left := p.MaxExpanded
+	switch {
+	case left == 0:
+		left = DefaultMaxExpanded
+	case left < 0:
+		left = math.MaxInt
+	}
+	d, err := parseDocument(data, left)
 	if err != nil {
 		return nil, fmt.Errorf("parse OpenRPC document: %w", err)
 	}
@@ -50,7 +73,7 @@ type writtenExample struct {
 	Result json.RawMessage   `json:"result"`
 }
 
-func parseDocument(data []byte) (*Document, error) {
+func parseDocument(data []byte, maxExpanded int) (*Document, error) {
 	var written writtenDocument
 	if err := json.Unmarshal(data, &written); err != nil {
 		return nil, err
@@ -65,7 +88,7 @@ func parseDocument(data []byte) (*Document, error) {
 		return nil, errors.New(`there is no member "methods"`)
 	}
 	d.Components.Schemas = written.Components["schemas"]
-	resolver := &resolver{written.Components, make(map[string]any)}
+	resolver := &resolver{written.Components, make(map[string]any), maxExpanded}
 	d.Methods = make([]*Method, 0, len(written.Methods))
 	names := make(map[string]bool, len(written.Methods))
 	for i, raw := range written.Methods {
@@ -166,6 +189,7 @@ func (r *resolver) parseExample(raw json.RawMessage) (*Example, error) {
 type resolver struct {
 	components map[string]map[string]json.RawMessage
 	decoded    map[string]any // by reference; nil while the component is being decoded
+	left       int            // bytes of components that may still be referred to
 }
 
 // resolve decodes raw, or the component of the given kind to which raw refers. The caller
@@ -186,16 +210,19 @@ func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
 	if err != nil {
 		return nil, err
 	}
+	component, ok := r.components[kind][name]
+	if !ok {
+		return nil, fmt.Errorf("the reference %.100q leads nowhere", ref)
+	}
+	if r.left -= len(component); r.left < 0 {
+		return nil, errors.New("references lead to too many bytes in all: the limit is Parser.MaxExpanded")
+	}
 	key := kind + "/" + name
 	if v, ok := r.decoded[key]; ok {
 		if v, ok := v.(*T); ok {
 			return v, nil
 		}
 		return nil, fmt.Errorf("the reference %.100q leads back to itself", ref)
-	}
-	component, ok := r.components[kind][name]
-	if !ok {
-		return nil, fmt.Errorf("the reference %.100q leads nowhere", ref)
 	}
 	r.decoded[key] = nil
 	v, err := resolve[T](r, kind, component)

@@ -56,6 +56,24 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// Many references to one large component are refused before they take memory.
+func TestParseBoundsReferences(t *testing.T) {
+	var methods []string
+	for i := range 1000 {
+		methods = append(methods, fmt.Sprintf(`{"name":"m%d","params":[{"$ref":"#/components/contentDescriptors/x"}]}`, i))
+	}
+	doc := document(strings.Join(methods, ","), `"contentDescriptors":{"x":{"name":"x","schema":{"description":"`+strings.Repeat("x", 20000)+`"}}}`)
+	if _, err := openrpc.Parse(doc); err == nil || !strings.Contains(err.Error(), "Parser.MaxExpanded") {
+		t.Errorf("20 MB of components: %v", err)
+	}
+	for _, limit := range []int{-1, 30 << 20} {
+		parser := openrpc.Parser{MaxExpanded: limit}
+		if _, err := parser.Parse(doc); err != nil {
+			t.Errorf("with the limit %d: %v", limit, err)
+		}
+	}
+}
+
 func TestGoRefuses(t *testing.T) {
 	method := func(param string) []byte {
 		return document(`{"name":"m","paramStructure":"by-name","params":[`+param+`]}`, "")
