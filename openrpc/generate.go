@@ -24,8 +24,9 @@ import (
 // A param or property that is not required is a pointer, a slice, a map or an any, and nil
 // means absent. A schema that has no counterpart in Go, such as a oneOf, becomes any. Texts
 // of d become comments. A client passes arguments by name if d says that a method takes only
-// names, or takes names as well and some params are not required. A method without a result is a notification. The method
-// rpc.discover is left out: use [Discover] and [Parse].
+// names, or takes names as well and some params are not required. A method without a
+// result is a notification. The method rpc.discover is left out: use [Discover] and
+// [Parse].
 //
 // Go fails if pkg is not an identifier, if a schema refers to no component of d, or if a
 // name cannot be part of Go code. The error says which.

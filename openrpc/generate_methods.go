@@ -116,7 +116,7 @@ func (g *generator) readParams(method *goMethod) error {
 
 // needsStruct reports whether the params are in a struct, because a client passes them by
 // name. If some can be absent, a client passes them by name where the document says that
-// both forms are taken. A document that says nothing may be of a server that takes no names.
+// both forms are taken. If the document says nothing, its server may take no names.
 func (m *goMethod) needsStruct() bool {
 	switch m.method.ParamStructure {
 	case ByName:
