@@ -1,0 +1,375 @@
+package openrpc
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Parse reads an OpenRPC document of any version 1.x. References to components are
+// resolved, except within schemas. Parse keeps neither the extensions of other programs
+// nor links and external documentation.
+//
+// Parse fails if two methods or two params of a method have the same name, or if a
+// reference leads nowhere. Parse follows only references within the document, and decodes
+// each component once. [Parser] has a limit for what many references lead to.
+func Parse(data []byte) (*Document, error) { return new(Parser).Parse(data) }
+
+// DefaultMaxExpanded is the default of [Parser].MaxExpanded.
+const DefaultMaxExpanded = 16 << 20
+
+// Parser is [Parse] with another limit. The zero Parser has the limit of Parse.
+type Parser struct {
+	// MaxExpanded bounds the size in bytes of all components together, each as often as
+	// references lead to it. A small document whose references lead to one large component
+	// would become large when it is encoded, or becomes code. 0 means
+	// [DefaultMaxExpanded], and a negative value means no limit.
+	MaxExpanded int
+}
+
+// Parse reads a document, as the function [Parse] does.
+func (p *Parser) Parse(data []byte) (*Document, error) {
+	left := p.MaxExpanded
+	switch {
+	case left == 0:
+		left = DefaultMaxExpanded
+	case left < 0:
+		left = math.MaxInt
+	}
+	d, err := parseDocument(data, left)
+	if err != nil {
+		return nil, fmt.Errorf("parse OpenRPC document: %w", err)
+	}
+	return d, nil
+}
+
+// writtenDocument is a document before references are resolved.
+type writtenDocument struct {
+	Document
+	Methods    []json.RawMessage                     `json:"methods"`
+	Components map[string]map[string]json.RawMessage `json:"components"`
+}
+
+// writtenMethod is a method before references are resolved.
+type writtenMethod struct {
+	Method
+	Tags     []json.RawMessage `json:"tags"`
+	Params   []json.RawMessage `json:"params"`
+	Result   json.RawMessage   `json:"result"`
+	Errors   []json.RawMessage `json:"errors"`
+	Examples []json.RawMessage `json:"examples"`
+}
+
+// writtenExample is an example before references are resolved.
+type writtenExample struct {
+	Example
+	Params []json.RawMessage `json:"params"`
+	Result json.RawMessage   `json:"result"`
+}
+
+func parseDocument(data []byte, maxExpanded int) (*Document, error) {
+	var written writtenDocument
+	if err := json.Unmarshal(data, &written); err != nil {
+		return nil, err
+	}
+	d := &written.Document
+	switch {
+	case d.OpenRPC == "":
+		return nil, errors.New(`there is no member "openrpc" with a version`)
+	case !strings.HasPrefix(d.OpenRPC, "1."):
+		return nil, fmt.Errorf("version %.20q is not a version 1 of OpenRPC", d.OpenRPC)
+	case written.Methods == nil:
+		return nil, errors.New(`there is no member "methods"`)
+	}
+	d.Components.Schemas = written.Components["schemas"]
+	resolver := &resolver{written.Components, make(map[string]any), maxExpanded}
+	d.Methods = make([]*Method, 0, len(written.Methods))
+	names := make(map[string]bool, len(written.Methods))
+	for i, raw := range written.Methods {
+		m, err := resolver.parseMethod(raw)
+		if err != nil {
+			return nil, fmt.Errorf("method %d: %w", i, err)
+		}
+		if names[m.Name] {
+			return nil, fmt.Errorf("two methods are named %.100q", m.Name)
+		}
+		names[m.Name] = true
+		d.Methods = append(d.Methods, m)
+	}
+	return d, nil
+}
+
+func (r *resolver) parseMethod(raw json.RawMessage) (*Method, error) {
+	written, err := resolve[writtenMethod](r, "methods", raw)
+	if err != nil {
+		return nil, err
+	}
+	m := written.Method // a copy, because another reference may lead to the same component
+	switch m.structure() {
+	case ByName, ByPosition, Either:
+	default:
+		return nil, fmt.Errorf("%.100q: paramStructure %.100q is unknown", m.Name, m.ParamStructure)
+	}
+	if m.Name == "" {
+		return nil, errors.New("the name is missing or empty")
+	}
+	if err := r.completeMethod(&m, written); err != nil {
+		return nil, fmt.Errorf("%.100q: %w", m.Name, err)
+	}
+	return &m, nil
+}
+
+// completeMethod resolves the parts of a method.
+func (r *resolver) completeMethod(m *Method, written *writtenMethod) error {
+	var err error
+	if m.Params, err = resolveAll[Content](r, "contentDescriptors", written.Params); err != nil {
+		return fmt.Errorf("params: %w", err)
+	}
+	names := make(map[string]bool, len(m.Params))
+	for i, p := range m.Params {
+		switch {
+		case p.Name == "":
+			return fmt.Errorf("params: the name of param %d is missing or empty", i)
+		case names[p.Name]:
+			return fmt.Errorf("params: two are named %.100q", p.Name)
+		case p.Variadic && i < len(m.Params)-1:
+			return fmt.Errorf("params: %.100q is repeated, but is not the last", p.Name)
+		}
+		names[p.Name] = true
+	}
+	if len(written.Result) > 0 && string(written.Result) != "null" {
+		if m.Result, err = resolve[Content](r, "contentDescriptors", written.Result); err != nil {
+			return fmt.Errorf("result: %w", err)
+		}
+	}
+	tags, err := resolveAll[Tag](r, "tags", written.Tags)
+	if err != nil {
+		return fmt.Errorf("tags: %w", err)
+	}
+	m.Tags = dereference(tags)
+	failures, err := resolveAll[Error](r, "errors", written.Errors)
+	if err != nil {
+		return fmt.Errorf("errors: %w", err)
+	}
+	m.Errors = dereference(failures)
+	for i, raw := range written.Examples {
+		example, err := r.parseExample(raw)
+		if err != nil {
+			return fmt.Errorf("example %d: %w", i, err)
+		}
+		m.Examples = append(m.Examples, *example)
+	}
+	return nil
+}
+
+func (r *resolver) parseExample(raw json.RawMessage) (*Example, error) {
+	written, err := resolve[writtenExample](r, "examplePairings", raw)
+	if err != nil {
+		return nil, err
+	}
+	example := written.Example
+	params, err := resolveAll[ExampleValue](r, "examples", written.Params)
+	if err != nil {
+		return nil, err
+	}
+	example.Params = dereference(params)
+	if len(written.Result) > 0 && string(written.Result) != "null" {
+		example.Result, err = resolve[ExampleValue](r, "examples", written.Result)
+	}
+	return &example, err
+}
+
+// resolver finds components.
+type resolver struct {
+	components map[string]map[string]json.RawMessage
+	decoded    map[string]any // by reference; nil while the component is being decoded
+	left       int            // bytes of components that may still be referred to
+}
+
+// resolve decodes raw, or the component of the given kind to which raw refers. The caller
+// must not change the result, which other references share.
+func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
+	var reference struct {
+		Ref *string `json:"$ref"`
+	}
+	if err := json.Unmarshal(raw, &reference); err != nil {
+		return nil, err
+	}
+	if reference.Ref == nil {
+		v := new(T)
+		return v, json.Unmarshal(raw, v)
+	}
+	ref := *reference.Ref
+	name, err := componentName(ref, kind)
+	if err != nil {
+		return nil, err
+	}
+	component, ok := r.components[kind][name]
+	if !ok {
+		return nil, fmt.Errorf("the reference %.100q leads nowhere", ref)
+	}
+	if r.left -= len(component); r.left < 0 {
+		return nil, errors.New("references lead to too many bytes in all: the limit is Parser.MaxExpanded")
+	}
+	key := kind + "/" + name
+	if v, ok := r.decoded[key]; ok {
+		if v, ok := v.(*T); ok {
+			return v, nil
+		}
+		return nil, fmt.Errorf("the reference %.100q leads back to itself", ref)
+	}
+	r.decoded[key] = nil
+	v, err := resolve[T](r, kind, component)
+	if err != nil {
+		return nil, err
+	}
+	r.decoded[key] = v
+	return v, nil
+}
+
+// componentName returns the name in a reference to a component of the given kind.
+func componentName(ref, kind string) (string, error) {
+	name, ok := strings.CutPrefix(ref, "#/components/"+kind+"/")
+	if !ok || strings.Contains(name, "/") {
+		return "", fmt.Errorf("the reference %.100q does not begin with #/components/%s/ and end with a name", ref, kind)
+	}
+	name, err := url.PathUnescape(name)
+	if err != nil {
+		return "", fmt.Errorf("the reference %.100q has a wrong %%", ref)
+	}
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(name), nil
+}
+
+// resolveAll resolves each element of a list. The result is never nil.
+func resolveAll[T any](r *resolver, kind string, list []json.RawMessage) ([]*T, error) {
+	values := make([]*T, 0, len(list))
+	for i, raw := range list {
+		v, err := resolve[T](r, kind, raw)
+		if err != nil {
+			return nil, fmt.Errorf("%d: %w", i, err)
+		}
+		values = append(values, v)
+	}
+	return values, nil
+}
+
+func dereference[T any](list []*T) []T {
+	if len(list) == 0 {
+		return nil
+	}
+	values := make([]T, 0, len(list))
+	for _, v := range list {
+		values = append(values, *v)
+	}
+	return values
+}
+
+// maxDepth bounds the depth of a schema and of an example.
+const maxDepth = 100
+
+// node is a JSON value whose objects keep the order of their members.
+type node struct {
+	kind     byte // '{', '[', '"', '0' for a number, 't' for a boolean, 'n' for null
+	raw      json.RawMessage
+	text     string // of a string or number
+	truth    bool
+	members  []member
+	elements []*node
+}
+
+type member struct {
+	key   string
+	value *node
+}
+
+// parseNode parses a schema or another JSON value, of at most maxDepth levels.
+func parseNode(data []byte) (*node, error) {
+	if len(data) == 0 {
+		return nil, errors.New("the schema is missing")
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	n, err := decodeNode(dec, data, maxDepth)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("there is more after the value")
+	}
+	return n, nil
+}
+
+func decodeNode(dec *json.Decoder, data []byte, depth int) (*node, error) {
+	if depth == 0 {
+		return nil, fmt.Errorf("more than %d levels of JSON", maxDepth)
+	}
+	start := dec.InputOffset()
+	token, err := dec.Token()
+	if err != nil {
+		return nil, err
+	}
+	n := new(node)
+	switch token := token.(type) {
+	case json.Delim:
+		n.kind = byte(token)
+		for dec.More() {
+			var key string
+			if n.kind == '{' {
+				name, err := dec.Token()
+				if err != nil {
+					return nil, err
+				}
+				key, _ = name.(string)
+			}
+			value, err := decodeNode(dec, data, depth-1)
+			if err != nil {
+				return nil, err
+			}
+			if n.kind == '{' {
+				n.members = append(n.members, member{key, value})
+			} else {
+				n.elements = append(n.elements, value)
+			}
+		}
+		if _, err := dec.Token(); err != nil { // the end of the object or array
+			return nil, err
+		}
+	case string:
+		n.kind, n.text = '"', token
+	case json.Number:
+		n.kind, n.text = '0', token.String()
+	case bool:
+		n.kind, n.truth = 't', token
+	default:
+		n.kind = 'n'
+	}
+	n.raw = bytes.TrimLeft(data[start:dec.InputOffset()], " \t\r\n,:")
+	return n, nil
+}
+
+// get returns the value of the last member with the given key, or nil.
+func (n *node) get(key string) *node {
+	if n == nil {
+		return nil
+	}
+	for _, m := range slices.Backward(n.members) {
+		if m.key == key {
+			return m.value
+		}
+	}
+	return nil
+}
+
+// textOf returns the string under key, or "".
+func (n *node) textOf(key string) string {
+	if v := n.get(key); v != nil && v.kind == '"' {
+		return v.text
+	}
+	return ""
+}

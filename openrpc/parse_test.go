@@ -1,0 +1,103 @@
+package openrpc_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"example.com/rpcx/openrpc"
+)
+
+// document returns a document with the given methods and components.
+func document(methods, components string) []byte {
+	return fmt.Appendf(nil, `{"openrpc":"1.2.6","info":{"title":"t","version":"1"},"methods":[%s],"components":{%s}}`, methods, components)
+}
+
+func TestParseReferences(t *testing.T) {
+	d, err := openrpc.Parse(document(`
+		{"name": "a", "params": [{"$ref": "#/components/contentDescriptors/x~1y"}], "result": {"$ref": "#/components/contentDescriptors/alias"},
+		 "errors": [{"$ref": "#/components/errors/full"}], "tags": [{"$ref": "#/components/tags/t%20t"}, {"name": "own"}],
+		 "examples": [{"$ref": "#/components/examplePairings/e"}]},
+		{"name": "b", "params": [{"$ref": "#/components/contentDescriptors/x~1y"}]}`, `
+		"contentDescriptors": {"x/y": {"name": "x", "schema": true, "required": true}, "alias": {"$ref": "#/components/contentDescriptors/x~1y"}},
+		"errors": {"full": {"code": -1, "message": "full"}}, "tags": {"t t": {"name": "shared"}},
+		"examplePairings": {"e": {"name": "e", "params": [{"$ref": "#/components/examples/one"}], "result": {"name": "r", "value": null}}},
+		"examples": {"one": {"name": "x", "value": 1}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := d.Methods[0]
+	if a.Params[0].Name != "x" || !a.Params[0].Required || a.Result.Name != "x" || a.Errors[0].Code != -1 ||
+		a.Tags[0].Name != "shared" || a.Tags[1].Name != "own" || string(a.Examples[0].Params[0].Value) != "1" || d.Methods[1].Result != nil {
+		t.Errorf("the methods are %+v", d.Methods)
+	}
+	checkDocument(t, d)
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, c := range []struct{ name, doc, want string }{
+		{"no JSON", `{`, "unexpected end"},
+		{"no version", `{"methods":[]}`, `no member "openrpc"`},
+		{"version 2", `{"openrpc":"2.0.0","methods":[]}`, "not a version 1"},
+		{"no methods", `{"openrpc":"1.0.0"}`, `no member "methods"`},
+		{"a method without a name", string(document(`{"params":[]}`, "")), "method 0: the name is missing"},
+		{"two methods of a name", string(document(`{"name":"m","params":[]},{"name":"m","params":[]}`, "")), `two methods are named "m"`},
+		{"two params of a name", string(document(`{"name":"m","params":[{"name":"a"},{"name":"a"}]}`, "")), `two are named "a"`},
+		{"a param without a name", string(document(`{"name":"m","params":[{}]}`, "")), "the name of param 0"},
+		{"a wrong structure", string(document(`{"name":"m","params":[],"paramStructure":"any"}`, "")), `"any" is unknown`},
+		{"a reference to a file", string(document(`{"$ref":"file:///etc/passwd"}`, "")), "does not begin with #/components/methods/"},
+		{"a reference to nothing", string(document(`{"name":"m","params":[{"$ref":"#/components/contentDescriptors/x"}]}`, "")), "leads nowhere"},
+		{"a circle", string(document(`{"name":"m","params":[{"$ref":"#/components/contentDescriptors/x"}]}`,
+			`"contentDescriptors":{"x":{"$ref":"#/components/contentDescriptors/y"},"y":{"$ref":"#/components/contentDescriptors/x"}}`)), "leads back to itself"},
+	} {
+		if _, err := openrpc.Parse([]byte(c.doc)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// Many references to one large component are refused before they take memory.
+func TestParseBoundsReferences(t *testing.T) {
+	var methods []string
+	for i := range 1000 {
+		methods = append(methods, fmt.Sprintf(`{"name":"m%d","params":[{"$ref":"#/components/contentDescriptors/x"}]}`, i))
+	}
+	doc := document(strings.Join(methods, ","), `"contentDescriptors":{"x":{"name":"x","schema":{"description":"`+strings.Repeat("x", 20000)+`"}}}`)
+	if _, err := openrpc.Parse(doc); err == nil || !strings.Contains(err.Error(), "Parser.MaxExpanded") {
+		t.Errorf("20 MB of components: %v", err)
+	}
+	for _, limit := range []int{-1, 30 << 20} {
+		parser := openrpc.Parser{MaxExpanded: limit}
+		if _, err := parser.Parse(doc); err != nil {
+			t.Errorf("with the limit %d: %v", limit, err)
+		}
+	}
+}
+
+func TestGoRefuses(t *testing.T) {
+	method := func(param string) []byte {
+		return document(`{"name":"m","paramStructure":"by-name","params":[`+param+`]}`, "")
+	}
+	for _, c := range []struct {
+		name, pkg string
+		doc       []byte
+		want      string
+	}{
+		{"a keyword as the package", "func", document("", ""), "not the name of a package"},
+		{"code as the package", "a;import \"os\"", document("", ""), "not the name of a package"},
+		{"a param that cannot be a field", "p", method(`{"name":"a\"b","schema":{}}`), "takes no such name"},
+		{"a param with a meaning", "p", method(`{"name":"a?","schema":{}}`), "a meaning of its own"},
+		{"a schema that refers to nothing", "p", method(`{"name":"a","schema":{"$ref":"#/components/schemas/none"}}`), "leads nowhere"},
+		{"a schema of another document", "p", method(`{"name":"a","schema":{"$ref":"https://example.com/"}}`), "does not begin with"},
+		{"a deep schema", "p", method(`{"name":"a","schema":` + strings.Repeat(`{"items":`, 200) + "{}" + strings.Repeat("}", 200) + "}"), "100 levels"},
+		{"a param without a schema", "p", method(`{"name":"a"}`), `param "a": the schema is missing`},
+	} {
+		d, err := openrpc.Parse(c.doc)
+		if err != nil {
+			t.Fatal(c.name, err)
+		}
+		if _, err := d.Go(c.pkg); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
