@@ -25,7 +25,13 @@ func (in *instrumentation) beginCall(ctx context.Context, c *rpcx.OutgoingCall) 
 		in.describeCall(span, m, c)
 	}
 	in.inject(ctx, c)
+	method := c.Method
 	return ctx, func(err error) {
+		if c.Method != method { // a later function of OnCall has changed the method
+			m = in.calls.of(c.Session, c.Method)
+			span.SetName(m.spanName)
+			span.SetAttributes(attribute.String(keyMethod, m.name))
+		}
 		outcome := telemetry.OfCall(err)
 		endSpan(span, err, outcome)
 		m.record(ctx, time.Since(start), outcome)

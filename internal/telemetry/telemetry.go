@@ -115,7 +115,7 @@ func KnownTo(handlers ...rpcx.Handler) func(method string) bool {
 	}
 	return func(method string) bool {
 		for _, r := range routers {
-			if hasMethod(r, method) {
+			if r.Has(method) {
 				return true
 			}
 		}
@@ -136,27 +136,6 @@ func routerIn(h rpcx.Handler) *rpcx.Router {
 		h = wrapper.Unwrap()
 	}
 	return nil
-}
-
-// maxDots is the number of dots that hasMethod takes for separators.
-const maxDots = 8
-
-// hasMethod reports whether r has the method. [rpcx.Router.Resolve] knows the separator "/"
-// only, so the last dots of the method take their turns as separators.
-func hasMethod(r *rpcx.Router, method string) bool {
-	path := []byte(method)
-	for range maxDots + 1 {
-		if h, err := r.Resolve(string(path)); err == nil {
-			_, service := h.(*rpcx.Router)
-			return !service
-		}
-		dot := strings.LastIndexByte(string(path), '.')
-		if dot < 0 {
-			return false
-		}
-		path[dot] = '/'
-	}
-	return false
 }
 
 // Outcome is the way in which a call or a request has ended. A success is the zero value.
