@@ -80,6 +80,7 @@ type method struct {
 	name      string // the method, or telemetry.Other
 	spanName  string
 	start     []trace.SpanStartOption
+	attrs     []attribute.KeyValue
 	durations metric.Float64Histogram
 	success   []metric.RecordOption
 	failures  *telemetry.Table[[]metric.RecordOption] // by error.type
@@ -91,7 +92,8 @@ func newMethod(name string, kind trace.SpanKind, hist metric.Float64Histogram, c
 	m := &method{
 		name:      name,
 		spanName:  name,
-		start:     []trace.SpanStartOption{trace.WithSpanKind(kind), trace.WithAttributes(attrs...)},
+		start:     []trace.SpanStartOption{trace.WithSpanKind(kind)},
+		attrs:     attrs,
 		durations: hist,
 		success:   []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrs...))},
 		codes:     codes,
@@ -124,7 +126,7 @@ func (m *method) record(ctx context.Context, d time.Duration, o telemetry.Outcom
 // describe adds the attributes of a call or request to a span that is recorded. s may be
 // nil. original is the method in the message.
 func (in *instrumentation) describe(span trace.Span, m *method, s *rpcx.Session, original string) {
-	attrs := make([]attribute.KeyValue, 0, 8)
+	attrs := append(make([]attribute.KeyValue, 0, 8), m.attrs...)
 	if m.name != original {
 		attrs = append(attrs, attribute.String(keyMethodOriginal, bounded(original)))
 	}

@@ -3,6 +3,7 @@ package otelrpcx
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -39,18 +40,24 @@ func (in *instrumentation) beginRequest(ctx context.Context, req *rpcx.Request) 
 		return ctx
 	}
 	m := in.requests.of(req.Session(), req.Method)
-	options := make([]trace.SpanStartOption, 0, 4)
-	options = append(append(options, m.start...), trace.WithTimestamp(req.Arrived()))
+	options := m.start
+	if arrived := req.Arrived(); time.Since(arrived) > shortWait {
+		options = append(slices.Clip(options), trace.WithTimestamp(arrived))
+	}
 	if link.SpanContext.IsValid() {
-		options = append(options, trace.WithLinks(link))
+		options = append(slices.Clip(options), trace.WithLinks(link))
 	}
 	ctx, span := in.tracer.Start(ctx, m.spanName, options...)
 	if span.IsRecording() {
 		in.describeRequest(span, m, req)
 	}
-	in.running.Add(req, &handling{m, ctx, span})
+	in.running.Add(req, handling{m, ctx, span})
 	return ctx
 }
+
+// shortWait is the time from the arrival to the handler that spans leave out: the option
+// for another begin is an allocation.
+const shortWait = 100 * time.Microsecond
 
 // describeRequest adds the attributes of req to a span that is recorded.
 func (in *instrumentation) describeRequest(span trace.Span, m *method, req *rpcx.Request) {
@@ -100,8 +107,8 @@ func (in *instrumentation) traceFor(user *rpcx.Trace) *rpcx.Trace {
 
 // endRequest ends the span of a request, d after its arrival.
 func (in *instrumentation) endRequest(req *rpcx.Request, err error, d time.Duration) {
-	h := in.running.Remove(req)
-	if h == nil {
+	h, ok := in.running.Remove(req)
+	if !ok {
 		return
 	}
 	outcome := telemetry.OfRequest(h.ctx, err, in.cancellation)

@@ -262,15 +262,36 @@ func LimitOf(e *rpcx.Error) string {
 }
 
 // Requests holds data about requests from Options.Context to Trace.ReplySent, which has no
-// context.
-type Requests[T any] struct{ running sync.Map }
+// context. The parts have locks of their own, for less contention.
+type Requests[T any] struct{ parts [16]requestPart[T] }
+
+type requestPart[T any] struct {
+	mu      sync.Mutex
+	running map[*rpcx.Request]T
+}
+
+func (r *Requests[T]) partOf(req *rpcx.Request) *requestPart[T] {
+	return &r.parts[req.Seq()%uint64(len(r.parts))]
+}
 
 // Add adds the data of a request whose handler is about to run.
-func (r *Requests[T]) Add(req *rpcx.Request, data *T) { r.running.Store(req, data) }
+func (r *Requests[T]) Add(req *rpcx.Request, data T) {
+	p := r.partOf(req)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running == nil {
+		p.running = make(map[*rpcx.Request]T)
+	}
+	p.running[req] = data
+}
 
-// Remove removes the data of a request, and returns nil if there is none.
-func (r *Requests[T]) Remove(req *rpcx.Request) *T {
-	v, _ := r.running.LoadAndDelete(req)
-	data, _ := v.(*T)
-	return data
+// Remove removes and returns the data of a request, if there is any.
+func (r *Requests[T]) Remove(req *rpcx.Request) (data T, ok bool) {
+	p := r.partOf(req)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if data, ok = p.running[req]; ok {
+		delete(p.running, req)
+	}
+	return data, ok
 }
