@@ -32,14 +32,14 @@ var Buckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1
 type Table[V any] struct {
 	limit  int // number of keys; more keys share the value of Other
 	build  func(key string) V
-	other  V
+	other  func() V // makes the value of Other on first use
 	values atomic.Pointer[map[string]V] // a map does not change
 	mu     sync.Mutex                   // held while values is replaced
 }
 
 // NewTable returns a table for at most limit keys. build makes the value of a new key.
 func NewTable[V any](limit int, build func(key string) V) *Table[V] {
-	t := &Table[V]{limit: limit, build: build, other: build(Other)}
+	t := &Table[V]{limit: limit, build: build, other: sync.OnceValue(func() V { return build(Other) })}
 	t.values.Store(new(map[string]V))
 	return t
 }
@@ -62,7 +62,7 @@ func (t *Table[V]) Get(key string) V {
 	}
 	old := *t.values.Load()
 	if key == Other || len(old) >= t.limit {
-		return t.other
+		return t.other()
 	}
 	key = strings.Clone(key) // the memory of a whole message must not stay
 	values := make(map[string]V, len(old)+1)
@@ -76,7 +76,7 @@ func (t *Table[V]) Get(key string) V {
 }
 
 // Other returns the value of Other.
-func (t *Table[V]) Other() V { return t.other }
+func (t *Table[V]) Other() V { return t.other() }
 
 // Methods holds a value for each known method.
 type Methods[V any] struct {
