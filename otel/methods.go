@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -146,12 +147,10 @@ func (in *instrumentation) describe(span trace.Span, m *method, s *rpcx.Session,
 // maxText is the length in bytes of the longest text from the peer in an attribute.
 const maxText = 512
 
-// bounded returns text, or its beginning if it is too long.
+// bounded returns text, or its beginning if it is too long, in UTF-8. An exporter may drop
+// all spans of an export if one text is not UTF-8.
 func bounded(text string) string {
-	if len(text) > maxText {
-		return text[:maxText]
-	}
-	return text
+	return strings.ToValidUTF8(text[:min(len(text), maxText)], "\uFFFD")
 }
 
 // addrAttributes returns the attributes of an address, which may be nil.

@@ -96,7 +96,7 @@ type Config struct {
 	// program has to set.
 	Propagator propagation.TextMapPropagator
 	// Methods reports whether a method has a name in spans and metrics. All other methods are
-	// "_OTHER". Set Methods if this side calls methods whose names come from data. Methods
+	// "_OTHER", and so are names over 256 bytes. Set Methods if this side calls methods whose names come from data. Methods
 	// may be called by several goroutines at once. Default: for requests of the peer, the
 	// methods of Options.Handler and Options.Gate that are a [*rpcx.Router]; for calls of
 	// this side, all.

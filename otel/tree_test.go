@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"example.com/rpcx"
 )
@@ -249,6 +250,30 @@ func TestTreeOfARefusal(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Texts in spans are short, and in UTF-8.
+func TestTextsOfAPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long := strings.Repeat("é", 300) // cut within a rune
+		failing := rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) { return nil, errors.New("x" + long + "\xff") })
+		p := newTelemetry().connect(t, "pipe", rpcx.Options{}, rpcx.Options{Handler: failing})
+		for _, method := range []string{"x" + long, "m\xff"} {
+			_ = p.client.Call(context.Background(), method, nil, nil)
+		}
+		p.close()
+		for _, s := range p.spans.Ended() {
+			texts := []string{s.Name(), s.Status().Description}
+			for _, a := range s.Attributes() {
+				texts = append(texts, a.Value.String())
+			}
+			for _, text := range texts {
+				if len(text) > 600 || !utf8.ValidString(text) {
+					t.Errorf("%q", text)
+				}
+			}
+		}
+	})
 }
 
 // Requests that never reach a handler have no SERVER span. They are counted.

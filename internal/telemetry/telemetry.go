@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"example.com/rpcx"
 )
@@ -90,12 +91,13 @@ func NewMethods[V any](limit int, known func(string) bool, build func(method str
 	return &Methods[V]{known, NewTable(limit, build)}
 }
 
-// Get returns the value of method, or that of Other if the method is unknown.
+// Get returns the value of method, or that of Other if the method is unknown. A method that
+// is not UTF-8 is unknown, because Prometheus takes no such label.
 func (m *Methods[V]) Get(method string) V {
 	if v, ok := m.table.Find(method); ok {
 		return v
 	}
-	if len(method) > maxMethod || m.known != nil && !m.known(method) {
+	if len(method) > maxMethod || !utf8.ValidString(method) || m.known != nil && !m.known(method) {
 		return m.table.Other()
 	}
 	return m.table.Get(method)

@@ -45,7 +45,7 @@ func TestTableHasALimit(t *testing.T) {
 func TestMethods(t *testing.T) {
 	m := telemetry.NewMethods(3, func(method string) bool { return strings.HasPrefix(method, "k") }, func(name string) string { return name })
 	for _, test := range []struct{ method, want string }{
-		{"k1", "k1"}, {"x", telemetry.Other}, {"k" + strings.Repeat("x", 256), telemetry.Other}, {"k2", "k2"}, {"k3", "k3"},
+		{"k1", "k1"}, {"x", telemetry.Other}, {"k" + strings.Repeat("x", 256), telemetry.Other}, {"k\xff", telemetry.Other}, {"k2", "k2"}, {"k3", "k3"},
 		{"k4", telemetry.Other}, {"k1", "k1"}, {telemetry.Other, telemetry.Other},
 	} {
 		if got := m.Get(test.method); got != test.want {
