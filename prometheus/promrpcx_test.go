@@ -1,14 +1,12 @@
 package promrpcx_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -20,9 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"example.com/rpcx"
-	"example.com/rpcx/internal/interoptest"
 	promrpcx "example.com/rpcx/prometheus"
-	"example.com/rpcx/websocket"
 )
 
 // router returns the methods of the tests.
@@ -227,55 +223,5 @@ func TestCollectorWithoutAServer(t *testing.T) {
 	registry.MustRegister(promrpcx.New(nil, nil))
 	if got, want := scrape(t, registry), []string{"rpcx_paused_seconds_total 0", "rpcx_pauses_total 0"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
-	}
-}
-
-// promtool finds nothing to complain of, in what a server with sessions over TCP and
-// WebSockets shows.
-func TestInteropPromtool(t *testing.T) {
-	promtool := interoptest.Program(t, "apt-get install prometheus", "promtool")
-	srv := new(rpcx.Server)
-	collector := promrpcx.New(srv, nil)
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(collector)
-	srv.Options = *collector.Instrument(&rpcx.Options{Handler: router()})
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.Handle("/rpc", websocket.Handler(srv))
-	web := httptest.NewServer(mux)
-	defer web.Close()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error)
-	// Owner: the test. End: srv.Close.
-	go func() { served <- srv.Serve(l) }()
-	defer func() { srv.Close(); <-served; _ = srv.Wait(context.Background()) }()
-	overTCP, err := rpcx.Dial(t.Context(), "tcp://"+l.Addr().String(), collector.Instrument(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	overWebSocket, err := websocket.Dial(t.Context(), web.URL+"/rpc", collector.Instrument(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range []*rpcx.Session{overTCP, overWebSocket} {
-		for _, method := range []string{"add", "refuse", "nothing"} {
-			_ = s.Call(t.Context(), method, rpcx.Args{}, nil)
-		}
-		s.Close()
-		<-s.Done()
-	}
-	resp, err := http.Get(web.URL + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
-	var out bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = resp.Body, &out, &out
-	if err := cmd.Run(); err != nil || out.Len() > 0 {
-		t.Errorf("promtool: %v\n%s", err, &out)
 	}
 }

@@ -33,7 +33,7 @@ var Buckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1
 type Table[V any] struct {
 	limit  int // number of keys; more keys share the value of Other
 	build  func(key string) V
-	other  func() V // makes the value of Other on first use
+	other  func() V                     // makes the value of Other on first use
 	values atomic.Pointer[map[string]V] // a map does not change
 	mu     sync.Mutex                   // held while values is replaced
 }
