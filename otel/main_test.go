@@ -141,8 +141,8 @@ func (tel *telemetry) wantTree(t *testing.T, want string) {
 }
 
 // tree returns a line for each span, indented below its parent: kind, name, attributes that
-// are not the same for all, links. Spans with the same parent are in the order in which they
-// have begun.
+// are not the same for all, links. Spans with the same parent are in the order in which
+// they have begun.
 func (tel *telemetry) tree() []string {
 	begun := make(map[trace.SpanID]int)
 	for i, s := range tel.spans.Started() {

@@ -9,25 +9,26 @@
 //
 // # Spans
 //
-// A call or notification of this side is a span of kind CLIENT, from before the encoding to
-// the reply, or to the queueing of a notification. A request of the peer is a span of kind
-// SERVER, from its arrival to the reply, the wait for a handler included. The context of the
-// handler has the span, so a call back by the handler is a child.
+// A call or notification of this side is a span of kind CLIENT. The span begins before the
+// encoding, and ends with the reply, or when a notification is queued. A request of the
+// peer is a span of kind SERVER, from the arrival to the reply, including the wait for a
+// handler. The context of the handler has the span, so a call back by the handler is a
+// child.
 //
-// A batch of this side is a span "jsonrpc batch" of kind INTERNAL; the spans of its members
-// are its children. A repetition by a Client is a span of its own, with the attribute
-// rpcx.attempt, beside the span of the attempt before.
+// A batch of this side is a span "jsonrpc batch" of kind INTERNAL, above the spans of the
+// members. If a Client repeats a call, each attempt has a span, with the attribute
+// rpcx.attempt from the second on.
 //
-// These have no spans: requests that are refused before a handler (their number is a metric),
-// the values of a [rpcx.Hub] and of streams, and messages of the session itself, such as
+// There are no spans for requests refused before a handler (a metric counts them), for the
+// values of a [rpcx.Hub] and of streams, and for messages of the session itself, such as
 // cancellations.
 //
-// A span has the name of its method. Methods that are not known ("Methods" in [Config]) have
-// the name "jsonrpc", the rpc.method "_OTHER", and the name itself in rpc.method_original.
+// A span has the name of the method. If the method is unknown (Config.Methods), the name is
+// "jsonrpc", the rpc.method is "_OTHER", and rpc.method_original is the method.
 //
-// The names of attributes are those of OpenTelemetry's conventions for JSON-RPC, which are
-// still in development, and may change with the conventions. Names with the prefix "rpcx."
-// are this package's own.
+// The names of attributes follow OpenTelemetry's conventions for JSON-RPC. The conventions
+// have the status "Development": a later version of this package may follow with changes.
+// Names with the prefix "rpcx." belong to this package.
 //
 //	rpc.system.name           "jsonrpc"
 //	rpc.method                the method, or "_OTHER"
@@ -36,15 +37,16 @@
 //	error.type                the same code, or one of the words below
 //	jsonrpc.request.id        id of the request; on SERVER spans
 //	jsonrpc.protocol.version  "2.0"; nothing for other protocols
-//	server.address, .port     Config.ServerAddress, or on a dialled session the peer's
+//	server.address, .port     Config.ServerAddress, or the address of a dialled peer
 //	network.peer.address      address of the peer
 //	network.peer.port         its port
 //	rpcx.attempt              number of the attempt, from 2
 //	rpcx.batch.size           number of members of the batch
 //	rpcx.batch.number         place in the batch of the peer, from 1
 //
-// An error.type without a code is "timeout", "cancelled", "not_connected", "connection_lost",
-// "closed", "not_sent", "no_response", "member_failed" (of a batch), or "_OTHER".
+// An error.type without a code is "timeout", "cancelled", "not_connected",
+// "connection_lost", "closed", "not_sent", "no_response", "member_failed" (of a batch), or
+// "_OTHER".
 //
 // # Metrics
 //
@@ -52,26 +54,26 @@
 //	rpc.client.call.duration  seconds from a call to its end
 //	rpcx.requests.refused     requests without a handler, by rpcx.limit
 //
-// The durations have rpc.system.name, rpc.method, rpc.status_code and error.type, and on
-// calls of dialled sessions the server.address and server.port of Config.ServerAddress.
-// [InstrumentServer] adds the metrics of a server.
+// The durations have rpc.system.name, rpc.method, rpc.status_code and error.type, and also
+// server.address and server.port if Config.ServerAddress is set. [InstrumentServer] adds
+// the metrics of a server.
 //
-// A peer cannot make series: unknown methods share one, and so do error codes after the first
-// 100.
+// A peer cannot make series. Unknown methods share a series, and so do error codes after
+// the first 100.
 //
 // # Trace context
 //
 // If Options.Meta is set, each request carries the trace context in the fields of the
-// propagator: "traceparent", "tracestate" and "baggage". Both ends need the same Meta. The
-// peer of a third program may know another one, or none: a Model Context Protocol server has
-// [rpcx.MCPMeta].
+// propagator: "traceparent", "tracestate" and "baggage". Both ends need the same Meta, for
+// example [rpcx.MemberMeta], or [rpcx.MCPMeta] for the Model Context Protocol. Without
+// Options.Meta, nothing is sent.
 //
-// The trace context is input from the peer. Only for a trusted peer (Config.TrustPeer) do
-// the spans of this side belong to the peer's trace, with its sampling and its baggage.
-// Otherwise a request begins a new trace with a link to the peer's span. Only the two ids
-// are taken. Baggage is sent to trusted peers only.
+// The trace context is input from the peer. If the peer is trusted (Config.TrustPeer), the
+// spans of this side belong to the peer's trace, with the peer's sampling and baggage.
+// Otherwise a request begins a new trace, with a link to the peer's span. The link has the
+// ids of the trace and the span, and nothing more. Baggage is sent to trusted peers only.
 //
-// Fields over 512 bytes are neither sent nor read, and baggage over 8,192 bytes.
+// Fields over 512 bytes are neither sent nor read. The limit of baggage is 8,192 bytes.
 package otelrpcx
 
 import (
@@ -95,27 +97,28 @@ type Config struct {
 	// Propagator reads and writes the trace context. Default: the global propagator, which a
 	// program has to set.
 	Propagator propagation.TextMapPropagator
-	// Methods reports whether a method has a name in spans and metrics. All other methods are
-	// "_OTHER", and so are names over 256 bytes. Set Methods if this side calls methods whose names come from data. Methods
-	// may be called by several goroutines at once. Default: for requests of the peer, the
-	// methods of Options.Handler and Options.Gate that are a [*rpcx.Router]; for calls of
-	// this side, all.
+	// Methods reports whether a method has a name in spans and metrics. An unknown method is
+	// "_OTHER", and so is a name over 256 bytes. If this side calls methods whose names come
+	// from data, set Methods. Methods may be called by several goroutines at once.
+	//
+	// Default: for requests of the peer, the methods of Options.Handler and Options.Gate, if
+	// they are a [*rpcx.Router]. For calls of this side, every method is known.
 	Methods func(method string) bool
 	// MaxMethods is the number of methods of each direction that have a name. Further methods
 	// are "_OTHER". Default 1,000.
 	MaxMethods int
-	// TrustPeer reports whether the peer of a session is trusted: whether requests go on with
-	// the peer's trace, its sampling and its baggage, and whether the peer receives baggage.
+	// TrustPeer reports whether the peer of a session is trusted. Requests of a trusted peer
+	// go on with the peer's trace, sampling and baggage, and the peer receives baggage.
 	// TrustPeer is called for each request, by several goroutines at once. The peer of an
 	// [rpcx.Exchange] is trusted. Default: the peers of sessions with [rpcx.RoleClient],
 	// which this side has dialled.
 	TrustPeer func(s *rpcx.Session) bool
 	// ServerAddress is the address by which clients know the server: "host:port", "host" or a
-	// path. It is for calls of dialled sessions, and for requests of other sessions. Default:
-	// spans of calls have the address of the connection's peer.
+	// path. Calls of dialled sessions have the address, and requests of sessions that this
+	// side has accepted. Default: for spans of calls, the address of a dialled peer.
 	ServerAddress string
-	// NoNotifications leaves notifications without spans and durations. Trace context is sent
-	// with them all the same.
+	// NoNotifications leaves notifications without spans and durations. Notifications still
+	// carry the trace context.
 	NoNotifications bool
 }
 

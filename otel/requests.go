@@ -82,8 +82,8 @@ func idText(id rpcx.ID) (text string, ok bool) {
 	return string(id), true
 }
 
-// traceFor returns a copy of user, which may be nil, that also ends spans and counts refused
-// requests.
+// traceFor returns a copy of user, which may be nil. The copy also ends spans, and counts
+// refused requests.
 func (in *instrumentation) traceFor(user *rpcx.Trace) *rpcx.Trace {
 	var t rpcx.Trace
 	if user != nil {

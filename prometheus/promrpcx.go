@@ -11,13 +11,15 @@
 //	rpc_server_call_duration_seconds  a histogram: from the arrival of a request to the reply
 //	rpc_client_call_duration_seconds  a histogram: from a call of this side to its end
 //
-// The labels are rpc_method, rpc_response_status_code (the code of the JSON-RPC error, or
-// empty), and error_type (the same code, or the reason for another failure, or empty). The
-// reasons are those of package otelrpcx, "timeout" for example. The buckets are those of
-// OpenTelemetry's conventions. Notifications are counted as calls.
+// The label rpc_method is the method. The label rpc_response_status_code is the code of the
+// JSON-RPC error. For another failure, rpc_response_status_code is empty, and error_type
+// has the reason, in the words of package otelrpcx ("timeout", for example). With a code,
+// error_type is the code. After success, both are empty.
 //
-// Methods that are not known have the rpc_method "_OTHER". So do methods over MaxMethods.
-// Error codes after the first 100 are "_OTHER", too. So a peer cannot make series.
+// OpenTelemetry's conventions define the buckets. Notifications count as calls.
+//
+// Unknown methods have the rpc_method "_OTHER", and so have methods over MaxMethods. After
+// the first 100 error codes, further codes are "_OTHER". So a peer cannot make series.
 //
 // # Further metrics
 //
@@ -31,8 +33,8 @@
 //	rpcx_session_cost               a histogram of the present costs of the live sessions
 //
 // The kind of a refusal is "request" or "connection". A refused request never reaches a
-// handler, and has no duration. rpcx_session_cost is a picture of the moment, so its counts
-// also fall. A quantile of it needs no rate:
+// handler, and has no duration. rpcx_session_cost shows the present moment, so the counts
+// also fall. A quantile needs no rate:
 //
 //	histogram_quantile(0.99, rpcx_session_cost_bucket)
 package promrpcx
@@ -49,8 +51,8 @@ import (
 
 // Collector is a [prometheus.Collector] of what rpcx counts.
 type Collector struct {
-	// MaxMethods is the number of methods of each direction with series of their own, for the
-	// next Instrument. Further methods are "_OTHER". Default 1,000.
+	// MaxMethods is the number of methods with a series, in each direction. Further methods
+	// are "_OTHER". Set MaxMethods before Instrument. Default 1,000.
 	MaxMethods int
 
 	srv     *rpcx.Server // nil without a server
@@ -62,13 +64,13 @@ type Collector struct {
 	server                serverDescs
 }
 
-// New returns a collector, to be registered. With a server, the collector has the metrics of
-// the server; srv may be nil, for programs that only call.
+// New returns a collector, to be registered. If srv is not nil, the collector has the
+// metrics of the server. Programs that only call pass nil.
 //
-// methods reports whether a method has series of its own. It may be called by several
-// goroutines at once. If nil: for requests of the peer, the methods of Options.Handler and
-// Options.Gate that are a [*rpcx.Router]; for calls of this side, all. A program whose calls
-// have names from data should pass a function.
+// The function methods reports whether a method has a series. Several goroutines may call
+// the function at once. If methods is nil, requests of the peer have the methods of
+// Options.Handler and Options.Gate, if they are a [*rpcx.Router]. For calls of this side,
+// every method is known. If calls have names from data, a program should pass a function.
 func New(srv *rpcx.Server, methods func(method string) bool) *Collector {
 	durations := func(name, help string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: telemetry.Buckets},

@@ -6,8 +6,8 @@ import (
 	"example.com/rpcx"
 )
 
-// costBuckets are the upper bounds of the buckets of rpcx_session_cost. By default, requests
-// are delayed from 2,000 on, and a session ends at 10,000.
+// costBuckets holds the upper bounds of the buckets of rpcx_session_cost. By default, a
+// cost of 2,000 delays requests, and 10,000 ends the session.
 var costBuckets = []float64{0, 100, 500, 1000, 2000, 4000, 6000, 8000, 10_000}
 
 // serverDescs describes the metrics that a server has by itself.

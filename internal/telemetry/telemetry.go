@@ -1,4 +1,4 @@
-// Package telemetry has the parts that the modules otel and prometheus share: names of
+// Package telemetry has the common parts of the modules otel and prometheus: names of
 // methods, outcomes of calls and requests, and tables with a limit.
 package telemetry
 
@@ -15,14 +15,13 @@ import (
 	"example.com/rpcx"
 )
 
-// Other stands for the methods and codes without a series of their own.
+// Other stands for the methods and codes without a series.
 const Other = "_OTHER"
 
-// MaxMethods is the default number of methods with series of their own.
+// MaxMethods is the default number of methods with a series.
 const MaxMethods = 1000
 
-// MaxCodes is the number of error codes with series of their own. A peer chooses the codes
-// of its errors.
+// MaxCodes is the number of error codes with a series. A peer can send any code.
 const MaxCodes = 100
 
 // Buckets are the upper bounds, in seconds, of the buckets for durations in OpenTelemetry's
@@ -103,7 +102,7 @@ func (m *Methods[V]) Get(method string) V {
 	return m.table.Get(method)
 }
 
-// maxMethod is the length in bytes of the longest method with a name of its own.
+// maxMethod is the length in bytes of the longest known method.
 const maxMethod = 256
 
 // KnownTo returns a function that reports whether one of handlers, which may be nil, is a
