@@ -164,14 +164,15 @@ func (tel *telemetry) tree() []string {
 			if s.Parent().SpanID() != parent && (known || parent.IsValid()) {
 				continue
 			}
-			line := indent + describe(s)
+			var line strings.Builder
+			line.WriteString(indent + describe(s))
 			for _, link := range s.Links() {
-				line += " → " + cmp.Or(names[link.SpanContext.SpanID()], "a stranger's span")
+				line.WriteString(" → " + cmp.Or(names[link.SpanContext.SpanID()], "a stranger's span"))
 			}
 			if s.Parent().IsValid() && !known {
-				line += " below a span that has not ended here"
+				line.WriteString(" below a span that has not ended here")
 			}
-			lines = append(lines, line)
+			lines = append(lines, line.String())
 			walk(s.SpanContext().SpanID(), indent+"\t")
 		}
 	}

@@ -53,11 +53,12 @@ func ask(t *testing.T, config *otelrpcx.Config, line string) (got seen) {
 
 // lookWith returns a request with the given fields of a trace context.
 func lookWith(fields ...string) string {
-	text := `{"jsonrpc":"2.0","method":"look","id":1,"meta":{`
+	var text strings.Builder
+	text.WriteString(`{"jsonrpc":"2.0","method":"look","id":1,"meta":{`)
 	for i := 0; i < len(fields); i += 2 {
-		text += fmt.Sprintf(`%q:%q,`, fields[i], fields[i+1])
+		text.WriteString(fmt.Sprintf(`%q:%q,`, fields[i], fields[i+1]))
 	}
-	return strings.TrimSuffix(text, ",") + "}}"
+	return strings.TrimSuffix(text.String(), ",") + "}}"
 }
 
 // Neither the trace id, the sampled flag, the trace state nor the baggage of a stranger go
