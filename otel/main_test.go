@@ -26,8 +26,15 @@ import (
 	"example.com/rpcx/websocket"
 )
 
-// TestMain fails the run if it leaves a goroutine behind.
-func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
+// TestMain fails the run if it leaves a goroutine behind. As the child of a benchmark, the
+// program is a server.
+func TestMain(m *testing.M) {
+	if variant := os.Getenv(serverVariant); variant != "" {
+		serveBenchmark(variant)
+		return
+	}
+	os.Exit(leaktest.Run(m))
+}
 
 // telemetry records the spans and metrics of a test.
 type telemetry struct {

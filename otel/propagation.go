@@ -40,25 +40,10 @@ func (in *instrumentation) inject(ctx context.Context, c *rpcx.OutgoingCall) {
 	in.Propagator.Inject(ctx, callCarrier{c})
 }
 
-// extract reads the trace context of req. If the peer is trusted, the returned context has
-// the peer's span as its parent, and the link leads to a span that ctx had. Otherwise the
-// link leads to the peer's span. The link may be empty.
-func (in *instrumentation) extract(ctx context.Context, req *rpcx.Request) (context.Context, trace.Link) {
-	if !in.carries {
-		return ctx, trace.Link{}
-	}
-	if in.trusts(req.Session()) {
-		local := trace.SpanContextFromContext(ctx)
-		ctx = in.Propagator.Extract(ctx, requestCarrier{req})
-		if trace.SpanContextFromContext(ctx).Equal(local) {
-			return ctx, trace.Link{}
-		}
-		return ctx, trace.Link{SpanContext: local}
-	}
+// spanOfStranger returns the ids of the span that the peer names, and nothing more.
+func (in *instrumentation) spanOfStranger(req *rpcx.Request) trace.SpanContext {
 	remote := trace.SpanContextFromContext(in.Propagator.Extract(context.Background(), requestCarrier{req}))
-	return ctx, trace.Link{SpanContext: trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: remote.TraceID(), SpanID: remote.SpanID(), Remote: true,
-	})}
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: remote.TraceID(), SpanID: remote.SpanID(), Remote: true})
 }
 
 // callCarrier writes the trace context of a call.

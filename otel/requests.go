@@ -35,7 +35,10 @@ func (in *instrumentation) contextFor(user func(context.Context, *rpcx.Request) 
 
 // beginRequest begins the span of a request, and returns the context for the handler.
 func (in *instrumentation) beginRequest(ctx context.Context, req *rpcx.Request) context.Context {
-	ctx, link := in.extract(ctx, req)
+	local, trusted := ctx, in.carries && in.trusts(req.Session())
+	if trusted {
+		ctx = in.Propagator.Extract(ctx, requestCarrier{req})
+	}
 	if req.IsNotification() && in.NoNotifications {
 		return ctx
 	}
@@ -44,15 +47,26 @@ func (in *instrumentation) beginRequest(ctx context.Context, req *rpcx.Request) 
 	if arrived := req.Arrived(); time.Since(arrived) > shortWait {
 		options = append(slices.Clip(options), trace.WithTimestamp(arrived))
 	}
-	if link.SpanContext.IsValid() {
-		options = append(slices.Clip(options), trace.WithLinks(link))
-	}
+	extracted := ctx
 	ctx, span := in.tracer.Start(ctx, m.spanName, options...)
 	if span.IsRecording() {
 		in.describeRequest(span, m, req)
+		switch former := trace.SpanContextFromContext(local); {
+		case in.carries && !trusted:
+			addLink(span, in.spanOfStranger(req))
+		case trusted && !former.Equal(trace.SpanContextFromContext(extracted)):
+			addLink(span, former)
+		}
 	}
 	in.running.Add(req, handling{m, ctx, span})
 	return ctx
+}
+
+// addLink adds a link to a span that is recorded, unless to is empty.
+func addLink(span trace.Span, to trace.SpanContext) {
+	if to.IsValid() {
+		span.AddLink(trace.Link{SpanContext: to})
+	}
 }
 
 // shortWait is the time from the arrival to the handler that spans leave out: the option
