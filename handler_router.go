@@ -196,6 +196,14 @@ func (r *Router) Resolve(path string) (Handler, error) {
 	return h, nil
 }
 
+// Has reports whether r has the method of a request. As in requests, "/" and "." separate
+// names. For a path, see [Router.Resolve].
+func (r *Router) Has(method string) bool {
+	h, _ := r.findEntry(method, "/.")
+	_, service := h.(*Router)
+	return h != nil && !service
+}
+
 // Methods iterates over the paths of the methods that are now in the tree below r, sorted
 // by name within each router. [Router.Handlers] has the handlers, too.
 func (r *Router) Methods() iter.Seq[string] {

@@ -754,6 +754,9 @@ func TestRouterPaths(t *testing.T) {
 		{"a service is no method", "a/b", "", `unknown method "a/b": "a/b" is a service and not a method`},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
+			if has := root.Has(test.path); has != (test.message == "") {
+				t.Errorf("Has is %t", has)
+			}
 			got, err := rpcx.Call[string](t.Context(), client, test.path, nil)
 			if test.message != "" {
 				matches(t, err, rpcx.ErrMethodNotFound)

@@ -1,0 +1,298 @@
+// Package telemetry has the common parts of the modules otel and prometheus: names of
+// methods, outcomes of calls and requests, and tables with a limit.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"example.com/rpcx"
+)
+
+// Other stands for the methods and codes without a series.
+const Other = "_OTHER"
+
+// MaxMethods is the default number of methods with a series.
+const MaxMethods = 1000
+
+// MaxCodes is the number of error codes with a series. A peer can send any code.
+const MaxCodes = 100
+
+// Buckets are the upper bounds, in seconds, of the buckets for durations in OpenTelemetry's
+// conventions.
+var Buckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
+
+// Table holds a value for each key. Get takes no lock, except for a new key.
+type Table[V any] struct {
+	limit  int // number of keys; more keys share the value of Other
+	build  func(key string) V
+	other  func() V                     // makes the value of Other on first use
+	values atomic.Pointer[map[string]V] // a map does not change
+	mu     sync.Mutex                   // held while values is replaced
+}
+
+// NewTable returns a table for at most limit keys. build makes the value of a new key.
+func NewTable[V any](limit int, build func(key string) V) *Table[V] {
+	t := &Table[V]{limit: limit, build: build, other: sync.OnceValue(func() V { return build(Other) })}
+	t.values.Store(new(map[string]V))
+	return t
+}
+
+// Find returns the value of key, if the table has the key.
+func (t *Table[V]) Find(key string) (v V, ok bool) {
+	v, ok = (*t.values.Load())[key]
+	return v, ok
+}
+
+// Get returns the value of key. If the table is full, a new key has the value of Other.
+func (t *Table[V]) Get(key string) V {
+	if v, ok := t.Find(key); ok {
+		return v
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v, ok := t.Find(key); ok {
+		return v
+	}
+	old := *t.values.Load()
+	if key == Other || len(old) >= t.limit {
+		return t.other()
+	}
+	key = strings.Clone(key) // the memory of a whole message must not stay
+	values := make(map[string]V, len(old)+1)
+	for k, v := range old {
+		values[k] = v
+	}
+	v := t.build(key)
+	values[key] = v
+	t.values.Store(&values)
+	return v
+}
+
+// Other returns the value of Other.
+func (t *Table[V]) Other() V { return t.other() }
+
+// Methods holds a value for each known method.
+type Methods[V any] struct {
+	known func(method string) bool // nil if all methods are known
+	table *Table[V]
+}
+
+// NewMethods returns the Methods for at most limit methods. If known is nil, all methods
+// are known. build makes the value of a method, or of Other.
+func NewMethods[V any](limit int, known func(string) bool, build func(method string) V) *Methods[V] {
+	return &Methods[V]{known, NewTable(limit, build)}
+}
+
+// Get returns the value of method, or that of Other if the method is unknown. A method that
+// is not UTF-8 is unknown, because Prometheus takes no such label.
+func (m *Methods[V]) Get(method string) V {
+	if v, ok := m.table.Find(method); ok {
+		return v
+	}
+	if len(method) > maxMethod || !utf8.ValidString(method) || m.known != nil && !m.known(method) {
+		return m.table.Other()
+	}
+	return m.table.Get(method)
+}
+
+// maxMethod is the length in bytes of the longest known method.
+const maxMethod = 256
+
+// KnownTo returns a function that reports whether one of handlers, which may be nil, is a
+// router with the method. A handler of another type has no known methods.
+func KnownTo(handlers ...rpcx.Handler) func(method string) bool {
+	var routers []*rpcx.Router
+	for _, h := range handlers {
+		if r := routerIn(h); r != nil {
+			routers = append(routers, r)
+		}
+	}
+	return func(method string) bool {
+		for _, r := range routers {
+			if r.Has(method) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// routerIn returns the router that h is or wraps, or nil.
+func routerIn(h rpcx.Handler) *rpcx.Router {
+	for h != nil {
+		if r, ok := h.(*rpcx.Router); ok {
+			return r
+		}
+		wrapper, ok := h.(interface{ Unwrap() rpcx.Handler })
+		if !ok {
+			return nil
+		}
+		h = wrapper.Unwrap()
+	}
+	return nil
+}
+
+// Outcome is the way in which a call or a request has ended. A success is the zero value.
+type Outcome struct {
+	Code string // code of the JSON-RPC error, or "" if there is none
+	Type string // the same code, or else one of the types below
+}
+
+// Types of failures without a code.
+const (
+	TypeTimeout        = "timeout"
+	TypeCancelled      = "cancelled"
+	TypeNotConnected   = "not_connected"
+	TypeConnectionLost = "connection_lost"
+	TypeClosed         = "closed"
+	TypeNotSent        = "not_sent"
+	TypeNoResponse     = "no_response"
+	TypeMemberFailed   = "member_failed" // of a batch
+)
+
+func withCode(code int) Outcome {
+	text := strconv.Itoa(code)
+	return Outcome{text, text}
+}
+
+// OfCall returns the outcome of a call, a notification or a batch with the error err.
+func OfCall(err error) Outcome {
+	if err == nil {
+		return Outcome{}
+	}
+	if _, batch := errors.AsType[*rpcx.BatchError](err); batch {
+		return Outcome{Type: TypeMemberFailed}
+	}
+	if e, ok := errors.AsType[*rpcx.Error](err); ok && !errors.Is(err, rpcx.ErrNotConnected) {
+		return withCode(e.Code)
+	}
+	return Outcome{Type: localType(err)}
+}
+
+// localType returns the type of a failure of this side.
+func localType(err error) string {
+	for _, known := range []struct {
+		err error
+		typ string
+	}{
+		{rpcx.ErrNotConnected, TypeNotConnected}, // may also match one of the following errors
+		{rpcx.ErrConnectionLost, TypeConnectionLost},
+		{rpcx.ErrClosed, TypeClosed},
+		{rpcx.ErrNoResponse, TypeNoResponse},
+		{rpcx.ErrNoCallback, TypeNotSent},
+		{context.DeadlineExceeded, TypeTimeout},
+		{context.Canceled, TypeCancelled},
+		{net.ErrClosed, TypeClosed},
+	} {
+		if errors.Is(err, known.err) {
+			return known.typ
+		}
+	}
+	if e, ok := errors.AsType[*rpcx.ProtocolError](err); ok && e.Unsent {
+		return TypeNotSent
+	}
+	if e, ok := errors.AsType[*rpcx.SizeError](err); ok && e.Size > 0 { // 0 for a reply
+		return TypeNotSent
+	}
+	return Other
+}
+
+// OfRequest returns the outcome of a request whose handler has returned: err is the error
+// for Trace.ReplySent, ctx the handler's context, and c is Options.Cancellation, or nil.
+func OfRequest(ctx context.Context, err error, c *rpcx.Cancellation) Outcome {
+	switch {
+	case ctx.Err() == context.DeadlineExceeded: // the peer has got this error, or will
+		return withCode(rpcx.CodeServerBusy)
+	case err == nil:
+		return Outcome{}
+	}
+	if e, ok := errors.AsType[*rpcx.Error](err); ok {
+		return withCode(e.Code)
+	}
+	if errors.Is(err, rpcx.ErrExcessiveCost) {
+		return withCode(rpcx.CodeExcessiveResourceUsage)
+	}
+	if e, ok := errors.AsType[*rpcx.ProtocolError](err); ok && !e.Unsent {
+		return withCode(e.Code)
+	}
+	// Only here is the cause needed: context.Cause allocates a context.
+	switch cause := context.Cause(ctx); {
+	case cause == rpcx.ErrPeerCancelled && matches(err, cause):
+		if c == nil || c.Code == 0 {
+			return Outcome{Type: TypeCancelled}
+		}
+		return withCode(c.Code)
+	case !errors.Is(cause, context.Canceled) && matches(err, cause): // the session has ended
+		return Outcome{Type: TypeClosed}
+	}
+	return withCode(rpcx.CodeInternalError)
+}
+
+// matches reports whether err says that a context has ended with cause.
+func matches(err, cause error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, cause)
+}
+
+// LimitOf returns the name of the limit because of which a request was refused: of the
+// field of Limits or Server, or "shutdown", or Other.
+func LimitOf(e *rpcx.Error) string {
+	switch {
+	case e.Code == rpcx.CodeExcessiveResourceUsage:
+		return "Limits.CostHard"
+	case strings.HasSuffix(e.Message, "request timed out"):
+		return "Limits.ProcessingTimeout"
+	case strings.HasSuffix(e.Message, "shutting down"):
+		return "shutdown"
+	}
+	for _, limit := range []string{
+		"Limits.Queue", "Limits.QueueBytes", "Limits.GateQueue", "Limits.GateQueueBytes",
+		"Server.MaxQueuedBytes", "Server.MaxSessions", "Server.MaxGroup",
+	} {
+		if strings.HasSuffix(e.Message, "("+limit+")") {
+			return limit
+		}
+	}
+	return Other
+}
+
+// Requests holds data about requests from Options.Context to Trace.ReplySent, which has no
+// context. The parts have locks of their own, for less contention.
+type Requests[T any] struct{ parts [16]requestPart[T] }
+
+type requestPart[T any] struct {
+	mu      sync.Mutex
+	running map[*rpcx.Request]T
+}
+
+func (r *Requests[T]) partOf(req *rpcx.Request) *requestPart[T] {
+	return &r.parts[req.Seq()%uint64(len(r.parts))]
+}
+
+// Add adds the data of a request whose handler is about to run.
+func (r *Requests[T]) Add(req *rpcx.Request, data T) {
+	p := r.partOf(req)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running == nil {
+		p.running = make(map[*rpcx.Request]T)
+	}
+	p.running[req] = data
+}
+
+// Remove removes and returns the data of a request, if there is any.
+func (r *Requests[T]) Remove(req *rpcx.Request) (data T, ok bool) {
+	p := r.partOf(req)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if data, ok = p.running[req]; ok {
+		delete(p.running, req)
+	}
+	return data, ok
+}
