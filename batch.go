@@ -241,6 +241,24 @@ func (b *Batch) appendWithMeta(dst []byte, p Protocol, c Codec, id func() ID, me
 	return p.AppendBatch(dst, sc.parts)
 }
 
+// setIDs stores the ids of the calls for OutgoingCall.ID, unless err, the error of the
+// encoding, is set. id returns the id of a call by its number among the calls of b.
+func (b *Batch) setIDs(err error, id func(call int) uint64) {
+	if err != nil || b.hooked == nil {
+		return
+	}
+	call := 0
+	for _, e := range b.entries {
+		if e.future == nil {
+			continue
+		}
+		if e.hooked != nil {
+			e.hooked.setID(id(call))
+		}
+		call++
+	}
+}
+
 // SendBatch sends b and waits for the replies to every call. ctx bounds the whole batch,
 // as for [Session.Call]. If a call fails, the error is a [*BatchError], and the results of
 // successful calls are available. If the batch cannot be sent, the error gives the reason
@@ -405,6 +423,7 @@ func (s *Session) queueBatch(ctx context.Context, b *Batch, m *pendingMessage) e
 		next++
 		return sc.id
 	}, s.calls.meta)
+	b.setIDs(err, func(call int) uint64 { return m.calls[call].id })
 	if err != nil {
 		return asUnsent(err)
 	}

@@ -39,19 +39,20 @@ func (s *Session) Call(ctx context.Context, method string, params, result any) e
 func (s *Session) call(ctx context.Context, method string, params, result any, attempt int, t *sendTurn) error {
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Attempt: attempt}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, result, nil, t)
+			return s.callAndWait(ctx, c.Method, c.Params, c, result, nil, t)
 		})
 	}
 	return s.callAndWait(ctx, method, params, nil, result, nil, t)
 }
 
-// callAndWait is Call after the functions of Options.OnCall. meta is data about the call,
-// and stream is nil unless the call belongs to a stream. t is as in call.
-func (s *Session) callAndWait(ctx context.Context, method string, params any, meta map[string]any, result any, stream *streamCall, t *sendTurn) error {
+// callAndWait is Call after the functions of Options.OnCall. out is the call that the
+// functions have seen, or nil. stream is nil unless the call belongs to a stream. t is as in
+// call.
+func (s *Session) callAndWait(ctx context.Context, method string, params any, out *OutgoingCall, result any, stream *streamCall, t *sendTurn) error {
 	c := s.pool.takeCall(s, method)
 	m := &c.message
 	m.stream = stream
-	err := s.sendCall(ctx, m, params, meta)
+	err := s.sendCall(ctx, m, params, out)
 	t.pass()
 	if err != nil {
 		s.pool.putCall(c)
@@ -105,13 +106,13 @@ func (s *Session) startCall(ctx context.Context, method string, params any, h *h
 	f, m := &c.future, c.begin(s, method)
 	f.phase, f.message, f.call, f.waiters, m.future = futureOpen, m, &m.calls[0], &c.waiters, f
 	m.stream = stream
-	var meta map[string]any
+	var out *OutgoingCall
 	if h != nil {
-		if meta = h.Meta; len(h.done) > 0 {
+		if out = &h.OutgoingCall; len(h.done) > 0 {
 			f.hooked, h.future = h, f
 		}
 	}
-	if err := s.sendCall(ctx, m, params, meta); err != nil {
+	if err := s.sendCall(ctx, m, params, out); err != nil {
 		f.finish(err)
 		return f, err
 	}
@@ -209,14 +210,14 @@ func (s *Session) tryNotify(method string, params any, failed string) bool {
 	return err == nil
 }
 
-// sendCall encodes and queues the request of m, a message with a single call. meta is data
-// about the call.
-func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any, meta map[string]any) error {
-	return s.sendCallAs(ctx, fromCaller, m, params, meta)
+// sendCall encodes and queues the request of m, a message with a single call. out is the
+// call that the functions of Options.OnCall have seen, or nil.
+func (s *Session) sendCall(ctx context.Context, m *pendingMessage, params any, out *OutgoingCall) error {
+	return s.sendCallAs(ctx, fromCaller, m, params, out)
 }
 
 // sendCallAs is sendCall in the given mode.
-func (s *Session) sendCallAs(ctx context.Context, from sendMode, m *pendingMessage, params any, meta map[string]any) error {
+func (s *Session) sendCallAs(ctx context.Context, from sendMode, m *pendingMessage, params any, out *OutgoingCall) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -232,9 +233,10 @@ func (s *Session) sendCallAs(ctx context.Context, from sendMode, m *pendingMessa
 	if sc.msg, err = s.Protocol().AppendRequest(sc.msg[:0], sc.id, c.method, params, s.codec); err != nil {
 		return asUnsent(err)
 	}
-	if sc.msg, err = s.calls.meta.appendTo(sc.msg, 0, meta, s.codec); err != nil {
+	if sc.msg, err = s.calls.meta.appendTo(sc.msg, 0, out.metaValues(), s.codec); err != nil {
 		return err
 	}
+	out.setID(c.id)
 	if err = s.writer.sendMessage(ctx, sc, from, m); err == nil {
 		s.writer.traceRequestSent(c.method, c)
 	}

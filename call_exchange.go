@@ -84,15 +84,15 @@ func (x *Exchange) Call(ctx context.Context, method string, params, result any) 
 	mustHaveContext("Exchange.Call", ctx)
 	if len(x.hooks.onCall) > 0 {
 		return x.hooks.runCall(ctx, OutgoingCall{Method: method, Params: params}, func(ctx context.Context, c *OutgoingCall) error {
-			return x.callAndWait(ctx, &OutgoingCall{Method: c.Method, Params: c.Params, Meta: c.Meta}, result)
+			return x.callAndWait(ctx, 1, c, result)
 		})
 	}
-	return x.callAndWait(ctx, &OutgoingCall{Method: method, Params: params}, result)
+	return x.callAndWait(ctx, 1, &OutgoingCall{Method: method, Params: params}, result)
 }
 
-// callAndWait is Call after the functions of Options.OnCall.
-func (x *Exchange) callAndWait(ctx context.Context, c *OutgoingCall, result any) error {
-	f, _ := x.sendSingle(ctx, c, nil)
+// callAndWait is Call, or Notify for 0 calls, after the functions of Options.OnCall.
+func (x *Exchange) callAndWait(ctx context.Context, calls int, c *OutgoingCall, result any) error {
+	f, _ := x.sendSingle(ctx, calls, c, nil)
 	<-f.Done() // at the latest with ctx
 	return f.Decode(result)
 }
@@ -104,10 +104,10 @@ func (x *Exchange) Go(ctx context.Context, method string, params any) *Future {
 	mustHaveContext("Exchange.Go", ctx)
 	if len(x.hooks.onCall) > 0 {
 		return x.hooks.startCall(ctx, &x.pool, OutgoingCall{Method: method, Params: params}, func(ctx context.Context, h *hookedCall) (*Future, error) {
-			return x.sendSingle(ctx, &OutgoingCall{Method: h.Method, Params: h.Params, Meta: h.Meta}, h)
+			return x.sendSingle(ctx, 1, &h.OutgoingCall, h)
 		})
 	}
-	f, _ := x.sendSingle(ctx, &OutgoingCall{Method: method, Params: params}, nil)
+	f, _ := x.sendSingle(ctx, 1, &OutgoingCall{Method: method, Params: params}, nil)
 	return f
 }
 
@@ -120,10 +120,10 @@ func (x *Exchange) Notify(ctx context.Context, method string, params any) error 
 	c := OutgoingCall{Method: method, Params: params, Notification: true}
 	if len(x.hooks.onCall) > 0 {
 		return x.hooks.runCall(ctx, c, func(ctx context.Context, c *OutgoingCall) error {
-			return x.callAndWait(ctx, &OutgoingCall{Method: c.Method, Params: c.Params, Notification: true, Meta: c.Meta}, nil)
+			return x.callAndWait(ctx, 0, c, nil)
 		})
 	}
-	return x.callAndWait(ctx, &c, nil)
+	return x.callAndWait(ctx, 0, &c, nil)
 }
 
 // SendBatch sends b by one RoundTrip and waits for the replies, as [Session.SendBatch]
@@ -204,13 +204,9 @@ func (x *Exchange) Close() error {
 	return x.transport.Close()
 }
 
-// sendSingle sends a call or a notification, and returns its future. The future ends h, if
-// not nil. If the message cannot be sent, sendSingle also returns the error.
-func (x *Exchange) sendSingle(ctx context.Context, c *OutgoingCall, h *hookedCall) (*Future, error) {
-	calls := 1
-	if c.Notification {
-		calls = 0
-	}
+// sendSingle sends a call, or a notification for 0 calls, and returns its future. The future
+// ends h, if not nil. If the message cannot be sent, sendSingle also returns the error.
+func (x *Exchange) sendSingle(ctx context.Context, calls int, c *OutgoingCall, h *hookedCall) (*Future, error) {
 	t := x.newRoundTrip(calls)
 	f := newDetachedFuture(x.codec)
 	if f.call.method = c.Method; h != nil && len(h.done) > 0 {
@@ -218,8 +214,14 @@ func (x *Exchange) sendSingle(ctx context.Context, c *OutgoingCall, h *hookedCal
 	}
 	t.futures = []*Future{f}
 	err := x.encodeAndStart(ctx, t, func(sc *encodeBuffer) (err error) {
+		if calls == 0 {
+			sc.msg, err = x.appendCall(sc.msg[:0], nil, c)
+			return err
+		}
 		sc.id = strconv.AppendUint(sc.id[:0], t.firstID, 10)
-		sc.msg, err = x.appendCall(sc.msg[:0], sc.id, c)
+		if sc.msg, err = x.appendCall(sc.msg[:0], sc.id, c); err == nil {
+			c.setID(t.firstID)
+		}
 		return err
 	})
 	if err != nil {
@@ -246,15 +248,16 @@ func (x *Exchange) sendBatch(ctx context.Context, b *Batch, t *roundTrip) (conte
 			next++
 			return sc.id
 		}, x.meta)
+		b.setIDs(err, func(call int) uint64 { return t.firstID + uint64(call) })
 		return err
 	})
 }
 
-// appendCall appends the message of a call or a notification. The only other place where
-// an Exchange encodes calls is sendBatch.
+// appendCall appends the message of a call, or of a notification, whose id is nil. The only
+// other place where an Exchange encodes calls is sendBatch.
 func (x *Exchange) appendCall(dst []byte, id ID, c *OutgoingCall) (msg []byte, err error) {
 	p := *x.protocol.Load()
-	if c.Notification {
+	if id == nil {
 		msg, err = p.AppendNotification(dst, c.Method, c.Params, x.codec)
 	} else {
 		msg, err = p.AppendRequest(dst, id, c.Method, c.Params, x.codec)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"example.com/rpcx/internal/gopool"
 )
@@ -51,6 +53,34 @@ type OutgoingCall struct {
 	Batch        *Batch         // the batch with the call; nil for a single call
 	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
 	Attempt      int            // number of the attempt, from 1; more than 1 only on a Client
+
+	nextID uint64 // the id after that of the request; 0 until the request has an id; atomic, since a cancelled call may end meanwhile
+}
+
+// ID returns the id of the request, for the function done. The functions of Options.OnCall
+// come before the id: until then, and for a notification, the result is nil. ID may be called
+// from any goroutine.
+func (c *OutgoingCall) ID() ID {
+	next := atomic.LoadUint64(&c.nextID)
+	if next == 0 {
+		return nil
+	}
+	return strconv.AppendUint(nil, next-1, 10)
+}
+
+// setID stores the id of the request. c may be nil.
+func (c *OutgoingCall) setID(id uint64) {
+	if c != nil {
+		atomic.StoreUint64(&c.nextID, id+1)
+	}
+}
+
+// metaValues returns c.Meta. c may be nil.
+func (c *OutgoingCall) metaValues() map[string]any {
+	if c == nil {
+		return nil
+	}
+	return c.Meta
 }
 
 // SetMeta sets c.Meta[key], and makes the map if c.Meta is nil. Without Options.Meta, the

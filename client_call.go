@@ -182,7 +182,8 @@ func (call *clientFuture) send(ctx context.Context, cs *clientSession, sole *sol
 		return false
 	}
 	err := errCallPanicked
-	meta, h := map[string]any(nil), (*hookedCall)(nil)
+	var h *hookedCall
+	var out *OutgoingCall
 	defer func() {
 		if err != nil {
 			open := f.clearMessage(m)
@@ -207,11 +208,11 @@ func (call *clientFuture) send(ctx context.Context, cs *clientSession, sole *sol
 			return false
 		}
 		err = errCallPanicked
-		params, meta = h.Params, h.Meta
+		params, out = h.Params, &h.OutgoingCall
 		m.calls[0].method = h.Method
 		f.setHooked(h)
 	}
-	err = s.sendCall(ctx, m, params, meta)
+	err = s.sendCall(ctx, m, params, out)
 	return false
 }
 

@@ -292,7 +292,7 @@ func (s *Session) awaitUnsubscribed(ctx context.Context, answered <-chan struct{
 func (s *Session) callWithStream(ctx context.Context, method string, params any, call *streamCall, attempt int, t *sendTurn) error {
 	if len(s.calls.hooks.onCall) > 0 {
 		return s.calls.hooks.runCall(ctx, OutgoingCall{Session: s, Method: method, Params: params, Attempt: attempt}, func(ctx context.Context, c *OutgoingCall) error {
-			return s.callAndWait(ctx, c.Method, c.Params, c.Meta, nil, call, t)
+			return s.callAndWait(ctx, c.Method, c.Params, c, nil, call, t)
 		})
 	}
 	return s.callAndWait(ctx, method, params, nil, nil, call, t)

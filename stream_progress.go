@@ -107,7 +107,7 @@ func (s *Session) callAndTakeProgress(ctx context.Context, out *OutgoingCall, re
 	c := s.pool.takeCall(s, out.Method)
 	m := &c.message
 	m.stream, call.queue.progress.call = call, m
-	err := s.sendCall(ctx, m, out.Params, out.Meta)
+	err := s.sendCall(ctx, m, out.Params, out)
 	t.pass()
 	if err != nil {
 		s.pool.putCall(c)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/textproto"
 	"runtime/debug"
 	"time"
 
@@ -187,6 +188,15 @@ type exchange struct {
 	msg      *nats.Msg
 	maxSize  int
 	admitted bool
+}
+
+// Header returns the values of a header of the message. Package otelrpcx reads the trace
+// context by this method. NATS tells upper from lower case; senders use both forms.
+func (x *exchange) Header(name string) []string {
+	if values, ok := x.msg.Header[name]; ok {
+		return values
+	}
+	return x.msg.Header[textproto.CanonicalMIMEHeaderKey(name)]
 }
 
 func (x *exchange) Admitted() bool          { return x.admitted }

@@ -32,6 +32,9 @@ func (in *instrumentation) beginCall(ctx context.Context, c *rpcx.OutgoingCall) 
 			span.SetName(m.spanName)
 			span.SetAttributes(attribute.String(keyMethod, m.name))
 		}
+		if span.IsRecording() {
+			addRequestID(span, c.ID())
+		}
 		outcome := telemetry.OfCall(err)
 		endSpan(span, err, outcome)
 		m.record(ctx, time.Since(start), outcome)

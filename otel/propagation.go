@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 
 	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"example.com/rpcx"
@@ -29,9 +30,10 @@ func fits(key string, length int) bool {
 // trusts reports whether the peer of s is trusted. s is nil for an exchange of this side.
 func (in *instrumentation) trusts(s *rpcx.Session) bool { return s == nil || in.TrustPeer(s) }
 
-// inject adds the trace context of ctx to c.
+// inject adds the trace context of ctx to c. Without Options.Meta, only an exchange may have
+// a use for the data: rpchttp.Dialer.Meta.
 func (in *instrumentation) inject(ctx context.Context, c *rpcx.OutgoingCall) {
-	if !in.carries {
+	if !in.carries && c.Session != nil {
 		return
 	}
 	if baggage.FromContext(ctx).Len() > 0 && !in.trusts(c.Session) {
@@ -40,9 +42,31 @@ func (in *instrumentation) inject(ctx context.Context, c *rpcx.OutgoingCall) {
 	in.Propagator.Inject(ctx, callCarrier{c})
 }
 
-// spanOfStranger returns the ids of the span that the peer names, and nothing more.
-func (in *instrumentation) spanOfStranger(req *rpcx.Request) trace.SpanContext {
-	remote := trace.SpanContextFromContext(in.Propagator.Extract(context.Background(), requestCarrier{req}))
+// extract returns a copy of ctx with the trace context that came with req: in the message,
+// or else in the headers. headers may be nil.
+func (in *instrumentation) extract(ctx context.Context, req *rpcx.Request, headers propagation.TextMapCarrier) context.Context {
+	if headers != nil {
+		former := trace.SpanContextFromContext(ctx)
+		next := in.Propagator.Extract(ctx, headers)
+		// A span of the transport, of otelhttp for example, may be a child of the same span
+		// already, and is nearer.
+		if !former.IsValid() || trace.SpanContextFromContext(next).TraceID() != former.TraceID() {
+			ctx = next
+		}
+	}
+	if in.carries {
+		ctx = in.Propagator.Extract(ctx, requestCarrier{req})
+	}
+	return ctx
+}
+
+// spanOfStranger returns the ids of the span that the peer names, and nothing more. Within
+// the trace of the span former, the result is empty.
+func (in *instrumentation) spanOfStranger(former trace.SpanContext, req *rpcx.Request, headers propagation.TextMapCarrier) trace.SpanContext {
+	remote := trace.SpanContextFromContext(in.extract(context.Background(), req, headers))
+	if remote.TraceID() == former.TraceID() {
+		return trace.SpanContext{}
+	}
 	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: remote.TraceID(), SpanID: remote.SpanID(), Remote: true})
 }
 

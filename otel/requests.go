@@ -35,9 +35,10 @@ func (in *instrumentation) contextFor(user func(context.Context, *rpcx.Request) 
 
 // beginRequest begins the span of a request, and returns the context for the handler.
 func (in *instrumentation) beginRequest(ctx context.Context, req *rpcx.Request) context.Context {
-	local, trusted := ctx, in.carries && in.trusts(req.Session())
+	local, headers := ctx, headersOf(req)
+	trusted := (in.carries || headers != nil) && in.trusts(req.Session())
 	if trusted {
-		ctx = in.Propagator.Extract(ctx, requestCarrier{req})
+		ctx = in.extract(ctx, req, headers)
 	}
 	if req.IsNotification() && in.NoNotifications {
 		return ctx
@@ -52,8 +53,8 @@ func (in *instrumentation) beginRequest(ctx context.Context, req *rpcx.Request) 
 	if span.IsRecording() {
 		in.describeRequest(span, m, req)
 		switch former := trace.SpanContextFromContext(local); {
-		case in.carries && !trusted:
-			addLink(span, in.spanOfStranger(req))
+		case !trusted:
+			addLink(span, in.spanOfStranger(former, req, headers))
 		case trusted && !former.Equal(trace.SpanContextFromContext(extracted)):
 			addLink(span, former)
 		}
@@ -76,11 +77,17 @@ const shortWait = 100 * time.Microsecond
 // describeRequest adds the attributes of req to a span that is recorded.
 func (in *instrumentation) describeRequest(span trace.Span, m *method, req *rpcx.Request) {
 	in.describe(span, m, req.Session(), req.Method)
-	if id, ok := idText(req.ID); ok {
-		span.SetAttributes(attribute.String(keyRequestID, bounded(id)))
-	}
+	addRequestID(span, req.ID)
 	if n, of := req.Batch(); of > 0 {
 		span.SetAttributes(attribute.Int(keyBatchNumber, n), attribute.Int(keyBatchSize, of))
+	}
+}
+
+// addRequestID adds the id of a call or request to a span that is recorded. Null and a
+// missing id are left out.
+func addRequestID(span trace.Span, id rpcx.ID) {
+	if text, ok := idText(id); ok {
+		span.SetAttributes(attribute.String(keyRequestID, bounded(text)))
 	}
 }
 

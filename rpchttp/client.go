@@ -96,7 +96,7 @@ func newTransport(d *Dialer, u *url.URL, opts *rpcx.Options) *transport {
 	}
 	t.template = http.Request{Method: http.MethodPost, URL: u, Host: header.Get("Host"), Header: header}
 	header.Del("Host")
-	t.copies = d.Client != nil || d.Auth != nil || d.Compress || d.Meta
+	t.copies = d.Client != nil || d.Auth != nil || d.Compress || d.Meta || d.CallHeader != nil
 	return t
 }
 
@@ -153,6 +153,11 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 	}
 	if t.Meta {
 		addTraceHeaders(ctx, r.Header)
+	}
+	if t.CallHeader != nil {
+		if err := addCallHeaders(r.Header, t.CallHeader(ctx)); err != nil {
+			return nil, err
+		}
 	}
 	if t.Auth != nil {
 		if err := t.Auth(ctx, r); err != nil {

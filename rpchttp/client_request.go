@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -157,6 +158,17 @@ func addTraceHeaders(ctx context.Context, header http.Header) {
 	if h.state != "" && isHeaderText(h.state) {
 		header.Set("Tracestate", h.state)
 	}
+}
+
+// addCallHeaders adds the result of Dialer.CallHeader to header.
+func addCallHeaders(header http.Header, values map[string]string) error {
+	for name, value := range values {
+		if !isHeaderText(value) {
+			return fmt.Errorf("Dialer.CallHeader has returned the header %q with a character that no header can have", name)
+		}
+		header.Set(name, value)
+	}
+	return nil
 }
 
 // isHeaderText reports whether text can be the value of a header as it is.

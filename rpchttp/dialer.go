@@ -57,6 +57,11 @@ type Dialer struct {
 	// Auth fails, nothing is sent, and the call fails with a [*rpcx.ConnectionError] that
 	// wraps the error. Default: none.
 	Auth func(ctx context.Context, r *http.Request) error
+	// CallHeader returns headers for a message, which replace those of Header: a trace context
+	// for example. ctx has the values of the caller's context, as the functions of
+	// Options.OnCall or, for a batch, of Options.OnBatchCall have left them. CallHeader is
+	// called for each request, also for a repeated one, before Auth. Default: none.
+	CallHeader func(ctx context.Context) map[string]string
 	// Meta sends the trace context of a call, the strings "traceparent" and "tracestate" in
 	// [rpcx.OutgoingCall].Meta, as headers of these names, whether or not Options.Meta sends
 	// them in the message. A batch has the headers of its first member with a trace context.

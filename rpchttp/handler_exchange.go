@@ -96,6 +96,10 @@ func (x *exchange) Group() string {
 	return x.subnet().String()
 }
 
+// Header returns the values of a header of the request. Package otelrpcx reads the trace
+// context by this method.
+func (x *exchange) Header(name string) []string { return x.request.Header.Values(name) }
+
 func (x *exchange) Admitted() bool            { return x.admitted } // or checkAdmission has refused the request
 func (x *exchange) Dropped() *rpcx.FrameError { return x.dropped }
 func (x *exchange) MaxMessage() int           { return x.maxSize }
