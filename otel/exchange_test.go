@@ -35,22 +35,22 @@ func TestTreeOfAnExchange(t *testing.T) {
 	}{
 		{true, `
 		program
-			CLIENT add
+			CLIENT add jsonrpc.request.id=0
 				SERVER add jsonrpc.request.id=0 → server POST
 			CLIENT note
 				SERVER note → server POST
 			jsonrpc batch rpcx.batch.size=1
-				CLIENT add
+				CLIENT add jsonrpc.request.id=1
 					SERVER add jsonrpc.request.id=1 rpcx.batch.number=1 rpcx.batch.size=1 → server POST
 		SERVER POST
 		SERVER POST
 		SERVER POST`},
 		{false, `
 		program
-			CLIENT add
+			CLIENT add jsonrpc.request.id=0
 			CLIENT note
 			jsonrpc batch rpcx.batch.size=1
-				CLIENT add
+				CLIENT add jsonrpc.request.id=1
 		SERVER POST
 			SERVER add jsonrpc.request.id=0 → client add
 		SERVER POST

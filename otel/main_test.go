@@ -1,18 +1,15 @@
 package otelrpcx_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -23,6 +20,7 @@ import (
 	"example.com/rpcx"
 	"example.com/rpcx/internal/leaktest"
 	otelrpcx "example.com/rpcx/otel"
+	"example.com/rpcx/otel/internal/spantree"
 	"example.com/rpcx/websocket"
 )
 
@@ -131,88 +129,14 @@ func eachTransport(t *testing.T, test func(t *testing.T, transport string)) {
 	}
 }
 
-// wantTree checks the spans that have ended. The form is that of tree, with any indentation
-// of the whole.
+// wantTree checks the spans that have ended, as [spantree.Check] does.
 func (tel *telemetry) wantTree(t *testing.T, want string) {
 	t.Helper()
-	var lines []string
-	for line := range strings.Lines(strings.TrimSpace(want)) {
-		lines = append(lines, strings.TrimRight(strings.TrimPrefix(line, "\t\t"), "\n"))
-	}
-	if got := strings.Join(tel.tree(), "\n"); got != strings.Join(lines, "\n") {
-		t.Errorf("spans:\n%s\n\nwant:\n%s", got, strings.Join(lines, "\n"))
-	}
-	if started, ended := len(tel.spans.Started()), len(tel.spans.Ended()); started != ended {
-		t.Errorf("%d spans have begun, and %d have ended", started, ended)
-	}
+	spantree.Check(t, tel.spans, want)
 }
 
-// tree returns a line for each span, indented below its parent: kind, name, attributes that
-// are not the same for all, links. Spans with the same parent are in the order in which
-// they have begun.
-func (tel *telemetry) tree() []string {
-	begun := make(map[trace.SpanID]int)
-	for i, s := range tel.spans.Started() {
-		begun[s.SpanContext().SpanID()] = i
-	}
-	spans := tel.spans.Ended()
-	slices.SortFunc(spans, func(a, b sdktrace.ReadOnlySpan) int {
-		return cmp.Compare(begun[a.SpanContext().SpanID()], begun[b.SpanContext().SpanID()])
-	})
-	names := make(map[trace.SpanID]string)
-	for _, s := range spans {
-		names[s.SpanContext().SpanID()] = s.SpanKind().String() + " " + s.Name()
-	}
-	var lines []string
-	var walk func(parent trace.SpanID, indent string)
-	walk = func(parent trace.SpanID, indent string) {
-		for _, s := range spans {
-			known := names[s.Parent().SpanID()] != ""
-			if s.Parent().SpanID() != parent && (known || parent.IsValid()) {
-				continue
-			}
-			var line strings.Builder
-			line.WriteString(indent + describe(s))
-			for _, link := range s.Links() {
-				line.WriteString(" → " + cmp.Or(names[link.SpanContext.SpanID()], "a stranger's span"))
-			}
-			if s.Parent().IsValid() && !known {
-				line.WriteString(" below a span that has not ended here")
-			}
-			lines = append(lines, line.String())
-			walk(s.SpanContext().SpanID(), indent+"\t")
-		}
-	}
-	walk(trace.SpanID{}, "")
-	return lines
-}
-
-// describe returns the text of a span for tree.
-func describe(s sdktrace.ReadOnlySpan) string {
-	text := s.Name()
-	if s.SpanKind() != trace.SpanKindInternal {
-		text = strings.ToUpper(s.SpanKind().String()) + " " + text
-	}
-	attrs := s.Attributes()
-	slices.SortFunc(attrs, func(a, b attribute.KeyValue) int { return cmp.Compare(a.Key, b.Key) })
-	failed := false
-	for _, a := range attrs {
-		switch {
-		case a.Key == "rpc.system.name" && a.Value.AsString() == "jsonrpc",
-			a.Key == "jsonrpc.protocol.version" && a.Value.AsString() == "2.0",
-			a.Key == "rpc.method" && a.Value.AsString() == s.Name(),
-			strings.HasPrefix(string(a.Key), "network.peer."), strings.HasPrefix(string(a.Key), "server."):
-			continue // the same for all, or of a test of their own
-		case a.Key == "error.type":
-			failed = true
-		}
-		text += fmt.Sprintf(" %s=%s", a.Key, a.Value.String())
-	}
-	if failed != (s.Status().Code == codes.Error) {
-		text += " and the status " + s.Status().Code.String()
-	}
-	return text
-}
+// tree returns a line for each span that has ended.
+func (tel *telemetry) tree() []string { return spantree.Lines(tel.spans) }
 
 // series returns the number of measurements of a histogram or counter, by the attributes.
 func (tel *telemetry) series(t *testing.T, name string) map[string]uint64 {

@@ -282,7 +282,7 @@ func TestFunctionsOfTheUser(t *testing.T) {
 		}
 		p.wantTree(t, `
 		jsonrpc batch rpcx.batch.size=1
-			CLIENT add
+			CLIENT add jsonrpc.request.id=0
 				SERVER add jsonrpc.request.id=0 rpcx.batch.number=1 rpcx.batch.size=1`)
 		if otelrpcx.Instrument(nil, nil) == nil {
 			t.Error("no options")

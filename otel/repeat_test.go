@@ -44,9 +44,9 @@ func TestTreeOfARepeatedCall(t *testing.T) {
 		_ = srv.Wait(context.Background())
 		tel.wantTree(t, `
 		program
-			CLIENT get error.type=connection_lost
+			CLIENT get error.type=connection_lost jsonrpc.request.id=0
 				SERVER get jsonrpc.request.id=0
-			CLIENT get rpcx.attempt=2
+			CLIENT get jsonrpc.request.id=0 rpcx.attempt=2
 				SERVER get jsonrpc.request.id=0`)
 	})
 }
@@ -84,10 +84,10 @@ func TestTreeOfASubscription(t *testing.T) {
 		p.client.Shutdown(context.Background())
 		p.close()
 		p.wantTree(t, `
-		CLIENT eth_subscribe
+		CLIENT eth_subscribe jsonrpc.request.id=0
 			SERVER eth_subscribe jsonrpc.request.id=0
 		publisher
-		CLIENT tell
+		CLIENT tell jsonrpc.request.id=1
 			SERVER tell jsonrpc.request.id=1
 				CLIENT tick
 					SERVER tick`)
@@ -117,6 +117,6 @@ func TestTreeOfACallThatIsNotSent(t *testing.T) {
 		p.close()
 		p.wantTree(t, `
 		CLIENT refuse error.type=_OTHER
-		CLIENT add error.type=closed`)
+		CLIENT add error.type=closed jsonrpc.request.id=0`)
 	})
 }

@@ -68,9 +68,9 @@ func TestTreeOfACall(t *testing.T) {
 		p.close()
 		p.wantTree(t, `
 		program
-			CLIENT add
+			CLIENT add jsonrpc.request.id=0
 				SERVER add jsonrpc.request.id=0
-		CLIENT sub.add
+		CLIENT sub.add jsonrpc.request.id=1
 			SERVER sub.add jsonrpc.request.id=1`)
 	})
 }
@@ -83,9 +83,9 @@ func TestTreeOfACallBack(t *testing.T) {
 		}
 		p.close()
 		p.wantTree(t, `
-		CLIENT ask
+		CLIENT ask jsonrpc.request.id=0
 			SERVER ask jsonrpc.request.id=0
-				CLIENT name
+				CLIENT name jsonrpc.request.id=0
 					SERVER name jsonrpc.request.id=0`)
 	})
 }
@@ -106,11 +106,11 @@ func TestTreeOfABatch(t *testing.T) {
 		p.wantTree(t, `
 		program
 			jsonrpc batch error.type=member_failed rpcx.batch.size=3
-				CLIENT add
+				CLIENT add jsonrpc.request.id=0
 					SERVER add jsonrpc.request.id=0 rpcx.batch.number=1 rpcx.batch.size=3
 				CLIENT note
 					SERVER note rpcx.batch.number=2 rpcx.batch.size=3
-				CLIENT refuse error.type=7 rpc.status_code=7
+				CLIENT refuse error.type=7 jsonrpc.request.id=1 rpc.status_code=7
 					SERVER refuse error.type=7 jsonrpc.request.id=1 rpc.status_code=7 rpcx.batch.number=3 rpcx.batch.size=3`)
 	})
 }
@@ -134,7 +134,7 @@ func TestTreeOfANotification(t *testing.T) {
 		program
 			CLIENT note
 				SERVER note
-			CLIENT add
+			CLIENT add jsonrpc.request.id=0
 				SERVER add jsonrpc.request.id=0
 		CLIENT note
 			SERVER note`)
@@ -143,15 +143,22 @@ func TestTreeOfANotification(t *testing.T) {
 
 func TestTreeOfACancellation(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
-		entered := make(chan struct{})
+		entered, left := make(chan struct{}), make(chan struct{})
 		cancellable := rpcx.Options{Cancellation: rpcx.RPCCancellation}
-		server := cancellable
-		server.Handler = router(entered)
+		server, r := cancellable, router(nil)
+		server.Handler = r
+		r.Handle("hold", rpcx.Func(func(ctx context.Context) error {
+			defer close(left)
+			close(entered)
+			<-ctx.Done()
+			return ctx.Err()
+		}))
 		p := newTelemetry().connect(t, transport, cancellable, server)
 		ctx, cancel := context.WithCancel(t.Context())
-		f := p.client.Go(ctx, "wait", nil)
+		f := p.client.Go(ctx, "hold", nil)
 		<-entered
 		cancel()
+		<-left
 		if err := f.Wait(context.Background(), nil); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
@@ -161,8 +168,8 @@ func TestTreeOfACancellation(t *testing.T) {
 		p.srv.Shutdown(context.Background())
 		p.close()
 		p.wantTree(t, `
-		CLIENT wait error.type=cancelled
-			SERVER wait error.type=-32097 jsonrpc.request.id=0 rpc.status_code=-32097`)
+		CLIENT hold error.type=cancelled jsonrpc.request.id=0
+			SERVER hold error.type=-32097 jsonrpc.request.id=0 rpc.status_code=-32097`)
 	})
 }
 
@@ -173,13 +180,13 @@ func TestTreeOfATimeout(t *testing.T) {
 		want           string
 	}{
 		"of the caller": {"wait", rpcx.Limits{RequestTimeout: time.Second}, rpcx.Limits{ProcessingTimeout: 5 * time.Second}, `
-		CLIENT wait error.type=timeout
+		CLIENT wait error.type=timeout jsonrpc.request.id=0
 			SERVER wait error.type=-102 jsonrpc.request.id=0 rpc.status_code=-102`},
 		"of the handler": {"wait", rpcx.Limits{}, rpcx.Limits{ProcessingTimeout: time.Second}, `
-		CLIENT wait error.type=-102 rpc.status_code=-102
+		CLIENT wait error.type=-102 jsonrpc.request.id=0 rpc.status_code=-102
 			SERVER wait error.type=-102 jsonrpc.request.id=0 rpc.status_code=-102`},
 		"of a handler that succeeds afterwards": {"ignore", rpcx.Limits{}, rpcx.Limits{ProcessingTimeout: time.Second}, `
-		CLIENT ignore error.type=-102 rpc.status_code=-102
+		CLIENT ignore error.type=-102 jsonrpc.request.id=0 rpc.status_code=-102
 			SERVER ignore error.type=-102 jsonrpc.request.id=0 rpc.status_code=-102`},
 	}
 	for name, test := range tests {
@@ -206,33 +213,33 @@ func TestTreeOfARefusal(t *testing.T) {
 		want   string
 	}{
 		"an unknown method": {method: "nothing", want: `
-		CLIENT nothing error.type=-32601 rpc.status_code=-32601
+		CLIENT nothing error.type=-32601 jsonrpc.request.id=0 rpc.status_code=-32601
 			SERVER jsonrpc error.type=-32601 jsonrpc.request.id=0 rpc.method=_OTHER rpc.method_original=nothing rpc.status_code=-32601`},
 		"wrong params": {method: "add", params: rpcx.Args{"x"}, want: `
-		CLIENT add error.type=-32602 rpc.status_code=-32602
+		CLIENT add error.type=-32602 jsonrpc.request.id=0 rpc.status_code=-32602
 			SERVER add error.type=-32602 jsonrpc.request.id=0 rpc.status_code=-32602`},
 		"an error of the handler": {method: "refuse", want: `
-		CLIENT refuse error.type=7 rpc.status_code=7
+		CLIENT refuse error.type=7 jsonrpc.request.id=0 rpc.status_code=7
 			SERVER refuse error.type=7 jsonrpc.request.id=0 rpc.status_code=7`},
 		"a failed handler": {method: "fail", want: `
-		CLIENT fail error.type=-32603 rpc.status_code=-32603
+		CLIENT fail error.type=-32603 jsonrpc.request.id=0 rpc.status_code=-32603
 			SERVER fail error.type=-32603 jsonrpc.request.id=0 rpc.status_code=-32603`},
 		"a panic": {method: "panic", want: `
-		CLIENT panic error.type=-32603 rpc.status_code=-32603
+		CLIENT panic error.type=-32603 jsonrpc.request.id=0 rpc.status_code=-32603
 			SERVER panic error.type=-32603 jsonrpc.request.id=0 rpc.status_code=-32603`},
 		"a result that cannot be encoded": {method: "unencodable", want: `
-		CLIENT unencodable error.type=-32603 rpc.status_code=-32603
+		CLIENT unencodable error.type=-32603 jsonrpc.request.id=0 rpc.status_code=-32603
 			SERVER unencodable error.type=-32603 jsonrpc.request.id=0 rpc.status_code=-32603`},
 		"a reply that is too large": {method: "large", opts: rpcx.Options{Limits: rpcx.Limits{Response: 1000}}, want: `
-		CLIENT large error.type=-32600 rpc.status_code=-32600
+		CLIENT large error.type=-32600 jsonrpc.request.id=0 rpc.status_code=-32600
 			SERVER large error.type=-32600 jsonrpc.request.id=0 rpc.status_code=-32600`},
 		"excessive cost": {method: "costly", want: `
-		CLIENT costly error.type=-101 rpc.status_code=-101
+		CLIENT costly error.type=-101 jsonrpc.request.id=0 rpc.status_code=-101
 			SERVER costly error.type=-101 jsonrpc.request.id=0 rpc.status_code=-101`},
 		"the gate": {method: "add", opts: rpcx.Options{Gate: rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
 			return nil, rpcx.Errorf(-32002, "not initialized")
 		})}, want: `
-		CLIENT add error.type=-32002 rpc.status_code=-32002
+		CLIENT add error.type=-32002 jsonrpc.request.id=0 rpc.status_code=-32002
 			SERVER add error.type=-32002 jsonrpc.request.id=0 rpc.status_code=-32002`},
 		"params that cannot be encoded": {method: "add", params: rpcx.Args{func() {}}, want: `
 		CLIENT add error.type=not_sent`},
@@ -293,18 +300,18 @@ func TestTreeOfARequestWithoutAHandler(t *testing.T) {
 			p.client.Go(context.Background(), "add", rpcx.Args{1, 2})
 			synctest.Wait()
 		}, "Limits.Queue", `
-		CLIENT add error.type=-102 rpc.status_code=-102`},
+		CLIENT add error.type=-102 jsonrpc.request.id=2 rpc.status_code=-102`},
 		"the time in the queue is over": {rpcx.Limits{Concurrency: 1, ProcessingTimeout: time.Second}, func(p *pair) {
 			waiting(p)
 		}, "Limits.ProcessingTimeout", `
-		CLIENT add error.type=-102 rpc.status_code=-102`},
+		CLIENT add error.type=-102 jsonrpc.request.id=1 rpc.status_code=-102`},
 		"the server shuts down": {rpcx.Limits{Concurrency: 1}, func(p *pair) {
 			waiting(p)
 			// Owner: the test. End: p.close.
 			go p.srv.Shutdown(context.Background())
 			synctest.Wait()
 		}, "shutdown", `
-		CLIENT add error.type=-102 rpc.status_code=-102`},
+		CLIENT add error.type=-102 jsonrpc.request.id=1 rpc.status_code=-102`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
