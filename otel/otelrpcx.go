@@ -45,8 +45,8 @@
 //	rpcx.batch.number         place in the batch of the peer, from 1
 //
 // An error.type without a code is "timeout", "cancelled", "not_connected",
-// "connection_lost", "closed", "not_sent", "no_response", "member_failed" (of a batch), or
-// "_OTHER".
+// "connection_lost", "closed", "not_sent", "no_response", "member_failed" (of a batch),
+// "http_401" (an answer with this status and without JSON-RPC, for example), or "_OTHER".
 //
 // # Metrics
 //

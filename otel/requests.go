@@ -132,7 +132,7 @@ func (in *instrumentation) endRequest(req *rpcx.Request, err error, d time.Durat
 	if !ok {
 		return
 	}
-	outcome := telemetry.OfRequest(h.ctx, err, in.cancellation)
+	outcome := telemetry.OfRequest(h.ctx, req.Session(), err, in.cancellation)
 	if h.span.IsRecording() {
 		endSpan(h.span, err, outcome, trace.WithTimestamp(req.Arrived().Add(d)))
 	}

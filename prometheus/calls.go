@@ -69,7 +69,7 @@ func (c *Collector) traceFor(in *instrumentation, user *rpcx.Trace) *rpcx.Trace 
 	replySent, refused, paused, resumed := t.ReplySent, t.Refused, t.Paused, t.Resumed
 	t.ReplySent = func(req *rpcx.Request, err error, d time.Duration) {
 		if ctx, ok := in.running.Remove(req); ok {
-			in.requests.Get(req.Method).observe(d, telemetry.OfRequest(ctx, err, in.cancellation))
+			in.requests.Get(req.Method).observe(d, telemetry.OfRequest(ctx, req.Session(), err, in.cancellation))
 		}
 		if replySent != nil {
 			replySent(req, err, d)

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"example.com/rpcx"
+	"example.com/rpcx/rpchttp"
 )
 
 // Other stands for the methods and codes without a series.
@@ -155,6 +156,7 @@ const (
 	TypeNotSent        = "not_sent"
 	TypeNoResponse     = "no_response"
 	TypeMemberFailed   = "member_failed" // of a batch
+	typeHTTP           = "http_"         // and the status of an answer without JSON-RPC
 )
 
 func withCode(code int) Outcome {
@@ -172,6 +174,9 @@ func OfCall(err error) Outcome {
 	}
 	if e, ok := errors.AsType[*rpcx.Error](err); ok && !errors.Is(err, rpcx.ErrNotConnected) {
 		return withCode(e.Code)
+	}
+	if e, ok := errors.AsType[*rpchttp.StatusError](err); ok {
+		return Outcome{Type: typeHTTP + strconv.Itoa(e.StatusCode)}
 	}
 	return Outcome{Type: localType(err)}
 }
@@ -204,9 +209,10 @@ func localType(err error) string {
 	return Other
 }
 
-// OfRequest returns the outcome of a request whose handler has returned: err is the error
-// for Trace.ReplySent, ctx the handler's context, and c is Options.Cancellation, or nil.
-func OfRequest(ctx context.Context, err error, c *rpcx.Cancellation) Outcome {
+// OfRequest returns the outcome of a request of s whose handler has returned: err is the
+// error for Trace.ReplySent, ctx the handler's context, and c is Options.Cancellation, or
+// nil.
+func OfRequest(ctx context.Context, s *rpcx.Session, err error, c *rpcx.Cancellation) Outcome {
 	switch {
 	case ctx.Err() == context.DeadlineExceeded: // the peer has got this error, or will
 		return withCode(rpcx.CodeServerBusy)
@@ -231,8 +237,20 @@ func OfRequest(ctx context.Context, err error, c *rpcx.Cancellation) Outcome {
 		return withCode(c.Code)
 	case !errors.Is(cause, context.Canceled) && matches(err, cause): // the session has ended
 		return Outcome{Type: TypeClosed}
+	case matches(err, cause) && endedByClient(s):
+		return Outcome{Type: TypeCancelled}
 	}
 	return withCode(rpcx.CodeInternalError)
+}
+
+// endedByClient reports whether the client has ended the HTTP request that s answers. s may
+// be nil.
+func endedByClient(s *rpcx.Session) bool {
+	if s == nil {
+		return false
+	}
+	r := rpchttp.Request(s)
+	return r != nil && r.Context().Err() != nil
 }
 
 // matches reports whether err says that a context has ended with cause.

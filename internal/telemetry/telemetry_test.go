@@ -10,6 +10,7 @@ import (
 
 	"example.com/rpcx"
 	"example.com/rpcx/internal/telemetry"
+	"example.com/rpcx/rpchttp"
 )
 
 func TestTableHasALimit(t *testing.T) {
@@ -76,6 +77,7 @@ func TestOutcomeOfACall(t *testing.T) {
 		{&rpcx.ProtocolError{Code: rpcx.CodeInvalidParams, Unsent: true}, "", telemetry.TypeNotSent},
 		{&rpcx.SizeError{Size: 9, Limit: 8}, "", telemetry.TypeNotSent},
 		{&rpcx.SizeError{Limit: 8}, "", telemetry.Other}, // of a reply
+		{&rpcx.ConnectionError{Err: &rpchttp.StatusError{StatusCode: 401}}, "", "http_401"},
 		{errors.New("else"), "", telemetry.Other},
 	} {
 		if got := telemetry.OfCall(test.err); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
@@ -114,7 +116,7 @@ func TestOutcomeOfARequest(t *testing.T) {
 		{cancelled(rpcx.ErrClosed), context.Canceled, nil, "", telemetry.TypeClosed},
 		{cancelled(rpcx.ErrClosed), rpcx.ErrClosed, nil, "", telemetry.TypeClosed},
 	} {
-		if got := telemetry.OfRequest(test.ctx, test.err, test.c); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
+		if got := telemetry.OfRequest(test.ctx, nil, test.err, test.c); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
 			t.Errorf("%v with %v: %+v", test.err, context.Cause(test.ctx), got)
 		}
 	}
