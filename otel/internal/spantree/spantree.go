@@ -31,9 +31,9 @@ func Check(t testing.TB, spans *tracetest.SpanRecorder, want string) {
 	}
 }
 
-// Lines returns a line for each span that has ended, indented below its parent: kind, name, attributes that
-// are not the same for all, links. Spans with the same parent are in the order in which
-// they have begun.
+// Lines returns a line for each span that has ended, indented below its parent: kind, name,
+// attributes that are not the same for all, links. Spans with the same parent are in the
+// order in which they have begun.
 func Lines(recorder *tracetest.SpanRecorder) []string {
 	begun := make(map[trace.SpanID]int)
 	for i, s := range recorder.Started() {
@@ -69,6 +69,16 @@ func Lines(recorder *tracetest.SpanRecorder) []string {
 	}
 	walk(trace.SpanID{}, "")
 	return lines
+}
+
+// Name returns the indentation, the kind and the name of a line without its attributes.
+func Name(line string) string {
+	words := strings.Split(line, " ")
+	end := slices.IndexFunc(words, func(w string) bool { return strings.Contains(w, "=") || w == "→" })
+	if end < 0 {
+		return line
+	}
+	return strings.Join(words[:end], " ")
 }
 
 // describe returns the text of a span for Lines.
