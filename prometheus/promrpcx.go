@@ -11,12 +11,14 @@
 //	rpc_server_call_duration_seconds  a histogram: from the arrival of a request to the reply
 //	rpc_client_call_duration_seconds  a histogram: from a call of this side to its end
 //
-// The label rpc_method is the method. The label rpc_response_status_code is the code of the
-// JSON-RPC error. For another failure, rpc_response_status_code is empty, and error_type
-// has the reason, in the words of package otelrpcx ("timeout", for example). With a code,
-// error_type is the code. After success, both are empty.
+// The label rpc_method is the method. The label rpc_status_code is the code of the JSON-RPC
+// error. For another failure, rpc_status_code is empty, and error_type has the reason, in
+// the words of package otelrpcx ("timeout", for example). With a code, error_type is the
+// code. After success, both are empty. The label rpc_system_name is always "jsonrpc".
 //
-// OpenTelemetry's conventions define the buckets. Notifications count as calls.
+// OpenTelemetry's conventions define the names and the buckets: OpenTelemetry's exporter for
+// Prometheus makes the same series of what package otelrpcx measures. Notifications count as
+// calls.
 //
 // Unknown methods have the rpc_method "_OTHER", and so have methods over MaxMethods. After
 // the first 100 error codes, further codes are "_OTHER". So a peer cannot make series.
@@ -73,8 +75,8 @@ type Collector struct {
 // every method is known. If calls have names from data, a program should pass a function.
 func New(srv *rpcx.Server, methods func(method string) bool) *Collector {
 	durations := func(name, help string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: telemetry.Buckets},
-			[]string{"rpc_method", "rpc_response_status_code", "error_type"})
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: telemetry.Buckets, ConstLabels: systemName},
+			[]string{"rpc_method", "rpc_status_code", "error_type"})
 	}
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
@@ -90,6 +92,9 @@ func New(srv *rpcx.Server, methods func(method string) bool) *Collector {
 		server:        newServerDescs(),
 	}
 }
+
+// systemName is the label by which OpenTelemetry tells JSON-RPC from other calls.
+var systemName = prometheus.Labels{"rpc_system_name": "jsonrpc"}
 
 const (
 	refusedName = "rpcx_refused_total"

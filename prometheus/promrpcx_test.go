@@ -98,28 +98,28 @@ func TestDurations(t *testing.T) {
 		p.close()
 		lines := scrape(t, p.registry)
 		want := []string{
-			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="add",rpc_response_status_code=""} 2`,
-			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="ask",rpc_response_status_code=""} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="name",rpc_response_status_code=""} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="sleep",rpc_response_status_code=""} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="-32601",rpc_method="nothing",rpc_response_status_code="-32601"} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="-32603",rpc_method="fail",rpc_response_status_code="-32603"} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="-32603",rpc_method="unencodable",rpc_response_status_code="-32603"} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="7",rpc_method="refuse",rpc_response_status_code="7"} 1`,
-			`rpc_client_call_duration_seconds_count{error_type="timeout",rpc_method="sleep",rpc_response_status_code=""} 1`,
-			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="_OTHER",rpc_response_status_code=""} 1`, // "name"
-			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="add",rpc_response_status_code=""} 2`,
-			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="ask",rpc_response_status_code=""} 1`,
-			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="sleep",rpc_response_status_code=""} 2`,
-			`rpc_server_call_duration_seconds_count{error_type="-32601",rpc_method="_OTHER",rpc_response_status_code="-32601"} 1`,
-			`rpc_server_call_duration_seconds_count{error_type="-32603",rpc_method="fail",rpc_response_status_code="-32603"} 1`,
-			`rpc_server_call_duration_seconds_count{error_type="-32603",rpc_method="unencodable",rpc_response_status_code="-32603"} 1`,
-			`rpc_server_call_duration_seconds_count{error_type="7",rpc_method="refuse",rpc_response_status_code="7"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="add",rpc_status_code="",rpc_system_name="jsonrpc"} 2`,
+			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="ask",rpc_status_code="",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="name",rpc_status_code="",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="",rpc_method="sleep",rpc_status_code="",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="-32601",rpc_method="nothing",rpc_status_code="-32601",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="-32603",rpc_method="fail",rpc_status_code="-32603",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="-32603",rpc_method="unencodable",rpc_status_code="-32603",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="7",rpc_method="refuse",rpc_status_code="7",rpc_system_name="jsonrpc"} 1`,
+			`rpc_client_call_duration_seconds_count{error_type="timeout",rpc_method="sleep",rpc_status_code="",rpc_system_name="jsonrpc"} 1`,
+			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="_OTHER",rpc_status_code="",rpc_system_name="jsonrpc"} 1`, // "name"
+			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="add",rpc_status_code="",rpc_system_name="jsonrpc"} 2`,
+			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="ask",rpc_status_code="",rpc_system_name="jsonrpc"} 1`,
+			`rpc_server_call_duration_seconds_count{error_type="",rpc_method="sleep",rpc_status_code="",rpc_system_name="jsonrpc"} 2`,
+			`rpc_server_call_duration_seconds_count{error_type="-32601",rpc_method="_OTHER",rpc_status_code="-32601",rpc_system_name="jsonrpc"} 1`,
+			`rpc_server_call_duration_seconds_count{error_type="-32603",rpc_method="fail",rpc_status_code="-32603",rpc_system_name="jsonrpc"} 1`,
+			`rpc_server_call_duration_seconds_count{error_type="-32603",rpc_method="unencodable",rpc_status_code="-32603",rpc_system_name="jsonrpc"} 1`,
+			`rpc_server_call_duration_seconds_count{error_type="7",rpc_method="refuse",rpc_status_code="7",rpc_system_name="jsonrpc"} 1`,
 		}
 		if diff := cmp.Diff(want, matching(lines, "rpc_client_call_duration_seconds_count", "rpc_server_call_duration_seconds_count")); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
-		const slept = `{error_type="",rpc_method="sleep",rpc_response_status_code=""`
+		const slept = `{error_type="",rpc_method="sleep",rpc_status_code="",rpc_system_name="jsonrpc"`
 		want = []string{
 			"rpc_server_call_duration_seconds_bucket" + slept + `,le="2.5"} 0`,
 			"rpc_server_call_duration_seconds_bucket" + slept + `,le="5"} 2`,
@@ -140,7 +140,7 @@ func TestUnknownMethodsMakeOneSeries(t *testing.T) {
 			_ = p.client.Call(context.Background(), fmt.Sprint("unknown", i), nil, nil)
 		}
 		p.close()
-		const labels = `{error_type="-32601",rpc_method="_OTHER",rpc_response_status_code="-32601"} 10000`
+		const labels = `{error_type="-32601",rpc_method="_OTHER",rpc_status_code="-32601",rpc_system_name="jsonrpc"} 10000`
 		want := []string{"rpc_client_call_duration_seconds_count" + labels, "rpc_server_call_duration_seconds_count" + labels}
 		lines := scrape(t, p.registry)
 		if got := matching(lines, "rpc_client_call_duration_seconds_count", "rpc_server_call_duration_seconds_count"); !slices.Equal(got, want) {
