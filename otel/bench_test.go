@@ -8,8 +8,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/metric"
@@ -62,45 +65,105 @@ func serveBenchmark(variant string) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
+// connectBenchmark starts a server process, and connects to it. The result pid is that of
+// the server.
+func connectBenchmark(b *testing.B, variant string) (s *rpcx.Session, pid int) {
+	cmd := exec.Command(must(os.Executable()))
+	cmd.Env = append(os.Environ(), serverVariant+"="+variant)
+	stdin, stdout := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { stdin.Close(); _ = cmd.Wait() })
+	addr := strings.TrimSpace(must(bufio.NewReader(stdout).ReadString('\n')))
+	s = must(rpcx.Dial(context.Background(), "tcp://"+addr, benchmarkOptions(variant, rpcx.Options{})))
+	b.Cleanup(func() { s.Close(); <-s.Done() })
+	return s, cmd.Process.Pid
+}
+
+func callBenchmark(b *testing.B, s *rpcx.Session) {
+	var out string
+	if err := s.Call(context.Background(), "echo", rpcx.Args{"hi"}, &out); err != nil {
+		b.Error(err)
+	}
+}
+
 // BenchmarkCall measures a small call between two processes over TCP, instrumented at both
 // ends: one at a time, and with as many in flight as the session allows.
 func BenchmarkCall(b *testing.B) {
 	for _, v := range benchmarkVariants {
-		connect := func(b *testing.B) *rpcx.Session {
-			cmd := exec.Command(must(os.Executable()))
-			cmd.Env = append(os.Environ(), serverVariant+"="+v.name)
-			stdin, stdout := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
-			if err := cmd.Start(); err != nil {
-				b.Fatal(err)
-			}
-			b.Cleanup(func() { stdin.Close(); _ = cmd.Wait() })
-			addr := strings.TrimSpace(must(bufio.NewReader(stdout).ReadString('\n')))
-			s := must(rpcx.Dial(context.Background(), "tcp://"+addr, benchmarkOptions(v.name, rpcx.Options{})))
-			b.Cleanup(func() { s.Close(); <-s.Done() })
-			return s
-		}
-		call := func(b *testing.B, s *rpcx.Session) {
-			var out string
-			if err := s.Call(context.Background(), "echo", rpcx.Args{"hi"}, &out); err != nil {
-				b.Error(err)
-			}
-		}
 		b.Run("one at a time/"+v.name, func(b *testing.B) {
-			s := connect(b)
+			s, _ := connectBenchmark(b, v.name)
 			b.ReportAllocs()
 			for b.Loop() {
-				call(b, s)
+				callBenchmark(b, s)
 			}
 		})
 		b.Run("in flight/"+v.name, func(b *testing.B) {
-			s := connect(b)
+			s, _ := connectBenchmark(b, v.name)
 			b.ReportAllocs()
 			b.SetParallelism(25)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					call(b, s)
+					callBenchmark(b, s)
 				}
 			})
 		})
 	}
+}
+
+// BenchmarkInTurns compares the variants on a busy machine: calls of all of them, 100 of
+// each in turn, so that each has the same neighbours. It reports medians of the turns, in
+// elapsed time and in processor time of both processes, and how many percent more than
+// without instrumentation.
+func BenchmarkInTurns(b *testing.B) {
+	const turn = 100
+	type run struct {
+		session *rpcx.Session
+		pid     int
+		wall    []float64 // of the turns, in µs a call
+		cpu     float64   // of all turns, in µs
+	}
+	runs := make([]run, len(benchmarkVariants))
+	for i, v := range benchmarkVariants {
+		runs[i].session, runs[i].pid = connectBenchmark(b, v.name)
+		callBenchmark(b, runs[i].session)
+	}
+	for b.Loop() {
+		for i := range runs {
+			r := &runs[i]
+			own, start := processorTimeOf(os.Getpid()), time.Now()
+			for range turn {
+				callBenchmark(b, r.session)
+			}
+			r.wall = append(r.wall, time.Since(start).Seconds()*1e6/turn)
+			r.cpu += (processorTimeOf(os.Getpid()) - own).Seconds() * 1e6
+		}
+	}
+	calls := float64(b.N * turn)
+	var plain [2]float64
+	for i := range runs {
+		r := &runs[i]
+		slices.Sort(r.wall)
+		wall, cpu := r.wall[len(r.wall)/2], (r.cpu+processorTimeOf(r.pid).Seconds()*1e6)/calls
+		if i == 0 {
+			plain = [2]float64{wall, cpu}
+		}
+		b.Logf("%-25s %5.1f µs (%+5.1f %%), %5.1f µs of processor time (%+5.1f %%)", benchmarkVariants[i].name,
+			wall, 100*(wall/plain[0]-1), cpu, 100*(cpu/plain[1]-1))
+	}
+}
+
+// processorTimeOf returns the processor time of the threads of a process, where the system
+// tells.
+func processorTimeOf(pid int) (sum time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, file := range threads {
+		text, _ := os.ReadFile(file)
+		var ns int64
+		if _, err := fmt.Sscan(string(text), &ns); err == nil {
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
 }
