@@ -233,13 +233,14 @@
 //   - forms of subscriptions: [Correlation], [Hub.Subscribe]; slow subscribers: [Hub]
 //   - functions around calls, data about requests: [OutgoingCall], [Meta]
 //   - values in handlers' contexts: Options.Context; a login first: Options.Gate
-//   - descriptions of methods: [SignatureOf], [Documented]
+//   - descriptions of methods: [SignatureOf], [Documented], docs/describing.md
 //   - dialects of JSON-RPC, other protocols: [Protocol], [Aiomas], [BitcoinProtocol]
 //   - framing of bytes: [Framer]; transports with messages: [MessageConn]; encodings: [Codec]
 //   - WebSockets: the package example.com/rpcx/websocket
 //   - programs on standard input and output: [Command], [Stdio]
 //   - SOCKS proxies and Tor: [SOCKSProxy]; proxies in front of a server: docs/limits.md
 //   - events and counters: [Trace], [Session.Stats], [Server.Stats]
+//   - metrics and traces: the modules prometheus and otel, docs/observing.md
 //   - task groups and deadlines, which need no session: [TaskGroup], [TimeoutAfter]
 //   - messages without a session: [Protocol], [Batch.Append]
 package rpcx
