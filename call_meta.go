@@ -168,28 +168,12 @@ func moveEnd(msg []byte, end int, at span) []byte {
 
 // appendValues appends values as an object.
 func appendValues(msg []byte, values map[string]any, c Codec) ([]byte, error) {
-	msg, err := appendMembers(append(msg, '{'), values, c)
-	return append(msg, '}'), err
-}
-
-// appendMembers appends values as the members of an object, sorted, with commas between.
-// The codec encodes the values one by one: to encode a map takes several times as long.
-func appendMembers(msg []byte, values map[string]any, c Codec) (_ []byte, err error) {
-	keys := make([]string, 0, 16) // on the stack
-	for key := range values {
-		keys = append(keys, key)
+	start := len(msg)
+	msg, err := appendCodec(msg, c, values)
+	if err == nil && msg[start] != '{' {
+		err = unsentf(CodeInternalError, "the codec encodes a map[string]any to something other than an object, which OutgoingCall.Meta needs")
 	}
-	slices.Sort(keys)
-	for i, key := range keys {
-		if i > 0 {
-			msg = append(msg, ',')
-		}
-		msg = append(jsonscan.AppendString(msg, key), ':')
-		if msg, err = appendCodec(msg, c, values[key]); err != nil {
-			return msg, err
-		}
-	}
-	return msg, nil
+	return msg, err
 }
 
 // mergeIntoObject adds values to the member m.Param of params, an object that begins at
@@ -239,13 +223,23 @@ func (m *Meta) mergeIntoObject(msg []byte, start int, values map[string]any, c C
 
 // appendEachMember adds each value as a member of the message at the end of msg.
 func appendEachMember(msg []byte, values map[string]any, c Codec) ([]byte, error) {
+	keys := make([]string, 0, 16) // on the stack
 	for key := range values {
 		if isEnvelopeKey(key) {
 			return msg, unsentf(CodeInvalidRequest, "OutgoingCall.Meta has the key %q, a name of JSON-RPC itself: choose another key", key)
 		}
+		keys = append(keys, key)
 	}
-	msg, err := appendMembers(append(msg[:len(msg)-1], ','), values, c)
-	return append(msg, '}'), err
+	slices.Sort(keys)
+	msg = msg[:len(msg)-1]
+	for _, key := range keys {
+		msg = append(jsonscan.AppendString(append(msg, ','), key), ':')
+		var err error
+		if msg, err = appendCodec(msg, c, values[key]); err != nil {
+			return msg, err
+		}
+	}
+	return append(msg, '}'), nil
 }
 
 // readsMembers reports whether a receiver needs the members of messages.

@@ -35,7 +35,7 @@
 //	rpc.method_original       the method, if rpc.method is "_OTHER"
 //	rpc.status_code           code of the JSON-RPC error
 //	error.type                the same code, or one of the words below
-//	jsonrpc.request.id        id of the request; on SERVER spans
+//	jsonrpc.request.id        id of the request; not on spans of InstrumentForward
 //	jsonrpc.protocol.version  "2.0"; nothing for other protocols
 //	server.address, .port     Config.ServerAddress, or the address of a dialled peer
 //	network.peer.address      address of the peer
@@ -63,10 +63,18 @@
 //
 // # Trace context
 //
-// If Options.Meta is set, each request carries the trace context in the fields of the
-// propagator: "traceparent", "tracestate" and "baggage". Both ends need the same Meta, for
-// example [rpcx.MemberMeta], or [rpcx.MCPMeta] for the Model Context Protocol. Without
-// Options.Meta, nothing is sent.
+// The trace context has the fields of the propagator: "traceparent", "tracestate" and
+// "baggage". If Options.Meta is set, each request carries the fields in the message. Both
+// ends need the same Meta, for example [rpcx.MemberMeta], or [rpcx.MCPMeta] for the Model
+// Context Protocol. Without Options.Meta, a session sends nothing.
+//
+// Over HTTP and NATS, the fields are headers of the message: see [Headers] for the sender.
+// The receiver reads headers by itself. A batch has one set of headers, so the spans of its
+// requests are children of the span of the batch. If a message has both, the fields in the
+// message count. If a middleware such as otelhttp has begun a span in the trace of the
+// headers, that span is the parent.
+//
+// [InstrumentForward] adds the spans of a gateway, for the work of other servers.
 //
 // The trace context is input from the peer. If the peer is trusted (Config.TrustPeer), the
 // spans of this side belong to the peer's trace, with the peer's sampling and baggage.
