@@ -46,6 +46,11 @@ import (
 //
 // A program's own [Caller] has no such functions, also if it uses [Batch.Calls].
 type OutgoingCall struct {
+	// nextID is the id after that of the request, or 0 until the request has an id. It is
+	// atomic, because a call that is cancelled may end meanwhile, and first, because 32-bit
+	// processors want it aligned.
+	nextID uint64
+
 	Session      *Session // nil on an Exchange, and for a program's own Caller
 	Method       string
 	Params       any
@@ -53,8 +58,6 @@ type OutgoingCall struct {
 	Batch        *Batch         // the batch with the call; nil for a single call
 	Meta         map[string]any // data about the call, sent as Options.Meta says; nil at first
 	Attempt      int            // number of the attempt, from 1; more than 1 only on a Client
-
-	nextID uint64 // the id after that of the request; 0 until the request has an id; atomic, since a cancelled call may end meanwhile
 }
 
 // ID returns the id of the request, for the function done. The functions of Options.OnCall

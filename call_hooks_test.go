@@ -151,6 +151,66 @@ func TestOnCallSeesWhatIsSent(t *testing.T) {
 	})
 }
 
+// Done functions see the id of the request in the message. Before, and for a notification,
+// there is none.
+func TestIDOfAnOutgoingCall(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		var ids []string
+		opts := hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+			if c.ID() != nil {
+				t.Errorf("id %s before the encoding", c.ID())
+			}
+			return nil, func(error) { ids = append(ids, string(c.ID())) }, nil
+		})
+		opts.FirstID = 7
+		var received []string
+		c := w.open(t, opts, rpcx.HandlerFunc(func(_ context.Context, req *rpcx.Request) (any, error) {
+			received = append(received, string(req.ID))
+			return 1, nil
+		}))
+		for range 2 {
+			if err := w.send(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		want := []string{"7", "8"}
+		if w.notifies() {
+			want = []string{"", ""}
+		}
+		if !slices.Equal(ids, want) || !slices.Equal(received, want) {
+			t.Errorf("ids %q, received %q", ids, received)
+		}
+	})
+}
+
+// In a batch, each call has its own id. A call that cannot be encoded has none.
+func TestIDsInABatch(t *testing.T) {
+	for name, open := range hookedCallers {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ids := make(map[string]string)
+				c := open(t, hooked(func(_ context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					return nil, func(error) { ids[fmt.Sprint(c.Params)] = string(c.ID()) }, nil
+				}), methods{"m": reply})
+				var b rpcx.Batch
+				b.Call("m", rpcx.Args{1}, nil)
+				b.Notify("m", rpcx.Args{2})
+				b.Call("m", rpcx.Args{3}, nil)
+				if err := c.SendBatch(t.Context(), &b); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Call(t.Context(), "m", rpcx.Args{make(chan int)}, nil); err == nil {
+					t.Error("a channel was encoded")
+				}
+				if len(ids) != 4 || ids["[1]"] != "0" || ids["[2]"] != "" || ids["[3]"] != "1" {
+					t.Errorf("%q", ids)
+				}
+			})
+		})
+	}
+}
+
 func TestOnCallOrder(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way) {
 		var e events

@@ -84,6 +84,14 @@ func TestInteropPromtool(t *testing.T) {
 	}
 }
 
+// The alerts are correct, and ask for metrics that exist.
+func TestInteropAlerts(t *testing.T) {
+	promtool := interoptest.Program(t, installPrometheus, "promtool")
+	if out, err := exec.CommandContext(t.Context(), promtool, "check", "rules", "alerts.yml").CombinedOutput(); err != nil {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+}
+
 // Prometheus scrapes a server, and answers the questions of an operator.
 func TestInteropPrometheus(t *testing.T) {
 	program := interoptest.Program(t, installPrometheus, "prometheus")

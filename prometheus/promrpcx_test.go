@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -223,5 +225,32 @@ func TestCollectorWithoutAServer(t *testing.T) {
 	registry.MustRegister(promrpcx.New(nil, nil))
 	if got, want := scrape(t, registry), []string{"rpcx_paused_seconds_total 0", "rpcx_pauses_total 0"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// The alerts ask for metrics and labels that exist.
+func TestNamesInAlerts(t *testing.T) {
+	text, err := os.ReadFile("alerts.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	descs := make(chan *prometheus.Desc, 100)
+	promrpcx.New(new(rpcx.Server), nil).Describe(descs)
+	close(descs)
+	known := make(map[string]bool)
+	for d := range descs {
+		name := regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1]
+		for _, suffix := range []string{"", "_bucket", "_count"} {
+			known[name+suffix] = true
+		}
+	}
+	names := regexp.MustCompile(`\brpcx?_(server|client|refused|session|queued|handled|paused)[a-z_]*`).FindAllString(string(text), -1)
+	for _, name := range names {
+		if !known[name] {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	if len(names) < 10 {
+		t.Errorf("the alerts name %q", names)
 	}
 }

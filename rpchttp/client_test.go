@@ -724,5 +724,51 @@ func TestDialerMeta(t *testing.T) {
 	}
 }
 
+// CallHeader sees the context of the call, or of the batch, after the functions of OnCall.
+// It comes before Auth, for each attempt.
+func TestCallHeader(t *testing.T) {
+	type key struct{}
+	s := startWebServer(t, answeringBy(sumMethods()))
+	opts := &rpcx.Options{
+		OnCall: []func(context.Context, *rpcx.OutgoingCall) (context.Context, func(error), error){
+			func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+				return context.WithValue(ctx, key{}, "call of "+c.Method), nil, nil
+			}},
+		OnBatchCall: []func(context.Context, *rpcx.Session, *rpcx.Batch) (context.Context, func(error)){
+			func(ctx context.Context, _ *rpcx.Session, b *rpcx.Batch) (context.Context, func(error)) {
+				return context.WithValue(ctx, key{}, "batch"), nil
+			}},
+	}
+	dialer := rpchttp.Dialer{
+		Header: http.Header{"X-Fixed": {"1"}, "X-From": {"fixed"}},
+		CallHeader: func(ctx context.Context) map[string]string {
+			from, _ := ctx.Value(key{}).(string)
+			return map[string]string{"x-from": from}
+		},
+		Auth: func(_ context.Context, r *http.Request) error {
+			r.Header.Set("X-Signed", r.Header.Get("X-From"))
+			return nil
+		},
+	}
+	c := dialClient(t, dialer, s.URL, opts)
+	c.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
+	var b rpcx.Batch
+	b.Call("sum", rpcx.Args{1, 2}, nil)
+	c.SendBatch(t.Context(), &b)
+	c.Notify(t.Context(), "note", nil)
+	for i, want := range []string{"call of sum", "batch", "call of note"} {
+		h := s.seen()[i].Header
+		if h.Get("X-From") != want || h.Get("X-Signed") != want || h.Get("X-Fixed") != "1" {
+			t.Errorf("request %d has the headers %v", i+1, h)
+		}
+	}
+	dialer.CallHeader = func(context.Context) map[string]string { return map[string]string{"X-From": "a\r\nX: y"} }
+	bad := dialClient(t, dialer, s.URL, nil)
+	err := bad.Call(t.Context(), "sum", rpcx.Args{1, 2}, nil)
+	if err == nil || !strings.Contains(err.Error(), `Dialer.CallHeader has returned the header "X-From"`) || len(s.seen()) != 3 {
+		t.Errorf("a value that is no header: %v", err)
+	}
+}
+
 // discardLog is the log of a server whose errors are expected.
 var discardLog = log.New(io.Discard, "", 0)
