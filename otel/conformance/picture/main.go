@@ -26,7 +26,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	draw := map[string]func(context.Context) ([]byte, error){
 		"trace": func(ctx context.Context) ([]byte, error) {
-			spans, err := order(ctx, time.Millisecond)
+			spans, err := order(ctx, 5*time.Millisecond)
 			return drawTrace(spans), err
 		},
 		"metrics": func(ctx context.Context) ([]byte, error) { return measure(ctx, 20*time.Second) },

@@ -169,6 +169,7 @@ func (s *shop) forward(ctx context.Context, orders *rpcx.Router) (rpcx.Handler, 
 		return nil, err
 	}
 	s.stops = append(s.stops, conn.Close)
+	orders.Handle("ready", rpcx.Func(func() {}))
 	srv := &rpcx.Server{Options: *otelrpcx.Instrument(&rpcx.Options{Handler: orders}, s.config("worker"))}
 	working, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -182,7 +183,7 @@ func (s *shop) forward(ctx context.Context, orders *rpcx.Router) (rpcx.Handler, 
 	return otelrpcx.InstrumentForward(natsrpcx.Forward(gateway), s.config("gateway")), nil
 }
 
-// awaitWorker waits until a worker answers, if only that a method is unknown.
+// awaitWorker waits until a worker answers.
 func awaitWorker(ctx context.Context, c natsrpcx.Config) error {
 	probe, err := natsrpcx.Dial(c, nil)
 	if err != nil {
@@ -190,8 +191,7 @@ func awaitWorker(ctx context.Context, c natsrpcx.Config) error {
 	}
 	defer probe.Close()
 	for ctx.Err() == nil {
-		// A worker takes everything below its names, and does not know this method.
-		if err := probe.Call(ctx, "order.unknown", nil, nil); errors.Is(err, rpcx.MethodNotFound("")) {
+		if err := probe.Call(ctx, "ready", nil, nil); err == nil {
 			return nil
 		}
 	}
