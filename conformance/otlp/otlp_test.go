@@ -165,8 +165,8 @@ func TestExport(t *testing.T) {
 	}
 	slices.Sort(spans)
 	want := []string{
-		`SPAN_KIND_CLIENT add below "SPAN_KIND_INTERNAL jsonrpc batch": jsonrpc.protocol.version=2.0 rpc.method=add rpc.system.name=jsonrpc; STATUS_CODE_UNSET`,
-		`SPAN_KIND_CLIENT fail below "SPAN_KIND_INTERNAL jsonrpc batch": error.type=-32603 jsonrpc.protocol.version=2.0 rpc.method=fail rpc.status_code=-32603 rpc.system.name=jsonrpc; STATUS_CODE_ERROR`,
+		`SPAN_KIND_CLIENT add below "SPAN_KIND_INTERNAL jsonrpc batch": jsonrpc.protocol.version=2.0 jsonrpc.request.id=0 rpc.method=add rpc.system.name=jsonrpc; STATUS_CODE_UNSET`,
+		`SPAN_KIND_CLIENT fail below "SPAN_KIND_INTERNAL jsonrpc batch": error.type=-32603 jsonrpc.protocol.version=2.0 jsonrpc.request.id=1 rpc.method=fail rpc.status_code=-32603 rpc.system.name=jsonrpc; STATUS_CODE_ERROR`,
 		`SPAN_KIND_INTERNAL jsonrpc batch below "": error.type=member_failed rpc.system.name=jsonrpc rpcx.batch.size=2; STATUS_CODE_ERROR`,
 		`SPAN_KIND_SERVER add below "SPAN_KIND_CLIENT add": jsonrpc.protocol.version=2.0 jsonrpc.request.id=0 rpc.method=add rpc.system.name=jsonrpc rpcx.batch.number=1 rpcx.batch.size=2; STATUS_CODE_UNSET`,
 		`SPAN_KIND_SERVER fail below "SPAN_KIND_CLIENT fail": error.type=-32603 jsonrpc.protocol.version=2.0 jsonrpc.request.id=1 rpc.method=fail rpc.status_code=-32603 rpc.system.name=jsonrpc rpcx.batch.number=2 rpcx.batch.size=2; STATUS_CODE_ERROR`,
