@@ -47,17 +47,18 @@ func series(t *testing.T, g prometheus.Gatherer) (lines []string) {
 			continue
 		}
 		for _, m := range family.Metric {
-			line := family.GetName()
+			var line strings.Builder
+			line.WriteString(family.GetName())
 			for _, label := range m.Label {
 				if label.GetValue() != "" {
-					line += fmt.Sprintf(" %s=%q", label.GetName(), label.GetValue())
+					fmt.Fprintf(&line, " %s=%q", label.GetName(), label.GetValue())
 				}
 			}
-			line += fmt.Sprintf(" %d", m.Histogram.GetSampleCount())
+			fmt.Fprintf(&line, " %d", m.Histogram.GetSampleCount())
 			for _, b := range m.Histogram.Bucket {
-				line += fmt.Sprintf(" %v", b.GetUpperBound())
+				fmt.Fprintf(&line, " %v", b.GetUpperBound())
 			}
-			lines = append(lines, line)
+			lines = append(lines, line.String())
 		}
 	}
 	slices.Sort(lines)
