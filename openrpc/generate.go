@@ -80,7 +80,7 @@ func (g *generator) generate() ([]byte, error) {
 			return nil, fmt.Errorf("schema %.100q: %w", c.name, err)
 		}
 	}
-	taken := make(goNames)
+	taken := goNames{g.unimplemented: 1} // a program embeds the type beside the methods
 	for _, m := range g.doc.Methods {
 		if m.Name == "rpc.discover" {
 			continue
