@@ -43,7 +43,16 @@ func newTypeSchemas(from *jsonschema.Reflector) *typeSchemas {
 		names: make(map[reflect.Type]string), types: make(map[string]reflect.Type),
 	}
 	r.Anonymous, r.DoNotReference = true, true
-	r.Mapper, r.Lookup = types.mapType, types.referTo
+	r.Lookup = types.referTo
+	r.Mapper = func(t reflect.Type) *jsonschema.Schema {
+		if s := types.mapType(t); s != nil {
+			return s
+		}
+		if s := types.flatSchema(t); s != nil {
+			return s
+		}
+		return types.mapSchema(t)
+	}
 	return types
 }
 
@@ -95,6 +104,7 @@ func (types *typeSchemas) schemaOfField(object reflect.Type, name string, t refl
 	if all.Properties != nil {
 		if property, ok := all.Properties.Get(name); ok {
 			description, property.Description = property.Description, ""
+			types.allowNullWithin(property, t)
 			s, err = encodeSchema(property)
 			return s, description, err
 		}
@@ -118,8 +128,8 @@ func (types *typeSchemas) inlineSchema(t reflect.Type) (*jsonschema.Schema, erro
 // reflectType returns the schema of t in full, with references to the types within.
 func (types *typeSchemas) reflectType(t reflect.Type) (*jsonschema.Schema, error) {
 	s, err := types.reflectStruct(t)
-	if err == nil && t.Kind() == reflect.Struct && s.Properties != nil {
-		allowNull(s, t)
+	if err == nil {
+		types.allowNullWithin(s, t)
 	}
 	return s, err
 }
@@ -141,30 +151,6 @@ func (types *typeSchemas) reflectStruct(t reflect.Type) (s *jsonschema.Schema, e
 	return &copied, nil
 }
 
-// allowNull allows null for the properties of s whose field in t is a pointer that is
-// always encoded.
-func allowNull(s *jsonschema.Schema, t reflect.Type) {
-	for f := range t.Fields() {
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		switch {
-		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct:
-			allowNull(s, f.Type)
-			continue
-		case f.Type.Kind() != reflect.Pointer || strings.Contains(options, "omit"):
-			continue
-		case name == "":
-			name = f.Name
-		}
-		if property, ok := s.Properties.Get(name); ok && property.OneOf == nil {
-			s.Properties.Set(name, orNull(property))
-		}
-	}
-}
-
-func orNull(s *jsonschema.Schema) *jsonschema.Schema {
-	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{s, {Type: "null"}}}
-}
-
 // encodeSchema returns s in JSON. A schema that allows every value is {}.
 func encodeSchema(s *jsonschema.Schema) (Schema, error) {
 	data, err := json.Marshal(s)
@@ -178,6 +164,10 @@ func encodeSchema(s *jsonschema.Schema) (Schema, error) {
 type schemer interface{ JSONSchema() *jsonschema.Schema }
 
 type aliased interface{ JSONSchemaAlias() any }
+
+func describesItself(t reflect.Type) bool {
+	return t.Implements(reflect.TypeFor[schemer]()) || t.Implements(reflect.TypeFor[aliased]())
+}
 
 // referTo is the Lookup of the reflector. For a type with a name and parts, the result
 // refers to a component.
@@ -271,8 +261,7 @@ func (types *typeSchemas) mapType(t reflect.Type) *jsonschema.Schema {
 		return &s
 	}
 	switch p := reflect.PointerTo(t); {
-	case t.Kind() == reflect.Interface, t.Kind() == reflect.Pointer, t.Implements(reflect.TypeFor[schemer]()),
-		t.Implements(reflect.TypeFor[aliased]()), t == reflect.TypeFor[time.Time](), t == reflect.TypeFor[json.RawMessage]():
+	case t.Kind() == reflect.Interface, t.Kind() == reflect.Pointer, describesItself(t), t == reflect.TypeFor[time.Time](), t == reflect.TypeFor[json.RawMessage]():
 		return nil
 	case p.Implements(reflect.TypeFor[json.Marshaler]()):
 		return &jsonschema.Schema{} // any value

@@ -313,8 +313,10 @@ func (g *generator) objectType(n *node, within *component) (goType, error) {
 		return goType{expr: expr, fields: true, whole: true}, err
 	}
 	key, values := "string", n.get("additionalProperties")
-	if pattern := n.get("patternProperties"); pattern != nil && len(pattern.members) == 1 && pattern.members[0].key == "^[0-9]+$" {
-		key, values = "int64", pattern.members[0].value
+	if pattern := n.get("patternProperties"); pattern != nil && len(pattern.members) == 1 {
+		if m := pattern.members[0]; m.key == numberKeys || m.key == "^[0-9]+$" {
+			key, values = "int64", m.value
+		}
 	}
 	elem := anyType
 	if values != nil && values.kind == '{' {
