@@ -44,7 +44,7 @@ func TestParseRefuses(t *testing.T) {
 		{"two methods of a name", string(document(`{"name":"m","params":[]},{"name":"m","params":[]}`, "")), `two methods are named "m"`},
 		{"two params of a name", string(document(`{"name":"m","params":[{"name":"a"},{"name":"a"}]}`, "")), `two are named "a"`},
 		{"a param without a name", string(document(`{"name":"m","params":[{}]}`, "")), "the name of param 0"},
-		{"a wrong structure", string(document(`{"name":"m","params":[],"paramStructure":"any"}`, "")), `"any" is unknown`},
+		{"a wrong structure", string(document(`{"name":"m","params":[],"paramStructure":"any"}`, "")), `"any" is none of by-name`},
 		{"a reference to a file", string(document(`{"$ref":"file:///etc/passwd"}`, "")), "does not begin with #/components/methods/"},
 		{"a reference to nothing", string(document(`{"name":"m","params":[{"$ref":"#/components/contentDescriptors/x"}]}`, "")), "leads nowhere"},
 		{"a circle", string(document(`{"name":"m","params":[{"$ref":"#/components/contentDescriptors/x"}]}`,
@@ -97,6 +97,49 @@ func TestGoRefuses(t *testing.T) {
 		}
 		if _, err := d.Go(c.pkg); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// An element of a list takes more memory than its text. A list that is longer than the
+// limit is refused before its elements are decoded, also where references lead to it often.
+func TestParseBoundsElements(t *testing.T) {
+	elements := strings.Repeat("{},", 200) + "{}"
+	for name, doc := range map[string][]byte{
+		"params":    document(`{"name":"m","params":[`+elements+`]}`, ""),
+		"tags":      document(`{"name":"m","params":[],"tags":[`+elements+`]}`, ""),
+		"errors":    document(`{"name":"m","params":[],"errors":[`+elements+`]}`, ""),
+		"examples":  document(`{"name":"m","params":[],"examples":[`+elements+`]}`, ""),
+		"arguments": document(`{"name":"m","params":[],"examples":[{"params":[`+elements+`]}]}`, ""),
+		"servers":   []byte(`{"openrpc":"1.0.0","servers":[` + elements + `],"methods":[]}`),
+		"references": document(`{"name":"m","params":[],"examples":[`+strings.Repeat(`{"$ref":"#/components/examplePairings/a"},`, 10)+`{}]}`,
+			`"examplePairings":{"a":{"params":[`+strings.Repeat("{},", 20)+`{}]}}`),
+	} {
+		parser := openrpc.Parser{MaxExpanded: 20_000}
+		if _, err := parser.Parse(doc); err == nil || !strings.Contains(err.Error(), "more than 20000 bytes: raise Parser.MaxExpanded") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := openrpc.Parse(document(`{"name":"m","params":[],"tags":[`+elements+`]}`, "")); err != nil {
+		t.Errorf("with the default: %v", err)
+	}
+}
+
+// A Document that was not parsed is checked before it becomes code.
+func TestGoChecksMethods(t *testing.T) {
+	schema := openrpc.Schema("{}")
+	for want, methods := range map[string][]*openrpc.Method{
+		"method 0: the name is missing":      {nil},
+		"method 1: the name is missing":      {{Name: "a"}, {}},
+		`two methods are named "a"`:          {{Name: "a"}, {Name: "a"}},
+		`"a": params: the name of param 0`:   {{Name: "a", Params: []*openrpc.Content{nil}}},
+		`"a": params: two are named "x"`:     {{Name: "a", Params: []*openrpc.Content{{Name: "x", Schema: schema}, {Name: "x", Schema: schema}}}},
+		`"a": paramStructure "x" is none of`: {{Name: "a", ParamStructure: "x"}},
+		`"a": result: the schema is missing`: {{Name: "a", Result: &openrpc.Content{}}},
+	} {
+		d := &openrpc.Document{Methods: methods}
+		if _, err := d.Go("p"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
 		}
 	}
 }
