@@ -28,6 +28,7 @@ type typeSchemas struct {
 	names     map[reflect.Type]string               // names of components
 	types     map[string]reflect.Type               // the reverse of names
 	pending   []reflect.Type                        // components without a schema yet
+	objects   map[reflect.Type]*jsonschema.Schema   // of structs with params as fields
 
 	root        reflect.Type // the type that the reflector describes now
 	rootLookups int          // how often the reflector has looked up root
@@ -41,6 +42,7 @@ func newTypeSchemas(from *jsonschema.Reflector) *typeSchemas {
 	types := &typeSchemas{
 		reflector: r, mapper: r.Mapper, lookup: r.Lookup,
 		names: make(map[reflect.Type]string), types: make(map[string]reflect.Type),
+		objects: make(map[reflect.Type]*jsonschema.Schema),
 	}
 	r.Anonymous, r.DoNotReference = true, true
 	r.Lookup = types.referTo
@@ -97,16 +99,20 @@ func (types *typeSchemas) schemaOfResult(t reflect.Type) (Schema, error) {
 // schemaOfField returns the schema and the description of the param with the given name,
 // which is a field of the struct type object. The tags of the field count.
 func (types *typeSchemas) schemaOfField(object reflect.Type, name string, t reflect.Type) (s Schema, description string, err error) {
-	all, err := types.reflectStruct(object)
-	if err != nil {
-		return nil, "", err
+	all := types.objects[object]
+	if all == nil {
+		if all, err = types.reflectStruct(object); err != nil {
+			return nil, "", err
+		}
+		types.objects[object] = all
 	}
 	if all.Properties != nil {
 		if property, ok := all.Properties.Get(name); ok {
-			description, property.Description = property.Description, ""
-			types.allowNullWithin(property, t)
-			s, err = encodeSchema(property)
-			return s, description, err
+			copied := *property // without the text, which describes the param
+			copied.Description = ""
+			types.allowNullWithin(&copied, t)
+			s, err = encodeSchema(&copied)
+			return s, property.Description, err
 		}
 	}
 	s, err = types.schemaOf(t)
