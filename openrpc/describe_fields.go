@@ -170,6 +170,7 @@ func (types *typeSchemas) allowNull(s *jsonschema.Schema, t reflect.Type) {
 			continue
 		}
 		types.allowNullWithin(property, f.Type)
+		describeMapped(property, f.Type)
 		if f.Type.Kind() == reflect.Pointer && !strings.Contains(options, "omit") && property.OneOf == nil {
 			s.Properties.Set(name, orNull(property))
 		}
@@ -196,6 +197,17 @@ func (types *typeSchemas) allowNullWithin(s *jsonschema.Schema, t reflect.Type) 
 		if flat, _ := flatStruct(t); flat == nil && s.Properties != nil { // else flatSchema has done it
 			types.allowNull(s, t)
 		}
+	}
+}
+
+// describeMapped gives the schema of a field the description of its type, which the
+// reflector removes from fields without a description of their own.
+func describeMapped(s *jsonschema.Schema, t reflect.Type) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if s.Description == "" {
+		s.Description = mappedTypes[t].Description
 	}
 }
 

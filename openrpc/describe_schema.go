@@ -111,6 +111,7 @@ func (types *typeSchemas) schemaOfField(object reflect.Type, name string, t refl
 			copied := *property // without the text, which describes the param
 			copied.Description = ""
 			types.allowNullWithin(&copied, t)
+			describeMapped(&copied, t)
 			s, err = encodeSchema(&copied)
 			return s, property.Description, err
 		}
@@ -144,7 +145,7 @@ func (types *typeSchemas) reflectType(t reflect.Type) (*jsonschema.Schema, error
 func (types *typeSchemas) reflectStruct(t reflect.Type) (s *jsonschema.Schema, err error) {
 	defer func() {
 		if failure := recover(); failure != nil { // a panic of the reflector
-			err = fmt.Errorf("type %v: %v", t, failure)
+			err = fmt.Errorf("type %v: %v: leave the field out of JSON by the tag `json:\"-\"`, or write a method JSONSchema", t, failure)
 		}
 	}()
 	types.root, types.rootLookups = t, 0

@@ -189,3 +189,27 @@ func TestSchemasAcceptValues(t *testing.T) {
 		t.Error("Describe has changed a schema of the user")
 	}
 }
+
+// A field keeps the description of its type, unless the field has a description.
+func TestDescribeDurations(t *testing.T) {
+	type times struct {
+		Wait  time.Duration  `json:"wait"`
+		Limit *time.Duration `json:"limit"`
+		Own   time.Duration  `json:"own" jsonschema_description:"how long"`
+	}
+	r := rpcx.NewRouter()
+	r.Handle("a", rpcx.Func(func(times) times { return times{} }))
+	d := describe(t, r, &openrpc.Options{All: true})
+	params := d.Methods[0].Params
+	if got := params[0].Description + params[1].Description + params[2].Description; got != "how long" {
+		t.Errorf("the params are described by %q", got)
+	}
+	for _, p := range params[:2] {
+		if want := `{"type":"integer","description":"nanoseconds"}`; string(p.Schema) != want {
+			t.Errorf("param %s is %s, want %s", p.Name, p.Schema, want)
+		}
+	}
+	if s := string(d.Components.Schemas["Times"]); strings.Count(s, "nanoseconds") != 2 || strings.Count(s, "how long") != 1 {
+		t.Errorf("the result is %s", s)
+	}
+}

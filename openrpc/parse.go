@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -77,13 +78,13 @@ type writtenExample struct {
 
 func parseDocument(data []byte, maxExpanded int) (*Document, error) {
 	var written writtenDocument
-	if err := json.Unmarshal(data, &written); err != nil {
+	if err := decode(data, &written); err != nil {
 		return nil, err
 	}
 	d := &written.Document
 	switch {
 	case d.OpenRPC == "":
-		return nil, errors.New(`there is no member "openrpc" with a version`)
+		return nil, errors.New(`there is no member "openrpc" with a version: a document is the result of rpc.discover, without the reply around it`)
 	case !strings.HasPrefix(d.OpenRPC, "1."):
 		return nil, fmt.Errorf("version %.20q is not a version 1 of OpenRPC", d.OpenRPC)
 	case written.Methods == nil:
@@ -230,12 +231,12 @@ func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
 	var reference struct {
 		Ref *string `json:"$ref"`
 	}
-	if err := json.Unmarshal(raw, &reference); err != nil {
+	if err := decode(raw, &reference); err != nil {
 		return nil, err
 	}
 	if reference.Ref == nil {
 		v := new(T)
-		return v, json.Unmarshal(raw, v)
+		return v, decode(raw, v)
 	}
 	ref := *reference.Ref
 	name, err := componentName(ref, kind)
@@ -263,6 +264,31 @@ func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
 	}
 	r.decoded[key] = v
 	return v, nil
+}
+
+// decode is json.Unmarshal with errors in words of JSON instead of Go.
+func decode(data []byte, v any) error {
+	err := json.Unmarshal(data, v)
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return err
+	}
+	want := "an object"
+	switch wrong.Type.Kind() {
+	case reflect.Slice:
+		want = "a list"
+	case reflect.String:
+		want = "a string"
+	case reflect.Bool:
+		want = "a boolean"
+	case reflect.Int:
+		want = "a whole number"
+	}
+	field := wrong.Field[strings.LastIndexByte(wrong.Field, '.')+1:]
+	if field == "" {
+		return fmt.Errorf("a JSON %s stands where %s is needed", wrong.Value, want)
+	}
+	return fmt.Errorf("the member %.100q is a JSON %s, and not %s", field, wrong.Value, want)
 }
 
 // componentName returns the name in a reference to a component of the given kind.

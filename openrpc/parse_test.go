@@ -38,6 +38,12 @@ func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, doc, want string }{
 		{"no JSON", `{`, "unexpected end"},
 		{"no version", `{"methods":[]}`, `no member "openrpc"`},
+		{"a whole reply", `{"jsonrpc":"2.0","id":1,"result":{}}`, "without the reply around it"},
+		{"a list", `[]`, "a JSON array stands where an object is needed"},
+		{"methods as an object", `{"openrpc":"1.0.0","methods":{}}`, `the member "methods" is a JSON object, and not a list`},
+		{"a number as a name", string(document(`{"name":7}`, "")), `the member "name" is a JSON number, and not a string`},
+		{"a param as a text", string(document(`{"name":"m","params":["a"]}`, "")), "params: 0: a JSON string stands where an object is needed"},
+		{"a code as a text", string(document(`{"name":"m","params":[],"errors":[{"code":"7"}]}`, "")), `the member "code" is a JSON string, and not a whole number`},
 		{"version 2", `{"openrpc":"2.0.0","methods":[]}`, "not a version 1"},
 		{"no methods", `{"openrpc":"1.0.0"}`, `no member "methods"`},
 		{"a method without a name", string(document(`{"params":[]}`, "")), "method 0: the name is missing"},
