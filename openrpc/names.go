@@ -89,8 +89,8 @@ func (taken goNames) takeParam(text string) string {
 
 // comment returns text as lines of a Go comment, each with a prefix before "//". Control
 // characters, and characters that change the direction of text, become spaces. A line that
-// begins with "+build" is quoted: go/format would move it above the package clause, where it
-// keeps the file out of a build.
+// begins with "+build" is quoted. Otherwise go/format would move the line above the package
+// clause, where the line keeps the file out of a build.
 func comment(prefix, text string) string {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
 	text = strings.Map(func(c rune) rune {
