@@ -288,7 +288,7 @@ func TestDescribeRefuses(t *testing.T) {
 	}{
 		{"no title", rpcx.NewRouter(), openrpc.Info{Version: "1"}, "set Info.Title"},
 		{"no version", rpcx.NewRouter(), openrpc.Info{Title: "t"}, "Info.Version"},
-		{"a channel in a result", router(rpcx.Func(func() struct{ C chan int } { return struct{ C chan int }{} }), rpcx.Doc{}), shopInfo, "unsupported type chan int"},
+		{"a channel in a result", router(rpcx.Func(func() struct{ C chan int } { return struct{ C chan int }{} }), rpcx.Doc{}), shopInfo, "unsupported type chan int: leave the field out"},
 		{"an example that is no params", router(plain, rpcx.Doc{Examples: []rpcx.Example{{Name: "x", Params: 5}}}), shopInfo, "neither an rpcx.Args"},
 		{"an example without encoding", router(plain, rpcx.Doc{Examples: []rpcx.Example{{Name: "x", Result: func() {}}}}), shopInfo, `example 1, "x": result`},
 		{"data without encoding", router(plain, rpcx.Doc{Errors: []rpcx.Error{{Code: 1, Data: func() {}}}}), shopInfo, "data of error 1"},
