@@ -77,10 +77,10 @@ func run(ctx context.Context, httpAddr, tcpAddr string, notice time.Duration) er
 	mux.Handle("/rpc", &rpchttp.Handler{Server: srv}) // a POST is a call
 	mux.Handle("GET /rpc", websocket.Handler(srv))    // a GET becomes a WebSocket
 	mux.Handle("GET /{$}", openrpc.Page(discover.Document, "ws:/rpc", "/rpc"))
-	mux.Handle("GET /ready", rpchttp.Ready(srv))                                     // for balancers
-	mux.Handle("GET /metrics", promhttp.Handler())                                   // for Prometheus
-	web := &http.Server{Addr: httpAddr, Handler: mux, ReadTimeout: 30 * time.Second, // of slow headers
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	mux.Handle("GET /ready", rpchttp.Ready(srv))                          // for balancers
+	mux.Handle("GET /metrics", promhttp.Handler())                        // for Prometheus
+	web := &http.Server{Addr: httpAddr, Handler: rpchttp.CheckHosts(mux), // add the names behind a proxy
+		ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
 
 	// Both end with ctx, or if the other fails: first /ready says no, and after the notice
 	// nothing is accepted any more, and calls under way are answered.

@@ -260,6 +260,26 @@ func TestTracesToCollector(t *testing.T) {
 	}
 }
 
+// A page whose name leads to this machine gets nothing, by no path.
+func TestStrangersHost(t *testing.T) {
+	p := start(t, "")
+	for _, path := range []string{"/", "/rpc", "/metrics"} {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+p.http+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "stranger.test"
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusMisdirectedRequest {
+			t.Errorf("%s: status %d", path, resp.StatusCode)
+		}
+	}
+}
+
 // The program that new users copy is short.
 func TestLength(t *testing.T) {
 	lines := 0
