@@ -93,7 +93,7 @@ func TestInteropCurl(t *testing.T) {
 	if got := run("http://" + p.http + "/ready"); got != "ready\n" {
 		t.Errorf("/ready: %q", got)
 	}
-	if got := run("http://" + p.http + "/metrics"); !strings.Contains(got, `rpc_server_call_duration_seconds_bucket{error_type="",rpc_method="add",`) {
+	if got := run("http://" + p.http + "/metrics"); !strings.Contains(got, "rpc_server_call_duration_seconds_bucket{") {
 		t.Errorf("/metrics: %s", got)
 	}
 	if got := run("-o", "/dev/null", "-w", "%{http_code}", "http://"+p.http+"/rpc"); got != "426" {

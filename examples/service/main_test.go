@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -103,6 +105,25 @@ func (p *program) metrics() string {
 	var text bytes.Buffer
 	_, _ = text.ReadFrom(resp.Body)
 	return text.String()
+}
+
+// sum returns the sum of a metric over the series that have the given labels ("name=value").
+func (p *program) sum(metric string, labels ...string) (sum float64) {
+	for line := range strings.Lines(p.metrics()) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name, _, _ = strings.Cut(name, "{"); name != metric {
+			continue
+		}
+		has := func(label string) bool {
+			key, value, _ := strings.Cut(label, "=")
+			return strings.Contains(line, "{"+key+`="`+value+`"`) || strings.Contains(line, ","+key+`="`+value+`"`)
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err == nil && !slices.ContainsFunc(labels, func(label string) bool { return !has(label) }) {
+			sum += v
+		}
+	}
+	return sum
 }
 
 // until waits until ok, and fails the test after twenty seconds.

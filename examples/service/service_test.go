@@ -41,9 +41,13 @@ func TestTransports(t *testing.T) {
 			}
 		})
 	}
-	if m := p.metrics(); !strings.Contains(m, `rpc_server_call_duration_seconds_bucket{error_type="",rpc_method="add",rpc_response_status_code="",le="+Inf"} 3`) ||
-		!strings.Contains(m, `rpc_server_call_duration_seconds_count{error_type="1",rpc_method="add",rpc_response_status_code="1"} 3`) {
-		t.Errorf("metrics:\n%s", m)
+	for errorType, want := range map[string]float64{"": 3, "1": 3} {
+		if n := p.sum("rpc_server_call_duration_seconds_count", "rpc_method=add", "error_type="+errorType); n != want {
+			t.Errorf("%v calls of add have the error %q\n%s", n, errorType, p.metrics())
+		}
+	}
+	if n := p.sum("rpc_server_call_duration_seconds_bucket", "rpc_method=list", "le=+Inf"); n != 3 {
+		t.Errorf("%v calls of list are in a bucket", n)
 	}
 }
 
@@ -75,7 +79,7 @@ func TestSubscriptions(t *testing.T) {
 	}
 	streams["TCP"].Close() // unsubscribes
 	p.until("unsubscribe was called", func() bool {
-		return strings.Contains(p.metrics(), `count{error_type="",rpc_method="unsubscribe",rpc_response_status_code=""} 1`)
+		return p.sum("rpc_server_call_duration_seconds_count", "rpc_method=unsubscribe", "error_type=") == 1
 	})
 	streams["WebSocket"].Close()
 }
@@ -88,12 +92,12 @@ func TestCancellation(t *testing.T) {
 		done := make(chan error)
 		// Owner: the test. End: cancel.
 		go func() { done <- c.Call(ctx, "remind", rpcx.Args{"never", 20}, nil) }()
-		p.until("remind is running", func() bool { return p.running() == "1" })
+		p.until("remind is running", func() bool { return p.running() == 1 })
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
-		p.until("remind has ended", func() bool { return p.running() == "0" })
+		p.until("remind has ended", func() bool { return p.running() == 0 })
 	}
 	notes, err := rpcx.Call[[]Note](t.Context(), p.connect()["HTTP"], "list", nil)
 	if err != nil || len(notes) != 0 {
@@ -101,12 +105,8 @@ func TestCancellation(t *testing.T) {
 	}
 }
 
-// running returns the number of requests with a running handler, as the metrics have it.
-func (p *program) running() string {
-	_, n, _ := strings.Cut(p.metrics(), "\nrpcx_handlers ")
-	n, _, _ = strings.Cut(n, "\n")
-	return n
-}
+// running returns the number of requests with a running handler.
+func (p *program) running() float64 { return p.sum("rpcx_handlers") }
 
 // The examples in the document are true on a new board.
 func TestExamples(t *testing.T) {
@@ -146,7 +146,7 @@ func TestShutdown(t *testing.T) {
 			}
 		})
 	}
-	p.until("all calls are running", func() bool { return p.running() == "3" })
+	p.until("all calls are running", func() bool { return p.running() == 3 })
 	if err := p.signal(); err != nil {
 		t.Fatal(err)
 	}
