@@ -2,8 +2,6 @@
 // WebSockets and HTTP, operators watch, and colleagues try in a browser:
 //
 //	go run . -http 127.0.0.1:8080 -tcp 127.0.0.1:8888
-//
-// This file connects the parts, and board.go has the methods.
 package main
 
 import (
@@ -14,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,7 +37,7 @@ func main() {
 	httpAddr := flag.String("http", "127.0.0.1:8080", "`address` for HTTP and WebSockets")
 	tcpAddr := flag.String("tcp", "127.0.0.1:8888", "`address` for TCP")
 	notice := flag.Duration("notice", 2*time.Second, "how long /ready says no before the end, so that balancers notice")
-	traces := flag.String("traces", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "`place` for traces: stdout, or the URL of a collector")
+	traces := flag.String("traces", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "`place` for traces: stdout, or the URL of a collector; from OTEL_EXPORTER_OTLP_ENDPOINT")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
@@ -52,7 +51,7 @@ func main() {
 	}
 }
 
-// run serves until ctx ends.
+// run connects the parts, and serves until ctx ends. board.go has the methods.
 func run(ctx context.Context, httpAddr, tcpAddr string, notice time.Duration) error {
 	router := new(board).methods()
 	discover := openrpc.Discover(router, openrpc.Info{Title: "Notes", Version: "1.0.0"}, nil)
@@ -77,10 +76,10 @@ func run(ctx context.Context, httpAddr, tcpAddr string, notice time.Duration) er
 	mux.Handle("/rpc", &rpchttp.Handler{Server: srv}) // a POST is a call
 	mux.Handle("GET /rpc", websocket.Handler(srv))    // a GET becomes a WebSocket
 	mux.Handle("GET /{$}", openrpc.Page(discover.Document, "ws:/rpc", "/rpc"))
-	mux.Handle("GET /ready", rpchttp.Ready(srv))                          // for balancers
-	mux.Handle("GET /metrics", promhttp.Handler())                        // for Prometheus
-	web := &http.Server{Addr: httpAddr, Handler: rpchttp.CheckHosts(mux), // add the names behind a proxy
-		ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	mux.Handle("GET /ready", rpchttp.Ready(srv))   // for balancers
+	mux.Handle("GET /metrics", promhttp.Handler()) // for Prometheus
+	web := &http.Server{Addr: httpAddr, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	web.Handler = rpchttp.CheckHosts(mux) // behind a proxy, add the names that clients know
 
 	// Both end with ctx, or if the other fails: first /ready says no, and after the notice
 	// nothing is accepted any more, and calls under way are answered.
@@ -100,12 +99,12 @@ func startTracing(ctx context.Context, place string) (flush func(context.Context
 	case "stdout":
 		exporter, err = stdouttrace.New()
 	default: // the exporter reads further variables, such as OTEL_EXPORTER_OTLP_HEADERS
-		exporter, err = otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(place+"/v1/traces"))
+		exporter, err = otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(strings.TrimSuffix(place, "/")+"/v1/traces"))
 	}
 	if err != nil {
 		return nil, err
 	}
-	provider := trace.NewTracerProvider(trace.WithBatcher(exporter, trace.WithBatchTimeout(time.Second)))
+	provider := trace.NewTracerProvider(trace.WithBatcher(exporter, trace.WithBatchTimeout(time.Second), trace.WithExportTimeout(5*time.Second)))
 	otel.SetTracerProvider(provider)
 	return provider.Shutdown, nil
 }
