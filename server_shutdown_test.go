@@ -245,6 +245,71 @@ func TestShutdownTimeoutComesAfterTheSpread(t *testing.T) {
 	})
 }
 
+// During ShutdownNotice the server is not ready, and still does everything. The end of the
+// context, StopListening and Close end the notice.
+func TestShutdownNotice(t *testing.T) {
+	const notice = 3 * time.Second
+	never, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, end := range map[string]struct {
+		early func(*rpcx.Server)
+		ctx   context.Context
+		want  time.Duration
+	}{
+		"whole":             {func(*rpcx.Server) {}, context.Background(), notice},
+		"StopListening":     {(*rpcx.Server).StopListening, context.Background(), time.Second},
+		"Close":             {func(srv *rpcx.Server) { srv.Close() }, context.Background(), time.Second},
+		"end of a context":  {func(*rpcx.Server) {}, never, 0},
+		"a second Shutdown": {func(srv *rpcx.Server) { _ = srv.Shutdown(context.Background()) }, context.Background(), notice},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := &rpcx.Server{ShutdownNotice: notice, Options: *handling(methods{"reply": reply})}
+				if !srv.Ready() {
+					t.Error("a new server is not ready")
+				}
+				client := connectAll(t, srv, 1)[0]
+				begun := time.Now()
+				done := make(chan struct{})
+				// Owner: the test. End: Shutdown returns.
+				go func() { defer close(done); _ = srv.Shutdown(end.ctx) }()
+				if end.want > 0 {
+					time.Sleep(time.Second)
+					if srv.Ready() || srv.Stopped() || !srv.Accepts() {
+						t.Errorf("after a second: ready %t, stopped %t", srv.Ready(), srv.Stopped())
+					}
+					if err := client.Call(t.Context(), "reply", nil, nil); err != nil {
+						t.Errorf("a call during the notice: %v", err)
+					}
+					end.early(srv)
+				}
+				<-done
+				if d := time.Since(begun); d != end.want || srv.Ready() || !srv.Stopped() {
+					t.Errorf("stopped after %v (%t), want %v", d, srv.Stopped(), end.want)
+				}
+			})
+		})
+	}
+	srv := &rpcx.Server{ShutdownNotice: -time.Second}
+	if err := srv.Serve(newMemory()); err == nil || !strings.Contains(err.Error(), "-1s is negative (Server.ShutdownNotice): write 0") {
+		t.Errorf("a negative notice: %v", err)
+	}
+}
+
+// The time for sessions to finish begins after the notice.
+func TestShutdownTimeoutComesAfterTheNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{ShutdownNotice: 3 * time.Second, ShutdownTimeout: 5 * time.Second}
+		connectAll(t, srv, 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		begun := time.Now()
+		if err := srv.ServeContext(ctx, newMemory()); err != nil || time.Since(begun) != 3*time.Second {
+			t.Errorf("served until %v: %v", time.Since(begun), err)
+		}
+	})
+}
+
 func TestNegativeShutdownSpreadIsRefused(t *testing.T) {
 	srv := &rpcx.Server{ShutdownSpread: -time.Second}
 	if err := srv.Serve(newMemory()); err == nil || !strings.Contains(err.Error(), "-1s is negative (Server.ShutdownSpread): write 0") {

@@ -316,6 +316,29 @@ func TestDescribeSameName(t *testing.T) {
 
 func shopItem() item { return item{} }
 
+// A page and the peers get the same kept document.
+func TestDiscovererDocument(t *testing.T) {
+	r := shopRouter()
+	d := openrpc.Discover(r, shopInfo, nil)
+	first, err := d.Document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(describe(t, r, nil), first); diff != "" {
+		t.Errorf("the document differs from Describe:\n%s", diff)
+	}
+	if again, err := d.Document(); err != nil || again != first {
+		t.Errorf("without a change, another document was made (%v)", err)
+	}
+	r.Remove("ping")
+	if changed, err := d.Document(); err != nil || changed == first || len(changed.Methods) != len(first.Methods)-1 {
+		t.Errorf("after a change, the document has %d methods (%v)", len(changed.Methods), err)
+	}
+	if _, err := openrpc.Discover(r, openrpc.Info{}, nil).Document(); err == nil {
+		t.Error("a document without a title was made")
+	}
+}
+
 func TestDiscover(t *testing.T) {
 	r := shopRouter()
 	client, server := rpcx.Pipe(nil, &rpcx.Options{Handler: r})

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/browsertest"
 	"example.com/rpcx/openrpc"
 )
 
@@ -21,7 +22,7 @@ const openMethod = `name => {
 // A document keeps the digits of its numbers on the page, and keywords of any shape, and
 // schemas of very many levels, spoil no method.
 func TestInteropPageOfOddSchemas(t *testing.T) {
-	b := startBrowser(t)
+	b := browsertest.Start(t)
 	deep := json.RawMessage(strings.Repeat(`{"items":`, 9000) + "{}" + strings.Repeat("}", 9000))
 	d := &openrpc.Document{
 		Info: openrpc.Info{Title: "odd", Version: "1"},
@@ -41,7 +42,7 @@ func TestInteropPageOfOddSchemas(t *testing.T) {
 	}
 	page := httptest.NewServer(openrpc.Page(func() (*openrpc.Document, error) { return d, nil }, "/rpc"))
 	defer page.Close()
-	b.open(page.URL)
+	b.Open(page.URL)
 	for _, c := range []struct{ name, done, want string }{
 		{"keywords", `e.querySelectorAll("textarea").length`, "5"},
 		{"digits", `e.querySelector("select").textContent.includes("9007199254740993") && e.querySelector(".body > pre").textContent.includes("9007199254740993")`, "true"},
@@ -50,9 +51,9 @@ func TestInteropPageOfOddSchemas(t *testing.T) {
 		if c.name == "deep" {
 			d.Components.Schemas["deep"] = deep
 			d.Methods = []*openrpc.Method{{Name: "deep", Params: []*openrpc.Content{{Name: "a", Schema: deep}, {Name: "b", Schema: json.RawMessage(`{"$ref":"#/components/schemas/deep"}`)}}}}
-			b.open(page.URL)
+			b.Open(page.URL)
 		}
-		if got := b.eval(`(async () => {
+		if got := b.Eval(`(async () => {
 			const e = (` + openMethod + `)("` + c.name + `");
 			while (!e.querySelector(".body")) await new Promise(requestAnimationFrame);
 			e.querySelectorAll(".body details").forEach(d => { d.open = true; });
@@ -62,7 +63,7 @@ func TestInteropPageOfOddSchemas(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
-	if problems := b.reported(); len(problems) > 0 {
+	if problems := b.Reported(); len(problems) > 0 {
 		t.Errorf("the page has reported %.500s", problems)
 	}
 }
@@ -70,7 +71,7 @@ func TestInteropPageOfOddSchemas(t *testing.T) {
 // Replies of many levels, and errors with data, are shown, and notifications keep their
 // digits.
 func TestInteropPageOfOddReplies(t *testing.T) {
-	b := startBrowser(t)
+	b := browsertest.Start(t)
 	router := rpcx.NewRouter()
 	handle := func(name string, fn any) {
 		router.Handle(name, rpcx.Documented(rpcx.Func(fn), rpcx.Doc{Public: true}))
@@ -80,9 +81,9 @@ func TestInteropPageOfOddReplies(t *testing.T) {
 	handle("notify", func(ctx context.Context, s *rpcx.Session) error {
 		return s.Notify(ctx, "news", rpcx.Args{uint64(1<<53 + 1)})
 	})
-	b.open(pageServer(t, router) + "/socket")
+	b.Open(pageServer(t, router) + "/socket")
 	for name, want := range map[string]string{"deep": "good [[[", "fails": `"limit": 9007199254740993`, "notify": "good null"} {
-		got := b.eval(`(async () => {
+		got := b.Eval(`(async () => {
 			const e = (` + openMethod + `)("` + name + `");
 			while (!e.querySelector("form")) await new Promise(requestAnimationFrame);
 			e.querySelector("button.main").click();
@@ -94,7 +95,7 @@ func TestInteropPageOfOddReplies(t *testing.T) {
 			t.Errorf("%s: %.200s", name, got)
 		}
 	}
-	if news := b.await(`document.getElementById("newslist").textContent`); news != "news [9007199254740993]" {
+	if news := b.Await(`document.getElementById("newslist").textContent`); news != "news [9007199254740993]" {
 		t.Errorf("the notification is shown as %s", news)
 	}
 }

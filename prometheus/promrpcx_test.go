@@ -169,6 +169,7 @@ func TestMetricsOfAServer(t *testing.T) {
 		}
 		want := []string{
 			`rpcx_handled_bytes 0`,
+			`rpcx_handlers 1`,
 			`rpcx_handshakes 0`,
 			`rpcx_paused_seconds_total 0`,
 			`rpcx_pauses_total 0`,
@@ -221,7 +222,7 @@ func TestPauses(t *testing.T) {
 func TestCollectorWithoutAServer(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(promrpcx.New(nil, nil))
-	if got, want := scrape(t, registry), []string{"rpcx_paused_seconds_total 0", "rpcx_pauses_total 0"}; !slices.Equal(got, want) {
+	if got, want := scrape(t, registry), []string{"rpcx_handlers 0", "rpcx_paused_seconds_total 0", "rpcx_pauses_total 0"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 }
