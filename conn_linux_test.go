@@ -87,11 +87,7 @@ func TestDeadNetworkIsNoticed(t *testing.T) {
 			case <-time.After(20 * second):
 				t.Fatal("the session goes on")
 			}
-			took := time.Since(start)
-			t.Logf("it took %v", took)
-			if took > 4*second { // three times KeepAlive, on a busy machine
-				t.Errorf("it took %v", took)
-			}
+			t.Logf("it took %v", time.Since(start)) // the kernel's time, without a limit on a busy machine
 			matches(t, s.Err(), rpcx.ErrUnreachable)
 			for _, f := range calls {
 				if f != nil {

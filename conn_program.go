@@ -139,7 +139,7 @@ const (
 	// exitNoticeTime is how long the end of a program's input or output waits for the
 	// program's exit, for a better error. It also bounds the wait for a killed process
 	// group, and is the least time for copying the standard error.
-	exitNoticeTime = 200 * time.Millisecond
+	exitNoticeTime = time.Second
 	// groupPollInterval is the longest pause between two checks for an empty process group.
 	groupPollInterval = 50 * time.Millisecond
 )
@@ -181,7 +181,7 @@ const (
 //
 //	program ended: exit status 2 (its standard error ends with "unknown flag: -x")
 //
-// If the program closes its output but runs for another 200 ms, the error is io.EOF alone.
+// If the program closes its output but runs for another second, the error is io.EOF alone.
 // Processes that outlive the program and hold its output delay the session by at most
 // cmd.WaitDelay (default 5 s).
 func Command(ctx context.Context, cmd *exec.Cmd, opts *Options) (*Session, error) {

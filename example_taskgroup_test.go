@@ -122,7 +122,7 @@ func ExampleTaskGroup_deadline() {
 	first := func(servers ...string) {
 		var answer string
 		var failures []error
-		err := rpcx.TimeoutAfter(context.Background(), 10*time.Millisecond, func(ctx context.Context) error {
+		err := rpcx.TimeoutAfter(context.Background(), time.Second, func(ctx context.Context) error {
 			g := rpcx.NewTaskGroup[string](ctx, &rpcx.TaskGroupOptions{Wait: rpcx.WaitSuccess, Limit: 2})
 			for _, server := range servers {
 				g.Go(func(ctx context.Context) (string, error) { return ask(ctx, server) })
@@ -140,7 +140,7 @@ func ExampleTaskGroup_deadline() {
 	first("silent", "down", "silent") // those that the deadline ends can be failures
 	// Output:
 	// "answer of good" <nil> "connection refused"
-	// "" task timed out after 10ms "connection refused"
+	// "" task timed out after 1s "connection refused"
 }
 
 // Happy eyeballs: all addresses are dialled, the first connection is used, and the other

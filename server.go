@@ -105,13 +105,18 @@ type Server struct {
 	// ShutdownTimeout is the time for sessions to finish when the context of
 	// ListenAndServe or ServeContext ends. Default 30 s. Then the server closes the
 	// remaining sessions. 0 means the default, and a negative value no limit. The time
-	// begins after ShutdownSpread.
+	// begins after ShutdownNotice and ShutdownSpread.
 	ShutdownTimeout time.Duration
+	// ShutdownNotice is how long Shutdown waits before anything else, so that balancers
+	// notice in time: [Server.Ready] returns false, and with it package rpchttp's Ready says
+	// no, while the server still accepts connections and requests. Default 0: no wait. The
+	// wait also ends with the context of Shutdown, and by StopListening and Close.
+	ShutdownNotice time.Duration
 	// ShutdownSpread is the time over which Shutdown spreads the ends of the sessions, so
 	// that their clients do not all come back in the same moment. Default 0: no spread.
 	//
-	// From the beginning, the server accepts nothing any more, and [Server.Accepts] returns
-	// false. The sessions have their turns in random order, at even distances, and at a
+	// From the beginning, after ShutdownNotice, the server accepts nothing any more, and
+	// [Server.Accepts] returns false. The sessions have their turns in random order, at even distances, and at a
 	// random time within each distance. A session goes on until its turn, and then ends as
 	// by [Session.Shutdown], with one difference: if the peer has sent a request within the
 	// last half second, the session goes on to refuse requests until the peer has been quiet
@@ -167,6 +172,8 @@ type Server struct {
 	listeners       map[*trackedListener]struct{}
 	watchesCrowd    bool // closeIdleSessions is scheduled
 	stopped         bool
+	noticeEnd       time.Time     // end of ShutdownNotice; zero before Shutdown
+	noticeOver      chan struct{} // closed by StopListening; nil before Shutdown
 	users           int           // sessions, Serve calls, and goroutines of prepareConn and OnSession
 	usersGone       chan struct{} // closed when users falls to 0; nil if nobody waits
 	spreadDone      chan struct{} // closed when each session has had its turn; nil before ShutdownSpread begins
@@ -231,7 +238,8 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 }
 
 // ServeContext is [Server.Serve] until ctx ends. Then ServeContext does a
-// [Server.Shutdown] of the server, for at most ShutdownSpread and ShutdownTimeout. If all
+// [Server.Shutdown] of the server, for at most the sum of ShutdownNotice, ShutdownSpread and
+// ShutdownTimeout. If all
 // sessions end in time, the result is nil, otherwise an error that matches
 // context.DeadlineExceeded. In the latter case the remaining sessions are closed, but
 // ServeContext does not wait for their end. If OnClose must have been called, wait with
@@ -384,6 +392,9 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 	if err := duration.Check("Server", srv); err != nil {
 		return err
 	}
+	if srv.ShutdownNotice < 0 {
+		return fmt.Errorf("a notice of %v is negative (Server.ShutdownNotice): write 0 to stop at once", srv.ShutdownNotice)
+	}
 	if srv.ShutdownSpread < 0 {
 		return fmt.Errorf("a spread of %v is negative (Server.ShutdownSpread): write 0 to end all sessions at once", srv.ShutdownSpread)
 	}
@@ -443,6 +454,9 @@ func (srv *Server) liveSessions() []*Session {
 // Afterwards the server accepts nothing any more.
 func (srv *Server) StopListening() {
 	srv.mu.Lock()
+	if !srv.stopped && srv.noticeOver != nil {
+		close(srv.noticeOver)
+	}
 	srv.stopped = true
 	serving := srv.listeners
 	srv.listeners = nil
@@ -466,8 +480,16 @@ func (srv *Server) Stopped() bool {
 	return srv.stopped
 }
 
-// Shutdown stops listening and shuts all sessions down, spread over ShutdownSpread; see
-// [Session.Shutdown]. If ctx ends first, Shutdown closes the remaining sessions and returns
+// Ready reports whether balancers should send new clients: the server was not stopped, and
+// Shutdown has not begun.
+func (srv *Server) Ready() bool {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	return !srv.stopped && srv.noticeEnd.IsZero()
+}
+
+// Shutdown waits for ShutdownNotice, stops listening, and shuts all sessions down, spread
+// over ShutdownSpread; see [Session.Shutdown]. If ctx ends first, Shutdown closes the remaining sessions and returns
 // the error of ctx.
 //
 // A handler must not call Shutdown, because Shutdown waits for the handler. If ctx is or

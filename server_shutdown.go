@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// shutdownWithTimeout shuts the server down at the end of a context, for at most
-// ShutdownSpread and ShutdownTimeout.
+// shutdownWithTimeout shuts the server down at the end of a context, for at most the sum of
+// ShutdownNotice, ShutdownSpread and ShutdownTimeout.
 func (srv *Server) shutdownWithTimeout() error {
 	timeout, fields := srv.ShutdownTimeout, "(Server.ShutdownTimeout)"
 	if timeout == 0 {
@@ -22,6 +22,7 @@ func (srv *Server) shutdownWithTimeout() error {
 		if srv.ShutdownSpread > 0 {
 			timeout, fields = after(timeout, srv.ShutdownSpread), "(Server.ShutdownSpread, Server.ShutdownTimeout)"
 		}
+		timeout = after(timeout, srv.ShutdownNotice)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
@@ -34,6 +35,7 @@ func (srv *Server) shutdownWithTimeout() error {
 
 // shutdownSessions is Shutdown without the check for a handler's context.
 func (srv *Server) shutdownSessions(ctx context.Context) error {
+	srv.waitForNotice(ctx)
 	srv.StopListening()
 	quiet := time.Duration(0)
 	if srv.ShutdownSpread > 0 {
@@ -49,6 +51,21 @@ func (srv *Server) shutdownSessions(ctx context.Context) error {
 		return err
 	}
 	return srv.waitForUsers(ctx)
+}
+
+// waitForNotice makes the server unready, and returns after ShutdownNotice. There is only
+// one notice: a second caller waits for its end. If ctx ends or the server is stopped,
+// waitForNotice returns at once.
+func (srv *Server) waitForNotice(ctx context.Context) {
+	srv.mu.Lock()
+	if srv.noticeEnd.IsZero() {
+		srv.noticeEnd, srv.noticeOver = time.Now().Add(srv.ShutdownNotice), make(chan struct{})
+	}
+	end, over, stopped := srv.noticeEnd, srv.noticeOver, srv.stopped
+	srv.mu.Unlock()
+	if !stopped && srv.ShutdownNotice > 0 {
+		waitUntil(ctx, over, end)
+	}
 }
 
 // sessionsInTurn iterates over the live sessions of a stopped server. With ShutdownSpread,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"net"
 	"strings"
@@ -17,6 +18,9 @@ import (
 	"example.com/rpcx/internal/oracle"
 	"golang.org/x/sync/errgroup"
 )
+
+// spreadSessions is the number of sessions that end over a ShutdownSpread.
+var spreadSessions = flag.Int("spread-sessions", 1000, "sessions in the tests of ShutdownSpread; 5,000 take some seconds")
 
 // connectAll has srv serve n sessions, and returns their clients.
 func connectAll(t *testing.T, srv *rpcx.Server, n int) []*rpcx.Session {
@@ -60,7 +64,8 @@ func endTimes(clients []*rpcx.Session, d time.Duration) (counts *[10]atomic.Int3
 // everything, and what its handler has begun is answered.
 func TestShutdownSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n, spread = 1000, 10 * time.Second
+		const spread = 10 * time.Second
+		n := *spreadSessions
 		var handled, answered atomic.Int32
 		srv := &rpcx.Server{ShutdownSpread: spread, Options: *handling(methods{"work": func(context.Context, *rpcx.Request) (any, error) {
 			handled.Add(1)
@@ -71,7 +76,7 @@ func TestShutdownSpread(t *testing.T) {
 		var calling errgroup.Group
 		for i, c := range clients {
 			calling.Go(func() error {
-				time.Sleep(time.Duration(i) * 2 * time.Millisecond) // not all in one moment
+				time.Sleep(2 * time.Second * time.Duration(i) / time.Duration(n)) // not all in one moment
 				for {
 					err := c.Call(context.Background(), "work", nil, nil)
 					switch {
@@ -103,14 +108,14 @@ func TestShutdownSpread(t *testing.T) {
 		}
 		wait()
 		for tenth := range counts {
-			if n := counts[tenth].Load(); n < 80 || n > 120 {
-				t.Errorf("in tenth %d, %d sessions end", tenth, n)
+			if ended := int(counts[tenth].Load()); ended < n*8/100 || ended > n*12/100 {
+				t.Errorf("in tenth %d, %d of %d sessions end", tenth, ended, n)
 			}
 		}
 		if err := calling.Wait(); err != nil {
 			t.Error(err)
 		}
-		if h, a := handled.Load(), answered.Load(); h != a || h < 2*n {
+		if h, a := handled.Load(), answered.Load(); h != a || int(h) < 2*n {
 			t.Errorf("%d requests were handled, %d answered", h, a)
 		}
 	})
@@ -240,6 +245,71 @@ func TestShutdownTimeoutComesAfterTheSpread(t *testing.T) {
 	})
 }
 
+// During ShutdownNotice the server is not ready, and still does everything. The end of the
+// context, StopListening and Close end the notice.
+func TestShutdownNotice(t *testing.T) {
+	const notice = 3 * time.Second
+	never, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, end := range map[string]struct {
+		early func(*rpcx.Server)
+		ctx   context.Context
+		want  time.Duration
+	}{
+		"whole":             {func(*rpcx.Server) {}, context.Background(), notice},
+		"StopListening":     {(*rpcx.Server).StopListening, context.Background(), time.Second},
+		"Close":             {func(srv *rpcx.Server) { srv.Close() }, context.Background(), time.Second},
+		"end of a context":  {func(*rpcx.Server) {}, never, 0},
+		"a second Shutdown": {func(srv *rpcx.Server) { _ = srv.Shutdown(context.Background()) }, context.Background(), notice},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := &rpcx.Server{ShutdownNotice: notice, Options: *handling(methods{"reply": reply})}
+				if !srv.Ready() {
+					t.Error("a new server is not ready")
+				}
+				client := connectAll(t, srv, 1)[0]
+				begun := time.Now()
+				done := make(chan struct{})
+				// Owner: the test. End: Shutdown returns.
+				go func() { defer close(done); _ = srv.Shutdown(end.ctx) }()
+				if end.want > 0 {
+					time.Sleep(time.Second)
+					if srv.Ready() || srv.Stopped() || !srv.Accepts() {
+						t.Errorf("after a second: ready %t, stopped %t", srv.Ready(), srv.Stopped())
+					}
+					if err := client.Call(t.Context(), "reply", nil, nil); err != nil {
+						t.Errorf("a call during the notice: %v", err)
+					}
+					end.early(srv)
+				}
+				<-done
+				if d := time.Since(begun); d != end.want || srv.Ready() || !srv.Stopped() {
+					t.Errorf("stopped after %v (%t), want %v", d, srv.Stopped(), end.want)
+				}
+			})
+		})
+	}
+	srv := &rpcx.Server{ShutdownNotice: -time.Second}
+	if err := srv.Serve(newMemory()); err == nil || !strings.Contains(err.Error(), "-1s is negative (Server.ShutdownNotice): write 0") {
+		t.Errorf("a negative notice: %v", err)
+	}
+}
+
+// The time for sessions to finish begins after the notice.
+func TestShutdownTimeoutComesAfterTheNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := &rpcx.Server{ShutdownNotice: 3 * time.Second, ShutdownTimeout: 5 * time.Second}
+		connectAll(t, srv, 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		begun := time.Now()
+		if err := srv.ServeContext(ctx, newMemory()); err != nil || time.Since(begun) != 3*time.Second {
+			t.Errorf("served until %v: %v", time.Since(begun), err)
+		}
+	})
+}
+
 func TestNegativeShutdownSpreadIsRefused(t *testing.T) {
 	srv := &rpcx.Server{ShutdownSpread: -time.Second}
 	if err := srv.Serve(newMemory()); err == nil || !strings.Contains(err.Error(), "-1s is negative (Server.ShutdownSpread): write 0") {
@@ -319,7 +389,8 @@ func (c *lateConn) Close() error {
 // and all their calls are answered: each client learns by a refusal to go elsewhere.
 func TestClientsLeaveByShutdownSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n, spread = 1000, 10 * time.Second
+		const spread = 10 * time.Second
+		n := *spreadSessions
 		var log oracle.Log
 		work := rpcx.NewRouter()
 		work.Handle("work", rpcx.Func(func(number int) int {
@@ -385,12 +456,12 @@ func TestClientsLeaveByShutdownSpread(t *testing.T) {
 		close(stop)
 		calling.Wait()
 		for second := range 10 {
-			least := int32(80)
+			least := n * 8 / 100
 			if second == 0 {
-				least = 70 // sessions end a moment after their turns
+				least = n * 7 / 100 // sessions end a moment after their turns
 			}
-			if n := counts[second].Load(); n < least || n > 120 {
-				t.Errorf("in second %d, %d sessions end", second, n)
+			if ended := int(counts[second].Load()); ended < least || ended > n*12/100 {
+				t.Errorf("in second %d, %d of %d sessions end", second, ended, n)
 			}
 		}
 		for _, problem := range log.Problems() {

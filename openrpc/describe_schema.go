@@ -28,6 +28,7 @@ type typeSchemas struct {
 	names     map[reflect.Type]string               // names of components
 	types     map[string]reflect.Type               // the reverse of names
 	pending   []reflect.Type                        // components without a schema yet
+	objects   map[reflect.Type]*jsonschema.Schema   // of structs with params as fields
 
 	root        reflect.Type // the type that the reflector describes now
 	rootLookups int          // how often the reflector has looked up root
@@ -41,9 +42,19 @@ func newTypeSchemas(from *jsonschema.Reflector) *typeSchemas {
 	types := &typeSchemas{
 		reflector: r, mapper: r.Mapper, lookup: r.Lookup,
 		names: make(map[reflect.Type]string), types: make(map[string]reflect.Type),
+		objects: make(map[reflect.Type]*jsonschema.Schema),
 	}
 	r.Anonymous, r.DoNotReference = true, true
-	r.Mapper, r.Lookup = types.mapType, types.referTo
+	r.Lookup = types.referTo
+	r.Mapper = func(t reflect.Type) *jsonschema.Schema {
+		if s := types.mapType(t); s != nil {
+			return s
+		}
+		if s := types.flatSchema(t); s != nil {
+			return s
+		}
+		return types.mapSchema(t)
+	}
 	return types
 }
 
@@ -88,15 +99,21 @@ func (types *typeSchemas) schemaOfResult(t reflect.Type) (Schema, error) {
 // schemaOfField returns the schema and the description of the param with the given name,
 // which is a field of the struct type object. The tags of the field count.
 func (types *typeSchemas) schemaOfField(object reflect.Type, name string, t reflect.Type) (s Schema, description string, err error) {
-	all, err := types.reflectStruct(object)
-	if err != nil {
-		return nil, "", err
+	all := types.objects[object]
+	if all == nil {
+		if all, err = types.reflectStruct(object); err != nil {
+			return nil, "", err
+		}
+		types.objects[object] = all
 	}
 	if all.Properties != nil {
 		if property, ok := all.Properties.Get(name); ok {
-			description, property.Description = property.Description, ""
-			s, err = encodeSchema(property)
-			return s, description, err
+			copied := *property // without the text, which describes the param
+			copied.Description = ""
+			types.allowNullWithin(&copied, t)
+			describeMapped(&copied, t)
+			s, err = encodeSchema(&copied)
+			return s, property.Description, err
 		}
 	}
 	s, err = types.schemaOf(t)
@@ -118,8 +135,8 @@ func (types *typeSchemas) inlineSchema(t reflect.Type) (*jsonschema.Schema, erro
 // reflectType returns the schema of t in full, with references to the types within.
 func (types *typeSchemas) reflectType(t reflect.Type) (*jsonschema.Schema, error) {
 	s, err := types.reflectStruct(t)
-	if err == nil && t.Kind() == reflect.Struct && s.Properties != nil {
-		allowNull(s, t)
+	if err == nil {
+		types.allowNullWithin(s, t)
 	}
 	return s, err
 }
@@ -128,7 +145,7 @@ func (types *typeSchemas) reflectType(t reflect.Type) (*jsonschema.Schema, error
 func (types *typeSchemas) reflectStruct(t reflect.Type) (s *jsonschema.Schema, err error) {
 	defer func() {
 		if failure := recover(); failure != nil { // a panic of the reflector
-			err = fmt.Errorf("type %v: %v", t, failure)
+			err = fmt.Errorf("type %v: %v: leave the field out of JSON by the tag `json:\"-\"`, or write a method JSONSchema", t, failure)
 		}
 	}()
 	types.root, types.rootLookups = t, 0
@@ -139,30 +156,6 @@ func (types *typeSchemas) reflectStruct(t reflect.Type) (s *jsonschema.Schema, e
 	}
 	copied.ID, copied.Version, copied.Definitions = "", "", nil
 	return &copied, nil
-}
-
-// allowNull allows null for the properties of s whose field in t is a pointer that is
-// always encoded.
-func allowNull(s *jsonschema.Schema, t reflect.Type) {
-	for f := range t.Fields() {
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		switch {
-		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct:
-			allowNull(s, f.Type)
-			continue
-		case f.Type.Kind() != reflect.Pointer || strings.Contains(options, "omit"):
-			continue
-		case name == "":
-			name = f.Name
-		}
-		if property, ok := s.Properties.Get(name); ok && property.OneOf == nil {
-			s.Properties.Set(name, orNull(property))
-		}
-	}
-}
-
-func orNull(s *jsonschema.Schema) *jsonschema.Schema {
-	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{s, {Type: "null"}}}
 }
 
 // encodeSchema returns s in JSON. A schema that allows every value is {}.
@@ -178,6 +171,10 @@ func encodeSchema(s *jsonschema.Schema) (Schema, error) {
 type schemer interface{ JSONSchema() *jsonschema.Schema }
 
 type aliased interface{ JSONSchemaAlias() any }
+
+func describesItself(t reflect.Type) bool {
+	return t.Implements(reflect.TypeFor[schemer]()) || t.Implements(reflect.TypeFor[aliased]())
+}
 
 // referTo is the Lookup of the reflector. For a type with a name and parts, the result
 // refers to a component.
@@ -271,8 +268,7 @@ func (types *typeSchemas) mapType(t reflect.Type) *jsonschema.Schema {
 		return &s
 	}
 	switch p := reflect.PointerTo(t); {
-	case t.Kind() == reflect.Interface, t.Kind() == reflect.Pointer, t.Implements(reflect.TypeFor[schemer]()),
-		t.Implements(reflect.TypeFor[aliased]()), t == reflect.TypeFor[time.Time](), t == reflect.TypeFor[json.RawMessage]():
+	case t.Kind() == reflect.Interface, t.Kind() == reflect.Pointer, describesItself(t), t == reflect.TypeFor[time.Time](), t == reflect.TypeFor[json.RawMessage]():
 		return nil
 	case p.Implements(reflect.TypeFor[json.Marshaler]()):
 		return &jsonschema.Schema{} // any value

@@ -288,7 +288,7 @@ func TestDescribeRefuses(t *testing.T) {
 	}{
 		{"no title", rpcx.NewRouter(), openrpc.Info{Version: "1"}, "set Info.Title"},
 		{"no version", rpcx.NewRouter(), openrpc.Info{Title: "t"}, "Info.Version"},
-		{"a channel in a result", router(rpcx.Func(func() struct{ C chan int } { return struct{ C chan int }{} }), rpcx.Doc{}), shopInfo, "unsupported type chan int"},
+		{"a channel in a result", router(rpcx.Func(func() struct{ C chan int } { return struct{ C chan int }{} }), rpcx.Doc{}), shopInfo, "unsupported type chan int: leave the field out"},
 		{"an example that is no params", router(plain, rpcx.Doc{Examples: []rpcx.Example{{Name: "x", Params: 5}}}), shopInfo, "neither an rpcx.Args"},
 		{"an example without encoding", router(plain, rpcx.Doc{Examples: []rpcx.Example{{Name: "x", Result: func() {}}}}), shopInfo, `example 1, "x": result`},
 		{"data without encoding", router(plain, rpcx.Doc{Errors: []rpcx.Error{{Code: 1, Data: func() {}}}}), shopInfo, "data of error 1"},
@@ -315,6 +315,29 @@ func TestDescribeSameName(t *testing.T) {
 }
 
 func shopItem() item { return item{} }
+
+// A page and the peers get the same kept document.
+func TestDiscovererDocument(t *testing.T) {
+	r := shopRouter()
+	d := openrpc.Discover(r, shopInfo, nil)
+	first, err := d.Document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(describe(t, r, nil), first); diff != "" {
+		t.Errorf("the document differs from Describe:\n%s", diff)
+	}
+	if again, err := d.Document(); err != nil || again != first {
+		t.Errorf("without a change, another document was made (%v)", err)
+	}
+	r.Remove("ping")
+	if changed, err := d.Document(); err != nil || changed == first || len(changed.Methods) != len(first.Methods)-1 {
+		t.Errorf("after a change, the document has %d methods (%v)", len(changed.Methods), err)
+	}
+	if _, err := openrpc.Discover(r, openrpc.Info{}, nil).Document(); err == nil {
+		t.Error("a document without a title was made")
+	}
+}
 
 func TestDiscover(t *testing.T) {
 	r := shopRouter()

@@ -83,7 +83,6 @@ func ExampleDocument_Go() {
 func ExamplePage() {
 	router := greeter()
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", openrpc.Page(func() (*openrpc.Document, error) {
-		return openrpc.Describe(router, openrpc.Info{Title: "Greeter", Version: "1.0.0"}, nil)
-	}, "ws://127.0.0.1:8080/ws"))
+	discover := openrpc.Discover(router, openrpc.Info{Title: "Greeter", Version: "1.0.0"}, nil)
+	mux.Handle("GET /{$}", openrpc.Page(discover.Document, "/rpc", "ws:/rpc"))
 }

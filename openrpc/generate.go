@@ -80,8 +80,19 @@ func (g *generator) generate() ([]byte, error) {
 			return nil, fmt.Errorf("schema %.100q: %w", c.name, err)
 		}
 	}
-	taken := make(goNames)
-	for _, m := range g.doc.Methods {
+	taken := goNames{g.unimplemented: 1} // a program embeds the type beside the methods
+	known := make(map[string]bool)
+	for i, m := range g.doc.Methods {
+		switch {
+		case m == nil || m.Name == "":
+			return nil, fmt.Errorf("method %d: %w", i, errNoMethodName)
+		case known[m.Name]:
+			return nil, fmt.Errorf("two methods are named %.100q", m.Name)
+		}
+		known[m.Name] = true
+		if err := m.check(); err != nil { // a document that was not parsed
+			return nil, fmt.Errorf("method %.100q: %w", m.Name, err)
+		}
 		if m.Name == "rpc.discover" {
 			continue
 		}

@@ -70,12 +70,12 @@ func (g *generator) readMethod(m *Method, taken goNames) (*goMethod, error) {
 		method.style = inStruct
 		for _, a := range method.args {
 			if !tagName(a.param.Name) {
-				return nil, fmt.Errorf("param %.100q: encoding/json takes no such name in a struct", a.param.Name)
+				return nil, fmt.Errorf("param %.100q: encoding/json takes no such name in a struct: rename the param", a.param.Name)
 			}
 		}
 		method.paramsType = g.names.take(method.goName + "Params")
 	}
-	return method, nil
+	return method, method.checkNames()
 }
 
 // readParams sets the args and the variadic of a method.
@@ -89,11 +89,8 @@ func (g *generator) readParams(method *goMethod) error {
 			return fmt.Errorf("param %.100q: %w", p.Name, err)
 		}
 		t, err := g.typeOf(n, nil)
-		switch {
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("param %.100q: %w", p.Name, err)
-		case m.structure() != ByPosition && (p.Name == "..." || strings.HasSuffix(p.Name, "?")):
-			return fmt.Errorf("param %.100q: the name has a meaning of its own in rpcx.Func", p.Name)
 		}
 		if !p.Required && p != variadic {
 			t = t.optional()
@@ -258,21 +255,38 @@ func (m *goMethod) handlerExpr() string {
 		}
 		return fmt.Sprintf("rpcx.Func(func(%s) %s { return %s(ctx, %s{%s}) }%s%s)", m.positionalParams(), m.results(), call,
 			m.paramsType, strings.Join(fields, ", "), m.nameList(), open)
-	case m.method.structure() == ByPosition && !m.takesWhole():
+	case !m.givesNames():
 		return "rpcx.Func(" + call + ")"
 	}
 	return "rpcx.Func(" + call + m.nameList() + open + ")"
 }
 
-// takesWhole reports whether rpcx.Func would take the only parameter as all params, unless
-// the parameter has a name.
-func (m *goMethod) takesWhole() bool {
-	if len(m.args) != 1 || m.variadic != nil {
+// givesNames reports whether the handler of the method is made with the names of the
+// params. A method by position has no names, unless rpcx.Func would take its only
+// parameter as all params, or as one that can be absent.
+func (m *goMethod) givesNames() bool {
+	switch {
+	case m.style == inStruct:
+		return m.method.structure() != ByName
+	case m.style != positional:
+		return false
+	case m.method.structure() != ByPosition:
+		return true
+	case len(m.args) != 1 || m.variadic != nil:
 		return false
 	}
-	t := m.args[0].typ
-	return t.nils && t.expr != "any" && !strings.HasPrefix(t.expr, "*big.") && t.expr != "[]byte" || t.fields ||
-		strings.HasPrefix(t.expr, "[")
+	a := m.args[0]
+	return a.typ.whole || a.param.Required && strings.HasPrefix(a.typ.expr, "*") && !a.typ.hasMethods()
+}
+
+// checkNames returns an error if rpcx.Func would not take the name of a param as a name.
+func (m *goMethod) checkNames() error {
+	for _, a := range m.args {
+		if name := a.param.Name; m.givesNames() && (name == "..." || strings.HasSuffix(name, "?")) {
+			return fmt.Errorf("param %.100q: the name has a meaning of its own in rpcx.Func: rename the param", name)
+		}
+	}
+	return nil
 }
 
 // nameList returns the names of the params as further arguments of rpcx.Func, which takes

@@ -16,9 +16,18 @@ type goType struct {
 	// fields reports whether the type is a struct, or a pointer to a struct, so that a
 	// session would take its fields as params.
 	fields bool
+	// whole reports whether the type is a struct, map, slice or array, or a pointer to one.
+	// As the only parameter without a name, rpcx.Func takes it as all params, or refuses it.
+	whole bool
 }
 
 var anyType = goType{expr: "any", nils: true}
+
+// hasMethods reports whether the type has methods for JSON, which a new type made of it
+// would not have.
+func (t goType) hasMethods() bool {
+	return t.expr == "time.Time" || t.expr == "*time.Time" || t.expr == "*big.Int"
+}
 
 // component is a schema under components.
 type component struct {
@@ -67,7 +76,7 @@ func (g *generator) resolve(c *component) bool {
 	}
 	c.resolving = true
 	n, nullable := unwrap(c.schema), false
-	for {
+	for n.get("$ref") == nil { // as in typeOf, a reference comes first
 		other, ok := nullableSchema(n)
 		if !ok {
 			break
@@ -76,7 +85,7 @@ func (g *generator) resolve(c *component) bool {
 	}
 	ref := n.get("$ref")
 	if ref == nil {
-		c.typ = goType{c.goName, nullable || isNilSchema(n), isStructSchema(n)}
+		c.typ = goType{c.goName, nullable || isNilSchema(n), isStructSchema(n), isWholeSchema(n)}
 		return true
 	}
 	target, err := g.componentOf(ref)
@@ -85,7 +94,8 @@ func (g *generator) resolve(c *component) bool {
 		return true
 	}
 	c.alias = target.goName
-	c.typ = goType{c.goName, nullable || target.typ.nils, target.typ.fields}
+	c.typ = target.typ
+	c.typ.expr, c.typ.nils = c.goName, nullable || target.typ.nils
 	if nullable && !target.typ.nils {
 		c.alias = "*" + c.alias
 	}
@@ -167,6 +177,13 @@ func nullableSchema(n *node) (other *node, ok bool) {
 // isStructSchema reports whether the type of a schema without a reference is a struct.
 func isStructSchema(n *node) bool { return schemaType(n) == "object" && structProperties(n) != nil }
 
+// isWholeSchema reports whether the type of a schema without a reference is a struct, map,
+// slice or array.
+func isWholeSchema(n *node) bool {
+	t := schemaType(n)
+	return t == "object" || t == "array"
+}
+
 // structProperties returns the properties of a schema that can be fields, or nil.
 func structProperties(n *node) *node {
 	properties := n.get("properties")
@@ -209,6 +226,12 @@ func arrayLength(n *node) int {
 	if low == nil || high == nil || low.text != high.text || items == nil {
 		return 0
 	}
+	if items = unwrap(items); items.get("$ref") != nil {
+		return 0
+	}
+	if _, nullable := nullableSchema(items); nullable {
+		return 0
+	}
 	switch schemaType(items) {
 	case "string", "number", "boolean", "integer":
 	default:
@@ -231,16 +254,13 @@ func (g *generator) typeOf(n *node, within *component) (goType, error) {
 			return goType{}, err
 		}
 		if within != nil && within.cycle == c.cycle && !c.typ.nils {
-			return goType{"*" + c.typ.expr, true, c.typ.fields}, nil
+			return c.typ.optional(), nil
 		}
 		return c.typ, nil
 	}
 	if other, ok := nullableSchema(n); ok {
 		t, err := g.typeOf(other, nil)
-		if !t.nils {
-			t.expr, t.nils = "*"+t.expr, true
-		}
-		return t, err
+		return t.optional(), err
 	}
 	switch schemaType(n) {
 	case "string":
@@ -282,19 +302,21 @@ func (g *generator) arrayType(n *node) (goType, error) {
 		}
 	}
 	if length := arrayLength(n); length > 0 {
-		return goType{expr: fmt.Sprintf("[%d]%s", length, elem.expr)}, nil
+		return goType{expr: fmt.Sprintf("[%d]%s", length, elem.expr), whole: true}, nil
 	}
-	return goType{expr: "[]" + elem.expr, nils: true}, nil
+	return goType{expr: "[]" + elem.expr, nils: true, whole: true}, nil
 }
 
 func (g *generator) objectType(n *node, within *component) (goType, error) {
 	if properties := structProperties(n); properties != nil {
 		expr, err := g.structType(properties, requiredNames(n), within)
-		return goType{expr, false, true}, err
+		return goType{expr: expr, fields: true, whole: true}, err
 	}
 	key, values := "string", n.get("additionalProperties")
-	if pattern := n.get("patternProperties"); pattern != nil && len(pattern.members) == 1 && pattern.members[0].key == "^[0-9]+$" {
-		key, values = "int64", pattern.members[0].value
+	if pattern := n.get("patternProperties"); pattern != nil && len(pattern.members) == 1 {
+		if m := pattern.members[0]; m.key == numberKeys || m.key == "^[0-9]+$" {
+			key, values = "int64", m.value
+		}
 	}
 	elem := anyType
 	if values != nil && values.kind == '{' {
@@ -303,7 +325,7 @@ func (g *generator) objectType(n *node, within *component) (goType, error) {
 			return goType{}, err
 		}
 	}
-	return goType{expr: "map[" + key + "]" + elem.expr, nils: true}, nil
+	return goType{expr: "map[" + key + "]" + elem.expr, nils: true, whole: true}, nil
 }
 
 // structType returns a struct with the given properties as fields.
@@ -369,6 +391,9 @@ func (g *generator) writeComponent(w *bytes.Buffer, c *component) error {
 	t, err := g.typeOf(n, c)
 	if err != nil {
 		return err
+	}
+	if t.hasMethods() {
+		t.expr = "= " + t.expr
 	}
 	fmt.Fprintf(w, "type %s %s\n\n", c.goName, t.expr)
 	if values := n.get("enum"); values != nil && t.expr == "string" {

@@ -88,7 +88,9 @@ func (taken goNames) takeParam(text string) string {
 }
 
 // comment returns text as lines of a Go comment, each with a prefix before "//". Control
-// characters, and characters that change the direction of text, become spaces.
+// characters, and characters that change the direction of text, become spaces. A line that
+// begins with "+build" is quoted. Otherwise go/format would move the line above the package
+// clause, where the line keeps the file out of a build.
 func comment(prefix, text string) string {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
 	text = strings.Map(func(c rune) rune {
@@ -99,6 +101,9 @@ func comment(prefix, text string) string {
 	}, text)
 	var b strings.Builder
 	for line := range strings.SplitSeq(strings.Trim(text, "\n "), "\n") {
+		if strings.HasPrefix(strings.TrimSpace(line), "+build") {
+			line = strconv.Quote(line)
+		}
 		b.WriteString(strings.TrimRight(prefix+"// "+line, " ") + "\n")
 	}
 	return b.String()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -17,45 +18,57 @@ import (
 var pageHTML string
 
 // Page returns a handler that serves a document to people, as one HTML page. The page loads
-// nothing from elsewhere. If endpoint is not "", the page has a form for each method, and
-// calls the methods there:
+// nothing from elsewhere. With endpoints, the page has a form for each method, and calls the
+// methods there:
 //
 //	http://host/rpc or https://host/rpc  by fetch, with a POST for each call
 //	ws://host/rpc or wss://host/rpc      by a WebSocket, which also shows notifications
 //	/rpc                                 by fetch, at the host of the page
+//	ws:/rpc                              by a WebSocket, at the host of the page
 //
-// If the endpoint has another host than the page, the server at the endpoint must allow
-// calls of pages of that host. Page panics if endpoint has another form.
+// The reader of the page chooses between several endpoints, and begins with the first. If an
+// endpoint has another host than the page, the server at the endpoint must allow calls of
+// pages of that host. Page panics if an endpoint has another form.
 //
-// The handler calls doc for each request. If doc fails, the error goes to [slog.Default],
-// and the status is 500.
+// The handler calls doc for each request: for example [Discoverer.Document], which keeps
+// the document. If doc fails, the error goes to [slog.Default], and the status is 500.
 //
 // The document may come from a stranger: the page shows its texts as text only, and makes
 // no links of them. The Content-Security-Policy allows no script but the script of the
-// page, no connection but to the endpoint, and no frame around the page.
+// page, no connection but to the endpoints, and no frame around the page.
 //
-//	page := openrpc.Page(func() (*openrpc.Document, error) {
-//		return openrpc.Describe(router, info, nil)
-//	}, "/rpc")
-//	mux.Handle("GET /{$}", page)
-func Page(doc func() (*Document, error), endpoint string) http.Handler {
-	source, err := connectSource(endpoint)
-	switch {
-	case doc == nil:
+//	discover := openrpc.Discover(router, info, nil)
+//	mux.Handle("GET /{$}", openrpc.Page(discover.Document, "/rpc"))
+func Page(doc func() (*Document, error), endpoints ...string) http.Handler {
+	if doc == nil {
 		panic("openrpc: Page without a document")
-	case err != nil:
-		panic("openrpc: Page: " + err.Error())
 	}
-	before, after, _ := strings.Cut(pageHTML, "DOCUMENT")
-	return &page{doc, endpoint, source, before, after}
+	p := &page{doc: doc, endpoints: []string{}}
+	for _, endpoint := range endpoints {
+		if endpoint == "" { // as from a flag without a value
+			continue
+		}
+		source, local, err := connectSource(endpoint)
+		if err != nil {
+			panic("openrpc: Page: " + err.Error())
+		}
+		p.endpoints = append(p.endpoints, endpoint)
+		if !slices.Contains(p.sources, source) {
+			p.sources = append(p.sources, source)
+		}
+		p.localSocket = p.localSocket || local
+	}
+	p.before, p.after, _ = strings.Cut(pageHTML, "DOCUMENT")
+	return p
 }
 
 // page is a result of [Page].
 type page struct {
 	doc           func() (*Document, error)
-	endpoint      string
-	source        string // of connect-src
-	before, after string // HTML around the document
+	endpoints     []string
+	sources       []string // of connect-src
+	localSocket   bool     // an endpoint is a WebSocket at the host of the page
+	before, after string   // HTML around the document
 }
 
 func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +86,7 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	nonce := rand.Text()
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'nonce-"+nonce+"'; style-src 'nonce-"+nonce+"'; connect-src "+p.source+
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'nonce-"+nonce+"'; style-src 'nonce-"+nonce+"'; connect-src "+p.connectSources(r)+
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
@@ -96,7 +109,7 @@ func (p *page) encodeDocument() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(map[string]any{"endpoint": p.endpoint, "document": d})
+	data, err := json.Marshal(map[string]any{"endpoints": p.endpoints, "document": d})
 	if err != nil {
 		return nil, err
 	}
@@ -107,23 +120,33 @@ func (p *page) encodeDocument() ([]byte, error) {
 
 var safeHost = regexp.MustCompile(`^[A-Za-z0-9_.-]+(:[0-9]+)?$`)
 
-// connectSource returns the source for connect-src that allows calls to an endpoint.
-func connectSource(endpoint string) (string, error) {
-	if endpoint == "" {
-		return "'none'", nil
+// connectSources returns the sources for connect-src. Older browsers do not count WebSockets
+// of the page's host as 'self'.
+func (p *page) connectSources(r *http.Request) string {
+	switch {
+	case len(p.sources) == 0:
+		return "'none'"
+	case p.localSocket && safeHost.MatchString(r.Host):
+		return strings.Join(p.sources, " ") + " ws://" + r.Host + " wss://" + r.Host
 	}
+	return strings.Join(p.sources, " ")
+}
+
+// connectSource returns the source for connect-src that allows calls to an endpoint, and
+// whether the endpoint is a WebSocket at the host of the page.
+func connectSource(endpoint string) (source string, localSocket bool, err error) {
 	u, err := url.Parse(endpoint)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("the endpoint is no URL: %w", err)
-	case u.Scheme == "" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
-		return "'self'", nil
+		return "", false, fmt.Errorf("the endpoint is no URL: %w", err)
+	case (u.Scheme == "" || u.Scheme == "ws") && u.Host == "" && strings.HasPrefix(u.Path, "/"):
+		return "'self'", u.Scheme == "ws", nil
 	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "ws" && u.Scheme != "wss":
-		return "", fmt.Errorf("the endpoint %q begins with none of http://, https://, ws://, wss:// and /", endpoint)
+		return "", false, fmt.Errorf("the endpoint %q begins with none of http://, https://, ws://, wss://, ws:/ and /", endpoint)
 	case strings.HasPrefix(u.Host, "["): // which a Content-Security-Policy has no form for
-		return "'self'", nil
+		return "'self'", false, nil
 	case !safeHost.MatchString(u.Host) || u.User != nil:
-		return "", fmt.Errorf("the endpoint %q needs a host of letters, digits, dots and hyphens", endpoint)
+		return "", false, fmt.Errorf("the endpoint %q needs a host of letters, digits, dots and hyphens", endpoint)
 	}
-	return u.Scheme + "://" + u.Host, nil
+	return u.Scheme + "://" + u.Host, false, nil
 }

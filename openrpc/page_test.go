@@ -25,7 +25,8 @@ func returning(d *openrpc.Document) func() (*openrpc.Document, error) {
 func TestPageHeaders(t *testing.T) {
 	d := parseFile(t, "testdata/shop.json")
 	for endpoint, source := range map[string]string{
-		"": "'none'", "/rpc": "'self'", "http://127.0.0.1:80/rpc?a": "http://127.0.0.1:80", "wss://example.com/rpc": "wss://example.com", "ws://[::1]:80/": "'self'",
+		"ws:/rpc": "'self' ws://example.com wss://example.com",
+		"":        "'none'", "/rpc": "'self'", "http://127.0.0.1:80/rpc?a": "http://127.0.0.1:80", "wss://example.com/rpc": "wss://example.com", "ws://[::1]:80/": "'self'",
 	} {
 		response, body := getPage(t, openrpc.Page(returning(d), endpoint), http.MethodGet)
 		policy := response.Header.Get("Content-Security-Policy")
@@ -68,14 +69,14 @@ func TestPageMethods(t *testing.T) {
 }
 
 func TestPageRefusesEndpoints(t *testing.T) {
-	for _, endpoint := range []string{"javascript:alert(1)", "tcp://127.0.0.1:1", "http://", "http://a;script-src *", "rpc", "//example.com/rpc", "http://a b/", "http://u:p@example.com/"} {
+	for _, endpoint := range []string{"javascript:alert(1)", "tcp://127.0.0.1:1", "http://", "http://a;script-src *", "rpc", "//example.com/rpc", "http://a b/", "http://u:p@example.com/", "ws:rpc", "wss:/rpc", "http:/rpc"} {
 		func() {
 			defer func() {
 				if recover() == nil {
 					t.Errorf("%q is an endpoint", endpoint)
 				}
 			}()
-			openrpc.Page(returning(nil), endpoint)
+			openrpc.Page(returning(nil), "/rpc", endpoint)
 		}()
 	}
 }

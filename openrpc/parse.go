@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -28,21 +29,22 @@ const DefaultMaxExpanded = 16 << 20
 type Parser struct {
 	// MaxExpanded bounds the size in bytes of all components together, each as often as
 	// references lead to it. A small document whose references lead to one large component
-	// would become large when it is encoded, or becomes code. 0 means
-	// [DefaultMaxExpanded], and a negative value means no limit.
+	// would become large when it is encoded, or becomes code. Each server, param, tag,
+	// error and example adds 128 bytes, because {} in a list takes more memory than text.
+	// 0 means [DefaultMaxExpanded], and a negative value means no limit.
 	MaxExpanded int
 }
 
 // Parse reads a document, as the function [Parse] does.
 func (p *Parser) Parse(data []byte) (*Document, error) {
-	left := p.MaxExpanded
+	limit := p.MaxExpanded
 	switch {
-	case left == 0:
-		left = DefaultMaxExpanded
-	case left < 0:
-		left = math.MaxInt
+	case limit == 0:
+		limit = DefaultMaxExpanded
+	case limit < 0:
+		limit = math.MaxInt
 	}
-	d, err := parseDocument(data, left)
+	d, err := parseDocument(data, limit)
 	if err != nil {
 		return nil, fmt.Errorf("parse OpenRPC document: %w", err)
 	}
@@ -52,6 +54,7 @@ func (p *Parser) Parse(data []byte) (*Document, error) {
 // writtenDocument is a document before references are resolved.
 type writtenDocument struct {
 	Document
+	Servers    []json.RawMessage                     `json:"servers"`
 	Methods    []json.RawMessage                     `json:"methods"`
 	Components map[string]map[string]json.RawMessage `json:"components"`
 }
@@ -75,20 +78,25 @@ type writtenExample struct {
 
 func parseDocument(data []byte, maxExpanded int) (*Document, error) {
 	var written writtenDocument
-	if err := json.Unmarshal(data, &written); err != nil {
+	if err := decode(data, &written); err != nil {
 		return nil, err
 	}
 	d := &written.Document
 	switch {
 	case d.OpenRPC == "":
-		return nil, errors.New(`there is no member "openrpc" with a version`)
+		return nil, errors.New(`there is no member "openrpc" with a version: a document is the result of rpc.discover, without the reply around it`)
 	case !strings.HasPrefix(d.OpenRPC, "1."):
 		return nil, fmt.Errorf("version %.20q is not a version 1 of OpenRPC", d.OpenRPC)
 	case written.Methods == nil:
 		return nil, errors.New(`there is no member "methods"`)
 	}
 	d.Components.Schemas = written.Components["schemas"]
-	resolver := &resolver{written.Components, make(map[string]any), maxExpanded}
+	resolver := &resolver{written.Components, make(map[string]any), maxExpanded, maxExpanded}
+	servers, err := resolveAll[Server](resolver, "servers", written.Servers)
+	if err != nil {
+		return nil, fmt.Errorf("servers: %w", err)
+	}
+	d.Servers = dereference(servers)
 	d.Methods = make([]*Method, 0, len(written.Methods))
 	names := make(map[string]bool, len(written.Methods))
 	for i, raw := range written.Methods {
@@ -111,18 +119,37 @@ func (r *resolver) parseMethod(raw json.RawMessage) (*Method, error) {
 		return nil, err
 	}
 	m := written.Method // a copy, because another reference may lead to the same component
-	switch m.structure() {
-	case ByName, ByPosition, Either:
-	default:
-		return nil, fmt.Errorf("%.100q: paramStructure %.100q is unknown", m.Name, m.ParamStructure)
-	}
 	if m.Name == "" {
-		return nil, errors.New("the name is missing or empty")
+		return nil, errNoMethodName
 	}
 	if err := r.completeMethod(&m, written); err != nil {
 		return nil, fmt.Errorf("%.100q: %w", m.Name, err)
 	}
 	return &m, nil
+}
+
+var errNoMethodName = errors.New("the name is missing or empty")
+
+// check returns an error if m is not a method for code, or for a document.
+func (m *Method) check() error {
+	switch m.structure() {
+	case ByName, ByPosition, Either:
+	default:
+		return fmt.Errorf("paramStructure %.100q is none of %s, %s and %s", m.ParamStructure, ByName, ByPosition, Either)
+	}
+	names := make(map[string]bool, len(m.Params))
+	for i, p := range m.Params {
+		switch {
+		case p == nil || p.Name == "":
+			return fmt.Errorf("params: the name of param %d is missing or empty", i)
+		case names[p.Name]:
+			return fmt.Errorf("params: two are named %.100q", p.Name)
+		case p.Variadic && i < len(m.Params)-1:
+			return fmt.Errorf("params: %.100q is repeated, but is not the last", p.Name)
+		}
+		names[p.Name] = true
+	}
+	return nil
 }
 
 // completeMethod resolves the parts of a method.
@@ -131,17 +158,8 @@ func (r *resolver) completeMethod(m *Method, written *writtenMethod) error {
 	if m.Params, err = resolveAll[Content](r, "contentDescriptors", written.Params); err != nil {
 		return fmt.Errorf("params: %w", err)
 	}
-	names := make(map[string]bool, len(m.Params))
-	for i, p := range m.Params {
-		switch {
-		case p.Name == "":
-			return fmt.Errorf("params: the name of param %d is missing or empty", i)
-		case names[p.Name]:
-			return fmt.Errorf("params: two are named %.100q", p.Name)
-		case p.Variadic && i < len(m.Params)-1:
-			return fmt.Errorf("params: %.100q is repeated, but is not the last", p.Name)
-		}
-		names[p.Name] = true
+	if err := m.check(); err != nil {
+		return err
 	}
 	if len(written.Result) > 0 && string(written.Result) != "null" {
 		if m.Result, err = resolve[Content](r, "contentDescriptors", written.Result); err != nil {
@@ -158,6 +176,9 @@ func (r *resolver) completeMethod(m *Method, written *writtenMethod) error {
 		return fmt.Errorf("errors: %w", err)
 	}
 	m.Errors = dereference(failures)
+	if err := r.count(len(written.Examples) * elementSize); err != nil {
+		return fmt.Errorf("examples: %w", err)
+	}
 	for i, raw := range written.Examples {
 		example, err := r.parseExample(raw)
 		if err != nil {
@@ -189,7 +210,19 @@ func (r *resolver) parseExample(raw json.RawMessage) (*Example, error) {
 type resolver struct {
 	components map[string]map[string]json.RawMessage
 	decoded    map[string]any // by reference; nil while the component is being decoded
-	left       int            // bytes of components that may still be referred to
+	limit      int            // Parser.MaxExpanded
+	left       int            // how much of limit is left
+}
+
+// elementSize is what an element of a list counts of the limit, beside its text.
+const elementSize = 128
+
+// count counts n more bytes, and fails if the limit is reached.
+func (r *resolver) count(n int) error {
+	if r.left -= n; r.left < 0 {
+		return fmt.Errorf("the elements of lists, and the components to which references lead, are more than %d bytes: raise Parser.MaxExpanded", r.limit)
+	}
+	return nil
 }
 
 // resolve decodes raw, or the component of the given kind to which raw refers. The caller
@@ -198,12 +231,12 @@ func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
 	var reference struct {
 		Ref *string `json:"$ref"`
 	}
-	if err := json.Unmarshal(raw, &reference); err != nil {
+	if err := decode(raw, &reference); err != nil {
 		return nil, err
 	}
 	if reference.Ref == nil {
 		v := new(T)
-		return v, json.Unmarshal(raw, v)
+		return v, decode(raw, v)
 	}
 	ref := *reference.Ref
 	name, err := componentName(ref, kind)
@@ -214,8 +247,8 @@ func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
 	if !ok {
 		return nil, fmt.Errorf("the reference %.100q leads nowhere", ref)
 	}
-	if r.left -= len(component); r.left < 0 {
-		return nil, errors.New("references lead to too many bytes in all: the limit is Parser.MaxExpanded")
+	if err := r.count(len(component)); err != nil {
+		return nil, err
 	}
 	key := kind + "/" + name
 	if v, ok := r.decoded[key]; ok {
@@ -233,6 +266,31 @@ func resolve[T any](r *resolver, kind string, raw json.RawMessage) (*T, error) {
 	return v, nil
 }
 
+// decode is json.Unmarshal with errors in words of JSON instead of Go.
+func decode(data []byte, v any) error {
+	err := json.Unmarshal(data, v)
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return err
+	}
+	want := "an object"
+	switch wrong.Type.Kind() {
+	case reflect.Slice:
+		want = "a list"
+	case reflect.String:
+		want = "a string"
+	case reflect.Bool:
+		want = "a boolean"
+	case reflect.Int:
+		want = "a whole number"
+	}
+	field := wrong.Field[strings.LastIndexByte(wrong.Field, '.')+1:]
+	if field == "" {
+		return fmt.Errorf("a JSON %s stands where %s is needed", wrong.Value, want)
+	}
+	return fmt.Errorf("the member %.100q is a JSON %s, and not %s", field, wrong.Value, want)
+}
+
 // componentName returns the name in a reference to a component of the given kind.
 func componentName(ref, kind string) (string, error) {
 	name, ok := strings.CutPrefix(ref, "#/components/"+kind+"/")
@@ -248,6 +306,9 @@ func componentName(ref, kind string) (string, error) {
 
 // resolveAll resolves each element of a list. The result is never nil.
 func resolveAll[T any](r *resolver, kind string, list []json.RawMessage) ([]*T, error) {
+	if err := r.count(len(list) * elementSize); err != nil {
+		return nil, err
+	}
 	values := make([]*T, 0, len(list))
 	for i, raw := range list {
 		v, err := resolve[T](r, kind, raw)
@@ -307,7 +368,7 @@ func parseNode(data []byte) (*node, error) {
 
 func decodeNode(dec *json.Decoder, data []byte, depth int) (*node, error) {
 	if depth == 0 {
-		return nil, fmt.Errorf("more than %d levels of JSON", maxDepth)
+		return nil, fmt.Errorf("more than %d levels of JSON: write parts of a schema under components", maxDepth)
 	}
 	start := dec.InputOffset()
 	token, err := dec.Token()

@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"example.com/rpcx"
 	"example.com/rpcx/internal/interoptest"
+	"example.com/rpcx/rpchttp"
 )
 
 // A document is enough for types of TypeScript: a client over the types passes the strict
@@ -42,7 +44,7 @@ func TestInteropTypeScript(t *testing.T) {
 	if out, err := compiler.Output(); err != nil {
 		t.Fatalf("the compiler: %v\n%s\n%s", err, out, types)
 	}
-	server := httptest.NewServer(postHandler(t, shopRouter()))
+	server := httptest.NewServer(&rpchttp.Handler{Server: &rpcx.Server{Options: rpcx.Options{Handler: shopRouter()}}})
 	defer server.Close()
 	interoptest.Checks(t, "node", filepath.Join(folder, "use.js"), server.URL)
 }

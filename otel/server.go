@@ -39,8 +39,8 @@ func InstrumentServer(srv *rpcx.Server, c *Config) error {
 	}
 	sessions := gauge("rpcx.server.sessions", "{session}", "Live sessions.")
 	handshakes := gauge("rpcx.server.handshakes", "{handshake}", "Handshakes in progress.")
-	queued := gauge("rpcx.server.queued", "By", "Bytes counted for Server.MaxQueuedBytes.")
-	handled := gauge("rpcx.server.handled", "By", "Bytes counted for Server.MaxHandledBytes.")
+	queued := gauge("rpcx.server.queued", "By", "Bytes that wait in queues (Server.MaxQueuedBytes).")
+	handled := gauge("rpcx.server.handled", "By", "Bytes of requests that are handled (Server.MaxHandledBytes).")
 	costSum := cost("rpcx.server.cost.sum", "Sum of the costs of the live sessions.")
 	costMax := cost("rpcx.server.cost.max", "Highest cost of a live session.")
 	refused, err := meter.Int64ObservableCounter("rpcx.server.connections.refused", metric.WithUnit("{connection}"),

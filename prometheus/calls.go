@@ -50,9 +50,10 @@ func (in *instrumentation) beginCall(_ context.Context, c *rpcx.OutgoingCall) (n
 
 // contextFor returns the function of Options.Context. user is the function of the user, or
 // nil.
-func (in *instrumentation) contextFor(user func(context.Context, *rpcx.Request) context.Context) func(context.Context, *rpcx.Request) context.Context {
+func (c *Collector) contextFor(in *instrumentation, user func(context.Context, *rpcx.Request) context.Context) func(context.Context, *rpcx.Request) context.Context {
 	return func(ctx context.Context, req *rpcx.Request) context.Context {
 		in.running.Add(req, ctx)
+		c.handlers.Inc()
 		if user != nil {
 			return user(ctx, req)
 		}
@@ -69,6 +70,7 @@ func (c *Collector) traceFor(in *instrumentation, user *rpcx.Trace) *rpcx.Trace 
 	replySent, refused, paused, resumed := t.ReplySent, t.Refused, t.Paused, t.Resumed
 	t.ReplySent = func(req *rpcx.Request, err error, d time.Duration) {
 		if ctx, ok := in.running.Remove(req); ok {
+			c.handlers.Dec()
 			in.requests.Get(req.Method).observe(d, telemetry.OfRequest(ctx, req.Session(), err, in.cancellation))
 		}
 		if replySent != nil {

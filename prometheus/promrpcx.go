@@ -26,6 +26,7 @@
 // # Further metrics
 //
 //	rpcx_refused_total{kind,limit}  refused requests and connections, by the exceeded limit
+//	rpcx_handlers                   requests and notifications with a running handler
 //	rpcx_pauses_total               pauses of reading, because requests arrive too fast
 //	rpcx_paused_seconds_total       their sum, once they are over
 //	rpcx_sessions                   live sessions of the server
@@ -62,6 +63,7 @@ type Collector struct {
 
 	requests, calls       *prometheus.HistogramVec
 	refused               *prometheus.CounterVec
+	handlers              prometheus.Gauge
 	pauses, pausedSeconds prometheus.Counter
 	server                serverDescs
 }
@@ -87,6 +89,7 @@ func New(srv *rpcx.Server, methods func(method string) bool) *Collector {
 		requests:      durations("rpc_server_call_duration_seconds", "Duration of incoming calls and notifications, from their arrival."),
 		calls:         durations("rpc_client_call_duration_seconds", "Duration of outgoing calls and notifications."),
 		refused:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: refusedName, Help: refusedHelp}, refusedLabels),
+		handlers:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "rpcx_handlers", Help: "Requests and notifications with a running handler."}),
 		pauses:        counter("rpcx_pauses_total", "Pauses of reading, because requests arrive faster than they are handled."),
 		pausedSeconds: counter("rpcx_paused_seconds_total", "Sum of the pauses of reading that are over."),
 		server:        newServerDescs(),
@@ -108,6 +111,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	c.requests.Describe(ch)
 	c.calls.Describe(ch)
 	c.refused.Describe(ch)
+	c.handlers.Describe(ch)
 	c.pauses.Describe(ch)
 	c.pausedSeconds.Describe(ch)
 	if c.srv != nil {
@@ -120,6 +124,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.requests.Collect(ch)
 	c.calls.Collect(ch)
 	c.refused.Collect(ch)
+	c.handlers.Collect(ch)
 	c.pauses.Collect(ch)
 	c.pausedSeconds.Collect(ch)
 	if c.srv != nil {
@@ -149,7 +154,7 @@ func (c *Collector) Instrument(opts *rpcx.Options) *rpcx.Options {
 		cancellation: o.Cancellation,
 	}
 	o.OnCall = slices.Insert(slices.Clone(o.OnCall), 0, in.beginCall)
-	o.Context = in.contextFor(o.Context)
+	o.Context = c.contextFor(in, o.Context)
 	o.Trace = c.traceFor(in, o.Trace)
 	return &o
 }

@@ -171,6 +171,7 @@ func TestMetricsOfAServer(t *testing.T) {
 		}
 		want := []string{
 			`rpcx_handled_bytes 0`,
+			`rpcx_handlers 1`,
 			`rpcx_handshakes 0`,
 			`rpcx_paused_seconds_total 0`,
 			`rpcx_pauses_total 0`,
@@ -223,7 +224,7 @@ func TestPauses(t *testing.T) {
 func TestCollectorWithoutAServer(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(promrpcx.New(nil, nil))
-	if got, want := scrape(t, registry), []string{"rpcx_paused_seconds_total 0", "rpcx_pauses_total 0"}; !slices.Equal(got, want) {
+	if got, want := scrape(t, registry), []string{"rpcx_handlers 0", "rpcx_paused_seconds_total 0", "rpcx_pauses_total 0"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 }

@@ -18,8 +18,8 @@ func newServerDescs() serverDescs {
 	return serverDescs{
 		sessions:   desc("rpcx_sessions", "Live sessions."),
 		handshakes: desc("rpcx_handshakes", "Handshakes in progress."),
-		queued:     desc("rpcx_queued_bytes", "Bytes counted for Server.MaxQueuedBytes."),
-		handled:    desc("rpcx_handled_bytes", "Bytes counted for Server.MaxHandledBytes."),
+		queued:     desc("rpcx_queued_bytes", "Bytes that wait in queues (Server.MaxQueuedBytes)."),
+		handled:    desc("rpcx_handled_bytes", "Bytes of requests that are handled (Server.MaxHandledBytes)."),
 		cost:       desc("rpcx_session_cost", "Present costs of the live sessions."),
 		refused:    prometheus.NewDesc(refusedName, refusedHelp, refusedLabels, nil),
 	}

@@ -72,7 +72,8 @@
 //
 // [rpcx.Server.Shutdown] waits for the requests under way, and further requests are
 // answered 503. [http.Server.Shutdown] closes the listener and waits, too. Call the first
-// one first, so that balancers see the 503 of Ready in time.
+// one first, and set [rpcx.Server].ShutdownNotice, so that balancers see the 503 of Ready in
+// time. ListenAndServe of package websocket does both at the end of a context.
 //
 // # A client
 //

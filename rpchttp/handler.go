@@ -47,7 +47,7 @@ type Handler struct {
 	// Client, a request must name a loopback address, localhost, or a name below .localhost.
 	// Otherwise any page could reach the server, by a name that leads to this machine (DNS
 	// rebinding). In a container, or for pages of a private network, set Hosts: the address
-	// is no loopback address there.
+	// is no loopback address there. [CheckHosts] does the same for a whole mux.
 	Hosts []string
 	// Client returns the address whose budget the request uses, and which
 	// [rpcx.Session.RemoteAddr] returns. Behind a proxy, set [XForwardedFor]. Default, and if
@@ -130,13 +130,21 @@ func (h *Handler) newSettings() settings {
 		s.err = duration.CheckServer(h.Server)
 	}
 	for name, patterns := range map[string][]string{"Origins": h.Origins, "Hosts": h.Hosts} {
-		for _, pattern := range patterns {
-			if _, err := path.Match(pattern, ""); err != nil && net.ParseIP(trimBrackets(pattern)) == nil {
-				s.err = fmt.Errorf("rpchttp.Handler.%s has the pattern %q: %w", name, pattern, err)
-			}
+		if err := checkPatterns(patterns); err != nil {
+			s.err = fmt.Errorf("rpchttp.Handler.%s has the %w", name, err)
 		}
 	}
 	return s
+}
+
+// checkPatterns returns an error that names the last bad pattern, or nil.
+func checkPatterns(patterns []string) (bad error) {
+	for _, pattern := range patterns {
+		if _, err := path.Match(pattern, ""); err != nil && net.ParseIP(trimBrackets(pattern)) == nil {
+			bad = fmt.Errorf("pattern %q: %w", pattern, err)
+		}
+	}
+	return bad
 }
 
 // limitOr resolves a limit: 0 means the default, a negative value no limit.

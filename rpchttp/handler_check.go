@@ -111,18 +111,27 @@ func isGzip(r *http.Request) bool {
 
 // checkHost checks the requested host.
 func (h *Handler) checkHost(r *http.Request) *refusal {
-	allowed := true
-	switch {
-	case len(h.Hosts) > 0:
-		allowed = h.hasHost(r.Host)
-	case h.Client == nil && onLoopback(r):
-		allowed = r.Host == "" || isLoopbackName(r.Host)
-	}
-	if allowed {
+	if h.hasAllowedHost(r) {
 		return nil
 	}
+	return refuseHost(r, "rpchttp.Handler.Hosts")
+}
+
+// hasAllowedHost reports whether the requested host is one of the handler's.
+func (h *Handler) hasAllowedHost(r *http.Request) bool {
+	switch {
+	case len(h.Hosts) > 0:
+		return h.hasHost(r.Host)
+	case h.Client == nil && onLoopback(r) && r.Host != "" && !isLoopbackName(r.Host):
+		return hostIsChecked(r)
+	}
+	return true
+}
+
+// refuseHost returns the refusal of a host that is not in the list.
+func refuseHost(r *http.Request, list string) *refusal {
 	return &refusal{status: http.StatusMisdirectedRequest,
-		text: fmt.Sprintf("this server does not answer for the host %q: add the host to rpchttp.Handler.Hosts", bounded.Excerpt(r.Host))}
+		text: fmt.Sprintf("this server does not answer for the host %q: add the host to %s", bounded.Excerpt(r.Host), list)}
 }
 
 // hasHost reports whether Hosts has the host, with or without its port.

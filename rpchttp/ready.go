@@ -8,8 +8,9 @@ import (
 	"example.com/rpcx"
 )
 
-// Ready returns a handler that answers 200, or 503 when srv was stopped and accepts nothing
-// any more. Mount the handler on a path of its own, for balancers.
+// Ready returns a handler that answers 200, or 503 once the Shutdown of srv has begun or srv
+// was stopped; see [rpcx.Server.Ready]. With [rpcx.Server].ShutdownNotice, the 503 comes
+// some time before the server accepts nothing any more. Mount the handler on a path of its own, for balancers.
 func Ready(srv *rpcx.Server) http.Handler {
 	if srv == nil {
 		panic("rpcx: rpchttp.Ready with a nil *rpcx.Server")
@@ -19,7 +20,7 @@ func Ready(srv *rpcx.Server) http.Handler {
 		_ = deadline.SetReadDeadline(now.Add(readyTimeout)) // package http reads a body, if there is one
 		_ = deadline.SetWriteDeadline(now.Add(2 * readyTimeout))
 		w.Header().Set("Cache-Control", "no-store")
-		if srv.Stopped() {
+		if !srv.Ready() {
 			http.Error(w, "shutting down", http.StatusServiceUnavailable)
 			return
 		}

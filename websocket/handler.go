@@ -43,7 +43,7 @@ type Acceptor struct {
 	// not depend on cookies or addresses then.
 	//
 	// (Anybody may own a name that leads to this machine. A server for pages on the same
-	// machine should therefore check the Host of requests first.)
+	// machine should therefore check the Host of requests first, as by rpchttp.CheckHosts.)
 	Origins []string
 	// MaxHeaderFields and MaxHeaderBytes bound the size of a request. MaxHeaderFields is
 	// the maximum number of header fields and URL parameters together; 0 means 100.

@@ -14,9 +14,10 @@ import (
 
 // ServeContext serves web on l, like [http.Server.Serve], until ctx ends; then it shuts
 // down web and srv. web is a server whose Handler accepts WebSockets for srv. Both
-// shutdowns together take at most srv.ShutdownSpread and srv.ShutdownTimeout. Sessions
-// finish as in [rpcx.Server.Shutdown], and HTTP requests as in [http.Server.Shutdown],
-// which ignores WebSockets.
+// shutdowns together take at most srv.ShutdownSpread and srv.ShutdownTimeout, after
+// srv.ShutdownNotice, during which both serve on. Sessions finish as in
+// [rpcx.Server.Shutdown], and HTTP requests as in [http.Server.Shutdown], which ignores
+// WebSockets.
 //
 // If both servers finish in time, the result is nil. Otherwise the remaining sessions and
 // requests are closed, and the error matches context.DeadlineExceeded. If the program then
@@ -44,6 +45,19 @@ func ServeContext(ctx context.Context, srv *rpcx.Server, web *http.Server, l net
 		web.Close() // no time is left
 	}
 	return errors.Join(err, <-w.drained)
+}
+
+// ListenAndServe listens on the TCP address web.Addr (host:port), and serves as
+// [ServeContext] does. If listening fails, ListenAndServe returns the error.
+func ListenAndServe(ctx context.Context, srv *rpcx.Server, web *http.Server) error {
+	if srv == nil || web == nil {
+		panic("websocket: ListenAndServe with a nil *rpcx.Server or *http.Server")
+	}
+	l, err := rpcx.Listen(ctx, "tcp://"+web.Addr, nil)
+	if err != nil {
+		return err
+	}
+	return ServeContext(ctx, srv, web, l)
 }
 
 // webListener presents a web server as a listener for an rpcx.Server to serve and close. It

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,6 +36,49 @@ func slowWeb(t *testing.T, timeout, method, page time.Duration) (srv *rpcx.Serve
 		io.WriteString(w, "done")
 	})
 	return srv, &http.Server{Handler: mux}, started
+}
+
+// ListenAndServe listens at the address of the web server. During the notice, both go on.
+func TestListenAndServe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	srv, web, _ := slowWeb(t, 0, 0, 0)
+	web.Addr = addr
+	if err := websocket.ListenAndServe(t.Context(), srv, web); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("at an address in use: %v", err)
+	}
+	l.Close()
+	srv.ShutdownNotice = time.Minute
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	// Owner: the test. End: srv.Close.
+	go func() { served <- websocket.ListenAndServe(ctx, srv, web) }()
+	dial := func() (s *rpcx.Session) {
+		for s, err = websocket.Dial(t.Context(), "ws://"+addr+"/rpc", nil); err != nil && t.Context().Err() == nil; {
+			s, err = websocket.Dial(t.Context(), "ws://"+addr+"/rpc", nil)
+		}
+		return s
+	}
+	first := dial()
+	cancel()
+	for srv.Ready() {
+		runtime.Gosched()
+	}
+	second := dial()
+	for _, s := range []*rpcx.Session{first, second} {
+		if got, err := rpcx.Call[string](t.Context(), s, "slow", nil); err != nil || got != "done" {
+			t.Errorf("during the notice: %q, %v", got, err)
+		}
+	}
+	srv.StopListening()
+	if err := <-served; err != nil {
+		t.Errorf("served: %v", err)
+	}
+	<-first.Done()
+	<-second.Done()
 }
 
 // At the end of its context ServeContext waits for calls and pages, as long as it may.

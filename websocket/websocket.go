@@ -6,13 +6,13 @@
 //
 // [Handler] is an [http.Handler] for any mux. The sessions belong to an [rpcx.Server],
 // which may also serve other listeners. The server counts the sessions and shuts them down.
-// ([http.Server.Shutdown] ignores WebSockets.) [ServeContext] serves until a context ends,
-// and then shuts both servers down:
+// ([http.Server.Shutdown] ignores WebSockets.) [ListenAndServe] serves until a context ends,
+// and then shuts both servers down. [ServeContext] is the same for a listener.
 //
 //	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
-//	mux.Handle("/rpc", websocket.Handler(srv))
-//	web := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-//	err := websocket.ServeContext(ctx, srv, web, l) // l, err := net.Listen("tcp", ":8080")
+//	mux.Handle("GET /rpc", websocket.Handler(srv))
+//	web := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+//	err := websocket.ListenAndServe(ctx, srv, web)
 //
 // A browser names the page that opens a connection. Pages of other hosts are refused unless
 // [Acceptor].Origins allows them (a page without an origin, by "null"). Otherwise any page

@@ -80,7 +80,7 @@ func (c *cluster) killNode() {
 // close drains gateways and workers, and stops the nodes. The clients are gone.
 func (c *cluster) close() {
 	for _, g := range c.gateways {
-		_ = g.drain(context.Background(), 0)
+		_ = g.drain(context.Background())
 	}
 	for _, w := range c.workers {
 		w.drain()

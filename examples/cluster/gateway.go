@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"example.com/rpcx"
@@ -23,7 +22,6 @@ type gateway struct {
 	web       *http.Server // for /ready
 	addr      string       // for clients, tcp://host:port
 	readyAddr string       // of web, host:port
-	draining  atomic.Bool
 	serving   sync.WaitGroup
 }
 
@@ -38,6 +36,7 @@ type gatewayConfig struct {
 	listen  string         // for clients, tcp://host:port
 	ready   string         // for GET /ready, host:port; "": nowhere
 	proxies []netip.Prefix // who may connect, each with a PROXY header; none: everybody, without one
+	notice  time.Duration  // Server.ShutdownNotice
 	spread  time.Duration  // Server.ShutdownSpread
 	logger  *slog.Logger   // nil: silent
 }
@@ -45,6 +44,7 @@ type gatewayConfig struct {
 // startGateway starts a gateway.
 func startGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	g := &gateway{server: &rpcx.Server{
+		ShutdownNotice: c.notice,
 		ShutdownSpread: c.spread,
 		Options: rpcx.Options{
 			Handler: natsrpcx.Forward(natsrpcx.Config{Conn: c.conn}), // instead of a router
@@ -68,7 +68,7 @@ func startGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 		}
 		g.readyAddr = readyListener.Addr().String()
 		mux := http.NewServeMux()
-		mux.Handle("/ready", g.ready())
+		mux.Handle("/ready", rpchttp.Ready(g.server))
 		g.web = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 		// Owner: the gateway. End: kill or drain.
 		g.serving.Go(func() { _ = g.web.Serve(readyListener) })
@@ -78,29 +78,10 @@ func startGateway(ctx context.Context, c gatewayConfig) (*gateway, error) {
 	return g, nil
 }
 
-// ready answers a balancer: 200, and 503 as soon as the gateway drains.
-func (g *gateway) ready() http.Handler {
-	accepts := rpchttp.Ready(g.server)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.draining.Load() {
-			http.Error(w, "draining", http.StatusServiceUnavailable)
-			return
-		}
-		accepts.ServeHTTP(w, r)
-	})
-}
-
 // drain ends the gateway so that no call is lost. First /ready says no, and all else goes
-// on, for the time notice: balancers send no new clients any more. Then the sessions end,
-// one after another, over Server.ShutdownSpread.
-func (g *gateway) drain(ctx context.Context, notice time.Duration) error {
-	g.draining.Store(true)
-	if g.web != nil {
-		select {
-		case <-time.After(notice):
-		case <-ctx.Done():
-		}
-	}
+// on, for Server.ShutdownNotice: balancers send no new clients any more. Then the sessions
+// end, one after another, over Server.ShutdownSpread.
+func (g *gateway) drain(ctx context.Context) error {
 	err := g.server.Shutdown(ctx)
 	g.kill()
 	return err

@@ -18,7 +18,7 @@ func TestDrainBeginsWithReadiness(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	g, err := startGateway(t.Context(), gatewayConfig{conn: c[0].Conn, listen: "tcp://127.0.0.1:0", ready: "127.0.0.1:0"})
+	g, err := startGateway(t.Context(), gatewayConfig{conn: c[0].Conn, listen: "tcp://127.0.0.1:0", ready: "127.0.0.1:0", notice: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestDrainBeginsWithReadiness(t *testing.T) {
 	noticed, notice := context.WithCancel(t.Context())
 	drained := make(chan error, 1)
 	// Owner: the test. End: notice.
-	go func() { drained <- g.drain(noticed, time.Hour) }()
+	go func() { drained <- g.drain(noticed) }()
 	until(t, "the gateway is not ready", func() bool { return status() == http.StatusServiceUnavailable })
 	s, err := rpcx.Dial(t.Context(), g.addr, nil)
 	if err != nil {

@@ -106,7 +106,7 @@ func TestInteropHAProxyDrain(t *testing.T) {
 	var gateways []*gateway
 	for range 3 {
 		g, err := startGateway(t.Context(), gatewayConfig{conn: conn, listen: "tcp://127.0.0.1:0", ready: "127.0.0.1:0",
-			proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, spread: time.Second})
+			proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, notice: 500 * time.Millisecond, spread: time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestInteropHAProxyDrain(t *testing.T) {
 	until(t, "each gateway has clients", func() bool { n := sessions(); return n[0] >= 3 && n[1] >= 3 && n[2] >= 3 })
 	until(t, "calls are answered", func() bool { return answered() > 500 })
 	for i := range 2 {
-		if err := gateways[i].drain(context.Background(), 500*time.Millisecond); err != nil {
+		if err := gateways[i].drain(context.Background()); err != nil {
 			t.Error(err)
 		}
 		until(t, "the clients are at the other gateways", func() bool {

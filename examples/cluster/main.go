@@ -142,13 +142,13 @@ func runGateway(ctx context.Context, s *settings, out io.Writer) error {
 		return err
 	}
 	defer conn.Close()
-	g, err := startGateway(ctx, gatewayConfig{conn, s.listen, s.ready, s.proxies, s.spread, slog.Default()})
+	g, err := startGateway(ctx, gatewayConfig{conn, s.listen, s.ready, s.proxies, s.notice, s.spread, slog.Default()})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "gateway at %s, http://%s/ready\n", g.addr, g.readyAddr)
 	<-ctx.Done()
-	return g.drain(context.Background(), s.notice)
+	return g.drain(context.Background())
 }
 
 // runClients is the role client.

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Run runs the tests and returns the exit code. If a goroutine of this module is left
-// behind, the code is not 0.
-func Run(m *testing.M) int {
+// Run runs m, a *testing.M or a program, and returns the exit code. If a goroutine of this
+// module is left behind, the code is not 0.
+func Run(m interface{ Run() int }) int {
 	before := moduleGoroutines()
 	code := m.Run()
 	if leaked := leftBehind(before); code == 0 && len(leaked) > 0 {

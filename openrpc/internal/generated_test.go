@@ -12,7 +12,7 @@ import (
 // The generated packages are what Go makes of the documents in testdata. RPCX_UPDATE=1
 // writes them anew.
 func TestGeneratedPackages(t *testing.T) {
-	for _, name := range []string{"shop", "minecraft"} {
+	for _, name := range []string{"shop", "minecraft", "odd"} {
 		data, err := os.ReadFile("../testdata/" + name + ".json")
 		if err != nil {
 			t.Fatal(err)
