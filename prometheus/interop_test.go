@@ -60,14 +60,6 @@ func measuredServer(t *testing.T) string {
 // promtool finds nothing to complain of.
 func TestInteropPromtool(t *testing.T) { prometheustest.Check(t, measuredServer(t)+"/metrics") }
 
-// The alerts are correct, and ask for metrics that exist.
-func TestInteropAlerts(t *testing.T) {
-	promtool := interoptest.Program(t, installPrometheus, "promtool")
-	if out, err := exec.CommandContext(t.Context(), promtool, "check", "rules", "alerts.yml").CombinedOutput(); err != nil {
-		t.Errorf("promtool: %v\n%s", err, out)
-	}
-}
-
 // Prometheus scrapes a server, and answers the questions of an operator.
 func TestInteropPrometheus(t *testing.T) {
 	prometheus := prometheustest.Start(t, strings.TrimPrefix(measuredServer(t), "http://"))
