@@ -30,7 +30,7 @@ class Client:
 def serve(addr):
     server = aiomas.run(aiomas.rpc.start_server(addr, Server()))
     print('listening on %s:%d' % server.sockets[0].getsockname(), flush=True)
-    aiomas.run()
+    aiomas.run(server.wait_closed())
 
 
 async def calls(addr):
