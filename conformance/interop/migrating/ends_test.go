@@ -253,7 +253,7 @@ func TestEnds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &waiter{release: make(chan struct{})}
 				p := test.pair(w)
-				const calls = 48
+				calls := int32(runtime.NumCPU()) + 48
 				for range calls {
 					// Owner: the test. End: the call ends.
 					go p.call(t.Context())

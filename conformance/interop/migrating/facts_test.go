@@ -27,7 +27,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, serveFacts(library, ours))
 		os.Exit(1)
 	}
-	os.Exit(leaktest.Run(m))
+	code := leaktest.Run(m)
+	if builtFolder != "" {
+		os.RemoveAll(builtFolder)
+	}
+	os.Exit(code)
 }
 
 // What a server does instead of a reply.
