@@ -109,31 +109,30 @@ var build = sync.OnceValues(func() (folder string, err error) {
 
 // program is the command of one side.
 type program struct {
-	name string
 	args []string
 	lib  *library
 }
 
 // afterProgram returns the program with rpcx.
-func (lib *library) afterProgram(t *testing.T) program { return lib.built(t, "after", "rpcx") }
+func (lib *library) afterProgram(t *testing.T) program { return lib.built(t, "after") }
 
 // beforeProgram returns the program with the library.
 func (lib *library) beforeProgram(t *testing.T) program {
 	t.Helper()
 	if lib.before == nil {
-		return lib.built(t, "before", lib.title)
+		return lib.built(t, "before")
 	}
 	lib.need(t)
-	return program{lib.title, lib.before, lib}
+	return program{lib.before, lib}
 }
 
-func (lib *library) built(t *testing.T, side, name string) program {
+func (lib *library) built(t *testing.T, side string) program {
 	t.Helper()
 	folder, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return program{name, []string{filepath.Join(folder, side, lib.name)}, lib}
+	return program{[]string{filepath.Join(folder, side, lib.name)}, lib}
 }
 
 // command returns the command for a role and an address.
