@@ -9,6 +9,7 @@ import (
 	"net/rpc"
 	"net/rpc/jsonrpc"
 	"os"
+	"os/exec"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -213,6 +214,7 @@ var ends = []struct {
 // errInternal stands for an error of jrpc2 with the code InternalError.
 var errInternal = errors.New("internal error")
 
+// TestEnds ends a call in each way, in each library.
 func TestEnds(t *testing.T) {
 	log.SetOutput(io.Discard) // sourcegraph/jsonrpc2 logs to the standard logger
 	defer log.SetOutput(os.Stderr)
@@ -287,4 +289,30 @@ func (p pair) close(w *waiter) {
 	p.closeClient()
 	p.closeServer()
 	p.conn.Close()
+}
+
+// TestInteropLostCalls is about a call whose connection is lost, in libraries that are not
+// in Go. (TestEnds has the others.)
+func TestInteropLostCalls(t *testing.T) {
+	for _, lib := range libraries {
+		program, want := "", ""
+		switch lib.name {
+		case "vscode":
+			program, want = "testdata/lost.js", "pending\nerror -32097\n"
+		case "aiorpcx":
+			program, want = "testdata/lost.py", "CancelledError\n"
+		default:
+			continue
+		}
+		t.Run(lib.name, func(t *testing.T) {
+			lib.need(t)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, lib.before[0], program)
+			cmd.Env = append(os.Environ(), "NODE_PATH="+nodeModules)
+			if got, err := cmd.CombinedOutput(); string(got) != want {
+				t.Errorf("printed %q (%v), want %q", got, err, want)
+			}
+		})
+	}
 }

@@ -223,7 +223,7 @@ func TestAfter(t *testing.T) {
 func TestInteropBefore(t *testing.T) {
 	for _, lib := range libraries {
 		if lib.name == "aiomas" {
-			continue // no package of Debian has it: see TestInteropPythonCompiles
+			continue // no package of Debian has it: see TestInteropAiomasParses
 		}
 		t.Run(lib.name, func(t *testing.T) {
 			before, after := lib.beforeProgram(t), lib.afterProgram(t)
@@ -234,8 +234,8 @@ func TestInteropBefore(t *testing.T) {
 	}
 }
 
-// TestInteropPythonCompiles compiles the program that cannot be run here.
-func TestInteropPythonCompiles(t *testing.T) {
+// TestInteropAiomasParses parses the program that is not run.
+func TestInteropAiomasParses(t *testing.T) {
 	python := interoptest.Program(t, "install Debian's python3", interoptest.Python)
 	source := `import ast, sys; ast.parse(open(sys.argv[1]).read())`
 	if out, err := exec.CommandContext(t.Context(), python, "-c", source, "before/aiomas/main.py").CombinedOutput(); err != nil {
