@@ -30,7 +30,7 @@ type pair struct {
 	// closeClient and closeServer close the ends by the method of the library that is
 	// called Close or Stop.
 	closeClient, closeServer func()
-	conn                     io.Closer // the client's end of the connection
+	conn                     net.Conn // the client's end of the connection
 }
 
 // waiter is the method of the server: wait returns at the end of its context, or when
@@ -289,6 +289,53 @@ func (p pair) close(w *waiter) {
 	p.closeClient()
 	p.closeServer()
 	p.conn.Close()
+}
+
+// TestEqualIDs sends two requests with one id. The second request comes before the reply to
+// the first.
+func TestEqualIDs(t *testing.T) {
+	for _, test := range ends {
+		t.Run(test.library, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &waiter{release: make(chan struct{})}
+				p := test.pair(w)
+				request := `{"jsonrpc":"2.0","id":77,"method":"wait"}`
+				handled := int32(2)
+				switch test.library {
+				case "jrpc2":
+					handled = 1 // the second request is refused
+				case "geth":
+					request = `{"jsonrpc":"2.0","id":77,"method":"m_wait"}`
+				case "netrpc":
+					request = `{"id":77,"method":"M.Wait","params":[0]}`
+				}
+				for range 2 {
+					if _, err := io.WriteString(p.conn, request+"\n"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait()
+				if n := w.running.Load(); n != handled {
+					t.Errorf("%d requests are handled, want %d", n, handled)
+				}
+				p.close(w)
+			})
+		})
+	}
+}
+
+// TestErrorTexts is about the text of an error at the caller. (The programs of go-ethereum
+// and net/rpc print theirs.)
+func TestErrorTexts(t *testing.T) {
+	for want, err := range map[string]error{
+		"[1] division by zero":                       jrpc2.Errorf(1, "division by zero"),
+		"jsonrpc2: code 1 message: division by zero": &jsonrpc2.Error{Code: 1, Message: "division by zero"},
+		"division by zero (code 1)":                  rpcx.Errorf(1, "division by zero"),
+	} {
+		if got := err.Error(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }
 
 // TestInteropLostCalls is about a call whose connection is lost, in libraries that are not
