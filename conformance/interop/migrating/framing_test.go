@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/rpc/jsonrpc"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 // TestFramings is about the table of framings in the document: a client of each library
 // calls a session with the framer of the table. (The programs have the rest of the table.)
+// The session of the last client has JSONRPCAutoDetect.
 func TestFramings(t *testing.T) {
 	sumByJRPC2 := func(framing channel.Framing) func(context.Context, net.Conn, *int) error {
 		return func(ctx context.Context, conn net.Conn, sum *int) error {
@@ -40,11 +42,23 @@ func TestFramings(t *testing.T) {
 		"VSCodeObjectCodec": {rpcx.HeaderFramer{}, sumBySourcegraph(func(conn io.ReadWriteCloser) jsonrpc2.ObjectStream {
 			return jsonrpc2.NewBufferedStream(conn, jsonrpc2.VSCodeObjectCodec{})
 		})},
+		"net/rpc/jsonrpc": {rpcx.NewlineFramer{}, func(_ context.Context, conn net.Conn, sum *int) error {
+			c := jsonrpc.NewClient(conn)
+			defer c.Close()
+			return c.Call("sum.Operands", []int{40, 2}, sum)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			near, far := net.Pipe()
-			methods := rpcx.ExposeMap(map[string]any{"sum": func(a, b int) int { return a + b }})
-			s := rpcx.NewSession(far, &rpcx.Options{Handler: methods, Framer: test.framer})
+			methods := rpcx.ExposeMap(map[string]any{
+				"sum":          func(a, b int) int { return a + b },
+				"sum.Operands": rpcx.Func(func(n []int) int { return n[0] + n[1] }, "n"),
+			})
+			opts := &rpcx.Options{Handler: methods, Framer: test.framer}
+			if name == "net/rpc/jsonrpc" {
+				opts.Protocol = rpcx.JSONRPCAutoDetect
+			}
+			s := rpcx.NewSession(far, opts)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			var sum int
