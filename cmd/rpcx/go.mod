@@ -1,0 +1,21 @@
+module example.com/rpcx/cmd/rpcx
+
+go 1.26.0
+
+replace (
+	example.com/rpcx => ../..
+	example.com/rpcx/openrpc => ../../openrpc
+)
+
+require (
+	example.com/rpcx v0.0.0-00010101000000-000000000000
+	github.com/itchyny/gojq v0.12.20
+	golang.org/x/term v0.48.0
+)
+
+require (
+	github.com/coder/websocket v1.8.15 // indirect
+	github.com/itchyny/timefmt-go v0.1.9 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/sys v0.50.0 // indirect
+)
