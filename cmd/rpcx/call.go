@@ -35,8 +35,8 @@ func callCommand() *command {
 					return err
 				}
 				defer c.Close()
-				var result json.RawMessage
-				if err := c.Call(ctx, args[0], paramsOrNil(params), &result); err != nil {
+				result, err := c.call(ctx, args[0], params)
+				if err != nil {
 					return err
 				}
 				return p.print(ctx, result)

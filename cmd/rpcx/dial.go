@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/textproto"
@@ -25,6 +24,7 @@ type connection struct {
 	rpcx.Caller
 	session *rpcx.Session // nil over HTTP
 	target  target
+	flags   *connFlags
 }
 
 // Close ends the connection in an orderly way, within seconds. A program that was started
@@ -44,20 +44,18 @@ func (c *connection) Close() error {
 
 const closeTimeout = 2 * time.Second
 
-// dial connects to t. opts may be nil; the fields that flags decide are set in a copy.
-// Without a deadline in ctx, --timeout bounds the dialling. The errors have exit codes.
+// dial connects to t, within --timeout. opts may be nil; the fields that flags decide are
+// set in a copy. Other fields, such as Limits, are used as they are. The errors have exit
+// codes. Several goroutines may dial at once.
 func (c *connFlags) dial(ctx context.Context, e *env, t target, opts *rpcx.Options) (*connection, error) {
-	o, err := c.options(e, opts)
-	if err != nil {
-		return nil, err
-	}
+	o := c.options(e, opts)
 	d, err := c.newDialer(e, t)
 	if err != nil {
 		return nil, err
 	}
 	dialCtx, cancel := c.withTimeout(ctx)
 	defer cancel()
-	conn := &connection{target: t}
+	conn := &connection{target: t, flags: c}
 	switch t.kind {
 	case kindHTTP:
 		h := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS, Timeout: d.Timeout, Header: d.Header, MaxSize: c.maxSize}
@@ -71,24 +69,27 @@ func (c *connFlags) dial(ctx context.Context, e *env, t target, opts *rpcx.Optio
 		conn.session, err = d.Dialer.Dial(dialCtx, t.addr, o)
 	}
 	if err != nil {
-		return nil, connectionError(c.redact(err))
+		return nil, c.explain(err, false)
 	}
 	if conn.session != nil {
 		conn.Caller = conn.session
 	}
+	if c.verbose {
+		notice(e, "%s", c.redact(conn.description()))
+	}
 	return conn, nil
 }
 
-// withTimeout bounds ctx by --timeout, unless ctx has a deadline.
+// withTimeout bounds ctx by --timeout.
 func (c *connFlags) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok || c.timeout <= 0 {
+	if c.timeout <= 0 {
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, c.timeout)
 }
 
 // options returns a copy of opts with what flags decide.
-func (c *connFlags) options(e *env, opts *rpcx.Options) (*rpcx.Options, error) {
+func (c *connFlags) options(e *env, opts *rpcx.Options) *rpcx.Options {
 	var o rpcx.Options
 	if opts != nil {
 		o = *opts
@@ -118,9 +119,9 @@ func (c *connFlags) options(e *env, opts *rpcx.Options) (*rpcx.Options, error) {
 		o.Limits.RequestTimeout = cmp.Or(c.timeout, -1)
 	}
 	if c.verbose && o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(&escapingWriter{e.stderr, e.stderrTTY}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		o.Logger = slog.New(slog.NewTextHandler(&logWriter{e, c}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	return &o, nil
+	return &o
 }
 
 // newDialer returns a dialer for streams and WebSockets with what flags decide.
@@ -135,7 +136,7 @@ func (c *connFlags) newDialer(e *env, t target) (*websocket.Dialer, error) {
 	}
 	if c.proxy != "" {
 		if d.SOCKS, err = rpcx.ParseSOCKSProxy(c.proxy); err != nil {
-			return nil, usagef("--proxy: %w", c.redact(err))
+			return nil, usagef("--proxy: %s", c.redact(err.Error()))
 		}
 	}
 	d.Header, err = c.header()
@@ -145,7 +146,9 @@ func (c *connFlags) newDialer(e *env, t target) (*websocket.Dialer, error) {
 func (c *connFlags) tlsConfig(e *env) (*tls.Config, error) {
 	config := &tls.Config{ServerName: c.sni, InsecureSkipVerify: c.insecure}
 	if c.insecure {
-		fmt.Fprintln(e.stderr, "warning: --insecure: anybody on the way can read and change what is sent")
+		c.warnOnce.Do(func() {
+			notice(e, "warning: --insecure: anybody on the way can read and change what is sent")
+		})
 	}
 	if c.tlsCA != "" {
 		pem, err := os.ReadFile(c.tlsCA)
@@ -184,7 +187,11 @@ func (c *connFlags) header() (http.Header, error) {
 			if name = strings.TrimSpace(name); !ok || name == "" || strings.ContainsAny(name, " \t\"") {
 				return nil, usagef("--header: want 'Name: value' or @FILE")
 			}
-			header.Add(textproto.CanonicalMIMEHeaderKey(name), strings.TrimSpace(value))
+			if value = strings.TrimSpace(value); !isHeaderValue(value) {
+				return nil, usagef("--header: the value of %s has control characters", name)
+			}
+			c.keepSecret(value)
+			header.Add(textproto.CanonicalMIMEHeaderKey(name), value)
 		}
 	}
 	if c.auth == "" {
@@ -198,17 +205,49 @@ func (c *connFlags) header() (http.Header, error) {
 		}
 		auth = strings.TrimSpace(string(text))
 	}
+	if !isHeaderValue(auth) {
+		return nil, usagef("--auth: the credentials have control characters")
+	}
+	c.keepSecret(auth)
 	if token, ok := strings.CutPrefix(auth, "bearer:"); ok {
+		c.keepSecret(token)
 		header.Set("Authorization", "Bearer "+token)
 		return header, nil
 	}
 	if !strings.Contains(auth, ":") {
 		return nil, usagef("--auth: want user:password, bearer:TOKEN, or @FILE with one of these")
 	}
+	_, password, _ := strings.Cut(auth, ":")
+	c.keepSecret(password)
 	header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(auth)))
 	return header, nil
 }
 
-// redact returns err. A text of err with the password of a URL of the command line is
-// replaced.
-func (c *connFlags) redact(err error) error { return err }
+// isHeaderValue reports whether HTTP can send a text as the value of a header.
+func isHeaderValue(value string) bool {
+	return !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// description says where a connection leads to.
+func (c *connection) description() string {
+	switch {
+	case c.target.kind == kindHTTP:
+		return "posting to " + c.target.shown
+	case c.target.kind == kindStdio:
+		return "started " + c.target.shown
+	}
+	text := "connected to " + c.target.shown
+	if remote := c.session.RemoteAddr(); remote != nil && remote.String() != c.target.shown {
+		text += " (" + remote.String() + ")"
+	}
+	conn, ok := c.session.Conn().(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return text
+	}
+	state := conn.ConnectionState()
+	text += ", " + tls.VersionName(state.Version)
+	if len(state.PeerCertificates) > 0 {
+		text += ", certificate of " + state.PeerCertificates[0].Subject.String()
+	}
+	return text
+}

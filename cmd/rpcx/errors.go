@@ -48,7 +48,7 @@ func exitCodeOf(ctx context.Context, err error) int {
 	if err == nil || isClosedOutput(err) {
 		return exitOK
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil {
 		return exitInterrupted
 	}
 	if e, ok := errors.AsType[*rpcx.Error](err); ok && e != nil {
@@ -81,7 +81,7 @@ func printError(e *env, c *command, err error) {
 		return
 	}
 	if peer, ok := errors.AsType[*rpcx.Error](err); ok {
-		fmt.Fprintln(e.stderr, escapeFor(e.stderrTTY, peerErrorJSON(peer)))
+		fmt.Fprintln(e.stderr, escapeFor(e.stderrTTY, string(peerErrorJSON(peer))))
 		return
 	}
 	name := "rpcx"
@@ -95,7 +95,7 @@ func printError(e *env, c *command, err error) {
 }
 
 // peerErrorJSON returns an error of the peer as the JSON object of JSON-RPC 2.0.
-func peerErrorJSON(e *rpcx.Error) string {
+func peerErrorJSON(e *rpcx.Error) json.RawMessage {
 	object := struct {
 		Code    int    `json:"code"`
 		Message string `json:"message"`
@@ -106,7 +106,7 @@ func peerErrorJSON(e *rpcx.Error) string {
 		object.Data = nil
 		text, _ = marshal(object)
 	}
-	return string(text)
+	return text
 }
 
 // marshal encodes v as JSON, without the escapes that only HTML needs.

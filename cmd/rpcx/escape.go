@@ -47,15 +47,14 @@ func escapeFor(terminal bool, text string) string {
 	return text
 }
 
-// escapingWriter escapes what is written if it goes to a terminal. Each Write is whole
-// lines.
-type escapingWriter struct {
-	w        io.Writer
-	terminal bool
+// logWriter writes lines of a log to stderr, without secrets, and escaped for a terminal.
+type logWriter struct {
+	e *env
+	c *connFlags
 }
 
-func (w *escapingWriter) Write(p []byte) (int, error) {
-	if _, err := io.WriteString(w.w, escapeFor(w.terminal, string(p))); err != nil {
+func (w *logWriter) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(w.e.stderr, escapeFor(w.e.stderrTTY, w.c.redact(string(p)))); err != nil {
 		return 0, err
 	}
 	return len(p), nil

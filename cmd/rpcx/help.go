@@ -89,10 +89,7 @@ func flagsUsage(fs *flags) string {
 func writeFlagHelp(b *strings.Builder, fs *flags, name string) {
 	const margin, width = 26, 88
 	f := fs.Lookup(name)
-	value, usage := flag.UnquoteUsage(f)
-	if _, ok := f.Value.(*boolValue); ok {
-		value = ""
-	}
+	value, usage := unquoteUsage(fs, name)
 	head := "  --" + name
 	if short := fs.aliasOf(name); short != "" {
 		head = "  -" + short + ", --" + name
@@ -120,6 +117,16 @@ func writeFlagHelp(b *strings.Builder, fs *flags, name string) {
 		line += word + " "
 	}
 	b.WriteString(strings.TrimRight(line, " ") + "\n")
+}
+
+// unquoteUsage returns the word for the value of a flag, and the text about the flag. The
+// value of a bool is "".
+func unquoteUsage(fs *flags, name string) (value, usage string) {
+	value, usage = flag.UnquoteUsage(fs.Lookup(name))
+	if !fs.takesValue(name) {
+		value = ""
+	}
+	return value, usage
 }
 
 // aliasOf returns the name of one letter that a flag has, or "".

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sync"
 	"time"
 )
 
@@ -24,6 +25,10 @@ type connFlags struct {
 	headers []string
 	auth    string
 	verbose bool
+
+	warnOnce sync.Once  // for --insecure
+	mu       sync.Mutex // guards secrets
+	secrets  []string   // texts that no output may have; see redact
 }
 
 const (
@@ -66,11 +71,13 @@ type outputFlags struct {
 	color string
 }
 
-// declareOutputFlags declares the flags of every command that prints values.
-func declareOutputFlags(fs *flags) *outputFlags {
-	o := &outputFlags{form: "json", color: "auto"}
+// declareOutputFlags declares the flags of every command that prints values. The default
+// form is json, or the first of forms that the command adds.
+func declareOutputFlags(fs *flags, forms ...string) *outputFlags {
+	forms = append(forms, "json", "compact", "raw", "table")
+	o := &outputFlags{form: forms[0], color: "auto"}
 	fs.group("Output")
-	fs.Choice(&o.form, "output", "json: indented; compact: a line for each value; raw: strings without quotes; table: rows and columns. `FORM`", "json", "compact", "raw", "table")
+	fs.Choice(&o.form, "output", "json: indented; compact: a line for each value; raw: strings without quotes; table: rows and columns. `FORM`", forms...)
 	fs.alias("o", "output")
 	fs.String(&o.jq, "jq", "print what the jq `FILTER` makes of each value")
 	fs.Choice(&o.color, "color", "`WHEN` to colour. auto: on a terminal, unless NO_COLOR is set", "auto", "always", "never")

@@ -43,6 +43,7 @@ func (c *connFlags) targetOf(args []string) (target, []string, error) {
 
 // parseTarget reads an address, and checks it against the flags.
 func (c *connFlags) parseTarget(addr string) (target, error) {
+	c.keepURLSecret(c.proxy)
 	t, err := c.parseAddr(addr)
 	if err != nil {
 		return target{}, err
@@ -116,6 +117,7 @@ func (c *connFlags) parseHostPort(addr string) (target, error) {
 }
 
 func (c *connFlags) parseURL(scheme, addr string) (target, error) {
+	c.keepURLSecret(addr)
 	u, err := url.Parse(addr)
 	if err != nil {
 		return target{}, usagef("the address is no URL: %w", withoutURL(err))
