@@ -58,7 +58,7 @@ func (c *connFlags) dial(ctx context.Context, e *env, t target, opts *rpcx.Optio
 	conn := &connection{target: t, flags: c}
 	switch t.kind {
 	case kindHTTP:
-		h := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS, Timeout: d.Timeout, Header: d.Header, MaxSize: c.maxSize}
+		h := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS, Timeout: d.Timeout, Header: d.Header, MaxSize: c.maxSize, Retries: c.retries}
 		conn.Caller, err = h.Dial(t.addr, o)
 	case kindStdio:
 		cmd := exec.Command(t.command[0], t.command[1:]...)

@@ -9,6 +9,7 @@ replace (
 
 require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/itchyny/gojq v0.12.20
 	golang.org/x/term v0.48.0
 )
@@ -25,6 +26,6 @@ require (
 	example.com/rpcx/openrpc v0.0.0-00010101000000-000000000000
 	github.com/coder/websocket v1.8.15 // indirect
 	github.com/itchyny/timefmt-go v0.1.9 // indirect
-	golang.org/x/sync v0.24.0 // indirect
-	golang.org/x/sys v0.50.0 // indirect
+	golang.org/x/sync v0.24.0
+	golang.org/x/sys v0.50.0
 )

@@ -25,6 +25,7 @@ type connFlags struct {
 	headers []string
 	auth    string
 	verbose bool
+	retries int // over HTTP; 0 for the library's default, negative for none
 
 	warnOnce sync.Once  // for --insecure
 	mu       sync.Mutex // guards secrets

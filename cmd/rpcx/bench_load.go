@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/rpcx"
+)
+
+// loadPlan is what a load sends. A message is a call, a notification or a batch.
+type loadPlan struct {
+	conns      []*loadConn
+	inFlight   int                                      // messages without a reply on each connection
+	perMessage int                                      // calls in a message
+	rate       float64                                  // messages a second in all; 0 for a closed loop
+	messages   int64                                    // to measure; 0 for no limit
+	duration   time.Duration                            // of the measurement; 0 for no limit
+	warmUp     time.Duration                            // before the measurement
+	send       func(context.Context, rpcx.Caller) error // sends a message, and waits for the reply
+	kindOf     func(error) errorKind
+	timer      timer
+}
+
+// load sends messages to a peer, and measures. All times are since the start.
+//
+// Each connection has inFlight workers. In a closed loop, a worker sends its next message
+// after the reply. In the open model, message k is due at k/rate. One goroutine, the pacer,
+// waits until a message is due, and hands the message to a worker. If no worker is free, the
+// pacer waits. The times of later messages stay the same: these messages are sent late, and
+// no queue takes memory.
+type load struct {
+	loadPlan
+
+	start   time.Time
+	shards  []*shard
+	due     chan time.Duration // when a message was due: from the pacer to the workers
+	claimed atomic.Int64       // measured messages of a closed loop
+	given   atomic.Int64       // messages that the pacer has handed to workers
+	waited  atomic.Int64       // measured messages that found no free worker
+	live    atomic.Int64       // connections
+
+	abandoned atomic.Bool   // calls in flight are given up
+	finished  chan struct{} // closed when all workers have ended
+
+	stopOnce  sync.Once
+	stopped   chan struct{} // closed when no message may be sent any more
+	ended     string        // why; ended, stoppedAt and lost are written before stopped is closed
+	stoppedAt time.Duration
+	lost      error // why the last connection was lost
+}
+
+// The reasons for the end of a load.
+const (
+	endedComplete     = "complete"
+	endedInterrupted  = "interrupted"
+	endedDisconnected = "disconnected"
+)
+
+const (
+	// interruptGrace is how long an interrupted load waits for replies.
+	interruptGrace = 500 * time.Millisecond
+	// longestSleep is how long the pacer takes to notice the end of the load.
+	longestSleep = 20 * time.Millisecond
+)
+
+// loadConn is a connection of a load.
+type loadConn struct {
+	caller  rpcx.Caller
+	ctx     context.Context // for calls
+	abandon func()          // ends the calls in flight
+	close   func()          // after the load
+	// patience is the number of failures in a row after which the connection is lost: 1 for
+	// a session, more for a client of HTTP, which connects anew.
+	patience int32
+	failures atomic.Int32 // in a row
+
+	once  sync.Once
+	ended chan struct{} // closed when the connection takes no more messages
+	err   error         // why; written before ended is closed
+}
+
+// end marks the connection as lost.
+func (c *loadConn) end(err error) {
+	c.once.Do(func() {
+		c.err = err
+		close(c.ended)
+	})
+}
+
+// noteOutcome tracks failures of the connection.
+func (c *loadConn) noteOutcome(err error, failed bool) {
+	switch {
+	case failed:
+		if c.failures.Add(1) >= c.patience {
+			c.end(err)
+		}
+	case c.failures.Load() > 0:
+		c.failures.Store(0)
+	}
+}
+
+// newLoad returns a load that starts now.
+func newLoad(plan loadPlan) *load {
+	l := &load{
+		loadPlan: plan, start: time.Now(), due: make(chan time.Duration),
+		stopped: make(chan struct{}), finished: make(chan struct{}),
+		shards: make([]*shard, min(2*runtime.GOMAXPROCS(0), len(plan.conns)*plan.inFlight)),
+	}
+	l.live.Store(int64(len(plan.conns)))
+	for i := range l.shards {
+		l.shards[i] = newShard()
+	}
+	return l
+}
+
+func (l *load) now() time.Duration { return time.Since(l.start) }
+
+// run sends all messages, and returns what was measured. The end of ctx ends the run.
+func (l *load) run(ctx context.Context) *measurement {
+	// Owner: run. End: finished is closed, or interruptGrace has passed.
+	defer context.AfterFunc(ctx, l.interrupt)()
+	if l.duration > 0 {
+		timeUp := time.AfterFunc(l.warmUp+l.duration-l.now(), func() { l.stop(endedComplete, nil) })
+		defer timeUp.Stop()
+	}
+	var conns sync.WaitGroup
+	for i, c := range l.conns {
+		// Owner: run. End: the connection is lost, or all messages are sent.
+		conns.Go(func() { l.runConn(c, i*l.inFlight) })
+	}
+	if l.rate > 0 {
+		l.pace()
+	}
+	conns.Wait()
+	l.stop(endedComplete, nil)
+	close(l.finished)
+	return l.measurement()
+}
+
+// stop ends the sending. The first reason counts.
+func (l *load) stop(reason string, lost error) {
+	l.stopOnce.Do(func() {
+		l.ended, l.lost, l.stoppedAt = reason, lost, l.now()
+		close(l.stopped)
+	})
+}
+
+// interrupt stops the load, and gives up the calls without a reply after interruptGrace.
+func (l *load) interrupt() {
+	l.stop(endedInterrupted, nil)
+	select {
+	case <-l.finished:
+		return
+	case <-time.After(interruptGrace):
+	}
+	l.abandoned.Store(true)
+	for _, c := range l.conns {
+		c.abandon()
+	}
+}
+
+// runConn runs the workers of a connection until all have ended.
+func (l *load) runConn(c *loadConn, firstWorker int) {
+	var workers sync.WaitGroup
+	for i := range l.inFlight {
+		// Owner: runConn. End: the connection is lost, or all messages are sent.
+		workers.Go(func() { l.work(c, l.shards[(firstWorker+i)%len(l.shards)]) })
+	}
+	workers.Wait()
+	select {
+	case <-c.ended:
+		if l.live.Add(-1) == 0 {
+			l.stop(endedDisconnected, c.err)
+		}
+	default:
+	}
+}
+
+// work sends messages on a connection, one after the other.
+func (l *load) work(c *loadConn, sh *shard) {
+	for {
+		due, ok := l.next(c)
+		if !ok {
+			return
+		}
+		sent := due
+		if l.rate > 0 {
+			sent = l.now()
+		}
+		err := l.send(c.ctx, c.caller)
+		l.record(c, sh, due, sent, l.now(), err)
+	}
+}
+
+// next returns when the next message for c was due. Without a next message, ok is false.
+func (l *load) next(c *loadConn) (due time.Duration, ok bool) {
+	if l.rate > 0 {
+		select {
+		case due, ok = <-l.due:
+			return due, ok
+		case <-c.ended:
+			return 0, false
+		}
+	}
+	select {
+	case <-c.ended:
+		return 0, false
+	case <-l.stopped:
+		return 0, false
+	default:
+	}
+	now := l.now()
+	switch {
+	case now < l.warmUp:
+		return now, true
+	case l.duration > 0 && now >= l.warmUp+l.duration:
+		return 0, false
+	}
+	return now, l.messages == 0 || l.claimed.Add(1) <= l.messages
+}
+
+// pace hands messages to workers when they are due, until the last message.
+func (l *load) pace() {
+	defer close(l.due)
+	for k, last := int64(0), l.lastMessage(); k < last; k++ {
+		at := l.dueAt(k)
+		if l.duration > 0 && at >= l.warmUp+l.duration || !l.sleepUntil(at) {
+			return
+		}
+		select {
+		case l.due <- at:
+		default:
+			if at >= l.warmUp {
+				l.waited.Add(1)
+			}
+			select {
+			case l.due <- at:
+			case <-l.stopped:
+				return
+			}
+		}
+		l.given.Store(k + 1)
+	}
+}
+
+// sleepUntil waits. It reports false if the load is stopped.
+func (l *load) sleepUntil(at time.Duration) bool {
+	for {
+		wait := at - l.now()
+		if wait <= 0 {
+			return true
+		}
+		select {
+		case <-l.stopped:
+			return false
+		default:
+			l.timer.sleep(min(wait, longestSleep))
+		}
+	}
+}
+
+// dueAt returns when message k of the open model is due.
+func (l *load) dueAt(k int64) time.Duration {
+	return time.Duration(math.Round(float64(k) / l.rate * float64(time.Second)))
+}
+
+// dueBefore returns the number of messages that are due before a time.
+func (l *load) dueBefore(at time.Duration) int64 {
+	k := max(0, int64(at.Seconds()*l.rate)-1)
+	for l.dueAt(k) < at {
+		k++
+	}
+	return k
+}
+
+// lastMessage returns the number of messages of the open model, with the warm-up.
+func (l *load) lastMessage() int64 {
+	if l.messages == 0 {
+		return math.MaxInt64
+	}
+	return l.dueBefore(l.warmUp) + l.messages
+}
+
+// end returns when the measurement ended, unless a later reply ends it. first to last are the
+// messages of the open model that were due and not sent.
+func (l *load) end() (at time.Duration, first, last int64) {
+	byTime := l.warmUp + l.duration
+	if l.rate == 0 {
+		switch {
+		case l.ended != endedComplete:
+			return l.stoppedAt, 0, 0
+		case l.messages > 0 && l.claimed.Load() >= l.messages:
+			return 0, 0, 0
+		}
+		return byTime, 0, 0
+	}
+	first, last = max(l.given.Load(), l.dueBefore(l.warmUp)), l.lastMessage()
+	switch {
+	case l.ended != endedComplete:
+		at = l.stoppedAt
+	case first >= last: // the time between two messages follows each
+		at = l.dueAt(last)
+		if l.duration > 0 {
+			at = min(at, byTime)
+		}
+	default:
+		at = byTime
+	}
+	return at, first, max(first, min(last, l.dueBefore(at)))
+}
