@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"example.com/rpcx"
@@ -123,6 +124,9 @@ func (b *batchCall) sendBatch(ctx context.Context, e *env, c *connection, lines 
 		}
 		return c.explain(err)
 	}
+	if ok && !slices.ContainsFunc(failed.Errs, isReply) {
+		return c.explain(failed.Errs[0])
+	}
 	replies := replyList{e: e, c: c, p: p}
 	for i, n := 0, 0; i < len(lines); i++ {
 		if lines[i].notification {
@@ -138,6 +142,12 @@ func (b *batchCall) sendBatch(ctx context.Context, e *env, c *connection, lines 
 		}
 	}
 	return replies.finish(ctx)
+}
+
+// isReply reports whether the outcome of a call has come from the peer.
+func isReply(err error) bool {
+	_, refused := errors.AsType[*rpcx.Error](err)
+	return err == nil || refused
 }
 
 // sendEach sends the lines one after the other. It stops where the connection fails.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,7 +22,23 @@ import (
 	"example.com/rpcx/websocket"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaktest.Run(m)) }
+// TestMain runs the command itself in a process that a test has started; see process.
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+	}
+	os.Exit(leaktest.Run(m))
+}
+
+const asCommand = "RPCX_TEST_AS_COMMAND"
+
+// process returns a process of the command, for what needs signals or pipes.
+func process(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asCommand+"=1")
+	return cmd
+}
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
