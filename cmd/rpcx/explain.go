@@ -87,6 +87,8 @@ var hints = []struct{ text, hint string }{
 	{`malformed HTTP response "\x00\x00`, "The peer speaks JSON with lengths, without HTTP: try tcp:// and --framing length."},
 	{`malformed HTTP response "\x15\x03`, "The peer expects TLS: try https:// or wss://."},
 	{`malformed HTTP response "SSH-`, "This port is not of a JSON-RPC server."},
+	{"malformed HTTP status code", "The peer does not speak HTTP: try tcp://, perhaps with --framing lsp."},
+	{"malformed HTTP", "The peer does not speak HTTP: try tcp://."},
 	{"certificate signed by unknown authority", "--tls-ca FILE trusts another authority; --insecure trusts anybody."},
 	{"certificate is valid for", "--sni NAME asks for another name."},
 	{"certificate is not valid for any names", "--sni NAME asks for another name."},
@@ -98,7 +100,7 @@ var hints = []struct{ text, hint string }{
 // hintFor returns what helps, or "".
 func hintFor(err error, text string) string {
 	if _, ok := errors.AsType[*rpcx.SizeError](err); ok {
-		return "--max-size BYTES allows larger messages at this end."
+		return "--max-size SIZE allows larger messages at this end."
 	}
 	for _, h := range hints {
 		if strings.Contains(text, h.text) {

@@ -12,6 +12,7 @@ require (
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/itchyny/gojq v0.12.20
 	golang.org/x/term v0.48.0
+	golang.org/x/text v0.41.0
 )
 
 require (
