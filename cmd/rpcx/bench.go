@@ -94,24 +94,29 @@ rpcx bench localhost:8888 sum 1 2 --rate 5000 -d 30s --warm-up 2s
 rpcx bench ws://localhost:8080/ws echo message=hi -n 100000 -c 10 -p 20
 rpcx bench localhost:8888 sum 1 2 --rate 1000 --output json --jq .latency_us.p99`,
 		setup: func(fs *flags) action {
-			b := &benchCall{conn: declareConnFlags(fs), out: declareOutputFlags(fs, "text"), connections: 1}
-			fs.group("Load")
-			fs.Int(&b.calls, "calls", "end after `N` calls. Default: no end")
-			fs.alias("n", "calls")
-			fs.Duration(&b.duration, "duration", "end after `TIME`. Default: 10s, unless --calls is given")
-			fs.alias("d", "duration")
-			fs.Duration(&b.warmUp, "warm-up", "send calls for `TIME` before the measurement begins")
-			fs.Int(&b.connections, "connections", "the number of connections: `CONNS`")
-			fs.alias("c", "connections")
-			fs.Int(&b.inFlight, "in-flight", "the largest number of calls without a reply on each connection: `N`. Default: 50; with --rate 1000, over HTTP 100")
-			fs.alias("p", "in-flight")
-			fs.Int(&b.rate, "rate", "send `N` calls a second in all, and count latency from when a call was due. Default: a closed loop")
-			fs.Int(&b.batch, "batch", "send calls in batches of `N`; a latency is that of a batch")
-			fs.Bool(&b.notify, "notify", "send notifications, which have no reply: a latency is the wait for room to send")
-			fs.Bool(&b.noProgress, "no-progress", "show no progress on a terminal")
-			return b.run
+			return newBenchCall(fs).run
 		},
 	}
+}
+
+// newBenchCall declares the flags of bench.
+func newBenchCall(fs *flags) *benchCall {
+	b := &benchCall{conn: declareConnFlags(fs), out: declareOutputFlags(fs, "text"), connections: 1}
+	fs.group("Load")
+	fs.Int(&b.calls, "calls", "end after `N` calls. Default: no end")
+	fs.alias("n", "calls")
+	fs.Duration(&b.duration, "duration", "end after `TIME`. Default: 10s, unless --calls is given")
+	fs.alias("d", "duration")
+	fs.Duration(&b.warmUp, "warm-up", "send calls for `TIME` before the measurement begins")
+	fs.Int(&b.connections, "connections", "the number of connections: `CONNS`")
+	fs.alias("c", "connections")
+	fs.Int(&b.inFlight, "in-flight", "the largest number of calls without a reply on each connection: `N`. Default: 50; with --rate 1000, over HTTP 100")
+	fs.alias("p", "in-flight")
+	fs.Int(&b.rate, "rate", "send `N` calls a second in all, and count latency from when a call was due. Default: a closed loop")
+	fs.Int(&b.batch, "batch", "send calls in batches of `N`; a latency is that of a batch")
+	fs.Bool(&b.notify, "notify", "send notifications, which have no reply: a latency is the wait for room to send")
+	fs.Bool(&b.noProgress, "no-progress", "show no progress on a terminal")
+	return b
 }
 
 // run reads the arguments, measures, and prints the report.
@@ -155,7 +160,7 @@ func (b *benchCall) measure(ctx context.Context, e *env, p *printer, subject ben
 	m := l.run(ctx)
 	hide()
 	if m.ended == endedDisconnected && m.lastReply == 0 {
-		return b.conn.explain(m.lost, false) // nothing was measured
+		return b.lostError(m.lost) // nothing was measured
 	}
 	r := newReport(b, subject, m)
 	if err := r.print(e, p); err != nil {
@@ -286,7 +291,7 @@ func (b *benchCall) result(ctx context.Context, m *measurement) error {
 	case endedInterrupted:
 		return context.Cause(ctx)
 	case endedDisconnected:
-		return b.conn.explain(fmt.Errorf("all connections were lost: %w", m.lost), false)
+		return b.lostError(m.lost)
 	}
 	failed := map[string]bool{}
 	for kind := range m.errors {
@@ -302,4 +307,13 @@ func (b *benchCall) result(ctx context.Context, m *measurement) error {
 		code = exitTimeout
 	}
 	return &exitError{code: code, err: errors.New("calls have failed"), silent: true}
+}
+
+// lostError returns the loss of all connections as an error for the user.
+func (b *benchCall) lostError(lost error) error {
+	err := fmt.Errorf("all connections were lost: %w", lost)
+	if _, ok := errors.AsType[*rpcx.Error](lost); ok {
+		err = errors.New(err.Error()) // no call has failed with this error of the peer
+	}
+	return b.conn.explain(err, false)
 }

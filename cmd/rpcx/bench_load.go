@@ -28,20 +28,28 @@ type loadPlan struct {
 // load sends messages to a peer, and measures. All times are since the start.
 //
 // Each connection has inFlight workers. In a closed loop, a worker sends its next message
-// after the reply. In the open model, message k is due at k/rate. One goroutine, the pacer,
-// waits until a message is due, and hands the message to a worker. If no worker is free, the
-// pacer waits. The times of later messages stay the same: these messages are sent late, and
-// no queue takes memory.
+// after the reply.
+//
+// In the open model, message k is due at k/rate, and messages are given to workers in this
+// order. A worker that is free takes a message that is due. Without such a message, the
+// worker is idle. The pacer, a goroutine, waits until a message is due, and gives the message
+// to an idle worker. If no worker is free, nobody takes the message: it is sent late, and no
+// queue takes memory.
 type load struct {
 	loadPlan
 
 	start   time.Time
+	last    int64 // number of messages of the open model, with the warm-up
 	shards  []*shard
-	due     chan time.Duration // when a message was due: from the pacer to the workers
-	claimed atomic.Int64       // measured messages of a closed loop
-	given   atomic.Int64       // messages that the pacer has handed to workers
-	waited  atomic.Int64       // measured messages that found no free worker
-	live    atomic.Int64       // connections
+	claimed atomic.Int64 // measured messages of a closed loop
+	live    atomic.Int64 // connections
+
+	// The open model.
+	given  atomic.Int64       // messages that workers have
+	waited atomic.Int64       // measured messages that found no idle worker
+	idle   atomic.Int64       // workers; may be too high for a moment
+	parked chan struct{}      // has an element after a worker has become idle
+	due    chan time.Duration // from the pacer to an idle worker: when the message was due
 
 	abandoned atomic.Bool   // calls in flight are given up
 	finished  chan struct{} // closed when all workers have ended
@@ -106,11 +114,16 @@ func (c *loadConn) noteOutcome(err error, failed bool) {
 // newLoad returns a load that starts now.
 func newLoad(plan loadPlan) *load {
 	l := &load{
-		loadPlan: plan, start: time.Now(), due: make(chan time.Duration),
+		loadPlan: plan, start: time.Now(), due: make(chan time.Duration), parked: make(chan struct{}, 1),
 		stopped: make(chan struct{}), finished: make(chan struct{}),
 		shards: make([]*shard, min(2*runtime.GOMAXPROCS(0), len(plan.conns)*plan.inFlight)),
 	}
 	l.live.Store(int64(len(plan.conns)))
+	l.last = math.MaxInt64
+	if plan.rate > 0 && plan.messages > 0 {
+		l.last = l.dueBefore(plan.warmUp) + plan.messages
+	}
+	l.idle.Store(int64(len(plan.conns) * plan.inFlight))
 	for i := range l.shards {
 		l.shards[i] = newShard()
 	}
@@ -182,11 +195,16 @@ func (l *load) runConn(c *loadConn, firstWorker int) {
 
 // work sends messages on a connection, one after the other.
 func (l *load) work(c *loadConn, sh *shard) {
+	next := l.next
+	if l.rate > 0 {
+		next = l.park // idle from the beginning
+	}
 	for {
-		due, ok := l.next(c)
+		due, ok := next(c)
 		if !ok {
 			return
 		}
+		next = l.next
 		sent := due
 		if l.rate > 0 {
 			sent = l.now()
@@ -199,22 +217,12 @@ func (l *load) work(c *loadConn, sh *shard) {
 // next returns when the next message for c was due. Without a next message, ok is false.
 func (l *load) next(c *loadConn) (due time.Duration, ok bool) {
 	if l.rate > 0 {
-		select {
-		case due, ok = <-l.due:
-			return due, ok
-		case <-c.ended:
-			return 0, false
-		}
-	}
-	select {
-	case <-c.ended:
-		return 0, false
-	case <-l.stopped:
-		return 0, false
-	default:
+		return l.nextDue(c)
 	}
 	now := l.now()
 	switch {
+	case isClosed(c.ended) || isClosed(l.stopped):
+		return 0, false
 	case now < l.warmUp:
 		return now, true
 	case l.duration > 0 && now >= l.warmUp+l.duration:
@@ -223,44 +231,105 @@ func (l *load) next(c *loadConn) (due time.Duration, ok bool) {
 	return now, l.messages == 0 || l.claimed.Add(1) <= l.messages
 }
 
-// pace hands messages to workers when they are due, until the last message.
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// nextDue is next in the open model.
+func (l *load) nextDue(c *loadConn) (due time.Duration, ok bool) {
+	if isClosed(c.ended) {
+		return 0, false
+	}
+	select {
+	case due, ok = <-l.due: // first, so that this message does not wait for an idle worker
+		return due, ok
+	default:
+	}
+	if due, ok = l.take(); ok {
+		if l.idle.Load() == 0 && due >= l.warmUp {
+			l.waited.Add(1)
+		}
+		return due, true
+	}
+	l.idle.Add(1)
+	select {
+	case l.parked <- struct{}{}:
+	default:
+	}
+	return l.park(c)
+}
+
+// park waits for a message from the pacer. The worker has been counted as idle.
+func (l *load) park(c *loadConn) (due time.Duration, ok bool) {
+	defer l.idle.Add(-1)
+	select {
+	case due, ok = <-l.due:
+		return due, ok
+	case <-c.ended:
+		return 0, false
+	}
+}
+
+// take takes the next message, if it is due.
+func (l *load) take() (due time.Duration, ok bool) {
+	for {
+		k := l.given.Load()
+		due = l.dueAt(k)
+		if due > l.now() || !l.mayGive(k, due) || isClosed(l.stopped) {
+			return 0, false
+		}
+		if l.given.CompareAndSwap(k, k+1) {
+			return due, true
+		}
+	}
+}
+
+// mayGive reports whether message k, which is due at the given time, belongs to the load.
+func (l *load) mayGive(k int64, due time.Duration) bool {
+	return k < l.last && (l.duration == 0 || due < l.warmUp+l.duration)
+}
+
+// pace gives messages to idle workers when these are due, until the last message.
 func (l *load) pace() {
 	defer close(l.due)
-	for k, last := int64(0), l.lastMessage(); k < last; k++ {
-		at := l.dueAt(k)
-		if l.duration > 0 && at >= l.warmUp+l.duration || !l.sleepUntil(at) {
+	for {
+		k := l.given.Load()
+		due := l.dueAt(k)
+		if !l.mayGive(k, due) || !l.sleepUntil(due) {
 			return
 		}
-		select {
-		case l.due <- at:
-		default:
-			if at >= l.warmUp {
-				l.waited.Add(1)
-			}
+		if l.idle.Load() == 0 {
 			select {
-			case l.due <- at:
+			case <-l.parked:
 			case <-l.stopped:
 				return
 			}
+		} else if due, ok := l.take(); ok {
+			select {
+			case l.due <- due:
+			case <-l.stopped:
+				l.given.Add(-1)
+				return
+			}
 		}
-		l.given.Store(k + 1)
 	}
 }
 
 // sleepUntil waits. It reports false if the load is stopped.
 func (l *load) sleepUntil(at time.Duration) bool {
-	for {
+	for !isClosed(l.stopped) {
 		wait := at - l.now()
 		if wait <= 0 {
 			return true
 		}
-		select {
-		case <-l.stopped:
-			return false
-		default:
-			l.timer.sleep(min(wait, longestSleep))
-		}
+		l.timer.sleep(min(wait, longestSleep))
 	}
+	return false
 }
 
 // dueAt returns when message k of the open model is due.
@@ -277,14 +346,6 @@ func (l *load) dueBefore(at time.Duration) int64 {
 	return k
 }
 
-// lastMessage returns the number of messages of the open model, with the warm-up.
-func (l *load) lastMessage() int64 {
-	if l.messages == 0 {
-		return math.MaxInt64
-	}
-	return l.dueBefore(l.warmUp) + l.messages
-}
-
 // end returns when the measurement ended, unless a later reply ends it. first to last are the
 // messages of the open model that were due and not sent.
 func (l *load) end() (at time.Duration, first, last int64) {
@@ -298,7 +359,7 @@ func (l *load) end() (at time.Duration, first, last int64) {
 		}
 		return byTime, 0, 0
 	}
-	first, last = max(l.given.Load(), l.dueBefore(l.warmUp)), l.lastMessage()
+	first, last = max(l.given.Load(), l.dueBefore(l.warmUp)), l.last
 	switch {
 	case l.ended != endedComplete:
 		at = l.stoppedAt

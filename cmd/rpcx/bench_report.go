@@ -136,7 +136,7 @@ var (
 // digits of the histogram.
 func distribution(h *hdrhistogram.Histogram, steps []int64) []bar {
 	edges := []int64{0} // in ns; bar i is over edges[i], up to edges[i+1]
-	for power := int64(10); power <= int64(longestLatency); power *= 10 {
+	for power := int64(10); power/10 <= int64(longestLatency); power *= 10 {
 		for _, step := range steps {
 			edges = append(edges, power/10*step)
 		}

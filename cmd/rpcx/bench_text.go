@@ -53,18 +53,28 @@ func (r *report) unit() string {
 
 // loadText says what was sent, and when.
 func (r *report) loadText() string {
-	flight := r.unit()
+	one, many := strings.TrimSuffix(r.unit(), "s"), r.unit()
 	if r.Batch > 0 {
-		flight = fmt.Sprintf("batches of %s %s", grouped(int64(r.Batch)), r.unit())
+		of := " of " + plural(r.Batch, one, many)
+		one, many = "batch"+of, "batches"+of
 	}
-	flight = fmt.Sprintf("%s %s in flight on 1 connection", grouped(int64(r.InFlight)), flight)
+	flight := plural(r.InFlight, one, many) + " in flight on "
 	if r.Connections > 1 {
-		flight = strings.TrimSuffix(flight, "1 connection") + fmt.Sprintf("each of %s connections", grouped(int64(r.Connections)))
+		flight += "each of "
 	}
+	flight += plural(r.Connections, "connection", "connections")
 	if r.Model == "open" {
-		return fmt.Sprintf("open model: %s %s a second, at most %s", grouped(int64(r.RateWanted)), r.unit(), flight)
+		return fmt.Sprintf("open model: %s a second, at most %s", plural(r.RateWanted, strings.TrimSuffix(r.unit(), "s"), r.unit()), flight)
 	}
 	return "closed loop: " + flight
+}
+
+// plural returns a number with its noun.
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return grouped(int64(n)) + " " + many
 }
 
 func (r *report) countRows() [][]string {
@@ -96,7 +106,7 @@ func (r *report) countRows() [][]string {
 	}
 	if r.Late != nil && r.Calls.Sent > 0 {
 		late := fmt.Sprintf("50 %% %s, 99 %% %s, max %s", shortTime(r.Late.P50), shortTime(r.Late.P99), shortTime(r.Late.Max))
-		if n := r.Calls.Waited; n > 0 {
+		if n := r.Calls.Waited; n > r.Calls.Sent/1000 {
 			late += fmt.Sprintf("; %s waited until fewer were in flight", grouped(n))
 		}
 		rows = append(rows, []string{"Late by", late})
