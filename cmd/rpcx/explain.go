@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 
 	"example.com/rpcx"
 )
@@ -58,7 +59,7 @@ func (c *connFlags) explain(err error, silent bool) error {
 	}
 	if hint := hintFor(err, text); hint != "" {
 		text += "\n" + hint
-	} else if silent && errors.Is(err, io.EOF) {
+	} else if silent && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 		text += "\nThe peer has closed the connection without a word. Does it expect TLS (--tls)? " + c.framingQuestion()
 	}
 	return &exitError{code: code, err: &explainedError{c.redact(text), err}}
