@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 
 	"example.com/rpcx"
 )
@@ -57,6 +59,8 @@ func (c *connFlags) explain(err error, silent bool) error {
 	}
 	if hint := hintFor(err, text); hint != "" {
 		text += "\n" + hint
+	} else if silent && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		text += "\nThe peer has closed the connection without a word. Does it expect TLS (--tls)? " + c.framingQuestion()
 	}
 	return &exitError{code: code, err: &explainedError{c.redact(text), err}}
 }
@@ -92,6 +96,7 @@ var hints = []struct{ text, hint string }{
 	{"certificate signed by unknown authority", "--tls-ca FILE trusts another authority; --insecure trusts anybody."},
 	{"certificate is valid for", "--sni NAME asks for another name."},
 	{"certificate is not valid for any names", "--sni NAME asks for another name."},
+	{"doesn't contain any IP SANs", "--sni NAME asks for another name."},
 	{"certificate required", "--cert and --key show a client certificate."},
 	{"bad certificate", "--cert and --key show a client certificate."},
 	{"executable file not found", "Is the program installed, and in PATH?"},
@@ -130,14 +135,24 @@ func (c *connFlags) keepSecret(text string) {
 	}
 }
 
-// keepURLSecret adds the password of a URL, as written and as meant.
+// keepURLSecret adds the password of a URL, as written, as meant, and as HTTP sends it.
 func (c *connFlags) keepURLSecret(text string) {
 	_, rest, _ := strings.Cut(text, "://")
 	user, _, ok := strings.Cut(rest, "@")
-	if _, password, has := strings.Cut(user, ":"); ok && has {
-		c.keepSecret(password)
-		if meant, err := url.PathUnescape(password); err == nil && meant != password {
-			c.keepSecret(meant)
-		}
+	if !ok {
+		return
 	}
+	meant, err := url.PathUnescape(user)
+	if err != nil {
+		meant = user
+	}
+	name, password, hasPassword := strings.Cut(meant, ":")
+	if !hasPassword {
+		c.keepSecret(name) // a token, perhaps
+		return
+	}
+	_, written, _ := strings.Cut(user, ":")
+	c.keepSecret(meant)
+	c.keepSecret(password)
+	c.keepSecret(written)
 }

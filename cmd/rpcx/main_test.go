@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -162,6 +164,8 @@ type peer struct {
 	srv                 *rpcx.Server
 	tcp, ws, http, unix string // addresses for the command
 	received            chan string
+	web                 http.Handler   // of ws and http
+	running             sync.WaitGroup // servers
 }
 
 // newPeer starts a peer. received gets the methods of requests and notifications, up to
@@ -196,19 +200,21 @@ func newPeer(t *testing.T, change ...func(*rpcx.Options)) *peer {
 	mux := http.NewServeMux()
 	mux.Handle("/ws", websocket.Handler(p.srv))
 	mux.Handle("/rpc", &rpchttp.Handler{Server: p.srv})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
-	var running sync.WaitGroup
-	running.Go(func() { p.srv.Serve(l) })
-	running.Go(func() { p.srv.Serve(u) })
-	running.Go(func() { server.Serve(web) })
+	p.web = mux
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, ErrorLog: discardLog}
+	p.running.Go(func() { p.srv.Serve(l) })
+	p.running.Go(func() { p.srv.Serve(u) })
+	p.running.Go(func() { server.Serve(web) })
 	t.Cleanup(func() {
 		server.Close()
 		p.srv.Close()
 		p.srv.Wait(context.Background())
-		running.Wait()
+		p.running.Wait()
 	})
 	return p
 }
+
+var discardLog = log.New(io.Discard, "", 0)
 
 func listenTCP(t *testing.T) net.Listener {
 	t.Helper()
