@@ -47,44 +47,46 @@ func benchCommand() *command {
 		usage:   "ADDR METHOD [PARAMS… | NAME=VALUE… | @FILE | -]",
 		summary: "Measure how fast a peer answers calls",
 		help: `
-Without --rate, bench is a closed loop: the next call starts when a reply has come. The result
-is the greatest rate that the peer reaches with so many calls in flight. A closed loop waits
-while the peer stalls, so its latencies do not show what other callers would have seen.
+Without --rate, bench is a closed loop: the next call starts when a reply has come. The
+result is the greatest rate that the peer reaches with so many calls in flight. A closed
+loop waits while the peer stalls, so that its latencies do not show what others would see.
 
-With --rate, bench is an open model: calls are due at fixed times, whatever the peer does, and
-latency is counted from when a call was due. If --in-flight calls have no reply, the calls that
-are due wait: they are sent late, and none is dropped before the time is up. The report then
-has the rate that was reached, and how late calls were sent. The column "from sent" has the
+With --rate, bench is an open model: calls are due at fixed times, whatever the peer does,
+and latency is counted from when a call was due. If --in-flight calls have no reply, calls
+that are due wait: they are sent late, and none is dropped before the time is up. The report
+has the rate that was reached, and how late calls were sent. The column "from sent" is the
 time from the sending of a call to the reply.
 
-Every call that was due counts in the latencies. Without a reply, the time until bench gave
-the call up counts: by --timeout, by the loss of the connection, or at the end of the time.
-bench sends no call after the end, and waits for the replies to the calls in flight. Ctrl-C
-ends the run early; the report is about what was measured until then.
+Every call that was due counts in the latencies. Without a reply, the time counts until the
+call was given up: by --timeout, by the loss of the connection, or at the end of the time.
+After the end bench sends no call, and waits for the replies to the calls in flight. Ctrl-C
+ends the run early, and the report is about what was measured until then.
 
 A connection that is lost is not made again: the run goes on with the others. Over HTTP/1.1,
-every call in flight has a TCP connection of its own, and a connection of --connections is a
-client that keeps 100 of these; failed requests are not repeated.
+every call in flight has a TCP connection of its own, and --connections is the number of
+clients. Requests that failed are not repeated.
 
-bench adds less than 1 µs of processor time to a call, and the calls of a closed loop take
-less than 10 % longer than a bare loop of calls. With a peer on the same machine, both share
-the processors. A peer that limits its callers, as servers of rpcx do by default, slows down
-or ends connections that send so much: raise its limits first.
+bench itself takes less than 1 µs of processor time for each call. If the peer is on the
+same machine, both share the processors. A peer that limits its callers, as servers of rpcx
+do by default, slows down or ends connections that send so much: raise its limits first.
 
-With --output json, times are numbers in the unit at the end of the field's name (_s, _us):
-  target, method, kind          what was sent: call, notification or batch
-  model, rate_wanted            closed, or open with the --rate
-  connections, in_flight        in_flight for each connection; batch: calls in a message
-  warm_up_s, duration_s         the time before the measurement, and of the measurement
-  ended                         complete, interrupted or disconnected
-  calls                         due = sent + unsent; sent = succeeded + failed + unfinished
-                                (no reply when bench ended); waited: for one in flight
-  rate                          calls a second that were answered
-  latency_us                    from due to the reply: min, mean, stddev, p50 … p99_99, max
-  reply_us, late_us             open model: from sent to the reply, and from due to sent
-  histogram                     count of latencies over from_us, up to to_us
-  errors                        kind (peer, timeout, connection, http, message or other),
-                                code, message, count; 20 at most, the others are one entry
+With --output json, numbers have the unit at the end of the field's name, _s or _us:
+  target, method, kind      what was sent: call or notification, or a batch of these
+  model, rate_wanted        closed, or open with --rate
+  connections, in_flight    in_flight is for each connection
+  batch                     calls in a message, with --batch
+  warm_up_s, duration_s     the time before the measurement, and of the measurement
+  ended                     complete, interrupted, or disconnected
+  calls                     numbers: due = sent + unsent, and
+                            sent = succeeded + failed + unfinished (given up by Ctrl-C);
+                            waited: sent late, because too many were in flight
+  rate                      calls a second that were answered
+  latency_us                from due to the reply: min, mean, stddev, p50, p75, p90, p95,
+                            p99, p99_9, p99_99, max; three digits count
+  reply_us, late_us         with --rate: from sent to the reply, and from due to sent
+  histogram                 count of the latencies over from_us, up to to_us
+  errors                    count of each kind (peer, timeout, connection, http, message),
+                            code and message; after 20 of these, the others are one, "other"
 
 The exit code is 0 if all calls succeeded; otherwise 3 if a connection failed or a reply was
 no JSON-RPC, or else 4 if a call timed out, or else 1. After Ctrl-C it is 130.`,
@@ -101,21 +103,22 @@ rpcx bench localhost:8888 sum 1 2 --rate 1000 --output json --jq .latency_us.p99
 
 // newBenchCall declares the flags of bench.
 func newBenchCall(fs *flags) *benchCall {
-	b := &benchCall{conn: declareConnFlags(fs), out: declareOutputFlags(fs, "text"), connections: 1}
+	b := &benchCall{connections: 1}
 	fs.group("Load")
 	fs.Int(&b.calls, "calls", "end after `N` calls. Default: no end")
 	fs.alias("n", "calls")
 	fs.Duration(&b.duration, "duration", "end after `TIME`. Default: 10s, unless --calls is given")
 	fs.alias("d", "duration")
 	fs.Duration(&b.warmUp, "warm-up", "send calls for `TIME` before the measurement begins")
-	fs.Int(&b.connections, "connections", "the number of connections: `CONNS`")
+	fs.Int(&b.connections, "connections", "open `CONNS` connections")
 	fs.alias("c", "connections")
-	fs.Int(&b.inFlight, "in-flight", "the largest number of calls without a reply on each connection: `N`. Default: 50; with --rate 1000, over HTTP 100")
+	fs.Int(&b.inFlight, "in-flight", "at most `N` calls without a reply on each connection. Default: 50; with --rate 1000, or 100 over HTTP")
 	fs.alias("p", "in-flight")
 	fs.Int(&b.rate, "rate", "send `N` calls a second in all, and count latency from when a call was due. Default: a closed loop")
 	fs.Int(&b.batch, "batch", "send calls in batches of `N`; a latency is that of a batch")
 	fs.Bool(&b.notify, "notify", "send notifications, which have no reply: a latency is the wait for room to send")
 	fs.Bool(&b.noProgress, "no-progress", "show no progress on a terminal")
+	b.out, b.conn = declareOutputFlags(fs, "text"), declareConnFlags(fs)
 	return b
 }
 

@@ -85,8 +85,8 @@ func TestBenchGolden(t *testing.T) {
 		{"bench_closed_json", serve1ms, invocation{}, 0, []string{"-n", "1000", "-p", "1", "-o", "compact"}},
 		{"bench_jq", unsteady, invocation{}, 0, append(open, "--jq", ".latency_us.p99, .calls.failed")},
 		{"bench_notify", serve1ms, invocation{}, 0, []string{"-n", "1000", "-p", "2", "--notify"}},
-		{"bench_interrupted", unsteady, invocation{}, 2100 * time.Millisecond, open},
-		{"bench_interrupted_json", unsteady, invocation{}, 2100 * time.Millisecond, append(open, "-o", "json")},
+		{"bench_interrupted", unsteady, invocation{}, 2105 * time.Millisecond, open},
+		{"bench_interrupted_json", unsteady, invocation{}, 2105 * time.Millisecond, append(open, "-o", "json")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

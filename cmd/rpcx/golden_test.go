@@ -63,6 +63,7 @@ func TestGolden(t *testing.T) {
 		{"help", invocation{}, []string{"--help"}},
 		{"help_call", invocation{}, []string{"call", "--help"}},
 		{"help_batch", invocation{}, []string{"help", "batch"}},
+		{"help_bench", invocation{}, []string{"bench", "--help"}},
 		{"help_describe", invocation{}, []string{"describe", "-h"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -100,7 +100,7 @@ func writeFlagHelp(b *strings.Builder, fs *flags, name string) {
 	if choices := fs.values[name]; len(choices) > 0 && choices[0] != completeFiles {
 		usage += " (" + strings.Join(choices, ", ") + ")"
 	}
-	if d := f.DefValue; d != "" && d != "false" && d != "0" {
+	if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "0s" {
 		usage += "; default " + d
 	}
 	line := head
