@@ -15,8 +15,8 @@ import (
 	"example.com/rpcx"
 )
 
-// fakeCaller is a peer of a load. Each call takes the time that serve returns for the moment
-// when the call was sent, counted from the first call.
+// fakeCaller is a peer of a load. serve returns how long a call takes that was sent at the
+// given time since the start.
 type fakeCaller struct {
 	rpcx.Caller
 	serve func(sent time.Duration) (time.Duration, error)
@@ -196,8 +196,8 @@ func TestWarmUp(t *testing.T) {
 	}
 }
 
-// An interrupted run reports what was measured until then. Calls without a reply are given up
-// after a grace.
+// An interrupted run reports what was measured until then. Calls without a reply are given
+// up after a grace.
 func TestInterruptedLoad(t *testing.T) {
 	for name, takes := range map[string]time.Duration{"replies in the grace": 200 * time.Millisecond, "no reply": time.Hour} {
 		t.Run(name, func(t *testing.T) {

@@ -365,8 +365,8 @@ type instantCaller struct{ rpcx.Caller }
 
 func (instantCaller) Call(context.Context, string, any, any) error { return nil }
 
-// BenchmarkOwn measures what bench itself does for a call. In the open model the peer cannot
-// keep the rate, so that the time is what a call takes, too.
+// BenchmarkOwn measures what bench itself does for a call. No peer keeps the rate of the
+// open model, so that the time is what a call takes, too.
 func BenchmarkOwn(b *testing.B) {
 	for _, flags := range []string{"-p 1", "-p 50", "-p 1 --rate 10000000", "-p 50 --rate 10000000"} {
 		b.Run(strings.ReplaceAll(flags, " ", ""), func(b *testing.B) {
