@@ -30,10 +30,10 @@ type loadPlan struct {
 // Each connection has inFlight workers. In a closed loop, a worker sends its next message
 // after the reply.
 //
-// In the open model, message k is due at k/rate, and workers take messages in this order. A
-// worker that is free takes a message that is due. If no message is due, the worker is idle.
-// The pacer, a goroutine, waits until a message is due, and gives the message to an idle
-// worker. If no worker is idle, the message is sent later. No queue takes memory.
+// In the open model, message k is due at k/rate, and workers take messages in this order.
+// A worker that is free takes a message that is due. If no message is due, the worker is
+// idle. The pacer, a goroutine, waits until a message is due, and gives the message to an
+// idle worker. If no worker is idle, the message is sent later. No queue takes memory.
 type load struct {
 	loadPlan
 
@@ -345,8 +345,8 @@ func (l *load) dueBefore(at time.Duration) int64 {
 	return k
 }
 
-// end returns when the measurement ended, unless a later reply ends it. Messages of the open
-// model from first to last were due and not sent.
+// end returns when the measurement ended, unless a later reply ends it. Messages of the
+// open model from first to last were due and not sent.
 func (l *load) end() (at time.Duration, first, last int64) {
 	byTime := l.warmUp + l.duration
 	if l.rate == 0 {
