@@ -34,7 +34,8 @@ func (r *report) text() string {
 	if len(r.Errors) > 0 {
 		paragraphs = append(paragraphs, "Errors:\n"+indented(alignColumns(r.errorRows())))
 	}
-	if r.Calls.Unsent > 0 && r.Ended == endedComplete {
+	// A few calls were due just before the end.
+	if r.Calls.Unsent > r.Calls.Due/100 && r.Ended == endedComplete {
 		paragraphs = append(paragraphs, "The rate was not kept: the peer, or this machine, is too slow.")
 	}
 	return strings.Join(paragraphs, "\n\n")
