@@ -366,6 +366,8 @@ func recognizeInput(input []byte, f framing, ended bool) string {
 		return fmt.Sprintf("HTTP (%.60q)", line)
 	case hasPrefix(line, "SSH-"):
 		return fmt.Sprintf("SSH (%.60q)", line)
+	case isGreeting(line):
+		return fmt.Sprintf("a server of mail or files (%.60q)", line)
 	case isTLSHandshake(input):
 		return "a TLS handshake; its sender expects TLS"
 	case isTLSAlert(input):
@@ -407,6 +409,16 @@ func isHTTP(line []byte) bool {
 	}
 	_, last, ok := bytes.Cut(rest, []byte(" "))
 	return ok && bytes.HasPrefix(last, []byte(version)) && bytes.IndexByte(last, ' ') < 0
+}
+
+// isGreeting reports whether line is the first line of a server of SMTP, FTP, POP3 or IMAP.
+func isGreeting(line []byte) bool {
+	for _, prefix := range []string{"220 ", "220-", "+OK ", "* OK "} {
+		if text, ok := bytes.CutPrefix(line, []byte(prefix)); ok {
+			return len(text) > 0 && (isLetter(text[0]) || text[0] == '[')
+		}
+	}
+	return false
 }
 
 // isTLSHandshake reports whether input begins with a TLS handshake record, up to TLS 1.3,

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"log/slog"
+	"net/http"
+	"net/textproto"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"example.com/rpcx"
+	"example.com/rpcx/rpchttp"
+	"example.com/rpcx/websocket"
+)
+
+// connection is what dial returns: a session, or a client of HTTP.
+type connection struct {
+	rpcx.Caller
+	session *rpcx.Session // nil over HTTP
+	target  target
+	flags   *connFlags
+}
+
+// Close ends the connection in an orderly way, within seconds. A program that was started
+// has ended then.
+func (c *connection) Close() error {
+	if c.session == nil {
+		return c.Caller.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := c.session.Shutdown(ctx)
+	if c.target.kind == kindStdio {
+		<-c.session.Done()
+	}
+	return err
+}
+
+const closeTimeout = 2 * time.Second
+
+// dial connects to t, within --timeout. opts may be nil; the fields that flags decide are
+// set in a copy. Other fields, such as Limits, are used as they are. The errors have exit
+// codes. Several goroutines may dial at once.
+func (c *connFlags) dial(ctx context.Context, e *env, t target, opts *rpcx.Options) (*connection, error) {
+	o := c.options(e, opts)
+	d, err := c.newDialer(e, t)
+	if err != nil {
+		return nil, err
+	}
+	dialCtx, cancel := c.withTimeout(ctx)
+	defer cancel()
+	conn := &connection{target: t, flags: c}
+	switch t.kind {
+	case kindHTTP:
+		h := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS, Timeout: d.Timeout, Header: d.Header, MaxSize: c.sizeLimit(), Retries: c.retries}
+		conn.Caller, err = h.Dial(t.addr, o)
+	case kindStdio:
+		cmd := exec.Command(t.command[0], t.command[1:]...)
+		conn.session, err = rpcx.Command(context.WithoutCancel(ctx), cmd, o)
+	case kindWS:
+		conn.session, err = d.Dial(dialCtx, t.addr, o)
+	default:
+		conn.session, err = d.Dialer.Dial(dialCtx, t.addr, o)
+	}
+	if err != nil {
+		return nil, c.explain(err, false)
+	}
+	if conn.session != nil {
+		conn.Caller = conn.session
+	}
+	if c.verbose {
+		notice(e, "%s", c.redact(conn.description()))
+	}
+	return conn, nil
+}
+
+// withTimeout bounds ctx by --timeout.
+func (c *connFlags) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, c.timeout)
+}
+
+// options returns a copy of opts with what flags decide.
+func (c *connFlags) options(e *env, opts *rpcx.Options) *rpcx.Options {
+	var o rpcx.Options
+	if opts != nil {
+		o = *opts
+	}
+	o.Protocol = map[string]rpcx.Protocol{"2": rpcx.JSONRPCv2, "1": rpcx.JSONRPCv1, "loose": rpcx.JSONRPCLoose, "aiomas": rpcx.Aiomas}[c.protocol]
+	framing := c.framing
+	if framing == "" && c.protocol == "aiomas" {
+		framing = "length"
+	}
+	switch framing {
+	case "lsp":
+		o.Framer = rpcx.HeaderFramer{MaxSize: c.sizeLimit()}
+	case "length":
+		o.Framer = rpcx.LengthFramer{MaxSize: c.sizeLimit()}
+	case "json":
+		o.Framer = rpcx.JSONFramer{MaxSize: c.sizeLimit()}
+	default:
+		o.Framer = rpcx.NewlineFramer{MaxSize: c.sizeLimit()}
+	}
+	switch c.cancel {
+	case "lsp":
+		o.Cancellation = rpcx.LSPCancellation
+	case "mcp":
+		o.Cancellation = rpcx.MCPCancellation
+	}
+	if o.Limits.RequestTimeout == 0 {
+		o.Limits.RequestTimeout = cmp.Or(c.timeout, -1)
+	}
+	if c.verbose && o.Logger == nil {
+		o.Logger = slog.New(slog.NewTextHandler(&logWriter{e, c}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return &o
+}
+
+// sizeLimit returns --max-size for the library, whose 0 is a default.
+func (c *connFlags) sizeLimit() int { return cmp.Or(c.maxSize, -1) }
+
+// newDialer returns a dialer for streams and WebSockets with what flags decide.
+func (c *connFlags) newDialer(e *env, t target) (*websocket.Dialer, error) {
+	d := &websocket.Dialer{Config: websocket.Config{MaxSize: c.sizeLimit()}}
+	d.Timeout = cmp.Or(c.timeout, -1)
+	if c.proxy == "" {
+		d.Proxy = http.ProxyFromEnvironment // as for HTTP
+	}
+	var err error
+	if t.secure {
+		if d.TLS, err = c.tlsConfig(e); err != nil {
+			return nil, err
+		}
+	}
+	if c.proxy != "" {
+		if d.SOCKS, err = rpcx.ParseSOCKSProxy(c.proxy); err != nil {
+			return nil, usagef("--proxy: %s", c.redact(err.Error()))
+		}
+	}
+	d.Header, err = c.header()
+	return d, err
+}
+
+func (c *connFlags) tlsConfig(e *env) (*tls.Config, error) {
+	config := &tls.Config{ServerName: c.sni, InsecureSkipVerify: c.insecure}
+	if c.insecure {
+		c.warnOnce.Do(func() {
+			notice(e, "warning: --insecure: anybody on the way can read and change what is sent")
+		})
+	}
+	if c.tlsCA != "" {
+		pem, err := os.ReadFile(c.tlsCA)
+		if err != nil {
+			return nil, usagef("--tls-ca: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, usagef("--tls-ca: %s has no certificate in PEM", c.tlsCA)
+		}
+	}
+	if c.cert != "" {
+		pair, err := tls.LoadX509KeyPair(c.cert, cmp.Or(c.key, c.cert))
+		if err != nil {
+			return nil, usagef("--cert, --key: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// header returns the HTTP header of --header and --auth. Errors do not show values.
+func (c *connFlags) header() (http.Header, error) {
+	header := http.Header{}
+	for _, h := range c.headers {
+		lines := []string{h}
+		if path, ok := strings.CutPrefix(h, "@"); ok {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return nil, usagef("--header: %w", err)
+			}
+			lines = strings.Split(strings.TrimSpace(string(text)), "\n")
+		}
+		for _, line := range lines {
+			name, value, ok := strings.Cut(line, ":")
+			if name = strings.TrimSpace(name); !ok || name == "" || strings.ContainsAny(name, " \t\"") {
+				return nil, usagef("--header: want 'Name: value' or @FILE")
+			}
+			if value = strings.TrimSpace(value); !isHeaderValue(value) {
+				return nil, usagef("--header: the value of %s has control characters", name)
+			}
+			c.keepSecret(value)
+			header.Add(textproto.CanonicalMIMEHeaderKey(name), value)
+		}
+	}
+	if c.auth == "" {
+		return header, nil
+	}
+	auth := c.auth
+	if path, ok := strings.CutPrefix(auth, "@"); ok {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, usagef("--auth: %w", err)
+		}
+		auth = strings.TrimSpace(string(text))
+	}
+	if !isHeaderValue(auth) {
+		return nil, usagef("--auth: the credentials have control characters")
+	}
+	c.keepSecret(auth)
+	if token, ok := strings.CutPrefix(auth, "bearer:"); ok {
+		c.keepSecret(token)
+		header.Set("Authorization", "Bearer "+token)
+		return header, nil
+	}
+	if !strings.Contains(auth, ":") {
+		return nil, usagef("--auth: want user:password, bearer:TOKEN, or @FILE with one of these")
+	}
+	_, password, _ := strings.Cut(auth, ":")
+	c.keepSecret(password)
+	header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(auth)))
+	return header, nil
+}
+
+// isHeaderValue reports whether HTTP can send a text as the value of a header.
+func isHeaderValue(value string) bool {
+	return !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// description says where a connection leads to.
+func (c *connection) description() string {
+	switch {
+	case c.target.kind == kindHTTP:
+		return "posting to " + c.target.shown
+	case c.target.kind == kindStdio:
+		return "started " + c.target.shown
+	}
+	text := "connected to " + c.target.shown
+	if remote := c.session.RemoteAddr(); remote != nil && remote.String() != c.target.shown {
+		text += " (" + remote.String() + ")"
+	}
+	conn, ok := c.session.Conn().(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return text
+	}
+	state := conn.ConnectionState()
+	text += ", " + tls.VersionName(state.Version)
+	if len(state.PeerCertificates) > 0 {
+		text += ", certificate of " + state.PeerCertificates[0].Subject.String()
+	}
+	return text
+}
