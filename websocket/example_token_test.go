@@ -34,18 +34,23 @@ func (users tokens) admit(next http.Handler) http.Handler {
 	})
 }
 
-// One middleware serves HTTP and WebSockets. Handlers ask the HTTP request for the user.
+// userOf returns the user of a session: in a method, or in Options.Context.
+func userOf(s *rpcx.Session) string {
+	r := websocket.Request(s)
+	if r == nil {
+		r = rpchttp.Request(s)
+	}
+	if r == nil {
+		return "" // neither HTTP nor a WebSocket
+	}
+	return r.Context().Value(tokenUserKey{}).(string)
+}
+
+// One middleware serves HTTP and WebSockets. Methods ask the HTTP request for the user.
 func Example_token() {
 	users := tokens{sha256.Sum256([]byte("open-sesame")): "Ada"}
 	router := rpcx.NewRouter()
-	router.Handle("whoami", rpcx.Func(func(s *rpcx.Session) (string, error) {
-		for _, r := range []*http.Request{websocket.Request(s), rpchttp.Request(s)} {
-			if r != nil {
-				return r.Context().Value(tokenUserKey{}).(string), nil
-			}
-		}
-		return "", errors.New("neither HTTP nor a WebSocket")
-	}))
+	router.Handle("whoami", rpcx.Func(userOf))
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: router}}
 	mux := http.NewServeMux()
 	mux.Handle("/ws", users.admit(websocket.Handler(srv)))
