@@ -91,7 +91,7 @@ func Example_clientCertificate() {
 			return
 		}
 		user, err := rpcx.Call[string](context.Background(), s, "whoami", nil)
-		_, refused := errors.AsType[*rpcx.ConnectionError](err) // "remote error: tls: certificate required"
+		refused := errors.Is(err, rpcx.ErrConnectionLost) // "remote error: tls: certificate required"
 		fmt.Printf("user %q, refused: %t\n", user, refused)
 		s.Close()
 	}

@@ -52,7 +52,7 @@ func readMethod(dir *os.Root) rpcx.Handler {
 	}, "name", "offset")
 }
 
-// copyFile copies a file of the peer to w. While a chunk is written, window chunks are under way.
+// copyFile copies a file of the peer to w. While w takes a chunk, window chunks are under way.
 func copyFile(ctx context.Context, peer rpcx.Caller, w io.Writer, name string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // gives the calls up that are under way
@@ -204,15 +204,16 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 func TestCopyFileWaitsForTheWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const chunks = 20
-		asked, written := 0, 0
-		client, dir := newFiles(t, nil, func() { asked++ })
+		written := 0
+		var asked atomic.Int32
+		client, dir := newFiles(t, nil, func() { asked.Add(1) })
 		if err := dir.WriteFile("file", make([]byte, chunks*chunkSize), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		slow := writerFunc(func(p []byte) (int, error) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if ahead, want := asked-written-1, min(window, chunks-written-1); ahead != want {
+			if ahead, want := int(asked.Load())-written-1, min(window, chunks-written-1); ahead != want {
 				t.Errorf("%d chunks are under way while chunk %d is written, want %d", ahead, written, want)
 			}
 			written++

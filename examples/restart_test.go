@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,19 +121,20 @@ func startCallers(t *testing.T, n int, addr string) *callers {
 	return c
 }
 
-// await waits until the results of all clients are ok.
-func (c *callers) await(t *testing.T, ok func(pid int) bool) {
+// await waits until the results of all clients are ok, and equal, and returns the result.
+func (c *callers) await(t *testing.T, ok func(pid int) bool) int {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := 0; i < len(c.pids); {
+	for {
 		if c.err != nil {
 			t.Fatal(c.err)
 		}
-		if i++; !ok(c.pids[i-1]) {
-			c.cond.Wait()
-			i = 0
+		first := c.pids[0]
+		if ok(first) && !slices.ContainsFunc(c.pids, func(pid int) bool { return pid != first }) {
+			return first
 		}
+		c.cond.Wait()
 	}
 }
 
@@ -157,13 +159,7 @@ func TestRestart(t *testing.T) {
 			if err := f.cmd.Wait(); err != nil {
 				t.Errorf("the old process ended with %v", err)
 			}
-			c.await(t, func(pid int) bool { return pid != first && pid > 0 })
-			second := c.pids[0]
-			for _, pid := range c.pids {
-				if pid != second {
-					t.Errorf("the clients speak to the processes %v", c.pids)
-				}
-			}
+			second := c.await(t, func(pid int) bool { return pid != first && pid > 0 })
 			c.stop()
 			c.wg.Wait()
 			f.stop(t, second)
@@ -246,11 +242,10 @@ func TestInteropSocketActivation(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 				t.Fatal(err)
 			}
-			c.await(t, func(pid int) bool { return pid != cmd.Process.Pid && pid > 0 })
+			second := c.await(t, func(pid int) bool { return pid != cmd.Process.Pid && pid > 0 })
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("the program ended with %v", err)
 			}
-			second := c.pids[0]
 			c.stop()
 			c.wg.Wait()
 			f.stop(t, second)

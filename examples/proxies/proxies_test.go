@@ -58,13 +58,14 @@ func startNginx(t *testing.T, tcpServer, webServer string) (tcp, web string) {
 		files = append(files, file)
 	}
 	tcp, web = listeners[0].Addr().String(), listeners[1].Addr().String()
-	folders := "http {\n access_log off;\n"
+	var folders strings.Builder
+	folders.WriteString("http {\n access_log off;\n")
 	for _, use := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-		folders += fmt.Sprintf(" %s_temp_path %s;\n", use, filepath.Join(dir, use))
+		fmt.Fprintf(&folders, " %s_temp_path %s;\n", use, filepath.Join(dir, use))
 	}
 	path := configure(t, "nginx.conf", "127.0.0.1:8888", tcp, "127.0.0.1:8080", web,
 		"127.0.0.1:8881", tcpServer, "127.0.0.1:8882", webServer,
-		"modules/ngx", "/usr/lib/nginx/modules/ngx", "http {\n", folders)
+		"modules/ngx", "/usr/lib/nginx/modules/ngx", "http {\n", folders.String())
 	directives := "daemon off; error_log stderr; pid " + filepath.Join(dir, "pid") + ";"
 	if os.Geteuid() == 0 {
 		directives += " user root;" // the folders are the test's
