@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -106,6 +107,31 @@ func checkProxied(t *testing.T, client, tcp, web string) {
 		defer c.Close()
 		call(t, c, client)
 	})
+}
+
+// A client has the sessions of MaxGroup, from all addresses of its network together.
+func TestMaxGroup(t *testing.T) {
+	_, web := startServer(t)
+	connect := func(client string) error {
+		d := websocket.Dialer{Header: http.Header{"X-Forwarded-For": {client}}}
+		s, err := d.Dial(t.Context(), "ws://"+web+"/ws", nil)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { s.Close() })
+		return s.Call(t.Context(), "echo", rpcx.Args{"hello"}, nil)
+	}
+	for _, network := range []string{"2001:db8:0:1::", "2001:db8:0:2::"} {
+		for i := range 100 {
+			if err := connect(fmt.Sprintf("%s%x", network, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := connect(network + "ffff")
+		if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || closed.Code != 1013 {
+			t.Errorf("session 101 of %s/64: %v, want close code 1013", network, err)
+		}
+	}
 }
 
 // Tor's header names the circuit. Circuits have budgets of their own, and each the sessions
