@@ -220,6 +220,7 @@
 //
 // The comments on types have the rules: shapes, units, defaults, errors. In the source,
 // docs/behaviour.md describes behaviour by topic, and docs/limits.md limits, bursts and cost.
+// docs/cookbook.md has recipes: logins, rate limits, files, restarts, proxies, tests.
 //
 //   - order of messages: [Order], [AfterReply]; limits and cost: [Limits]; bursts: docs/limits.md
 //   - end of a session or program: [Session], docs/behaviour.md
