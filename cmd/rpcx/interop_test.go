@@ -94,8 +94,8 @@ func checkLines(t *testing.T, r result, lines ...string) {
 	checkResult(t, r, exitOK, strings.Join(lines, "\n")+"\n")
 }
 
-// In a real terminal the output has colours, and what a peer sends is escaped. In a pipe the
-// output is as the peer has sent it.
+// In a real terminal, the output has colours, and a peer's texts are escaped. In a pipe, the
+// output is unchanged.
 func TestInteropTerminal(t *testing.T) {
 	script := interoptest.Program(t, "apt-get install bsdutils", "script")
 	p := newPeer(t)
@@ -221,7 +221,7 @@ shutdown
 		"--jq", ".serverInfo.name", "-o", "raw"), "gopls")
 }
 
-// Servers of the Model Context Protocol: the example, and one made with the official library.
+// Servers of the Model Context Protocol: the example, and one with the official library.
 func TestInteropMCP(t *testing.T) {
 	const hello = `initialize protocolVersion='"2025-06-18"' capabilities={} clientInfo='{"name":"rpcx","version":"1"}'
 !notifications/initialized
