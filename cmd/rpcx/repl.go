@@ -428,5 +428,5 @@ func shown(text string) string {
 			break
 		}
 	}
-	return escapeControl(strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(text))
+	return flatten(text)
 }
