@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"example.com/rpcx"
@@ -24,13 +25,13 @@ func batchCommand() *command {
 		usage:   "ADDR [@FILE] < LINES",
 		summary: "Send many calls and notifications in one message",
 		help: `
-Each line of stdin, or of FILE, is METHOD [PARAMS]. The params are JSON, or arguments as those
-of call. A line that begins with ! is a notification, and one that begins with # a remark.
-Nothing is sent if a line is wrong.
+Each line of stdin, or of FILE, is METHOD [PARAMS]. The params are JSON, or arguments as
+those of call. A line that begins with ! is a notification, and one that begins with # a
+remark. If a line is wrong, nothing is sent.
 
-The replies are one array, in the order of the lines. An element has the number of the line,
-the method, and either the result or the error. With --output raw, each result is a line of
-its own, and errors go to stderr. If a reply is an error, the exit code is 1.
+The replies are one array, in the order of the lines. An element has the number of the
+line, the method, and either the result or the error. With --output raw, each result is a
+line of its own, and errors go to stderr. If a reply is an error, the exit code is 1.
 
 With --each, every line is a message of its own, sent after the reply to the line before.
 This is for peers that have no batches, such as JSON-RPC 1.0, LSP and MCP.`,
@@ -38,9 +39,9 @@ This is for peers that have no batches, such as JSON-RPC 1.0, LSP and MCP.`,
 printf 'sum [1,2]\necho message=hi\n!log "it rains"\n' | rpcx batch localhost:8888 --output compact
 rpcx batch https://rpc.example/ @calls.txt --jq '.[].result'`,
 		setup: func(fs *flags) action {
-			b := &batchCall{conn: declareConnFlags(fs), out: declareOutputFlags(fs)}
-			fs.group("Batch")
+			b := &batchCall{}
 			fs.Bool(&b.each, "each", "send each line as a message of its own, one after the other")
+			b.out, b.conn = declareOutputFlags(fs), declareConnFlags(fs)
 			return b.run
 		},
 	}
@@ -123,6 +124,9 @@ func (b *batchCall) sendBatch(ctx context.Context, e *env, c *connection, lines 
 		}
 		return c.explain(err)
 	}
+	if ok && !slices.ContainsFunc(failed.Errs, isReply) {
+		return c.explain(failed.Errs[0])
+	}
 	replies := replyList{e: e, c: c, p: p}
 	for i, n := 0, 0; i < len(lines); i++ {
 		if lines[i].notification {
@@ -138,6 +142,12 @@ func (b *batchCall) sendBatch(ctx context.Context, e *env, c *connection, lines 
 		}
 	}
 	return replies.finish(ctx)
+}
+
+// isReply reports whether the outcome of a call has come from the peer.
+func isReply(err error) bool {
+	_, refused := errors.AsType[*rpcx.Error](err)
+	return err == nil || refused
 }
 
 // sendEach sends the lines one after the other. It stops where the connection fails.

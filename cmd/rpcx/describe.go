@@ -19,9 +19,8 @@ type documentFlags struct {
 }
 
 func declareDocumentFlags(fs *flags) *documentFlags {
-	d := &documentFlags{conn: declareConnFlags(fs), method: "rpc.discover"}
-	fs.group("Document")
-	fs.String(&d.method, "discover", "the `METHOD` that returns the document")
+	d := &documentFlags{method: "rpc.discover"}
+	fs.String(&d.method, "discover", "`METHOD`: the method that returns the document")
 	return d
 }
 
@@ -96,7 +95,7 @@ func describeCommand() *command {
 		summary: "Show the methods of a peer, or of an OpenRPC document",
 		help: `
 The peer is asked for its document by rpc.discover. Without METHOD, each method is a line;
-with METHOD, everything about the method is shown. METHOD may end with *, as in 'user.*'.
+with METHOD, everything about the method is shown. * stands for any text, as in 'user.*'.
 With --output json or compact, the document itself is printed, and --jq filters it.`,
 		examples: `
 rpcx describe localhost:8888
@@ -105,6 +104,7 @@ rpcx describe http://localhost:8080/rpc --jq '.methods[].name' --output raw`,
 		setup: func(fs *flags) action {
 			d := declareDocumentFlags(fs)
 			out := declareOutputFlags(fs, "text")
+			d.conn = declareConnFlags(fs)
 			return func(ctx context.Context, e *env, args []string) error {
 				p, err := out.printer(e)
 				if err != nil {
@@ -133,17 +133,17 @@ func genCommand() *command {
 		usage:   "ADDR|FILE",
 		summary: "Generate Go code from an OpenRPC document",
 		help: `
-The code has types, an interface for a server, and a client. It is printed, or written to
-the file of --out. See the package example.com/rpcx/openrpc.`,
+The code has types, an interface for a server, and a client. See the package
+example.com/rpcx/openrpc.`,
 		examples: `
 rpcx gen openrpc.json --package shop --out shop/rpc.go
 rpcx gen localhost:8888 --package shop`,
 		setup: func(fs *flags) action {
 			d := declareDocumentFlags(fs)
 			pkg, out := "rpc", ""
-			fs.group("Code")
-			fs.String(&pkg, "package", "the `NAME` of the Go package")
-			fs.File(&out, "out", "write to `FILE`. Default: stdout")
+			fs.String(&pkg, "package", "`NAME`: the name of the Go package")
+			fs.File(&out, "out", "`FILE`: write to this file. Default: stdout")
+			d.conn = declareConnFlags(fs)
 			return func(ctx context.Context, e *env, args []string) error {
 				doc, _, rest, err := d.read(ctx, e, args)
 				if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -21,9 +20,7 @@ func describeText(doc *openrpc.Document, names []string) (string, error) {
 	for _, name := range names {
 		found := false
 		for _, m := range doc.Methods {
-			if ok, err := path.Match(name, m.Name); err != nil {
-				return "", usagef("%q is no name or pattern: %w", name, err)
-			} else if ok || m.Name == name {
+			if matches(name, m.Name) {
 				found = true
 				parts = append(parts, methodText(doc, m))
 			}
@@ -37,6 +34,22 @@ func describeText(doc *openrpc.Document, names []string) (string, error) {
 		}
 	}
 	return strings.Join(parts, "\n\n"), nil
+}
+
+// matches reports whether a name is the pattern. In a pattern, * stands for any text.
+func matches(pattern, name string) bool {
+	parts := strings.Split(pattern, "*")
+	rest, ok := strings.CutPrefix(name, parts[0])
+	if len(parts) == 1 || !ok {
+		return ok && rest == ""
+	}
+	last := len(parts) - 1
+	for _, part := range parts[1:last] {
+		if _, rest, ok = strings.Cut(rest, part); !ok {
+			return false
+		}
+	}
+	return strings.HasSuffix(rest, parts[last])
 }
 
 func methodList(doc *openrpc.Document) string {

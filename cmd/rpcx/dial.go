@@ -58,7 +58,7 @@ func (c *connFlags) dial(ctx context.Context, e *env, t target, opts *rpcx.Optio
 	conn := &connection{target: t, flags: c}
 	switch t.kind {
 	case kindHTTP:
-		h := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS, Timeout: d.Timeout, Header: d.Header, MaxSize: c.maxSize}
+		h := rpchttp.Dialer{TLS: d.TLS, SOCKS: d.SOCKS, Timeout: d.Timeout, Header: d.Header, MaxSize: c.sizeLimit()}
 		conn.Caller, err = h.Dial(t.addr, o)
 	case kindStdio:
 		cmd := exec.Command(t.command[0], t.command[1:]...)
@@ -101,13 +101,13 @@ func (c *connFlags) options(e *env, opts *rpcx.Options) *rpcx.Options {
 	}
 	switch framing {
 	case "lsp":
-		o.Framer = rpcx.HeaderFramer{MaxSize: c.maxSize}
+		o.Framer = rpcx.HeaderFramer{MaxSize: c.sizeLimit()}
 	case "length":
-		o.Framer = rpcx.LengthFramer{MaxSize: c.maxSize}
+		o.Framer = rpcx.LengthFramer{MaxSize: c.sizeLimit()}
 	case "json":
-		o.Framer = rpcx.JSONFramer{MaxSize: c.maxSize}
+		o.Framer = rpcx.JSONFramer{MaxSize: c.sizeLimit()}
 	default:
-		o.Framer = rpcx.NewlineFramer{MaxSize: c.maxSize}
+		o.Framer = rpcx.NewlineFramer{MaxSize: c.sizeLimit()}
 	}
 	switch c.cancel {
 	case "lsp":
@@ -124,9 +124,12 @@ func (c *connFlags) options(e *env, opts *rpcx.Options) *rpcx.Options {
 	return &o
 }
 
+// sizeLimit returns --max-size for the library, whose 0 is a default.
+func (c *connFlags) sizeLimit() int { return cmp.Or(c.maxSize, -1) }
+
 // newDialer returns a dialer for streams and WebSockets with what flags decide.
 func (c *connFlags) newDialer(e *env, t target) (*websocket.Dialer, error) {
-	d := &websocket.Dialer{Config: websocket.Config{MaxSize: c.maxSize}}
+	d := &websocket.Dialer{Config: websocket.Config{MaxSize: c.sizeLimit()}}
 	d.Timeout = cmp.Or(c.timeout, -1)
 	var err error
 	if t.secure {

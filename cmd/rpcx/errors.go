@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"syscall"
 
 	"example.com/rpcx"
@@ -89,7 +90,7 @@ func printError(e *env, c *command, err error) {
 		name += " " + c.name
 	}
 	fmt.Fprintf(e.stderr, "%s: %s\n", name, escapeFor(e.stderrTTY, err.Error()))
-	if x, ok := errors.AsType[*exitError](err); ok && x.code == exitUsage {
+	if x, ok := errors.AsType[*exitError](err); ok && x.code == exitUsage && !strings.Contains(err.Error(), "\n") {
 		fmt.Fprintf(e.stderr, "Run \"%s --help\" for the usage.\n", name)
 	}
 }

@@ -10,7 +10,8 @@ import (
 
 // escapeControl returns text with control characters as \u001b, except newlines and tabs.
 // Characters that change the direction of text count as control characters, and so do
-// bytes that are no UTF-8. JSON stays the same JSON. A terminal obeys some of these, whoever has sent them.
+// bytes that are no UTF-8. JSON stays the same JSON. A terminal obeys some of these, whoever
+// has sent them.
 func escapeControl(text string) string {
 	if strings.IndexFunc(text, isControl) < 0 {
 		return text

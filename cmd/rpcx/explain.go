@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 
 	"example.com/rpcx"
 )
@@ -57,6 +59,8 @@ func (c *connFlags) explain(err error, silent bool) error {
 	}
 	if hint := hintFor(err, text); hint != "" {
 		text += "\n" + hint
+	} else if silent && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		text += "\nThe peer has closed the connection without a word. Does it expect TLS (--tls)? " + c.framingQuestion()
 	}
 	return &exitError{code: code, err: &explainedError{c.redact(text), err}}
 }
@@ -87,9 +91,12 @@ var hints = []struct{ text, hint string }{
 	{`malformed HTTP response "\x00\x00`, "The peer speaks JSON with lengths, without HTTP: try tcp:// and --framing length."},
 	{`malformed HTTP response "\x15\x03`, "The peer expects TLS: try https:// or wss://."},
 	{`malformed HTTP response "SSH-`, "This port is not of a JSON-RPC server."},
+	{"malformed HTTP status code", "The peer does not speak HTTP: try tcp://, perhaps with --framing lsp."},
+	{"malformed HTTP", "The peer does not speak HTTP: try tcp://."},
 	{"certificate signed by unknown authority", "--tls-ca FILE trusts another authority; --insecure trusts anybody."},
 	{"certificate is valid for", "--sni NAME asks for another name."},
 	{"certificate is not valid for any names", "--sni NAME asks for another name."},
+	{"doesn't contain any IP SANs", "--sni NAME asks for another name."},
 	{"certificate required", "--cert and --key show a client certificate."},
 	{"bad certificate", "--cert and --key show a client certificate."},
 	{"executable file not found", "Is the program installed, and in PATH?"},
@@ -98,7 +105,7 @@ var hints = []struct{ text, hint string }{
 // hintFor returns what helps, or "".
 func hintFor(err error, text string) string {
 	if _, ok := errors.AsType[*rpcx.SizeError](err); ok {
-		return "--max-size BYTES allows larger messages at this end."
+		return "--max-size SIZE allows larger messages at this end."
 	}
 	for _, h := range hints {
 		if strings.Contains(text, h.text) {
@@ -128,14 +135,24 @@ func (c *connFlags) keepSecret(text string) {
 	}
 }
 
-// keepURLSecret adds the password of a URL, as written and as meant.
+// keepURLSecret adds the password of a URL, as written, as meant, and as HTTP sends it.
 func (c *connFlags) keepURLSecret(text string) {
 	_, rest, _ := strings.Cut(text, "://")
 	user, _, ok := strings.Cut(rest, "@")
-	if _, password, has := strings.Cut(user, ":"); ok && has {
-		c.keepSecret(password)
-		if meant, err := url.PathUnescape(password); err == nil && meant != password {
-			c.keepSecret(meant)
-		}
+	if !ok {
+		return
 	}
+	meant, err := url.PathUnescape(user)
+	if err != nil {
+		meant = user
+	}
+	name, password, hasPassword := strings.Cut(meant, ":")
+	if !hasPassword {
+		c.keepSecret(name) // a token, perhaps
+		return
+	}
+	_, written, _ := strings.Cut(user, ":")
+	c.keepSecret(meant)
+	c.keepSecret(password)
+	c.keepSecret(written)
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -71,6 +73,10 @@ func (fs *flags) Duration(p *time.Duration, name, usage string) {
 
 // Int declares a flag with a whole number of 0 or more, whose default is the value of *p.
 func (fs *flags) Int(p *int, name, usage string) { fs.declare((*intValue)(p), name, usage) }
+
+// Size declares a flag with a number of bytes, such as 500KiB or 64MiB. The default is the
+// value of *p.
+func (fs *flags) Size(p *int, name, usage string) { fs.declare((*sizeValue)(p), name, usage) }
 
 // Choice declares a flag with one of few words. The default is the value of *p.
 func (fs *flags) Choice(p *string, name, usage string, choices ...string) {
@@ -175,12 +181,43 @@ type intValue int
 
 func (v *intValue) String() string { return fmt.Sprint(int(*v)) }
 func (v *intValue) Set(s string) error {
-	var n int
-	if _, err := fmt.Sscanf(s, "%d", &n); err != nil || n < 0 || fmt.Sprint(n) != s {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
 		return fmt.Errorf("%q is no number of 0 or more", s)
 	}
 	*v = intValue(n)
 	return nil
+}
+
+type sizeValue int
+
+// sizeUnits are the units of a size, the largest first.
+var sizeUnits = []struct {
+	name  string
+	bytes int
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"", 1}}
+
+func (v *sizeValue) String() string {
+	for _, u := range sizeUnits {
+		if n := int(*v); n%u.bytes == 0 && n >= u.bytes {
+			return fmt.Sprint(n/u.bytes) + u.name
+		}
+	}
+	return "0"
+}
+
+func (v *sizeValue) Set(s string) error {
+	for _, u := range sizeUnits {
+		if digits, ok := strings.CutSuffix(s, u.name); ok {
+			n, err := strconv.Atoi(digits)
+			if err != nil || n < 0 || n > math.MaxInt/u.bytes {
+				break
+			}
+			*v = sizeValue(n * u.bytes)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no size; write 1000000, 500KiB or 64MiB", s)
 }
 
 type listValue []string

@@ -11,6 +11,7 @@ require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
 	github.com/itchyny/gojq v0.12.20
 	golang.org/x/term v0.48.0
+	golang.org/x/text v0.41.0
 )
 
 require (

@@ -119,10 +119,11 @@ func writeFlagHelp(b *strings.Builder, fs *flags, name string) {
 	b.WriteString(strings.TrimRight(line, " ") + "\n")
 }
 
-// unquoteUsage returns the word for the value of a flag, and the text about the flag. The
-// value of a bool is "".
+// unquoteUsage returns the word for the value of a flag, and the text about the flag. A
+// text that begins with the word and a colon has neither. The value of a bool is "".
 func unquoteUsage(fs *flags, name string) (value, usage string) {
 	value, usage = flag.UnquoteUsage(fs.Lookup(name))
+	usage = strings.TrimPrefix(usage, value+": ")
 	if !fs.takesValue(name) {
 		value = ""
 	}

@@ -17,8 +17,8 @@ type messageLine struct {
 	params       json.RawMessage // nil for none
 }
 
-// parseLine reads a line. The params are JSON, or the arguments of call: quotes and
-// backslashes keep spaces, as in a shell.
+// parseLine reads a line. The params are JSON, or the arguments of call, with quotes as in
+// a shell. Within an argument, JSON needs no more quotes: a={"b": "c d"}.
 func parseLine(e *env, line string) (m messageLine, err error) {
 	line = strings.TrimSpace(line)
 	line, m.notification = strings.CutPrefix(line, "!")
@@ -29,26 +29,101 @@ func parseLine(e *env, line string) (m messageLine, err error) {
 	if m.method = line; m.method == "" {
 		return m, errors.New("no method; want METHOD [PARAMS], or !METHOD [PARAMS] for a notification")
 	}
-	args := []string{rest}
-	switch {
-	case rest == "":
-		return m, nil
-	case strings.ContainsRune(`{["`, rune(rest[0])) && json.Valid([]byte(rest)):
-	case strings.ContainsRune("{[", rune(rest[0])):
-		_, err := checkJSON("params", []byte(rest))
+	args, err := lineArguments(rest)
+	if err != nil {
 		return m, err
-	default:
-		if args, err = splitWords(rest); err != nil {
-			return m, err
-		}
-		for _, arg := range args {
-			if arg == "-" { // stdin has the lines
-				return m, errors.New(`params: write "\"-\"" for a dash; stdin has the lines`)
-			}
+	}
+	for _, arg := range args {
+		if arg == "-" {
+			return m, errors.New(`params: write "\"-\"" for a dash; stdin has the lines`)
 		}
 	}
 	m.params, err = parseParams(e, args)
 	return m, err
+}
+
+// lineArguments splits the arguments of a line. An argument, or its value after NAME=, may
+// be JSON with spaces and quotes.
+func lineArguments(rest string) (args []string, err error) {
+	for rest != "" {
+		name := ""
+		if n := nameOf(rest); n != "" {
+			name = n + "="
+		}
+		arg, after, ok := cutJSON(rest[len(name):])
+		if !ok {
+			arg, after, err = cutWord(rest[len(name):])
+		}
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, name+arg)
+		rest = strings.TrimLeft(after, " \t")
+	}
+	return args, nil
+}
+
+// cutJSON takes an object, array or string of JSON from the beginning of text. If text
+// begins with an object or array that is no JSON, all of text is taken, for the error.
+func cutJSON(text string) (value, after string, ok bool) {
+	if text == "" || !strings.ContainsRune(`{["`, rune(text[0])) {
+		return "", text, false
+	}
+	dec := json.NewDecoder(strings.NewReader(text))
+	var raw json.RawMessage
+	if dec.Decode(&raw) != nil {
+		return text, "", text[0] != '"'
+	}
+	after = text[dec.InputOffset():]
+	if after != "" && !strings.ContainsRune(" \t", rune(after[0])) {
+		return text, "", text[0] != '"'
+	}
+	return string(raw), after, true
+}
+
+// cutWord takes a word from the beginning of text, as a shell would.
+func cutWord(text string) (word, after string, err error) {
+	var b strings.Builder
+	quote, escaped := rune(0), false
+	for i, r := range text {
+		switch {
+		case escaped:
+			if quote == '"' && r != '"' && r != '\\' {
+				b.WriteByte('\\')
+			}
+			b.WriteRune(r)
+			escaped = false
+		case r == '\\' && quote != '\'':
+			escaped = true
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			b.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote = r
+		case r == ' ' || r == '\t' || r == '\n':
+			return b.String(), text[i:], nil
+		default:
+			b.WriteRune(r)
+		}
+	}
+	if quote != 0 || escaped {
+		return "", "", errors.New("the text ends within quotes")
+	}
+	return b.String(), "", nil
+}
+
+// splitWords splits a command line into words as a shell does: quotes and backslashes keep
+// spaces. Nothing else is special.
+func splitWords(line string) (words []string, err error) {
+	for line = strings.TrimLeft(line, " \t\n"); line != ""; line = strings.TrimLeft(line, " \t\n") {
+		var word string
+		if word, line, err = cutWord(line); err != nil {
+			return nil, err
+		}
+		words = append(words, word)
+	}
+	return words, nil
 }
 
 // readLines reads the lines of a batch. Blank lines, and lines that begin with #, are

@@ -27,9 +27,9 @@ func listenCommand() *command {
 		usage:   "ADDR [--subscribe METHOD [PARAMS…]]",
 		summary: "Print the notifications of the peer as they come",
 		help: `
-A notification is printed as an object with method and params. The reply to --subscribe is
-printed first, as an object with result. A request of the peer is printed with its id, and
-refused. rpcx ends when the peer closes the connection, or by --count or --for.
+A notification is printed as an object with method and params. The reply to --subscribe
+is printed first, as an object with result. A request of the peer is printed with its id,
+and refused. rpcx ends when the peer closes the connection, or by --count or --for.
 
 --subscribe may be repeated. Its value is METHOD, with the arguments of rpcx as params, or
 'METHOD PARAMS' as in a line of batch; '!METHOD' sends a notification.`,
@@ -37,11 +37,11 @@ refused. rpcx ends when the peer closes the connection, or by --count or --for.
 rpcx listen wss://eth.example/ --subscribe eth_subscribe newHeads --jq .params.result.number
 rpcx listen tls://electrum.example:50002 --subscribe blockchain.headers.subscribe --count 3`,
 		setup: func(fs *flags) action {
-			l := &listenCall{conn: declareConnFlags(fs), out: declareOutputFlags(fs)}
-			fs.group("Listen")
-			fs.List(&l.subscribe, "subscribe", "call `METHOD` first; may be repeated")
-			fs.Int(&l.count, "count", "end after `N` notifications. Default: no end")
-			fs.Duration(&l.duration, "for", "end after `TIME`. Default: no end")
+			l := &listenCall{}
+			fs.List(&l.subscribe, "subscribe", "`METHOD`: call this method first; may be repeated")
+			fs.Int(&l.count, "count", "`N`: end after this many notifications")
+			fs.Duration(&l.duration, "for", "`TIME`: end after this time")
+			l.out, l.conn = declareOutputFlags(fs), declareConnFlags(fs)
 			return l.run
 		},
 	}

@@ -171,7 +171,7 @@ func markPlace(text string, offset int) string {
 	}
 	shown := escapeControl(strings.ReplaceAll(string(left), "\t", " "))
 	line := prefix + shown + escapeControl(strings.ReplaceAll(string(right), "\t", " "))
-	return line + "\n" + strings.Repeat(" ", len([]rune(prefix+shown))) + "^"
+	return line + "\n" + strings.Repeat(" ", displayWidth(prefix+shown)) + "^"
 }
 
 // clip returns a text that fits into an error.

@@ -85,8 +85,11 @@ func (p *printer) print(ctx context.Context, value json.RawMessage) error {
 	}
 }
 
-// write writes text and a newline.
+// write writes text and a newline. A table without rows is nothing.
 func (p *printer) write(text string) error {
+	if text == "" && p.form == "table" {
+		return nil
+	}
 	if _, err := io.WriteString(p.w, text+"\n"); err != nil {
 		return &outputError{err}
 	}

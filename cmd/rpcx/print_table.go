@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
-	"unicode/utf8"
+	"unicode"
+
+	"golang.org/x/text/width"
 )
 
 // formatTable returns a value as a table. An array of objects has a column for each member,
@@ -128,4 +130,21 @@ func alignColumns(rows [][]string) string {
 }
 
 // displayWidth returns the number of columns of text in a terminal.
-func displayWidth(text string) int { return utf8.RuneCountInString(text) }
+func displayWidth(text string) (columns int) {
+	for _, r := range text {
+		switch {
+		case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf):
+			continue // combined with the character before
+		case isWide(r):
+			columns += 2
+		default:
+			columns++
+		}
+	}
+	return columns
+}
+
+func isWide(r rune) bool {
+	kind := width.LookupRune(r).Kind()
+	return kind == width.EastAsianWide || kind == width.EastAsianFullwidth
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"net/url"
 	"os"
 	"strings"
@@ -177,48 +176,4 @@ func (c *connFlags) checkFor(t target) error {
 		return usagef("--proxy is not possible with a command")
 	}
 	return nil
-}
-
-// splitWords splits a line into words as a shell does: quotes and backslashes keep spaces.
-// Nothing else is special.
-func splitWords(line string) (words []string, err error) {
-	var word strings.Builder
-	inWord, quote := false, rune(0)
-	escaped := false
-	for _, r := range line {
-		switch {
-		case escaped:
-			if quote == '"' && r != '"' && r != '\\' {
-				word.WriteByte('\\')
-			}
-			word.WriteRune(r)
-			escaped = false
-		case r == '\\' && quote != '\'':
-			inWord, escaped = true, true
-		case quote != 0:
-			if r == quote {
-				quote = 0
-			} else {
-				word.WriteRune(r)
-			}
-		case r == '\'' || r == '"':
-			inWord, quote = true, r
-		case r == ' ' || r == '\t' || r == '\n':
-			if inWord {
-				words = append(words, word.String())
-				word.Reset()
-			}
-			inWord = false
-		default:
-			inWord = true
-			word.WriteRune(r)
-		}
-	}
-	if quote != 0 || escaped {
-		return nil, fmt.Errorf("the command ends within quotes")
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words, nil
 }
