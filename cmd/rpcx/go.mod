@@ -9,20 +9,18 @@ replace (
 
 require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
+	github.com/ergochat/readline v0.1.3
 	github.com/itchyny/gojq v0.12.20
 	golang.org/x/term v0.48.0
-	golang.org/x/text v0.41.0
+	golang.org/x/text v0.44.0
 )
 
 require (
 	github.com/bahlo/generic-list-go v0.2.0 // indirect
 	github.com/buger/jsonparser v1.1.2 // indirect
-	github.com/creack/pty v1.1.24 // indirect
-	github.com/ergochat/readline v0.1.3 // indirect
 	github.com/invopop/jsonschema v0.14.0 // indirect
 	github.com/pb33f/ordered-map/v2 v2.3.1 // indirect
 	go.yaml.in/yaml/v4 v4.0.0-rc.2 // indirect
-	golang.org/x/text v0.44.0 // indirect
 )
 
 require (

@@ -136,7 +136,7 @@ func isControlOrTab(r rune) bool { return r == '\t' || isControl(r) && r != '\u2
 
 // remember keeps a line for Up, and in the history file unless it has a secret.
 func (r *repl) remember(line string) {
-	line = strings.NewReplacer("\n", " ", "\t", " ").Replace(line)
+	line = strings.TrimRight(strings.NewReplacer("\n", " ", "\t", " ").Replace(line), " ")
 	if strings.HasPrefix(line, " ") || r.conn.redact(line) != line || !fitsHistory(line) {
 		r.input.remember("")
 		return
