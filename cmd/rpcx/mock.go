@@ -360,19 +360,30 @@ func (x *mockMethod) resultFor(params rpcx.Params) json.RawMessage {
 	return x.examples[0].result
 }
 
+// matches reports whether params are those of the example: by name, by position, or, as
+// aiomas can, the first by position.
 func (x mockExample) matches(params rpcx.Params) bool {
-	if params.Named != nil {
-		var named map[string]json.RawMessage
-		if json.Unmarshal(params.Named, &named) != nil || len(named) != len(x.params) {
-			return false
-		}
-		return !slices.ContainsFunc(x.params, func(p openrpc.ExampleValue) bool { return !equalJSON(named[p.Name], p.Value) })
-	}
 	var values []json.RawMessage
+	var named map[string]json.RawMessage
 	if params.Positional != nil && json.Unmarshal(params.Positional, &values) != nil {
 		return false
 	}
-	return slices.EqualFunc(values, x.params, func(v json.RawMessage, p openrpc.ExampleValue) bool { return equalJSON(v, p.Value) })
+	if params.Named != nil && json.Unmarshal(params.Named, &named) != nil {
+		return false
+	}
+	if len(values)+len(named) != len(x.params) {
+		return false
+	}
+	for i, want := range x.params {
+		value := named[want.Name]
+		if i < len(values) {
+			value = values[i]
+		}
+		if !equalJSON(value, want.Value) {
+			return false
+		}
+	}
+	return true
 }
 
 // equalJSON reports whether two texts are the same JSON value. The texts must be JSON; a nil

@@ -411,10 +411,12 @@ func (r *repl) servePeer(_ context.Context, req *rpcx.Request) (any, error) {
 	return nil, rpcx.MethodNotFound(req.Method)
 }
 
-// paramsOf returns the params of a request as JSON, or nil.
+// paramsOf returns the params of a request as JSON, or nil. A request of aiomas has both
+// kinds, and one of them is mostly empty.
 func paramsOf(req *rpcx.Request) json.RawMessage {
-	if req.Params.Named != nil {
-		return req.Params.Named
+	named := req.Params.Named
+	if named != nil && (req.Params.Positional == nil || string(named) != "{}") {
+		return named
 	}
 	return req.Params.Positional
 }
