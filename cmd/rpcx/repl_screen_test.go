@@ -36,7 +36,7 @@ func newScreen(t *testing.T, width, height int, env []string, args ...string) *s
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "conf")
-	if err := os.WriteFile(config, []byte("set -g remain-on-exit on\nset -g status off\nset -s escape-time 0\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("set -g status off\nset -s escape-time 0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := &screen{t: t, tmux: []string{tmux, "-u", "-S", filepath.Join(dir, "s"), "-f", config}}
@@ -44,7 +44,8 @@ func newScreen(t *testing.T, width, height int, env []string, args ...string) *s
 	for _, v := range append(env, asCommand+"=1", "NO_COLOR=1", "LC_ALL=C.UTF-8") {
 		start = append(start, "-e", v)
 	}
-	s.run(append(append(start, "--", os.Args[0]), args...)...)
+	start = append(start, "--", "sh", "-c", `"$@"; echo "exit code $?"; cat`, "sh", os.Args[0])
+	s.run(append(start, args...)...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the screen at the end:\n%s", strings.Join(s.lines(), "\n"))
@@ -104,12 +105,12 @@ func (s *screen) waitCursor(column int) {
 }
 
 // waitExit waits for the end of the command.
-func (s *screen) waitExit(status int) {
+func (s *screen) waitExit(code int) {
 	s.t.Helper()
 	s.eventually(func() (string, bool) {
-		got := s.run("display-message", "-p", "#{pane_dead} #{pane_dead_status}")
-		return got, got == fmt.Sprintf("1 %d", status)
-	}, fmt.Sprintf("the end with exit code %d", status))
+		got := s.lines()
+		return strings.Join(got, "\n"), got[len(got)-1] == fmt.Sprintf("exit code %d", code)
+	}, fmt.Sprintf("exit code %d", code))
 }
 
 func (s *screen) eventually(look func() (got string, ok bool), want string) {
@@ -469,11 +470,13 @@ func TestInteropScreenSecrets(t *testing.T) {
 // The end of rpcx leaves the terminal as it was, also when a signal ends it.
 func TestInteropScreenRestoresTheTerminal(t *testing.T) {
 	p := newScreenPeer(t)
-	for _, end := range []string{"C-d", "SIGTERM", "busy"} {
+	code := map[string]int{"C-d": exitOK, "busy": exitOK, "SIGTERM": exitInterrupted}
+	for end := range code {
 		t.Run(end, func(t *testing.T) {
 			s := newScreen(t, 100, 20, []string{"XDG_STATE_HOME=" + p.state}, "version")
 			s.waitExit(0)
-			s.run("respawn-pane", "-k", "--", "sh", "-c", `stty -a >"$XDG_STATE_HOME/before"; trap '' TERM; "$0" repl "$1"; stty -a >"$XDG_STATE_HOME/after"`, os.Args[0], p.tcp)
+			s.run("respawn-pane", "-k", "--", "sh", "-c", `stty -a >"$XDG_STATE_HOME/before"; trap '' TERM; "$0" repl "$1"; echo "exit code $?"
+				stty -a >"$XDG_STATE_HOME/after"; echo done; cat`, os.Args[0], p.tcp)
 			s.wait(">")
 			switch end {
 			case "busy":
@@ -498,7 +501,7 @@ func TestInteropScreenRestoresTheTerminal(t *testing.T) {
 			default:
 				s.keys(end)
 			}
-			s.waitExit(0)
+			s.wait(fmt.Sprintf("exit code %d", code[end]), "done")
 			before, err1 := os.ReadFile(filepath.Join(p.state, "before"))
 			after, err2 := os.ReadFile(filepath.Join(p.state, "after"))
 			if err1 != nil || err2 != nil || len(before) == 0 || string(before) != string(after) {
