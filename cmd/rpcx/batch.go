@@ -81,7 +81,7 @@ func (b *batchCall) lines(e *env, args []string) ([]messageLine, error) {
 		if e.stdinTTY {
 			notice(e, "one call on each line, as in: sum [1,2]; Ctrl-D ends the batch")
 		}
-		return readLines(e, e.stdin)
+		return readLines(e, e.stdinReader())
 	case len(args) > 1:
 		return nil, usagef("more than one file of lines")
 	}

@@ -223,6 +223,26 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// Ctrl-C also ends the command while it reads stdin.
+func TestInterruptWhileReading(t *testing.T) {
+	for name, args := range map[string][]string{
+		"params": {"call", "localhost:1", "x", "-"}, "lines": {"batch", "localhost:1"}, "a document": {"describe", "-"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			r, w := io.Pipe()
+			defer w.Close()
+			go func() { // Owner: the test. End: the command reads.
+				w.Write([]byte(" "))
+				cancel()
+			}()
+			if got := (invocation{ctx: ctx, input: r}).run(args...); got.code != exitInterrupted || got.stderr != "" {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
 // A peer that does not speak JSON-RPC, or not in this framing, is recognized.
 func TestForeignPeer(t *testing.T) {
 	const object = `{"jsonrpc":"2.0","id":0,"result":1}`

@@ -58,7 +58,7 @@ func isDocumentFile(arg string) bool {
 
 func readDocumentFile(e *env, path string) (json.RawMessage, error) {
 	if path == "-" {
-		return readJSON(e.stdin, "stdin")
+		return readJSON(e.stdinReader(), "stdin")
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -101,7 +101,7 @@ func signature(m *openrpc.Method) string {
 	var params []string
 	for _, p := range m.Params {
 		mark := "?"
-		if p.Required {
+		if p.Required || p.Variadic {
 			mark = ""
 		}
 		text := oneLine(p.Name) + mark + ": " + typeText(p.Schema, 0)

@@ -131,6 +131,9 @@ func (c *connFlags) sizeLimit() int { return cmp.Or(c.maxSize, -1) }
 func (c *connFlags) newDialer(e *env, t target) (*websocket.Dialer, error) {
 	d := &websocket.Dialer{Config: websocket.Config{MaxSize: c.sizeLimit()}}
 	d.Timeout = cmp.Or(c.timeout, -1)
+	if c.proxy == "" {
+		d.Proxy = http.ProxyFromEnvironment // as for HTTP
+	}
 	var err error
 	if t.secure {
 		if d.TLS, err = c.tlsConfig(e); err != nil {

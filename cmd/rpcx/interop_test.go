@@ -26,7 +26,6 @@ import (
 // started once.
 
 // startProgram starts a program that serves until the test ends. Its stdin stays open.
-// ended may be nil, and stops the program in place of SIGTERM.
 func startProgram(t *testing.T, cmd *exec.Cmd) (stdin io.Writer, stdout *bufio.Reader) {
 	t.Helper()
 	in, err := cmd.StdinPipe()
@@ -93,6 +92,33 @@ func buildExample(t *testing.T, name string) string {
 func checkLines(t *testing.T, r result, lines ...string) {
 	t.Helper()
 	checkResult(t, r, exitOK, strings.Join(lines, "\n")+"\n")
+}
+
+// In a real terminal the output has colours, and what a peer sends is escaped. In a pipe the
+// output is as the peer has sent it.
+func TestInteropTerminal(t *testing.T) {
+	script := interoptest.Program(t, "apt-get install bsdutils", "script")
+	p := newPeer(t)
+	run := func(vars ...string) string {
+		cmd := exec.CommandContext(t.Context(), script, "-qec", "'"+os.Args[0]+"' call "+p.tcp+" hostile_text", "/dev/null")
+		cmd.Env = append(append(os.Environ(), asCommand+"=1", "TERM=xterm"), vars...)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	const text = `"\u001b[2J\u009b2Jcleared\r\u202ecba"`
+	if got, want := run(), colourString+text+colourEnd; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := run("NO_COLOR=1"); got != text {
+		t.Errorf("without colours %q, want %q", got, text)
+	}
+	piped := process(t, "call", p.tcp, "hostile_text", "--output", "raw")
+	if out, err := piped.Output(); err != nil || string(out) != "\x1b[2J\u009b2Jcleared\r\u202ecba\n" {
+		t.Errorf("in a pipe %q, %v", out, err)
+	}
 }
 
 // Open vSwitch's database server speaks JSON-RPC 1.0, with nothing between messages.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -33,10 +34,8 @@ func parseLine(e *env, line string) (m messageLine, err error) {
 	if err != nil {
 		return m, err
 	}
-	for _, arg := range args {
-		if arg == "-" {
-			return m, errors.New(`params: write "\"-\"" for a dash; stdin has the lines`)
-		}
+	if slices.Contains(args, "-") {
+		return m, errors.New(`params: write "\"-\"" for a dash; stdin has the lines`)
 	}
 	m.params, err = parseParams(e, args)
 	return m, err

@@ -30,6 +30,7 @@ type env struct {
 	// stdinTTY, stdoutTTY and stderrTTY tell whether the files are terminals.
 	stdinTTY, stdoutTTY, stderrTTY bool
 	getenv                         func(key string) string
+	interrupted                    <-chan struct{} // closed by Ctrl-C; set by run
 }
 
 func processEnv() *env {
@@ -44,6 +45,7 @@ func processEnv() *env {
 
 // run runs a command line, and returns the exit code. Errors are printed on stderr.
 func run(ctx context.Context, e *env, args []string) int {
+	e.interrupted = ctx.Done()
 	c, err := dispatch(ctx, e, args)
 	code := exitCodeOf(ctx, err)
 	if code != exitOK && code != exitInterrupted {

@@ -47,7 +47,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // invocation is what a run of the command has besides its arguments.
 type invocation struct {
 	stdin    string
-	terminal bool // stdout and stderr are terminals
+	input    io.Reader // in place of stdin
+	terminal bool      // stdout and stderr are terminals
 	vars     map[string]string
 	ctx      context.Context // Background if nil
 	stdout   interface{ Write([]byte) (int, error) }
@@ -66,6 +67,9 @@ func (i invocation) run(args ...string) result {
 		stdin: strings.NewReader(i.stdin), stdout: &stdout, stderr: &stderr,
 		stdoutTTY: i.terminal, stderrTTY: i.terminal,
 		getenv: func(key string) string { return i.vars[key] },
+	}
+	if i.input != nil {
+		e.stdin = i.input
 	}
 	if i.stdout != nil {
 		e.stdout = i.stdout

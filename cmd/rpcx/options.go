@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// connFlags is the flags that say how to reach the peer, and which dialect it speaks.
+// connFlags holds the flags for the address, the dialect and the limits of the peer.
 type connFlags struct {
 	framing  string
 	protocol string
@@ -33,11 +33,11 @@ type connFlags struct {
 
 const (
 	defaultTimeout = 30 * time.Second
-	// defaultMaxSize is more than the library's: a person who asks for a large reply wants it.
+	// defaultMaxSize is above the library's default, because a person has asked for the reply.
 	defaultMaxSize = 64 << 20
 )
 
-// declareConnFlags declares the flags of every command that connects.
+// declareConnFlags declares the flags of commands with a connection.
 func declareConnFlags(fs *flags) *connFlags {
 	c := &connFlags{protocol: "2", timeout: defaultTimeout, maxSize: defaultMaxSize}
 	fs.group("Connection")
@@ -63,15 +63,15 @@ func declareConnFlags(fs *flags) *connFlags {
 	return c
 }
 
-// outputFlags is the flags that say how results are printed.
+// outputFlags holds the flags for the form of results.
 type outputFlags struct {
 	form  string
 	jq    string
 	color string
 }
 
-// declareOutputFlags declares the flags of every command that prints values. The default
-// form is json, or the first of forms that the command adds.
+// declareOutputFlags declares the flags of commands with values to print. The default form
+// is json, or the first of the command's own forms.
 func declareOutputFlags(fs *flags, forms ...string) *outputFlags {
 	forms = append(forms, "json", "compact", "raw", "table")
 	o := &outputFlags{form: forms[0], color: "auto"}

@@ -87,7 +87,7 @@ func namedParams(args []string) (json.RawMessage, error) {
 // parseValue reads one argument without a name.
 func parseValue(e *env, arg string) (json.RawMessage, error) {
 	if arg == "-" {
-		return readJSON(e.stdin, "stdin")
+		return readJSON(e.stdinReader(), "stdin")
 	}
 	if path, ok := strings.CutPrefix(arg, "@"); ok {
 		f, err := os.Open(path)
