@@ -386,8 +386,8 @@ func (x mockExample) matches(params rpcx.Params) bool {
 	return true
 }
 
-// equalJSON reports whether two texts are the same JSON value. The texts must be JSON; a nil
-// text equals nothing.
+// equalJSON reports whether two texts are the same JSON value. The texts must be JSON.
+// A nil text equals nothing.
 func equalJSON(a, b json.RawMessage) bool {
 	if a == nil || b == nil {
 		return false

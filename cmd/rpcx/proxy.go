@@ -287,7 +287,8 @@ func passBytes(dst, src *streamEnd, t *tap) error {
 	}
 }
 
-// connectEnd connects to the server, or starts its program. wait waits for the program's end.
+// connectEnd connects to the server, or starts its program. wait waits for the end of the
+// program.
 func (p *proxyCall) connectEnd(ctx context.Context, n int) (end *streamEnd, wait func(), err error) {
 	if p.target.kind == kindStdio {
 		return p.startProgram(n)

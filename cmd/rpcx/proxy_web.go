@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -46,9 +47,7 @@ func (p *proxyCall) serveWeb(ctx context.Context, l net.Listener) error {
 			r.Out.Host = ""
 			r.Out.Header.Del("Accept-Encoding")
 			r.Out.Header.Del("Sec-WebSocket-Extensions")
-			for name, values := range d.Header {
-				r.Out.Header[name] = values
-			}
+			maps.Copy(r.Out.Header, d.Header)
 		},
 		ModifyResponse: p.tapResponse,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {

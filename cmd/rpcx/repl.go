@@ -319,7 +319,8 @@ func (r *repl) print(ctx context.Context, value json.RawMessage) error {
 	return r.p.print(ctx, value)
 }
 
-// printFailure prints why a line has failed: an error of the peer as JSON, any other as text.
+// printFailure prints why a line has failed: an error of the peer as JSON, any other error as
+// text.
 func (r *repl) printFailure(err error) {
 	if err == nil {
 		return

@@ -160,8 +160,8 @@ func (t *terminalInput) showPrompt(change func()) {
 	t.editor.Refresh()
 }
 
-// remember adds a line. The first call ends a walk through the history: otherwise the editor
-// would keep the line that the walk has reached.
+// remember adds a line. The first call ends a walk through the history. Otherwise the
+// editor would keep the line that the walk has reached.
 func (t *terminalInput) remember(line string) {
 	_ = t.editor.SaveToHistory("")
 	if line != "" {
@@ -179,6 +179,9 @@ func (t *terminalInput) close() {
 // filterInput drops control characters that no key has, as in a pasted text: the terminal
 // would obey them.
 func filterInput(r rune) (rune, bool) {
+	if r == readline.CharCtrlZ {
+		continueSoon()
+	}
 	return r, r < 0x80 || !unicode.IsControl(r)
 }
 
@@ -285,8 +288,8 @@ func (p *plainInput) close()           {}
 // completer is a function as a completer of the editor.
 type completer func(line string) []string
 
-// Do implements readline.AutoCompleter. The words of the completer are whole, and the editor
-// wants what follows the beginning.
+// Do implements readline.AutoCompleter. The words of the completer are whole, and the
+// editor wants what follows the beginning.
 func (c completer) Do(line []rune, pos int) (rest [][]rune, length int) {
 	head := string(line[:pos])
 	begun := head[strings.LastIndexByte(head, ' ')+1:]

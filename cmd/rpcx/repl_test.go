@@ -90,8 +90,8 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 }
 
-// A history that others can read is made private. Lines with control characters would act on
-// the terminal, and are left out.
+// A history that others can read is made private. Lines with control characters would act
+// on the terminal, and are left out.
 func TestHistoryOfOthers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "history")
 	text := "good\n\x1b]0;owned\x07\n\u009b2J\nbad \xff\n" + strings.Repeat("l", maxHistoryLine+1) + "\n\nemoji 👨\u200d👩\n"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -249,5 +250,17 @@ func TestMockIsHarmless(t *testing.T) {
 	s := invocation{stdin: mockDocument, terminal: true}.serve(t, "serve-mock", "-", "--listen", "127.0.0.1:0")
 	if got := s.stdout.wait(t, "sum"); strings.ContainsRune(got, '\x1b') {
 		t.Errorf("stdout has an escape: %q", got)
+	}
+}
+
+// checkPrivate checks the mode of a file or folder.
+func checkPrivate(t *testing.T, path string, want os.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != want {
+		t.Errorf("%s has mode %v, want %v", path, info.Mode().Perm(), want)
 	}
 }
