@@ -85,7 +85,7 @@ echo '{"sum": 3, "status": {"ok": true}}' | rpcx serve-mock - --listen unix:///t
 			fs.Choice(&m.conn.framing, "framing", "how messages are kept apart: `FRAMING`. Default: line, or as ADDR says", "line", "lsp", "length", "json", "ws", "http")
 			fs.Choice(&m.conn.protocol, "protocol", "JSON-RPC 2.0, 1.0, a mix, aiomas, or what a client's first message has: `VERSION`", "auto", "2", "1", "loose", "aiomas")
 			fs.Choice(&m.conn.cancel, "cancel", "how clients abandon calls: `DIALECT`. Default: not at all", "lsp", "mcp")
-			fs.Int(&m.conn.maxSize, "max-size", "the size of the largest message, in `BYTES`")
+			fs.Size(&m.conn.maxSize, "max-size", "`SIZE`: the largest message; 0 for no limit")
 			m.listen.declare(fs, "")
 			fs.List(&m.origins, "origin", "a `HOST` whose web pages may call, or *; may be repeated")
 			fs.Bool(&m.conn.verbose, "verbose", "report calls and connections on stderr")
@@ -291,8 +291,8 @@ func (m *mock) serve(ctx context.Context, t target, l net.Listener) error {
 	if t.kind == kindStream {
 		return m.ended(ctx, srv.ServeContext(ctx, l))
 	}
-	post := &rpchttp.Handler{Server: srv, MaxSize: m.conn.maxSize, Origins: m.origins}
-	upgrade := &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: m.conn.maxSize}, Origins: m.origins}
+	post := &rpchttp.Handler{Server: srv, MaxSize: m.conn.sizeLimit(), Origins: m.origins}
+	upgrade := &websocket.Acceptor{Server: srv, Config: websocket.Config{MaxSize: m.conn.sizeLimit()}, Origins: m.origins}
 	web := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
 			upgrade.ServeHTTP(w, r)

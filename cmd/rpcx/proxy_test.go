@@ -266,6 +266,9 @@ func TestProxyWeb(t *testing.T) {
 	checkResult(t, rpcxRun("call", "http:"+host, "params", secret, "-o", "compact"), exitOK, `["hunter2\"2"]`+"\n")
 	s.stdout.wait(t, `"params":["…"]`)
 	checkResult(t, rpcxRun("call", "http:"+host+"/nothing", "params"), exitConnection, "", "404")
+	unlimited := proxyTo(t, web.URL+"/rpc", "--max-size", "0")
+	checkResult(t, rpcxRun("call", "http"+unlimited.addr[strings.Index(unlimited.addr, ":"):], "params"), exitOK, "null\n")
+	unlimited.stdout.wait(t, "(params ")
 	s.stdout.wait(t, "<-- 404 Not Found")
 
 	req, err := http.NewRequest("POST", "http:"+host, strings.NewReader(`{"id":0,"method":"slow"}`))
@@ -302,6 +305,9 @@ func TestProxyWebSocket(t *testing.T) {
 	p := newPeer(t)
 	s := proxyTo(t, p.ws)
 	addr := "ws" + s.addr[strings.Index(s.addr, ":"):]
+	checkResult(t, rpcxRun("call", addr, "params", "1", "-o", "compact"), exitOK, "[1]\n")
+	s = proxyTo(t, p.ws, "--max-size", "0") // no limit
+	addr = "ws" + s.addr[strings.Index(s.addr, ":"):]
 	long := strings.Repeat("long", 20_000)
 	checkResult(t, rpcxRun("call", addr, "params", long, "-o", "compact"), exitOK, `["`+long+`"]`+"\n")
 	s.stdout.wait(t, "(params ")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -132,6 +133,14 @@ type exchange struct {
 
 func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
 
+// shownLimit returns the size of the largest message that is shown.
+func (p *proxyCall) shownLimit() int {
+	if p.conn.maxSize == 0 {
+		return math.MaxInt / 2
+	}
+	return p.conn.maxSize
+}
+
 // tapRequest shows the body of a request before the request goes on.
 func (p *proxyCall) tapRequest(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -139,7 +148,7 @@ func (p *proxyCall) tapRequest(next http.Handler) http.Handler {
 		defer p.running.Done()
 		n, _ := r.Context().Value(connKey{}).(int)
 		x := &exchange{conn: n, calls: newCallTable()}
-		limit := p.conn.maxSize
+		limit := p.shownLimit()
 		start, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
 		if err != nil {
 			w.WriteHeader(http.StatusBadRequest)
@@ -174,8 +183,8 @@ func (p *proxyCall) tapResponse(r *http.Response) error {
 		p.log.tell(x.conn, "a WebSocket is open")
 		r.Body = &tappedSocket{
 			ReadWriteCloser: stream,
-			up:              newTap(webSocketSplitter(p.conn.maxSize, show(fromClient)), show(fromClient)),
-			down:            newTap(webSocketSplitter(p.conn.maxSize, show(fromServer)), show(fromServer)),
+			up:              newTap(webSocketSplitter(p.shownLimit(), show(fromClient)), show(fromClient)),
+			down:            newTap(webSocketSplitter(p.shownLimit(), show(fromServer)), show(fromServer)),
 			closed:          sync.OnceFunc(func() { p.log.tell(x.conn, "the WebSocket is closed") }),
 		}
 		return nil
@@ -183,9 +192,9 @@ func (p *proxyCall) tapResponse(r *http.Response) error {
 	if r.StatusCode != http.StatusOK {
 		p.log.tell(x.conn, "%s%s", fromServer.arrow(), r.Status)
 	}
-	split := wholeSplitter(p.conn.maxSize)
+	split := wholeSplitter(p.shownLimit())
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "text/event-stream") {
-		split = eventSplitter(p.conn.maxSize)
+		split = eventSplitter(p.shownLimit())
 	}
 	r.Body = &tappedBody{r.Body, newTap(split, show(fromServer))}
 	return nil
