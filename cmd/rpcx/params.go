@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
 	"strings"
+	"unicode/utf8"
+
+	"example.com/rpcx/internal/jsonscan"
 )
 
 // parseParams reads the params of a call from arguments:
@@ -122,7 +124,7 @@ const maxInput = 256 << 20
 // begins as an object, array or string of JSON does.
 func jsonOrString(what, text string) (json.RawMessage, error) {
 	trimmed := strings.TrimSpace(text)
-	if json.Valid([]byte(trimmed)) {
+	if ok, _ := jsonscan.Valid([]byte(trimmed)); ok {
 		return json.RawMessage(trimmed), nil
 	}
 	if trimmed != "" && strings.ContainsRune(`{["`, rune(trimmed[0])) {
@@ -133,20 +135,33 @@ func jsonOrString(what, text string) (json.RawMessage, error) {
 
 // checkJSON returns text if text is a JSON value. Otherwise the error shows the place.
 func checkJSON(what string, text []byte) (json.RawMessage, error) {
-	var value json.RawMessage
-	err := json.Unmarshal(text, &value)
-	if err == nil {
-		return value, nil
+	scan := jsonscan.Scanner{Data: text}
+	if scan.ScanValue() && scan.AtEnd() && scan.IsUTF8() {
+		return text, nil
 	}
-	syntax, ok := errors.AsType[*json.SyntaxError](err)
-	if !ok {
-		return nil, usagef("%s: %w", what, err)
+	why, place := "", scan.Pos
+	switch {
+	case !utf8.Valid(text):
+		why, place = "a byte that is not UTF-8", invalidUTF8(text)
+	case place >= len(text):
+		why = "the end is missing"
+	default:
+		r, _ := utf8.DecodeRune(text[place:])
+		why = fmt.Sprintf("%q is not expected here", r)
 	}
-	offset := int(syntax.Offset) - 1
-	if strings.Contains(syntax.Error(), "unexpected end") {
-		offset = len(text)
+	return nil, usagef("%s: no JSON: %s\n%s", what, why, markPlace(string(text), place))
+}
+
+// invalidUTF8 returns the place of the first byte that is not UTF-8.
+func invalidUTF8(text []byte) (place int) {
+	for place < len(text) {
+		r, size := utf8.DecodeRune(text[place:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		place += size
 	}
-	return nil, usagef("%s: no JSON: %w\n%s", what, err, markPlace(string(text), offset))
+	return place
 }
 
 // markPlace returns the line around the byte at offset, and a caret below the byte.

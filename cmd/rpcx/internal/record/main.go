@@ -63,7 +63,7 @@ var steps = []string{
 	"rpcx call localhost:8888 user.find age=3",
 	`printf 'sum 1 2\nuser.find name=B\n' | rpcx batch localhost:8888 --output compact`,
 	"rpcx listen ws://localhost:8080/ws --subscribe clock --count 2 --output compact",
-	"rpcx call localhost:8080 sum 1 2",
+	"rpcx call localhost:8888 sum 1 2 --timout 5s",
 }
 
 // session runs the steps, and returns their lines with the colours of a terminal.

@@ -61,14 +61,14 @@ func TestWrap(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var got []string
 			for _, row := range wrap(c.line) {
-				text := ""
+				var text strings.Builder
 				for _, s := range row {
 					if s.colour != "" {
-						text += s.colour + ":"
+						text.WriteString(s.colour + ":")
 					}
-					text += s.text
+					text.WriteString(s.text)
 				}
-				got = append(got, text)
+				got = append(got, text.String())
 			}
 			if strings.Join(got, "|") != strings.Join(c.want, "|") {
 				t.Errorf("%q, want %q", got, c.want)
