@@ -21,7 +21,7 @@ func TestReplWithoutTerminal(t *testing.T) {
 		{"no last newline", "params 1", nil, 0, "[1]\n", ""},
 		{"a notification", "!params 1\nparams 2\n", nil, 0, "[2]\n", ""},
 		{"JSON over lines", "params [1,\n2\n]\nparams {\"a\": \"[\"}\n", nil, 0, "[1,2]\n{\"a\":\"[\"}\n", ""},
-		{"JSON that does not end", "params 1\nparams [1,\n2", nil, 1, "[1]\n", "params: no JSON: unexpected end of JSON input"},
+		{"JSON that does not end", "params 1\nparams [1,\n2", nil, 1, "[1]\n", "params: no JSON: the end is missing"},
 		{"a string that does not end", "params [\"a\nparams 1\n", nil, 1, "[1]\n", "params: no JSON"},
 		{"JSON with too many ends", "params [1]]\nparams 1\n", nil, 1, "[1]\n", "params: no JSON"},
 		{"an error of the peer", "refuse\nparams 1\n", nil, 1, "[1]\n", `{"code":42,"message":"refused: naïve`},
