@@ -81,20 +81,20 @@ echo '{"sum": 3, "status": {"ok": true}}' | rpcx serve-mock - --listen unix:///t
 			m := &mock{addr: "localhost:8888", every: time.Second}
 			m.conn.protocol, m.conn.maxSize = "auto", defaultMaxSize
 			fs.group("Server")
-			fs.String(&m.addr, "listen", "the `ADDR` to listen at")
-			fs.Choice(&m.conn.framing, "framing", "how messages are kept apart: `FRAMING`. Default: line, or as ADDR says", "line", "lsp", "length", "json", "ws", "http")
-			fs.Choice(&m.conn.protocol, "protocol", "JSON-RPC 2.0, 1.0, a mix, aiomas, or what a client's first message has: `VERSION`", "auto", "2", "1", "loose", "aiomas")
-			fs.Choice(&m.conn.cancel, "cancel", "how clients abandon calls: `DIALECT`. Default: not at all", "lsp", "mcp")
+			fs.String(&m.addr, "listen", "`ADDR`: where to listen")
+			fs.Choice(&m.conn.framing, "framing", "`FRAMING`: how messages are kept apart. Default: line, or as ADDR says", "line", "lsp", "length", "json", "ws", "http")
+			fs.Choice(&m.conn.protocol, "protocol", "`VERSION`: JSON-RPC 2.0 or 1.0, a mix of both, aiomas, or that of a client's first message", "auto", "2", "1", "loose", "aiomas")
+			fs.Choice(&m.conn.cancel, "cancel", "`DIALECT`: how clients tell that a call is given up", "lsp", "mcp")
 			fs.Size(&m.conn.maxSize, "max-size", "`SIZE`: the largest message; 0 for no limit")
 			m.listen.declare(fs, "")
-			fs.List(&m.origins, "origin", "a `HOST` whose web pages may call, or *; may be repeated")
+			fs.List(&m.origins, "origin", "`HOST`: web pages of this host may call, or * for all; may be repeated")
 			fs.Bool(&m.conn.verbose, "verbose", "report calls and connections on stderr")
 			fs.alias("v", "verbose")
 			fs.group("Answers")
-			fs.Duration(&m.delay, "delay", "the `TIME` before each answer")
-			fs.String(&m.errorRate, "error-rate", "the part of calls that fail, from 0 to 1: `NUMBER`")
-			fs.List(&m.notify, "notify", "send the notification `'METHOD PARAMS'` to each connection, again and again; may be repeated")
-			fs.Duration(&m.every, "every", "the `TIME` between the notifications")
+			fs.Duration(&m.delay, "delay", "`TIME`: the delay of each answer")
+			fs.String(&m.errorRate, "error-rate", "`NUMBER`: the part of calls that fail, from 0 to 1")
+			fs.List(&m.notify, "notify", "`'METHOD PARAMS'`: a notification for each connection, again and again; may be repeated")
+			fs.Duration(&m.every, "every", "`TIME`: the time between the notifications")
 			return m.run
 		},
 	}

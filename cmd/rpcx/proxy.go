@@ -68,8 +68,8 @@ rpcx proxy - 'stdio:gopls' --framing lsp --record gopls.jsonl`,
 			p.conn.maxSize = 1 << 20
 			fs.Lookup("max-size").DefValue = fmt.Sprint(p.conn.maxSize)
 			fs.group("Proxy")
-			fs.File(&p.record, "record", "append what passes to `FILE`, as lines of JSON")
-			fs.Int(&p.maxConns, "max-conns", "the largest `NUMBER` of connections at a time")
+			fs.File(&p.record, "record", "`FILE`: append what passes, as lines of JSON")
+			fs.Int(&p.maxConns, "max-conns", "`NUMBER`: the most connections at a time")
 			p.listen.declare(fs, "listen-")
 			return p.run
 		},

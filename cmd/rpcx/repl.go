@@ -72,7 +72,7 @@ printf 'sum 1 2\n!log done\n' | rpcx repl localhost:8888`,
 		setup: func(fs *flags) action {
 			r := &repl{conn: declareConnFlags(fs), out: declareOutputFlags(fs), discover: "rpc.discover"}
 			fs.group("Repl")
-			fs.String(&r.discover, "discover", "the `METHOD` that is asked for the peer's methods; '' for none")
+			fs.String(&r.discover, "discover", "`METHOD`: what is asked for the peer's methods; '' for nothing")
 			fs.Bool(&r.noHistory, "no-history", "neither read nor write the history")
 			return r.run
 		},

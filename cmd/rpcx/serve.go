@@ -19,8 +19,8 @@ type listenFlags struct {
 
 func (l *listenFlags) declare(fs *flags, prefix string) {
 	l.prefix = prefix
-	fs.File(&l.cert, prefix+"cert", "the PEM `FILE` of the certificate to listen with at tls://, https:// and wss://")
-	fs.File(&l.key, prefix+"key", "the PEM `FILE` with its key. Default: the file of the certificate")
+	fs.File(&l.cert, prefix+"cert", "`FILE`: the PEM file of the certificate for listening at tls://, https:// and wss://")
+	fs.File(&l.key, prefix+"key", "`FILE`: the key of the certificate. Default: in its file")
 }
 
 // listen listens at a target. The listener of an https:// or wss:// target makes TLS.
