@@ -63,16 +63,18 @@ func mockCommand() *command {
 		usage:   "FILE",
 		summary: "Serve the examples of an OpenRPC document, or given results",
 		help: `
-FILE is an OpenRPC document, or a JSON object of results as {"method": result}; - is stdin.
+FILE is an OpenRPC document, or a JSON object of results as {"method": result}; - is
+stdin.
 
-A call is answered with the result of the example that has the same params, or else with that
-of the first example. A method without examples is answered with an example or the default of
-its result's schema, or else with null. Other methods do not exist: error -32601. rpc.discover
-returns the document. With --error-rate, calls fail with the errors that the document has for
-the method, one after the other, or else with -32603. Notifications are accepted.
+A call is answered with the result of the example that has the same params, or else
+with that of the first example. A method without examples is answered with an example
+or the default of its result's schema, or else with null. Other methods do not exist:
+error -32601. rpc.discover returns the document. With --error-rate, calls fail with
+the errors that the document has for the method, one after the other, or else with
+-32603. Notifications are accepted.
 
---listen has the same forms as ADDR. At http:// and ws:// addresses, HTTP and WebSockets are
-both served. Ctrl-C ends rpcx.`,
+--listen has the same forms as ADDR. At http:// and ws:// addresses, HTTP and
+WebSockets are both served. Ctrl-C ends rpcx.`,
 		examples: `
 rpcx serve-mock openrpc.json
 rpcx serve-mock openrpc.json --listen http://localhost:8080/rpc --delay 200ms --error-rate 0.1

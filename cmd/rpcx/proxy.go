@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -38,27 +37,30 @@ func proxyCommand() *command {
 		usage:   "LISTEN ADDR",
 		summary: "Pass messages on, and show them",
 		help: `
-Clients connect to LISTEN, and rpcx connects to ADDR for each of them. Both have the forms of
-ADDR. LISTEN may also be -, for the stdin and stdout of rpcx: then an editor or another program
-starts rpcx in place of its server, and messages are shown on stderr.
+Clients connect to LISTEN, and rpcx connects to ADDR for each of them. Both have the
+forms of ADDR. LISTEN may also be -, for the stdin and stdout of rpcx: then an editor
+or another program starts rpcx in place of its server, and messages are shown on
+stderr.
 
-Every message is a line: the time, the number of the connection, --> from the client or <-- from
-the server, and the message. A reply shows its method and how long the call took. --output json
-and compact, and --jq, print an object for each message instead, with time, conn, from, message,
-and calls for replies.
+Every message is a line: the time, the number of the connection, --> from the client
+or <-- from the server, and the message. A reply shows its method and how long the
+call took. --output json and compact, and --jq, print an object for each message
+instead, with time, conn, from, message, and calls for replies.
 
-At tcp://, tls:// and unix:// addresses, and with a command, the bytes pass unchanged, whatever
-they are. What is no message of --framing is only described. Both ends of a connection close
-separately. At http:// and ws:// addresses, the messages pass unchanged; of the headers, Host
-becomes that of ADDR, and compression is not offered, so that messages can be shown.
+At tcp://, tls:// and unix:// addresses, and with a command, the bytes pass unchanged,
+whatever they are. What is no message of --framing is only described. Both ends of a
+connection close separately. At http:// and ws:// addresses, the messages pass
+unchanged; of the headers, Host becomes that of ADDR, and compression is not offered,
+so that messages can be shown.
 
---record appends the objects to FILE, which only its owner can read. Secrets of --header, --auth
-and --proxy are replaced in what is shown and recorded, headers of HTTP are not recorded, and
-values of Authorization, Cookie and the like are replaced where HTTP passes as lines. The
-messages themselves are recorded as they are, with passwords in their params.
+--record appends the objects to FILE, which only its owner can read. Secrets of
+--header, --auth and --proxy are replaced in what is shown and recorded, headers of
+HTTP are not recorded, and values of Authorization, Cookie and the like are replaced
+where HTTP passes as lines. The messages themselves are recorded as they are, with
+passwords in their params.
 
-Messages over --max-size pass as well, but are not shown. A stdout that nobody reads stops what
-passes. Ctrl-C ends rpcx.`,
+Messages over --max-size pass as well, but are not shown. A stdout that nobody reads
+stops what passes. Ctrl-C ends rpcx.`,
 		examples: `
 rpcx proxy localhost:9000 localhost:8888 --record session.jsonl
 rpcx proxy localhost:9000 wss://eth.example/ --auth @token
@@ -66,7 +68,8 @@ rpcx proxy - 'stdio:gopls' --framing lsp --record gopls.jsonl`,
 		setup: func(fs *flags) action {
 			p := &proxyCall{conn: declareConnFlags(fs), out: declareOutputFlags(fs, "text"), maxConns: 256}
 			p.conn.maxSize = 1 << 20
-			fs.Lookup("max-size").DefValue = fmt.Sprint(p.conn.maxSize)
+			size := fs.Lookup("max-size")
+			size.DefValue = size.Value.String()
 			fs.group("Proxy")
 			fs.File(&p.record, "record", "`FILE`: append what passes, as lines of JSON")
 			fs.Int(&p.maxConns, "max-conns", "`NUMBER`: the most connections at a time")

@@ -43,28 +43,29 @@ func replCommand() *command {
 		usage:   "ADDR",
 		summary: "Call methods line by line, and see notifications meanwhile",
 		help: `
-A line is METHOD [PARAMS], as in batch: the params are JSON, or arguments as those of call. A
-line that begins with ! is a notification. JSON that is not complete goes on in the next line.
-Lines that begin with a dot are for rpcx itself: .help lists them.
+A line is METHOD [PARAMS], as in batch: the params are JSON, or arguments as those of
+call. A line that begins with ! is a notification. JSON that is not complete goes on
+in the next line. Lines that begin with a dot are for rpcx itself: .help lists them.
 
-Notifications and requests of the peer appear above the prompt. Requests are refused. When the
-connection has ended, the next call connects again.
+Notifications and requests of the peer appear above the prompt. Requests are refused.
+When the connection has ended, the next call connects again.
 
-  Tab       completes a method or the name of a param. At the first Tab, the peer is asked for
-            its methods by rpc.discover. Methods that were called are known, too.
+  Tab       completes a method or the name of a param. At the first Tab, the peer is
+            asked for its methods by rpc.discover. Methods that were called are known,
+            too.
   Ctrl-C    ends the running call, and drops the lines that wait for it
   Ctrl-D    ends rpcx
   Up, Down  go through the history; Ctrl-R searches it
 
-The prompt is > for a line, * while a call runs, and . within JSON. A line may be typed while a
-call runs, and is run afterwards.
+The prompt is > for a line, * while a call runs, and . within JSON. A line may be
+typed while a call runs, and is run afterwards.
 
-The history is in $XDG_STATE_HOME/rpcx/history, or ~/.local/state/rpcx/history, which only its
-owner can read. Lines with a secret of --header, --auth or --proxy are not kept, and neither are
-lines that begin with a space.
+The history is in $XDG_STATE_HOME/rpcx/history, or ~/.local/state/rpcx/history, which
+only its owner can read. Lines with a secret of --header, --auth or --proxy are not
+kept, and neither are lines that begin with a space.
 
-If stdin or stdout is no terminal, lines are run one after the other without a prompt. The exit
-code is 1 then if a reply was an error.`,
+If stdin or stdout is no terminal, lines are run one after the other without a prompt.
+The exit code is 1 then if a reply was an error.`,
 		examples: `
 rpcx repl localhost:8888
 rpcx repl wss://eth.example/ --jq .result
