@@ -141,7 +141,12 @@ func (c *connFlags) newDialer(e *env, t target) (*websocket.Dialer, error) {
 		}
 	}
 	if c.proxy != "" {
-		if d.SOCKS, err = rpcx.ParseSOCKSProxy(c.proxy); err != nil {
+		proxy, err := textOrFile("proxy", c.proxy)
+		if err != nil {
+			return nil, err
+		}
+		c.keepURLSecret(proxy)
+		if d.SOCKS, err = rpcx.ParseSOCKSProxy(proxy); err != nil {
 			return nil, usagef("--proxy: %s", c.redact(err.Error()))
 		}
 	}
@@ -176,17 +181,31 @@ func (c *connFlags) tlsConfig(e *env) (*tls.Config, error) {
 	return config, nil
 }
 
+// textOrFile returns the value of a flag, or the text of the file after @. The arguments of
+// a process are visible to other users, and files need not be.
+func textOrFile(flag, value string) (string, error) {
+	path, ok := strings.CutPrefix(value, "@")
+	if !ok {
+		return value, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", usagef("--%s: %w", flag, err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
 // header returns the HTTP header of --header and --auth. Errors do not show values.
 func (c *connFlags) header() (http.Header, error) {
 	header := http.Header{}
 	for _, h := range c.headers {
-		lines := []string{h}
-		if path, ok := strings.CutPrefix(h, "@"); ok {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return nil, usagef("--header: %w", err)
-			}
-			lines = strings.Split(strings.TrimSpace(string(text)), "\n")
+		text, err := textOrFile("header", h)
+		if err != nil {
+			return nil, err
+		}
+		lines := []string{text}
+		if text != h { // a file, with a header on each line
+			lines = strings.Split(text, "\n")
 		}
 		for _, line := range lines {
 			name, value, ok := strings.Cut(line, ":")
@@ -203,13 +222,9 @@ func (c *connFlags) header() (http.Header, error) {
 	if c.auth == "" {
 		return header, nil
 	}
-	auth := c.auth
-	if path, ok := strings.CutPrefix(auth, "@"); ok {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, usagef("--auth: %w", err)
-		}
-		auth = strings.TrimSpace(string(text))
+	auth, err := textOrFile("auth", c.auth)
+	if err != nil {
+		return nil, err
 	}
 	if !isHeaderValue(auth) {
 		return nil, usagef("--auth: the credentials have control characters")

@@ -25,6 +25,9 @@ ADDR is one of
   http://host/path, https://…     HTTP
   'stdio:COMMAND ARGS'            a program; or --stdio 'COMMAND ARGS' in place of ADDR
 
+Params are values by position (1 text '[2]'), name=value, JSON ('{"a": 1}'), @FILE, or -
+for stdin. Flags stand before or after the arguments.
+
 Exit codes:
   0  success
   1  the peer answered with an error, which is printed on stderr as JSON
@@ -34,8 +37,10 @@ Exit codes:
 
 Examples:
   rpcx call localhost:8888 sum 1 2
-  rpcx call https://rpc.example/ eth_blockNumber --jq .
-  rpcx call 'stdio:gopls' initialize processId=null capabilities='{}' --framing lsp
+  rpcx call https://rpc.example/ user.find name=A --auth @token --jq '.[].mail'
+  rpcx listen wss://eth.example/ --subscribe eth_subscribe newHeads --output compact
+  rpcx describe localhost:8888
+  rpcx call 'stdio:gopls' initialize processId=null capabilities={} --framing lsp
 `
 
 // printHelp prints the help of rpcx, or of the command that args name.

@@ -18,13 +18,16 @@ type messageLine struct {
 	params       json.RawMessage // nil for none
 }
 
+// blanks are the characters between words. A line of --subscribe may hold a newline.
+const blanks = " \t\n"
+
 // parseLine reads a line. The params are JSON, or the arguments of call, with quotes as in
 // a shell. Within an argument, JSON needs no more quotes: a={"b": "c d"}.
 func parseLine(e *env, line string) (m messageLine, err error) {
 	line = strings.TrimSpace(line)
 	line, m.notification = strings.CutPrefix(line, "!")
 	rest := ""
-	if i := strings.IndexAny(line, " \t"); i >= 0 {
+	if i := strings.IndexAny(line, blanks); i >= 0 {
 		line, rest = line[:i], strings.TrimSpace(line[i:])
 	}
 	if m.method = line; m.method == "" {
@@ -57,7 +60,7 @@ func lineArguments(rest string) (args []string, err error) {
 			return nil, err
 		}
 		args = append(args, name+arg)
-		rest = strings.TrimLeft(after, " \t")
+		rest = strings.TrimLeft(after, blanks)
 	}
 	return args, nil
 }
@@ -74,7 +77,7 @@ func cutJSON(text string) (value, after string, ok bool) {
 		return text, "", text[0] != '"'
 	}
 	after = text[dec.InputOffset():]
-	if after != "" && !strings.ContainsRune(" \t", rune(after[0])) {
+	if after != "" && !strings.ContainsRune(blanks, rune(after[0])) {
 		return text, "", text[0] != '"'
 	}
 	return string(raw), after, true
@@ -100,7 +103,7 @@ func cutWord(text string) (word, after string, err error) {
 			b.WriteRune(r)
 		case r == '\'' || r == '"':
 			quote = r
-		case r == ' ' || r == '\t' || r == '\n':
+		case strings.ContainsRune(blanks, r):
 			return b.String(), text[i:], nil
 		default:
 			b.WriteRune(r)
@@ -115,7 +118,7 @@ func cutWord(text string) (word, after string, err error) {
 // splitWords splits a command line into words as a shell does: quotes and backslashes keep
 // spaces. Nothing else is special.
 func splitWords(line string) (words []string, err error) {
-	for line = strings.TrimLeft(line, " \t\n"); line != ""; line = strings.TrimLeft(line, " \t\n") {
+	for line = strings.TrimLeft(line, blanks); line != ""; line = strings.TrimLeft(line, blanks) {
 		var word string
 		if word, line, err = cutWord(line); err != nil {
 			return nil, err

@@ -47,7 +47,7 @@ func declareConnFlags(fs *flags) *connFlags {
 	fs.String(&c.stdio, "stdio", "`'COMMAND ARGS'`: start a program and talk to its stdin and stdout, in place of ADDR")
 	fs.Duration(&c.timeout, "timeout", "`TIME`: the limit for connecting, and for each call; 0 for none")
 	fs.Size(&c.maxSize, "max-size", "`SIZE`: the largest message; 0 for no limit")
-	fs.String(&c.proxy, "proxy", "`URL`: a SOCKS proxy, as in socks5://user:password@host:port")
+	fs.String(&c.proxy, "proxy", "`URL`: a SOCKS proxy, as in socks5://user:password@host:port, or @FILE with the URL")
 	fs.List(&c.headers, "header", "`'NAME: VALUE'`: an HTTP header, or @FILE with one on each line; may be repeated")
 	fs.alias("H", "header")
 	fs.String(&c.auth, "auth", "`CREDENTIALS`: user:password or bearer:TOKEN for HTTP, or @FILE with one of these, which no list of processes shows")

@@ -116,6 +116,7 @@ func TestParseLine(t *testing.T) {
 		{`echo "two words"`, "echo", `["two words"]`, false, ""},
 		{`echo {"a": "b c"} [1, 2] "x y" 'z w'`, "echo", `[{"a":"b c"},[1,2],"x y","z w"]`, false, ""},
 		{`echo a={"b": "c d"} e="f g" h=[1, 2]`, "echo", `{"a":{"b": "c d"},"e":"f g","h":[1, 2]}`, false, ""},
+		{"echo\na\n\tb\n", "echo", `["a","b"]`, false, ""},
 		{`echo 'a'b"c"`, "echo", `["abc"]`, false, ""},
 		{`echo "a"b`, "echo", `["ab"]`, false, ""},
 		{`echo {"a": 1}b`, "", "", false, "no JSON"},

@@ -98,6 +98,7 @@ func (p *printer) write(text string) error {
 
 // format returns a value in the form of --output, without a final newline.
 func (p *printer) format(value json.RawMessage) string {
+	value = bytes.TrimSpace(value)
 	switch p.form {
 	case "compact":
 		return p.colour(escapeFor(p.terminal, compact(value)))

@@ -42,6 +42,10 @@ func TestSecrets(t *testing.T) {
 	if err := os.WriteFile(headers, []byte("X-Key: "+secret+"\nX-Other: 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	proxy := filepath.Join(t.TempDir(), "proxy")
+	if err := os.WriteFile(proxy, []byte("socks5://user:hunter2%2F+%C3%A4@127.0.0.1:1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	const basic = "Basic dXNlcjpodW50ZXIyLyvDpA==" // user:hunter2/+ä
 	for _, c := range []struct {
 		name, addr string
@@ -60,10 +64,12 @@ func TestSecrets(t *testing.T) {
 		{"a WebSocket nobody answers", "ws://user:hunter2%2F+%C3%A4@127.0.0.1:1/", nil, ""},
 		{"a bad URL", "http://user:hunter2%2F+%C3%A4@127.0.0.1:x/", nil, ""},
 		{"a proxy nobody answers", "127.0.0.1:1", []string{"--proxy", "socks5://user:hunter2%2F+%C3%A4@127.0.0.1:1"}, ""},
+		{"a file of a proxy", "127.0.0.1:1", []string{"--proxy", "@" + proxy}, ""},
 		{"a bad proxy", "127.0.0.1:1", []string{"--proxy", "http://user:hunter2%2F+%C3%A4@127.0.0.1:1"}, ""},
 		{"a bad header", web.URL, []string{"--header", secret}, ""},
 		{"a header with a newline", web.URL, []string{"--header", "X: " + secret + "\n" + secret}, ""},
 		{"bad credentials", web.URL, []string{"--auth", secret}, ""},
+		{"no file", web.URL, []string{"--auth", "@nothing"}, ""},
 		{"credentials for TCP", "127.0.0.1:1", []string{"--auth", "user:" + secret}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -42,7 +42,6 @@ func (c *connFlags) targetOf(args []string) (target, []string, error) {
 
 // parseTarget reads an address, and checks it against the flags.
 func (c *connFlags) parseTarget(addr string) (target, error) {
-	c.keepURLSecret(c.proxy)
 	t, err := c.parseAddr(addr)
 	if err != nil {
 		return target{}, err
