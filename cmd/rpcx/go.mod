@@ -10,9 +10,10 @@ replace (
 require (
 	example.com/rpcx v0.0.0-00010101000000-000000000000
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
+	github.com/ergochat/readline v0.1.3
 	github.com/itchyny/gojq v0.12.20
 	golang.org/x/term v0.48.0
-	golang.org/x/text v0.41.0
+	golang.org/x/text v0.44.0
 )
 
 require (
@@ -27,6 +28,6 @@ require (
 	example.com/rpcx/openrpc v0.0.0-00010101000000-000000000000
 	github.com/coder/websocket v1.8.15 // indirect
 	github.com/itchyny/timefmt-go v0.1.9 // indirect
-	golang.org/x/sync v0.24.0
+	golang.org/x/sync v0.25.0
 	golang.org/x/sys v0.50.0
 )

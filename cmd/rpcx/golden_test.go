@@ -65,6 +65,9 @@ func TestGolden(t *testing.T) {
 		{"help_batch", invocation{}, []string{"help", "batch"}},
 		{"help_bench", invocation{}, []string{"bench", "--help"}},
 		{"help_describe", invocation{}, []string{"describe", "-h"}},
+		{"help_repl", invocation{}, []string{"repl", "-h"}},
+		{"help_mock", invocation{}, []string{"serve-mock", "-h"}},
+		{"help_proxy", invocation{}, []string{"proxy", "-h"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := make([]string, len(c.args))

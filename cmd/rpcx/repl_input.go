@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode"
+
+	"github.com/ergochat/readline"
+)
+
+// lineInput is where the lines of a repl come from.
+type lineInput interface {
+	// readLine returns a line without its newline; errInterrupted after Ctrl-C; io.EOF at
+	// the end of the input, after Ctrl-D, and after the end of the context. With more, the
+	// line continues a statement.
+	readLine(more bool) (string, error)
+	// setPrompt changes the prompt, also while readLine waits.
+	setPrompt(prompt string)
+	// remember adds a line to the lines that Up brings back.
+	remember(line string)
+	// env returns the environment whose outputs do not disturb the input.
+	env() *env
+	close()
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// maxStatement bounds the bytes of a call that is typed, or read from stdin.
+const maxStatement = 16 << 20
+
+// readStatement reads a line, and further lines while its JSON is not complete.
+func readStatement(in lineInput) (string, error) {
+	var depth jsonDepth
+	var statement strings.Builder
+	for {
+		line, err := in.readLine(statement.Len() > 0)
+		switch {
+		case err == io.EOF && statement.Len() > 0:
+			return statement.String(), nil // the error of the JSON says what is missing
+		case err != nil:
+			return "", err
+		case statement.Len()+len(line) > maxStatement:
+			return "", fmt.Errorf("a call of more than %d MiB; write @FILE for large params", maxStatement>>20)
+		}
+		if statement.Len() > 0 {
+			statement.WriteByte('\n')
+		}
+		statement.WriteString(line)
+		if depth.read(line) <= 0 {
+			return statement.String(), nil
+		}
+	}
+}
+
+// jsonDepth counts the open brackets of a statement. Words outside of JSON may have quotes
+// as in a shell. A string that does not end in its line is an error of JSON, and ends the
+// statement.
+type jsonDepth struct {
+	depth int
+	begun bool // within the JSON
+}
+
+func (d *jsonDepth) read(line string) int {
+	if !d.begun {
+		i := strings.IndexAny(line, " \t")
+		if i < 0 {
+			return 0
+		}
+		line = strings.TrimSpace(line[i:])
+		if line == "" || line[0] != '{' && line[0] != '[' {
+			return 0
+		}
+		d.begun = true
+	}
+	for i := 0; i < len(line); i++ {
+		switch line[i] {
+		case '{', '[':
+			d.depth++
+		case '}', ']':
+			d.depth--
+		case '"':
+			n := stringLen(line[i:])
+			if n < 2 || line[i+n-1] != '"' {
+				return 0
+			}
+			i += n - 1
+		}
+	}
+	return d.depth
+}
+
+// terminalInput is a line editor on a terminal. Output appears above the prompt.
+type terminalInput struct {
+	editor *readline.Instance
+	e      *env
+	stop   func() bool // of the context
+
+	mu     sync.Mutex // guards the prompt
+	prompt string
+	more   bool // promptMore is shown in place of prompt
+}
+
+// newTerminalInput returns the input from a terminal. complete returns what may follow the
+// beginning of a line.
+func newTerminalInput(ctx context.Context, e *env, lines []string, complete func(line string) []string) (*terminalInput, error) {
+	tty := &columnTeller{in: e.stdin, out: e.stdout}
+	editor, err := readline.NewFromConfig(&readline.Config{
+		Prompt: promptReady, Stdin: tty, Stdout: tty, Stderr: e.stderr,
+		HistoryLimit: maxHistoryLines, DisableAutoSaveHistory: true, HistorySearchFold: true,
+		AutoComplete:        completer(complete),
+		FuncIsTerminal:      func() bool { return true },
+		FuncFilterInputRune: filterInput,
+		InterruptPrompt:     "^C", EOFPrompt: "\n",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the terminal: %w", err)
+	}
+	t := &terminalInput{editor: editor, prompt: promptReady}
+	t.stop = context.AfterFunc(ctx, t.close)
+	for _, line := range lines {
+		t.remember(line)
+	}
+	above := *e
+	above.stdout = editor.Stdout()
+	if e.stderrTTY {
+		above.stderr = editor.Stdout()
+	}
+	t.e = &above
+	return t, nil
+}
+
+func (t *terminalInput) readLine(more bool) (string, error) {
+	t.showPrompt(func() { t.more = more })
+	line, err := t.editor.ReadLine()
+	if errors.Is(err, readline.ErrInterrupt) {
+		return "", errInterrupted
+	}
+	return line, err
+}
+
+func (t *terminalInput) setPrompt(prompt string) { t.showPrompt(func() { t.prompt = prompt }) }
+
+// showPrompt shows the prompt after a change of t.
+func (t *terminalInput) showPrompt(change func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change()
+	prompt := t.prompt
+	if t.more {
+		prompt = promptMore
+	}
+	t.editor.SetPrompt(prompt)
+	t.editor.Refresh()
+}
+
+// remember adds a line. The first call ends a walk through the history. Otherwise the
+// editor would keep the line that the walk has reached.
+func (t *terminalInput) remember(line string) {
+	_ = t.editor.SaveToHistory("")
+	if line != "" {
+		_ = t.editor.SaveToHistory(line)
+	}
+}
+
+func (t *terminalInput) env() *env { return t.e }
+
+func (t *terminalInput) close() {
+	t.stop()
+	_ = t.editor.Close()
+}
+
+// filterInput drops control characters that no key has, as in a pasted text: the terminal
+// would obey them.
+func filterInput(r rune) (rune, bool) {
+	if r == readline.CharCtrlZ {
+		continueSoon()
+	}
+	return r, r < 0x80 || !unicode.IsControl(r)
+}
+
+// columnTeller answers the editor's question for the column of the cursor, which comes
+// before each prompt: the first, since each output ends with a newline. So the editor waits
+// for no terminal that does not answer, and keys typed ahead do not come before the answer.
+type columnTeller struct {
+	in    io.Reader
+	out   io.Writer
+	asked atomic.Bool
+}
+
+const (
+	columnQuestion = "\x1b[6n"
+	columnAnswer   = "\x1b[1;1R"
+)
+
+func (c *columnTeller) Write(p []byte) (int, error) {
+	if string(p) == columnQuestion {
+		c.asked.Store(true)
+		return len(p), nil
+	}
+	return c.out.Write(p)
+}
+
+func (c *columnTeller) Read(p []byte) (int, error) {
+	if len(p) >= len(columnAnswer) && c.asked.CompareAndSwap(true, false) {
+		return copy(p, columnAnswer), nil
+	}
+	return c.in.Read(p)
+}
+
+// plainInput reads lines of a file or pipe, or of a terminal without abilities.
+type plainInput struct {
+	e      *env
+	prompt bool
+	lines  chan plainLine
+	ctx    context.Context
+}
+
+type plainLine struct {
+	text string
+	err  error
+}
+
+func newPlainInput(ctx context.Context, e *env) *plainInput {
+	p := &plainInput{e: e, prompt: e.stdinTTY && e.stdoutTTY, lines: make(chan plainLine), ctx: ctx}
+	// Owner: the repl. End: the input, or ctx; a Read that waits ends with the process.
+	go p.readLines()
+	return p
+}
+
+func (p *plainInput) readLines() {
+	defer close(p.lines)
+	scanner := bufio.NewScanner(p.e.stdin)
+	scanner.Buffer(nil, maxStatement)
+	send := func(l plainLine) bool {
+		select {
+		case p.lines <- l:
+			return true
+		case <-p.ctx.Done():
+			return false
+		}
+	}
+	for scanner.Scan() {
+		if !send(plainLine{text: scanner.Text()}) {
+			return
+		}
+	}
+	err := scanner.Err()
+	switch {
+	case errors.Is(err, bufio.ErrTooLong):
+		err = fmt.Errorf("a line of more than %d MiB; write @FILE for large params", maxStatement>>20)
+	case err == nil || errors.Is(err, os.ErrClosed):
+		return
+	}
+	send(plainLine{err: err})
+}
+
+func (p *plainInput) readLine(more bool) (string, error) {
+	if p.prompt {
+		prompt := promptReady
+		if more {
+			prompt = promptMore
+		}
+		_, _ = io.WriteString(p.e.stdout, prompt)
+	}
+	select {
+	case l, ok := <-p.lines:
+		if !ok {
+			return "", io.EOF
+		}
+		return l.text, l.err
+	case <-p.ctx.Done():
+		return "", io.EOF
+	}
+}
+
+func (p *plainInput) setPrompt(string) {}
+func (p *plainInput) remember(string)  {}
+func (p *plainInput) env() *env        { return p.e }
+func (p *plainInput) close()           {}
+
+// completer is a function as a completer of the editor.
+type completer func(line string) []string
+
+// Do implements readline.AutoCompleter. The words of the completer are whole, and the
+// editor wants what follows the beginning.
+func (c completer) Do(line []rune, pos int) (rest [][]rune, length int) {
+	head := string(line[:pos])
+	begun := head[strings.LastIndexByte(head, ' ')+1:]
+	for _, word := range c(head) {
+		if after, ok := strings.CutPrefix(word, begun); ok {
+			rest = append(rest, []rune(after))
+		}
+	}
+	return rest, len([]rune(begun))
+}
