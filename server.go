@@ -116,13 +116,13 @@ type Server struct {
 	// that their clients do not all come back in the same moment. Default 0: no spread.
 	//
 	// From the beginning, after ShutdownNotice, the server accepts nothing any more, and
-	// [Server.Accepts] returns false. The sessions have their turns in random order, at even distances, and at a
-	// random time within each distance. A session goes on until its turn, and then ends as
-	// by [Session.Shutdown], with one difference: if the peer has sent a request within the
-	// last half second, the session goes on to refuse requests until the peer has been quiet
-	// for as long, but not for more than a second. By a refusal, a [Client] learns to go
-	// elsewhere. Otherwise most clients that call without a pause would have a call under way
-	// whose end is uncertain.
+	// [Server.Accepts] returns false. The sessions have their turns in random order, at even
+	// distances, and at a random time within each distance. A session goes on until its
+	// turn, and then ends as by [Session.Shutdown], with one difference: if the peer has sent
+	// a request within the last half second, the session goes on to refuse requests until the
+	// peer has been quiet for as long, but not for more than a second. By a refusal, a
+	// [Client] learns to go elsewhere. Otherwise most clients that call without a pause would
+	// have a call under way whose end is uncertain.
 	//
 	// When no session is left, Shutdown does not wait for further turns. When the context of
 	// Shutdown ends, no session waits for its turn any more.

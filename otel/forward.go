@@ -17,7 +17,8 @@ import (
 //	forward := natsrpcx.Forward(natsrpcx.Config{Conn: conn, Header: otelrpcx.Headers(config)})
 //	opts.Handler = otelrpcx.InstrumentForward(forward, config)
 //
-// A gateway has no Router, so Config.Methods says which methods have a name.
+// A gateway has no Router, so set Config.Methods: the methods that have a name. Otherwise
+// every name from a client counts as a method, up to MaxMethods.
 func InstrumentForward(h rpcx.Handler, c *Config) rpcx.Handler {
 	return &forwarder{newInstrumentation(&rpcx.Options{}, c.resolve()), h}
 }

@@ -7,6 +7,9 @@
 //	srv := &rpcx.Server{Options: *opts}
 //	err := otelrpcx.InstrumentServer(srv, nil)
 //
+// By default, the spans and metrics go to the global providers of OpenTelemetry, which do
+// nothing until the program has set them. docs/observing.md has an example.
+//
 // # Spans
 //
 // A call or notification of this side is a span of kind CLIENT. The span begins before the

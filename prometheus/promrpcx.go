@@ -6,6 +6,10 @@
 //	prometheus.MustRegister(collector)
 //	http.Handle("/metrics", promhttp.Handler())
 //
+// In the example, prometheus and promhttp are packages of
+// github.com/prometheus/client_golang. docs/observing.md says what to do about each metric,
+// and alerts.yml beside this package has alerts.
+//
 // # Metrics of calls
 //
 //	rpc_server_call_duration_seconds  a histogram: from the arrival of a request to the reply
