@@ -17,9 +17,14 @@ import (
 //	forward := natsrpcx.Forward(natsrpcx.Config{Conn: conn, Header: otelrpcx.Headers(config)})
 //	opts.Handler = otelrpcx.InstrumentForward(forward, config)
 //
-// A gateway has no Router, so Config.Methods says which methods have a name.
+// Config.Methods says which methods have a name. Clients choose the names here, so no method
+// has one by default, unless h is a [*rpcx.Router] with the method.
 func InstrumentForward(h rpcx.Handler, c *Config) rpcx.Handler {
-	return &forwarder{newInstrumentation(&rpcx.Options{}, c.resolve()), h}
+	config := c.resolve()
+	if config.Methods == nil {
+		config.Methods = telemetry.KnownTo(h)
+	}
+	return &forwarder{newInstrumentation(&rpcx.Options{}, config), h}
 }
 
 // forwarder is the handler of InstrumentForward.
@@ -44,7 +49,7 @@ func (f *forwarder) ServeRPC(ctx context.Context, req *rpcx.Request) (result any
 	}
 	err = errNotReturned
 	defer func() {
-		outcome := telemetry.OfCall(err)
+		outcome := telemetry.OfCall(ctx, err)
 		endSpan(span, err, outcome)
 		m.record(ctx, time.Since(start), outcome)
 	}()

@@ -110,7 +110,8 @@ type Config struct {
 	// from data, set Methods. Methods may be called by several goroutines at once.
 	//
 	// Default: for requests of the peer, the methods of Options.Handler and Options.Gate, if
-	// they are a [*rpcx.Router]. For calls of this side, every method is known.
+	// they are a [*rpcx.Router]. For calls of this side, every method is known, except in
+	// [InstrumentForward].
 	Methods func(method string) bool
 	// MaxMethods is the number of methods of each direction that have a name. Further methods
 	// are "_OTHER". Default 1,000.

@@ -41,10 +41,10 @@ func (m *method) observe(d time.Duration, o telemetry.Outcome) {
 }
 
 // beginCall is a function of Options.OnCall.
-func (in *instrumentation) beginCall(_ context.Context, c *rpcx.OutgoingCall) (next context.Context, done func(error), err error) {
+func (in *instrumentation) beginCall(ctx context.Context, c *rpcx.OutgoingCall) (next context.Context, done func(error), err error) {
 	start := time.Now()
 	return nil, func(err error) {
-		in.calls.Get(c.Method).observe(time.Since(start), telemetry.OfCall(err))
+		in.calls.Get(c.Method).observe(time.Since(start), telemetry.OfCall(ctx, err))
 	}, nil
 }
 

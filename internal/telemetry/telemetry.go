@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -164,21 +165,37 @@ func withCode(code int) Outcome {
 	return Outcome{text, text}
 }
 
-// OfCall returns the outcome of a call, a notification or a batch with the error err.
-func OfCall(err error) Outcome {
-	if err == nil {
+// OfCall returns the outcome of a call, a notification or a batch with the error err. ctx is
+// the context of the caller.
+func OfCall(ctx context.Context, err error) Outcome {
+	switch {
+	case err == nil:
 		return Outcome{}
+	case isCause(ctx, err):
+		return Outcome{Type: localType(ctx.Err())}
 	}
 	if _, batch := errors.AsType[*rpcx.BatchError](err); batch {
 		return Outcome{Type: TypeMemberFailed}
 	}
-	if e, ok := errors.AsType[*rpcx.Error](err); ok && !errors.Is(err, rpcx.ErrNotConnected) {
+	if e, ok := errors.AsType[*rpcx.Error](err); ok && !isLost(err) {
 		return withCode(e.Code)
 	}
 	if e, ok := errors.AsType[*rpchttp.StatusError](err); ok {
 		return Outcome{Type: typeHTTP + strconv.Itoa(e.StatusCode)}
 	}
 	return Outcome{Type: localType(err)}
+}
+
+// isCause reports whether ctx has ended and err is the cause. A cause may be any error: with
+// an errgroup, the error of another call.
+func isCause(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && reflect.ValueOf(err).Comparable() && context.Cause(ctx) == err
+}
+
+// isLost reports whether err is that of a call without an answer. An *rpcx.Error within err
+// is then the answer to another call: to the login of a client, for example.
+func isLost(err error) bool {
+	return errors.Is(err, rpcx.ErrNotConnected) || errors.Is(err, rpcx.ErrConnectionLost) || errors.Is(err, rpcx.ErrClosed)
 }
 
 // localType returns the type of a failure of this side.
@@ -211,30 +228,29 @@ func localType(err error) string {
 
 // OfRequest returns the outcome of a request of s whose handler has returned: err is the
 // error for Trace.ReplySent, ctx the handler's context, and c is Options.Cancellation, or
-// nil.
+// nil. If err has several errors, their order is that of the session for the reply.
 func OfRequest(ctx context.Context, s *rpcx.Session, err error, c *rpcx.Cancellation) Outcome {
 	switch {
 	case ctx.Err() == context.DeadlineExceeded: // the peer has got this error, or will
 		return withCode(rpcx.CodeServerBusy)
 	case err == nil:
 		return Outcome{}
+	case errors.Is(err, rpcx.ErrExcessiveCost):
+		return withCode(rpcx.CodeExcessiveResourceUsage)
+	case errors.Is(err, context.Canceled) && context.Cause(ctx) == rpcx.ErrPeerCancelled:
+		if c == nil || c.Code == 0 {
+			return Outcome{Type: TypeCancelled}
+		}
+		return withCode(c.Code)
 	}
 	if e, ok := errors.AsType[*rpcx.Error](err); ok {
 		return withCode(e.Code)
-	}
-	if errors.Is(err, rpcx.ErrExcessiveCost) {
-		return withCode(rpcx.CodeExcessiveResourceUsage)
 	}
 	if e, ok := errors.AsType[*rpcx.ProtocolError](err); ok && !e.Unsent {
 		return withCode(e.Code)
 	}
 	// Only here is the cause needed: context.Cause allocates a context.
 	switch cause := context.Cause(ctx); {
-	case cause == rpcx.ErrPeerCancelled && matches(err, cause):
-		if c == nil || c.Code == 0 {
-			return Outcome{Type: TypeCancelled}
-		}
-		return withCode(c.Code)
 	case !errors.Is(cause, context.Canceled) && matches(err, cause): // the session has ended
 		return Outcome{Type: TypeClosed}
 	case matches(err, cause) && endedByClient(s):

@@ -71,6 +71,8 @@ func TestOutcomeOfACall(t *testing.T) {
 		{fmt.Errorf("%w: %w", rpcx.ErrNotConnected, context.Canceled), "", telemetry.TypeNotConnected},
 		{fmt.Errorf("%w: %w", rpcx.ErrNotConnected, rpcx.Errorf(-102, "busy")), "", telemetry.TypeNotConnected},
 		{&rpcx.ConnectionError{Err: rpcx.ErrClosed}, "", telemetry.TypeConnectionLost},
+		{&rpcx.ConnectionError{Err: rpcx.Errorf(-101, "cost")}, "", telemetry.TypeConnectionLost},
+		{fmt.Errorf("%w: %w", rpcx.ErrClosed, &rpcx.PermanentError{Err: rpcx.Errorf(3, "login")}), "", telemetry.TypeClosed},
 		{rpcx.ErrClosed, "", telemetry.TypeClosed},
 		{rpcx.ErrNoResponse, "", telemetry.TypeNoResponse},
 		{rpcx.ErrNoCallback, "", telemetry.TypeNotSent},
@@ -80,11 +82,43 @@ func TestOutcomeOfACall(t *testing.T) {
 		{&rpcx.ConnectionError{Err: &rpchttp.StatusError{StatusCode: 401}}, "", "http_401"},
 		{errors.New("else"), "", telemetry.Other},
 	} {
-		if got := telemetry.OfCall(test.err); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
+		if got := telemetry.OfCall(context.Background(), test.err); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
 			t.Errorf("%v: %+v", test.err, got)
 		}
 	}
 }
+
+// The cause of a context may be the error of another call, which is no answer to this one.
+func TestOutcomeOfACallWhoseContextEnds(t *testing.T) {
+	for _, cause := range []error{rpcx.Errorf(5, "no"), rpcx.ErrConnectionLost, errors.New("else"), &rpcx.BatchError{}} {
+		cancelled, cancel := context.WithCancelCause(t.Context())
+		if got := telemetry.OfCall(cancelled, cause); got.Type == telemetry.TypeCancelled {
+			t.Errorf("%v before the end: %+v", cause, got)
+		}
+		cancel(cause)
+		if got := telemetry.OfCall(cancelled, cause); got != (telemetry.Outcome{Type: telemetry.TypeCancelled}) {
+			t.Errorf("%v: %+v", cause, got)
+		}
+		if got := telemetry.OfCall(cancelled, rpcx.Errorf(5, "no")); got.Code != "5" {
+			t.Errorf("an answer after the end: %+v", got)
+		}
+		late, stop := context.WithTimeoutCause(t.Context(), 0, cause)
+		if got := telemetry.OfCall(late, cause); got != (telemetry.Outcome{Type: telemetry.TypeTimeout}) {
+			t.Errorf("%v after a deadline: %+v", cause, got)
+		}
+		stop()
+	}
+	cancelled, cancel := context.WithCancelCause(t.Context())
+	cancel(errorList{})
+	if got := telemetry.OfCall(cancelled, errorList{}); got != (telemetry.Outcome{Type: telemetry.Other}) {
+		t.Errorf("an error that cannot be compared: %+v", got)
+	}
+}
+
+// errorList is an error that cannot be compared.
+type errorList []error
+
+func (errorList) Error() string { return "errors" }
 
 func TestOutcomeOfARequest(t *testing.T) {
 	cancelled := func(cause error) context.Context {
@@ -113,6 +147,8 @@ func TestOutcomeOfARequest(t *testing.T) {
 		{cancelled(rpcx.ErrPeerCancelled), rpcx.ErrPeerCancelled, rpcx.MCPCancellation, "", telemetry.TypeCancelled},
 		{cancelled(rpcx.ErrPeerCancelled), nil, rpcx.RPCCancellation, "", ""},
 		{cancelled(rpcx.ErrPeerCancelled), errors.New("else"), rpcx.RPCCancellation, "-32603", "-32603"},
+		{cancelled(rpcx.ErrPeerCancelled), fmt.Errorf("%w: %w", context.Canceled, rpcx.Errorf(7, "no")), rpcx.RPCCancellation, "-32097", "-32097"},
+		{returned, errors.Join(rpcx.Errorf(7, "no"), rpcx.ErrExcessiveCost), nil, "-101", "-101"},
 		{cancelled(rpcx.ErrClosed), context.Canceled, nil, "", telemetry.TypeClosed},
 		{cancelled(rpcx.ErrClosed), rpcx.ErrClosed, nil, "", telemetry.TypeClosed},
 	} {
