@@ -187,6 +187,11 @@ func newInstrumentation(o *rpcx.Options, c Config) *instrumentation {
 	meter := c.MeterProvider.Meter(scope)
 	in.refused = must(meter.Int64Counter("rpcx.requests.refused", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests and notifications that were refused before a handler.")))
+	if o.Handler != nil {
+		for _, limit := range telemetry.RequestLimits {
+			in.countRefusal(limit, 0) // begins with 0, for rates
+		}
+	}
 	known := c.Methods
 	if known == nil {
 		known = telemetry.KnownTo(o.Handler, o.Gate)

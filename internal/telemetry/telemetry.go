@@ -274,21 +274,38 @@ func matches(err, cause error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, cause)
 }
 
+// Limits because of which requests are refused.
+const (
+	limitCost     = "Limits.CostHard"
+	limitTime     = "Limits.ProcessingTimeout"
+	limitShutdown = "shutdown"
+)
+
+// sizeLimits are further limits for requests, which the errors name.
+var sizeLimits = []string{
+	"Limits.Queue", "Limits.QueueBytes", "Limits.GateQueue", "Limits.GateQueueBytes",
+	"Server.MaxQueuedBytes", "Server.MaxSessions", "Server.MaxGroup",
+}
+
+// RequestLimits are the results of LimitOf, except Other. A counter of refusals should begin
+// with 0 for each: for Prometheus, a series that begins with 1 has not increased.
+var RequestLimits = append([]string{limitCost, limitTime, limitShutdown}, sizeLimits...)
+
+// ConnectionLimits are the limits because of which a server refuses connections.
+var ConnectionLimits = []string{"Server.MaxSessions", "Server.MaxGroup", "Server.MaxHandshakes"}
+
 // LimitOf returns the name of the limit because of which a request was refused: of the
 // field of Limits or Server, or "shutdown", or Other.
 func LimitOf(e *rpcx.Error) string {
 	switch {
 	case e.Code == rpcx.CodeExcessiveResourceUsage:
-		return "Limits.CostHard"
+		return limitCost
 	case strings.HasSuffix(e.Message, "request timed out"):
-		return "Limits.ProcessingTimeout"
+		return limitTime
 	case strings.HasSuffix(e.Message, "shutting down"):
-		return "shutdown"
+		return limitShutdown
 	}
-	for _, limit := range []string{
-		"Limits.Queue", "Limits.QueueBytes", "Limits.GateQueue", "Limits.GateQueueBytes",
-		"Server.MaxQueuedBytes", "Server.MaxSessions", "Server.MaxGroup",
-	} {
+	for _, limit := range sizeLimits {
 		if strings.HasSuffix(e.Message, "("+limit+")") {
 			return limit
 		}
