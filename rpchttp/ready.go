@@ -10,7 +10,8 @@ import (
 
 // Ready returns a handler that answers 200, or 503 once the Shutdown of srv has begun or srv
 // was stopped; see [rpcx.Server.Ready]. With [rpcx.Server].ShutdownNotice, the 503 comes
-// some time before the server accepts nothing any more. Mount the handler on a path of its own, for balancers.
+// some time before the server accepts nothing any more. Mount the handler on a path of its
+// own, for balancers.
 func Ready(srv *rpcx.Server) http.Handler {
 	if srv == nil {
 		panic("rpcx: rpchttp.Ready with a nil *rpcx.Server")
