@@ -58,8 +58,8 @@
 // server.address and server.port if Config.ServerAddress is set. [InstrumentServer] adds
 // the metrics of a server.
 //
-// A peer cannot make series. Unknown methods share a series, and so do error codes after
-// the first 100.
+// A peer cannot make series. Unknown methods share a series. So do error codes and statuses
+// of HTTP after the first 100, except the codes of JSON-RPC and of rpcx.
 //
 // # Trace context
 //

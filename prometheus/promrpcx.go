@@ -21,7 +21,8 @@
 // calls.
 //
 // Unknown methods have the rpc_method "_OTHER", and so have methods over MaxMethods. After
-// the first 100 error codes, further codes are "_OTHER". So a peer cannot make series.
+// the first 100 error codes and statuses of HTTP, others are "_OTHER", except the codes of
+// JSON-RPC and of rpcx. So a peer cannot make series.
 //
 // # Further metrics
 //

@@ -23,7 +23,7 @@ const Other = "_OTHER"
 // MaxMethods is the default number of methods with a series.
 const MaxMethods = 1000
 
-// MaxCodes is the number of error codes with a series. A peer can send any code.
+// MaxCodes is the number of further error types with a series; see NewTypes.
 const MaxCodes = 100
 
 // Buckets are the upper bounds, in seconds, of the buckets for durations in OpenTelemetry's
@@ -159,6 +159,26 @@ const (
 	TypeMemberFailed   = "member_failed" // of a batch
 	typeHTTP           = "http_"         // and the status of an answer without JSON-RPC
 )
+
+// NewTypes returns the error types with a series: the words, the codes of JSON-RPC and of
+// this library, and the first MaxCodes others. A peer can send any code and any status of
+// HTTP, and must not take the places of the codes that alerts ask for.
+func NewTypes() *Table[string] {
+	known := []string{
+		TypeTimeout, TypeCancelled, TypeNotConnected, TypeConnectionLost, TypeClosed, TypeNotSent, TypeNoResponse, TypeMemberFailed,
+	}
+	for _, code := range []int{
+		rpcx.CodeParseError, rpcx.CodeInvalidRequest, rpcx.CodeMethodNotFound, rpcx.CodeInvalidParams, rpcx.CodeInternalError,
+		rpcx.CodeUnavailable, rpcx.CodeExcessiveResourceUsage, rpcx.CodeServerBusy,
+	} {
+		known = append(known, strconv.Itoa(code))
+	}
+	t := NewTable(len(known)+MaxCodes, func(typ string) string { return typ })
+	for _, typ := range known {
+		t.Get(typ)
+	}
+	return t
+}
 
 func withCode(code int) Outcome {
 	text := strconv.Itoa(code)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +40,27 @@ func TestTableHasALimit(t *testing.T) {
 	for key, n := range made {
 		if n != 1 {
 			t.Errorf("%d values of %s", n, key)
+		}
+	}
+}
+
+// A peer that sends any number of codes does not take the places of the usual ones.
+func TestUsualTypesKeepTheirPlaces(t *testing.T) {
+	types := telemetry.NewTypes()
+	others := 0
+	for i := range 10_000 {
+		for _, typ := range []string{strconv.Itoa(i), fmt.Sprint("http_", i)} {
+			if types.Get(typ) == telemetry.Other {
+				others++
+			}
+		}
+	}
+	if others != 20_000-telemetry.MaxCodes {
+		t.Errorf("%d types are %s", others, telemetry.Other)
+	}
+	for _, typ := range []string{"-32603", "-102", telemetry.TypeTimeout, telemetry.TypeNotConnected} {
+		if got := types.Get(typ); got != typ {
+			t.Errorf("%s is %s", typ, got)
 		}
 	}
 }
