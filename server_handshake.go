@@ -67,7 +67,7 @@ func (srv *Server) runHandshake(conn net.Conn, abort func(error), shake func(con
 	stop := context.AfterFunc(ctx, func() { abort(context.Cause(ctx)) })
 	err := shake(ctx, h)
 	srv.endHandshake(h)
-	if !stop() { // the handshake was given up, and abort closes the connection
+	if !stop() || ctx.Err() != nil { // the handshake was given up; abort may not have begun
 		err = context.Cause(ctx)
 	}
 	if err != nil && err != errClosedQuietly {

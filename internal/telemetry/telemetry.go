@@ -5,6 +5,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"reflect"
 	"strconv"
@@ -68,9 +69,7 @@ func (t *Table[V]) Get(key string) V {
 	}
 	key = strings.Clone(key) // the memory of a whole message must not stay
 	values := make(map[string]V, len(old)+1)
-	for k, v := range old {
-		values[k] = v
-	}
+	maps.Copy(values, old)
 	v := t.build(key)
 	values[key] = v
 	t.values.Store(&values)
