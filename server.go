@@ -221,7 +221,9 @@ func Listen(ctx context.Context, addr string, config *tls.Config) (net.Listener,
 // all interfaces), tls://host:port (or ssl://) with a certificate in Server.TLS, and
 // unix:///path; see [Listen]. If listening fails, ListenAndServe returns the error,
 // otherwise the result of [Server.ServeContext]. For several addresses, call
-// ListenAndServe for each address, with the context of an errgroup: see the example.
+// ListenAndServe for each address, with the context of an errgroup: see the example. If
+// listening fails for one of them, the others end in order, after ShutdownNotice. For an
+// error at once, call [Listen] for all addresses first, and then [Server.ServeContext].
 func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 	mustHaveContext("Server.ListenAndServe", ctx)
 	if err := srv.checkOptions(); err != nil {
@@ -239,9 +241,8 @@ func (srv *Server) ListenAndServe(ctx context.Context, addr string) error {
 
 // ServeContext is [Server.Serve] until ctx ends. Then ServeContext does a
 // [Server.Shutdown] of the server, for at most the sum of ShutdownNotice, ShutdownSpread and
-// ShutdownTimeout. If all
-// sessions end in time, the result is nil, otherwise an error that matches
-// context.DeadlineExceeded. In the latter case the remaining sessions are closed, but
+// ShutdownTimeout. If all sessions end in time, the result is nil, otherwise an error that
+// matches context.DeadlineExceeded. In the latter case the remaining sessions are closed, but
 // ServeContext does not wait for their end. If OnClose must have been called, wait with
 // [Server.Wait]. So
 //
@@ -481,7 +482,7 @@ func (srv *Server) Stopped() bool {
 }
 
 // Ready reports whether balancers should send new clients: the server was not stopped, and
-// Shutdown has not begun.
+// Shutdown has not begun. Ready is also true before the server listens.
 func (srv *Server) Ready() bool {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -489,8 +490,8 @@ func (srv *Server) Ready() bool {
 }
 
 // Shutdown waits for ShutdownNotice, stops listening, and shuts all sessions down, spread
-// over ShutdownSpread; see [Session.Shutdown]. If ctx ends first, Shutdown closes the remaining sessions and returns
-// the error of ctx.
+// over ShutdownSpread; see [Session.Shutdown]. If ctx ends first, Shutdown closes the
+// remaining sessions and returns the error of ctx.
 //
 // A handler must not call Shutdown, because Shutdown waits for the handler. If ctx is or
 // derives from the context of a handler of the server, Shutdown returns [ErrInHandler] at

@@ -13,22 +13,24 @@ import (
 // shutdownWithTimeout shuts the server down at the end of a context, for at most the sum of
 // ShutdownNotice, ShutdownSpread and ShutdownTimeout.
 func (srv *Server) shutdownWithTimeout() error {
-	timeout, fields := srv.ShutdownTimeout, "(Server.ShutdownTimeout)"
+	timeout, fields := srv.ShutdownTimeout, "Server.ShutdownTimeout"
 	if timeout == 0 {
 		timeout = 30 * time.Second
 	}
 	ctx := context.Background()
 	if timeout > 0 {
 		if srv.ShutdownSpread > 0 {
-			timeout, fields = after(timeout, srv.ShutdownSpread), "(Server.ShutdownSpread, Server.ShutdownTimeout)"
+			timeout, fields = after(timeout, srv.ShutdownSpread), "Server.ShutdownSpread, "+fields
 		}
-		timeout = after(timeout, srv.ShutdownNotice)
+		if srv.ShutdownNotice > 0 {
+			timeout, fields = after(timeout, srv.ShutdownNotice), "Server.ShutdownNotice, "+fields
+		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	if srv.shutdownSessions(ctx) != nil {
-		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed %s", timeout, fields)}
+		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (%s)", timeout, fields)}
 	}
 	return nil
 }

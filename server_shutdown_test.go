@@ -224,25 +224,35 @@ func TestShutdownSpreadOfSeveralListeners(t *testing.T) {
 
 // ShutdownTimeout begins after the spread, so that the last session has as long as the first.
 func TestShutdownTimeoutComesAfterTheSpread(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		open := make(gate)
-		srv := &rpcx.Server{ShutdownSpread: 10 * time.Second, ShutdownTimeout: 5 * time.Second, Options: *handling(open)}
-		ctx, cancel := context.WithCancel(t.Context())
-		served := make(chan error, 1)
-		go func() { served <- srv.ServeContext(ctx, newMemory()) }()
-		clients := connectAll(t, srv, 2)
-		clients[0].Go(t.Context(), "m", nil)
-		synctest.Wait()
-		takes(t, 15*time.Second, func() {
-			cancel()
-			err := <-served
-			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "after 15s") ||
-				!strings.Contains(err.Error(), "(Server.ShutdownSpread, Server.ShutdownTimeout)") {
-				t.Errorf("ServeContext returns %v", err)
-			}
+	for _, test := range []struct {
+		notice, spread, total time.Duration
+		fields                string
+	}{
+		{0, 0, 5 * time.Second, "(Server.ShutdownTimeout)"},
+		{0, 10 * time.Second, 15 * time.Second, "(Server.ShutdownSpread, Server.ShutdownTimeout)"},
+		{3 * time.Second, 0, 8 * time.Second, "(Server.ShutdownNotice, Server.ShutdownTimeout)"},
+		{3 * time.Second, 10 * time.Second, 18 * time.Second, "(Server.ShutdownNotice, Server.ShutdownSpread, Server.ShutdownTimeout)"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			open := make(gate)
+			srv := &rpcx.Server{ShutdownNotice: test.notice, ShutdownSpread: test.spread, ShutdownTimeout: 5 * time.Second, Options: *handling(open)}
+			ctx, cancel := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() { served <- srv.ServeContext(ctx, newMemory()) }()
+			clients := connectAll(t, srv, 2)
+			clients[0].Go(t.Context(), "m", nil)
+			synctest.Wait()
+			takes(t, test.total, func() {
+				cancel()
+				err := <-served
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "after "+test.total.String()) ||
+					!strings.Contains(err.Error(), test.fields) {
+					t.Errorf("ServeContext returns %v", err)
+				}
+			})
+			close(open)
 		})
-		close(open)
-	})
+	}
 }
 
 // During ShutdownNotice the server is not ready, and still does everything. The end of the

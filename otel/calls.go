@@ -35,7 +35,7 @@ func (in *instrumentation) beginCall(ctx context.Context, c *rpcx.OutgoingCall) 
 		if span.IsRecording() {
 			addRequestID(span, c.ID())
 		}
-		outcome := telemetry.OfCall(err)
+		outcome := telemetry.OfCall(ctx, err)
 		endSpan(span, err, outcome)
 		m.record(ctx, time.Since(start), outcome)
 	}, nil
@@ -61,7 +61,7 @@ func (in *instrumentation) beginBatch(ctx context.Context, s *rpcx.Session, b *r
 			span.SetAttributes(addrAttributes(s.RemoteAddr(), keyPeerAddress, keyPeerPort)...)
 		}
 	}
-	return ctx, func(err error) { endSpan(span, err, telemetry.OfCall(err)) }
+	return ctx, func(err error) { endSpan(span, err, telemetry.OfCall(ctx, err)) }
 }
 
 // endSpan ends the span of a call, a request or a batch with the error err.

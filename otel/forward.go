@@ -17,10 +17,14 @@ import (
 //	forward := natsrpcx.Forward(natsrpcx.Config{Conn: conn, Header: otelrpcx.Headers(config)})
 //	opts.Handler = otelrpcx.InstrumentForward(forward, config)
 //
-// A gateway has no Router, so set Config.Methods: the methods that have a name. Otherwise
-// every name from a client counts as a method, up to MaxMethods.
+// Clients choose the names here, so no method has a name by default, unless h is an
+// [*rpcx.Router] with the method. Config.Methods says which methods have one.
 func InstrumentForward(h rpcx.Handler, c *Config) rpcx.Handler {
-	return &forwarder{newInstrumentation(&rpcx.Options{}, c.resolve()), h}
+	config := c.resolve()
+	if config.Methods == nil {
+		config.Methods = telemetry.KnownTo(h)
+	}
+	return &forwarder{newInstrumentation(&rpcx.Options{}, config), h}
 }
 
 // forwarder is the handler of InstrumentForward.
@@ -45,7 +49,7 @@ func (f *forwarder) ServeRPC(ctx context.Context, req *rpcx.Request) (result any
 	}
 	err = errNotReturned
 	defer func() {
-		outcome := telemetry.OfCall(err)
+		outcome := telemetry.OfCall(ctx, err)
 		endSpan(span, err, outcome)
 		m.record(ctx, time.Since(start), outcome)
 	}()

@@ -55,10 +55,10 @@ func (in *instrumentation) newDirection(role rpcx.Role, known func(string) bool,
 	if role == rpcx.RoleServer {
 		kind = trace.SpanKindServer
 	}
-	codes := telemetry.NewTable(telemetry.MaxCodes, func(code string) string { return code })
+	types := telemetry.NewTypes()
 	methods := func(common ...attribute.KeyValue) *telemetry.Methods[*method] {
 		return telemetry.NewMethods(in.MaxMethods, known, func(name string) *method {
-			return newMethod(name, kind, hist, codes, common)
+			return newMethod(name, kind, hist, types, common)
 		})
 	}
 	d := direction{role: role, plain: methods(systemName)}
@@ -85,10 +85,10 @@ type method struct {
 	durations metric.Float64Histogram
 	success   []metric.RecordOption
 	failures  *telemetry.Table[[]metric.RecordOption] // by error.type
-	codes     *telemetry.Table[string]                // codes with series of their own
+	types     *telemetry.Table[string]                // error types with series of their own
 }
 
-func newMethod(name string, kind trace.SpanKind, hist metric.Float64Histogram, codes *telemetry.Table[string], common []attribute.KeyValue) *method {
+func newMethod(name string, kind trace.SpanKind, hist metric.Float64Histogram, types *telemetry.Table[string], common []attribute.KeyValue) *method {
 	attrs := append(slices.Clip(common), attribute.String(keyMethod, name))
 	m := &method{
 		name:      name,
@@ -97,7 +97,7 @@ func newMethod(name string, kind trace.SpanKind, hist metric.Float64Histogram, c
 		attrs:     attrs,
 		durations: hist,
 		success:   []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrs...))},
-		codes:     codes,
+		types:     types,
 	}
 	if name == telemetry.Other {
 		m.spanName = system
@@ -115,11 +115,8 @@ func newMethod(name string, kind trace.SpanKind, hist metric.Float64Histogram, c
 // record records the duration of a call or request.
 func (m *method) record(ctx context.Context, d time.Duration, o telemetry.Outcome) {
 	options := m.success
-	switch {
-	case o.Code != "":
-		options = m.failures.Get(m.codes.Get(o.Code))
-	case o.Type != "":
-		options = m.failures.Get(o.Type)
+	if o.Type != "" {
+		options = m.failures.Get(m.types.Get(o.Type))
 	}
 	m.durations.Record(ctx, d.Seconds(), options...)
 }

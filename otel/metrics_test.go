@@ -227,7 +227,12 @@ func TestInstrumentServer(t *testing.T) {
 			"rpcx.server.handled":             {"": 0},
 			"rpcx.server.cost.sum":            {"": 500},
 			"rpcx.server.cost.max":            {"": 500},
-			"rpcx.server.connections.refused": {"rpcx.limit=Server.MaxSessions": 1},
+			"rpcx.server.connections.refused": {"rpcx.limit=Server.MaxGroup": 0, "rpcx.limit=Server.MaxHandshakes": 0, "rpcx.limit=Server.MaxSessions": 1},
+			"rpcx.requests.refused": { // a rate sees the first refusal
+				"rpcx.limit=Limits.CostHard": 0, "rpcx.limit=Limits.ProcessingTimeout": 0, "rpcx.limit=shutdown": 0,
+				"rpcx.limit=Limits.Queue": 0, "rpcx.limit=Limits.QueueBytes": 0, "rpcx.limit=Limits.GateQueue": 0, "rpcx.limit=Limits.GateQueueBytes": 0,
+				"rpcx.limit=Server.MaxQueuedBytes": 0, "rpcx.limit=Server.MaxSessions": 0, "rpcx.limit=Server.MaxGroup": 0,
+			},
 		} {
 			if got := p.series(t, name); !maps.Equal(got, want) {
 				t.Errorf("%s: %v, want %v", name, got, want)

@@ -61,8 +61,8 @@
 // server.address and server.port if Config.ServerAddress is set. [InstrumentServer] adds
 // the metrics of a server.
 //
-// A peer cannot make series. Unknown methods share a series, and so do error codes after
-// the first 100.
+// A peer cannot make series. Unknown methods share a series. So do error codes and statuses
+// of HTTP after the first 100, except the codes of JSON-RPC and of rpcx.
 //
 // # Trace context
 //
@@ -113,7 +113,8 @@ type Config struct {
 	// from data, set Methods. Methods may be called by several goroutines at once.
 	//
 	// Default: for requests of the peer, the methods of Options.Handler and Options.Gate, if
-	// they are a [*rpcx.Router]. For calls of this side, every method is known.
+	// they are a [*rpcx.Router]. For calls of this side, every method is known, except in
+	// [InstrumentForward].
 	Methods func(method string) bool
 	// MaxMethods is the number of methods of each direction that have a name. Further methods
 	// are "_OTHER". Default 1,000.
@@ -189,6 +190,11 @@ func newInstrumentation(o *rpcx.Options, c Config) *instrumentation {
 	meter := c.MeterProvider.Meter(scope)
 	in.refused = must(meter.Int64Counter("rpcx.requests.refused", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests and notifications that were refused before a handler.")))
+	if o.Handler != nil {
+		for _, limit := range telemetry.RequestLimits {
+			in.countRefusal(limit, 0) // begins with 0, for rates
+		}
+	}
 	known := c.Methods
 	if known == nil {
 		known = telemetry.KnownTo(o.Handler, o.Gate)

@@ -118,12 +118,17 @@ func (in *instrumentation) traceFor(user *rpcx.Trace) *rpcx.Trace {
 		}
 	}
 	t.Refused = func(s *rpcx.Session, method string, id rpcx.ID, e *rpcx.Error) {
-		in.refused.Add(context.Background(), 1, metric.WithAttributes(attribute.String(keyLimit, telemetry.LimitOf(e))))
+		in.countRefusal(telemetry.LimitOf(e), 1)
 		if refused != nil {
 			refused(s, method, id, e)
 		}
 	}
 	return &t
+}
+
+// countRefusal counts n requests that were refused because of a limit.
+func (in *instrumentation) countRefusal(limit string, n int64) {
+	in.refused.Add(context.Background(), n, metric.WithAttributes(attribute.String(keyLimit, limit)))
 }
 
 // endRequest ends the span of a request, d after its arrival.

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/telemetry"
 )
 
 // InstrumentServer adds the metrics of a server, which are read when the MeterProvider
@@ -54,8 +55,8 @@ func InstrumentServer(srv *rpcx.Server, c *Config) error {
 		o.ObserveInt64(handshakes, int64(stats.Handshakes))
 		o.ObserveInt64(queued, int64(stats.QueuedBytes))
 		o.ObserveInt64(handled, int64(stats.HandledBytes))
-		for limit, n := range stats.Refused {
-			o.ObserveInt64(refused, int64(n), metric.WithAttributes(attribute.String(keyLimit, limit)))
+		for _, limit := range telemetry.ConnectionLimits {
+			o.ObserveInt64(refused, int64(stats.Refused[limit]), metric.WithAttributes(attribute.String(keyLimit, limit)))
 		}
 		sum, highest := 0.0, 0.0
 		for s := range srv.Sessions() {

@@ -7,7 +7,7 @@ import (
 	"example.com/rpcx/internal/interoptest"
 )
 
-// The alerts are correct, and ask for metrics that exist.
+// The alerts are correct. TestNamesInAlerts checks their metrics.
 func TestInteropAlerts(t *testing.T) {
 	promtool := interoptest.Program(t, "apt-get install prometheus", "promtool")
 	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"test", "rules", "testdata/alerts_test.yml"}} {

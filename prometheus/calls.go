@@ -14,12 +14,12 @@ import (
 // method has the series of a method, in one direction.
 type method struct {
 	outcomes *telemetry.Table[prometheus.Observer] // by error_type, "" for success
-	codes    *telemetry.Table[string]              // codes with series of their own
+	types    *telemetry.Table[string]              // error types with series of their own
 }
 
 // newMethods returns the methods of a direction. A series begins with its first duration.
 func newMethods(durations *prometheus.HistogramVec, limit int, known func(string) bool) *telemetry.Methods[*method] {
-	codes := telemetry.NewTable(telemetry.MaxCodes, func(code string) string { return code })
+	types := telemetry.NewTypes()
 	return telemetry.NewMethods(limit, known, func(name string) *method {
 		return &method{telemetry.NewTable(2*telemetry.MaxCodes, func(outcome string) prometheus.Observer {
 			code := ""
@@ -27,24 +27,24 @@ func newMethods(durations *prometheus.HistogramVec, limit int, known func(string
 				code = outcome
 			}
 			return durations.WithLabelValues(name, code, outcome)
-		}), codes}
+		}), types}
 	})
 }
 
 // observe counts a call or request that took d.
 func (m *method) observe(d time.Duration, o telemetry.Outcome) {
 	outcome := o.Type
-	if o.Code != "" {
-		outcome = m.codes.Get(o.Code)
+	if outcome != "" {
+		outcome = m.types.Get(outcome)
 	}
 	m.outcomes.Get(outcome).Observe(d.Seconds())
 }
 
 // beginCall is a function of Options.OnCall.
-func (in *instrumentation) beginCall(_ context.Context, c *rpcx.OutgoingCall) (next context.Context, done func(error), err error) {
+func (in *instrumentation) beginCall(ctx context.Context, c *rpcx.OutgoingCall) (next context.Context, done func(error), err error) {
 	start := time.Now()
 	return nil, func(err error) {
-		in.calls.Get(c.Method).observe(time.Since(start), telemetry.OfCall(err))
+		in.calls.Get(c.Method).observe(time.Since(start), telemetry.OfCall(ctx, err))
 	}, nil
 }
 

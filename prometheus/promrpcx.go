@@ -25,7 +25,8 @@
 // calls.
 //
 // Unknown methods have the rpc_method "_OTHER", and so have methods over MaxMethods. After
-// the first 100 error codes, further codes are "_OTHER". So a peer cannot make series.
+// the first 100 error codes and statuses of HTTP, others are "_OTHER", except the codes of
+// JSON-RPC and of rpcx. So a peer cannot make series.
 //
 // # Further metrics
 //
@@ -40,7 +41,8 @@
 //	rpcx_session_cost               a histogram of the present costs of the live sessions
 //
 // The kind of a refusal is "request" or "connection". A refused request never reaches a
-// handler, and has no duration. rpcx_session_cost shows the present moment, so the counts
+// handler, and has no duration. With a server, the counts of refusals begin with 0 for each
+// limit, so that a rate sees the first. rpcx_session_cost shows the present moment, so the counts
 // also fall. A quantile needs no rate:
 //
 //	histogram_quantile(0.99, rpcx_session_cost_bucket)
@@ -87,7 +89,7 @@ func New(srv *rpcx.Server, methods func(method string) bool) *Collector {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
-	return &Collector{
+	c := &Collector{
 		srv:           srv,
 		methods:       methods,
 		requests:      durations("rpc_server_call_duration_seconds", "Duration of incoming calls and notifications, from their arrival."),
@@ -98,6 +100,12 @@ func New(srv *rpcx.Server, methods func(method string) bool) *Collector {
 		pausedSeconds: counter("rpcx_paused_seconds_total", "Sum of the pauses of reading that are over."),
 		server:        newServerDescs(),
 	}
+	if srv != nil {
+		for _, limit := range telemetry.RequestLimits {
+			c.refused.WithLabelValues("request", limit) // begins with 0, for rates
+		}
+	}
+	return c
 }
 
 // systemName is the label by which OpenTelemetry tells JSON-RPC from other calls.

@@ -176,8 +176,19 @@ func TestMetricsOfAServer(t *testing.T) {
 			`rpcx_paused_seconds_total 0`,
 			`rpcx_pauses_total 0`,
 			`rpcx_queued_bytes 0`,
+			`rpcx_refused_total{kind="connection",limit="Server.MaxGroup"} 0`,
+			`rpcx_refused_total{kind="connection",limit="Server.MaxHandshakes"} 0`,
 			`rpcx_refused_total{kind="connection",limit="Server.MaxSessions"} 1`,
+			`rpcx_refused_total{kind="request",limit="Limits.CostHard"} 0`,
+			`rpcx_refused_total{kind="request",limit="Limits.GateQueue"} 0`,
+			`rpcx_refused_total{kind="request",limit="Limits.GateQueueBytes"} 0`,
 			`rpcx_refused_total{kind="request",limit="Limits.ProcessingTimeout"} 1`,
+			`rpcx_refused_total{kind="request",limit="Limits.Queue"} 0`,
+			`rpcx_refused_total{kind="request",limit="Limits.QueueBytes"} 0`,
+			`rpcx_refused_total{kind="request",limit="Server.MaxGroup"} 0`,
+			`rpcx_refused_total{kind="request",limit="Server.MaxQueuedBytes"} 0`,
+			`rpcx_refused_total{kind="request",limit="Server.MaxSessions"} 0`,
+			`rpcx_refused_total{kind="request",limit="shutdown"} 0`,
 			`rpcx_session_cost_bucket{le="0"} 0`,
 			`rpcx_session_cost_bucket{le="100"} 0`,
 			`rpcx_session_cost_bucket{le="500"} 0`,
@@ -245,7 +256,7 @@ func TestNamesInAlerts(t *testing.T) {
 			known[name+suffix] = true
 		}
 	}
-	names := regexp.MustCompile(`\brpcx?_(server|client|refused|session|queued|handled|paused)[a-z_]*`).FindAllString(string(text), -1)
+	names := regexp.MustCompile(`\brpcx?_(server|client|refused|session|handshakes|queued|handled|paused)[a-z_]*`).FindAllString(string(text), -1)
 	for _, name := range names {
 		if !known[name] {
 			t.Errorf("there is no %s", name)

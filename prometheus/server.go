@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"example.com/rpcx"
+	"example.com/rpcx/internal/telemetry"
 )
 
 // costBuckets holds the upper bounds of the buckets of rpcx_session_cost. By default, a
@@ -40,8 +41,8 @@ func (d *serverDescs) collect(ch chan<- prometheus.Metric, srv *rpcx.Server) {
 	gauge(d.handshakes, stats.Handshakes)
 	gauge(d.queued, stats.QueuedBytes)
 	gauge(d.handled, stats.HandledBytes)
-	for limit, n := range stats.Refused {
-		ch <- prometheus.MustNewConstMetric(d.refused, prometheus.CounterValue, float64(n), "connection", limit)
+	for _, limit := range telemetry.ConnectionLimits {
+		ch <- prometheus.MustNewConstMetric(d.refused, prometheus.CounterValue, float64(stats.Refused[limit]), "connection", limit)
 	}
 	count, sum, buckets := uint64(0), 0.0, make(map[float64]uint64, len(costBuckets))
 	for s := range srv.Sessions() {

@@ -155,7 +155,7 @@ func (t *transport) newRequest(ctx context.Context, d *delivery, compressed bool
 		addTraceHeaders(ctx, r.Header)
 	}
 	if t.CallHeader != nil {
-		if err := addCallHeaders(r.Header, t.CallHeader(ctx)); err != nil {
+		if err := addCallHeaders(r, t.CallHeader(ctx)); err != nil {
 			return nil, err
 		}
 	}

@@ -160,13 +160,17 @@ func addTraceHeaders(ctx context.Context, header http.Header) {
 	}
 }
 
-// addCallHeaders adds the result of Dialer.CallHeader to header.
-func addCallHeaders(header http.Header, values map[string]string) error {
+// addCallHeaders adds the result of Dialer.CallHeader to r.
+func addCallHeaders(r *http.Request, values map[string]string) error {
 	for name, value := range values {
 		if !isHeaderText(value) {
 			return fmt.Errorf("Dialer.CallHeader has returned the header %q with a character that no header can have", name)
 		}
-		header.Set(name, value)
+		if http.CanonicalHeaderKey(name) == "Host" { // package http ignores it in the headers
+			r.Host = value
+			continue
+		}
+		r.Header.Set(name, value)
 	}
 	return nil
 }

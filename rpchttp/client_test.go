@@ -743,7 +743,7 @@ func TestCallHeader(t *testing.T) {
 		Header: http.Header{"X-Fixed": {"1"}, "X-From": {"fixed"}},
 		CallHeader: func(ctx context.Context) map[string]string {
 			from, _ := ctx.Value(key{}).(string)
-			return map[string]string{"x-from": from}
+			return map[string]string{"x-from": from, "host": "host.example"}
 		},
 		Auth: func(_ context.Context, r *http.Request) error {
 			r.Header.Set("X-Signed", r.Header.Get("X-From"))
@@ -758,7 +758,7 @@ func TestCallHeader(t *testing.T) {
 	c.Notify(t.Context(), "note", nil)
 	for i, want := range []string{"call of sum", "batch", "call of note"} {
 		h := s.seen()[i].Header
-		if h.Get("X-From") != want || h.Get("X-Signed") != want || h.Get("X-Fixed") != "1" {
+		if s.seen()[i].Host != "host.example" || h.Get("X-From") != want || h.Get("X-Signed") != want || h.Get("X-Fixed") != "1" {
 			t.Errorf("request %d has the headers %v", i+1, h)
 		}
 	}

@@ -56,16 +56,14 @@ func run(ctx context.Context, httpAddr, tcpAddr string, notice time.Duration) er
 	router := new(board).methods()
 	discover := openrpc.Discover(router, openrpc.Info{Title: "Notes", Version: "1.0.0"}, nil)
 	router.Handle("rpc.discover", discover) // the document of the methods, for programs
-
-	srv := &rpcx.Server{ // one for all transports, so that the limits hold for all together
+	srv := &rpcx.Server{                    // one for all transports, so that the limits hold for all together
 		Options: rpcx.Options{
 			Handler:      router,
 			Cancellation: rpcx.LSPCancellation, // a caller gives up by "$/cancelRequest"
 			Meta:         rpcx.MemberMeta,      // a request has the trace context in its member "meta"
 			Logger:       slog.Default(),
 		},
-		ShutdownNotice:  notice,
-		ShutdownTimeout: 20 * time.Second, // then calls under way are cut off
+		ShutdownNotice: notice, ShutdownTimeout: 20 * time.Second, // then calls under way are cut off
 	}
 	metrics := promrpcx.New(srv, nil)
 	prometheus.MustRegister(metrics)
@@ -76,17 +74,20 @@ func run(ctx context.Context, httpAddr, tcpAddr string, notice time.Duration) er
 	mux.Handle("/rpc", &rpchttp.Handler{Server: srv}) // a POST is a call
 	mux.Handle("GET /rpc", websocket.Handler(srv))    // a GET becomes a WebSocket
 	mux.Handle("GET /{$}", openrpc.Page(discover.Document, "ws:/rpc", "/rpc"))
-	mux.Handle("GET /ready", rpchttp.Ready(srv))   // for balancers
-	mux.Handle("GET /metrics", promhttp.Handler()) // for Prometheus
-	web := &http.Server{Addr: httpAddr, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
-	web.Handler = rpchttp.CheckHosts(mux) // behind a proxy, add the names that clients know
-
-	// Both end with ctx, or if the other fails: first /ready says no, and after the notice
-	// nothing is accepted any more, and calls under way are answered.
-	slog.Info("serving", "page", "http://"+httpAddr+"/", "tcp", tcpAddr)
+	mux.Handle("GET /ready", rpchttp.Ready(srv))          // for balancers
+	mux.Handle("GET /metrics", promhttp.Handler())        // for Prometheus
+	web := &http.Server{Handler: rpchttp.CheckHosts(mux), // behind a proxy, add the names that clients know
+		ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+	overTCP, err := rpcx.Listen(ctx, "tcp://"+tcpAddr, nil)
+	overHTTP, errHTTP := rpcx.Listen(ctx, "tcp://"+httpAddr, nil)
+	if err = errors.Join(err, errHTTP); err != nil {
+		return err // at once, because nothing is served yet: for example, an address in use
+	}
+	slog.Info("serving", "page", "http://"+overHTTP.Addr().String()+"/", "tcp", overTCP.Addr())
+	// Both end with ctx, or if the other fails: the notice, no new clients, the last answers.
 	serving, ctx := errgroup.WithContext(ctx)
-	serving.Go(func() error { return srv.ListenAndServe(ctx, "tcp://"+tcpAddr) })
-	serving.Go(func() error { return websocket.ListenAndServe(ctx, srv, web) })
+	serving.Go(func() error { return srv.ServeContext(ctx, overTCP) })
+	serving.Go(func() error { return websocket.ServeContext(ctx, srv, web, overHTTP) })
 	return serving.Wait()
 }
 

@@ -175,7 +175,8 @@ func (p *program) connect() map[string]rpcx.Caller {
 	return clients
 }
 
-// A program that cannot listen says so, and ends.
+// A program that cannot listen says so, and ends at once: nothing is served yet, so there is
+// no notice.
 func TestAddressInUse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -191,7 +192,7 @@ func TestAddressInUse(t *testing.T) {
 	for _, flags := range [][]string{
 		{"-tcp", l.Addr().String(), "-http", "127.0.0.1:0"}, {"-http", l.Addr().String(), "-tcp", "127.0.0.1:0"},
 	} {
-		cmd := exec.CommandContext(ctx, self, append(flags, "-notice", "0")...)
+		cmd := exec.CommandContext(ctx, self, append(flags, "-notice", "1h")...)
 		cmd.Env = append(os.Environ(), asProgram+"=1")
 		out, err := cmd.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "address already in use") {

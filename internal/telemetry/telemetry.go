@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,7 +24,7 @@ const Other = "_OTHER"
 // MaxMethods is the default number of methods with a series.
 const MaxMethods = 1000
 
-// MaxCodes is the number of error codes with a series. A peer can send any code.
+// MaxCodes is the number of further error types with a series; see NewTypes.
 const MaxCodes = 100
 
 // Buckets are the upper bounds, in seconds, of the buckets for durations in OpenTelemetry's
@@ -158,26 +159,62 @@ const (
 	typeHTTP           = "http_"         // and the status of an answer without JSON-RPC
 )
 
+// NewTypes returns the error types with a series: the words, the codes of JSON-RPC and of
+// this library, and the first MaxCodes others. A peer can send any code and any status of
+// HTTP, and must not take the places of the codes that alerts ask for.
+func NewTypes() *Table[string] {
+	known := []string{
+		TypeTimeout, TypeCancelled, TypeNotConnected, TypeConnectionLost, TypeClosed, TypeNotSent, TypeNoResponse, TypeMemberFailed,
+	}
+	for _, code := range []int{
+		rpcx.CodeParseError, rpcx.CodeInvalidRequest, rpcx.CodeMethodNotFound, rpcx.CodeInvalidParams, rpcx.CodeInternalError,
+		rpcx.CodeUnavailable, rpcx.CodeExcessiveResourceUsage, rpcx.CodeServerBusy,
+	} {
+		known = append(known, strconv.Itoa(code))
+	}
+	t := NewTable(len(known)+MaxCodes, func(typ string) string { return typ })
+	for _, typ := range known {
+		t.Get(typ)
+	}
+	return t
+}
+
 func withCode(code int) Outcome {
 	text := strconv.Itoa(code)
 	return Outcome{text, text}
 }
 
-// OfCall returns the outcome of a call, a notification or a batch with the error err.
-func OfCall(err error) Outcome {
-	if err == nil {
+// OfCall returns the outcome of a call, a notification or a batch with the error err. ctx is
+// the context of the caller.
+func OfCall(ctx context.Context, err error) Outcome {
+	switch {
+	case err == nil:
 		return Outcome{}
+	case isCause(ctx, err):
+		return Outcome{Type: localType(ctx.Err())}
 	}
 	if _, batch := errors.AsType[*rpcx.BatchError](err); batch {
 		return Outcome{Type: TypeMemberFailed}
 	}
-	if e, ok := errors.AsType[*rpcx.Error](err); ok && !errors.Is(err, rpcx.ErrNotConnected) {
+	if e, ok := errors.AsType[*rpcx.Error](err); ok && !isLost(err) {
 		return withCode(e.Code)
 	}
 	if e, ok := errors.AsType[*rpchttp.StatusError](err); ok {
 		return Outcome{Type: typeHTTP + strconv.Itoa(e.StatusCode)}
 	}
 	return Outcome{Type: localType(err)}
+}
+
+// isCause reports whether ctx has ended and err is the cause. A cause may be any error: with
+// an errgroup, the error of another call.
+func isCause(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && reflect.ValueOf(err).Comparable() && context.Cause(ctx) == err
+}
+
+// isLost reports whether err is that of a call without an answer. An *rpcx.Error within err
+// is then the answer to another call: to the login of a client, for example.
+func isLost(err error) bool {
+	return errors.Is(err, rpcx.ErrNotConnected) || errors.Is(err, rpcx.ErrConnectionLost) || errors.Is(err, rpcx.ErrClosed)
 }
 
 // localType returns the type of a failure of this side.
@@ -210,30 +247,29 @@ func localType(err error) string {
 
 // OfRequest returns the outcome of a request of s whose handler has returned: err is the
 // error for Trace.ReplySent, ctx the handler's context, and c is Options.Cancellation, or
-// nil.
+// nil. If err has several errors, their order is that of the session for the reply.
 func OfRequest(ctx context.Context, s *rpcx.Session, err error, c *rpcx.Cancellation) Outcome {
 	switch {
 	case ctx.Err() == context.DeadlineExceeded: // the peer has got this error, or will
 		return withCode(rpcx.CodeServerBusy)
 	case err == nil:
 		return Outcome{}
+	case errors.Is(err, rpcx.ErrExcessiveCost):
+		return withCode(rpcx.CodeExcessiveResourceUsage)
+	case errors.Is(err, context.Canceled) && context.Cause(ctx) == rpcx.ErrPeerCancelled:
+		if c == nil || c.Code == 0 {
+			return Outcome{Type: TypeCancelled}
+		}
+		return withCode(c.Code)
 	}
 	if e, ok := errors.AsType[*rpcx.Error](err); ok {
 		return withCode(e.Code)
-	}
-	if errors.Is(err, rpcx.ErrExcessiveCost) {
-		return withCode(rpcx.CodeExcessiveResourceUsage)
 	}
 	if e, ok := errors.AsType[*rpcx.ProtocolError](err); ok && !e.Unsent {
 		return withCode(e.Code)
 	}
 	// Only here is the cause needed: context.Cause allocates a context.
 	switch cause := context.Cause(ctx); {
-	case cause == rpcx.ErrPeerCancelled && matches(err, cause):
-		if c == nil || c.Code == 0 {
-			return Outcome{Type: TypeCancelled}
-		}
-		return withCode(c.Code)
 	case !errors.Is(cause, context.Canceled) && matches(err, cause): // the session has ended
 		return Outcome{Type: TypeClosed}
 	case matches(err, cause) && endedByClient(s):
@@ -257,21 +293,38 @@ func matches(err, cause error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, cause)
 }
 
+// Limits because of which requests are refused.
+const (
+	limitCost     = "Limits.CostHard"
+	limitTime     = "Limits.ProcessingTimeout"
+	limitShutdown = "shutdown"
+)
+
+// sizeLimits are further limits for requests, which the errors name.
+var sizeLimits = []string{
+	"Limits.Queue", "Limits.QueueBytes", "Limits.GateQueue", "Limits.GateQueueBytes",
+	"Server.MaxQueuedBytes", "Server.MaxSessions", "Server.MaxGroup",
+}
+
+// RequestLimits are the results of LimitOf, except Other. A counter of refusals should begin
+// with 0 for each: for Prometheus, a series that begins with 1 has not increased.
+var RequestLimits = append([]string{limitCost, limitTime, limitShutdown}, sizeLimits...)
+
+// ConnectionLimits are the limits because of which a server refuses connections.
+var ConnectionLimits = []string{"Server.MaxSessions", "Server.MaxGroup", "Server.MaxHandshakes"}
+
 // LimitOf returns the name of the limit because of which a request was refused: of the
 // field of Limits or Server, or "shutdown", or Other.
 func LimitOf(e *rpcx.Error) string {
 	switch {
 	case e.Code == rpcx.CodeExcessiveResourceUsage:
-		return "Limits.CostHard"
+		return limitCost
 	case strings.HasSuffix(e.Message, "request timed out"):
-		return "Limits.ProcessingTimeout"
+		return limitTime
 	case strings.HasSuffix(e.Message, "shutting down"):
-		return "shutdown"
+		return limitShutdown
 	}
-	for _, limit := range []string{
-		"Limits.Queue", "Limits.QueueBytes", "Limits.GateQueue", "Limits.GateQueueBytes",
-		"Server.MaxQueuedBytes", "Server.MaxSessions", "Server.MaxGroup",
-	} {
+	for _, limit := range sizeLimits {
 		if strings.HasSuffix(e.Message, "("+limit+")") {
 			return limit
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,27 @@ func TestTableHasALimit(t *testing.T) {
 	}
 }
 
+// A peer that sends any number of codes does not take the places of the usual ones.
+func TestUsualTypesKeepTheirPlaces(t *testing.T) {
+	types := telemetry.NewTypes()
+	others := 0
+	for i := range 10_000 {
+		for _, typ := range []string{strconv.Itoa(i), fmt.Sprint("http_", i)} {
+			if types.Get(typ) == telemetry.Other {
+				others++
+			}
+		}
+	}
+	if others != 20_000-telemetry.MaxCodes {
+		t.Errorf("%d types are %s", others, telemetry.Other)
+	}
+	for _, typ := range []string{"-32603", "-102", telemetry.TypeTimeout, telemetry.TypeNotConnected} {
+		if got := types.Get(typ); got != typ {
+			t.Errorf("%s is %s", typ, got)
+		}
+	}
+}
+
 func TestMethods(t *testing.T) {
 	m := telemetry.NewMethods(3, func(method string) bool { return strings.HasPrefix(method, "k") }, func(name string) string { return name })
 	for _, test := range []struct{ method, want string }{
@@ -71,6 +93,8 @@ func TestOutcomeOfACall(t *testing.T) {
 		{fmt.Errorf("%w: %w", rpcx.ErrNotConnected, context.Canceled), "", telemetry.TypeNotConnected},
 		{fmt.Errorf("%w: %w", rpcx.ErrNotConnected, rpcx.Errorf(-102, "busy")), "", telemetry.TypeNotConnected},
 		{&rpcx.ConnectionError{Err: rpcx.ErrClosed}, "", telemetry.TypeConnectionLost},
+		{&rpcx.ConnectionError{Err: rpcx.Errorf(-101, "cost")}, "", telemetry.TypeConnectionLost},
+		{fmt.Errorf("%w: %w", rpcx.ErrClosed, &rpcx.PermanentError{Err: rpcx.Errorf(3, "login")}), "", telemetry.TypeClosed},
 		{rpcx.ErrClosed, "", telemetry.TypeClosed},
 		{rpcx.ErrNoResponse, "", telemetry.TypeNoResponse},
 		{rpcx.ErrNoCallback, "", telemetry.TypeNotSent},
@@ -80,11 +104,43 @@ func TestOutcomeOfACall(t *testing.T) {
 		{&rpcx.ConnectionError{Err: &rpchttp.StatusError{StatusCode: 401}}, "", "http_401"},
 		{errors.New("else"), "", telemetry.Other},
 	} {
-		if got := telemetry.OfCall(test.err); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
+		if got := telemetry.OfCall(context.Background(), test.err); got != (telemetry.Outcome{Code: test.code, Type: test.kind}) {
 			t.Errorf("%v: %+v", test.err, got)
 		}
 	}
 }
+
+// The cause of a context may be the error of another call, which is no answer to this one.
+func TestOutcomeOfACallWhoseContextEnds(t *testing.T) {
+	for _, cause := range []error{rpcx.Errorf(5, "no"), rpcx.ErrConnectionLost, errors.New("else"), &rpcx.BatchError{}} {
+		cancelled, cancel := context.WithCancelCause(t.Context())
+		if got := telemetry.OfCall(cancelled, cause); got.Type == telemetry.TypeCancelled {
+			t.Errorf("%v before the end: %+v", cause, got)
+		}
+		cancel(cause)
+		if got := telemetry.OfCall(cancelled, cause); got != (telemetry.Outcome{Type: telemetry.TypeCancelled}) {
+			t.Errorf("%v: %+v", cause, got)
+		}
+		if got := telemetry.OfCall(cancelled, rpcx.Errorf(5, "no")); got.Code != "5" {
+			t.Errorf("an answer after the end: %+v", got)
+		}
+		late, stop := context.WithTimeoutCause(t.Context(), 0, cause)
+		if got := telemetry.OfCall(late, cause); got != (telemetry.Outcome{Type: telemetry.TypeTimeout}) {
+			t.Errorf("%v after a deadline: %+v", cause, got)
+		}
+		stop()
+	}
+	cancelled, cancel := context.WithCancelCause(t.Context())
+	cancel(errorList{})
+	if got := telemetry.OfCall(cancelled, errorList{}); got != (telemetry.Outcome{Type: telemetry.Other}) {
+		t.Errorf("an error that cannot be compared: %+v", got)
+	}
+}
+
+// errorList is an error that cannot be compared.
+type errorList []error
+
+func (errorList) Error() string { return "errors" }
 
 func TestOutcomeOfARequest(t *testing.T) {
 	cancelled := func(cause error) context.Context {
@@ -113,6 +169,8 @@ func TestOutcomeOfARequest(t *testing.T) {
 		{cancelled(rpcx.ErrPeerCancelled), rpcx.ErrPeerCancelled, rpcx.MCPCancellation, "", telemetry.TypeCancelled},
 		{cancelled(rpcx.ErrPeerCancelled), nil, rpcx.RPCCancellation, "", ""},
 		{cancelled(rpcx.ErrPeerCancelled), errors.New("else"), rpcx.RPCCancellation, "-32603", "-32603"},
+		{cancelled(rpcx.ErrPeerCancelled), fmt.Errorf("%w: %w", context.Canceled, rpcx.Errorf(7, "no")), rpcx.RPCCancellation, "-32097", "-32097"},
+		{returned, errors.Join(rpcx.Errorf(7, "no"), rpcx.ErrExcessiveCost), nil, "-101", "-101"},
 		{cancelled(rpcx.ErrClosed), context.Canceled, nil, "", telemetry.TypeClosed},
 		{cancelled(rpcx.ErrClosed), rpcx.ErrClosed, nil, "", telemetry.TypeClosed},
 	} {
