@@ -190,7 +190,7 @@ func OfCall(ctx context.Context, err error) Outcome {
 	switch {
 	case err == nil:
 		return Outcome{}
-	case isCause(ctx, err):
+	case isCause(ctx, err) && !errors.Is(err, context.DeadlineExceeded):
 		return Outcome{Type: localType(ctx.Err())}
 	}
 	if _, batch := errors.AsType[*rpcx.BatchError](err); batch {
