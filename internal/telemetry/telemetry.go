@@ -5,6 +5,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"maps"
 	"net"
 	"reflect"
@@ -341,8 +342,12 @@ type requestPart[T any] struct {
 	running map[*rpcx.Request]T
 }
 
+// partSeed spreads requests over the parts.
+var partSeed = maphash.MakeSeed()
+
 func (r *Requests[T]) partOf(req *rpcx.Request) *requestPart[T] {
-	return &r.parts[req.Seq()%uint64(len(r.parts))]
+	// Not by req.Seq: over HTTP and NATS each message is the first of a session.
+	return &r.parts[maphash.Comparable(partSeed, req)%uint64(len(r.parts))]
 }
 
 // Add adds the data of a request whose handler is about to run.
