@@ -42,8 +42,8 @@
 //
 // The kind of a refusal is "request" or "connection". A refused request never reaches a
 // handler, and has no duration. With a server, the counts of refusals begin with 0 for each
-// limit, so that a rate sees the first. rpcx_session_cost shows the present moment, so the counts
-// also fall. A quantile needs no rate:
+// limit, so that a rate sees the first. rpcx_session_cost shows the present moment, so the
+// counts also fall. A quantile needs no rate:
 //
 //	histogram_quantile(0.99, rpcx_session_cost_bucket)
 package promrpcx
