@@ -295,7 +295,7 @@ func TestForeignPeer(t *testing.T) {
 		l := listenTCP(t) // the kernel accepts
 		defer l.Close()
 		checkResult(t, rpcxRun("call", l.Addr().String(), "x", "--timeout", "20ms"), exitTimeout, "",
-			"no reply within 20ms (--timeout)", "Nothing came from the peer. Does it speak JSON-RPC with --framing line?")
+			"no reply within 20ms (--timeout)", "Nothing came from the peer. Is the method slow? Does the peer speak JSON-RPC with --framing line?")
 	})
 }
 

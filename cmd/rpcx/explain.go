@@ -54,7 +54,7 @@ func (c *connFlags) explain(err error, silent bool) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		text = strings.Replace(text, context.DeadlineExceeded.Error(), fmt.Sprintf("no reply within %v (--timeout)", c.timeout), 1)
 		if silent {
-			text += "\nNothing came from the peer. " + c.framingQuestion()
+			text += "\nNothing came from the peer. Is the method slow? " + c.framingQuestion()
 		}
 	}
 	if hint := hintFor(err, text); hint != "" {
@@ -71,7 +71,7 @@ func (c *connFlags) framingQuestion() string {
 	if framing == "" {
 		framing = "line"
 	}
-	return fmt.Sprintf("Does it speak JSON-RPC with --framing %s?", framing)
+	return fmt.Sprintf("Does the peer speak JSON-RPC with --framing %s?", framing)
 }
 
 // hints has what helps if an error has a text. The first that fits counts.

@@ -64,11 +64,11 @@ The history is in $XDG_STATE_HOME/rpcx/history, or ~/.local/state/rpcx/history, 
 only its owner can read. Lines with a secret of --header, --auth or --proxy are not
 kept, and neither are lines that begin with a space.
 
-If stdin or stdout is no terminal, lines are run one after the other without a prompt.
+If stdin or stdout is not a terminal, lines are run one after the other without a prompt.
 The exit code is 1 then if a reply was an error.`,
 		examples: `
 rpcx repl localhost:8888
-rpcx repl wss://eth.example/ --jq .result
+rpcx repl wss://eth.example/ --output compact
 printf 'sum 1 2\n!log done\n' | rpcx repl localhost:8888`,
 		setup: func(fs *flags) action {
 			r := &repl{conn: declareConnFlags(fs), out: declareOutputFlags(fs), discover: "rpc.discover"}
