@@ -15,7 +15,7 @@ The params are one of
   '{"a": 1}' or '[1, 2]'   JSON
   a=1 b=text               by name; a value is JSON, or else a string
   1 text '[2]'             by position; the same
-  @FILE or -               JSON in a file, or on stdin
+  @FILE or -               JSON in a file, or on stdin, as the only argument
 
 A value that begins with {, [ or " must be JSON. Write '"a=b"' for a string that looks like
 a name, and '[[1]]' for one argument that is an array. A negative number is not

@@ -114,7 +114,8 @@ func (fs *flags) parse(args []string) (positional []string, err error) {
 		}
 		f := fs.Lookup(name)
 		if f == nil {
-			return nil, usagef("unknown flag %s%s%s", dashes, name, didYouMean(name, fs.names()))
+			question := strings.Replace(didYouMean(name, fs.names()), `"`, `"--`, 1)
+			return nil, usagef("unknown flag %s%s%s", dashes, name, question)
 		}
 		if b, ok := f.Value.(*boolValue); ok && !hasValue {
 			*b = true
@@ -239,7 +240,7 @@ func (v *choiceValue) String() string {
 
 func (v *choiceValue) Set(s string) error {
 	if !slices.Contains(v.choices, s) {
-		return fmt.Errorf("%q is none of %s", s, strings.Join(v.choices, ", "))
+		return fmt.Errorf("%q is not one of %s", s, strings.Join(v.choices, ", "))
 	}
 	*v.p = s
 	return nil
