@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -307,6 +308,11 @@ func (r *repl) runLine(ctx context.Context, line string) error {
 	result, err := c.call(callCtx, m.method, m.params)
 	if _, ok := errors.AsType[*rpcx.Error](err); err == nil || ok {
 		r.noteMethod(m.method, err)
+	}
+	if errors.Is(err, rpcx.ErrMethodNotFound) && (m.method == "exit" || slices.Contains(dotCommands(), "."+m.method)) {
+		r.printing.Lock()
+		notice(r.e, "to rpcx itself, write .%s", m.method)
+		r.printing.Unlock()
 	}
 	if err != nil {
 		return err

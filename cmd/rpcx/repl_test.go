@@ -28,6 +28,7 @@ func TestReplWithoutTerminal(t *testing.T) {
 		{"a timeout", "hang\nparams 1\n", []string{"--timeout", "20ms"}, 1, "[1]\n", "no reply within 20ms"},
 		{"the end", "params 1\n.quit\nparams 2\n", nil, 0, "[1]\n", ""},
 		{"an unknown command", ".nothing\n", nil, 1, "", "unknown command .nothing"},
+		{"a command without its dot", "exit\nhelp\nparams 1\n", nil, 1, "[1]\n", "to rpcx itself, write .exit\n{\"code\":-32601"},
 		{"a filter", "params 1 2\n", []string{"--jq", ".[]"}, 0, "1\n2\n", ""},
 		{"methods", ".methods user.*\n", nil, 0, "", ""},
 		{"describe without a method", ".describe\n", nil, 1, "", ".describe needs a method"},
