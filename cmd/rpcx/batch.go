@@ -87,7 +87,7 @@ func (b *batchCall) lines(e *env, args []string) ([]messageLine, error) {
 	}
 	path, ok := strings.CutPrefix(args[0], "@")
 	if !ok {
-		return nil, usagef("%q is no @FILE; the calls are lines of stdin, or of @FILE", clip(args[0]))
+		return nil, usagef("%q is not @FILE; the calls are lines of stdin, or of @FILE", clip(args[0]))
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -68,7 +68,8 @@ clients. Requests that failed are not repeated.
 
 bench itself takes less than 1 µs of processor time for each call. If the peer is on the
 same machine, both share the processors. A peer that limits its callers, as servers of rpcx
-do by default, slows down or ends connections that send so much: raise its limits first.
+do by default, slows down or ends connections that send so much. Raise its limits first: at
+servers of rpcx, the costs CostSoft and CostHard.
 
 With --output json, numbers have the unit at the end of the field's name, _s or _us:
   target, method, kind      what was sent: call or notification, or a batch of these
@@ -89,7 +90,7 @@ With --output json, numbers have the unit at the end of the field's name, _s or 
                             code and message; after 20 of these, the others are one, "other"
 
 The exit code is 0 if all calls succeeded; otherwise 3 if a connection failed or a reply was
-no JSON-RPC, or else 4 if a call timed out, or else 1. After Ctrl-C it is 130.`,
+not JSON-RPC, or else 4 if a call timed out, or else 1. After Ctrl-C it is 130.`,
 		examples: `
 rpcx bench localhost:8888 sum 1 2
 rpcx bench localhost:8888 sum 1 2 --rate 5000 -d 30s --warm-up 2s
@@ -197,7 +198,7 @@ func (b *benchCall) check(t target) error {
 	case b.rate > maxBenchRate:
 		return usagef("--rate is at most %s calls a second", grouped(maxBenchRate))
 	case b.batch > 1 && b.calls%b.batch != 0:
-		return usagef("--calls %d is no multiple of --batch %d", b.calls, b.batch)
+		return usagef("--calls %d is not a multiple of --batch %d", b.calls, b.batch)
 	}
 	return nil
 }

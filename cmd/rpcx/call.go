@@ -15,11 +15,11 @@ The params are one of
   '{"a": 1}' or '[1, 2]'   JSON
   a=1 b=text               by name; a value is JSON, or else a string
   1 text '[2]'             by position; the same
-  @FILE or -               JSON in a file, or on stdin
+  @FILE or -               JSON in a file, or on stdin, as the only argument
 
 A value that begins with {, [ or " must be JSON. Write '"a=b"' for a string that looks like
-a name, and '[[1]]' for one argument that is an array. A negative number is no flag; after
---, nothing is.`,
+a name, and '[[1]]' for one argument that is an array. A negative number is not
+a flag, and neither is anything after --.`,
 		examples: `
 rpcx call localhost:8888 sum 1 2
 rpcx call ws://localhost:8080/ws echo message='two words' --output raw

@@ -291,11 +291,25 @@ func TestForeignPeer(t *testing.T) {
 			checkResult(t, r, exitConnection, "", c.stderr...)
 		})
 	}
+	t.Run("a program that ends", func(t *testing.T) {
+		r := rpcxRun("call", "stdio:sh -c 'exit 3'", "x")
+		checkResult(t, r, exitConnection, "", "exit status 3")
+		if strings.Contains(r.stderr, "--tls") {
+			t.Errorf("a program is no question of TLS: %q", r.stderr)
+		}
+	})
+	t.Run("HTTP for WebSockets", func(t *testing.T) {
+		p := newPeer(t)
+		checkResult(t, rpcxRun("call", strings.Replace(p.ws, "ws:", "http:", 1), "x"), exitConnection, "", "write ws:// in place of http://")
+		checkResult(t, rpcxRun("call", strings.Replace(p.http, "http:", "ws:", 1), "x"), exitConnection, "", "Write http:// in place of ws://")
+	})
 	t.Run("a silent peer", func(t *testing.T) {
 		l := listenTCP(t) // the kernel accepts
 		defer l.Close()
 		checkResult(t, rpcxRun("call", l.Addr().String(), "x", "--timeout", "20ms"), exitTimeout, "",
-			"no reply within 20ms (--timeout)", "Nothing came from the peer. Does it speak JSON-RPC with --framing line?")
+			"no reply within 20ms (--timeout)", "Nothing came from the peer. Is the method slow? Does the peer speak JSON-RPC with --framing line?")
+		checkResult(t, rpcxRun("call", l.Addr().String(), "x", "--timeout", "20ms", "--protocol", "aiomas"), exitTimeout, "",
+			"Does the peer speak aiomas?")
 	})
 }
 

@@ -38,7 +38,7 @@ func (d *documentFlags) read(ctx context.Context, e *env, args []string) (doc *o
 	}
 	doc, err = openrpc.Parse(text)
 	if err != nil {
-		return nil, nil, nil, connectionError(fmt.Errorf("no OpenRPC document: %w", err))
+		return nil, nil, nil, connectionError(fmt.Errorf("not an OpenRPC document: %w", err))
 	}
 	return doc, text, rest, nil
 }

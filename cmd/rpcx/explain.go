@@ -54,12 +54,12 @@ func (c *connFlags) explain(err error, silent bool) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		text = strings.Replace(text, context.DeadlineExceeded.Error(), fmt.Sprintf("no reply within %v (--timeout)", c.timeout), 1)
 		if silent {
-			text += "\nNothing came from the peer. " + c.framingQuestion()
+			text += "\nNothing came from the peer. Is the method slow? " + c.framingQuestion()
 		}
 	}
 	if hint := hintFor(err, text); hint != "" {
 		text += "\n" + hint
-	} else if silent && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+	} else if ended := strings.Contains(text, "program ended"); silent && !ended && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 		text += "\nThe peer has closed the connection without a word. Does it expect TLS (--tls)? " + c.framingQuestion()
 	}
 	return &exitError{code: code, err: &explainedError{c.redact(text), err}}
@@ -68,10 +68,14 @@ func (c *connFlags) explain(err error, silent bool) error {
 // framingQuestion asks whether the flags fit a peer that says nothing.
 func (c *connFlags) framingQuestion() string {
 	framing := c.framing
-	if framing == "" {
+	switch {
+	case framing != "":
+	case c.protocol == "aiomas":
+		return "Does the peer speak aiomas?"
+	default:
 		framing = "line"
 	}
-	return fmt.Sprintf("Does it speak JSON-RPC with --framing %s?", framing)
+	return fmt.Sprintf("Does the peer speak JSON-RPC with --framing %s?", framing)
 }
 
 // hints has what helps if an error has a text. The first that fits counts.
@@ -82,9 +86,11 @@ var hints = []struct{ text, hint string }{
 	{"as JSONFramer reads", "Try --framing json."},
 	{"as NewlineFramer and JSONFramer read", "Try --framing line or json."},
 	{"expects TLS", "Try --tls, or tls:// in place of tcp://."},
+	{"answers with status 426", "The path is that of a WebSocket: write ws:// in place of http://, or wss:// in place of https://."},
+	{"request for a WebSocket with status 405", "Is the path that of HTTP? Write http:// in place of ws://, or https:// in place of wss://."},
 	{"looks like SSH", "This port is not of a JSON-RPC server."},
 	{"looks like a server of mail or files", "This port is not of a JSON-RPC server."},
-	{"server gave HTTP response to HTTPS client", "The peer does not use TLS: try http://."},
+	{"server gave HTTP response to HTTPS client", "The peer does not use TLS: try http:// or ws://."},
 	{"does not look like a TLS handshake", "The peer does not use TLS: try tcp://, http:// or ws://."},
 	{`malformed HTTP response "{`, "The peer speaks JSON without HTTP: try tcp://."},
 	{`malformed HTTP response "Content-`, "The peer speaks JSON with headers, without HTTP: try tcp:// and --framing lsp."},

@@ -114,7 +114,8 @@ func (fs *flags) parse(args []string) (positional []string, err error) {
 		}
 		f := fs.Lookup(name)
 		if f == nil {
-			return nil, usagef("unknown flag %s%s%s", dashes, name, didYouMean(name, fs.names()))
+			question := strings.Replace(didYouMean(name, fs.names()), `"`, `"--`, 1)
+			return nil, usagef("unknown flag %s%s%s", dashes, name, question)
 		}
 		if b, ok := f.Value.(*boolValue); ok && !hasValue {
 			*b = true
@@ -171,7 +172,7 @@ func (v *durationValue) Set(s string) error {
 		d, err = 0, nil
 	}
 	if err != nil || d < 0 {
-		return fmt.Errorf("%q is no time; write 500ms, 30s or 2m", s)
+		return fmt.Errorf("%q is not a time; write 500ms, 30s or 2m", s)
 	}
 	*v = durationValue(d)
 	return nil
@@ -183,7 +184,7 @@ func (v *intValue) String() string { return fmt.Sprint(int(*v)) }
 func (v *intValue) Set(s string) error {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 0 {
-		return fmt.Errorf("%q is no number of 0 or more", s)
+		return fmt.Errorf("%q is not a number of 0 or more", s)
 	}
 	*v = intValue(n)
 	return nil
@@ -217,7 +218,7 @@ func (v *sizeValue) Set(s string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is no size; write 1000000, 500KiB or 64MiB", s)
+	return fmt.Errorf("%q is not a size; write 1000000, 500KiB or 64MiB", s)
 }
 
 type listValue []string
@@ -239,7 +240,7 @@ func (v *choiceValue) String() string {
 
 func (v *choiceValue) Set(s string) error {
 	if !slices.Contains(v.choices, s) {
-		return fmt.Errorf("%q is none of %s", s, strings.Join(v.choices, ", "))
+		return fmt.Errorf("%q is not one of %s", s, strings.Join(v.choices, ", "))
 	}
 	*v.p = s
 	return nil

@@ -28,12 +28,15 @@ ADDR is one of
 Params are values by position (1 text '[2]'), name=value, JSON ('{"a": 1}'), @FILE, or -
 for stdin. Flags stand before or after the arguments.
 
+"rpcx --version" prints the version.
+
 Exit codes:
-  0  success
-  1  the peer answered with an error, which is printed on stderr as JSON
-  2  the command line is wrong
-  3  the connection failed, or the peer does not speak JSON-RPC
-  4  no reply in time (--timeout)
+  0    success
+  1    the peer answered with an error, which is printed on stderr as JSON
+  2    the command line is wrong
+  3    the connection failed, or the peer does not speak JSON-RPC
+  4    no reply in time (--timeout)
+  130  Ctrl-C ended the command early
 
 Examples:
   rpcx call localhost:8888 sum 1 2

@@ -34,7 +34,7 @@ and refused. rpcx ends when the peer closes the connection, or by --count or --f
 --subscribe may be repeated. Its value is METHOD, with the arguments of rpcx as params, or
 'METHOD PARAMS' as in a line of batch; '!METHOD' sends a notification.`,
 		examples: `
-rpcx listen wss://eth.example/ --subscribe eth_subscribe newHeads --jq .params.result.number
+rpcx listen wss://eth.example/ --subscribe eth_subscribe newHeads --jq '.params.result.number // empty'
 rpcx listen tls://electrum.example:50002 --subscribe blockchain.headers.subscribe --count 3`,
 		setup: func(fs *flags) action {
 			l := &listenCall{}

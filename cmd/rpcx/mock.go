@@ -137,7 +137,7 @@ func (m *mock) readFlags() error {
 	if m.errorRate != "" {
 		rate, err := strconv.ParseFloat(m.errorRate, 64)
 		if err != nil || !(rate >= 0 && rate <= 1) {
-			return usagef("flag --error-rate: %q is no number from 0 to 1", m.errorRate)
+			return usagef("flag --error-rate: %q is not a number from 0 to 1", m.errorRate)
 		}
 		m.rate = rate
 	}
@@ -236,7 +236,7 @@ func schemaExample(schema json.RawMessage) json.RawMessage {
 func (m *mock) summary(title, addr string) string {
 	const most = 20
 	var b strings.Builder
-	fmt.Fprintf(&b, "serving %q at %s, %d methods:\n", title, addr, len(m.methods))
+	fmt.Fprintf(&b, "serving %q at %s, %s:\n", title, addr, countOf(len(m.methods), "method"))
 	names := make([]string, 0, len(m.methods))
 	for name := range m.methods {
 		names = append(names, name)
@@ -259,7 +259,7 @@ func (x *mockMethod) about() string {
 			n++
 		}
 	}
-	text := fmt.Sprintf(": %d examples", n)
+	text := ": " + countOf(n, "example")
 	switch {
 	case len(x.examples) == 0:
 		text = ": no example, answered with null"
@@ -267,9 +267,17 @@ func (x *mockMethod) about() string {
 		text = ""
 	}
 	if len(x.errors) > 0 {
-		text += fmt.Sprintf(", %d errors", len(x.errors))
+		text += ", " + countOf(len(x.errors), "error")
 	}
 	return text
+}
+
+// countOf returns a number and its noun, as in "1 example" and "2 examples".
+func countOf(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // serve serves until ctx ends.

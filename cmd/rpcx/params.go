@@ -149,7 +149,7 @@ func checkJSON(what string, text []byte) (json.RawMessage, error) {
 		r, _ := utf8.DecodeRune(text[place:])
 		why = fmt.Sprintf("%q is not expected here", r)
 	}
-	return nil, usagef("%s: no JSON: %s\n%s", what, why, markPlace(string(text), place))
+	return nil, usagef("%s: not JSON: %s\n%s", what, why, markPlace(string(text), place))
 }
 
 // invalidUTF8 returns the place of the first byte that is not UTF-8.

@@ -38,11 +38,11 @@ func TestParams(t *testing.T) {
 		{"a name twice", []string{"a=1", "a=2"}, "params: a is given twice"},
 		{"a name and none", []string{"a=1", "2"}, `params: "2" has no name, and "a=1" has one`},
 		{"none and a name", []string{"2", "a=1"}, `params: "a=1" has a name, and "2" has none`},
-		{"a bad object", []string{`{"a":}`}, "params: no JSON: "},
-		{"a bad array by name", []string{`a=[1`}, "param a: no JSON: "},
-		{"a bad string", []string{`"a`}, "params: no JSON: "},
-		{"no UTF-8", []string{"[\xff]"}, "params: no JSON: a byte that is not UTF-8\n  [\\ufffd]\n   ^"},
-		{"more than one value", []string{`{} {}`}, "params: no JSON: "},
+		{"a bad object", []string{`{"a":}`}, "params: not JSON: "},
+		{"a bad array by name", []string{`a=[1`}, "param a: not JSON: "},
+		{"a bad string", []string{`"a`}, "params: not JSON: "},
+		{"no UTF-8", []string{"[\xff]"}, "params: not JSON: a byte that is not UTF-8\n  [\\ufffd]\n   ^"},
+		{"more than one value", []string{`{} {}`}, "params: not JSON: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := parseParams(&env{stdin: strings.NewReader(`{"in": 1}`)}, c.args)
@@ -119,10 +119,10 @@ func TestParseLine(t *testing.T) {
 		{"echo\na\n\tb\n", "echo", `["a","b"]`, false, ""},
 		{`echo 'a'b"c"`, "echo", `["abc"]`, false, ""},
 		{`echo "a"b`, "echo", `["ab"]`, false, ""},
-		{`echo {"a": 1}b`, "", "", false, "no JSON"},
-		{`echo a={"b" 1} c=2`, "", "", false, "no JSON"},
+		{`echo {"a": 1}b`, "", "", false, "not JSON"},
+		{`echo a={"b" 1} c=2`, "", "", false, "not JSON"},
 		{"!", "", "", false, "no method"},
-		{"sum [1,", "", "", false, "no JSON"},
+		{"sum [1,", "", "", false, "not JSON"},
 		{"sum -", "", "", false, "stdin has the lines"},
 		{"sum 'a", "", "", false, "ends within quotes"},
 	} {

@@ -48,10 +48,14 @@ call took. --output json and compact, and --jq, print an object for each message
 instead, with time, conn, from, message, and calls for replies.
 
 At tcp://, tls:// and unix:// addresses, and with a command, the bytes pass unchanged,
-whatever they are. What is no message of --framing is only described. Both ends of a
-connection close separately. At http:// and ws:// addresses, the messages pass
-unchanged; of the headers, Host becomes that of ADDR, and compression is not offered,
-so that messages can be shown.
+whatever they are. Bytes that are not a message of --framing are only described. Both
+ends of a connection close separately.
+
+If ADDR is http:// or ws://, clients of LISTEN speak HTTP or WebSockets, too, also if
+LISTEN is only host:port. A request to the path of LISTEN goes to the path of ADDR, and
+a longer path is added to that of ADDR. The messages pass unchanged. Of the headers,
+Host becomes that of ADDR, and compression is not offered, so that messages can be
+shown.
 
 --record appends the objects to FILE, which only its owner can read. Secrets of
 --header, --auth and --proxy are replaced in what is shown and recorded, headers of
@@ -157,9 +161,13 @@ func (p *proxyCall) serve(ctx context.Context, addr string) error {
 	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	notice(p.e, "listening at %s, passing to %s", shownAddr(t, l), p.target.shown)
+	shown := shownAddr(t, l)
+	if t.kind == kindStream && p.isWeb() { // clients write the scheme of ADDR
+		shown = webAddr(shown, p.target.kind)
+	}
+	notice(p.e, "listening at %s, passing to %s", shown, p.target.shown)
 	if p.isWeb() {
-		err = p.serveWeb(ctx, l)
+		err = p.serveWeb(ctx, l, webPath(t))
 	} else {
 		err = p.accept(ctx, l)
 	}

@@ -97,7 +97,7 @@ func (t *tap) skips(err error) bool {
 		}
 		return true
 	}
-	text := "what follows is no message of this --framing: it passes, and is not shown"
+	text := "what follows is not a message of this --framing: it passes, and is not shown"
 	if hint := hintFor(err, err.Error()); hint != "" {
 		text += ". " + hint
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -181,7 +182,7 @@ func TestProxySaysWhatIsNoMessage(t *testing.T) {
 		args             []string
 	}{
 		{"a large message", strings.Repeat("y", 5000) + "\n", "--> a message of more than 100 bytes passes, and is not shown (--max-size)\n", []string{"--max-size", "100"}},
-		{"another framing", "{}\n{}\n", "--> what follows is no message of this --framing: it passes, and is not shown", []string{"--framing", "lsp"}},
+		{"another framing", "{}\n{}\n", "--> what follows is not a message of this --framing: it passes, and is not shown", []string{"--framing", "lsp"}},
 		{"the other framing", "Content-Length: 2\r\n\r\n{}", "--> Content-Length: 2\\r\n", nil},
 		{"HTTP", "GET / HTTP/1.1\r\nAuthorization: Basic c2VjcmV0\r\ncookie: c2VjcmV0\r\nX-Api-Key: c2VjcmV0\r\n\r\n", "--> Authorization: …\n", nil},
 		{"bytes", "\xff\x1b[31m\x9b\n", `--> \ufffd\u001b[31m\ufffd` + "\n", nil},
@@ -297,6 +298,47 @@ func TestProxyWeb(t *testing.T) {
 	for _, hidden := range []string{"hunter2", "hunter3", "Authorization", "Cookie"} {
 		if strings.Contains(s.stdout.text()+s.stderr.text()+string(recorded), hidden) {
 			t.Errorf("%q is shown or recorded:\n%s", hidden, recorded)
+		}
+	}
+}
+
+// A request to the path of LISTEN goes to the path of ADDR. The notice says which scheme
+// clients write.
+func TestProxyWebPath(t *testing.T) {
+	p := newPeer(t)
+	end := strings.LastIndex(p.http, "/")
+	for _, c := range []struct{ listen, to, path string }{
+		{"127.0.0.1:0", p.http, ""},
+		{"http://127.0.0.1:0", p.http, ""},
+		{"http://127.0.0.1:0/rpc", p.http, ""},
+		{"http://127.0.0.1:0/other/", p.http, ""},
+		{"127.0.0.1:0", p.ws, ""},
+		{"ws://127.0.0.1:0/rpc", p.ws, ""},
+		{"http://127.0.0.1:0/in", p.http[:end], p.http[end:]},
+	} {
+		s := invocation{}.serve(t, "proxy", c.listen, c.to)
+		scheme, _, _ := strings.Cut(c.to, ":")
+		if got, _, _ := strings.Cut(s.addr, ":"); got != scheme {
+			t.Errorf("%s: listening at %s, want %s", c.listen, s.addr, scheme)
+		}
+		addr := strings.TrimSuffix(s.addr, "/") + c.path
+		checkResult(t, rpcxRun("call", addr, "params", "1", "-o", "compact"), exitOK, "[1]\n")
+	}
+	for _, c := range []struct{ to, base, in, want string }{
+		{"/rpc", "", "/", "/rpc"},
+		{"/rpc", "", "/x", "/rpc/x"},
+		{"/rpc", "/in", "/in", "/rpc"},
+		{"/rpc", "/in", "/in/", "/rpc"},
+		{"/rpc", "/in", "/in/x", "/rpc/x"},
+		{"/rpc", "/in", "/inner", "/rpc/inner"},
+		{"/rpc", "/in", "/", "/rpc"},
+		{"", "/in", "/in", "/"},
+		{"", "/in", "/in/x", "/x"},
+		{"", "", "/x", "/x"},
+	} {
+		got := joinTarget(&url.URL{Path: c.to}, c.base, &url.URL{Path: c.in})
+		if got.Path != c.want {
+			t.Errorf("from %q to %q: %s goes to %s, want %s", c.base, c.to, c.in, got.Path, c.want)
 		}
 	}
 }

@@ -21,8 +21,8 @@ import (
 	"example.com/rpcx"
 )
 
-// serveWeb passes requests of HTTP on, and WebSockets.
-func (p *proxyCall) serveWeb(ctx context.Context, l net.Listener) error {
+// serveWeb passes requests of HTTP on, and WebSockets. base is the path of LISTEN.
+func (p *proxyCall) serveWeb(ctx context.Context, l net.Listener, base string) error {
 	d, err := p.conn.newDialer(p.e, p.target)
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func (p *proxyCall) serveWeb(ctx context.Context, l net.Listener) error {
 		Transport: transport, FlushInterval: -1,
 		ErrorLog: log.New(io.Discard, "", 0), // ErrorHandler reports
 		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL = joinTarget(to, r.In.URL)
+			r.Out.URL = joinTarget(to, base, r.In.URL)
 			r.Out.Host = ""
 			r.Out.Header.Del("Accept-Encoding")
 			r.Out.Header.Del("Sec-WebSocket-Extensions")
@@ -104,12 +104,40 @@ func (c *admittedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// joinTarget returns where a request goes: the target's own path for /, and below that path
-// for others.
-func joinTarget(to, in *url.URL) *url.URL {
+// webPath returns the path of a web address, without a slash at its end.
+func webPath(t target) string {
+	u, err := url.Parse(t.addr)
+	if err != nil || t.kind == kindStream {
+		return ""
+	}
+	return strings.TrimSuffix(u.EscapedPath(), "/")
+}
+
+// webAddr returns the address of a stream as clients of HTTP or WebSockets write it. A unix
+// socket keeps its address.
+func webAddr(addr, kind string) string {
+	switch scheme, rest, _ := strings.Cut(addr, "://"); scheme {
+	case "tcp":
+		return kind + "://" + rest
+	case "tls":
+		return kind + "s://" + rest
+	}
+	return addr
+}
+
+// joinTarget returns where a request for in goes: to the target's own path for / and for
+// base, the path of LISTEN, and below the target's path for others.
+func joinTarget(to *url.URL, base string, in *url.URL) *url.URL {
 	out := *to
-	if in.Path != "" && in.Path != "/" {
-		out = *to.JoinPath(in.EscapedPath())
+	path := in.EscapedPath()
+	if rest, ok := strings.CutPrefix(path, base); ok && (rest == "" || rest[0] == '/') {
+		path = rest
+	}
+	if out.Path == "" {
+		out.Path = "/" // JoinPath keeps a path without a slash
+	}
+	if path != "" && path != "/" {
+		out = *out.JoinPath(path)
 	}
 	switch {
 	case out.RawQuery == "":

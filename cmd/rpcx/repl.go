@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,11 +65,11 @@ The history is in $XDG_STATE_HOME/rpcx/history, or ~/.local/state/rpcx/history, 
 only its owner can read. Lines with a secret of --header, --auth or --proxy are not
 kept, and neither are lines that begin with a space.
 
-If stdin or stdout is no terminal, lines are run one after the other without a prompt.
+If stdin or stdout is not a terminal, lines are run one after the other without a prompt.
 The exit code is 1 then if a reply was an error.`,
 		examples: `
 rpcx repl localhost:8888
-rpcx repl wss://eth.example/ --jq .result
+rpcx repl wss://eth.example/ --output compact
 printf 'sum 1 2\n!log done\n' | rpcx repl localhost:8888`,
 		setup: func(fs *flags) action {
 			r := &repl{conn: declareConnFlags(fs), out: declareOutputFlags(fs), discover: "rpc.discover"}
@@ -307,6 +308,11 @@ func (r *repl) runLine(ctx context.Context, line string) error {
 	result, err := c.call(callCtx, m.method, m.params)
 	if _, ok := errors.AsType[*rpcx.Error](err); err == nil || ok {
 		r.noteMethod(m.method, err)
+	}
+	if errors.Is(err, rpcx.ErrMethodNotFound) && (m.method == "exit" || slices.Contains(dotCommands(), "."+m.method)) {
+		r.printing.Lock()
+		notice(r.e, "to rpcx itself, write .%s", m.method)
+		r.printing.Unlock()
 	}
 	if err != nil {
 		return err

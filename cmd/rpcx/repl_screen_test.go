@@ -170,7 +170,7 @@ func TestInteropScreenCallsAndHistory(t *testing.T) {
 	s.line("refuse")
 	s.wait("> refuse", `{"code":42,"message":"refused: naïve \u001b[31m","data":{"why":["tired"]}}`, ">")
 	s.line("params [1,,2]")
-	s.wait("> params [1,,2]", "params: no JSON: ',' is not expected here", "  [1,,2]", "     ^", ">")
+	s.wait("> params [1,,2]", "params: not JSON: ',' is not expected here", "  [1,,2]", "     ^", ">")
 	s.line(" params secret") // a space keeps a line out of the history
 	s.wait("[", `  "secret"`, "]", ">")
 	s.keys("C-d")

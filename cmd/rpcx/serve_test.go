@@ -226,10 +226,10 @@ func TestMockRefuses(t *testing.T) {
 	}{
 		{"{}", nil, exitUsage, "want one FILE"},
 		{"[1]", []string{"-"}, exitUsage, `want an OpenRPC document, or an object as {"method": result}`},
-		{"{,}", []string{"-"}, exitUsage, "no JSON"},
+		{"{,}", []string{"-"}, exitUsage, "not JSON"},
 		{`{"openrpc": "2.0.0", "info": {"title": "x", "version": "1"}, "methods": []}`, []string{"-"}, exitUsage, "is not a version 1 of OpenRPC"},
-		{"{}", []string{"-", "--error-rate", "1.5"}, exitUsage, `flag --error-rate: "1.5" is no number from 0 to 1`},
-		{"{}", []string{"-", "--error-rate", "NaN"}, exitUsage, "is no number"},
+		{"{}", []string{"-", "--error-rate", "1.5"}, exitUsage, `flag --error-rate: "1.5" is not a number from 0 to 1`},
+		{"{}", []string{"-", "--error-rate", "NaN"}, exitUsage, "is not a number"},
 		{"{}", []string{"-", "--notify", ""}, exitUsage, "--notify: no method"},
 		{"{}", []string{"-", "--notify", "x", "--every", "0"}, exitUsage, "--every"},
 		{"{}", []string{"-", "--listen", "localhost"}, exitUsage, "has no port"},

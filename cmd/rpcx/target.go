@@ -118,7 +118,7 @@ func (c *connFlags) parseURL(scheme, addr string) (target, error) {
 	c.keepURLSecret(addr)
 	u, err := url.Parse(addr)
 	if err != nil {
-		return target{}, usagef("the address is no URL: %w", withoutURL(err))
+		return target{}, usagef("the address is not a URL: %w", withoutURL(err))
 	}
 	if u.Hostname() == "" {
 		return target{}, usagef("address %q has no host", u.Redacted())

@@ -39,7 +39,7 @@ func TestTarget(t *testing.T) {
 		{"unix://", &connFlags{}, "has no path"},
 		{"ftp://x:1", &connFlags{}, "has an unknown scheme"},
 		{"http:///x", &connFlags{}, "has no host"},
-		{"http://a b", &connFlags{}, "is no URL"},
+		{"http://a b", &connFlags{}, "is not a URL"},
 		{"stdio:", &connFlags{}, "names no command"},
 		{"stdio:'a", &connFlags{}, "ends within quotes"},
 		{"ws://host", &connFlags{framing: "line"}, "--framing line is not possible with ws://host"},
