@@ -22,7 +22,7 @@ func TestInputThatIsNotUTF8(t *testing.T) {
 	} {
 		checkResult(t, rpcxRun(args...), exitUsage, "", want, "^")
 	}
-	checkResult(t, invocation{stdin: "m\xff 1\n"}.run("batch", "localhost:1"), exitUsage, "", "line 1", want)
+	checkResult(t, invocation{stdin: "m\xff 1\n", ctx: t.Context()}.run("batch", "localhost:1"), exitUsage, "", "line 1", want)
 }
 
 // remarks is endless lines of a batch.
