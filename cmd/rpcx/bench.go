@@ -39,6 +39,10 @@ const (
 	// maxBenchInFlight bounds the goroutines of bench, and thereby the memory: about 1 GB.
 	maxBenchInFlight = 100_000
 	maxBenchRate     = 10_000_000
+	// maxBenchBatch bounds the memory for the calls of all batches in flight.
+	maxBenchBatch = 1_000_000
+	// maxBenchTime keeps sums of times in their type: no run lasts a year.
+	maxBenchTime = 365 * 24 * time.Hour
 )
 
 func benchCommand() *command {
@@ -136,6 +140,9 @@ func (b *benchCall) run(ctx context.Context, e *env, args []string) error {
 	if len(args) == 0 {
 		return usagef("no method to call")
 	}
+	if err := checkMethod(args[0]); err != nil {
+		return err
+	}
 	params, err := parseParams(e, args[1:])
 	if err != nil {
 		return err
@@ -192,11 +199,15 @@ func (b *benchCall) check(t target) error {
 	case b.connections == 0:
 		return usagef("--connections must be 1 or more")
 	case b.connections > maxBenchInFlight || b.inFlight > maxBenchInFlight || all > maxBenchInFlight:
-		return usagef("--connections times --in-flight is %s, of at most %s", grouped(int64(b.connections)*int64(b.inFlight)), grouped(maxBenchInFlight))
+		return usagef("--connections %d times --in-flight %d is too much: at most %s calls can be in flight", b.connections, b.inFlight, grouped(maxBenchInFlight))
 	case t.kind == kindHTTP && b.inFlight > maxHTTPInFlight:
 		return usagef("--in-flight is at most %d over HTTP; raise --connections", maxHTTPInFlight)
 	case b.rate > maxBenchRate:
 		return usagef("--rate is at most %s calls a second", grouped(maxBenchRate))
+	case b.batch > maxBenchBatch/all:
+		return usagef("--batch %d with %s batches in flight is too much: at most %s calls can be in flight in batches", b.batch, grouped(int64(all)), grouped(maxBenchBatch))
+	case b.duration > maxBenchTime || b.warmUp > maxBenchTime:
+		return usagef("--duration and --warm-up are at most %v", maxBenchTime)
 	case b.batch > 1 && b.calls%b.batch != 0:
 		return usagef("--calls %d is not a multiple of --batch %d", b.calls, b.batch)
 	}

@@ -289,8 +289,8 @@ func TestBenchFailures(t *testing.T) {
 		{"bad params", []string{"bench", p.tcp, "m", "[1,"}, exitUsage, "", "not JSON"},
 		{"a batch that does not fit", []string{"bench", p.tcp, "m", "-n", "10", "--batch", "3"}, exitUsage, "", "--calls 10 is not a multiple of --batch 3"},
 		{"no connections", []string{"bench", p.tcp, "m", "-c", "0"}, exitUsage, "", "--connections must be 1 or more"},
-		{"too many in flight", []string{"bench", p.tcp, "m", "-c", "1001", "-p", "100"}, exitUsage, "", "--connections times --in-flight is 100,100, of at most 100,000"},
-		{"numbers that overflow", []string{"bench", p.tcp, "m", "-c", "9223372036854775807", "-p", "4"}, exitUsage, "", "of at most 100,000"},
+		{"too many in flight", []string{"bench", p.tcp, "m", "-c", "1001", "-p", "100"}, exitUsage, "", "--connections 1001 times --in-flight 100 is too much: at most 100,000 calls"},
+		{"numbers that overflow", []string{"bench", p.tcp, "m", "-c", "9223372036854775807", "-p", "4"}, exitUsage, "", "at most 100,000 calls"},
 		{"too many over HTTP", []string{"bench", p.http, "m", "-p", "101"}, exitUsage, "", "--in-flight is at most 100 over HTTP; raise --connections"},
 		{"too fast", []string{"bench", p.tcp, "m", "--rate", "10000001"}, exitUsage, "", "--rate is at most 10,000,000"},
 	} {

@@ -41,6 +41,9 @@ rpcx call 'stdio:gopls' initialize processId=null rootUri=null capabilities={} -
 				if len(args) == 0 {
 					return usagef("no method to call")
 				}
+				if err := checkMethod(args[0]); err != nil {
+					return err
+				}
 				params, err := parseParams(e, args[1:])
 				if err != nil {
 					return err

@@ -27,7 +27,8 @@ func declareDocumentFlags(fs *flags) *documentFlags {
 // read reads the document at the first of args, a file or an address, and returns the
 // other arguments. text is the document as it was read.
 func (d *documentFlags) read(ctx context.Context, e *env, args []string) (doc *openrpc.Document, text json.RawMessage, rest []string, err error) {
-	if d.conn.stdio == "" && len(args) > 0 && isDocumentFile(args[0]) {
+	fromFile := d.conn.stdio == "" && len(args) > 0 && isDocumentFile(args[0])
+	if fromFile {
 		text, err = readDocumentFile(e, args[0])
 		rest = args[1:]
 	} else {
@@ -37,6 +38,9 @@ func (d *documentFlags) read(ctx context.Context, e *env, args []string) (doc *o
 		return nil, nil, nil, err
 	}
 	doc, err = openrpc.Parse(text)
+	if err != nil && fromFile {
+		return nil, nil, nil, usagef("%s is not an OpenRPC document: %w", documentName(args[0]), err)
+	}
 	if err != nil {
 		return nil, nil, nil, connectionError(fmt.Errorf("not an OpenRPC document: %w", err))
 	}
@@ -56,9 +60,17 @@ func isDocumentFile(arg string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
+// documentName returns the name of a file for error texts.
+func documentName(path string) string {
+	if path == "-" {
+		return "stdin"
+	}
+	return path
+}
+
 func readDocumentFile(e *env, path string) (json.RawMessage, error) {
 	if path == "-" {
-		return readJSON(e.stdinReader(), "stdin")
+		return readJSON(e.stdinReader(), documentName(path))
 	}
 	f, err := os.Open(path)
 	if err != nil {

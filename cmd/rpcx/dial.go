@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/textproto"
@@ -162,7 +164,7 @@ func (c *connFlags) tlsConfig(e *env) (*tls.Config, error) {
 		})
 	}
 	if c.tlsCA != "" {
-		pem, err := os.ReadFile(c.tlsCA)
+		pem, err := readSmallFile(c.tlsCA)
 		if err != nil {
 			return nil, usagef("--tls-ca: %w", err)
 		}
@@ -172,7 +174,7 @@ func (c *connFlags) tlsConfig(e *env) (*tls.Config, error) {
 		}
 	}
 	if c.cert != "" {
-		pair, err := tls.LoadX509KeyPair(c.cert, cmp.Or(c.key, c.cert))
+		pair, err := loadKeyPair(c.cert, c.key)
 		if err != nil {
 			return nil, usagef("--cert, --key: %w", err)
 		}
@@ -188,11 +190,44 @@ func textOrFile(flag, value string) (string, error) {
 	if !ok {
 		return value, nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := readSmallFile(path)
 	if err != nil {
 		return "", usagef("--%s: %w", flag, err)
 	}
 	return strings.TrimSpace(string(text)), nil
+}
+
+// maxSmallFile bounds files of credentials and certificates.
+const maxSmallFile = 4 << 20
+
+// readSmallFile reads a file of credentials or certificates.
+func readSmallFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSmallFile+1))
+	if err == nil && len(text) > maxSmallFile {
+		err = fmt.Errorf("%s has more than %d MiB", path, maxSmallFile>>20)
+	}
+	return text, err
+}
+
+// loadKeyPair reads a certificate and its key. Without a file of the key, the key is in that
+// of the certificate.
+func loadKeyPair(cert, key string) (tls.Certificate, error) {
+	certPEM, err := readSmallFile(cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	keyPEM := certPEM
+	if key != "" {
+		if keyPEM, err = readSmallFile(key); err != nil {
+			return tls.Certificate{}, err
+		}
+	}
+	return tls.X509KeyPair(certPEM, keyPEM)
 }
 
 // header returns the HTTP header of --header and --auth. Errors do not show values.
@@ -215,7 +250,7 @@ func (c *connFlags) header() (http.Header, error) {
 			if value = strings.TrimSpace(value); !isHeaderValue(value) {
 				return nil, usagef("--header: the value of %s has control characters", name)
 			}
-			c.keepSecret(value)
+			c.keepHeaderSecret(name, value)
 			header.Add(textproto.CanonicalMIMEHeaderKey(name), value)
 		}
 	}

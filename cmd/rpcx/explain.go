@@ -132,22 +132,57 @@ func (c *connFlags) redact(text string) string {
 }
 
 // keepSecret adds a text that no output may have. Short texts, such as 1 in "X-Count: 1",
-// are no secrets.
+// are no secrets. Longer secrets come first: a shorter one may be a part of them.
 func (c *connFlags) keepSecret(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(text) >= 4 && !slices.Contains(c.secrets, text) {
 		c.secrets = append(c.secrets, text, base64.StdEncoding.EncodeToString([]byte(text)))
+		slices.SortStableFunc(c.secrets, func(a, b string) int { return len(b) - len(a) })
+	}
+}
+
+// keepHeaderSecret adds the value of a header. Of a header with credentials, a peer may send
+// a part back: the token after Bearer, or a cookie's value.
+func (c *connFlags) keepHeaderSecret(name, value string) {
+	c.keepSecret(value)
+	if redactHeaders(name+": x") == name+": x" {
+		return
+	}
+	const shortest = 8 // words such as Bearer are no secrets
+	for part := range strings.FieldsFuncSeq(value, func(r rune) bool { return strings.ContainsRune(" \t;,", r) }) {
+		for _, text := range []string{part, strings.TrimLeft(part[strings.IndexByte(part, '=')+1:], "=")} {
+			if len(text) >= shortest {
+				c.keepSecret(text)
+			}
+		}
+	}
+	if encoded, ok := strings.CutPrefix(value, "Basic "); ok {
+		if userPassword, err := base64.StdEncoding.DecodeString(encoded); err == nil {
+			_, password, _ := strings.Cut(string(userPassword), ":")
+			c.keepSecret(string(userPassword))
+			c.keepSecret(password)
+		}
 	}
 }
 
 // keepURLSecret adds the password of a URL, as written, as meant, and as HTTP sends it.
 func (c *connFlags) keepURLSecret(text string) {
-	_, rest, _ := strings.Cut(text, "://")
-	user, _, ok := strings.Cut(rest, "@")
-	if !ok {
+	if strings.HasPrefix(text, "stdio:") {
 		return
 	}
+	_, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		rest = text
+	}
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		rest = rest[:i]
+	}
+	end := strings.LastIndexByte(rest, '@') // a password may have an @
+	if end < 0 {
+		return
+	}
+	user := rest[:end]
 	meant, err := url.PathUnescape(user)
 	if err != nil {
 		meant = user

@@ -52,7 +52,7 @@ func TestGenerate(t *testing.T) {
 	checkResult(t, invocation{stdin: document.stdout}.run("gen", "-", "--package", "sample"), exitOK, string(code))
 	checkResult(t, rpcxRun("gen", p.tcp, "--package", "no name"), exitUsage, "", "generate code")
 	checkResult(t, rpcxRun("gen", p.tcp, "more"), exitUsage, "", `"more" is too much`)
-	checkResult(t, invocation{stdin: `{"openrpc": "2.0"}`}.run("gen", "-"), exitConnection, "", "not an OpenRPC document")
+	checkResult(t, invocation{stdin: `{"openrpc": "2.0"}`}.run("gen", "-"), exitUsage, "", "stdin is not an OpenRPC document")
 }
 
 // A peer without rpc.discover is no surprise: the command says how to go on.

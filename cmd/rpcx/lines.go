@@ -33,6 +33,9 @@ func parseLine(e *env, line string) (m messageLine, err error) {
 	if m.method = line; m.method == "" {
 		return m, errors.New("no method; want METHOD [PARAMS], or !METHOD [PARAMS] for a notification")
 	}
+	if err := checkMethod(m.method); err != nil {
+		return m, err
+	}
 	args, err := lineArguments(rest)
 	if err != nil {
 		return m, err
@@ -131,7 +134,8 @@ func splitWords(line string) (words []string, err error) {
 // readLines reads the lines of a batch. Blank lines, and lines that begin with #, are
 // skipped.
 func readLines(e *env, r io.Reader) (lines []messageLine, err error) {
-	scanner := bufio.NewScanner(io.LimitReader(r, maxInput))
+	limited := &io.LimitedReader{R: r, N: maxInput + 1}
+	scanner := bufio.NewScanner(limited)
 	scanner.Buffer(nil, maxInput)
 	for number := 1; scanner.Scan(); number++ {
 		text := strings.TrimSpace(scanner.Text())
@@ -147,6 +151,9 @@ func readLines(e *env, r io.Reader) (lines []messageLine, err error) {
 	}
 	if err := scanner.Err(); err != nil {
 		return nil, usagef("read the lines: %w", err)
+	}
+	if limited.N == 0 {
+		return nil, usagef("the lines have more than %d MiB; nothing was sent", maxInput>>20)
 	}
 	if len(lines) == 0 {
 		return nil, usagef("no lines; want METHOD [PARAMS] on each line of stdin")

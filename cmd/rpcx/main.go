@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -64,8 +63,7 @@ func dispatch(ctx context.Context, e *env, args []string) (c *command, err error
 	case "-h", "-help", "--help", "help":
 		return nil, printHelp(e, args[1:])
 	case "-version", "--version", "version":
-		_, err := fmt.Fprintln(e.stdout, versionText())
-		return nil, err
+		return nil, printText(e, versionText()+"\n")
 	}
 	c = findCommand(args[0])
 	if c == nil {

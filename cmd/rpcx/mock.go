@@ -157,7 +157,7 @@ func (m *mock) readFlags() error {
 // readFile reads the methods. The title is that of the document, or "".
 func (m *mock) readFile(text json.RawMessage) (title string, err error) {
 	var members map[string]json.RawMessage
-	if err := json.Unmarshal(text, &members); err != nil {
+	if err := json.Unmarshal(text, &members); err != nil || members == nil {
 		return "", errors.New(`want an OpenRPC document, or an object as {"method": result}`)
 	}
 	m.methods = map[string]*mockMethod{}
@@ -247,7 +247,7 @@ func (m *mock) summary(title, addr string) string {
 			fmt.Fprintf(&b, "  … and %d more\n", len(names)-most)
 			break
 		}
-		fmt.Fprintf(&b, "  %s%s\n", name, m.methods[name].about())
+		fmt.Fprintf(&b, "  %s%s\n", oneLine(name), m.methods[name].about())
 	}
 	return b.String()
 }
@@ -440,7 +440,7 @@ func (m *mock) report(req *rpcx.Request, result any, err error) {
 	case isPeer:
 		text += " → " + string(peerErrorJSON(peer))
 	case err != nil:
-		text += " → " + err.Error()
+		text += " → " + flatten(err.Error())
 	default:
 		text += " → " + shown(compact(result.(json.RawMessage)))
 	}

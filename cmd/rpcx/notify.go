@@ -22,6 +22,9 @@ rpcx notify localhost:8888 log level=info text='it rains'`,
 				if len(args) == 0 {
 					return usagef("no method to notify")
 				}
+				if err := checkMethod(args[0]); err != nil {
+					return err
+				}
 				params, err := parseParams(e, args[1:])
 				if err != nil {
 					return err

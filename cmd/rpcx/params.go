@@ -89,7 +89,7 @@ func namedParams(args []string) (json.RawMessage, error) {
 // parseValue reads one argument without a name.
 func parseValue(e *env, arg string) (json.RawMessage, error) {
 	if arg == "-" {
-		return readJSON(e.stdinReader(), "stdin")
+		return paramsFrom(e.stdinReader(), "stdin")
 	}
 	if path, ok := strings.CutPrefix(arg, "@"); ok {
 		f, err := os.Open(path)
@@ -97,24 +97,41 @@ func parseValue(e *env, arg string) (json.RawMessage, error) {
 			return nil, usagef("params: %w", err)
 		}
 		defer f.Close()
-		return readJSON(f, path)
+		return paramsFrom(f, path)
 	}
 	return jsonOrString("params", arg)
+}
+
+// paramsFrom reads params from a file or stdin.
+func paramsFrom(r io.Reader, name string) (json.RawMessage, error) {
+	value, err := readJSON(r, name)
+	if err != nil {
+		return nil, usagef("params: %w", err)
+	}
+	return value, nil
+}
+
+// checkMethod refuses names that JSON cannot hold.
+func checkMethod(method string) error {
+	if !utf8.ValidString(method) {
+		return usagef("the method has a byte that is not UTF-8\n%s", markPlace(method, invalidUTF8([]byte(method))))
+	}
+	return nil
 }
 
 // readJSON reads a JSON value to the end of r.
 func readJSON(r io.Reader, name string) (json.RawMessage, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxInput+1))
 	if err != nil {
-		return nil, usagef("params: read %s: %w", name, err)
+		return nil, usagef("read %s: %w", name, err)
 	}
 	if len(text) > maxInput {
-		return nil, usagef("params: %s has more than %d MiB", name, maxInput>>20)
+		return nil, usagef("%s has more than %d MiB", name, maxInput>>20)
 	}
 	if text = bytes.TrimSpace(text); len(text) == 0 {
-		return nil, usagef("params: %s is empty", name)
+		return nil, usagef("%s is empty", name)
 	}
-	return checkJSON("params in "+name, text)
+	return checkJSON(name, text)
 }
 
 // maxInput bounds what is read from a file or stdin as one value.
@@ -124,11 +141,15 @@ const maxInput = 256 << 20
 // begins as an object, array or string of JSON does.
 func jsonOrString(what, text string) (json.RawMessage, error) {
 	trimmed := strings.TrimSpace(text)
-	if ok, _ := jsonscan.Valid([]byte(trimmed)); ok {
+	valid := utf8.ValidString(text)
+	if ok, _ := jsonscan.Valid([]byte(trimmed)); ok && valid {
 		return json.RawMessage(trimmed), nil
 	}
 	if trimmed != "" && strings.ContainsRune(`{["`, rune(trimmed[0])) {
 		return checkJSON(what, []byte(trimmed))
+	}
+	if !valid { // with a replacement for the byte, the peer would get another string
+		return nil, usagef("%s: a byte that is not UTF-8\n%s", what, markPlace(text, invalidUTF8([]byte(text))))
 	}
 	return marshal(text)
 }

@@ -34,7 +34,7 @@ func TestParams(t *testing.T) {
 		{"stdin", []string{"-"}, `{"in": 1}`},
 		{"a large number", []string{"n=12345678901234567890.10"}, `{"n":12345678901234567890.10}`},
 		{"HTML", []string{"<a&b>"}, `["<a&b>"]`},
-		{"bytes that are no UTF-8", []string{"a\xffb"}, `["a\ufffdb"]`},
+		{"bytes that are no UTF-8", []string{"a\xffb"}, "params: a byte that is not UTF-8\n  a\\ufffdb\n   ^"},
 		{"a name twice", []string{"a=1", "a=2"}, "params: a is given twice"},
 		{"a name and none", []string{"a=1", "2"}, `params: "2" has no name, and "a=1" has one`},
 		{"none and a name", []string{"2", "a=1"}, `params: "a=1" has a name, and "2" has none`},

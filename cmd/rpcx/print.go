@@ -111,11 +111,43 @@ func (p *printer) format(value json.RawMessage) string {
 	case "table":
 		return formatTable(value, p.terminal)
 	}
+	if indentedSize(value) > max(maxIndentation*len(value), 1<<20) {
+		return p.colour(escapeFor(p.terminal, compact(value)))
+	}
 	var b bytes.Buffer
 	if json.Indent(&b, value, "", "  ") != nil {
 		return escapeFor(p.terminal, string(value))
 	}
 	return p.colour(escapeFor(p.terminal, b.String()))
+}
+
+// maxIndentation bounds the memory for indented JSON, as a multiple of the value's size.
+// Deep values would take far more: 10,000 open brackets become 200 MB. Such a value is
+// printed on one line.
+const maxIndentation = 8
+
+// indentedSize returns the size of valid JSON with indentation, or a little more.
+func indentedSize(value json.RawMessage) (size int) {
+	text := string(value)
+	depth := 0
+	for i := 0; i < len(text); {
+		n := 1
+		switch text[i] {
+		case '"':
+			n = stringLen(text[i:])
+		case '{', '[':
+			depth++
+			size += 1 + 2*depth
+		case '}', ']':
+			depth--
+			size += 1 + 2*depth
+		case ',':
+			size += 1 + 2*depth
+		}
+		size += n
+		i += n
+	}
+	return size
 }
 
 func compact(value json.RawMessage) string {

@@ -57,7 +57,7 @@ func tableRows(elements []json.RawMessage, cell func(json.RawMessage) string) (r
 			}
 		}
 	}
-	if !objects || len(names) == 0 {
+	if !objects || len(names) == 0 || len(names) > maxCells/len(elements) {
 		for _, element := range elements {
 			rows = append(rows, []string{cell(element)})
 		}
@@ -78,6 +78,10 @@ func tableRows(elements []json.RawMessage, cell func(json.RawMessage) string) (r
 	}
 	return rows
 }
+
+// maxCells bounds the memory of a table. If each object has names of its own, the table is
+// the square of the value. The elements are rows of one cell then.
+const maxCells = 1 << 20
 
 // member is a member of an object, in the order of the text.
 type member struct {
@@ -104,6 +108,10 @@ func members(object json.RawMessage) (ms []member) {
 	return ms
 }
 
+// maxWidth is the widest cell that makes its column wider. A wider cell moves the rest of
+// its own row only: a cell of 1 MB does not add 1 MB of spaces to all rows.
+const maxWidth = 200
+
 // alignColumns joins rows, with two spaces between columns.
 func alignColumns(rows [][]string) string {
 	var widths []int
@@ -112,7 +120,9 @@ func alignColumns(rows [][]string) string {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], displayWidth(cell))
+			if w := displayWidth(cell); w <= maxWidth {
+				widths[i] = max(widths[i], w)
+			}
 		}
 	}
 	lines := make([]string, len(rows))
@@ -121,7 +131,7 @@ func alignColumns(rows [][]string) string {
 		for j, cell := range row {
 			b.WriteString(cell)
 			if j < len(row)-1 {
-				b.WriteString(strings.Repeat(" ", widths[j]-displayWidth(cell)+2))
+				b.WriteString(strings.Repeat(" ", max(widths[j]-displayWidth(cell), 0)+2))
 			}
 		}
 		lines[i] = strings.TrimRight(b.String(), " ")

@@ -207,6 +207,10 @@ func redactHeaders(text string) string { return secretHeader.ReplaceAllString(te
 
 func (l *proxyLog) write(ev *proxyEvent) {
 	text, err := marshal(ev)
+	if err != nil { // the message is as deep as JSON may be, and the event is around it
+		ev.Text, ev.Message, ev.Calls = string(ev.Message), nil, nil
+		text, err = marshal(ev)
+	}
 	if err != nil {
 		return
 	}

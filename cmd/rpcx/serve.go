@@ -34,7 +34,7 @@ func (l *listenFlags) listen(ctx context.Context, t target) (net.Listener, error
 	case t.secure && l.cert == "":
 		return nil, usagef("%s needs --%scert", t.shown, l.prefix)
 	case t.secure:
-		pair, err := tls.LoadX509KeyPair(l.cert, cmp.Or(l.key, l.cert))
+		pair, err := loadKeyPair(l.cert, l.key)
 		if err != nil {
 			return nil, usagef("--%scert, --%skey: %w", l.prefix, l.prefix, err)
 		}

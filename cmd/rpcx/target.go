@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -49,7 +50,18 @@ func (c *connFlags) parseTarget(addr string) (target, error) {
 	return t, c.checkFor(t)
 }
 
+// parseAddr reads an address. Errors do not show its password.
 func (c *connFlags) parseAddr(addr string) (target, error) {
+	c.keepURLSecret(addr)
+	t, err := c.parseForm(addr)
+	if err != nil {
+		return target{}, usagef("%s", c.redact(err.Error()))
+	}
+	return t, nil
+}
+
+// parseForm reads one of addrForms.
+func (c *connFlags) parseForm(addr string) (target, error) {
 	if line, ok := strings.CutPrefix(addr, "stdio:"); ok {
 		words, err := splitWords(line)
 		if err != nil {
@@ -115,13 +127,15 @@ func (c *connFlags) parseHostPort(addr string) (target, error) {
 }
 
 func (c *connFlags) parseURL(scheme, addr string) (target, error) {
-	c.keepURLSecret(addr)
 	u, err := url.Parse(addr)
 	if err != nil {
 		return target{}, usagef("the address is not a URL: %w", withoutURL(err))
 	}
 	if u.Hostname() == "" {
 		return target{}, usagef("address %q has no host", u.Redacted())
+	}
+	if err := checkPort(u.Redacted(), u.Port()); u.Port() != "" && err != nil {
+		return target{}, err
 	}
 	t := target{kind: kindHTTP, addr: addr, secure: scheme == "https" || scheme == "wss", shown: u.Redacted()}
 	if scheme == "ws" || scheme == "wss" || c.framing == "ws" {
@@ -152,6 +166,14 @@ func checkHostPort(addr, hostPort string) error {
 			return usagef("address %q is a file; for a socket write unix://%s", addr, addr)
 		}
 		return usagef("address %q has no port; want host:port, as in %s:8888", addr, host)
+	}
+	return checkPort(addr, port)
+}
+
+// checkPort refuses what is neither the number nor the name of a port.
+func checkPort(addr, port string) error {
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return usagef("address %q: %q is no port; want a number up to 65535", addr, port)
 	}
 	return nil
 }
