@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,24 +14,26 @@ import (
 // shutdownWithTimeout shuts the server down at the end of a context, for at most the sum of
 // ShutdownNotice, ShutdownSpread and ShutdownTimeout.
 func (srv *Server) shutdownWithTimeout() error {
-	timeout, fields := srv.ShutdownTimeout, "Server.ShutdownTimeout"
+	timeout := srv.ShutdownTimeout
 	if timeout == 0 {
 		timeout = 30 * time.Second
 	}
+	var fields []string // which add up to timeout
 	ctx := context.Background()
 	if timeout > 0 {
-		if srv.ShutdownSpread > 0 {
-			timeout, fields = after(timeout, srv.ShutdownSpread), "Server.ShutdownSpread, "+fields
-		}
 		if srv.ShutdownNotice > 0 {
-			timeout, fields = after(timeout, srv.ShutdownNotice), "Server.ShutdownNotice, "+fields
+			timeout, fields = after(timeout, srv.ShutdownNotice), append(fields, "Server.ShutdownNotice")
 		}
+		if srv.ShutdownSpread > 0 {
+			timeout, fields = after(timeout, srv.ShutdownSpread), append(fields, "Server.ShutdownSpread")
+		}
+		fields = append(fields, "Server.ShutdownTimeout")
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	if srv.shutdownSessions(ctx) != nil {
-		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (%s)", timeout, fields)}
+		return &timeoutError{fmt.Sprintf("rpcx: sessions were not finished after %v, and are closed (%s)", timeout, strings.Join(fields, ", "))}
 	}
 	return nil
 }
