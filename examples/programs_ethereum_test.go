@@ -4,6 +4,7 @@ package examples_test
 
 import (
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"example.com/rpcx"
@@ -24,7 +25,9 @@ func TestEthereum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if head, err := heads.Next(t.Context()); err != nil || head.Number < "0x8" {
+	head, err := heads.Next(t.Context())
+	number, _ := strconv.ParseUint(head.Number, 0, 64)
+	if err != nil || number < 8 {
 		t.Errorf("the first block is %q (%v)", head.Number, err)
 	}
 	stop()
