@@ -182,6 +182,7 @@ func TestExport(t *testing.T) {
 	wantMetrics := map[string]int{
 		"rpc.client.call.duration s": 2, "rpc.server.call.duration s": 2, "rpcx.server.sessions {session}": 1, "rpcx.server.handshakes {handshake}": 1,
 		"rpcx.server.queued By": 1, "rpcx.server.handled By": 1, "rpcx.server.cost.sum 1": 1, "rpcx.server.cost.max 1": 1,
+		"rpcx.requests.refused {request}": 1, "rpcx.server.connections.refused {connection}": 1, // which begin with 0
 	}
 	if !maps.Equal(found, wantMetrics) {
 		t.Errorf("metrics: %v", found)
