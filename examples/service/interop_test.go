@@ -81,13 +81,13 @@ func TestInteropCurl(t *testing.T) {
 	post := func(message string) string {
 		return run("-H", "Content-Type: application/json", "-d", message, "http://"+p.http+"/rpc")
 	}
-	for message, want := range map[string]string{
-		`{"jsonrpc":"2.0","method":"add","params":["Buy milk"],"id":0}`:     `{"jsonrpc":"2.0","result":{"id":1,"text":"Buy milk"},"id":0}`,
-		`[{"jsonrpc":"2.0","method":"no","id":1}]`:                          `[{"jsonrpc":"2.0","error":{"code":-32601,"message":"unknown method \"no\""},"id":1}]`,
-		`{"jsonrpc":"2.0","method":"remind","params":["later",0.1],"id":2}`: `"text":"later"}`,
+	for _, c := range []struct{ message, want string }{ // in this order: notes are numbered
+		{`{"jsonrpc":"2.0","method":"add","params":["Buy milk"],"id":0}`, `{"jsonrpc":"2.0","result":{"id":1,"text":"Buy milk"},"id":0}`},
+		{`[{"jsonrpc":"2.0","method":"no","id":1}]`, `[{"jsonrpc":"2.0","error":{"code":-32601,"message":"unknown method \"no\""},"id":1}]`},
+		{`{"jsonrpc":"2.0","method":"remind","params":["later",0.1],"id":2}`, `"text":"later"}`},
 	} {
-		if got := post(message); !strings.Contains(got, want) {
-			t.Errorf("%s\n%s, want\n%s", message, got, want)
+		if got := post(c.message); !strings.Contains(got, c.want) {
+			t.Errorf("%s\n%s, want\n%s", c.message, got, c.want)
 		}
 	}
 	if got := run("http://" + p.http + "/ready"); got != "ready\n" {
