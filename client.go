@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/duration"
 	"example.com/rpcx/internal/lockowner"
 )
@@ -219,7 +220,7 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 	if resolved.MinBackoff > resolved.MaxBackoff {
 		return nil, fmt.Errorf("ClientOptions.MinBackoff is %v, over MaxBackoff, %v", resolved.MinBackoff, resolved.MaxBackoff)
 	}
-	resolved.MaxWaiting = limitOr(o.MaxWaiting, 1000)
+	resolved.MaxWaiting = bounded.LimitOr(o.MaxWaiting, 1000)
 	if resolved.MaxRetries = max(o.MaxRetries, 0); o.MaxRetries == 0 {
 		resolved.MaxRetries = 2
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/jsonscan"
 )
 
@@ -261,7 +262,7 @@ type hubLimit struct {
 func (sub *Subscriber) exceededLocked(v *hubValue) hubLimit {
 	s, h, r := sub.session, sub.hub, &sub.ring
 	s.mu.AssertHeld()
-	n, values, bytes := v.countedBytes(), limitOr(h.Queue, 256), limitOr(h.Bytes, 1<<20)
+	n, values, bytes := v.countedBytes(), bounded.LimitOr(h.Queue, 256), bounded.LimitOr(h.Bytes, 1<<20)
 	isNew := atomic.LoadInt32(&v.rings) == 0 // for the server
 	switch {
 	case r.count == 0 && !(isNew && s.load.exceedsCeiling(n)):

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // sessionHubs tracks the subscriptions of a session at hubs. It is guarded by the session's
@@ -71,7 +73,7 @@ func (n *sessionHubs) findAll(h *Hub, c *Correlation, id string) (found []*Subsc
 // have. Callers must hold the session's lock.
 func (n *sessionHubs) checkCountLocked(h *Hub) error {
 	n.s.mu.AssertHeld()
-	if limit := limitOr(h.MaxPerSession, 1000); len(n.of(h)) >= limit {
+	if limit := bounded.LimitOr(h.MaxPerSession, 1000); len(n.of(h)) >= limit {
 		e := serverBusy("too many subscriptions, end one first: "+overLimitText(limit, "subscriptions", "Hub.MaxPerSession"), true, "subscriptions")
 		e.Hint = "unless the peer has lost count, raise Hub.MaxPerSession"
 		return e

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // topic is a topic with subscribers.
@@ -170,7 +172,7 @@ func (h *Hub) addLocked(sub *Subscriber, name string) (begins bool, err error) {
 	defer h.mu.Unlock()
 	t := h.topics[name]
 	if t == nil {
-		if limit := limitOr(h.MaxTopics, 1000000); len(h.topics) >= limit {
+		if limit := bounded.LimitOr(h.MaxTopics, 1000000); len(h.topics) >= limit {
 			return false, serverBusy("too many topics: "+overLimitText(limit, "topics", "Hub.MaxTopics"), true, "topics")
 		}
 		if h.topics == nil {

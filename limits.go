@@ -3,12 +3,14 @@ package rpcx
 import (
 	"math"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // resolved returns the limits of a session of the given role, with defaults filled in.
 // Switched-off limits become unreachable values.
 func (l Limits) resolved(role Role) Limits {
-	number := func(n *int, byDefault int) { *n = limitOr(*n, byDefault) }
+	number := func(n *int, byDefault int) { *n = bounded.LimitOr(*n, byDefault) }
 	duration := func(d *time.Duration, byDefault time.Duration) {
 		switch {
 		case *d == 0:
@@ -79,14 +81,3 @@ func (l Limits) resolved(role Role) Limits {
 
 // clientLimits holds the resolved defaults, for clients without limits.
 var clientLimits = Limits{}.resolved(RoleClient)
-
-// limitOr resolves a limit: 0 means the default, and a negative number no limit.
-func limitOr(n, byDefault int) int {
-	switch {
-	case n == 0:
-		return byDefault
-	case n < 0:
-		return math.MaxInt
-	}
-	return n
-}

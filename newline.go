@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // DefaultMaxSize is the default size of the largest message of this package's framers:
@@ -95,4 +97,4 @@ func checkNewlines(msg []byte) error {
 }
 
 // maxSize resolves a framer's MaxSize to a number of bytes.
-func maxSize(n int) int { return limitOr(n, DefaultMaxSize) }
+func maxSize(n int) int { return bounded.LimitOr(n, DefaultMaxSize) }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/rpcx/internal/bounded"
 	"example.com/rpcx/internal/jsonscan"
 )
 
@@ -365,9 +366,9 @@ func (f BitcoinFramer) NewSplitter() bufio.SplitFunc {
 // payloadLimit returns the size of the largest payload of command, and the field that
 // sets this limit.
 func (f BitcoinFramer) payloadLimit(command []byte) (limit int, field string) {
-	limit, field = limitOr(f.MaxPayload, defaultMaxPayload), "BitcoinFramer.MaxPayload"
+	limit, field = bounded.LimitOr(f.MaxPayload, defaultMaxPayload), "BitcoinFramer.MaxPayload"
 	if string(command) == "block" {
-		if block := limitOr(f.MaxBlock, defaultMaxBlock); block > limit {
+		if block := bounded.LimitOr(f.MaxBlock, defaultMaxBlock); block > limit {
 			return block, "BitcoinFramer.MaxBlock"
 		}
 	}

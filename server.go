@@ -417,10 +417,10 @@ func (srv *Server) resolveOptionsLocked() (err error) {
 	if log := srv.options.Logger; limits.costIsVoid() {
 		srv.pool.RunTask(func() { log.LogAttrs(context.Background(), slog.LevelWarn, voidCost, limits.costAttr()) })
 	}
-	srv.load.limit = limitOr(srv.MaxQueuedBytes, 256<<20)
+	srv.load.limit = bounded.LimitOr(srv.MaxQueuedBytes, 256<<20)
 	srv.load.live = srv.liveSessions
 	srv.load.logs = newServerLogBudgets()
-	srv.load.handlingLimit = limitOr(srv.MaxHandledBytes, 16<<20)
+	srv.load.handlingLimit = bounded.LimitOr(srv.MaxHandledBytes, 16<<20)
 	return nil
 }
 

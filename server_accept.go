@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"example.com/rpcx/internal/bounded"
 )
 
 // isTemporaryAcceptError reports whether Accept may succeed after err. Such errors are
@@ -63,7 +65,7 @@ func (srv *Server) acceptConn(conn net.Conn, config *tls.Config) {
 	srv.mu.Lock()
 	srv.addUserLocked()
 	if srv.unpreparedConns == nil {
-		srv.unpreparedConns = make(chan struct{}, min(maxUnpreparedConns, max(1, limitOr(srv.MaxHandshakes, 256)/2)))
+		srv.unpreparedConns = make(chan struct{}, min(maxUnpreparedConns, max(1, bounded.LimitOr(srv.MaxHandshakes, 256)/2)))
 	}
 	beginning := srv.unpreparedConns
 	srv.mu.Unlock()
@@ -179,7 +181,7 @@ func (srv *Server) acceptsFrom(conn net.Conn) bool {
 	return srv.acceptsSessionLocked(addr)
 }
 
-func (srv *Server) maxSessions() int { return limitOr(srv.MaxSessions, 10000) }
+func (srv *Server) maxSessions() int { return bounded.LimitOr(srv.MaxSessions, 10000) }
 
 // acceptsSessionLocked reports whether there may be a further session. If MaxSessions
 // forbids the session, acceptsSessionLocked counts a refusal. addr is the address of the
@@ -228,7 +230,7 @@ func (srv *Server) startSession(s *Session, group string, secure handshaker) err
 		addr = s.RemoteAddr() // before locking, because the connection may be the user's
 	}
 	srv.mu.Lock()
-	mostOfGroup := limitOr(srv.MaxGroup, math.MaxInt)
+	mostOfGroup := bounded.LimitOr(srv.MaxGroup, math.MaxInt)
 	switch {
 	case !srv.acceptsSessionLocked(addr):
 		stopped := srv.stopped

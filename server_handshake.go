@@ -116,7 +116,7 @@ func (srv *Server) beginHandshake(h *handshake, conn net.Conn) error {
 	if srv.stopped {
 		return ErrServerClosed
 	}
-	limit := limitOr(srv.MaxHandshakes, 256)
+	limit := bounded.LimitOr(srv.MaxHandshakes, 256)
 	if len(srv.handshakes.list) >= limit {
 		srv.handshakes.applyChanges()
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -120,9 +119,9 @@ func (h *Handler) resolve() *settings {
 func (h *Handler) newSettings() settings {
 	limits := &h.Server.Options.Limits
 	s := settings{
-		maxSize:     limitOr(h.MaxSize, rpcx.DefaultMaxSize),
-		maxHeld:     int64(limitOr(h.Server.MaxQueuedBytes, defaultMaxQueued)),
-		maxBatch:    limitOr(limits.Batch, defaultMaxBatch),
+		maxSize:     bounded.LimitOr(h.MaxSize, rpcx.DefaultMaxSize),
+		maxHeld:     int64(bounded.LimitOr(h.Server.MaxQueuedBytes, defaultMaxQueued)),
+		maxBatch:    bounded.LimitOr(limits.Batch, defaultMaxBatch),
 		readTimeout: timeoutOr(h.ReadTimeout, defaultReadTimeout),
 		sendTimeout: timeoutOr(limits.SendTimeout, defaultSendTimeout),
 	}
@@ -145,17 +144,6 @@ func checkPatterns(patterns []string) (bad error) {
 		}
 	}
 	return bad
-}
-
-// limitOr resolves a limit: 0 means the default, a negative value no limit.
-func limitOr(n, byDefault int) int {
-	switch {
-	case n == 0:
-		return byDefault
-	case n < 0:
-		return math.MaxInt
-	}
-	return n
 }
 
 // timeoutOr resolves a timeout: 0 means the default, a negative value none, which is 0.

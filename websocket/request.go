@@ -3,7 +3,6 @@ package websocket
 import (
 	"context"
 	"fmt"
-	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,24 +19,13 @@ const (
 // searching any part of r.
 func (a *Acceptor) checkSize(r *http.Request) error {
 	fields, size := measure(r)
-	if limit := limitOr(a.MaxHeaderFields, defaultHeaderFields); fields > limit {
+	if limit := bounded.LimitOr(a.MaxHeaderFields, defaultHeaderFields); fields > limit {
 		return fmt.Errorf("request with %d header fields and URL parameters is too large: %s", fields, bounded.Over(limit, "fields", "websocket.Acceptor.MaxHeaderFields"))
 	}
-	if limit := limitOr(a.MaxHeaderBytes, defaultHeaderBytes); size > limit {
+	if limit := bounded.LimitOr(a.MaxHeaderBytes, defaultHeaderBytes); size > limit {
 		return fmt.Errorf("request with %s bytes of header and URL is too large: %s", bounded.Thousands(size), bounded.Over(limit, "bytes", "websocket.Acceptor.MaxHeaderBytes"))
 	}
 	return nil
-}
-
-// limitOr resolves a limit: 0 means the default, a negative value no limit.
-func limitOr(n, byDefault int) int {
-	switch {
-	case n == 0:
-		return byDefault
-	case n < 0:
-		return math.MaxInt
-	}
-	return n
 }
 
 // measure returns the number of fields and parameters of r, and their size in bytes

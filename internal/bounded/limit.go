@@ -1,6 +1,20 @@
 package bounded
 
-import "strconv"
+import (
+	"math"
+	"strconv"
+)
+
+// LimitOr resolves a limit: 0 means the default, and a negative number no limit.
+func LimitOr(n, byDefault int) int {
+	switch {
+	case n == 0:
+		return byDefault
+	case n < 0:
+		return math.MaxInt
+	}
+	return n
+}
 
 // Over describes an exceeded limit, in the common form of all errors: "over 1,000 bytes
 // (NewlineFramer.MaxSize)".
