@@ -137,13 +137,7 @@ func (b *benchCall) run(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(args) == 0 {
-		return usagef("no method to call")
-	}
-	if err := checkMethod(args[0]); err != nil {
-		return err
-	}
-	params, err := parseParams(e, args[1:])
+	method, params, err := parseCall(e, args)
 	if err != nil {
 		return err
 	}
@@ -155,10 +149,10 @@ func (b *benchCall) run(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	plan := b.plan(conns, args[0], params)
+	plan := b.plan(conns, method, params)
 	plan.timer = newPreciseTimer()
 	defer plan.timer.close()
-	return b.measure(ctx, e, p, benchSubject{target: t.shown, method: args[0]}, plan)
+	return b.measure(ctx, e, p, benchSubject{target: t.shown, method: method}, plan)
 }
 
 // benchSubject names what is measured.

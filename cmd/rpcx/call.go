@@ -38,13 +38,7 @@ rpcx call 'stdio:gopls' initialize processId=null rootUri=null capabilities={} -
 				if err != nil {
 					return err
 				}
-				if len(args) == 0 {
-					return usagef("no method to call")
-				}
-				if err := checkMethod(args[0]); err != nil {
-					return err
-				}
-				params, err := parseParams(e, args[1:])
+				method, params, err := parseCall(e, args)
 				if err != nil {
 					return err
 				}
@@ -55,7 +49,7 @@ rpcx call 'stdio:gopls' initialize processId=null rootUri=null capabilities={} -
 					return err
 				}
 				defer c.Close()
-				result, err := c.call(ctx, args[0], params)
+				result, err := c.call(ctx, method, params)
 				if err != nil {
 					return err
 				}

@@ -19,13 +19,7 @@ rpcx notify localhost:8888 log level=info text='it rains'`,
 				if err != nil {
 					return err
 				}
-				if len(args) == 0 {
-					return usagef("no method to notify")
-				}
-				if err := checkMethod(args[0]); err != nil {
-					return err
-				}
-				params, err := parseParams(e, args[1:])
+				method, params, err := parseCall(e, args)
 				if err != nil {
 					return err
 				}
@@ -35,7 +29,7 @@ rpcx notify localhost:8888 log level=info text='it rains'`,
 				if err != nil {
 					return err
 				}
-				err = c.explain(c.Notify(ctx, args[0], paramsOrNil(params)))
+				err = c.explain(c.Notify(ctx, method, paramsOrNil(params)))
 				if closed := c.Close(); err == nil {
 					err = c.explain(closed) // Close has waited for the write
 				}

@@ -111,6 +111,18 @@ func paramsFrom(r io.Reader, name string) (json.RawMessage, error) {
 	return value, nil
 }
 
+// parseCall reads a call from arguments: METHOD [PARAMS…].
+func parseCall(e *env, args []string) (method string, params json.RawMessage, err error) {
+	if len(args) == 0 {
+		return "", nil, usagef("no method: write one after the address")
+	}
+	if err := checkMethod(args[0]); err != nil {
+		return "", nil, err
+	}
+	params, err = parseParams(e, args[1:])
+	return args[0], params, err
+}
+
 // checkMethod refuses names that JSON cannot hold.
 func checkMethod(method string) error {
 	if !utf8.ValidString(method) {
