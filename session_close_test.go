@@ -1096,6 +1096,7 @@ func TestErrInHandler(t *testing.T) {
 					}
 					client.Close()
 					srv.Close()
+					synctest.Wait() // the reply goes out before the worker has finished
 					if err := wait(<-kept, srv, s); errors.Is(err, rpcx.ErrInHandler) {
 						t.Error("it is refused after the handler has returned, too")
 					}

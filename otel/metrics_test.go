@@ -176,7 +176,7 @@ func TestAddresses(t *testing.T) {
 			t.Run(transport+" "+address, func(t *testing.T) {
 				tel := newTelemetry()
 				tel.config.ServerAddress = address
-				p := tel.connect(t, transport, rpcx.Options{Handler: names()}, rpcx.Options{Handler: router(nil)})
+				p := tel.connect(t, transport, rpcx.Options{Handler: names(nil)}, rpcx.Options{Handler: router(nil)})
 				if err := p.client.Call(context.Background(), "ask", nil, nil); err != nil {
 					t.Error(err)
 				}

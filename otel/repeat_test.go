@@ -61,7 +61,8 @@ func TestTreeOfASubscription(t *testing.T) {
 		r.Handle("eth_subscribe", subscribe)
 		r.Handle("eth_unsubscribe", unsubscribe)
 		r.Handle("tell", rpcx.Func(func(ctx context.Context, s *rpcx.Session) error { return s.Notify(ctx, "tick", rpcx.Args{1}) }))
-		p := newTelemetry().connect(t, transport, rpcx.Options{Handler: names(), Order: rpcx.Sequential}, rpcx.Options{Handler: r})
+		ticked := make(chan struct{})
+		p := newTelemetry().connect(t, transport, rpcx.Options{Handler: names(ticked), Order: rpcx.Sequential}, rpcx.Options{Handler: r})
 
 		stream, err := rpcx.Subscribe[int](context.Background(), p.client, rpcx.Subscription{
 			Method: "eth_subscribe", Params: rpcx.Args{"newHeads"}, Correlation: rpcx.EthSubscription,
@@ -80,6 +81,7 @@ func TestTreeOfASubscription(t *testing.T) {
 		if err := p.client.Call(context.Background(), "tell", nil, nil); err != nil {
 			t.Error(err)
 		}
+		<-ticked // Shutdown drops what waits
 		p.srv.Shutdown(context.Background())
 		p.client.Shutdown(context.Background())
 		p.close()

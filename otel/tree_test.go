@@ -46,11 +46,11 @@ func router(entered chan<- struct{}) *rpcx.Router {
 	return r
 }
 
-// names is the handler of a client.
-func names() *rpcx.Router {
+// names is the handler of a client. tick closes ticked.
+func names(ticked chan struct{}) *rpcx.Router {
 	r := rpcx.NewRouter()
 	r.Handle("name", rpcx.Func(func() string { return "client" }))
-	r.Handle("tick", rpcx.Func(func(int) {}))
+	r.Handle("tick", rpcx.Func(func(int) { close(ticked) }))
 	return r
 }
 
@@ -77,7 +77,7 @@ func TestTreeOfACall(t *testing.T) {
 
 func TestTreeOfACallBack(t *testing.T) {
 	eachTransport(t, func(t *testing.T, transport string) {
-		p := newTelemetry().connect(t, transport, rpcx.Options{Handler: names()}, rpcx.Options{Handler: router(nil)})
+		p := newTelemetry().connect(t, transport, rpcx.Options{Handler: names(nil)}, rpcx.Options{Handler: router(nil)})
 		if name, err := rpcx.Call[string](context.Background(), p.client, "ask", nil); name != "client" || err != nil {
 			t.Error(name, err)
 		}

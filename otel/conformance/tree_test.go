@@ -44,11 +44,11 @@ func router(entered chan<- struct{}) *rpcx.Router {
 	return r
 }
 
-// names is the handler of a client.
-func names() *rpcx.Router {
+// names is the handler of a client. tick closes ticked.
+func names(ticked chan struct{}) *rpcx.Router {
 	r := rpcx.NewRouter()
 	r.Handle("name", rpcx.Func(func() string { return "client" }))
-	r.Handle("tick", rpcx.Func(func(int) {}))
+	r.Handle("tick", rpcx.Func(func(int) { close(ticked) }))
 	return r
 }
 
@@ -70,7 +70,7 @@ func TestTreeOfACall(t *testing.T) {
 // Over HTTP and NATS, a handler cannot call back.
 func TestTreeOfACallBack(t *testing.T) {
 	each(t, func(t *testing.T, tr transport) {
-		s := tr.open(t, rpcx.Options{Handler: names()}, rpcx.Options{Handler: router(nil)})
+		s := tr.open(t, rpcx.Options{Handler: names(nil)}, rpcx.Options{Handler: router(nil)})
 		err := s.caller.Call(t.Context(), "ask", nil, nil)
 		if (err == nil) != tr.session {
 			t.Error(err)
@@ -302,7 +302,8 @@ func TestTreeOfASubscription(t *testing.T) {
 		subscribe, unsubscribe := hub.Handlers(rpcx.EthSubscription, func(context.Context, *rpcx.Request) (string, error) { return "heads", nil }, nil)
 		r.Handle("eth_subscribe", subscribe)
 		r.Handle("eth_unsubscribe", unsubscribe)
-		s := tr.open(t, rpcx.Options{Handler: names(), Order: rpcx.Sequential}, rpcx.Options{Handler: r})
+		ticked := make(chan struct{})
+		s := tr.open(t, rpcx.Options{Handler: names(ticked), Order: rpcx.Sequential}, rpcx.Options{Handler: r})
 		if session, ok := s.caller.(*rpcx.Session); ok {
 			stream, err := rpcx.Subscribe[int](t.Context(), session, rpcx.Subscription{
 				Method: "eth_subscribe", Params: rpcx.Args{"newHeads"}, Correlation: rpcx.EthSubscription,
@@ -323,6 +324,7 @@ func TestTreeOfASubscription(t *testing.T) {
 		}
 		_ = s.caller.Call(t.Context(), "tell", nil, nil)
 		if session, ok := s.caller.(*rpcx.Session); ok {
+			<-ticked // Shutdown drops what waits
 			_ = session.Shutdown(context.Background())
 		}
 		s.want(t, trees{"TCP,WebSocket": `
