@@ -15,7 +15,8 @@ import (
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
 //
 // The functions of Options.OnCall are called in order, outside of locks, on the goroutine
-// of the caller, with the context of the caller. The returned context next goes to the
+// of the caller, with the context of the caller. (A [Client] calls the functions later, on
+// another goroutine, if a call of Go waits.) The returned context next goes to the
 // following function and to the call, whose deadline it may set; nil keeps ctx. An
 // [Exchange] passes values of next on to its [RoundTripper]. A function may change Method,
 // Params and Meta. The values left by the last function are sent, and changes of other
