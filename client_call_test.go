@@ -311,9 +311,9 @@ func TestClientHooks(t *testing.T) {
 	})
 }
 
-// For a call of Go that waits for a session, the functions of OnCall run on a goroutine of the
-// client, with the encoded params and the values of the caller's context, already at the first
-// attempt. For a call that waits in Call they run on the caller's goroutine.
+// For a call of Go that waits for a session, the functions of OnCall run on a goroutine of
+// the client, with the encoded params and the values of the caller's context, already at the
+// first attempt. For a call that waits in Call they run on the caller's goroutine.
 func TestClientHooksOfACallThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}

@@ -106,8 +106,8 @@ func ExampleOutgoingCall() {
 	// this program may not call "shutdown"
 }
 
-// A function of OnBatchCall sees each batch as a whole. The deadline that it sets is that of
-// the batch.
+// A function of OnBatchCall sees each batch as a whole. The deadline that it sets is that
+// of the batch.
 func ExampleOptions_onBatchCall() {
 	limited := func(ctx context.Context, s *rpcx.Session, b *rpcx.Batch) (context.Context, func(error)) {
 		ctx, cancel := context.WithTimeout(ctx, time.Duration(b.Len())*time.Second)

@@ -1256,8 +1256,8 @@ func (c askingSocket) CloseWithError(error) error {
 	return c.socket.Close()
 }
 
-// CloseWithError is called without a lock, whatever ends the session, and ends the reads and
-// writes that are under way.
+// CloseWithError is called without a lock, whatever ends the session, and ends the reads
+// and writes that are under way.
 func TestCloseWithErrorMayUseTheSession(t *testing.T) {
 	for name, end := range map[string]func(s *rpcx.Session, peer *socket){
 		"Close":           func(s *rpcx.Session, _ *socket) { s.Close() },

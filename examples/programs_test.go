@@ -93,8 +93,8 @@ func TestLSP(t *testing.T) {
 	}
 }
 
-// The language server refuses what comes before "initialize", drops notifications, and knows
-// the text as the last notification has it.
+// The language server refuses what comes before "initialize", drops notifications, and
+// knows the text as the last notification has it.
 func TestLSPServer(t *testing.T) {
 	type object = map[string]any
 	s, err := rpcx.Command(t.Context(), command(t, "lsp", "-serve"), &rpcx.Options{Framer: rpcx.HeaderFramer{}})

@@ -5,7 +5,7 @@
 //	go -C tools/gopls install tool
 //	go run ./examples/lsp -server gopls examples/lsp/main.go
 //
-// With -serve, the program is a small language server itself, for the file as it was opened:
+// With -serve, the program is a small language server itself:
 //
 //	go build -o lsp ./examples/lsp
 //	./lsp -server './lsp -serve' examples/lsp/main.go
