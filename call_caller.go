@@ -8,7 +8,9 @@ import (
 )
 
 // Caller is what calls are made through: a [Session], a [Client], an [Exchange], or a type of
-// the program's own. [Call], [Remote] and [BindProxy] take any Caller.
+// the program's own. [Call], [Remote] and [BindProxy] take any Caller. [Subscribe],
+// [StreamOf] and [CallProgress] need a Session, a Client, or a struct that embeds a pointer
+// to one of the two; otherwise, the error is [ErrNoStreams].
 //
 // A program's own Caller can wrap another Caller, for example to log calls or to repeat
 // them. Or it carries the calls itself: see [NewFuture] for Go, and [Batch.Calls] for

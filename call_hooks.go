@@ -15,12 +15,16 @@ import (
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
 //
 // The functions of Options.OnCall are called in order, outside of locks, on the goroutine
-// of the caller, with the context of the caller. The returned context next goes to the
+// of the caller, with the context of the caller. (A [Client] calls the functions later, on
+// another goroutine, if a call of Go waits.) The returned context next goes to the
 // following function and to the call, whose deadline it may set; nil keeps ctx. An
 // [Exchange] passes values of next on to its [RoundTripper]. A function may change Method,
 // Params and Meta. The values left by the last function are sent, and changes of other
-// fields are ignored. A function may keep the OutgoingCall for reading. Messages of a
-// session itself, such as reports of Options.Cancellation, are not shown.
+// fields are ignored. A function may keep the OutgoingCall for reading.
+//
+// The functions do not see the values of a [Hub], the unsubscribing call of a [Stream], or
+// what a session sends by itself: reports of Options.Cancellation, and probes. They see
+// subscribing calls, and what a handler sends by [Progress].
 //
 // The returned function done, which may be nil, is called once with the error of the call,
 // when the call is over. The done functions of a call run in reverse order:

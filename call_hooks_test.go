@@ -770,6 +770,33 @@ func TestOnCallDoesNotSeeTheSessionsOwnMessages(t *testing.T) {
 	})
 }
 
+// Functions see the progress of a handler, and not the values of a Hub.
+func TestOnCallSeesProgressAndNoPublications(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		var hub rpcx.Hub
+		opts := hooked(e.hook("hook"))
+		opts.Correlations = []*rpcx.Correlation{rpcx.LSPWorkDone}
+		opts.Handler = methods{
+			"subscribe": func(ctx context.Context, _ *rpcx.Request) (any, error) {
+				_, err := hub.Subscribe(ctx, "heads", rpcx.EthSubscription, "0x1")
+				return "0x1", err
+			},
+			"work": func(ctx context.Context, _ *rpcx.Request) (any, error) { return nil, rpcx.Progress(ctx)(5) },
+		}
+		_, w := newWire(t, opts)
+		w.say(`{"jsonrpc":"2.0","method":"subscribe","id":1}`)
+		w.expect(answered(`"0x1"`, 1))
+		if err := hub.Publish(t.Context(), "heads", 7); err != nil {
+			t.Error(err)
+		}
+		w.expect(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x1","result":7}}`)
+		w.say(`{"jsonrpc":"2.0","method":"work","params":{"workDoneToken":"a"},"id":2}`)
+		w.expect(`{"jsonrpc":"2.0","method":"$/progress","params":{"value":5,"token":"a"}}`, answered("null", 2))
+		e.expect(t, "hook $/progress", "hook $/progress is over: <nil>")
+	})
+}
+
 func TestNilHooksAreRefused(t *testing.T) {
 	for want, opts := range map[string]*rpcx.Options{
 		"Options.OnCall[1] is nil":      {OnCall: []onCall{new(events).hook("hook"), nil}},

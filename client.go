@@ -284,10 +284,11 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // later messages. Beyond that, there is no order across a reconnection. Params are encoded
 // before Go returns, as on a session.
 //
-// Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. After the
-// first, the functions for calls of Go run on a goroutine of the client; Future.Wait does
-// not wait for the done functions of earlier attempts. OutgoingCall.Params of such a call
-// are encoded.
+// Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. If a call of
+// Go waits for a session, or is repeated, the functions run on a goroutine of the client,
+// and messages behind the call wait for them. OutgoingCall.Params are encoded then, and a
+// panic of a function ends the program. Future.Wait does not wait for the done functions of
+// earlier attempts.
 //
 // # Sessions
 //

@@ -311,6 +311,61 @@ func TestClientHooks(t *testing.T) {
 	})
 }
 
+// For a call of Go that waits for a session, the functions of OnCall run on a goroutine of
+// the client, with the encoded params and the values of the caller's context, already at the
+// first attempt. For a call that waits in Call they run on the caller's goroutine.
+func TestClientHooksOfACallThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		type attempt struct {
+			goroutine, params string
+			number            int
+			value             any
+		}
+		attempts := make(map[string]attempt)
+		open := make(chan struct{})
+		var l *lines
+		c, l := newClient(t, rpcx.ClientOptions{
+			Connect: func(ctx context.Context, addr string, opts *rpcx.Options) (*rpcx.Session, error) {
+				<-open
+				return l.connect(ctx, addr, opts)
+			},
+			Options: rpcx.Options{OnCall: []onCall{
+				func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
+					attempts[c.Method] = attempt{goroutine(), fmt.Sprintf("%T", c.Params), c.Attempt, ctx.Value(key{})}
+					return ctx, nil, nil
+				},
+			}},
+		})
+		ctx := context.WithValue(t.Context(), key{}, "of the caller")
+		params := []int{1}
+		f := c.Go(ctx, "go", params)
+		params[0] = 2 // the caller may change the params after Go
+		caller := ""
+		call := started(func() error {
+			caller = goroutine()
+			return c.Call(ctx, "call", params, nil)
+		})
+		synctest.Wait()
+		if len(attempts) > 0 {
+			t.Errorf("without a session, the functions have seen %+v", attempts)
+		}
+		close(open)
+		w := l.wire(1)
+		w.expect(`{"jsonrpc":"2.0","method":"go","id":0,"params":[1]}`, `{"jsonrpc":"2.0","method":"call","id":1,"params":[2]}`)
+		w.say(answered("1", 0), answered("1", 1))
+		if err := errors.Join(f.Wait(ctx, nil), call()); err != nil {
+			t.Error(err)
+		}
+		if a := attempts["go"]; a.goroutine == goroutine() || a.params != "json.RawMessage" || a.number != 1 || a.value != "of the caller" {
+			t.Errorf("for Go, the functions have seen %+v", a)
+		}
+		if a := attempts["call"]; a.goroutine != caller || a.params != "[]int" || a.number != 1 || a.value != "of the caller" {
+			t.Errorf("for Call on goroutine %s, the functions have seen %+v", caller, a)
+		}
+	})
+}
+
 // More calls than MaxWaiting fail at once, and so do all with FailFast; a lost call says why.
 func TestClientWaitingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -223,7 +223,7 @@
 // docs/cookbook.md has recipes: logins, rate limits, files, restarts, proxies, tests.
 //
 //   - order of messages: [Order], [AfterReply]; limits and cost: [Limits]; bursts: docs/limits.md
-//   - end of a session or program: [Session], docs/behaviour.md
+//   - end of a session or program: [Session], [Server], docs/behaviour.md
 //   - requests that are cancelled: [Cancellation]
 //   - services that are passed around and called back: [Proxy], [Expose], [BindProxy]
 //   - a client that reconnects: [Client], [ClientOptions], docs/behaviour.md
@@ -234,6 +234,8 @@
 //   - forms of subscriptions: [Correlation], [Hub.Subscribe]; slow subscribers: [Hub]
 //   - functions around calls, data about requests: [OutgoingCall], [Meta]
 //   - values in handlers' contexts: Options.Context; a login first: Options.Gate
+//   - how a request came: [Request.Seq], [Request.Arrived]
+//   - news to many sessions: [Session.TryNotify], [Hub]
 //   - descriptions of methods: [SignatureOf], [Documented], docs/describing.md
 //   - dialects of JSON-RPC, other protocols: [Protocol], [Aiomas], [BitcoinProtocol]
 //   - framing of bytes: [Framer]; transports with messages: [MessageConn]; encodings: [Codec]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -57,6 +58,51 @@ func Example_tokenInRequests() {
 	// Output:
 	// Hello, Ada <nil>
 	//  the token is missing or unknown (code 401)
+}
+
+// A login of two steps: the server sends a nonce, and the client proves that it knows the
+// secret, without sending the secret. There is one try for each nonce.
+func ExampleSession_Admit_twoSteps() {
+	type nonceKey struct{}
+	prove := func(secret, nonce string) []byte {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte(nonce))
+		return mac.Sum(nil)
+	}
+	const secret = "open sesame"
+	gate := rpcx.NewRouter() // handles one message at a time
+	gate.Handle("hello", rpcx.Func(func(s *rpcx.Session) string {
+		nonce := rand.Text()
+		s.SetValue(nonceKey{}, nonce)
+		return nonce
+	}))
+	gate.Handle("login", rpcx.Func(func(s *rpcx.Session, proof []byte) error {
+		nonce, ok := s.Value(nonceKey{}).(string)
+		s.SetValue(nonceKey{}, nil)
+		if !ok || !hmac.Equal(proof, prove(secret, nonce)) {
+			return rpcx.ReplyAndDisconnect(rpcx.Errorf(401, "wrong proof"))
+		}
+		s.Admit()
+		return nil
+	}))
+	ctx := context.Background()
+	for _, known := range []string{secret, "abracadabra"} {
+		s, server := rpcx.Pipe(nil, &rpcx.Options{Gate: gate, Handler: exampleMethods()})
+		nonce, err := rpcx.Call[string](ctx, s, "hello", nil)
+		if err == nil {
+			err = s.Call(ctx, "login", rpcx.Args{prove(known, nonce)}, nil)
+		}
+		fmt.Println("login:", err)
+		if err == nil {
+			fmt.Println(rpcx.Call[string](ctx, s, "echo", rpcx.Args{"Howdy"}))
+		}
+		s.Close()
+		server.Close()
+	}
+	// Output:
+	// login: <nil>
+	// Howdy <nil>
+	// login: wrong proof (code 401)
 }
 
 // The certificate of a client says who the client is. Who has none ends before the session.

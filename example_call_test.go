@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"example.com/rpcx"
 )
@@ -105,6 +106,79 @@ func ExampleOutgoingCall() {
 	// this program may not call "shutdown"
 }
 
+// A function of OnBatchCall sees each batch as a whole. The deadline that it sets is that
+// of the batch.
+func ExampleOptions_onBatchCall() {
+	limited := func(ctx context.Context, s *rpcx.Session, b *rpcx.Batch) (context.Context, func(error)) {
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(b.Len())*time.Second)
+		fmt.Println("batch of", b.Len())
+		return ctx, func(err error) {
+			cancel()
+			fmt.Println("end of the batch:", err)
+		}
+	}
+	client, server := rpcx.Pipe(
+		&rpcx.Options{OnBatchCall: []func(context.Context, *rpcx.Session, *rpcx.Batch) (context.Context, func(error)){limited}},
+		&rpcx.Options{Handler: exampleMethods()})
+	defer server.Close()
+	defer client.Close()
+
+	var b rpcx.Batch
+	var sum float64
+	b.Call("sum", rpcx.Args{1, 2}, &sum)
+	b.Call("product", rpcx.Args{1, 2}, nil)
+	_ = client.SendBatch(context.Background(), &b) // the function has seen the error
+	fmt.Println(sum)
+	// Output:
+	// batch of 2
+	// end of the batch: 1 of 2 batch requests failed, the first, number 2: unknown method "product" (code -32601)
+	// 3
+}
+
+// The id of a call is that of the request and of the reply: so calls of one method can be
+// told apart.
+func ExampleTrace_calls() {
+	trace := &rpcx.Trace{
+		RequestSent: func(_ *rpcx.Session, method string, id rpcx.ID) { fmt.Println("request", id, method) },
+		ReplyReceived: func(_ *rpcx.Session, method string, id rpcx.ID, err error, d time.Duration) {
+			fmt.Println("reply", id, method, err, "within a minute:", d < time.Minute)
+		},
+	}
+	client, server := rpcx.Pipe(&rpcx.Options{Trace: trace}, &rpcx.Options{Handler: exampleMethods()})
+	defer server.Close()
+	defer client.Close()
+	for _, method := range []string{"sum", "product"} {
+		_ = client.Call(context.Background(), method, rpcx.Args{1, 2}, nil)
+	}
+	// Output:
+	// request 0 sum
+	// reply 0 sum <nil> within a minute: true
+	// request 1 product
+	// reply 1 product unknown method "product" (code -32601) within a minute: true
+}
+
+// No handler sees a message that is wrong, or a request that is refused. A Trace does.
+func ExampleTrace_refused() {
+	trace := &rpcx.Trace{
+		BadMessage: func(_ *rpcx.Session, err error) { fmt.Println("bad message:", err) },
+		Refused: func(_ *rpcx.Session, method string, id rpcx.ID, e *rpcx.Error) {
+			fmt.Println("refused:", method, id, e)
+		},
+	}
+	gate := rpcx.HandlerFunc(func(context.Context, *rpcx.Request) (any, error) {
+		return nil, rpcx.ReplyAndDisconnect(rpcx.Errorf(1, "log in first"))
+	})
+	here, there := net.Pipe()
+	server := rpcx.NewSession(there, &rpcx.Options{Gate: gate, Handler: exampleMethods(), Trace: trace})
+	go io.Copy(io.Discard, here) // the replies
+	fmt.Fprintln(here, `{"method":"sum"`)
+	fmt.Fprintln(here, `[{"jsonrpc":"2.0","method":"sum","id":1},{"jsonrpc":"2.0","method":"echo","id":2}]`)
+	<-server.Done() // after the last call of trace
+	// Output:
+	// bad message: protocol error: invalid JSON (code -32700)
+	// refused: echo 2 server busy - shutting down (code -102)
+}
+
 // loggingCaller is a Caller that prints the calls it passes on.
 type loggingCaller struct {
 	rpcx.Caller
@@ -141,6 +215,15 @@ func ExampleCaller() {
 	// 3 <nil>
 	// calls: unknown: unknown method "unknown" (code -32601)
 	// true
+}
+
+// The proxies of any Caller: here of one that answers from a table, as a test might.
+func ExampleRemote() {
+	shop := rpcx.Remote(tableCaller{"shop/price": "12.5"}).At("shop")
+	var price float64
+	err := shop.Call(context.Background(), &price, "price", "nut")
+	fmt.Println(price, err)
+	// Output: 12.5 <nil>
 }
 
 // roundTripFunc is a RoundTripper that is a function.

@@ -214,6 +214,37 @@ func ExampleAfterReply() {
 	// {"jsonrpc":"2.0","method":"news","params":["weather","it rains"]}
 }
 
+// News for many sessions wait for none of them: who does not read misses some.
+func ExampleSession_TryNotify() {
+	heard := make(chan string)
+	router := rpcx.NewRouter()
+	router.Handle("news", rpcx.Func(func(text string) { heard <- text }))
+	reads, client := rpcx.Pipe(nil, &rpcx.Options{Handler: router})
+	defer client.Close()
+	defer reads.Close()
+
+	far, near := net.Pipe()
+	defer far.Close()                                                              // nobody reads here
+	deaf := rpcx.NewSession(near, &rpcx.Options{Limits: rpcx.Limits{Outbox: 100}}) // 4 MiB by default
+
+	members := map[string]*rpcx.Session{"Kim": reads, "Sascha": deaf} // Server.Sessions, in a server
+	for _, text := range []string{"it rains", "it snows"} {
+		for name, s := range members {
+			switch sent, err := s.TryNotify("news", rpcx.Args{text}); {
+			case err != nil:
+				fmt.Println(name, "is gone:", err)
+			case !sent:
+				fmt.Println(name, "misses:", text)
+			}
+		}
+		fmt.Println("Kim hears:", <-heard)
+	}
+	// Output:
+	// Kim hears: it rains
+	// Sascha misses: it snows
+	// Kim hears: it snows
+}
+
 // requestUserKey is the key of the user's name in the contexts of handlers.
 type requestUserKey struct{}
 

@@ -136,10 +136,12 @@ type MessageConn interface {
 // CloserWithError is a [MessageConn] that can tell its peer why the session ends, as a
 // WebSocket does with a code.
 type CloserWithError interface {
-	// CloseWithError closes the connection. The session calls CloseWithError once,
-	// instead of Close. err is the reason for the end of the session, as in
-	// [Session.Err]. err is meant for this side; the connection decides what to tell the
-	// peer.
+	// CloseWithError closes the connection, and unblocks ReadMessage and WriteMessages. The
+	// session calls CloseWithError once, instead of Close, on any goroutine and without a
+	// lock. If no write is running, CloseWithError may first notify the peer.
+	//
+	// err is the reason for the end of the session, as in [Session.Err]. err is meant for
+	// this side; the connection decides what to tell the peer.
 	//
 	//	ErrClosed         Close or Shutdown of the session, or ReplyAndDisconnect
 	//	ErrServerClosed   Shutdown or Close of its server (Session.Err is ErrClosed)

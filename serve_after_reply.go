@@ -25,7 +25,8 @@ import (
 // handler should call AfterReply where it can no longer fail.
 //
 // In an exchange of [Server.ServeMessage], the reply is handed over at the end. What f sends
-// goes to notify before, and the transport decides what leaves first.
+// goes to notify before, and the transport decides what leaves first. If err is not nil, the
+// exchange may be over, and f can send nothing.
 //
 // If the handler's reply is not sent, err matches [ErrNoReply] and the reason:
 //

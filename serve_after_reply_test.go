@@ -498,3 +498,76 @@ func endAmidCallbacks(t *testing.T) {
 		t.Errorf("%d functions, %d calls, %d of them twice", r, c, twice.Load())
 	}
 }
+
+// In an exchange, ServeMessage returns after the functions, and what they send goes to
+// notify before. The errors are those of a session with a connection.
+func TestAfterReplyInAnExchange(t *testing.T) {
+	const single = `{"jsonrpc":"2.0","method":"quick","id":1}`
+	gone := errors.New("the client is gone")
+	for name, c := range map[string]struct {
+		msg     string
+		cancel  time.Duration // of the caller's context; 0 for not at all
+		notes   []string
+		at      time.Duration // of the functions
+		targets []error       // of the error that the functions get; none for nil
+	}{
+		"a request": {msg: single, notes: []string{"quick"}, at: time.Second},
+		"a notification": {msg: `{"jsonrpc":"2.0","method":"quick"}`, notes: []string{"quick"}, at: time.Second,
+			targets: []error{rpcx.ErrNoReply}},
+		"a batch": {msg: "[" + single + `,{"jsonrpc":"2.0","method":"slow","id":2}]`, notes: []string{"quick", "slow"}, at: 5 * time.Second},
+		"a timeout": {msg: `{"jsonrpc":"2.0","method":"hang","id":1}`, at: 30 * time.Second,
+			targets: []error{rpcx.ErrNoReply, context.DeadlineExceeded}},
+		"the caller's context": {msg: `{"jsonrpc":"2.0","method":"hang","id":1}`, cancel: 2 * time.Second, at: 2 * time.Second,
+			targets: []error{rpcx.ErrNoReply, rpcx.ErrClosed, gone}},
+		"Close": {msg: `{"jsonrpc":"2.0","method":"close","id":1}`, targets: []error{rpcx.ErrNoReply, rpcx.ErrClosed}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				if c.cancel > 0 {
+					time.AfterFunc(c.cancel, func() { cancel(gone) })
+				}
+				called, notes := 0, []string(nil)
+				after := func(h rpcx.HandlerFunc) rpcx.HandlerFunc {
+					return func(ctx context.Context, req *rpcx.Request) (any, error) {
+						rpcx.AfterReply(ctx, func(err error) {
+							called++
+							if at := time.Since(start); at != c.at && (called == 1 || at != c.at+time.Second) {
+								t.Errorf("the function of %s was called after %v, want %v", req.Method, at, c.at)
+							}
+							if matches(t, err, c.targets...); len(c.targets) == 0 && err != nil {
+								t.Errorf("the function of %s got %v", req.Method, err)
+							}
+							time.Sleep(time.Second)
+							if name != "a timeout" { // the exchange may be over, or not
+								req.Session().TryNotify(req.Method, nil)
+							}
+						})
+						return h(ctx, req)
+					}
+				}
+				wait := func(d time.Duration) rpcx.HandlerFunc {
+					return func(context.Context, *rpcx.Request) (any, error) { time.Sleep(d); return nil, nil }
+				}
+				srv := serving(methods{
+					"quick": after(wait(time.Second)), "slow": after(wait(5 * time.Second)), "hang": after(hang),
+					"close": after(func(_ context.Context, req *rpcx.Request) (any, error) { return nil, req.Session().Close() }),
+				})
+				srv.ServeMessage(ctx, nil, []byte(c.msg), func(msg []byte) error {
+					notes = append(notes, string(msg))
+					return nil
+				})
+				var want []string
+				for _, method := range c.notes {
+					want = append(want, fmt.Sprintf(`{"jsonrpc":"2.0","method":%q}`, method))
+				}
+				if n := max(1, len(c.notes)); called != n || !slices.Equal(notes, want) {
+					t.Errorf("%d functions have returned and sent %q, want %q", called, notes, want)
+				}
+				idleServer(t, srv)
+			})
+		})
+	}
+}

@@ -943,6 +943,49 @@ func TestOptionsContext(t *testing.T) {
 	})
 }
 
+// TestOptionsContextRunsWithItsHandler checks that Options.Context runs on the handler's
+// goroutine, before the handler and after Trace.RequestReceived, also for Gate, and that
+// AfterReply can release what it has made.
+func TestOptionsContextRunsWithItsHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e events
+		var on string
+		note := func(text string) {
+			e.add("%s", text)
+			if on == "" {
+				on = goroutine()
+			}
+			if got := goroutine(); got != on {
+				t.Errorf("%s: on goroutine %s, and before on %s", text, got, on)
+			}
+		}
+		handler := func(name string) rpcx.HandlerFunc {
+			return func(ctx context.Context, req *rpcx.Request) (any, error) {
+				note(name)
+				req.Session().Admit()
+				return reply(ctx, req)
+			}
+		}
+		opts := gated(handler("gate"))
+		opts.Handler = handler("handler")
+		opts.Trace = &rpcx.Trace{
+			RequestReceived: func(*rpcx.Request) { on = ""; note("received") },
+			ReplySent:       func(*rpcx.Request, error, time.Duration) { note("sent") },
+		}
+		opts.Context = func(ctx context.Context, _ *rpcx.Request) context.Context {
+			note("context")
+			rpcx.AfterReply(ctx, func(err error) { note(fmt.Sprint("released: ", err)) })
+			return ctx
+		}
+		_, w := newServed(t, opts)
+		for i, name := range []string{"gate", "handler"} {
+			w.say(ask("m", i))
+			w.expect(answered("null", i))
+			e.expect(t, "received", "context", name, "sent", "released: <nil>")
+		}
+	})
+}
+
 // TestOptionsContextThatFails checks that a wrong result, and a panic, are a handler's
 // panic.
 func TestOptionsContextThatFails(t *testing.T) {

@@ -1240,3 +1240,43 @@ func TestCloseWithErrorOfARefusedConnection(t *testing.T) {
 		}
 	})
 }
+
+// askingSocket is a socket that uses its session while it is closed.
+type askingSocket struct {
+	*socket
+	session chan *rpcx.Session
+	failed  chan error // of a notification
+}
+
+func (c askingSocket) CloseWithError(error) error {
+	s := <-c.session
+	s.Stats()
+	s.Close()
+	_, err := s.TryNotify("late", nil)
+	c.failed <- err
+	return c.socket.Close()
+}
+
+// CloseWithError is called without a lock, whatever ends the session, and ends the reads
+// and writes that are under way.
+func TestCloseWithErrorMayUseTheSession(t *testing.T) {
+	for name, end := range map[string]func(s *rpcx.Session, peer *socket){
+		"Close":           func(s *rpcx.Session, _ *socket) { s.Close() },
+		"the peer":        func(_ *rpcx.Session, peer *socket) { peer.Close() },
+		"a blocked write": func(s *rpcx.Session, _ *socket) { s.Notify(context.Background(), "m", nil) }, // Limits.SendTimeout
+		"silence":         func(*rpcx.Session, *socket) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, peer := newSockets()
+				conn := askingSocket{near, make(chan *rpcx.Session, 1), make(chan error, 1)}
+				s := rpcx.NewMessageSession(conn, &rpcx.Options{Limits: rpcx.Limits{IdleTimeout: time.Minute}})
+				conn.session <- s
+				end(s, peer)
+				<-s.Done()
+				matches(t, <-conn.failed, rpcx.ErrClosed)
+				peer.Close()
+			})
+		})
+	}
+}

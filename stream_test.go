@@ -427,6 +427,9 @@ func TestCallersWithoutStreams(t *testing.T) {
 			t.Errorf("CallProgress on a %T: %v", c, err)
 		}
 	}
+	if _, err := rpcx.StreamOf[int](embedder{s}, rpcx.LSPWorkDone, 1); err != nil {
+		t.Errorf("StreamOf on a struct that embeds a session: %v", err)
+	}
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: methods{"m": func(ctx context.Context, req *rpcx.Request) (any, error) {
 		_, err := rpcx.Subscribe[int](ctx, req.Session(), ethereum())
 		return fmt.Sprint(err), nil

@@ -5,6 +5,8 @@ package examples_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -35,14 +37,8 @@ the plugin: exit status 0
 	}
 }
 
-// The symbols of a small file are asked of gopls itself.
-func TestInteropLSP(t *testing.T) {
-	path, err := exec.Command("go", "env", "GOPATH").Output() // where go install puts it
-	if err != nil {
-		t.Fatal(err)
-	}
-	gopls := interoptest.Program(t, "go -C tools/gopls install tool", "gopls", filepath.Join(strings.TrimSpace(string(path)), "bin"))
-	const source = `package small
+// smallGo is a file for language servers.
+const smallGo = `package small
 
 // Pair is two numbers.
 type Pair struct {
@@ -53,6 +49,14 @@ func (p Pair) Sum() int { return p.A + p.B }
 
 const Answer = 42
 `
+
+// The symbols of a small file are asked of gopls itself.
+func TestInteropLSP(t *testing.T) {
+	path, err := exec.Command("go", "env", "GOPATH").Output() // where go install puts it
+	if err != nil {
+		t.Fatal(err)
+	}
+	gopls := interoptest.Program(t, "go -C tools/gopls install tool", "gopls", filepath.Join(strings.TrimSpace(string(path)), "bin"))
 	const want = `gopls says of small.go:
   4: Pair struct{...}
     5: A int
@@ -62,13 +66,89 @@ const Answer = 42
 `
 	dir := t.TempDir()
 	file := filepath.Join(dir, "small.go")
-	for name, text := range map[string]string{file: source, filepath.Join(dir, "go.mod"): "module small\n"} {
+	for name, text := range map[string]string{file: smallGo, filepath.Join(dir, "go.mod"): "module small\n"} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := output(t, "lsp", "-server", gopls, file); got != want {
 		t.Errorf("lsp printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The client of a language server works with the example's own server, too.
+func TestLSP(t *testing.T) {
+	const want = `lsp says of small.go:
+  4: Pair
+  8: Sum
+  10: Answer
+`
+	file := filepath.Join(t.TempDir(), "small.go")
+	if err := os.WriteFile(file, []byte(smallGo), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := filepath.Join(programs, "lsp") + " -serve"
+	if got := output(t, "lsp", "-server", server, file); got != want {
+		t.Errorf("lsp printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// The language server refuses what comes before "initialize", drops notifications, and
+// knows the text as the last notification has it.
+func TestLSPServer(t *testing.T) {
+	type object = map[string]any
+	s, err := rpcx.Command(t.Context(), command(t, "lsp", "-serve"), &rpcx.Options{Framer: rpcx.HeaderFramer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx := t.Context()
+	const uri = "file:///small.go"
+	opened := func(text string) object { return object{"textDocument": object{"uri": uri, "text": text}} }
+	symbols := func() *rpcx.Future { return s.Go(ctx, "textDocument/documentSymbol", opened("")) }
+	notify := func(method string, params any) {
+		if err := s.Notify(ctx, method, params); err != nil {
+			t.Error(err)
+		}
+	}
+	notify("textDocument/didOpen", opened(smallGo))
+	if err := symbols().Wait(ctx, nil); !errors.Is(err, &rpcx.Error{Code: -32002}) {
+		t.Errorf("before initialize: %v", err)
+	}
+	initialize := s.Go(ctx, "initialize", object{"capabilities": object{}})
+	notify("initialized", object{})
+	unopened := symbols() // without waiting for the reply
+	if err := initialize.Wait(ctx, nil); err != nil {
+		t.Error(err)
+	}
+	if err := unopened.Wait(ctx, nil); !errors.Is(err, rpcx.ErrInvalidParams) {
+		t.Errorf("the text that was opened before initialize: %v", err)
+	}
+	for _, c := range []struct{ text, want string }{
+		{"package p\nvar \U0001d4ca, x = 1, 2", `["𝓊" 4-6] ["x" 8-9]`}, // in UTF-16
+		{"package p\n//line other.go:7\nfunc f(", `["f" 5-6]`},
+		{"no Go", ""},
+	} {
+		notify("textDocument/didOpen", opened(c.text))
+		var found []struct {
+			Name           string
+			SelectionRange struct{ Start, End struct{ Character int } }
+		}
+		if err := symbols().Wait(ctx, &found); err != nil || found == nil {
+			t.Errorf("%q: %v, %v", c.text, found, err)
+		}
+		var got []string
+		for _, f := range found {
+			got = append(got, fmt.Sprintf("[%q %d-%d]", f.Name, f.SelectionRange.Start.Character, f.SelectionRange.End.Character))
+		}
+		if text := strings.Join(got, " "); text != c.want {
+			t.Errorf("%q has the symbols %s, want %s", c.text, text, c.want)
+		}
+	}
+	notify("exit", nil) // without "shutdown" before
+	<-s.Done()
+	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "exit status 1") {
+		t.Errorf("the server has ended with %v", err)
 	}
 }
 

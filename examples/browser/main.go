@@ -82,10 +82,8 @@ func push(ctx context.Context, srv *rpcx.Server, requests *atomic.Int64) {
 			return
 		}
 		for s := range srv.Sessions() {
-			// It does not wait for a page that does not read: that one misses some.
-			soon, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
-			_ = s.Notify(soon, "counters", rpcx.Args{srv.Stats().Sessions, requests.Load()})
-			cancel()
+			// A page that does not read misses some.
+			_, _ = s.TryNotify("counters", rpcx.Args{srv.Stats().Sessions, requests.Load()})
 		}
 	}
 }

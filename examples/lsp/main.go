@@ -1,10 +1,16 @@
 // Lsp asks a language server, gopls, for the symbols of a Go file: it starts the
 // server, speaks to it over its standard input and output with the headers of the
-// Language Server Protocol, answers what it asks, and ends it in order. (A language server sets Options.Order to
-// rpcx.NotificationsFirst, so that it answers for the text as its client has edited it.)
+// Language Server Protocol, answers what it asks, and ends it in order.
 //
 //	go -C tools/gopls install tool
 //	go run ./examples/lsp -server gopls examples/lsp/main.go
+//
+// With -serve, the program is a small language server itself:
+//
+//	go build -o lsp ./examples/lsp
+//	./lsp -server './lsp -serve' examples/lsp/main.go
+//
+// The file main.go has the client, and server.go the server.
 package main
 
 import (
@@ -23,11 +29,13 @@ import (
 )
 
 func main() {
-	server := flag.String("server", "gopls", "the language server's program")
+	server := flag.String("server", "gopls", "the language server: a program and its arguments")
+	serves := flag.Bool("serve", false, "be a language server on standard input and output")
 	verbose := flag.Bool("v", false, "show what the server logs")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: lsp [-server program] [-v] file.go")
+	command := strings.Fields(*server)
+	if *serves != (flag.NArg() == 0) || flag.NArg() > 1 || len(command) == 0 {
+		fmt.Fprintln(os.Stderr, "usage: lsp [-server program] [-v] file.go\n       lsp -serve [-v]")
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -37,7 +45,13 @@ func main() {
 		level = slog.LevelInfo
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	if err := run(ctx, log, *server, flag.Arg(0)); err != nil {
+	var err error
+	if *serves {
+		err = serve(log)
+	} else {
+		err = run(ctx, log, exec.Command(command[0], command[1:]...), flag.Arg(0))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "lsp:", err)
 		os.Exit(1)
 	}
@@ -48,14 +62,28 @@ type object = map[string]any
 
 // symbol is what the server says of a declaration.
 type symbol struct {
-	Name, Detail string
-	Kind         int
-	Range        struct{ Start struct{ Line int } }
-	Children     []symbol
+	Name           string   `json:"name"`
+	Detail         string   `json:"detail,omitempty"`
+	Kind           int      `json:"kind"`
+	Range          span     `json:"range"`
+	SelectionRange span     `json:"selectionRange"` // of the name
+	Children       []symbol `json:"children,omitempty"`
+}
+
+// span is a part of a text.
+type span struct {
+	Start position `json:"start"`
+	End   position `json:"end"`
+}
+
+// position is a place in a text. Both numbers begin with 0.
+type position struct {
+	Line      int `json:"line"`
+	Character int `json:"character"` // counted in UTF-16
 }
 
 // run prints the symbols of a file.
-func run(ctx context.Context, log *slog.Logger, server, file string) error {
+func run(ctx context.Context, log *slog.Logger, server *exec.Cmd, file string) error {
 	file, err := filepath.Abs(file)
 	if err != nil {
 		return err
@@ -64,10 +92,11 @@ func run(ctx context.Context, log *slog.Logger, server, file string) error {
 	if err != nil {
 		return err
 	}
-	s, err := rpcx.Command(ctx, exec.Command(server), &rpcx.Options{
-		Framer:  rpcx.HeaderFramer{MaxSize: 64 << 20},
-		Handler: client(log),
-		Logger:  log,
+	s, err := rpcx.Command(ctx, server, &rpcx.Options{
+		Framer:       rpcx.HeaderFramer{MaxSize: 64 << 20},
+		Handler:      client(log),
+		Cancellation: rpcx.LSPCancellation, // the end of ctx is told to the server
+		Logger:       log,
 	})
 	if err != nil {
 		return err
