@@ -37,6 +37,12 @@ type publisher struct {
 	first  map[string]uint64 // by the name of the subscriber, the number that it must learn first
 }
 
+// newPublisher returns a publisher whose hub drops nothing while the machine is busy for a
+// few seconds.
+func newPublisher() *publisher {
+	return &publisher{hub: rpcx.Hub{Queue: 1 << 16, Bytes: 16 << 20}, first: make(map[string]uint64)}
+}
+
 const period = 50 * time.Microsecond
 
 // publish publishes a number for each period until ctx ends. Timers are coarser than the
@@ -86,7 +92,7 @@ func (p *publisher) methods() rpcx.Handler {
 // the race detector, the client reads too slowly for 5,000 times.)
 func TestGethSubscribes(t *testing.T) {
 	ctx := testContext(t)
-	p := &publisher{first: make(map[string]uint64)}
+	p := newPublisher()
 	srv := &rpcx.Server{Options: rpcx.Options{Handler: p.methods(), Framer: rpcx.JSONFramer{}}}
 	defer func() {
 		srv.Close()
