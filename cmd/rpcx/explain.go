@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -59,10 +60,19 @@ func (c *connFlags) explain(err error, silent bool) error {
 	}
 	if hint := hintFor(err, text); hint != "" {
 		text += "\n" + hint
+	} else if c.secure && c.cert == "" && isCut(err) {
+		text += "\nDoes the peer ask for a client certificate? --cert and --key show one."
 	} else if ended := strings.Contains(text, "program ended"); silent && !ended && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 		text += "\nThe peer has closed the connection without a word. Does it expect TLS (--tls)? " + c.framingQuestion()
 	}
 	return &exitError{code: code, err: &explainedError{c.redact(text), err}}
+}
+
+// isCut reports whether err is that of a write to a connection that has ended. With TLS 1.3,
+// a peer refuses a client only after the handshake, and a write can fail before the refusal
+// has been read.
+func isCut(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
 }
 
 // framingQuestion asks whether the flags fit a peer that says nothing.

@@ -20,6 +20,7 @@ type connFlags struct {
 	key      string
 	sni      string
 	insecure bool
+	secure   bool // the target uses TLS
 
 	proxy   string
 	headers []string

@@ -176,10 +176,7 @@ func TestTLS(t *testing.T) {
 			checkResult(t, call(trust, show, []string{"--key", certs.client}), exitOK, "[1]\n")
 			r := call(show, []string{"--insecure"})
 			checkResult(t, r, exitOK, "[1]\n", "warning: --insecure: anybody on the way can read and change what is sent\n")
-			// With TLS 1.3, a write can fail before the server's alert has been read.
-			if r := call(trust); !strings.Contains(r.stderr, "broken pipe") && !strings.Contains(r.stderr, "reset") {
-				checkResult(t, r, exitConnection, "", "--cert and --key show a client certificate")
-			}
+			checkResult(t, call(trust), exitConnection, "", "--cert and --key show ")
 			checkResult(t, call(show, trust[2:]), exitConnection, "", "--tls-ca FILE trusts another authority")
 			checkResult(t, call(show, trust[:2]), exitConnection, "", "--sni NAME asks for another name")
 			checkResult(t, call([]string{"--tls-ca", "main.go"}), exitUsage, "", "main.go has no certificate in PEM")

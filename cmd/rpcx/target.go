@@ -41,12 +41,13 @@ func (c *connFlags) targetOf(args []string) (target, []string, error) {
 	return t, args[1:], err
 }
 
-// parseTarget reads an address, and checks it against the flags.
+// parseTarget reads the address of the target, and checks it against the flags.
 func (c *connFlags) parseTarget(addr string) (target, error) {
 	t, err := c.parseAddr(addr)
 	if err != nil {
 		return target{}, err
 	}
+	c.secure = t.secure
 	return t, c.checkFor(t)
 }
 
