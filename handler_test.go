@@ -538,6 +538,9 @@ func (*slowValue) UnmarshalJSON([]byte) error {
 	return nil
 }
 
+// processorsAtStart is the number that the package has seen, before the flag -test.cpu counts.
+var processorsAtStart = runtime.GOMAXPROCS(0)
+
 // Large params are decoded by fewer goroutines than there are processors, so that small
 // requests do not wait for them.
 func TestLargeParamsAreDecodedInTurn(t *testing.T) {
@@ -573,7 +576,7 @@ func TestLargeParamsAreDecodedInTurn(t *testing.T) {
 			for range calls {
 				futures = append(futures, client.Go(t.Context(), "slow", params))
 			}
-			slots := int64(max(1, runtime.GOMAXPROCS(0)-1))
+			slots := int64(max(1, processorsAtStart-1))
 			for range slots {
 				<-d.entered
 			}
