@@ -127,6 +127,7 @@ func TestLSPServer(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"package p\nvar \U0001d4ca, x = 1, 2", `["𝓊" 4-6] ["x" 8-9]`}, // in UTF-16
 		{"package p\n//line other.go:7\nfunc f(", `["f" 5-6]`},
+		{"package p\n" + strings.Repeat("x\nvar _ = 1\n", 12) + "type f int", strings.Repeat(`["_" 4-5] `, 12) + `["f" 5-6]`},
 		{"no Go", ""},
 	} {
 		notify("textDocument/didOpen", opened(c.text))
@@ -149,6 +150,30 @@ func TestLSPServer(t *testing.T) {
 	<-s.Done()
 	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "exit status 1") {
 		t.Errorf("the server has ended with %v", err)
+	}
+}
+
+// After "shutdown", the language server handles only "exit", and succeeds.
+func TestLSPServerIsShutDown(t *testing.T) {
+	s, err := rpcx.Command(t.Context(), command(t, "lsp", "-serve"), &rpcx.Options{Framer: rpcx.HeaderFramer{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, c := range []struct {
+		method string
+		want   error
+	}{{"initialize", nil}, {"shutdown", nil}, {"shutdown", rpcx.ErrInvalidRequest}} {
+		if err := s.Call(t.Context(), c.method, nil, nil); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.method, err, c.want)
+		}
+	}
+	if err := s.Notify(t.Context(), "exit", nil); err != nil {
+		t.Error(err)
+	}
+	<-s.Done()
+	if exit, ok := errors.AsType[*exec.ExitError](s.Err()); ok {
+		t.Errorf("the server has ended with %v", exit)
 	}
 }
 

@@ -7,14 +7,15 @@
 //
 // With -serve, the program is a small language server itself:
 //
-//	go build -o lsp ./examples/lsp
-//	./lsp -server './lsp -serve' examples/lsp/main.go
+//	go build -o bin/lsp ./examples/lsp
+//	bin/lsp -server 'bin/lsp -serve' examples/lsp/main.go
 //
 // The file main.go has the client, and server.go the server.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -29,9 +30,9 @@ import (
 )
 
 func main() {
-	server := flag.String("server", "gopls", "the language server: a program and its arguments")
+	server := flag.String("server", "gopls", "the language server: a program and its arguments, separated by spaces (no quotes)")
 	serves := flag.Bool("serve", false, "be a language server on standard input and output")
-	verbose := flag.Bool("v", false, "show what the server logs")
+	verbose := flag.Bool("v", false, "log more")
 	flag.Parse()
 	command := strings.Fields(*server)
 	if *serves != (flag.NArg() == 0) || flag.NArg() > 1 || len(command) == 0 {
@@ -95,7 +96,7 @@ func run(ctx context.Context, log *slog.Logger, server *exec.Cmd, file string) e
 	s, err := rpcx.Command(ctx, server, &rpcx.Options{
 		Framer:       rpcx.HeaderFramer{MaxSize: 64 << 20},
 		Handler:      client(log),
-		Cancellation: rpcx.LSPCancellation, // the end of ctx is told to the server
+		Cancellation: rpcx.LSPCancellation, // the session reports the end of ctx to the server
 		Logger:       log,
 	})
 	if err != nil {
@@ -137,7 +138,10 @@ func run(ctx context.Context, log *slog.Logger, server *exec.Cmd, file string) e
 	if err := s.Notify(ctx, "exit", nil); err != nil {
 		return err
 	}
-	<-s.Done() // the server has ended
+	<-s.Done()
+	if exit, ok := errors.AsType[*exec.ExitError](s.Err()); ok {
+		return fmt.Errorf("the server has ended: %w", exit)
+	}
 	return nil
 }
 

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"example.com/rpcx"
 )
@@ -17,12 +18,12 @@ import (
 // server is a language server for Go files. It knows the symbols of the texts that its
 // client has opened.
 type server struct {
-	texts sync.Map // of strings, by their URIs
-	down  atomic.Bool
+	texts    sync.Map    // of strings, by their URIs
+	shutDown atomic.Bool // "shutdown" was received
 }
 
-// codeNotInitialized is the code by which the Language Server Protocol has requests before
-// "initialize" refused.
+// codeNotInitialized is the error code of the Language Server Protocol for requests before
+// "initialize".
 const codeNotInitialized = -32002
 
 // serve serves the client that has started this program, over standard input and output.
@@ -34,21 +35,24 @@ func serve(log *slog.Logger) error {
 		Handler:             srv.methods(),
 		Order:               rpcx.NotificationsFirst, // requests are about the text that notifications have changed
 		Cancellation:        rpcx.LSPCancellation,
-		IgnoreUnknownParams: true, // clients say more than this server asks
+		IgnoreUnknownParams: true, // clients send more params than the server reads
 		Logger:              log,
 	})
 	<-s.Done()
-	if !srv.down.Load() {
-		return errors.New(`the client has not sent "shutdown"`)
+	if !srv.shutDown.Load() {
+		return fmt.Errorf(`the session has ended without "shutdown": %w`, s.Err())
 	}
 	return nil
 }
 
-// gate handles what comes before "initialize". A notification has no answer: the session
-// drops it.
+// gate handles what comes before "initialize". The session logs the error of a notification,
+// and sends no reply.
 func (srv *server) gate(_ context.Context, req *rpcx.Request) (any, error) {
 	switch req.Method {
 	case "initialize":
+		if req.IsNotification() {
+			return nil, rpcx.InvalidRequest("initialize must be a request")
+		}
 		req.Session().Admit()
 		return object{
 			"serverInfo":   object{"name": "lsp"},
@@ -81,9 +85,14 @@ func (srv *server) methods() rpcx.Handler {
 		}
 		return symbolsOf(text.(string)), nil
 	}))
-	router.Handle("shutdown", rpcx.Func(func() { srv.down.Store(true) }))
+	router.Handle("shutdown", rpcx.Func(func() { srv.shutDown.Store(true) }))
 	router.Handle("exit", rpcx.Func(func() error { return rpcx.ReplyAndDisconnect(nil) }))
-	return router
+	return rpcx.HandlerFunc(func(ctx context.Context, req *rpcx.Request) (any, error) {
+		if srv.shutDown.Load() && req.Method != "exit" {
+			return nil, rpcx.InvalidRequest("the server is shut down")
+		}
+		return router.ServeRPC(ctx, req)
+	})
 }
 
 // Kinds of symbols in the protocol.
@@ -94,19 +103,17 @@ const (
 	kindConstant = 14
 )
 
-// symbolsOf returns the declarations of a Go file, of a wrong one as many as can be found.
+// symbolsOf returns the declarations of a Go file. If the file has errors, the result has
+// the declarations that the parser finds.
 func symbolsOf(text string) []symbol {
 	files := token.NewFileSet()
-	file, err := parser.ParseFile(files, "", text, parser.SkipObjectResolution)
-	if file == nil || err != nil && len(file.Decls) == 0 {
-		return []symbol{}
-	}
+	file, _ := parser.ParseFile(files, "", text, parser.SkipObjectResolution|parser.AllErrors) // never nil for a string
+	columns := utf16Columns(text)
 	at := func(pos token.Pos) position {
 		p := files.PositionFor(min(pos, file.FileEnd), false)
-		before := text[p.Offset-p.Column+1 : p.Offset] // in the line
-		return position{p.Line - 1, len(utf16.Encode([]rune(before)))}
+		return position{p.Line - 1, columns[p.Offset]}
 	}
-	symbols := []symbol{} // an empty list is no null
+	symbols := []symbol{} // encoded as [], not null
 	add := func(kind int, name *ast.Ident, node ast.Node) {
 		symbols = append(symbols, symbol{
 			Name: name.Name, Kind: kind,
@@ -136,4 +143,22 @@ func symbolsOf(text string) []symbol {
 		}
 	}
 	return symbols
+}
+
+// utf16Columns returns the column of each byte of text, and of the end, counted in UTF-16.
+func utf16Columns(text string) []int {
+	columns, column := make([]int, len(text)+1), 0
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRuneInString(text[i:])
+		for range size {
+			columns[i] = column
+			i++
+		}
+		column += utf16.RuneLen(r)
+		if r == '\n' {
+			column = 0
+		}
+	}
+	columns[len(text)] = column
+	return columns
 }
