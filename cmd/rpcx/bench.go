@@ -165,7 +165,7 @@ func (b *benchCall) measure(ctx context.Context, e *env, p *printer, subject ben
 	m := l.run(ctx)
 	hide()
 	if m.ended == endedDisconnected && m.lastReply == 0 {
-		return b.lostError(m.lost) // nothing was measured
+		return b.lostError(m.lost, heardUnknown) // nothing was measured
 	}
 	r := newReport(b, subject, m)
 	if err := r.print(e, p); err != nil {
@@ -300,7 +300,7 @@ func (b *benchCall) result(ctx context.Context, m *measurement) error {
 	case endedInterrupted:
 		return context.Cause(ctx)
 	case endedDisconnected:
-		return b.lostError(m.lost)
+		return b.lostError(m.lost, heardSomething)
 	}
 	failed := map[string]bool{}
 	for kind := range m.errors {
@@ -319,10 +319,10 @@ func (b *benchCall) result(ctx context.Context, m *measurement) error {
 }
 
 // lostError returns the loss of all connections as an error for the user.
-func (b *benchCall) lostError(lost error) error {
+func (b *benchCall) lostError(lost error, h heard) error {
 	err := fmt.Errorf("all connections were lost: %w", lost)
 	if _, ok := errors.AsType[*rpcx.Error](lost); ok {
 		err = errors.New(err.Error()) // no call has failed with this error of the peer
 	}
-	return b.conn.explain(err, false)
+	return b.conn.explain(err, h)
 }

@@ -285,7 +285,7 @@ func TestBenchFailures(t *testing.T) {
 		{"no peer", []string{"bench", closed, "m"}, exitConnection, "", "connection refused"},
 		{"no web server", []string{"bench", "http://" + closed, "m", "-p", "3", "-d", "1m"}, exitConnection, "", "connection refused"},
 		{"another framing", []string{"bench", p.tcp, "m", "--framing", "lsp", "-d", "1m"}, exitConnection, "", "--framing"},
-		{"no method", []string{"bench", p.tcp}, exitUsage, "", "no method: write one after the address"},
+		{"no method", []string{"bench", p.tcp}, exitUsage, "", "no method: write one after ADDR"},
 		{"bad params", []string{"bench", p.tcp, "m", "[1,"}, exitUsage, "", "not JSON"},
 		{"a batch that does not fit", []string{"bench", p.tcp, "m", "-n", "10", "--batch", "3"}, exitUsage, "", "--calls 10 is not a multiple of --batch 3"},
 		{"no connections", []string{"bench", p.tcp, "m", "-c", "0"}, exitUsage, "", "--connections must be 1 or more"},

@@ -71,7 +71,7 @@ func (c *connFlags) dial(ctx context.Context, e *env, t target, opts *rpcx.Optio
 		conn.session, err = d.Dialer.Dial(dialCtx, t.addr, o)
 	}
 	if err != nil {
-		return nil, c.explain(err, false)
+		return nil, c.explain(err, heardUnknown)
 	}
 	if conn.session != nil {
 		conn.Caller = conn.session

@@ -34,12 +34,26 @@ func (c *connection) call(ctx context.Context, method string, params json.RawMes
 
 // explain returns err with a hint, and an exit code. Errors of the peer are unchanged.
 func (c *connection) explain(err error) error {
-	silent := c.session != nil && c.session.Stats().BytesReceived == 0
-	return c.flags.explain(err, silent)
+	h := heardUnknown
+	if c.session != nil {
+		if h = heardSomething; c.session.Stats().BytesReceived == 0 {
+			h = heardNothing
+		}
+	}
+	return c.flags.explain(err, h)
 }
 
-// explain is explain of a connection. silent says that nothing has come from the peer.
-func (c *connFlags) explain(err error, silent bool) error {
+// heard is whether the peer has sent something.
+type heard int
+
+const (
+	heardUnknown heard = iota // while connecting, and over HTTP
+	heardNothing
+	heardSomething
+)
+
+// explain is explain of a connection, with what was heard of the peer.
+func (c *connFlags) explain(err error, h heard) error {
 	if err == nil {
 		return nil
 	}
@@ -54,23 +68,23 @@ func (c *connFlags) explain(err error, silent bool) error {
 		code = exitUsage
 	case errors.Is(err, context.DeadlineExceeded):
 		text = strings.Replace(text, context.DeadlineExceeded.Error(), fmt.Sprintf("no reply within %v (--timeout)", c.timeout), 1)
-		if silent {
+		if h == heardNothing {
 			text += "\nNothing came from the peer. Is the method slow? " + c.framingQuestion()
 		}
 	}
 	if hint := hintFor(err, text); hint != "" {
 		text += "\n" + hint
-	} else if c.secure && c.cert == "" && isCut(err) {
+	} else if c.secure && c.cert == "" && h != heardSomething && isCut(err) {
 		text += "\nDoes the peer ask for a client certificate? --cert and --key show one."
-	} else if ended := strings.Contains(text, "program ended"); silent && !ended && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+	} else if ended := strings.Contains(text, "program ended"); h == heardNothing && !ended && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 		text += "\nThe peer has closed the connection without a word. Does it expect TLS (--tls)? " + c.framingQuestion()
 	}
 	return &exitError{code: code, err: &explainedError{c.redact(text), err}}
 }
 
-// isCut reports whether err is that of a write to a connection that has ended. With TLS 1.3,
-// a peer refuses a client only after the handshake, and a write can fail before the refusal
-// has been read.
+// isCut reports whether err is that of a connection that was cut, while writing or reading.
+// With TLS 1.3, a peer refuses a client only after the handshake, and a write can fail before
+// the refusal has been read.
 func isCut(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
 }

@@ -125,7 +125,7 @@ func TestCommandLines(t *testing.T) {
 		{"help for an unknown command", "help cal", exitUsage, `did you mean "call"?`},
 		{"an unknown flag", "call localhost:1 x --timeot 1s", exitUsage, `unknown flag --timeot (did you mean "--timeout"?)`},
 		{"no address", "call", exitUsage, "no address; want host:port"},
-		{"no method", "call localhost:1", exitUsage, "no method: write one after the address"},
+		{"no method", "call localhost:1", exitUsage, "no method: write one after ADDR"},
 		{"no port", "call localhost x", exitUsage, `address "localhost" has no port; want host:port, as in localhost:8888`},
 		{"an unknown scheme", "call ftp://localhost:21 x", exitUsage, `has an unknown scheme`},
 		{"no lines", "batch localhost:1", exitUsage, "no lines"},

@@ -114,7 +114,7 @@ func paramsFrom(r io.Reader, name string) (json.RawMessage, error) {
 // parseCall reads a call from arguments: METHOD [PARAMS…].
 func parseCall(e *env, args []string) (method string, params json.RawMessage, err error) {
 	if len(args) == 0 {
-		return "", nil, usagef("no method: write one after the address")
+		return "", nil, usagef("no method: write one after ADDR, or after --stdio 'COMMAND ARGS'")
 	}
 	if err := checkMethod(args[0]); err != nil {
 		return "", nil, err

@@ -245,7 +245,7 @@ func (p *proxyCall) passStream(ctx context.Context, client *streamEnd, name stri
 	defer closeClient()
 	server, wait, err := p.connectEnd(ctx, n)
 	if err != nil {
-		p.log.tell(n, "%s: cannot connect: %s", name, p.conn.explain(err, false))
+		p.log.tell(n, "%s: cannot connect: %s", name, p.conn.explain(err, heardUnknown))
 		return
 	}
 	closeServer := context.AfterFunc(ctx, func() { server.closeAll() })

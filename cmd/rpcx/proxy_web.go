@@ -53,7 +53,7 @@ func (p *proxyCall) serveWeb(ctx context.Context, l net.Listener, base string) e
 		ModifyResponse: p.tapResponse,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if ctx.Err() == nil {
-				p.log.tell(exchangeOf(r.Context()).conn, "no answer: %s", p.conn.explain(err, false))
+				p.log.tell(exchangeOf(r.Context()).conn, "no answer: %s", p.conn.explain(err, heardUnknown))
 			}
 			w.WriteHeader(http.StatusBadGateway)
 		},
