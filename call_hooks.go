@@ -15,9 +15,9 @@ import (
 // OutgoingCall is a request or a notification of this side that is about to be encoded.
 //
 // The functions of Options.OnCall are called in order, outside of locks, on the goroutine
-// of the caller, with the context of the caller. (A [Client] calls the functions later, on
-// another goroutine, if a call of Go waits.) The returned context next goes to the
-// following function and to the call, whose deadline it may set; nil keeps ctx. An
+// of the caller, with the context of the caller. [Client] has two exceptions, for a call of
+// Go that waits and for a stream that is subscribed again. The returned context next goes to
+// the following function and to the call, whose deadline it may set; nil keeps ctx. An
 // [Exchange] passes values of next on to its [RoundTripper]. A function may change Method,
 // Params and Meta. The values left by the last function are sent, and changes of other
 // fields are ignored. A function may keep the OutgoingCall for reading.

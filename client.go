@@ -285,10 +285,11 @@ func (o *ClientOptions) resolve() (*ClientOptions, error) {
 // before Go returns, as on a session.
 //
 // Options.OnCall sees each attempt, with its number in OutgoingCall.Attempt. If a call of
-// Go waits for a session, or is repeated, the functions run on a goroutine of the client,
-// and messages behind the call wait for them. OutgoingCall.Params are encoded then, and a
-// panic of a function ends the program. Future.Wait does not wait for the done functions of
-// earlier attempts.
+// Go waits for a session, or is repeated, OutgoingCall.Params are encoded, and the functions
+// may run on a goroutine of the client, where a panic ends the program. Messages behind a
+// call that has waited wait for the functions. Future.Wait does not wait for the done
+// functions of earlier attempts. The subscribing call of a stream on a further session is a
+// new call: Attempt is 1, and context and goroutine are those of the client.
 //
 // # Sessions
 //

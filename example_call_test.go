@@ -110,7 +110,7 @@ func ExampleOutgoingCall() {
 // of the batch.
 func ExampleOptions_onBatchCall() {
 	limited := func(ctx context.Context, s *rpcx.Session, b *rpcx.Batch) (context.Context, func(error)) {
-		ctx, cancel := context.WithTimeout(ctx, time.Duration(b.Len())*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(b.Len())*time.Minute)
 		fmt.Println("batch of", b.Len())
 		return ctx, func(err error) {
 			cancel()

@@ -214,7 +214,7 @@ func ExampleAfterReply() {
 	// {"jsonrpc":"2.0","method":"news","params":["weather","it rains"]}
 }
 
-// News for many sessions wait for none of them: who does not read misses some.
+// TryNotify waits for no session. A session whose peer does not read misses some news.
 func ExampleSession_TryNotify() {
 	heard := make(chan string)
 	router := rpcx.NewRouter()

@@ -26,7 +26,7 @@ import (
 //
 // In an exchange of [Server.ServeMessage], the reply is handed over at the end. What f sends
 // goes to notify before, and the transport decides what leaves first. If err is not nil, the
-// exchange may be over, and f can send nothing.
+// exchange may be over. Then f can send nothing.
 //
 // If the handler's reply is not sent, err matches [ErrNoReply] and the reason:
 //

@@ -499,8 +499,8 @@ func endAmidCallbacks(t *testing.T) {
 	}
 }
 
-// In an exchange, ServeMessage returns after the functions, and what they send goes to
-// notify before. The errors are those of a session with a connection.
+// If the exchange is not over before, ServeMessage returns after the functions, and what
+// they send goes to notify before. The errors are those of a session with a connection.
 func TestAfterReplyInAnExchange(t *testing.T) {
 	const single = `{"jsonrpc":"2.0","method":"quick","id":1}`
 	gone := errors.New("the client is gone")

@@ -67,7 +67,8 @@ var (
 	ErrSlowReader = errors.New("rpcx: the reader of a stream is too slow")
 	// ErrNoStreams is the error of [Subscribe], [StreamOf] and [CallProgress] on a Caller that
 	// receives no notifications: an [Exchange], the session of [Server.ServeMessage], a session
-	// with the protocol [Aiomas], or a Caller of another package. Nothing is sent.
+	// with the protocol [Aiomas], or another Caller that embeds no *Session or *Client.
+	// Nothing is sent.
 	ErrNoStreams = errors.New("rpcx: this Caller receives no notifications: streams need a Session or an rpcx.Client whose protocol has them")
 	// ErrStreamEnded is the error of [Stream.Next] when the reply has ended the subscription.
 	ErrStreamEnded = errors.New("rpcx: the reply has ended the stream")

@@ -187,7 +187,8 @@ func httpCases(t *testing.T, ctx context.Context, c *rpchttp.Client, conns *atom
 	}
 	got, err := rpcx.Call[float64](ctx, c, "test_subtract", rpcx.Args{42, 23})
 	want(t, "subtract", got, err, 19.0)
-	// Package http gives up a connection that is late by 50 ms, on a busy machine.
+	// On a busy machine, package net/http drops a connection whose write is reported over 50 ms
+	// late.
 	if n := conns.Load(); n > 3 {
 		t.Errorf("%d connections for calls one at a time", n)
 	}
