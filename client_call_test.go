@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -318,9 +319,10 @@ func TestClientHooksOfACallThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
 		type attempt struct {
-			goroutine, params string
-			number            int
-			value             any
+			goroutine string
+			params    reflect.Type
+			number    int
+			value     any
 		}
 		attempts := make(map[string]attempt)
 		open := make(chan struct{})
@@ -332,7 +334,7 @@ func TestClientHooksOfACallThatWaits(t *testing.T) {
 			},
 			Options: rpcx.Options{OnCall: []onCall{
 				func(ctx context.Context, c *rpcx.OutgoingCall) (context.Context, func(error), error) {
-					attempts[c.Method] = attempt{goroutine(), fmt.Sprintf("%T", c.Params), c.Attempt, ctx.Value(key{})}
+					attempts[c.Method] = attempt{goroutine(), reflect.TypeOf(c.Params), c.Attempt, ctx.Value(key{})}
 					return ctx, nil, nil
 				},
 			}},
@@ -357,10 +359,10 @@ func TestClientHooksOfACallThatWaits(t *testing.T) {
 		if err := errors.Join(f.Wait(ctx, nil), call()); err != nil {
 			t.Error(err)
 		}
-		if a := attempts["go"]; a.goroutine == goroutine() || a.params != "json.RawMessage" || a.number != 1 || a.value != "of the caller" {
+		if a := attempts["go"]; a.goroutine == goroutine() || a.params != reflect.TypeFor[json.RawMessage]() || a.number != 1 || a.value != "of the caller" {
 			t.Errorf("for Go, the functions have seen %+v", a)
 		}
-		if a := attempts["call"]; a.goroutine != caller || a.params != "[]int" || a.number != 1 || a.value != "of the caller" {
+		if a := attempts["call"]; a.goroutine != caller || a.params != reflect.TypeFor[[]int]() || a.number != 1 || a.value != "of the caller" {
 			t.Errorf("for Call on goroutine %s, the functions have seen %+v", caller, a)
 		}
 	})
