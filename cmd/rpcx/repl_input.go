@@ -97,40 +97,52 @@ func (d *jsonDepth) read(line string) int {
 }
 
 // terminalInput is a line editor on a terminal. Output appears above the prompt.
+//
+// The editor may print above its line at any time, but does not lock all that a key changes
+// there. So mu is locked while a key acts: from filterKey, which sees each key first, until
+// the editor reads again, or returns. Output and prompts wait meanwhile. The end of the input
+// acts like a key that filterKey does not see: from then on, output passes the editor by.
 type terminalInput struct {
 	editor *readline.Instance
 	e      *env
 	stop   func() bool // of the context
 
-	mu     sync.Mutex // guards the prompt
+	mu     sync.Mutex // guards the editor's line, and the prompt
 	prompt string
-	more   bool // promptMore is shown in place of prompt
+	more   bool        // promptMore is shown in place of prompt
+	ended  bool        // the input has ended
+	inKey  atomic.Bool // mu is locked, for a key
 }
 
 // newTerminalInput returns the input from a terminal. complete returns what may follow the
 // beginning of a line.
 func newTerminalInput(ctx context.Context, e *env, lines []string, complete func(line string) []string) (*terminalInput, error) {
-	tty := &columnTeller{in: e.stdin, out: e.stdout}
+	t := &terminalInput{prompt: promptReady}
+	tty := &columnTeller{in: e.stdin, out: e.stdout, t: t}
 	editor, err := readline.NewFromConfig(&readline.Config{
 		Prompt: promptReady, Stdin: tty, Stdout: tty, Stderr: e.stderr,
 		HistoryLimit: maxHistoryLines, DisableAutoSaveHistory: true, HistorySearchFold: true,
-		AutoComplete:        completer(complete),
+		AutoComplete: completer(func(line string) []string {
+			t.endKey() // the peer may be asked
+			defer t.beginKey()
+			return complete(line)
+		}),
 		FuncIsTerminal:      func() bool { return true },
-		FuncFilterInputRune: filterInput,
+		FuncFilterInputRune: t.filterKey,
 		InterruptPrompt:     "^C", EOFPrompt: "\n",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the terminal: %w", err)
 	}
-	t := &terminalInput{editor: editor, prompt: promptReady}
-	t.stop = context.AfterFunc(ctx, t.close)
+	t.editor = editor
+	t.stop = context.AfterFunc(ctx, t.closeEditor)
 	for _, line := range lines {
 		t.remember(line)
 	}
 	above := *e
-	above.stdout = editor.Stdout()
+	above.stdout = aboveLine{t, e.stdout}
 	if e.stderrTTY {
-		above.stderr = editor.Stdout()
+		above.stderr = above.stdout
 	}
 	t.e = &above
 	return t, nil
@@ -139,6 +151,7 @@ func newTerminalInput(ctx context.Context, e *env, lines []string, complete func
 func (t *terminalInput) readLine(more bool) (string, error) {
 	t.showPrompt(func() { t.more = more })
 	line, err := t.editor.ReadLine()
+	t.endKey()
 	if errors.Is(err, readline.ErrInterrupt) {
 		return "", errInterrupted
 	}
@@ -156,8 +169,10 @@ func (t *terminalInput) showPrompt(change func()) {
 	if t.more {
 		prompt = promptMore
 	}
-	t.editor.SetPrompt(prompt)
-	t.editor.Refresh()
+	if !t.ended {
+		t.editor.SetPrompt(prompt)
+		t.editor.Refresh()
+	}
 }
 
 // remember adds a line. The first call ends a walk through the history. Otherwise the
@@ -173,16 +188,61 @@ func (t *terminalInput) env() *env { return t.e }
 
 func (t *terminalInput) close() {
 	t.stop()
+	t.closeEditor()
+}
+
+func (t *terminalInput) closeEditor() {
+	t.end()
 	_ = t.editor.Close()
 }
 
-// filterInput drops control characters that no key has, as in a pasted text: the terminal
+// filterKey drops control characters that no key has, as in a pasted text: the terminal
 // would obey them.
-func filterInput(r rune) (rune, bool) {
+func (t *terminalInput) filterKey(r rune) (rune, bool) {
+	t.beginKey()
 	if r == readline.CharCtrlZ {
 		continueSoon()
 	}
 	return r, r < 0x80 || !unicode.IsControl(r)
+}
+
+// beginKey locks mu for a key, unless it is locked for the one before: a pasted text is read
+// as a whole.
+func (t *terminalInput) beginKey() {
+	if !t.inKey.Load() {
+		t.mu.Lock()
+		t.inKey.Store(true)
+	}
+}
+
+// endKey unlocks mu if it is locked for a key. The editor's reader and readLine may both call
+// it after a close.
+func (t *terminalInput) endKey() {
+	if t.inKey.CompareAndSwap(true, false) {
+		t.mu.Unlock()
+	}
+}
+
+// end notes that the input has ended.
+func (t *terminalInput) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = true
+}
+
+// aboveLine writes above the line of a terminalInput.
+type aboveLine struct {
+	t   *terminalInput
+	out io.Writer
+}
+
+func (w aboveLine) Write(p []byte) (int, error) {
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	if w.t.ended {
+		return w.out.Write(p)
+	}
+	return w.t.editor.Stdout().Write(p)
 }
 
 // columnTeller answers the editor's question for the column of the cursor, which comes
@@ -191,6 +251,7 @@ func filterInput(r rune) (rune, bool) {
 type columnTeller struct {
 	in    io.Reader
 	out   io.Writer
+	t     *terminalInput // hears of reads, and of the end of the input
 	asked atomic.Bool
 }
 
@@ -208,10 +269,15 @@ func (c *columnTeller) Write(p []byte) (int, error) {
 }
 
 func (c *columnTeller) Read(p []byte) (int, error) {
+	c.t.endKey()
 	if len(p) >= len(columnAnswer) && c.asked.CompareAndSwap(true, false) {
 		return copy(p, columnAnswer), nil
 	}
-	return c.in.Read(p)
+	n, err := c.in.Read(p)
+	if err != nil {
+		c.t.end()
+	}
+	return n, err
 }
 
 // plainInput reads lines of a file or pipe, or of a terminal without abilities.

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -111,6 +114,23 @@ func (s *screen) waitExit(code int) {
 		got := s.lines()
 		return strings.Join(got, "\n"), got[len(got)-1] == fmt.Sprintf("exit code %d", code)
 	}, fmt.Sprintf("exit code %d", code))
+}
+
+// signal sends a signal to the command.
+func (s *screen) signal(sig syscall.Signal) {
+	s.t.Helper()
+	shell := s.run("display-message", "-p", "#{pane_pid}")
+	children, err := os.ReadFile("/proc/" + shell + "/task/" + shell + "/children")
+	if err != nil {
+		s.t.Skip(err) // only Linux has this file
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(children)))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, sig); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *screen) eventually(look func() (got string, ok bool), want string) {
@@ -262,6 +282,52 @@ func TestInteropScreenNotifications(t *testing.T) {
 		}
 	}
 	s.wait("← (refused) question [1]", ">")
+}
+
+// Keys of each kind work while the peer floods the screen. The race detector sees whether
+// output and keys change the line at the same time.
+func TestInteropScreenKeysInAFlood(t *testing.T) {
+	p := newScreenPeer(t)
+	s := p.start(t, 100, 20, "-o", "compact")
+	stop := p.flood(t)
+	for range 10 {
+		s.line("params 1")
+		s.text("params two")
+		s.keys("C-c", "C-l")
+		s.line(`params {"a":`)
+		s.line("3}")
+		s.text("us")
+		s.keys("Tab", " ", "Tab", "Tab", "C-a", "C-k", "C-y", "C-u")
+		s.keys("Up", "Up", "Down", "Left", "C-t", "Home", "End", "M-b", "C-w", "C-c")
+		s.keys("C-r", "t", "w", "C-r", "BSpace", "C-c", "C-u", "a", "DC", "BSpace")
+	}
+	stop()
+	s.keys("C-c")
+	s.line("params end")
+	s.wait(`["end"]`, ">")
+	stop = p.flood(t)
+	s.text("params half")
+	s.wait("> params half")
+	s.signal(syscall.SIGTERM)
+	s.waitExit(exitInterrupted)
+	stop()
+}
+
+// flood sends notifications and requests to the sessions until stop is called, or the
+// sessions end.
+func (p *screenPeer) flood(t *testing.T) (stop func()) {
+	var stopped atomic.Bool
+	var senders sync.WaitGroup
+	for s := range p.srv.Sessions() {
+		senders.Go(func() {
+			// Each request is refused after the screen has all that came before it.
+			for err := rpcx.ErrMethodNotFound; !stopped.Load() && errors.Is(err, rpcx.ErrMethodNotFound); {
+				_ = s.Notify(t.Context(), "news", nil)
+				err = s.Call(t.Context(), "question", nil, nil)
+			}
+		})
+	}
+	return func() { stopped.Store(true); senders.Wait() }
 }
 
 // Control characters of the peer do not act on the terminal, wherever they stand.
@@ -476,18 +542,7 @@ func TestInteropScreenRestoresTheTerminal(t *testing.T) {
 			case "SIGTERM":
 				s.text("params half")
 				s.wait("> params half")
-				shell := s.run("display-message", "-p", "#{pane_pid}")
-				children, err := os.ReadFile("/proc/" + shell + "/task/" + shell + "/children")
-				if err != nil {
-					t.Skip(err) // only Linux has this file
-				}
-				pid, err := strconv.Atoi(strings.TrimSpace(string(children)))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-					t.Fatal(err)
-				}
+				s.signal(syscall.SIGTERM)
 			default:
 				s.keys(end)
 			}
