@@ -106,6 +106,7 @@ type terminalInput struct {
 	editor *readline.Instance
 	e      *env
 	stop   func() bool // of the context
+	raw    rawMode
 
 	mu     sync.Mutex // guards the editor's line, and the prompt
 	prompt string
@@ -135,6 +136,12 @@ func newTerminalInput(ctx context.Context, e *env, lines []string, complete func
 		return nil, fmt.Errorf("open the terminal: %w", err)
 	}
 	t.editor = editor
+	config := editor.GetConfig()
+	t.raw = rawMode{enterTTY: config.FuncMakeRaw, exitTTY: config.FuncExitRaw}
+	config.FuncMakeRaw, config.FuncExitRaw = t.raw.enter, t.raw.exit
+	if err := editor.SetConfig(config); err != nil {
+		return nil, fmt.Errorf("open the terminal: %w", err)
+	}
 	t.stop = context.AfterFunc(ctx, t.closeEditor)
 	for _, line := range lines {
 		t.remember(line)
@@ -193,6 +200,7 @@ func (t *terminalInput) close() {
 
 func (t *terminalInput) closeEditor() {
 	t.end()
+	t.raw.release(true)
 	_ = t.editor.Close()
 }
 
@@ -201,6 +209,7 @@ func (t *terminalInput) closeEditor() {
 func (t *terminalInput) filterKey(r rune) (rune, bool) {
 	t.beginKey()
 	if r == readline.CharCtrlZ {
+		t.raw.release(false)
 		continueSoon()
 	}
 	return r, r < 0x80 || !unicode.IsControl(r)
@@ -243,6 +252,47 @@ func (w aboveLine) Write(p []byte) (int, error) {
 		return w.out.Write(p)
 	}
 	return w.t.editor.Stdout().Write(p)
+}
+
+// rawMode is the raw mode of a terminal. The editor leaves it after each line, and rawMode
+// does not: a key between two lines would be echoed, and Ctrl-C would end rpcx.
+type rawMode struct {
+	enterTTY, exitTTY func() error
+
+	mu       sync.Mutex
+	entered  bool
+	released bool // the next exit leaves the mode
+	ended    bool // so does each one after it
+}
+
+func (m *rawMode) enter() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.released = m.ended
+	if m.entered {
+		return nil
+	}
+	err := m.enterTTY()
+	m.entered = err == nil
+	return err
+}
+
+func (m *rawMode) exit() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.released || !m.entered {
+		return nil
+	}
+	m.entered = false
+	return m.exitTTY()
+}
+
+// release lets the next exit leave the mode, and all later ones if the input has ended.
+func (m *rawMode) release(ended bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.released = true
+	m.ended = m.ended || ended
 }
 
 // columnTeller answers the editor's question for the column of the cursor, which comes

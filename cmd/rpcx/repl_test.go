@@ -150,3 +150,27 @@ func TestJSONDepth(t *testing.T) {
 		}
 	}
 }
+
+// The terminal stays raw between two lines, and is left at Ctrl-Z and at the end.
+func TestRawModeStaysBetweenLines(t *testing.T) {
+	var calls string
+	m := rawMode{
+		enterTTY: func() error { calls += "enter "; return nil },
+		exitTTY:  func() error { calls += "exit "; return nil },
+	}
+	m.enter() // a line
+	m.exit()
+	m.enter() // another, in which the process stops and goes on
+	m.release(false)
+	m.exit()
+	m.enter()
+	m.exit()
+	m.release(true) // the end, while another line begins
+	m.exit()
+	m.enter()
+	m.release(false)
+	m.exit()
+	if want := "enter exit enter exit enter exit "; calls != want {
+		t.Errorf("%q, want %q", calls, want)
+	}
+}
