@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -296,18 +297,22 @@ func (m *rawMode) release(ended bool) {
 }
 
 // columnTeller answers the editor's question for the column of the cursor, which comes
-// before each prompt: the first, since each output ends with a newline. So the editor waits
-// for no terminal that does not answer, and keys typed ahead do not come before the answer.
+// before each prompt: column 1, since each output ends with a newline. So the editor waits
+// for no terminal that does not answer. Keys that end a line, or the input, are the last of
+// a Read: the editor has nothing left then when it asks, and reads the answer first.
 type columnTeller struct {
 	in    io.Reader
 	out   io.Writer
-	t     *terminalInput // hears of reads, and of the end of the input
+	t     *terminalInput
 	asked atomic.Bool
+	buf   [4096]byte
+	rest  []byte // the part of buf that the editor has not read
 }
 
 const (
 	columnQuestion = "\x1b[6n"
 	columnAnswer   = "\x1b[1;1R"
+	lastKeys       = "\r\n\x03\x04" // Enter, Ctrl-J, Ctrl-C and Ctrl-D
 )
 
 func (c *columnTeller) Write(p []byte) (int, error) {
@@ -323,11 +328,21 @@ func (c *columnTeller) Read(p []byte) (int, error) {
 	if len(p) >= len(columnAnswer) && c.asked.CompareAndSwap(true, false) {
 		return copy(p, columnAnswer), nil
 	}
-	n, err := c.in.Read(p)
-	if err != nil {
-		c.t.end()
+	if len(c.rest) == 0 {
+		n, err := c.in.Read(c.buf[:])
+		if n == 0 && err != nil {
+			c.t.end()
+			return 0, err
+		}
+		c.rest = c.buf[:n]
 	}
-	return n, err
+	n := len(c.rest)
+	if i := bytes.IndexAny(c.rest, lastKeys); i >= 0 {
+		n = i + 1
+	}
+	n = copy(p, c.rest[:n])
+	c.rest = c.rest[n:]
+	return n, nil
 }
 
 // plainInput reads lines of a file or pipe, or of a terminal without abilities.

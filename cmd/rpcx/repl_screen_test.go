@@ -330,6 +330,30 @@ func (p *screenPeer) flood(t *testing.T) (stop func()) {
 	return func() { stopped.Store(true); senders.Wait() }
 }
 
+// Keys that are typed ahead, or pasted, are read as if they came one by one.
+func TestInteropScreenKeysTypedAhead(t *testing.T) {
+	p := newScreenPeer(t)
+	s := p.start(t, 100, 20, "-o", "compact")
+	s.text("params 1\r\x1b") // the beginning of an arrow key
+	s.wait("> params 1", "[1]", ">")
+	s.text("[D")
+	s.text("\x03\x1b[")
+	s.wait("> ^C", "Ctrl-D ends rpcx", ">")
+	s.text("D")
+	var pasted strings.Builder
+	for i := range 60 {
+		fmt.Fprintf(&pasted, "params %d%s\r", i, strings.Repeat("日", 30))
+	}
+	s.text(pasted.String() + "params end\r")
+	s.wait(fmt.Sprintf(`["59%s"]`, strings.Repeat("日", 30)), `["end"]`, ">")
+	s.keys("C-d")
+	s.waitExit(0)
+	text, err := os.ReadFile(p.historyFile())
+	if want := strings.ReplaceAll("params 1\r"+pasted.String()+"params end\r", "\r", "\n"); err != nil || string(text) != want {
+		t.Errorf("history %q, %v; want %q", text, err, want)
+	}
+}
+
 // Control characters of the peer do not act on the terminal, wherever they stand.
 func TestInteropScreenHostile(t *testing.T) {
 	p := newScreenPeer(t)

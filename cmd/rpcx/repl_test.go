@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // Without a terminal, the lines of stdin are run one after the other.
@@ -172,5 +175,36 @@ func TestRawModeStaysBetweenLines(t *testing.T) {
 	m.exit()
 	if want := "enter exit enter exit enter exit "; calls != want {
 		t.Errorf("%q, want %q", calls, want)
+	}
+}
+
+// The editor has read all that came before it asks for the column, and so reads the answer
+// next, whatever was typed ahead.
+func TestColumnTellerAnswersFirst(t *testing.T) {
+	typed := "params 1\r\x1b[params \xe6\n\x97\xa5\x03\x1bO\x04" + strings.Repeat("日", 2000) + "\r"
+	teller := &columnTeller{in: iotest.DataErrReader(strings.NewReader(typed)), t: &terminalInput{}}
+	buf := make([]byte, 4096)
+	var got strings.Builder
+	for {
+		n, err := teller.Read(buf)
+		if err != nil {
+			break
+		}
+		got.Write(buf[:n])
+		if i := bytes.IndexAny(buf[:n], lastKeys); i >= 0 {
+			if i < n-1 {
+				t.Errorf("a line ends before the last bytes of %q", buf[:n])
+			}
+			fmt.Fprint(teller, columnQuestion)
+			if n, err := teller.Read(buf); err != nil || string(buf[:n]) != columnAnswer {
+				t.Errorf("the question is answered with %q, %v", buf[:n], err)
+			}
+		}
+	}
+	if got.String() != typed {
+		t.Errorf("read %q, want %q", &got, typed)
+	}
+	if !teller.t.ended {
+		t.Error("the end is not noted")
 	}
 }
