@@ -101,19 +101,20 @@ func (d *jsonDepth) read(line string) int {
 //
 // The editor may print above its line at any time, but does not lock all that a key changes
 // there. So mu is locked while a key acts: from filterKey, which sees each key first, until
-// the editor reads again, or returns. Output and prompts wait meanwhile. The end of the input
-// acts like a key that filterKey does not see: from then on, output passes the editor by.
+// the editor reads again, or returns. Output and prompts wait meanwhile. At the end of the
+// input, the editor completes its line without filterKey: from then on, output is written to
+// the terminal itself.
 type terminalInput struct {
 	editor *readline.Instance
 	e      *env
-	stop   func() bool // of the context
+	unbind func() // ends what newTerminalInput has begun
 	raw    rawMode
 
 	mu     sync.Mutex // guards the editor's line, and the prompt
 	prompt string
 	more   bool        // promptMore is shown in place of prompt
 	ended  bool        // the input has ended
-	inKey  atomic.Bool // mu is locked, for a key
+	inKey  atomic.Bool // mu is locked for a key
 }
 
 // newTerminalInput returns the input from a terminal. complete returns what may follow the
@@ -125,7 +126,7 @@ func newTerminalInput(ctx context.Context, e *env, lines []string, complete func
 		Prompt: promptReady, Stdin: tty, Stdout: tty, Stderr: e.stderr,
 		HistoryLimit: maxHistoryLines, DisableAutoSaveHistory: true, HistorySearchFold: true,
 		AutoComplete: completer(func(line string) []string {
-			t.endKey() // the peer may be asked
+			t.endKey() // complete may call the peer
 			defer t.beginKey()
 			return complete(line)
 		}),
@@ -143,7 +144,9 @@ func newTerminalInput(ctx context.Context, e *env, lines []string, complete func
 	if err := editor.SetConfig(config); err != nil {
 		return nil, fmt.Errorf("open the terminal: %w", err)
 	}
-	t.stop = context.AfterFunc(ctx, t.closeEditor)
+	ignoreContinued := whenContinued(t.raw.repair)
+	ignoreContext := context.AfterFunc(ctx, t.closeEditor)
+	t.unbind = func() { ignoreContinued(); ignoreContext() }
 	for _, line := range lines {
 		t.remember(line)
 	}
@@ -160,6 +163,9 @@ func (t *terminalInput) readLine(more bool) (string, error) {
 	t.showPrompt(func() { t.more = more })
 	line, err := t.editor.ReadLine()
 	t.endKey()
+	if t.hasEnded() {
+		return "", io.EOF // the editor returns the line as if it were complete
+	}
 	if errors.Is(err, readline.ErrInterrupt) {
 		return "", errInterrupted
 	}
@@ -195,22 +201,21 @@ func (t *terminalInput) remember(line string) {
 func (t *terminalInput) env() *env { return t.e }
 
 func (t *terminalInput) close() {
-	t.stop()
+	t.unbind()
 	t.closeEditor()
 }
 
 func (t *terminalInput) closeEditor() {
-	t.end()
-	t.raw.release(true)
+	t.markEnded()
 	_ = t.editor.Close()
 }
 
 // filterKey drops control characters that no key has, as in a pasted text: the terminal
-// would obey them.
+// would obey them. It returns with mu locked, and endKey unlocks mu.
 func (t *terminalInput) filterKey(r rune) (rune, bool) {
 	t.beginKey()
 	if r == readline.CharCtrlZ {
-		t.raw.release(false)
+		t.raw.leaveOnce()
 		continueSoon()
 	}
 	return r, r < 0x80 || !unicode.IsControl(r)
@@ -233,11 +238,19 @@ func (t *terminalInput) endKey() {
 	}
 }
 
-// end notes that the input has ended.
-func (t *terminalInput) end() {
+// markEnded notes that the input has ended. The terminal is restored first: mu may be locked
+// by a write to a terminal that nobody reads.
+func (t *terminalInput) markEnded() {
+	t.raw.leaveForGood()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended = true
+}
+
+func (t *terminalInput) hasEnded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended
 }
 
 // aboveLine writes above the line of a terminalInput.
@@ -255,22 +268,27 @@ func (w aboveLine) Write(p []byte) (int, error) {
 	return w.t.editor.Stdout().Write(p)
 }
 
-// rawMode is the raw mode of a terminal. The editor leaves it after each line, and rawMode
-// does not: a key between two lines would be echoed, and Ctrl-C would end rpcx.
+// rawMode is the raw mode of a terminal. The editor enters it before each line, and exits
+// after it. rawMode ignores these exits: a key between two lines would be echoed, and Ctrl-C
+// would end rpcx.
 type rawMode struct {
 	enterTTY, exitTTY func() error
 
 	mu       sync.Mutex
 	entered  bool
-	released bool // the next exit leaves the mode
-	ended    bool // so does each one after it
+	leaving  bool // the next exit leaves the mode
+	disabled bool // enter does nothing
 }
 
 func (m *rawMode) enter() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.released = m.ended
-	if m.entered {
+	m.leaving = false
+	return m.enterLocked()
+}
+
+func (m *rawMode) enterLocked() error {
+	if m.entered || m.disabled {
 		return nil
 	}
 	err := m.enterTTY()
@@ -281,19 +299,44 @@ func (m *rawMode) enter() error {
 func (m *rawMode) exit() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.released || !m.entered {
+	if !m.leaving {
+		return nil
+	}
+	return m.exitLocked()
+}
+
+func (m *rawMode) exitLocked() error {
+	if !m.entered {
 		return nil
 	}
 	m.entered = false
 	return m.exitTTY()
 }
 
-// release lets the next exit leave the mode, and all later ones if the input has ended.
-func (m *rawMode) release(ended bool) {
+// leaveOnce lets the next exit leave the mode.
+func (m *rawMode) leaveOnce() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.released = true
-	m.ended = m.ended || ended
+	m.leaving = true
+}
+
+// leaveForGood leaves the mode. A later enter does nothing.
+func (m *rawMode) leaveForGood() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.disabled = true
+	_ = m.exitLocked()
+}
+
+// repair enters the mode again after the process was stopped: the shell has taken the mode
+// from the terminal.
+func (m *rawMode) repair() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.entered {
+		_ = m.exitLocked() // exitTTY restores what enterTTY has found
+		_ = m.enterLocked()
+	}
 }
 
 // columnTeller answers the editor's question for the column of the cursor, which comes
@@ -331,7 +374,7 @@ func (c *columnTeller) Read(p []byte) (int, error) {
 	if len(c.rest) == 0 {
 		n, err := c.in.Read(c.buf[:])
 		if n == 0 && err != nil {
-			c.t.end()
+			c.t.markEnded()
 			return 0, err
 		}
 		c.rest = c.buf[:n]

@@ -354,6 +354,63 @@ func TestInteropScreenKeysTypedAhead(t *testing.T) {
 	}
 }
 
+// A line that is not complete is not run when its terminal is gone.
+func TestInteropScreenHangUp(t *testing.T) {
+	p := newScreenPeer(t)
+	s := newScreen(t, 100, 20, []string{"XDG_STATE_HOME=" + p.state}, "version")
+	s.waitExit(0)
+	s.run("respawn-pane", "-k", "--", "sh", "-c", `trap '' HUP; exec "$0" repl "$1"`, os.Args[0], p.tcp)
+	s.wait(">")
+	s.text("params half")
+	s.wait("> params half")
+	s.run("respawn-pane", "-k", "--", "cat")
+	s.eventually(func() (string, bool) {
+		n := p.srv.Stats().Sessions
+		return fmt.Sprint(n), n == 0
+	}, "0 sessions")
+	if m := drain(p.received); len(m) > 0 {
+		t.Errorf("the peer has received %q", m)
+	}
+	if text, err := os.ReadFile(p.historyFile()); err != nil || len(text) > 0 {
+		t.Errorf("history %q, %v", text, err)
+	}
+}
+
+// A shell takes the raw mode from the terminal of a process that is stopped.
+func TestInteropScreenStoppedFromOutside(t *testing.T) {
+	p := newScreenPeer(t)
+	s := p.start(t, 100, 20, "-o", "compact")
+	s.text("params half")
+	s.wait("> params half")
+	tty := s.run("display-message", "-p", "#{pane_tty}")
+	settings := func() string {
+		out, err := exec.Command("stty", "-F", tty, "-a").CombinedOutput()
+		if err != nil {
+			t.Skipf("stty: %v\n%s", err, out) // only GNU's has -F
+		}
+		return string(out)
+	}
+	raw := settings()
+	s.signal(syscall.SIGSTOP)
+	if out, err := exec.Command("stty", "-F", tty, "sane").CombinedOutput(); err != nil {
+		t.Fatalf("stty: %v\n%s", err, out)
+	}
+	if settings() == raw {
+		t.Fatal("the terminal is raw after stty sane")
+	}
+	s.signal(syscall.SIGCONT)
+	s.eventually(func() (string, bool) {
+		got := settings()
+		return got, strings.Contains(got, "-icanon") && strings.Contains(got, "-echo ")
+	}, raw)
+	s.keys("Enter")
+	s.wait("> params half", `["half"]`, ">")
+	s.keys("C-c")
+	s.wait("> ^C", "Ctrl-D ends rpcx", ">")
+	s.keys("C-d")
+	s.waitExit(0)
+}
+
 // Control characters of the peer do not act on the terminal, wherever they stand.
 func TestInteropScreenHostile(t *testing.T) {
 	p := newScreenPeer(t)

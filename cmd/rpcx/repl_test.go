@@ -161,21 +161,34 @@ func TestRawModeStaysBetweenLines(t *testing.T) {
 		enterTTY: func() error { calls += "enter "; return nil },
 		exitTTY:  func() error { calls += "exit "; return nil },
 	}
-	m.enter() // a line
-	m.exit()
-	m.enter() // another, in which the process stops and goes on
-	m.release(false)
-	m.exit()
-	m.enter()
-	m.exit()
-	m.release(true) // the end, while another line begins
-	m.exit()
-	m.enter()
-	m.release(false)
-	m.exit()
-	if want := "enter exit enter exit enter exit "; calls != want {
-		t.Errorf("%q, want %q", calls, want)
+	check := func(want string) {
+		t.Helper()
+		if calls != want {
+			t.Errorf("%q, want %q", calls, want)
+		}
+		calls = ""
 	}
+	m.repair() // before the first line
+	check("")
+	m.enter()
+	m.exit()
+	m.enter()
+	check("enter ")
+	m.leaveOnce() // Ctrl-Z
+	m.exit()
+	check("exit ")
+	m.repair() // the process goes on: the editor enters the mode itself
+	m.enter()
+	m.exit()
+	check("enter ")
+	m.repair() // after a stop from outside
+	check("exit enter ")
+	m.leaveForGood()
+	check("exit ")
+	m.enter() // a line that had begun
+	m.repair()
+	m.exit()
+	check("")
 }
 
 // The editor has read all that came before it asks for the column, and so reads the answer
@@ -204,7 +217,7 @@ func TestColumnTellerAnswersFirst(t *testing.T) {
 	if got.String() != typed {
 		t.Errorf("read %q, want %q", &got, typed)
 	}
-	if !teller.t.ended {
+	if !teller.t.hasEnded() {
 		t.Error("the end is not noted")
 	}
 }
