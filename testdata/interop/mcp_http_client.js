@@ -117,7 +117,7 @@ const checks = {
   async given_up(peer) {
     const abort = new AbortController();
     peer.givenUp = true;
-    const call = tool(peer, 'count', { to: 5000 }, { signal: abort.signal, onprogress: () => abort.abort('seen enough') });
+    const call = tool(peer, 'count', { to: 100_000 }, { signal: abort.signal, onprogress: () => abort.abort('seen enough') });
     assert.match(String(await failure(call)), /seen enough/);
     assert.deepEqual(await peer.client.ping(), {});
     while (!requestOf(peer, 'notifications/cancelled')) {
