@@ -443,11 +443,16 @@ func TestGateHoldsAFloodBack(t *testing.T) {
 				const n = 200
 				go io.WriteString(w, strings.Repeat(line, n))
 				synctest.Wait()
+				most := 16
+				if name == "batches" {
+					most++ // a batch counts until its last member begins, and here its first member runs
+				}
 				stats := s.Stats()
-				if stats.Queued > 16 || stats.QueuedBytes > 64<<10+len(line) || stats.Running != 1 || stats.Pauses != 1 {
+				if stats.Queued > most || stats.QueuedBytes > 64<<10+len(line) || stats.Running != 1 || stats.Pauses != 1 {
 					t.Errorf("before Admit, stats are %+v", stats)
 				}
-				if full := stats.Queued == 16 || stats.QueuedBytes >= 64<<10; !full {
+				// The first message may have begun after the reading had paused.
+				if full := stats.Queued >= 16 || stats.QueuedBytes+len(line) > 64<<10; !full {
 					t.Errorf("reading has paused too soon: %+v", stats)
 				}
 				close(open)
